@@ -1,0 +1,187 @@
+"""An operation, declared: which units, what becomes of each, what may be written, how one sees that it worked.
+
+It knows no run, no request and no queue. `docs/operations.md` shows a whole one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from django import forms
+from django.db import models
+from django.db.models import QuerySet
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+from opsconsole.stores.rows import Key
+from opsconsole.stores.store import Store
+
+DEFAULT_BATCH_SIZE = 1_000
+
+
+class Risk(models.TextChoices):
+    """What can go wrong, worst last. It decides what the console asks before execution."""
+
+    READ = "read", _("reads only")
+    FILL = "fill", _("fills empty columns")
+    CHANGE = "change", _("changes values")
+    DELETE = "delete", _("deletes rows")
+    OUTSIDE = "outside", _("reaches outside; can't be undone")
+
+
+class RowChange(NamedTuple):
+    """One row. `old` and `new` map the same columns to raw values; an insert has no old, a delete no new.
+
+    A delete may leave `old` empty: the engine reads the whole row, and what cascades from it.
+    """
+
+    table: str
+    key: Key
+    old: Mapping[str, Any] | None
+    new: Mapping[str, Any] | None
+
+
+class Changed(NamedTuple):
+    """The unit changes: its rows, in the order in which they are written. `reason` is a code counted apart."""
+
+    rows: Sequence[RowChange]
+    reason: str = ""
+
+
+class Skip(NamedTuple):
+    """Nothing to do for this unit."""
+
+    reason: str
+
+
+class Unfit(NamedTuple):
+    """The operation can't change this unit, and expected so: it stays as it is, counted and listed."""
+
+    reason: str
+
+
+Outcome = Changed | Skip | Unfit
+
+
+class Schedule(NamedTuple):
+    """When the operation runs by itself, once somebody has switched it on."""
+
+    cron: str
+
+
+class Operation:
+    """The declaration. The module's name is the operation's, and the class's is the same in capitals."""
+
+    title: ClassVar[Any]  # one line: an imperative verb and its object
+    description: ClassVar[Any]
+    store: ClassVar[str]
+    model: ClassVar[type[models.Model]]  # the table whose rows are the units, or their roots
+    reads: ClassVar[tuple[str, ...]] = ()  # columns that `change` sees, beside key and `writes`
+    writes: Mapping[str, tuple[str, ...]] = {}  # table → columns that may change
+    risk: ClassVar[Risk]
+    undoable: ClassVar[bool] = True
+    batch_size: ClassVar[int | None] = None  # set: fixed, and --batch-size is refused
+    schedule: ClassVar[Schedule | None] = None
+    reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, unfit units and kinds of change
+    figure_labels: ClassVar[Mapping[str, Any]] = {}  # figure → words
+    Params: type[forms.Form] = forms.Form
+
+    # Derived by the registry from where the class stands.
+    name: ClassVar[str]
+
+    def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
+        self.at = store
+        self.params = dict(params or {})
+
+    # --- what an operation says ---------------------------------------------------------------------
+
+    def domain(self) -> QuerySet[Any]:
+        """The units that the figures are about. Default: every row of `model`."""
+        return self.model._default_manager.using(self.at.alias)
+
+    def scope(self) -> QuerySet[Any]:
+        """The units of the domain with which there is something to do."""
+        return self.domain()
+
+    def change(self, unit: Any) -> Outcome:
+        """What becomes of `unit`: a pure function. What it raises sets the unit aside."""
+        raise NotImplementedError
+
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        """Figures shown before and after; `in_scope` is what is still to do.
+
+        `narrow` keeps a queryset to what was selected and planned.
+        """
+        return {"in_scope": narrow(self.scope()).count()}
+
+    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
+        """What is wrong after the last batch, in sentences. `left`: units that rightly stayed as they were."""
+        remaining = after["in_scope"] - left
+        if remaining <= 0:
+            return []
+        return [
+            ngettext(
+                "%(count)d row in scope still waits: run the operation again.",
+                "%(count)d rows in scope still wait: run the operation again.",
+                remaining,
+            )
+            % {"count": remaining}
+        ]
+
+    def finished(self, run_id: int) -> None:
+        """Called after the last batch of a run, before it ends."""
+
+    def action_label(self, count: int) -> str:
+        """What the button says: a verb and the figure."""
+        return ngettext("Change %(count)d row", "Change %(count)d rows", count) % {"count": count}
+
+    @classmethod
+    def summary(cls, figures: Mapping[str, int]) -> list[str]:
+        """Closing sentences about the figures, such as a share."""
+        return []
+
+    def advice(self, total: int) -> list[str]:
+        """Sentences for the plan, about this store and this many units."""
+        return []
+
+    # --- what the engine asks; an operation whose units are no rows overrides it ---------------------------
+
+    def bound(self) -> Key | None:
+        """The last unit that the plan covers: rows made later are not touched."""
+        key: Key | None = self.domain().aggregate(last=models.Max("pk"))["last"]
+        return key
+
+    def up_to(self, units: QuerySet[Any], bound: Key) -> QuerySet[Any]:
+        return units.filter(pk__lte=bound)
+
+    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        """The next `limit` units behind `after`, in the order of their `pk`: a constant number of statements."""
+        rows = self.up_to(units, bound).order_by("pk")
+        if after is not None:
+            rows = rows.filter(pk__gt=after)
+        return list(rows.values_list("pk", *self.columns, named=True)[:limit])
+
+    def label(self, unit: Any) -> str:
+        """How people call the unit."""
+        return str(unit.pk)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of `model` that a unit carries."""
+        written = self.writes.get(self.model._meta.db_table, ())
+        return tuple(dict.fromkeys((*self.reads, *written)))
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        """Model → columns that the store must have."""
+        return {self.model: (self.model._meta.pk.column, *self.columns)}
+
+    @classmethod
+    def locate(cls, params: Mapping[str, Any]) -> Store:
+        """The store that is worked on, unless the caller names one."""
+        return Store(cls.store, cls.store)
+
+    @property
+    def key_name(self) -> str:
+        """The name of the unit's key."""
+        return self.model._meta.pk.column

@@ -1,0 +1,353 @@
+"""What the console keeps about its own work, in `default`: runs, batches with their before-images, events, locks."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import orjson
+from django.conf import settings
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.stores.rows import Write
+
+
+class Status(models.TextChoices):
+    PLANNED = "planned", _("planned")
+    AWAITING_APPROVAL = "awaiting_approval", _("awaiting approval")
+    QUEUED = "queued", _("queued")
+    RUNNING = "running", _("running")
+    PAUSED = "paused", _("paused")
+    INTERRUPTED = "interrupted", _("interrupted")
+    SUCCEEDED = "succeeded", _("succeeded")
+    NEEDS_ATTENTION = "needs_attention", _("needs attention")
+    FAILED = "failed", _("failed")
+    CANCELLED = "cancelled", _("cancelled")
+
+
+# From each status, where a run can go, and what takes it there. Anything else is refused.
+TRANSITIONS: dict[str, frozenset[str]] = {
+    # confirmed; or confirmed where a second person must agree; or given up
+    Status.PLANNED: frozenset({Status.QUEUED, Status.RUNNING, Status.AWAITING_APPROVAL, Status.CANCELLED}),
+    # approved; or refused
+    Status.AWAITING_APPROVAL: frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLED}),
+    # a worker took it; somebody paused or cancelled it before
+    Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.CANCELLED, Status.FAILED}),
+    # all ends; asked to pause; its worker died or was stopped; taken over by another worker
+    Status.RUNNING: frozenset(
+        {
+            Status.QUEUED,
+            Status.PAUSED,
+            Status.INTERRUPTED,
+            Status.SUCCEEDED,
+            Status.NEEDS_ATTENTION,
+            Status.FAILED,
+            Status.CANCELLED,
+        }
+    ),
+    # resumed in the background or by the same command; cancelled
+    Status.PAUSED: frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLED}),
+    Status.INTERRUPTED: frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLED, Status.FAILED}),
+    # ends: what they left is undone or retried by runs of their own
+    Status.SUCCEEDED: frozenset(),
+    Status.NEEDS_ATTENTION: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.CANCELLED: frozenset(),
+}
+
+ENDED = frozenset(status for status, targets in TRANSITIONS.items() if not targets)
+# Nobody works on these, and the same command or `resume` goes on with them.
+RESUMABLE = frozenset({Status.PAUSED, Status.INTERRUPTED})
+
+
+class Trigger(models.TextChoices):
+    ADMIN = "admin", _("console")
+    SHELL = "shell", _("shell")
+    SCHEDULE = "schedule", _("schedule")
+
+
+class Request(models.TextChoices):
+    """What a person asked of the worker; it answers at the next batch."""
+
+    NONE = "", ""
+    PAUSE = "pause", _("pause")
+    CANCEL = "cancel", _("cancel")
+
+
+class Run(models.Model):
+    """A plan, and once it is confirmed, its execution. Names its operation by text: history outlives code."""
+
+    operation = models.CharField(_("operation"), max_length=100)
+    store = models.CharField(_("store"), max_length=50)
+    location = models.TextField(_("location"))
+    identity = models.TextField()
+    attached_path = models.TextField(blank=True)  # of a --db-path store
+    params = models.JSONField(_("parameters"), default=dict)
+    selection = models.JSONField(_("selection"), default=dict)
+    fingerprint = models.CharField(max_length=64)  # operation, store, parameters, selection: the same command
+    writes = models.JSONField(default=dict)
+    parent = models.ForeignKey(
+        "self", models.PROTECT, null=True, related_name="children", verbose_name=_("run it refers to")
+    )
+
+    status = models.CharField(_("status"), max_length=20, choices=Status, default=Status.PLANNED)
+    trigger = models.CharField(_("started from"), max_length=10, choices=Trigger)
+    tick = models.CharField(max_length=150, null=True, unique=True)  # a schedule's due time: one run each
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="runs", verbose_name=_("account")
+    )
+    started_by = models.CharField(_("started by"), max_length=150)  # account, or user@host of the shell
+    note = models.TextField(_("note"), blank=True)
+    code_version = models.CharField(_("code version"), max_length=50)
+
+    # The plan.
+    bound = models.JSONField(null=True)
+    total = models.BigIntegerField(_("in scope"), default=0)
+    digest = models.CharField(max_length=64, blank=True)
+    plan = models.JSONField(default=dict)  # outcomes by reason, sample, advice; empty until planned
+
+    # The execution.
+    batch_size = models.PositiveIntegerField(_("batch size"), default=1000)
+    fast = models.BooleanField(_("fast"), default=False)
+    cursor = models.JSONField(null=True)
+    changed = models.BigIntegerField(_("changed"), default=0)
+    skipped = models.BigIntegerField(_("skipped"), default=0)
+    unfit = models.BigIntegerField(_("unfit"), default=0)
+    set_aside = models.BigIntegerField(_("set aside"), default=0)
+    reasons = models.JSONField(default=dict)  # outcome → reason → count
+    batches_done = models.PositiveIntegerField(_("batches"), default=0)
+    elapsed_seconds = models.FloatField(_("elapsed"), default=0)
+    before = models.JSONField(default=dict)
+    after = models.JSONField(default=dict)
+    waiting = models.TextField(blank=True)  # why it does not move
+    waiting_since = models.DateTimeField(null=True)
+    error = models.TextField(_("error"), blank=True)
+
+    # Who works on it. `generation` fences: whoever took the run over has the higher one.
+    generation = models.PositiveIntegerField(default=0)
+    worker = models.JSONField(default=dict)  # host, pid, started; empty between two slices
+    in_background = models.BooleanField(default=False)
+    lease_until = models.DateTimeField(null=True)
+    attempts = models.PositiveIntegerField(default=0)  # of workers, since the last batch
+    request = models.CharField(max_length=10, choices=Request, default=Request.NONE, blank=True)
+
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+    started_at = models.DateTimeField(_("started at"), null=True)
+    finished_at = models.DateTimeField(_("finished at"), null=True)
+
+    class Meta:
+        verbose_name = _("run")
+        verbose_name_plural = _("runs")
+        indexes = (
+            models.Index(fields=("status", "-id"), name="run_status"),
+            models.Index(fields=("operation", "-id"), name="run_operation"),
+            models.Index(fields=("fingerprint", "status"), name="run_fingerprint"),
+        )
+        permissions = (
+            ("operate_run", _("Can plan and run operations")),
+            ("approve_run", _("Can approve another person's run")),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.pk}"
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+    @property
+    def seen(self) -> int:
+        """Units that have an outcome."""
+        return self.changed + self.skipped + self.unfit + self.set_aside
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.seen / self.elapsed_seconds if self.elapsed_seconds else 0.0
+
+    @property
+    def undoable(self) -> bool:
+        """Whether it changed something whose before-images still stand."""
+        return (
+            self.status in {*ENDED, *RESUMABLE}
+            and self.changed > 0
+            and self.batches.filter(changed__gt=0, image__isnull=False).exists()
+        )
+
+
+class Batch(models.Model):
+    """One transaction of a run, and what was there before it.
+
+    Written as `prepared`, durably, before the store commits; `committed` once the store is known to
+    have. After a crash the rows themselves tell which it is.
+    """
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="batches")
+    number = models.PositiveIntegerField(_("batch"))
+    committed = models.BooleanField(default=False)
+    cursor = models.JSONField()  # the run's, once this batch is committed
+    changed = models.PositiveIntegerField(_("changed"), default=0)
+    skipped = models.PositiveIntegerField(_("skipped"), default=0)
+    unfit = models.PositiveIntegerField(_("unfit"), default=0)
+    set_aside = models.PositiveIntegerField(_("set aside"), default=0)
+    rows = models.PositiveIntegerField(_("rows written"), default=0)
+    seconds = models.FloatField(_("seconds"), default=0)
+    prepared_at = models.DateTimeField(default=timezone.now)
+    image = models.BinaryField(null=True)  # compressed: see `pack`; None once pruned
+
+    class Meta:
+        verbose_name = _("batch")
+        verbose_name_plural = _("batches")
+        constraints = (models.UniqueConstraint(fields=("run", "number"), name="batch_number"),)
+
+    def __str__(self) -> str:
+        return f"{self.run_id}/{self.number}"
+
+    @property
+    def writes(self) -> list[Write]:
+        """What was written, with before- and after-values, in the order of writing."""
+        return [
+            Write(table, tuple(columns), [(k, o and tuple(o), n and tuple(n)) for k, o, n in rows])
+            for table, columns, rows in self._unpacked["writes"]
+        ]
+
+    @property
+    def left(self) -> dict[str, dict[str, list[Any]]]:
+        """Outcome (skipped, unfit) → reason → labels of the units that stayed as they were."""
+        left: dict[str, dict[str, list[Any]]] = self._unpacked["left"]
+        return left
+
+    @property
+    def reasons(self) -> dict[str, dict[str, int]]:
+        """Outcome → reason → units."""
+        reasons: dict[str, dict[str, int]] = self._unpacked["reasons"]
+        return reasons
+
+    @property
+    def _unpacked(self) -> dict[str, Any]:
+        if self.image is None:
+            return {"writes": [], "left": {}, "reasons": {}}
+        text = zlib.decompress(self.image)
+        unpacked: dict[str, Any] = orjson.loads(text)
+        # Inside a string the quote would be escaped: only real markers match.
+        return _decode(unpacked) if b'{"$b":' in text else unpacked
+
+
+def pack(
+    writes: list[Write], left: dict[str, dict[str, list[str]]], reasons: dict[str, dict[str, int]]
+) -> bytes:
+    """The image of a batch: its writes with all values, what it left alone, and counts by reason.
+
+    JSON, compressed; bytes in it become `{"$b": hex}`. Raises TypeError for what can't be kept exactly.
+    """
+    plain = [(write.table, write.columns, write.rows) for write in writes]
+    image = orjson.dumps({"writes": plain, "left": left, "reasons": reasons}, default=_encode)
+    return zlib.compress(image, 1)
+
+
+def _encode(value: Any) -> dict[str, str]:
+    if isinstance(value, bytes | memoryview):
+        return {"$b": bytes(value).hex()}
+    raise TypeError(f"{type(value).__name__} is no raw value of a store")
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, dict):
+        return bytes.fromhex(value["$b"]) if "$b" in value else {k: _decode(v) for k, v in value.items()}
+    return [_decode(item) for item in value] if isinstance(value, list) else value
+
+
+class SetAside(models.Model):
+    """A unit whose change raised or whose write failed; it can be retried alone."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="units_set_aside")
+    batch = models.ForeignKey(Batch, models.CASCADE, related_name="units_set_aside")
+    key = models.JSONField(_("key"))
+    label = models.TextField(_("unit"))
+    reason = models.CharField(_("reason"), max_length=200)
+    error = models.TextField(_("error"))
+    at = models.DateTimeField(_("at"), default=timezone.now)
+    retried_by = models.ForeignKey(Run, models.SET_NULL, null=True, related_name="+")
+
+    class Meta:
+        verbose_name = _("unit set aside")
+        verbose_name_plural = _("units set aside")
+
+    def __str__(self) -> str:
+        return self.label
+
+
+class Lock(models.Model):
+    """A target that a run holds: a table of a store, or one key of it (`key` empty: the whole table)."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="locks")
+    identity = models.TextField()
+    table = models.TextField()
+    key = models.TextField(blank=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("identity", "table", "key"), name="lock_target"),)
+
+    def __str__(self) -> str:
+        return f"{self.table} {self.key}".strip()
+
+
+class Event(models.Model):
+    """One entry of the trail: appended, never changed."""
+
+    run = models.ForeignKey(Run, models.PROTECT, null=True, related_name="events")
+    at = models.DateTimeField(_("at"), default=timezone.now)
+    verb = models.CharField(_("verb"), max_length=40)
+    who = models.CharField(_("who"), max_length=150)
+    origin = models.CharField(_("from"), max_length=150, blank=True)  # address or host
+    detail = models.JSONField(_("detail"), default=dict)
+
+    class Meta:
+        verbose_name = _("event")
+        verbose_name_plural = _("events")
+        indexes = (models.Index(fields=("-at",), name="event_at"),)
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.run_id}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if self.pk is not None:
+            raise TypeError("Events are appended, never changed.")
+        super().save(*args, **kwargs)
+
+
+class Switch(models.Model):
+    """An operation's schedule as people set it here: off until somebody switches it on."""
+
+    operation = models.CharField(_("operation"), max_length=100, primary_key=True)
+    on = models.BooleanField(_("on"), default=False)
+    cron = models.CharField(_("cron"), max_length=100)
+
+    class Meta:
+        verbose_name = _("schedule")
+        verbose_name_plural = _("schedules")
+
+    def __str__(self) -> str:
+        return self.operation
+
+
+class Heartbeat(models.Model):
+    """When a worker was last seen alive, per host."""
+
+    host = models.CharField(max_length=150, primary_key=True)
+    at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.host
+
+
+class Hold(models.Model):
+    """The emergency switch: while a row stands, every run waits at its next batch and none starts."""
+
+    who = models.CharField(max_length=150)
+    note = models.TextField()
+    at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return self.note

@@ -1,0 +1,99 @@
+"""Every operation by its name, and its parameters between form and command line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from django import forms
+from django.apps import apps
+from django.utils.translation import gettext as _
+
+from opsconsole.operations.base import Operation
+
+
+class UnknownOperation(Exception):
+    """No operation has this name. The message lists those that exist."""
+
+
+class InvalidParameters(Exception):
+    """The parameters don't fit. The message names each and what is wrong with it."""
+
+
+@cache
+def operations() -> dict[str, type[Operation]]:
+    """Name → class, from `<app>/operations/<verb_object>.py` of every installed app."""
+    found: dict[str, type[Operation]] = {}
+    for app in apps.get_app_configs():
+        try:
+            package = importlib.import_module(f"{app.name}.operations")
+        except ModuleNotFoundError as error:
+            if error.name != f"{app.name}.operations":
+                raise
+            continue
+        for module_info in pkgutil.iter_modules(package.__path__):
+            module = importlib.import_module(f"{package.__name__}.{module_info.name}")
+            wanted = module_info.name.replace("_", "")
+            for cls in vars(module).values():
+                if (
+                    inspect.isclass(cls)
+                    and issubclass(cls, Operation)
+                    and cls.__module__ == module.__name__
+                    and cls.__name__.lower() == wanted
+                ):
+                    cls.name = f"{app.label}.{module_info.name}"
+                    found[cls.name] = cls
+    return dict(sorted(found.items()))
+
+
+def operation(name: str) -> type[Operation]:
+    """The operation called `name`; raises UnknownOperation."""
+    try:
+        return operations()[name]
+    except KeyError:
+        raise UnknownOperation(
+            _("No operation is called %(name)s. There are: %(names)s.")
+            % {"name": name, "names": ", ".join(operations())}
+        ) from None
+
+
+def clean(cls: type[Operation], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` through the operation's form; raises InvalidParameters with one sentence per field."""
+    form = cls.Params(data=dict(values))
+    if not form.is_valid():
+        sentences = [
+            f"{'' if field == '__all__' else f'{field}: '}{error}"
+            for field, errors in form.errors.items()
+            for error in errors
+        ]
+        raise InvalidParameters(" ".join(sentences))
+    return dict(form.cleaned_data)
+
+
+def add_arguments(cls: type[Operation], parser: argparse.ArgumentParser, *, positional: str = "") -> None:
+    """A flag per form field; the field called `positional` is an argument without one."""
+    for name, field in cls.Params.base_fields.items():  # type: ignore[attr-defined]
+        options: dict[str, Any] = {"help": str(field.help_text or field.label or name)}
+        if isinstance(field, forms.BooleanField):
+            parser.add_argument(_flag(name), action="store_true", dest=name, **options)
+            continue
+        if isinstance(field, forms.MultipleChoiceField | forms.TypedMultipleChoiceField):
+            options["nargs"] = "+"
+        if name == positional:
+            parser.add_argument(name, **options)
+        else:
+            parser.add_argument(_flag(name), dest=name, required=field.required, default=field.initial, **options)
+
+
+def values_of(cls: type[Operation], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The form's values among parsed command-line `options`."""
+    return {name: options[name] for name in cls.Params.base_fields if options.get(name) is not None}  # type: ignore[attr-defined]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

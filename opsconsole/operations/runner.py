@@ -1,0 +1,977 @@
+"""Confirm, step, finish, stop: the only code that writes to a store in bulk.
+
+A batch in order: read its units, ask the operation, store the before-image durably in `default`, take
+the store's write lock, check that this worker still holds the run, write under preconditions, commit.
+Console and store are two databases; after a crash between the two commits the rows tell which came last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import orjson
+import psutil
+from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    connections,
+    transaction,
+)
+from django.db.models import Q
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+import opsconsole
+from opsconsole.operations import registry
+from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Operation, Risk
+from opsconsole.operations.holds import hold_reason
+from opsconsole.operations.models import (
+    ENDED,
+    RESUMABLE,
+    TRANSITIONS,
+    Batch,
+    Event,
+    Hold,
+    Lock,
+    Request,
+    Run,
+    SetAside,
+    Status,
+    Trigger,
+    pack,
+)
+from opsconsole.operations.planning import (
+    OUTCOMES,
+    Outcomes,
+    Plan,
+    chosen_units,
+    measure,
+    merge,
+    operation_on,
+    outcomes_of,
+)
+from opsconsole.operations.selection import Selection
+from opsconsole.stores import rows
+from opsconsole.stores.rows import Write
+from opsconsole.stores.store import Store, attach_file
+
+logger = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=30)
+PAUSE_SECONDS = 0.002  # without it SQLite's waiting writers starve: their busy handler sleeps
+TARGET_SECONDS = 0.1  # of a batch of 1,000 units; five times as long halves it
+HOLD_CHECK_SECONDS = 1.0
+BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+PATIENCE_SECONDS = 60.0  # a foreground run waits this long for a lost or locked store
+BUDGET_AFTER, BUDGET_SHARE = 100, 0.01
+MAX_ATTEMPTS = 5  # workers lost in a row without one batch
+MAX_MOVES = 5
+WAL_LIMIT_BYTES = 64 * 1024 * 1024
+
+
+class UnableToRun(Exception):
+    """The run can't be started or changed as asked. The message says why and what to do."""
+
+
+class PlanDrifted(UnableToRun):
+    """The store no longer is as the confirmed plan saw it."""
+
+
+class Fenced(Exception):
+    """Another worker has taken the run over, or somebody ended it: this one stops."""
+
+
+class UnitsMoved(Exception):
+    """Rows no longer hold the values that were read: the batch is read again."""
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who does something, from where."""
+
+    name: str
+    origin: str
+    trigger: Trigger
+    user: AbstractBaseUser | None = None
+
+
+# --- confirming ---------------------------------------------------------------------------------------
+
+
+def needs_typing(cls: type[Operation]) -> bool:
+    """Whether a confirmation asks for typing: what can't be undone, and deletes in production."""
+    return not cls.undoable or (cls.risk == Risk.DELETE and settings.PRODUCTION)
+
+
+def needs_approval(cls: type[Operation]) -> bool:
+    """Whether a second person must agree."""
+    return cls.risk in {Risk.DELETE, Risk.OUTSIDE} and settings.PRODUCTION
+
+
+def fingerprint(operation: Operation, selection: Selection) -> str:
+    """The same for the same command: operation, database, parameters, selection."""
+    parts = [operation.name, operation.at.identity(), operation.params, selection.as_json()]
+    return hashlib.sha256(orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def draft(
+    planned: Plan,
+    actor: Actor,
+    *,
+    note: str = "",
+    batch_size: int | None = None,
+    fast: bool = False,
+    tick: str | None = None,
+) -> Run:
+    """Keep a plan, so that it has an address; nothing is locked yet."""
+    operation = planned.operation
+    store = operation.at
+    run = Run(
+        operation=operation.name,
+        store=store.name,
+        location=store.location,
+        identity=store.identity(),
+        attached_path=str(store.path) if store.path and store.alias != store.name else "",
+        params=_plain(operation.params),
+        selection=planned.selection.as_json(),
+        fingerprint=fingerprint(operation, planned.selection),
+        writes={table: list(columns) for table, columns in operation.writes.items()},
+        parent_id=operation.params.get("run"),
+        trigger=actor.trigger,
+        tick=tick,
+        user=actor.user,
+        started_by=actor.name,
+        note=note,
+        code_version=opsconsole.__version__,
+        batch_size=operation.batch_size or batch_size or DEFAULT_BATCH_SIZE,
+        fast=fast,
+        waiting="",
+    )
+    keep_plan(run, planned)
+    with transaction.atomic():
+        run.save()
+        record(run, "planned", actor, digest=run.digest, total=run.total, note=note)
+    return run
+
+
+def keep_plan(run: Run, planned: Plan) -> None:
+    """Put what is planned so far into `run`, unsaved."""
+    run.bound = planned.bound
+    run.total = planned.total
+    run.before = planned.before
+    run.digest = planned.digest()
+    run.plan = {
+        "counted": planned.counted,
+        "reasons": planned.reasons,
+        "sample": planned.sample,
+        "batches": planned.batches,
+        "seconds": planned.seconds,
+        "cursor": planned.cursor,
+        "rows_digest": planned.rows_digest,
+        "planned_at": timezone.now().isoformat(),
+    }
+
+
+def plan_of(run: Run) -> Plan:
+    """The plan as it was kept, to be counted further or compared."""
+    kept = run.plan
+    return Plan(
+        operation_of(run),
+        Selection(**run.selection),
+        run.bound,
+        run.before,
+        reasons=kept["reasons"],
+        sample=kept["sample"],
+        batches=kept["batches"],
+        seconds=kept["seconds"],
+        cursor=kept["cursor"],
+        counted=kept["counted"],
+        rows_digest=kept["rows_digest"],
+    )
+
+
+def confirm(run: Run, actor: Actor, *, background: bool) -> Run:
+    """A person says yes to a drafted plan: lock its targets, and queue it or take it at once.
+
+    Raises UnableToRun when another run holds a target.
+    """
+    approval = needs_approval(registry.operation(run.operation))
+    status = Status.AWAITING_APPROVAL if approval else Status.QUEUED if background else Status.RUNNING
+    with transaction.atomic():
+        _take_locks(run)
+        _move(run, status, in_background=background, lease_until=timezone.now() + LEASE)
+        if status == Status.RUNNING:
+            run.worker = this_worker()
+            run.generation += 1
+            run.started_at = timezone.now()
+            run.save(update_fields=("worker", "generation", "started_at"))
+        record(run, "confirmed", actor, digest=run.digest, background=background)
+    return run
+
+
+def approve(run: Run, actor: Actor) -> None:
+    """A second person agrees to the plan; the first can't."""
+    if run.status != Status.AWAITING_APPROVAL:
+        raise UnableToRun(_("Run %(run)d does not wait for approval.") % {"run": run.pk})
+    if run.started_by == actor.name or (run.user_id and actor.user and run.user_id == actor.user.pk):
+        raise UnableToRun(_("Run %(run)d needs a second person: you planned it.") % {"run": run.pk})
+    with transaction.atomic():
+        _move(run, Status.QUEUED, in_background=True)
+        record(run, "approved", actor, digest=run.digest)
+
+
+def _take_locks(run: Run) -> None:
+    with _serialised("locks"):
+        keys = [str(key) for key in run.selection.get("keys", ())] if run.plan.get("locks_units") else []
+        for table in run.writes:
+            held = Lock.objects.filter(identity=run.identity, table=table).exclude(run=run)
+            if keys:
+                held = held.filter(Q(key="") | Q(key__in=keys))
+            holder = held.select_related("run").first()
+            if holder is not None:
+                raise UnableToRun(_held_by(holder.run, table))
+            for key in keys or [""]:
+                Lock.objects.get_or_create(run=run, identity=run.identity, table=table, key=key)
+
+
+def _held_by(run: Run, table: str) -> str:
+    values = {"table": table, "location": run.location, "run": run.pk, "status": run.get_status_display()}
+    if run.status in RESUMABLE:
+        return (
+            _(
+                "%(table)s of %(location)s is held by run %(run)d (%(status)s): "
+                "`runs resume %(run)d` or `runs cancel %(run)d` first."
+            )
+            % values
+        )
+    return (
+        _(
+            "%(table)s of %(location)s is held by run %(run)d (%(status)s): "
+            "wait for it, or `runs cancel %(run)d`."
+        )
+        % values
+    )
+
+
+@contextmanager
+def _serialised(name: str) -> Iterator[None]:
+    """One at a time over all processes. SQLite's IMMEDIATE transactions are so already."""
+    with transaction.atomic():
+        connection = connections["default"]
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_number(f"opsconsole:{name}")])
+        yield
+
+
+def _number(text: str) -> int:
+    """A text as PostgreSQL's 64-bit number of an advisory lock."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
+
+
+def _plain(values: Mapping[str, Any]) -> Any:
+    """Cleaned form values as JSON keeps them."""
+    return orjson.loads(orjson.dumps(dict(values), default=str))
+
+
+# --- the trail and the status ------------------------------------------------------------------------------
+
+
+def record(run: Run | None, verb: str, actor: Actor, **detail: Any) -> None:
+    """Append to the trail."""
+    Event.objects.create(run=run, verb=verb, who=actor.name, origin=actor.origin, detail=_plain(detail))
+
+
+def _move(run: Run, status: Status, **fields: Any) -> None:
+    """Change the status if it still is what we saw; raises UnableToRun when somebody was faster."""
+    if status not in TRANSITIONS[run.status]:
+        raise UnableToRun(
+            _("Run %(run)d is %(status)s: that is not possible now.")
+            % {"run": run.pk, "status": run.get_status_display()}
+        )
+    met = Run.objects.filter(pk=run.pk, status=run.status, generation=run.generation).update(
+        status=status, **fields
+    )
+    if not met:
+        raise UnableToRun(_("Run %(run)d has just changed: look again.") % {"run": run.pk})
+    run.status = status
+    for name, value in fields.items():
+        setattr(run, name, value)
+
+
+# --- what people ask --------------------------------------------------------------------------------------
+
+
+def pause(run: Run, actor: Actor) -> None:
+    """Ask the worker to pause after its batch; a run that nobody works on pauses at once."""
+    _ask(run, actor, Request.PAUSE, Status.PAUSED)
+
+
+def cancel(run: Run, actor: Actor) -> None:
+    """Ask the worker to end after its batch; what is changed stays, and can be undone."""
+    _ask(run, actor, Request.CANCEL, Status.CANCELLED)
+
+
+def _ask(run: Run, actor: Actor, request: Request, status: Status) -> None:
+    with transaction.atomic():
+        if run.status == Status.RUNNING and not is_abandoned(run):
+            Run.objects.filter(pk=run.pk, status=Status.RUNNING).update(request=request)
+            run.request = request
+        else:
+            fields: dict[str, Any] = {"request": Request.NONE, "generation": run.generation + 1}
+            if status in ENDED:
+                fields["finished_at"] = timezone.now()
+            _move(run, status, **fields)
+            if status in ENDED:
+                run.locks.all().delete()
+        record(run, request.value, actor)
+
+
+def resume(run: Run, actor: Actor) -> None:
+    """Queue a paused or interrupted run for the background."""
+    if run.status == Status.RUNNING and is_abandoned(run):
+        _move(run, Status.INTERRUPTED)
+    if run.status not in RESUMABLE:
+        raise UnableToRun(
+            _("Run %(run)d is %(status)s: only a paused or interrupted run can be resumed.")
+            % {"run": run.pk, "status": run.get_status_display()}
+        )
+    with transaction.atomic():
+        _move(run, Status.QUEUED, in_background=True, request=Request.NONE, attempts=0)
+        record(run, "resumed", actor)
+
+
+def hold_all(actor: Actor, note: str) -> None:
+    """The emergency switch: all runs wait at their next batch, none starts."""
+    with transaction.atomic():
+        Hold.objects.create(who=actor.name, note=note)
+        record(None, "hold_all", actor, note=note)
+
+
+def release_all(actor: Actor) -> None:
+    with transaction.atomic():
+        Hold.objects.all().delete()
+        record(None, "release_all", actor)
+
+
+# --- workers -----------------------------------------------------------------------------------------------
+
+
+@cache
+def _host() -> str:
+    return socket.gethostname()
+
+
+def this_worker() -> dict[str, Any]:
+    process = psutil.Process()
+    return {"host": _host(), "pid": process.pid, "started": process.create_time()}
+
+
+def is_abandoned(run: Run) -> bool:
+    """Whether a run that says `running` has no worker: its process is gone, or its lease has lapsed."""
+    if run.status != Status.RUNNING:
+        return False
+    if run.lease_until is None or run.lease_until < timezone.now():
+        return True
+    worker = run.worker
+    if not worker or worker["host"] != _host():
+        return False
+    try:
+        process = psutil.Process(worker["pid"])
+        return (
+            abs(process.create_time() - worker["started"]) > 1
+            or process.status() == psutil.STATUS_ZOMBIE
+        )
+    except psutil.NoSuchProcess:
+        return True
+
+
+def same_command(operation: Operation, selection: Selection) -> Run | None:
+    """The unfinished run of the same command, if there is one."""
+    unfinished = Run.objects.exclude(status__in=(*ENDED, Status.PLANNED))
+    return unfinished.filter(fingerprint=fingerprint(operation, selection)).order_by("-pk").first()
+
+
+def claim(run: Run, *, generation: int | None = None) -> Run:
+    """Take a run over: from now on only this process works on it. Raises UnableToRun when it is taken.
+
+    `generation`: of the wake-up that asks; an outdated one gets nothing.
+    """
+    if generation is not None and generation != run.generation:
+        raise UnableToRun(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+    if Hold.objects.exists():
+        raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
+    handed_over = run.status == Status.RUNNING and not run.worker
+    if run.status == Status.RUNNING and not handed_over and not is_abandoned(run):
+        raise UnableToRun(
+            _("Run %(run)d is already running: see `runs show %(run)d`.") % {"run": run.pk}
+        )
+    if run.status != Status.RUNNING and Status.RUNNING not in TRANSITIONS[run.status]:
+        raise UnableToRun(
+            _("Run %(run)d is %(status)s: that is not possible now.")
+            % {"run": run.pk, "status": run.get_status_display()}
+        )
+    died = run.status == Status.RUNNING and not handed_over
+    met = Run.objects.filter(pk=run.pk, generation=run.generation, status=run.status).update(
+        status=Status.RUNNING,
+        generation=run.generation + 1,
+        worker=this_worker(),
+        lease_until=timezone.now() + LEASE,
+        attempts=run.attempts + (1 if died else 0),
+        started_at=run.started_at or timezone.now(),
+        request=Request.NONE if run.status in RESUMABLE else run.request,
+    )
+    if not met:
+        raise UnableToRun(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+    run.refresh_from_db()
+    return run
+
+
+def store_of(run: Run) -> Store:
+    """The store of a run, attached again if it was a file. Refuses another database in its place."""
+    store = attach_file(run.store, run.attached_path) if run.attached_path else Store(run.store, run.store)
+    if store.identity() != run.identity:
+        raise UnableToRun(
+            _(
+                "%(location)s is not the database that run %(run)d worked on: "
+                "the file was replaced, or the store now points elsewhere."
+            )
+            % {"location": run.location, "run": run.pk}
+        )
+    return store
+
+
+def operation_of(run: Run) -> Operation:
+    cls = registry.operation(run.operation)
+    return operation_on(cls, store_of(run), run.params)
+
+
+class Runner:
+    """Works on one claimed run. Made anew after a crash or for the next slice, it goes on where the last stood."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.operation = operation_of(run)
+        self.store = self.operation.at
+        self.selection = Selection(**run.selection)
+        self.units = chosen_units(self.operation, self.selection)
+        self.size = run.batch_size
+        self.request = Request(run.request)
+        self._open: Batch | None = None  # committed in the store, not yet marked so in `default`
+        self._started = time.monotonic()
+        self._elapsed_before = run.elapsed_seconds
+        self._moves = 0
+        self._isolating = 0  # units in which one is known that can't be written
+        self._held_checked = 0.0
+        self._lock_number = _number(f"opsconsole:{run.identity}:{','.join(sorted(run.writes))}")
+
+    # --- the loop ----------------------------------------------------------------------------------------
+
+    def work(
+        self,
+        *,
+        until: Callable[[], bool] = lambda: False,
+        on_progress: Callable[[Run], None] = lambda run: None,
+        hand_over: Callable[[Run], None] | None = None,
+        patience: float = PATIENCE_SECONDS,
+    ) -> Run:
+        """Batches until the end, a person's request, or `until()`; then the run says how it stands.
+
+        `hand_over` is called, in the transaction that ends this slice, when `until()` ends it: it wakes
+        the next one. Without it the run is interrupted. `patience`: seconds of trouble in a row.
+        Raises Fenced when another worker has the run, and the database's error when it lasts.
+        """
+        trouble_since: float | None = None
+        tries = 0
+        recovered = False
+        while True:
+            try:
+                if not recovered:
+                    self._recover()
+                    recovered = True
+                if self.request or until():
+                    return self._stop(hand_over)
+                if self._held():
+                    continue
+                started = time.monotonic()
+                more = self._step()
+                trouble_since, tries = None, 0
+                if not more:
+                    return self._finish()
+                if self.run.error:
+                    return self._end(Status.FAILED)
+                self._adapt(time.monotonic() - started)
+                on_progress(self.run)
+                if not self.run.fast:
+                    time.sleep(PAUSE_SECONDS)
+            except (OperationalError, InterfaceError) as error:
+                trouble_since = trouble_since or time.monotonic()
+                if (
+                    not is_transient(error)
+                    or time.monotonic() - trouble_since > patience
+                    or (until() and hand_over is None)
+                ):
+                    interrupt(self.run, _sentence(error))
+                    raise
+                # What the store has committed is not known now: look again before the next batch.
+                recovered = False
+                self.size = max(1, self.size // 2)
+                self._wait(_sentence(error), BACKOFF_SECONDS[min(tries, len(BACKOFF_SECONDS) - 1)])
+                self.store.close()
+                tries += 1
+            except Fenced:
+                raise
+            except Exception as error:
+                logger.exception("A run failed")
+                self.run.error = _sentence(error)
+                self._end(Status.FAILED)
+                raise
+
+    def _step(self) -> bool:
+        """One batch; False when there is none left."""
+        run = self.run
+        if run.bound is None:
+            return False
+        units = self.operation.fetch(self.units, after=run.cursor, bound=run.bound, limit=self.size)
+        if not units:
+            return False
+        found = outcomes_of(self.operation, units)
+        alone = len(units) == 1
+        try:
+            self._write(found, units[-1].pk)
+        except UnitsMoved:
+            self._moves += 1
+            if alone and self._moves > MAX_MOVES:
+                self._write(_skipped(self.operation, units[0]), units[-1].pk)
+            elif self._moves > 1:
+                self._narrow(len(units))
+        except UNIT_ERRORS as error:
+            if alone:
+                self._write(_set_aside(self.operation, units[0], error), units[-1].pk)
+            else:  # read the range again in halves, until the unit that can't be written stands alone
+                self._narrow(len(units))
+        else:
+            self._moves = 0
+        return True
+
+    def _write(self, found: Outcomes, cursor: Any) -> None:
+        """Before-image, then the store's transaction. The cursor moves only when both stand."""
+        writes = self._whole(found.writes)
+        started = time.monotonic()
+        batch = self._prepare(writes, found, cursor)
+        if writes:
+            try:
+                with self._store_transaction():
+                    for write in writes:
+                        if write.kind == "delete":
+                            self._refuse_cascade(write)
+                        if rows.write(self.store, write) != len(write.rows):
+                            raise UnitsMoved
+            except (UnitsMoved, *UNIT_ERRORS):
+                batch.delete()  # the store has rolled back: this image is of nothing
+                raise
+        batch.seconds = time.monotonic() - started
+        self._open = batch
+        self._count(batch, found.reasons, 1)
+        self._isolating -= batch.changed + batch.skipped + batch.unfit + batch.set_aside
+        self._check_budget()
+
+    def _prepare(self, writes: list[Write], found: Outcomes, cursor: Any) -> Batch:
+        """The durable commit: what the last batch was is known now, and what the next one will change."""
+        run = self.run
+        batch = Batch(
+            run=run,
+            number=run.batches_done + 1,
+            cursor=cursor,
+            rows=sum(len(write.rows) for write in writes),
+            image=pack(writes, found.left, found.reasons),
+            **found.counts(),
+        )
+        with _durable():
+            self._save()
+            batch.save(force_insert=True)
+            SetAside.objects.bulk_create(
+                SetAside(
+                    run=run,
+                    batch=batch,
+                    key=key,
+                    label=label,
+                    reason=type(error).__name__,
+                    error=_sentence(error),
+                )
+                for key, label, error in found.errors
+            )
+        self._open = None
+        return batch
+
+    def _save(self, **fields: Any) -> None:
+        """Write down how far the run is, and that its last batch is committed. Raises Fenced."""
+        run = self.run
+        run.elapsed_seconds = self._elapsed_before + time.monotonic() - self._started
+        progress = {
+            name: getattr(run, name)
+            for name in ("cursor", *OUTCOMES, "reasons", "batches_done", "elapsed_seconds")
+        }
+        if run.waiting and "waiting" not in fields:
+            run.waiting = ""
+            fields |= {"waiting": "", "waiting_since": None}
+        fields.setdefault("lease_until", timezone.now() + LEASE)
+        mine = Run.objects.filter(pk=run.pk, generation=run.generation, status=Status.RUNNING)
+        if not mine.update(**progress, attempts=0, **fields):
+            raise Fenced
+        if self._open is not None:
+            Batch.objects.filter(pk=self._open.pk).update(committed=True, seconds=self._open.seconds)
+
+    @contextmanager
+    def _store_transaction(self) -> Iterator[None]:
+        """The store's write lock first, then the fence: a worker that was given up can't get past it."""
+        connection = self.store.connection
+        with transaction.atomic(using=self.store.alias):
+            if connection.vendor == "postgresql":
+                with connection.cursor() as cursor:
+                    cursor.execute(
+                        "SELECT set_config('lock_timeout', '5s', true), pg_advisory_xact_lock(%s)",
+                        [self._lock_number],
+                    )
+            current = Run.objects.filter(pk=self.run.pk, status=Status.RUNNING)
+            state = current.values_list("generation", "request").first()
+            if state is None or state[0] != self.run.generation:
+                raise Fenced
+            self.request = Request(state[1])
+            yield
+
+    # --- what a crash, a lost connection or a power loss left open ---------------------------------------
+
+    def _recover(self) -> None:
+        """Ask the rows which batches the store has kept; forget the images of those it has not.
+
+        A crash leaves at most one batch in doubt. A power loss may have taken the last commits of a
+        SQLite store with it: so the newest batches are looked at until one is found that stands.
+        """
+        self.run.refresh_from_db()
+        self._open = None
+        with self._store_transaction():
+            lost_from = None
+            for batch in self.run.batches.order_by("-number").iterator(chunk_size=1):
+                stands = self._stands(batch)
+                if stands is False:
+                    lost_from = batch.number
+                elif stands:
+                    break
+        with _durable():
+            for batch in self.run.batches.filter(Q(committed=False) | Q(number__gte=lost_from or 1 << 31)):
+                lost = lost_from is not None and batch.number >= lost_from
+                if lost and batch.committed:
+                    self._count(batch, batch.reasons, -1)
+                elif not lost and not batch.committed:
+                    self._count(batch, batch.reasons, 1)
+                    self.run.cursor = batch.cursor
+                if lost:
+                    batch.delete()
+                else:
+                    Batch.objects.filter(pk=batch.pk).update(committed=True)
+            if lost_from is not None:
+                newest = self.run.batches.order_by("-number").first()
+                self.run.cursor = newest.cursor if newest else None
+            self._save()
+
+    def _stands(self, batch: Batch) -> bool | None:
+        """Whether the store has this batch; None when it wrote nothing."""
+        wrote = None
+        for write in batch.writes:
+            wrote = True
+            current = rows.read(self.store, write.table, write.columns, [row[0] for row in write.rows])
+            for key, old, new in write.rows:
+                now = current.get(key)
+                if now == self._raw(new) and old != new:
+                    return True
+                if now == self._raw(old):
+                    wrote = False
+            if wrote is False:
+                return False
+        return wrote
+
+    def _raw(self, values: Any) -> Any:
+        if values is None or self.store.vendor == "sqlite":
+            return values
+        return tuple(map(rows.text_of, values))
+
+    # --- deletes --------------------------------------------------------------------------------------------
+
+    def _whole(self, writes: list[Write]) -> list[Write]:
+        """Deletes with the whole row as their before-image."""
+        whole = []
+        for write in writes:
+            if write.kind != "delete" or write.columns:
+                whole.append(write)
+                continue
+            columns = tuple(self.store.tables[write.table])
+            found = rows.read(self.store, write.table, columns, [row[0] for row in write.rows])
+            if len(found) != len(write.rows):
+                raise UnitsMoved
+            whole.append(Write(write.table, columns, [(row[0], found[row[0]], None) for row in write.rows]))
+        return whole
+
+    def _refuse_cascade(self, write: Write) -> None:
+        """Nothing goes that the image does not hold: no child added since, no row of a table unknown to us."""
+        referring = rows.references(self.store, write.table, [row[0] for row in write.rows])
+        unknown = sorted(set(referring) - set(self.operation.writes))
+        if unknown:
+            raise IntegrityError(
+                _("rows of %(tables)s refer to it and would go with it") % {"tables": ", ".join(unknown)}
+            )
+        if set(referring) - {write.table}:
+            raise UnitsMoved
+
+    # --- politeness ---------------------------------------------------------------------------------------------
+
+    def _adapt(self, seconds: float) -> None:
+        """Smaller batches when one takes five times its target, larger ones again when all is well."""
+        target = TARGET_SECONDS * max(1.0, self.run.batch_size / DEFAULT_BATCH_SIZE)
+        if seconds > 5 * target:
+            self.size = max(1, self.size // 2)
+        elif seconds < target and self._isolating <= 0:
+            self.size = min(self.run.batch_size, self.size * 2)
+        self._truncate_log()
+
+    def _narrow(self, count: int) -> None:
+        self._isolating = max(self._isolating, count)
+        self.size = max(1, count // 2)
+
+    def _truncate_log(self) -> None:
+        """Fold SQLite's log into the file when others' reading has let it grow."""
+        path = self.store.path
+        if path is None or self.run.batches_done % 50:
+            return
+        try:
+            size = os.stat(f"{path}-wal").st_size
+        except FileNotFoundError:
+            return
+        if size > WAL_LIMIT_BYTES:
+            with self.store.connection.cursor() as cursor:
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _held(self) -> bool:
+        """Whether a configured signal or the emergency switch says wait; waits a second if so."""
+        now = time.monotonic()
+        if now - self._held_checked < HOLD_CHECK_SECONDS:
+            return False
+        self._held_checked = now
+        hold = Hold.objects.order_by("pk").first()
+        reason = (
+            _("All runs are held by %(who)s: %(note)s") % {"who": hold.who, "note": hold.note}
+            if hold
+            else hold_reason(self.store)
+        )
+        if not reason:
+            return False
+        self._wait(reason, HOLD_CHECK_SECONDS)
+        self._held_checked = 0.0
+        return True
+
+    def _wait(self, reason: str, seconds: float) -> None:
+        """Say why nothing moves, keep the lease, hear requests."""
+        logger.info("Run %s waits: %s", self.run.pk, reason)
+        fields: dict[str, Any] = {"waiting": reason, "lease_until": timezone.now() + LEASE}
+        if self.run.waiting != reason:
+            fields["waiting_since"] = timezone.now()
+        try:
+            mine = Run.objects.filter(pk=self.run.pk, generation=self.run.generation, status=Status.RUNNING)
+            if not mine.update(**fields):
+                raise Fenced
+            self.request = Request(mine.values_list("request", flat=True).get())
+        except DatabaseError:  # the console's own database is the one in trouble
+            logger.warning("The wait could not be written down", exc_info=True)
+            connections["default"].close()
+        self.run.waiting = reason
+        time.sleep(seconds)
+
+    def _check_budget(self) -> None:
+        run = self.run
+        if run.seen >= BUDGET_AFTER and run.set_aside > run.seen * BUDGET_SHARE:
+            run.error = _("Stopped: %(count)d of %(seen)d units were set aside, more than 1 %%.") % {
+                "count": run.set_aside,
+                "seen": run.seen,
+            }
+
+    # --- ends ------------------------------------------------------------------------------------------------------
+
+    def _stop(self, hand_over: Callable[[Run], None] | None) -> Run:
+        """Between two batches: paused, cancelled, or handed to the next slice, or stopped by a signal."""
+        if self.request == Request.CANCEL:
+            return self._end(Status.CANCELLED)
+        with transaction.atomic():
+            if self.request == Request.PAUSE:
+                self._leave(Status.PAUSED)
+            elif hand_over is not None:
+                self._save(worker={}, lease_until=timezone.now() + LEASE)
+                hand_over(self.run)
+            else:
+                self._leave(Status.INTERRUPTED)
+        self._open = None
+        return self.run
+
+    def _leave(self, status: Status) -> None:
+        self._save(status=status, worker={}, request=Request.NONE, lease_until=None)
+        self.run.status = status
+        record(self.run, status.value, _worker_actor(self.run))
+
+    def _finish(self) -> Run:
+        """Measure what remains. Green only when the store says so."""
+        run = self.run
+        gone = run.total - run.seen
+        if gone > 0:
+            merge(run.reasons, {"skipped": {"gone": gone}})
+            run.skipped += gone
+        if run.bound is not None:
+            run.after = measure(self.operation, self.selection, run.bound)
+            left = run.unfit + run.set_aside + run.skipped - max(gone, 0)
+            problems = self.operation.verify(run.after, left)
+        else:
+            run.after, problems = run.before, []
+        run.error = " ".join(problems)
+        self.operation.finished(run.pk)
+        return self._end(Status.NEEDS_ATTENTION if problems or run.set_aside else Status.SUCCEEDED)
+
+    def _end(self, status: Status) -> Run:
+        run = self.run
+        with transaction.atomic():
+            self._save(
+                status=status,
+                finished_at=timezone.now(),
+                worker={},
+                lease_until=None,
+                request=Request.NONE,
+                error=run.error,
+                after=run.after,
+            )
+            run.locks.all().delete()
+            record(run, status.value, _worker_actor(run), before=run.before, after=run.after, error=run.error)
+        self._open = None
+        run.status = status
+        run.refresh_from_db()
+        return run
+
+    def _count(self, batch: Batch, reasons: dict[str, dict[str, int]], sign: int) -> None:
+        """Add a batch to the run's figures, or take it away again."""
+        run = self.run
+        for outcome in OUTCOMES:
+            setattr(run, outcome, getattr(run, outcome) + sign * getattr(batch, outcome))
+        merge(
+            run.reasons,
+            {name: {reason: sign * n for reason, n in counts.items()} for name, counts in reasons.items()},
+        )
+        run.batches_done += sign
+        if sign > 0:
+            run.cursor = batch.cursor
+
+
+# A unit's own fault: its change can't be written. Everything else concerns the whole run.
+UNIT_ERRORS = (DataError, IntegrityError, InternalError, ValueError, OverflowError, TypeError)
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether waiting may help: locks, deadlocks, a lost connection. Not a full disk or a missing column."""
+    lasting = ("full", "readonly", "read-only", "no such", "disk i/o", "no space", "unable to open", "malformed")
+    return not any(part in str(error).lower() for part in lasting)
+
+
+def interrupt(run: Run, reason: str) -> None:
+    """Note that its worker stopped. Best effort: the database that would note it may be the one that is gone."""
+    try:
+        Run.objects.filter(pk=run.pk, generation=run.generation, status=Status.RUNNING).update(
+            status=Status.INTERRUPTED, waiting=reason, waiting_since=timezone.now(), worker={}
+        )
+    except DatabaseError:
+        logger.warning("The interruption could not be written down", exc_info=True)
+
+
+def reap() -> list[Run]:
+    """Background runs whose worker is gone, queued again; foreground ones marked as interrupted.
+
+    Bounds the attempts: a run that loses its worker five times without one batch is failed.
+    """
+    revived = []
+    left = Run.objects.filter(
+        Q(status=Status.RUNNING) | Q(status=Status.INTERRUPTED, in_background=True)
+    ).order_by("pk")
+    for run in left:
+        if run.status == Status.RUNNING and not is_abandoned(run):
+            continue
+        try:
+            if run.attempts >= MAX_ATTEMPTS:
+                _give_up(run)
+                continue
+            if run.status == Status.RUNNING and not run.in_background:
+                _move(run, Status.INTERRUPTED, worker={}, lease_until=None)
+                continue
+            _move(run, Status.QUEUED, attempts=run.attempts + 1, worker={}, lease_until=None)
+        except UnableToRun:  # somebody else has just moved it
+            continue
+        revived.append(run)
+    return revived
+
+
+def _give_up(run: Run) -> None:
+    with transaction.atomic():
+        error = _("Its worker was lost %(count)d times in a row without finishing a batch.") % {
+            "count": run.attempts
+        }
+        _move(run, Status.FAILED, error=error, finished_at=timezone.now(), generation=run.generation + 1)
+        run.locks.all().delete()
+        record(run, "failed", _worker_actor(run), error=error)
+
+
+@contextmanager
+def _durable() -> Iterator[None]:
+    """A transaction in `default` that is on the disk when it ends."""
+    connection = connections["default"]
+    sqlite = connection.vendor == "sqlite" and not connection.in_atomic_block
+    if sqlite:
+        connection.cursor().execute("PRAGMA synchronous=FULL")
+    try:
+        with transaction.atomic():
+            if connection.vendor == "postgresql":
+                connection.cursor().execute("SET LOCAL synchronous_commit = on")
+            yield
+    finally:
+        if sqlite and connection.connection is not None:
+            connection.cursor().execute("PRAGMA synchronous=NORMAL")
+
+
+def _worker_actor(run: Run) -> Actor:
+    return Actor(f"worker@{_host()}", f"{_host()}:{os.getpid()}", Trigger(run.trigger))
+
+
+def _skipped(operation: Operation, unit: Any) -> Outcomes:
+    """A unit that others keep changing while it is being written."""
+    found = Outcomes(left={"skipped": {"moved": [operation.label(unit)]}})
+    found.reasons["skipped"] = {"moved": 1}
+    return found
+
+
+def _set_aside(operation: Operation, unit: Any, error: Exception) -> Outcomes:
+    found = Outcomes(errors=[(unit.pk, operation.label(unit), error)])
+    found.reasons["set_aside"] = {type(error).__name__: 1}
+    return found
+
+
+def _sentence(error: Exception) -> str:
+    """An error's first line, without what a driver adds below it (it may quote values)."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

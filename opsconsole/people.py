@@ -1,0 +1,19 @@
+"""The three kinds of people: superuser, operator (may plan and run), viewer (may look)."""
+
+from __future__ import annotations
+
+from django.contrib.auth.models import Group, Permission
+
+VIEWERS, OPERATORS = "Viewers", "Operators"
+
+
+def make_groups() -> None:
+    """Make both groups, or give them the rights that new models have brought."""
+    views = Permission.objects.filter(codename__startswith="view_").exclude(
+        content_type__app_label__in=("auth", "sessions", "axes", "contenttypes", "admin")
+    )
+    operates = Permission.objects.filter(
+        content_type__app_label="operations", codename__in=("operate_run", "approve_run", "change_switch")
+    )
+    Group.objects.get_or_create(name=VIEWERS)[0].permissions.set(views)
+    Group.objects.get_or_create(name=OPERATORS)[0].permissions.set(views | operates)

@@ -1,0 +1,241 @@
+"""Django settings. Every value comes from the environment or `.env`; each default works on one machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
+from django.urls import reverse_lazy
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.stores.config import database
+from opsconsole.stores.secret import secret_key
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = environ.Env()
+env.read_env(os.environ.get("OPSCONSOLE_ENV_FILE", BASE_DIR / ".env"))
+
+# --- the console itself -------------------------------------------------------------------------
+
+ENVIRONMENT = env.str("OPSCONSOLE_ENVIRONMENT", default="development")
+if ENVIRONMENT not in {"development", "staging", "production"}:
+    raise ImproperlyConfigured(
+        f"OPSCONSOLE_ENVIRONMENT is {ENVIRONMENT!r}: set it to development, staging or production."
+    )
+PRODUCTION = ENVIRONMENT == "production"
+DATA_DIR = Path(env.str("OPSCONSOLE_DATA_DIR", default=str(BASE_DIR / "data"))).absolute()
+WORKERS = env.int("OPSCONSOLE_WORKERS", default=2)
+
+# --- Django -------------------------------------------------------------------------------------
+
+DEBUG = env.bool("DEBUG", default=False)
+SECRET_KEY = env.str("SECRET_KEY", default="") or secret_key(DATA_DIR, production=PRODUCTION)
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+INTERNAL_IPS = ["127.0.0.1"]
+ROOT_URLCONF = "opsconsole.urls"
+WSGI_APPLICATION = "opsconsole.wsgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+INSTALLED_APPS = [
+    "unfold",
+    "unfold.contrib.filters",
+    "unfold.contrib.import_export",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django_extensions",
+    "import_export",
+    "django_q",
+    "axes",
+    "csp",
+    "django_structlog",
+    "opsconsole.stores",
+    "opsconsole.operations",
+    "opsconsole",
+    "tasks",
+    "audits",
+    "roadmaps",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django_structlog.middlewares.RequestMiddleware",
+    "axes.middleware.AxesMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# --- databases: the console's own, and one per store ------------------------------------------------
+
+# Set by wsgi.py alone: qcluster forks, and a pool does not survive a fork.
+POOL = env.bool("OPSCONSOLE_POOL", default=False)
+
+
+def _database(alias: str, variable: str) -> dict[str, object]:
+    prefix = "" if alias == "default" else f"{alias.upper()}_"
+    return database(
+        env.db_url(variable, default=f"sqlite:///{DATA_DIR / alias}.sqlite3"),
+        password=env.str(f"{prefix}DATABASE_PASSWORD", default=""),
+        attached=bool(prefix) and env.bool(f"{prefix}ATTACHED", default=False),
+        pool=POOL,
+    )
+
+
+STORES = ("agentos", "helix", "records", "roadmaps")
+DATABASES = {
+    "default": _database("default", "DATABASE_URL"),
+    **{store: _database(store, f"{store.upper()}_DATABASE_URL") for store in STORES},
+}
+ATTACHED_STORES = frozenset(
+    store for store in STORES if env.bool(f"{store.upper()}_ATTACHED", default=False)
+)
+DATABASE_ROUTERS = ["opsconsole.stores.router.StoreRouter"]
+
+# --- people ---------------------------------------------------------------------------------------
+
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",
+    "django.contrib.auth.backends.ModelBackend",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
+AXES_FAILURE_LIMIT = 5
+AXES_COOLOFF_TIME = 0.25  # hours
+AXES_RESET_ON_SUCCESS = True
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_ENABLE_ADMIN = False
+
+# --- security -------------------------------------------------------------------------------------
+
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+SESSION_COOKIE_HTTPONLY = True
+if PRODUCTION:
+    SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=True)
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=31_536_000)
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = True
+    SECURE_HSTS_PRELOAD = True
+    SESSION_COOKIE_SECURE = True
+    CSRF_COOKIE_SECURE = True
+
+# The theme's Alpine needs eval and its widgets inline styles; everything else is our own origin.
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        "script-src": ["'self'", "'unsafe-eval'"],
+        "style-src": ["'self'", "'unsafe-inline'"],
+        "img-src": ["'self'", "data:"],
+        "frame-ancestors": ["'none'"],
+        "form-action": ["'self'"],
+        "base-uri": ["'self'"],
+        "object-src": ["'none'"],
+    },
+}
+
+# --- language and time ------------------------------------------------------------------------------
+
+LANGUAGE_CODE = env.str("OPSCONSOLE_LANGUAGE", default="en")
+LANGUAGES = [("en", _("English")), ("zh-hans", _("Simplified Chinese"))]
+LOCALE_PATHS = [BASE_DIR / "opsconsole" / "locale"]
+TIME_ZONE = env.str("OPSCONSOLE_TIME_ZONE", default="UTC")
+USE_TZ = True
+USE_THOUSAND_SEPARATOR = True
+
+# --- static files -----------------------------------------------------------------------------------
+
+STATIC_URL = "static/"
+STATIC_ROOT = DATA_DIR / "static"
+STATICFILES_DIRS = [BASE_DIR / "opsconsole" / "static"]
+WHITENOISE_USE_FINDERS = True
+
+# --- the queue: it only wakes the runner up (opsconsole/operations/jobs.py) --------------------------
+
+Q_CLUSTER = {
+    "name": "opsconsole",
+    "orm": "default",
+    "workers": WORKERS,
+    "queue_limit": WORKERS,
+    "bulk": 1,
+    "poll": 0.2,
+    "timeout": 120,  # a slice of 20 s and the longest batch
+    "retry": 600,  # above timeout × (2 + queue_limit / workers)
+    "max_attempts": 1,  # the run counts its own attempts
+    "ack_failures": True,
+    "catch_up": False,
+    "save_limit": 0,  # every finished job would read all the kept ones again; pruned by a schedule
+    "label": "Queue",
+    "time_zone": TIME_ZONE,
+}
+
+# --- logs: nothing of a request's body, no parameters of queries --------------------------------------
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": sys.stderr}},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+    "loggers": {"opsconsole": {"level": "INFO"}, "django_structlog": {"level": "WARNING"}},
+}
+
+# --- signals that hold runs: each off unless set -------------------------------------------------------
+
+RUN_HOLD_FILE = env.str("RUN_HOLD_FILE", default="")
+RUN_HOLD_MAX_REPLICA_LAG_SECONDS = env.float("RUN_HOLD_MAX_REPLICA_LAG_SECONDS", default=None)
+RUN_HOLD_MAX_ACTIVE_CONNECTIONS = env.int("RUN_HOLD_MAX_ACTIVE_CONNECTIONS", default=None)
+
+# --- theme ----------------------------------------------------------------------------------------------
+
+UNFOLD = {
+    "SITE_TITLE": "OpsConsole",
+    "SITE_HEADER": "OpsConsole",
+    "SITE_URL": reverse_lazy("admin:index"),
+    "SHOW_HISTORY": False,
+    "SHOW_LANGUAGES": True,
+    "STYLES": [lambda request: static("opsconsole/console.css")],
+    "SCRIPTS": [lambda request: static("opsconsole/console.js")],
+}
+IMPORT_EXPORT_SKIP_ADMIN_LOG = True

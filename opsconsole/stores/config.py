@@ -1,0 +1,63 @@
+"""From a database URL to Django's settings for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+SQLITE = "django.db.backends.sqlite3"
+POSTGRESQL = "django.db.backends.postgresql"
+
+BUSY_TIMEOUT_SECONDS = 5
+# Document 001: WAL, NORMAL. Django switches foreign keys on itself.
+MANAGED_PRAGMAS = "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;PRAGMA journal_size_limit=67108864;"
+
+
+def sqlite(path: Path | str, *, attached: bool, read_only: bool = False) -> dict[str, Any]:
+    """Settings of one SQLite file.
+
+    An attached file is opened with `mode=rw`, so that a missing one is an error and never springs
+    into being, and without any PRAGMA that would change the file for good.
+    """
+    name = str(path)
+    options: dict[str, Any] = {"transaction_mode": "IMMEDIATE", "timeout": BUSY_TIMEOUT_SECONDS}
+    if attached:
+        name = f"file:{quote(name)}?mode={'ro' if read_only else 'rw'}"
+    else:
+        options["init_command"] = MANAGED_PRAGMAS
+    return {
+        "ENGINE": SQLITE,
+        "NAME": name,
+        "OPTIONS": options,
+        "CONN_MAX_AGE": 60,
+        "TEST": {"NAME": name},
+    }
+
+
+def database(config: dict[str, Any], *, password: str, attached: bool, pool: bool) -> dict[str, Any]:
+    """Django settings from a parsed URL (`environ.Env.db_url`), `pool_…` parameters included.
+
+    `pool` is for web processes only; other processes keep one connection a minute or longer.
+    """
+    if config["ENGINE"] == SQLITE:
+        return sqlite(config["NAME"], attached=attached)
+    options: dict[str, Any] = dict(config.get("OPTIONS", {}))
+    pool_options = {
+        "min_size": int(options.pop("pool_min", 0)),
+        "max_size": int(options.pop("pool_max", 30)),
+        "timeout": float(options.pop("pool_timeout", 30)),
+        "max_lifetime": float(options.pop("pool_lifetime", 3600)),
+    }
+    if pool:
+        options["pool"] = pool_options
+    options.setdefault("application_name", "opsconsole")
+    options.setdefault("connect_timeout", 10)
+    return {
+        **config,
+        "ENGINE": POSTGRESQL,
+        "PASSWORD": password or config.get("PASSWORD", ""),
+        "OPTIONS": options,
+        "CONN_MAX_AGE": 0 if pool else 60,
+        "CONN_HEALTH_CHECKS": True,
+    }

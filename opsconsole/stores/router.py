@@ -1,0 +1,42 @@
+"""Sends each model to its store. A model knows its store (`StoreModel.store`); all others live in `default`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.db.models import Model
+
+from opsconsole.stores.models import StoreModel
+
+DEFAULT = "default"
+
+
+def store_of(model: type[Model]) -> str:
+    """The store a model belongs to, `default` for the console's own."""
+    return model.store if issubclass(model, StoreModel) else DEFAULT
+
+
+class StoreRouter:
+    def db_for_read(self, model: type[Model], **hints: Any) -> str:
+        # An object read from an attached file stays there: its alias is not the store's own.
+        instance = hints.get("instance")
+        if instance is not None and instance._state.db and store_of(type(instance)) == store_of(model):
+            return str(instance._state.db)
+        return store_of(model)
+
+    db_for_write = db_for_read
+
+    def allow_relation(self, one: Model, other: Model, **hints: Any) -> bool:
+        return store_of(type(one)) == store_of(type(other))
+
+    def allow_migrate(self, db: str, app_label: str, model_name: str | None = None, **hints: Any) -> bool:
+        """Only a managed store gets tables, and only its own."""
+        store = hints.get("store")
+        if store is None and model_name is not None:
+            try:  # a migration's historical model has lost its `store`; the real one knows
+                store = store_of(apps.get_model(app_label, model_name))
+            except LookupError:
+                store = DEFAULT
+        return db == (store or DEFAULT) and db not in settings.ATTACHED_STORES

@@ -1,0 +1,28 @@
+"""The secret key of a console that was given none: made once, kept in the data folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.utils import get_random_secret_key
+
+
+def secret_key(folder: Path, *, production: bool) -> str:
+    """The key in `folder`, made on first use; in production a missing SECRET_KEY is refused."""
+    if production:
+        raise ImproperlyConfigured("SECRET_KEY is not set: production takes it from the environment.")
+    path = folder / "secret_key"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f"secret_key.{os.getpid()}"
+        draft.touch(mode=0o600)
+        draft.write_text(get_random_secret_key())
+        try:
+            os.link(draft, path)  # the first of two processes wins, and both read its key
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_text()

@@ -1,0 +1,325 @@
+"""A store as the console sees it: where it is, which file or database it really is, what it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.db import DatabaseError, connections, models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from opsconsole.stores.config import sqlite
+from opsconsole.stores.router import DEFAULT, store_of
+
+SQLITE_HEADER = b"SQLite format 3\x00"
+
+TITLES = {
+    DEFAULT: gettext_lazy("Console"),
+    "agentos": "AgentOS",
+    "helix": "HELIX",
+    "records": gettext_lazy("Execution records"),
+    "roadmaps": gettext_lazy("Roadmaps"),
+}
+
+
+class StoreUnusable(Exception):
+    """The store can't be used for what was asked. The message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as the database declares it; `type` is the engine's own name of its type."""
+
+    type: str
+    primary_key: bool
+
+
+def attach_file(store: str, path: str | Path, *, read_only: bool = False) -> Store:
+    """The SQLite file at `path` as a store of its own, for this process. Nothing is created.
+
+    Raises StoreUnusable for a missing, empty, unreadable or foreign file, and for a folder.
+    """
+    real = Path(os.path.realpath(path))
+    try:
+        status = real.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise StoreUnusable(_("%(path)s is a folder: name a SQLite file.") % {"path": path})
+        if not stat.S_ISREG(status.st_mode):
+            raise StoreUnusable(_("%(path)s is no regular file: name a SQLite file.") % {"path": path})
+        with real.open("rb") as file:
+            header = file.read(len(SQLITE_HEADER))
+    except FileNotFoundError:
+        raise StoreUnusable(_("%(path)s does not exist: check the path.") % {"path": path}) from None
+    except OSError as error:
+        raise StoreUnusable(
+            _("%(path)s can't be read: %(reason)s.") % {"path": path, "reason": error.strerror}
+        ) from None
+    if not header:
+        raise StoreUnusable(
+            _("%(path)s is empty: it holds no database. Check the path.") % {"path": path}
+        )
+    if header != SQLITE_HEADER:
+        raise StoreUnusable(_("%(path)s is no SQLite database.") % {"path": path})
+    # Root may write to everything; a file without any write bit was closed on purpose all the same.
+    writable = os.access(real, os.W_OK) and bool(status.st_mode & 0o222)
+    if not writable and not read_only:
+        raise StoreUnusable(
+            _("%(path)s is read-only: nothing was written. Make it writable, or use --dry-run.")
+            % {"path": path}
+        )
+    digest = hashlib.blake2b(str(real).encode(), digest_size=4).hexdigest()
+    alias = f"{store}-{digest}{'' if writable else '-ro'}"
+    if alias not in connections.settings:
+        config = sqlite(real, attached=True, read_only=not writable)
+        connections.settings[alias] = config
+        connections.configure_settings(connections.settings)
+    return Store(alias, store)
+
+
+@dataclass(frozen=True)
+class Store:
+    """One database of a source system. `alias` is Django's, `name` the system's."""
+
+    alias: str
+    name: str
+
+    @property
+    def connection(self) -> BaseDatabaseWrapper:
+        return connections[self.alias]  # type: ignore[return-value]  # the stubs have a proxy here
+
+    @property
+    def title(self) -> str:
+        return str(TITLES[self.name])
+
+    @cached_property
+    def vendor(self) -> str:
+        return self.connection.vendor
+
+    @property
+    def managed(self) -> bool:
+        """Whether our migrations make its tables."""
+        return self.alias == self.name and self.name not in settings.ATTACHED_STORES
+
+    @property
+    def path(self) -> Path | None:
+        """The SQLite file, None on PostgreSQL."""
+        if self.vendor != "sqlite":
+            return None
+        name = str(self.connection.settings_dict["NAME"])
+        if name.startswith("file:"):
+            from urllib.parse import unquote
+
+            name = unquote(name.removeprefix("file:").partition("?")[0])
+        return Path(name)
+
+    @property
+    def location(self) -> str:
+        """The file, or host/database; never a password."""
+        if self.path is not None:
+            return str(self.path)
+        config = self.connection.settings_dict
+        host = config["HOST"] or config["OPTIONS"].get("host") or "localhost"
+        port = config["PORT"] or config["OPTIONS"].get("port")
+        schema = self.connection.settings_dict["OPTIONS"].get("options", "")
+        _, found, path = str(schema).partition("search_path=")
+        return f"{host}{f':{port}' if port else ''}/{config['NAME']}" + (f"?schema={path}" if found else "")
+
+    def identity(self) -> str:
+        """Which database this really is: a file by real path, device and inode, so that another one
+        put in its place is noticed; a PostgreSQL database by its address.
+        """
+        if self.path is None:
+            return f"postgresql:{self.location}"
+        real = Path(os.path.realpath(self.path))
+        try:
+            status = real.stat()
+        except OSError:
+            raise StoreUnusable(_("%(path)s does not exist: check the path.") % {"path": real}) from None
+        return f"sqlite:{real}:{status.st_dev}:{status.st_ino}"
+
+    def size(self) -> int:
+        """Bytes: the file with its log, or the PostgreSQL database."""
+        if self.path is not None:
+            files = (Path(f"{self.path}{suffix}") for suffix in ("", "-wal"))
+            return sum(file.stat().st_size for file in files if file.exists())
+        return int(self._rows("SELECT pg_database_size(current_database())")[0][0])
+
+    @cached_property
+    def tables(self) -> dict[str, dict[str, Column]]:
+        """Table → column → declaration, as the database has them now: one query."""
+        found: dict[str, dict[str, Column]] = {}
+        for table, column, type_, primary_key in self._rows(_INTROSPECT[self.vendor]):
+            found.setdefault(table, {})[column] = Column(type_, bool(primary_key))
+        return found
+
+    def key_column(self, table: str) -> str:
+        """The primary key of `table`, a single column."""
+        return next(name for name, column in self.tables[table].items() if column.primary_key)
+
+    def models(self) -> list[type[models.Model]]:
+        return [model for model in apps.get_models() if store_of(model) == self.name]
+
+    def holds(self, text: str) -> bool:
+        """Whether a text column can hold `text`: UTF-8 everywhere, and no U+0000 on PostgreSQL."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
+        return self.vendor != "postgresql" or "\x00" not in text
+
+    def missing(self) -> list[str]:
+        """`table` or `table.column` that the models have and the store lacks."""
+        return list(self._lacks({model: _columns(model) for model in self.models()}))
+
+    def unknown(self) -> list[str]:
+        """Tables and columns that the models don't know: they are left alone."""
+        known = {model._meta.db_table: set(_columns(model)) for model in self.models()}
+        return [
+            name
+            for table, columns in sorted(self.tables.items())
+            for name in (
+                [table] if table not in known else [f"{table}.{c}" for c in columns if c not in known[table]]
+            )
+            if table != "django_migrations"
+        ]
+
+    def indexes_on(self, table: str, columns: Iterable[str]) -> list[str]:
+        """Names of the indexes of `table` that hold one of `columns`."""
+        wanted = set(columns)
+        with self.connection.cursor() as cursor:
+            cursor.execute(_INDEXES[self.vendor], [table])
+            return sorted({name for name, column in cursor.fetchall() if column in wanted})
+
+    def version(self) -> str | None:
+        """The newest row of `schema_version`, as dotted numbers sort."""
+        if "version" not in self.tables.get("schema_version", {}):
+            return None
+        versions = [str(row[0]) for row in self._rows("SELECT version FROM schema_version")]
+        return max(versions, key=_dotted, default=None)
+
+    def require(self, needs: dict[type[models.Model], Iterable[str]]) -> None:
+        """Refuse a store that lacks what an operation needs, with the statements that would add it."""
+        missing = self._lacks(needs)
+        if missing:
+            raise StoreUnusable(
+                _(
+                    "%(location)s lacks %(missing)s. Nothing was written. "
+                    "Add what is missing, after a backup, with:\n%(statements)s"
+                )
+                % {
+                    "location": self.location,
+                    "missing": ", ".join(missing),
+                    "statements": "\n".join(missing.values()),
+                }
+            )
+
+    def require_writable(self) -> None:
+        """Take the write lock once and give it back: refuses a read-only or locked store. Writes nothing."""
+        from django.db import transaction
+
+        try:
+            if self.vendor == "sqlite":
+                with transaction.atomic(using=self.alias):
+                    pass
+            elif self._rows("SELECT current_setting('transaction_read_only')")[0][0] == "on":
+                raise StoreUnusable(
+                    _("%(location)s is read-only: nothing was written.") % {"location": self.location}
+                )
+        except DatabaseError as error:
+            raise self.unusable(error) from error
+
+    def unusable(self, error: Exception) -> StoreUnusable:
+        """The sentence for a driver's error while opening or first reading the store."""
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        known = {
+            "locked": _("%(location)s is locked by another process: nothing was written. Try again later."),
+            "readonly": _("%(location)s is read-only: nothing was written."),
+            "not a database": _("%(location)s is no SQLite database."),
+            "malformed": _("%(location)s is damaged (%(reason)s): restore a backup first."),
+        }
+        text = next(
+            (text for part, text in known.items() if part in reason),
+            _("%(location)s can't be reached: %(reason)s"),
+        )
+        return StoreUnusable(text % {"location": self.location, "reason": reason})
+
+    def close(self) -> None:
+        """Give the connection back; the last one to close a SQLite file folds its log into it."""
+        self.connection.close()
+
+    def _lacks(self, needs: dict[type[models.Model], Iterable[str]]) -> dict[str, str]:
+        """What is missing → the statement that adds it (a table: which document has it)."""
+        lacks: dict[str, str] = {}
+        for model, columns in needs.items():
+            table = model._meta.db_table
+            if table not in self.tables:
+                lacks[table] = f"-- {table}: see the document of the {self.title} schema"
+                continue
+            for name in columns:
+                if name not in self.tables[table]:
+                    field = next(f for f in model._meta.concrete_fields if f.column == name)
+                    type_ = (field.db_type(self.connection) or "text").upper()
+                    lacks[f"{table}.{name}"] = f"ALTER TABLE {table} ADD COLUMN {name} {type_};"
+        return lacks
+
+    def _rows(self, sql: str) -> list[Any]:
+        try:
+            with self.connection.cursor() as cursor:
+                cursor.execute(sql)
+                return cursor.fetchall()
+        except DatabaseError as error:
+            raise self.unusable(error) from error
+
+
+def all_stores() -> Iterator[Store]:
+    """The console's own database and every store, in the order of the settings."""
+    yield Store(DEFAULT, DEFAULT)
+    for name in settings.STORES:
+        yield Store(name, name)
+
+
+def _columns(model: type[models.Model]) -> list[str]:
+    return [field.column for field in model._meta.concrete_fields]
+
+
+def _dotted(version: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else -1 for part in version.split("."))
+
+
+_INTROSPECT = {
+    "sqlite": """
+        SELECT m.name, c.name, c.type, c.pk FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c
+        WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+    """,
+    "postgresql": """
+        SELECT t.relname, a.attname, format_type(a.atttypid, a.atttypmod), COALESCE(i.indisprimary, false)
+        FROM pg_class AS t
+        JOIN pg_attribute AS a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+        LEFT JOIN pg_index AS i ON i.indrelid = t.oid AND i.indisprimary AND a.attnum = ANY (i.indkey)
+        WHERE t.relkind IN ('r', 'p') AND pg_table_is_visible(t.oid)
+          AND t.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+        ORDER BY t.relname, a.attnum
+    """,
+}
+
+_INDEXES = {
+    "sqlite": """
+        SELECT l.name, i.name FROM pragma_index_list(%s) AS l JOIN pragma_index_info(l.name) AS i
+    """,
+    "postgresql": """
+        SELECT c.relname, a.attname FROM pg_index AS i
+        JOIN pg_class AS c ON c.oid = i.indexrelid
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+        WHERE i.indrelid = %s::regclass
+    """,
+}
