@@ -81,6 +81,7 @@ OTHER_EVENTS = (
     "COMMIT_LINKED",
     "任务完成",
 )
+OTHER_PAYLOADS = (payloads.plain, payloads.plain, payloads.noisy_object, payloads.nested_only)
 SHARE_IN_SCOPE = 0.4
 #: How `created_at` is written, see `_created_at`; PostgreSQL's type allows less.
 SQLITE_STYLES: tuple[str, ...] = ("space", "space", "space", "iso", "iso", "zone", "odd", "epoch")
@@ -159,12 +160,7 @@ def shapes(count: int, *, seed: int = 1, holds: PayloadType = "text", sqlite: bo
             events, payload = SUPERVISOR_EVENTS, payloads.variants(rng)
         else:
             source, processed = ("own", None) if rng.random() < 0.02 else (None, None)
-            events, payload = (
-                OTHER_EVENTS,
-                rng.choice((payloads.plain, payloads.plain, payloads.noisy_object, payloads.nested_only))(
-                    rng
-                ),
-            )
+            events, payload = OTHER_EVENTS, rng.choice(OTHER_PAYLOADS)(rng)
         has_time = name == "other" or kinds[name].created_at
         result.append(
             Shape(

@@ -6,10 +6,14 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests import agentos
 from tests.postgres import NoServer, hold, release, shared_server, start_server
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -62,6 +66,167 @@ import django  # noqa: E402 - its settings are read from the environment that wa
 os.environ["DJANGO_SETTINGS_MODULE"] = "opsconsole.settings"
 django.setup()
 del os.environ["DJANGO_SETTINGS_MODULE"]  # else xdist's workers read the settings before they get here
+
+from django.conf import settings  # noqa: E402
+from django.core.management import call_command  # noqa: E402
+from django.db import connections  # noqa: E402
+from django.test import SimpleTestCase  # noqa: E402
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+    from opsconsole.stores.store import Store
+
+# --- Django's databases: files of this worker -------------------------------------------------------
+#
+# A test that reads or writes them says which:
+#     pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
+# `transaction=True` always: the runner's durable commits and IMMEDIATE can't stand inside another
+# transaction. After each test the tables are emptied.
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_blocker: Any) -> None:
+    """The databases of the settings as `setup` makes them; they lie in the session's folder."""
+    with django_db_blocker.unblock(), Path(os.devnull).open("w") as nowhere:
+        call_command("setup", stdout=nowhere)
+        connections.close_all()
+
+
+OWN = frozenset(("default", *settings.STORES))
+
+
+class _AndAttached(frozenset[str]):
+    """The databases that a test names, and whatever it attaches."""
+
+    def __contains__(self, alias: object) -> bool:
+        return super().__contains__(alias) or alias not in OWN
+
+
+_validate = SimpleTestCase._validate_databases.__func__  # type: ignore[attr-defined]
+SimpleTestCase._validate_databases = classmethod(lambda cls: _AndAttached(_validate(cls)))  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def _forget_attached(_django_db_marker: None) -> Iterator[None]:
+    """Stores that a test has attached end with it, and before its databases are emptied."""
+    yield
+    for alias in set(connections.settings) - OWN:
+        forget(alias)
+
+
+def forget(alias: str) -> None:
+    """Close a store that was attached; its file or database may go."""
+    connections[alias].close()
+    del connections[alias]
+    del connections.settings[alias]
+
+
+# --- stores and people --------------------------------------------------------------------------------
+
+ENGINES = ("sqlite", "postgresql-text", "postgresql-json", "postgresql-jsonb")
+
+
+def attach_url(name: str, url: str) -> Store:
+    """The database at `url` as a store of its own, as `attach_file` does it with a file."""
+    import environ
+
+    from opsconsole.stores.config import database
+    from opsconsole.stores.store import Store
+
+    alias = f"{name}-{url.rpartition('/')[2]}"
+    connections.settings[alias] = database(
+        environ.Env.db_url_config(url), password="", attached=True, pool=False
+    )
+    connections.configure_settings(connections.settings)
+    return Store(alias, name)
+
+
+@dataclass
+class Attached:
+    """Somebody else's AgentOS store, filled by `tests.agentos`; `url` is a file's path on SQLite."""
+
+    store: Store
+    engine: str
+    url: str
+    made: agentos.Made
+
+    @property
+    def vendor(self) -> Any:
+        return self.engine.partition("-")[0]
+
+
+@pytest.fixture
+def make_attached(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Makes `Attached` stores: `make_attached("sqlite", 3000, seed=2)`."""
+    from opsconsole.stores.store import attach_file
+
+    dropped = []
+
+    def make(engine: str, rows: int, **options: Any) -> Attached:
+        vendor, _, payload_type = engine.partition("-")
+        if vendor == "sqlite":
+            path = tmp_path / f"store-{len(dropped)}.db"
+            dropped.append("")
+            made = agentos.create_sqlite(path, rows, **options)
+            return Attached(attach_file("agentos", path), engine, str(path), made)
+        server = request.getfixturevalue("postgres")
+        name = f"store_{len(dropped)}"
+        url = server.create_database(name)
+        dropped.append(name)
+        made = agentos.create_postgres(url, rows, payload_type=payload_type, **options)
+        return Attached(attach_url("agentos", url), engine, url, made)
+
+    yield make
+    for alias in set(connections.settings) - OWN:
+        forget(alias)
+    for name in filter(None, dropped):
+        request.getfixturevalue("postgres").drop_database(name)
+
+
+@pytest.fixture(params=ENGINES)
+def attached(request: pytest.FixtureRequest, make_attached: Any) -> Attached:
+    """A store of 300 audits on each engine; `@pytest.mark.parametrize("attached", …, indirect=True)` narrows."""
+    attached: Attached = make_attached(request.param, 300)
+    return attached
+
+
+def _person(name: str, *groups: str, **rights: bool) -> User:
+    from django.contrib.auth.models import Group, User
+
+    from opsconsole.people import make_groups
+
+    make_groups()
+    person = User.objects.create_user(name, password="correct horse", **rights)
+    person.groups.set(Group.objects.filter(name__in=groups))
+    return person
+
+
+@pytest.fixture
+def alice() -> User:
+    """A superuser."""
+    return _person("alice", is_staff=True, is_superuser=True)
+
+
+@pytest.fixture
+def bob() -> User:
+    """An operator: may plan and run."""
+    return _person("bob", "Operators", is_staff=True)
+
+
+@pytest.fixture
+def viewer() -> User:
+    """May look, and nothing else."""
+    return _person("vera", "Viewers", is_staff=True)
+
+
+@pytest.fixture
+def charlie() -> User:
+    """Staff without any right: what he gets is 403."""
+    return _person("charlie", is_staff=True)
+
+
+# --- servers and browsers -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from typing import Any
+
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 from django.utils.translation import gettext_lazy as _
 
 
@@ -8,3 +11,14 @@ class OperationsConfig(AppConfig):
     name = "opsconsole.operations"
     label = "operations"
     verbose_name = _("Operations")
+
+    def ready(self) -> None:
+        post_migrate.connect(sync_schedules, sender=self, dispatch_uid="opsconsole.operations")
+
+
+def sync_schedules(using: str, **kwargs: Any) -> None:
+    """After the console's own tables are there: the queue's schedules follow what is declared."""
+    from opsconsole.operations import jobs
+
+    if using == "default":
+        jobs.sync_schedules()

@@ -81,7 +81,9 @@ class Operation:
     writes: Mapping[str, tuple[str, ...]] = {}  # table → columns that may change
     risk: ClassVar[Risk]
     undoable: ClassVar[bool] = True
-    batch_size: ClassVar[int | None] = None  # set: fixed, and --batch-size is refused
+    batch_size: int | None = None  # set: fixed, and --batch-size is refused
+    locks_units: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
+    about_runs: ClassVar[bool] = False  # its units come from another run: parameter `run`
     schedule: ClassVar[Schedule | None] = None
     reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, unfit units and kinds of change
     figure_labels: ClassVar[Mapping[str, Any]] = {}  # figure → words
@@ -151,6 +153,10 @@ class Operation:
         """The last unit that the plan covers: rows made later are not touched."""
         key: Key | None = self.domain().aggregate(last=models.Max("pk"))["last"]
         return key
+
+    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+        """Those of `units` that have one of `keys`."""
+        return units.filter(pk__in=list(keys))
 
     def up_to(self, units: QuerySet[Any], bound: Key) -> QuerySet[Any]:
         return units.filter(pk__lte=bound)

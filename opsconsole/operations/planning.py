@@ -133,7 +133,7 @@ class Plan:
 
 
 def chosen_units(operation: Operation, selection: Selection) -> QuerySet[Any]:
-    return selection.narrow(operation.scope(), operation.model)
+    return selection.narrow(operation.scope(), operation)
 
 
 def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # noqa: B008  # immutable
@@ -148,7 +148,7 @@ def measure(operation: Operation, selection: Selection, bound: Key) -> dict[str,
     """The operation's figures over what was selected, up to the bound."""
 
     def narrow(units: QuerySet[Any]) -> QuerySet[Any]:
-        return operation.up_to(selection.narrow(units, operation.model), bound)
+        return operation.up_to(selection.narrow(units, operation), bound)
 
     return operation.measure(narrow)
 

@@ -232,13 +232,14 @@ def approve(run: Run, actor: Actor) -> None:
     if run.started_by == actor.name or (run.user_id and actor.user and run.user_id == actor.user.pk):
         raise UnableToRun(_("Run %(run)d needs a second person: you planned it.") % {"run": run.pk})
     with transaction.atomic():
-        _move(run, Status.QUEUED, in_background=True)
+        _move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE)
         record(run, "approved", actor, digest=run.digest)
 
 
 def _take_locks(run: Run) -> None:
     with _serialised("locks"):
-        keys = [str(key) for key in run.selection.get("keys", ())] if run.plan.get("locks_units") else []
+        by_unit = registry.operation(run.operation).locks_units
+        keys = [str(key) for key in run.selection.get("keys", ())] if by_unit else []
         for table in run.writes:
             held = Lock.objects.filter(identity=run.identity, table=table).exclude(run=run)
             if keys:
@@ -353,7 +354,14 @@ def resume(run: Run, actor: Actor) -> None:
             % {"run": run.pk, "status": run.get_status_display()}
         )
     with transaction.atomic():
-        _move(run, Status.QUEUED, in_background=True, request=Request.NONE, attempts=0)
+        _move(
+            run,
+            Status.QUEUED,
+            in_background=True,
+            request=Request.NONE,
+            attempts=0,
+            lease_until=timezone.now() + LEASE,
+        )
         record(run, "resumed", actor)
 
 
@@ -440,6 +448,14 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
     if not met:
         raise UnableToRun(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
     run.refresh_from_db()
+    return run
+
+
+def run_called(number: int) -> Run:
+    """The run with this number; raises UnableToRun."""
+    run = Run.objects.filter(pk=number).first()
+    if run is None:
+        raise UnableToRun(_("There is no run %(run)d: `runs list` shows those there are.") % {"run": number})
     return run
 
 
@@ -600,7 +616,8 @@ class Runner:
             number=run.batches_done + 1,
             cursor=cursor,
             rows=sum(len(write.rows) for write in writes),
-            image=pack(writes, found.left, found.reasons),
+            # What can't be undone keeps no image, and is idempotent: in doubt it is done again.
+            image=pack(writes if self.operation.undoable else [], found.left, found.reasons),
             **found.counts(),
         )
         with _durable():
@@ -693,24 +710,19 @@ class Runner:
 
     def _stands(self, batch: Batch) -> bool | None:
         """Whether the store has this batch; None when it wrote nothing."""
-        wrote = None
+        wrote = False if batch.rows and not (batch.committed or self.operation.undoable) else None
         for write in batch.writes:
             wrote = True
             current = rows.read(self.store, write.table, write.columns, [row[0] for row in write.rows])
             for key, old, new in write.rows:
                 now = current.get(key)
-                if now == self._raw(new) and old != new:
+                if now == self.store.raw(new) and old != new:
                     return True
-                if now == self._raw(old):
+                if now == self.store.raw(old):
                     wrote = False
             if wrote is False:
                 return False
         return wrote
-
-    def _raw(self, values: Any) -> Any:
-        if values is None or self.store.vendor == "sqlite":
-            return values
-        return tuple(map(rows.text_of, values))
 
     # --- deletes --------------------------------------------------------------------------------------------
 
@@ -908,10 +920,17 @@ def reap() -> list[Run]:
     Bounds the attempts: a run that loses its worker five times without one batch is failed.
     """
     revived = []
+    now = timezone.now()
     left = Run.objects.filter(
-        Q(status=Status.RUNNING) | Q(status=Status.INTERRUPTED, in_background=True)
+        Q(status=Status.RUNNING)
+        | Q(status=Status.INTERRUPTED, in_background=True)
+        | Q(status=Status.QUEUED, lease_until__lt=now)
     ).order_by("pk")
     for run in left:
+        if run.status == Status.QUEUED:  # its message was lost, or came while all runs were held
+            Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(lease_until=now + LEASE)
+            revived.append(run)
+            continue
         if run.status == Status.RUNNING and not is_abandoned(run):
             continue
         try:
@@ -921,7 +940,9 @@ def reap() -> list[Run]:
             if run.status == Status.RUNNING and not run.in_background:
                 _move(run, Status.INTERRUPTED, worker={}, lease_until=None)
                 continue
-            _move(run, Status.QUEUED, attempts=run.attempts + 1, worker={}, lease_until=None)
+            attempts = run.attempts + (1 if run.worker else 0)  # waiting between two slices is no loss
+            lease = timezone.now() + LEASE
+            _move(run, Status.QUEUED, attempts=attempts, worker={}, lease_until=lease)
         except UnableToRun:  # somebody else has just moved it
             continue
         revived.append(run)

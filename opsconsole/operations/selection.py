@@ -13,6 +13,7 @@ from django.test import RequestFactory
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from opsconsole.operations.base import Operation
 from opsconsole.stores.rows import Key
 
 
@@ -25,12 +26,12 @@ class Selection(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         return {name: value for name, value in self._asdict().items() if value is not None}
 
-    def narrow(self, units: QuerySet[Any], model: type[models.Model]) -> QuerySet[Any]:
+    def narrow(self, units: QuerySet[Any], operation: Operation) -> QuerySet[Any]:
         """`units` that are chosen."""
         if self.keys is not None:
-            return units.filter(pk__in=list(self.keys))
+            return operation.choose(units, self.keys)
         if self.query is not None:
-            shown = _changelist_queryset(model, self.query)
+            shown = _changelist_queryset(operation.model, self.query)
             return units.filter(pk__in=shown.using(units.db).order_by().values("pk"))
         return units
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from opsconsole.stores.store import Store
+from opsconsole.stores.store import Store, text_of
 
 Key = int | str
 Values = tuple[Any, ...]
@@ -160,17 +160,6 @@ class _PostgreSQL(_Statements):
         )
         rows = [(str(key), *map(text_of, old)) for key, old, _ in change.rows if old is not None]
         return self._many(sql, rows)
-
-
-def text_of(value: Any) -> str | None:
-    """A value as PostgreSQL's own text of it."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, bytes):
-        return f"\\x{value.hex()}"
-    return str(value)
 
 
 def _average_characters(rows: list[Values]) -> float:

@@ -177,6 +177,10 @@ class Store:
             return False
         return self.vendor != "postgresql" or "\x00" not in text
 
+    def raw(self, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        """Values as `rows.read` would give them: on PostgreSQL each one's text."""
+        return values if values is None or self.vendor == "sqlite" else tuple(map(text_of, values))
+
     def missing(self) -> list[str]:
         """`table` or `table.column` that the models have and the store lacks."""
         return list(self._lacks({model: _columns(model) for model in self.models()}))
@@ -279,6 +283,17 @@ class Store:
                 return cursor.fetchall()
         except DatabaseError as error:
             raise self.unusable(error) from error
+
+
+def text_of(value: Any) -> str | None:
+    """A value as PostgreSQL's own text of it."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, bytes | memoryview):
+        return f"\\x{bytes(value).hex()}"
+    return str(value)
 
 
 def all_stores() -> Iterator[Store]:

@@ -150,7 +150,7 @@ def run_operation(cls: type[Operation], options: dict[str, Any], *, execute: boo
             % {"operation": cls.name, "size": cls.batch_size}
         )
     params = registry.clean(cls, registry.values_of(cls, options))
-    if execute or hasattr(cls, "reads_runs"):
+    if execute or cls.about_runs:
         require_setup()
     actor = shell_actor(options["user"]) if execute else None
     store = chosen_store(cls, params, options, read_only=not execute)

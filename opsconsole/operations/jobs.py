@@ -1,0 +1,273 @@
+"""The queue: it wakes the runner up, and nothing else. The only importer of django_q.
+
+A message carries a run's id and generation. Whatever is lost, doubled or late is harmless: an outdated
+generation gets nothing, and every minute `beat` wakes what no message will.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from croniter import croniter
+from django.db import DatabaseError, IntegrityError, InterfaceError, transaction
+from django.db.models import Q
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django_q.models import Failure, Schedule, Success
+from django_q.tasks import async_task
+
+from opsconsole.operations import planning, registry, runner
+from opsconsole.operations.base import Operation
+from opsconsole.operations.models import Heartbeat, Hold, Run, Status, Switch, Trigger
+from opsconsole.operations.runner import Actor, Fenced, Runner, UnableToRun
+
+logger = logging.getLogger(__name__)
+
+SLICE_SECONDS = 20.0
+PATIENCE_SECONDS = 15.0  # of one slice with a store in trouble; the next minute tries again
+WORKER_SEEN = timedelta(minutes=2)
+KEEP_RESULTS = timedelta(days=7)
+
+BEAT = "opsconsole: beat"
+OPERATION_PREFIX = "operation: "
+
+
+# --- what people start ------------------------------------------------------------------------------------
+
+
+def confirm(run: Run, actor: Actor) -> Run:
+    """Lock a plan's targets and queue it: both or neither."""
+    with transaction.atomic():
+        runner.confirm(run, actor, background=True)
+        if run.status == Status.QUEUED:
+            wake(run)
+    return run
+
+
+def resume(run: Run, actor: Actor) -> None:
+    with transaction.atomic():
+        runner.resume(run, actor)
+        wake(run)
+
+
+def approve(run: Run, actor: Actor) -> None:
+    with transaction.atomic():
+        runner.approve(run, actor)
+        wake(run)
+
+
+def plan_in_background(run: Run) -> None:
+    """Count a large plan's outcomes in the queue; `run.plan["counted"]` turns true."""
+    with transaction.atomic():
+        _enqueue(count, run)
+
+
+def wake(run: Run) -> None:
+    """One message for a queued or handed-over run, in the caller's transaction."""
+    _enqueue(advance, run)
+
+
+def _enqueue(job: Callable[..., Any], run: Run) -> None:
+    async_task(f"{__name__}.{job.__name__}", run.pk, run.generation)
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------
+
+
+def advance(run_id: int, generation: int) -> str:
+    """Work on a run for one slice; its successor is queued in the transaction that ends the slice."""
+    run = Run.objects.filter(pk=run_id).first()
+    if run is None:
+        return "gone"
+    try:
+        run = runner.claim(run, generation=generation)
+    except UnableToRun as reason:
+        return str(reason)
+    deadline = time.monotonic() + SLICE_SECONDS
+    try:
+        Runner(run).work(until=lambda: time.monotonic() > deadline, hand_over=wake, patience=PATIENCE_SECONDS)
+    except (Fenced, UnableToRun) as reason:
+        return str(reason)
+    except (DatabaseError, InterfaceError):
+        # The run says why it is interrupted; `beat` takes it up again.
+        logger.warning("Run %s was interrupted", run_id, exc_info=True)
+    return run.status
+
+
+def count(run_id: int, generation: int) -> str:
+    """Count a plan's outcomes for one slice."""
+    run = Run.objects.filter(pk=run_id, status=Status.PLANNED, generation=generation).first()
+    if run is None:
+        return "gone"
+    deadline = time.monotonic() + SLICE_SECONDS
+    planned = runner.plan_of(run)
+
+    def keep(planned: planning.Plan) -> bool:
+        runner.keep_plan(run, planned)
+        mine = Run.objects.filter(pk=run_id, status=Status.PLANNED, generation=generation)
+        return bool(mine.update(plan=run.plan, digest=run.digest))
+
+    shown = time.monotonic()
+
+    def show(planned: planning.Plan) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > 1:
+            shown = time.monotonic()
+            keep(planned)
+
+    planning.count_outcomes(planned, until=lambda: time.monotonic() > deadline, on_progress=show)
+    with transaction.atomic():
+        if keep(planned) and not planned.counted:
+            run.generation += 1
+            Run.objects.filter(pk=run_id).update(generation=run.generation)
+            _enqueue(count, run)
+    return "counted" if planned.counted else "continues"
+
+
+def tick(operation: str, due: str) -> str:
+    """A schedule's due time: plan and queue a run, once for each due time."""
+    cls = registry.operation(operation)
+    actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
+    params = registry.clean(cls, {})
+    planned = planning.plan(planning.operation_on(cls, cls.locate(params), params))
+    unfinished = runner.same_command(planned.operation, planned.selection)
+    if unfinished is not None:
+        return f"run {unfinished.pk} of the same command is not finished"
+    try:
+        with transaction.atomic():
+            run = runner.draft(planned, actor, tick=f"{operation} {due}")
+            confirm(run, actor)
+    except IntegrityError:
+        return "this tick has its run already"
+    except UnableToRun as reason:
+        return str(reason)
+    return f"run {run.pk}"
+
+
+def beat() -> None:
+    """Each minute: say that a worker lives, wake what lost its worker or its message, prune old results."""
+    Heartbeat.objects.update_or_create(host=socket.gethostname(), defaults={"at": timezone.now()})
+    if not Hold.objects.exists():
+        for run in reap():
+            logger.info("Run %s goes on", run.pk)
+    old = timezone.now() - KEEP_RESULTS
+    Success.objects.filter(stopped__lt=old).delete()
+    Failure.objects.filter(stopped__lt=old).delete()
+
+
+def reap() -> list[Run]:
+    """Wake every background run that no worker and no message will."""
+    with transaction.atomic():
+        revived = runner.reap()
+        for run in revived:
+            wake(run)
+    return revived
+
+
+# --- schedules --------------------------------------------------------------------------------------------------
+
+
+class ScheduleState(NamedTuple):
+    """An operation's schedule as the console shows it."""
+
+    operation: type[Operation]
+    switch: Switch
+    next_run: datetime | None
+    last_run: Run | None
+
+
+def schedules() -> list[ScheduleState]:
+    """Every operation that has a schedule, switched on or not."""
+    switches = Switch.objects.in_bulk()
+    next_runs = dict(
+        Schedule.objects.filter(name__startswith=OPERATION_PREFIX).values_list("name", "next_run")
+    )
+    last_runs: dict[str, Run] = {}
+    for run in Run.objects.filter(trigger=Trigger.SCHEDULE).order_by("pk"):
+        last_runs[run.operation] = run
+    return [
+        ScheduleState(
+            cls,
+            switches.get(name) or Switch(operation=name, cron=cls.schedule.cron),
+            next_runs.get(OPERATION_PREFIX + name),
+            last_runs.get(name),
+        )
+        for name, cls in registry.operations().items()
+        if cls.schedule is not None
+    ]
+
+
+def switch(operation: str, *, on: bool, cron: str, actor: Actor) -> None:
+    """Switch an operation's schedule on or off, or change when it runs. Raises UnableToRun."""
+    if not croniter.is_valid(cron):
+        raise UnableToRun(
+            _("%(cron)s is no cron rule: five fields are wanted, such as 30 2 * * *.") % {"cron": repr(cron)}
+        )
+    with transaction.atomic():
+        Switch.objects.update_or_create(operation=operation, defaults={"on": on, "cron": cron})
+        sync_schedules()
+        runner.record(None, "schedule", actor, operation=operation, on=on, cron=cron)
+
+
+def sync_schedules() -> None:
+    """Make the queue's schedules what is declared and switched on. Safe to repeat."""
+    wanted: dict[str, dict[str, Any]] = {
+        BEAT: {
+            "func": f"{__name__}.beat",
+            "schedule_type": Schedule.MINUTES,
+            "minutes": 1,
+            "cron": None,
+            "kwargs": None,
+            "intended_date_kwarg": None,
+        }
+    }
+    on = Switch.objects.filter(on=True)
+    for setting in on:
+        cls = registry.operations().get(setting.operation)
+        if cls is not None and cls.schedule is not None:
+            wanted[OPERATION_PREFIX + setting.operation] = {
+                "func": f"{__name__}.tick",
+                "schedule_type": Schedule.CRON,
+                "minutes": None,
+                "cron": setting.cron,
+                "kwargs": repr({"operation": setting.operation}),
+                "intended_date_kwarg": "due",
+            }
+    with transaction.atomic():
+        present = {
+            schedule.name: schedule
+            for schedule in Schedule.objects.select_for_update().filter(
+                Q(name__startswith=OPERATION_PREFIX) | Q(name=BEAT)
+            )
+        }
+        for name in set(present) - set(wanted):
+            Schedule.objects.filter(name=name).delete()
+        for name, fields in wanted.items():
+            schedule = present.get(name)
+            if schedule is None:
+                schedule = Schedule(name=name, repeats=-1)
+            elif all(getattr(schedule, field) == value for field, value in fields.items()):
+                continue
+            for field, value in fields.items():
+                setattr(schedule, field, value)
+            # A changed rule keeps its old due time unless it is worked out anew.
+            schedule.next_run = _next_run(fields)
+            schedule.save()
+
+
+def _next_run(fields: dict[str, Any]) -> datetime:
+    now = timezone.localtime()
+    if fields["cron"]:
+        return croniter(fields["cron"], now).get_next(datetime)
+    return now + timedelta(seconds=5)
+
+
+def worker_seen() -> datetime | None:
+    """When a worker was last seen alive."""
+    newest = Heartbeat.objects.order_by("-at").first()
+    return newest.at if newest else None

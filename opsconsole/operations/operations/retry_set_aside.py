@@ -1,0 +1,78 @@
+"""Try again the units that a run set aside, by the same operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from django import forms
+from django.db import models
+from django.db.models import QuerySet
+from django.utils.translation import gettext as _t
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.operations import registry
+from opsconsole.operations.base import Operation, Outcome, Risk
+from opsconsole.operations.models import SetAside
+from opsconsole.operations.runner import UnableToRun, run_called, store_of
+from opsconsole.stores.rows import Key
+from opsconsole.stores.store import Store
+
+
+class RetrySetAside(Operation):
+    title = _("Retry units set aside")
+    description = _("Runs the operation again for the units that a run set aside, and for these alone.")
+    risk = Risk.CHANGE
+    about_runs = True
+
+    class Params(forms.Form):
+        run = forms.IntegerField(min_value=1, label=_("run"), help_text=_("the run that set them aside"))
+
+    def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
+        super().__init__(store, params)
+        run = run_called(self.params["run"])
+        self._waiting = SetAside.objects.filter(run=run, retried_by=None)
+        self._keys = list(self._waiting.values_list("key", flat=True))
+        if not self._keys and not self._waiting.model.objects.filter(run=run).exists():
+            raise UnableToRun(_t("Run %(run)d set nothing aside.") % {"run": run.pk})
+        self.again = registry.operation(run.operation)(store, run.params)
+        self.model, self.writes = self.again.model, self.again.writes  # type: ignore[misc]  # as of that run
+        self.batch_size, self.reasons = self.again.batch_size, self.again.reasons  # type: ignore[misc]
+        self.figure_labels = self.again.figure_labels  # type: ignore[misc]
+
+    @classmethod
+    def locate(cls, params: Mapping[str, Any]) -> Store:
+        return store_of(run_called(params["run"]))
+
+    def domain(self) -> QuerySet[Any]:
+        return self.again.choose(self.again.domain(), self._keys)
+
+    def scope(self) -> QuerySet[Any]:
+        return self.again.choose(self.again.scope(), self._keys)
+
+    def bound(self) -> Key | None:
+        return self.again.bound()
+
+    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        return self.again.fetch(units, after=after, bound=bound, limit=limit)
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return self.again.needs()
+
+    def change(self, unit: Any) -> Outcome:
+        return self.again.change(unit)
+
+    def label(self, unit: Any) -> str:
+        return self.again.label(unit)
+
+    @property
+    def key_name(self) -> str:
+        return self.again.key_name
+
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        return self.again.measure(lambda units: narrow(self.again.choose(units, self._keys)))
+
+    def finished(self, run_id: int) -> None:
+        """What this run did not set aside again is settled."""
+        again = SetAside.objects.filter(run_id=run_id).values_list("label", flat=True)
+        self._waiting.exclude(label__in=list(again)).update(retried_by=run_id)
