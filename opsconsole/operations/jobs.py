@@ -24,7 +24,10 @@ from django_q.tasks import async_task
 from opsconsole.operations import planning, registry, runner
 from opsconsole.operations.base import Operation
 from opsconsole.operations.models import Heartbeat, Hold, Run, Status, Switch, Trigger
+from opsconsole.operations.planning import UnableToPlan
+from opsconsole.operations.registry import UnknownOperation
 from opsconsole.operations.runner import Actor, Fenced, Runner, UnableToRun
+from opsconsole.stores.store import StoreUnusable
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +91,14 @@ def advance(run_id: int, generation: int) -> str:
         run = runner.claim(run, generation=generation)
     except UnableToRun as reason:
         return str(reason)
+    try:
+        worker = Runner(run)
+    except (UnableToRun, UnableToPlan, UnknownOperation, StoreUnusable) as error:
+        runner.give_up(run, str(error))
+        return run.status
     deadline = time.monotonic() + SLICE_SECONDS
     try:
-        Runner(run).work(until=lambda: time.monotonic() > deadline, hand_over=wake, patience=PATIENCE_SECONDS)
+        worker.work(until=lambda: time.monotonic() > deadline, hand_over=wake, patience=PATIENCE_SECONDS)
     except (Fenced, UnableToRun) as reason:
         return str(reason)
     except (DatabaseError, InterfaceError):
@@ -134,7 +142,11 @@ def tick(operation: str, due: str) -> str:
     cls = registry.operation(operation)
     actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
     params = registry.clean(cls, {})
-    planned = planning.plan(planning.operation_on(cls, cls.locate(params), params))
+    try:
+        planned = planning.plan(planning.operation_on(cls, cls.locate(params), params))
+    except StoreUnusable as error:
+        runner.record(None, "schedule_refused", actor, operation=operation, error=str(error))
+        return str(error)
     unfinished = runner.same_command(planned.operation, planned.selection)
     if unfinished is not None:
         return f"run {unfinished.pk} of the same command is not finished"

@@ -211,6 +211,8 @@ def confirm(run: Run, actor: Actor, *, background: bool) -> Run:
 
     Raises UnableToRun when another run holds a target.
     """
+    if Hold.objects.exists():
+        raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
     approval = needs_approval(registry.operation(run.operation))
     status = Status.AWAITING_APPROVAL if approval else Status.QUEUED if background else Status.RUNNING
     with transaction.atomic():
@@ -935,7 +937,8 @@ def reap() -> list[Run]:
             continue
         try:
             if run.attempts >= MAX_ATTEMPTS:
-                _give_up(run)
+                error = _("Its worker was lost %(count)d times in a row without finishing a batch.")
+                give_up(run, error % {"count": run.attempts})
                 continue
             if run.status == Status.RUNNING and not run.in_background:
                 _move(run, Status.INTERRUPTED, worker={}, lease_until=None)
@@ -949,11 +952,9 @@ def reap() -> list[Run]:
     return revived
 
 
-def _give_up(run: Run) -> None:
+def give_up(run: Run, error: str) -> None:
+    """Fail a run that no worker can work on."""
     with transaction.atomic():
-        error = _("Its worker was lost %(count)d times in a row without finishing a batch.") % {
-            "count": run.attempts
-        }
         _move(run, Status.FAILED, error=error, finished_at=timezone.now(), generation=run.generation + 1)
         run.locks.all().delete()
         record(run, "failed", _worker_actor(run), error=error)

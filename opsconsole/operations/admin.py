@@ -1,0 +1,246 @@
+"""Runs and events as lists to look at and export, and the operations of a model above and in its list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy as _
+from import_export import fields, resources
+from import_export.admin import ExportMixin
+from import_export.formats.base_formats import CSV, JSON, XLSX
+from unfold.contrib.import_export.forms import ExportForm
+from unfold.decorators import display
+
+from opsconsole.admin import ConsoleModelAdmin, ViewOnlyMixin
+from opsconsole.display import copyable, duration, figure, moment, pretty_json
+from opsconsole.operations import registry, views
+from opsconsole.operations.base import Operation
+from opsconsole.operations.models import Event, Run
+from opsconsole.operations.selection import Selection
+from opsconsole.operations.words import STATUS_VARIANTS, operation_title
+
+
+class OperationActionsMixin:
+    """A list's operations, from the registry: for selected rows, for all that match, for everything in scope."""
+
+    list_before_template = "operations/list_operations.html"
+    model: Any
+
+    def operations(self, request: HttpRequest) -> list[type[Operation]]:
+        """Operations on this table that this person may run."""
+        if not request.user.has_perm("operations.operate_run"):
+            return []
+        return [
+            cls
+            for cls in registry.operations().values()
+            if getattr(cls, "model", None) is self.model and not cls.about_runs
+        ]
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        actions: dict[str, Any] = super().get_actions(request)  # type: ignore[misc]
+        if "_popup" not in request.GET:
+            for cls in self.operations(request):
+                actions[cls.name] = (_planner(cls.name), cls.name, cls.title)
+        return actions
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        context = {"operations": self.operations(request), **(extra_context or {})}
+        response: HttpResponse = super().changelist_view(request, context)  # type: ignore[misc]
+        return response
+
+
+def _planner(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResponse]:
+    """The list's action that plans operation `name`; it asks nothing before the plan page."""
+
+    def plan(model_admin: Any, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
+        if request.POST.get("select_across") == "1":
+            selection = Selection(query=request.GET.urlencode())
+        else:
+            selection = Selection(keys=list(queryset.values_list("pk", flat=True)))
+        return views.start_plan(request, name, selection=selection)
+
+    return plan
+
+
+# --- what the console keeps about its own work ---------------------------------------------------------------
+
+
+class ExportAdmin(ViewOnlyMixin, ConsoleModelAdmin, ExportMixin):
+    """Lists to look at and to export."""
+
+    export_form_class = ExportForm
+    formats = (CSV, XLSX, JSON)
+    actions = None
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("operations.view_run")
+
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+
+class OperationFilter(admin.SimpleListFilter):
+    title = _("operation")
+    parameter_name = "operation"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [(name, cls.title) for name, cls in registry.operations().items()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(operation=self.value()) if self.value() else queryset
+
+
+class RunResource(resources.ModelResource):
+    rows_per_second = fields.Field(attribute="rows_per_second", readonly=True)
+
+    class Meta:
+        model = Run
+        fields = (
+            "id",
+            "operation",
+            "store",
+            "location",
+            "params",
+            "status",
+            "trigger",
+            "started_by",
+            "note",
+            "code_version",
+            "digest",
+            "total",
+            "changed",
+            "skipped",
+            "unfit",
+            "set_aside",
+            "batches_done",
+            "elapsed_seconds",
+            "rows_per_second",
+            "before",
+            "after",
+            "error",
+            "created_at",
+            "started_at",
+            "finished_at",
+        )
+        export_order = fields
+
+
+@admin.register(Run)
+class RunAdmin(ExportAdmin):
+    """Its pages are `views.run_page`: a plan until it is confirmed, a run after."""
+
+    resource_classes = (RunResource,)
+    list_display = ("run", "state", "started", "in_store", "outcome", "created", "took")
+    list_display_links = None
+    list_filter = ("status", "trigger", OperationFilter)
+    search_fields = ("started_by", "note", "operation")
+    search_help_text = _("Searches who started it, the note and the operation's name.")
+    ordering = ("-id",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
+        # The plan and what it froze are large, and the list shows none of it.
+        return super().get_queryset(request).defer("plan", "selection", "reasons", "before", "after", "cursor")
+
+    def get_export_queryset(self, request: HttpRequest) -> QuerySet[Run]:
+        return super().get_export_queryset(request).defer(None).defer("plan")  # type: ignore[no-any-return]
+
+    @admin.display(description=_("run"), ordering="id")
+    def run(self, run: Run) -> str:
+        return format_html(
+            '<a href="{}" class="row-link"><strong>{}</strong> {}</a>',
+            reverse("run", args=[run.pk]),
+            run.pk,
+            operation_title(run.operation),
+        )
+
+    @display(description=_("status"), label=STATUS_VARIANTS)
+    def state(self, run: Run) -> tuple[str, str]:
+        return run.status, run.get_status_display()
+
+    @admin.display(description=_("started by"))
+    def started(self, run: Run) -> str:
+        return format_html("{}<br><small>{}</small>", run.started_by, run.get_trigger_display())
+
+    @admin.display(description=_("store"))
+    def in_store(self, run: Run) -> str:
+        return format_html('<span title="{}">{}</span>', run.location, run.store)
+
+    @admin.display(description=_("changed of in scope"))
+    def outcome(self, run: Run) -> str:
+        text = format_html("{} / {}", figure(run.changed), figure(run.total))
+        if run.set_aside:
+            text = format_html("{}<br><small>{} {}</small>", text, figure(run.set_aside), _("set aside"))
+        return text
+
+    @admin.display(description=_("created at"), ordering="id")
+    def created(self, run: Run) -> str:
+        return moment(run.created_at)
+
+    @admin.display(description=_("took"))
+    def took(self, run: Run) -> str:
+        return duration(run.elapsed_seconds) if run.elapsed_seconds else "–"
+
+
+class VerbFilter(admin.SimpleListFilter):
+    title = _("verb")
+    parameter_name = "verb"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(verb, str(label)) for verb, label in views.VERB_LABELS.items()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(verb=self.value()) if self.value() else queryset
+
+
+class EventResource(resources.ModelResource):
+    operation = fields.Field(attribute="run__operation", readonly=True)
+
+    class Meta:
+        model = Event
+        fields = ("id", "at", "verb", "who", "origin", "run", "operation", "detail")
+        export_order = fields
+
+
+@admin.register(Event)
+class EventAdmin(ExportAdmin):
+    resource_classes = (EventResource,)
+    list_display = ("when", "what", "who", "from_where", "about", "more")
+    list_display_links = None
+    list_filter = (VerbFilter,)
+    search_fields = ("=who", "=run__id")
+    search_help_text = _("Searches the exact name of a person or the number of a run.")
+    ordering = ("-at",)
+    list_select_related = ("run",)
+    fields = ("when", "what", "who", "from_where", "about", "more")
+
+    @admin.display(description=_("at"), ordering="at")
+    def when(self, event: Event) -> str:
+        return moment(event.at)
+
+    @admin.display(description=_("verb"))
+    def what(self, event: Event) -> str:
+        return views.verb_label(event.verb)
+
+    @admin.display(description=_("from"))
+    def from_where(self, event: Event) -> str:
+        return copyable(event.origin)
+
+    @admin.display(description=_("run"))
+    def about(self, event: Event) -> str:
+        if event.run is None:
+            return "–"
+        title = format_lazy("{} {}", event.run_id, operation_title(event.run.operation))
+        return format_html('<a href="{}" class="row-link">{}</a>', reverse("run", args=[event.run_id]), title)
+
+    @admin.display(description=_("detail"))
+    def more(self, event: Event) -> str:
+        return views.detail_words(event.detail) or pretty_json(None)
