@@ -26,6 +26,17 @@ class Unreadable(Exception):
         self.reason = reason
 
 
+class Number(str):
+    """A JSON number, digit for digit."""
+
+
+def _refuse(constant: str) -> Never:
+    raise ValueError(f"{constant} is no JSON")
+
+
+_EXACT = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_refuse)
+
+
 def read_object(payload: str | None) -> Mapping[str, Any]:
     """The payload's object; empty for NULL, empty and blank. Raises Unreadable."""
     if payload is None:
@@ -33,7 +44,7 @@ def read_object(payload: str | None) -> Mapping[str, Any]:
     try:
         value = orjson.loads(payload)
     except ValueError:
-        if not payload.strip():
+        if not payload or payload.isspace():
             return {}
         value = read_exactly(payload)
     if type(value) is not dict:
@@ -45,30 +56,23 @@ def read_exactly(payload: str) -> Any:
     """RFC 8259, numbers as their own text (`Number`). Raises Unreadable."""
     try:
         payload.encode()
-        return json.loads(payload, parse_int=Number, parse_float=Number, parse_constant=_refuse)
+        return _EXACT.decode(payload)
     except RecursionError:
         raise Unreadable("too_deep") from None
     except ValueError:
         raise Unreadable("broken_json") from None
 
 
-class Number(str):
-    """A JSON number, digit for digit."""
-
-
-def _refuse(constant: str) -> Never:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def time_in(document: Mapping[str, Any], keys: tuple[str, ...], payload: str) -> str | None:
+def time_in(document: Mapping[str, Any], keys: tuple[str, ...], payload: str | None) -> str | None:
     """The first of `keys` that holds a time, as its own text; None when none does."""
     for key in keys:
         value = document.get(key)
         if value is None:
             continue
-        if isinstance(value, str):
+        kind = type(value)
+        if kind is str or kind is Number:
             if value and not value.isspace():
-                return value
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+                return str(value)
+        elif (kind is int or kind is float) and payload is not None:
             return str(read_exactly(payload)[key])
     return None

@@ -6,3 +6,7 @@ from django.apps import AppConfig
 class ConsoleConfig(AppConfig):
     name = "opsconsole"
     verbose_name = "OpsConsole"
+
+    def ready(self) -> None:
+        # After the admin has found the queue's own classes, which these replace.
+        from opsconsole import checks, queue_admin  # noqa: F401

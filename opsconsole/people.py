@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
+
+from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
 
 VIEWERS, OPERATORS = "Viewers", "Operators"
@@ -17,3 +20,13 @@ def make_groups() -> None:
     )
     Group.objects.get_or_create(name=VIEWERS)[0].permissions.set(views)
     Group.objects.get_or_create(name=OPERATORS)[0].permissions.set(views | operates)
+
+
+def make_superuser(name: str) -> str | None:
+    """A new superuser's password, told once and kept nowhere; None when the account exists already."""
+    users = get_user_model()
+    if users.objects.filter(**{users.USERNAME_FIELD: name}).exists():
+        return None
+    password = secrets.token_urlsafe(12)
+    users.objects.create_superuser(name, password=password)
+    return password

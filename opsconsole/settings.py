@@ -6,18 +6,19 @@ import os
 import sys
 from pathlib import Path
 
-import environ
+import structlog
 from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
 from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 
+from opsconsole.environment import Environment
 from opsconsole.stores.config import database
 from opsconsole.stores.secret import secret_key
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-env = environ.Env()
+env = Environment()
 env.read_env(os.environ.get("OPSCONSOLE_ENV_FILE", BASE_DIR / ".env"))
 
 # --- the console itself -------------------------------------------------------------------------
@@ -184,6 +185,7 @@ LOCALE_PATHS = [BASE_DIR / "opsconsole" / "locale"]
 TIME_ZONE = env.str("OPSCONSOLE_TIME_ZONE", default="UTC")
 USE_TZ = True
 USE_THOUSAND_SEPARATOR = True
+FORMAT_MODULE_PATH = "opsconsole.formats"
 
 # --- static files -----------------------------------------------------------------------------------
 
@@ -213,10 +215,34 @@ Q_CLUSTER = {
 
 # --- logs: nothing of a request's body, no parameters of queries --------------------------------------
 
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    wrapper_class=structlog.stdlib.BoundLogger,
+    cache_logger_on_first_use=True,
+)
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": sys.stderr}},
+    "formatters": {
+        "line": {
+            "()": structlog.stdlib.ProcessorFormatter,
+            "processors": [
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.TimeStamper(fmt="iso"),
+                structlog.processors.format_exc_info,
+                structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
+            ],
+            "foreign_pre_chain": [structlog.stdlib.add_log_level],
+        }
+    },
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "stream": sys.stderr, "formatter": "line"},
+    },
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {"opsconsole": {"level": "INFO"}, "django_structlog": {"level": "WARNING"}},
 }
@@ -232,10 +258,38 @@ RUN_HOLD_MAX_ACTIVE_CONNECTIONS = env.int("RUN_HOLD_MAX_ACTIVE_CONNECTIONS", def
 UNFOLD = {
     "SITE_TITLE": "OpsConsole",
     "SITE_HEADER": "OpsConsole",
+    "SITE_SYMBOL": "build_circle",
+    "SITE_FAVICONS": [
+        {
+            "rel": "icon",
+            "type": "image/svg+xml",
+            "href": lambda request: static("opsconsole/icon.svg"),
+        },
+    ],
     "SITE_URL": reverse_lazy("admin:index"),
     "SHOW_HISTORY": False,
+    "SHOW_VIEW_ON_SITE": False,
     "SHOW_LANGUAGES": True,
+    "GLOBAL_CALLBACK": "opsconsole.admin.site_context",
+    "ENVIRONMENT_TITLE_PREFIX": "opsconsole.admin.title_prefix",
     "STYLES": [lambda request: static("opsconsole/console.css")],
     "SCRIPTS": [lambda request: static("opsconsole/console.js")],
+    "SIDEBAR": {"show_search": True, "navigation": "opsconsole.admin.navigation"},
+    "COLORS": {
+        "primary": {
+            "50": "oklch(97% .014 254.6)",
+            "100": "oklch(93.2% .032 255.6)",
+            "200": "oklch(88.2% .059 254.1)",
+            "300": "oklch(80.9% .105 251.8)",
+            "400": "oklch(70.7% .165 254.6)",
+            "500": "oklch(62.3% .214 259.8)",
+            "600": "oklch(54.6% .245 262.9)",
+            "700": "oklch(48.8% .243 264.4)",
+            "800": "oklch(42.4% .199 265.6)",
+            "900": "oklch(37.9% .146 265.5)",
+            "950": "oklch(28.2% .091 267.9)",
+        },
+    },
 }
 IMPORT_EXPORT_SKIP_ADMIN_LOG = True
+IMPORT_EXPORT_ESCAPE_FORMULAE_ON_EXPORT = True  # a note may begin with =, and people open exports in Excel

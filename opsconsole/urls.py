@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from django.contrib import admin
-from django.urls import include, path
+from django.urls import URLPattern, include, path, re_path
 from django.views.generic import RedirectView
+
+from opsconsole.operations import views
+
+
+def _page(route: str, view: Callable[..., Any], name: str) -> URLPattern:
+    """A page of the console, behind its login."""
+    return path(f"admin/operations/{route}", admin.site.admin_view(view), name=name)
+
 
 urlpatterns = [
     path("i18n/", include("django.conf.urls.i18n")),
+    _page("", views.operations, "operations"),
+    _page("<str:name>/plan/", views.plan, "plan"),
+    _page("<str:name>/schedule/", views.schedule, "schedule"),
+    _page("run/<int:pk>/change/", views.run_page, "run"),
+    _page("run/<int:pk>/live/", views.live, "run-live"),
+    _page("run/<int:pk>/confirm/", views.confirm, "run-confirm"),
+    _page("run/<int:pk>/replan/", views.replan, "run-replan"),
+    re_path(
+        r"^admin/operations/run/(?P<pk>\d+)/(?P<verb>pause|resume|cancel|approve|undo|retry)/$",
+        admin.site.admin_view(views.act),
+        name="run-act",
+    ),
     path("admin/", admin.site.urls),
     path("", RedirectView.as_view(pattern_name="admin:index")),
 ]

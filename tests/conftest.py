@@ -91,13 +91,21 @@ def django_db_setup(django_db_blocker: Any) -> None:
     with django_db_blocker.unblock(), Path(os.devnull).open("w") as nowhere:
         call_command("setup", stdout=nowhere)
         connections.close_all()
+        shutil.copyfile(OWN["default"]["NAME"], EMPTY_CONSOLE)
 
 
-OWN = frozenset(("default", *settings.STORES))
+@pytest.fixture(scope="session")
+def empty_console(django_db_setup: None) -> Path:
+    """A file with the console's own database, set up and empty: to be copied."""
+    return EMPTY_CONSOLE
+
+
+OWN = dict(connections.settings)
+EMPTY_CONSOLE = Path(f"{OWN['default']['NAME']}.empty")
 
 
 class _AndAttached(frozenset[str]):
-    """The databases that a test names, and whatever it attaches."""
+    """The databases that a test names, and whatever files it attaches."""
 
     def __contains__(self, alias: object) -> bool:
         return super().__contains__(alias) or alias not in OWN
@@ -111,15 +119,20 @@ SimpleTestCase._validate_databases = classmethod(lambda cls: _AndAttached(_valid
 def _forget_attached(_django_db_marker: None) -> Iterator[None]:
     """Stores that a test has attached end with it, and before its databases are emptied."""
     yield
-    for alias in set(connections.settings) - OWN:
-        forget(alias)
+    forget_attached()
 
 
-def forget(alias: str) -> None:
-    """Close a store that was attached; its file or database may go."""
-    connections[alias].close()
-    del connections[alias]
-    del connections.settings[alias]
+def forget_attached() -> None:
+    """Every store is again what the settings say; files and databases that were attached may go."""
+    for alias, config in list(connections.settings.items()):
+        if OWN.get(alias) is not config:
+            connections[alias].close()
+            del connections[alias]
+            if alias in OWN:
+                connections.settings[alias] = OWN[alias]
+            else:
+                del connections.settings[alias]
+    settings.ATTACHED_STORES = frozenset()
 
 
 # --- stores and people --------------------------------------------------------------------------------
@@ -128,18 +141,20 @@ ENGINES = ("sqlite", "postgresql-text", "postgresql-json", "postgresql-jsonb")
 
 
 def attach_url(name: str, url: str) -> Store:
-    """The database at `url` as a store of its own, as `attach_file` does it with a file."""
+    """The store `name` as its `…_DATABASE_URL` and `…_ATTACHED` would have it, until the test ends."""
     import environ
 
     from opsconsole.stores.config import database
     from opsconsole.stores.store import Store
 
-    alias = f"{name}-{url.rpartition('/')[2]}"
-    connections.settings[alias] = database(
+    connections[name].close()
+    del connections[name]
+    connections.settings[name] = database(
         environ.Env.db_url_config(url), password="", attached=True, pool=False
     )
     connections.configure_settings(connections.settings)
-    return Store(alias, name)
+    settings.ATTACHED_STORES |= {name}
+    return Store(name, name)
 
 
 @dataclass
@@ -178,15 +193,14 @@ def make_attached(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[An
         return Attached(attach_url("agentos", url), engine, url, made)
 
     yield make
-    for alias in set(connections.settings) - OWN:
-        forget(alias)
+    forget_attached()
     for name in filter(None, dropped):
         request.getfixturevalue("postgres").drop_database(name)
 
 
 @pytest.fixture(params=ENGINES)
 def attached(request: pytest.FixtureRequest, make_attached: Any) -> Attached:
-    """A store of 300 audits on each engine; `@pytest.mark.parametrize("attached", …, indirect=True)` narrows."""
+    """A store of 300 audits on each engine; `parametrize("attached", …, indirect=True)` narrows it down."""
     attached: Attached = make_attached(request.param, 300)
     return attached
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
 from django.db.models import Count, Q, QuerySet
+from django.utils.formats import number_format
+from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -24,10 +27,10 @@ class BackfillDecisionFields(Operation):
     store = "agentos"
     model = TaskAudit
     reads = ("payload", "created_at")
-    writes = {"task_audits": tuple(KEYS)}  # noqa: RUF012
+    writes = {"task_audits": tuple(KEYS)}
     risk = Risk.FILL
     schedule = Schedule("30 2 * * *")
-    reasons = {  # noqa: RUF012
+    reasons = {
         "from_payload": _("filled from the payload"),
         "without_fields": _("filled from created_at: the payload lacks the fields"),
         "broken_json": _("broken JSON"),
@@ -36,8 +39,9 @@ class BackfillDecisionFields(Operation):
         "cannot_be_stored": _("a value that the store can't hold"),
         "no_created_at": _("neither the fields nor created_at"),
     }
-    figure_labels = {  # noqa: RUF012
+    figure_labels = {
         "in_scope": _("to fill"),
+        "filled": _("already filled, both times"),
         "supervisor_audits": _("supervisor audits"),
         "source_event_ts": _("with source_event_ts"),
         "supervisor_processed_at": _("with supervisor_processed_at"),
@@ -50,32 +54,35 @@ class BackfillDecisionFields(Operation):
         return self.domain().filter(_UNFILLED)
 
     def change(self, unit: Any) -> Outcome:
-        payload = unit.payload
+        _pk, payload, created_at, *columns = unit
         try:
             document = read_object(payload)
-            old, new = {}, {}
+            old: dict[str, None] = {}
+            new: dict[str, str] = {}
             reason = "from_payload"
-            for column, keys in KEYS.items():
-                if getattr(unit, column) is None:
-                    value = time_in(document, keys, payload)
-                    if value is None:
-                        if unit.created_at is None:
-                            return Unfit("no_created_at")
-                        value, reason = self._written(unit.created_at), "without_fields"
-                    elif not self.at.holds(value):
-                        return Unfit("cannot_be_stored")
-                    old[column], new[column] = None, value
+            for (column, keys), stands in zip(_KEYS, columns, strict=True):
+                if stands is not None:
+                    continue
+                value = time_in(document, keys, payload)
+                if value is None:
+                    if created_at is None:
+                        return Unfit("no_created_at")
+                    value, reason = self._written(created_at), "without_fields"
+                elif not self.at.holds(value):
+                    return Unfit("cannot_be_stored")
+                old[column], new[column] = None, value
         except Unreadable as error:
             return Unfit(error.reason)
         return Changed((RowChange("task_audits", unit.pk, old, new),), reason)
 
     def measure(self, narrow: Callable[[QuerySet[TaskAudit]], QuerySet[TaskAudit]]) -> dict[str, int]:
-        return narrow(self.domain()).aggregate(
+        figures = narrow(self.domain()).aggregate(
             in_scope=Count("pk", filter=_UNFILLED),
             supervisor_audits=Count("pk"),
             source_event_ts=Count("source_event_ts"),
             supervisor_processed_at=Count("supervisor_processed_at"),
         )
+        return figures | {"filled": figures["supervisor_audits"] - figures["in_scope"]}
 
     def _written(self, created_at: str) -> str:
         """`created_at` as it is stored; a PostgreSQL timestamp as YYYY-MM-DD HH:MM:SS[.ffffff], in UTC."""
@@ -91,5 +98,34 @@ class BackfillDecisionFields(Operation):
     def action_label(self, count: int) -> str:
         return ngettext("Fill %(count)d audit", "Fill %(count)d audits", count) % {"count": count}
 
+    @classmethod
+    def summary(cls, figures: Mapping[str, int]) -> list[str]:
+        """The document's verification query, for both columns."""
+        audits = figures.get("supervisor_audits", 0)
+        if not audits:
+            return []
+        return [
+            _t("Coverage of %(column)s: %(percent).2f %% (%(filled)s of %(audits)s supervisor audits)")
+            % {
+                "column": column,
+                "percent": 100 * figures[column] / audits,
+                "filled": number_format(figures[column], force_grouping=True),
+                "audits": number_format(audits, force_grouping=True),
+            }
+            for column in KEYS
+        ]
 
+    def advice(self, total: int) -> list[str]:
+        """The document's table of batch sizes."""
+        if not total:
+            return []
+        size = next(size for below, size in BATCH_SIZES if total < below)
+        return [
+            _t("Batch size: 1,000 suits fewer than 10,000 rows, 5,000 up to 100,000, 10,000 above; here %(size)s.")
+            % {"size": number_format(size, force_grouping=True)}
+        ]
+
+
+BATCH_SIZES = ((10_000, 1_000), (100_001, 5_000), (math.inf, 10_000))
+_KEYS = tuple(KEYS.items())
 _UNFILLED = Q(source_event_ts__isnull=True) | Q(supervisor_processed_at__isnull=True)

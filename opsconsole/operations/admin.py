@@ -19,12 +19,12 @@ from unfold.contrib.import_export.forms import ExportForm
 from unfold.decorators import display
 
 from opsconsole.admin import ConsoleModelAdmin, ViewOnlyMixin
-from opsconsole.display import copyable, duration, figure, moment, pretty_json
-from opsconsole.operations import registry, views
+from opsconsole.display import copyable, duration, figure, moment
+from opsconsole.operations import pages, registry, views
 from opsconsole.operations.base import Operation
 from opsconsole.operations.models import Event, Run
 from opsconsole.operations.selection import Selection
-from opsconsole.operations.words import STATUS_VARIANTS, operation_title
+from opsconsole.operations.words import STATUS_VARIANTS, VERB_LABELS, operation_title, verb_label
 
 
 class OperationActionsMixin:
@@ -50,10 +50,11 @@ class OperationActionsMixin:
                 actions[cls.name] = (_planner(cls.name), cls.name, cls.title)
         return actions
 
-    def changelist_view(
-        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        context = {"operations": self.operations(request), **(extra_context or {})}
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        context = {
+            "operations": list(map(pages.described, self.operations(request))),
+            **(extra_context or {}),
+        }
         response: HttpResponse = super().changelist_view(request, context)  # type: ignore[misc]
         return response
 
@@ -65,7 +66,7 @@ def _planner(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpRespo
         if request.POST.get("select_across") == "1":
             selection = Selection(query=request.GET.urlencode())
         else:
-            selection = Selection(keys=list(queryset.values_list("pk", flat=True)))
+            selection = Selection(keys=sorted(queryset.values_list("pk", flat=True)))
         return views.start_plan(request, name, selection=selection)
 
     return plan
@@ -74,7 +75,7 @@ def _planner(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpRespo
 # --- what the console keeps about its own work ---------------------------------------------------------------
 
 
-class ExportAdmin(ViewOnlyMixin, ConsoleModelAdmin, ExportMixin):
+class ExportAdmin(ViewOnlyMixin, ExportMixin, ConsoleModelAdmin):  # type: ignore[misc]  # no types there
     """Lists to look at and to export."""
 
     export_form_class = ExportForm
@@ -99,7 +100,7 @@ class OperationFilter(admin.SimpleListFilter):
         return queryset.filter(operation=self.value()) if self.value() else queryset
 
 
-class RunResource(resources.ModelResource):
+class RunResource(resources.ModelResource):  # type: ignore[misc]  # no types there
     rows_per_second = fields.Field(attribute="rows_per_second", readonly=True)
 
     class Meta:
@@ -148,10 +149,12 @@ class RunAdmin(ExportAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
         # The plan and what it froze are large, and the list shows none of it.
-        return super().get_queryset(request).defer("plan", "selection", "reasons", "before", "after", "cursor")
+        runs: QuerySet[Run] = super().get_queryset(request)
+        return runs.defer("plan", "selection", "reasons", "before", "after", "cursor")
 
     def get_export_queryset(self, request: HttpRequest) -> QuerySet[Run]:
-        return super().get_export_queryset(request).defer(None).defer("plan")  # type: ignore[no-any-return]
+        runs: QuerySet[Run] = super().get_export_queryset(request)
+        return runs.defer(None).defer("plan")
 
     @admin.display(description=_("run"), ordering="id")
     def run(self, run: Run) -> str:
@@ -162,7 +165,7 @@ class RunAdmin(ExportAdmin):
             operation_title(run.operation),
         )
 
-    @display(description=_("status"), label=STATUS_VARIANTS)
+    @display(description=_("status"), label=STATUS_VARIANTS)  # type: ignore[untyped-decorator]
     def state(self, run: Run) -> tuple[str, str]:
         return run.status, run.get_status_display()
 
@@ -195,13 +198,13 @@ class VerbFilter(admin.SimpleListFilter):
     parameter_name = "verb"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(verb, str(label)) for verb, label in views.VERB_LABELS.items()]
+        return [(verb, str(label)) for verb, label in VERB_LABELS.items()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(verb=self.value()) if self.value() else queryset
 
 
-class EventResource(resources.ModelResource):
+class EventResource(resources.ModelResource):  # type: ignore[misc]  # no types there
     operation = fields.Field(attribute="run__operation", readonly=True)
 
     class Meta:
@@ -228,7 +231,7 @@ class EventAdmin(ExportAdmin):
 
     @admin.display(description=_("verb"))
     def what(self, event: Event) -> str:
-        return views.verb_label(event.verb)
+        return verb_label(event.verb)
 
     @admin.display(description=_("from"))
     def from_where(self, event: Event) -> str:
@@ -243,4 +246,4 @@ class EventAdmin(ExportAdmin):
 
     @admin.display(description=_("detail"))
     def more(self, event: Event) -> str:
-        return views.detail_words(event.detail) or pretty_json(None)
+        return pages.detail_words(event.detail) or "–"

@@ -166,7 +166,8 @@ class Operation:
         rows = self.up_to(units, bound).order_by("pk")
         if after is not None:
             rows = rows.filter(pk__gt=after)
-        return list(rows.values_list("pk", *self.columns, named=True)[:limit])
+        with self.at.in_key_order():
+            return list(rows.values_list("pk", *self.columns, named=True)[:limit])
 
     def label(self, unit: Any) -> str:
         """How people call the unit."""
@@ -180,7 +181,7 @@ class Operation:
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         """Model → columns that the store must have."""
-        return {self.model: (self.model._meta.pk.column, *self.columns)}
+        return {self.model: (str(self.model._meta.pk.column), *self.columns)}
 
     @classmethod
     def locate(cls, params: Mapping[str, Any]) -> Store:
@@ -190,4 +191,4 @@ class Operation:
     @property
     def key_name(self) -> str:
         """The name of the unit's key."""
-        return self.model._meta.pk.column
+        return str(self.model._meta.pk.column)

@@ -24,7 +24,10 @@ def hold_reason(store: Store) -> str:
             "SELECT COALESCE(MAX(EXTRACT(EPOCH FROM replay_lag)), 0) FROM pg_stat_replication",
         )
         if lag is not None and lag > lag_limit:
-            return _("A replica lags %(lag).1f s, more than %(limit).1f s.") % {"lag": lag, "limit": lag_limit}
+            return _("A replica lags %(lag).1f s, more than %(limit).1f s.") % {
+                "lag": lag,
+                "limit": lag_limit,
+            }
     limit = settings.RUN_HOLD_MAX_ACTIVE_CONNECTIONS
     if limit is not None:
         active = _figure(

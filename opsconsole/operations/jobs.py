@@ -275,7 +275,8 @@ def sync_schedules() -> None:
 def _next_run(fields: dict[str, Any]) -> datetime:
     now = timezone.localtime()
     if fields["cron"]:
-        return croniter(fields["cron"], now).get_next(datetime)
+        due: datetime = croniter(fields["cron"], now).get_next(datetime)
+        return due
     return now + timedelta(seconds=5)
 
 

@@ -83,8 +83,8 @@ def outcomes_of(operation: Operation, units: list[Any], sampler: Sampler | None 
     found.reasons["changed"] = dict(changed)
     for name, reasons in found.left.items():
         found.reasons[name] = {reason: len(labels) for reason, labels in reasons.items()}
-    for _key, _label, error in found.errors:
-        reason = type(error).__name__
+    for _key, _label, raised in found.errors:
+        reason = type(raised).__name__
         found.reasons["set_aside"][reason] = found.reasons["set_aside"].get(reason, 0) + 1
     return found
 
@@ -206,9 +206,7 @@ def walk(planned: Plan, *, batch_size: int, after: Key | None = None) -> Iterato
     """The units of a plan, a batch at a time, in keyset order up to the bound."""
     if planned.bound is None:
         return
-    while units := planned.operation.fetch(
-        planned.units, after=after, bound=planned.bound, limit=batch_size
-    ):
+    while units := planned.operation.fetch(planned.units, after=after, bound=planned.bound, limit=batch_size):
         yield units
         after = units[-1].pk
 

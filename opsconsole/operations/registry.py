@@ -77,7 +77,7 @@ def clean(cls: type[Operation], values: Mapping[str, Any]) -> dict[str, Any]:
 
 def add_arguments(cls: type[Operation], parser: argparse.ArgumentParser, *, positional: str = "") -> None:
     """A flag per form field; the field called `positional` is an argument without one."""
-    for name, field in cls.Params.base_fields.items():  # type: ignore[attr-defined]
+    for name, field in cls.Params.base_fields.items():
         options: dict[str, Any] = {"help": str(field.help_text or field.label or name)}
         if isinstance(field, forms.BooleanField):
             parser.add_argument(_flag(name), action="store_true", dest=name, **options)
@@ -87,12 +87,14 @@ def add_arguments(cls: type[Operation], parser: argparse.ArgumentParser, *, posi
         if name == positional:
             parser.add_argument(name, **options)
         else:
-            parser.add_argument(_flag(name), dest=name, required=field.required, default=field.initial, **options)
+            parser.add_argument(
+                _flag(name), dest=name, required=field.required, default=field.initial, **options
+            )
 
 
 def values_of(cls: type[Operation], options: Mapping[str, Any]) -> dict[str, Any]:
     """The form's values among parsed command-line `options`."""
-    return {name: options[name] for name in cls.Params.base_fields if options.get(name) is not None}  # type: ignore[attr-defined]
+    return {name: options[name] for name in cls.Params.base_fields if options.get(name) is not None}
 
 
 def _flag(name: str) -> str:

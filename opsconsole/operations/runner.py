@@ -13,16 +13,17 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import psutil
 from django.conf import settings
-from django.contrib.auth.models import AbstractBaseUser
+from django.contrib.auth.models import User
 from django.db import (
     DatabaseError,
     DataError,
@@ -61,6 +62,7 @@ from opsconsole.operations.planning import (
     Outcomes,
     Plan,
     chosen_units,
+    count_outcomes,
     measure,
     merge,
     operation_on,
@@ -80,9 +82,11 @@ HOLD_CHECK_SECONDS = 1.0
 BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 PATIENCE_SECONDS = 60.0  # a foreground run waits this long for a lost or locked store
 BUDGET_AFTER, BUDGET_SHARE = 100, 0.01
+RECOUNTED_UNITS = 20_000  # a plan of up to as many is counted while somebody waits
 MAX_ATTEMPTS = 5  # workers lost in a row without one batch
 MAX_MOVES = 5
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
+FAST_CHECKPOINT_PAGES = 16_000  # 64 MB; the usual 1,000 are folded into the file every second batch
 
 
 class UnableToRun(Exception):
@@ -108,7 +112,7 @@ class Actor:
     name: str
     origin: str
     trigger: Trigger
-    user: AbstractBaseUser | None = None
+    user: User | None = None
 
 
 # --- confirming ---------------------------------------------------------------------------------------
@@ -204,6 +208,21 @@ def plan_of(run: Run) -> Plan:
         counted=kept["counted"],
         rows_digest=kept["rows_digest"],
     )
+
+
+def recheck(run: Run) -> None:
+    """Compare the store with what the plan saw, up to its bound. Raises PlanDrifted.
+
+    Small plans are counted again and their digests compared; of larger ones, the figures.
+    """
+    kept = plan_of(run)
+    before = {"in_scope": 0} if kept.bound is None else measure(kept.operation, kept.selection, kept.bound)
+    fresh = Plan(kept.operation, kept.selection, kept.bound, before)
+    drifted = fresh.before != kept.before
+    if not drifted and kept.counted and kept.total <= RECOUNTED_UNITS:
+        drifted = count_outcomes(fresh).digest() != kept.digest()
+    if drifted:
+        raise PlanDrifted(_("The store has changed since this plan: nothing was written."))
 
 
 def confirm(run: Run, actor: Actor, *, background: bool) -> Run:
@@ -404,10 +423,7 @@ def is_abandoned(run: Run) -> bool:
         return False
     try:
         process = psutil.Process(worker["pid"])
-        return (
-            abs(process.create_time() - worker["started"]) > 1
-            or process.status() == psutil.STATUS_ZOMBIE
-        )
+        return abs(process.create_time() - worker["started"]) > 1 or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 
@@ -429,9 +445,7 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
         raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
     handed_over = run.status == Status.RUNNING and not run.worker
     if run.status == Status.RUNNING and not handed_over and not is_abandoned(run):
-        raise UnableToRun(
-            _("Run %(run)d is already running: see `runs show %(run)d`.") % {"run": run.pk}
-        )
+        raise UnableToRun(_("Run %(run)d is already running: see `runs show %(run)d`.") % {"run": run.pk})
     if run.status != Status.RUNNING and Status.RUNNING not in TRANSITIONS[run.status]:
         raise UnableToRun(
             _("Run %(run)d is %(status)s: that is not possible now.")
@@ -480,6 +494,53 @@ def operation_of(run: Run) -> Operation:
     return operation_on(cls, store_of(run), run.params)
 
 
+class _Pending(NamedTuple):
+    """A batch on its way into the store."""
+
+    batch: Batch
+    units: list[Any]
+    found: Outcomes
+    done: Future[None]
+    started: float
+
+    @property
+    def cursor(self) -> Any:
+        return self.batch.cursor
+
+
+class _Writer:
+    """Writes to the store. PostgreSQL does so in a thread with connections of its own: the next batch is
+    read and judged while the server works. SQLite gains nothing by that (measured), and a neighbour gets
+    its turn while the next batch is read.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._thread = ThreadPoolExecutor(1, "store-writer") if store.vendor == "postgresql" else None
+
+    def start(self, apply: Callable[[], None]) -> Future[None]:
+        if self._thread is not None:
+            return self._thread.submit(apply)
+        done: Future[None] = Future()
+        try:
+            apply()
+            done.set_result(None)
+        except Exception as error:  # noqa: BLE001  # whoever asks for the result gets it
+            done.set_exception(error)
+        return done
+
+    def reconnect(self) -> None:
+        """Give up connections that may be broken."""
+        self.store.close()
+        if self._thread is not None:
+            self._thread.submit(self.store.close).result()
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.submit(connections.close_all).result()
+            self._thread.shutdown()
+
+
 class Runner:
     """Works on one claimed run. Made anew after a crash or for the next slice, it goes on where the last stood."""
 
@@ -491,12 +552,17 @@ class Runner:
         self.units = chosen_units(self.operation, self.selection)
         self.size = run.batch_size
         self.request = Request(run.request)
+        self._writer = _Writer(self.store)
+        self._pending: _Pending | None = None  # being written to the store
         self._open: Batch | None = None  # committed in the store, not yet marked so in `default`
         self._started = time.monotonic()
         self._elapsed_before = run.elapsed_seconds
         self._moves = 0
         self._isolating = 0  # units in which one is known that can't be written
         self._held_checked = 0.0
+        if run.fast and self.store.vendor == "sqlite":
+            with self.store.connection.cursor() as cursor:
+                cursor.execute(f"PRAGMA wal_autocheckpoint={FAST_CHECKPOINT_PAGES}")
         self._lock_number = _number(f"opsconsole:{run.identity}:{','.join(sorted(run.writes))}")
 
     # --- the loop ----------------------------------------------------------------------------------------
@@ -515,6 +581,18 @@ class Runner:
         the next one. Without it the run is interrupted. `patience`: seconds of trouble in a row.
         Raises Fenced when another worker has the run, and the database's error when it lasts.
         """
+        try:
+            return self._work(until, on_progress, hand_over, patience)
+        finally:
+            self._writer.close()
+
+    def _work(
+        self,
+        until: Callable[[], bool],
+        on_progress: Callable[[Run], None],
+        hand_over: Callable[[Run], None] | None,
+        patience: float,
+    ) -> Run:
         trouble_since: float | None = None
         tries = 0
         recovered = False
@@ -523,7 +601,7 @@ class Runner:
                 if not recovered:
                     self._recover()
                     recovered = True
-                if self.request or until():
+                if (self.request or until()) and self._see_through():
                     return self._stop(hand_over)
                 if self._held():
                     continue
@@ -532,7 +610,7 @@ class Runner:
                 trouble_since, tries = None, 0
                 if not more:
                     return self._finish()
-                if self.run.error:
+                if self.run.error and self._see_through():
                     return self._end(Status.FAILED)
                 self._adapt(time.monotonic() - started)
                 on_progress(self.run)
@@ -548,67 +626,90 @@ class Runner:
                     interrupt(self.run, _sentence(error))
                     raise
                 # What the store has committed is not known now: look again before the next batch.
-                recovered = False
+                recovered = self._drop_pending()
                 self.size = max(1, self.size // 2)
                 self._wait(_sentence(error), BACKOFF_SECONDS[min(tries, len(BACKOFF_SECONDS) - 1)])
-                self.store.close()
+                self._writer.reconnect()
                 tries += 1
             except Fenced:
                 raise
             except Exception as error:
                 logger.exception("A run failed")
+                self._drop_pending()
                 self.run.error = _sentence(error)
                 self._end(Status.FAILED)
                 raise
 
     def _step(self) -> bool:
-        """One batch; False when there is none left."""
-        run = self.run
-        if run.bound is None:
+        """Read and judge one batch, see the one before it through, write this one; False when none is left."""
+        if self.run.bound is None:
             return False
-        units = self.operation.fetch(self.units, after=run.cursor, bound=run.bound, limit=self.size)
+        after = self.run.cursor if self._pending is None else self._pending.cursor
+        units = self.operation.fetch(self.units, after=after, bound=self.run.bound, limit=self.size)
+        found = outcomes_of(self.operation, units)
+        if not self._see_through() or self.run.error:
+            return True  # the batch before is read again, and this one after it; or it was the last
         if not units:
             return False
-        found = outcomes_of(self.operation, units)
-        alone = len(units) == 1
-        try:
-            self._write(found, units[-1].pk)
-        except UnitsMoved:
-            self._moves += 1
-            if alone and self._moves > MAX_MOVES:
-                self._write(_skipped(self.operation, units[0]), units[-1].pk)
-            elif self._moves > 1:
-                self._narrow(len(units))
-        except UNIT_ERRORS as error:
-            if alone:
-                self._write(_set_aside(self.operation, units[0], error), units[-1].pk)
-            else:  # read the range again in halves, until the unit that can't be written stands alone
-                self._narrow(len(units))
-        else:
-            self._moves = 0
+        self._write(units, found)
+        if self._pending is not None and self._pending.done.done():
+            self._see_through()
         return True
 
-    def _write(self, found: Outcomes, cursor: Any) -> None:
+    def _write(self, units: list[Any], found: Outcomes) -> None:
         """Before-image, then the store's transaction. The cursor moves only when both stand."""
-        writes = self._whole(found.writes)
         started = time.monotonic()
-        batch = self._prepare(writes, found, cursor)
-        if writes:
-            try:
-                with self._store_transaction():
-                    for write in writes:
-                        if write.kind == "delete":
-                            self._refuse_cascade(write)
-                        if rows.write(self.store, write) != len(write.rows):
-                            raise UnitsMoved
-            except (UnitsMoved, *UNIT_ERRORS):
-                batch.delete()  # the store has rolled back: this image is of nothing
-                raise
-        batch.seconds = time.monotonic() - started
-        self._open = batch
-        self._count(batch, found.reasons, 1)
-        self._isolating -= batch.changed + batch.skipped + batch.unfit + batch.set_aside
+        try:
+            writes = self._whole(found.writes)
+            batch = self._prepare(writes, found, units[-1].pk)
+        except (UnitsMoved, *UNIT_ERRORS) as error:
+            self._isolate(units, error)
+            return
+        done = self._writer.start(lambda: self._apply(writes))
+        self._pending = _Pending(batch, units, found, done, started)
+
+    def _apply(self, writes: list[Write]) -> None:
+        """The store's transaction."""
+        if not writes:
+            return
+        with self._store_transaction():
+            for write in writes:
+                if write.kind == "delete":
+                    self._refuse_cascade(write)
+                if rows.write(self.store, write) != len(write.rows):
+                    raise UnitsMoved
+
+    def _see_through(self) -> bool:
+        """Wait for the batch that is being written; False when it was not, and its units are read again."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return True
+        try:
+            pending.done.result()
+        except (UnitsMoved, *UNIT_ERRORS) as error:
+            pending.batch.delete()  # the store has rolled back: this image is of nothing
+            self._isolate(pending.units, error)
+            return False
+        self._moves = 0
+        pending.batch.seconds = time.monotonic() - pending.started
+        self._open = pending.batch
+        self._count(pending.batch, pending.found.reasons, 1)
+        self._isolating -= len(pending.units)
         self._check_budget()
+        return True
+
+    def _isolate(self, units: list[Any], error: Exception) -> None:
+        """Smaller and smaller batches, until the unit that can't be written stands alone."""
+        moved = isinstance(error, UnitsMoved)
+        self._moves += moved
+        if len(units) > 1:
+            if not moved or self._moves > 1:
+                self._isolating = max(self._isolating, len(units))
+                self.size = max(1, len(units) // 2)
+        elif not moved:
+            self._write(units, _set_aside(self.operation, units[0], error))
+        elif self._moves > MAX_MOVES:
+            self._write(units, _skipped(self.operation, units[0]))
 
     def _prepare(self, writes: list[Write], found: Outcomes, cursor: Any) -> Batch:
         """The durable commit: what the last batch was is known now, and what the next one will change."""
@@ -674,6 +775,13 @@ class Runner:
                 raise Fenced
             self.request = Request(state[1])
             yield
+
+    def _drop_pending(self) -> bool:
+        """Wait for the batch that is being written without asking how it went: `_recover` will see. False."""
+        if self._pending is not None:
+            self._pending.done.exception()
+            self._pending = None
+        return False
 
     # --- what a crash, a lost connection or a power loss left open ---------------------------------------
 
@@ -763,10 +871,6 @@ class Runner:
         elif seconds < target and self._isolating <= 0:
             self.size = min(self.run.batch_size, self.size * 2)
         self._truncate_log()
-
-    def _narrow(self, count: int) -> None:
-        self._isolating = max(self._isolating, count)
-        self.size = max(1, count // 2)
 
     def _truncate_log(self) -> None:
         """Fold SQLite's log into the file when others' reading has let it grow."""
@@ -902,7 +1006,16 @@ UNIT_ERRORS = (DataError, IntegrityError, InternalError, ValueError, OverflowErr
 
 def is_transient(error: Exception) -> bool:
     """Whether waiting may help: locks, deadlocks, a lost connection. Not a full disk or a missing column."""
-    lasting = ("full", "readonly", "read-only", "no such", "disk i/o", "no space", "unable to open", "malformed")
+    lasting = (
+        "full",
+        "readonly",
+        "read-only",
+        "no such",
+        "disk i/o",
+        "no space",
+        "unable to open",
+        "malformed",
+    )
     return not any(part in str(error).lower() for part in lasting)
 
 

@@ -1,10 +1,13 @@
-"""Codes in words: outcomes and reasons, for pages and for the shell."""
+"""Codes in words: outcomes, reasons, verbs, for pages and for the shell."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.utils.translation import gettext_lazy as _
+
+from opsconsole.operations import registry
+from opsconsole.operations.models import Status
 
 OUTCOME_LABELS = {
     "changed": _("Changed"),
@@ -27,3 +30,40 @@ def reason_label(operation: Any, reason: str) -> str:
     """`operation`: instance or class, or None when its code is gone."""
     own = operation.reasons if operation is not None else {}
     return str(own.get(reason) or REASON_LABELS.get(reason) or reason)
+
+
+# How a status looks: the theme's label variants. The word always stands beside the colour.
+STATUS_VARIANTS = {
+    Status.PLANNED.value: "default",
+    Status.AWAITING_APPROVAL.value: "warning",
+    Status.QUEUED.value: "info",
+    Status.RUNNING.value: "info",
+    Status.PAUSED.value: "warning",
+    Status.INTERRUPTED.value: "warning",
+    Status.SUCCEEDED.value: "success",
+    Status.NEEDS_ATTENTION.value: "warning",
+    Status.FAILED.value: "danger",
+    Status.CANCELLED.value: "default",
+}
+VERB_LABELS = {
+    "planned": _("planned"),
+    "confirmed": _("confirmed"),
+    "approved": _("approved"),
+    "pause": _("asked to pause"),
+    "cancel": _("asked to cancel"),
+    "resumed": _("resumed"),
+    "hold_all": _("held all runs"),
+    "release_all": _("released all runs"),
+    "schedule": _("changed the schedule"),
+    **{status.value: status.label for status in Status if status not in {Status.PLANNED, Status.QUEUED}},
+}
+
+
+def verb_label(verb: str) -> str:
+    return str(VERB_LABELS.get(verb, verb))
+
+
+def operation_title(name: str) -> str:
+    """An operation's title; its name when its code is gone."""
+    cls = registry.operations().get(name)
+    return str(cls.title) if cls is not None else name

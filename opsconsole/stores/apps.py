@@ -11,6 +11,6 @@ class StoresConfig(AppConfig):
     verbose_name = _("Stores")
 
     def ready(self) -> None:
-        from opsconsole.stores.sqlite import relax_synchronous
+        from opsconsole.stores.sqlite import prepare_connection
 
-        connection_created.connect(relax_synchronous, dispatch_uid="opsconsole.stores.sqlite")
+        connection_created.connect(prepare_connection, dispatch_uid="opsconsole.stores.sqlite")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from django.core.exceptions import ImproperlyConfigured
 
 SQLITE = "django.db.backends.sqlite3"
 POSTGRESQL = "django.db.backends.postgresql"
@@ -14,7 +17,7 @@ BUSY_TIMEOUT_SECONDS = 5
 MANAGED_PRAGMAS = "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;PRAGMA journal_size_limit=67108864;"
 
 
-def sqlite(path: Path | str, *, attached: bool, read_only: bool = False) -> dict[str, Any]:
+def sqlite(path: Path | str, *, attached: bool) -> dict[str, Any]:
     """Settings of one SQLite file.
 
     An attached file is opened with `mode=rw`, so that a missing one is an error and never springs
@@ -23,7 +26,7 @@ def sqlite(path: Path | str, *, attached: bool, read_only: bool = False) -> dict
     name = str(path)
     options: dict[str, Any] = {"transaction_mode": "IMMEDIATE", "timeout": BUSY_TIMEOUT_SECONDS}
     if attached:
-        name = f"file:{quote(name)}?mode={'ro' if read_only else 'rw'}"
+        name = f"file:{quote(name)}?{_mode(Path(path))}"
     else:
         options["init_command"] = MANAGED_PRAGMAS
     return {
@@ -35,6 +38,22 @@ def sqlite(path: Path | str, *, attached: bool, read_only: bool = False) -> dict
     }
 
 
+def is_writable(path: Path) -> bool:
+    """Whether rows of this SQLite file may be written: it, and its folder for the log beside it.
+
+    Root may write to everything; a file without any write bit was closed on purpose all the same.
+    """
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) and bool(path.stat().st_mode & 0o222)
+
+
+def _mode(path: Path) -> str:
+    if not path.exists() or is_writable(path):
+        return "mode=rw"
+    # Nobody writes to it, and without `immutable` a reader would leave a log beside it.
+    log = Path(f"{path}-wal")
+    return "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
+
+
 def database(config: dict[str, Any], *, password: str, attached: bool, pool: bool) -> dict[str, Any]:
     """Django settings from a parsed URL (`environ.Env.db_url`), `pool_…` parameters included.
 
@@ -42,6 +61,8 @@ def database(config: dict[str, Any], *, password: str, attached: bool, pool: boo
     """
     if config["ENGINE"] == SQLITE:
         return sqlite(config["NAME"], attached=attached)
+    if config["ENGINE"] != POSTGRESQL:
+        raise ImproperlyConfigured("A database URL begins with sqlite:// or postgresql://, and no other.")
     options: dict[str, Any] = dict(config.get("OPTIONS", {}))
     pool_options = {
         "min_size": int(options.pop("pool_min", 0)),

@@ -16,7 +16,7 @@ class StoreModel(models.Model):
         abstract = True
 
 
-class RawTextField(models.TextField):
+class RawTextField(models.TextField):  # type: ignore[type-arg]  # a str, whatever the column is
     """A text column read exactly as the database holds it, whatever it holds.
 
     JSON columns too: `json` and `jsonb` come as their text, and broken JSON in a text column is only

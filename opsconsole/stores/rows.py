@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from django.db import DatabaseError, IntegrityError
+
 from opsconsole.stores.store import Store, text_of
 
 Key = int | str
@@ -42,7 +44,14 @@ class Write(NamedTuple):
 def write(store: Store, change: Write) -> int:
     """Apply `change` and return how many rows it met. Fewer than it has: some row has moved."""
     sql = _SQLite(store) if store.vendor == "sqlite" else _PostgreSQL(store)
-    return int(getattr(sql, change.kind)(change))
+    try:
+        return int(getattr(sql, change.kind)(change))
+    except DatabaseError as error:
+        state = getattr(error.__cause__, "sqlstate", None)
+        if state and (state.startswith("P0") or type(error) is DatabaseError):
+            # A trigger's RAISE, with a state of its own or without: SQLite's is an integrity error already.
+            raise IntegrityError(*error.args) from error
+        raise
 
 
 def read(store: Store, table: str, columns: Sequence[str], keys: Iterable[Key]) -> dict[Key, Values]:
@@ -62,17 +71,14 @@ class _Statements:
     def _many(self, sql: str, rows: list[Values]) -> int:
         with self.store.connection.cursor() as cursor:
             cursor.executemany(sql, rows)
-            return cursor.rowcount
+            return int(cursor.rowcount)
 
 
 class _SQLite(_Statements):
     def read(self, table: str, columns: Sequence[str], keys: list[Key]) -> dict[Key, Values]:
         key = self._key(table)
         raw = ", ".join(f"+{self.quote(column)}" for column in columns)
-        sql = (
-            f"SELECT {key}, {raw} FROM {self.quote(table)} "
-            f"WHERE {key} IN (SELECT value FROM json_each(%s))"
-        )
+        sql = f"SELECT {key}, {raw} FROM {self.quote(table)} WHERE {key} IN (SELECT value FROM json_each(%s))"
         with self.store.connection.cursor() as cursor:
             cursor.execute(sql, [json.dumps(keys)])
             return {row[0]: tuple(row[1:]) for row in cursor.fetchall()}
@@ -139,14 +145,12 @@ class _PostgreSQL(_Statements):
         )
         with self.store.connection.cursor() as cursor:
             cursor.execute(sql, [list(column) for column in zip(*rows, strict=True)])
-            return cursor.rowcount
+            return int(cursor.rowcount)
 
     def insert(self, change: Write) -> int:
         columns = ", ".join(self.quote(column) for column in change.columns)
         marks = ", ".join(f"%s::text::{self._type(change.table, column)}" for column in change.columns)
-        sql = (
-            f"INSERT INTO {self.quote(change.table)} ({columns}) OVERRIDING SYSTEM VALUE VALUES ({marks})"
-        )
+        sql = f"INSERT INTO {self.quote(change.table)} ({columns}) OVERRIDING SYSTEM VALUE VALUES ({marks})"
         return self._many(sql, [tuple(map(text_of, new)) for _, _, new in change.rows if new is not None])
 
     def delete(self, change: Write) -> int:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +14,14 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings
-from django.db import DatabaseError, connections, models
+from django.db import DatabaseError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Model
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from opsconsole.stores.config import sqlite
+from opsconsole.stores.config import is_writable, sqlite
 from opsconsole.stores.router import DEFAULT, store_of
-
-SQLITE_HEADER = b"SQLite format 3\x00"
 
 TITLES = {
     DEFAULT: gettext_lazy("Console"),
@@ -47,43 +47,55 @@ class Column:
 def attach_file(store: str, path: str | Path, *, read_only: bool = False) -> Store:
     """The SQLite file at `path` as a store of its own, for this process. Nothing is created.
 
-    Raises StoreUnusable for a missing, empty, unreadable or foreign file, and for a folder.
+    Raises StoreUnusable for a missing, empty or unreadable file, and for a folder; what is no database
+    shows when it is first read.
     """
+    if not str(path):
+        raise StoreUnusable(_("The path is empty: name a SQLite file."))
     real = Path(os.path.realpath(path))
-    try:
-        status = real.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise StoreUnusable(_("%(path)s is a folder: name a SQLite file.") % {"path": path})
-        if not stat.S_ISREG(status.st_mode):
-            raise StoreUnusable(_("%(path)s is no regular file: name a SQLite file.") % {"path": path})
-        with real.open("rb") as file:
-            header = file.read(len(SQLITE_HEADER))
-    except FileNotFoundError:
-        raise StoreUnusable(_("%(path)s does not exist: check the path.") % {"path": path}) from None
-    except OSError as error:
-        raise StoreUnusable(
-            _("%(path)s can't be read: %(reason)s.") % {"path": path, "reason": error.strerror}
-        ) from None
-    if not header:
-        raise StoreUnusable(
-            _("%(path)s is empty: it holds no database. Check the path.") % {"path": path}
-        )
-    if header != SQLITE_HEADER:
-        raise StoreUnusable(_("%(path)s is no SQLite database.") % {"path": path})
-    # Root may write to everything; a file without any write bit was closed on purpose all the same.
-    writable = os.access(real, os.W_OK) and bool(status.st_mode & 0o222)
+    _require_file(real, shown=str(path), remedy=_("check the path"))
+    writable = is_writable(real)
     if not writable and not read_only:
-        raise StoreUnusable(
-            _("%(path)s is read-only: nothing was written. Make it writable, or use --dry-run.")
-            % {"path": path}
-        )
+        raise _read_only(path)
     digest = hashlib.blake2b(str(real).encode(), digest_size=4).hexdigest()
     alias = f"{store}-{digest}{'' if writable else '-ro'}"
     if alias not in connections.settings:
-        config = sqlite(real, attached=True, read_only=not writable)
-        connections.settings[alias] = config
+        connections.settings[alias] = sqlite(real, attached=True)
         connections.configure_settings(connections.settings)
     return Store(alias, store)
+
+
+def _require_file(path: Path, *, shown: str, remedy: str) -> None:
+    """Refuse what is no file that could hold a database. It is never opened here: closing a file drops
+    the locks that SQLite holds on it in this process.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        text = _("%(path)s does not exist: %(remedy)s.")
+    except OSError as error:
+        raise StoreUnusable(
+            _("%(path)s can't be read: %(reason)s.") % {"path": shown, "reason": error.strerror}
+        ) from None
+    else:
+        if stat.S_ISDIR(status.st_mode):
+            text = _("%(path)s is a folder: name a SQLite file.")
+        elif not stat.S_ISREG(status.st_mode):
+            text = _("%(path)s is no regular file: name a SQLite file.")
+        elif not os.access(path, os.R_OK):
+            text = _("%(path)s can't be read: its permissions forbid it.")
+        elif not status.st_size:
+            text = _("%(path)s is empty, it holds no database: %(remedy)s.")
+        else:
+            return
+    raise StoreUnusable(text % {"path": shown, "remedy": remedy})
+
+
+def _read_only(path: Path | str) -> StoreUnusable:
+    return StoreUnusable(
+        _("%(path)s is read-only: nothing was written. Make it and its folder writable, or use --dry-run.")
+        % {"path": path}
+    )
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,7 @@ class Store:
 
     @property
     def connection(self) -> BaseDatabaseWrapper:
-        return connections[self.alias]  # type: ignore[return-value]  # the stubs have a proxy here
+        return connections[self.alias]
 
     @property
     def title(self) -> str:
@@ -147,6 +159,12 @@ class Store:
             raise StoreUnusable(_("%(path)s does not exist: check the path.") % {"path": real}) from None
         return f"sqlite:{real}:{status.st_dev}:{status.st_ino}"
 
+    def require_file(self) -> None:
+        """Refuse a missing or empty SQLite file before anything opens it: opening would make it."""
+        if self.path is not None:
+            remedy = _("run `python manage.py setup` first") if self.managed else _("check the path")
+            _require_file(self.path, shown=str(self.path), remedy=remedy)
+
     def size(self) -> int:
         """Bytes: the file with its log, or the PostgreSQL database."""
         if self.path is not None:
@@ -157,6 +175,7 @@ class Store:
     @cached_property
     def tables(self) -> dict[str, dict[str, Column]]:
         """Table → column → declaration, as the database has them now: one query."""
+        self.require_file()
         found: dict[str, dict[str, Column]] = {}
         for table, column, type_, primary_key in self._rows(_INTROSPECT[self.vendor]):
             found.setdefault(table, {})[column] = Column(type_, bool(primary_key))
@@ -166,8 +185,24 @@ class Store:
         """The primary key of `table`, a single column."""
         return next(name for name, column in self.tables[table].items() if column.primary_key)
 
-    def models(self) -> list[type[models.Model]]:
-        return [model for model in apps.get_models() if store_of(model) == self.name]
+    def models(self) -> list[type[Model]]:
+        return [model for model in apps.get_models(include_auto_created=True) if store_of(model) == self.name]
+
+    @contextmanager
+    def in_key_order(self) -> Iterator[None]:
+        """Reading by key, a batch at a time. PostgreSQL's planner can't know how many rows a scope has; where
+        it guesses too few, it would scan and sort the whole table for every batch.
+        """
+        if self.vendor != "postgresql":
+            yield
+            return
+        with transaction.atomic(using=self.alias), self.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true),"
+                " set_config('enable_bitmapscan', 'off', true),"
+                " set_config('max_parallel_workers_per_gather', '0', true)"
+            )
+            yield
 
     def holds(self, text: str) -> bool:
         """Whether a text column can hold `text`: UTF-8 everywhere, and no U+0000 on PostgreSQL."""
@@ -211,7 +246,7 @@ class Store:
         versions = [str(row[0]) for row in self._rows("SELECT version FROM schema_version")]
         return max(versions, key=_dotted, default=None)
 
-    def require(self, needs: dict[type[models.Model], Iterable[str]]) -> None:
+    def require(self, needs: dict[type[Model], Iterable[str]]) -> None:
         """Refuse a store that lacks what an operation needs, with the statements that would add it."""
         missing = self._lacks(needs)
         if missing:
@@ -229,10 +264,10 @@ class Store:
 
     def require_writable(self) -> None:
         """Take the write lock once and give it back: refuses a read-only or locked store. Writes nothing."""
-        from django.db import transaction
-
         try:
-            if self.vendor == "sqlite":
+            if self.path is not None:
+                if not is_writable(self.path):
+                    raise _read_only(self.path)
                 with transaction.atomic(using=self.alias):
                     pass
             elif self._rows("SELECT current_setting('transaction_read_only')")[0][0] == "on":
@@ -261,7 +296,7 @@ class Store:
         """Give the connection back; the last one to close a SQLite file folds its log into it."""
         self.connection.close()
 
-    def _lacks(self, needs: dict[type[models.Model], Iterable[str]]) -> dict[str, str]:
+    def _lacks(self, needs: dict[type[Model], Iterable[str]]) -> dict[str, str]:
         """What is missing → the statement that adds it (a table: which document has it)."""
         lacks: dict[str, str] = {}
         for model, columns in needs.items():
@@ -280,7 +315,7 @@ class Store:
         try:
             with self.connection.cursor() as cursor:
                 cursor.execute(sql)
-                return cursor.fetchall()
+                return list(cursor.fetchall())
         except DatabaseError as error:
             raise self.unusable(error) from error
 
@@ -303,8 +338,8 @@ def all_stores() -> Iterator[Store]:
         yield Store(name, name)
 
 
-def _columns(model: type[models.Model]) -> list[str]:
-    return [field.column for field in model._meta.concrete_fields]
+def _columns(model: type[Model]) -> list[str]:
+    return [str(field.column) for field in model._meta.concrete_fields]
 
 
 def _dotted(version: str) -> tuple[int, ...]:

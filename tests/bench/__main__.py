@@ -350,7 +350,7 @@ class Bench:
                         ASKED_P99_MS[self.stores.engine] if name == "defaults" else None, p99, most=True
                     ),
                     "worst ms": [latency.worst for latency in seen],
-                    "p99 since due, ms": [latency.waited_p99 for latency in seen],
+                    "p99 with queue, ms": [latency.queued_p99 for latency in seen],
                     "inserts": [latency.inserts for latency in seen],
                     "failed": [latency.failed for latency in seen],
                     "rows/s meanwhile": [size.in_scope / length for length in lengths]

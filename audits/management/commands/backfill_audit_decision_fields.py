@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from django.utils.translation import gettext_noop
+
 from opsconsole.operations.management.base import OperationCommand
 
 
 class Command(OperationCommand):
-    help = "Fill source_event_ts and supervisor_processed_at of supervisor audits, where they are NULL."
+    help = gettext_noop(
+        "Fill source_event_ts and supervisor_processed_at of supervisor audits, where they are NULL."
+    )
     operation = "audits.backfill_decision_fields"
     executes_by_default = True
     asks = False

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import importlib
-import secrets
 from importlib.util import find_spec
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings
-from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import CommandParser
 from django.db import DatabaseError
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from opsconsole.operations.management.base import ConsoleCommand, Refused
-from opsconsole.people import make_groups
+from opsconsole.people import make_groups, make_superuser
 from opsconsole.stores.store import all_stores
 
 
 class Command(ConsoleCommand):
-    help = "Migrate the console's own database and every managed store, and sync the schedules."
+    help = gettext_noop("Migrate the console's own database and every managed store, and sync the schedules.")
     examples = ("setup", "setup --demo --superuser admin")
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -29,7 +28,12 @@ class Command(ConsoleCommand):
         parser.add_argument("--superuser", metavar="NAME", help=_("make this account, with a new password"))
 
     def handle(self, *args: Any, **options: Any) -> None:
-        settings.DATA_DIR.mkdir(parents=True, exist_ok=True)
+        try:
+            settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # in the data folder
+        except OSError as error:
+            raise Refused(
+                _("%(path)s can't be made: %(reason)s.") % {"path": settings.DATA_DIR, "reason": error.strerror}
+            ) from None
         for store in all_stores():
             if not store.managed:
                 self.stdout.write(_("%(store)s: attached, left as it is") % {"store": store.alias})
@@ -53,12 +57,8 @@ class Command(ConsoleCommand):
                     self.stdout.write(line)
 
     def _make_superuser(self, name: str) -> None:
-        users = get_user_model()
-        if users.objects.filter(**{users.USERNAME_FIELD: name}).exists():
+        password = make_superuser(name)
+        if password is None:
             self.stdout.write(_("The account %(name)s exists: its password stays.") % {"name": name})
-            return
-        password = secrets.token_urlsafe(12)
-        users.objects.create_superuser(name, password=password)
-        self.stdout.write(
-            _("Account %(name)s, password %(password)s") % {"name": name, "password": password}
-        )
+        else:
+            self.stdout.write(_("Account %(name)s, password %(password)s") % {"name": name, "password": password})

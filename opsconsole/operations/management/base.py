@@ -1,34 +1,32 @@
-"""What every command of an operation shares: flags, plan, run, output, exit codes. `CLI.md`'s table in code."""
+"""What every command shares: refusals, flags, plan, run, exit codes. `CLI.md`'s table in code."""
 
 from __future__ import annotations
 
 import argparse
 import getpass
-import json
+import os
 import signal
 import socket
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser, DjangoHelpFormatter
 from django.db import DatabaseError, InterfaceError, connections
-from django.utils.formats import number_format
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
 
-from opsconsole.operations import planning, registry, runner
-from opsconsole.operations.base import Operation
-from opsconsole.operations.management.output import Output
+from opsconsole.operations import jobs, planning, registry, runner
+from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Operation, Risk
+from opsconsole.operations.management.output import Output, discard_output, figure
 from opsconsole.operations.models import RESUMABLE, Run, Status, Trigger
 from opsconsole.operations.planning import Plan, UnableToPlan
 from opsconsole.operations.registry import InvalidParameters, UnknownOperation
 from opsconsole.operations.runner import Actor, Fenced, UnableToRun
 from opsconsole.operations.selection import Selection
+from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import Store, StoreUnusable, all_stores, attach_file
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_ATTENTION, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -45,70 +43,154 @@ class Refused(CommandError):
 REFUSALS = (UnableToRun, UnableToPlan, UnknownOperation, InvalidParameters, StoreUnusable)
 
 
-class ConsoleCommand(BaseCommand):
-    """A command whose refusals are one sentence and exit code 2."""
+class HelpFormatter(DjangoHelpFormatter):
+    """Keeps the lines of the examples, and wraps all others."""
 
-    requires_system_checks: ClassVar[list[str]] = []  # type: ignore[assignment]  # `check` is a command of its own
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = argparse.HelpFormatter._fill_text
+        return "\n".join(
+            line if line.startswith(" ") else fill(self, line, width, indent) for line in text.splitlines()
+        )
+
+
+class ConsoleCommand(BaseCommand):
+    """A command whose refusals are one sentence on standard error and exit code 2.
+
+    `help` and the help of every argument are msgids: mark `help` with `gettext_noop`.
+    """
+
+    requires_system_checks = []  # `check` is a command of its own
+    suppressed_base_arguments = {  # Django's own: known, and not in the help
+        "--version",
+        "--verbosity",
+        "--settings",
+        "--pythonpath",
+        "--traceback",
+        "--no-color",
+        "--force-color",
+        "--skip-checks",
+    }
     examples: ClassVar[tuple[str, ...]] = ()
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        if self.examples:
-            kwargs["epilog"] = "Examples:\n" + "\n".join(f"  python manage.py {line}" for line in self.examples)
-            kwargs["formatter_class"] = type(
-                "Formatter", (argparse.RawDescriptionHelpFormatter, argparse.HelpFormatter), {}
-            )
-        return super().create_parser(prog_name, subcommand, **kwargs)
+        self.help = _(self.help) if self.help else ""
+        kwargs["epilog"] = _examples(self.examples)
+        return super().create_parser(prog_name, subcommand, formatter_class=HelpFormatter, **kwargs)
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """The command line's way in: whatever ends the command, the shell gets one sentence and a code."""
+        signal.signal(signal.SIGTERM, _interrupt)
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal's encoding
+        try:
+            try:
+                options = vars(self.create_parser(argv[0], argv[1]).parse_args(argv[2:]))
+            except (CommandError, *REFUSALS) as error:
+                raise Refused(f"{argv[1]}: {str(error).removeprefix('Error: ')}") from error
+            self.execute(*options.pop("args", ()), **options)
+            sys.stdout.flush()
+        except CommandError as error:
+            if "--traceback" in argv:
+                raise
+            sys.stderr.write(f"{error}\n")
+            sys.exit(error.returncode)
+        except KeyboardInterrupt:
+            sys.stderr.write("\n" + _("Stopped.") + "\n")
+            sys.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError:  # the reader has seen enough
+            discard_output()
+        finally:
+            connections.close_all()
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:
             return super().execute(*args, **options)
         except REFUSALS as error:
             raise Refused(error) from error
+        except (DatabaseError, InterfaceError) as error:  # a store's own were refusals already
+            raise _console_unusable(error) from error
         finally:
             # The last connection to close a SQLite file folds its log in and removes it.
-            connections.close_all()
+            for connection in connections.all(initialized_only=True):
+                if not connection.in_atomic_block:
+                    connection.close()
+
+
+def _examples(lines: tuple[str, ...]) -> str | None:
+    return "\n".join([_("Examples:"), *(f"  python manage.py {line}" for line in lines)]) if lines else None
+
+
+def add_verb(verbs: Any, name: str, *, help: str, examples: tuple[str, ...] = ()) -> argparse.ArgumentParser:
+    """A subcommand, with the same look of its help."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=help, description=help, epilog=_examples(examples), formatter_class=HelpFormatter
+    )
+    return parser
+
+
+def flag_of(parameter: str) -> str:
+    """How a parameter is given on the command line."""
+    return "--" + parameter.replace("_", "-")
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def require_setup() -> None:
-    """Refuse before `setup` has made the console's own tables."""
+    """Refuse before `setup` has made the console's own tables. Makes nothing."""
+    not_set_up = Refused(_("The console is not set up: run `python manage.py setup` first."))
     try:
+        Store(DEFAULT, DEFAULT).require_file()
         Run.objects.exists()
+    except StoreUnusable:
+        raise not_set_up from None
     except DatabaseError as error:
         if "no such table" in str(error) or "does not exist" in str(error):
-            raise Refused(_("The console is not set up: run `python manage.py setup` first.")) from None
-        raise Refused(
-            _("The console's own database can't be used: %(reason)s")
-            % {"reason": str(error).strip().splitlines()[0]}
-        ) from None
+            raise not_set_up from None
+        raise _console_unusable(error) from None
 
 
-def shell_actor(account: str | None) -> Actor:
-    """Who runs this: the named console account, else the system user. Production wants an account."""
+def _console_unusable(error: Exception) -> Refused:
+    return Refused(_("The console's own database can't be used: %(reason)s") % {"reason": _reason(error)})
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def shell_actor(account: str | None, permission: str = "operations.operate_run") -> Actor:
+    """Who does this: the named console account, else the system user. Production wants an account."""
     system_user = f"{getpass.getuser()}@{socket.gethostname()}"
     if account is None:
         if settings.PRODUCTION:
-            raise Refused(_("In production a run needs a name: give --user ACCOUNT."))
+            raise Refused(_("In production this needs a name: give --user ACCOUNT."))
         return Actor(system_user, socket.gethostname(), Trigger.SHELL)
-    user = get_user_model().objects.filter(**{get_user_model().USERNAME_FIELD: account}, is_active=True).first()
+    users = get_user_model()
+    user = users.objects.filter(**{users.USERNAME_FIELD: account}, is_active=True).first()
     if user is None:
         raise Refused(_("No active account is called %(name)s.") % {"name": account})
-    if not user.has_perm("operations.operate_run"):
-        raise Refused(_("%(name)s may not run operations.") % {"name": account})
+    if not user.has_perm(permission):
+        raise Refused(_("%(name)s may not do this.") % {"name": account})
     return Actor(account, system_user, Trigger.SHELL, user)
 
 
 def batch_size(text: str) -> int:
     """--batch-size: 1 … 100000."""
-    try:
-        size = int(text)
-    except ValueError:
-        size = 0
-    if not 1 <= size <= MAX_BATCH_SIZE:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_BATCH_SIZE):
         raise argparse.ArgumentTypeError(_("a whole number from 1 to 100000 is wanted, not %s") % repr(text))
-    return size
+    return int(text)
 
 
-def add_common_flags(parser: argparse.ArgumentParser, cls: type[Operation] | None = None) -> None:
+def add_user_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--user", metavar="NAME", help=_("the console account in whose name it runs"))
+
+
+def add_json_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help=_("one JSON object on standard output"))
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that every operation's command has."""
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help=_("plan only: nothing is written"))
@@ -120,9 +202,9 @@ def add_common_flags(parser: argparse.ArgumentParser, cls: type[Operation] | Non
     parser.add_argument("--fast", action="store_true", help=_("no pause between batches"))
     parser.add_argument("--background", action="store_true", help=_("enqueue, print the run's id, return"))
     parser.add_argument("--note", metavar="TEXT", default="", help=_("why; kept with the run"))
-    parser.add_argument("--user", metavar="NAME", help=_("the console account in whose name it runs"))
+    add_user_flag(parser)
     parser.add_argument("--yes", action="store_true", help=_("skip the question, never a check"))
-    parser.add_argument("--json", action="store_true", help=_("one JSON object on standard output"))
+    add_json_flag(parser)
 
 
 class OperationCommand(ConsoleCommand):
@@ -130,48 +212,58 @@ class OperationCommand(ConsoleCommand):
 
     operation: ClassVar[str]
     executes_by_default: ClassVar[bool] = False
-    asks: ClassVar[bool] = True  # before execution, on a terminal
+    asks: ClassVar[bool] = True  # before execution; an operation that only fills asks in production alone
 
     def add_arguments(self, parser: CommandParser) -> None:
         cls = registry.operation(self.operation)
+        parser.description = parser.description or str(cls.description)
         registry.add_arguments(cls, parser)
-        add_common_flags(parser, cls)
+        add_common_flags(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
+        cls = registry.operation(self.operation)
         execute = options["execute"] or (self.executes_by_default and not options["dry_run"])
-        run_operation(registry.operation(self.operation), options, execute=execute, asks=self.asks)
+        run_operation(cls, registry.values_of(cls, options), options, execute=execute, asks=self.asks)
 
 
-def run_operation(cls: type[Operation], options: dict[str, Any], *, execute: bool, asks: bool = True) -> None:
+def run_operation(
+    cls: type[Operation],
+    values: Mapping[str, Any],
+    options: dict[str, Any],
+    *,
+    execute: bool,
+    asks: bool = True,
+) -> None:
     """Plan `cls` and, when asked, run it; prints, and leaves by `SystemExit` unless all is well."""
     if options["batch_size"] and cls.batch_size:
         raise Refused(
             _("%(operation)s works on %(size)d units at a time: --batch-size is not for it.")
             % {"operation": cls.name, "size": cls.batch_size}
         )
-    params = registry.clean(cls, registry.values_of(cls, options))
-    if execute or cls.about_runs:
+    params = registry.clean(cls, values)
+    if execute or cls.about_runs or options["user"]:
         require_setup()
-    actor = shell_actor(options["user"]) if execute else None
+    actor = shell_actor(options["user"]) if execute or options["user"] else None
+    output = Output(as_json=options["json"], bare=options["background"] and execute, no_color=options["no_color"])
     store = chosen_store(cls, params, options, read_only=not execute)
-    output = Output(as_json=options["json"])
     try:
         operation = planning.operation_on(cls, store, params)
-        size = cls.batch_size or options["batch_size"] or planning.DEFAULT_BATCH_SIZE
-        if actor is None:
-            _dry_run(operation, size, output)
-        else:
+        size = operation.batch_size or options["batch_size"] or DEFAULT_BATCH_SIZE
+        if execute and actor is not None:
             _execute(operation, size, actor, options, output, asks)
+        else:
+            _dry_run(operation, size, output)
+    except KeyboardInterrupt:
+        raise CommandError(_("Stopped: nothing was written."), returncode=EXIT_INTERRUPTED) from None
     finally:
         store.close()
 
 
-def chosen_store(
-    cls: type[Operation], params: dict[str, Any], options: dict[str, Any], *, read_only: bool
-) -> Store:
+def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str, Any], *, read_only: bool) -> Store:
     """--db-path, --database, or the operation's own store."""
+    own = cls.locate(params)
     if options["db_path"] is not None:
-        store = attach_file(cls.locate(params).name, options["db_path"], read_only=read_only)
+        store = attach_file(own.name, options["db_path"], read_only=read_only)
     elif options["database"] is not None:
         names = [store.alias for store in all_stores()]
         if options["database"] not in names:
@@ -181,7 +273,13 @@ def chosen_store(
             )
         store = Store(options["database"], options["database"])
     else:
-        store = cls.locate(params)
+        store = own
+    store.require_file()
+    if cls.about_runs and store.identity() != own.identity():
+        raise Refused(
+            _("That run worked on %(location)s, not on %(other)s.")
+            % {"location": own.location, "other": store.location}
+        )
     return store
 
 
@@ -200,15 +298,14 @@ def _dry_run(operation: Operation, size: int, output: Output) -> None:
         output.header(operation, size, mode=_("DRY-RUN (preview)"))
         output.need(operation, planned)
         with output.progress(planned.total) as advance:
-            planning.count_outcomes(
-                planned, batch_size=size, on_progress=lambda p: advance(sum(p.counts().values()))
-            )
+            planning.count_outcomes(planned, batch_size=size, on_progress=lambda p: advance(sum(p.counts().values())))
     output.sample(operation, planned.sample)
-    output.advice(planned)
+    seen = sum(planned.counts().values())
     result = {
         "run": None,
         "operation": operation.name,
         "store": operation.at.name,
+        "location": operation.at.location,
         "mode": "dry-run",
         "status": Status.PLANNED.value,
         "total": planned.total,
@@ -216,7 +313,7 @@ def _dry_run(operation: Operation, size: int, output: Output) -> None:
         "reasons": planned.reasons,
         "batches": planned.batches,
         "elapsed_seconds": round(planned.seconds, 3),
-        "rows_per_second": _rate(sum(planned.counts().values()), planned.seconds),
+        "rows_per_second": round(seen / planned.seconds, 1) if planned.seconds else 0.0,
         "before": planned.before,
         "after": {},
         "sample": planned.sample,
@@ -231,21 +328,21 @@ def _execute(
     with _reading(operation.at):
         operation.at.require({model: tuple(columns) for model, columns in operation.needs().items()})
         operation.at.require_writable()
-        run = runner.same_command(operation, Selection())
-        if run is not None:
-            run = _take_over(run, size, options, output)
-        else:
+    run = runner.same_command(operation, Selection())
+    if run is not None:
+        run = _take_over(run, size, actor, options, output)
+    else:
+        with _reading(operation.at):
             planned = planning.plan(operation)
-    if run is None:
         output.header(operation, size, mode=_("EXECUTE"))
         output.need(operation, planned)
-        output.advice(planned)
         _ask(operation, planned, options, output, asks)
-        run = runner.draft(
-            planned, actor, note=options["note"], batch_size=size, fast=options["fast"]
-        )
+        run = runner.draft(planned, actor, note=options["note"], batch_size=size, fast=options["fast"])
         try:
-            runner.confirm(run, actor, background=options["background"])
+            if options["background"]:
+                jobs.confirm(run, actor)
+            else:
+                runner.confirm(run, actor, background=False)
         except UnableToRun:
             runner.cancel(run, actor)
             raise
@@ -255,7 +352,7 @@ def _execute(
         _work(run, output)
 
 
-def _take_over(run: Run, size: int, options: dict[str, Any], output: Output) -> Run | None:
+def _take_over(run: Run, size: int, actor: Actor, options: dict[str, Any], output: Output) -> Run:
     """The unfinished run of the same command: gone on with if nobody works on it, refused else."""
     if run.status == Status.AWAITING_APPROVAL:
         return run
@@ -264,52 +361,52 @@ def _take_over(run: Run, size: int, options: dict[str, Any], output: Output) -> 
             _("Run %(run)d of this command waits for a worker: see `runs show %(run)d`, or cancel it first.")
             % {"run": run.pk}
         )
-    if options["background"] and run.status in RESUMABLE:
-        runner.resume(run, shell_actor(options["user"]))
+    if options["background"]:
+        jobs.resume(run, actor)
         return run
     run = runner.claim(run)
     run.batch_size, run.fast, run.in_background = size, options["fast"], False
     run.save(update_fields=("batch_size", "fast", "in_background"))
     output.line(
         _("Going on with run %(run)d: %(seen)s of %(total)s done.")
-        % {"run": run.pk, "seen": _figure(run.seen), "total": _figure(run.total)}
+        % {"run": run.pk, "seen": figure(run.seen), "total": figure(run.total)}
     )
     return run
 
 
-def _ask(
-    operation: Operation, planned: Plan, options: dict[str, Any], output: Output, asks: bool
-) -> None:
+def _ask(operation: Operation, planned: Plan, options: dict[str, Any], output: Output, asks: bool) -> None:
     """The confirmation that the risk wants; --yes answers it."""
     cls = type(operation)
     typing = runner.needs_typing(cls)
-    if options["yes"] or not (typing or asks or settings.PRODUCTION) or not planned.total:
-        return
-    if not asks and not settings.PRODUCTION:
+    asks = asks and cls.risk not in {Risk.READ, Risk.FILL}
+    if options["yes"] or not planned.total or not (typing or asks or settings.PRODUCTION):
         return
     if not sys.stdin.isatty():
         raise Refused(_("This asks before it writes: give --yes where nobody can answer."))
     wanted = cls.name if typing else _("yes")
-    question = operation.action_label(planned.total) + " · " + operation.at.location
-    output.line(question)
-    answer = input(_("Type %(wanted)s to go on: ") % {"wanted": wanted})
+    output.line(f"{operation.action_label(planned.total)} · {operation.at.location}")
+    output.console.print(_("Type %(wanted)s to go on: ") % {"wanted": wanted}, markup=False, end="")
+    answer = sys.stdin.readline()
     if answer.strip() != wanted:
         raise Refused(_("Not confirmed: nothing was written."))
 
 
 def _leave_to_background(run: Run, output: Output) -> None:
-    output.run(run, as_result=True)
+    """Standard output gets the run's id alone, so that a script can take it."""
+    if output.as_json:
+        output.run(run)
+    else:
+        output.bare(str(run.pk))
     if run.status == Status.AWAITING_APPROVAL:
-        output.line(
-            _("Run %(run)d waits for approval by a second person: `runs approve %(run)d`.") % {"run": run.pk}
-        )
+        output.error(_("Run %(run)d waits for approval by a second person: `runs approve %(run)d`.") % {"run": run.pk})
         sys.exit(EXIT_ATTENTION)
-    output.line(_("Run %(run)d is queued: see `runs show %(run)d`.") % {"run": run.pk})
+    output.error(_("Run %(run)d is queued: see `runs show %(run)d`.") % {"run": run.pk})
 
 
 def _work(run: Run, output: Output) -> None:
     """Run in this process, with live progress; the exit code says how it ended."""
     worker = runner.Runner(run)
+    stopped_by = ""
     try:
         with stop_signals() as stopped, output.progress(run.total) as advance:
             run = worker.work(until=stopped, on_progress=lambda r: advance(r.seen))
@@ -318,33 +415,42 @@ def _work(run: Run, output: Output) -> None:
     except KeyboardInterrupt:
         worker.store.close()
         runner.interrupt(run, _("stopped by the keyboard"))
-        run.refresh_from_db()
     except (DatabaseError, InterfaceError) as error:
-        reason = str(error).strip().splitlines()[0]
+        stopped_by = _reason(error)
+    except Exception:
+        run.refresh_from_db()
+        if run.status != Status.FAILED:  # the engine says `failed` of what it could not go on with
+            raise
+    finally:
+        worker.store.close()
+    _refresh(run)
+    output.run(run)
+    if stopped_by and run.status != Status.FAILED:
         output.error(
-            _("Interrupted: %(reason)s. The same command goes on when that is mended.") % {"reason": reason}
-        )
-        sys.exit(EXIT_INTERRUPTED if not _failed(run) else EXIT_FAILED)
-    output.run(run, as_result=True)
-    if run.status in {*RESUMABLE, Status.RUNNING}:
-        output.error(
-            _("Run %(run)d stands at %(seen)s of %(total)s. The same command goes on, or `runs resume %(run)d`.")
-            % {"run": run.pk, "seen": _figure(run.seen), "total": _figure(run.total)}
+            _("Interrupted: %(reason)s. When that is mended, the same command goes on with run %(run)d.")
+            % {"reason": stopped_by, "run": run.pk}
         )
         sys.exit(EXIT_INTERRUPTED)
-    code = {Status.FAILED: EXIT_FAILED, Status.CANCELLED: EXIT_FAILED, Status.NEEDS_ATTENTION: EXIT_ATTENTION}
-    if run.status in code:
-        if run.error:
-            output.error(run.error)
-        sys.exit(code[Status(run.status)])
+    if run.status in {*RESUMABLE, Status.RUNNING}:
+        output.error(
+            _("Run %(run)d stands at %(seen)s of %(total)s: the same command goes on, or `runs resume %(run)d`.")
+            % {"run": run.pk, "seen": figure(run.seen), "total": figure(run.total)}
+        )
+        sys.exit(EXIT_INTERRUPTED)
+    if run.error:
+        output.error(run.error)
+    if run.status in {Status.FAILED, Status.CANCELLED}:
+        sys.exit(EXIT_FAILED)
+    if run.status == Status.NEEDS_ATTENTION:
+        sys.exit(EXIT_ATTENTION)
 
 
-def _failed(run: Run) -> bool:
+def _refresh(run: Run) -> None:
+    """The run as the console has it, when the console can be asked."""
     try:
         run.refresh_from_db()
-    except DatabaseError:
-        return False
-    return run.status == Status.FAILED
+    except (DatabaseError, InterfaceError):
+        run.status = Status.INTERRUPTED
 
 
 @contextmanager
@@ -357,7 +463,8 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
         asked += 1
         if asked > 1:
             raise KeyboardInterrupt
-        sys.stderr.write("\n" + _("Stopping after this batch. Once more stops now.") + "\n")
+        # Not through sys.stderr: it may be in the middle of a write.
+        os.write(2, ("\n" + _("Stopping after this batch. Once more stops now.") + "\n").encode())
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -365,11 +472,3 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _rate(count: int, seconds: float) -> float:
-    return round(count / seconds, 1) if seconds else 0.0
-
-
-def _figure(number: int) -> str:
-    return number_format(number, force_grouping=True)

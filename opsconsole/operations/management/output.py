@@ -3,58 +3,107 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from django.utils.formats import number_format
 from django.utils.translation import gettext as _
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from opsconsole.operations import registry
 from opsconsole.operations.base import Operation
-from opsconsole.operations.models import Run
+from opsconsole.operations.models import Run, Status
 from opsconsole.operations.planning import OUTCOMES, Plan, advice
 from opsconsole.operations.words import outcome_label, reason_label
 
 LINE_EVERY_SECONDS = 3.0
 SHOWN_SAMPLE = 20
+RULE = 80
+
+
+class PatientConsole(Console):
+    """Goes quiet when its reader is gone (`| head`): a run is not ended by that."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        discard_output()
+
+
+def discard_output() -> None:
+    """Nobody reads standard output any more: what is still written there goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Output:
-    """Prints to standard output; with `as_json` everything but the result goes to standard error."""
+    """Prints to standard output; with `as_json` or `bare` everything but the result to standard error."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, bare: bool = False, no_color: bool = False) -> None:
         self.as_json = as_json
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
-        self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        look: dict[str, Any] = {"highlight": False, "soft_wrap": True, "no_color": no_color or None}
+        self.console = PatientConsole(stderr=as_json or bare, **look)
+        self.errors = Console(stderr=True, **look)
 
-    def line(self, text: str = "") -> None:
-        self.console.print(text, markup=False)
+    def line(self, text: str = "", *, style: str | None = None) -> None:
+        self.console.print(text, markup=False, style=style)
 
     def error(self, text: str) -> None:
         self.errors.print(text, markup=False)
 
+    def table(self, rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), heading: bool = False) -> None:
+        """Aligned columns, however wide the terminal; those numbered in `right` to the right."""
+        if not rows:
+            return
+        widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+        for number, row in enumerate(rows):
+            cells = []
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True)):
+                space = " " * (width - cell_len(cell))
+                cells.append(space + cell if place in right else cell + space)
+            self.line("  ".join(cells).rstrip(), style="bold" if heading and not number else None)
+
+    def json(self, result: Any) -> None:
+        """The one JSON object, on standard output. ASCII where the reader's encoding is not UTF-8."""
+        unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        self.bare(json.dumps(result, ensure_ascii=not unicode, default=str))
+
+    def bare(self, text: str) -> None:
+        """The result alone, for scripts."""
+        try:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            discard_output()
+
+    # --- an operation --------------------------------------------------------------------------------
+
     def header(self, operation: Operation, batch_size: int, *, mode: str) -> None:
-        self.console.rule(str(operation.title), align="left", characters="=")
-        grid = Table.grid(padding=(0, 2))
-        grid.add_row(_("Database path:"), operation.at.location)
-        grid.add_row(_("Batch size:"), figure(batch_size))
-        grid.add_row(_("Mode:"), mode)
-        self.console.print(grid)
-        self.console.rule(characters="=")
+        self.line("=" * RULE)
+        self.line(str(operation.title), style="bold")
+        self.line("=" * RULE)
+        self.table(
+            [
+                (_("Database:"), operation.at.location),
+                (_("Batch size:"), figure(batch_size)),
+                (_("Mode:"), mode),
+            ]
+        )
+        self.line("=" * RULE)
 
     def need(self, operation: Operation, planned: Plan) -> None:
-        self.line(_("Rows in scope: %(total)s") % {"total": figure(planned.total)})
+        """What there is to do, and what was known before."""
         self.line()
-
-    def advice(self, planned: Plan) -> None:
+        self.line(_("In scope: %(total)s") % {"total": figure(planned.total)})
+        others = {name: value for name, value in planned.before.items() if name != "in_scope"}
+        self.table([(f"{label}:", value) for label, value in _figures(operation, others)], right=(1,))
         for sentence in advice(planned):
             self.line(sentence)
+        self.line()
 
     def sample(self, operation: Operation, sample: list[dict[str, Any]]) -> None:
         """Some of the rows, as they are and as they would be."""
@@ -69,91 +118,107 @@ class Output:
                 self.line(f"[DRY-RUN] {_row_name(operation, entry, row)}: {_difference(row)}")
         if len(sample) > SHOWN_SAMPLE:
             self.line(_("… and more: --json shows about fifty."))
-        self.line()
+        if sample:
+            self.line()
 
     @contextmanager
     def progress(self, total: int) -> Iterator[Callable[[int], None]]:
         """A live bar on a terminal, a line every few seconds in a pipe. Yields: call it with what is done."""
-        if self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-            )
-            with Progress(*columns, console=self.console) as bar:
-                started = time.monotonic()
-                job = bar.add_task(_("Progress"), total=max(total, 1), rate="")
+        progress = self._bar(total) if self.console.is_terminal else self._lines(total)
+        with progress as advance:
+            yield advance
 
-                def advance(done: int) -> None:
-                    seconds = time.monotonic() - started
-                    bar.update(job, completed=done, rate=_rate(done, seconds))
+    @contextmanager
+    def _bar(self, total: int) -> Iterator[Callable[[int], None]]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console) as bar:
+            pace = Pace()
+            job = bar.add_task(_("Progress"), total=max(total, 1), rate="")
+            yield lambda done: bar.update(job, completed=done, rate=rate_text(pace.rate(done)))
 
-                yield advance
-                bar.update(job, completed=max(total, 1))
-            return
-        started = last = time.monotonic()
-        first: int | None = None
+    @contextmanager
+    def _lines(self, total: int) -> Iterator[Callable[[int], None]]:
+        pace = Pace()
+        last = time.monotonic()
 
-        def say(done: int) -> None:
-            nonlocal last, first
-            now = time.monotonic()
-            first = done if first is None else first
-            if now - last < LINE_EVERY_SECONDS:
+        def advance(done: int) -> None:
+            nonlocal last
+            rate = pace.rate(done)
+            if time.monotonic() - last < LINE_EVERY_SECONDS:
                 return
-            last = now
-            seconds = now - started
-            speed = (done - first) / seconds
-            left = (total - done) / speed / 60 if speed > 0 else 0.0
+            last = time.monotonic()
             self.line(
-                _("Progress: %(done)s/%(total)s (%(percent).1f%%)  Rate: %(rate)s  Time left: %(left).1f min")
+                _("Progress: %(done)s/%(total)s (%(percent).1f%%)  Rate: %(rate)s  Time left: %(left)s")
                 % {
                     "done": figure(done),
                     "total": figure(total),
                     "percent": 100 * done / total if total else 100.0,
-                    "rate": _rate(done - first, seconds),
-                    "left": left,
+                    "rate": rate_text(rate),
+                    "left": duration((total - done) / rate) if rate else "?",
                 }
             )
 
-        yield say
+        yield advance
 
-    def run(self, run: Run, *, as_result: bool = False) -> None:
+    def run(self, run: Run) -> None:
         """A run as it stands now."""
-        operation = registry.operations().get(run.operation)
-        self.result(operation, result_of(run))
+        self.result(registry.operations().get(run.operation), result_of(run))
 
     def result(self, operation: Operation | type[Operation] | None, result: dict[str, Any]) -> None:
         """The figures at the end: a table, or the JSON object."""
         if self.as_json:
-            json.dump(result, sys.stdout, ensure_ascii=False, default=str)
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+            self.json(result)
             return
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        table.add_column()
-        table.add_column(justify="right")
-        if result["run"] is not None:
-            table.add_row(_("Run"), str(result["run"]))
-        table.add_row(_("Status"), str(status_label(result["status"])))
-        table.add_row(_("In scope"), figure(result["total"]))
+        rows = [] if result["run"] is None else [(_("Run"), str(result["run"]))]
+        rows += [(_("Status"), status_label(result["status"])), (_("In scope"), figure(result["total"]))]
         for outcome in OUTCOMES:
-            table.add_row(outcome_label(outcome), figure(result[outcome]))
-            for reason, count in sorted(result["reasons"].get(outcome, {}).items()):
-                if reason and count:
-                    table.add_row(f"  {reason_label(operation, reason)}", figure(count))
-        figures = result["after"] or result["before"]
-        for name, value in figures.items():
-            label = str(operation.figure_labels.get(name, name)) if operation else name
-            table.add_row(label, figure(value) if isinstance(value, int) else str(value))
-        table.add_row(_("Batches"), figure(result["batches"]))
-        table.add_row(_("Rate"), _rate_text(result["rows_per_second"]))
-        table.add_row(_("Seconds"), f"{result['elapsed_seconds']:.1f}")
-        self.console.print(table)
-        if operation is not None:
-            for sentence in operation.summary(figures):
-                self.line(sentence)
+            rows.append((outcome_label(outcome), figure(result[outcome])))
+            rows += [
+                (f"  {reason_label(operation, reason)}", figure(count))
+                for reason, count in sorted(result["reasons"].get(outcome, {}).items())
+                if reason and count
+            ]
+        rows += [
+            (_("Batches"), figure(result["batches"])),
+            (_("Rate"), rate_text(result["rows_per_second"])),
+            (_("Time"), duration(result["elapsed_seconds"])),
+        ]
+        self.table(rows, right=(1,))
+        figures = result["after"]
+        if figures:
+            self.line()
+            before = dict(_figures(operation, result["before"]))
+            self.table(
+                [("", _("before"), _("after"))]
+                + [(label, before.get(label, ""), value) for label, value in _figures(operation, figures)],
+                right=(1, 2),
+                heading=True,
+            )
+        if operation is not None and result["mode"] == "dry-run":
+            figures = result["before"]
+        for sentence in operation.summary(figures) if operation and figures else ():
+            self.line(sentence)
+
+
+class Pace:
+    """Units per second since the first that was seen: a run that goes on has done some before."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._first: int | None = None
+
+    def rate(self, done: int) -> float:
+        if self._first is None:
+            self._first, self._started = done, time.monotonic()
+            return 0.0
+        seconds = time.monotonic() - self._started
+        return (done - self._first) / seconds if seconds else 0.0
 
 
 def result_of(run: Run) -> dict[str, Any]:
@@ -163,7 +228,7 @@ def result_of(run: Run) -> dict[str, Any]:
         "operation": run.operation,
         "store": run.store,
         "location": run.location,
-        "mode": "execute",
+        "mode": mode_of(run),
         "status": run.status,
         "total": run.total,
         **{outcome: getattr(run, outcome) for outcome in OUTCOMES},
@@ -179,9 +244,12 @@ def result_of(run: Run) -> dict[str, Any]:
     }
 
 
-def status_label(status: str) -> str:
-    from opsconsole.operations.models import Status
+def mode_of(run: Run) -> str:
+    """A plan that nobody has confirmed is a dry run."""
+    return "dry-run" if run.status == Status.PLANNED else "execute"
 
+
+def status_label(status: str) -> str:
     return str(Status(status).label)
 
 
@@ -189,12 +257,25 @@ def figure(number: int) -> str:
     return str(number_format(number, force_grouping=True))
 
 
-def _rate(done: int, seconds: float) -> str:
-    return _rate_text(done / seconds if seconds else 0.0)
+def duration(seconds: float) -> str:
+    """A time that people can read off at a glance."""
+    if seconds < 100:
+        return _("%(seconds).1f s") % {"seconds": seconds}
+    if seconds < 6000:
+        return _("%(minutes).1f min") % {"minutes": seconds / 60}
+    return _("%(hours).1f h") % {"hours": seconds / 3600}
 
 
-def _rate_text(rate: float) -> str:
+def rate_text(rate: float) -> str:
     return _("%(rate)s rows/s") % {"rate": figure(round(rate))}
+
+
+def _figures(operation: Operation | type[Operation] | None, figures: dict[str, Any]) -> list[tuple[str, str]]:
+    labels = operation.figure_labels if operation else {}
+    return [
+        (str(labels.get(name, name)), figure(value) if isinstance(value, int) else str(value))
+        for name, value in figures.items()
+    ]
 
 
 def _row_name(operation: Operation, entry: dict[str, Any], row: dict[str, Any]) -> str:
@@ -206,5 +287,5 @@ def _row_name(operation: Operation, entry: dict[str, Any], row: dict[str, Any]) 
 def _difference(row: dict[str, Any]) -> str:
     if row["after"] is None:
         return _("will be deleted")
-    values = ", ".join(f"{name}={value}" for name, value in row["after"].items())
+    values = ", ".join(f"{name}={'NULL' if value is None else value}" for name, value in row["after"].items())
     return (_("will insert %s") if row["before"] is None else _("will set %s")) % values

@@ -25,7 +25,7 @@ class PruneRuns(Operation):
     )
     store = "default"
     model = Batch
-    writes = {"operations_batch": ("image",)}  # noqa: RUF012
+    writes = {"operations_batch": ("image",)}
     risk = Risk.DELETE
     undoable = False
     batch_size = 50  # images are large
@@ -33,7 +33,11 @@ class PruneRuns(Operation):
 
     class Params(forms.Form):
         days = forms.IntegerField(
-            min_value=1, initial=KEEP_DAYS, required=False, label=_("days"), help_text=_("keep this many days")
+            min_value=1,
+            initial=KEEP_DAYS,
+            required=False,
+            label=_("days"),
+            help_text=_("keep this many days"),
         )
 
     def scope(self) -> QuerySet[Batch]:

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
-from opsconsole.operations.models import Batch, Run
+from opsconsole.operations.models import Batch
 from opsconsole.operations.runner import UnableToRun, run_called, store_of
 from opsconsole.stores import rows
 from opsconsole.stores.rows import Key, Values
@@ -43,11 +43,11 @@ class UndoRun(Operation):
     model = Batch
     risk = Risk.CHANGE
     about_runs = True
-    reasons = {  # noqa: RUF012
+    reasons = {
         "as_before": _("already as before the run"),
         "conflict": _("conflict: changed since the run"),
     }
-    figure_labels = {  # noqa: RUF012
+    figure_labels = {
         "in_scope": _("rows that the run wrote"),
         "as_written": _("still as the run wrote them"),
     }

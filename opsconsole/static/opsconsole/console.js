@@ -1,0 +1,38 @@
+// Times in the viewer's zone, copying, printing, and what a page says while its server is away.
+"use strict";
+
+const two = (number) => String(number).padStart(2, "0");
+
+function localTimes(root) {
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  for (const time of root.querySelectorAll("time[datetime]:not([data-local])")) {
+    const at = new Date(time.dateTime);
+    if (Number.isNaN(at.getTime())) continue;
+    time.dataset.local = zone;
+    time.textContent =
+      `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ` +
+      `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
+    time.title = `${time.title} → ${zone}`;
+  }
+}
+
+document.addEventListener("DOMContentLoaded", () => localTimes(document));
+document.addEventListener("htmx:afterSettle", () => localTimes(document));
+
+document.addEventListener("click", async (event) => {
+  const copy = event.target.closest("[data-copy]");
+  if (copy) {
+    await navigator.clipboard.writeText(copy.dataset.copy);
+    copy.classList.add("copied");
+    setTimeout(() => copy.classList.remove("copied"), 1500);
+  }
+  if (event.target.closest("[data-print]")) window.print();
+});
+
+const away = (hidden) => {
+  const notice = document.getElementById("server-away");
+  if (notice) notice.hidden = hidden;
+};
+document.addEventListener("htmx:sendError", () => away(false));
+document.addEventListener("htmx:responseError", () => away(false));
+document.addEventListener("htmx:afterOnLoad", () => away(true));

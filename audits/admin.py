@@ -1,0 +1,343 @@
+"""AgentOS: audits, guardian verdicts and the supervisor's inbox, to look at; and how far the decision times are."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib import admin
+from django.db import DatabaseError
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+from unfold.contrib.filters.admin import ChoicesRadioFilter, RadioFilter
+from unfold.decorators import action, display
+
+from audits.coverage import FILLED, VERDICTS, Figures, coverage, lag
+from audits.extraction import KEYS
+from audits.models import GuardianVerdict, InboxEntry, TaskAudit
+from audits.operations.backfill_decision_fields import BackfillDecisionFields
+from opsconsole.display import copyable, figure, moment
+from opsconsole.operations.admin import OperationActionsMixin
+from opsconsole.stores.admin import DayFilter, ExactFilter, StoreModelAdmin, json_block
+from opsconsole.stores.store import StoreUnusable
+
+# So many audits the coverage page reads for what SQL can't tell; the command reads all.
+NEWEST_AUDITS = 200_000
+NEWEST_SAMPLE = 2_000
+
+SUPERVISOR_EVENTS = tuple(
+    f"SUPERVISOR_{name}"
+    for name in (
+        "ALLOWED",
+        "PAUSED",
+        "BLOCKED",
+        "RETRY_RECOMMENDED",
+        "DECISION",
+        "DECISION_APPLIED",
+        "ERROR",
+    )
+)
+
+
+class EventTypeFilter(ExactFilter):
+    title = _("event type, exactly")
+    parameter_name = "event_type"
+    suggested = SUPERVISOR_EVENTS
+
+
+class TaskFilter(ExactFilter):
+    title = _("task, exactly")
+    parameter_name = "task_id"
+
+
+class DecisionTimesFilter(RadioFilter):
+    """Of supervisor audits, in the very words of the backfill's scope."""
+
+    title = _("decision times")
+    parameter_name = "decision_times"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [
+            ("lacking", _("a supervisor audit that lacks one")),
+            ("filled", _("a supervisor audit with both")),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() not in {"lacking", "filled"}:
+            return queryset
+        supervisor = queryset.filter(event_type__icontains="SUPERVISOR")
+        return supervisor.filter(FILLED if self.value() == "filled" else ~FILLED)
+
+
+@admin.register(TaskAudit)
+class TaskAuditAdmin(OperationActionsMixin, StoreModelAdmin):
+    list_display = ("audit", "event_type", "severity", "of_task", "created", "source", "delay")
+    sortable_by = ("audit",)
+    list_filter = (
+        DecisionTimesFilter,
+        EventTypeFilter,
+        ("level", ChoicesRadioFilter),
+        TaskFilter,
+        ("created_at", DayFilter),
+    )
+    searched = ("audit_id", "task_id", "decision_id")
+    search_help_text = _("Searches the number of an audit and the exact identifier of a task or a decision.")
+    actions_list = ("coverage",)
+    fieldsets = (
+        (None, {"fields": ("audit", "event_type", "level", "of_task", "repo_id", "created")}),
+        (_("Decision"), {"fields": ("source", "processed", "delay", "decision", "verdict")}),
+        (_("Payload"), {"fields": ("document",)}),
+    )
+    needs = {
+        DecisionTimesFilter: tuple(KEYS),
+        "created": ("created_at",),
+        "severity": ("level",),
+        "source": ("source_event_ts",),
+        "processed": ("supervisor_processed_at",),
+        "delay": tuple(KEYS),
+        "decision": ("decision_id",),
+        "verdict": ("verdict_id",),
+        "document": ("payload",),
+    }
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[TaskAudit]:
+        return super().get_queryset(request).defer("payload")  # the page of one audit asks for it
+
+    @admin.display(description=_("audit"), ordering="pk")
+    def audit(self, audit: TaskAudit) -> str:
+        return str(audit.pk)
+
+    @admin.display(description=_("created at"))
+    def created(self, audit: TaskAudit) -> str:
+        return moment(audit.created_at)
+
+    @display(description=_("level"), label={"info": "info", "warning": "warning", "error": "danger"}, empty_value="–")
+    def severity(self, audit: TaskAudit) -> tuple[str, str] | None:
+        return (audit.level, audit.get_level_display()) if audit.level else None
+
+    @admin.display(description=_("task"))
+    def of_task(self, audit: TaskAudit) -> str:
+        return task_link(audit.task_id)
+
+    @admin.display(description=_("source event"))
+    def source(self, audit: TaskAudit) -> str:
+        return moment(audit.source_event_ts)
+
+    @admin.display(description=_("processed"))
+    def processed(self, audit: TaskAudit) -> str:
+        return moment(audit.supervisor_processed_at)
+
+    @admin.display(description=_("lag"))
+    def delay(self, audit: TaskAudit) -> str:
+        seconds = lag([(audit.source_event_ts, audit.supervisor_processed_at)])["max"]
+        return "–" if seconds is None else gettext("%(seconds)s s") % {"seconds": _seconds(seconds)}
+
+    @admin.display(description=_("decision"))
+    def decision(self, audit: TaskAudit) -> str:
+        return copyable(audit.decision_id)
+
+    @admin.display(description=_("verdict"))
+    def verdict(self, audit: TaskAudit) -> str:
+        if not audit.verdict_id:
+            return "–"
+        return format_html(
+            '<a class="row-link" href="{}">{}</a>',
+            reverse("admin:audits_guardianverdict_change", args=[audit.verdict_id]),
+            audit.verdict_id,
+        )
+
+    @admin.display(description=_("payload"))
+    def document(self, audit: TaskAudit) -> str:
+        return json_block(audit.payload)
+
+    @action(description=_("Coverage"), url_path="coverage", permissions=["view"], icon="donut_large")
+    def coverage(self, request: HttpRequest) -> HttpResponse:
+        """The verification query of the backfill as a page."""
+        try:
+            figures = coverage(self.store(request), newest=NEWEST_AUDITS, sample=NEWEST_SAMPLE)
+        except (StoreUnusable, DatabaseError) as error:
+            return self.unusable(request, error)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Coverage of the decision times"),
+            "figures": figures,
+            "backfill": BackfillDecisionFields.name if self.operations(request) else "",
+            **coverage_words(figures),
+        }
+        return TemplateResponse(request, "audits/coverage.html", context)
+
+
+@admin.register(GuardianVerdict)
+class GuardianVerdictAdmin(StoreModelAdmin):
+    list_display = ("verdict", "outcome", "of_task", "triggered_by", "created")
+    list_filter = (("decision", ChoicesRadioFilter),)
+    searched = ("id",)
+    search_help_text = _("Searches the exact identifier of a verdict.")
+    fieldsets = (
+        (None, {"fields": ("verdict", "decision", "of_task", "triggered_by", "created")}),
+        (_("Documents"), {"fields": ("reasons", "policy")}),
+    )
+    needs = {
+        "verdict": ("id",),
+        "outcome": ("decision",),
+        "of_task": ("task_id",),
+        "created": ("created_at",),
+        "reasons": ("reasons_json",),
+        "policy": ("policy_json",),
+    }
+
+    @admin.display(description=_("verdict"))
+    def verdict(self, verdict: GuardianVerdict) -> str:
+        return verdict.pk
+
+    @display(description=_("decision"), label={"approve": "success", "reject": "danger", "warn": "warning"})
+    def outcome(self, verdict: GuardianVerdict) -> tuple[str, str]:
+        return verdict.decision, verdict.get_decision_display()
+
+    @admin.display(description=_("task"))
+    def of_task(self, verdict: GuardianVerdict) -> str:
+        return task_link(verdict.task_id)
+
+    @admin.display(description=_("created at"))
+    def created(self, verdict: GuardianVerdict) -> str:
+        return moment(verdict.created_at)
+
+    @admin.display(description=_("reasons"))
+    def reasons(self, verdict: GuardianVerdict) -> str:
+        return json_block(verdict.reasons_json)
+
+    @admin.display(description=_("policy"))
+    def policy(self, verdict: GuardianVerdict) -> str:
+        return json_block(verdict.policy_json)
+
+
+@admin.register(InboxEntry)
+class InboxEntryAdmin(StoreModelAdmin):
+    list_display = ("entry", "state", "event_type", "of_task", "event", "processed")
+    list_filter = (("status", ChoicesRadioFilter),)
+    searched = ("id",)
+    search_help_text = _("Searches the exact identifier of an entry.")
+    fieldsets = (
+        (None, {"fields": ("entry", "status", "event_type", "of_task", "event", "processed", "created")}),
+        (_("Payload"), {"fields": ("document",)}),
+    )
+    needs = {
+        "entry": ("id",),
+        "state": ("status",),
+        "of_task": ("task_id",),
+        "event": ("event_ts",),
+        "processed": ("processed_at",),
+        "created": ("created_at",),
+        "document": ("payload_json",),
+    }
+
+    @admin.display(description=_("entry"))
+    def entry(self, entry: InboxEntry) -> str:
+        return entry.pk
+
+    @display(
+        description=_("status"),
+        label={"pending": "warning", "processing": "info", "processed": "success", "failed": "danger"},
+        empty_value="–",
+    )
+    def state(self, entry: InboxEntry) -> tuple[str, str] | None:
+        return (entry.status, entry.get_status_display()) if entry.status else None
+
+    @admin.display(description=_("task"))
+    def of_task(self, entry: InboxEntry) -> str:
+        return task_link(entry.task_id)
+
+    @admin.display(description=_("event time"))
+    def event(self, entry: InboxEntry) -> str:
+        return moment(entry.event_ts)
+
+    @admin.display(description=_("processed at"))
+    def processed(self, entry: InboxEntry) -> str:
+        return moment(entry.processed_at)
+
+    @admin.display(description=_("created at"))
+    def created(self, entry: InboxEntry) -> str:
+        return moment(entry.created_at)
+
+    @admin.display(description=_("payload"))
+    def document(self, entry: InboxEntry) -> str:
+        return json_block(entry.payload_json)
+
+
+def coverage_words(figures: Figures) -> dict[str, Any]:
+    """The figures as the page's tables and sentences."""
+    rows, lag, consistency = reverse("admin:audits_taskaudit_changelist"), figures["lag"], figures["consistency"]
+    columns = {field.column: field.verbose_name for field in TaskAudit._meta.concrete_fields}
+    counted = tuple(figures["columns"])
+    link = '<a class="text-link" href="{}?{}">{}</a>'
+
+    def share(of: Figures) -> str:
+        return f"{figure(of['filled'])} ({figure(of['percent'], 2)} %)"
+
+    def row(of: Figures) -> list[str]:
+        kind = {"event_type": of["event_type"]}
+        cells = [format_html(link, rows, urlencode(kind), of["event_type"]), figure(of["total"])]
+        cells += [share(of["columns"][column]) for column in counted]
+        if of["lacking"] is not None:  # else only an index was read
+            lacking = urlencode(kind | {"decision_times": "lacking"})
+            cells.append(format_html(link, rows, lacking, figure(of["lacking"])))
+        return cells
+
+    headers = [gettext("Event type"), gettext("Audits"), *(columns[column] for column in counted)]
+    if "supervisor_processed_at" in counted:
+        headers.append(gettext("Lacking one"))
+    return {
+        "as_of": datetime.fromisoformat(figures["as_of"]),
+        "shares": [*figures["columns"].items(), (gettext("both times"), figures["both"])],
+        "by_event_type": {
+            "headers": headers,
+            "rows": [row(of) for of in figures["event_types"]],
+        },
+        "lag": [
+            (words, _seconds(lag[name]))
+            for name, words in {
+                "min": gettext("smallest"),
+                "p50": "p50",
+                "p90": "p90",
+                "p99": "p99",
+                "max": gettext("largest"),
+                "mean": gettext("mean"),
+            }.items()
+        ],
+        "outcomes": [
+            (gettext("measured"), lag["count"]),
+            (gettext("of them negative"), lag["negative"]),
+            (gettext("unreadable"), lag["unreadable"]),
+            (gettext("without both times"), lag["without_both"]),
+        ],
+        "by_verdict": {
+            "headers": ["", *VERDICTS.values()],
+            "rows": [
+                [columns[column], *(figure(counts[verdict]) for verdict in VERDICTS)]
+                for column, counts in consistency["columns"].items()
+            ],
+        },
+        "of_which": (
+            gettext("Of the newest %(count)s audits; audit_coverage looks at all.")
+            % {"count": figure(figures["newest"])}
+            if figures["newest"]
+            else gettext("Of all supervisor audits.")
+        ),
+        "sampled": gettext("Payloads read: %(count)s, at most %(sample)s, spread evenly over the table.")
+        % {"count": figure(consistency["looked_at"]), "sample": figure(consistency["sample"])},
+    }
+
+
+def _seconds(seconds: float | None) -> str:
+    return figure(None if seconds is None else round(seconds, 3), 3)
+
+
+def task_link(key: str) -> str:
+    """To the task's page; whether the task is still there, that page says."""
+    return format_html('<a class="row-link" href="{}">{}</a>', reverse("admin:tasks_task_change", args=[key]), key)

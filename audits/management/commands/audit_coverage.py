@@ -1,0 +1,91 @@
+"""Document 000's verification: how far the decision times are filled, their lag, and whether the payload agrees."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+from rich.table import Table
+
+from audits.coverage import VERDICTS, Figures, coverage
+from opsconsole.operations import registry
+from opsconsole.operations.management.base import ConsoleCommand, chosen_store
+from opsconsole.operations.management.output import Output, figure
+from opsconsole.operations.planning import operation_on
+
+PIPE_WIDTH = 120
+
+
+class Command(ConsoleCommand):
+    help = gettext_noop(
+        "Show how far source_event_ts and supervisor_processed_at of supervisor audits are filled, and their lag."
+    )
+    examples = ("audit_coverage", "audit_coverage --db-path /path/to/store.db --json")
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        where = parser.add_mutually_exclusive_group()
+        where.add_argument("--database", metavar="ALIAS", help=_("the store to look at"))
+        where.add_argument("--db-path", metavar="FILE", help=_("attach this SQLite file for this one call"))
+        parser.add_argument("--json", action="store_true", help=_("one JSON object on standard output"))
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        backfill = registry.operation("audits.backfill_decision_fields")
+        store = chosen_store(backfill, {}, options, read_only=True)
+        operation_on(backfill, store, {})
+        figures = coverage(store)
+        if options["json"]:
+            self.stdout.write(json.dumps(figures, ensure_ascii=False))
+        else:
+            show(figures, Output(as_json=False))
+
+
+def show(figures: Figures, output: Output) -> None:
+    """For people: one table for each question."""
+    if not output.console.is_terminal:
+        output.console.width = PIPE_WIDTH
+    output.line(figures["location"])
+    columns = tuple(figures["columns"])
+    table = _table(_("Event type"), _("Audits"), *columns)
+    for row in (*figures["event_types"], {**figures, "event_type": _("All supervisor audits")}):
+        table.add_row(row["event_type"], figure(row["total"]), *(_share(row["columns"][c]) for c in columns))
+    output.console.print(table)
+    output.line()
+
+    lag = figures["lag"]
+    table = _table(_("Lag"), _("Seconds"))
+    for name in ("min", "p50", "p90", "p99", "max", "mean"):
+        table.add_row(name, "–" if lag[name] is None else f"{lag[name]:,.3f}")
+    table.add_row(_("measured"), figure(lag["count"]))
+    table.add_row(_("of them negative"), figure(lag["negative"]))
+    table.add_row(_("unreadable"), figure(lag["unreadable"]))
+    table.add_row(_("without both times"), figure(lag["without_both"]))
+    output.console.print(table)
+    output.line()
+
+    consistency = figures["consistency"]
+    table = _table(_("Filled value and payload"), *map(str, VERDICTS.values()))
+    for column, counts in consistency["columns"].items():
+        table.add_row(column, *(figure(count) for count in counts.values()))
+    output.console.print(table)
+    output.line()
+    output.line(
+        _("Payloads read: %(count)s, at most %(sample)s, spread evenly over the table.")
+        % {"count": figure(consistency["looked_at"]), "sample": figure(consistency["sample"])}
+    )
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False)
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _share(share: Figures) -> str:
+    if share["percent"] is None:
+        return "–"
+    return f"{figure(share['filled'])} ({share['percent']:.2f} %)"

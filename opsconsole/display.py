@@ -1,0 +1,136 @@
+"""How values are shown on pages: figures, moments, identifiers, JSON, differences."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from datetime import UTC, datetime, tzinfo
+from typing import Any
+
+from django.utils import timezone
+from django.utils.formats import number_format
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from opsconsole.stores.moments import read_moment
+
+PRETTY_CHARACTERS = 20_000
+
+
+def figure(number: float | None, decimals: int | None = None) -> str:
+    """A number with the separators of the language."""
+    return "–" if number is None else str(number_format(number, decimals, force_grouping=True))
+
+
+def moment(value: datetime | str | None, zone: tzinfo = UTC) -> SafeString | str:
+    """A time in the viewer's zone, with the store's own text on hover; text that is no time as it stands.
+
+    Without JavaScript it is shown in the console's zone, and the hover text says which.
+    """
+    if value is None:
+        return "–"
+    at = value if isinstance(value, datetime) else read_moment(str(value), zone)
+    if at is None:
+        return str(value)
+    local = timezone.localtime(at)
+    own = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}" if isinstance(value, datetime) else str(value)
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>', at.isoformat(), own, f"{local:%Y-%m-%d %H:%M:%S}"
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time in the two largest of its units that matter."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return _("%(n)s s") % {"n": figure(seconds, 1)}
+    if seconds < 100:
+        return _("%(n)s s") % {"n": figure(round(seconds))}
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return _("%(n)s min") % {"n": figure(minutes)}
+    hours = round(seconds / 3600)
+    if hours < 72:
+        return _("%(n)s h") % {"n": figure(hours)}
+    days = round(hours / 24)
+    return ngettext("%(n)s day", "%(n)s days", days) % {"n": figure(days)}
+
+
+def duration_range(low: float, high: float) -> str:
+    """Between `low` and `high` seconds, in words."""
+    if high < 1:
+        return _("less than a second")
+    first, last = duration(low), duration(max(high, math.ceil(low)))
+    return first if first == last else _("%(low)s to %(high)s") % {"low": first, "high": last}
+
+
+def copyable(text: Any) -> SafeString | str:
+    """An identifier that a click copies."""
+    if text in (None, ""):
+        return "–"
+    return format_html(
+        '<button type="button" class="copyable" data-copy="{0}" title="{1}">{0}</button>', text, _("Copy")
+    )
+
+
+def pretty_json(text: str | None, keys: Iterable[str] = ()) -> SafeString | str:
+    """JSON folded to its interesting `keys` (default: the first three), unfolded indented; anything else as text."""
+    if text is None:
+        return "–"
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return format_html('<code class="broken" title="{}">{}</code>', _("no JSON"), text[:PRETTY_CHARACTERS])
+    if not isinstance(document, dict | list):
+        return format_html("<code>{}</code>", text[:PRETTY_CHARACTERS])
+    folded: Any = [_("list of %(n)s") % {"n": figure(len(document))}]
+    if isinstance(document, dict):
+        wanted = [key for key in keys if key in document] or list(document)[:3]
+        folded = [f"{key}: {_short(document[key])}" for key in wanted] or ["{}"]
+    return format_html(
+        '<details class="json"><summary>{}</summary><pre tabindex="0">{}</pre></details>',
+        format_html_join(" · ", "<code>{}</code>", ((part,) for part in folded)),
+        json.dumps(document, indent=2, ensure_ascii=False)[:PRETTY_CHARACTERS],
+    )
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def difference(before: Any, after: Any) -> SafeString:
+    """One value's change, with what differs marked: `del` and `ins`."""
+    if before == after:
+        return format_html("<span>{}</span>", _value(after))
+    if not (isinstance(before, str) and isinstance(after, str)):
+        return format_html(
+            '<del>{}</del> <span aria-hidden="true">→</span> <ins>{}</ins>', _value(before), _value(after)
+        )
+    head = next(
+        (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
+        min(len(before), len(after)),
+    )
+    rest = min(len(before), len(after)) - head
+    tail = next((i for i in range(rest) if before[-1 - i] != after[-1 - i]), rest)
+    return format_html(
+        '<span>{}<del>{}</del>{}</span> <span aria-hidden="true">→</span> <span>{}<ins>{}</ins>{}</span>',
+        before[:head],
+        before[head : len(before) - tail],
+        before[len(before) - tail :],
+        after[:head],
+        after[head : len(after) - tail],
+        after[len(after) - tail :],
+    )
+
+
+def _value(value: Any) -> SafeString | str:
+    if value is None:
+        return format_html('<i class="null">{}</i>', "NULL")
+    if isinstance(value, bytes):
+        return f"0x{value[:64].hex()}"
+    return str(value)

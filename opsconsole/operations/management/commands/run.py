@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils.translation import gettext_noop
+
+from opsconsole.operations import registry
+from opsconsole.operations.management.base import (
+    ConsoleCommand,
+    add_common_flags,
+    add_verb,
+    flag_of,
+    run_operation,
+)
+
+
+class Command(ConsoleCommand):
+    help = gettext_noop("Plan any operation by its name, and run it with --execute.")
+    examples = (
+        "run audits.backfill_decision_fields --db-path /path/to/store.db",
+        'run operations.undo_run --run 7 --execute --note "wrong store"',
+    )
+
+    asked: Sequence[str] = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        names = parser.add_subparsers(dest="operation", metavar="NAME", required=True)
+        for name, cls in registry.operations().items():
+            example = f"run {name}{_required(cls)}"
+            flags = add_verb(names, name, help=str(cls.title), examples=(example, f"{example} --execute"))
+            flags.description = str(cls.description)
+            registry.add_arguments(cls, flags)
+            add_common_flags(flags)
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        self.asked = argv[2:3]
+        super().run_from_argv(argv)
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        for name in self.asked:
+            if not name.startswith("-"):
+                registry.operation(name)  # an unknown one is refused with the list of those there are
+        return super().create_parser(prog_name, subcommand, **kwargs)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        cls = registry.operation(options["operation"])
+        run_operation(cls, registry.values_of(cls, options), options, execute=options["execute"])
+
+
+def _required(cls: Any) -> str:
+    return "".join(
+        f" {flag_of(name)} {1 if 'Integer' in type(field).__name__ else 'VALUE'}"
+        for name, field in cls.Params.base_fields.items()
+        if field.required
+    )

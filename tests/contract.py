@@ -1,0 +1,545 @@
+"""What every changing operation keeps. An operation's test inherits it and gives two things:
+
+class TestBackfillDecisionFields(Contract):
+    operation = "audits.backfill_decision_fields"
+
+    def rows(self, make_attached, engine) -> Store:  # a store with something of every kind to do
+    def expected(self, tables, vendor) -> Tables:    # the same tables after the run, by other means
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import pytest
+from django.db import connections
+
+from opsconsole.operations import planning, registry, runner
+from opsconsole.operations.base import Operation
+from opsconsole.operations.models import Batch, Event, Lock, Run, SetAside, Status, Trigger
+from opsconsole.operations.planning import Plan
+from opsconsole.operations.runner import Actor, Runner, UnableToRun
+from opsconsole.stores.store import Store
+from tests.driver import POINTS, interposed
+from tests.outside import Row, Tables, dump, execute, schema
+
+TESTER = Actor("tester", "here", Trigger.SHELL)
+OUTCOMES = ("changed", "skipped", "unfit", "set_aside")
+
+
+class Crash(BaseException):
+    """Ends a run where it stands, as SIGKILL does: nothing of ours catches it."""
+
+
+def operation_called(name: str, store: Store | None = None, **params: Any) -> Operation:
+    cls = registry.operation(name)
+    cleaned = registry.clean(cls, params)
+    return planning.operation_on(cls, store or cls.locate(cleaned), cleaned)
+
+
+def plan_whole(operation: Operation) -> Plan:
+    return planning.count_outcomes(planning.plan(operation))
+
+
+def start(operation: Operation, **options: Any) -> Run:
+    """Plan and confirm; the run is this process's to work on."""
+    run = runner.draft(planning.plan(operation), TESTER, **options)
+    return runner.confirm(run, TESTER, background=False)
+
+
+def work(run: Run, **options: Any) -> Run:
+    return Runner(run).work(**options)
+
+
+def execute_run(operation: Operation, **options: Any) -> Run:
+    return work(start(operation, **options))
+
+
+def undo(run: Run, **options: Any) -> Run:
+    return execute_run(operation_called("operations.undo_run", run=run.pk), **options)
+
+
+def figures(run: Run) -> dict[str, Any]:
+    reasons = {name: {k: n for k, n in counts.items() if n} for name, counts in run.reasons.items()}
+    return {
+        "total": run.total,
+        "reasons": {name: counts for name, counts in reasons.items() if counts},
+        "after": run.after,
+        "status": run.status,
+        **{outcome: getattr(run, outcome) for outcome in OUTCOMES},
+    }
+
+
+def left_by(run: Run) -> dict[str, dict[str, list[str]]]:
+    """Outcome → reason → labels, over all batches."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for batch in run.batches.order_by("number"):
+        for outcome, reasons in batch.left.items():
+            for reason, labels in reasons.items():
+                found.setdefault(outcome, {}).setdefault(reason, []).extend(labels)
+    return found
+
+
+def die(run: Run) -> Run:
+    """The worker's process is gone: its connections are cut, and somebody takes the run over."""
+    for connection in connections.all(initialized_only=True):
+        connection.close()
+    Run.objects.filter(pk=run.pk).update(worker={**runner.this_worker(), "pid": 2**22 + 1})
+    return runner.claim(Run.objects.get(pk=run.pk))
+
+
+def after_batches(count: int) -> tuple[Callable[[], bool], Callable[[Run], None]]:
+    """`until` and `on_progress` that stop a run after so many batches."""
+    seen = []
+    return (lambda: len(seen) >= count), seen.append
+
+
+def once(call: Callable[[], None]) -> Callable[..., None]:
+    """`call`, the first time."""
+    todo = [call]
+    return lambda *_: todo.pop()() if todo else None
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
+class Contract:
+    operation: ClassVar[str]
+    params: ClassVar[dict[str, Any]] = {}
+    engines: ClassVar[tuple[str, ...]] = ("sqlite", "postgresql-text")
+    unique: ClassVar[tuple[str, ...]] = ()  # columns that a copy of a row must leave NULL
+    batch_sizes: ClassVar[tuple[int, ...]] = (1, 7, 500)
+
+    def rows(self, make_attached: Any, engine: str) -> Store:
+        raise NotImplementedError
+
+    def expected(self, tables: Tables, vendor: str) -> Tables:
+        raise NotImplementedError
+
+    # --- what the tests below stand on ------------------------------------------------------------------
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "engine" in metafunc.fixturenames:
+            metafunc.parametrize("engine", self.engines)
+
+    @pytest.fixture(autouse=True)
+    def _batches_as_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A slow machine would make them smaller."""
+        monkeypatch.setattr(runner, "TARGET_SECONDS", 3600.0)
+
+    @pytest.fixture
+    def store(self, make_attached: Any, engine: str) -> Store:
+        return self.rows(make_attached, engine)
+
+    @pytest.fixture
+    def before(self, store: Store) -> Tables:
+        return dump(store)
+
+    @pytest.fixture
+    def after(self, before: Tables, store: Store) -> Tables:
+        after = self.expected(deepcopy(before), store.vendor)
+        assert len(list(self.changed(before, after))) >= 5, "too little to do for a test"
+        return after
+
+    def on(self, store: Store) -> Operation:
+        return operation_called(self.operation, store, **self.params)
+
+    def start(self, store: Store, **options: Any) -> Run:
+        return start(self.on(store), **options)
+
+    def execute(self, store: Store, **options: Any) -> Run:
+        return execute_run(self.on(store), **options)
+
+    @property
+    def table(self) -> str:
+        return str(registry.operation(self.operation).model._meta.db_table)
+
+    def changed(self, before: Tables, after: Tables) -> Iterator[Any]:
+        """Keys of the units that change, in order."""
+        for key in sorted(before[self.table]):
+            if before[self.table][key] != after[self.table].get(key):
+                yield key
+
+    def a_change(self, before: Tables, after: Tables, place: int = 2) -> Any:
+        return list(self.changed(before, after))[place]
+
+    def set_row(self, store: Store, key: Any, values: Row) -> None:
+        """Somebody else writes to one row."""
+        assign = ", ".join(f"{name} = ?" for name in values)
+        sql = f"UPDATE {self.table} SET {assign} WHERE {store.key_column(self.table)} = ?"
+        execute(store, sql, [*values.values(), key])
+
+    # --- planning ---------------------------------------------------------------------------------------
+
+    def test_preview_writes_nothing(self, store: Store, before: Tables) -> None:
+        shape = schema(store)
+        store.close()
+        content = store.path and store.path.read_bytes()
+        plan_whole(self.on(store))
+        store.close()
+        assert (store.path and store.path.read_bytes()) == content
+        assert (dump(store), schema(store)) == (before, shape)
+        assert not Run.objects.exists()
+        assert not Event.objects.exists()
+
+    def test_preview_is_the_execution(self, store: Store, before: Tables, after: Tables) -> None:
+        planned = plan_whole(self.on(store))
+        run = self.execute(store)
+        assert (planned.total, planned.counts()) == (
+            run.total,
+            {name: getattr(run, name) for name in OUTCOMES},
+        )
+        assert planned.reasons == run.reasons
+        shown = [row for entry in planned.sample for row in entry["rows"]]
+        assert shown
+        for row in shown:
+            for moment, tables in (("before", before), ("after", after)):
+                for column, value in (row[moment] or {}).items():
+                    assert value == tables[row["table"]][row["key"]][column]
+
+    # --- execution --------------------------------------------------------------------------------------
+
+    def test_applies_exactly_what_is_expected(self, store: Store, before: Tables, after: Tables) -> None:
+        """Every column of every table, those unknown to the console included; and nothing is made."""
+        shape = schema(store)
+        run = self.execute(store)
+        assert dump(store) == after
+        assert schema(store) == shape
+        assert run.status == Status.SUCCEEDED, run.error
+        assert run.changed == len(list(self.changed(before, after)))
+        assert run.seen == run.total
+        assert run.set_aside == 0
+        assert not Lock.objects.exists()
+        assert not Batch.objects.filter(committed=False).exists()
+
+    def test_second_run_changes_nothing(self, store: Store, after: Tables) -> None:
+        first = self.execute(store)
+        second = self.execute(store)
+        assert second.changed == 0
+        assert (second.status, second.unfit) == (Status.SUCCEEDED, first.unfit)
+        assert dump(store) == after
+
+    def test_batch_size_makes_no_difference(self, store: Store, before: Tables, after: Tables) -> None:
+        results = []
+        for size in self.batch_sizes:
+            run = self.execute(store, batch_size=size, fast=True)
+            assert dump(store) == after
+            results.append(figures(run))
+            undo(run)
+            assert dump(store) == before
+        assert all(result == results[0] for result in results)
+
+    def test_stopped_after_every_batch_and_resumed(self, store: Store, after: Tables) -> None:
+        run, slices = self.start(store, batch_size=7), 0
+        while run.status == Status.RUNNING:
+            until, on_progress = after_batches(1)
+            run = work(run, until=until, on_progress=on_progress)
+            slices += 1
+            if run.status == Status.INTERRUPTED:
+                assert slices < 1000
+                run = runner.claim(run)
+        assert slices > 2
+        assert dump(store) == after
+        stopped, whole = figures(run), self.expected_figures(store, run)
+        assert stopped == whole
+
+    def expected_figures(self, store: Store, run: Run) -> dict[str, Any]:
+        """What an uninterrupted run of the same store says."""
+        undo(run)
+        return figures(self.execute(store))
+
+    @pytest.mark.parametrize("point", POINTS)
+    def test_worker_dies_within_a_batch(
+        self, store: Store, before: Tables, after: Tables, point: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def crash() -> None:
+            raise Crash
+
+        run, call = self.start(store, batch_size=7), 3
+        if point == "while recovering":
+            until, on_progress = after_batches(3)
+            run, call = runner.claim(work(run, until=until, on_progress=on_progress)), 1
+        monkeypatch.setattr(*interposed(point, call, crash))
+        with pytest.raises(Crash):
+            work(run)
+        monkeypatch.undo()
+        run = work(die(run))
+        assert dump(store) == after
+        assert run.status == Status.SUCCEEDED, run.error
+        assert run.seen == run.total
+        undone = undo(run)
+        assert dump(store) == before
+        assert undone.unfit == 0
+        again = self.execute(store)
+        assert figures(again) == figures(run)
+
+    def test_power_loss_takes_the_last_batches(self, store: Store, before: Tables, after: Tables) -> None:
+        """SQLite with synchronous=NORMAL may lose its newest commits; the console's images are not lost."""
+        if store.path is None:
+            pytest.skip("PostgreSQL waits for its disk")
+        run = self.start(store, batch_size=7)
+        kept = store.path.with_suffix(".kept")
+        for batches in (1, 3):
+            until, on_progress = after_batches(batches)
+            run = runner.claim(work(run, until=until, on_progress=on_progress))
+            store.close()
+            if batches == 1:
+                shutil.copyfile(store.path, kept)
+        shutil.copyfile(kept, store.path)  # the same file, as it was three batches ago
+        kept.unlink()
+        run = work(die(run))
+        assert dump(store) == after
+        assert run.seen == run.total
+        assert run.changed == len(list(self.changed(before, after)))
+        undo(run)
+        assert dump(store) == before
+
+    def test_statements_per_batch_are_constant(self, store: Store, after: Tables) -> None:
+        """One more per batch would be one per row at a million rows."""
+
+        def per_batch(size: int) -> int:
+            counts, seen = [0], []
+
+            def count(call: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+                counts[0] += 1
+                return call(sql, params, many, context)
+
+            with _wrapped(count, "default", store.alias):
+                run = work(self.start(store, batch_size=size), on_progress=lambda run: seen.append(counts[0]))
+            undo(run)
+            assert len(seen) > 2
+            return max(b - a for a, b in pairwise(seen))
+
+        assert per_batch(4) == per_batch(16) < 20
+
+    # --- units that can't be changed --------------------------------------------------------------------
+
+    def test_unit_whose_change_raises_is_set_aside(
+        self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bad = self.a_change(before, after)
+        cls = registry.operation(self.operation)
+        real = cls.change
+
+        def change(operation: Operation, unit: Any) -> Any:
+            if unit.pk == bad:
+                raise ZeroDivisionError("out of luck")
+            return real(operation, unit)
+
+        monkeypatch.setattr(cls, "change", change)
+        planned = plan_whole(self.on(store))
+        run = self.execute(store)
+        assert planned.counts()["set_aside"] == 1
+        self.check_set_aside(store, run, bad, before, after, "out of luck")
+        monkeypatch.undo()
+        self.check_retried(store, run, after)
+
+    @pytest.mark.parametrize("size", [1, 500])
+    def test_row_whose_write_fails_is_set_aside(
+        self, store: Store, before: Tables, after: Tables, size: int
+    ) -> None:
+        bad = self.a_change(before, after)
+        mend = forbid(store, self.table, bad)
+        run = self.execute(store, batch_size=size)
+        self.check_set_aside(store, run, bad, before, after, "forbidden")
+        mend()
+        self.check_retried(store, run, after)
+
+    def check_set_aside(
+        self, store: Store, run: Run, bad: Any, before: Tables, after: Tables, error: str
+    ) -> None:
+        without = deepcopy(after)
+        without[self.table][bad] = before[self.table][bad]
+        assert dump(store) == without
+        assert [(entry.key, entry.error) for entry in SetAside.objects.all()] == [(bad, error)]
+        assert (run.status, run.set_aside) == (Status.NEEDS_ATTENTION, 1)
+        assert run.seen == run.total
+
+    def check_retried(self, store: Store, run: Run, after: Tables) -> None:
+        retry = execute_run(operation_called("operations.retry_set_aside", run=run.pk))
+        assert dump(store) == after
+        assert (retry.status, retry.changed, retry.total) == (Status.SUCCEEDED, 1, 1)
+        assert SetAside.objects.get().retried_by == retry
+
+    def test_error_budget_stops_the_run(
+        self, store: Store, before: Tables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runner, "BUDGET_AFTER", 10)
+
+        def change(operation: Operation, unit: Any) -> Any:
+            raise ZeroDivisionError("out of luck")
+
+        monkeypatch.setattr(registry.operation(self.operation), "change", change)
+        run = self.execute(store, batch_size=4)
+        assert (run.status, run.set_aside, run.changed) == (Status.FAILED, 12, 0)
+        assert "12 of 12" in run.error
+        assert dump(store) == before
+        assert not Lock.objects.exists()
+
+    # --- others, meanwhile ------------------------------------------------------------------------------
+
+    def test_verify_finds_a_leftover(self, store: Store, before: Tables, after: Tables) -> None:
+        key = self.a_change(before, after, place=0)
+        planted = once(lambda: self.set_row(store, key, self.written(before, key)))
+        run = work(self.start(store, batch_size=4), on_progress=planted)
+        assert run.status == Status.NEEDS_ATTENTION
+        assert "1 row" in run.error
+
+    def written(self, tables: Tables, key: Any) -> Row:
+        """The columns of a row that the operation may write."""
+        columns = registry.operation(self.operation).writes[self.table]
+        return {name: tables[self.table][key][name] for name in columns}
+
+    def test_rows_made_after_the_plan_are_left_alone(
+        self, store: Store, before: Tables, after: Tables
+    ) -> None:
+        run = self.start(store)
+        row = dict(before[self.table][self.a_change(before, after)])
+        key = store.key_column(self.table)
+        row |= {key: 10**9, **dict.fromkeys(self.unique)}
+        marks = ", ".join("?" * len(row))
+        execute(store, f"INSERT INTO {self.table} ({', '.join(row)}) VALUES ({marks})", list(row.values()))
+        run = work(run)
+        assert run.status == Status.SUCCEEDED
+        assert dump(store)[self.table].pop(10**9) == before_text(store, row, key)
+        assert self.execute(store).changed == 1
+
+    def test_a_neighbours_value_is_not_overwritten(
+        self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It writes to a row of the batch after that was read."""
+        key = self.a_change(before, after)
+        values = dict.fromkeys(self.written(before, key), "neighbour")
+        self.interfere(monkeypatch, once(lambda: self.set_row(store, key, values)))
+        run = self.execute(store)
+        after[self.table][key] = before[self.table][key] | values
+        assert dump(store) == after
+        assert run.status == Status.SUCCEEDED
+        assert run.changed == len(list(self.changed(before, after))) - 1
+        assert undo(run).unfit == 0
+        before[self.table][key] |= values
+        assert dump(store) == before
+
+    def test_a_row_that_never_stands_still_is_skipped(
+        self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key = self.a_change(before, after)
+        old = self.written(before, key)
+        new = dict.fromkeys(old, "neighbour")
+        self.interfere(monkeypatch, lambda: self.set_row(store, key, new), only=key)
+        real = Runner._see_through
+
+        def see_through(worker: Runner) -> bool:
+            stands = real(worker)
+            if not stands:
+                self.set_row(store, key, old)
+            return stands
+
+        monkeypatch.setattr(Runner, "_see_through", see_through)
+        run = self.execute(store)
+        assert left_by(run)["skipped"] == {"moved": [str(key)]}
+        assert (run.changed, run.seen) == (len(list(self.changed(before, after))) - 1, run.total)
+        after[self.table][key] = before[self.table][key] | old
+        assert dump(store) == after
+
+    def interfere(self, monkeypatch: pytest.MonkeyPatch, call: Callable[..., None], *, only: Any = None) -> None:
+        """`call` whenever a batch (with the row `only`) is read and not yet written."""
+        real = Runner._prepare
+
+        def prepare(worker: Runner, writes: Any, *rest: Any) -> Batch:
+            keys = [row[0] for write in writes for row in write.rows]
+            if keys and only in (None, *keys):
+                call()
+            return real(worker, writes, *rest)
+
+        monkeypatch.setattr(Runner, "_prepare", prepare)
+
+    def test_a_row_that_goes_meanwhile_is_counted(self, store: Store, before: Tables, after: Tables) -> None:
+        key = self.a_change(before, after, place=-1)
+        run = self.start(store, batch_size=4)
+        sql = f"DELETE FROM {self.table} WHERE {store.key_column(self.table)} = ?"
+        run = work(run, on_progress=once(lambda: execute(store, sql, [key])))
+        assert (run.status, run.skipped, run.seen) == (Status.SUCCEEDED, 1, run.total)
+        assert run.reasons["skipped"] == {"gone": 1}
+        del after[self.table][key]
+        assert dump(store) == after
+
+    # --- what people ask --------------------------------------------------------------------------------
+
+    def test_pause_and_resume(self, store: Store, after: Tables) -> None:
+        run = self.start(store, batch_size=7)
+        run = work(run, on_progress=once(lambda: runner.pause(Run.objects.get(pk=run.pk), TESTER)))
+        assert run.status == Status.PAUSED
+        assert 0 < run.seen < run.total
+        with pytest.raises(UnableToRun, match=f"run {run.pk}"):
+            self.execute(store)
+        run = work(runner.claim(run))
+        assert run.status == Status.SUCCEEDED
+        assert dump(store) == after
+
+    def test_cancelled_halfway_and_undone(self, store: Store, before: Tables, after: Tables) -> None:
+        run = self.start(store, batch_size=7)
+        run = work(run, on_progress=once(lambda: runner.cancel(Run.objects.get(pk=run.pk), TESTER)))
+        assert run.status == Status.CANCELLED
+        assert 0 < run.changed < len(list(self.changed(before, after)))
+        assert dump(store) != before
+        undone = undo(run)
+        assert (undone.status, undone.changed) == (Status.SUCCEEDED, run.changed)
+        assert dump(store) == before
+
+    # --- undo -------------------------------------------------------------------------------------------
+
+    def test_undo_leaves_what_changed_since(self, store: Store, before: Tables, after: Tables) -> None:
+        run = self.execute(store)
+        key = self.a_change(before, after)
+        values = dict.fromkeys(self.written(before, key), "neighbour")
+        self.set_row(store, key, values)
+        planned = plan_whole(operation_called("operations.undo_run", run=run.pk))
+        assert planned.counts()["unfit"] == 1
+        undone = undo(run, batch_size=7)
+        before[self.table][key] |= values
+        assert dump(store) == before
+        assert left_by(undone) == {"unfit": {"conflict": [f"{self.table} {key}"]}}
+        assert undone.changed == run.changed - 1
+
+    def test_undo_is_undone(self, store: Store, after: Tables) -> None:
+        undo(undo(self.execute(store)))
+        assert dump(store) == after
+
+
+def before_text(store: Store, row: Row, key: str) -> Row:
+    """A row as `dump` shows it: on PostgreSQL everything is text."""
+    return row | {key: str(row[key])} if store.vendor == "postgresql" else row
+
+
+@contextmanager
+def _wrapped(wrapper: Any, *aliases: str) -> Iterator[None]:
+    first, second = aliases
+    with connections[first].execute_wrapper(wrapper), connections[second].execute_wrapper(wrapper):
+        yield
+
+
+def forbid(store: Store, table: str, key: Any) -> Callable[[], None]:
+    """A trigger of the platform's own that refuses any write to one row; returns what takes it away."""
+    condition = f"OLD.{store.key_column(table)} = {key!r}"
+    if store.vendor == "sqlite":
+        execute(
+            store,
+            f"CREATE TRIGGER forbids BEFORE UPDATE ON {table} WHEN {condition} "
+            "BEGIN SELECT RAISE(ABORT, 'forbidden'); END",
+        )
+        return lambda: execute(store, "DROP TRIGGER forbids")
+    execute(
+        store,
+        "CREATE FUNCTION forbids() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'forbidden'; END $$",
+    )
+    execute(
+        store,
+        f"CREATE TRIGGER forbids BEFORE UPDATE ON {table} FOR EACH ROW WHEN ({condition}) "
+        "EXECUTE FUNCTION forbids()",
+    )
+    return lambda: execute(store, "DROP FUNCTION forbids CASCADE")

@@ -1,0 +1,131 @@
+"""What holds for every operation there is, and for those still to come."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.core.management import call_command
+from django.db import models, router
+
+from opsconsole.operations import registry
+from opsconsole.operations.base import Operation
+from opsconsole.operations.models import ENDED, RESUMABLE, TRANSITIONS, Event, Status
+from opsconsole.stores.models import StoreModel
+
+TESTS = Path(__file__).parent
+OPERATIONS = registry.operations()
+every_operation = pytest.mark.parametrize("cls", OPERATIONS.values(), ids=OPERATIONS)
+
+
+def test_operations_are_found() -> None:
+    assert {"audits.backfill_decision_fields", "operations.undo_run", "operations.retry_set_aside"} <= set(OPERATIONS)
+
+
+@every_operation
+def test_its_names_are_one(cls: type[Operation]) -> None:
+    """Module, class and name; the verb comes first, and the title is a line of words."""
+    module = cls.__module__.rpartition(".")[2]
+    assert cls.__name__ == "".join(word.capitalize() for word in module.split("_"))
+    assert cls.name.partition(".")[2] == module
+    assert apps.get_app_config(cls.name.partition(".")[0])
+    assert "\n" not in str(cls.title)
+    assert not str(cls.title).endswith(".")
+    assert str(cls.description).endswith(".")
+
+
+@every_operation
+def test_it_is_alone_in_its_file(cls: type[Operation]) -> None:
+    module = inspect.getmodule(cls)
+    others = [
+        found
+        for _, found in inspect.getmembers(module, inspect.isclass)
+        if issubclass(found, Operation) and found.__module__ == cls.__module__
+    ]
+    assert others == [cls]
+    assert inspect.getdoc(module), "the first line of the file says what it is for"
+
+
+@every_operation
+def test_it_has_a_test(cls: type[Operation]) -> None:
+    """A file of its own, by its name; one that changes rows of a platform inherits the contract."""
+    file = TESTS / f"test_{cls.__module__.rpartition('.')[2]}.py"
+    assert file.exists(), f"{file.name} is missing"
+    if cls.name.partition(".")[0] != "operations" and cls.writes:
+        assert "(Contract)" in file.read_text()
+
+
+@every_operation
+def test_its_parameters_explain_themselves(cls: type[Operation]) -> None:
+    for name, field in cls.Params.base_fields.items():  # type: ignore[attr-defined]
+        assert field.help_text, f"{name} has no help_text"
+
+
+@every_operation
+def test_its_flags_are_its_form(cls: type[Operation]) -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    registry.add_arguments(cls, parser)
+    fields: dict[str, Any] = cls.Params.base_fields  # type: ignore[attr-defined]
+    actions = {action.dest: action for action in parser._actions}
+    assert set(actions) == set(fields)
+    for name, action in actions.items():
+        assert action.option_strings == [f"--{name.replace('_', '-')}"]
+        assert action.help
+
+
+@every_operation
+def test_it_says_what_it_writes(cls: type[Operation]) -> None:
+    """Tables and columns of its own store's models, or those of the run that it is about."""
+    if getattr(cls, "about_runs", False):
+        return
+    tables = {model._meta.db_table: model for model in apps.get_models() if _store(model) == cls.store}
+    for table, columns in cls.writes.items():
+        assert set(columns) <= {field.column for field in tables[table]._meta.concrete_fields}
+    assert _store(cls.model) == cls.store
+
+
+def _store(model: type[models.Model]) -> str:
+    return router.db_for_read(model)
+
+
+def test_no_relation_crosses_stores() -> None:
+    for model in apps.get_models():
+        if issubclass(model, StoreModel):
+            for field in model._meta.concrete_fields:
+                if field.related_model:
+                    assert _store(field.related_model) == _store(model), field  # type: ignore[arg-type]
+
+
+def test_every_status_has_its_transitions() -> None:
+    assert set(TRANSITIONS) == set(Status)
+    assert {"succeeded", "needs_attention", "failed", "cancelled"} == set(ENDED)
+    assert all(Status.RUNNING in TRANSITIONS[status] for status in RESUMABLE)
+    reached = {target for targets in TRANSITIONS.values() for target in targets}
+    assert reached == set(Status) - {Status.PLANNED}
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
+def test_migrations_are_complete() -> None:
+    call_command("makemigrations", check=True, dry_run=True, verbosity=0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_trail_is_only_appended_to() -> None:
+    event = Event.objects.create(verb="planned", who="alice")
+    event.who = "mallory"
+    with pytest.raises(TypeError):
+        event.save()
+    event.refresh_from_db()
+    assert event.who == "alice"
+    for attempt in (
+        lambda: Event.objects.update(who="mallory"),
+        lambda: Event.objects.all().delete(),
+        event.delete,
+    ):
+        with pytest.raises(TypeError):
+            attempt()
+    assert Event.objects.get().who == "alice"

@@ -1,0 +1,172 @@
+"""In a real browser: from the plan to the undo, by hand; narrow, dark, without JavaScript, with the server away."""
+
+from __future__ import annotations
+
+import re
+from zoneinfo import ZoneInfo
+
+import pytest
+from django.urls import reverse
+from playwright.sync_api import expect, sync_playwright
+
+from audits.models import TaskAudit
+from opsconsole.operations import runner
+from opsconsole.operations.models import Run, Status
+from opsconsole.operations.runner import Runner
+from tasks.models import Task
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
+
+PAYLOAD = '{"source_event_ts": "2026-01-20T10:00:00", "supervisor_processed_at": "2026-01-20T10:00:01"}'
+BACKFILL = "Fill the decision times of supervisor audits"
+
+
+@pytest.fixture
+def audits():
+    task = Task.objects.create(task_id="T1", title="one")
+    TaskAudit.objects.bulk_create(
+        TaskAudit(task=task, event_type="SUPERVISOR_DECISION", payload=PAYLOAD if number % 8 else "{")
+        for number in range(1, 41)
+    )
+
+
+@pytest.fixture
+def browser(chromium, monkeypatch):
+    # Playwright keeps an event loop in this thread, and Django is careful there.
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, live_server, bob):
+    """A page of Bob's, signed in; whatever the browser complains of fails the test."""
+    complaints = []
+
+    def make(**options):
+        page = browser.new_context(viewport={"width": 1280, "height": 900}, **options).new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.goto(f"{live_server.url}/admin/login/")
+        page.get_by_label("Username").fill("bob")
+        page.get_by_label("Password").fill("correct horse")
+        page.locator("#login-form button[type=submit]").click()
+        page.wait_for_url("**/admin/")
+        return page
+
+    yield make
+    # The test in which the server is away hears of that, too.
+    assert [text for text in complaints if not text.startswith(("htmx:", "Failed to load"))] == []
+
+
+def plan(page, live_server):
+    page.goto(live_server.url + reverse("admin:audits_taskaudit_changelist"))
+    page.get_by_role("button", name=BACKFILL).click()
+    expect(page.locator("#plan-sentence")).to_contain_text("Fill 35 audits of 40")
+    return Run.objects.latest("pk")
+
+
+def test_from_the_plan_to_the_undo(open_page, live_server, audits):
+    page = open_page()
+    run = plan(page, live_server)
+    page.get_by_label("Why (kept with the run)").fill("by hand")
+    page.get_by_text("Speed", exact=True).click()
+    page.get_by_label("Rows per batch").fill("5")
+    page.get_by_role("button", name="Fill 35 audits").press("Enter")
+    expect(page.get_by_text("No worker has been seen yet.")).to_be_visible()
+
+    run.refresh_from_db()
+    run = runner.claim(run)
+    steps = iter(range(3))
+    run = Runner(run).work(until=lambda: next(steps, None) is None, hand_over=lambda run: None)
+    assert 0 < run.seen < 40
+    expect(page.locator("#live")).to_contain_text(f"{run.seen} of 40", timeout=10_000)
+    expect(page.locator("#live")).to_contain_text("running", ignore_case=True)
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_text("Pause is asked; the worker stops")).to_be_visible()
+
+    run = Runner(runner.claim(Run.objects.get(pk=run.pk))).work()
+    assert run.status == Status.PAUSED
+    page.get_by_role("button", name="Resume").click(timeout=10_000)
+    expect(page.locator("#live")).to_contain_text("queued", ignore_case=True)
+    Runner(runner.claim(Run.objects.get(pk=run.pk))).work()
+    expect(page.get_by_role("heading", name="Verification")).to_be_visible(timeout=10_000)
+
+    page.get_by_role("link", name="Changes (35)").click()
+    page.get_by_label("Key").fill(str(TaskAudit.objects.earliest("pk").pk))
+    page.get_by_role("button", name="Find").click()
+    expect(page.locator("ins")).to_have_text(["2026-01-20T10:00:00", "2026-01-20T10:00:01"])
+
+    page.get_by_role("button", name="Plan the undo").click()
+    page.get_by_role("button", name="Restore 35 rows").click()
+    undo = Run.objects.latest("pk")
+    page.wait_for_url(f"**{reverse('run', args=[undo.pk])}")
+    Runner(runner.claim(undo)).work()
+    expect(page.get_by_role("heading", name="Verification")).to_be_visible(timeout=10_000)
+    assert not TaskAudit.objects.filter(source_event_ts__isnull=False).exists()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone(open_page, live_server, audits, scheme):
+    page = open_page(color_scheme=scheme)
+    run = plan(page, live_server)
+    runner.confirm(run, runner.Actor("bob", "here", "admin"), background=False)
+    done = Runner(Run.objects.get(pk=run.pk)).work()
+    page.set_viewport_size({"width": 360, "height": 740})
+    address = reverse("run", args=[done.pk])
+    tabs = ("events", "batches", "set_aside", "left", "changes", "plan", "report")
+    for path in (
+        "/admin/operations/",
+        "/admin/operations/run/",
+        "/admin/operations/event/",
+        *(f"{address}?tab={tab}" for tab in tabs),
+    ):
+        page.goto(live_server.url + path)
+        expect(page.locator(".band").first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") == 360, path
+        assert bool(page.locator("html.dark").count()) == (scheme == "dark")
+
+
+def test_without_javascript(open_page, live_server, audits):
+    page = open_page(java_script_enabled=False)
+    run = plan(page, live_server)
+    page.get_by_role("button", name="Fill 35 audits").click()
+    expect(page.get_by_text("JavaScript is off: this page does not refresh by itself.")).to_be_visible()
+    Runner(runner.claim(Run.objects.get(pk=run.pk))).work()
+    page.get_by_role("link", name="Refresh").click()
+    expect(page.get_by_text("35", exact=True).first).to_be_visible()
+    expect(page.get_by_role("button", name="Plan the undo")).to_be_visible()
+
+
+def test_it_says_when_the_server_is_away(open_page, live_server, audits):
+    page = open_page()
+    plan(page, live_server)
+    page.get_by_role("button", name="Fill 35 audits").click()
+    expect(page.get_by_text("No worker has been seen yet.")).to_be_visible()
+    page.route(re.compile("/live/"), lambda route: route.abort())
+    expect(page.get_by_role("alert")).to_contain_text("The server does not answer.", timeout=10_000)
+    page.unroute_all()
+    expect(page.get_by_role("alert")).to_be_hidden(timeout=10_000)
+
+
+def test_by_keyboard(open_page, live_server, audits):
+    page = open_page()
+    plan(page, live_server)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    reached = set()
+    for _number in range(120):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("(document.activeElement.innerText || document.activeElement.name || '').trim()"))
+    assert {"Go to the confirmation", "note", "Fill 35 audits", "Drop the plan"} <= reached
+
+
+def test_times_are_the_viewers(open_page, live_server, audits):
+    page = open_page(timezone_id="Asia/Shanghai")
+    run = plan(page, live_server)
+    shown = page.locator("dl time").first
+    expect(shown).to_have_attribute("data-local", "Asia/Shanghai")
+    local = run.created_at.astimezone(ZoneInfo("Asia/Shanghai"))
+    expect(shown).to_have_text(f"{local:%Y-%m-%d %H:%M:%S}")

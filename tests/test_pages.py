@@ -1,0 +1,400 @@
+"""The pages of operations: who may see and do what, plans that no longer fit, and what a page costs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from django.contrib import admin
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from audits.models import TaskAudit
+from opsconsole.operations import planning, registry, runner
+from opsconsole.operations.models import Event, Run, Status, Switch, Trigger
+from opsconsole.operations.pages import Changes, RunPage
+from opsconsole.operations.runner import Actor, Runner
+from tasks.models import Task
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
+
+BACKFILL = "audits.backfill_decision_fields"
+PAYLOAD = '{"source_event_ts": "2026-01-20T10:00:00", "supervisor_processed_at": "2026-01-20T10:00:01"}'
+LOOKS = ("/admin/operations/", "/admin/operations/run/", "/admin/operations/event/")
+VERBS = ("pause", "resume", "cancel", "undo", "retry", "approve")
+
+
+def signed_in(client, person):
+    client.force_login(person, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+@pytest.fixture
+def audits():
+    """Thirty audits: 26 to fill, 4 with broken JSON."""
+    task = Task.objects.create(task_id="T1", title="one")
+    TaskAudit.objects.bulk_create(
+        TaskAudit(task=task, event_type="SUPERVISOR_DECISION", payload=PAYLOAD if number % 8 else "{")
+        for number in range(1, 31)
+    )
+
+
+@pytest.fixture
+def bobs(client, bob):
+    return signed_in(client, bob)
+
+
+def plan_of(client, **data):
+    """Plan the backfill by its button; the drafted run."""
+    response = client.post(reverse("plan", args=[BACKFILL]), data)
+    assert response.status_code == 302, response.content.decode()[:2000]
+    run = Run.objects.latest("pk")
+    assert response.url == reverse("run", args=[run.pk])
+    return run
+
+
+def page_of(client, run, query=""):
+    response = client.get(reverse("run", args=[run.pk]) + query)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def confirm(client, run, **data):
+    return client.post(reverse("run-confirm", args=[run.pk]), {"digest": run.digest, **data})
+
+
+def work(run):
+    run.refresh_from_db()
+    return Runner(runner.claim(run)).work()
+
+
+# --- plan, confirm, look, undo ------------------------------------------------------------------------
+
+
+def test_a_plan_says_what_it_would_do_and_writes_nothing(bobs, audits):
+    text = page_of(bobs, plan_of(bobs))
+    assert "Fill 27 audits of 30 in scope in agentos; 3 stay as they are." in text
+    assert "broken JSON" in text
+    assert "<del>" in text
+    assert "<ins>2026-01-20T10:00:00</ins>" in text
+    assert "Rows made after the plan are left alone" in text
+    assert "It can be undone until its before-images are pruned." in text
+    assert not TaskAudit.objects.filter(source_event_ts__isnull=False).exists()
+
+
+def test_from_plan_to_undo(bobs, audits):
+    run = plan_of(bobs)
+    assert confirm(bobs, run, note="nightly").status_code == 302
+    assert "No worker has been seen yet." in page_of(bobs, run)
+    run = work(run)
+    assert run.status == Status.SUCCEEDED
+    assert (run.note, run.started_by, run.trigger) == ("nightly", "bob", Trigger.ADMIN)
+    text = page_of(bobs, run)
+    assert "30 of 30" in text
+    assert "Plan the undo" in text
+    assert "Coverage of source_event_ts" in text
+    for tab in ("events", "batches", "set_aside", "left", "changes", "plan", "report"):
+        assert 'aria-current="page"' in page_of(bobs, run, f"?tab={tab}")
+    undo = bobs.post(reverse("run-act", args=[run.pk, "undo"]))
+    planned = Run.objects.latest("pk")
+    assert undo.url == reverse("run", args=[planned.pk])
+    assert (planned.operation, planned.parent_id) == ("operations.undo_run", run.pk)
+    assert "Restore 27 rows" in page_of(bobs, planned)
+    assert confirm(bobs, planned).status_code == 302
+    assert work(planned).status == Status.SUCCEEDED
+    assert not TaskAudit.objects.filter(source_event_ts__isnull=False).exists()
+    assert "operations.undo_run" in page_of(bobs, run)
+
+
+def test_confirming_twice_makes_one_run(bobs, audits):
+    run = plan_of(bobs)
+    assert confirm(bobs, run).status_code == confirm(bobs, run).status_code == 302
+    assert Event.objects.filter(run=run, verb="confirmed").count() == 1
+
+
+@pytest.mark.parametrize("moved", ["fewer", "other"])
+def test_a_plan_that_no_longer_fits_is_not_executed(bobs, audits, moved):
+    run = plan_of(bobs)
+    first = TaskAudit.objects.earliest("pk")
+    if moved == "fewer":
+        first.delete()
+    else:
+        TaskAudit.objects.filter(pk=first.pk).update(payload="[")
+    response = confirm(bobs, run)
+    assert response.status_code == 409
+    text = response.content.decode()
+    assert "The data has moved since that plan" in text
+    assert "Fill 26 audits" in text
+    new = Run.objects.latest("pk")
+    run.refresh_from_db()
+    assert (run.status, new.status) == (Status.CANCELLED, Status.PLANNED)
+    assert not TaskAudit.objects.filter(source_event_ts__isnull=False).exists()
+    assert confirm(bobs, new).status_code == 302
+
+
+def test_rows_made_after_the_plan_do_not_disturb_it(bobs, audits):
+    run = plan_of(bobs)
+    late = TaskAudit.objects.create(task_id="T1", event_type="SUPERVISOR_DECISION", payload=PAYLOAD)
+    assert confirm(bobs, run).status_code == 302
+    work(run)
+    late.refresh_from_db()
+    assert late.source_event_ts is None
+
+
+def test_the_digest_must_be_that_of_the_plan(bobs, audits):
+    run = plan_of(bobs)
+    response = bobs.post(reverse("run-confirm", args=[run.pk]), {"digest": "0" * 64})
+    assert response.status_code == 409
+    run.refresh_from_db()
+    assert run.status == Status.CANCELLED
+
+
+def test_a_target_that_another_run_holds_is_refused_beside_the_button(bobs, audits):
+    first, second = plan_of(bobs), plan_of(bobs)
+    assert confirm(bobs, first).status_code == 302
+    response = confirm(bobs, second)
+    assert response.status_code == 409
+    assert f"is held by run {first.pk}" in response.content.decode()
+    second.refresh_from_db()
+    assert second.status == Status.PLANNED
+
+
+def test_a_large_plan_is_counted_in_the_background(bobs, audits, monkeypatch):
+    from opsconsole.operations import jobs
+
+    monkeypatch.setattr(runner, "RECOUNTED_UNITS", 10)
+    run = plan_of(bobs)
+    text = page_of(bobs, run)
+    assert "Counting the outcomes: 0 of 30." in text
+    assert "You can leave this page and come back to it." in text
+    assert confirm(bobs, run).status_code == 409
+    jobs.count(run.pk, run.generation)
+    run.refresh_from_db()
+    assert "Fill 27 audits" in page_of(bobs, run)
+    assert bobs.get(reverse("run-live", args=[run.pk])).headers["HX-Refresh"] == "true"
+    assert confirm(bobs, run).status_code == 302
+
+
+def test_what_cannot_be_undone_asks_for_typing(bobs):
+    bobs.post(reverse("plan", args=["operations.prune_runs"]))
+    run = Run.objects.latest("pk")
+    run.plan["reasons"]["changed"] = {"": 1}
+    run.total = 1
+    run.save()
+    assert "Type operations.prune_runs to confirm" in page_of(bobs, run)
+    response = confirm(bobs, run, typed="prune")
+    assert response.status_code == 400
+    assert 'aria-invalid="true"' in response.content.decode()
+
+
+def test_parameters_are_edited_in_place(bobs):
+    bobs.post(reverse("plan", args=["operations.prune_runs"]))
+    run = Run.objects.latest("pk")
+    assert 'name="days"' in page_of(bobs, run)
+    assert bobs.post(reverse("run-replan", args=[run.pk]), {"days": "7"}).status_code == 302
+    new = Run.objects.latest("pk")
+    run.refresh_from_db()
+    assert (new.params["days"], run.status) == (7, Status.CANCELLED)
+    refused = bobs.post(reverse("run-replan", args=[new.pk]), {"days": "0"})
+    assert refused.status_code == 400
+    assert Run.objects.latest("pk") == new
+
+
+def test_nothing_to_do_has_no_button(bobs):
+    run = plan_of(bobs)
+    text = page_of(bobs, run)
+    assert "Nothing to do" in text
+    assert 'name="digest"' not in text
+
+
+# --- from a list --------------------------------------------------------------------------------------
+
+
+def test_a_list_offers_the_operations_of_its_model(bobs, audits):
+    url = reverse("admin:audits_taskaudit_changelist")
+    assert "plan for everything in scope" in bobs.get(url).content.decode()
+    keys = [str(key) for key in TaskAudit.objects.values_list("pk", flat=True)[:3]]
+    response = bobs.post(url, {"action": BACKFILL, "_selected_action": keys, "select_across": "0"})
+    run = Run.objects.latest("pk")
+    assert response.url == reverse("run", args=[run.pk])
+    assert run.selection == {"keys": sorted(map(int, keys))}
+    assert run.total == 3
+    bobs.post(f"{url}?level=error", {"action": BACKFILL, "_selected_action": keys[:1], "select_across": "1"})
+    assert Run.objects.latest("pk").selection["query"].startswith("level")
+
+
+def test_a_list_offers_a_viewer_no_operation(client, viewer, audits):
+    signed_in(client, viewer)
+    url = reverse("admin:audits_taskaudit_changelist")
+    assert "plan for everything in scope" not in client.get(url).content.decode()
+    key = TaskAudit.objects.values_list("pk", flat=True)[0]
+    client.post(url, {"action": BACKFILL, "_selected_action": [key], "select_across": "0"})
+    assert not Run.objects.exists()
+
+
+# --- who may --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def planned(audits, alice):
+    cls = registry.operation(BACKFILL)
+    plan = planning.count_outcomes(planning.plan(planning.operation_on(cls, cls.locate({}), {})))
+    return runner.draft(plan, Actor("alice", "here", Trigger.ADMIN, alice))
+
+
+def posts(run):
+    return [
+        reverse("plan", args=[BACKFILL]),
+        reverse("schedule", args=[BACKFILL]),
+        reverse("run-confirm", args=[run.pk]),
+        reverse("run-replan", args=[run.pk]),
+        *(reverse("run-act", args=[run.pk, verb]) for verb in VERBS),
+    ]
+
+
+def test_charlie_gets_403_everywhere(client, charlie, planned):
+    signed_in(client, charlie)
+    for url in (*LOOKS, reverse("run", args=[planned.pk]), reverse("run-live", args=[planned.pk])):
+        assert client.get(url).status_code == 403, url
+    for url in posts(planned):
+        assert client.post(url).status_code == 403, url
+
+
+def test_a_viewer_looks_and_posts_nothing(client, viewer, planned):
+    signed_in(client, viewer)
+    for url in (*LOOKS, reverse("run", args=[planned.pk]), reverse("run-live", args=[planned.pk])):
+        assert client.get(url).status_code == 200, url
+    assert 'name="digest"' not in page_of(client, planned)
+    for url in posts(planned):
+        assert client.post(url).status_code == 403, url
+
+
+def test_strangers_are_sent_to_the_login(client, planned):
+    for url in (*LOOKS, reverse("run", args=[planned.pk])):
+        assert client.get(url).headers["Location"].startswith("/admin/login/")
+
+
+def test_verbs_are_posts(bobs, planned):
+    for url in posts(planned):
+        assert bobs.get(url).status_code == 405, url
+
+
+def test_nobody_edits_runs_events_or_the_queue(client, alice, planned):
+    signed_in(client, alice)
+    for model in ("run", "event"):
+        assert client.get(f"/admin/operations/{model}/add/").status_code == 403
+        assert client.post(f"/admin/operations/{model}/1/delete/", {"post": "yes"}).status_code == 403
+    for model in ("schedule", "ormq", "success", "failure"):
+        model_admin = next(a for m, a in admin.site._registry.items() if m._meta.label_lower == f"django_q.{model}")
+        page = client.get(f"/admin/django_q/{model}/")
+        assert page.status_code == 200
+        assert not model_admin.get_actions(page.wsgi_request)
+        assert client.get(f"/admin/django_q/{model}/add/").status_code == 403
+
+
+# --- verbs, schedules, exports -----------------------------------------------------------------------------
+
+
+def test_pause_resume_cancel(bobs, audits):
+    run = plan_of(bobs)
+    confirm(bobs, run)
+    for verb, status in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled")):
+        bobs.post(reverse("run-act", args=[run.pk, verb]))
+        run.refresh_from_db()
+        assert run.status == status
+    text = bobs.post(reverse("run-act", args=[run.pk, "pause"]), follow=True).content.decode()
+    assert f"Run {run.pk} is cancelled: that is not possible now." in text
+
+
+def test_a_running_run_is_asked(bobs, audits):
+    run = plan_of(bobs)
+    confirm(bobs, run)
+    run.refresh_from_db()
+    run = runner.claim(run)
+    text = bobs.post(reverse("run-act", args=[run.pk, "pause"]), follow=True).content.decode()
+    assert "Asked; the worker stops after this batch." in text
+    assert "Pause is asked" in text
+    assert Runner(Run.objects.get(pk=run.pk)).work().status == Status.PAUSED
+
+
+def test_a_schedule_is_switched(bobs):
+    url = reverse("schedule", args=[BACKFILL])
+    assert bobs.post(url, {"on": "1", "cron": "0 3 * * *"}).status_code == 302
+    assert Switch.objects.get(pk=BACKFILL).on
+    assert "Runs by itself." in bobs.get("/admin/operations/").content.decode()
+    refused = bobs.post(url, {"on": "1", "cron": "at night"})
+    assert refused.status_code == 400
+    assert "is no cron rule" in refused.content.decode()
+    bobs.post(url, {"on": "0", "cron": "0 3 * * *"})
+    assert not Switch.objects.get(pk=BACKFILL).on
+
+
+@pytest.mark.parametrize("model", ["run", "event"])
+def test_exports(bobs, planned, model):
+    url = f"/admin/operations/{model}/export/"
+    assert bobs.get(url).status_code == 200
+    for number, kind in enumerate(("csv", "xlsx", "json")):
+        response = bobs.post(url, {"format": str(number), "resource": ""})
+        assert response.status_code == 200, response.content
+        assert response.headers["Content-Disposition"].endswith(f'.{kind}"')
+        if kind == "json":
+            assert json.loads(response.content)
+
+
+# --- what a page shows, and its cost --------------------------------------------------------------------------
+
+
+def test_changes_are_found_by_key(bobs, bob, audits):
+    run = plan_of(bobs)
+    confirm(bobs, run, batch_size="7")
+    run = work(run)
+    assert run.batches_done == 5
+    for audit in TaskAudit.objects.exclude(source_event_ts=None):
+        found = Changes(RunPage(run, bob), key=str(audit.pk)).table.rows
+        assert [str(audit.pk) in str(row[0]) for row in found] == [True]
+    assert Changes(RunPage(run, bob), key="nothing").table.rows == []
+    assert "2026-01-20T10:00:01" in page_of(bobs, run, "?tab=changes&batch=3")
+    assert page_of(bobs, run, "?tab=changes&batch=99&key=%00%27")
+
+
+def test_a_run_whose_code_is_gone_has_a_page(bobs, planned):
+    Run.objects.filter(pk=planned.pk).update(operation="gone.operation", status=Status.SUCCEEDED)
+    assert "No operation is called gone.operation" in page_of(bobs, planned)
+    Run.objects.filter(pk=planned.pk).update(status=Status.PLANNED)
+    assert "No operation is called gone.operation" in page_of(bobs, planned)
+
+
+@pytest.mark.parametrize("path", LOOKS)
+def test_lists_need_a_constant_number_of_queries(bobs, audits, path):
+    def cost():
+        with CaptureQueriesContext(connections["default"]) as queries:
+            assert bobs.get(path).status_code == 200
+        return len(queries)
+
+    plan_of(bobs)
+    cost()
+    one = cost()
+    for _number in range(4):
+        plan_of(bobs)
+    assert cost() == one
+
+
+def test_run_pages_need_a_constant_number_of_queries(bobs, audits):
+    def cost(size):
+        run = plan_of(bobs)
+        confirm(bobs, run, batch_size=str(size))
+        run = work(run)
+        with CaptureQueriesContext(connections["default"]) as queries:
+            for tab in ("events", "batches", "left", "changes", "report"):
+                page_of(bobs, run, f"?tab={tab}")
+        TaskAudit.objects.update(source_event_ts=None, supervisor_processed_at=None)
+        return len(queries)
+
+    assert cost(30) == cost(3)
+
+
+@pytest.mark.parametrize("environment", ["development", "staging", "production"])
+def test_every_page_names_its_environment(client, settings, environment):
+    settings.ENVIRONMENT = environment
+    assert f"band-{environment}" in client.get("/admin/login/").content.decode()

@@ -1,0 +1,54 @@
+"""Retry of units set aside: these alone, and what fails again stays. The contract retries in every operation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from opsconsole.operations.models import Status
+from opsconsole.operations.runner import UnableToRun
+from tests.contract import execute_run, forbid, operation_called
+from tests.outside import dump, execute
+from tests.test_backfill_decision_fields import NAME, expected
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
+
+
+def test_what_fails_again_waits_for_the_next(make_attached: Any) -> None:
+    store = make_attached("sqlite", 150).store
+    before = dump(store)
+    after = expected({table: {k: dict(r) for k, r in rows.items()} for table, rows in before.items()}, "sqlite")
+    first, second = [k for k, row in before["task_audits"].items() if row != after["task_audits"][k]][3:5]
+    forbid(store, "task_audits", first)
+    execute(
+        store,
+        f"CREATE TRIGGER forbids_too BEFORE UPDATE ON task_audits WHEN OLD.audit_id = {second} "
+        "BEGIN SELECT RAISE(ABORT, 'forbidden'); END",
+    )
+    run = execute_run(operation_called(NAME, store))
+    assert sorted(run.units_set_aside.values_list("key", flat=True)) == sorted((first, second))
+    execute(store, "DROP TRIGGER forbids_too")
+    newcomer = {**before["task_audits"][first], "audit_id": 10**9, "decision_id": None}
+    execute(
+        store,
+        f"INSERT INTO task_audits ({', '.join(newcomer)}) VALUES ({', '.join('?' * len(newcomer))})",
+        list(newcomer.values()),
+    )
+    retry = execute_run(operation_called("operations.retry_set_aside", run=run.pk))
+    assert (retry.status, retry.total, retry.changed, retry.set_aside) == (Status.NEEDS_ATTENTION, 2, 1, 1)
+    assert [entry.key for entry in retry.units_set_aside.all()] == [first]
+    assert run.units_set_aside.get(key=second).retried_by == retry
+    execute(store, "DROP TRIGGER forbids")
+    last = execute_run(operation_called("operations.retry_set_aside", run=retry.pk))
+    assert (last.status, last.changed) == (Status.SUCCEEDED, 1)
+    found = dump(store)
+    assert found["task_audits"].pop(10**9) == newcomer
+    assert found["task_audits"] == after["task_audits"]
+
+
+def test_nothing_was_set_aside(make_attached: Any) -> None:
+    store = make_attached("sqlite", 50).store
+    run = execute_run(operation_called(NAME, store))
+    with pytest.raises(UnableToRun, match=f"Run {run.pk} set nothing aside"):
+        operation_called("operations.retry_set_aside", run=run.pk)
