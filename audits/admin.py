@@ -324,12 +324,11 @@ def coverage_words(figures: Figures) -> dict[str, Any]:
             ],
         },
         "of_which": (
-            gettext("Of the newest %(count)s audits; audit_coverage looks at all.")
-            % {"count": figure(figures["newest"])}
+            gettext("Of the newest %(count)s audits.") % {"count": figure(figures["newest"])}
             if figures["newest"]
             else gettext("Of all supervisor audits.")
         ),
-        "sampled": gettext("Payloads read: %(count)s, at most %(sample)s, spread evenly over the table.")
+        "sampled": gettext("Payloads read: %(count)s, at most %(sample)s, spread evenly.")
         % {"count": figure(consistency["looked_at"]), "sample": figure(consistency["sample"])},
     }
 

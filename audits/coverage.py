@@ -56,7 +56,7 @@ def coverage(store: Store, *, newest: int | None = None, sample: int = SAMPLE) -
             **(_counts(supervisor) if older is None else _counts_by_index(store)),
             "newest": None if older is None else newest,
             "lag": lag(looked_at.values_list(*KEYS).iterator(CHUNK)),
-            "consistency": _consistency(looked_at, sample),
+            "consistency": _consistency(supervisor, sample, older or 0),
         }
     except DatabaseError as error:
         raise store.unusable(error) from error
@@ -223,13 +223,13 @@ VERDICTS = {
 }
 
 
-def _consistency(supervisor: QuerySet[TaskAudit], sample: int) -> Figures:
+def _consistency(supervisor: QuerySet[TaskAudit], sample: int, older: int) -> Figures:
     """Per column, how many filled values the payload confirms, contradicts, or says nothing about."""
     columns = {column: dict.fromkeys(VERDICTS, 0) for column in KEYS}
     looked_at = 0
     # COALESCE where OR would do: SQLite answers that by the columns' indexes, and sorts all they hold.
     filled = supervisor.alias(either=Coalesce(*KEYS)).filter(either__isnull=False)
-    for payload, *values in _sample(filled.values_list("payload", *KEYS), sample):
+    for payload, *values in _sample(filled.values_list("payload", *KEYS), sample, older):
         looked_at += 1
         for (column, keys), value in zip(KEYS.items(), values, strict=True):
             if value is not None:
@@ -247,9 +247,9 @@ def _verdict(payload: str | None, keys: tuple[str, ...], value: str) -> str:
     return "equal" if said == value else "differing"
 
 
-def _sample(rows: QuerySet[Any], size: int) -> Iterator[Any]:
-    """Up to `size` rows, the first ones of each of `WINDOWS` equal spans of the key."""
-    keys = rows.values_list("pk", flat=True)
+def _sample(rows: QuerySet[Any], size: int, older: int) -> Iterator[Any]:
+    """Up to `size` rows behind the key `older`, the first ones of each of `WINDOWS` equal spans of the key."""
+    keys = rows.filter(pk__gt=older).values_list("pk", flat=True)
     first, last = keys.order_by("pk").first(), keys.order_by("-pk").first()
     if first is None or last is None:
         return

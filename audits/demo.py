@@ -12,7 +12,7 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 
 from audits.models import GuardianVerdict, InboxEntry, TaskAudit
-from opsconsole.operations.management.output import figure
+from opsconsole.display import figure
 from opsconsole.stores.store import Store
 from tasks.models import Task
 

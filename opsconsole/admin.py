@@ -47,14 +47,14 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]
         return figure(COUNT_CAP) + "+" if self.count > COUNT_CAP else figure(self.count)
 
 
-class ConsoleChangeList(ChangeList):  # type: ignore[misc]  # the theme has no types
+class ConsoleChangeList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.full_result_count = self.result_count  # the foot of the list says it, capped
         self.result_words = self.paginator.words
 
 
-class ConsoleModelAdmin(ModelAdmin):  # type: ignore[misc]  # the theme has no types
+class ConsoleModelAdmin(ModelAdmin):
     """The one base of all admin classes: lists that stay fast at any size."""
 
     paginator = CappedPaginator

@@ -37,15 +37,15 @@ def moment(value: datetime | str | None, zone: tzinfo = UTC) -> SafeString | str
         return str(value)
     local = timezone.localtime(at)
     own = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}" if isinstance(value, datetime) else str(value)
-    return format_html(
-        '<time datetime="{}" title="{}">{}</time>', at.isoformat(), own, f"{local:%Y-%m-%d %H:%M:%S}"
-    )
+    return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), own, f"{local:%Y-%m-%d %H:%M:%S}")
 
 
 def duration(seconds: float | None) -> str:
     """A length of time in the two largest of its units that matter."""
     if seconds is None:
         return "–"
+    if seconds < 0.1:
+        return _("less than 0.1 s")
     if seconds < 10:
         return _("%(n)s s") % {"n": figure(seconds, 1)}
     if seconds < 100:
@@ -83,6 +83,8 @@ def pretty_json(text: str | None, keys: Iterable[str] = ()) -> SafeString | str:
         return "–"
     try:
         document = json.loads(text)
+        # An escaped lone surrogate is JSON, and no page can carry one.
+        indented = json.dumps(document, indent=2, ensure_ascii=False).encode(errors="backslashreplace").decode()
     except (ValueError, RecursionError):
         return format_html('<code class="broken" title="{}">{}</code>', _("no JSON"), text[:PRETTY_CHARACTERS])
     if not isinstance(document, dict | list):
@@ -94,12 +96,13 @@ def pretty_json(text: str | None, keys: Iterable[str] = ()) -> SafeString | str:
     return format_html(
         '<details class="json"><summary>{}</summary><pre tabindex="0">{}</pre></details>',
         format_html_join(" · ", "<code>{}</code>", ((part,) for part in folded)),
-        json.dumps(document, indent=2, ensure_ascii=False)[:PRETTY_CHARACTERS],
+        indented[:PRETTY_CHARACTERS],
     )
 
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 

@@ -120,9 +120,7 @@ DATABASES = {
     "default": _database("default", "DATABASE_URL"),
     **{store: _database(store, f"{store.upper()}_DATABASE_URL") for store in STORES},
 }
-ATTACHED_STORES = frozenset(
-    store for store in STORES if env.bool(f"{store.upper()}_ATTACHED", default=False)
-)
+ATTACHED_STORES = frozenset(store for store in STORES if env.bool(f"{store.upper()}_ATTACHED", default=False))
 DATABASE_ROUTERS = ["opsconsole.stores.router.StoreRouter"]
 
 # --- people ---------------------------------------------------------------------------------------

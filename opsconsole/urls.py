@@ -32,5 +32,5 @@ urlpatterns = [
         name="run-act",
     ),
     path("admin/", admin.site.urls),
-    path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("", RedirectView.as_view(pattern_name="operations")),
 ]

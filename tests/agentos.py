@@ -138,9 +138,7 @@ def shapes(count: int, *, seed: int = 1, holds: PayloadType = "text", sqlite: bo
     """`count` shapes in random order, 40 % in scope, every kind among them once there is room for all."""
     rng = Random(seed)
     kinds = {
-        name: kind
-        for name, kind in KINDS.items()
-        if PAYLOAD_TYPES.index(kind.holds) <= PAYLOAD_TYPES.index(holds)
+        name: kind for name, kind in KINDS.items() if PAYLOAD_TYPES.index(kind.holds) <= PAYLOAD_TYPES.index(holds)
     }
     wanted = round(count * SHARE_IN_SCOPE)
     names = list(kinds) if wanted >= len(kinds) else []
@@ -198,9 +196,7 @@ def _created_at(style: str | None, day: str, clock: str, number: int) -> str | i
             return 1_769_000_000 + number
 
 
-def _laps(
-    count: int, seed: int, holds: PayloadType, made: Made, *, sqlite: bool
-) -> Iterator[list[tuple[object, ...]]]:
+def _laps(count: int, seed: int, holds: PayloadType, made: Made, *, sqlite: bool) -> Iterator[list[tuple[object, ...]]]:
     """Yields rows of `COLUMNS` in lists of up to `LAP`, counting them into `made`."""
     lap = shapes(min(count, LAP), seed=seed, holds=holds, sqlite=sqlite)
     rng = Random(seed)
@@ -213,9 +209,7 @@ def _laps(
             day, clock = _DAYS[second // 86_400], _CLOCK[second % 86_400]
             later = second + 2
             source = f"{day}T{clock}.{number * 7919 % 1_000_000:06d}"
-            processed = (
-                f"{_DAYS[later // 86_400]}T{_CLOCK[later % 86_400]}.{number * 104_729 % 1_000_000:06d}"
-            )
+            processed = f"{_DAYS[later // 86_400]}T{_CLOCK[later % 86_400]}.{number * 104_729 % 1_000_000:06d}"
             payload = shape.payload
             if payload:
                 payload = payload.replace(SOURCE, source).replace(PROCESSED, processed)
@@ -328,9 +322,7 @@ def _statements(columns: tuple[str, ...], payload_type: str, *, sqlite: bool) ->
     lines = [f"{name} {AUDIT_COLUMNS[name].format(key=key, payload=payload_type)}" for name in columns]
     if sqlite:
         lines.append("FOREIGN KEY (task_id) REFERENCES tasks(task_id) ON DELETE CASCADE")
-    tables = [
-        ddl.format(key=key).replace("BLOB_TYPE", "BLOB" if sqlite else "BYTEA") for ddl in TABLES.values()
-    ]
+    tables = [ddl.format(key=key).replace("BLOB_TYPE", "BLOB" if sqlite else "BYTEA") for ddl in TABLES.values()]
     return [*tables, f"CREATE TABLE task_audits ({', '.join(lines)})"]
 
 
@@ -376,10 +368,7 @@ def _small_tables(rows: int, version: str) -> Iterator[tuple[str, tuple[str, ...
     yield (
         "schema_version",
         ("version", "applied_at"),
-        [
-            (f"0.{number}.0", moment)
-            for number in sorted(range(1, newest + 1), key=lambda number: -(number % 7))
-        ],
+        [(f"0.{number}.0", moment) for number in sorted(range(1, newest + 1), key=lambda number: -(number % 7))],
     )
     yield (
         "task_runs",
@@ -464,9 +453,7 @@ def create_postgres(
                 for lap in _laps(rows, seed, payload_type, made, sqlite=False):
                     for row in lap:
                         copy.write_row(pick(row))
-        connection.execute(
-            "SELECT setval(pg_get_serial_sequence('task_audits', 'audit_id'), %s)", [max(rows * 2, 1)]
-        )
+        connection.execute("SELECT setval(pg_get_serial_sequence('task_audits', 'audit_id'), %s)", [max(rows * 2, 1)])
         for statement in index_statements(chosen) if indexes else ():
             connection.execute(statement)
         connection.execute(

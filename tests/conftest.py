@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
     from opsconsole.stores.store import Store
+    from tests.payloads import PayloadType
 
 # --- Django's databases: files of this worker -------------------------------------------------------
 #
@@ -149,9 +150,7 @@ def attach_url(name: str, url: str) -> Store:
 
     connections[name].close()
     del connections[name]
-    connections.settings[name] = database(
-        environ.Env.db_url_config(url), password="", attached=True, pool=False
-    )
+    connections.settings[name] = database(environ.Env.db_url_config(url), password="", attached=True, pool=False)
     connections.configure_settings(connections.settings)
     settings.ATTACHED_STORES |= {name}
     return Store(name, name)
@@ -176,10 +175,10 @@ def make_attached(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[An
     """Makes `Attached` stores: `make_attached("sqlite", 3000, seed=2)`."""
     from opsconsole.stores.store import attach_file
 
-    dropped = []
+    dropped: list[str] = []
 
     def make(engine: str, rows: int, **options: Any) -> Attached:
-        vendor, _, payload_type = engine.partition("-")
+        vendor, _, type_ = engine.partition("-")
         if vendor == "sqlite":
             path = tmp_path / f"store-{len(dropped)}.db"
             dropped.append("")
@@ -189,7 +188,7 @@ def make_attached(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[An
         name = f"store_{len(dropped)}"
         url = server.create_database(name)
         dropped.append(name)
-        made = agentos.create_postgres(url, rows, payload_type=payload_type, **options)
+        made = agentos.create_postgres(url, rows, payload_type=cast("PayloadType", type_), **options)
         return Attached(attach_url("agentos", url), engine, url, made)
 
     yield make
@@ -205,7 +204,7 @@ def attached(request: pytest.FixtureRequest, make_attached: Any) -> Attached:
     return attached
 
 
-def _person(name: str, *groups: str, **rights: bool) -> User:
+def _person(name: str, *groups: str, **rights: Any) -> User:
     from django.contrib.auth.models import Group, User
 
     from opsconsole.people import make_groups

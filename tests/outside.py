@@ -43,7 +43,7 @@ class _Marks:
 
     def execute(self, sql: str, values: Any = ()) -> Any:
         text = sql.replace("%", "%%").replace("?", "%s") if values else sql
-        return self.connection.execute(text, values or None)  # type: ignore[arg-type]
+        return self.connection.execute(text, values or None)
 
 
 def execute(store: Store, sql: str, values: Any = ()) -> None:
@@ -67,9 +67,7 @@ def dump(store: Store) -> Tables:
 
 def _layout(connection: Any, postgresql: bool) -> dict[str, list[tuple[str, bool]]]:
     layout: dict[str, list[tuple[str, bool]]] = {}
-    for table, column, is_key in connection.execute(
-        _PG_COLUMNS if postgresql else _SQLITE_COLUMNS
-    ).fetchall():
+    for table, column, is_key in connection.execute(_PG_COLUMNS if postgresql else _SQLITE_COLUMNS).fetchall():
         layout.setdefault(table, []).append((column, bool(is_key)))
     return layout
 

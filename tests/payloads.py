@@ -72,9 +72,7 @@ def _noise(rng: Random, size: int) -> list[str]:
                 },
             )
         )
-        name = rng.choice(
-            ("reason", "context", "actor", "说明", "policy", "evidence", "ts", "notes", "scores")
-        )
+        name = rng.choice(("reason", "context", "actor", "说明", "policy", "evidence", "ts", "notes", "scores"))
         members.append(
             f"{json.dumps(f'{name}_{len(members)}', ensure_ascii=ascii_only)}: "
             f"{json.dumps(value, ensure_ascii=ascii_only)}"
@@ -86,9 +84,7 @@ def _noise(rng: Random, size: int) -> list[str]:
 def noisy_object(rng: Random, *members: str) -> str:
     """A JSON object of about 200 to 800 bytes with these members, in this order, amid noise."""
     texts = _noise(rng, rng.randint(180, 640) - sum(map(len, members)))
-    for place, member in zip(
-        sorted(rng.choices(range(len(texts) + 1), k=len(members))), members, strict=True
-    ):
+    for place, member in zip(sorted(rng.choices(range(len(texts) + 1), k=len(members))), members, strict=True):
         texts.insert(place + members.index(member), member)
     return "{" + ", ".join(texts) + "}"
 
@@ -109,9 +105,7 @@ def variants(rng: Random) -> str:
     """Any mix of the key variants, the better ones not always first."""
     zone = rng.choice(("", "", "Z", "+08:00"))
     members = [_source(key, f'"{SOURCE}{zone}"') for key in rng.sample(SOURCE_KEYS, rng.randint(0, 4))]
-    members += [
-        _processed(key, f'"{PROCESSED}{zone}"') for key in rng.sample(PROCESSED_KEYS, rng.randint(0, 3))
-    ]
+    members += [_processed(key, f'"{PROCESSED}{zone}"') for key in rng.sample(PROCESSED_KEYS, rng.randint(0, 3))]
     rng.shuffle(members)
     return noisy_object(rng, *members)
 
@@ -181,9 +175,7 @@ def _odd_values(rng: Random) -> str:
 
 def nested_only(rng: Random) -> str:
     """The keys stand in inner objects, where they mean nothing."""
-    inner = (
-        f'{{"source_event_ts": "inner", "items": [{{{_source("source_ts")}, {_processed("timestamp")}}}]}}'
-    )
+    inner = f'{{"source_event_ts": "inner", "items": [{{{_source("source_ts")}, {_processed("timestamp")}}}]}}'
     members = [f'"event": {inner}']
     if rng.random() < 0.5:
         members.append(_processed("processed_at"))
@@ -263,9 +255,7 @@ KINDS: dict[str, Kind] = {
     "empty_object": Kind(0.3, _either("{}", "{ }")),
     "nested_only": Kind(2, nested_only),
     "numbers": Kind(1.5, _numbers),
-    "huge_number": Kind(
-        0.1, lambda rng: noisy_object(rng, _source("source_ts", "1e200000"), _processed()), "json"
-    ),
+    "huge_number": Kind(0.1, lambda rng: noisy_object(rng, _source("source_ts", "1e200000"), _processed()), "json"),
     "duplicates": Kind(1, _duplicates),
     "escaped_keys": Kind(0.5, _escaped_keys),
     "odd_values": Kind(1, _odd_values),
@@ -288,9 +278,7 @@ KINDS: dict[str, Kind] = {
     "bad_key": Kind(0.2, _replaced('"source_event_ts"', "source_event_ts", "1", "null"), "text"),
     "two_documents": Kind(0.2, _replaced("}", "} {}", "}}", "}\n[]"), "text"),
     "bad_space": Kind(0.1, _replaced("}", "\x0b}", "\xa0}", "}\xa0", "\u3000}"), "text"),
-    "garbage": Kind(
-        0.5, _either("ERROR: worker lost", "<event/>", "source_ts=2026-01-20", "（无）", "{", "]"), "text"
-    ),
+    "garbage": Kind(0.5, _either("ERROR: worker lost", "<event/>", "source_ts=2026-01-20", "（无）", "{", "]"), "text"),
     "list": Kind(0.6, lambda rng: f"[{plain(rng)}, 1]"),
     "string": Kind(0.4, _either('"2026-01-20T10:00:00"', '""', r'"{\"source_ts\": 1}"')),
     "number": Kind(0.3, _either("0", "1769000000", "1.50", "-1e3")),
@@ -298,9 +286,7 @@ KINDS: dict[str, Kind] = {
     "deep_20000": Kind(0.02, _levels(20_000), "text"),
     "no_created_at_no_keys": Kind(0.2, noisy_object, created_at=False),
     "no_created_at_null": Kind(0.1, lambda _: None, created_at=False),
-    "no_created_at_one_key": Kind(
-        0.2, lambda rng: noisy_object(rng, _source("task_created_at")), created_at=False
-    ),
+    "no_created_at_one_key": Kind(0.2, lambda rng: noisy_object(rng, _source("task_created_at")), created_at=False),
     "no_created_at_both_keys": Kind(0.2, plain, created_at=False),
 }
 #: From the strictest type to the one that holds anything.

@@ -88,9 +88,7 @@ class Server:
 class OwnServer(Server):
     """A PostgreSQL of ours, in `folder`: can be stopped and started at the same address, data kept."""
 
-    def __init__(
-        self, folder: Path, *, alive: Path | None, temporary: bool, account: pwd.struct_passwd | None
-    ):
+    def __init__(self, folder: Path, *, alive: Path | None, temporary: bool, account: pwd.struct_passwd | None):
         self.folder = folder
         self.data = folder / "data"
         self._account = account
@@ -291,9 +289,7 @@ def _binaries() -> Path:
         usable = [folder for folder in group if (folder / "initdb").exists() and (folder / "pg_ctl").exists()]
         if usable:
             return max(usable, key=_version)
-    raise NoServer(
-        "no PostgreSQL found: set TEST_PG_DSN, install Debian's postgresql, or the development requirements"
-    )
+    raise NoServer("no PostgreSQL found: set TEST_PG_DSN, install Debian's postgresql, or the development requirements")
 
 
 def _version(binaries: Path) -> int:

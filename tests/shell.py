@@ -52,7 +52,7 @@ class Shell:
             out, err = process.communicate(timeout=120)
         finally:
             process.kill()
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
+        return subprocess.CompletedProcess([*map(str, words)], process.returncode, out, err)
 
     def json(self, *words: object, code: int = 0) -> Any:
         """The one JSON object on standard output."""

@@ -61,7 +61,7 @@ def test_it_has_a_test(cls: type[Operation]) -> None:
 
 @every_operation
 def test_its_parameters_explain_themselves(cls: type[Operation]) -> None:
-    for name, field in cls.Params.base_fields.items():  # type: ignore[attr-defined]
+    for name, field in cls.Params.base_fields.items():
         assert field.help_text, f"{name} has no help_text"
 
 
@@ -69,7 +69,7 @@ def test_its_parameters_explain_themselves(cls: type[Operation]) -> None:
 def test_its_flags_are_its_form(cls: type[Operation]) -> None:
     parser = argparse.ArgumentParser(add_help=False)
     registry.add_arguments(cls, parser)
-    fields: dict[str, Any] = cls.Params.base_fields  # type: ignore[attr-defined]
+    fields: dict[str, Any] = cls.Params.base_fields
     actions = {action.dest: action for action in parser._actions}
     assert set(actions) == set(fields)
     for name, action in actions.items():
@@ -97,7 +97,7 @@ def test_no_relation_crosses_stores() -> None:
         if issubclass(model, StoreModel):
             for field in model._meta.concrete_fields:
                 if field.related_model:
-                    assert _store(field.related_model) == _store(model), field  # type: ignore[arg-type]
+                    assert _store(field.related_model) == _store(model), field
 
 
 def test_every_status_has_its_transitions() -> None:

@@ -11,7 +11,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from audits.models import TaskAudit
 from opsconsole.operations import runner
-from opsconsole.operations.models import Run, Status
+from opsconsole.operations.models import Run, Status, Trigger
 from opsconsole.operations.runner import Runner
 from tasks.models import Task
 
@@ -112,7 +112,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
 def test_on_a_phone(open_page, live_server, audits, scheme):
     page = open_page(color_scheme=scheme)
     run = plan(page, live_server)
-    runner.confirm(run, runner.Actor("bob", "here", "admin"), background=False)
+    runner.confirm(run, runner.Actor("bob", "here", Trigger.ADMIN), background=False)
     done = Runner(Run.objects.get(pk=run.pk)).work()
     page.set_viewport_size({"width": 360, "height": 740})
     address = reverse("run", args=[done.pk])

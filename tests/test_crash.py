@@ -40,12 +40,8 @@ INTERRUPTED = 130
 class Process:
     """A command that runs."""
 
-    def __init__(
-        self, arguments: list[str], environment: dict[str, str], folder: Path, **options: Any
-    ) -> None:
-        self.out, self.err = (
-            (folder / f"{name}-{time.monotonic_ns()}").open("w+") for name in ("out", "err")
-        )
+    def __init__(self, arguments: list[str], environment: dict[str, str], folder: Path, **options: Any) -> None:
+        self.out, self.err = ((folder / f"{name}-{time.monotonic_ns()}").open("w+") for name in ("out", "err"))
         self.process = subprocess.Popen(
             arguments,
             cwd=ROOT,
@@ -107,25 +103,19 @@ class Console:
         return self.start(BACKFILL, *self.where, "--batch-size", "20", "--json", *arguments, **options)
 
     def undo(self, run: int) -> tuple[int, dict[str, Any], str]:
-        return self.start(
-            "run", "operations.undo_run", "--run", str(run), "--execute", "--yes", "--json"
-        ).end()
+        return self.start("run", "operations.undo_run", "--run", str(run), "--execute", "--yes", "--json").end()
 
     def ask(self, sql: str) -> list[Any]:
         """A question to the console's own database."""
         if self.console_url:
             with psycopg.connect(self.console_url, autocommit=True) as connection:
-                cursor = connection.execute(sql)  # type: ignore[arg-type]
+                cursor = connection.execute(sql)
                 return cursor.fetchall() if cursor.description else []
         with closing(sqlite3.connect(self.path, timeout=20, isolation_level=None)) as database:
             return database.execute(sql).fetchall()
 
     def wait_for_batches(self, count: int = 1) -> None:
-        until(
-            lambda: self.ask(
-                f"SELECT 1 FROM operations_run WHERE batches_done >= {count} AND status = 'running'"
-            )
-        )
+        until(lambda: self.ask(f"SELECT 1 FROM operations_run WHERE batches_done >= {count} AND status = 'running'"))
 
     def dump(self) -> Tables:
         if self.store_url.startswith("/"):
@@ -368,9 +358,7 @@ def test_everything_on_postgresql(tmp_path: Path, own_postgres: Any) -> None:
         setup = console.start("setup")
         assert setup.process.wait() == 0
         before = console.dump()
-        code, _, said = console.backfill(
-            accident={"at": "after the image", "call": 4, "signal": "SIGKILL"}
-        ).end()
+        code, _, said = console.backfill(accident={"at": "after the image", "call": 4, "signal": "SIGKILL"}).end()
         assert code == -signal.SIGKILL, said
         process = console.backfill()
         console.wait_for_batches(6)

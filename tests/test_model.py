@@ -106,9 +106,7 @@ def test_broken_json_is_unfit(payload):
     assert filled(payload, source="kept") == Unfit(BROKEN)
 
 
-@pytest.mark.parametrize(
-    "payload", ["[]", '[{"source_ts": "a"}]', '"a"', '""', "1.50", "null", " true\n", "[1, [2]]"]
-)
+@pytest.mark.parametrize("payload", ["[]", '[{"source_ts": "a"}]', '"a"', '""', "1.50", "null", " true\n", "[1, [2]]"])
 def test_what_is_no_object_is_unfit(payload):
     assert filled(payload) == Unfit(NOT_AN_OBJECT)
 
@@ -168,9 +166,7 @@ def test_every_kind_is_generated_and_means_what_its_name_says():
         if shape.in_scope:
             created_at = CREATED if shape.created_at else None
             outcome = expected(shape.payload, created_at, shape.source, shape.processed, "postgresql")
-            outcomes.setdefault(shape.kind, Counter())[
-                outcome.reason if isinstance(outcome, Unfit) else "fit"
-            ] += 1
+            outcomes.setdefault(shape.kind, Counter())[outcome.reason if isinstance(outcome, Unfit) else "fit"] += 1
     assert outcomes.keys() == KINDS.keys()
     unfit = {kind: max(reasons, key=reasons.__getitem__) for kind, reasons in outcomes.items()}
     broken = "truncated single_quotes nan trailing_comma comment bad_literal bad_number bad_string bad_key"

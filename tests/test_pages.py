@@ -208,6 +208,54 @@ def test_nothing_to_do_has_no_button(bobs):
     assert 'name="digest"' not in text
 
 
+def test_what_was_set_aside_is_grouped_and_retried(bobs, audits, monkeypatch):
+    cls = registry.operation(BACKFILL)
+    change = cls.change
+    odd = TaskAudit.objects.filter(payload=PAYLOAD).latest("pk").pk
+
+    def raising(operation, unit):
+        if unit.pk == odd:
+            raise ValueError("odd <b>value</b>")
+        return change(operation, unit)
+
+    monkeypatch.setattr(cls, "change", raising)
+    run = plan_of(bobs)
+    confirm(bobs, run)
+    run = work(run)
+    assert run.status == Status.NEEDS_ATTENTION
+    text = page_of(bobs, run, "?tab=set_aside")
+    assert "ValueError (1)" in text
+    assert "odd &lt;b&gt;value&lt;/b&gt;" in text
+    assert "Retry 1 unit set aside" in text
+    monkeypatch.undo()
+    bobs.post(reverse("run-act", args=[run.pk, "retry"]))
+    retry = Run.objects.latest("pk")
+    assert (retry.operation, retry.parent_id, retry.total) == ("operations.retry_set_aside", run.pk, 1)
+    confirm(bobs, retry)
+    assert work(retry).status == Status.SUCCEEDED
+    text = page_of(bobs, run, "?tab=set_aside")
+    assert f"settled by run {retry.pk}" in text
+    assert "Retry 1 unit" not in text
+
+
+def test_a_second_person_approves(client, bob, alice, settings):
+    settings.PRODUCTION = True
+    signed_in(client, bob).post(reverse("plan", args=["operations.prune_runs"]))
+    run = Run.objects.latest("pk")
+    assert "a second person must approve it" not in page_of(client, run)  # nothing to confirm
+    Run.objects.filter(pk=run.pk).update(status=Status.AWAITING_APPROVAL)
+    assert "Waits for a second person" in page_of(client, run)
+    approve = reverse("run-act", args=[run.pk, "approve"])
+    assert approve not in page_of(client, run)
+    client.post(approve)
+    run.refresh_from_db()
+    assert run.status == Status.AWAITING_APPROVAL
+    assert approve in page_of(signed_in(client, alice), run)
+    client.post(approve)
+    run.refresh_from_db()
+    assert run.status == Status.QUEUED
+
+
 # --- from a list --------------------------------------------------------------------------------------
 
 

@@ -214,9 +214,7 @@ class Migration(migrations.Migration):
                         ("decision_id", models.TextField(null=True, verbose_name="decision")),
                         (
                             "source_event_ts",
-                            opsconsole.stores.models.RawTextField(
-                                null=True, verbose_name="source event time"
-                            ),
+                            opsconsole.stores.models.RawTextField(null=True, verbose_name="source event time"),
                         ),
                         (
                             "supervisor_processed_at",

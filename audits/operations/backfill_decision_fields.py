@@ -15,6 +15,7 @@ from django.utils.translation import ngettext
 
 from audits.extraction import KEYS, Unreadable, read_object, time_in
 from audits.models import TaskAudit
+from opsconsole.display import figure
 from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Schedule, Unfit
 
 
@@ -96,7 +97,7 @@ class BackfillDecisionFields(Operation):
         return self.at.tables["task_audits"]["created_at"].type.startswith("timestamp with")
 
     def action_label(self, count: int) -> str:
-        return ngettext("Fill %(count)d audit", "Fill %(count)d audits", count) % {"count": count}
+        return ngettext("Fill %(count)s audit", "Fill %(count)s audits", count) % {"count": figure(count)}
 
     @classmethod
     def summary(cls, figures: Mapping[str, int]) -> list[str]:

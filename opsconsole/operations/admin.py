@@ -75,7 +75,7 @@ def _planner(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpRespo
 # --- what the console keeps about its own work ---------------------------------------------------------------
 
 
-class ExportAdmin(ViewOnlyMixin, ExportMixin, ConsoleModelAdmin):  # type: ignore[misc]  # no types there
+class ExportAdmin(ViewOnlyMixin, ExportMixin, ConsoleModelAdmin):
     """Lists to look at and to export."""
 
     export_form_class = ExportForm
@@ -100,7 +100,7 @@ class OperationFilter(admin.SimpleListFilter):
         return queryset.filter(operation=self.value()) if self.value() else queryset
 
 
-class RunResource(resources.ModelResource):  # type: ignore[misc]  # no types there
+class RunResource(resources.ModelResource):
     rows_per_second = fields.Field(attribute="rows_per_second", readonly=True)
 
     class Meta:
@@ -165,7 +165,7 @@ class RunAdmin(ExportAdmin):
             operation_title(run.operation),
         )
 
-    @display(description=_("status"), label=STATUS_VARIANTS)  # type: ignore[untyped-decorator]
+    @display(description=_("status"), label=STATUS_VARIANTS)
     def state(self, run: Run) -> tuple[str, str]:
         return run.status, run.get_status_display()
 
@@ -204,7 +204,7 @@ class VerbFilter(admin.SimpleListFilter):
         return queryset.filter(verb=self.value()) if self.value() else queryset
 
 
-class EventResource(resources.ModelResource):  # type: ignore[misc]  # no types there
+class EventResource(resources.ModelResource):
     operation = fields.Field(attribute="run__operation", readonly=True)
 
     class Meta:

@@ -14,6 +14,7 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from opsconsole.display import figure
 from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store
 
@@ -89,8 +90,11 @@ class Operation:
     figure_labels: ClassVar[Mapping[str, Any]] = {}  # figure → words
     Params: type[forms.Form] = forms.Form
 
-    # Derived by the registry from where the class stands.
-    name: ClassVar[str]
+    name: ClassVar[str]  # <app>.<verb_object>, from where the class stands
+
+    def __init_subclass__(cls) -> None:
+        app, _dot, module = cls.__module__.rpartition(".operations.")
+        cls.name = f"{app.rpartition('.')[2]}.{module}"
 
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         self.at = store
@@ -136,7 +140,7 @@ class Operation:
 
     def action_label(self, count: int) -> str:
         """What the button says: a verb and the figure."""
-        return ngettext("Change %(count)d row", "Change %(count)d rows", count) % {"count": count}
+        return ngettext("Change %(count)s row", "Change %(count)s rows", count) % {"count": figure(count)}
 
     @classmethod
     def summary(cls, figures: Mapping[str, int]) -> list[str]:

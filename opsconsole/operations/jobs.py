@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from croniter import croniter
 from django.db import DatabaseError, IntegrityError, InterfaceError, transaction
-from django.db.models import Q
+from django.db.models import Max, Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django_q.models import Failure, Schedule, Success
@@ -196,12 +196,11 @@ class ScheduleState(NamedTuple):
 def schedules() -> list[ScheduleState]:
     """Every operation that has a schedule, switched on or not."""
     switches = Switch.objects.in_bulk()
-    next_runs = dict(
-        Schedule.objects.filter(name__startswith=OPERATION_PREFIX).values_list("name", "next_run")
-    )
-    last_runs: dict[str, Run] = {}
-    for run in Run.objects.filter(trigger=Trigger.SCHEDULE).order_by("pk"):
-        last_runs[run.operation] = run
+    next_runs = dict(Schedule.objects.filter(name__startswith=OPERATION_PREFIX).values_list("name", "next_run"))
+    newest = Run.objects.filter(trigger=Trigger.SCHEDULE).order_by().values("operation").annotate(last=Max("pk"))
+    last_runs = {
+        run.operation: run for run in Run.objects.filter(pk__in=newest.values("last")).defer("plan", "selection")
+    }
     return [
         ScheduleState(
             cls,

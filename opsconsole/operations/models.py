@@ -234,9 +234,7 @@ class Batch(models.Model):
         return _decode(unpacked) if b'{"$b":' in text else unpacked
 
 
-def pack(
-    writes: list[Write], left: dict[str, dict[str, list[str]]], reasons: dict[str, dict[str, int]]
-) -> bytes:
+def pack(writes: list[Write], left: dict[str, dict[str, list[str]]], reasons: dict[str, dict[str, int]]) -> bytes:
     """The image of a batch: its writes with all values, what it left alone, and counts by reason.
 
     JSON, compressed; bytes in it become `{"$b": hex}`. Raises TypeError for what can't be kept exactly.
@@ -306,7 +304,10 @@ class Event(models.Model):
     class Meta:
         verbose_name = _("event")
         verbose_name_plural = _("events")
-        indexes = (models.Index(fields=("-at",), name="event_at"),)
+        indexes = (
+            models.Index(fields=("-at",), name="event_at"),
+            models.Index(fields=("verb", "-at"), name="event_verb"),
+        )
 
     def __str__(self) -> str:
         return f"{self.verb} {self.run_id}"

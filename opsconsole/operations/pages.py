@@ -262,9 +262,8 @@ class PlanPage(_Page):
         """What the button says."""
         if self.problem:
             return self.title
-        # The label counts with %d: give the figure its separators.
         label: str = self.operation.action_label(self.changing)
-        return label.replace(str(self.changing), figure(self.changing), 1)
+        return label
 
     @property
     def sentence(self) -> str:
@@ -351,13 +350,13 @@ class PlanPage(_Page):
         if last is not None and last.rows_per_second:
             seconds = run.total / last.rows_per_second
             sentences.append(
-                _("Takes about %(time)s, at the rate of run %(run)d.")
+                _("Expected time: %(time)s, at the rate of run %(run)d.")
                 % {"time": duration_range(seconds * 0.8, seconds * 1.4), "run": last.pk}
             )
         elif self.counted:
             reading = run.plan["seconds"]
             sentences.append(
-                _("Takes about %(time)s: counting the outcomes took %(counting)s.")
+                _("Expected time: %(time)s. Counting the outcomes took %(counting)s.")
                 % {"time": duration_range(reading * 1.5, reading * 5), "counting": duration(reading)}
             )
         if self.operation is not None and not self.operation.undoable:
@@ -455,17 +454,18 @@ class RunPage(_Page):
         """Units per second of the last minute while it runs, of the whole run after."""
         run = self.run
         if run.status != Status.RUNNING:
-            return run.rows_per_second
+            return float(run.rows_per_second)
         now = timezone.now()
         recent = [
-            (at, float(sum(units)))
+            (at, sum(units))
             for at, *units in run.batches.order_by("-number").values_list("prepared_at", *OUTCOMES)[:RATE_BATCHES]
             if now - at < timedelta(minutes=1)
         ]
         if not recent:
             return 0.0
         seconds = (now - recent[-1][0]).total_seconds()
-        return float(sum(units for _at, units in recent)) / max(seconds, 0.2)
+        rate: float = sum(units for _at, units in recent) / max(seconds, 0.2)
+        return rate
 
     @property
     def rate(self) -> str:
@@ -662,14 +662,13 @@ class RunPage(_Page):
         ]
 
     @property
-    def set_aside(self) -> list[tuple[str, int, Table]]:
-        """Reason, units, and the first of them."""
+    def set_aside(self) -> list[tuple[str, Table]]:
+        """Reason with its count, and the first of its units."""
         units = self.run.units_set_aside
         groups = units.values_list("reason").annotate(count=Count("pk")).order_by("-count")
         return [
             (
-                reason,
-                count,
+                f"{reason} ({figure(count)})",
                 Table(
                     [_("Row"), _("Error"), _("State")],
                     [

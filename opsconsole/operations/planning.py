@@ -20,6 +20,7 @@ from opsconsole.operations.selection import Selection
 from opsconsole.stores.rows import Key, Write
 from opsconsole.stores.store import Store
 
+SHOWN_CHARACTERS = 500
 OUTCOMES = ("changed", "skipped", "unfit", "set_aside")
 _NAMES: dict[type, str] = {Changed: "changed", Skip: "skipped", Unfit: "unfit"}
 
@@ -229,9 +230,7 @@ class Sampler:
         for entry in entries:
             self._kinds.setdefault((entry["outcome"], entry["reason"]), []).append(entry)
 
-    def keep(
-        self, outcome: str, reason: str, operation: Operation, unit: Any, rows: Iterable[RowChange] = ()
-    ) -> None:
+    def keep(self, outcome: str, reason: str, operation: Operation, unit: Any, rows: Iterable[RowChange] = ()) -> None:
         kept = self._kinds.setdefault((outcome, reason), [])
         if len(kept) < self.PER_KIND:
             kept.append(
@@ -259,7 +258,11 @@ def _shown(row: RowChange) -> dict[str, Any]:
 
 
 def _text(value: Any) -> Any:
-    return value if value is None or isinstance(value, int | float | str) else str(value)
+    """A value to be shown: documents and images are clipped."""
+    if value is None or isinstance(value, int | float):
+        return value
+    text = str(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
 
 
 def operation_on(cls: type[Operation], store: Store, params: dict[str, Any]) -> Operation:

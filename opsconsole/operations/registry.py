@@ -46,7 +46,6 @@ def operations() -> dict[str, type[Operation]]:
                     and cls.__module__ == module.__name__
                     and cls.__name__.lower() == wanted
                 ):
-                    cls.name = f"{app.label}.{module_info.name}"
                     found[cls.name] = cls
     return dict(sorted(found.items()))
 
@@ -87,9 +86,7 @@ def add_arguments(cls: type[Operation], parser: argparse.ArgumentParser, *, posi
         if name == positional:
             parser.add_argument(name, **options)
         else:
-            parser.add_argument(
-                _flag(name), dest=name, required=field.required, default=field.initial, **options
-            )
+            parser.add_argument(_flag(name), dest=name, required=field.required, default=field.initial, **options)
 
 
 def values_of(cls: type[Operation], options: Mapping[str, Any]) -> dict[str, Any]:

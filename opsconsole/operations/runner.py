@@ -61,6 +61,7 @@ from opsconsole.operations.planning import (
     OUTCOMES,
     Outcomes,
     Plan,
+    Sampler,
     chosen_units,
     count_outcomes,
     measure,
@@ -283,10 +284,7 @@ def _held_by(run: Run, table: str) -> str:
             % values
         )
     return (
-        _(
-            "%(table)s of %(location)s is held by run %(run)d (%(status)s): "
-            "wait for it, or `runs cancel %(run)d`."
-        )
+        _("%(table)s of %(location)s is held by run %(run)d (%(status)s): wait for it, or `runs cancel %(run)d`.")
         % values
     )
 
@@ -327,9 +325,7 @@ def _move(run: Run, status: Status, **fields: Any) -> None:
             _("Run %(run)d is %(status)s: that is not possible now.")
             % {"run": run.pk, "status": run.get_status_display()}
         )
-    met = Run.objects.filter(pk=run.pk, status=run.status, generation=run.generation).update(
-        status=status, **fields
-    )
+    met = Run.objects.filter(pk=run.pk, status=run.status, generation=run.generation).update(status=status, **fields)
     if not met:
         raise UnableToRun(_("Run %(run)d has just changed: look again.") % {"run": run.pk})
     run.status = status
@@ -532,8 +528,8 @@ class _Writer:
     def reconnect(self) -> None:
         """Give up connections that may be broken."""
         self.store.close()
-        if self._thread is not None:
-            self._thread.submit(self.store.close).result()
+        if self._thread is not None:  # its own connection to `default`, which it asks for the fence, too
+            self._thread.submit(connections.close_all).result()
 
     def close(self) -> None:
         if self._thread is not None:
@@ -606,8 +602,10 @@ class Runner:
                 if self._held():
                     continue
                 started = time.monotonic()
+                done = self.run.batches_done
                 more = self._step()
-                trouble_since, tries = None, 0
+                if self.run.batches_done > done:  # a batch begun is no sign of health yet
+                    trouble_since, tries = None, 0
                 if not more:
                     return self._finish()
                 if self.run.error and self._see_through():
@@ -646,7 +644,10 @@ class Runner:
             return False
         after = self.run.cursor if self._pending is None else self._pending.cursor
         units = self.operation.fetch(self.units, after=after, bound=self.run.bound, limit=self.size)
-        found = outcomes_of(self.operation, units)
+        sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
+        found = outcomes_of(self.operation, units, sampler)
+        if sampler is not None:  # the shell confirms without counting: its run shows what it did first
+            self.run.plan["sample"] = sampler.sample()
         if not self._see_through() or self.run.error:
             return True  # the batch before is read again, and this one after it; or it was the last
         if not units:
@@ -707,6 +708,7 @@ class Runner:
                 self._isolating = max(self._isolating, len(units))
                 self.size = max(1, len(units) // 2)
         elif not moved:
+            self._isolating = 0  # found: larger batches again, another one is looked for in the same way
             self._write(units, _set_aside(self.operation, units[0], error))
         elif self._moves > MAX_MOVES:
             self._write(units, _skipped(self.operation, units[0]))
@@ -745,8 +747,7 @@ class Runner:
         run = self.run
         run.elapsed_seconds = self._elapsed_before + time.monotonic() - self._started
         progress = {
-            name: getattr(run, name)
-            for name in ("cursor", *OUTCOMES, "reasons", "batches_done", "elapsed_seconds")
+            name: getattr(run, name) for name in ("cursor", *OUTCOMES, "reasons", "batches_done", "elapsed_seconds")
         }
         if run.waiting and "waiting" not in fields:
             run.waiting = ""
@@ -914,7 +915,7 @@ class Runner:
             if not mine.update(**fields):
                 raise Fenced
             self.request = Request(mine.values_list("request", flat=True).get())
-        except DatabaseError:  # the console's own database is the one in trouble
+        except (DatabaseError, InterfaceError):  # the console's own database is the one in trouble
             logger.warning("The wait could not be written down", exc_info=True)
             connections["default"].close()
         self.run.waiting = reason
@@ -978,6 +979,7 @@ class Runner:
                 request=Request.NONE,
                 error=run.error,
                 after=run.after,
+                plan=run.plan,
             )
             run.locks.all().delete()
             record(run, status.value, _worker_actor(run), before=run.before, after=run.after, error=run.error)
@@ -1025,7 +1027,7 @@ def interrupt(run: Run, reason: str) -> None:
         Run.objects.filter(pk=run.pk, generation=run.generation, status=Status.RUNNING).update(
             status=Status.INTERRUPTED, waiting=reason, waiting_since=timezone.now(), worker={}
         )
-    except DatabaseError:
+    except (DatabaseError, InterfaceError):
         logger.warning("The interruption could not be written down", exc_info=True)
 
 

@@ -226,9 +226,7 @@ class Store:
         return [
             name
             for table, columns in sorted(self.tables.items())
-            for name in (
-                [table] if table not in known else [f"{table}.{c}" for c in columns if c not in known[table]]
-            )
+            for name in ([table] if table not in known else [f"{table}.{c}" for c in columns if c not in known[table]])
             if table != "django_migrations"
         ]
 
@@ -271,9 +269,7 @@ class Store:
                 with transaction.atomic(using=self.alias):
                     pass
             elif self._rows("SELECT current_setting('transaction_read_only')")[0][0] == "on":
-                raise StoreUnusable(
-                    _("%(location)s is read-only: nothing was written.") % {"location": self.location}
-                )
+                raise StoreUnusable(_("%(location)s is read-only: nothing was written.") % {"location": self.location})
         except DatabaseError as error:
             raise self.unusable(error) from error
 

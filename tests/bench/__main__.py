@@ -24,7 +24,7 @@ from rich.box import SIMPLE
 from rich.console import Console as Terminal
 from rich.table import Table
 
-from tests.bench.baselines import Rescan, one_update, row_by_row
+from tests.bench.baselines import one_update, row_by_row
 from tests.bench.command import Console, Ran, UnableToRun
 from tests.bench.neighbour import RATE, Neighbour
 from tests.bench.stores import PostgresStores, Size, SqliteStores, Stores, own_server
@@ -115,6 +115,15 @@ def _say(text: str) -> None:
     terminal.print(f"[dim]{time.strftime('%H:%M:%S')} {text}[/dim]", highlight=False)
 
 
+@dataclass(frozen=True)
+class Turn:
+    """One contestant's turn: seconds, less the start-up of a command, and what the command alone has."""
+
+    net: float
+    cpu: float | None  # processor seconds, less those of the start-up; noise hardly touches them
+    ran: Ran | None = None
+
+
 class Bench:
     """The measurements of one engine."""
 
@@ -122,27 +131,28 @@ class Bench:
         self.stores, self.console, self.report, self.options = stores, console, report, options
         self.rounds = range(options.repeat)
         self.failures: set[str] = set()
-        self.start_up = self._start_up()
+        #: Median seconds, in all and of the processor, of the command on 10 audits with nothing to do.
+        self.start_up, self.start_up_cpu = self._start_up()
         #: (rows, contestant) → net seconds of each round, for the growth.
         self.net: dict[tuple[int, str], list[float]] = {}
 
-    def _start_up(self) -> float:
-        """Median seconds of the command on 10 audits with nothing to do; 0 where it does not run."""
+    def _start_up(self) -> tuple[float, float]:
         try:
             self.console.set_up()
             with self.stores.done() as location:
-                runs = [self.console.run(location) for _ in range(3)]
+                runs = [self.console.run(location) for _ in range(5)]
         except UnableToRun as error:
             self._failed("start-up", error)
-            return 0.0
+            return 0.0, 0.0
         self._table(
             "start-up (subtracted from raw to give net)",
             [
                 {"what": "seconds", "measured": [ran.seconds for ran in runs]},
+                {"what": "processor seconds", "measured": [ran.cpu for ran in runs]},
                 {"what": "peak memory, MB", "measured": [ran.peak / 1e6 for ran in runs]},
             ],
         )
-        return statistics.median(ran.seconds for ran in runs)
+        return statistics.median(ran.seconds for ran in runs), statistics.median(ran.cpu for ran in runs)
 
     def _failed(self, what: str, error: Exception) -> None:
         text = f"{what}: the command did not run: {error}"
@@ -161,91 +171,67 @@ class Bench:
             self._failed(what, error)
             return None
 
-    def _contest(
-        self, size: Size, *, written_indexes: bool = True
-    ) -> tuple[dict[str, list[float]], dict[str, list[Ran]]]:
-        """(seconds, runs) of each contestant in each round; `seconds` are net, and empty where it failed."""
-        seconds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
-        runs: dict[str, list[Ran]] = {name: [] for name in CONTESTANTS}
+    def _contest(self, size: Size, *, written_indexes: bool = True) -> dict[str, list[Turn]]:
+        """Each contestant's turns; none where its command failed."""
+        turns: dict[str, list[Turn]] = {name: [] for name in CONTESTANTS}
         for turn in self.rounds:
             for name, flags in CONTESTANTS.items():
                 with self.stores.copy(size.rows, written_indexes=written_indexes) as location:
                     _say(f"{self.stores.engine} {size.rows:,}: round {turn + 1}, {name}")
                     if flags is None:
-                        seconds[name].append(one_update(location))
+                        turns[name].append(Turn(*one_update(location)))
                     elif ran := self._run(name, location, *flags):
-                        runs[name].append(ran)
-                        seconds[name].append(max(ran.seconds - self.start_up, 1e-9))
-        return seconds, runs
+                        net = max(ran.seconds - self.start_up, 1e-9)
+                        turns[name].append(Turn(net, ran.cpu - self.start_up_cpu, ran))
+        return turns
 
     def speed(self, size: Size) -> None:
         """Rates, ratios and memory at one size."""
         with self.stores.copy(size.rows) as location:
             _say(f"{self.stores.engine} {size.rows:,}: row by row, at most {self.options.row_seconds} s")
             rescan = row_by_row(location, size.in_scope, self.options.row_seconds)
-        seconds, runs = self._contest(size)
-        rows = [self._rescan_row(rescan)]
-        rows += [self._speed_row(size, name, seconds, runs[name], rescan) for name in CONTESTANTS]
-        self._table(f"{size.rows:,} audits, {size.in_scope:,} in scope", rows)
-        for name in CONTESTANTS:
-            self.net[size.rows, name] = seconds[name]
-
-    def _rescan_row(self, rescan: Rescan) -> dict[str, Any]:
-        what = "row by row"
+        contest = self._contest(size)
+        rows = []
+        for name, turns in contest.items():
+            command = CONTESTANTS[name] is not None
+            of_rescan = [rescan.seconds / turn.net for turn in turns]
+            peak = [turn.ran.peak / 1e6 for turn in turns if turn.ran]
+            rows.append(
+                self._contest_row(size, name, contest)
+                | {
+                    "× row by row": of_rescan,
+                    "asked of rows": _asked(ASKED_OF_ROW_BY_ROW.get(size.rows) if command else None, of_rescan),
+                    "peak MB": peak,
+                    "asked of MB": _asked(ASKED_PEAK_MB if command else None, peak, most=True),
+                    "private MB": [turn.ran.peak_private / 1e6 for turn in turns if turn.ran],
+                }
+            )
+            self.net[size.rows, name] = [turn.net for turn in turns]
+        by_row: dict[str, Any] = dict.fromkeys(rows[0])
+        by_row |= {"what": "row by row", "net s": [rescan.seconds], "rows/s": [rescan.rows / rescan.seconds]}
         if rescan.projected:
-            what += f" (projected: {rescan.reached:,} in {rescan.measured_seconds:,.0f} s)"
-        return {
-            "what": what,
-            "raw s": None,
-            "net s": [rescan.seconds],
-            "rows/s": [rescan.rows / rescan.seconds],
-            "× UPDATE": None,
-            "asked": "",
-            "× row by row": None,
-            "asked of rows": "",
-            "peak MB": None,
-            "asked of MB": "",
-            "private MB": None,
-        }
-
-    def _speed_row(
-        self, size: Size, name: str, seconds: dict[str, list[float]], runs: list[Ran], rescan: Rescan
-    ) -> dict[str, Any]:
-        # Both of a round ran within minutes of each other: noise hits their ratio less than the medians'.
-        of_update = [update / own for update, own in zip(seconds["one UPDATE"], seconds[name], strict=False)]
-        of_rescan = [rescan.seconds / own for own in seconds[name]]
-        command = CONTESTANTS[name] is not None
-        peak = [ran.peak / 1e6 for ran in runs]
-        return {
-            "what": name,
-            "raw s": [ran.seconds for ran in runs],
-            "net s": seconds[name],
-            "rows/s": [size.in_scope / own for own in seconds[name]],
-            "× UPDATE": of_update if command else None,
-            "asked": _asked(ASKED_OF_UPDATE.get((self.stores.engine, size.rows, name)), of_update),
-            "× row by row": of_rescan,
-            "asked of rows": _asked(ASKED_OF_ROW_BY_ROW.get(size.rows) if command else None, of_rescan),
-            "peak MB": peak,
-            "asked of MB": _asked(ASKED_PEAK_MB if command else None, peak, most=True),
-            "private MB": [ran.peak_private / 1e6 for ran in runs],
-        }
+            by_row["what"] = f"row by row (projected: {rescan.reached:,} in {rescan.measured_seconds:,.0f} s)"
+        self._table(f"{size.rows:,} audits, {size.in_scope:,} in scope", [by_row, *rows])
 
     def indexes(self, size: Size) -> None:
         """The same without the indexes on the written columns."""
-        seconds, runs = self._contest(size, written_indexes=False)
-        self._table(
-            f"{size.rows:,} audits without the indexes on the written columns",
-            [
-                {
-                    "what": name,
-                    "raw s": [ran.seconds for ran in runs[name]],
-                    "net s": seconds[name],
-                    "rows/s": [size.in_scope / own for own in seconds[name]],
-                    "× UPDATE": [a / b for a, b in zip(seconds["one UPDATE"], seconds[name], strict=False)],
-                }
-                for name in CONTESTANTS
-            ],
-        )
+        contest = self._contest(size, written_indexes=False)
+        rows = [self._contest_row(size, name, contest) | {"asked": ""} for name in CONTESTANTS]
+        self._table(f"{size.rows:,} audits without the indexes on the written columns", rows)
+
+    def _contest_row(self, size: Size, name: str, contest: dict[str, list[Turn]]) -> dict[str, Any]:
+        turns, update = contest[name], contest["one UPDATE"]
+        # Both of a round ran within minutes of each other: noise hits their ratio less than the medians'.
+        of_update = [one.net / own.net for one, own in zip(update, turns, strict=False) if own.ran]
+        return {
+            "what": name,
+            "raw s": [turn.ran.seconds for turn in turns if turn.ran],
+            "net s": [turn.net for turn in turns],
+            "processor s": [turn.cpu for turn in turns if turn.cpu is not None],
+            "rows/s": [size.in_scope / turn.net for turn in turns],
+            "× UPDATE": of_update,
+            "asked": _asked(ASKED_OF_UPDATE.get((self.stores.engine, size.rows, name)), of_update),
+        }
 
     def growth(self) -> None:
         """How seconds grow with rows: the slope of the line through (log rows, log seconds)."""
@@ -289,10 +275,7 @@ class Bench:
         first = seconds["first run"]
         rows = []
         for name, took in seconds.items():
-            net = [
-                max(own - self.start_up, 0) / (one - self.start_up)
-                for own, one in zip(took, first, strict=True)
-            ]
+            net = [max(own - self.start_up, 0) / (one - self.start_up) for own, one in zip(took, first, strict=True)]
             asked = ASKED_SECOND_RUN if name.startswith("second") else None
             rows.append(
                 {
@@ -346,16 +329,12 @@ class Bench:
                     "what": name,
                     "p50 ms": [latency.p50 for latency in seen],
                     "p99 ms": p99,
-                    "asked": _asked(
-                        ASKED_P99_MS[self.stores.engine] if name == "defaults" else None, p99, most=True
-                    ),
+                    "asked": _asked(ASKED_P99_MS[self.stores.engine] if name == "defaults" else None, p99, most=True),
                     "worst ms": [latency.worst for latency in seen],
                     "p99 with queue, ms": [latency.queued_p99 for latency in seen],
                     "inserts": [latency.inserts for latency in seen],
                     "failed": [latency.failed for latency in seen],
-                    "rows/s meanwhile": [size.in_scope / length for length in lengths]
-                    if name != "alone"
-                    else None,
+                    "rows/s meanwhile": [size.in_scope / length for length in lengths] if name != "alone" else None,
                 }
             )
         self._table(f"{size.rows:,} audits: a neighbour that inserts {RATE} audits/s", rows)
@@ -366,11 +345,7 @@ class Bench:
         for rows in sizes:
             _say(f"{self.stores.engine} {rows:,}: making the store, unless it is there")
             size = self.stores.base(rows)
-            parts = (
-                self.options.parts
-                if rows == middle
-                else [part for part in self.options.parts if part == "speed"]
-            )
+            parts = self.options.parts if rows == middle else [part for part in self.options.parts if part == "speed"]
             for part in parts:
                 getattr(self, part)(size)
         self.growth()
@@ -406,15 +381,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--parts", default=",".join(PARTS), help="of " + ", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="100,000 audits only")
     parser.add_argument("--repeat", type=int, default=3, help="rounds; 3")
-    parser.add_argument(
-        "--row-seconds", type=float, default=60, help="how long the row-by-row script may take; 60"
-    )
-    parser.add_argument(
-        "--cache", type=Path, help="folder for the generated stores; needs 8 GB, else it is temporary"
-    )
-    parser.add_argument(
-        "--postgres", metavar="URL", help="a superuser's; else a server is started in the cache folder"
-    )
+    parser.add_argument("--row-seconds", type=float, default=60, help="how long the row-by-row script may take; 60")
+    parser.add_argument("--cache", type=Path, help="folder for the generated stores; needs 8 GB, else it is temporary")
+    parser.add_argument("--postgres", metavar="URL", help="a superuser's; else a server is started in the cache folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
     options = parser.parse_args()
     options.rows = [100_000] if options.quick else sorted(int(rows) for rows in options.rows.split(","))
@@ -427,9 +396,7 @@ def _stores(engine: str, cache: Path, url: str | None, stack: ExitStack) -> Stor
     if engine == "sqlite":
         return SqliteStores(cache)
     try:
-        return PostgresStores(
-            cache, stack.enter_context(nullcontext(Server(url)) if url else own_server(cache))
-        )
+        return PostgresStores(cache, stack.enter_context(nullcontext(Server(url)) if url else own_server(cache)))
     except NoServer as error:
         terminal.print(f"[red]postgresql: {error.reason}[/red]")
         return None
@@ -440,9 +407,7 @@ def main() -> None:
     options = _options()
     report = Report(options.json)
     with ExitStack() as stack:
-        cache = options.cache or Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="opsconsole-bench-"))
-        )
+        cache = options.cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="opsconsole-bench-")))
         cache.mkdir(parents=True, exist_ok=True)
         _machine(report, "before", cache)
         for engine in options.engines.split(","):

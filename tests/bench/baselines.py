@@ -76,9 +76,10 @@ WHERE event_type ILIKE '%SUPERVISOR%' AND (source_event_ts IS NULL OR supervisor
 """
 
 
-def one_update(location: Location) -> float:
-    """Runs the one UPDATE; seconds until the connection is closed, WAL checkpoint included."""
-    start = time.perf_counter()
+def one_update(location: Location) -> tuple[float, float | None]:
+    """Runs the one UPDATE; (seconds, processor seconds) until the connection is closed, WAL checkpoint
+    included. What a server's processor does is not known here."""
+    start, used = time.perf_counter(), time.process_time()
     if location.engine == "sqlite":
         with closing(sqlite3.connect(location.address, isolation_level=None)) as connection:
             connection.executescript("PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=5000")
@@ -87,7 +88,8 @@ def one_update(location: Location) -> float:
         with psycopg.connect(location.address, autocommit=True) as connection:
             connection.execute(POSTGRES_FUNCTION)
             connection.execute(POSTGRES_UPDATE)
-    return time.perf_counter() - start
+    cpu = time.process_time() - used
+    return time.perf_counter() - start, cpu if location.engine == "sqlite" else None
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,11 @@ class UnableToRun(Exception):
 
 @dataclass(frozen=True)
 class Ran:
-    """One run of the command: `monotonic` times, peak memory in bytes, its JSON."""
+    """One run of the command: `monotonic` times, processor seconds, peak memory in bytes, its JSON."""
 
     started: float
     ended: float
+    cpu: float
     peak: int
     peak_private: int
     said: dict[str, Any]
@@ -140,7 +141,8 @@ class Console:
             memory = _Memory(child.pid)
             memory.start()
             try:
-                code = child.wait()
+                _pid, status, used = os.wait4(child.pid, 0)
+                child.returncode = code = os.waitstatus_to_exitcode(status)
             finally:
                 child.kill()
             ended = time.monotonic()
@@ -150,10 +152,6 @@ class Console:
             said, complaints = out.read(), err.read().strip()
         if code:
             raise UnableToRun(f"exit code {code}: {' / '.join(complaints.splitlines()[-3:]) or said[:300]}")
-        return Ran(
-            started,
-            ended,
-            memory.peak,
-            memory.peak_private,
-            json.loads(said) if "--json" in arguments else {},
-        )
+        result = json.loads(said) if "--json" in arguments else {}
+        cpu = used.ru_utime + used.ru_stime
+        return Ran(started, ended, cpu, memory.peak, memory.peak_private, result)

@@ -89,9 +89,7 @@ class Stores(ABC):
         """A store of 10 audits with nothing to do: a command on it costs its start-up."""
         self.base(10)
         with self.copy(10) as location:
-            self.execute(
-                location, "UPDATE task_audits SET source_event_ts = 'x', supervisor_processed_at = 'x'"
-            )
+            self.execute(location, "UPDATE task_audits SET source_event_ts = 'x', supervisor_processed_at = 'x'")
             yield location
 
     @abstractmethod

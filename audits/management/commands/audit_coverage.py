@@ -11,9 +11,10 @@ from django.utils.translation import gettext_noop
 from rich.table import Table
 
 from audits.coverage import VERDICTS, Figures, coverage
+from opsconsole.display import figure
 from opsconsole.operations import registry
 from opsconsole.operations.management.base import ConsoleCommand, chosen_store
-from opsconsole.operations.management.output import Output, figure
+from opsconsole.operations.management.output import Output
 from opsconsole.operations.planning import operation_on
 
 PIPE_WIDTH = 120
@@ -72,7 +73,7 @@ def show(figures: Figures, output: Output) -> None:
     output.console.print(table)
     output.line()
     output.line(
-        _("Payloads read: %(count)s, at most %(sample)s, spread evenly over the table.")
+        _("Payloads read: %(count)s, at most %(sample)s, spread evenly.")
         % {"count": figure(consistency["looked_at"]), "sample": figure(consistency["sample"])}
     )
 

@@ -18,9 +18,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, InterfaceError, connections
 from django.utils.translation import gettext as _
 
+from opsconsole.display import figure
 from opsconsole.operations import jobs, planning, registry, runner
 from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Operation, Risk
-from opsconsole.operations.management.output import Output, discard_output, figure
+from opsconsole.operations.management.output import Output, discard_output
 from opsconsole.operations.models import RESUMABLE, Run, Status, Trigger
 from opsconsole.operations.planning import Plan, UnableToPlan
 from opsconsole.operations.registry import InvalidParameters, UnknownOperation

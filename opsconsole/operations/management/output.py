@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from opsconsole.display import figure
 from opsconsole.operations import registry
 from opsconsole.operations.base import Operation
 from opsconsole.operations.models import Run, Status
@@ -251,10 +251,6 @@ def mode_of(run: Run) -> str:
 
 def status_label(status: str) -> str:
     return str(Status(status).label)
-
-
-def figure(number: int) -> str:
-    return str(number_format(number, force_grouping=True))
 
 
 def duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from opsconsole.display import figure
 from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Schedule
 from opsconsole.operations.models import ENDED, Batch
 
@@ -26,7 +27,7 @@ class PruneRuns(Operation):
     store = "default"
     model = Batch
     writes = {"operations_batch": ("image",)}
-    risk = Risk.DELETE
+    risk = Risk.CHANGE  # of what the console keeps, never of a store's rows
     undoable = False
     batch_size = 50  # images are large
     schedule = Schedule("15 4 * * *")
@@ -42,12 +43,10 @@ class PruneRuns(Operation):
 
     def scope(self) -> QuerySet[Batch]:
         ended = timezone.now() - timedelta(days=self.params.get("days") or KEEP_DAYS)
-        return self.domain().filter(
-            image__isnull=False, run__status__in=list(ENDED), run__finished_at__lt=ended
-        )
+        return self.domain().filter(image__isnull=False, run__status__in=list(ENDED), run__finished_at__lt=ended)
 
     def change(self, unit: Any) -> Outcome:
         return Changed((RowChange("operations_batch", unit.pk, {"image": unit.image}, {"image": None}),))
 
     def action_label(self, count: int) -> str:
-        return ngettext("Forget %(count)d image", "Forget %(count)d images", count) % {"count": count}
+        return ngettext("Forget %(count)s image", "Forget %(count)s images", count) % {"count": figure(count)}

@@ -12,6 +12,7 @@ from django.utils.translation import gettext as _t
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from opsconsole.display import figure
 from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
 from opsconsole.operations.models import Batch
 from opsconsole.operations.runner import UnableToRun, run_called, store_of
@@ -109,9 +110,7 @@ class UndoRun(Operation):
     def _rows(self, batch: Batch) -> list[tuple[Any, ...]]:
         """(table, columns, key, before, written), last written first among tables."""
         if self._unpacked[0] != batch.number:
-            flat = [
-                (write.table, write.columns, *row) for write in reversed(batch.writes) for row in write.rows
-            ]
+            flat = [(write.table, write.columns, *row) for write in reversed(batch.writes) for row in write.rows]
             self._unpacked = (batch.number, flat)
         return self._unpacked[1]
 
@@ -151,9 +150,7 @@ class UndoRun(Operation):
         return "row"
 
     def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        written = sum(
-            unit.now == self.at.raw(unit.written) and unit.before != unit.written for unit in self._all()
-        )
+        written = sum(unit.now == self.at.raw(unit.written) and unit.before != unit.written for unit in self._all())
         total = self.domain().aggregate(rows=Sum("rows"))["rows"] or 0
         if self._chosen is not None:
             total = len(self._chosen)
@@ -177,4 +174,4 @@ class UndoRun(Operation):
         ]
 
     def action_label(self, count: int) -> str:
-        return ngettext("Restore %(count)d row", "Restore %(count)d rows", count) % {"count": count}
+        return ngettext("Restore %(count)s row", "Restore %(count)s rows", count) % {"count": figure(count)}

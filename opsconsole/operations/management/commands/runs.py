@@ -15,6 +15,7 @@ from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
+from opsconsole.display import figure
 from opsconsole.operations import jobs, registry, runner
 from opsconsole.operations.management.base import (
     ConsoleCommand,
@@ -27,7 +28,7 @@ from opsconsole.operations.management.base import (
     run_operation,
     shell_actor,
 )
-from opsconsole.operations.management.output import Output, figure, mode_of, result_of, status_label
+from opsconsole.operations.management.output import Output, mode_of, result_of, status_label
 from opsconsole.operations.models import Run
 from opsconsole.operations.planning import OUTCOMES
 from opsconsole.operations.runner import run_called
