@@ -51,7 +51,6 @@ class FileVerdicts(Operation):
     reads = ("task_id", "policy_json")
     writes = {"guardian_verdicts": VERDICT, "supervisor_inbox": INBOX, "tasks": ("status",)}
     risk = Risk.DELETE
-    name = NAME
 
     def change(self, unit: Any) -> Outcome:
         note = dict(zip(INBOX, (f"note-{unit.pk}", unit.task_id, "FILED", unit.policy_json, "now"), strict=True))
@@ -71,6 +70,7 @@ class FileVerdicts(Operation):
 @pytest.fixture
 def store(make_attached: Any, engine: str) -> Iterator[Store]:
     """Thirty verdicts on as many tasks, with texts that a careless copy would change."""
+    FileVerdicts.name = NAME  # as the registry finds it by where it stands
     registry.operations()[NAME] = FileVerdicts
     store: Store = make_attached(engine, 50).store
     odd = ("{}", "", "null", '{"a": 1.50}', "任务 🚦", "a\nb", "'quoted' \"twice\" \\ %s ? {}", "1e400", "\x7f", " ")

@@ -93,8 +93,9 @@ class Operation:
     name: ClassVar[str]  # <app>.<verb_object>, from where the class stands
 
     def __init_subclass__(cls) -> None:
-        app, _dot, module = cls.__module__.rpartition(".operations.")
-        cls.name = f"{app.rpartition('.')[2]}.{module}"
+        if "name" not in vars(cls):
+            app, _dot, module = cls.__module__.rpartition(".operations.")
+            cls.name = f"{app.rpartition('.')[2]}.{module}"
 
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         self.at = store

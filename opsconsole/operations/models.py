@@ -291,6 +291,19 @@ class Lock(models.Model):
         return f"{self.table} {self.key}".strip()
 
 
+class AppendOnly(models.QuerySet["Event"]):
+    """Entries can be added and read."""
+
+    def update(self, **kwargs: Any) -> int:
+        raise TypeError("Events are appended, never changed.")
+
+    def bulk_update(self, *args: Any, **kwargs: Any) -> int:
+        raise TypeError("Events are appended, never changed.")
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        raise TypeError("Events are appended, never removed.")
+
+
 class Event(models.Model):
     """One entry of the trail: appended, never changed."""
 
@@ -300,6 +313,8 @@ class Event(models.Model):
     who = models.CharField(_("who"), max_length=150)
     origin = models.CharField(_("from"), max_length=150, blank=True)  # address or host
     detail = models.JSONField(_("detail"), default=dict)
+
+    objects = AppendOnly.as_manager()
 
     class Meta:
         verbose_name = _("event")
@@ -316,6 +331,9 @@ class Event(models.Model):
         if self.pk is not None:
             raise TypeError("Events are appended, never changed.")
         super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        raise TypeError("Events are appended, never removed.")
 
 
 class Switch(models.Model):
