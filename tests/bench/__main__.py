@@ -384,7 +384,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="100,000 audits only")
     parser.add_argument("--repeat", type=int, default=3, help="rounds; 3")
     parser.add_argument("--row-seconds", type=float, default=60, help="how long the row-by-row script may take; 60")
-    parser.add_argument("--cache", type=Path, help="folder for the generated stores; needs 8 GB, else it is temporary")
+    parser.add_argument("--cache", type=Path, help="folder that keeps the stores (16 GB); else temporary")
     parser.add_argument("--postgres", metavar="URL", help="a superuser's; else a server is started in the cache folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
     options = parser.parse_args()
