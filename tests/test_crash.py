@@ -211,7 +211,7 @@ def test_killed_again_and_again(console: Console) -> None:
     rng.seed(seed)
     killed = 0
     for _ in range(4):
-        process = console.backfill()
+        process = console.backfill("--batch-size", "5")
         done = console.ask("SELECT COALESCE(MAX(batches_done), 0) FROM operations_run")[0][0]
         try:
             console.wait_for_batches(done + 1)

@@ -591,19 +591,22 @@ class Runner:
     ) -> Run:
         trouble_since: float | None = None
         tries = 0
-        recovered = False
+        recovered = stepped = False
         while True:
             try:
                 if not recovered:
                     self._recover()
                     recovered = True
-                if (self.request or until()) and self._see_through():
+                # A slice hands over only after a batch of its own, or slow beginnings would never move.
+                time_is_up = until() and (stepped or hand_over is None)
+                if (self.request or time_is_up) and self._see_through():
                     return self._stop(hand_over)
                 if self._held():
                     continue
                 started = time.monotonic()
                 done = self.run.batches_done
                 more = self._step()
+                stepped = True
                 if self.run.batches_done > done:  # a batch begun is no sign of health yet
                     trouble_since, tries = None, 0
                 if not more:
