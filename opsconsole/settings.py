@@ -207,7 +207,7 @@ Q_CLUSTER = {
     "ack_failures": True,
     "catch_up": False,
     "save_limit": 0,  # every finished job would read all the kept ones again; pruned by a schedule
-    "label": "Queue",
+    "label": _("Queue"),
     "time_zone": TIME_ZONE,
 }
 

@@ -81,12 +81,13 @@ class TaskAdmin(StoreModelAdmin):
 
     @admin.display(description=gettext_lazy("newest audits"))
     def newest_audits(self, task: Task) -> str:
+        levels = dict(task.audits.model._meta.get_field("level").flatchoices)
         newest = task.audits.order_by("-pk").values_list("pk", "event_type", "level", "created_at")[:NEWEST]
         rows = [
             [
                 format_html('<a class="row-link" href="{}">{}</a>', _page_of_audit(key), key),
                 event_type,
-                level or "–",
+                levels.get(level, level) or "–",
                 moment(created_at),
             ]
             for key, event_type, level, created_at in newest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from django.db import connections
@@ -24,8 +25,8 @@ def store(make_attached):
     return make_attached("sqlite", 60).store
 
 
-def later(call) -> threading.Thread:
-    """`call` once the run says that it waits, in a thread with connections of its own."""
+def later(call: Callable[[], object]) -> tuple[threading.Thread, list[str]]:
+    """`call` once the run says that it waits, in a thread with connections of its own; and what it said."""
 
     def wait() -> None:
         deadline = time.monotonic() + 20
@@ -37,9 +38,8 @@ def later(call) -> threading.Thread:
 
     waited: list[str] = []
     thread = threading.Thread(target=wait)
-    thread.waited = waited  # type: ignore[attr-defined]
     thread.start()
-    return thread
+    return thread, waited
 
 
 def test_a_hold_file(store, settings, tmp_path):
@@ -47,10 +47,10 @@ def test_a_hold_file(store, settings, tmp_path):
     file = tmp_path / "hold"
     file.touch()
     settings.RUN_HOLD_FILE = str(file)
-    thread = later(file.unlink)
+    thread, waited = later(file.unlink)
     run = execute_run(operation_called(BACKFILL, store))
     thread.join()
-    assert str(file) in thread.waited[0]
+    assert str(file) in waited[0]
     assert (run.status, run.waiting) == (Status.SUCCEEDED, "")
 
 
@@ -58,12 +58,12 @@ def test_the_emergency_switch(store):
     """A run that works waits, none begins, and both leave a trace."""
     run = start(operation_called(BACKFILL, store))
     runner.hold_all(TESTER, "a fire")
-    thread = later(lambda: runner.release_all(TESTER))
+    thread, waited = later(lambda: runner.release_all(TESTER))
     with pytest.raises(UnableToRun, match="release-all"):
         start(operation_called("operations.prune_runs"))
     run = work(run)
     thread.join()
-    assert "a fire" in thread.waited[0]
+    assert "a fire" in waited[0]
     assert run.status == Status.SUCCEEDED
     assert list(Event.objects.filter(run=None).values_list("verb", flat=True)) == ["hold_all", "release_all"]
 
@@ -73,7 +73,7 @@ def test_a_waiting_run_can_be_cancelled(store, settings, tmp_path):
     file.touch()
     settings.RUN_HOLD_FILE = str(file)
     run = start(operation_called(BACKFILL, store))
-    thread = later(lambda: runner.cancel(Run.objects.get(pk=run.pk), TESTER))
+    thread, _waited = later(lambda: runner.cancel(Run.objects.get(pk=run.pk), TESTER))
     run = work(run)
     thread.join()
     assert (run.status, run.changed) == (Status.CANCELLED, 0)

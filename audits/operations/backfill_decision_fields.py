@@ -9,9 +9,8 @@ from typing import Any
 
 from django.db.models import Count, Q, QuerySet
 from django.utils.formats import number_format
-from django.utils.translation import gettext as _t
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
 
 from audits.extraction import KEYS, Unreadable, read_object, time_in
 from audits.models import TaskAudit
@@ -106,7 +105,7 @@ class BackfillDecisionFields(Operation):
         if not audits:
             return []
         return [
-            _t("Coverage of %(column)s: %(percent).2f %% (%(filled)s of %(audits)s supervisor audits)")
+            gettext("Coverage of %(column)s: %(percent).2f %% (%(filled)s of %(audits)s supervisor audits)")
             % {
                 "column": column,
                 "percent": 100 * figures[column] / audits,
@@ -122,7 +121,7 @@ class BackfillDecisionFields(Operation):
             return []
         size = next(size for below, size in BATCH_SIZES if total < below)
         return [
-            _t("Batch size: 1,000 suits fewer than 10,000 rows, 5,000 up to 100,000, 10,000 above; here %(size)s.")
+            gettext("Batch size: 1,000 suits fewer than 10,000 rows, 5,000 up to 100,000, 10,000 above; here %(size)s.")
             % {"size": number_format(size, force_grouping=True)}
         ]
 

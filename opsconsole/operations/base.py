@@ -87,7 +87,7 @@ class Operation:
     about_runs: ClassVar[bool] = False  # its units come from another run: parameter `run`
     schedule: ClassVar[Schedule | None] = None
     reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, unfit units and kinds of change
-    figure_labels: ClassVar[Mapping[str, Any]] = {}  # figure → words
+    figure_labels: ClassVar[Mapping[str, Any]] = {"in_scope": _("in scope")}  # figure → words
     Params: type[forms.Form] = forms.Form
 
     name: ClassVar[str]  # <app>.<verb_object>, from where the class stands

@@ -55,6 +55,7 @@ VERB_LABELS = {
     "hold_all": _("held all runs"),
     "release_all": _("released all runs"),
     "schedule": _("changed the schedule"),
+    "schedule_refused": _("could not start as scheduled"),
     **{status.value: status.label for status in Status if status not in {Status.PLANNED, Status.QUEUED}},
 }
 

@@ -57,8 +57,9 @@ def show(figures: Figures, output: Output) -> None:
 
     lag = figures["lag"]
     table = _table(_("Lag"), _("Seconds"))
+    words = {"min": _("smallest"), "max": _("largest"), "mean": _("mean")}
     for name in ("min", "p50", "p90", "p99", "max", "mean"):
-        table.add_row(name, "–" if lag[name] is None else f"{lag[name]:,.3f}")
+        table.add_row(words.get(name, name), "–" if lag[name] is None else f"{lag[name]:,.3f}")
     table.add_row(_("measured"), figure(lag["count"]))
     table.add_row(_("of them negative"), figure(lag["negative"]))
     table.add_row(_("unreadable"), figure(lag["unreadable"]))

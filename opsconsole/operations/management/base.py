@@ -384,7 +384,7 @@ def _ask(operation: Operation, planned: Plan, options: dict[str, Any], output: O
         return
     if not sys.stdin.isatty():
         raise Refused(_("This asks before it writes: give --yes where nobody can answer."))
-    wanted = cls.name if typing else _("yes")
+    wanted = cls.name if typing else "yes"
     output.line(f"{operation.action_label(planned.total)} · {operation.at.location}")
     output.console.print(_("Type %(wanted)s to go on: ") % {"wanted": wanted}, markup=False, end="")
     answer = sys.stdin.readline()

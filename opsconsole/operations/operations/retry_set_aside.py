@@ -8,7 +8,7 @@ from typing import Any
 from django import forms
 from django.db import models
 from django.db.models import QuerySet
-from django.utils.translation import gettext as _t
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.operations import registry
@@ -34,7 +34,7 @@ class RetrySetAside(Operation):
         self._waiting = SetAside.objects.filter(run=run, retried_by=None)
         self._keys = list(self._waiting.values_list("key", flat=True))
         if not self._keys and not self._waiting.model.objects.filter(run=run).exists():
-            raise UnableToRun(_t("Run %(run)d set nothing aside.") % {"run": run.pk})
+            raise UnableToRun(gettext("Run %(run)d set nothing aside.") % {"run": run.pk})
         self.again = registry.operation(run.operation)(store, run.params)
         self.model, self.writes = self.again.model, self.again.writes  # type: ignore[misc]  # as of that run
         self.batch_size, self.reasons = self.again.batch_size, self.again.reasons  # type: ignore[misc]

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 from django import forms
 from django.db import models
 from django.db.models import Max, Min, QuerySet, Sum
-from django.utils.translation import gettext as _t
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
 
 from opsconsole.display import figure
 from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
@@ -61,7 +60,7 @@ class UndoRun(Operation):
         self.run = run_called(self.params["run"])
         if not self.run.undoable:
             raise UnableToRun(
-                _t("Run %(run)d left nothing to undo: it changed no row, or its before-images were pruned.")
+                gettext("Run %(run)d left nothing to undo: it changed no row, or its before-images were pruned.")
                 % {"run": self.run.pk}
             )
         self.writes = {table: tuple(columns) for table, columns in self.run.writes.items()}
