@@ -21,7 +21,7 @@ from opsconsole.operations import jobs, planning, runner
 from opsconsole.operations.models import Event, Run, Status, Switch
 from opsconsole.operations.runner import UnableToRun
 from tests import agentos
-from tests.contract import TESTER, operation_called, plan_whole
+from tests.contract import TESTER, Crash, operation_called, plan_whole, work
 from tests.model import Unfit, expected_rows
 from tests.shell import Shell
 
@@ -94,10 +94,17 @@ def test_a_run_that_lost_its_worker_or_its_message_is_woken(store):
     assert Run.objects.get().attempts == 1
 
 
-def test_a_run_that_kills_every_worker_is_failed(store):
+def test_a_run_that_kills_every_worker_is_failed(store, monkeypatch):
     run = jobs.confirm(draft(store), TESTER)
+
+    def crash(*_):
+        raise Crash
+
+    monkeypatch.setattr(runner.rows, "write", crash)
     for _attempt in range(runner.MAX_ATTEMPTS):
         run = runner.claim(Run.objects.get(pk=run.pk))
+        with pytest.raises(Crash):  # in the middle of its first batch
+            work(run)
         Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
         jobs.reap()
     run = runner.claim(Run.objects.get(pk=run.pk))

@@ -757,7 +757,9 @@ class Runner:
             fields |= {"waiting": "", "waiting_since": None}
         fields.setdefault("lease_until", timezone.now() + LEASE)
         mine = Run.objects.filter(pk=run.pk, generation=run.generation, status=Status.RUNNING)
-        if not mine.update(**progress, attempts=0, **fields):
+        if self._open is not None:  # a batch of this worker's own stands: it is no worker that only dies
+            fields["attempts"] = 0
+        if not mine.update(**progress, **fields):
             raise Fenced
         if self._open is not None:
             Batch.objects.filter(pk=self._open.pk).update(committed=True, seconds=self._open.seconds)
@@ -806,7 +808,8 @@ class Runner:
                 elif stands:
                     break
         with _durable():
-            for batch in self.run.batches.filter(Q(committed=False) | Q(number__gte=lost_from or 1 << 31)):
+            doubtful = self.run.batches.filter(Q(committed=False) | Q(number__gte=lost_from or 1 << 31))
+            for batch in doubtful.order_by("number"):
                 lost = lost_from is not None and batch.number >= lost_from
                 if lost and batch.committed:
                     self._count(batch, batch.reasons, -1)
