@@ -20,6 +20,7 @@ from django_q.models import OrmQ, Schedule
 from opsconsole.operations import jobs, planning, runner
 from opsconsole.operations.models import Event, Run, Status, Switch
 from opsconsole.operations.runner import UnableToRun
+from opsconsole.stores import rows
 from tests import agentos
 from tests.contract import TESTER, Crash, operation_called, plan_whole, work
 from tests.model import Unfit, expected_rows
@@ -100,7 +101,7 @@ def test_a_run_that_kills_every_worker_is_failed(store, monkeypatch):
     def crash(*_):
         raise Crash
 
-    monkeypatch.setattr(runner.rows, "write", crash)
+    monkeypatch.setattr(rows, "write", crash)
     for _attempt in range(runner.MAX_ATTEMPTS):
         run = runner.claim(Run.objects.get(pk=run.pk))
         with pytest.raises(Crash):  # in the middle of its first batch
