@@ -202,14 +202,16 @@ Q_CLUSTER = {
     "queue_limit": WORKERS,
     "bulk": 1,
     "poll": 0.2,
-    "timeout": 120,  # a slice of 20 s and the longest batch
-    "retry": 600,  # above timeout × (2 + queue_limit / workers)
+    "timeout": 600,  # a slice of 20 s and the longest batch, or the longest question of a check
+    "retry": 2400,  # above timeout × (2 + queue_limit / workers)
     "max_attempts": 1,  # the run counts its own attempts
     "ack_failures": True,
     "catch_up": False,
     "save_limit": 0,  # every finished job would read all the kept ones again; pruned by a schedule
     "label": _("Queue"),
     "time_zone": TIME_ZONE,
+    # Q_CLUSTER_NAME=long: for units that may take hours, so that they keep nobody waiting.
+    "ALT_CLUSTERS": {"long": {"workers": 2, "queue_limit": 2, "timeout": 6 * 3600, "retry": 24 * 3600}},
 }
 
 # --- logs: nothing of a request's body, no parameters of queries --------------------------------------

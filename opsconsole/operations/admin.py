@@ -15,14 +15,15 @@ from django.utils.translation import gettext_lazy as _
 from import_export import fields, resources
 from import_export.admin import ExportMixin
 from import_export.formats.base_formats import CSV, JSON, XLSX
+from unfold.contrib.filters.admin import ChoicesRadioFilter, RadioFilter
 from unfold.contrib.import_export.forms import ExportForm
 from unfold.decorators import display
 
 from opsconsole.admin import ConsoleModelAdmin, ViewOnlyMixin
 from opsconsole.display import copyable, duration, figure, moment
 from opsconsole.operations import pages, registry, views
-from opsconsole.operations.base import Operation
-from opsconsole.operations.models import Event, Run
+from opsconsole.operations.base import Check, Operation
+from opsconsole.operations.models import Event, Finding, Run
 from opsconsole.operations.selection import Selection
 from opsconsole.operations.words import STATUS_VARIANTS, VERB_LABELS, operation_title, verb_label
 
@@ -46,7 +47,7 @@ class OperationActionsMixin:
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         actions: dict[str, Any] = super().get_actions(request)  # type: ignore[misc]
         if "_popup" not in request.GET:
-            for cls in self.operations(request):
+            for cls in filter(lambda cls: cls.selects, self.operations(request)):
                 actions[cls.name] = (_planner(cls.name), cls.name, cls.title)
         return actions
 
@@ -191,6 +192,78 @@ class RunAdmin(ExportAdmin):
     @admin.display(description=_("took"))
     def took(self, run: Run) -> str:
         return duration(run.elapsed_seconds) if run.elapsed_seconds else "–"
+
+
+class OpenFilter(RadioFilter):
+    title = _("state")
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("open", _("open")), ("resolved", _("resolved"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(resolved_at__isnull=self.value() == "open") if self.value() else queryset
+
+
+class CheckFilter(OperationFilter):
+    title = _("check")
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [(name, cls.title) for name, cls in registry.operations().items() if issubclass(cls, Check)]
+
+
+class FindingResource(resources.ModelResource):
+    class Meta:
+        model = Finding
+        fields = ("operation", "store", "code", "subject", "priority", "data", "found_at", "seen_at", "resolved_at")
+        export_order = fields
+
+
+@admin.register(Finding)
+class FindingAdmin(ExportAdmin):
+    """What checks found; nobody edits it."""
+
+    resource_classes = (FindingResource,)
+    list_display = ("code", "about", "urgency", "words", "since", "seen", "resolved", "scan")
+    list_display_links = None
+    list_filter = (OpenFilter, CheckFilter, ("priority", ChoicesRadioFilter))
+    search_fields = ("=subject", "=code")
+    search_help_text = _("Searches the exact key of a subject or the exact code of a problem.")
+    ordering = ("-id",)
+    list_select_related = ("last_run",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Finding]:
+        found: QuerySet[Finding] = super().get_queryset(request)
+        return found.defer("last_run__plan", "last_run__selection", "last_run__reasons")
+
+    @admin.display(description=_("subject"))
+    def about(self, finding: Finding) -> str:
+        return pages.finding_link(finding, registry.operations().get(finding.operation))
+
+    @display(description=_("priority"), label={"immediate": "danger", "planned": "warning", "periodic": "info"})
+    def urgency(self, finding: Finding) -> tuple[str, str]:
+        return finding.priority, finding.get_priority_display()
+
+    @admin.display(description=_("detail"))
+    def words(self, finding: Finding) -> str:
+        return pages.finding_words(finding, None)
+
+    @admin.display(description=_("found at"))
+    def since(self, finding: Finding) -> str:
+        return moment(finding.found_at)
+
+    @admin.display(description=_("last seen at"))
+    def seen(self, finding: Finding) -> str:
+        return moment(finding.seen_at)
+
+    @admin.display(description=_("resolved at"))
+    def resolved(self, finding: Finding) -> str:
+        return moment(finding.resolved_at)
+
+    @admin.display(description=_("run"))
+    def scan(self, finding: Finding) -> str:
+        url = reverse("run", args=[finding.last_run_id])
+        return format_html('<a href="{}" class="row-link">{}</a>', url, finding.last_run_id)
 
 
 class VerbFilter(admin.SimpleListFilter):

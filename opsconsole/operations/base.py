@@ -19,12 +19,14 @@ from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store
 
 DEFAULT_BATCH_SIZE = 1_000
+LONG_CLUSTER = "long"
 
 
 class Risk(models.TextChoices):
     """What can go wrong, worst last. It decides what the console asks before execution."""
 
     READ = "read", _("reads only")
+    MAKE = "make", _("makes what can be made again")
     FILL = "fill", _("fills empty columns")
     CHANGE = "change", _("changes values")
     DELETE = "delete", _("deletes rows")
@@ -44,10 +46,14 @@ class RowChange(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """The unit changes: its rows, in the order in which they are written. `reason` is a code counted apart."""
+    """The unit changes: its rows, in the order in which they are written. `reason` is a code counted apart.
+
+    `detail` says in words what rows can't: it is shown in the plan.
+    """
 
     rows: Sequence[RowChange]
     reason: str = ""
+    detail: str = ""
 
 
 class Skip(NamedTuple):
@@ -63,6 +69,26 @@ class Unfit(NamedTuple):
 
 
 Outcome = Changed | Skip | Unfit
+
+
+class Priority(models.TextChoices):
+    """How soon a finding should be seen to, most urgent first."""
+
+    IMMEDIATE = "immediate", _("immediate")
+    PLANNED = "planned", _("planned")
+    PERIODIC = "periodic", _("periodic")
+
+
+class Found(NamedTuple):
+    """One problem of one subject, as a check finds it. Code and subject tell it apart from scan to scan.
+
+    `data` is what its sentence and reports are made of, as JSON holds it.
+    """
+
+    code: str
+    subject: str
+    data: Mapping[str, Any] = {}
+    priority: str = Priority.PLANNED.value
 
 
 class Schedule(NamedTuple):
@@ -84,6 +110,8 @@ class Operation:
     undoable: ClassVar[bool] = True
     batch_size: int | None = None  # set: fixed, and --batch-size is refused
     locks_units: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
+    selects: ClassVar[bool] = True  # its units are rows of `model`, and people may choose among them
+    cluster: ClassVar[str] = ""  # LONG_CLUSTER where one unit may take more than minutes
     about_runs: ClassVar[bool] = False  # its units come from another run: parameter `run`
     schedule: ClassVar[Schedule | None] = None
     reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, unfit units and kinds of change
@@ -197,3 +225,103 @@ class Operation:
     def key_name(self) -> str:
         """The name of the unit's key."""
         return str(self.model._meta.pk.column)
+
+
+class Item(NamedTuple):
+    """A unit that is no row: its place in the operation's own list, from 1, and its name there."""
+
+    pk: int
+    name: str
+
+
+class Listed(Operation):
+    """An operation whose units are a short list of its own instead of rows."""
+
+    selects = False
+    batch_size = 1
+
+    def items(self) -> Sequence[str]:
+        """Their names, in order; the same for the same parameters."""
+        raise NotImplementedError
+
+    def domain(self) -> QuerySet[Any]:
+        return self.model._default_manager.using(self.at.alias).none()
+
+    def bound(self) -> Key | None:
+        return len(self.items()) or None
+
+    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        start = int(after or 0)
+        return [Item(place, name) for place, name in enumerate(self.items(), 1) if start < place <= start + limit]
+
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        return {"in_scope": len(self.items())}
+
+    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
+        return []
+
+    def label(self, unit: Any) -> str:
+        return str(unit.name)
+
+
+class Check(Listed):
+    """Reads only: asks a store its questions, one after another, and keeps what it finds.
+
+    A run of it is one scan. What an earlier scan found and this one does not is resolved.
+    """
+
+    risk = Risk.READ
+    undoable = False
+    questions: ClassVar[tuple[str, ...]]
+    repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation whose plan repairs it
+    chosen: Sequence[Key] | None = None  # subjects that somebody names; such an answer is no scan and is not kept
+
+    def items(self) -> Sequence[str]:
+        return self.questions
+
+    def change(self, unit: Item) -> Outcome:
+        return Skip("asked")
+
+    def ask(self, question: str) -> Iterable[Found]:
+        """Everything wrong that this question finds, in set-based SQL, as it comes."""
+        raise NotImplementedError
+
+    def sentence(self, found: Found) -> str:
+        """What is wrong, in words: the code's, with its `data` put in."""
+        words = str(self.reasons.get(found.code, found.code))
+        return words % found.data if "%(" in words else words
+
+    def report(self, found: Sequence[Found]) -> dict[str, Any]:
+        """The JSON object of the answer."""
+        counts = dict.fromkeys(self.reasons, 0)
+        for one in found:
+            counts[one.code] = counts.get(one.code, 0) + 1
+        return {"findings": [self.as_json(one) for one in found], "counts": counts}
+
+    def as_json(self, found: Found) -> dict[str, Any]:
+        """One finding in the report."""
+        return {
+            "code": found.code,
+            "subject": found.subject,
+            "priority": found.priority,
+            "detail": self.sentence(found),
+            **found.data,
+        }
+
+
+class Act(Operation):
+    """Does its units itself, without row changes and before-images: set-based SQL, a file, a reach outside.
+
+    A unit whose worker died is done again: `act` must be idempotent.
+    """
+
+    undoable = False
+    batch_size = 1
+
+    def change(self, unit: Any) -> Outcome:
+        """What would become of it: Changed without rows, Skip or Unfit. Reads only."""
+        return Changed(())
+
+    def act(self, unit: Any) -> Outcome:
+        """Do it, and say what became of it. What it raises sets the unit aside."""
+        raise NotImplementedError

@@ -22,7 +22,7 @@ from django_q.models import Failure, Schedule, Success
 from django_q.tasks import async_task
 
 from opsconsole.operations import planning, registry, runner
-from opsconsole.operations.base import Operation
+from opsconsole.operations.base import LONG_CLUSTER, Operation
 from opsconsole.operations.models import Heartbeat, Hold, Run, Status, Switch, Trigger
 from opsconsole.operations.planning import UnableToPlan
 from opsconsole.operations.registry import UnknownOperation
@@ -76,7 +76,9 @@ def wake(run: Run) -> None:
 
 
 def _enqueue(job: Callable[..., Any], run: Run) -> None:
-    async_task(f"{__name__}.{job.__name__}", run.pk, run.generation)
+    cls = registry.operations().get(run.operation)
+    cluster = cls.cluster if cls is not None and job is advance else ""
+    async_task(f"{__name__}.{job.__name__}", run.pk, run.generation, cluster=cluster or None)
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------
@@ -161,9 +163,13 @@ def tick(operation: str, due: str) -> str:
     return f"run {run.pk}"
 
 
-def beat() -> None:
+def beat(cluster: str = "") -> None:
     """Each minute: say that a worker lives, wake what lost its worker or its message, prune old results."""
-    Heartbeat.objects.update_or_create(host=socket.gethostname(), defaults={"at": timezone.now()})
+    Heartbeat.objects.update_or_create(
+        host=heartbeat_name(socket.gethostname(), cluster), defaults={"at": timezone.now()}
+    )
+    if cluster:
+        return
     if not Hold.objects.exists():
         for run in reap():
             logger.info("Run %s goes on", run.pk)
@@ -228,14 +234,16 @@ def switch(operation: str, *, on: bool, cron: str, actor: Actor) -> None:
 def sync_schedules() -> None:
     """Make the queue's schedules what is declared and switched on. Safe to repeat."""
     wanted: dict[str, dict[str, Any]] = {
-        BEAT: {
+        name: {
             "func": f"{__name__}.beat",
             "schedule_type": Schedule.MINUTES,
             "minutes": 1,
             "cron": None,
-            "kwargs": None,
+            "kwargs": repr({"cluster": cluster}) if cluster else None,
             "intended_date_kwarg": None,
+            "cluster": cluster,
         }
+        for name, cluster in ((BEAT, None), (f"{BEAT} {LONG_CLUSTER}", LONG_CLUSTER))
     }
     on = Switch.objects.filter(on=True)
     for setting in on:
@@ -248,12 +256,13 @@ def sync_schedules() -> None:
                 "cron": setting.cron,
                 "kwargs": repr({"operation": setting.operation}),
                 "intended_date_kwarg": "due",
+                "cluster": None,
             }
     with transaction.atomic():
         present = {
             schedule.name: schedule
             for schedule in Schedule.objects.select_for_update().filter(
-                Q(name__startswith=OPERATION_PREFIX) | Q(name=BEAT)
+                Q(name__startswith=OPERATION_PREFIX) | Q(name__startswith=BEAT)
             )
         }
         for name in set(present) - set(wanted):
@@ -279,7 +288,11 @@ def _next_run(fields: dict[str, Any]) -> datetime:
     return now + timedelta(seconds=5)
 
 
-def worker_seen() -> datetime | None:
-    """When a worker was last seen alive."""
-    newest = Heartbeat.objects.order_by("-at").first()
+def heartbeat_name(host: str, cluster: str = "") -> str:
+    return f"{cluster}@{host}"
+
+
+def worker_seen(cluster: str = "") -> datetime | None:
+    """When a worker of this cluster was last seen alive, on whatever host."""
+    newest = Heartbeat.objects.filter(host__startswith=f"{cluster}@").order_by("-at").first()
     return newest.at if newest else None

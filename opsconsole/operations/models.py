@@ -11,6 +11,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from opsconsole.operations.base import Priority
 from opsconsole.stores.rows import Write
 
 
@@ -276,6 +277,39 @@ class SetAside(models.Model):
         return self.label
 
 
+class Finding(models.Model):
+    """A problem that a check found in a store, from the scan that saw it first to the one that no longer did."""
+
+    operation = models.CharField(_("check"), max_length=100)
+    store = models.CharField(_("store"), max_length=50)
+    identity = models.TextField()
+    question = models.CharField(max_length=100)
+    code = models.CharField(_("problem"), max_length=100)
+    subject = models.TextField(_("subject"))
+    priority = models.CharField(_("priority"), max_length=20, choices=Priority)
+    data = models.JSONField(default=dict)
+    found_at = models.DateTimeField(_("found at"))
+    seen_at = models.DateTimeField(_("last seen at"))
+    resolved_at = models.DateTimeField(_("resolved at"), null=True)
+    first_run = models.ForeignKey(Run, models.PROTECT, related_name="+")
+    last_run = models.ForeignKey(Run, models.PROTECT, related_name="findings")
+    resolved_run = models.ForeignKey(Run, models.PROTECT, null=True, related_name="+")
+
+    class Meta:
+        verbose_name = _("finding")
+        verbose_name_plural = _("findings")
+        constraints = (
+            models.UniqueConstraint(fields=("operation", "identity", "code", "subject"), name="finding_problem"),
+        )
+        indexes = (
+            models.Index(fields=("operation", "code", "resolved_at"), name="finding_open"),
+            models.Index(fields=("last_run", "question"), name="finding_run"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.subject}"
+
+
 class Lock(models.Model):
     """A target that a run holds: a table of a store, or one key of it (`key` empty: the whole table)."""
 
@@ -352,7 +386,7 @@ class Switch(models.Model):
 
 
 class Heartbeat(models.Model):
-    """When a worker was last seen alive, per host."""
+    """When a worker was last seen alive, per cluster and host: `cluster@host`."""
 
     host = models.CharField(max_length=150, primary_key=True)
     at = models.DateTimeField()

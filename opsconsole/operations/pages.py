@@ -24,9 +24,9 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from opsconsole.display import copyable, difference, duration, duration_range, figure, moment
-from opsconsole.operations import jobs, registry, runner
-from opsconsole.operations.base import Operation, Risk
-from opsconsole.operations.models import ENDED, RESUMABLE, Batch, Hold, Request, Run, Status
+from opsconsole.operations import findings, jobs, registry, runner
+from opsconsole.operations.base import Check, Operation, Risk
+from opsconsole.operations.models import ENDED, RESUMABLE, Batch, Finding, Hold, Request, Run, Status
 from opsconsole.operations.planning import OUTCOMES, UnableToPlan, advice
 from opsconsole.operations.registry import InvalidParameters, UnknownOperation
 from opsconsole.operations.runner import UnableToRun
@@ -40,7 +40,7 @@ from opsconsole.operations.words import (
 )
 from opsconsole.stores.router import store_of as store_of_model
 from opsconsole.stores.rows import Key
-from opsconsole.stores.store import StoreUnusable
+from opsconsole.stores.store import Store, StoreUnusable
 
 REFUSALS = (UnableToRun, UnableToPlan, UnknownOperation, InvalidParameters, StoreUnusable)
 
@@ -74,11 +74,13 @@ class Described(NamedTuple):
     description: str
     risk: str
     about_runs: bool
+    is_check: bool
 
 
 def described(cls: type[Operation]) -> Described:
     risk = str(getattr(getattr(cls, "risk", None), "label", ""))
-    return Described(cls.name, str(cls.title), str(cls.description), risk, cls.about_runs)
+    is_check = issubclass(cls, Check)
+    return Described(cls.name, str(cls.title), str(cls.description), risk, cls.about_runs, is_check)
 
 
 class _Page:
@@ -95,6 +97,10 @@ class _Page:
     @property
     def title(self) -> str:
         return operation_title(self.run.operation)
+
+    @property
+    def is_check(self) -> bool:
+        return self.cls is not None and issubclass(self.cls, Check)
 
     @property
     def status(self) -> str:
@@ -153,10 +159,12 @@ class _Page:
     @property
     def worker_missing(self) -> str:
         """What to say when nobody works on the queue."""
-        seen = jobs.worker_seen()
+        cluster = self.cls.cluster if self.cls is not None else ""
+        seen = jobs.worker_seen(cluster)
         if seen is not None and timezone.now() - seen < jobs.WORKER_SEEN:
             return ""
-        start = _("Start one with: python manage.py qcluster")
+        command = f"Q_CLUSTER_NAME={cluster} python manage.py qcluster" if cluster else "python manage.py qcluster"
+        start = _("Start one with: %(command)s") % {"command": command}
         if seen is None:
             return _("No worker has been seen yet.") + " " + start
         ago = duration((timezone.now() - seen).total_seconds())
@@ -306,13 +314,17 @@ class PlanPage(_Page):
                 [
                     row_link(self.run, root["table"], root["key"], entry["unit"]),
                     format_html('{}<small class="why">{}</small>', swatch(entry["outcome"]), reason),
-                    format_html_join("", "{}", ((change,) for change in changes)) or _("stays as it is"),
+                    format_html_join("", "{}", ((change,) for change in changes))
+                    or entry["detail"]
+                    or (_("stays as it is") if entry["outcome"] != "changed" else "–"),
                 ]
             )
         return Table([_("Row"), _("Outcome"), _("Before → after")], rows)
 
     @property
     def untouched(self) -> list[str]:
+        if not self.run.writes:
+            return [_("No row of %(store)s is changed.") % {"store": self.run.store}]
         columns = ", ".join(f"{table}.{name}" for table, names in self.run.writes.items() for name in names)
         tables = ", ".join(self.run.writes)
         sentences = [
@@ -575,10 +587,19 @@ class RunPage(_Page):
     # --- after the end
 
     @property
+    def verification_title(self) -> str:
+        return _("Findings") if self.is_check else _("Verification")
+
+    @property
     def verification(self) -> Table | None:
         before, after = self.run.before, self.run.after
         if not self.run.ended or not after:
             return None
+        if self.is_check:
+            return Table(
+                [_("Problem"), _("Meaning"), _("Findings")],
+                [[code, reason_label(self.cls, code).partition("%(")[0], figure(n)] for code, n in self.found.items()],
+            )
         rows = [[self.figure_label(name), figure(before.get(name)), figure(value)] for name, value in after.items()]
         return Table([_("Figure"), _("Before"), _("After")], rows)
 
@@ -602,7 +623,16 @@ class RunPage(_Page):
     def tabs(self, current: str) -> list[dict[str, Any]]:
         """Counts only once they stand still: the live part of the page has them until then."""
         run = self.run
-        found: list[tuple[str, str, int | None]] = [
+        if self.is_check:
+            found: list[tuple[str, str, int | None]] = [
+                ("findings", _("Findings"), sum(self.found.values())),
+                ("events", _("Events"), None),
+                ("batches", _("Questions"), run.batches_done),
+                ("set_aside", _("Set aside"), run.set_aside),
+                ("report", _("Report"), None),
+            ]
+            return self._linked(found, current)
+        found = [
             ("events", _("Events"), None),
             ("batches", _("Batches"), run.batches_done),
             ("set_aside", _("Set aside"), run.set_aside),
@@ -611,6 +641,9 @@ class RunPage(_Page):
             ("plan", _("Plan"), None),
             ("report", _("Report"), None),
         ]
+        return self._linked(found, current)
+
+    def _linked(self, found: list[tuple[str, str, int | None]], current: str) -> list[dict[str, Any]]:
         return [
             {
                 "title": title if count is None or self.live else f"{title} ({figure(count)})",
@@ -619,6 +652,45 @@ class RunPage(_Page):
             }
             for name, title, count in found
         ]
+
+    @cached_property
+    def found(self) -> dict[str, int]:
+        """Code → findings of this scan."""
+        return {code: count for code, count in self.run.after.items() if code not in findings.MOVES}
+
+    @property
+    def moves(self) -> str:
+        """How the findings moved since the scan before."""
+        if not self.is_check or not self.run.after:
+            return ""
+        return _("%(new)s new, %(persisting)s persisting, %(resolved)s resolved since the scan before.") % {
+            name: figure(self.run.after[name]) for name in findings.MOVES
+        }
+
+    @property
+    def findings(self) -> Table:
+        """The first of what this scan found, most urgent first."""
+        rows = Finding.objects.filter(last_run=self.run).order_by("priority", "code", "pk")[:SHOWN_ROWS]
+        return Table(
+            [_("Problem"), _("Subject"), _("Priority"), _("Detail"), _("Since")],
+            [
+                [
+                    one.code,
+                    finding_link(one, self.cls),
+                    one.get_priority_display(),
+                    finding_words(one, self.operation),
+                    moment(one.found_at),
+                ]
+                for one in rows
+            ],
+        )
+
+    @property
+    def repairs(self) -> list[Described]:
+        """The operations that repair what was found."""
+        names = getattr(self.cls, "repairs", {})
+        wanted = dict.fromkeys(names[code] for code in self.found if code in names)
+        return [described(cls) for name, cls in registry.operations().items() if name in wanted]
 
     @property
     def events(self) -> Table:
@@ -733,6 +805,23 @@ class RunPage(_Page):
             (_("Batches"), figure(run.batches_done)),
             (_("In scope"), figure(run.total)),
         ]
+
+
+def finding_link(finding: Finding, cls: type[Operation] | None) -> SafeString | str:
+    """The row that a finding is about, where it has a page."""
+    if cls is None:
+        return copyable(finding.subject)
+    return row_link(finding.last_run, cls.model._meta.db_table, finding.subject, finding.subject)
+
+
+def finding_words(finding: Finding, check: Any) -> str:
+    """What is wrong, in the reader's language; the code where the check's own code is gone."""
+    if not isinstance(check, Check):
+        check = registry.operations().get(finding.operation)
+        if check is None or not issubclass(check, Check):
+            return finding.code
+        check = check(Store(finding.store, finding.store))
+    return str(check.sentence(findings.found_of(finding)))
 
 
 class Changes:

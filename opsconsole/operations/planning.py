@@ -8,13 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
-from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Changed, Operation, RowChange, Skip, Unfit
+from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Changed, Operation, Outcome, RowChange, Skip, Unfit
 from opsconsole.operations.holds import unobservable
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.rows import Key, Write
@@ -22,6 +22,7 @@ from opsconsole.stores.store import Store
 
 SHOWN_CHARACTERS = 500
 OUTCOMES = ("changed", "skipped", "unfit", "set_aside")
+_Operation = TypeVar("_Operation", bound=Operation)
 _NAMES: dict[type, str] = {Changed: "changed", Skip: "skipped", Unfit: "unfit"}
 
 
@@ -45,22 +46,33 @@ class Outcomes:
         return {name: self.count(name) for name in OUTCOMES}
 
 
-def outcomes_of(operation: Operation, units: list[Any], sampler: Sampler | None = None) -> Outcomes:
-    """Ask the operation about each of `units`. This is the preview and the execution alike."""
+def outcomes_of(
+    operation: Operation,
+    units: list[Any],
+    sampler: Sampler | None = None,
+    change: Callable[[Any], Outcome] | None = None,
+    passes: tuple[type[Exception], ...] = (),
+) -> Outcomes:
+    """Ask the operation about each of `units`. This is the preview and the execution alike.
+
+    `change`: what is asked instead of the operation's own; `passes`: errors that are not a unit's own.
+    """
     found = Outcomes()
     writes: dict[tuple[Any, ...], list[Any]] = {}
     changed: dict[str, int] = defaultdict(int)
-    change = operation.change
+    change = change or operation.change
     for unit in units:
         try:
             outcome = change(unit)
+        except passes:
+            raise
         except Exception as error:  # noqa: BLE001  # one unit's trouble is no other's
             found.errors.append((unit.pk, operation.label(unit), error))
             if sampler is not None:
                 sampler.keep("set_aside", type(error).__name__, operation, unit)
             continue
         if sampler is not None:
-            sampler.keep(_NAMES[type(outcome)], outcome.reason, operation, unit, getattr(outcome, "rows", ()))
+            sampler.keep(_NAMES[type(outcome)], outcome.reason, operation, unit, outcome)
         if isinstance(outcome, Changed):
             changed[outcome.reason] += 1
             for table, key, old, new in outcome.rows:
@@ -230,7 +242,7 @@ class Sampler:
         for entry in entries:
             self._kinds.setdefault((entry["outcome"], entry["reason"]), []).append(entry)
 
-    def keep(self, outcome: str, reason: str, operation: Operation, unit: Any, rows: Iterable[RowChange] = ()) -> None:
+    def keep(self, outcome: str, reason: str, operation: Operation, unit: Any, found: Outcome | None = None) -> None:
         kept = self._kinds.setdefault((outcome, reason), [])
         if len(kept) < self.PER_KIND:
             kept.append(
@@ -239,7 +251,8 @@ class Sampler:
                     "unit": operation.label(unit),
                     "outcome": outcome,
                     "reason": reason,
-                    "rows": [_shown(row) for row in rows],
+                    "rows": [_shown(row) for row in getattr(found, "rows", ())],
+                    "detail": getattr(found, "detail", ""),
                 }
             )
 
@@ -265,7 +278,7 @@ def _text(value: Any) -> Any:
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
 
 
-def operation_on(cls: type[Operation], store: Store, params: dict[str, Any]) -> Operation:
+def operation_on(cls: type[_Operation], store: Store, params: dict[str, Any]) -> _Operation:
     """`cls` on `store`; refuses a store of another system."""
     operation = cls(store, params)
     wanted = getattr(cls, "store", None)

@@ -11,13 +11,15 @@ import hashlib
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import orjson
@@ -34,13 +36,13 @@ from django.db import (
     connections,
     transaction,
 )
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 import opsconsole
-from opsconsole.operations import registry
-from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Operation, Risk
+from opsconsole.operations import findings, registry
+from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Act, Check, Item, Operation, Outcome, Risk
 from opsconsole.operations.holds import hold_reason
 from opsconsole.operations.models import (
     ENDED,
@@ -71,7 +73,7 @@ from opsconsole.operations.planning import (
 )
 from opsconsole.operations.selection import Selection
 from opsconsole.stores import rows
-from opsconsole.stores.rows import Write
+from opsconsole.stores.rows import Key, Write
 from opsconsole.stores.store import Store, attach_file
 
 logger = logging.getLogger(__name__)
@@ -121,6 +123,8 @@ class Actor:
 
 def needs_typing(cls: type[Operation]) -> bool:
     """Whether a confirmation asks for typing: what can't be undone, and deletes in production."""
+    if cls.risk in {Risk.READ, Risk.MAKE}:
+        return False
     return not cls.undoable or (cls.risk == Risk.DELETE and settings.PRODUCTION)
 
 
@@ -473,7 +477,11 @@ def run_called(number: int) -> Run:
 
 def store_of(run: Run) -> Store:
     """The store of a run, attached again if it was a file. Refuses another database in its place."""
-    store = attach_file(run.store, run.attached_path) if run.attached_path else Store(run.store, run.store)
+    if run.attached_path:
+        cls = registry.operations().get(run.operation)
+        store = attach_file(run.store, run.attached_path, read_only=cls is not None and issubclass(cls, Check))
+    else:
+        store = Store(run.store, run.store)
     if store.identity() != run.identity:
         raise UnableToRun(
             _(
@@ -617,7 +625,7 @@ class Runner:
                 on_progress(self.run)
                 if not self.run.fast:
                     time.sleep(PAUSE_SECONDS)
-            except (OperationalError, InterfaceError) as error:
+            except TRANSIENT_ERRORS as error:
                 trouble_since = trouble_since or time.monotonic()
                 if (
                     not is_transient(error)
@@ -645,6 +653,8 @@ class Runner:
         """Read and judge one batch, see the one before it through, write this one; False when none is left."""
         if self.run.bound is None:
             return False
+        if isinstance(self.operation, Check | Act):
+            return self._do(self.operation)
         after = self.run.cursor if self._pending is None else self._pending.cursor
         units = self.operation.fetch(self.units, after=after, bound=self.run.bound, limit=self.size)
         sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
@@ -659,6 +669,66 @@ class Runner:
         if self._pending is not None and self._pending.done.done():
             self._see_through()
         return True
+
+    def _do(self, operation: Check | Act) -> bool:
+        """One unit that writes no rows: a question is asked, or an act done. It is noted once it is over: a
+        worker that dies before leaves it to be done again.
+        """
+        bound: Key = self.run.bound  # type: ignore[assignment]  # None: nothing in scope, and we are not here
+        units = operation.fetch(self.units, after=self.run.cursor, bound=bound, limit=1)
+        if not units:
+            return False
+        started = time.monotonic()
+        change = partial(self._answer, operation) if isinstance(operation, Check) else operation.act
+        with self._leased():
+            found = outcomes_of(operation, units, change=change, passes=(Fenced, *TRANSIENT_ERRORS))
+        batch = self._prepare([], found, units[-1].pk)
+        batch.seconds = time.monotonic() - started
+        self._open = batch
+        self._count(batch, found.reasons, 1)
+        if isinstance(operation, Act):
+            self._check_budget()
+        return True
+
+    def _answer(self, check: Check, question: Item) -> Outcome:
+        """Ask one question, and keep what it finds as it comes."""
+        answer = iter(check.ask(question.name))
+        while portion := list(islice(answer, findings.PORTION)):
+            findings.keep(self.run, question.name, portion)
+        findings.settle(self.run, question.name)
+        return check.change(question)
+
+    @contextmanager
+    def _leased(self) -> Iterator[None]:
+        """Keep the lease while something takes long. Raises Fenced when the run went to another worker."""
+        over, lost = threading.Event(), threading.Event()
+
+        def renew() -> None:
+            try:
+                while not over.wait(LEASE.total_seconds() / 3):
+                    try:
+                        if not self._mine().update(lease_until=timezone.now() + LEASE):
+                            lost.set()
+                            return
+                    except (DatabaseError, InterfaceError):  # asked again in a moment
+                        logger.warning("The lease could not be renewed", exc_info=True)
+                        connections["default"].close()
+            finally:
+                connections.close_all()
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        if lost.is_set():
+            raise Fenced
+
+    def _mine(self) -> QuerySet[Run]:
+        """The run, as long as this worker has it."""
+        return Run.objects.filter(pk=self.run.pk, generation=self.run.generation, status=Status.RUNNING)
 
     def _write(self, units: list[Any], found: Outcomes) -> None:
         """Before-image, then the store's transaction. The cursor moves only when both stand."""
@@ -756,10 +826,9 @@ class Runner:
             run.waiting = ""
             fields |= {"waiting": "", "waiting_since": None}
         fields.setdefault("lease_until", timezone.now() + LEASE)
-        mine = Run.objects.filter(pk=run.pk, generation=run.generation, status=Status.RUNNING)
         if self._open is not None:  # a batch of this worker's own stands: it is no worker that only dies
             fields["attempts"] = 0
-        if not mine.update(**progress, **fields):
+        if not self._mine().update(**progress, **fields):
             raise Fenced
         if self._open is not None:
             Batch.objects.filter(pk=self._open.pk).update(committed=True, seconds=self._open.seconds)
@@ -917,10 +986,9 @@ class Runner:
         if self.run.waiting != reason:
             fields["waiting_since"] = timezone.now()
         try:
-            mine = Run.objects.filter(pk=self.run.pk, generation=self.run.generation, status=Status.RUNNING)
-            if not mine.update(**fields):
+            if not self._mine().update(**fields):
                 raise Fenced
-            self.request = Request(mine.values_list("request", flat=True).get())
+            self.request = Request(self._mine().values_list("request", flat=True).get())
         except (DatabaseError, InterfaceError):  # the console's own database is the one in trouble
             logger.warning("The wait could not be written down", exc_info=True)
             connections["default"].close()
@@ -964,7 +1032,9 @@ class Runner:
         if gone > 0:
             merge(run.reasons, {"skipped": {"gone": gone}})
             run.skipped += gone
-        if run.bound is not None:
+        if isinstance(self.operation, Check):
+            run.after, problems = findings.figures(run), []
+        elif run.bound is not None:
             run.after = measure(self.operation, self.selection, run.bound)
             left = run.unfit + run.set_aside + run.skipped - max(gone, 0)
             problems = self.operation.verify(run.after, left)
@@ -1009,6 +1079,7 @@ class Runner:
 
 
 # A unit's own fault: its change can't be written. Everything else concerns the whole run.
+TRANSIENT_ERRORS = (OperationalError, InterfaceError)
 UNIT_ERRORS = (DataError, IntegrityError, InternalError, ValueError, OverflowError, TypeError)
 
 

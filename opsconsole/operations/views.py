@@ -17,7 +17,7 @@ from django.views.decorators.http import require_POST, require_safe
 from unfold.widgets import CHECKBOX_CLASSES, INPUT_CLASSES, SELECT_CLASSES
 
 from opsconsole.operations import jobs, planning, registry, runner
-from opsconsole.operations.base import Operation
+from opsconsole.operations.base import Check, Operation
 from opsconsole.operations.models import Run, Status, Trigger
 from opsconsole.operations.pages import (
     REFUSALS,
@@ -33,7 +33,7 @@ from opsconsole.operations.runner import Actor, PlanDrifted
 from opsconsole.operations.selection import Selection
 
 MAX_BATCH_SIZE = 100_000
-TABS = ("events", "batches", "set_aside", "left", "changes", "plan", "report")
+TABS = ("findings", "events", "batches", "set_aside", "left", "changes", "plan", "report")
 
 View = Callable[..., HttpResponse]
 
@@ -87,6 +87,7 @@ def start_plan(
 ) -> HttpResponse:
     """Plan an operation for this person and go to the plan's page. Counts small plans at once.
 
+    A check changes nothing, so there is nothing to confirm: it is queued.
     `params`: as the form takes them; None: its initial values, and the form is shown if they don't do.
     """
     if not request.user.has_perm("operations.operate_run"):
@@ -104,7 +105,10 @@ def start_plan(
             status=400 if asked else 200,
         )
     try:
-        run = _plan(request, cls, dict(form.cleaned_data), selection, note)
+        if issubclass(cls, Check):
+            run = _scan(request, cls, dict(form.cleaned_data))
+        else:
+            run = _plan(request, cls, dict(form.cleaned_data), selection, note)
     except REFUSALS as error:
         return _refused(request, str(cls.title), str(error))
     except DatabaseError as error:
@@ -121,6 +125,12 @@ def _plan(request: HttpRequest, cls: type[Operation], params: dict[str, Any], se
     if not planned.counted:
         jobs.plan_in_background(run)
     return run
+
+
+def _scan(request: HttpRequest, cls: type[Check], params: dict[str, Any]) -> Run:
+    planned = planning.plan(planning.operation_on(cls, cls.locate(params), params))
+    unfinished = runner.same_command(planned.operation, planned.selection)
+    return unfinished or jobs.confirm(runner.draft(planned, actor_of(request)), actor_of(request))
 
 
 def _operation_or_404(name: str) -> type[Operation]:
@@ -177,7 +187,7 @@ def run_page(request: HttpRequest, pk: int) -> HttpResponse:
     if run.status == Status.PLANNED:
         return _plan_page(request, run)
     page = RunPage(run, request.user)  # type: ignore[arg-type]
-    tab = request.GET.get("tab", "events")
+    tab = request.GET.get("tab", "findings" if page.is_check else "events")
     tab = tab if tab in TABS else "events"
     context: dict[str, Any] = {"page": page, "run": run, "tab": tab, "tabs": page.tabs(tab)}
     if tab == "changes":

@@ -20,6 +20,8 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
+from opsconsole.operations.base import LONG_CLUSTER
+from opsconsole.operations.jobs import heartbeat_name
 from opsconsole.operations.management.base import ConsoleCommand, Refused, require_setup
 from opsconsole.operations.models import Heartbeat
 from opsconsole.people import make_superuser
@@ -55,15 +57,18 @@ class Command(ConsoleCommand):
             ],
             OPSCONSOLE_POOL="true",
         )
-        worker = Child(_("worker"), ["manage.py", "qcluster"])
+        workers = (
+            Child(_("worker"), ["manage.py", "qcluster"]),
+            Child(_("worker of long runs"), ["manage.py", "qcluster"], Q_CLUSTER_NAME=LONG_CLUSTER),
+        )
         try:
-            web.start()
-            worker.start()
+            for child in (web, *workers):
+                child.start()
             self._announce(port, login, web, stop)
-            self._keep_alive(web, worker, stop)
+            self._keep_alive(web, workers, stop)
         finally:
             self.stdout.write("\n" + _("Stopping ..."))
-            _stop_all((web, worker), stop)
+            _stop_all((web, *workers), stop)
 
     def _announce(self, port: int, login: str, web: Child, stop: _StopSignals) -> None:
         """Print the address once it answers."""
@@ -80,18 +85,20 @@ class Command(ConsoleCommand):
             self.stdout.write("")
             self.stdout.flush()
 
-    def _keep_alive(self, web: Child, worker: Child, stop: _StopSignals) -> None:
+    def _keep_alive(self, web: Child, workers: tuple[Child, ...], stop: _StopSignals) -> None:
         looked = time.monotonic()
         while not stop.asked:
-            for child in (web, worker):
+            for child in (web, *workers):
                 if not child.alive:
                     self.stderr.write(_("The %(name)s ended: starting it again.") % {"name": child.name})
                     child.start()
             if time.monotonic() - looked > HEARTBEAT_EVERY_SECONDS:
                 looked = time.monotonic()
-                if _silent(worker):
+                for worker in filter(_silent, workers):
                     # A cluster whose idle workers were killed hangs for ever, and ignores signals.
-                    self.stderr.write(_("The worker has been silent for 3 minutes: starting it again."))
+                    self.stderr.write(
+                        _("The %(name)s has been silent for 3 minutes: starting it again.") % {"name": worker.name}
+                    )
                     _stop_all((worker,), stop)
                     worker.start()
             time.sleep(LOOK_EVERY_SECONDS)
@@ -114,6 +121,7 @@ class Child:
 
     def __init__(self, name: str, arguments: list[str], **variables: str) -> None:
         self.name = name
+        self.cluster = variables.get("Q_CLUSTER_NAME", "")
         self._arguments, self._variables = arguments, variables
         self._process: subprocess.Popen[bytes] | None = None
         self._short_lives = 0
@@ -205,7 +213,8 @@ def _answers(port: int) -> bool:
 def _silent(worker: Child) -> bool:
     """Whether the worker's heartbeat is older than it may be."""
     try:
-        seen = Heartbeat.objects.filter(host=socket.gethostname()).values_list("at", flat=True).first()
+        name = heartbeat_name(socket.gethostname(), worker.cluster)
+        seen = Heartbeat.objects.filter(host=name).values_list("at", flat=True).first()
     except DatabaseError:  # busy or gone for a moment
         return False
     finally:

@@ -8,19 +8,20 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser, DjangoHelpFormatter
 from django.db import DatabaseError, InterfaceError, connections
 from django.utils.translation import gettext as _
 
 from opsconsole.display import figure
-from opsconsole.operations import jobs, planning, registry, runner
-from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Operation, Risk
+from opsconsole.operations import findings, jobs, planning, registry, runner
+from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Check, Found, Operation, Risk
 from opsconsole.operations.management.output import Output, discard_output
 from opsconsole.operations.models import RESUMABLE, Run, Status, Trigger
 from opsconsole.operations.planning import Plan, UnableToPlan
@@ -28,6 +29,7 @@ from opsconsole.operations.registry import InvalidParameters, UnknownOperation
 from opsconsole.operations.runner import Actor, Fenced, UnableToRun
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.router import DEFAULT
+from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store, StoreUnusable, all_stores, attach_file
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_ATTENTION, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -208,6 +210,24 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     add_json_flag(parser)
 
 
+def add_check_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of what only reads."""
+    parser.add_argument("--dry-run", action="store_true", help=_("ask only: the findings are not kept"))
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--database", metavar="ALIAS", help=_("the store to look at"))
+    where.add_argument("--db-path", metavar="FILE", help=_("attach this SQLite file for this one call"))
+    parser.add_argument("--background", action="store_true", help=_("enqueue, print the run's id, return"))
+    parser.add_argument("--note", metavar="TEXT", default="", help=_("why; kept with the run"))
+    add_user_flag(parser)
+    parser.add_argument("--exit-code", action="store_true", help=_("exit with 3 when something is found"))
+    add_json_flag(parser)
+
+
+def add_keys_argument(parser: argparse.ArgumentParser, name: str, *, help: str, required: bool = True) -> None:
+    """The keys of the units that are meant, as positional arguments."""
+    parser.add_argument("keys", nargs="+" if required else "*", metavar=name, help=help)
+
+
 class OperationCommand(ConsoleCommand):
     """The command of one operation: three lines, all else is derived."""
 
@@ -219,12 +239,102 @@ class OperationCommand(ConsoleCommand):
         cls = registry.operation(self.operation)
         parser.description = parser.description or str(cls.description)
         registry.add_arguments(cls, parser)
-        add_common_flags(parser)
+        if issubclass(cls, Check):
+            add_check_flags(parser)
+        else:
+            add_common_flags(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         cls = registry.operation(self.operation)
+        values = registry.values_of(cls, options)
+        if issubclass(cls, Check):
+            run_check(cls, values, options, keep=not options["dry_run"])
+            return
         execute = options["execute"] or (self.executes_by_default and not options["dry_run"])
-        run_operation(cls, registry.values_of(cls, options), options, execute=execute, asks=self.asks)
+        run_operation(cls, values, options, execute=execute, asks=self.asks)
+
+
+def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, Any], *, keep: bool) -> None:
+    """Ask a check's questions and print what they find. `keep`: as a run, whose findings are kept.
+
+    `options["keys"]`: the subjects that are meant; such an answer is no scan of the store and is not kept.
+    """
+    params = registry.clean(cls, values)
+    output = Output(as_json=options["json"], bare=options["background"], no_color=options["no_color"])
+    store = chosen_store(cls, params, options, read_only=True)
+    try:
+        with _reading(store):
+            operation = planning.operation_on(cls, store, params)
+            planned = planning.plan(operation)
+            if options.get("keys"):
+                operation.chosen = known_keys(operation, options["keys"])
+        if keep and operation.chosen is None:
+            require_setup()
+            found, run = _scan(planned, options, output)
+        else:
+            with _reading(store):
+                found, run = [one for item in operation.items() for one in operation.ask(item)], None
+    except KeyboardInterrupt:
+        raise CommandError(_("Stopped: nothing was written."), returncode=EXIT_INTERRUPTED) from None
+    finally:
+        store.close()
+    output.findings(operation, found, run)
+    if run is not None and run.status == Status.NEEDS_ATTENTION:
+        sys.exit(EXIT_ATTENTION)
+    if found and options["exit_code"]:
+        sys.exit(EXIT_ATTENTION)
+
+
+def _scan(planned: Plan, options: dict[str, Any], output: Output) -> tuple[list[Found], Run]:
+    """The check as a run: taken over when it was interrupted, in this process or in the background."""
+    actor = shell_actor(options["user"], "operations.view_run")
+    run = runner.same_command(planned.operation, planned.selection)
+    if run is not None and run.status != Status.QUEUED:
+        run = runner.claim(run)
+    elif run is None:
+        run = runner.draft(planned, actor, note=options["note"])
+        if options["background"]:
+            jobs.confirm(run, actor)
+        else:
+            runner.confirm(run, actor, background=False)
+    if run.status == Status.QUEUED:
+        _leave_to_background(run, output)
+        sys.exit()
+    worker = runner.Runner(run)
+    try:
+        with stop_signals() as stopped, output.progress(run.total) as advance:
+            run = worker.work(until=stopped, on_progress=lambda r: advance(r.seen))
+    except (DatabaseError, InterfaceError) as error:
+        raise worker.store.unusable(error) from error
+    finally:
+        worker.store.close()
+    if run.status not in {Status.SUCCEEDED, Status.NEEDS_ATTENTION}:
+        raise CommandError(run.error or _("Stopped."), returncode=EXIT_INTERRUPTED)
+    for unit in run.units_set_aside.order_by("pk"):
+        output.error(f"{unit.label}: {unit.error}")
+    return list(findings.of_run(run)), run
+
+
+def known_keys(operation: Operation, keys: Sequence[str]) -> list[Key]:
+    """`keys` as the operation's table has them; refuses what is none of its rows."""
+    field = operation.model._meta.pk
+    cleaned: list[Key] = []
+    for key in dict.fromkeys(keys):
+        try:
+            cleaned.append(field.to_python(key))
+        except ValidationError:
+            raise Refused(
+                _("%(key)s is no key of %(table)s.") % {"key": repr(key), "table": operation.model._meta.db_table}
+            ) from None
+    rows = operation.model._default_manager.using(operation.at.alias)
+    known = set(rows.filter(pk__in=cleaned).values_list("pk", flat=True))
+    unknown = [str(key) for key in cleaned if key not in known]
+    if unknown:
+        raise Refused(
+            _("%(table)s of %(location)s has no row with the key %(keys)s.")
+            % {"table": operation.model._meta.db_table, "location": operation.at.location, "keys": ", ".join(unknown)}
+        )
+    return cleaned
 
 
 def run_operation(
@@ -235,7 +345,10 @@ def run_operation(
     execute: bool,
     asks: bool = True,
 ) -> None:
-    """Plan `cls` and, when asked, run it; prints, and leaves by `SystemExit` unless all is well."""
+    """Plan `cls` and, when asked, run it; prints, and leaves by `SystemExit` unless all is well.
+
+    `options["keys"]`: the units that are meant; without, everything in scope.
+    """
     if options["batch_size"] and cls.batch_size:
         raise Refused(
             _("%(operation)s works on %(size)d units at a time: --batch-size is not for it.")
@@ -249,11 +362,14 @@ def run_operation(
     store = chosen_store(cls, params, options, read_only=not execute)
     try:
         operation = planning.operation_on(cls, store, params)
+        with _reading(store):
+            operation.at.require({model: tuple(columns) for model, columns in operation.needs().items()})
+            selection = Selection(known_keys(operation, options["keys"])) if options.get("keys") else Selection()
         size = operation.batch_size or options["batch_size"] or DEFAULT_BATCH_SIZE
         if execute and actor is not None:
-            _execute(operation, size, actor, options, output, asks)
+            _execute(operation, selection, size, actor, options, output, asks)
         else:
-            _dry_run(operation, size, output)
+            _dry_run(operation, selection, size, output)
     except KeyboardInterrupt:
         raise CommandError(_("Stopped: nothing was written."), returncode=EXIT_INTERRUPTED) from None
     finally:
@@ -293,9 +409,9 @@ def _reading(store: Store) -> Iterator[None]:
         raise store.unusable(error) from error
 
 
-def _dry_run(operation: Operation, size: int, output: Output) -> None:
+def _dry_run(operation: Operation, selection: Selection, size: int, output: Output) -> None:
     with _reading(operation.at):
-        planned = planning.plan(operation)
+        planned = planning.plan(operation, selection)
         output.header(operation, size, mode=_("DRY-RUN (preview)"))
         output.need(operation, planned)
         with output.progress(planned.total) as advance:
@@ -324,17 +440,22 @@ def _dry_run(operation: Operation, size: int, output: Output) -> None:
 
 
 def _execute(
-    operation: Operation, size: int, actor: Actor, options: dict[str, Any], output: Output, asks: bool
+    operation: Operation,
+    selection: Selection,
+    size: int,
+    actor: Actor,
+    options: dict[str, Any],
+    output: Output,
+    asks: bool,
 ) -> None:
     with _reading(operation.at):
-        operation.at.require({model: tuple(columns) for model, columns in operation.needs().items()})
         operation.at.require_writable()
-    run = runner.same_command(operation, Selection())
+    run = runner.same_command(operation, selection)
     if run is not None:
         run = _take_over(run, size, actor, options, output)
     else:
         with _reading(operation.at):
-            planned = planning.plan(operation)
+            planned = planning.plan(operation, selection)
         output.header(operation, size, mode=_("EXECUTE"))
         output.need(operation, planned)
         _ask(operation, planned, options, output, asks)
@@ -379,7 +500,7 @@ def _ask(operation: Operation, planned: Plan, options: dict[str, Any], output: O
     """The confirmation that the risk wants; --yes answers it."""
     cls = type(operation)
     typing = runner.needs_typing(cls)
-    asks = asks and cls.risk not in {Risk.READ, Risk.FILL}
+    asks = asks and cls.risk not in {Risk.READ, Risk.MAKE, Risk.FILL}
     if options["yes"] or not planned.total or not (typing or asks or settings.PRODUCTION):
         return
     if not sys.stdin.isatty():

@@ -17,13 +17,15 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from opsconsole.display import figure
 from opsconsole.operations import registry
-from opsconsole.operations.base import Operation
+from opsconsole.operations.base import Check, Found, Operation, Priority
+from opsconsole.operations.findings import MOVES
 from opsconsole.operations.models import Run, Status
 from opsconsole.operations.planning import OUTCOMES, Plan, advice
 from opsconsole.operations.words import outcome_label, reason_label
 
 LINE_EVERY_SECONDS = 3.0
 SHOWN_SAMPLE = 20
+SHOWN_FINDINGS = 200
 RULE = 80
 
 
@@ -114,6 +116,9 @@ class Output:
                 what = f"{outcome_label(entry['outcome'])}: {reason_label(operation, entry['reason'])}"
                 self.line(f"[DRY-RUN] {operation.key_name}={entry['unit']}: {what}")
                 continue
+            if not entry["rows"]:
+                what = entry["detail"] or reason_label(operation, entry["reason"])
+                self.line(f"[DRY-RUN] {entry['unit']}: {what}".rstrip(": "))
             for row in entry["rows"]:
                 self.line(f"[DRY-RUN] {_row_name(operation, entry, row)}: {_difference(row)}")
         if len(sample) > SHOWN_SAMPLE:
@@ -165,6 +170,37 @@ class Output:
             )
 
         yield advance
+
+    def findings(self, check: Check, found: Sequence[Found], run: Run | None) -> None:
+        """What a check found: a line each and the counts, or the JSON object."""
+        if self.as_json:
+            moved = {name: run.after[name] for name in MOVES} if run else {}
+            self.json(
+                {"run": run.pk if run else None, "operation": check.name, "store": check.at.name}
+                | {"location": check.at.location, "status": run.status if run else Status.PLANNED.value}
+                | moved
+                | check.report(found)
+            )
+            return
+        self.line(f"{check.title} · {check.at.location}", style="bold")
+        rows = [(one.code, one.subject, str(Priority(one.priority).label), check.sentence(one)) for one in found]
+        heading = (_("problem"), _("subject"), _("priority"), _("detail"))
+        self.table([heading, *rows[:SHOWN_FINDINGS]] if rows else [], heading=True)
+        if len(rows) > SHOWN_FINDINGS:
+            more = figure(len(rows) - SHOWN_FINDINGS)
+            self.line(_("… and %(count)s more: --json shows all.") % {"count": more})
+        self.line()
+        if not found:
+            self.line(_("Nothing found."))
+        counts: dict[str, int] = {}
+        for one in found:
+            counts[one.code] = counts.get(one.code, 0) + 1
+        self.table([(code, figure(count)) for code, count in sorted(counts.items())], right=(1,))
+        if run is not None:
+            self.line(
+                _("Run %(run)d: %(new)s new, %(persisting)s persisting, %(resolved)s resolved since the scan before.")
+                % {"run": run.pk, **{name: figure(run.after[name]) for name in MOVES}}
+            )
 
     def run(self, run: Run) -> None:
         """A run as it stands now."""

@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.core.management.base import CommandParser
+from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.operations import registry
+from opsconsole.operations.base import Check
 from opsconsole.operations.management.base import (
     ConsoleCommand,
+    add_check_flags,
     add_common_flags,
     add_verb,
     flag_of,
+    run_check,
     run_operation,
 )
 
@@ -32,7 +36,13 @@ class Command(ConsoleCommand):
             flags = add_verb(names, name, help=str(cls.title), examples=(example, f"{example} --execute"))
             flags.description = str(cls.description)
             registry.add_arguments(cls, flags)
-            add_common_flags(flags)
+            if issubclass(cls, Check):
+                add_check_flags(flags)
+                flags.add_argument("--execute", action="store_true", help=_("keep the findings, as a run"))
+            else:
+                add_common_flags(flags)
+            if cls.selects and not cls.about_runs:
+                flags.add_argument("--keys", nargs="+", metavar="KEY", help=_("only these units, by their keys"))
 
     def run_from_argv(self, argv: list[str]) -> None:
         self.asked = argv[2:3]
@@ -46,7 +56,11 @@ class Command(ConsoleCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         cls = registry.operation(options["operation"])
-        run_operation(cls, registry.values_of(cls, options), options, execute=options["execute"])
+        values = registry.values_of(cls, options)
+        if issubclass(cls, Check):
+            run_check(cls, values, options, keep=options["execute"])
+        else:
+            run_operation(cls, values, options, execute=options["execute"])
 
 
 def _required(cls: Any) -> str:
