@@ -158,7 +158,7 @@ def test_a_tick_on_an_unfit_store_leaves_a_trace(make_attached):
 
 def test_schedules_follow_their_switch():
     jobs.sync_schedules()
-    assert list(Schedule.objects.values_list("name", flat=True)) == [jobs.BEAT]
+    assert sorted(Schedule.objects.values_list("name", flat=True)) == [jobs.BEAT, f"{jobs.BEAT} long"]
     jobs.switch(BACKFILL, on=True, cron="0 3 * * *", actor=TESTER)
     schedule = Schedule.objects.get(name=f"{jobs.OPERATION_PREFIX}{BACKFILL}")
     assert timezone.localtime(schedule.next_run).hour == 3

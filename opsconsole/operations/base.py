@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from django import forms
 from django.db import models
 from django.db.models import QuerySet
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -36,7 +37,7 @@ class Risk(models.TextChoices):
 class RowChange(NamedTuple):
     """One row. `old` and `new` map the same columns to raw values; an insert has no old, a delete no new.
 
-    A delete may leave `old` empty: the engine reads the whole row, and what cascades from it.
+    A delete's `old` holds what the decision stood on, or nothing: the engine keeps the whole row.
     """
 
     table: str
@@ -117,6 +118,7 @@ class Operation:
     reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, unfit units and kinds of change
     figure_labels: ClassVar[Mapping[str, Any]] = {"in_scope": _("in scope")}  # figure → words
     Params: type[forms.Form] = forms.Form
+    act: Callable[[Any], Outcome] | None = None  # does a unit itself, instead of row changes: see `Act`
 
     name: ClassVar[str]  # <app>.<verb_object>, from where the class stands
 
@@ -128,6 +130,7 @@ class Operation:
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         self.at = store
         self.params = dict(params or {})
+        self.as_of = timezone.now()  # when it was planned: a run that goes on later sees the same "now"
 
     # --- what an operation says ---------------------------------------------------------------------
 
@@ -247,15 +250,24 @@ class Listed(Operation):
     def domain(self) -> QuerySet[Any]:
         return self.model._default_manager.using(self.at.alias).none()
 
+    _only: frozenset[Key] | None = None
+
+    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+        self._only = frozenset(keys)
+        return units
+
+    def _units(self) -> list[Item]:
+        listed = [Item(place, name) for place, name in enumerate(self.items(), 1)]
+        return [unit for unit in listed if self._only is None or unit.pk in self._only]
+
     def bound(self) -> Key | None:
         return len(self.items()) or None
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
-        start = int(after or 0)
-        return [Item(place, name) for place, name in enumerate(self.items(), 1) if start < place <= start + limit]
+        return [unit for unit in self._units() if unit.pk > int(after or 0)][:limit]
 
     def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        return {"in_scope": len(self.items())}
+        return {"in_scope": len(self._units())}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         return []

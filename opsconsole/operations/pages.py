@@ -567,7 +567,7 @@ class RunPage(_Page):
             verbs.append(Verb("pause", _("Pause")))
         if run.status not in ENDED and run.request != Request.CANCEL:
             verbs.append(Verb("cancel", _("Cancel the run")))
-        if run.ended and self.waiting_aside:
+        if run.ended and self.waiting_aside and not self.is_check:
             verbs.append(Verb("retry", self.retry_label, "primary"))
         if run.undoable and run.ended and self.operation is not None and self.operation.undoable:
             verbs.append(Verb("undo", _("Plan the undo")))

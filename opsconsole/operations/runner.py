@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache, partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ from django.utils.translation import gettext as _
 
 import opsconsole
 from opsconsole.operations import findings, registry
-from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Act, Check, Item, Operation, Outcome, Risk
+from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Check, Item, Operation, Outcome, Risk
 from opsconsole.operations.holds import hold_reason
 from opsconsole.operations.models import (
     ENDED,
@@ -194,6 +194,7 @@ def keep_plan(run: Run, planned: Plan) -> None:
         "cursor": planned.cursor,
         "rows_digest": planned.rows_digest,
         "planned_at": timezone.now().isoformat(),
+        "as_of": planned.operation.as_of.isoformat(),
     }
 
 
@@ -495,7 +496,9 @@ def store_of(run: Run) -> Store:
 
 def operation_of(run: Run) -> Operation:
     cls = registry.operation(run.operation)
-    return operation_on(cls, store_of(run), run.params)
+    operation = operation_on(cls, store_of(run), run.params)
+    operation.as_of = datetime.fromisoformat(run.plan["as_of"])
+    return operation
 
 
 class _Pending(NamedTuple):
@@ -653,8 +656,9 @@ class Runner:
         """Read and judge one batch, see the one before it through, write this one; False when none is left."""
         if self.run.bound is None:
             return False
-        if isinstance(self.operation, Check | Act):
-            return self._do(self.operation)
+        act = partial(self._answer, self.operation) if isinstance(self.operation, Check) else self.operation.act
+        if act is not None:
+            return self._do(self.run.bound, act)
         after = self.run.cursor if self._pending is None else self._pending.cursor
         units = self.operation.fetch(self.units, after=after, bound=self.run.bound, limit=self.size)
         sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
@@ -670,24 +674,21 @@ class Runner:
             self._see_through()
         return True
 
-    def _do(self, operation: Check | Act) -> bool:
+    def _do(self, bound: Key, act: Callable[[Any], Outcome]) -> bool:
         """One unit that writes no rows: a question is asked, or an act done. It is noted once it is over: a
         worker that dies before leaves it to be done again.
         """
-        bound: Key = self.run.bound  # type: ignore[assignment]  # None: nothing in scope, and we are not here
-        units = operation.fetch(self.units, after=self.run.cursor, bound=bound, limit=1)
+        units = self.operation.fetch(self.units, after=self.run.cursor, bound=bound, limit=1)
         if not units:
             return False
         started = time.monotonic()
-        change = partial(self._answer, operation) if isinstance(operation, Check) else operation.act
         with self._leased():
-            found = outcomes_of(operation, units, change=change, passes=(Fenced, *TRANSIENT_ERRORS))
+            found = outcomes_of(self.operation, units, change=act, passes=(Fenced, *TRANSIENT_ERRORS))
         batch = self._prepare([], found, units[-1].pk)
         batch.seconds = time.monotonic() - started
         self._open = batch
         self._count(batch, found.reasons, 1)
-        if isinstance(operation, Act):
-            self._check_budget()
+        self._check_budget()
         return True
 
     def _answer(self, check: Check, question: Item) -> Outcome:
@@ -913,16 +914,19 @@ class Runner:
     # --- deletes --------------------------------------------------------------------------------------------
 
     def _whole(self, writes: list[Write]) -> list[Write]:
-        """Deletes with the whole row as their before-image."""
+        """Deletes with the whole row as their before-image. Raises UnitsMoved where a row is no longer as judged."""
         whole = []
         for write in writes:
-            if write.kind != "delete" or write.columns:
+            if write.kind != "delete":
                 whole.append(write)
                 continue
             columns = tuple(self.store.tables[write.table])
             found = rows.read(self.store, write.table, columns, [row[0] for row in write.rows])
-            if len(found) != len(write.rows):
-                raise UnitsMoved
+            judged = [columns.index(name) for name in write.columns]
+            for key, old, _new in write.rows:
+                row = found.get(key)
+                if row is None or tuple(row[place] for place in judged) != self.store.raw(old):
+                    raise UnitsMoved
             whole.append(Write(write.table, columns, [(row[0], found[row[0]], None) for row in write.rows]))
         return whole
 

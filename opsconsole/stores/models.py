@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from django.db import models
@@ -35,3 +36,25 @@ class RawTimestampField(RawTextField):
 
     def get_prep_value(self, value: Any) -> Any:
         return value if value is None else str(value)
+
+
+class Moment(models.Func):
+    """A stored time as something that compares by time, whatever its form; NULL where it is none.
+
+    SQLite holds times as text with a space, a `T`, a zone or fractions, and its own functions read them all.
+    A PostgreSQL timestamp compares as it is; text in UTC is compared as text.
+    """
+
+    arity = 1
+    output_field = models.TextField()
+
+    def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> tuple[str, Any]:
+        return self.as_sql(compiler, connection, template="julianday(%(expressions)s)", **extra)
+
+    def as_postgresql(self, compiler: Any, connection: Any, **extra: Any) -> tuple[str, Any]:
+        return self.as_sql(compiler, connection, template="%(expressions)s", **extra)
+
+
+def moment_text(at: datetime) -> str:
+    """A moment as `CURRENT_TIMESTAMP` writes it: UTC, without zone."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

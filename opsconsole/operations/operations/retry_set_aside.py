@@ -12,7 +12,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.operations import registry
-from opsconsole.operations.base import Operation, Outcome, Risk
+from opsconsole.operations.base import Check, Operation, Outcome, Risk
 from opsconsole.operations.models import SetAside
 from opsconsole.operations.runner import UnableToRun, run_called, store_of
 from opsconsole.stores.rows import Key
@@ -35,9 +35,13 @@ class RetrySetAside(Operation):
         self._keys = list(self._waiting.values_list("key", flat=True))
         if not self._keys and not self._waiting.model.objects.filter(run=run).exists():
             raise UnableToRun(gettext("Run %(run)d set nothing aside.") % {"run": run.pk})
-        self.again = registry.operation(run.operation)(store, run.params)
+        cls = registry.operation(run.operation)
+        if issubclass(cls, Check):
+            raise UnableToRun(gettext("Run %(run)d only read: scan again instead.") % {"run": run.pk})
+        self.again = cls(store, run.params)
         self.model, self.writes = self.again.model, self.again.writes  # type: ignore[misc]  # as of that run
         self.batch_size, self.reasons = self.again.batch_size, self.again.reasons  # type: ignore[misc]
+        self.act = self.again.act
         self.figure_labels = self.again.figure_labels  # type: ignore[misc]
 
     @classmethod
@@ -71,6 +75,9 @@ class RetrySetAside(Operation):
 
     def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         return self.again.measure(lambda units: narrow(self.again.choose(units, self._keys)))
+
+    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
+        return self.again.verify(after, left)
 
     def finished(self, run_id: int) -> None:
         """What this run did not set aside again is settled."""
