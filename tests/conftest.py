@@ -5,12 +5,15 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import psycopg
 import pytest
 
 from tests import agentos
@@ -93,6 +96,7 @@ def django_db_setup(django_db_blocker: Any) -> None:
         call_command("setup", stdout=nowhere)
         connections.close_all()
         shutil.copyfile(OWN["default"]["NAME"], EMPTY_CONSOLE)
+        shutil.copyfile(OWN["agentos"]["NAME"], EMPTY_AGENTOS)
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +107,7 @@ def empty_console(django_db_setup: None) -> Path:
 
 OWN = dict(connections.settings)
 EMPTY_CONSOLE = Path(f"{OWN['default']['NAME']}.empty")
+EMPTY_AGENTOS = Path(f"{OWN['agentos']['NAME']}.empty")
 
 
 class _AndAttached(frozenset[str]):
@@ -141,7 +146,7 @@ def forget_attached() -> None:
 ENGINES = ("sqlite", "postgresql-text", "postgresql-json", "postgresql-jsonb")
 
 
-def attach_url(name: str, url: str) -> Store:
+def attach_url(name: str, url: str, *, attached: bool = True) -> Store:
     """The store `name` as its `…_DATABASE_URL` and `…_ATTACHED` would have it, until the test ends."""
     import environ
 
@@ -150,9 +155,10 @@ def attach_url(name: str, url: str) -> Store:
 
     connections[name].close()
     del connections[name]
-    connections.settings[name] = database(environ.Env.db_url_config(url), password="", attached=True, pool=False)
+    connections.settings[name] = database(environ.Env.db_url_config(url), password="", attached=attached, pool=False)
     connections.configure_settings(connections.settings)
-    settings.ATTACHED_STORES |= {name}
+    if attached:
+        settings.ATTACHED_STORES |= {name}
     return Store(name, name)
 
 
@@ -202,6 +208,55 @@ def attached(request: pytest.FixtureRequest, make_attached: Any) -> Attached:
     """A store of 300 audits on each engine; `parametrize("attached", …, indirect=True)` narrows it down."""
     attached: Attached = make_attached(request.param, 300)
     return attached
+
+
+@dataclass
+class Managed:
+    """A managed AgentOS store as `setup` makes it, and a plain client's connection to it."""
+
+    store: Store
+    engine: str
+    url: str
+    client: Any
+
+    def execute(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """One statement by the plain client, `?` for values; its rows."""
+        if self.engine == "postgresql":
+            sql = sql.replace("%", "%%").replace("?", "%s")
+        cursor = self.client.execute(sql, values)
+        return cursor.fetchall() if cursor.description else []
+
+
+@pytest.fixture(scope="session")
+def agentos_template(postgres: Any, django_db_setup: None, django_db_blocker: Any) -> str:
+    """The name of a PostgreSQL database with a managed AgentOS store's tables: to be copied."""
+    name = "agentos_template"
+    with django_db_blocker.unblock():
+        attach_url("agentos", postgres.create_database(name), attached=False)
+        call_command("migrate", database="agentos", verbosity=0)
+        forget_attached()
+    return name
+
+
+@pytest.fixture(params=("sqlite", "postgresql"))
+def managed(request: pytest.FixtureRequest, tmp_path: Path, django_db_setup: None) -> Iterator[Managed]:
+    """An empty managed AgentOS store on each engine; the plain client commits each statement."""
+    if request.param == "sqlite":
+        path = tmp_path / "agentos.sqlite3"
+        shutil.copyfile(EMPTY_AGENTOS, path)
+        store = attach_url("agentos", f"sqlite:///{path}", attached=False)
+        with closing(sqlite3.connect(path, isolation_level=None)) as client:
+            client.execute("PRAGMA foreign_keys=ON")
+            yield Managed(store, "sqlite", str(path), client)
+        forget_attached()
+        return
+    server = request.getfixturevalue("postgres")
+    url = server.create_database("agentos_managed", like=request.getfixturevalue("agentos_template"))
+    store = attach_url("agentos", url, attached=False)
+    with psycopg.connect(url, autocommit=True) as pg_client:
+        yield Managed(store, "postgresql", url, pg_client)
+    forget_attached()
+    server.drop_database("agentos_managed")
 
 
 def _person(name: str, *groups: str, **rights: Any) -> User:

@@ -62,10 +62,13 @@ class Server:
         """The URL of the database that `create_database(name)` makes."""
         return _url(self.dsn, f"{name}{self.suffix}")
 
-    def create_database(self, name: str) -> str:
-        """An empty database, instead of any of that name; its URL."""
+    def create_database(self, name: str, *, like: str = "") -> str:
+        """An empty database, or a copy of `like`, instead of any of that name; its URL."""
         self.drop_database(name)
-        self._execute("CREATE DATABASE {} TEMPLATE template0", name)
+        template = f"{like}{self.suffix}" if like else "template0"
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            names = sql.Identifier(f"{name}{self.suffix}"), sql.Identifier(template)
+            connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
         return self.url(name)
 
     def drop_database(self, name: str) -> None:

@@ -20,8 +20,12 @@ class StoreSQL(Operation):
     reduces_to_sql = True
     reversible = True
 
-    def __init__(self, store: str, *, sqlite: str, postgresql: str, reverse: str = "") -> None:
-        self.store, self.sqlite, self.postgresql, self.reverse = store, sqlite, postgresql, reverse
+    def __init__(
+        self, store: str, *, sqlite: str, postgresql: str, reverse: str = "", reverse_postgresql: str = ""
+    ) -> None:
+        """`reverse` is for both engines; `reverse_postgresql` follows it there: functions, which SQLite has not."""
+        self.store, self.sqlite, self.postgresql = store, sqlite, postgresql
+        self.reverse, self.reverse_postgresql = reverse, reverse_postgresql
 
     def state_forwards(self, app_label: str, state: Any) -> None:
         """The state stands beside it, in `SeparateDatabaseAndState`."""
@@ -35,6 +39,8 @@ class StoreSQL(Operation):
     def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         if router.allow_migrate(schema_editor.connection.alias, app_label, store=self.store):
             self._execute(schema_editor, self.reverse)
+            if schema_editor.connection.vendor == "postgresql":
+                self._execute(schema_editor, self.reverse_postgresql)
 
     @staticmethod
     def _execute(schema_editor: Any, script: str) -> None:

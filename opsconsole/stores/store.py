@@ -227,7 +227,7 @@ class Store:
             name
             for table, columns in sorted(self.tables.items())
             for name in ([table] if table not in known else [f"{table}.{c}" for c in columns if c not in known[table]])
-            if table != "django_migrations"
+            if table not in {"django_migrations", "schema_version"}
         ]
 
     def indexes_on(self, table: str, columns: Iterable[str]) -> list[str]:
