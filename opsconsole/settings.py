@@ -122,6 +122,7 @@ DATABASES = {
 }
 ATTACHED_STORES = frozenset(store for store in STORES if env.bool(f"{store.upper()}_ATTACHED", default=False))
 DATABASE_ROUTERS = ["opsconsole.stores.router.StoreRouter"]
+SILENCED_SYSTEM_CHECKS = ["models.W035"]  # AgentOS and HELIX both have a table `tasks`, each in its own store
 
 # --- people ---------------------------------------------------------------------------------------
 

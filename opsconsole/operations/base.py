@@ -112,6 +112,7 @@ class Operation:
     batch_size: int | None = None  # set: fixed, and --batch-size is refused
     locks_units: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
     selects: ClassVar[bool] = True  # its units are rows of `model`, and people may choose among them
+    exact: ClassVar[bool] = False  # a unit that is no longer as the plan showed it is skipped: for few, dear units
     cluster: ClassVar[str] = ""  # LONG_CLUSTER where one unit may take more than minutes
     about_runs: ClassVar[bool] = False  # its units come from another run: parameter `run`
     schedule: ClassVar[Schedule | None] = None
@@ -131,6 +132,7 @@ class Operation:
         self.at = store
         self.params = dict(params or {})
         self.as_of = timezone.now()  # when it was planned: a run that goes on later sees the same "now"
+        self.run_id: int | None = None  # the run that works with it, once there is one
 
     # --- what an operation says ---------------------------------------------------------------------
 
@@ -166,6 +168,15 @@ class Operation:
             )
             % {"count": remaining}
         ]
+
+    @property
+    def wants_note(self) -> bool:
+        """Whether nobody may confirm it without saying why."""
+        return False
+
+    def facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+        """Item of the checklist (see `checklist.py`) → what the operation can say about it, of `units`."""
+        return {}
 
     def finished(self, run_id: int) -> None:
         """Called after the last batch of a run, before it ends."""
@@ -297,6 +308,11 @@ class Check(Listed):
     def ask(self, question: str) -> Iterable[Found]:
         """Everything wrong that this question finds, in set-based SQL, as it comes."""
         raise NotImplementedError
+
+    @classmethod
+    def row_of(cls, code: str, subject: str) -> tuple[str, Key] | None:
+        """Table and key of the row that a finding is about; None where there is none."""
+        return cls.model._meta.db_table, subject
 
     def sentence(self, found: Found) -> str:
         """What is wrong, in words: the code's, with its `data` put in."""

@@ -809,9 +809,10 @@ class RunPage(_Page):
 
 def finding_link(finding: Finding, cls: type[Operation] | None) -> SafeString | str:
     """The row that a finding is about, where it has a page."""
-    if cls is None:
+    place = cls.row_of(finding.code, finding.subject) if cls is not None and issubclass(cls, Check) else None
+    if place is None:
         return copyable(finding.subject)
-    return row_link(finding.last_run, cls.model._meta.db_table, finding.subject, finding.subject)
+    return row_link(finding.last_run, *place, finding.subject)
 
 
 def finding_words(finding: Finding, check: Any) -> str:

@@ -43,7 +43,17 @@ from django.utils.translation import ngettext
 
 import opsconsole
 from opsconsole.operations import alerts, findings, registry
-from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Check, Item, Operation, Outcome, Priority, Risk
+from opsconsole.operations.base import (
+    DEFAULT_BATCH_SIZE,
+    Changed,
+    Check,
+    Item,
+    Operation,
+    Outcome,
+    Priority,
+    Risk,
+    Skip,
+)
 from opsconsole.operations.holds import hold_reason
 from opsconsole.operations.models import (
     ENDED,
@@ -67,6 +77,7 @@ from opsconsole.operations.planning import (
     Sampler,
     chosen_units,
     count_outcomes,
+    digest_of,
     measure,
     merge,
     operation_on,
@@ -194,6 +205,8 @@ def keep_plan(run: Run, planned: Plan) -> None:
         "seconds": planned.seconds,
         "cursor": planned.cursor,
         "rows_digest": planned.rows_digest,
+        "rows": planned.rows,
+        "shown": planned.shown,
         "planned_at": timezone.now().isoformat(),
         "as_of": planned.operation.as_of.isoformat(),
     }
@@ -214,6 +227,8 @@ def plan_of(run: Run) -> Plan:
         cursor=kept["cursor"],
         counted=kept["counted"],
         rows_digest=kept["rows_digest"],
+        rows=kept.get("rows", {}),
+        shown=kept.get("shown", {}),
     )
 
 
@@ -505,6 +520,7 @@ def operation_of(run: Run) -> Operation:
     cls = registry.operation(run.operation)
     operation = operation_on(cls, store_of(run), run.params)
     operation.as_of = datetime.fromisoformat(run.plan["as_of"])
+    operation.run_id = run.pk
     return operation
 
 
@@ -669,7 +685,7 @@ class Runner:
         after = self.run.cursor if self._pending is None else self._pending.cursor
         units = self.operation.fetch(self.units, after=after, bound=self.run.bound, limit=self.size)
         sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
-        found = outcomes_of(self.operation, units, sampler)
+        found = outcomes_of(self.operation, units, sampler, change=self._as_shown if self.operation.exact else None)
         if sampler is not None:  # the shell confirms without counting: its run shows what it did first
             self.run.plan["sample"] = sampler.sample()
         if not self._see_through() or self.run.error:
@@ -680,6 +696,14 @@ class Runner:
         if self._pending is not None and self._pending.done.done():
             self._see_through()
         return True
+
+    def _as_shown(self, unit: Any) -> Outcome:
+        """What becomes of a unit that still is as the plan showed it."""
+        outcome = self.operation.change(unit)
+        shown = self.run.plan["shown"].get(str(unit.pk))
+        if isinstance(outcome, Changed) and digest_of(outcome) != shown:
+            return Skip("changed_since")
+        return outcome
 
     def _do(self, bound: Key, act: Callable[[Any], Outcome]) -> bool:
         """One unit that writes no rows: a question is asked, or an act done. It is noted once it is over: a

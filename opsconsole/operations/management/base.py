@@ -263,7 +263,7 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
     output = Output(as_json=options["json"], bare=options["background"], no_color=options["no_color"])
     store = chosen_store(cls, params, options, read_only=True)
     try:
-        with _reading(store):
+        with reading(store):
             operation = planning.operation_on(cls, store, params)
             planned = planning.plan(operation)
             if options.get("keys"):
@@ -272,7 +272,7 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
             require_setup()
             found, run = _scan(planned, options, output)
         else:
-            with _reading(store):
+            with reading(store):
                 found, run = [one for item in operation.items() for one in operation.ask(item)], None
     except KeyboardInterrupt:
         raise CommandError(_("Stopped: nothing was written."), returncode=EXIT_INTERRUPTED) from None
@@ -362,7 +362,7 @@ def run_operation(
     store = chosen_store(cls, params, options, read_only=not execute)
     try:
         operation = planning.operation_on(cls, store, params)
-        with _reading(store):
+        with reading(store):
             operation.at.require({model: tuple(columns) for model, columns in operation.needs().items()})
             selection = Selection(known_keys(operation, options["keys"])) if options.get("keys") else Selection()
         size = operation.batch_size or options["batch_size"] or DEFAULT_BATCH_SIZE
@@ -401,7 +401,7 @@ def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str
 
 
 @contextmanager
-def _reading(store: Store) -> Iterator[None]:
+def reading(store: Store) -> Iterator[None]:
     """A driver's error while a store is first read becomes a refusal."""
     try:
         yield
@@ -410,7 +410,7 @@ def _reading(store: Store) -> Iterator[None]:
 
 
 def _dry_run(operation: Operation, selection: Selection, size: int, output: Output) -> None:
-    with _reading(operation.at):
+    with reading(operation.at):
         planned = planning.plan(operation, selection)
         output.header(operation, size, mode=_("DRY-RUN (preview)"))
         output.need(operation, planned)
@@ -448,13 +448,13 @@ def _execute(
     output: Output,
     asks: bool,
 ) -> None:
-    with _reading(operation.at):
+    with reading(operation.at):
         operation.at.require_writable()
     run = runner.same_command(operation, selection)
     if run is not None:
         run = _take_over(run, size, actor, options, output)
     else:
-        with _reading(operation.at):
+        with reading(operation.at):
             planned = planning.plan(operation, selection)
         output.header(operation, size, mode=_("EXECUTE"))
         output.need(operation, planned)
