@@ -569,7 +569,12 @@ def forbid(store: Store, table: str, key: Any) -> Callable[[], None]:
                 f"CREATE TRIGGER forbids_{event} BEFORE {event} ON {table} WHEN {condition} "
                 "BEGIN SELECT RAISE(ABORT, 'forbidden'); END",
             )
-        return lambda: [execute(store, f"DROP TRIGGER forbids_{event}") for event in ("UPDATE", "DELETE")] and None
+
+        def mend() -> None:
+            for event in ("UPDATE", "DELETE"):
+                execute(store, f"DROP TRIGGER forbids_{event}")
+
+        return mend
     execute(
         store,
         "CREATE FUNCTION forbids() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'forbidden'; END $$",
