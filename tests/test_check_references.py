@@ -41,12 +41,12 @@ def test_what_dangles_is_found_once_and_nothing_else(make_attached: Any, engine:
     assert run.status == Status.SUCCEEDED, list(run.units_set_aside.values_list("label", "error"))
     found = {(one.code, one.subject): one.data for one in run.findings.all()}
     assert set(found) == {
-        ("artifact_of_vanished_task", "task_artifact_ref.task_id=gone"),
-        ("artifact_of_vanished_task", "task_artifact_ref.task_id=lost"),
-        ("dangling_task", "supervisor_inbox.task_id=nobody"),
+        ("artifact_of_vanished_task", "task_artifact_ref.task_id gone"),
+        ("artifact_of_vanished_task", "task_artifact_ref.task_id lost"),
+        ("dangling_task", "supervisor_inbox.task_id nobody"),
         ("dependency_cycle", task),
     }, "sessions are not asked about: the store has no such table"
-    assert found["artifact_of_vanished_task", "task_artifact_ref.task_id=gone"]["rows"] == 2
+    assert found["artifact_of_vanished_task", "task_artifact_ref.task_id gone"]["rows"] == 2
     assert (dump(store), schema(store)) == (before, shape)
 
 

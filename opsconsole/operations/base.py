@@ -285,6 +285,7 @@ class Check(Listed):
     risk = Risk.READ
     undoable = False
     questions: ClassVar[tuple[str, ...]]
+    sentences: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s out of `data`; else `reasons`
     repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation whose plan repairs it
     chosen: Sequence[Key] | None = None  # subjects that somebody names; such an answer is no scan and is not kept
 
@@ -300,8 +301,12 @@ class Check(Listed):
 
     def sentence(self, found: Found) -> str:
         """What is wrong, in words: the code's, with its `data` put in."""
-        words = str(self.reasons.get(found.code, found.code))
+        words = str(self.sentences.get(found.code) or self.reasons.get(found.code, found.code))
         return words % found.data if "%(" in words else words
+
+    def place(self, found: Found) -> tuple[str, Key]:
+        """Table and key of the row that it is about."""
+        return self.model._meta.db_table, found.subject
 
     def report(self, found: Sequence[Found]) -> dict[str, Any]:
         """The JSON object of the answer."""
