@@ -132,7 +132,6 @@ class Operation:
         self.at = store
         self.params = dict(params or {})
         self.as_of = timezone.now()  # when it was planned: a run that goes on later sees the same "now"
-        self.run_id: int | None = None  # the run that works with it, once there is one
 
     # --- what an operation says ---------------------------------------------------------------------
 
@@ -296,6 +295,7 @@ class Check(Listed):
     risk = Risk.READ
     undoable = False
     questions: ClassVar[tuple[str, ...]]
+    sentences: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s out of `data`; else `reasons`
     repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation whose plan repairs it
     chosen: Sequence[Key] | None = None  # subjects that somebody names; such an answer is no scan and is not kept
 
@@ -309,15 +309,14 @@ class Check(Listed):
         """Everything wrong that this question finds, in set-based SQL, as it comes."""
         raise NotImplementedError
 
-    @classmethod
-    def row_of(cls, code: str, subject: str) -> tuple[str, Key] | None:
-        """Table and key of the row that a finding is about; None where there is none."""
-        return cls.model._meta.db_table, subject
-
     def sentence(self, found: Found) -> str:
         """What is wrong, in words: the code's, with its `data` put in."""
-        words = str(self.reasons.get(found.code, found.code))
+        words = str(self.sentences.get(found.code) or self.reasons.get(found.code, found.code))
         return words % found.data if "%(" in words else words
+
+    def place(self, found: Found) -> tuple[str, Key]:
+        """Table and key of the row that it is about."""
+        return self.model._meta.db_table, found.subject
 
     def report(self, found: Sequence[Found]) -> dict[str, Any]:
         """The JSON object of the answer."""

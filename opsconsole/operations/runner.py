@@ -520,7 +520,6 @@ def operation_of(run: Run) -> Operation:
     cls = registry.operation(run.operation)
     operation = operation_on(cls, store_of(run), run.params)
     operation.as_of = datetime.fromisoformat(run.plan["as_of"])
-    operation.run_id = run.pk
     return operation
 
 
