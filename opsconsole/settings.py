@@ -62,6 +62,7 @@ INSTALLED_APPS = [
     "django_structlog",
     "opsconsole.stores",
     "opsconsole.operations",
+    "opsconsole.care",
     "opsconsole",
     "tasks",
     "audits",
@@ -253,6 +254,11 @@ LOGGING = {
 RUN_HOLD_FILE = env.str("RUN_HOLD_FILE", default="")
 RUN_HOLD_MAX_REPLICA_LAG_SECONDS = env.float("RUN_HOLD_MAX_REPLICA_LAG_SECONDS", default=None)
 RUN_HOLD_MAX_ACTIVE_CONNECTIONS = env.int("RUN_HOLD_MAX_ACTIVE_CONNECTIONS", default=None)
+
+# --- backups -------------------------------------------------------------------------------------------
+
+BACKUP_MAX_AGE_HOURS = env.float("BACKUP_MAX_AGE_HOURS", default=24.0)
+BACKUP_ENCRYPTION_KEY = env.str("BACKUP_ENCRYPTION_KEY", default="")
 
 # --- theme ----------------------------------------------------------------------------------------------
 
