@@ -117,22 +117,23 @@ def copy_database(store: Store, target: Path) -> None:
         in_one_step = source.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         if not in_one_step:
             try:
-                source.backup(copy, pages=PORTION_PAGES, progress=_progress(bounded=True), sleep=0.005)
+                source.backup(copy, pages=PORTION_PAGES, progress=progress(bounded=True), sleep=0.005)
             except _SetBack:
                 in_one_step = True
         if in_one_step:
-            source.backup(copy, progress=_progress(bounded=False), sleep=0.05)
+            source.backup(copy, progress=progress(bounded=False), sleep=0.05)
 
 
 class _SetBack(Exception):
     """Writers keep setting the copy back to its beginning."""
 
 
-def _progress(*, bounded: bool) -> Any:
+def progress(*, bounded: bool) -> Any:
+    """What SQLite calls after each step of a copy: it ends what a lock, or writers if `bounded`, hold up for ever."""
     least, restarts = float("inf"), 0
     locked_since: float | None = None
 
-    def progress(status: int, remaining: int, total: int) -> None:
+    def look(status: int, remaining: int, total: int) -> None:
         nonlocal least, restarts, locked_since
         if status in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             locked_since = locked_since or time.monotonic()
@@ -146,7 +147,7 @@ def _progress(*, bounded: bool) -> Any:
                 raise _SetBack
         least = remaining
 
-    return progress
+    return look
 
 
 def checked_rows(connection: sqlite3.Connection) -> dict[str, int]:

@@ -97,4 +97,4 @@ def values_of(cls: type[Operation], options: Mapping[str, Any]) -> dict[str, Any
 
 
 def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return "--" + name.rstrip("_").replace("_", "-")  # a field called after a word of Python's has one behind it

@@ -134,7 +134,7 @@ def add_verb(verbs: Any, name: str, *, help: str, examples: tuple[str, ...] = ()
 
 def flag_of(parameter: str) -> str:
     """How a parameter is given on the command line."""
-    return "--" + parameter.replace("_", "-")
+    return "--" + parameter.rstrip("_").replace("_", "-")
 
 
 def _interrupt(number: int, frame: Any) -> None:
