@@ -62,6 +62,7 @@ INSTALLED_APPS = [
     "django_structlog",
     "opsconsole.stores",
     "opsconsole.operations",
+    "opsconsole.care",
     "opsconsole",
     "tasks",
     "audits",
@@ -264,11 +265,15 @@ globals().update(env.email_url("EMAIL_URL", default="smtp://localhost:25"))
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.str("ALERT_FROM", default="opsconsole@localhost")
 
-# --- destructive runs, and HELIX -------------------------------------------------------------------------
+# --- HELIX --------------------------------------------------------------------------------------------
 
-BACKUP_MAX_AGE_HOURS = env.float("BACKUP_MAX_AGE_HOURS", default=24.0)
 HELIX_MAX_RETRY_COUNT = env.int("HELIX_MAX_RETRY_COUNT", default=3)
 HELIX_HEALTH_URL = env.str("HELIX_HEALTH_URL", default="")
+
+# --- backups -------------------------------------------------------------------------------------------
+
+BACKUP_MAX_AGE_HOURS = env.float("BACKUP_MAX_AGE_HOURS", default=24.0)
+BACKUP_ENCRYPTION_KEY = env.str("BACKUP_ENCRYPTION_KEY", default="")
 
 # --- theme ----------------------------------------------------------------------------------------------
 

@@ -50,13 +50,11 @@ class RepairDirtyJobs(Operation):
     figure_labels = {"in_scope": _("jobs to repair"), "vanished_tasks": _("vanished tasks with artifacts")}
 
     _listed: tuple[QuerySet[Any], list[int]] | None = None
-    _named = False  # somebody has named the jobs
 
     def scope(self) -> QuerySet[HelixJob]:
         return self.domain().filter(pk__in=dirty_jobs(REPAIRED))
 
     def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
-        self._named = True
         return self.domain().filter(pk__in=among(self.at, keys))
 
     def bound(self) -> Key | None:
@@ -65,7 +63,7 @@ class RepairDirtyJobs(Operation):
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         # The questions are asked once, not for every job: `change` judges each anew.
         if self._listed is None or self._listed[0] is not units:
-            vanished = [] if self._named else [-task for task in orphaned_tasks(self.at)]
+            vanished = [] if self.selected else [-task for task in orphaned_tasks(self.at)]
             self._listed = units, sorted([*vanished, *units.values_list("pk", flat=True)])
         keys = [key for key in self._listed[1] if (after is None or key > int(after)) and key <= int(bound)]
         for start in range(0, len(keys), limit):
@@ -109,7 +107,7 @@ class RepairDirtyJobs(Operation):
 
     def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         jobs = narrow(self.scope()).count()
-        vanished = 0 if self._named else len(orphaned_tasks(self.at))
+        vanished = 0 if self.selected else len(orphaned_tasks(self.at))
         return {"in_scope": jobs + vanished, "vanished_tasks": vanished}
 
     def action_label(self, count: int) -> str:

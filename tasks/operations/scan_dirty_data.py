@@ -11,6 +11,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.operations.base import Check, Found, Priority, Schedule
+from opsconsole.stores.rows import Key
 from tasks.dirty_data import NEEDS, QUESTIONS, ask
 from tasks.models import HelixJob
 
@@ -30,6 +31,14 @@ class ScanDirtyData(Check):
     questions = tuple(QUESTIONS)
     schedule = Schedule("0 */6 * * *")
     reasons = {
+        "A": _("a completed task without artifact"),
+        "B": _("artifacts of a failed or vanished task"),
+        "C": _("a job in progress whose tasks have all failed"),
+        "D": _("a job in progress with a failed task that used up its retries"),
+        "E": _("a job in progress with some failed tasks"),
+        "F": _("artifacts on a task that is still to be worked on"),
+    }
+    sentences = {
         "A": _("completed tasks without artifact: %(tasks)s"),
         "B": _("artifacts of failed or vanished tasks: %(artifacts)s"),
         "C": _("in progress, and all its tasks have failed: %(tasks)s"),
@@ -61,7 +70,12 @@ class ScanDirtyData(Check):
 
     def sentence(self, found: Found) -> str:
         counts = {"tasks": len(found.data["task_ids"]), "artifacts": len(found.data["artifact_ids"])}
-        return str(self.reasons[found.code]) % counts
+        return str(self.sentences[found.code]) % counts
+
+    def place(self, found: Found) -> tuple[str, Key]:
+        """The job; where it is not known, the first of the artifacts that nobody has."""
+        job = found.data["job_id"]
+        return ("artifacts", found.data["artifact_ids"][0]) if job is None else ("jobs", job)
 
     def as_json(self, found: Found) -> dict[str, Any]:
         return {"type": found.code, **found.data, "priority": found.priority, "detail": self.sentence(found)}

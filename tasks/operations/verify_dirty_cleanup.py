@@ -9,6 +9,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.operations.base import Check, Found
+from opsconsole.stores.rows import Key
 from tasks.dirty_data import FETCHED_ROWS, NEEDS
 from tasks.models import HelixJob
 
@@ -36,6 +37,10 @@ class VerifyDirtyCleanup(Check):
     model = HelixJob
     questions = tuple(QUERIES)
     reasons = {
+        "orphaned_artifact": _("an artifact whose task is gone"),
+        "completed_without_artifact": _("a completed task without artifact"),
+    }
+    sentences = {
         "orphaned_artifact": _("artifact %(artifact_id)s (%(name)s) refers to task %(task_id)s, which is gone"),
         "completed_without_artifact": _(
             "task %(task_id)s of job %(job_id)s (%(agent_id)s) is completed without artifact"
@@ -45,6 +50,9 @@ class VerifyDirtyCleanup(Check):
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {model: columns for model, columns in NEEDS.items() if model is not HelixJob}
+
+    def place(self, found: Found) -> tuple[str, Key]:
+        return ("artifacts" if found.code == "orphaned_artifact" else "tasks"), found.subject
 
     def ask(self, question: str) -> Iterable[Found]:
         with self.at.connection.cursor() as cursor:
