@@ -122,9 +122,9 @@ def create(vendor: str, url: str, statements: Sequence[str], inserts: Sequence[t
         return
     with psycopg.connect(url) as pg:
         for statement in statements:
-            pg.execute(statement)  # type: ignore[call-overload]
+            pg.execute(statement)
         for sql, values in inserts:
-            pg.execute(sql.replace("?", "%s"), values)  # type: ignore[call-overload]
+            pg.execute(sql.replace("?", "%s"), values)
         for table in ("jobs", "tasks", "artifacts"):
             pg.execute(f"SELECT setval('{table}_id_seq', 1000000)")
 

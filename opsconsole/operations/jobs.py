@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -44,10 +44,10 @@ OPERATION_PREFIX = "operation: "
 # --- what people start ------------------------------------------------------------------------------------
 
 
-def confirm(run: Run, actor: Actor) -> Run:
+def confirm(run: Run, actor: Actor, checked: Sequence[str] = ()) -> Run:
     """Lock a plan's targets and queue it: both or neither."""
     with transaction.atomic():
-        runner.confirm(run, actor, background=True)
+        runner.confirm(run, actor, background=True, checked=checked)
         if run.status == Status.QUEUED:
             wake(run)
     return run

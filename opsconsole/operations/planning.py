@@ -118,7 +118,7 @@ class Plan:
     counted: bool = False
     rows_digest: str = ""  # of the very rows, where rows go
     rows: dict[str, int] = field(default_factory=dict)  # table → rows that would be written
-    shown: dict[str, str] = field(default_factory=dict)  # of an exact operation: unit → digest of what becomes of it
+    shown: list[tuple[Key, str]] = field(default_factory=list)  # of an exact operation: units, what becomes of each
 
     @property
     def total(self) -> int:
@@ -227,15 +227,16 @@ def _noted(planned: Plan) -> Callable[[Any], Outcome] | None:
 
     def change(unit: Any) -> Outcome:
         outcome = operation.change(unit)
-        if isinstance(outcome, Changed):
-            planned.shown[str(unit.pk)] = digest_of(outcome)
+        planned.shown.append((unit.pk, digest_of(outcome)))
         return outcome
 
     return change
 
 
-def digest_of(outcome: Changed) -> str:
-    """Of all that a unit's change would write, and what it stood on."""
+def digest_of(outcome: Outcome) -> str:
+    """Of all that a unit's change would write, and what it stood on; of a unit that stays, nothing."""
+    if not isinstance(outcome, Changed):
+        return ""
     return hashlib.sha256(orjson.dumps([outcome.reason, outcome.rows], default=str)).hexdigest()[:16]
 
 

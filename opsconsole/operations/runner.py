@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 import opsconsole
-from opsconsole.operations import alerts, findings, registry
+from opsconsole.operations import alerts, checklist, findings, registry
 from opsconsole.operations.base import (
     DEFAULT_BATCH_SIZE,
     Changed,
@@ -228,7 +228,7 @@ def plan_of(run: Run) -> Plan:
         counted=kept["counted"],
         rows_digest=kept["rows_digest"],
         rows=kept.get("rows", {}),
-        shown=kept.get("shown", {}),
+        shown=kept.get("shown", []),
     )
 
 
@@ -247,14 +247,17 @@ def recheck(run: Run) -> None:
         raise PlanDrifted(_("The store has changed since this plan: nothing was written."))
 
 
-def confirm(run: Run, actor: Actor, *, background: bool) -> Run:
+def confirm(run: Run, actor: Actor, *, background: bool, checked: Sequence[str] = ()) -> Run:
     """A person says yes to a drafted plan: lock its targets, and queue it or take it at once.
 
-    Raises UnableToRun when another run holds a target.
+    `checked`: the items of the checklist that this person confirms. Raises UnableToRun when they do not
+    do, or when another run holds a target.
     """
     if Hold.objects.exists():
         raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
-    approval = needs_approval(registry.operation(run.operation))
+    operation = operation_of(run)
+    require_grounds(run, operation, actor, checked)
+    approval = needs_approval(type(operation))
     status = Status.AWAITING_APPROVAL if approval else Status.QUEUED if background else Status.RUNNING
     with transaction.atomic():
         _take_locks(run)
@@ -264,8 +267,22 @@ def confirm(run: Run, actor: Actor, *, background: bool) -> Run:
             run.generation += 1
             run.started_at = timezone.now()
             run.save(update_fields=("worker", "generation", "started_at"))
-        record(run, "confirmed", actor, digest=run.digest, background=background)
+        record(run, "confirmed", actor, digest=run.digest, background=background, checklist=list(checked))
     return run
+
+
+def require_grounds(run: Run, operation: Operation, actor: Actor, checked: Sequence[str]) -> None:
+    """Raises UnableToRun where a plan may not be confirmed so: no reason given, checklist, age of the backup."""
+    cls = type(operation)
+    if operation.wants_note and not run.note.strip():
+        raise UnableToRun(_("Say why: this needs a note."))
+    if operation.exact and not run.plan["counted"]:
+        raise UnableToRun(_("The outcomes are not counted yet."))
+    unchecked = checklist.missing(cls, checked) if actor.trigger != Trigger.SCHEDULE else []
+    if unchecked:
+        raise UnableToRun(_("Not confirmed of the checklist: %(items)s.") % {"items": ", ".join(unchecked)})
+    if objection := checklist.objection(cls, operation.at):
+        raise UnableToRun(objection)
 
 
 def approve(run: Run, actor: Actor) -> None:
@@ -274,6 +291,8 @@ def approve(run: Run, actor: Actor) -> None:
         raise UnableToRun(_("Run %(run)d does not wait for approval.") % {"run": run.pk})
     if run.started_by == actor.name or (run.user_id and actor.user and run.user_id == actor.user.pk):
         raise UnableToRun(_("Run %(run)d needs a second person: you planned it.") % {"run": run.pk})
+    if objection := checklist.objection(registry.operation(run.operation), store_of(run)):
+        raise UnableToRun(objection)
     with transaction.atomic():
         _move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE)
         record(run, "approved", actor, digest=run.digest)
@@ -584,6 +603,10 @@ class Runner:
         self.store = self.operation.at
         self.selection = Selection(**run.selection)
         self.units = chosen_units(self.operation, self.selection)
+        self._shown: dict[Key, str] = {}
+        if self.operation.exact:
+            self._shown = dict(run.plan["shown"])
+            self.units = self.operation.choose(self.units, list(self._shown))
         self.size = run.batch_size
         self.request = Request(run.request)
         self._writer = _Writer(self.store)
@@ -704,8 +727,7 @@ class Runner:
     def _as_shown(self, unit: Any) -> Outcome:
         """What becomes of a unit that still is as the plan showed it."""
         outcome = self.operation.change(unit)
-        shown = self.run.plan["shown"].get(str(unit.pk))
-        if isinstance(outcome, Changed) and digest_of(outcome) != shown:
+        if digest_of(outcome) != self._shown.get(unit.pk):
             return Skip("changed_since")
         return outcome
 

@@ -50,11 +50,13 @@ class RepairDirtyJobs(Operation):
     figure_labels = {"in_scope": _("jobs to repair"), "vanished_tasks": _("vanished tasks with artifacts")}
 
     _listed: tuple[QuerySet[Any], list[int]] | None = None
+    _vanished: list[int] | None = None  # among those chosen; None where nothing was chosen
 
     def scope(self) -> QuerySet[HelixJob]:
         return self.domain().filter(pk__in=dirty_jobs(REPAIRED))
 
     def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+        self._vanished = [int(key) for key in keys if int(key) < 0]
         return self.domain().filter(pk__in=among(self.at, keys))
 
     def bound(self) -> Key | None:
@@ -63,7 +65,9 @@ class RepairDirtyJobs(Operation):
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         # The questions are asked once, not for every job: `change` judges each anew.
         if self._listed is None or self._listed[0] is not units:
-            vanished = [] if self.selected else [-task for task in orphaned_tasks(self.at)]
+            vanished = self._vanished
+            if vanished is None:
+                vanished = [] if self.selected else [-task for task in orphaned_tasks(self.at)]
             self._listed = units, sorted([*vanished, *units.values_list("pk", flat=True)])
         keys = [key for key in self._listed[1] if (after is None or key > int(after)) and key <= int(bound)]
         for start in range(0, len(keys), limit):
