@@ -226,8 +226,9 @@ def _noted(planned: Plan) -> Callable[[Any], Outcome] | None:
         return None
 
     def change(unit: Any) -> Outcome:
+        planned.shown.append((unit.pk, ""))
         outcome = operation.change(unit)
-        planned.shown.append((unit.pk, digest_of(outcome)))
+        planned.shown[-1] = (unit.pk, digest_of(outcome))
         return outcome
 
     return change

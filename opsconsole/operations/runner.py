@@ -45,7 +45,6 @@ import opsconsole
 from opsconsole.operations import alerts, checklist, findings, registry
 from opsconsole.operations.base import (
     DEFAULT_BATCH_SIZE,
-    Changed,
     Check,
     Item,
     Operation,
