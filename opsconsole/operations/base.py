@@ -13,7 +13,7 @@ from django.db import models
 from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext, pgettext_lazy
 
 from opsconsole.display import figure
 from opsconsole.stores.rows import Key
@@ -76,7 +76,7 @@ class Priority(models.TextChoices):
     """How soon a finding should be seen to, most urgent first."""
 
     IMMEDIATE = "immediate", _("immediate")
-    PLANNED = "planned", _("planned")
+    PLANNED = "planned", pgettext_lazy("priority", "planned")
     PERIODIC = "periodic", _("periodic")
 
 
