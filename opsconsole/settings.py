@@ -62,11 +62,11 @@ INSTALLED_APPS = [
     "django_structlog",
     "opsconsole.stores",
     "opsconsole.operations",
-    "opsconsole.care",
     "opsconsole",
     "tasks",
     "audits",
     "roadmaps",
+    "opsconsole.care",  # after the platforms: its sample data measures theirs
 ]
 
 MIDDLEWARE = [
@@ -277,9 +277,13 @@ UNFOLD = {
     "SHOW_HISTORY": False,
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_LANGUAGES": True,
+    "DASHBOARD_CALLBACK": "opsconsole.care.front.front_context",
     "GLOBAL_CALLBACK": "opsconsole.admin.site_context",
     "ENVIRONMENT_TITLE_PREFIX": "opsconsole.admin.title_prefix",
-    "STYLES": [lambda request: static("opsconsole/console.css")],
+    "STYLES": [
+        lambda request: static("opsconsole/console.css"),
+        lambda request: static("opsconsole/front.css"),
+    ],
     "SCRIPTS": [lambda request: static("opsconsole/console.js")],
     "SIDEBAR": {"show_search": True, "navigation": "opsconsole.admin.navigation"},
     "COLORS": {

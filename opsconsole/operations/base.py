@@ -92,6 +92,13 @@ class Found(NamedTuple):
     priority: str = Priority.PLANNED.value
 
 
+class Problem(NamedTuple):
+    """What units in scope mean where they should not be there: what they are called, and how soon to see to them."""
+
+    kind: Any
+    priority: str = Priority.PLANNED.value
+
+
 class Schedule(NamedTuple):
     """When the operation runs by itself, once somebody has switched it on."""
 
@@ -116,6 +123,7 @@ class Operation:
     cluster: ClassVar[str] = ""  # LONG_CLUSTER where one unit may take more than minutes
     about_runs: ClassVar[bool] = False  # its units come from another run: parameter `run`
     schedule: ClassVar[Schedule | None] = None
+    problem: ClassVar[Problem | None] = None  # set: units in scope stand on the front page
     reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, unfit units and kinds of change
     figure_labels: ClassVar[Mapping[str, Any]] = {"in_scope": _("in scope")}  # figure → words
     Params: type[forms.Form] = forms.Form
@@ -298,6 +306,7 @@ class Check(Listed):
     undoable = False
     questions: ClassVar[tuple[str, ...]]
     repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation whose plan repairs it
+    kinds: ClassVar[Mapping[str, Any]] = {}  # code → what such problems are called, all together
     chosen: Sequence[Key] | None = None  # subjects that somebody names; such an answer is no scan and is not kept
 
     def items(self) -> Sequence[str]:
