@@ -66,6 +66,7 @@ INSTALLED_APPS = [
     "tasks",
     "audits",
     "roadmaps",
+    "opsconsole.care",  # after the platforms: its sample data measures theirs
 ]
 
 MIDDLEWARE = [
@@ -254,6 +255,11 @@ RUN_HOLD_FILE = env.str("RUN_HOLD_FILE", default="")
 RUN_HOLD_MAX_REPLICA_LAG_SECONDS = env.float("RUN_HOLD_MAX_REPLICA_LAG_SECONDS", default=None)
 RUN_HOLD_MAX_ACTIVE_CONNECTIONS = env.int("RUN_HOLD_MAX_ACTIVE_CONNECTIONS", default=None)
 
+# --- backups -------------------------------------------------------------------------------------------
+
+BACKUP_MAX_AGE_HOURS = env.float("BACKUP_MAX_AGE_HOURS", default=24.0)
+BACKUP_ENCRYPTION_KEY = env.str("BACKUP_ENCRYPTION_KEY", default="")
+
 # --- theme ----------------------------------------------------------------------------------------------
 
 UNFOLD = {
@@ -271,9 +277,13 @@ UNFOLD = {
     "SHOW_HISTORY": False,
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_LANGUAGES": True,
+    "DASHBOARD_CALLBACK": "opsconsole.care.front.front_context",
     "GLOBAL_CALLBACK": "opsconsole.admin.site_context",
     "ENVIRONMENT_TITLE_PREFIX": "opsconsole.admin.title_prefix",
-    "STYLES": [lambda request: static("opsconsole/console.css")],
+    "STYLES": [
+        lambda request: static("opsconsole/console.css"),
+        lambda request: static("opsconsole/front.css"),
+    ],
     "SCRIPTS": [lambda request: static("opsconsole/console.js")],
     "SIDEBAR": {"show_search": True, "navigation": "opsconsole.admin.navigation"},
     "COLORS": {

@@ -92,6 +92,13 @@ class Found(NamedTuple):
     priority: str = Priority.PLANNED.value
 
 
+class Problem(NamedTuple):
+    """What units in scope mean where they should not be there: what they are called, and how soon to see to them."""
+
+    kind: Any
+    priority: str = Priority.PLANNED.value
+
+
 class Schedule(NamedTuple):
     """When the operation runs by itself, once somebody has switched it on."""
 
@@ -111,14 +118,17 @@ class Operation:
     undoable: ClassVar[bool] = True
     batch_size: int | None = None  # set: fixed, and --batch-size is refused
     locks_units: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
+    touches_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
     selects: ClassVar[bool] = True  # its units are rows of `model`, and people may choose among them
     cluster: ClassVar[str] = ""  # LONG_CLUSTER where one unit may take more than minutes
     about_runs: ClassVar[bool] = False  # its units come from another run: parameter `run`
     schedule: ClassVar[Schedule | None] = None
+    problem: ClassVar[Problem | None] = None  # set: units in scope stand on the front page
     reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, unfit units and kinds of change
     figure_labels: ClassVar[Mapping[str, Any]] = {"in_scope": _("in scope")}  # figure → words
     Params: type[forms.Form] = forms.Form
     act: Callable[[Any], Outcome] | None = None  # does a unit itself, instead of row changes: see `Act`
+    run_id: int | None = None  # the run that works on it; none while it is planned
 
     name: ClassVar[str]  # <app>.<verb_object>, from where the class stands
 
@@ -169,6 +179,16 @@ class Operation:
 
     def finished(self, run_id: int) -> None:
         """Called after the last batch of a run, before it ends."""
+
+    @classmethod
+    def made(cls, run_id: int) -> dict[str, Any]:
+        """What a run left beside changed rows, such as a file: shown at its end."""
+        return {}
+
+    @classmethod
+    def occasions(cls) -> Iterable[Mapping[str, Any]]:
+        """The parameters of what its schedule starts: a run each."""
+        return [{}]
 
     def action_label(self, count: int) -> str:
         """What the button says: a verb and the figure."""
@@ -287,6 +307,7 @@ class Check(Listed):
     questions: ClassVar[tuple[str, ...]]
     sentences: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s out of `data`; else `reasons`
     repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation whose plan repairs it
+    kinds: ClassVar[Mapping[str, Any]] = {}  # code → what such problems are called, all together
     chosen: Sequence[Key] | None = None  # subjects that somebody names; such an answer is no scan and is not kept
 
     def items(self) -> Sequence[str]:

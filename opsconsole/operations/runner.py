@@ -480,7 +480,11 @@ def store_of(run: Run) -> Store:
     """The store of a run, attached again if it was a file. Refuses another database in its place."""
     if run.attached_path:
         cls = registry.operations().get(run.operation)
-        store = attach_file(run.store, run.attached_path, read_only=cls is not None and issubclass(cls, Check))
+        store = attach_file(
+            run.store,
+            run.attached_path,
+            read_only=cls is not None and (issubclass(cls, Check) or not cls.touches_store),
+        )
     else:
         store = Store(run.store, run.store)
     if store.identity() != run.identity:
@@ -554,6 +558,7 @@ class Runner:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.operation = operation_of(run)
+        self.operation.run_id = run.pk
         self.store = self.operation.at
         self.selection = Selection(**run.selection)
         self.units = chosen_units(self.operation, self.selection)
