@@ -113,6 +113,7 @@ ICONS = {
     "auth.group": "group",
     "operations.run": "play_circle",
     "operations.event": "history",
+    "operations.alert": "notifications",
     "django_q.schedule": "schedule",
     "django_q.ormq": "hourglass_top",
     "django_q.success": "task_alt",

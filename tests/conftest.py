@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg
 import pytest
 
-from tests import agentos
+from tests import agentos, helix
 from tests.postgres import NoServer, hold, release, shared_server, start_server
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -201,6 +201,36 @@ def make_attached(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[An
     forget_attached()
     for name in filter(None, dropped):
         request.getfixturevalue("postgres").drop_database(name)
+
+
+HELIX_ENGINES = ("sqlite", "postgresql-enum", "postgresql-text")
+
+
+@pytest.fixture
+def make_helix(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Makes somebody else's HELIX stores: `make_helix("postgresql-enum", jobs, orphans=[(artifact, task)])`."""
+    from opsconsole.stores.store import attach_file
+
+    made: list[str] = []
+
+    def make(engine: str, jobs: list[helix.Job], *, orphans: Sequence[tuple[int, int]] = ()) -> Store:
+        vendor, _, kind = engine.partition("-")
+        inserts = [*helix.rows(jobs), *(helix.orphan(*one) for one in orphans)]
+        statements = helix.ddl(vendor, enums=kind == "enum", keys=not orphans)
+        made.append(vendor)
+        if vendor == "sqlite":
+            path = tmp_path / f"helix-{len(made)}.db"
+            helix.create(vendor, str(path), statements, inserts)
+            return attach_file("helix", path)
+        url = request.getfixturevalue("postgres").create_database(f"helix_{len(made)}")
+        helix.create(vendor, url, statements, inserts)
+        return attach_url("helix", url)
+
+    yield make
+    forget_attached()
+    for number, vendor in enumerate(made, 1):
+        if vendor != "sqlite":
+            request.getfixturevalue("postgres").drop_database(f"helix_{number}")
 
 
 @pytest.fixture(params=ENGINES)

@@ -49,7 +49,8 @@ def plan_whole(operation: Operation) -> Plan:
 
 def start(operation: Operation, **options: Any) -> Run:
     """Plan and confirm; the run is this process's to work on."""
-    run = runner.draft(planning.plan(operation), TESTER, **options)
+    planned = plan_whole(operation) if operation.exact else planning.plan(operation)
+    run = runner.draft(planned, TESTER, **options)
     return runner.confirm(run, TESTER, background=False)
 
 

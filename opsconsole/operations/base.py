@@ -120,6 +120,7 @@ class Operation:
     locks_units: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
     touches_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
     selects: ClassVar[bool] = True  # its units are rows of `model`, and people may choose among them
+    exact: ClassVar[bool] = False  # a unit that is no longer as the plan showed it is skipped: for few, dear units
     cluster: ClassVar[str] = ""  # LONG_CLUSTER where one unit may take more than minutes
     about_runs: ClassVar[bool] = False  # its units come from another run: parameter `run`
     schedule: ClassVar[Schedule | None] = None
@@ -129,6 +130,7 @@ class Operation:
     Params: type[forms.Form] = forms.Form
     act: Callable[[Any], Outcome] | None = None  # does a unit itself, instead of row changes: see `Act`
     run_id: int | None = None  # the run that works on it; none while it is planned
+    selected = False  # whether somebody chose among its units
 
     name: ClassVar[str]  # <app>.<verb_object>, from where the class stands
 
@@ -176,6 +178,15 @@ class Operation:
             )
             % {"count": remaining}
         ]
+
+    @property
+    def wants_note(self) -> bool:
+        """Whether nobody may confirm it without saying why."""
+        return False
+
+    def facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+        """Item of the checklist (see `checklist.py`) → what the operation can say about it, of `units`."""
+        return {}
 
     def finished(self, run_id: int) -> None:
         """Called after the last batch of a run, before it ends."""

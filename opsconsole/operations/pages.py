@@ -24,7 +24,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from opsconsole.display import copyable, difference, duration, duration_range, figure, moment
-from opsconsole.operations import findings, jobs, registry, runner
+from opsconsole.operations import checklist, findings, jobs, registry, runner
 from opsconsole.operations.base import Check, Operation, Risk
 from opsconsole.operations.models import ENDED, RESUMABLE, Batch, Finding, Hold, Request, Run, Status
 from opsconsole.operations.planning import OUTCOMES, UnableToPlan, advice
@@ -395,6 +395,21 @@ class PlanPage(_Page):
     def typed(self) -> str:
         """What must be typed to confirm; empty where a click is enough."""
         return self.cls.name if self.cls is not None and runner.needs_typing(self.cls) else ""
+
+    @cached_property
+    def checklist(self) -> list[checklist.Line]:
+        """What deletes has one: facts, and what a person confirms."""
+        return [] if self.problem else checklist.lines(runner.plan_of(self.run))
+
+    @property
+    def asks_checklist(self) -> bool:
+        """Whether its items must be confirmed here."""
+        return self.cls is not None and checklist.is_asked(self.cls)
+
+    @cached_property
+    def objection(self) -> str:
+        """Why it can't be confirmed now."""
+        return "" if self.problem or self.cls is None else checklist.objection(self.cls, self.operation.at)
 
     @property
     def approval(self) -> bool:

@@ -228,6 +228,7 @@ def _plan_page(
         error=error,
         drift=drift,
         typed_error=typed_error,
+        checked=request.POST.getlist("checked"),
         may_operate=request.user.has_perm("operations.operate_run"),
     )
 
@@ -283,7 +284,7 @@ def confirm(request: HttpRequest, pk: int) -> HttpResponse:
         return _plan_page(request, run, error=str(error), status=409)
     run.save(update_fields=("note", "fast", "batch_size"))
     try:
-        jobs.confirm(run, actor)
+        jobs.confirm(run, actor, request.POST.getlist("checked"))
     except REFUSALS as error:
         run.refresh_from_db()
         return _plan_page(request, run, error=str(error), status=409)
