@@ -9,6 +9,7 @@ from django.contrib import admin
 from django.urls import URLPattern, include, path, re_path
 from django.views.generic import RedirectView
 
+from opsconsole.api import console
 from opsconsole.operations import views
 
 
@@ -31,6 +32,7 @@ urlpatterns = [
         admin.site.admin_view(views.act),
         name="run-act",
     ),
+    path("api/", include(console.urls())),
     path("admin/", admin.site.urls),
     path("", RedirectView.as_view(pattern_name="operations")),
 ]
