@@ -17,19 +17,24 @@ from tasks.models.agentos import (
     WebuiMessage,
     WebuiSession,
 )
+from tasks.models.records import ExecutionStatus, Stage, TaskStatus, TestRecord
 
 __all__ = [
+    "ExecutionStatus",
     "KbChunk",
     "KbEmbedding",
     "KbSource",
     "MemoryItem",
     "Project",
     "ProjectRepo",
+    "Stage",
     "Task",
     "TaskArtifactRef",
     "TaskDependency",
     "TaskLineage",
     "TaskRepoScope",
+    "TaskStatus",
+    "TestRecord",
     "WebuiMessage",
     "WebuiSession",
 ]
