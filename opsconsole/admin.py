@@ -111,6 +111,7 @@ def title_prefix(request: HttpRequest) -> str:
 ICONS = {
     "auth.user": "person",
     "auth.group": "group",
+    "api.token": "key",
     "operations.run": "play_circle",
     "operations.event": "history",
     "operations.alert": "notifications",
@@ -126,8 +127,8 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     groups: dict[str, list[type[models.Model]]] = {name: [] for name in ("operations", *TITLES, "django_q", "auth")}
     for model, model_admin in admin.site._registry.items():
         if model_admin.has_view_permission(request):
-            store = store_of(model)
-            groups.setdefault(model._meta.app_label if store == DEFAULT else store, []).append(model)
+            store, label = store_of(model), model._meta.app_label
+            groups.setdefault(PLACES.get(label, label) if store == DEFAULT else store, []).append(model)
     titles = {**TITLES, "operations": _("Operations"), "django_q": _("Queue"), "auth": _("Accounts")}
     sidebar: list[dict[str, Any]] = [
         {"title": titles.get(name, name), "separator": True, "items": [_item(model) for model in found]}
@@ -145,6 +146,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     return sidebar
 
 
+PLACES = {"api": "auth"}  # apps that stand with another's tables
 NAMES = {
     "django_q.schedule": gettext_lazy("Schedules"),
     "django_q.ormq": gettext_lazy("Waiting jobs"),

@@ -13,7 +13,7 @@ VIEWERS, OPERATORS = "Viewers", "Operators"
 def make_groups() -> None:
     """Make both groups, or give them the rights that new models have brought."""
     views = Permission.objects.filter(codename__startswith="view_").exclude(
-        content_type__app_label__in=("auth", "sessions", "axes", "contenttypes", "admin")
+        content_type__app_label__in=("auth", "sessions", "axes", "contenttypes", "admin", "api")
     )
     operates = Permission.objects.filter(
         content_type__app_label="operations", codename__in=("operate_run", "approve_run", "change_switch")

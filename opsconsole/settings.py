@@ -62,6 +62,7 @@ INSTALLED_APPS = [
     "django_structlog",
     "opsconsole.stores",
     "opsconsole.operations",
+    "opsconsole.api",
     "opsconsole",
     "tasks",
     "audits",

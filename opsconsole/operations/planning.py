@@ -109,7 +109,7 @@ class Plan:
     operation: Operation
     selection: Selection
     bound: Key | None
-    before: dict[str, int]
+    before: dict[str, Any]
     reasons: dict[str, dict[str, int]] = field(default_factory=lambda: {name: {} for name in OUTCOMES})
     sample: list[dict[str, Any]] = field(default_factory=list)
     batches: int = 0
@@ -122,7 +122,12 @@ class Plan:
 
     @property
     def total(self) -> int:
-        return self.before["in_scope"]
+        return int(self.before["in_scope"])
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """The figures that say whether the store is still as it was."""
+        return {name: value for name, value in self.before.items() if name not in self.operation.observed}
 
     @cached_property
     def units(self) -> QuerySet[Any]:
@@ -160,7 +165,7 @@ def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # n
     return Plan(operation, selection, bound, before)
 
 
-def measure(operation: Operation, selection: Selection, bound: Key) -> dict[str, int]:
+def measure(operation: Operation, selection: Selection, bound: Key) -> dict[str, Any]:
     """The operation's figures over what was selected, up to the bound."""
 
     def narrow(units: QuerySet[Any]) -> QuerySet[Any]:
