@@ -154,6 +154,10 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         url = reverse("operations")
         everything = {"title": _("All operations"), "icon": "tactic", "link": url, "active": request.path == url}
         sidebar[0]["items"].insert(0, everything)
+    if any(request.user.has_perm(f"tasks.view_{name}") for name in ("memoryitem", "kbchunk")):
+        url = reverse("search")
+        item = {"title": _("Search"), "icon": "search", "link": url, "active": request.path == url}
+        sidebar.insert(0, {"items": [item]})
     return sidebar
 
 

@@ -10,6 +10,7 @@ from django.urls import URLPattern, include, path, re_path
 from django.views.generic import RedirectView
 
 from opsconsole.operations import views
+from tasks.views import search_page
 
 
 def _page(route: str, view: Callable[..., Any], name: str) -> URLPattern:
@@ -31,6 +32,7 @@ urlpatterns = [
         admin.site.admin_view(views.act),
         name="run-act",
     ),
+    path("admin/search/", admin.site.admin_view(search_page), name="search"),
     path("admin/", admin.site.urls),
     path("", RedirectView.as_view(pattern_name="operations")),
 ]

@@ -223,12 +223,21 @@ class Store:
     def unknown(self) -> list[str]:
         """Tables and columns that the models don't know: they are left alone."""
         known = {model._meta.db_table: set(_columns(model)) for model in self.models()}
+        own = ("django_migrations", "schema_version")
+        indexes = tuple(f"{name}_" for name in self.virtual_tables())  # what they keep their content in
         return [
             name
             for table, columns in sorted(self.tables.items())
             for name in ([table] if table not in known else [f"{table}.{c}" for c in columns if c not in known[table]])
-            if table not in {"django_migrations", "schema_version"}
+            if table not in own and not table.startswith(indexes)
         ]
+
+    def virtual_tables(self) -> list[str]:
+        """SQLite's, such as full-text indexes: they hold no rows of their own, and may need a module we lack."""
+        if self.vendor != "sqlite":
+            return []
+        rows = self._rows("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage = 0")
+        return [str(row[0]) for row in rows]
 
     def indexes_on(self, table: str, columns: Iterable[str]) -> list[str]:
         """Names of the indexes of `table` that hold one of `columns`."""
@@ -345,7 +354,7 @@ def _dotted(version: str) -> tuple[int, ...]:
 _INTROSPECT = {
     "sqlite": """
         SELECT m.name, c.name, c.type, c.pk FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c
-        WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+        WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND m.rootpage > 0  -- not virtual
     """,
     "postgresql": """
         SELECT t.relname, a.attname, format_type(a.atttypid, a.atttypmod), COALESCE(i.indisprimary, false)
