@@ -114,6 +114,7 @@ ICONS = {
     "api.token": "key",
     "operations.run": "play_circle",
     "operations.event": "history",
+    "operations.alert": "notifications",
     "django_q.schedule": "schedule",
     "django_q.ormq": "hourglass_top",
     "django_q.success": "task_alt",

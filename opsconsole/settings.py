@@ -255,6 +255,21 @@ RUN_HOLD_FILE = env.str("RUN_HOLD_FILE", default="")
 RUN_HOLD_MAX_REPLICA_LAG_SECONDS = env.float("RUN_HOLD_MAX_REPLICA_LAG_SECONDS", default=None)
 RUN_HOLD_MAX_ACTIVE_CONNECTIONS = env.int("RUN_HOLD_MAX_ACTIVE_CONNECTIONS", default=None)
 
+# --- alerts: who is told about findings, failed and overdue runs (opsconsole/operations/alerts.py) -----
+
+ALERT_EMAILS = env.list("ALERT_EMAILS", default=[])
+ALERT_WEBHOOK_URL = env.str("ALERT_WEBHOOK_URL", default="")
+ALERT_WEBHOOK_SECRET = env.str("ALERT_WEBHOOK_SECRET", default="")
+globals().update(env.email_url("EMAIL_URL", default="smtp://localhost:25"))
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.str("ALERT_FROM", default="opsconsole@localhost")
+
+# --- destructive runs, and HELIX -------------------------------------------------------------------------
+
+BACKUP_MAX_AGE_HOURS = env.float("BACKUP_MAX_AGE_HOURS", default=24.0)
+HELIX_MAX_RETRY_COUNT = env.int("HELIX_MAX_RETRY_COUNT", default=3)
+HELIX_HEALTH_URL = env.str("HELIX_HEALTH_URL", default="")
+
 # --- theme ----------------------------------------------------------------------------------------------
 
 UNFOLD = {

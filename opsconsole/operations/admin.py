@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 from import_export import fields, resources
 from import_export.admin import ExportMixin
 from import_export.formats.base_formats import CSV, JSON, XLSX
@@ -23,7 +24,7 @@ from opsconsole.admin import ConsoleModelAdmin, ViewOnlyMixin
 from opsconsole.display import copyable, duration, figure, moment
 from opsconsole.operations import pages, registry, views
 from opsconsole.operations.base import Check, Operation
-from opsconsole.operations.models import Event, Finding, Run
+from opsconsole.operations.models import Alert, Channel, Delivery, Event, Finding, Run
 from opsconsole.operations.selection import Selection
 from opsconsole.operations.words import STATUS_VARIANTS, VERB_LABELS, operation_title, verb_label
 
@@ -320,3 +321,72 @@ class EventAdmin(ExportAdmin):
     @admin.display(description=_("detail"))
     def more(self, event: Event) -> str:
         return pages.detail_words(event.detail) or "–"
+
+
+class DeliveryFilter(RadioFilter):
+    title = _("delivery")
+    parameter_name = "delivery"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("waiting", _("not delivered yet")), ("given_up", _("given up"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if not self.value():
+            return queryset
+        open_ = Delivery.objects.filter(delivered_at=None, next_try_at__isnull=self.value() == "given_up")
+        return queryset.filter(pk__in=open_.values("alert"))
+
+
+class AlertResource(resources.ModelResource):
+    class Meta:
+        model = Alert
+        fields = ("id", "key", "subject", "text", "at")
+        export_order = fields
+
+
+@admin.register(Alert)
+class AlertAdmin(ExportAdmin):
+    """What people were told, and whether it reached them."""
+
+    resource_classes = (AlertResource,)
+    list_display = ("told", "subject", "by_mail", "by_webhook")
+    list_filter = (DeliveryFilter,)
+    search_fields = ("=key",)
+    search_help_text = _("Searches the exact key of an alert.")
+    ordering = ("-id",)
+    fields = ("told", "key", "subject", "text", "by_mail", "by_webhook")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Alert]:
+        alerts: QuerySet[Alert] = super().get_queryset(request)
+        return alerts.prefetch_related("deliveries")
+
+    @admin.display(description=_("at"), ordering="id")
+    def told(self, alert: Alert) -> str:
+        return moment(alert.at)
+
+    @admin.display(description=_("by mail"))
+    def by_mail(self, alert: Alert) -> str:
+        return _delivery_words(alert, Channel.MAIL)
+
+    @admin.display(description=_("by webhook"))
+    def by_webhook(self, alert: Alert) -> str:
+        return _delivery_words(alert, Channel.WEBHOOK)
+
+
+def _delivery_words(alert: Alert, channel: Channel) -> str:
+    """How far an alert has come through one channel."""
+    found = next((one for one in alert.deliveries.all() if one.channel == channel), None)
+    if found is None:
+        return str(_("not set up then"))
+    if found.delivered_at:
+        return format_html("{} {}", _("delivered"), moment(found.delivered_at))
+    if not found.attempts:
+        return str(_("waits for the queue"))
+    state = format_html("{} {}", _("next try"), moment(found.next_try_at)) if found.next_try_at else _("given up")
+    return format_html(
+        '{}<small class="why">{}</small>',
+        format_html(
+            "{} · {}", ngettext("%(count)d try", "%(count)d tries", found.attempts) % {"count": found.attempts}, state
+        ),
+        found.last_error,
+    )

@@ -39,10 +39,11 @@ from django.db import (
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 import opsconsole
-from opsconsole.operations import findings, registry
-from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Check, Item, Operation, Outcome, Risk
+from opsconsole.operations import alerts, findings, registry
+from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Check, Item, Operation, Outcome, Priority, Risk
 from opsconsole.operations.holds import hold_reason
 from opsconsole.operations.models import (
     ENDED,
@@ -390,14 +391,20 @@ def resume(run: Run, actor: Actor) -> None:
 def hold_all(actor: Actor, note: str) -> None:
     """The emergency switch: all runs wait at their next batch, none starts."""
     with transaction.atomic():
-        Hold.objects.create(who=actor.name, note=note)
+        hold = Hold.objects.create(who=actor.name, note=note)
         record(None, "hold_all", actor, note=note)
+        subject = _("All runs are held by %(who)s") % {"who": actor.name}
+        alerts.tell(f"hold/{hold.pk}", subject, _("Why: %(note)s") % {"note": note})
 
 
 def release_all(actor: Actor) -> None:
     with transaction.atomic():
+        newest = Hold.objects.order_by("-pk").first()
         Hold.objects.all().delete()
         record(None, "release_all", actor)
+        if newest is not None:
+            text = _("They were held by %(who)s: %(note)s") % {"who": newest.who, "note": newest.note}
+            alerts.tell(f"release/{newest.pk}", _("All runs go on: released by %(who)s") % {"who": actor.name}, text)
 
 
 # --- workers -----------------------------------------------------------------------------------------------
@@ -1063,6 +1070,8 @@ class Runner:
             )
             run.locks.all().delete()
             record(run, status.value, _worker_actor(run), before=run.before, after=run.after, error=run.error)
+            run.status = status
+            _tell(run)
         self._open = None
         run.status = status
         run.refresh_from_db()
@@ -1154,6 +1163,34 @@ def give_up(run: Run, error: str) -> None:
         _move(run, Status.FAILED, error=error, finished_at=timezone.now(), generation=run.generation + 1)
         run.locks.all().delete()
         record(run, "failed", _worker_actor(run), error=error)
+        _tell(run)
+
+
+def _tell(run: Run) -> None:
+    """Tell the alert list how a run ended, where they should know: it failed, needs attention, found something new."""
+    facts = [
+        _("Run %(run)d: %(operation)s") % {"run": run.pk, "operation": run.operation},
+        _("Database: %(location)s") % {"location": run.location},
+        _("Started by: %(who)s") % {"who": run.started_by},
+        *filter(None, (run.note, run.error)),
+        _("Look at it with `runs show %(run)d`, or on its page.") % {"run": run.pk},
+    ]
+    values = {"run": run.pk, "operation": run.operation, "store": run.store, "status": run.get_status_display()}
+    if run.status in {Status.FAILED, Status.NEEDS_ATTENTION}:
+        subject = _("Run %(run)d of %(operation)s on %(store)s: %(status)s") % values
+        alerts.tell(f"run/{run.pk}", subject, "\n".join(facts))
+    if run.status == Status.FAILED or run.attached_path:  # a file that somebody looked at once is nobody's watch
+        return
+    news = findings.news(run)
+    new = sum(news.values())
+    if new:
+        subject = ngettext(
+            "%(count)d new finding of %(operation)s in %(store)s",
+            "%(count)d new findings of %(operation)s in %(store)s",
+            new,
+        ) % {**values, "count": new}
+        kinds = [f"{code}: {count} ({Priority(priority).label})" for (code, priority), count in news.items()]
+        alerts.tell(f"findings/{run.pk}", subject, "\n".join([*facts, "", *kinds]))
 
 
 @contextmanager
