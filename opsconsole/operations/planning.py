@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import orjson
@@ -281,7 +281,8 @@ def _where_they_differ(before: Any, after: Any) -> tuple[Any, Any]:
         return before, after
     if max(len(before), len(after)) <= SHOWN_CHARACTERS:
         return before, after
-    start = len(os.path.commonprefix((before, after))) - SHOWN_BEFORE
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))
+    start = sum(1 for _pair in alike) - SHOWN_BEFORE
     return (f"…{before[start:]}", f"…{after[start:]}") if start > 0 else (before, after)
 
 
