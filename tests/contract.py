@@ -112,6 +112,8 @@ class Contract:
     params: ClassVar[dict[str, Any]] = {}
     engines: ClassVar[tuple[str, ...]] = ("sqlite", "postgresql-text")
     unique: ClassVar[tuple[str, ...]] = ()  # columns that a copy of a row must leave NULL
+    late_key: ClassVar[Any] = 10**9  # behind every key of the store
+    meddled: ClassVar[Row] = {}  # what a neighbour writes to one row, so that there is nothing to do for it any more
     batch_sizes: ClassVar[tuple[int, ...]] = (1, 7, 500)
 
     def rows(self, make_attached: Any, engine: str) -> Store:
@@ -167,6 +169,21 @@ class Contract:
     def a_change(self, before: Tables, after: Tables, place: int = 2) -> Any:
         return list(self.changed(before, after))[place]
 
+    @property
+    def deletes(self) -> bool:
+        return not registry.operation(self.operation).writes[self.table]
+
+    def add_row(self, store: Store, row: Row) -> None:
+        marks = ", ".join("?" * len(row))
+        execute(store, f"INSERT INTO {self.table} ({', '.join(row)}) VALUES ({marks})", list(row.values()))
+
+    def put_back(self, store: Store, row: Row, values: Row) -> None:
+        """Somebody else writes to a row that the run has changed, or makes it again where the run deleted it."""
+        if self.deletes:
+            self.add_row(store, row | values)
+        else:
+            self.set_row(store, row[store.key_column(self.table)], values)
+
     def set_row(self, store: Store, key: Any, values: Row) -> None:
         """Somebody else writes to one row."""
         assign = ", ".join(f"{name} = ?" for name in values)
@@ -199,7 +216,7 @@ class Contract:
         for row in shown:
             for moment, tables in (("before", before), ("after", after)):
                 for column, value in (row[moment] or {}).items():
-                    assert value == tables[row["table"]][row["key"]][column]
+                    assert store.raw((value,)) == (tables[row["table"]][row["key"]][column],)
 
     # --- execution --------------------------------------------------------------------------------------
 
@@ -399,7 +416,7 @@ class Contract:
 
     def test_verify_finds_a_leftover(self, store: Store, before: Tables, after: Tables) -> None:
         key = self.a_change(before, after, place=0)
-        plant = once(lambda: self.set_row(store, key, self.written(before, key)))
+        plant = once(lambda: self.put_back(store, before[self.table][key], self.written(before, key)))
 
         def on_progress(run: Run) -> None:
             if run.batches_done > 1:  # so the first batch, the row's own, is committed
@@ -411,19 +428,21 @@ class Contract:
 
     def written(self, tables: Tables, key: Any) -> Row:
         """The columns of a row that the operation may write."""
-        columns = registry.operation(self.operation).writes[self.table]
+        columns = registry.operation(self.operation).writes[self.table] or self.meddled
         return {name: tables[self.table][key][name] for name in columns}
+
+    def meddling(self, tables: Tables, key: Any) -> Row:
+        return self.meddled or dict.fromkeys(self.written(tables, key), "neighbour")
 
     def test_rows_made_after_the_plan_are_left_alone(self, store: Store, before: Tables, after: Tables) -> None:
         run = self.start(store)
         row = dict(before[self.table][self.a_change(before, after)])
         key = store.key_column(self.table)
-        row |= {key: 10**9, **dict.fromkeys(self.unique)}
-        marks = ", ".join("?" * len(row))
-        execute(store, f"INSERT INTO {self.table} ({', '.join(row)}) VALUES ({marks})", list(row.values()))
+        row |= {key: self.late_key, **dict.fromkeys(self.unique)}
+        self.add_row(store, row)
         run = work(run)
         assert run.status == Status.SUCCEEDED
-        assert dump(store)[self.table].pop(10**9) == before_text(store, row, key)
+        assert dump(store)[self.table].pop(self.late_key) == before_text(store, row, key)
         assert self.execute(store).changed == 1
 
     def test_a_neighbours_value_is_not_overwritten(
@@ -431,7 +450,7 @@ class Contract:
     ) -> None:
         """It writes to a row of the batch after that was read."""
         key = self.a_change(before, after)
-        values = dict.fromkeys(self.written(before, key), "neighbour")
+        values = self.meddling(before, key)
         self.interfere(monkeypatch, once(lambda: self.set_row(store, key, values)))
         run = self.execute(store)
         after[self.table][key] = before[self.table][key] | values
@@ -446,8 +465,7 @@ class Contract:
         self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         key = self.a_change(before, after)
-        old = self.written(before, key)
-        new = dict.fromkeys(old, "neighbour")
+        old, new = self.written(before, key), self.meddling(before, key)
         self.interfere(monkeypatch, lambda: self.set_row(store, key, new), only=key)
         real = Runner._see_through
 
@@ -483,7 +501,7 @@ class Contract:
         run = work(run, on_progress=once(lambda: execute(store, sql, [key])))
         assert (run.status, run.skipped, run.seen) == (Status.SUCCEEDED, 1, run.total)
         assert run.reasons["skipped"] == {"gone": 1}
-        del after[self.table][key]
+        after[self.table].pop(key, None)
         assert dump(store) == after
 
     # --- what people ask --------------------------------------------------------------------------------
@@ -514,8 +532,8 @@ class Contract:
     def test_undo_leaves_what_changed_since(self, store: Store, before: Tables, after: Tables) -> None:
         run = self.execute(store)
         key = self.a_change(before, after)
-        values = dict.fromkeys(self.written(before, key), "neighbour")
-        self.set_row(store, key, values)
+        values = self.meddling(before, key)
+        self.put_back(store, before[self.table][key], values)
         planned = plan_whole(operation_called("operations.undo_run", run=run.pk))
         assert planned.counts()["unfit"] == 1
         undone = undo(run, batch_size=7)
@@ -545,18 +563,25 @@ def forbid(store: Store, table: str, key: Any) -> Callable[[], None]:
     """A trigger of the platform's own that refuses any write to one row; returns what takes it away."""
     condition = f"OLD.{store.key_column(table)} = {key!r}"
     if store.vendor == "sqlite":
-        execute(
-            store,
-            f"CREATE TRIGGER forbids BEFORE UPDATE ON {table} WHEN {condition} "
-            "BEGIN SELECT RAISE(ABORT, 'forbidden'); END",
-        )
-        return lambda: execute(store, "DROP TRIGGER forbids")
+        for event in ("UPDATE", "DELETE"):
+            execute(
+                store,
+                f"CREATE TRIGGER forbids_{event} BEFORE {event} ON {table} WHEN {condition} "
+                "BEGIN SELECT RAISE(ABORT, 'forbidden'); END",
+            )
+
+        def mend() -> None:
+            for event in ("UPDATE", "DELETE"):
+                execute(store, f"DROP TRIGGER forbids_{event}")
+
+        return mend
     execute(
         store,
         "CREATE FUNCTION forbids() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'forbidden'; END $$",
     )
     execute(
         store,
-        f"CREATE TRIGGER forbids BEFORE UPDATE ON {table} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION forbids()",
+        f"CREATE TRIGGER forbids BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW WHEN ({condition}) "
+        "EXECUTE FUNCTION forbids()",
     )
     return lambda: execute(store, "DROP FUNCTION forbids CASCADE")

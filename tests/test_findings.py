@@ -27,7 +27,8 @@ class LookAround(Check):
     store = "agentos"
     model = TaskAudit
     questions = ("north", "south")
-    reasons = {"lost": "%(thing)s is lost", "late": "%(thing)s is late"}
+    reasons = {"lost": "something lost", "late": "something late"}
+    sentences = {"lost": "%(thing)s is lost", "late": "%(thing)s is late"}
 
     hidden: ClassVar[dict[str, list[Found | Exception | type[BaseException]]]] = {}
 

@@ -239,7 +239,7 @@ class FindingAdmin(ExportAdmin):
 
     @admin.display(description=_("subject"))
     def about(self, finding: Finding) -> str:
-        return pages.finding_link(finding, registry.operations().get(finding.operation))
+        return format_html('<span class="wraps">{}</span>', pages.finding_link(finding))
 
     @display(description=_("priority"), label={"immediate": "danger", "planned": "warning", "periodic": "info"})
     def urgency(self, finding: Finding) -> tuple[str, str]:
@@ -247,7 +247,7 @@ class FindingAdmin(ExportAdmin):
 
     @admin.display(description=_("detail"))
     def words(self, finding: Finding) -> str:
-        return pages.finding_words(finding, None)
+        return pages.finding_words(finding)
 
     @admin.display(description=_("found at"))
     def since(self, finding: Finding) -> str:

@@ -13,7 +13,7 @@ from django.db import models
 from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext, pgettext_lazy
 
 from opsconsole.display import figure
 from opsconsole.stores.rows import Key
@@ -76,7 +76,7 @@ class Priority(models.TextChoices):
     """How soon a finding should be seen to, most urgent first."""
 
     IMMEDIATE = "immediate", _("immediate")
-    PLANNED = "planned", _("planned")
+    PLANNED = "planned", pgettext_lazy("priority", "planned")
     PERIODIC = "periodic", _("periodic")
 
 
@@ -285,6 +285,7 @@ class Check(Listed):
     risk = Risk.READ
     undoable = False
     questions: ClassVar[tuple[str, ...]]
+    sentences: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s out of `data`; else `reasons`
     repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation whose plan repairs it
     chosen: Sequence[Key] | None = None  # subjects that somebody names; such an answer is no scan and is not kept
 
@@ -300,8 +301,12 @@ class Check(Listed):
 
     def sentence(self, found: Found) -> str:
         """What is wrong, in words: the code's, with its `data` put in."""
-        words = str(self.reasons.get(found.code, found.code))
+        words = str(self.sentences.get(found.code) or self.reasons.get(found.code, found.code))
         return words % found.data if "%(" in words else words
+
+    def place(self, found: Found) -> tuple[str, Key]:
+        """Table and key of the row that it is about."""
+        return self.model._meta.db_table, found.subject
 
     def report(self, found: Sequence[Found]) -> dict[str, Any]:
         """The JSON object of the answer."""

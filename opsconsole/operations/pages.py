@@ -459,6 +459,8 @@ class RunPage(_Page):
     @property
     def done(self) -> str:
         values = {"seen": figure(self.run.seen), "total": figure(self.run.total)}
+        if self.is_check:
+            return _("%(seen)s of %(total)s questions") % values
         return _("%(seen)s of %(total)s") % values
 
     @cached_property
@@ -598,7 +600,7 @@ class RunPage(_Page):
         if self.is_check:
             return Table(
                 [_("Problem"), _("Meaning"), _("Findings")],
-                [[code, reason_label(self.cls, code).partition("%(")[0], figure(n)] for code, n in self.found.items()],
+                [[code, reason_label(self.cls, code), figure(n)] for code, n in self.found.items()],
             )
         rows = [[self.figure_label(name), figure(before.get(name)), figure(value)] for name, value in after.items()]
         return Table([_("Figure"), _("Before"), _("After")], rows)
@@ -676,9 +678,9 @@ class RunPage(_Page):
             [
                 [
                     one.code,
-                    finding_link(one, self.cls),
+                    finding_link(one),
                     one.get_priority_display(),
-                    finding_words(one, self.operation),
+                    finding_words(one),
                     moment(one.found_at),
                 ]
                 for one in rows
@@ -807,21 +809,24 @@ class RunPage(_Page):
         ]
 
 
-def finding_link(finding: Finding, cls: type[Operation] | None) -> SafeString | str:
+def _check_of(finding: Finding) -> Check | None:
+    """The check that found it, None where its code is gone. It is asked for words only, so any store will do."""
+    cls = registry.operations().get(finding.operation)
+    return cls(Store(finding.store, finding.store)) if cls is not None and issubclass(cls, Check) else None
+
+
+def finding_link(finding: Finding) -> SafeString | str:
     """The row that a finding is about, where it has a page."""
-    if cls is None:
+    check = _check_of(finding)
+    if check is None:
         return copyable(finding.subject)
-    return row_link(finding.last_run, cls.model._meta.db_table, finding.subject, finding.subject)
+    return row_link(finding.last_run, *check.place(findings.found_of(finding)), finding.subject)
 
 
-def finding_words(finding: Finding, check: Any) -> str:
-    """What is wrong, in the reader's language; the code where the check's own code is gone."""
-    if not isinstance(check, Check):
-        check = registry.operations().get(finding.operation)
-        if check is None or not issubclass(check, Check):
-            return finding.code
-        check = check(Store(finding.store, finding.store))
-    return str(check.sentence(findings.found_of(finding)))
+def finding_words(finding: Finding) -> str:
+    """What is wrong, in the reader's language."""
+    check = _check_of(finding)
+    return finding.code if check is None else check.sentence(findings.found_of(finding))
 
 
 class Changes:
