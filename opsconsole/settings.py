@@ -63,6 +63,7 @@ INSTALLED_APPS = [
     "opsconsole.stores",
     "opsconsole.operations",
     "opsconsole.api",
+    "opsconsole.care",
     "opsconsole",
     "tasks",
     "audits",
@@ -123,6 +124,7 @@ DATABASES = {
 }
 ATTACHED_STORES = frozenset(store for store in STORES if env.bool(f"{store.upper()}_ATTACHED", default=False))
 DATABASE_ROUTERS = ["opsconsole.stores.router.StoreRouter"]
+SILENCED_SYSTEM_CHECKS = ["models.W035"]  # AgentOS and HELIX both have a table `tasks`, each in its own store
 
 # --- people ---------------------------------------------------------------------------------------
 
@@ -264,9 +266,8 @@ globals().update(env.email_url("EMAIL_URL", default="smtp://localhost:25"))
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.str("ALERT_FROM", default="opsconsole@localhost")
 
-# --- destructive runs, and HELIX -------------------------------------------------------------------------
+# --- HELIX --------------------------------------------------------------------------------------------
 
-BACKUP_MAX_AGE_HOURS = env.float("BACKUP_MAX_AGE_HOURS", default=24.0)
 HELIX_MAX_RETRY_COUNT = env.int("HELIX_MAX_RETRY_COUNT", default=3)
 HELIX_HEALTH_URL = env.str("HELIX_HEALTH_URL", default="")
 
@@ -282,6 +283,10 @@ ROADMAPS_WORKFLOW_GRAPH = env.str("ROADMAPS_WORKFLOW_GRAPH", default="")
 ROADMAPS_CHECKPOINT_URL = env.str("ROADMAPS_CHECKPOINT_URL", default="")
 ROADMAPS_RESUME_URL = env.str("ROADMAPS_RESUME_URL", default="")
 ROADMAPS_RESUME_SECRET = env.str("ROADMAPS_RESUME_SECRET", default="")
+# --- backups -------------------------------------------------------------------------------------------
+
+BACKUP_MAX_AGE_HOURS = env.float("BACKUP_MAX_AGE_HOURS", default=24.0)
+BACKUP_ENCRYPTION_KEY = env.str("BACKUP_ENCRYPTION_KEY", default="")
 
 # --- theme ----------------------------------------------------------------------------------------------
 

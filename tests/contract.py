@@ -37,7 +37,7 @@ class Crash(BaseException):
     """Ends a run where it stands, as SIGKILL does: nothing of ours catches it."""
 
 
-def operation_called(name: str, store: Store | None = None, **params: Any) -> Operation:
+def operation_called(name: str, store: Store | None = None, /, **params: Any) -> Operation:
     cls = registry.operation(name)
     cleaned = registry.clean(cls, params)
     return planning.operation_on(cls, store or cls.locate(cleaned), cleaned)

@@ -63,7 +63,7 @@ def receiver(settings) -> Iterator[Receiver]:
 @pytest.fixture
 def people(settings) -> list[str]:
     settings.ALERT_EMAILS = ["oncall@example.org", "ops@example.org"]
-    return settings.ALERT_EMAILS
+    return list(settings.ALERT_EMAILS)
 
 
 def due_again() -> None:

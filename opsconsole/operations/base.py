@@ -111,7 +111,9 @@ class Operation:
     undoable: ClassVar[bool] = True
     batch_size: int | None = None  # set: fixed, and --batch-size is refused
     locks_units: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
+    touches_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
     selects: ClassVar[bool] = True  # its units are rows of `model`, and people may choose among them
+    exact: ClassVar[bool] = False  # a unit that is no longer as the plan showed it is skipped: for few, dear units
     cluster: ClassVar[str] = ""  # LONG_CLUSTER where one unit may take more than minutes
     about_runs: ClassVar[bool] = False  # its units come from another run: parameter `run`
     schedule: ClassVar[Schedule | None] = None
@@ -119,6 +121,8 @@ class Operation:
     figure_labels: ClassVar[Mapping[str, Any]] = {"in_scope": _("in scope")}  # figure → words
     Params: type[forms.Form] = forms.Form
     act: Callable[[Any], Outcome] | None = None  # does a unit itself, instead of row changes: see `Act`
+    run_id: int | None = None  # the run that works on it; none while it is planned
+    selected = False  # whether somebody chose among its units
 
     name: ClassVar[str]  # <app>.<verb_object>, from where the class stands
 
@@ -167,8 +171,27 @@ class Operation:
             % {"count": remaining}
         ]
 
+    @property
+    def wants_note(self) -> bool:
+        """Whether nobody may confirm it without saying why."""
+        return False
+
+    def facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+        """Item of the checklist (see `checklist.py`) → what the operation can say about it, of `units`."""
+        return {}
+
     def finished(self, run_id: int) -> None:
         """Called after the last batch of a run, before it ends."""
+
+    @classmethod
+    def made(cls, run_id: int) -> dict[str, Any]:
+        """What a run left beside changed rows, such as a file: shown at its end."""
+        return {}
+
+    @classmethod
+    def occasions(cls) -> Iterable[Mapping[str, Any]]:
+        """The parameters of what its schedule starts: a run each."""
+        return [{}]
 
     def action_label(self, count: int) -> str:
         """What the button says: a verb and the figure."""

@@ -141,21 +141,28 @@ def count(run_id: int, generation: int) -> str:
 
 
 def tick(operation: str, due: str) -> str:
-    """A schedule's due time: plan and queue a run, once for each due time."""
+    """A schedule's due time: plan and queue a run for each of its occasions, once for each due time."""
     cls = registry.operation(operation)
+    answers = [_occasion(cls, registry.clean(cls, values), f"{operation} {due}") for values in cls.occasions()]
+    return "; ".join(answers)
+
+
+def _occasion(cls: type[Operation], params: dict[str, Any], due: str) -> str:
+    operation, own = cls.name, getattr(cls, "store", None)
     actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
-    params = registry.clean(cls, {})
+    store = cls.locate(params)
     try:
-        planned = planning.plan(planning.operation_on(cls, cls.locate(params), params))
-    except StoreUnusable as error:
-        runner.record(None, "schedule_refused", actor, operation=operation, error=str(error))
-        return str(error)
+        planned = planning.plan(planning.operation_on(cls, store, params))
+    except (StoreUnusable, DatabaseError) as error:
+        reason = str(store.unusable(error) if isinstance(error, DatabaseError) else error)
+        runner.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=reason)
+        return reason
     unfinished = runner.same_command(planned.operation, planned.selection)
     if unfinished is not None:
         return f"run {unfinished.pk} of the same command is not finished"
     try:
         with transaction.atomic():
-            run = runner.draft(planned, actor, tick=f"{operation} {due}")
+            run = runner.draft(planned, actor, tick=due if store.alias == own else f"{due} {store.alias}")
             confirm(run, actor)
     except IntegrityError:
         return "this tick has its run already"

@@ -119,6 +119,8 @@ class Plan:
     cursor: Key | None = None  # counted up to here
     counted: bool = False
     rows_digest: str = ""  # of the very rows, where rows go
+    rows: dict[str, int] = field(default_factory=dict)  # table → rows that would be written
+    shown: dict[str, str] = field(default_factory=dict)  # of an exact operation: unit → digest of what becomes of it
 
     @property
     def total(self) -> int:
@@ -143,6 +145,7 @@ class Plan:
             self.total,
             self.reasons if self.counted else None,
             self.rows_digest,
+            *([self.shown] if self.shown else []),
         ]
         return hashlib.sha256(orjson.dumps(covered, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
@@ -199,9 +202,10 @@ def count_outcomes(
     started = time.monotonic() - planned.seconds
     sampler = Sampler(planned.sample)
     for units in walk(planned, batch_size=batch_size, after=planned.cursor):
-        found = outcomes_of(planned.operation, units, sampler)
+        found = outcomes_of(planned.operation, units, sampler, change=_noted(planned))
         merge(planned.reasons, found.reasons)
         for write in found.writes:
+            planned.rows[write.table] = planned.rows.get(write.table, 0) + len(write.rows)
             if write.kind == "delete":
                 keys = orjson.dumps([planned.rows_digest, write.table, [row[0] for row in write.rows]])
                 planned.rows_digest = hashlib.sha256(keys).hexdigest()
@@ -215,6 +219,26 @@ def count_outcomes(
         planned.counted = True
     planned.sample = sampler.sample()
     return planned
+
+
+def _noted(planned: Plan) -> Callable[[Any], Outcome] | None:
+    """Of an exact operation: its `change`, which notes in the plan what becomes of each unit."""
+    operation = planned.operation
+    if not operation.exact:
+        return None
+
+    def change(unit: Any) -> Outcome:
+        outcome = operation.change(unit)
+        if isinstance(outcome, Changed):
+            planned.shown[str(unit.pk)] = digest_of(outcome)
+        return outcome
+
+    return change
+
+
+def digest_of(outcome: Changed) -> str:
+    """Of all that a unit's change would write, and what it stood on."""
+    return hashlib.sha256(orjson.dumps([outcome.reason, outcome.rows], default=str)).hexdigest()[:16]
 
 
 def walk(planned: Plan, *, batch_size: int, after: Key | None = None) -> Iterator[list[Any]]:

@@ -43,7 +43,17 @@ from django.utils.translation import ngettext
 
 import opsconsole
 from opsconsole.operations import alerts, findings, registry
-from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Check, Item, Operation, Outcome, Priority, Risk
+from opsconsole.operations.base import (
+    DEFAULT_BATCH_SIZE,
+    Changed,
+    Check,
+    Item,
+    Operation,
+    Outcome,
+    Priority,
+    Risk,
+    Skip,
+)
 from opsconsole.operations.holds import hold_reason
 from opsconsole.operations.models import (
     ENDED,
@@ -67,6 +77,7 @@ from opsconsole.operations.planning import (
     Sampler,
     chosen_units,
     count_outcomes,
+    digest_of,
     measure,
     merge,
     operation_on,
@@ -194,6 +205,8 @@ def keep_plan(run: Run, planned: Plan) -> None:
         "seconds": planned.seconds,
         "cursor": planned.cursor,
         "rows_digest": planned.rows_digest,
+        "rows": planned.rows,
+        "shown": planned.shown,
         "planned_at": timezone.now().isoformat(),
         "as_of": planned.operation.as_of.isoformat(),
     }
@@ -214,6 +227,8 @@ def plan_of(run: Run) -> Plan:
         cursor=kept["cursor"],
         counted=kept["counted"],
         rows_digest=kept["rows_digest"],
+        rows=kept.get("rows", {}),
+        shown=kept.get("shown", {}),
     )
 
 
@@ -487,7 +502,11 @@ def store_of(run: Run) -> Store:
     """The store of a run, attached again if it was a file. Refuses another database in its place."""
     if run.attached_path:
         cls = registry.operations().get(run.operation)
-        store = attach_file(run.store, run.attached_path, read_only=cls is not None and issubclass(cls, Check))
+        store = attach_file(
+            run.store,
+            run.attached_path,
+            read_only=cls is not None and (issubclass(cls, Check) or not cls.touches_store),
+        )
     else:
         store = Store(run.store, run.store)
     if store.identity() != run.identity:
@@ -561,6 +580,7 @@ class Runner:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.operation = operation_of(run)
+        self.operation.run_id = run.pk
         self.store = self.operation.at
         self.selection = Selection(**run.selection)
         self.units = chosen_units(self.operation, self.selection)
@@ -669,7 +689,7 @@ class Runner:
         after = self.run.cursor if self._pending is None else self._pending.cursor
         units = self.operation.fetch(self.units, after=after, bound=self.run.bound, limit=self.size)
         sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
-        found = outcomes_of(self.operation, units, sampler)
+        found = outcomes_of(self.operation, units, sampler, change=self._as_shown if self.operation.exact else None)
         if sampler is not None:  # the shell confirms without counting: its run shows what it did first
             self.run.plan["sample"] = sampler.sample()
         if not self._see_through() or self.run.error:
@@ -680,6 +700,14 @@ class Runner:
         if self._pending is not None and self._pending.done.done():
             self._see_through()
         return True
+
+    def _as_shown(self, unit: Any) -> Outcome:
+        """What becomes of a unit that still is as the plan showed it."""
+        outcome = self.operation.change(unit)
+        shown = self.run.plan["shown"].get(str(unit.pk))
+        if isinstance(outcome, Changed) and digest_of(outcome) != shown:
+            return Skip("changed_since")
+        return outcome
 
     def _do(self, bound: Key, act: Callable[[Any], Outcome]) -> bool:
         """One unit that writes no rows: a question is asked, or an act done. It is noted once it is over: a

@@ -19,6 +19,7 @@ OUTCOME_LABELS = {
 REASON_LABELS = {
     "gone": _("no longer in scope when its turn came"),
     "moved": _("changed by others while it was being written"),
+    "changed_since": _("changed since the plan"),
 }
 
 

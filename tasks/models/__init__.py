@@ -17,14 +17,20 @@ from tasks.models.agentos import (
     WebuiMessage,
     WebuiSession,
 )
+from tasks.models.helix import AgentPrompt, HelixArtifact, HelixJob, HelixTask, SystemLog
 
 __all__ = [
+    "AgentPrompt",
+    "HelixArtifact",
+    "HelixJob",
+    "HelixTask",
     "KbChunk",
     "KbEmbedding",
     "KbSource",
     "MemoryItem",
     "Project",
     "ProjectRepo",
+    "SystemLog",
     "Task",
     "TaskArtifactRef",
     "TaskDependency",

@@ -34,6 +34,7 @@ from opsconsole.stores.store import Store, StoreUnusable, all_stores, attach_fil
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_ATTENTION, EXIT_INTERRUPTED = 1, 2, 3, 130
 MAX_BATCH_SIZE = 100_000
+SHOWN_ERRORS = 20
 
 
 class Refused(CommandError):
@@ -133,7 +134,7 @@ def add_verb(verbs: Any, name: str, *, help: str, examples: tuple[str, ...] = ()
 
 def flag_of(parameter: str) -> str:
     """How a parameter is given on the command line."""
-    return "--" + parameter.replace("_", "-")
+    return "--" + parameter.rstrip("_").replace("_", "-")
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -234,11 +235,12 @@ class OperationCommand(ConsoleCommand):
     operation: ClassVar[str]
     executes_by_default: ClassVar[bool] = False
     asks: ClassVar[bool] = True  # before execution; an operation that only fills asks in production alone
+    positional: ClassVar[tuple[str, ...]] = ()  # parameters that are given without a flag, in this order
 
     def add_arguments(self, parser: CommandParser) -> None:
         cls = registry.operation(self.operation)
         parser.description = parser.description or str(cls.description)
-        registry.add_arguments(cls, parser)
+        registry.add_arguments(cls, parser, positional=self.positional)
         if issubclass(cls, Check):
             add_check_flags(parser)
         else:
@@ -263,7 +265,7 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
     output = Output(as_json=options["json"], bare=options["background"], no_color=options["no_color"])
     store = chosen_store(cls, params, options, read_only=True)
     try:
-        with _reading(store):
+        with reading(store):
             operation = planning.operation_on(cls, store, params)
             planned = planning.plan(operation)
             if options.get("keys"):
@@ -272,7 +274,7 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
             require_setup()
             found, run = _scan(planned, options, output)
         else:
-            with _reading(store):
+            with reading(store):
                 found, run = [one for item in operation.items() for one in operation.ask(item)], None
     except KeyboardInterrupt:
         raise CommandError(_("Stopped: nothing was written."), returncode=EXIT_INTERRUPTED) from None
@@ -359,10 +361,10 @@ def run_operation(
         require_setup()
     actor = shell_actor(options["user"]) if execute or options["user"] else None
     output = Output(as_json=options["json"], bare=options["background"] and execute, no_color=options["no_color"])
-    store = chosen_store(cls, params, options, read_only=not execute)
+    store = chosen_store(cls, params, options, read_only=not (execute and cls.touches_store))
     try:
         operation = planning.operation_on(cls, store, params)
-        with _reading(store):
+        with reading(store):
             operation.at.require({model: tuple(columns) for model, columns in operation.needs().items()})
             selection = Selection(known_keys(operation, options["keys"])) if options.get("keys") else Selection()
         size = operation.batch_size or options["batch_size"] or DEFAULT_BATCH_SIZE
@@ -401,7 +403,7 @@ def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str
 
 
 @contextmanager
-def _reading(store: Store) -> Iterator[None]:
+def reading(store: Store) -> Iterator[None]:
     """A driver's error while a store is first read becomes a refusal."""
     try:
         yield
@@ -410,7 +412,7 @@ def _reading(store: Store) -> Iterator[None]:
 
 
 def _dry_run(operation: Operation, selection: Selection, size: int, output: Output) -> None:
-    with _reading(operation.at):
+    with reading(operation.at):
         planned = planning.plan(operation, selection)
         output.header(operation, size, mode=_("DRY-RUN (preview)"))
         output.need(operation, planned)
@@ -448,13 +450,14 @@ def _execute(
     output: Output,
     asks: bool,
 ) -> None:
-    with _reading(operation.at):
-        operation.at.require_writable()
+    if operation.touches_store:
+        with reading(operation.at):
+            operation.at.require_writable()
     run = runner.same_command(operation, selection)
     if run is not None:
         run = _take_over(run, size, actor, options, output)
     else:
-        with _reading(operation.at):
+        with reading(operation.at):
             planned = planning.plan(operation, selection)
         output.header(operation, size, mode=_("EXECUTE"))
         output.need(operation, planned)
@@ -561,6 +564,8 @@ def _work(run: Run, output: Output) -> None:
         sys.exit(EXIT_INTERRUPTED)
     if run.error:
         output.error(run.error)
+    for unit in run.units_set_aside.order_by("pk")[:SHOWN_ERRORS]:
+        output.error(f"{unit.label}: {unit.error}")
     if run.status in {Status.FAILED, Status.CANCELLED}:
         sys.exit(EXIT_FAILED)
     if run.status == Status.NEEDS_ATTENTION:

@@ -226,6 +226,8 @@ class Output:
             (_("Time"), duration(result["elapsed_seconds"])),
         ]
         self.table(rows, right=(1,))
+        made = operation.made(result["run"]) if operation is not None and result["run"] is not None else {}
+        self.table([(name, str(value)) for name, value in made.items()])
         figures = result["after"]
         if figures:
             self.line()
@@ -287,6 +289,7 @@ def result_of(run: Run) -> dict[str, Any]:
         "sample": run.plan.get("sample", []),
         "error": run.error,
         "waiting": run.waiting,
+        **(registry.operations()[run.operation].made(run.pk) if run.operation in registry.operations() else {}),
     }
 
 
