@@ -186,7 +186,12 @@ class Store:
         return next(name for name, column in self.tables[table].items() if column.primary_key)
 
     def models(self) -> list[type[Model]]:
-        return [model for model in apps.get_models(include_auto_created=True) if store_of(model) == self.name]
+        """Those whose tables it should have: an unmanaged model's may be absent."""
+        return [
+            model
+            for model in apps.get_models(include_auto_created=True)
+            if store_of(model) == self.name and model._meta.managed
+        ]
 
     @contextmanager
     def in_key_order(self) -> Iterator[None]:
