@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from django.utils.translation import gettext as _
 from psycopg import pq
@@ -67,6 +67,11 @@ def _major(path: Path) -> int:
     said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
     found = re.search(r"\) (\d+)", said)
     return int(found[1]) if found else 0
+
+
+def address(store: Store) -> dict[str, Any]:
+    """What psycopg needs to reach the store, without Django's own additions."""
+    return {name: value for name, value in store.connection.get_connection_params().items() if name in ENVIRONMENT}
 
 
 def environment(store: Store, **changed: str) -> dict[str, str]:

@@ -168,6 +168,5 @@ def restore_beside(store: Store, path: Path, name: str) -> None:
 
 @contextmanager
 def _administering(store: Store) -> Iterator[psycopg.Connection[Any]]:
-    params = {k: v for k, v in store.connection.get_connection_params().items() if k in pg_tools.ENVIRONMENT}
-    with psycopg.connect(**params, autocommit=True) as connection:
+    with psycopg.connect(**pg_tools.address(store), autocommit=True) as connection:
         yield connection

@@ -13,7 +13,7 @@ from django.db import models
 from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext, pgettext_lazy
 
 from opsconsole.display import figure
 from opsconsole.stores.rows import Key
@@ -76,7 +76,7 @@ class Priority(models.TextChoices):
     """How soon a finding should be seen to, most urgent first."""
 
     IMMEDIATE = "immediate", _("immediate")
-    PLANNED = "planned", _("planned")
+    PLANNED = "planned", pgettext_lazy("priority", "planned")
     PERIODIC = "periodic", _("periodic")
 
 
@@ -89,6 +89,13 @@ class Found(NamedTuple):
     code: str
     subject: str
     data: Mapping[str, Any] = {}
+    priority: str = Priority.PLANNED.value
+
+
+class Problem(NamedTuple):
+    """What units in scope mean where they should not be there: what they are called, and how soon to see to them."""
+
+    kind: Any
     priority: str = Priority.PLANNED.value
 
 
@@ -117,8 +124,10 @@ class Operation:
     cluster: ClassVar[str] = ""  # LONG_CLUSTER where one unit may take more than minutes
     about_runs: ClassVar[bool] = False  # its units come from another run: parameter `run`
     schedule: ClassVar[Schedule | None] = None
+    problem: ClassVar[Problem | None] = None  # set: units in scope stand on the front page
     reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, unfit units and kinds of change
     figure_labels: ClassVar[Mapping[str, Any]] = {"in_scope": _("in scope")}  # figure → words
+    observed: frozenset[str] = frozenset()  # figures that move by themselves, such as times: never compared
     Params: type[forms.Form] = forms.Form
     act: Callable[[Any], Outcome] | None = None  # does a unit itself, instead of row changes: see `Act`
     run_id: int | None = None  # the run that works on it; none while it is planned
@@ -150,8 +159,8 @@ class Operation:
         """What becomes of `unit`: a pure function. What it raises sets the unit aside."""
         raise NotImplementedError
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        """Figures shown before and after; `in_scope` is what is still to do.
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+        """Figures shown before and after; `in_scope` is what is still to do. Numbers, or words where none say it.
 
         `narrow` keeps a queryset to what was selected and planned.
         """
@@ -310,6 +319,7 @@ class Check(Listed):
     questions: ClassVar[tuple[str, ...]]
     sentences: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s out of `data`; else `reasons`
     repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation whose plan repairs it
+    kinds: ClassVar[Mapping[str, Any]] = {}  # code → what such problems are called, all together
     chosen: Sequence[Key] | None = None  # subjects that somebody names; such an answer is no scan and is not kept
 
     def items(self) -> Sequence[str]:

@@ -17,7 +17,7 @@ from django.views.decorators.http import require_POST, require_safe
 from unfold.widgets import CHECKBOX_CLASSES, INPUT_CLASSES, SELECT_CLASSES
 
 from opsconsole.operations import jobs, planning, registry, runner
-from opsconsole.operations.base import Check, Operation
+from opsconsole.operations.base import Operation, Risk
 from opsconsole.operations.models import Run, Status, Trigger
 from opsconsole.operations.pages import (
     REFUSALS,
@@ -87,7 +87,7 @@ def start_plan(
 ) -> HttpResponse:
     """Plan an operation for this person and go to the plan's page. Counts small plans at once.
 
-    A check changes nothing, so there is nothing to confirm: it is queued.
+    What only reads changes nothing, so there is nothing to confirm: it is queued.
     `params`: as the form takes them; None: its initial values, and the form is shown if they don't do.
     """
     if not request.user.has_perm("operations.operate_run"):
@@ -105,7 +105,7 @@ def start_plan(
             status=400 if asked else 200,
         )
     try:
-        if issubclass(cls, Check):
+        if getattr(cls, "risk", None) == Risk.READ:
             run = _scan(request, cls, dict(form.cleaned_data))
         else:
             run = _plan(request, cls, dict(form.cleaned_data), selection, note)
@@ -127,7 +127,7 @@ def _plan(request: HttpRequest, cls: type[Operation], params: dict[str, Any], se
     return run
 
 
-def _scan(request: HttpRequest, cls: type[Check], params: dict[str, Any]) -> Run:
+def _scan(request: HttpRequest, cls: type[Operation], params: dict[str, Any]) -> Run:
     planned = planning.plan(planning.operation_on(cls, cls.locate(params), params))
     unfinished = runner.same_command(planned.operation, planned.selection)
     return unfinished or jobs.confirm(runner.draft(planned, actor_of(request)), actor_of(request))

@@ -186,7 +186,12 @@ class Store:
         return next(name for name, column in self.tables[table].items() if column.primary_key)
 
     def models(self) -> list[type[Model]]:
-        return [model for model in apps.get_models(include_auto_created=True) if store_of(model) == self.name]
+        """Those whose tables it should have: an unmanaged model's may be absent."""
+        return [
+            model
+            for model in apps.get_models(include_auto_created=True)
+            if store_of(model) == self.name and model._meta.managed
+        ]
 
     @contextmanager
     def in_key_order(self) -> Iterator[None]:
@@ -223,12 +228,21 @@ class Store:
     def unknown(self) -> list[str]:
         """Tables and columns that the models don't know: they are left alone."""
         known = {model._meta.db_table: set(_columns(model)) for model in self.models()}
+        own = ("django_migrations", "schema_version")
+        indexes = tuple(f"{name}_" for name in self.virtual_tables())  # what they keep their content in
         return [
             name
             for table, columns in sorted(self.tables.items())
             for name in ([table] if table not in known else [f"{table}.{c}" for c in columns if c not in known[table]])
-            if table not in {"django_migrations", "schema_version"}
+            if table not in own and not table.startswith(indexes)
         ]
+
+    def virtual_tables(self) -> list[str]:
+        """SQLite's, such as full-text indexes: they hold no rows of their own, and may need a module we lack."""
+        if self.vendor != "sqlite":
+            return []
+        rows = self._rows("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage = 0")
+        return [str(row[0]) for row in rows]
 
     def indexes_on(self, table: str, columns: Iterable[str]) -> list[str]:
         """Names of the indexes of `table` that hold one of `columns`."""
@@ -299,7 +313,7 @@ class Store:
         self.connection.close()
 
     def _lacks(self, needs: dict[type[Model], Iterable[str]]) -> dict[str, str]:
-        """What is missing → the statement that adds it (a table: which document has it)."""
+        """What is missing → the statements that add it and its indexes (a table: which document has it)."""
         lacks: dict[str, str] = {}
         for model, columns in needs.items():
             table = model._meta.db_table
@@ -310,7 +324,8 @@ class Store:
                 if name not in self.tables[table]:
                     field = next(f for f in model._meta.concrete_fields if f.column == name)
                     type_ = (field.db_type(self.connection) or "text").upper()
-                    lacks[f"{table}.{name}"] = f"ALTER TABLE {table} ADD COLUMN {name} {type_};"
+                    statements = [f"ALTER TABLE {table} ADD COLUMN {name} {type_};", *_index_statements(model, name)]
+                    lacks[f"{table}.{name}"] = "\n".join(statements)
         return lacks
 
     def _rows(self, sql: str) -> list[Any]:
@@ -344,6 +359,20 @@ def _columns(model: type[Model]) -> list[str]:
     return [str(field.column) for field in model._meta.concrete_fields]
 
 
+def _index_statements(model: type[Model], column: str) -> list[str]:
+    """Those that make the documented indexes of a column."""
+    table = model._meta.db_table
+    found = []
+    for index in model._meta.indexes:
+        columns = {
+            str(getattr(model._meta.get_field(name), "column", name)): order for name, order in index.fields_orders
+        }
+        if column in columns:
+            listed = ", ".join(f"{name} {order}".strip() for name, order in columns.items())
+            found.append(f"CREATE INDEX {index.name} ON {table} ({listed});")
+    return found
+
+
 def _dotted(version: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else -1 for part in version.split("."))
 
@@ -351,7 +380,7 @@ def _dotted(version: str) -> tuple[int, ...]:
 _INTROSPECT = {
     "sqlite": """
         SELECT m.name, c.name, c.type, c.pk FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c
-        WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+        WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND m.rootpage > 0  -- not virtual
     """,
     "postgresql": """
         SELECT t.relname, a.attname, format_type(a.atttypid, a.atttypmod), COALESCE(i.indisprimary, false)

@@ -55,7 +55,8 @@ class PruneBackups(Act):
             .values("count")
         )
         counted = self.domain().filter(at__lt=old).alias(newer=Subquery(newer))
-        return counted.filter(newer__gte=self.params.get("newest") or KEEP_NEWEST)
+        kept: QuerySet[Backup] = counted.filter(newer__gte=self.params.get("newest") or KEEP_NEWEST)
+        return kept
 
     def act(self, unit: Any) -> Outcome:
         Path(unit.path).unlink(missing_ok=True)
