@@ -96,7 +96,7 @@ class Method:
     capped: bool = False
 
     def __str__(self) -> str:
-        return f"scan of {self.rows} rows" if self.rows or self.name == "scan" else self.name
+        return f"scan of {self.rows} rows" if self.name == "scan" else self.name
 
     @property
     def words(self) -> str:
