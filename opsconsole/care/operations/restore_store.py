@@ -43,8 +43,8 @@ class RestoreStore(Listed, Act):
         super().__init__(store, params)
         self.file = Path(self.params["file"]).absolute()
         self.beside: str = self.params.get("as_") or ""
-        # All of the store is held while it is replaced.
-        self.writes = {} if self.beside else dict.fromkeys(store.tables, ())
+        # All of the store is held while it is replaced. It may be too damaged to be asked for its tables.
+        self.writes = {} if self.beside else {model._meta.db_table: () for model in store.models()}
 
     @classmethod
     def locate(cls, params: Mapping[str, Any]) -> Store:
