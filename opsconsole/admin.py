@@ -111,9 +111,27 @@ def title_prefix(request: HttpRequest) -> str:
 ICONS = {
     "auth.user": "person",
     "auth.group": "group",
+    "api.token": "key",
     "operations.run": "play_circle",
     "operations.event": "history",
     "operations.alert": "notifications",
+    "operations.finding": "report",
+    "tasks.task": "task",
+    "tasks.tasklineage": "timeline",
+    "tasks.taskreposcope": "rule_folder",
+    "tasks.taskdependency": "account_tree",
+    "tasks.taskartifactref": "inventory_2",
+    "tasks.project": "workspaces",
+    "tasks.projectrepo": "folder_code",
+    "tasks.webuisession": "forum",
+    "tasks.webuimessage": "chat",
+    "tasks.kbsource": "library_books",
+    "tasks.kbchunk": "article",
+    "tasks.kbembedding": "scatter_plot",
+    "tasks.memoryitem": "neurology",
+    "audits.taskaudit": "fact_check",
+    "audits.guardianverdict": "gavel",
+    "audits.inboxentry": "inbox",
     "django_q.schedule": "schedule",
     "django_q.ormq": "hourglass_top",
     "django_q.success": "task_alt",
@@ -126,8 +144,8 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     groups: dict[str, list[type[models.Model]]] = {name: [] for name in ("operations", *TITLES, "django_q", "auth")}
     for model, model_admin in admin.site._registry.items():
         if model_admin.has_view_permission(request):
-            store = store_of(model)
-            groups.setdefault(model._meta.app_label if store == DEFAULT else store, []).append(model)
+            store, label = store_of(model), model._meta.app_label
+            groups.setdefault(PLACES.get(label, label) if store == DEFAULT else store, []).append(model)
     titles = {**TITLES, "operations": _("Operations"), "django_q": _("Queue"), "auth": _("Accounts")}
     sidebar: list[dict[str, Any]] = [
         {"title": titles.get(name, name), "separator": True, "items": [_item(model) for model in found]}
@@ -145,6 +163,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     return sidebar
 
 
+PLACES = {"api": "auth"}  # apps that stand with another's tables
 NAMES = {
     "django_q.schedule": gettext_lazy("Schedules"),
     "django_q.ormq": gettext_lazy("Waiting jobs"),

@@ -62,6 +62,7 @@ INSTALLED_APPS = [
     "django_structlog",
     "opsconsole.stores",
     "opsconsole.operations",
+    "opsconsole.api",
     "opsconsole",
     "tasks",
     "audits",
@@ -270,6 +271,18 @@ DEFAULT_FROM_EMAIL = env.str("ALERT_FROM", default="opsconsole@localhost")
 HELIX_MAX_RETRY_COUNT = env.int("HELIX_MAX_RETRY_COUNT", default=3)
 HELIX_HEALTH_URL = env.str("HELIX_HEALTH_URL", default="")
 
+# --- roadmaps: what counts as stuck, and how an interrupted workflow goes on --------------------------------
+
+ROADMAPS_TIME_ZONE = env.zone("ROADMAPS_TIME_ZONE", default="Asia/Shanghai")
+ROADMAPS_STUCK_AFTER_MINUTES = env.float("ROADMAPS_STUCK_AFTER_MINUTES", default=30.0)
+ENABLE_TASK_RECOVERY = env.bool("ENABLE_TASK_RECOVERY", default=True)
+TASK_RECOVERY_MAX_AGE_HOURS = env.float("TASK_RECOVERY_MAX_AGE_HOURS", default=24.0)
+TASK_RECOVERY_MAX_CONCURRENT = env.int("TASK_RECOVERY_MAX_CONCURRENT", default=3)
+TASK_RECOVERY_DELAY_SECONDS = env.float("TASK_RECOVERY_DELAY_SECONDS", default=5.0)
+ROADMAPS_WORKFLOW_GRAPH = env.str("ROADMAPS_WORKFLOW_GRAPH", default="")
+ROADMAPS_CHECKPOINT_URL = env.str("ROADMAPS_CHECKPOINT_URL", default="")
+ROADMAPS_RESUME_URL = env.str("ROADMAPS_RESUME_URL", default="")
+ROADMAPS_RESUME_SECRET = env.str("ROADMAPS_RESUME_SECRET", default="")
 # --- backups -------------------------------------------------------------------------------------------
 
 BACKUP_MAX_AGE_HOURS = env.float("BACKUP_MAX_AGE_HOURS", default=24.0)

@@ -9,6 +9,7 @@ from django.contrib import admin
 from django.urls import URLPattern, include, path, re_path
 from django.views.generic import RedirectView
 
+from opsconsole.api import console
 from opsconsole.care import views as care
 from opsconsole.operations import views
 from tasks.views import search_page
@@ -36,6 +37,7 @@ urlpatterns = [
     path("admin/search/", admin.site.admin_view(search_page), name="search"),
     path("admin/front/live/", admin.site.admin_view(care.front_live), name="front-live"),
     path("admin/stores/", admin.site.admin_view(care.stores), name="care-stores"),
+    path("api/", include(console.urls())),
     path("admin/", admin.site.urls),
     path("", RedirectView.as_view(pattern_name="admin:index")),
 ]

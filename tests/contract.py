@@ -68,10 +68,11 @@ def undo(run: Run, **options: Any) -> Run:
 
 def figures(run: Run) -> dict[str, Any]:
     reasons = {name: {k: n for k, n in counts.items() if n} for name, counts in run.reasons.items()}
+    observed = registry.operation(run.operation).observed
     return {
         "total": run.total,
         "reasons": {name: counts for name, counts in reasons.items() if counts},
-        "after": run.after,
+        "after": {name: value for name, value in run.after.items() if name not in observed},
         "status": run.status,
         **{outcome: getattr(run, outcome) for outcome in OUTCOMES},
     }

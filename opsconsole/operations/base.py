@@ -128,6 +128,7 @@ class Operation:
     problem: ClassVar[Problem | None] = None  # set: units in scope stand on the front page
     reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, unfit units and kinds of change
     figure_labels: ClassVar[Mapping[str, Any]] = {"in_scope": _("in scope")}  # figure → words
+    observed: frozenset[str] = frozenset()  # figures that move by themselves, such as times: never compared
     Params: type[forms.Form] = forms.Form
     act: Callable[[Any], Outcome] | None = None  # does a unit itself, instead of row changes: see `Act`
     run_id: int | None = None  # the run that works on it; none while it is planned
@@ -159,8 +160,8 @@ class Operation:
         """What becomes of `unit`: a pure function. What it raises sets the unit aside."""
         raise NotImplementedError
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        """Figures shown before and after; `in_scope` is what is still to do.
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+        """Figures shown before and after; `in_scope` is what is still to do. Numbers, or words where none say it.
 
         `narrow` keeps a queryset to what was selected and planned.
         """

@@ -23,7 +23,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from opsconsole.display import copyable, difference, duration, duration_range, figure, moment
+from opsconsole.display import copyable, difference, duration, duration_range, figure, figure_or_words, moment
 from opsconsole.operations import checklist, findings, jobs, registry, runner
 from opsconsole.operations.base import Check, Operation, Risk
 from opsconsole.operations.models import ENDED, RESUMABLE, Batch, Finding, Hold, Request, Run, Status
@@ -437,10 +437,14 @@ def _spread(sample: list[dict[str, Any]], limit: int = 50) -> list[dict[str, Any
 def plan_differences(old: Run, new: Run) -> Table:
     """What moved between two plans of the same thing."""
     before, after = PlanPage(old), PlanPage(new)
-    lines = [(after.figure_label(name), old.before.get(name), value) for name, value in new.before.items()]
+    lines = [
+        (after.figure_label(name), old.before.get(name), value)
+        for name, value in new.before.items()
+        if name not in after.operation.observed
+    ]
     if before.counted and after.counted:
         lines += [(outcome_label(name), before.counts[name], after.counts[name]) for name in OUTCOMES]
-    rows = [[label, figure(was), figure(now)] for label, was, now in lines if was != now]
+    rows = [[label, figure_or_words(was), figure_or_words(now)] for label, was, now in lines if was != now]
     if not rows:
         rows = [[_("Values of the rows"), _("as planned"), _("other ones, in the same number")]]
     return Table([_("Figure"), _("Planned"), _("Now")], rows)
@@ -617,7 +621,10 @@ class RunPage(_Page):
                 [_("Problem"), _("Meaning"), _("Findings")],
                 [[code, reason_label(self.cls, code), figure(n)] for code, n in self.found.items()],
             )
-        rows = [[self.figure_label(name), figure(before.get(name)), figure(value)] for name, value in after.items()]
+        rows = [
+            [self.figure_label(name), figure_or_words(before.get(name)), figure_or_words(value)]
+            for name, value in after.items()
+        ]
         return Table([_("Figure"), _("Before"), _("After")], rows)
 
     @property

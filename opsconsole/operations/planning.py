@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import orjson
@@ -21,6 +22,7 @@ from opsconsole.stores.rows import Key, Write
 from opsconsole.stores.store import Store
 
 SHOWN_CHARACTERS = 500
+SHOWN_BEFORE = 80  # characters of a long value before the first that differs
 OUTCOMES = ("changed", "skipped", "unfit", "set_aside")
 _Operation = TypeVar("_Operation", bound=Operation)
 _NAMES: dict[type, str] = {Changed: "changed", Skip: "skipped", Unfit: "unfit"}
@@ -109,7 +111,7 @@ class Plan:
     operation: Operation
     selection: Selection
     bound: Key | None
-    before: dict[str, int]
+    before: dict[str, Any]
     reasons: dict[str, dict[str, int]] = field(default_factory=lambda: {name: {} for name in OUTCOMES})
     sample: list[dict[str, Any]] = field(default_factory=list)
     batches: int = 0
@@ -122,7 +124,12 @@ class Plan:
 
     @property
     def total(self) -> int:
-        return self.before["in_scope"]
+        return int(self.before["in_scope"])
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """The figures that say whether the store is still as it was."""
+        return {name: value for name, value in self.before.items() if name not in self.operation.observed}
 
     @cached_property
     def units(self) -> QuerySet[Any]:
@@ -160,7 +167,7 @@ def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # n
     return Plan(operation, selection, bound, before)
 
 
-def measure(operation: Operation, selection: Selection, bound: Key) -> dict[str, int]:
+def measure(operation: Operation, selection: Selection, bound: Key) -> dict[str, Any]:
     """The operation's figures over what was selected, up to the bound."""
 
     def narrow(units: QuerySet[Any]) -> QuerySet[Any]:
@@ -287,12 +294,26 @@ class Sampler:
 
 
 def _shown(row: RowChange) -> dict[str, Any]:
+    before, after = dict(row.old or {}), dict(row.new or {})
+    for name in before.keys() & after.keys():
+        before[name], after[name] = _where_they_differ(before[name], after[name])
     return {
         "table": row.table,
         "key": row.key,
-        "before": None if row.old is None else {name: _text(value) for name, value in row.old.items()},
-        "after": None if row.new is None else {name: _text(value) for name, value in row.new.items()},
+        "before": None if row.old is None else {name: _text(value) for name, value in before.items()},
+        "after": None if row.new is None else {name: _text(value) for name, value in after.items()},
     }
+
+
+def _where_they_differ(before: Any, after: Any) -> tuple[Any, Any]:
+    """Two documents from shortly before the first difference on: what they begin with alike shows nothing."""
+    if not (isinstance(before, str) and isinstance(after, str)) or before == after:
+        return before, after
+    if max(len(before), len(after)) <= SHOWN_CHARACTERS:
+        return before, after
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))
+    start = sum(1 for _pair in alike) - SHOWN_BEFORE
+    return (f"…{before[start:]}", f"…{after[start:]}") if start > 0 else (before, after)
 
 
 def _text(value: Any) -> Any:

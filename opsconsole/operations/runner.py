@@ -45,7 +45,6 @@ import opsconsole
 from opsconsole.operations import alerts, checklist, findings, registry
 from opsconsole.operations.base import (
     DEFAULT_BATCH_SIZE,
-    Changed,
     Check,
     Item,
     Operation,
@@ -240,7 +239,7 @@ def recheck(run: Run) -> None:
     kept = plan_of(run)
     before = {"in_scope": 0} if kept.bound is None else measure(kept.operation, kept.selection, kept.bound)
     fresh = Plan(kept.operation, kept.selection, kept.bound, before)
-    drifted = fresh.before != kept.before
+    drifted = fresh.compared != kept.compared
     if not drifted and kept.counted and kept.total <= RECOUNTED_UNITS:
         drifted = count_outcomes(fresh).digest() != kept.digest()
     if drifted:

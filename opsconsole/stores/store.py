@@ -186,7 +186,12 @@ class Store:
         return next(name for name, column in self.tables[table].items() if column.primary_key)
 
     def models(self) -> list[type[Model]]:
-        return [model for model in apps.get_models(include_auto_created=True) if store_of(model) == self.name]
+        """Those whose tables it should have: an unmanaged model's may be absent."""
+        return [
+            model
+            for model in apps.get_models(include_auto_created=True)
+            if store_of(model) == self.name and model._meta.managed
+        ]
 
     @contextmanager
     def in_key_order(self) -> Iterator[None]:
@@ -302,7 +307,7 @@ class Store:
         self.connection.close()
 
     def _lacks(self, needs: dict[type[Model], Iterable[str]]) -> dict[str, str]:
-        """What is missing → the statement that adds it (a table: which document has it)."""
+        """What is missing → the statements that add it and its indexes (a table: which document has it)."""
         lacks: dict[str, str] = {}
         for model, columns in needs.items():
             table = model._meta.db_table
@@ -313,7 +318,8 @@ class Store:
                 if name not in self.tables[table]:
                     field = next(f for f in model._meta.concrete_fields if f.column == name)
                     type_ = (field.db_type(self.connection) or "text").upper()
-                    lacks[f"{table}.{name}"] = f"ALTER TABLE {table} ADD COLUMN {name} {type_};"
+                    statements = [f"ALTER TABLE {table} ADD COLUMN {name} {type_};", *_index_statements(model, name)]
+                    lacks[f"{table}.{name}"] = "\n".join(statements)
         return lacks
 
     def _rows(self, sql: str) -> list[Any]:
@@ -345,6 +351,20 @@ def all_stores() -> Iterator[Store]:
 
 def _columns(model: type[Model]) -> list[str]:
     return [str(field.column) for field in model._meta.concrete_fields]
+
+
+def _index_statements(model: type[Model], column: str) -> list[str]:
+    """Those that make the documented indexes of a column."""
+    table = model._meta.db_table
+    found = []
+    for index in model._meta.indexes:
+        columns = {
+            str(getattr(model._meta.get_field(name), "column", name)): order for name, order in index.fields_orders
+        }
+        if column in columns:
+            listed = ", ".join(f"{name} {order}".strip() for name, order in columns.items())
+            found.append(f"CREATE INDEX {index.name} ON {table} ({listed});")
+    return found
 
 
 def _dotted(version: str) -> tuple[int, ...]:

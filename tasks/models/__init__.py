@@ -18,9 +18,11 @@ from tasks.models.agentos import (
     WebuiSession,
 )
 from tasks.models.helix import AgentPrompt, HelixArtifact, HelixJob, HelixTask, SystemLog
+from tasks.models.records import ExecutionStatus, Stage, TaskStatus, TestRecord
 
 __all__ = [
     "AgentPrompt",
+    "ExecutionStatus",
     "HelixArtifact",
     "HelixJob",
     "HelixTask",
@@ -30,12 +32,15 @@ __all__ = [
     "MemoryItem",
     "Project",
     "ProjectRepo",
+    "Stage",
     "SystemLog",
     "Task",
     "TaskArtifactRef",
     "TaskDependency",
     "TaskLineage",
     "TaskRepoScope",
+    "TaskStatus",
+    "TestRecord",
     "WebuiMessage",
     "WebuiSession",
 ]
