@@ -181,11 +181,14 @@ def test_nothing_else_runs_on_the_store_meanwhile(saved: Any) -> None:
 def test_a_damaged_store_is_restored_and_its_files_are_kept(saved: Any) -> None:
     if saved.engine != "sqlite":
         return
+    saved.client.executemany(
+        "INSERT INTO task_audits (task_id, event_type, payload) VALUES ('t1', 'X', ?)", [("x" * 2_000,)] * 500
+    )
     saved.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     saved.store.close()
     path = saved.store.path
     data = bytearray(path.read_bytes())
-    for page in range(len(data) // 8192, len(data) // 4096):
+    for page in range(len(data) // 4096 - 100, len(data) // 4096):  # rows; the schema lies before
         data[page * 4096 : page * 4096 + 100] = b"\xff" * 100
     path.write_bytes(data)
     run = restore(saved.store, saved.backup.path)
