@@ -119,6 +119,7 @@ class Operation:
     batch_size: int | None = None  # set: fixed, and --batch-size is refused
     locks_units: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
     touches_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
+    backs_up: ClassVar[bool] = False  # it makes a backup itself before it writes
     selects: ClassVar[bool] = True  # its units are rows of `model`, and people may choose among them
     exact: ClassVar[bool] = False  # a unit that is no longer as the plan showed it is skipped: for few, dear units
     cluster: ClassVar[str] = ""  # LONG_CLUSTER where one unit may take more than minutes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class RestoreStore(Listed, Act):
     )
     model = Backup
     risk = Risk.DELETE
+    backs_up = True
     cluster = LONG_CLUSTER
 
     class Params(forms.Form):
@@ -41,8 +43,8 @@ class RestoreStore(Listed, Act):
         super().__init__(store, params)
         self.file = Path(self.params["file"]).absolute()
         self.beside: str = self.params.get("as_") or ""
-        # All of the store is held while it is replaced.
-        self.writes = {} if self.beside else dict.fromkeys(store.tables, ())
+        # All of the store is held while it is replaced. It may be too damaged to be asked for its tables.
+        self.writes = {} if self.beside else {model._meta.db_table: () for model in store.models()}
 
     @classmethod
     def locate(cls, params: Mapping[str, Any]) -> Store:
@@ -93,9 +95,18 @@ class RestoreStore(Listed, Act):
             return Changed(())
         # A second attempt must not put the restored state in the place of the state before.
         if not any(backup.is_there for backup in Backup.objects.filter(run=self.run_id)):
-            dumps.write(self.at, dumps.folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
+            self._back_up()
         restores.restore(self.at, self.file)
         return Changed(())
+
+    def _back_up(self) -> None:
+        """The state before. Of a damaged SQLite store, whose backup would not stand any check, its files as they are."""
+        try:
+            dumps.write(self.at, dumps.folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
+        except (dumps.BackupFailed, sqlite3.DatabaseError):
+            if self.at.path is None:
+                raise
+            restores.keep_files(self.at.path, f"{self.at.alias}-{self.as_of:%Y%m%dT%H%M%SZ}-{self.run_id}-damaged")
 
     @classmethod
     def made(cls, run_id: int) -> dict[str, Any]:
