@@ -222,10 +222,12 @@ def make_helix(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
 
     made: list[str] = []
 
-    def make(engine: str, jobs: list[helix.Job], *, orphans: Sequence[tuple[int, int]] = ()) -> Store:
+    def make(
+        engine: str, jobs: list[helix.Job], *, orphans: Sequence[tuple[int, int]] = (), triggers: bool = True
+    ) -> Store:
         vendor, _, kind = engine.partition("-")
         inserts = [*helix.rows(jobs), *(helix.orphan(*one) for one in orphans)]
-        statements = helix.ddl(vendor, enums=kind == "enum", keys=not orphans)
+        statements = helix.ddl(vendor, enums=kind == "enum", keys=not orphans, triggers=triggers)
         made.append(vendor)
         if vendor == "sqlite":
             path = tmp_path / f"helix-{len(made)}.db"
