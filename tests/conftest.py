@@ -19,6 +19,8 @@ import pytest
 from tests import agentos, helix
 from tests.postgres import NoServer, hold, release, shared_server, start_server
 
+pytest_plugins = ("tests.records",)
+
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 IN_CI = os.environ.get("CI") == "true"
 
@@ -40,7 +42,7 @@ def _session() -> Path:
 def _environment() -> None:
     """Neither the caller's variables nor a `.env` file reach the tests: they may name real databases."""
     for name in list(os.environ):
-        if name.endswith(("DATABASE_URL", "DATABASE_PASSWORD", "_ATTACHED")) or name.startswith(
+        if name.endswith(("DATABASE_URL", "DATABASE_PASSWORD", "_ATTACHED", "CACHE_URL")) or name.startswith(
             ("OPSCONSOLE_WORKERS", "HELIX_", "ROADMAPS_", "RUN_HOLD_", "BACKUP_", "TASK_RECOVERY_", "ALERT_")
         ):
             del os.environ[name]

@@ -17,13 +17,15 @@ from typing import Any
 import orjson
 from django.apps import apps
 from django.contrib.auth.decorators import login_not_required
+from django.core.exceptions import RequestDataTooBig
+from django.db import DatabaseError, InterfaceError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, re_path
 from django.utils.module_loading import module_has_submodule
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import csrf_exempt
-from ninja import NinjaAPI, Router
+from ninja import NinjaAPI, Router, Schema
 from ninja.errors import HttpError, ValidationError
 from ninja.renderers import BaseRenderer
 
@@ -71,6 +73,17 @@ def openapi(request: HttpRequest) -> Any:
 # --- errors ---------------------------------------------------------------------------------------------
 
 
+class Problem(Schema):
+    code: str
+    message: str
+
+
+class Error(Schema):
+    """Every answer that is none."""
+
+    error: Problem
+
+
 def error(status: int, message: str, **more: Any) -> HttpResponse:
     """The answer that says what went wrong, for a program (`code`) and for a person (`message`)."""
     code = CODES.get(HTTPStatus(status), "error")
@@ -98,6 +111,18 @@ def _invalid(request: HttpRequest, raised: Any) -> HttpResponse:
 @api.exception_handler(Http404)
 def _not_found(request: HttpRequest, raised: Any = None) -> HttpResponse:
     return error(404, _("There is nothing at %(path)s.") % {"path": request.path})
+
+
+@api.exception_handler(RequestDataTooBig)
+def _too_large(request: HttpRequest, raised: Any) -> HttpResponse:
+    return error(413, _("This is more than the console takes at once."))
+
+
+@api.exception_handler(DatabaseError)
+@api.exception_handler(InterfaceError)
+def _unavailable(request: HttpRequest, raised: Any) -> HttpResponse:
+    logger.error("a database failed: %s %s", request.method, request.path, exc_info=raised)
+    return error(503, _("A database can't be asked; the console's log says why."))
 
 
 @api.exception_handler(Exception)
