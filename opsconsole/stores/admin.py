@@ -6,7 +6,7 @@ Here they are looked at; what is edited, exchanged and deleted by hand is in `ed
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from functools import partial
 from typing import Any, ClassVar
@@ -140,7 +140,9 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
 
         def shown(row: Any) -> Any:
             value = getattr(row, name)
-            return (value, words(value)) if in_list and name in self.badges and value is not None else words(value)
+            if in_list and name in self.badges and value is not None:
+                return value, words(value)
+            return words(value) if in_list else _once(row, name, partial(words, value))
 
         shown.__name__ = name
         shown.short_description = field.verbose_name  # type: ignore[attr-defined]
@@ -153,7 +155,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         method = getattr(self, name)
 
         def shown(row: Any) -> Any:
-            return method(row, store)
+            return _once(row, name, partial(method, row, store))
 
         shown.__name__ = name
         shown.short_description = method.short_description  # type: ignore[attr-defined]
@@ -277,7 +279,7 @@ class CountedChoicesFilter(ChoicesRadioFilter):
         one = f"(SELECT COUNT(*) FROM (SELECT 1 FROM {quoted(table)} WHERE {quoted(column)} = %s LIMIT %s) AS t)"  # noqa: S608
         with store.connection.cursor() as cursor:
             cursor.execute(
-                f"SELECT {', '.join([one] * len(values))}",  # noqa: S608
+                f"SELECT {', '.join([one] * len(values))}",
                 [parameter for value in values for parameter in (value, COUNT_CAP + 1)],
             )
             found = cursor.fetchone()
@@ -320,6 +322,14 @@ class DayFilter(admin.FieldListFilter):
 
 
 # --- values and tables of the pages -------------------------------------------------------------------------
+
+
+def _once(row: Any, name: str, words: Callable[[], Any]) -> Any:
+    """A page asks for each value several times; queries and highlighting are not for free."""
+    shown: dict[str, Any] = row.__dict__.setdefault("_shown", {})
+    if name not in shown:
+        shown[name] = words()
+    return shown[name]
 
 
 def _plain(value: Any) -> str:

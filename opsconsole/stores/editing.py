@@ -137,6 +137,7 @@ class EditableStoreAdmin(StoreModelAdmin):
     # Text columns that have a text area; all others have one line.
     documents: ClassVar[tuple[str, ...]] = ()
     actions_detail = ("edit",)
+    delete_confirmation_template = delete_selected_confirmation_template = "stores/delete.html"
 
     def __init__(self, model: type[models.Model], admin_site: Any) -> None:
         super().__init__(model, admin_site)
