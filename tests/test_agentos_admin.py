@@ -143,7 +143,7 @@ def test_no_list_and_no_page_asks_more_where_there_is_more(alices, managed):
     for model in TABLES:  # what a process asks once
         alices.get(url(model, "changelist"))
         alices.get(url(model, "change", first_key(managed, model)))
-    asked = {}
+    asked: dict[tuple[str, int], tuple[int, int]] = {}
     for rows in (10, 300):
         fill(managed, rows)
         for model in TABLES:

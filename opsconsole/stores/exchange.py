@@ -165,6 +165,8 @@ def _cut_to_change(before: Any, after: Any) -> tuple[Any, Any]:
 class StoreResource(resources.ModelResource):  # type: ignore[misc]
     """All columns of one table; `resource_of` makes one for each model."""
 
+    fields: Any
+
     def __init__(self, columns: Iterable[str] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if columns is not None:
@@ -288,7 +290,9 @@ def resource_of(model: type[models.Model]) -> type[StoreResource]:
             "use_transactions": True,
         },
     )
-    return type(StoreResource)(f"{model.__name__}Resource", (StoreResource,), attributes)
+    made: Any = type(StoreResource)  # the library's metaclass
+    resource: type[StoreResource] = made(f"{model.__name__}Resource", (StoreResource,), attributes)
+    return resource
 
 
 # --- the admin's side -----------------------------------------------------------------------------------------
