@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg
 import pytest
 
-from tests import agentos, helix
+from tests import agentos, helix, roadmaps
 from tests.postgres import NoServer, hold, release, shared_server, start_server
 
 pytest_plugins = ("tests.records",)
@@ -251,6 +251,31 @@ def attached(request: pytest.FixtureRequest, make_attached: Any) -> Attached:
     """A store of 300 audits on each engine; `parametrize("attached", …, indirect=True)` narrows it down."""
     attached: Attached = make_attached(request.param, 300)
     return attached
+
+
+@pytest.fixture
+def make_roadmaps(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Makes somebody else's roadmaps stores: `make_roadmaps("postgresql-jsonb", rows)`."""
+    from opsconsole.stores.store import attach_file
+
+    dropped: list[str] = []
+
+    def make(engine: str, rows: Any, **options: Any) -> Store:
+        name = f"roadmaps_{len(dropped)}"
+        if engine == "sqlite":
+            dropped.append("")
+            path = tmp_path / f"{name}.db"
+            roadmaps.create(engine, path, rows, **options)
+            return attach_file("roadmaps", path)
+        url = request.getfixturevalue("postgres").create_database(name)
+        dropped.append(name)
+        roadmaps.create(engine, url, rows, **options)
+        return attach_url("roadmaps", url)
+
+    yield make
+    forget_attached()
+    for name in filter(None, dropped):
+        request.getfixturevalue("postgres").drop_database(name)
 
 
 @dataclass
