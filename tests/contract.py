@@ -93,11 +93,6 @@ def left_by(run: Run) -> dict[str, dict[str, list[str]]]:
     return found
 
 
-def rows_of(run: Run) -> int:
-    """How many rows it wrote: a unit may have several."""
-    return sum(run.batches.values_list("rows", flat=True))
-
-
 def die(run: Run) -> Run:
     """The worker's process is gone: its connections are cut, and somebody takes the run over."""
     for connection in connections.all(initialized_only=True):
