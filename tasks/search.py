@@ -369,7 +369,7 @@ class Tsvector(Index):
         text = f"left({self.source.text}, {CHARACTERS})"
         for term in (*query.terms, *query.excluded):
             if term.excluded or len(term.words()[0]) > 1:
-                if len(term.pieces) == 1 and is_han(term.pieces[0]):  # five times as fast
+                if len(term.pieces) == 1 and is_han(term.pieces[0]):  # no regular expression is needed
                     conditions.append(f"strpos({text}, %s) {'=' if term.excluded else '>'} 0")
                     values.append(term.pieces[0])
                 else:
