@@ -22,9 +22,10 @@ from audits.coverage import FILLED, VERDICTS, Figures, coverage, lag
 from audits.extraction import KEYS
 from audits.models import GuardianVerdict, InboxEntry, TaskAudit
 from audits.operations.backfill_decision_fields import BackfillDecisionFields
-from opsconsole.display import copyable, figure, moment
+from opsconsole.display import copyable, figure, moment, pretty_json
 from opsconsole.operations.admin import OperationActionsMixin
-from opsconsole.stores.admin import DayFilter, ExactFilter, StoreModelAdmin, json_block
+from opsconsole.stores.admin import DayFilter, ExactFilter, StoreModelAdmin, json_block, linked
+from opsconsole.stores.exchange import ExportStoreMixin
 from opsconsole.stores.store import StoreUnusable
 
 # So many audits the coverage page reads for what SQL can't tell; the command reads all.
@@ -43,6 +44,9 @@ SUPERVISOR_EVENTS = tuple(
         "ERROR",
     )
 )
+
+
+task_link = linked("tasks.task")
 
 
 class EventTypeFilter(ExactFilter):
@@ -76,7 +80,7 @@ class DecisionTimesFilter(RadioFilter):
 
 
 @admin.register(TaskAudit)
-class TaskAuditAdmin(OperationActionsMixin, StoreModelAdmin):
+class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
     list_display = ("audit", "event_type", "severity", "of_task", "created", "source", "delay")
     sortable_by = ("audit",)
     list_filter = (
@@ -89,6 +93,7 @@ class TaskAuditAdmin(OperationActionsMixin, StoreModelAdmin):
     searched = ("audit_id", "task_id", "decision_id")
     search_help_text = _("Searches the number of an audit and the exact identifier of a task or a decision.")
     actions_list = ("coverage",)
+    heavy = ("payload",)
     fieldsets = (
         (None, {"fields": ("audit", "event_type", "level", "of_task", "repo_id", "created")}),
         (_("Decision"), {"fields": ("source", "processed", "delay", "decision", "verdict")}),
@@ -105,9 +110,6 @@ class TaskAuditAdmin(OperationActionsMixin, StoreModelAdmin):
         "verdict": ("verdict_id",),
         "document": ("payload",),
     }
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[TaskAudit]:
-        return super().get_queryset(request).defer("payload")  # the page of one audit asks for it
 
     @admin.display(description=_("audit"), ordering="pk")
     def audit(self, audit: TaskAudit) -> str:
@@ -174,100 +176,51 @@ class TaskAuditAdmin(OperationActionsMixin, StoreModelAdmin):
 
 
 @admin.register(GuardianVerdict)
-class GuardianVerdictAdmin(StoreModelAdmin):
-    list_display = ("verdict", "outcome", "of_task", "triggered_by", "created")
-    list_filter = (("decision", ChoicesRadioFilter),)
-    searched = ("id",)
-    search_help_text = _("Searches the exact identifier of a verdict.")
-    fieldsets = (
-        (None, {"fields": ("verdict", "decision", "of_task", "triggered_by", "created")}),
-        (_("Documents"), {"fields": ("reasons", "policy")}),
-    )
-    needs = {
-        "verdict": ("id",),
-        "outcome": ("decision",),
-        "of_task": ("task_id",),
-        "created": ("created_at",),
-        "reasons": ("reasons_json",),
-        "policy": ("policy_json",),
+class GuardianVerdictAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
+    list_display = ("id", "decision", "task_id", "triggered_by", "reasons", "created_at")
+    list_filter = (TaskFilter, ("decision", ChoicesRadioFilter), ("created_at", DayFilter))
+    searched = ("id", "task_id")
+    search_help_text = _("Searches the exact identifier of a verdict or of a task.")
+    heavy = ("policy_json",)
+    badges = {"decision": {"approve": "success", "reject": "danger", "warn": "warning"}}
+    shows = {
+        "id": linked("audits.guardianverdict"),
+        "task_id": task_link,
+        "created_at": moment,
+        "reasons_json": json_block,
+        "policy_json": json_block,
     }
-
-    @admin.display(description=_("verdict"))
-    def verdict(self, verdict: GuardianVerdict) -> str:
-        return verdict.pk
-
-    @display(description=_("decision"), label={"approve": "success", "reject": "danger", "warn": "warning"})
-    def outcome(self, verdict: GuardianVerdict) -> tuple[str, str]:
-        return verdict.decision, verdict.get_decision_display()
-
-    @admin.display(description=_("task"))
-    def of_task(self, verdict: GuardianVerdict) -> str:
-        return task_link(verdict.task_id)
-
-    @admin.display(description=_("created at"))
-    def created(self, verdict: GuardianVerdict) -> str:
-        return moment(verdict.created_at)
+    needs = {"reasons": ("reasons_json",)}
+    fieldsets = (
+        (None, {"fields": ("id", "decision", "task_id", "triggered_by", "created_at")}),
+        (_("Documents"), {"fields": ("reasons_json", "policy_json")}),
+    )
 
     @admin.display(description=_("reasons"))
     def reasons(self, verdict: GuardianVerdict) -> str:
-        return json_block(verdict.reasons_json)
-
-    @admin.display(description=_("policy"))
-    def policy(self, verdict: GuardianVerdict) -> str:
-        return json_block(verdict.policy_json)
+        return pretty_json(verdict.reasons_json)
 
 
 @admin.register(InboxEntry)
-class InboxEntryAdmin(StoreModelAdmin):
-    list_display = ("entry", "state", "event_type", "of_task", "event", "processed")
-    list_filter = (("status", ChoicesRadioFilter),)
-    searched = ("id",)
-    search_help_text = _("Searches the exact identifier of an entry.")
-    fieldsets = (
-        (None, {"fields": ("entry", "status", "event_type", "of_task", "event", "processed", "created")}),
-        (_("Payload"), {"fields": ("document",)}),
-    )
-    needs = {
-        "entry": ("id",),
-        "state": ("status",),
-        "of_task": ("task_id",),
-        "event": ("event_ts",),
-        "processed": ("processed_at",),
-        "created": ("created_at",),
-        "document": ("payload_json",),
+class InboxEntryAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
+    list_display = ("id", "status", "event_type", "task_id", "event_ts", "processed_at")
+    list_filter = (TaskFilter, EventTypeFilter, ("status", ChoicesRadioFilter), ("created_at", DayFilter))
+    searched = ("id", "task_id")
+    search_help_text = _("Searches the exact identifier of an entry or of a task.")
+    heavy = ("payload_json",)
+    badges = {"status": {"pending": "warning", "processing": "info", "processed": "success", "failed": "danger"}}
+    shows = {
+        "id": linked("audits.inboxentry"),
+        "task_id": task_link,
+        "event_ts": moment,
+        "processed_at": moment,
+        "created_at": moment,
+        "payload_json": json_block,
     }
-
-    @admin.display(description=_("entry"))
-    def entry(self, entry: InboxEntry) -> str:
-        return entry.pk
-
-    @display(
-        description=_("status"),
-        label={"pending": "warning", "processing": "info", "processed": "success", "failed": "danger"},
-        empty_value="–",
+    fieldsets = (
+        (None, {"fields": ("id", "status", "event_type", "task_id", "event_ts", "processed_at", "created_at")}),
+        (_("Payload"), {"fields": ("payload_json",)}),
     )
-    def state(self, entry: InboxEntry) -> tuple[str, str] | None:
-        return (entry.status, entry.get_status_display()) if entry.status else None
-
-    @admin.display(description=_("task"))
-    def of_task(self, entry: InboxEntry) -> str:
-        return task_link(entry.task_id)
-
-    @admin.display(description=_("event time"))
-    def event(self, entry: InboxEntry) -> str:
-        return moment(entry.event_ts)
-
-    @admin.display(description=_("processed at"))
-    def processed(self, entry: InboxEntry) -> str:
-        return moment(entry.processed_at)
-
-    @admin.display(description=_("created at"))
-    def created(self, entry: InboxEntry) -> str:
-        return moment(entry.created_at)
-
-    @admin.display(description=_("payload"))
-    def document(self, entry: InboxEntry) -> str:
-        return json_block(entry.payload_json)
 
 
 def coverage_words(figures: Figures) -> dict[str, Any]:
@@ -335,8 +288,3 @@ def coverage_words(figures: Figures) -> dict[str, Any]:
 
 def _seconds(seconds: float | None) -> str:
     return figure(None if seconds is None else round(seconds, 3), 3)
-
-
-def task_link(key: str) -> str:
-    """To the task's page; whether the task is still there, that page says."""
-    return format_html('<a class="row-link" href="{}">{}</a>', reverse("admin:tasks_task_change", args=[key]), key)

@@ -25,6 +25,7 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 from unfold.views import ChangeList
 
 from opsconsole.display import figure
+from opsconsole.operations.models import Hold
 from opsconsole.stores.router import DEFAULT, store_of
 from opsconsole.stores.store import TITLES
 
@@ -99,8 +100,9 @@ ENVIRONMENTS = {
 
 
 def site_context(request: HttpRequest) -> dict[str, Any]:
-    """For every page: the environment's band."""
-    return {"band": {"code": settings.ENVIRONMENT, "name": ENVIRONMENTS[settings.ENVIRONMENT]}}
+    """For every page: the environment's band, and who holds all runs, if somebody does."""
+    hold = Hold.objects.order_by("pk").first() if request.user.is_authenticated else None
+    return {"band": {"code": settings.ENVIRONMENT, "name": ENVIRONMENTS[settings.ENVIRONMENT]}, "hold": hold}
 
 
 def title_prefix(request: HttpRequest) -> str:
@@ -114,6 +116,24 @@ ICONS = {
     "api.token": "key",
     "operations.run": "play_circle",
     "operations.event": "history",
+    "operations.alert": "notifications",
+    "operations.finding": "report",
+    "tasks.task": "task",
+    "tasks.tasklineage": "timeline",
+    "tasks.taskreposcope": "rule_folder",
+    "tasks.taskdependency": "account_tree",
+    "tasks.taskartifactref": "inventory_2",
+    "tasks.project": "workspaces",
+    "tasks.projectrepo": "folder_code",
+    "tasks.webuisession": "forum",
+    "tasks.webuimessage": "chat",
+    "tasks.kbsource": "library_books",
+    "tasks.kbchunk": "article",
+    "tasks.kbembedding": "scatter_plot",
+    "tasks.memoryitem": "neurology",
+    "audits.taskaudit": "fact_check",
+    "audits.guardianverdict": "gavel",
+    "audits.inboxentry": "inbox",
     "django_q.schedule": "schedule",
     "django_q.ormq": "hourglass_top",
     "django_q.success": "task_alt",
@@ -138,6 +158,13 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         url = reverse("operations")
         everything = {"title": _("All operations"), "icon": "tactic", "link": url, "active": request.path == url}
         sidebar[0]["items"].insert(0, everything)
+        url = reverse("emergency")
+        switch = {"title": _("Emergency switch"), "icon": "emergency_home", "link": url, "active": request.path == url}
+        sidebar[0]["items"].append(switch)
+    if any(request.user.has_perm(f"tasks.view_{name}") for name in ("memoryitem", "kbchunk")):
+        url = reverse("search")
+        item = {"title": _("Search"), "icon": "search", "link": url, "active": request.path == url}
+        sidebar.insert(0, {"items": [item]})
     return sidebar
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Iterable
 from datetime import UTC, datetime, tzinfo
 from typing import Any
@@ -11,9 +12,12 @@ from typing import Any
 from django.utils import timezone
 from django.utils.formats import number_format
 from django.utils.html import format_html, format_html_join
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers.data import JsonLexer
 
 from opsconsole.stores.moments import read_moment
 
@@ -39,8 +43,11 @@ def moment(value: datetime | str | None, zone: tzinfo = UTC) -> SafeString | str
         return "–"
     at = value if isinstance(value, datetime) else read_moment(str(value), zone)
     if at is None:
+        return excerpt(value, 80)
+    try:
+        local = timezone.localtime(at)
+    except OverflowError:  # the first or last day that there is, in another zone
         return str(value)
-    local = timezone.localtime(at)
     own = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}" if isinstance(value, datetime) else str(value)
     return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), own, f"{local:%Y-%m-%d %H:%M:%S}")
 
@@ -82,7 +89,7 @@ def copyable(text: Any) -> SafeString | str:
     )
 
 
-def pretty_json(text: str | None, keys: Iterable[str] = ()) -> SafeString | str:
+def pretty_json(text: str | None, keys: Iterable[str] = (), *, colours: bool = False) -> SafeString | str:
     """JSON folded to its interesting `keys` (default: the first three), unfolded indented; anything else as text."""
     if text is None:
         return "–"
@@ -101,14 +108,91 @@ def pretty_json(text: str | None, keys: Iterable[str] = ()) -> SafeString | str:
     return format_html(
         '<details class="json"><summary>{}</summary><pre tabindex="0">{}</pre></details>',
         format_html_join(" · ", "<code>{}</code>", ((part,) for part in folded)),
-        indented[:PRETTY_CHARACTERS],
+        highlighted(indented[:PRETTY_CHARACTERS]) if colours else indented[:PRETTY_CHARACTERS],
     )
+
+
+_JSON = JsonLexer(stripnl=False, ensurenl=False)
+_SPANS = HtmlFormatter(nowrap=True, classprefix="json-")
+
+
+def highlighted(text: str) -> SafeString:
+    """JSON with its kinds of value marked by classes; the colours are in console.css."""
+    return mark_safe(str(highlight(text, _JSON, _SPANS)))  # noqa: S308  # the formatter escapes
 
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def excerpt(value: Any, characters: int = 160) -> str:
+    """The beginning of a longer text, on one line; bytes as figures."""
+    if value is None:
+        return "–"
+    text = " ".join(_value(value).split())
+    return text if len(text) <= characters else f"{text[: characters - 1]}…"
+
+
+# --- vectors ------------------------------------------------------------------------------------------------
+
+PLAUSIBLE = 1e6  # no embedding holds a greater number; bytes read at the wrong width do
+
+
+def vector(value: Any) -> list[float] | None:
+    """The numbers of an embedding: float32 or float64, little endian, or a JSON list; None for all else."""
+    if isinstance(value, memoryview | bytearray):
+        value = bytes(value)
+    if isinstance(value, bytes):
+        if not value.lstrip().startswith(b"["):
+            return _floats(value)
+        value = value.decode(errors="replace")
+    if not isinstance(value, str):
+        return None
+    try:
+        numbers = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(numbers, list) or not numbers:
+        return None
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
+        return None
+    return numbers
+
+
+def _floats(data: bytes) -> list[float] | None:
+    for width, code in ((4, "f"), (8, "d")):
+        if not data or len(data) % width:
+            continue
+        numbers = list(struct.unpack(f"<{len(data) // width}{code}", data))
+        # The lower half of a round float64 is a float32 of zero.
+        halves = width == 4 and len(data) % 8 == 0 and any(numbers) and not any(numbers[::2])
+        if not halves and all(map(_plausible, numbers)):
+            return numbers
+    return None
+
+
+def _plausible(number: float) -> bool:
+    """Whether this may be a component. Halves of wider numbers, and text, are too large, too small or none."""
+    return number == 0 or 1e-20 < abs(number) < PLAUSIBLE
+
+
+def vector_words(value: Any) -> str:
+    """An embedding as its dimension and norm; bytes of an unknown form as their number."""
+    numbers = vector(value)
+    if numbers is None:
+        if isinstance(value, str):
+            return ngettext("%(n)s character, no vector", "%(n)s characters, no vector", len(value)) % {
+                "n": figure(len(value))
+            }
+        size = len(value) if isinstance(value, bytes | bytearray | memoryview) else 0
+        return ngettext("%(n)s byte of an unknown form", "%(n)s bytes of an unknown form", size) % {"n": figure(size)}
+    try:
+        norm = math.hypot(*numbers)
+    except OverflowError:  # whole numbers beyond any float
+        norm = math.inf
+    return _("%(n)s dimensions, norm %(norm)s") % {"n": figure(len(numbers)), "norm": f"{norm:.4g}"}
 
 
 def difference(before: Any, after: Any) -> SafeString:

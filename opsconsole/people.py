@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import secrets
 
-from django.contrib.auth import get_user_model
+from django.contrib import admin
+from django.contrib.auth import get_permission_codename, get_user_model
 from django.contrib.auth.models import Group, Permission
+from django.db.models import Q
+
+from opsconsole.stores.editing import EditableStoreAdmin
 
 VIEWERS, OPERATORS, PLATFORMS = "Viewers", "Operators", "Platforms"
 
@@ -18,10 +22,21 @@ def make_groups() -> None:
     operates = Permission.objects.filter(
         content_type__app_label="operations", codename__in=("operate_run", "approve_run", "change_switch")
     )
+    edits = Permission.objects.filter(_by_hand())
     Group.objects.get_or_create(name=VIEWERS)[0].permissions.set(views)
-    Group.objects.get_or_create(name=OPERATORS)[0].permissions.set(views | operates)
+    Group.objects.get_or_create(name=OPERATORS)[0].permissions.set(views | operates | edits)
     reports = Permission.objects.filter(codename__in=("report_taskstatus", "view_taskstatus"))
     Group.objects.get_or_create(name=PLATFORMS)[0].permissions.set(reports)
+
+
+def _by_hand() -> Q:
+    """The rights to what the admin lets people edit; in an attached store they are of no use."""
+    rights = Q(pk__in=())
+    for model, model_admin in admin.site._registry.items():
+        if isinstance(model_admin, EditableStoreAdmin):
+            names = [get_permission_codename(verb, model._meta) for verb in ("add", "change", "delete")]
+            rights |= Q(content_type__app_label=model._meta.app_label, codename__in=names)
+    return rights
 
 
 def make_superuser(name: str) -> str | None:

@@ -20,7 +20,7 @@ def test_what_fails_again_waits_for_the_next(make_attached: Any) -> None:
     before = dump(store)
     after = expected({table: {k: dict(r) for k, r in rows.items()} for table, rows in before.items()}, "sqlite")
     first, second = [k for k, row in before["task_audits"].items() if row != after["task_audits"][k]][3:5]
-    forbid(store, "task_audits", first)
+    mend = forbid(store, "task_audits", first)
     execute(
         store,
         f"CREATE TRIGGER forbids_too BEFORE UPDATE ON task_audits WHEN OLD.audit_id = {second} "
@@ -39,7 +39,7 @@ def test_what_fails_again_waits_for_the_next(make_attached: Any) -> None:
     assert (retry.status, retry.total, retry.changed, retry.set_aside) == (Status.NEEDS_ATTENTION, 2, 1, 1)
     assert [entry.key for entry in retry.units_set_aside.all()] == [first]
     assert run.units_set_aside.get(key=second).retried_by == retry
-    execute(store, "DROP TRIGGER forbids")
+    mend()
     last = execute_run(operation_called("operations.retry_set_aside", run=retry.pk))
     assert (last.status, last.changed) == (Status.SUCCEEDED, 1)
     found = dump(store)

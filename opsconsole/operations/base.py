@@ -13,7 +13,7 @@ from django.db import models
 from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext, pgettext_lazy
 
 from opsconsole.display import figure
 from opsconsole.stores.rows import Key
@@ -76,7 +76,7 @@ class Priority(models.TextChoices):
     """How soon a finding should be seen to, most urgent first."""
 
     IMMEDIATE = "immediate", _("immediate")
-    PLANNED = "planned", _("planned")
+    PLANNED = "planned", pgettext_lazy("priority", "planned")
     PERIODIC = "periodic", _("periodic")
 
 
@@ -89,6 +89,13 @@ class Found(NamedTuple):
     code: str
     subject: str
     data: Mapping[str, Any] = {}
+    priority: str = Priority.PLANNED.value
+
+
+class Problem(NamedTuple):
+    """What units in scope mean where they should not be there: what they are called, and how soon to see to them."""
+
+    kind: Any
     priority: str = Priority.PLANNED.value
 
 
@@ -111,15 +118,21 @@ class Operation:
     undoable: ClassVar[bool] = True
     batch_size: int | None = None  # set: fixed, and --batch-size is refused
     locks_units: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
+    touches_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
+    backs_up: ClassVar[bool] = False  # it makes a backup itself before it writes
     selects: ClassVar[bool] = True  # its units are rows of `model`, and people may choose among them
+    exact: ClassVar[bool] = False  # a unit that is no longer as the plan showed it is skipped: for few, dear units
     cluster: ClassVar[str] = ""  # LONG_CLUSTER where one unit may take more than minutes
     about_runs: ClassVar[bool] = False  # its units come from another run: parameter `run`
     schedule: ClassVar[Schedule | None] = None
+    problem: ClassVar[Problem | None] = None  # set: units in scope stand on the front page
     reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, unfit units and kinds of change
     figure_labels: ClassVar[Mapping[str, Any]] = {"in_scope": _("in scope")}  # figure → words
     observed: frozenset[str] = frozenset()  # figures that move by themselves, such as times: never compared
     Params: type[forms.Form] = forms.Form
     act: Callable[[Any], Outcome] | None = None  # does a unit itself, instead of row changes: see `Act`
+    run_id: int | None = None  # the run that works on it; none while it is planned
+    selected = False  # whether somebody chose among its units
 
     name: ClassVar[str]  # <app>.<verb_object>, from where the class stands
 
@@ -168,8 +181,27 @@ class Operation:
             % {"count": remaining}
         ]
 
+    @property
+    def wants_note(self) -> bool:
+        """Whether nobody may confirm it without saying why."""
+        return False
+
+    def facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+        """Item of the checklist (see `checklist.py`) → what the operation can say about it, of `units`."""
+        return {}
+
     def finished(self, run_id: int) -> None:
         """Called after the last batch of a run, before it ends."""
+
+    @classmethod
+    def made(cls, run_id: int) -> dict[str, Any]:
+        """What a run left beside changed rows, such as a file: shown at its end."""
+        return {}
+
+    @classmethod
+    def occasions(cls) -> Iterable[Mapping[str, Any]]:
+        """The parameters of what its schedule starts: a run each."""
+        return [{}]
 
     def action_label(self, count: int) -> str:
         """What the button says: a verb and the figure."""
@@ -286,7 +318,9 @@ class Check(Listed):
     risk = Risk.READ
     undoable = False
     questions: ClassVar[tuple[str, ...]]
+    sentences: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s out of `data`; else `reasons`
     repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation whose plan repairs it
+    kinds: ClassVar[Mapping[str, Any]] = {}  # code → what such problems are called, all together
     chosen: Sequence[Key] | None = None  # subjects that somebody names; such an answer is no scan and is not kept
 
     def items(self) -> Sequence[str]:
@@ -301,8 +335,12 @@ class Check(Listed):
 
     def sentence(self, found: Found) -> str:
         """What is wrong, in words: the code's, with its `data` put in."""
-        words = str(self.reasons.get(found.code, found.code))
+        words = str(self.sentences.get(found.code) or self.reasons.get(found.code, found.code))
         return words % found.data if "%(" in words else words
+
+    def place(self, found: Found) -> tuple[str, Key]:
+        """Table and key of the row that it is about."""
+        return self.model._meta.db_table, found.subject
 
     def report(self, found: Sequence[Found]) -> dict[str, Any]:
         """The JSON object of the answer."""

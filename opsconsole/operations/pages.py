@@ -24,7 +24,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from opsconsole.display import copyable, difference, duration, duration_range, figure, figure_or_words, moment
-from opsconsole.operations import findings, jobs, registry, runner
+from opsconsole.operations import alerts, checklist, findings, jobs, registry, runner
 from opsconsole.operations.base import Check, Operation, Risk
 from opsconsole.operations.models import ENDED, RESUMABLE, Batch, Finding, Hold, Request, Run, Status
 from opsconsole.operations.planning import OUTCOMES, UnableToPlan, advice
@@ -40,7 +40,7 @@ from opsconsole.operations.words import (
 )
 from opsconsole.stores.router import store_of as store_of_model
 from opsconsole.stores.rows import Key
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnusable, all_stores
 
 REFUSALS = (UnableToRun, UnableToPlan, UnknownOperation, InvalidParameters, StoreUnusable)
 
@@ -48,6 +48,7 @@ SHOWN_ROWS = 100
 SHOWN_BATCHES = 60
 SEARCHED_BATCHES = 200
 RATE_BATCHES = 200
+BACKUP = "care.backup_store"
 NEVER = timedelta(days=36_500)
 
 
@@ -396,6 +397,21 @@ class PlanPage(_Page):
         """What must be typed to confirm; empty where a click is enough."""
         return self.cls.name if self.cls is not None and runner.needs_typing(self.cls) else ""
 
+    @cached_property
+    def checklist(self) -> list[checklist.Line]:
+        """What deletes has one: facts, and what a person confirms."""
+        return [] if self.problem else checklist.lines(runner.plan_of(self.run))
+
+    @property
+    def asks_checklist(self) -> bool:
+        """Whether its items must be confirmed here."""
+        return self.cls is not None and checklist.is_asked(self.cls)
+
+    @cached_property
+    def objection(self) -> str:
+        """Why it can't be confirmed now."""
+        return "" if self.problem or self.cls is None else checklist.objection(self.cls, self.operation.at)
+
     @property
     def approval(self) -> bool:
         return self.cls is not None and runner.needs_approval(self.cls)
@@ -463,6 +479,8 @@ class RunPage(_Page):
     @property
     def done(self) -> str:
         values = {"seen": figure(self.run.seen), "total": figure(self.run.total)}
+        if self.is_check:
+            return _("%(seen)s of %(total)s questions") % values
         return _("%(seen)s of %(total)s") % values
 
     @cached_property
@@ -602,7 +620,7 @@ class RunPage(_Page):
         if self.is_check:
             return Table(
                 [_("Problem"), _("Meaning"), _("Findings")],
-                [[code, reason_label(self.cls, code).partition("%(")[0], figure(n)] for code, n in self.found.items()],
+                [[code, reason_label(self.cls, code), figure(n)] for code, n in self.found.items()],
             )
         rows = [
             [self.figure_label(name), figure_or_words(before.get(name)), figure_or_words(value)]
@@ -683,9 +701,9 @@ class RunPage(_Page):
             [
                 [
                     one.code,
-                    finding_link(one, self.cls),
+                    finding_link(one),
                     one.get_priority_display(),
-                    finding_words(one, self.operation),
+                    finding_words(one),
                     moment(one.found_at),
                 ]
                 for one in rows
@@ -791,17 +809,19 @@ class RunPage(_Page):
 
     @property
     def report(self) -> list[tuple[str, Any]]:
-        """Everything one would write into a ticket."""
+        """When, who, why, where and how: what a record of the run needs first."""
         run = self.run
         return [
             (_("Run"), run.pk),
             (_("Operation"), f"{self.title} ({run.operation})"),
+            (_("Problem"), run.note or "–"),
             (_("Database"), self.database),
             (_("Selection"), self.selection),
             (_("Parameters"), ", ".join(f"{name}: {value}" for name, value in self.parameters) or "–"),
+            (_("Rows"), ", ".join(f"{table} {figure(n)}" for table, n in run.plan.get("rows", {}).items()) or "–"),
             (_("Status"), self.status),
             (_("Started by"), f"{run.started_by} ({run.get_trigger_display()})"),
-            (_("Note"), run.note or "–"),
+            *self._agreed,
             (_("Plan"), copyable(run.digest)),
             (_("Code version"), run.code_version),
             (_("Created"), moment(run.created_at)),
@@ -813,22 +833,91 @@ class RunPage(_Page):
             (_("In scope"), figure(run.total)),
         ]
 
+    @cached_property
+    def _agreed(self) -> list[tuple[str, Any]]:
+        """Who confirmed the checklist, and who approved."""
+        found: list[tuple[str, Any]] = []
+        for event in self.run.events.filter(verb__in=("confirmed", "approved")).order_by("pk"):
+            items = [
+                str(checklist.ITEMS[code].title)
+                for code in event.detail.get("checklist", ())
+                if code in checklist.ITEMS
+            ]
+            if event.verb == "approved":
+                found.append((_("Approved by"), event.who))
+            elif items:
+                found.append((_("Checklist"), f"{event.who}: {', '.join(items)}"))
+        return found
 
-def finding_link(finding: Finding, cls: type[Operation] | None) -> SafeString | str:
+    @property
+    def difficulties(self) -> list[SafeString | str]:
+        """What went wrong, what stayed as it was, and what people noted."""
+        run = self.run
+        found: list[SafeString | str] = [run.error] if run.error else []
+        found += [
+            format_html("{}: {} ({})", swatch(outcome), reason_label(self.operation, reason), figure(count))
+            for outcome in ("skipped", "unfit", "set_aside")
+            for reason, count in run.reasons.get(outcome, {}).items()
+            if count
+        ]
+        found += [
+            format_html("{} · {}: {}", moment(event.at), event.who, event.detail.get("text", ""))
+            for event in run.events.filter(verb="note").order_by("pk")
+        ]
+        return found
+
+
+class EmergencyPage:
+    """The emergency switch: how it stands, what it would stop, and the backups that there are."""
+
+    @cached_property
+    def hold(self) -> Hold | None:
+        return Hold.objects.order_by("pk").first()
+
+    @cached_property
+    def unfinished(self) -> list[Run]:
+        """Runs that it stops, newest first."""
+        runs = Run.objects.exclude(status__in=(*ENDED, Status.PLANNED)).defer("plan", "selection", "reasons")
+        return list(runs.order_by("-pk")[:SHOWN_ROWS])
+
+    @property
+    def told(self) -> str:
+        """Who is told."""
+        names = ", ".join(str(channel.label) for channel in alerts.channels())
+        if not names:
+            return _("Nobody is told beside this console: ALERT_EMAILS and ALERT_WEBHOOK_URL are not set.")
+        return _("The people on the alert list are told by %(channels)s.") % {"channels": names}
+
+    @cached_property
+    def backups(self) -> list[tuple[str, str, str]]:
+        """Store, its title, and its newest verified backup; empty where the console makes none."""
+        if BACKUP not in registry.operations():
+            return []
+        return [(store.alias, store.title, checklist.backup_words(store)) for store in all_stores()]
+
+
+def _check_of(finding: Finding) -> Check | None:
+    """The check that found it, None where its code is gone. It is asked for words only, so any store will do."""
+    cls = registry.operations().get(finding.operation)
+    return cls(Store(finding.store, finding.store)) if cls is not None and issubclass(cls, Check) else None
+
+
+def finding_place(finding: Finding) -> tuple[str, Key] | None:
+    """Table and key of the row that a finding is about; None where the check's code is gone."""
+    check = _check_of(finding)
+    return None if check is None else check.place(findings.found_of(finding))
+
+
+def finding_link(finding: Finding) -> SafeString | str:
     """The row that a finding is about, where it has a page."""
-    if cls is None:
-        return copyable(finding.subject)
-    return row_link(finding.last_run, cls.model._meta.db_table, finding.subject, finding.subject)
+    place = finding_place(finding)
+    return copyable(finding.subject) if place is None else row_link(finding.last_run, *place, finding.subject)
 
 
-def finding_words(finding: Finding, check: Any) -> str:
-    """What is wrong, in the reader's language; the code where the check's own code is gone."""
-    if not isinstance(check, Check):
-        check = registry.operations().get(finding.operation)
-        if check is None or not issubclass(check, Check):
-            return finding.code
-        check = check(Store(finding.store, finding.store))
-    return str(check.sentence(findings.found_of(finding)))
+def finding_words(finding: Finding) -> str:
+    """What is wrong, in the reader's language."""
+    check = _check_of(finding)
+    return finding.code if check is None else check.sentence(findings.found_of(finding))
 
 
 class Changes:

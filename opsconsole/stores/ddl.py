@@ -21,31 +21,35 @@ class StoreSQL(Operation):
     reversible = True
 
     def __init__(
-        self, store: str, *, sqlite: str, postgresql: str, reverse: str = "", reverse_postgresql: str = ""
+        self,
+        store: str,
+        *,
+        sqlite: str,
+        postgresql: str,
+        reverse: str = "",
+        reverse_sqlite: str = "",
+        reverse_postgresql: str = "",
     ) -> None:
-        """`reverse` is for both engines; `reverse_postgresql` follows it there: functions, which SQLite has not."""
-        self.store, self.sqlite, self.postgresql = store, sqlite, postgresql
-        self.reverse, self.reverse_postgresql = reverse, reverse_postgresql
+        """`reverse` is for both engines, or one of the others where they differ."""
+        self.store = store
+        self.scripts = {"sqlite": sqlite, "postgresql": postgresql}
+        self.reverse = {"sqlite": reverse_sqlite or reverse, "postgresql": reverse_postgresql or reverse}
 
     def state_forwards(self, app_label: str, state: Any) -> None:
         """The state stands beside it, in `SeparateDatabaseAndState`."""
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        alias = schema_editor.connection.alias
-        if router.allow_migrate(alias, app_label, store=self.store):
-            script = self.sqlite if schema_editor.connection.vendor == "sqlite" else self.postgresql
-            self._execute(schema_editor, script)
+        self._execute(app_label, schema_editor, self.scripts)
 
     def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        if router.allow_migrate(schema_editor.connection.alias, app_label, store=self.store):
-            self._execute(schema_editor, self.reverse)
-            if schema_editor.connection.vendor == "postgresql":
-                self._execute(schema_editor, self.reverse_postgresql)
+        self._execute(app_label, schema_editor, self.reverse)
 
-    @staticmethod
-    def _execute(schema_editor: Any, script: str) -> None:
+    def _execute(self, app_label: str, schema_editor: Any, scripts: dict[str, str]) -> None:
+        connection = schema_editor.connection
+        if not router.allow_migrate(connection.alias, app_label, store=self.store):
+            return
         # sqlparse knows that a trigger's body holds semicolons.
-        for statement in sqlparse.split(script):
+        for statement in sqlparse.split(scripts[connection.vendor]):
             schema_editor.execute(statement.rstrip(";"), params=None)
 
     def describe(self) -> str:

@@ -192,7 +192,7 @@ def references(store: Store, table: str, keys: Sequence[Key]) -> dict[str, int]:
 _REFERRING = {
     "sqlite": """
         SELECT m.name, f."from" FROM sqlite_master AS m JOIN pragma_foreign_key_list(m.name) AS f
-        WHERE m.type = 'table' AND f."table" = %s COLLATE NOCASE
+        WHERE m.type = 'table' AND m.rootpage > 0 AND f."table" = %s COLLATE NOCASE
     """,
     "postgresql": """
         SELECT c.conrelid::regclass::text, a.attname FROM pg_constraint AS c

@@ -186,7 +186,12 @@ class Store:
         return next(name for name, column in self.tables[table].items() if column.primary_key)
 
     def models(self) -> list[type[Model]]:
-        return [model for model in apps.get_models(include_auto_created=True) if store_of(model) == self.name]
+        """Those whose tables it should have: an unmanaged model's may be absent."""
+        return [
+            model
+            for model in apps.get_models(include_auto_created=True)
+            if store_of(model) == self.name and model._meta.managed
+        ]
 
     @contextmanager
     def in_key_order(self) -> Iterator[None]:
@@ -223,12 +228,21 @@ class Store:
     def unknown(self) -> list[str]:
         """Tables and columns that the models don't know: they are left alone."""
         known = {model._meta.db_table: set(_columns(model)) for model in self.models()}
+        own = ("django_migrations", "schema_version")
+        indexes = tuple(f"{name}_" for name in self.virtual_tables())  # what they keep their content in
         return [
             name
             for table, columns in sorted(self.tables.items())
             for name in ([table] if table not in known else [f"{table}.{c}" for c in columns if c not in known[table]])
-            if table not in {"django_migrations", "schema_version"}
+            if table not in own and not table.startswith(indexes)
         ]
+
+    def virtual_tables(self) -> list[str]:
+        """SQLite's, such as full-text indexes: they hold no rows of their own, and may need a module we lack."""
+        if self.vendor != "sqlite":
+            return []
+        rows = self._rows("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage = 0")
+        return [str(row[0]) for row in rows]
 
     def indexes_on(self, table: str, columns: Iterable[str]) -> list[str]:
         """Names of the indexes of `table` that hold one of `columns`."""
@@ -236,6 +250,12 @@ class Store:
         with self.connection.cursor() as cursor:
             cursor.execute(_INDEXES[self.vendor], [table])
             return sorted({name for name, column in cursor.fetchall() if column in wanted})
+
+    def triggers_on(self, table: str, event: str) -> list[str]:
+        """Names of the store's own triggers that fire when rows of `table` see `event`: UPDATE, DELETE."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(_TRIGGERS[self.vendor], [table])
+            return sorted(name for name, fires in cursor.fetchall() if event in str(fires).upper().split())
 
     def version(self) -> str | None:
         """The newest row of `schema_version`, as dotted numbers sort."""
@@ -360,7 +380,7 @@ def _dotted(version: str) -> tuple[int, ...]:
 _INTROSPECT = {
     "sqlite": """
         SELECT m.name, c.name, c.type, c.pk FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c
-        WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+        WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND m.rootpage > 0  -- not virtual
     """,
     "postgresql": """
         SELECT t.relname, a.attname, format_type(a.atttypid, a.atttypmod), COALESCE(i.indisprimary, false)
@@ -370,6 +390,19 @@ _INTROSPECT = {
         WHERE t.relkind IN ('r', 'p') AND pg_table_is_visible(t.oid)
           AND t.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
         ORDER BY t.relname, a.attnum
+    """,
+}
+
+# Name, and the words among which are its events: on SQLite all that stands before its body.
+_TRIGGERS = {
+    "sqlite": """
+        SELECT name, substr(sql, 1, instr(upper(sql), ' ON ')) FROM sqlite_master
+        WHERE type = 'trigger' AND tbl_name = %s COLLATE NOCASE
+    """,
+    "postgresql": """
+        SELECT tgname,
+            concat_ws(' ', CASE WHEN tgtype & 16 > 0 THEN 'UPDATE' END, CASE WHEN tgtype & 8 > 0 THEN 'DELETE' END)
+        FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal AND tgenabled <> 'D'
     """,
 }
 

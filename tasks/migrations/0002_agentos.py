@@ -337,6 +337,164 @@ CREATE TRIGGER check_projects_settings_json_update BEFORE UPDATE OF settings ON 
     FOR EACH ROW WHEN (NEW.settings IS NOT NULL) EXECUTE FUNCTION check_json('settings');
 """
 
+# --- full-text search ------------------------------------------------------------------------------------
+#
+# The documented FTS5 tables hold a run of Chinese as one word. So beside each stands a table of grams: there,
+# every Chinese, Japanese or Korean character begins a word with the character after it, and each other word
+# stands as it is. Of memory, which is JSON, what it says is indexed. Both engines do so, for the first 64,000 characters: longer ones would cost quadratic time
+# on SQLite and exceed what a tsvector may hold on PostgreSQL. `tasks/search.py` asks in the same words.
+
+HAN = "々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽"
+CHARACTERS = 64_000
+
+
+def _sqlite_strings(text: str) -> str:
+    """What a JSON document says, without its escapes and punctuation; any other text as it stands."""
+    return f"""CASE WHEN json_valid(CAST({text} AS TEXT)) THEN (
+            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree({text}) WHERE type IN ('text', 'integer', 'real')
+        ) ELSE {text} END"""
+
+
+def _sqlite_grams(text: str) -> str:
+    """The words of `text`, letter by letter, each with the next one.
+
+    In pieces of 128: `substr` counts from the beginning each time.
+    """
+    return f"""(
+        WITH RECURSIVE source(text) AS (SELECT substr({text}, 1, {CHARACTERS})),
+        step(at, i, piece, pair) AS (
+            SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[{HAN}]*'
+            UNION ALL
+            SELECT
+                CASE WHEN i < 128 THEN at ELSE at + 128 END,
+                CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
+                CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
+                CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
+            FROM step, source WHERE length(pair) = 2
+        )
+        SELECT coalesce(group_concat(
+            CASE
+                WHEN pair GLOB '[{HAN}][{HAN}]' THEN ' ' || pair
+                WHEN pair GLOB '[{HAN}]*' THEN ' ' || substr(pair, 1, 1) || ' '
+                ELSE substr(pair, 1, 1)
+            END, ''), (SELECT text FROM source)) FROM step
+    )"""
+
+
+def _sqlite_search(table: str, columns: tuple[str, ...], fts: str, grams: str, text: str) -> str:
+    """The two indexes of `table` and what keeps them in step, whoever writes: `{}` in `text` is OLD or NEW.
+
+    INSERT OR REPLACE fires no trigger of the row that it removes. So what might be replaced is noted before,
+    and unindexed when the row has indeed been written; OR IGNORE and ON CONFLICT never come there.
+    """
+    key, names = columns[0], ", ".join(columns)
+    old, new = (", ".join(f"{row}.{name}" for name in columns) for row in ("OLD", "NEW"))
+
+    def unindex(values: str, rowid: str, words: str, source: str = "") -> str:
+        return f"""
+    INSERT INTO {fts} ({fts}, rowid, {names}) SELECT 'delete', {rowid}, {values} {source};
+    INSERT INTO {grams} ({grams}, rowid, words) SELECT 'delete', {rowid}, {words} {source};"""
+
+    def index() -> str:
+        return f"""
+    INSERT INTO {fts} (rowid, {names}) VALUES (NEW.rowid, {new});
+    INSERT INTO {grams} (rowid, words) VALUES (NEW.rowid, {_sqlite_grams(text.format("NEW"))});"""
+
+    def unindex_replaced(condition: str = "") -> str:
+        noted = f"FROM {fts}_replaced AS replaced {condition}"
+        return unindex(names, "replaced.place", _sqlite_grams(text.format("replaced")), noted)
+
+    changed = " OR ".join(f"OLD.{name} IS NOT NEW.{name}" for name in ("rowid", *columns))
+    return f"""
+CREATE VIRTUAL TABLE {fts} USING fts5(
+    {key} UNINDEXED,
+    {", ".join(columns[1:])},
+    content='{table}',
+    content_rowid='rowid'
+);
+CREATE VIEW {grams}_text (rowid, words) AS
+    SELECT entry.rowid, {_sqlite_grams(text.format("entry"))} FROM {table} AS entry;
+CREATE VIRTUAL TABLE {grams} USING fts5(
+    words,
+    content='',
+    tokenize='unicode61 remove_diacritics 0'
+);
+CREATE TABLE {fts}_replaced (place INTEGER PRIMARY KEY, {names});
+CREATE TRIGGER {fts}_before_insert BEFORE INSERT ON {table} BEGIN
+    DELETE FROM {fts}_replaced;
+    INSERT INTO {fts}_replaced SELECT rowid, {names} FROM {table} WHERE {key} = NEW.{key};
+END;
+CREATE TRIGGER {fts}_after_insert AFTER INSERT ON {table} BEGIN{unindex_replaced()}
+    DELETE FROM {fts}_replaced;{index()}
+END;
+CREATE TRIGGER {fts}_before_update BEFORE UPDATE ON {table} WHEN OLD.{key} IS NOT NEW.{key} BEGIN
+    DELETE FROM {fts}_replaced;
+    INSERT INTO {fts}_replaced SELECT rowid, {names} FROM {table} WHERE {key} = NEW.{key};
+END;
+CREATE TRIGGER {fts}_after_update AFTER UPDATE ON {table} WHEN {changed} BEGIN{
+        unindex_replaced(f"WHERE OLD.{key} IS NOT NEW.{key}")
+    }
+    DELETE FROM {fts}_replaced;{unindex(old, "OLD.rowid", _sqlite_grams(text.format("OLD")))}{index()}
+END;
+CREATE TRIGGER {fts}_after_delete AFTER DELETE ON {table} BEGIN
+    DELETE FROM {fts}_replaced WHERE place = OLD.rowid;{unindex(old, "OLD.rowid", _sqlite_grams(text.format("OLD")))}
+END;
+INSERT INTO {fts} ({fts}) VALUES ('rebuild');
+INSERT INTO {grams} (rowid, words) SELECT rowid, words FROM {grams}_text;
+"""
+
+
+SQLITE_SEARCH = _sqlite_search(
+    "memory_items",
+    ("id", "content", "tags"),
+    "memory_fts",
+    "memory_grams",
+    f"coalesce(({_sqlite_strings('{0}.tags')}) || char(10), '') || ({_sqlite_strings('{0}.content')})",
+) + _sqlite_search("kb_chunks", ("chunk_id", "content"), "kb_chunks_fts", "kb_chunks_grams", "{0}.content")
+
+POSTGRESQL_SEARCH = f"""
+CREATE FUNCTION json_strings(document text) RETURNS text LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE COST 1000 AS $$
+BEGIN
+    IF document !~ '^[[:space:]]*[[{{"]' THEN
+        RETURN document;
+    END IF;
+    RETURN (
+        SELECT coalesce(string_agg(node #>> '{{}}', ' '), '')
+        FROM jsonb_path_query(document::jsonb, 'strict $.**') AS node
+        WHERE jsonb_typeof(node) IN ('string', 'number')
+    );
+EXCEPTION WHEN others THEN
+    RETURN document;
+END;
+$$;
+CREATE FUNCTION search_words(document text) RETURNS tsvector LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE COST 10000 AS $$
+DECLARE
+    words text := regexp_replace(left(document, {CHARACTERS}), '[!-/:-@[-`{{-~]+', ' ', 'g');
+BEGIN
+    IF words ~ '[{HAN}]' THEN  -- pairs from the first letter of each run on, and from the second
+        words := regexp_replace(words, '([{HAN}][{HAN}]?)', ' \\1 ', 'g') || ' ' || regexp_replace(
+            regexp_replace(words, '[^{HAN}]*(?:[{HAN}]([{HAN}]*)|$)', ' \\1 ', 'g'), '([{HAN}][{HAN}]?)', ' \\1 ', 'g'
+        );
+    END IF;
+    RETURN to_tsvector('pg_catalog.simple', words);
+END;
+$$;
+CREATE INDEX memory_items_search ON memory_items
+    USING gin (search_words(coalesce(json_strings(tags) || chr(10), '') || json_strings(content)));
+CREATE INDEX kb_chunks_search ON kb_chunks USING gin (search_words(content));
+"""
+
+SEARCH_REVERSE_SQLITE = """
+DROP TABLE memory_fts;
+DROP TABLE memory_grams;
+DROP VIEW memory_grams_text;
+DROP TABLE memory_fts_replaced;
+DROP TABLE kb_chunks_fts;
+DROP TABLE kb_chunks_grams;
+DROP VIEW kb_chunks_grams_text;
+DROP TABLE kb_chunks_fts_replaced;
+"""
+
 REVERSE = """
 DROP TABLE schema_version;
 DROP TABLE memory_items;
@@ -980,10 +1138,11 @@ class Migration(migrations.Migration):
             database_operations=[
                 StoreSQL(
                     "agentos",
-                    sqlite=SQLITE,
-                    postgresql=POSTGRESQL,
-                    reverse=REVERSE,
-                    reverse_postgresql="DROP FUNCTION check_json();",
+                    sqlite=SQLITE + SQLITE_SEARCH,
+                    postgresql=POSTGRESQL + POSTGRESQL_SEARCH,
+                    reverse_sqlite=REVERSE + SEARCH_REVERSE_SQLITE,
+                    reverse_postgresql=REVERSE
+                    + "DROP FUNCTION check_json(); DROP FUNCTION search_words(text); DROP FUNCTION json_strings(text);",
                 ),
             ],
         ),

@@ -71,7 +71,7 @@ REVERSE = "DROP TABLE task_statuses; DROP TABLE test_records;"
 
 
 class Migration(migrations.Migration):
-    dependencies = [("tasks", "0002_agentos")]
+    dependencies = [("tasks", "0003_helix")]
 
     operations = [
         migrations.SeparateDatabaseAndState(

@@ -17,10 +17,15 @@ from tasks.models.agentos import (
     WebuiMessage,
     WebuiSession,
 )
+from tasks.models.helix import AgentPrompt, HelixArtifact, HelixJob, HelixTask, SystemLog
 from tasks.models.records import ExecutionStatus, Stage, TaskStatus, TestRecord
 
 __all__ = [
+    "AgentPrompt",
     "ExecutionStatus",
+    "HelixArtifact",
+    "HelixJob",
+    "HelixTask",
     "KbChunk",
     "KbEmbedding",
     "KbSource",
@@ -28,6 +33,7 @@ __all__ = [
     "Project",
     "ProjectRepo",
     "Stage",
+    "SystemLog",
     "Task",
     "TaskArtifactRef",
     "TaskDependency",

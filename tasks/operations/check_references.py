@@ -74,6 +74,15 @@ class CheckReferences(Check):
     schedule = Schedule("30 4 * * *")
     questions = (*(reference.question for reference in REFERENCES), CYCLES)
     reasons = {
+        "dangling_task": _("a task that is not there"),
+        "artifact_of_vanished_task": _("artifacts of a task that is not there"),
+        "dangling_session": _("a session that is not there"),
+        "dangling_project": _("a project that is not there"),
+        "dangling_source": _("a source that is not there"),
+        "dangling_chunk": _("a chunk that is not there"),
+        "dependency_cycle": _("tasks that wait for each other"),
+    }
+    sentences = {
         "dangling_task": _("%(table)s.%(column)s names the task %(missing)s, which is not there (%(rows)d ×)"),
         "artifact_of_vanished_task": _("artifacts of the task %(missing)s, which is not there (%(rows)d ×)"),
         "dangling_session": _("%(table)s.%(column)s names the session %(missing)s, which is not there (%(rows)d ×)"),
@@ -98,6 +107,12 @@ class CheckReferences(Check):
             return self._cycles()
         return self._dangling(next(one for one in REFERENCES if one.question == question))
 
+    def place(self, found: Found) -> tuple[str, str]:
+        """The first of the rows that name what is missing; of a circle, its first task."""
+        if found.code == "dependency_cycle":
+            return "tasks", found.subject
+        return found.data["table"], found.data["first"]
+
     def _dangling(self, reference: Reference) -> Iterator[Found]:
         """One finding for each missing row, however many name it."""
         child, column = reference.child, reference.column
@@ -112,7 +127,7 @@ class CheckReferences(Check):
         table = child._meta.db_table
         for missing, count, first in rows.iterator(chunk_size=READ_ROWS):
             data = {"table": table, "column": column, "missing": missing, "rows": count, "first": str(first)}
-            yield Found(reference.code, f"{reference.question}={missing}", data)
+            yield Found(reference.code, f"{reference.question} {missing}", data)
 
     def _cycles(self) -> Iterator[Found]:
         edges = TaskDependency.objects.using(self.at.alias).values_list("task_id", "depends_on_task_id")

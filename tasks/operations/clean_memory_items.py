@@ -11,7 +11,18 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from opsconsole.display import figure
-from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Schedule, Skip, Unfit
+from opsconsole.operations.base import (
+    Changed,
+    Operation,
+    Outcome,
+    Priority,
+    Problem,
+    Risk,
+    RowChange,
+    Schedule,
+    Skip,
+    Unfit,
+)
 from opsconsole.stores.models import Moment, moment_text
 from opsconsole.stores.moments import read_moment
 from tasks.models import MemoryItem
@@ -25,13 +36,15 @@ class CleanMemoryItems(Operation):
     )
     store = "agentos"
     model = MemoryItem
-    reads = ("expires_at", "auto_cleanup", "last_used_at", "use_count")
+    reads = ("expires_at", "auto_cleanup", "created_at", "last_used_at", "use_count")
     writes = {"memory_items": ()}
     risk = Risk.DELETE
     schedule = Schedule("45 3 * * *")
+    problem = Problem(_("expired memory items"), Priority.PERIODIC.value)
     reasons = {
         "expired": _("expired"),
         "used_since": _("used since the plan"),
+        "made_since": _("made since the plan"),
         "unreadable_time": _("expires_at is no time"),
     }
     figure_labels = {"in_scope": _("expired, may go"), "memory_items": _("memory items")}
@@ -56,9 +69,10 @@ class CleanMemoryItems(Operation):
         ends = read_moment(str(unit.expires_at))
         if ends is None:
             return Unfit("unreadable_time")
-        used = unit.last_used_at and read_moment(str(unit.last_used_at))
-        if used and used > self.as_of:
-            return Skip("used_since")
+        for column, reason in (("last_used_at", "used_since"), ("created_at", "made_since")):
+            at = getattr(unit, column) and read_moment(str(getattr(unit, column)))
+            if at and at > self.as_of:
+                return Skip(reason)
         judged = {name: getattr(unit, name) for name in self.reads}
         return Changed((RowChange("memory_items", unit.pk, judged, None),), "expired")
 

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from opsconsole.display import figure, figure_or_words
+from opsconsole.display import duration, figure, figure_or_words
 from opsconsole.operations import registry
 from opsconsole.operations.base import Check, Found, Operation, Priority
 from opsconsole.operations.findings import MOVES
@@ -226,6 +226,8 @@ class Output:
             (_("Time"), duration(result["elapsed_seconds"])),
         ]
         self.table(rows, right=(1,))
+        made = operation.made(result["run"]) if operation is not None and result["run"] is not None else {}
+        self.table([(name, str(value)) for name, value in made.items()])
         figures = result["after"]
         if figures:
             self.line()
@@ -257,17 +259,27 @@ class Pace:
         return (done - self._first) / seconds if seconds else 0.0
 
 
-def result_of(run: Run) -> dict[str, Any]:
-    """The JSON object of a run."""
+def line_of(run: Run) -> dict[str, Any]:
+    """A run in a list's JSON."""
     return {
         "run": run.pk,
         "operation": run.operation,
         "store": run.store,
-        "location": run.location,
-        "mode": mode_of(run),
         "status": run.status,
+        "mode": mode_of(run),
         "total": run.total,
         **{outcome: getattr(run, outcome) for outcome in OUTCOMES},
+        "started_by": run.started_by,
+        "trigger": run.trigger,
+        "created_at": run.created_at.isoformat(),
+        "finished_at": run.finished_at.isoformat() if run.finished_at else None,
+    }
+
+
+def result_of(run: Run) -> dict[str, Any]:
+    """The JSON object of a run."""
+    return line_of(run) | {
+        "location": run.location,
         "reasons": run.reasons,
         "batches": run.batches_done,
         "elapsed_seconds": round(run.elapsed_seconds, 3),
@@ -277,6 +289,7 @@ def result_of(run: Run) -> dict[str, Any]:
         "sample": run.plan.get("sample", []),
         "error": run.error,
         "waiting": run.waiting,
+        **(registry.operations()[run.operation].made(run.pk) if run.operation in registry.operations() else {}),
     }
 
 
@@ -287,15 +300,6 @@ def mode_of(run: Run) -> str:
 
 def status_label(status: str) -> str:
     return str(Status(status).label)
-
-
-def duration(seconds: float) -> str:
-    """A time that people can read off at a glance."""
-    if seconds < 100:
-        return _("%(seconds).1f s") % {"seconds": seconds}
-    if seconds < 6000:
-        return _("%(minutes).1f min") % {"minutes": seconds / 60}
-    return _("%(hours).1f h") % {"hours": seconds / 3600}
 
 
 def rate_text(rate: float) -> str:

@@ -38,12 +38,18 @@ class RetrySetAside(Operation):
         cls = registry.operation(run.operation)
         if issubclass(cls, Check):
             raise UnableToRun(gettext("Run %(run)d only read: scan again instead.") % {"run": run.pk})
-        self.again = cls(store, run.params)
+        self._again = cls(store, run.params)
         self.model, self.writes = self.again.model, self.again.writes  # type: ignore[misc]  # as of that run
         self.batch_size, self.reasons = self.again.batch_size, self.again.reasons  # type: ignore[misc]
         self.act = self.again.act
         self.figure_labels = self.again.figure_labels  # type: ignore[misc]
         self.observed = self.again.observed
+
+    @property
+    def again(self) -> Operation:
+        """That run's operation, at this plan's moment."""
+        self._again.as_of = self.as_of
+        return self._again
 
     @classmethod
     def locate(cls, params: Mapping[str, Any]) -> Store:

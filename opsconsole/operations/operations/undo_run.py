@@ -12,6 +12,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.display import figure
+from opsconsole.operations import registry
 from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
 from opsconsole.operations.models import Batch
 from opsconsole.operations.runner import UnableToRun, run_called, store_of
@@ -58,6 +59,12 @@ class UndoRun(Operation):
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         super().__init__(store, params)
         self.run = run_called(self.params["run"])
+        cls = registry.operations().get(self.run.operation)
+        if cls is not None and not cls.undoable:
+            raise UnableToRun(
+                gettext("Run %(run)d can't be undone: %(title)s keeps no before-images.")
+                % {"run": self.run.pk, "title": cls.title}
+            )
         if not self.run.undoable:
             raise UnableToRun(
                 gettext("Run %(run)d left nothing to undo: it changed no row, or its before-images were pruned.")

@@ -28,9 +28,8 @@ from opsconsole.operations.management.base import (
     run_operation,
     shell_actor,
 )
-from opsconsole.operations.management.output import Output, mode_of, result_of, status_label
+from opsconsole.operations.management.output import Output, line_of, result_of, status_label
 from opsconsole.operations.models import Run
-from opsconsole.operations.planning import OUTCOMES
 from opsconsole.operations.runner import run_called
 from opsconsole.operations.words import reason_label, verb_label
 
@@ -58,6 +57,11 @@ class Command(ConsoleCommand):
             verb = self._verb_of_run(name, text)
             add_user_flag(verb)
             add_json_flag(verb)
+        noting = self._verb_of_run(
+            "note", _("add to a run's record what was difficult, how it was solved"), "--user mira"
+        )
+        noting.add_argument("text", metavar="TEXT", help=_("what is to be kept"))
+        add_user_flag(noting)
         add_common_flags(self._verb_of_run("retry", _("try again the units that a run set aside")))
         add_common_flags(self._verb_of_run("undo", _("plan the undo of a run, or do it with --execute"), "--execute"))
         export = self._verb("export", _("all runs as a table"), "runs export", "runs export --to runs.xlsx")
@@ -93,7 +97,7 @@ class Command(ConsoleCommand):
         runs = Run.objects.order_by("-pk")
         limit = options["limit"] or (None if options["json"] else SHOWN_RUNS)
         if options["json"]:
-            output.json({"runs": [_line_of(run) for run in runs[:limit]]})
+            output.json({"runs": [line_of(run) for run in runs[:limit]]})
             return
         found = list(runs[:limit])
         rows = [
@@ -131,8 +135,7 @@ class Command(ConsoleCommand):
         aside = list(run.units_set_aside.filter(retried_by=None).values("reason").annotate(units=Count("pk")))
         if options["json"]:
             output.json(
-                _line_of(run)
-                | result_of(run)
+                result_of(run)
                 | {
                     "params": run.params,
                     "note": run.note,
@@ -216,6 +219,11 @@ class Command(ConsoleCommand):
     def _approve(self, options: dict[str, Any]) -> None:
         _steer(options, jobs.approve, permission="operations.approve_run")
 
+    def _note(self, options: dict[str, Any]) -> None:
+        run = run_called(options["run"])
+        runner.add_note(run, shell_actor(options["user"]), options["text"])
+        _output(options).line(_("Noted with run %(run)d.") % {"run": run.pk})
+
     def _hold_all(self, options: dict[str, Any]) -> None:
         runner.hold_all(shell_actor(options["user"]), options["note"])
         _output(options).line(_("All runs are held: `runs release-all` lets them go on."))
@@ -253,23 +261,6 @@ def _about(options: dict[str, Any], operation: str, *, execute: bool, asks: bool
 
 def _output(options: dict[str, Any]) -> Output:
     return Output(as_json=options.get("json", False), no_color=options["no_color"])
-
-
-def _line_of(run: Run) -> dict[str, Any]:
-    """A run in the list's JSON."""
-    return {
-        "run": run.pk,
-        "operation": run.operation,
-        "store": run.store,
-        "status": run.status,
-        "mode": mode_of(run),
-        "total": run.total,
-        **{outcome: getattr(run, outcome) for outcome in OUTCOMES},
-        "started_by": run.started_by,
-        "trigger": run.trigger,
-        "created_at": run.created_at.isoformat(),
-        "finished_at": run.finished_at.isoformat() if run.finished_at else None,
-    }
 
 
 def _moment(at: Any) -> str:

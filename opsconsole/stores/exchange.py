@@ -1,0 +1,472 @@
+"""Import and export of a store's tables: every column by its own name, every value exactly.
+
+The preview of an import is the import itself, in a transaction that is rolled back: what the database would refuse is
+said beforehand, with the row's number. Only columns that change are written.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from django.contrib import messages
+from django.core import signing
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import DatabaseError, DataError, IntegrityError, models, transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+from import_export import fields, resources, widgets
+from import_export.admin import ExportMixin, ImportMixin
+from import_export.forms import ConfirmImportForm
+from import_export.instance_loaders import BaseInstanceLoader
+from import_export.results import RowResult
+from unfold.contrib.import_export.forms import ImportForm, SelectableFieldsExportForm
+
+from opsconsole.display import difference, excerpt, figure
+from opsconsole.stores.editing import refusal
+from opsconsole.stores.formats import ABSENT, CSV, JSON, NULL, XLSX, Unreadable
+from opsconsole.stores.store import StoreUnusable
+
+MAX_EXPORTED = 100_000
+MAX_FILE_BYTES = 64 * 1024 * 1024
+PREVIEWED = 100
+CELL = 200  # characters of a value in the preview
+
+# --- values of columns ----------------------------------------------------------------------------------------
+
+
+class Exactly(widgets.Widget):  # type: ignore[misc]
+    """A column's value in a file: NULL is NULL, and text is text."""
+
+    def __init__(self, column: Any) -> None:
+        super().__init__()
+        self.nullable = column.null or column.primary_key
+
+    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> Any:
+        if value is NULL or (value is None and self.nullable):
+            return None
+        return self.read("" if value is None else value)
+
+    def read(self, value: Any) -> Any:
+        return str(value)
+
+    def render(self, value: Any, obj: Any = None, **kwargs: Any) -> Any:
+        return value
+
+
+class WholeNumber(Exactly):
+    def read(self, value: Any) -> int:
+        if isinstance(value, float) and value.is_integer():
+            return int(value)  # a spreadsheet knows no other numbers
+        if isinstance(value, int) or re.fullmatch(r"\s*[+-]?\d+\s*", str(value), re.ASCII):
+            return int(value)
+        raise ValueError(_("%(value)s is no whole number.") % {"value": excerpt(value, 40) or "''"})
+
+
+class Number(Exactly):
+    def read(self, value: Any) -> float:
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError(_("%(value)s is no number.") % {"value": excerpt(value, 40) or "''"}) from None
+
+
+class Bytes(Exactly):
+    """Base64."""
+
+    def read(self, value: Any) -> bytes:
+        try:
+            return base64.b64decode(str(value), validate=True)
+        except binascii.Error:
+            raise ValueError(_("%(value)s is no base64.") % {"value": excerpt(value, 40)}) from None
+
+    def render(self, value: Any, obj: Any = None, **kwargs: Any) -> Any:
+        return base64.b64encode(bytes(value)).decode() if isinstance(value, bytes | memoryview) else value
+
+
+def _field(column: Any) -> fields.Field:
+    kinds = (
+        (models.BinaryField, Bytes),
+        (models.FloatField, Number),
+        (models.IntegerField, WholeNumber),  # AutoField among them
+    )
+    widget = next((kind for field, kind in kinds if isinstance(column, field)), Exactly)
+    return fields.Field(attribute=column.attname, column_name=column.column, widget=widget(column))
+
+
+class StoredRows(BaseInstanceLoader):  # type: ignore[misc]
+    """The rows that a file names by their keys, read in batches beforehand."""
+
+    def __init__(self, resource: Any, dataset: Any = None) -> None:
+        super().__init__(resource, dataset)
+        (name,) = resource.get_import_id_fields()
+        self.key = resource.fields[name]
+        keys = [self._key(value) for value in dataset[self.key.column_name]] if self._names_keys() else []
+        self.rows = resource._meta.model._default_manager.in_bulk({key for key in keys if key is not None})
+
+    def get_instance(self, row: Any) -> Any:
+        return self.rows.get(self._key(row[self.key.column_name]))
+
+    def _names_keys(self) -> bool:
+        return self.key.column_name in (self.dataset.headers or ())
+
+    def _key(self, value: Any) -> Any:
+        try:
+            return self.key.widget.clean(value)
+        except ValueError:
+            return None  # said when the row is read
+
+
+class RowDifference:
+    """A row of the preview; only so many are shown."""
+
+    def __init__(self, resource: Any, instance: Any, new: bool) -> None:
+        self.resource, self.new = resource, new
+        self.before = self._values(instance)
+
+    def compare_with(self, resource: Any, instance: Any) -> None:
+        self.after = self._values(instance) if instance is not None else []
+
+    def as_html(self) -> list[Any]:
+        if self.resource.previewed >= PREVIEWED:
+            return []
+        self.resource.previewed += 1
+        if self.new:
+            return [difference(value, value) for value in map(_cut, self.after)]
+        return [difference(*_cut_to_change(*pair)) for pair in zip(self.before, self.after, strict=True)]
+
+    def _values(self, instance: Any) -> list[Any]:
+        return [field.export(instance) for field in self.resource.get_import_fields()]
+
+
+def _cut(value: Any) -> Any:
+    return f"{value[:CELL]}…" if isinstance(value, str) and len(value) > CELL else value
+
+
+def _cut_to_change(before: Any, after: Any) -> tuple[Any, Any]:
+    """Both cut alike, so that what differs is within."""
+    if isinstance(before, str) and isinstance(after, str):
+        same = next((at for at, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1]), 0)
+        start = max(same - CELL // 2, 0)
+        lead = "…" if start else ""
+        before, after = lead + before[start:], lead + after[start:]
+    return _cut(before), _cut(after)
+
+
+class StoreResource(resources.ModelResource):  # type: ignore[misc]
+    """All columns of one table; `resource_of` makes one for each model."""
+
+    fields: Any
+
+    def __init__(self, columns: Iterable[str] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if columns is not None:
+            there = set(columns)
+            self.fields = {name: field for name, field in self.fields.items() if field.column_name in there}
+        self.previewed = 0
+
+    @classmethod
+    def get_diff_class(cls) -> type[RowDifference]:
+        return RowDifference
+
+    # --- out -------------------------------------------------------------------------------------------------
+
+    def before_export(self, queryset: QuerySet[Any], **kwargs: Any) -> None:
+        if queryset[: MAX_EXPORTED + 1].count() > MAX_EXPORTED:
+            raise ValueError(
+                _("These are more than %(count)s rows: narrow the list down, or use the store's own client.")
+                % {"count": figure(MAX_EXPORTED)}
+            )
+
+    def after_export(self, queryset: QuerySet[Any], dataset: Any, **kwargs: Any) -> None:
+        dataset.never_null = {field.column_name for field in self.fields.values() if not field.widget.nullable}
+
+    # --- in --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def columns(self) -> dict[str, Any]:
+        return {field.attname: field for field in self._meta.model._meta.concrete_fields}
+
+    def _check_import_id_fields(self, headers: Any) -> None:
+        """A key that the database makes may be missing."""
+        if not isinstance(self._meta.model._meta.pk, models.AutoField | models.BigAutoField):
+            super()._check_import_id_fields(headers)
+
+    def before_import(self, dataset: Any, **kwargs: Any) -> None:
+        known = {field.column_name for field in self.fields.values()}
+        if unknown := [header for header in dataset.headers if header not in known]:
+            raise ValidationError(
+                ngettext("%(table)s has no column %(columns)s.", "%(table)s has no columns %(columns)s.", len(unknown))
+                % {"table": self._meta.model._meta.db_table, "columns": ", ".join(unknown)}
+            )
+
+    def before_import_row(self, row: dict[str, Any], **kwargs: Any) -> None:
+        for name in [name for name, value in row.items() if value is ABSENT]:
+            del row[name]
+
+    def get_instance(self, instance_loader: Any, row: dict[str, Any]) -> Any:
+        key = self.fields[self._meta.import_id_fields[0]].column_name
+        return instance_loader.get_instance(row) if key in row else None
+
+    def after_init_instance(self, instance: Any, new: bool, row: Any, **kwargs: Any) -> None:
+        self.before = {} if new else {name: getattr(instance, name) for name in self.columns}
+        self.given = set(row)
+
+    def validate_instance(
+        self, instance: Any, import_validation_errors: Any = None, validate_unique: bool = True
+    ) -> None:
+        """Documented values are demanded of what is new; everything else the database judges."""
+        errors = dict(import_validation_errors or {})
+        for name in self._changed(instance):
+            column, value = self.columns[name], getattr(instance, name)
+            choices = dict(column.flatchoices)
+            if choices and value is not None and value not in choices:
+                known = ", ".join(map(str, choices))
+                errors[name] = ValidationError(
+                    _("%(value)s is none of %(known)s.") % {"value": excerpt(value, 40) or "''", "known": known}
+                )
+        for column in self.columns.values() if not self.before else ():
+            made = column.null or column.has_default() or isinstance(column, models.AutoField | models.BigAutoField)
+            absent = column.column not in self.given and not column.blank
+            if not made and (absent or (column.primary_key and not getattr(instance, column.attname))):
+                errors.setdefault(column.attname, ValidationError(_("A new row needs it.")))
+        if errors:
+            raise ValidationError(errors)
+
+    def do_instance_save(self, instance: Any, is_create: bool) -> None:
+        using = self.get_db_connection_name()
+        try:
+            with transaction.atomic(using=using):
+                if is_create:
+                    instance.save(using=using, force_insert=True)
+                else:
+                    instance.save(using=using, update_fields=self._changed(instance))
+        except (IntegrityError, DataError, OverflowError, ValueError) as error:
+            instance._state.adding = is_create
+            raise ValidationError(self._missing_references(instance, using) or refusal(error)) from None
+
+    def _changed(self, instance: Any) -> list[str]:
+        return [
+            name
+            for name, column in self.columns.items()
+            if (name not in self.before or self.before[name] != getattr(instance, name)) and not column.primary_key
+        ]
+
+    def _missing_references(self, instance: Any, using: str) -> dict[str, str]:
+        """Which row that this one refers to is not there: SQLite does not say it."""
+        missing = {}
+        for column in self.columns.values():
+            value = getattr(instance, column.attname)
+            if column.remote_field and value is not None:
+                there = column.remote_field.model._default_manager.using(using).filter(pk=value).exists()
+                if not there:
+                    words = {"table": column.remote_field.model._meta.verbose_name, "key": excerpt(value, 80)}
+                    missing[column.attname] = _("There is no %(table)s %(key)s.") % words
+        return missing
+
+
+def resource_of(model: type[models.Model]) -> type[StoreResource]:
+    attributes: dict[str, Any] = {field.name: _field(field) for field in model._meta.concrete_fields}
+    assert model._meta.pk is not None  # noqa: S101
+    attributes["Meta"] = type(
+        "Meta",
+        (),
+        {
+            "model": model,
+            "name": str(model._meta.verbose_name_plural),
+            "import_id_fields": [model._meta.pk.name],
+            "instance_loader_class": StoredRows,
+            "skip_unchanged": True,
+            "report_skipped": True,
+            "use_transactions": True,
+        },
+    )
+    made: Any = type(StoreResource)  # the library's metaclass
+    resource: type[StoreResource] = made(f"{model.__name__}Resource", (StoreResource,), attributes)
+    return resource
+
+
+# --- the admin's side -----------------------------------------------------------------------------------------
+
+
+class ExportStoreMixin(ExportMixin):  # type: ignore[misc]
+    """The rows that a list shows, as a file."""
+
+    export_form_class = SelectableFieldsExportForm
+    formats = (CSV, XLSX, JSON)
+
+    def __init__(self, model: Any, admin_site: Any) -> None:
+        super().__init__(model, admin_site)
+        self.resource_classes = [resource_of(model)]
+
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        return bool(self.has_view_permission(request))
+
+    def get_export_resource_kwargs(self, request: HttpRequest, **kwargs: Any) -> dict[str, Any]:
+        return {"columns": self.columns(request)}
+
+    def get_export_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        request.of_one_row = True  # type: ignore[attr-defined]  # the long columns too
+        rows: QuerySet[Any] = super().get_export_queryset(request)
+        return rows
+
+    def export_action(self, request: HttpRequest) -> HttpResponse:
+        try:
+            response: HttpResponse = super().export_action(request)
+            return response.render() if isinstance(response, TemplateResponse) else response
+        except (StoreUnusable, DatabaseError) as error:
+            return self.unusable(request, error)  # type: ignore[no-any-return]
+
+
+class StoreImportForm(ImportForm):  # type: ignore[misc]
+    def clean_import_file(self) -> Any:
+        file = self.cleaned_data["import_file"]
+        if file.size > MAX_FILE_BYTES:
+            limit = figure(MAX_FILE_BYTES // 2**20)
+            raise ValidationError(_("The file is larger than %(limit)s MiB: split it.") % {"limit": limit})
+        return file
+
+
+class ConfirmForm(ConfirmImportForm):  # type: ignore[misc]
+    """The name of the uploaded file comes back signed: nobody can name another one."""
+
+    def clean_import_file_name(self) -> str:
+        try:
+            self.cleaned_data["import_file_name"] = signing.loads(self.cleaned_data["import_file_name"], salt=_SALT)
+        except signing.BadSignature:
+            raise ValidationError(_("Upload the file again.")) from None
+        return str(super().clean_import_file_name())
+
+
+_SALT = "opsconsole.stores.import"
+
+
+class ExchangeStoreMixin(ImportMixin, ExportStoreMixin):  # type: ignore[misc]
+    """Import with a preview, into a managed store; and export."""
+
+    import_export_change_list_template = "admin/import_export/change_list_import_export.html"
+    import_template_name = "stores/import.html"
+    import_form_class = StoreImportForm
+    confirm_form_class = ConfirmForm
+    skip_admin_log = False
+
+    def has_import_permission(self, request: HttpRequest) -> bool:
+        return bool(self.may(request, "add") and self.may(request, "change"))
+
+    def get_import_data_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        return {"rollback_on_validation_errors": True}
+
+    def get_confirm_form_initial(self, request: HttpRequest, import_form: Any) -> dict[str, Any]:
+        initial: dict[str, Any] = super().get_confirm_form_initial(request, import_form)
+        if "import_file_name" in initial:
+            initial["import_file_name"] = signing.dumps(initial["import_file_name"], salt=_SALT)
+        return initial
+
+    def add_data_read_fail_error_to_form(self, form: Any, e: Exception) -> None:
+        if isinstance(e, Unreadable):
+            form.add_error("import_file", str(e))
+        else:
+            super().add_data_read_fail_error_to_form(form, e)
+
+    def import_action(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        if not self.has_import_permission(request):
+            raise PermissionDenied
+        try:
+            response: Any = super().import_action(request, **kwargs)
+            if isinstance(response, TemplateResponse) and response.context_data is not None:
+                result = response.context_data.get("result")
+                response.context_data["preview"] = _preview(result) if result is not None else None
+            return response.render() if isinstance(response, TemplateResponse) else response
+        except (StoreUnusable, DatabaseError) as error:
+            return self.unusable(request, error)  # type: ignore[no-any-return]
+
+    def process_import(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        try:
+            response: HttpResponse = super().process_import(request, **kwargs)
+        except (FileNotFoundError, Unreadable):
+            messages.error(request, _("The file is no longer there: upload it again."))
+            return HttpResponseRedirect(self._import_url())
+        except (StoreUnusable, DatabaseError) as error:
+            return self.unusable(request, error)  # type: ignore[no-any-return]
+        return response
+
+    def process_result(self, result: Any, request: HttpRequest) -> HttpResponse:
+        """The store may have moved since the preview: then nothing was written, and it is said."""
+        problems = _problems(result)
+        if not problems:
+            response: HttpResponse = super().process_result(result, request)
+            return response
+        messages.error(request, _("Nothing was imported. %(problem)s") % {"problem": " ".join(map(str, problems[0]))})
+        return HttpResponseRedirect(self._import_url())
+
+    def add_success_message(self, result: Any, request: HttpRequest) -> None:
+        messages.success(request, _outcome(result))
+
+    def _import_url(self) -> str:
+        return reverse(f"admin:{self.model._meta.app_label}_{self.model._meta.model_name}_import")
+
+
+def _problems(result: Any) -> list[tuple[str, str]]:
+    """Where and what, of everything that stands against an import."""
+    found = [("", _words(error.error)) for error in result.base_errors]
+    for row in result.error_rows:
+        found += [(_row(row.number), _words(error.error)) for error in row.errors]
+    for row in result.invalid_rows:
+        for column, texts in row.error_dict.items():
+            where = _row(row.number) if column == "__all__" else f"{_row(row.number)}, {column}:"
+            found += [(where, text) for text in texts]
+    return found
+
+
+def _row(number: int) -> str:
+    return _("Row %(row)s") % {"row": figure(number)}
+
+
+def _words(error: Exception) -> str:
+    return " ".join(error.messages) if isinstance(error, ValidationError) else str(error)
+
+
+def _outcome(result: Any) -> str:
+    return _("%(new)s new, %(updated)s changed, %(skipped)s as they are.") % {
+        "new": figure(result.totals[RowResult.IMPORT_TYPE_NEW]),
+        "updated": figure(result.totals[RowResult.IMPORT_TYPE_UPDATE]),
+        "skipped": figure(result.totals[RowResult.IMPORT_TYPE_SKIP]),
+    }
+
+
+def _preview(result: Any) -> dict[str, Any]:
+    """What the page says of an import that was tried."""
+    if problems := _problems(result):
+        return {
+            "problems": problems[:PREVIEWED],
+            "more": max(len(problems) - PREVIEWED, 0),
+            "sentence": ngettext(
+                "%(count)s problem: nothing can be imported until it is solved in the file.",
+                "%(count)s problems: nothing can be imported until they are solved in the file.",
+                len(problems),
+            )
+            % {"count": figure(len(problems))},
+        }
+    marks = {
+        RowResult.IMPORT_TYPE_NEW: _("new"),
+        RowResult.IMPORT_TYPE_UPDATE: _("changed"),
+        RowResult.IMPORT_TYPE_SKIP: _("as it is"),
+    }
+    shown = [row for row in result.rows if row.diff]
+    return {
+        "sentence": _outcome(result),
+        "more": len(result.rows) - len(shown),
+        "table": {
+            "headers": ["", *result.diff_headers],
+            "rows": [[format_html("<strong>{}</strong>", marks[row.import_type]), *row.diff] for row in shown],
+        },
+    }

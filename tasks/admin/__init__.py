@@ -1,0 +1,7 @@
+"""The lists and pages of the source systems' tables, one module per store."""
+
+from __future__ import annotations
+
+from tasks.admin import agentos, helix
+
+__all__ = ["agentos", "helix"]

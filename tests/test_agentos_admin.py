@@ -1,0 +1,763 @@
+"""The lists and pages of all tables of AgentOS, and what people do there by hand; on both engines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import struct
+
+import pytest
+import tablib
+from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from openpyxl import load_workbook
+
+from opsconsole.stores import exchange, formats
+from tests import agentos
+from tests.conftest import attach_url
+from tests.test_audits_admin import signed_in
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
+
+AT = "2026-01-20 10:00:00"
+# Model → table, its columns, and a row of each number.
+TABLES = {
+    "tasks.task": (
+        "tasks",
+        "task_id title status session_id metadata",
+        lambda n: (f"T{n:04}", f"task {n}", "running", f"S{n % 7}", '{"a": 1}'),
+    ),
+    "tasks.tasklineage": ("task_lineage", "task_id kind ref_id", lambda n: ("T0000", "intent", f"ref {n}")),
+    "tasks.taskreposcope": (
+        "task_repo_scope",
+        "task_id repo_id scope path_filters",
+        lambda n: ("T0000", f"r{n}", "paths", '["a/*"]'),
+    ),
+    "tasks.taskdependency": (
+        "task_dependency",
+        "task_id depends_on_task_id dependency_type",
+        lambda n: ("T0000", f"T{n + 1:04}", "blocks"),
+    ),
+    "tasks.taskartifactref": (
+        "task_artifact_ref",
+        "task_id repo_id ref_type ref_value",
+        lambda n: ("T0000", "r", "commit", f"{n:040x}"),
+    ),
+    "audits.taskaudit": ("task_audits", "task_id event_type payload", lambda n: ("T0000", "TOOL_CALLED", "{}")),
+    "audits.guardianverdict": (
+        "guardian_verdicts",
+        "id task_id triggered_by policy_json decision created_at",
+        lambda n: (f"V{n:04}", "T0000", "x", "{}", "warn", AT),
+    ),
+    "audits.inboxentry": (
+        "supervisor_inbox",
+        "id task_id event_type event_ts created_at",
+        lambda n: (f"I{n:04}", "T0000", "x", AT, AT),
+    ),
+    "tasks.project": ("projects", "id path name tags", lambda n: (f"P{n:04}", f"/srv/{n}", f"project {n}", '["a"]')),
+    "tasks.projectrepo": ("project_repos", "project_id repo_id repo_path", lambda n: ("P0000", f"r{n}", "/srv/r")),
+    "tasks.webuisession": (
+        "webui_sessions",
+        "session_id user_id created_at updated_at",
+        lambda n: (f"S{n}", "ann", AT, AT),
+    ),
+    "tasks.webuimessage": (
+        "webui_messages",
+        "message_id session_id role content created_at",
+        lambda n: (f"M{n:04}", "S0", "user", f"words {n}", AT),
+    ),
+    "tasks.kbsource": (
+        "kb_sources",
+        "source_id project_id source_type source_path",
+        lambda n: (f"K{n:04}", "P0000", "file", f"/doc/{n}"),
+    ),
+    "tasks.kbchunk": (
+        "kb_chunks",
+        "chunk_id source_id content chunk_index created_at",
+        lambda n: (f"C{n:04}", "K0000", f"text {n}", n, AT),
+    ),
+    "tasks.kbembedding": (
+        "kb_embeddings",
+        "chunk_id embedding model_name created_at",
+        lambda n: (f"C{n:04}", struct.pack("<4f", 1, 0.5, -0.25, n), "small", AT),
+    ),
+    "tasks.memoryitem": (
+        "memory_items",
+        "id scope type content project_id",
+        lambda n: (f"Y{n:04}", "project", "decision", '{"what": "x"}', "P0000"),
+    ),
+}
+READ_ONLY = {"audits.taskaudit", "audits.guardianverdict", "audits.inboxentry", "tasks.kbembedding"}
+EDITABLE = sorted(set(TABLES) - READ_ONLY)
+
+
+def fill(managed, rows):
+    """`rows` rows in each table."""
+    for table, columns, row in reversed(TABLES.values()):
+        managed.execute(f"DELETE FROM {table}")
+    for table, columns, row in TABLES.values():
+        names = columns.split()
+        sql = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        if managed.engine == "postgresql":
+            managed.client.cursor().executemany(sql.replace("?", "%s"), [row(n) for n in range(rows)])
+        else:
+            managed.client.executemany(sql, [row(n) for n in range(rows)])
+
+
+def url(model, page, *args, **query):
+    return reverse(f"admin:{model.replace('.', '_')}_{page}", args=args, query=query or None)
+
+
+def first_key(managed, model):
+    table = TABLES[model][0]
+    key = connections["agentos"].introspection.get_primary_key_column(connections["agentos"].cursor(), table)
+    return managed.execute(f"SELECT {key} FROM {table} ORDER BY {key} LIMIT 1")[0][0]
+
+
+def queries(client, address):
+    with CaptureQueriesContext(connections["agentos"]) as store, CaptureQueriesContext(connections["default"]) as own:
+        response = client.get(address)
+    assert response.status_code == 200, address
+    return [query["sql"] for query in store.captured_queries], [query["sql"] for query in own.captured_queries]
+
+
+@pytest.fixture
+def alices(client, alice):
+    return signed_in(client, alice)
+
+
+@pytest.fixture
+def bobs(client, bob):
+    return signed_in(client, bob)
+
+
+# --- speed ----------------------------------------------------------------------------------------------------
+
+
+def test_no_list_and_no_page_asks_more_where_there_is_more(alices, managed):
+    fill(managed, 3)
+    for model in TABLES:  # what a process asks once
+        alices.get(url(model, "changelist"))
+        alices.get(url(model, "change", first_key(managed, model)))
+    asked: dict[tuple[str, int], tuple[int, int]] = {}
+    for rows in (10, 300):
+        fill(managed, rows)
+        for model in TABLES:
+            pages = [
+                url(model, "changelist"),
+                url(model, "changelist", q="T0000"),
+                url(model, "change", first_key(managed, model)),
+            ]
+            if model in EDITABLE:
+                pages.append(url(model, "change", first_key(managed, model), edit=1))
+            for number, page in enumerate(pages):
+                store, own = queries(alices, page)
+                assert asked.setdefault((model, number), (len(store), len(own))) == (len(store), len(own)), page
+                assert not any("DISTINCT" in sql for sql in store)
+                for sql in store:
+                    assert "COUNT(" not in sql or "LIMIT 10001" in sql, sql
+
+
+def test_lists_are_read_in_the_order_of_an_index(alices, managed):
+    fill(managed, 300)
+    for model in TABLES:
+        seen, _ = queries(alices, url(model, "changelist"))
+        (listed,) = [sql for sql in seen if "ORDER BY" in sql and "pg_" not in sql]
+        if managed.engine == "sqlite":
+            plan = [row[3] for row in managed.execute(f"EXPLAIN QUERY PLAN {listed}")]
+            assert not any("TEMP B-TREE" in step for step in plan), (model, plan)
+        else:
+            managed.execute("SET enable_seqscan = off")  # 300 rows are read faster without any index
+            plan = [row[0] for row in managed.execute(f"EXPLAIN {listed}")]
+            assert not any("Sort" in step for step in plan), (model, plan)
+
+
+# --- what is shown --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_tasks(managed):
+    managed.execute("INSERT INTO tasks (task_id, title, metadata) VALUES ('a', 'first <b>', '{\"key\": [1, null]}')")
+    managed.execute("INSERT INTO tasks (task_id, title) VALUES ('b', '第二个任务：数据迁移与校验')")
+    return managed
+
+
+def depend(managed, *pairs):
+    for task, other in pairs:
+        managed.execute("INSERT INTO task_dependency (task_id, depends_on_task_id) VALUES (?, ?)", task, other)
+
+
+def test_a_task_shows_all_that_belongs_to_it(alices, two_tasks):
+    depend(two_tasks, ("a", "b"), ("b", "gone"))
+    two_tasks.execute("INSERT INTO task_lineage (task_id, kind, ref_id) VALUES ('a', 'commit', 'c0ffee')")
+    two_tasks.execute("INSERT INTO task_repo_scope (task_id, repo_id) VALUES ('a', 'repo-7')")
+    two_tasks.execute(
+        "INSERT INTO task_artifact_ref (task_id, repo_id, ref_type, ref_value) VALUES ('a', 'r', 'pr', 'pull/12')"
+    )
+    two_tasks.execute("INSERT INTO task_audits (task_id, event_type) VALUES ('a', 'TOOL_CALLED')")
+    two_tasks.execute(
+        "INSERT INTO guardian_verdicts (id, task_id, triggered_by, policy_json, decision, created_at)"
+        " VALUES ('v1', 'a', 'x', '{}', 'reject', 'never')"
+    )
+    page = alices.get(url("tasks.task", "change", "a")).content.decode()
+    for text in ("c0ffee", "repo-7", "pull/12", "TOOL_CALLED", "v1", "reject", "第二个任务", "graph-gone", "vanished"):
+        assert text in page, text
+    assert "first &lt;b&gt;" in page
+    assert "first <b>" not in page
+    assert '<span class="json-nt">"key"</span>' in page  # highlighted
+    assert page.count("<svg") == 1
+
+
+def test_a_cycle_is_drawn_and_named(alices, two_tasks):
+    depend(two_tasks, ("a", "b"), ("b", "a"), ("a", "a"))
+    page = alices.get(url("tasks.task", "change", "a")).content.decode()
+    assert "form a cycle" in page
+    assert page.count("graph-cycle") == 3
+
+
+def test_a_large_graph_is_cut(alices, managed):
+    for number in range(200):
+        managed.execute("INSERT INTO tasks (task_id, title) VALUES (?, ?)", f"t{number}", f"task {number}")
+    depend(managed, *((f"t{number}", "t0") for number in range(1, 200)))
+    page = alices.get(url("tasks.task", "change", "t0")).content.decode()
+    assert "Only the nearest 50 tasks are drawn." in page
+    assert page.count("<g class=") == 50
+
+
+def test_a_session_is_a_conversation(alices, managed):
+    managed.execute(
+        "INSERT INTO webui_sessions (session_id, user_id, created_at, updated_at) VALUES ('s', 'u', ?, ?)", AT, AT
+    )
+    said = [
+        ("user", "请迁移数据库\n第二行", "2026-01-20 10:00:01"),
+        ("assistant", "Done <i>now</i>", "2026-01-20 10:00:02"),
+        ("robot", "?", "garbage"),
+    ]
+    for number, (role, content, at) in enumerate(said):
+        managed.execute(
+            "INSERT INTO webui_messages (message_id, session_id, role, content, created_at) VALUES (?, 's', ?, ?, ?)",
+            f"m{number}",
+            role,
+            content,
+            at,
+        )
+    page = alices.get(url("tasks.webuisession", "change", "s")).content.decode()
+    assert (
+        page.index("请迁移数据库\n第二行")
+        < page.index("Done &lt;i&gt;now&lt;/i&gt;")
+        < page.index("<strong>robot</strong>")
+    )
+    assert page.count('<li class="said said-') == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (struct.pack("<4f", 3, 0, 0, 4), "4 dimensions, norm 5"),
+        (struct.pack("<4d", 3, 0, 0, 4), "4 dimensions, norm 5"),
+        (b"[3, 4]", "2 dimensions, norm 5"),
+        (b"\x00\xff\xff", "3 bytes of an unknown form"),
+        (b"", "0 bytes of an unknown form"),
+    ],
+)
+def test_embeddings_have_a_dimension_and_a_norm(alices, managed, value, words):
+    fill(managed, 1)
+    managed.execute("UPDATE kb_embeddings SET embedding = ?", value)
+    assert words in alices.get(url("tasks.kbembedding", "changelist")).content.decode()
+    assert words in alices.get(url("tasks.kbembedding", "change", "C0000")).content.decode()
+    assert words in alices.get(url("tasks.kbchunk", "change", "C0000")).content.decode()
+
+
+GARBAGE = {
+    "sqlite": (
+        "",
+        "\x00",
+        "2026-02-30 25:61",
+        "9999-12-31 23:59:59",
+        "{broken",
+        "[" * 2_000,
+        "<script>x</script>",
+        b"\xff\xfe\x00",
+        "9" * 400,
+        "𝔘\ud7ff",
+    ),
+    "postgresql": ("", "2026-02-30 25:61", "{broken", "[" * 2_000, "<script>x</script>", "9" * 400),
+}
+
+
+def test_no_odd_value_breaks_a_page(alices, managed):
+    """Each text column holds each kind of garbage once, what it refers to is gone, and every page opens."""
+    if managed.engine == "sqlite":
+        managed.execute("PRAGMA foreign_keys=OFF")
+    else:
+        managed.execute("SET session_replication_role = replica")
+    for model, (table, columns, row) in TABLES.items():
+        model_ = __import__("django.apps", fromlist=["apps"]).apps.get_model(model)
+        fields = [f for f in model_._meta.concrete_fields if f.db_type(connections["agentos"]) in ("text", "timestamp")]
+        fields = [f for f in fields if f.column not in ("tags", "settings", "status")]
+        if managed.engine == "postgresql":
+            fields = [f for f in fields if f.db_type(connections["agentos"]) == "text"]
+        for number, value in enumerate(GARBAGE[managed.engine]):
+            names = columns.split()
+            values = dict(zip(names, row(number), strict=True))
+            for field in fields:
+                if not field.primary_key:
+                    values[field.column] = value
+            if table == "task_dependency":
+                values["depends_on_task_id"] = f"x{number}"
+            if table == "project_repos":
+                values["repo_id"] = f"x{number}"
+            managed.execute(
+                f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})", *values.values()
+            )
+    for model, (table, *_rest) in TABLES.items():
+        listed = alices.get(url(model, "changelist"))
+        assert listed.status_code == 200, model
+        assert "<script>x" not in listed.content.decode()
+        rows = listed.context["cl"].result_list
+        assert len(rows) == len(GARBAGE[managed.engine])
+        for one in rows:
+            for query in ({}, {"edit": 1}) if model in EDITABLE else ({},):
+                page = alices.get(url(model, "change", one.pk, **query))
+                assert page.status_code == 200, (model, one.pk)
+                assert "<script>x" not in page.content.decode()
+
+
+def test_a_row_without_a_key_breaks_nothing(alices, managed):
+    if managed.engine == "sqlite":  # where TEXT PRIMARY KEY lets NULL in
+        managed.execute("INSERT INTO tasks (task_id, title) VALUES (NULL, 'no key')")
+    managed.execute("INSERT INTO tasks (task_id, title) VALUES ('', 'empty key')")
+    managed.execute("INSERT INTO tasks (task_id, title) VALUES (?, 'odd key')", "a/b_5F?c")
+    page = alices.get(url("tasks.task", "changelist"))
+    assert "odd key" in page.content.decode()
+    assert alices.get(url("tasks.task", "change", "a_2Fb_5F5F_3Fc")).status_code == 200
+
+
+def test_choices_are_counted_by_their_index(alices, managed):
+    fill(managed, 12)
+    managed.execute("UPDATE projects SET status = 'archived' WHERE id < 'P0005'")
+    page = alices.get(url("tasks.project", "changelist")).content.decode()
+    assert "archived (5)" in page
+    assert "active (7)" in page
+    assert len(alices.get(url("tasks.project", "changelist", status__exact="archived")).context["cl"].result_list) == 5
+
+
+def test_words_are_found_best_first_and_marked(alices, managed):
+    fill(managed, 2)
+    for key, text in (
+        ("c1", "the gateway, then the gateway, again the gateway"),
+        ("c2", "a gateway"),
+        ("c3", "数据迁移的网关"),
+    ):
+        managed.execute(
+            "INSERT INTO kb_chunks (chunk_id, source_id, content, chunk_index, created_at) VALUES (?, 'K0000', ?, 1, ?)",
+            key,
+            text,
+            AT,
+        )
+    managed.execute(
+        "INSERT INTO memory_items (id, scope, type, content) VALUES ('m', 'global', 'decision', ?)",
+        '{"what": "use the gateway"}',
+    )
+
+    def found(model, words):
+        page = alices.get(url(model, "changelist", q=words))
+        return [row.pk for row in page.context["cl"].result_list], page.content.decode()
+
+    keys, page = found("tasks.kbchunk", "gateway")
+    assert keys == ["c1", "c2"]
+    assert "<mark>gateway</mark>" in page
+    assert found("tasks.kbchunk", "网关")[0] == ["c3"]
+    assert found("tasks.kbchunk", "c2")[0] == ["c2"]
+    assert found("tasks.memoryitem", "GATEWAY")[0] == ["m"]
+    assert found("tasks.memoryitem", "nothing of the kind")[0] == []
+    assert found("tasks.memoryitem", '"')[0] == []
+
+
+# --- older and other stores -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["0.5.0", "0.21.0", "0.25.0"])
+def test_an_attached_store_shows_what_it_has_and_is_only_read(alices, tmp_path, version):
+    agentos.create_sqlite(tmp_path / "old.db", 60, version=version)
+    store = attach_url("agentos", f"sqlite:///{tmp_path / 'old.db'}")
+    before = (tmp_path / "old.db").read_bytes()
+    for model, (table, *_rest) in TABLES.items():
+        there = table in store.tables
+        assert alices.get(url(model, "changelist")).status_code == (200 if there else 503)
+        if there:
+            assert alices.get(url(model, "export")).status_code == 200
+            assert b"audit_id" in export(alices, "audits.taskaudit", formats.CSV)
+        if model in EDITABLE:
+            assert alices.get(url(model, "add")).status_code == 403
+            assert alices.get(url(model, "import")).status_code == 403
+    key = f"01TASK{0:020d}"
+    page = alices.get(url("tasks.task", "change", key))
+    assert page.status_code == 200
+    assert "Edit" not in page.content.decode().split("<main")[-1] or "?edit" not in page.content.decode()
+    assert alices.post(url("tasks.task", "change", key), {"title": "x"}).status_code == 403
+    assert alices.post(url("tasks.task", "delete", key), {"post": "yes"}).status_code == 403
+    assert (tmp_path / "old.db").read_bytes() == before
+
+
+# --- people ---------------------------------------------------------------------------------------------------
+
+
+def test_who_may_do_what(client, charlie, viewer, bob, managed):
+    fill(managed, 2)
+    for model in TABLES:
+        key = first_key(managed, model)
+        pages = {
+            name: url(model, name, *([key] if name in ("change", "delete") else []))
+            for name in ("changelist", "change", "add", "delete", "export")
+        }
+        if model in EDITABLE:
+            pages["import"] = url(model, "import")
+        signed_in(client, charlie)
+        assert {client.get(page).status_code for page in pages.values()} == {403}, model
+        signed_in(client, viewer)
+        seen = {name for name, page in pages.items() if client.get(page).status_code == 200}
+        assert seen == {"changelist", "change", "export"}, model
+        assert client.post(pages["change"], {}).status_code == 403
+        signed_in(client, bob)
+        seen = {name for name, page in pages.items() if client.get(page).status_code == 200}
+        assert seen == (set(pages) if model in EDITABLE else {"changelist", "change", "export"}), model
+
+
+# --- by hand --------------------------------------------------------------------------------------------------
+
+
+def save(client, model, key, **changed):
+    """Post the form as a browser would, with these values changed."""
+    page = client.get(url(model, "change", key, edit=1))
+    form = page.context["adminform"].form
+    data = {name: "" if form[name].value() is None else form[name].value() for name in form.fields}
+    return client.post(url(model, "change", key, edit=1), data | changed)
+
+
+def test_only_what_was_changed_is_written_and_it_is_logged(bobs, managed, bob):
+    managed.execute(
+        "INSERT INTO tasks (task_id, title, status, metadata, created_by, session_id) VALUES ('t', ' a ', NULL, ?, '', NULL)",
+        "{broken\nlines ",
+    )
+    before = managed.execute("SELECT * FROM tasks")
+    assert save(bobs, "tasks.task", "t").status_code == 302
+    assert managed.execute("SELECT * FROM tasks") == before
+    with CaptureQueriesContext(connections["agentos"]) as seen:
+        assert save(bobs, "tasks.task", "t", title=" 007 ").status_code == 302
+    written = [query["sql"] for query in seen if query["sql"].startswith("UPDATE")]
+    assert all('"metadata"' not in sql and '"title"' in sql for sql in written)
+    assert managed.execute("SELECT title, status, metadata, created_by, session_id FROM tasks") == [
+        (" 007 ", None, "{broken\nlines ", "", None)
+    ]
+    entry = LogEntry.objects.latest("pk")
+    assert (entry.user_id, entry.action_flag, entry.object_id) == (bob.pk, CHANGE, "t")
+
+
+def test_what_the_database_refuses_is_said_in_the_form(bobs, managed):
+    managed.execute("INSERT INTO projects (id, path) VALUES ('p', '/p')")
+    page = save(bobs, "tasks.project", "p", tags="{broken")
+    assert page.status_code == 200
+    assert "Invalid tags: must be valid JSON" in page.content.decode()
+    page = bobs.post(url("tasks.projectrepo", "add"), {"project": "nowhere", "repo_id": "r", "repo_path": "/r"})
+    assert page.status_code == 200
+    assert managed.execute("SELECT tags FROM projects") == [(None,)]
+    assert managed.execute("SELECT COUNT(*) FROM project_repos") == [(0,)]
+    assert not LogEntry.objects.exists()
+
+
+def test_rows_are_added_by_hand(bobs, managed):
+    assert (
+        bobs.post(url("tasks.task", "add"), {"task_id": "007", "title": "new", "status": "created"}).status_code == 302
+    )
+    assert managed.execute("SELECT task_id, title, metadata FROM tasks") == [("007", "new", None)]
+    page = bobs.post(url("tasks.task", "add"), {"task_id": "007", "title": "again"})
+    assert page.status_code == 200
+    assert (
+        bobs.post(
+            url("tasks.taskdependency", "add"), {"task": "007", "depends_on_task": "007", "dependency_type": "requires"}
+        ).status_code
+        == 302
+    )
+    assert LogEntry.objects.filter(action_flag=ADDITION).count() == 2
+
+
+def test_a_dangling_reference_may_stay(bobs, managed):
+    managed.execute(
+        "INSERT INTO task_artifact_ref (task_id, repo_id, ref_type, ref_value) VALUES ('gone', 'r', 'odd', 'x')"
+    )
+    key = first_key(managed, "tasks.taskartifactref")
+    assert save(bobs, "tasks.taskartifactref", key, summary="kept").status_code == 302
+    assert managed.execute("SELECT task_id, ref_type, summary FROM task_artifact_ref") == [("gone", "odd", "kept")]
+    assert save(bobs, "tasks.taskartifactref", key, task="elsewhere").status_code == 200
+
+
+# --- deleting -------------------------------------------------------------------------------------------------
+
+
+def test_what_cascades_is_said_and_goes(bobs, managed, bob):
+    fill(managed, 5)
+    page = bobs.get(url("tasks.task", "delete", "T0000"))
+    summary = page.context["model_count"]
+    assert dict(summary) == {"tasks": "1", "task lineage": "5", "tasks' repository scopes": "5", "audits": "5"}
+    assert bobs.post(url("tasks.task", "delete", "T0000"), {"post": "yes"}).status_code == 302
+    assert managed.execute("SELECT COUNT(*) FROM task_audits") == [(0,)]
+    assert LogEntry.objects.get().action_flag == DELETION
+    counts = dict(bobs.get(url("tasks.kbsource", "delete", "K0000")).context["model_count"])
+    assert counts == {"knowledge sources": "1", "knowledge chunks": "5", "embeddings": "5"}
+
+
+def test_what_is_referred_to_stays(bobs, managed):
+    fill(managed, 3)
+    page = bobs.get(url("tasks.project", "delete", "P0000"))
+    assert "kb_sources: 3 rows refer to it" in page.content.decode()
+    assert "memory_items: 3 rows refer to it" in page.content.decode()
+    bobs.post(url("tasks.project", "delete", "P0000"), {"post": "yes"})
+    assert managed.execute("SELECT COUNT(*) FROM projects WHERE id = 'P0000'") == [(1,)]
+
+
+def test_rows_of_an_unknown_table_keep_theirs(bobs, managed):
+    fill(managed, 2)
+    managed.execute(
+        "CREATE TABLE task_runs (run_id TEXT PRIMARY KEY, lineage_id BIGINT REFERENCES task_lineage (lineage_id) ON DELETE CASCADE)"
+    )
+    managed.execute("INSERT INTO task_runs SELECT 'r', MIN(lineage_id) FROM task_lineage")
+    page = bobs.get(url("tasks.task", "delete", "T0000"))
+    assert "task_runs: 1 rows of a table that the console does not know" in page.content.decode()
+    bobs.post(url("tasks.task", "delete", "T0000"), {"post": "yes"})
+    assert managed.execute("SELECT COUNT(*) FROM task_runs") == [(1,)]
+
+
+def test_selected_rows_are_deleted_with_the_same_words(bobs, managed):
+    fill(managed, 4)
+    data = {"action": "delete_selected", "_selected_action": ["T0000", "T0001"]}
+    page = bobs.post(url("tasks.task", "changelist"), data)
+    assert dict(page.context["model_count"])["audits"] == "4"
+    assert bobs.post(url("tasks.task", "changelist"), data | {"post": "yes"}).status_code == 302
+    assert managed.execute("SELECT COUNT(*) FROM tasks") == [(2,)]
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+FORMATS = (formats.CSV, formats.XLSX, formats.JSON)
+in_each_format = pytest.mark.parametrize("format_", FORMATS, ids=lambda cls: cls.__name__)
+
+
+def number_of(format_):
+    return str(FORMATS.index(format_))
+
+
+def export(client, model, format_, **query):
+    page = client.get(url(model, "export"))
+    fields = {
+        name: "on"
+        for name in page.context["form"].fields
+        if "_" in name and name not in ("resource", "format", "export_items")
+    }
+    response = client.post(url(model, "export", **query), {"format": number_of(format_), "resource": "0", **fields})
+    assert response.status_code == 200
+    assert "attachment" in response["Content-Disposition"], response.content.decode()[-3000:]
+    return response.content
+
+
+def upload(client, model, format_, content):
+    file = SimpleUploadedFile(f"rows.{format_.__name__.lower()}", content)
+    return client.post(url(model, "import"), {"format": number_of(format_), "resource": "0", "import_file": file})
+
+
+def confirm(client, model, page):
+    form = page.context["confirm_form"]
+    return client.post(url(model, "process_import"), {name: form[name].value() for name in form.fields})
+
+
+ODD = [
+    "007", "", None, " a ", "=1+1", "'=x", "'", "''", "'tis", "-5", "+1", "@x", "NULL", "None", "null", "line\nbreak",
+    "line\r\nbreak", "\ttab", "_x000D_", "_x0041_", "\x01", "引号“”", "𝔘", '"quoted", text', "1e3", "0x10", "TRUE", "1.50",
+    "2026-01-01", "x" * 5_000, " ",
+]  # fmt: skip
+
+
+@in_each_format
+def test_a_file_gives_back_exactly_what_was_exported(bobs, managed, format_):
+    for number, text in enumerate(ODD):
+        managed.execute(
+            "INSERT INTO tasks (task_id, title, status, metadata, created_at) VALUES (?, ?, ?, ?, NULL)",
+            f"{number:03}", text if text is not None else "", text, text,
+        )  # fmt: skip
+    before = managed.execute("SELECT * FROM tasks ORDER BY task_id")
+    content = export(bobs, "tasks.task", format_)
+    page = upload(bobs, "tasks.task", format_, content)
+    assert page.context["preview"]["sentence"] == f"0 new, 0 changed, {len(ODD)} as they are."
+    managed.execute("DELETE FROM tasks")
+    page = upload(bobs, "tasks.task", format_, content)
+    assert page.context["preview"]["sentence"] == f"{len(ODD)} new, 0 changed, 0 as they are."
+    assert managed.execute("SELECT COUNT(*) FROM tasks") == [(0,)]  # a preview
+    assert confirm(bobs, "tasks.task", page).status_code == 302
+    assert managed.execute("SELECT * FROM tasks ORDER BY task_id") == before
+    assert LogEntry.objects.filter(action_flag=ADDITION).count() == len(ODD)
+
+
+@in_each_format
+@pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
+def test_all_tables_can_be_exported(alices, managed, format_):
+    fill(managed, 3)
+    for model, (table, columns, _row) in TABLES.items():
+        content = export(alices, model, format_)
+        if format_ is formats.CSV:
+            rows = list(csv.DictReader(io.StringIO(content.decode())))
+        elif format_ is formats.JSON:
+            rows = json.loads(content)
+        else:
+            sheet = load_workbook(io.BytesIO(content)).active
+            header, *cells = sheet.iter_rows(values_only=True)
+            rows = [dict(zip(header, row, strict=True)) for row in cells]
+        assert len(rows) == 3
+        assert set(columns.split()) <= set(rows[0])
+
+
+def test_an_export_is_of_what_the_list_shows(alices, managed):
+    fill(managed, 5)
+    assert len(json.loads(export(alices, "tasks.task", formats.JSON, session_id="S1"))) == 1
+
+
+def test_changes_are_previewed_and_only_they_are_written(bobs, managed):
+    managed.execute("INSERT INTO projects (id, path, name) VALUES ('p', '/p', 'old')")
+    managed.execute("INSERT INTO projects (id, path, name) VALUES ('q', '/q', 'same')")
+    content = b"id,name\r\np,new\r\nq,same\r\n"
+    page = upload(bobs, "tasks.project", formats.CSV, content)
+    assert page.context["preview"]["sentence"] == "0 new, 1 changed, 1 as they are."
+    assert "<ins>new</ins>" in page.content.decode()
+    with CaptureQueriesContext(connections["agentos"]) as seen:
+        confirm(bobs, "tasks.project", page)
+    (written,) = [query["sql"] for query in seen if query["sql"].startswith("UPDATE")]
+    assert '"path"' not in written
+    assert managed.execute("SELECT name FROM projects ORDER BY id") == [("new",), ("same",)]
+    assert LogEntry.objects.get().action_flag == CHANGE
+
+
+@pytest.mark.parametrize(
+    ("model", "content", "said"),
+    [
+        ("tasks.project", "id,path,tags\na,/a,[]\nb,/b,{broken\n", "Row 2 The database refuses it: Invalid tags"),
+        ("tasks.project", "id,path,status\na,/a,gone\n", "Row 1, status: gone is none of active, archived, deleted."),
+        ("tasks.project", "id,path\n,/a\n", "Row 1, id: A new row needs it."),
+        ("tasks.projectrepo", "project_id,repo_id,repo_path\nnowhere,r,/r\n", "Row 1, project_id: There is no project nowhere."),
+        ("tasks.project", "id,path,colour\na,/a,red\n", "projects has no column colour."),
+        ("tasks.project", "id,path,id\na,/a,b\n", "these columns twice: id"),
+        ("tasks.project", "id,path\na,/a\na,/b\n", "Row 2 The database refuses it:"),
+        ("tasks.kbchunk", "chunk_id,source_id,content,chunk_index,created_at\nc,s,x,one,now\n", "Row 1, chunk_index: one is no whole number."),
+        ("tasks.project", "path\n/a\n", "Row 1, id: A new row needs it."),
+        ("tasks.project", "id,name\na,b\n", "Row 1, path: A new row needs it."),
+        ("tasks.kbsource", "source_id,project_id,source_type,source_path\n", "valid data to import"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_imported_is_said_by_row(bobs, managed, model, content, said):
+    page = upload(bobs, model, formats.CSV, content.encode())
+    assert page.status_code == 200
+    text = " ".join(page.content.decode().replace("<strong>", "").replace("</strong>", "").split())
+    assert said in text, page.context["preview"]
+    assert "confirm_form" not in page.context or not page.context["confirm_form"]
+    assert managed.execute(f"SELECT COUNT(*) FROM {TABLES[model][0]}") == [(0,)]
+
+
+def test_an_import_that_no_longer_fits_writes_nothing(bobs, managed):
+    page = upload(bobs, "tasks.project", formats.CSV, b"id,path\na,/a\nb,/b\n")
+    managed.execute("CREATE UNIQUE INDEX one_path ON projects (path)")
+    managed.execute("INSERT INTO projects (id, path) VALUES ('c', '/b')")
+    answer = confirm(bobs, "tasks.project", page)
+    assert answer.url == url("tasks.project", "import")
+    assert "Nothing was imported. Row 2" in bobs.get(answer.url).content.decode()
+    assert managed.execute("SELECT id FROM projects") == [("c",)]
+    assert not LogEntry.objects.exists()
+
+
+@in_each_format
+@pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
+def test_too_many_rows_are_refused(bobs, managed, format_, monkeypatch):
+    monkeypatch.setattr(formats, "MAX_IMPORTED", 20)
+    data = tablib.Dataset(*[(f"t{number}", "x") for number in range(21)], headers=["task_id", "title"])
+    page = upload(bobs, "tasks.task", format_, format_().export_data(data))
+    assert "The file has more than 20 rows." in page.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("format_", "content"),
+    [
+        (formats.CSV, b"\xff\xfe"), (formats.CSV, b""), (formats.CSV, b'id\n"open'), (formats.JSON, b"{"), (formats.JSON, b"[1]"),
+        (formats.XLSX, b"no zip"), (formats.JSON, b"[" * 5_000),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
+def test_a_file_that_can_not_be_read_is_said_to_be(bobs, managed, format_, content):
+    page = upload(bobs, "tasks.task", format_, content)
+    assert page.status_code == 200
+    assert page.context["form"].errors["import_file"]
+
+
+@pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
+def test_json_rows_may_differ_in_their_keys_and_hold_documents(bobs, managed):
+    managed.execute("INSERT INTO projects (id, path, name) VALUES ('p', '/p', 'kept')")
+    rows = (
+        b'[{"path": "/new", "id": "p", "settings": {"a": 1.50}}, {"id": "q", "name": 7, "path": "/q", "tags": ["x"]}]'
+    )
+    confirm(bobs, "tasks.project", upload(bobs, "tasks.project", formats.JSON, rows))
+    assert managed.execute("SELECT id, path, name, tags, settings FROM projects ORDER BY id") == [
+        ("p", "/new", "kept", None, '{"a": 1.50}'),
+        ("q", "/q", "7", '["x"]', None),
+    ]
+
+
+@pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
+def test_numbers_and_dates_of_a_spreadsheet_become_text(bobs, managed):
+    from datetime import datetime
+
+    from openpyxl import Workbook
+
+    book = Workbook()
+    book.active.append(["task_id", "title", "status", "created_at", "metadata"])
+    book.active.append([7, 1.5, True, datetime(2026, 1, 20, 10), None])  # noqa: DTZ001
+    out = io.BytesIO()
+    book.save(out)
+    confirm(bobs, "tasks.task", upload(bobs, "tasks.task", formats.XLSX, out.getvalue()))
+    assert managed.execute("SELECT task_id, title, status, created_at, metadata FROM tasks") == [
+        ("7", "1.5", "true", "2026-01-20 10:00:00", None)
+    ]
+
+
+def test_generated_keys_go_on_after_imported_ones(bobs, managed):
+    managed.execute("INSERT INTO tasks (task_id, title) VALUES ('t', 't')")
+    content = b"lineage_id,task_id,kind,ref_id\r\n50,t,intent,a\r\n,t,intent,b\r\n"
+    confirm(bobs, "tasks.tasklineage", upload(bobs, "tasks.tasklineage", formats.CSV, content))
+    managed.execute("INSERT INTO task_lineage (task_id, kind, ref_id) VALUES ('t', 'intent', 'c')")
+    keys = [row[0] for row in managed.execute("SELECT lineage_id FROM task_lineage ORDER BY lineage_id")]
+    assert len(keys) == 3
+    assert 50 in keys
+
+
+@pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
+def test_nobody_names_another_file(bobs, managed):
+    page = upload(bobs, "tasks.task", formats.CSV, b"task_id,title\na,b\n")
+    form = page.context["confirm_form"]
+    data = {name: form[name].value() for name in form.fields} | {"import_file_name": "passwd"}
+    answer = bobs.post(url("tasks.task", "process_import"), data)
+    assert answer.status_code == 200
+    assert managed.execute("SELECT COUNT(*) FROM tasks") == [(0,)]
+    assert confirm(bobs, "tasks.task", page).status_code == 302
+    answer = confirm(bobs, "tasks.task", page)  # twice
+    assert "upload it again" in bobs.get(answer.url).content.decode()
+
+
+@pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
+def test_too_long_for_a_cell_and_too_many_to_export(alices, managed, monkeypatch):
+    managed.execute("INSERT INTO tasks (task_id, title) VALUES ('t', ?)", "x" * 40_000)
+    managed.execute("INSERT INTO tasks (task_id, title) VALUES ('u', 'u')")
+    address = url("tasks.task", "export")
+    page = alices.post(address, {"format": number_of(formats.XLSX), "resource": "0", "taskresource_title": "on"})
+    assert "longer than a cell of XLSX can be" in page.content.decode()
+    monkeypatch.setattr(exchange, "MAX_EXPORTED", 1)
+    page = alices.post(address, {"format": number_of(formats.CSV), "resource": "0", "taskresource_title": "on"})
+    assert "more than 1 rows" in page.content.decode()

@@ -1,0 +1,116 @@
+"""Expired memory goes, and nothing else: by the contract, on both engines."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from opsconsole.operations.models import Status
+from opsconsole.stores.models import moment_text
+from opsconsole.stores.store import Store
+from tests.contract import Contract, execute_run, left_by, operation_called, plan_whole, start, work
+from tests.outside import Tables, dump, execute, neighbour
+
+NAME = "tasks.clean_memory_items"
+DDL = """CREATE TABLE memory_items (
+    id TEXT PRIMARY KEY, scope TEXT NOT NULL, type TEXT NOT NULL, content TEXT NOT NULL, tags TEXT, sources TEXT,
+    created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, updated_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP,
+    confidence REAL DEFAULT 0.5, project_id TEXT, last_used_at TIMESTAMP, use_count INTEGER DEFAULT 0,
+    retention_type TEXT DEFAULT 'project', expires_at TIMESTAMP, auto_cleanup INTEGER DEFAULT 1)"""
+PAST, FUTURE = "2026-01-20 10:00:00", "2999-01-01 00:00:00"
+ENDS = (PAST, "2026-02-01T10:00:00.125000", FUTURE, None, "2026-03-01 00:00:00.5")
+#: Only SQLite holds what is no time in a column of times.
+ODD_ENDS = ("soon", "", "2026-04-01T08:00:00Z")
+CONTENT = ('{"text": "记忆"}', "{broken", "", '{"n": 1.50}')
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
+
+
+def fill(store: Store, count: int = 240) -> Store:
+    """Items of every kind; every fifth must not be cleaned, every seventh is temporary."""
+    ends = ENDS if store.vendor == "postgresql" else ENDS + ODD_ENDS
+    with neighbour(store) as connection:
+        connection.execute(DDL)
+        for number in range(count):
+            connection.execute(
+                "INSERT INTO memory_items (id, scope, type, content, tags, expires_at, auto_cleanup, retention_type,"
+                " last_used_at, created_at) VALUES (?, 'project', 'decision', ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    f"mem-{number:03d}",
+                    CONTENT[number % len(CONTENT)],
+                    None if number % 3 else '["a"]',
+                    ends[number % len(ends)],
+                    int(number % 5 != 0),
+                    "temporary" if number % 7 == 0 else "project",
+                    PAST if number % 4 else None,
+                    PAST,
+                ],
+            )
+    return store
+
+
+def may_go(row: Any) -> bool:
+    ends = row["expires_at"]
+    expired = bool(ends) and str(ends)[:1] == "2" and str(ends) < "2900"
+    return expired and int(row["auto_cleanup"]) == 1
+
+
+class TestContract(Contract):
+    operation = NAME
+    late_key = "mem-zzz"
+    meddled = {"expires_at": FUTURE}
+
+    def rows(self, make_attached: Any, engine: str) -> Store:
+        return fill(make_attached(engine, 50).store)
+
+    def expected(self, tables: Tables, vendor: str) -> Tables:
+        items = tables["memory_items"]
+        tables["memory_items"] = {key: row for key, row in items.items() if not may_go(row)}
+        return tables
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
+def test_what_was_used_since_the_plan_stays(make_attached: Any, engine: str) -> None:
+    """The plan is an hour old when its run begins; meanwhile an agent used one item and wrote another."""
+    store = fill(make_attached(engine, 50).store)
+    operation = operation_called(NAME, store)
+    operation.as_of = timezone.now() - timedelta(hours=1)
+    planned = plan_whole(operation)
+    run = start(operation)
+    now = moment_text(timezone.now())
+    victims = [key for key, row in dump(store)["memory_items"].items() if may_go(row)]
+    execute(store, "UPDATE memory_items SET last_used_at = ?, use_count = 1 WHERE id = ?", [now, victims[0]])
+    row = {"id": "mem-000a", "scope": "task", "type": "decision", "content": "{}", "expires_at": PAST}
+    marks = ", ".join("?" * len(row))
+    execute(store, f"INSERT INTO memory_items ({', '.join(row)}) VALUES ({marks})", list(row.values()))
+    run = work(run)
+    kept = dump(store)["memory_items"]
+    assert {victims[0], "mem-000a"} <= set(kept)
+    assert not set(victims[1:]) & set(kept)
+    assert run.changed == planned.counts()["changed"] - 1
+    left = left_by(run)["skipped"]
+    assert left["made_since"] == ["mem-000a"]
+    assert victims[0] in left["used_since"]
+
+
+def test_one_retention_type_alone_and_figures_by_type(make_attached: Any) -> None:
+    store = fill(make_attached("sqlite", 50).store)
+    operation = operation_called(NAME, store, retention_type="temporary")
+    run = execute_run(operation)
+    gone = 240 - len(dump(store)["memory_items"])
+    assert run.status == Status.SUCCEEDED
+    assert gone == run.changed > 0
+    assert run.before["retention_type temporary"] == run.before["in_scope"]
+    whole = plan_whole(operation_called(NAME, store))
+    assert whole.before["retention_type project"] > 0
+
+
+def test_times_that_are_none_are_unfit_and_stay(make_attached: Any) -> None:
+    store = fill(make_attached("sqlite", 50).store)
+    run = execute_run(operation_called(NAME, store))
+    kept = dump(store)["memory_items"]
+    assert set(left_by(run)["unfit"]["unreadable_time"]) <= set(kept)
+    assert run.reasons["unfit"]["unreadable_time"] == run.unfit > 0
