@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Any
 
-import orjson
 from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
 from django.utils.http import parse_etags
 from django.utils.translation import gettext as _
@@ -13,7 +12,7 @@ from ninja import Path, Query, Router, Schema
 from pydantic import ConfigDict, Field
 
 from opsconsole.api.auth import access
-from opsconsole.api.console import Error, error
+from opsconsole.api.console import Error, as_json, error
 from tasks import executions
 from tasks.models import ExecutionStatus, Stage
 
@@ -145,7 +144,7 @@ def _long(execution_id: str, part: str) -> HttpResponse:
     value, asked_all = executions.long_document(execution_id, part)
     if value is None:
         return _unknown(execution_id, asked_all=asked_all)
-    return HttpResponse(orjson.dumps(value), content_type="application/json")
+    return HttpResponse(as_json(value), content_type="application/json")
 
 
 # --- answers ----------------------------------------------------------------------------------------------
@@ -157,7 +156,7 @@ def _ended(answer: dict[str, Any]) -> bool:
 
 def _tagged(request: HttpRequest, answer: Any, *, running: bool) -> HttpResponse:
     """With an ETag, so that a poll that brings nothing new is short; and when to come back, while it runs."""
-    content = orjson.dumps(answer)
+    content = as_json(answer)
     tag = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
     known = request.headers.get("If-None-Match", "")
     response: HttpResponse

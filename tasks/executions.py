@@ -6,6 +6,7 @@ bring results that it lacks. A layer that can't be asked is logged and skipped, 
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,7 +92,7 @@ def ask(execution_ids: Sequence[str], store: Store | None = None) -> Asked:
             else:
                 found = _statuses(store, wanted) if layer == STATUSES else _records(store, wanted, inline)
         except Exception as error:  # noqa: BLE001  # whatever it is, the next layer answers
-            logger.warning("%s can't be asked: %s", layer, error or type(error).__name__)
+            logger.warning("%s can't be asked: %s", layer, _reason(error))
             unanswered.update(wanted)
             if layer != LIVE:
                 unreachable = _unreachable(store, error)
@@ -100,6 +101,10 @@ def ask(execution_ids: Sequence[str], store: Store | None = None) -> Asked:
             known.setdefault(execution_id, []).append(one)
     answers = {one: _answer(one, known[one]) for one in execution_ids if one in known}
     return Asked(answers, frozenset(unanswered - answers.keys()))
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _unreachable(store: Store, error: Exception) -> Exception | None:
@@ -174,7 +179,7 @@ def _read_live(entry: Any, inline: int | None) -> Known:
 
 
 def _fitting(part: str, value: Any, inline: int | None) -> Any:
-    if value and inline is not None and len(orjson.dumps(value)) > inline:
+    if value and inline is not None and len(json.dumps(value)) > inline:
         return TooLong(part)
     return value
 
@@ -266,14 +271,14 @@ def long_document(execution_id: str, part: str) -> tuple[Any, bool]:
         if value:
             return value, asked
     except Exception as error:  # noqa: BLE001  # as above
-        logger.warning("%s can't be asked: %s", LIVE, error)
+        logger.warning("%s can't be asked: %s", LIVE, _reason(error))
         asked = False
     columns = ", ".join(f"{column}, {flag}" for column, flag in _COLUMNS.values())
     sql = f"SELECT {columns} FROM test_records WHERE execution_id = %s ORDER BY id + 0 DESC LIMIT 1"  # noqa: S608
     try:
         rows = list(_rows(store, sql, [execution_id]))
     except (Error, StoreUnusable) as error:
-        logger.warning("%s can't be asked: %s", RECORDS, error)
+        logger.warning("%s can't be asked: %s", RECORDS, _reason(error))
         _unreachable(store, error)
         return None, False
     if not rows:

@@ -591,15 +591,15 @@ def test_no_connection_is_left_over(make_records: records.Maker, viewer: User, s
             for turn in itertools.count():
                 if over.wait(0.1):
                     return
-                if turn % 3 == 0:
-                    admin.execute("ALTER TABLE test_records RENAME TO gone")
-                elif turn % 3 == 1:
-                    admin.execute("ALTER TABLE gone RENAME TO test_records")
-                else:
+                if turn % 20 == 19:
                     admin.execute(
                         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                         "WHERE datname = current_database() AND application_name = 'opsconsole'"
                     )
+                if turn % 2 == 0:
+                    admin.execute("ALTER TABLE test_records RENAME TO gone")
+                else:
+                    admin.execute("ALTER TABLE gone RENAME TO test_records")
 
     over = threading.Event()
     worker_threads = [threading.Thread(target=work, args=(requests // 8,)) for _ in range(8)]

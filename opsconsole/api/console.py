@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import logging
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -47,11 +48,19 @@ CODES = {
 }
 
 
+def as_json(value: Any) -> bytes:
+    """Also what orjson refuses: lone surrogates, and integers beyond 64 bits."""
+    try:
+        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        return json.dumps(value, default=str).encode()
+
+
 class JSON(BaseRenderer):
     media_type = "application/json"
 
     def render(self, request: HttpRequest, data: Any, *, response_status: int) -> bytes:
-        return orjson.dumps(data, default=str, option=orjson.OPT_NON_STR_KEYS)
+        return as_json(data)
 
 
 api = NinjaAPI(
