@@ -209,6 +209,10 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
                 % {"table": self._meta.model._meta.db_table, "columns": ", ".join(unknown)}
             )
 
+    def after_import(self, dataset: Any, result: Any, **kwargs: Any) -> None:
+        super().after_import(dataset, result, **kwargs)
+        result.given = set(dataset.headers)
+
     def before_import_row(self, row: dict[str, Any], **kwargs: Any) -> None:
         for name in [name for name, value in row.items() if value is ABSENT]:
             del row[name]
@@ -384,6 +388,7 @@ class ExchangeStoreMixin(ImportMixin, ExportStoreMixin):  # type: ignore[misc]
             response: Any = super().import_action(request, **kwargs)
             if isinstance(response, TemplateResponse) and response.context_data is not None:
                 result = response.context_data.get("result")
+                response.context_data["columns"] = ", ".join(field.column for field in self.model._meta.concrete_fields)
                 response.context_data["preview"] = _preview(result) if result is not None else None
             return response.render() if isinstance(response, TemplateResponse) else response
         except (StoreUnusable, DatabaseError) as error:
@@ -462,11 +467,15 @@ def _preview(result: Any) -> dict[str, Any]:
         RowResult.IMPORT_TYPE_SKIP: _("as it is"),
     }
     shown = [row for row in result.rows if row.diff]
+    columns = [place for place, name in enumerate(result.diff_headers) if name in result.given]
     return {
         "sentence": _outcome(result),
         "more": len(result.rows) - len(shown),
         "table": {
-            "headers": ["", *result.diff_headers],
-            "rows": [[format_html("<strong>{}</strong>", marks[row.import_type]), *row.diff] for row in shown],
+            "headers": ["", *(result.diff_headers[place] for place in columns)],
+            "rows": [
+                [format_html("<strong>{}</strong>", marks[row.import_type]), *(row.diff[place] for place in columns)]
+                for row in shown
+            ],
         },
     }
