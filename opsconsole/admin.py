@@ -25,6 +25,7 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 from unfold.views import ChangeList
 
 from opsconsole.display import figure
+from opsconsole.operations.models import Hold
 from opsconsole.stores.router import DEFAULT, store_of
 from opsconsole.stores.store import TITLES
 
@@ -99,8 +100,9 @@ ENVIRONMENTS = {
 
 
 def site_context(request: HttpRequest) -> dict[str, Any]:
-    """For every page: the environment's band."""
-    return {"band": {"code": settings.ENVIRONMENT, "name": ENVIRONMENTS[settings.ENVIRONMENT]}}
+    """For every page: the environment's band, and who holds all runs, if somebody does."""
+    hold = Hold.objects.order_by("pk").first() if request.user.is_authenticated else None
+    return {"band": {"code": settings.ENVIRONMENT, "name": ENVIRONMENTS[settings.ENVIRONMENT]}, "hold": hold}
 
 
 def title_prefix(request: HttpRequest) -> str:
@@ -156,6 +158,9 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         url = reverse("operations")
         everything = {"title": _("All operations"), "icon": "tactic", "link": url, "active": request.path == url}
         sidebar[0]["items"].insert(0, everything)
+        url = reverse("emergency")
+        switch = {"title": _("Emergency switch"), "icon": "emergency_home", "link": url, "active": request.path == url}
+        sidebar[0]["items"].append(switch)
     if any(request.user.has_perm(f"tasks.view_{name}") for name in ("memoryitem", "kbchunk")):
         url = reverse("search")
         item = {"title": _("Search"), "icon": "search", "link": url, "active": request.path == url}

@@ -23,12 +23,14 @@ def _page(route: str, view: Callable[..., Any], name: str) -> URLPattern:
 urlpatterns = [
     path("i18n/", include("django.conf.urls.i18n")),
     _page("", views.operations, "operations"),
+    _page("emergency/", views.emergency, "emergency"),
     _page("<str:name>/plan/", views.plan, "plan"),
     _page("<str:name>/schedule/", views.schedule, "schedule"),
     _page("run/<int:pk>/change/", views.run_page, "run"),
     _page("run/<int:pk>/live/", views.live, "run-live"),
     _page("run/<int:pk>/confirm/", views.confirm, "run-confirm"),
     _page("run/<int:pk>/replan/", views.replan, "run-replan"),
+    _page("run/<int:pk>/note/", views.note, "run-note"),
     re_path(
         r"^admin/operations/run/(?P<pk>\d+)/(?P<verb>pause|resume|cancel|approve|undo|retry)/$",
         admin.site.admin_view(views.act),

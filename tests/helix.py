@@ -31,8 +31,8 @@ class Job:
     session: str | None = None
 
 
-def ddl(vendor: str, *, enums: bool = True, keys: bool = True) -> list[str]:
-    """Tables as the platform has them. `keys`: foreign keys, with their cascades."""
+def ddl(vendor: str, *, enums: bool = True, keys: bool = True, triggers: bool = True) -> list[str]:
+    """Tables as the platform has them. `keys`: foreign keys, with their cascades; `triggers`: of updated_at."""
     postgres = vendor == "postgresql"
     serial, stamp, document = (
         ("SERIAL PRIMARY KEY", "TIMESTAMPTZ", "JSONB")
@@ -69,7 +69,7 @@ def ddl(vendor: str, *, enums: bool = True, keys: bool = True) -> list[str]:
             "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS "
             "$$ BEGIN NEW.updated_at = CURRENT_TIMESTAMP; RETURN NEW; END $$"
         )
-    for table in ("jobs", "tasks"):
+    for table in ("jobs", "tasks") if triggers else ():
         statements.append(
             f"CREATE TRIGGER touch_{table} BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION touch()"
             if postgres

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
@@ -104,6 +104,16 @@ class OperationFilter(admin.SimpleListFilter):
 
 class RunResource(resources.ModelResource):
     rows_per_second = fields.Field(attribute="rows_per_second", readonly=True)
+    notes = fields.Field(readonly=True)
+
+    def before_export(self, queryset: QuerySet[Run], **kwargs: Any) -> None:
+        self._notes: dict[int | None, list[str]] = {}
+        for event in Event.objects.filter(verb="note").order_by("pk").iterator():
+            self._notes.setdefault(event.run_id, []).append(f"{event.who}: {event.detail.get('text', '')}")
+
+    def dehydrate_notes(self, run: Run) -> str:
+        """What people noted of it: the difficulties, and how they were solved."""
+        return "\n".join(self._notes.get(run.pk, ()))
 
     class Meta:
         model = Run
@@ -130,6 +140,7 @@ class RunResource(resources.ModelResource):
             "before",
             "after",
             "error",
+            "notes",
             "created_at",
             "started_at",
             "finished_at",
@@ -233,6 +244,17 @@ class FindingAdmin(ExportAdmin):
     ordering = ("-id",)
     list_select_related = ("last_run",)
 
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """Whatever repairs some finding, for those that are selected."""
+        if not request.user.has_perm("operations.operate_run"):
+            return {}
+        names = {name for cls in registry.operations().values() for name in getattr(cls, "repairs", {}).values()}
+        return {
+            name: (_repairer(name), name, format_lazy("{} {}", _("Plan:"), cls.title))
+            for name, cls in registry.operations().items()
+            if name in names and cls.selects
+        }
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Finding]:
         found: QuerySet[Finding] = super().get_queryset(request)
         return found.defer("last_run__plan", "last_run__selection", "last_run__reasons")
@@ -265,6 +287,25 @@ class FindingAdmin(ExportAdmin):
     def scan(self, finding: Finding) -> str:
         url = reverse("run", args=[finding.last_run_id])
         return format_html('<a href="{}" class="row-link">{}</a>', url, finding.last_run_id)
+
+
+def _repairer(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResponse | None]:
+    """The action that plans operation `name` for the rows that the selected findings are about."""
+
+    def plan(model_admin: Any, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        cls = registry.operation(name)
+        field, table = cls.model._meta.pk, cls.model._meta.db_table
+        keys = set()
+        for finding in queryset.filter(resolved_at=None, store=cls.store, last_run__attached_path=""):
+            place = pages.finding_place(finding)
+            if place is not None and place[0] == table:
+                keys.add(field.to_python(place[1]))
+        if not keys:
+            messages.warning(request, _("None of these findings is open and about a row that this operation works on."))
+            return None
+        return views.start_plan(request, name, selection=Selection(keys=sorted(keys)))
+
+    return plan
 
 
 class VerbFilter(admin.SimpleListFilter):

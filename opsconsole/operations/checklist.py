@@ -92,7 +92,7 @@ def lines(planned: Plan) -> list[Line]:
     facts: dict[str, list[str]] = {
         "ownership": _rows(planned),
         "dependencies": [],
-        "backup": [_backup(operation.at)],
+        "backup": [backup_words(operation.at)],
         "scope": [
             _("%(location)s is reached; this is %(environment)s.")
             % {"location": operation.at.location, "environment": settings.ENVIRONMENT}
@@ -123,7 +123,8 @@ def _rows(planned: Plan) -> list[str]:
     return [_("Rows: %(tables)s.") % {"tables": tables}]
 
 
-def _backup(store: Store) -> str:
+def backup_words(store: Store) -> str:
+    """The newest verified backup of a store, in a sentence."""
     try:
         backup = newest_verified(store)
     except StoreUnusable as error:

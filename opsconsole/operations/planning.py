@@ -190,7 +190,20 @@ def advice(planned: Plan) -> list[str]:
                 )
                 % {"table": table, "indexes": ", ".join(indexes)}
             )
-    return sentences + unobservable(operation.at)
+    return [*sentences, *_triggers(operation), *unobservable(operation.at)]
+
+
+def _triggers(operation: Operation) -> Iterator[str]:
+    """What the store itself does on the way, of which the plan knows no more than the name."""
+    for table, columns in operation.writes.items():
+        triggers = (
+            operation.at.triggers_on(table, "UPDATE" if columns else "DELETE") if table in operation.at.tables else []
+        )
+        if triggers:
+            yield _(
+                "Triggers of the store on %(table)s (%(names)s) fire on the way: what they change, such as "
+                "updated_at, stands in no before-image, and an undo does not put it back."
+            ) % {"table": table, "names": ", ".join(triggers)}
 
 
 def count_outcomes(
@@ -233,8 +246,9 @@ def _noted(planned: Plan) -> Callable[[Any], Outcome] | None:
         return None
 
     def change(unit: Any) -> Outcome:
+        planned.shown.append((unit.pk, ""))
         outcome = operation.change(unit)
-        planned.shown.append((unit.pk, digest_of(outcome)))
+        planned.shown[-1] = (unit.pk, digest_of(outcome))
         return outcome
 
     return change

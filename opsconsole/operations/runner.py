@@ -99,6 +99,7 @@ BUDGET_AFTER, BUDGET_SHARE = 100, 0.01
 RECOUNTED_UNITS = 20_000  # a plan of up to as many is counted while somebody waits
 MAX_ATTEMPTS = 5  # workers lost in a row without one batch
 MAX_MOVES = 5
+MAX_NOTE = 10_000
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
 FAST_CHECKPOINT_PAGES = 16_000  # 64 MB; the usual 1,000 are folded into the file every second batch
 
@@ -252,7 +253,7 @@ def confirm(run: Run, actor: Actor, *, background: bool, checked: Sequence[str] 
     `checked`: the items of the checklist that this person confirms. Raises UnableToRun when they do not
     do, or when another run holds a target.
     """
-    if Hold.objects.exists():
+    if is_held(registry.operations().get(run.operation)):
         raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
     operation = operation_of(run)
     require_grounds(run, operation, actor, checked)
@@ -421,6 +422,18 @@ def resume(run: Run, actor: Actor) -> None:
         record(run, "resumed", actor)
 
 
+def add_note(run: Run, actor: Actor, text: str) -> None:
+    """What somebody has to say about a run, then or later: what was difficult, how it was solved."""
+    if not text.strip():
+        raise UnableToRun(_("The note is empty."))
+    record(run, "note", actor, text=text.strip()[:MAX_NOTE])
+
+
+def is_held(cls: type[Operation] | None) -> bool:
+    """Whether the emergency switch stops this operation: all but those that only read a store, such as a backup."""
+    return (cls is None or cls.touches_store) and Hold.objects.exists()
+
+
 def hold_all(actor: Actor, note: str) -> None:
     """The emergency switch: all runs wait at their next batch, none starts."""
     with transaction.atomic():
@@ -482,7 +495,7 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
     """
     if generation is not None and generation != run.generation:
         raise UnableToRun(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
-    if Hold.objects.exists():
+    if is_held(registry.operations().get(run.operation)):
         raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
     handed_over = run.status == Status.RUNNING and not run.worker
     if run.status == Status.RUNNING and not handed_over and not is_abandoned(run):
@@ -1027,7 +1040,7 @@ class Runner:
         if now - self._held_checked < HOLD_CHECK_SECONDS:
             return False
         self._held_checked = now
-        hold = Hold.objects.order_by("pk").first()
+        hold = Hold.objects.order_by("pk").first() if self.operation.touches_store else None
         reason = (
             _("All runs are held by %(who)s: %(note)s") % {"who": hold.who, "note": hold.note}
             if hold

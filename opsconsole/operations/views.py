@@ -12,6 +12,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 from unfold.widgets import CHECKBOX_CLASSES, INPUT_CLASSES, SELECT_CLASSES
@@ -22,6 +23,7 @@ from opsconsole.operations.models import Run, Status, Trigger
 from opsconsole.operations.pages import (
     REFUSALS,
     Changes,
+    EmergencyPage,
     PlanPage,
     RunPage,
     Table,
@@ -330,6 +332,47 @@ def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
         if run.request:
             messages.info(request, _("Asked; the worker stops after this batch."))
     return redirect("run", run.pk)
+
+
+@require_POST
+@needs("operate_run")
+def note(request: HttpRequest, pk: int) -> HttpResponse:
+    """Add a note to a run's record."""
+    run = get_object_or_404(Run, pk=pk)
+    try:
+        runner.add_note(run, actor_of(request), request.POST.get("text", ""))
+    except REFUSALS as error:
+        messages.warning(request, str(error))
+    return redirect(f"{reverse('run', args=[run.pk])}?tab=report#tabs")
+
+
+# --- the emergency switch ----------------------------------------------------------------------------------------
+
+
+@needs("view_run")
+def emergency(request: HttpRequest) -> HttpResponse:
+    """Hold all runs, or let them go on; and back the stores up. It ends no process."""
+    error = ""
+    if request.method == "POST":
+        if not request.user.has_perm("operations.operate_run"):
+            raise PermissionDenied
+        reason = request.POST.get("note", "").strip()
+        if "release" in request.POST:
+            runner.release_all(actor_of(request))
+            return redirect("emergency")
+        if reason:
+            runner.hold_all(actor_of(request), reason[:2000])
+            return redirect("emergency")
+        error = _("Say why: everybody sees it.")
+    return _render(
+        request,
+        "operations/emergency.html",
+        _("Emergency switch"),
+        page=EmergencyPage(),
+        error=error,
+        may_operate=request.user.has_perm("operations.operate_run"),
+        status=400 if error else 200,
+    )
 
 
 # --- all operations ----------------------------------------------------------------------------------------------

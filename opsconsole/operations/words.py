@@ -53,6 +53,7 @@ VERB_LABELS = {
     "pause": _("asked to pause"),
     "cancel": _("asked to cancel"),
     "resumed": _("resumed"),
+    "note": _("noted"),
     "hold_all": _("held all runs"),
     "release_all": _("released all runs"),
     "schedule": _("changed the schedule"),

@@ -251,6 +251,12 @@ class Store:
             cursor.execute(_INDEXES[self.vendor], [table])
             return sorted({name for name, column in cursor.fetchall() if column in wanted})
 
+    def triggers_on(self, table: str, event: str) -> list[str]:
+        """Names of the store's own triggers that fire when rows of `table` see `event`: UPDATE, DELETE."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(_TRIGGERS[self.vendor], [table])
+            return sorted(name for name, fires in cursor.fetchall() if event in str(fires).upper().split())
+
     def version(self) -> str | None:
         """The newest row of `schema_version`, as dotted numbers sort."""
         if "version" not in self.tables.get("schema_version", {}):
@@ -384,6 +390,19 @@ _INTROSPECT = {
         WHERE t.relkind IN ('r', 'p') AND pg_table_is_visible(t.oid)
           AND t.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
         ORDER BY t.relname, a.attnum
+    """,
+}
+
+# Name, and the words among which are its events: on SQLite all that stands before its body.
+_TRIGGERS = {
+    "sqlite": """
+        SELECT name, substr(sql, 1, instr(upper(sql), ' ON ')) FROM sqlite_master
+        WHERE type = 'trigger' AND tbl_name = %s COLLATE NOCASE
+    """,
+    "postgresql": """
+        SELECT tgname,
+            concat_ws(' ', CASE WHEN tgtype & 16 > 0 THEN 'UPDATE' END, CASE WHEN tgtype & 8 > 0 THEN 'DELETE' END)
+        FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal AND tgenabled <> 'D'
     """,
 }
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from django import forms
 from django.db import models
-from django.db.models import Count, F, Q, QuerySet, Value
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Coalesce
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
@@ -21,7 +21,7 @@ from opsconsole.stores.rows import Key
 from roadmaps import framework
 from roadmaps.consistency import local_text, moved_at, stuck_before
 from roadmaps.content import NEEDS, PARTS, Content, Roadmap, contents, roadmaps
-from roadmaps.models import RoadmapTask
+from roadmaps.models import RoadmapMetadata, RoadmapTask
 
 STATUS = RoadmapTask.Status
 LEFT_ALONE = {
@@ -88,8 +88,8 @@ class SyncResults(Operation):
     # --- units ----------------------------------------------------------------------------------------------
 
     def scope(self) -> QuerySet[RoadmapTask]:
-        """Every stuck task."""
-        return self.domain().filter(stuck(self))
+        """Every stuck task, but those of deleted roadmaps."""
+        return self.domain().filter(stuck(self) & of_living_roadmap(self))
 
     def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         """Chosen tasks need not be stuck."""
@@ -226,6 +226,14 @@ def stuck(operation: Operation) -> Q:
     since = Moment(Value(local_text(stuck_before(operation.as_of))))
     moved = Moment(Coalesce(F("updated_at"), F("created_at")))
     return Q(status=STATUS.PROCESSING.value) & Q(models.lookups.LessThan(moved, since))
+
+
+def of_living_roadmap(operation: Operation) -> Q:
+    """Its roadmap was not deleted, as far as the store knows such a thing."""
+    if "deleted_at" not in operation.at.tables["roadmap_metadata"]:
+        return Q()
+    deleted = RoadmapMetadata.objects.filter(pk=OuterRef("roadmap_id"), deleted_at__isnull=False)
+    return ~Q(Exists(deleted))
 
 
 def moving(operation: Operation, keys: Sequence[Key]) -> list[str]:

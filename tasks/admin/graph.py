@@ -170,13 +170,13 @@ def _caption(graph: Graph, cyclic: bool) -> str:
 def _arrow(suffix: str) -> SafeString:
     return format_html(
         '<marker id="graph-arrow{0}" class="graph-head{0}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" '
-        'markerHeight="8" markerUnits="userSpaceOnUse" orient="auto-start-reverse"><path d="M0 0 L8 4 L0 8 z"/></marker>',
+        'markerHeight="8" markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0 L8 4 L0 8 z"/></marker>',
         suffix,
     )
 
 
 def _curve(start: tuple[int, int], end: tuple[int, int]) -> str:
-    """From the right side of a box to the left side of another; from one in the same column or further right, around."""
+    """From the right side of a box to the left of another; around, where that one is not further right."""
     x1, y1, x2, y2 = start[0] + WIDTH, start[1] + HEIGHT // 2, end[0], end[1] + HEIGHT // 2
     bend = GAP_X // 2
     if x2 > x1:

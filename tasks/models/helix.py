@@ -11,17 +11,14 @@ from typing import Any
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.stores.models import RawTextField, StoreModel
+from opsconsole.stores.models import RawTextField, RawTimestampField, StoreModel
 
 
-class ZonedTimestampField(RawTextField):
+class ZonedTimestampField(RawTimestampField):
     """A `timestamptz` column, read as its text; SQLite holds text in UTC."""
 
     def db_type(self, connection: Any) -> str:
         return "timestamp with time zone" if connection.vendor == "postgresql" else "timestamp"
-
-    def get_prep_value(self, value: Any) -> Any:
-        return value if value is None else str(value)
 
 
 class HelixJob(StoreModel):
