@@ -283,6 +283,7 @@ def require_grounds(run: Run, operation: Operation, actor: Actor, checked: Seque
         raise UnableToRun(_("Not confirmed of the checklist: %(items)s.") % {"items": ", ".join(unchecked)})
     if objection := checklist.objection(cls, operation.at):
         raise UnableToRun(objection)
+    operation.at.require_rights(operation.rights())
 
 
 def approve(run: Run, actor: Actor) -> None:

@@ -100,7 +100,7 @@ class RestoreStore(Listed, Act):
         return Changed(())
 
     def _back_up(self) -> None:
-        """The state before. Of a damaged SQLite store, whose backup would not stand any check, its files as they are."""
+        """The state before. Of a damaged SQLite store, whose backup would stand no check, its files as they are."""
         try:
             dumps.write(self.at, dumps.folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
         except (dumps.BackupFailed, sqlite3.DatabaseError):
