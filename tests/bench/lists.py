@@ -53,7 +53,7 @@ PAGES = {
     "memory, a word": "/admin/tasks/memoryitem/?q=word7",
     "sessions": "/admin/tasks/webuisession/",
     "messages": "/admin/tasks/webuimessage/",
-    "messages, last page": "/admin/tasks/webuimessage/?p=100",
+    "messages, page 10": "/admin/tasks/webuimessage/?p=10",
     "a task's page": "/admin/tasks/task/T7/change/",
     "a session's page": "/admin/tasks/webuisession/S7/change/",
 }
