@@ -110,6 +110,7 @@ class Operation:
     risk: ClassVar[Risk]
     undoable: ClassVar[bool] = True
     batch_size: int | None = None  # set: fixed, and --batch-size is refused
+    locks: ClassVar[tuple[str, ...]] = ()  # what a run holds beside the tables of `writes`
     locks_units: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
     touches_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
     selects: ClassVar[bool] = True  # its units are rows of `model`, and people may choose among them
