@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from audits.models import GuardianVerdict, InboxEntry, TaskAudit
 from opsconsole.display import figure
 from opsconsole.stores.store import Store
+from tasks.demo.agentos import belongings
 from tasks.models import Task
 
 TASKS = 60
@@ -77,6 +78,7 @@ def load() -> Iterator[str]:
         TaskAudit.objects.bulk_create(audits)
         GuardianVerdict.objects.bulk_create(verdicts)
         InboxEntry.objects.bulk_create(entries)
+        belongings(store, tasks)
     yield _("%(store)s: %(tasks)s tasks, %(audits)s audits, %(waiting)s of them without decision times") % {
         "store": store.alias,
         "tasks": figure(len(tasks)),

@@ -67,7 +67,7 @@ class GuardianVerdict(StoreModel):
         verbose_name_plural = _("guardian verdicts")
 
     def __str__(self) -> str:
-        return self.id
+        return str(self.id)
 
 
 class InboxEntry(StoreModel):
@@ -96,4 +96,4 @@ class InboxEntry(StoreModel):
         verbose_name_plural = _("supervisor inbox")
 
     def __str__(self) -> str:
-        return self.id
+        return str(self.id)

@@ -131,6 +131,8 @@ ICONS = {
     "tasks.kbchunk": "article",
     "tasks.kbembedding": "scatter_plot",
     "tasks.memoryitem": "neurology",
+    "tasks.testrecord": "lab_profile",
+    "tasks.taskstatus": "hourglass",
     "audits.taskaudit": "fact_check",
     "audits.guardianverdict": "gavel",
     "audits.inboxentry": "inbox",

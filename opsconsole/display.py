@@ -118,7 +118,7 @@ _SPANS = HtmlFormatter(nowrap=True, classprefix="json-")
 
 def highlighted(text: str) -> SafeString:
     """JSON with its kinds of value marked by classes; the colours are in console.css."""
-    return mark_safe(highlight(text, _JSON, _SPANS))  # noqa: S308  # the formatter escapes
+    return mark_safe(str(highlight(text, _JSON, _SPANS)))  # noqa: S308  # the formatter escapes
 
 
 def _short(value: Any) -> str:

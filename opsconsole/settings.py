@@ -13,6 +13,7 @@ from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.environment import Environment
+from opsconsole.live_cache import live_cache
 from opsconsole.stores.config import database
 from opsconsole.stores.secret import secret_key
 
@@ -125,6 +126,10 @@ DATABASES = {
 ATTACHED_STORES = frozenset(store for store in STORES if env.bool(f"{store.upper()}_ATTACHED", default=False))
 DATABASE_ROUTERS = ["opsconsole.stores.router.StoreRouter"]
 SILENCED_SYSTEM_CHECKS = ["models.W035"]  # AgentOS and HELIX both have a table `tasks`, each in its own store
+
+# --- the cache: the live layer of execution status, which platforms write, too ------------------------
+
+CACHES = {"default": live_cache(env.cache_url("CACHE_URL", default="locmemcache://"))}
 
 # --- people ---------------------------------------------------------------------------------------
 

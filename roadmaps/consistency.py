@@ -158,6 +158,11 @@ def moved_at(text: str | None) -> datetime | None:
     return read_moment(text, settings.ROADMAPS_TIME_ZONE) if text else None
 
 
+def is_at_work(status: str, moved: datetime | None, as_of: datetime) -> bool:
+    """Processing, and moved within the time after which it counts as stuck."""
+    return status == STATUS.PROCESSING and moved is not None and moved >= stuck_before(as_of)
+
+
 def states(store: Store, as_of: datetime, tasks: QuerySet[RoadmapTask] | None = None) -> Iterator[State]:
     """Every task (or those of `tasks`) with its state, in key order: a constant number of statements per batch."""
     rows = RoadmapTask.objects.using(store.alias) if tasks is None else tasks
@@ -189,15 +194,18 @@ def _states(store: Store, as_of: datetime, batch: list[Task], accepted: dict[str
             if roadmap.roadmap_id not in compared:  # a roadmap may have several tasks
                 compared[roadmap.roadmap_id] = compare_text(roadmap.framework, content[roadmap.roadmap_id])
             comparison, unreadable = compared[roadmap.roadmap_id]
-        problems = []
-        if task.task_id in stuck:
+        problems: list[Problem] = []
+        deleted = roadmap is not None and roadmap.deleted  # then nothing of it is anybody's problem
+        if task.task_id in stuck and not deleted:
             problems.append(Problem("stuck", stuck[task.task_id]))
-        if task.task_id in stuck and task.task_id in creations and task.task_id not in resumable:
+        if task.task_id in creations and task.task_id not in resumable and not deleted:
             problems.append(Problem("no_checkpoint"))
-        if roadmap is None or unreadable:
+        if deleted:
+            pass
+        elif roadmap is None or unreadable:
             if _should_have_roadmap(task, task.task_id in stuck):
                 problems.append(Problem("roadmap_missing"))
-        elif not roadmap.deleted:
+        else:
             # While a task works, its framework may be behind: only what has stopped is compared.
             if task.task_id in stuck or task.status not in _UNDER_WAY:
                 problems += _problems(comparison)

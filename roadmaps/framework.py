@@ -75,8 +75,8 @@ def replaced(text: str, changes: Sequence[tuple[Concept, Mapping[str, Any]]], *,
     escaped = text.isascii() and not binary
     pieces: list[tuple[int, int, str]] = []
     for concept, values in changes:
-        for key, value in values.items():
-            literal = json.dumps(value, ensure_ascii=escaped)
+        for key in sorted(values, key=binary_order) if binary else values:
+            literal = json.dumps(values[key], ensure_ascii=escaped)
             member = concept.members.get(key)
             if member is not None:
                 pieces.append((member.value_start, member.end, literal))

@@ -78,6 +78,11 @@ def figures(run: Run) -> dict[str, Any]:
     }
 
 
+def rows_of(run: Run) -> int:
+    """Rows that a run has written: an undo's units."""
+    return sum(run.batches.values_list("rows", flat=True))
+
+
 def left_by(run: Run) -> dict[str, dict[str, list[str]]]:
     """Outcome → reason → labels, over all batches."""
     found: dict[str, dict[str, list[str]]] = {}
@@ -86,11 +91,6 @@ def left_by(run: Run) -> dict[str, dict[str, list[str]]]:
             for reason, labels in reasons.items():
                 found.setdefault(outcome, {}).setdefault(reason, []).extend(labels)
     return found
-
-
-def rows_of(run: Run) -> int:
-    """How many rows it wrote: a unit may have several."""
-    return sum(run.batches.values_list("rows", flat=True))
 
 
 def die(run: Run) -> Run:
@@ -493,6 +493,7 @@ class Contract:
         run = self.execute(store)
         assert left_by(run)["skipped"] == {"moved": [str(key)]}
         assert (run.changed, run.seen) == (len(list(self.changed(before, after))) - 1, run.total)
+        after = self.with_unit_as_before(after, before, key)
         after[self.table][key] = before[self.table][key] | old
         assert dump(store) == after
 
@@ -515,6 +516,8 @@ class Contract:
         run = work(run, on_progress=once(lambda: execute(store, sql, [key])))
         assert (run.status, run.skipped, run.seen) == (Status.SUCCEEDED, 1, run.total)
         assert run.reasons["skipped"] == {"gone": 1}
+        if not self.deletes:
+            after = self.with_unit_as_before(after, before, key)
         after[self.table].pop(key, None)
         assert dump(store) == after
 

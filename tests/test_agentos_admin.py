@@ -142,7 +142,8 @@ def test_no_list_and_no_page_asks_more_where_there_is_more(alices, managed):
     fill(managed, 3)
     for model in TABLES:  # what a process asks once
         alices.get(url(model, "changelist"))
-    asked = {}
+        alices.get(url(model, "change", first_key(managed, model)))
+    asked: dict[tuple[str, int], tuple[int, int]] = {}
     for rows in (10, 300):
         fill(managed, rows)
         for model in TABLES:
@@ -207,7 +208,7 @@ def test_a_task_shows_all_that_belongs_to_it(alices, two_tasks):
         assert text in page, text
     assert "first &lt;b&gt;" in page
     assert "first <b>" not in page
-    assert '<span class="json-nt">&quot;key&quot;</span>' in page  # highlighted
+    assert '<span class="json-nt">"key"</span>' in page  # highlighted
     assert page.count("<svg") == 1
 
 
@@ -245,7 +246,11 @@ def test_a_session_is_a_conversation(alices, managed):
             at,
         )
     page = alices.get(url("tasks.webuisession", "change", "s")).content.decode()
-    assert page.index("请迁移数据库\n第二行") < page.index("Done &lt;i&gt;now&lt;/i&gt;") < page.index("robot")
+    assert (
+        page.index("请迁移数据库\n第二行")
+        < page.index("Done &lt;i&gt;now&lt;/i&gt;")
+        < page.index("<strong>robot</strong>")
+    )
     assert page.count('<li class="said said-') == 3
 
 
@@ -326,7 +331,7 @@ def test_a_row_without_a_key_breaks_nothing(alices, managed):
     if managed.engine == "sqlite":  # where TEXT PRIMARY KEY lets NULL in
         managed.execute("INSERT INTO tasks (task_id, title) VALUES (NULL, 'no key')")
     managed.execute("INSERT INTO tasks (task_id, title) VALUES ('', 'empty key')")
-    managed.execute("INSERT INTO tasks (task_id, title) VALUES ('a/b_5F?c', 'odd key')")
+    managed.execute("INSERT INTO tasks (task_id, title) VALUES (?, 'odd key')", "a/b_5F?c")
     page = alices.get(url("tasks.task", "changelist"))
     assert "odd key" in page.content.decode()
     assert alices.get(url("tasks.task", "change", "a_2Fb_5F5F_3Fc")).status_code == 200
@@ -339,6 +344,38 @@ def test_choices_are_counted_by_their_index(alices, managed):
     assert "archived (5)" in page
     assert "active (7)" in page
     assert len(alices.get(url("tasks.project", "changelist", status__exact="archived")).context["cl"].result_list) == 5
+
+
+def test_words_are_found_best_first_and_marked(alices, managed):
+    fill(managed, 2)
+    for key, text in (
+        ("c1", "the gateway, then the gateway, again the gateway"),
+        ("c2", "a gateway"),
+        ("c3", "数据迁移的网关"),
+    ):
+        managed.execute(
+            "INSERT INTO kb_chunks (chunk_id, source_id, content, chunk_index, created_at) VALUES (?, 'K0000', ?, 1, ?)",
+            key,
+            text,
+            AT,
+        )
+    managed.execute(
+        "INSERT INTO memory_items (id, scope, type, content) VALUES ('m', 'global', 'decision', ?)",
+        '{"what": "use the gateway"}',
+    )
+
+    def found(model, words):
+        page = alices.get(url(model, "changelist", q=words))
+        return [row.pk for row in page.context["cl"].result_list], page.content.decode()
+
+    keys, page = found("tasks.kbchunk", "gateway")
+    assert keys == ["c1", "c2"]
+    assert "<mark>gateway</mark>" in page
+    assert found("tasks.kbchunk", "网关")[0] == ["c3"]
+    assert found("tasks.kbchunk", "c2")[0] == ["c2"]
+    assert found("tasks.memoryitem", "GATEWAY")[0] == ["m"]
+    assert found("tasks.memoryitem", "nothing of the kind")[0] == []
+    assert found("tasks.memoryitem", '"')[0] == []
 
 
 # --- older and other stores -----------------------------------------------------------------------------------
@@ -607,13 +644,15 @@ def test_changes_are_previewed_and_only_they_are_written(bobs, managed):
     [
         ("tasks.project", "id,path,tags\na,/a,[]\nb,/b,{broken\n", "Row 2 The database refuses it: Invalid tags"),
         ("tasks.project", "id,path,status\na,/a,gone\n", "Row 1, status: gone is none of active, archived, deleted."),
-        ("tasks.project", "id,path\na,\n", "Row 1 The database refuses it:"),
+        ("tasks.project", "id,path\n,/a\n", "Row 1, id: A new row needs it."),
         ("tasks.projectrepo", "project_id,repo_id,repo_path\nnowhere,r,/r\n", "Row 1, project_id: There is no project nowhere."),
         ("tasks.project", "id,path,colour\na,/a,red\n", "projects has no column colour."),
         ("tasks.project", "id,path,id\na,/a,b\n", "these columns twice: id"),
         ("tasks.project", "id,path\na,/a\na,/b\n", "Row 2 The database refuses it:"),
         ("tasks.kbchunk", "chunk_id,source_id,content,chunk_index,created_at\nc,s,x,one,now\n", "Row 1, chunk_index: one is no whole number."),
-        ("tasks.project", "path\n/a\n", "id"),
+        ("tasks.project", "path\n/a\n", "Row 1, id: A new row needs it."),
+        ("tasks.project", "id,name\na,b\n", "Row 1, path: A new row needs it."),
+        ("tasks.kbsource", "source_id,project_id,source_type,source_path\n", "valid data to import"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_imported_is_said_by_row(bobs, managed, model, content, said):

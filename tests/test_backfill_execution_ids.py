@@ -19,7 +19,6 @@ from tasks import lookup
 from tests import records
 from tests.contract import Contract, execute_run, left_by, operation_called, undo
 from tests.outside import Tables, dump, schema
-from tests.records import make_records  # noqa: F401  # a fixture
 
 NAME = "tasks.backfill_execution_ids"
 ENGINES = ("sqlite", "postgresql")
@@ -40,7 +39,7 @@ class TestContract(Contract):
     count = 90
 
     @pytest.fixture
-    def make_attached(self, make_records: records.Maker) -> Any:  # noqa: F811
+    def make_attached(self, make_records: records.Maker) -> Any:
         return make_records
 
     def rows(self, make_attached: Any, engine: str) -> Store:
@@ -55,7 +54,7 @@ class TestContract(Contract):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_every_kind_of_summary(make_records: records.Maker, engine: str) -> None:  # noqa: F811
+def test_every_kind_of_summary(make_records: records.Maker, engine: str) -> None:
     kinds = records.kinds(1)
     store, _client = make_records(engine, ((key, kind, None) for key, kind in enumerate(kinds, 1)))
     before = dump(store)
@@ -71,7 +70,7 @@ def test_every_kind_of_summary(make_records: records.Maker, engine: str) -> None
     assert dump(store) == before
 
 
-def test_what_postgresql_cannot_hold(make_records: records.Maker) -> None:  # noqa: F811
+def test_what_postgresql_cannot_hold(make_records: records.Maker) -> None:
     kind = records.Kind('{"execution_id": "a\\u0000b"}', 0, "", True)
     store, _client = make_records("postgresql", [(1, kind, None)])
     run = execute_run(operation_called(NAME, store))
@@ -79,7 +78,7 @@ def test_what_postgresql_cannot_hold(make_records: records.Maker) -> None:  # no
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_figures_say_how_a_record_is_found(make_records: records.Maker, engine: str) -> None:  # noqa: F811
+def test_figures_say_how_a_record_is_found(make_records: records.Maker, engine: str) -> None:
     store, client = make_records(engine, records.rows(60), index=False)
     run = execute_run(operation_called(NAME, store))
     assert not lookup.is_by_index(run.before["lookup_plan"])
@@ -97,7 +96,7 @@ def test_figures_say_how_a_record_is_found(make_records: records.Maker, engine: 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_gzip_bomb_is_set_aside_not_unpacked(make_records: records.Maker, engine: str) -> None:  # noqa: F811
+def test_a_gzip_bomb_is_set_aside_not_unpacked(make_records: records.Maker, engine: str) -> None:
     bomb = records.Kind(records.BOMB, 1, "", False)
     good = records.Kind(records.summary(7), 0, "", True)
     store, _client = make_records(engine, [(1, bomb, None), (2, good, None)])
@@ -106,7 +105,7 @@ def test_a_gzip_bomb_is_set_aside_not_unpacked(make_records: records.Maker, engi
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_batch_is_cut_by_bytes(make_records: records.Maker, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_batch_is_cut_by_bytes(make_records: records.Maker, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "BATCH_BYTES", 25_000)
     kinds = [records.Kind(records.summary(n, x="y" * size), 0, "", True) for n, size in enumerate((9_000,) * 6)]
     kinds.insert(3, records.Kind(records.summary(99, x="y" * 90_000), 0, "", True))
@@ -121,7 +120,7 @@ def test_a_batch_is_cut_by_bytes(make_records: records.Maker, engine: str, monke
     assert (run.changed, run.batches_done) == (7, 5)
 
 
-def test_fifty_megabytes_take_little_more(make_records: records.Maker, tmp_path: Any) -> None:  # noqa: F811
+def test_fifty_megabytes_take_little_more(make_records: records.Maker, tmp_path: Any) -> None:
     """Four summaries of 50 MB each, compressed, in a process of its own whose memory is measured."""
     one = {"model": "m", "answer": "一段很长的回答" * 12, "tags": ["a", "b"], "score": 1.5}
     text = json.dumps({"results": [one] * 160_000, "execution_id": "ID"}, ensure_ascii=False).encode()
@@ -147,7 +146,7 @@ def test_fifty_megabytes_take_little_more(make_records: records.Maker, tmp_path:
 
 
 @pytest.mark.parametrize("flags", [(), ("--dry-run",)])
-def test_without_the_column(make_records: records.Maker, capsys: Any, flags: tuple[str, ...]) -> None:  # noqa: F811
+def test_without_the_column(make_records: records.Maker, capsys: Any, flags: tuple[str, ...]) -> None:
     store, _client = make_records("sqlite", (), column=False)
     before = dump(store), schema(store)
     with pytest.raises(CommandError) as refused:
@@ -160,7 +159,7 @@ def test_without_the_column(make_records: records.Maker, capsys: Any, flags: tup
     assert (dump(store), schema(store)) == before
 
 
-def test_the_command_executes_and_asks_nothing(make_records: records.Maker, capsys: Any) -> None:  # noqa: F811
+def test_the_command_executes_and_asks_nothing(make_records: records.Maker, capsys: Any) -> None:
     store, _client = make_records("sqlite", records.rows(40))
     call_command("backfill_execution_ids", "--db-path", str(store.path), "--dry-run", "--json")
     planned = json.loads(capsys.readouterr().out)

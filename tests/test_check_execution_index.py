@@ -12,7 +12,6 @@ from opsconsole.operations.models import Finding
 from tests import records
 from tests.contract import execute_run, operation_called
 from tests.outside import dump, schema
-from tests.records import make_records  # noqa: F401  # a fixture
 
 NAME = "tasks.check_execution_index"
 ENGINES = ("sqlite", "postgresql")
@@ -26,18 +25,18 @@ def codes(store: Any) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_all_is_well(make_records: records.Maker, engine: str) -> None:  # noqa: F811
+def test_all_is_well(make_records: records.Maker, engine: str) -> None:
     store, _client = make_records(engine, [(1, records.kinds(1)[0], "there")])
     assert codes(store) == {}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_empty_store_is_well(make_records: records.Maker, engine: str) -> None:  # noqa: F811
+def test_an_empty_store_is_well(make_records: records.Maker, engine: str) -> None:
     assert codes(make_records(engine)[0]) == {}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_share_that_is_filled(make_records: records.Maker, engine: str) -> None:  # noqa: F811
+def test_the_share_that_is_filled(make_records: records.Maker, engine: str) -> None:
     kind = records.kinds(1)[0]
     store, _client = make_records(engine, [(1, kind, "there"), (2, kind, None), (3, kind, None), (4, kind, "too")])
     assert codes(store) == {"not_filled": {"waiting": 2, "records": 4, "filled": 2, "percent": 50.0}}
@@ -46,7 +45,7 @@ def test_the_share_that_is_filled(make_records: records.Maker, engine: str) -> N
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_no_column(make_records: records.Maker, engine: str) -> None:  # noqa: F811
+def test_no_column(make_records: records.Maker, engine: str) -> None:
     store, _client = make_records(engine, (), column=False)
     found = codes(store)
     assert set(found) == {"no_column"}
@@ -54,14 +53,14 @@ def test_no_column(make_records: records.Maker, engine: str) -> None:  # noqa: F
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_no_index(make_records: records.Maker, engine: str) -> None:  # noqa: F811
+def test_no_index(make_records: records.Maker, engine: str) -> None:
     store, client = make_records(engine, [(1, records.kinds(1)[0], "there")], index=False)
     assert set(codes(store)) == {"no_index"}
     client.execute("CREATE INDEX by_another_name ON test_records (execution_id)")
     assert codes(store) == {}
 
 
-def test_the_index_of_the_time_before(make_records: records.Maker) -> None:  # noqa: F811
+def test_the_index_of_the_time_before(make_records: records.Maker) -> None:
     """The same name on a JSON expression: CREATE INDEX would fail, so it has to go first."""
     store, client = make_records("sqlite", [(1, records.kinds(1)[0], "there")], index=False)
     client.execute(
@@ -75,7 +74,7 @@ def test_the_index_of_the_time_before(make_records: records.Maker) -> None:  # n
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_index_that_does_not_help(make_records: records.Maker, engine: str) -> None:  # noqa: F811
+def test_an_index_that_does_not_help(make_records: records.Maker, engine: str) -> None:
     store, client = make_records(engine, [(1, records.kinds(1)[0], "there")], index=False)
     client.execute("CREATE INDEX second ON test_records (brand_name, execution_id)")
     assert set(codes(store)) == {"no_index"}
@@ -86,7 +85,7 @@ def test_an_index_that_does_not_help(make_records: records.Maker, engine: str) -
     assert found["index_not_used"]["indexes"] == "of_some"
 
 
-def test_it_only_reads_and_its_json_says_what_it_looked_at(make_records: records.Maker, capsys: Any) -> None:  # noqa: F811
+def test_it_only_reads_and_its_json_says_what_it_looked_at(make_records: records.Maker, capsys: Any) -> None:
     store, _client = make_records("sqlite", [(1, records.kinds(1)[0], None), (2, records.kinds(1)[0], "x")])
     before = dump(store), schema(store)
     call_command("run", NAME, "--db-path", str(store.path), "--json", "--execute")

@@ -53,7 +53,7 @@ def ids(tables: Any) -> set[str]:
     return set(tables["tasks"])
 
 
-@pytest.mark.parametrize("key", ["", str(pyrage.x25519.Identity.generate())])
+@pytest.mark.parametrize("key", ["", str(pyrage.x25519.Identity.generate())], ids=["plain", "encrypted"])
 def test_there_and_back(saved: Any, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setattr(settings, "BACKUP_ENCRYPTION_KEY", key)
     store, backup = saved.store, back_up(saved.store) if key else saved.backup
@@ -176,3 +176,22 @@ def test_nothing_else_runs_on_the_store_meanwhile(saved: Any) -> None:
     with pytest.raises(runner.UnableToRun, match="is held by run"):
         restore(saved.store, saved.backup.path)
     runner.cancel(run, TESTER)
+
+
+def test_a_damaged_store_is_restored_and_its_files_are_kept(saved: Any) -> None:
+    if saved.engine != "sqlite":
+        return
+    saved.client.executemany(
+        "INSERT INTO task_audits (task_id, event_type, payload) VALUES ('t1', 'X', ?)", [("x" * 2_000,)] * 500
+    )
+    saved.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    saved.store.close()
+    path = saved.store.path
+    data = bytearray(path.read_bytes())
+    for page in range(len(data) // 4096 - 100, len(data) // 4096):  # rows; the schema lies before
+        data[page * 4096 : page * 4096 + 100] = b"\xff" * 100
+    path.write_bytes(data)
+    run = restore(saved.store, saved.backup.path)
+    assert run.status == Status.SUCCEEDED, [unit.error for unit in run.units_set_aside.all()]
+    assert ids(dump(saved.store)) == ids(saved.before)
+    assert [file.read_bytes()[:1000] for file in Path(saved.backup.path).parent.glob("*-damaged")] == [data[:1000]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import logging
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -17,13 +18,15 @@ from typing import Any
 import orjson
 from django.apps import apps
 from django.contrib.auth.decorators import login_not_required
+from django.core.exceptions import RequestDataTooBig
+from django.db import DatabaseError, InterfaceError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, re_path
 from django.utils.module_loading import module_has_submodule
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import csrf_exempt
-from ninja import NinjaAPI, Router
+from ninja import NinjaAPI, Router, Schema
 from ninja.errors import HttpError, ValidationError
 from ninja.renderers import BaseRenderer
 
@@ -45,11 +48,19 @@ CODES = {
 }
 
 
+def as_json(value: Any) -> bytes:
+    """Also what orjson refuses: lone surrogates, and integers beyond 64 bits."""
+    try:
+        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        return json.dumps(value, default=str).encode()
+
+
 class JSON(BaseRenderer):
     media_type = "application/json"
 
     def render(self, request: HttpRequest, data: Any, *, response_status: int) -> bytes:
-        return orjson.dumps(data, default=str, option=orjson.OPT_NON_STR_KEYS)
+        return as_json(data)
 
 
 api = NinjaAPI(
@@ -69,6 +80,17 @@ def openapi(request: HttpRequest) -> Any:
 
 
 # --- errors ---------------------------------------------------------------------------------------------
+
+
+class Problem(Schema):
+    code: str
+    message: str
+
+
+class Error(Schema):
+    """Every answer that is none."""
+
+    error: Problem
 
 
 def error(status: int, message: str, **more: Any) -> HttpResponse:
@@ -98,6 +120,18 @@ def _invalid(request: HttpRequest, raised: Any) -> HttpResponse:
 @api.exception_handler(Http404)
 def _not_found(request: HttpRequest, raised: Any = None) -> HttpResponse:
     return error(404, _("There is nothing at %(path)s.") % {"path": request.path})
+
+
+@api.exception_handler(RequestDataTooBig)
+def _too_large(request: HttpRequest, raised: Any) -> HttpResponse:
+    return error(413, _("This is more than the console takes at once."))
+
+
+@api.exception_handler(DatabaseError)
+@api.exception_handler(InterfaceError)
+def _unavailable(request: HttpRequest, raised: Any) -> HttpResponse:
+    logger.error("a database failed: %s %s", request.method, request.path, exc_info=raised)
+    return error(503, _("A database can't be asked; the console's log says why."))
 
 
 @api.exception_handler(Exception)

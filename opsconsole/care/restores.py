@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -126,6 +127,15 @@ def _pg_restore(store: Store, path: Path, database: str, *flags: str) -> None:
     env = pg_tools.environment(store, dbname=database, options=f"{options} {LOCK_TIMEOUT}".strip())
     with archive.opened(path) as content, dumps.fed(content) as end, pg_tools.started(command, env, end) as said:
         said.read()
+
+
+def keep_files(path: Path, name: str) -> None:
+    """A SQLite database and its log among the backups, as they are; what was kept before stays."""
+    folder = dumps.folder_of("")
+    for ending in ("", "-wal"):
+        source, target = Path(f"{path}{ending}"), folder / f"{name}{ending}"
+        if source.exists() and not target.exists():
+            shutil.copy2(source, target)
 
 
 # --- beside it -------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def missing(cls: type[Operation], checked: Sequence[str]) -> list[str]:
 
 def objection(cls: type[Operation], store: Store) -> str:
     """Why nobody may confirm it now, however much they agree: in production it wants a fresh backup."""
-    if not (has_checklist(cls) and settings.PRODUCTION):
+    if not (has_checklist(cls) and settings.PRODUCTION) or cls.backs_up:
         return ""
     backup = newest_verified(store)
     limit = timedelta(hours=settings.BACKUP_MAX_AGE_HOURS)

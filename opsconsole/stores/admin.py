@@ -140,7 +140,9 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
 
         def shown(row: Any) -> Any:
             value = getattr(row, name)
-            return (value, words(value)) if in_list and name in self.badges and value is not None else words(value)
+            if in_list and name in self.badges and value is not None:
+                return value, words(value)
+            return words(value) if in_list else _once(row, name, partial(words, value))
 
         shown.__name__ = name
         shown.short_description = field.verbose_name  # type: ignore[attr-defined]
@@ -153,7 +155,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         method = getattr(self, name)
 
         def shown(row: Any) -> Any:
-            return method(row, store)
+            return _once(row, name, partial(method, row, store))
 
         shown.__name__ = name
         shown.short_description = method.short_description  # type: ignore[attr-defined]
@@ -320,6 +322,14 @@ class DayFilter(admin.FieldListFilter):
 
 
 # --- values and tables of the pages -------------------------------------------------------------------------
+
+
+def _once(row: Any, name: str, words: Callable[[], Any]) -> Any:
+    """A page asks for each value several times; queries and highlighting are not for free."""
+    shown: dict[str, Any] = row.__dict__.setdefault("_shown", {})
+    if name not in shown:
+        shown[name] = words()
+    return shown[name]
 
 
 def _plain(value: Any) -> str:

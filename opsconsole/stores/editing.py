@@ -7,7 +7,7 @@ column stays as it is. The database's own checks have the last word, and what th
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from django import forms
 from django.core.exceptions import ValidationError
@@ -66,7 +66,7 @@ def _unix(text: Any) -> str:
     return "" if text is None else str(text).replace("\r\n", "\n")
 
 
-class ReferenceField(forms.ModelChoiceField):
+class ReferenceField(forms.ModelChoiceField):  # type: ignore[type-arg]
     """A key of another table's row. One that dangles already may stay."""
 
     current: Any = None
@@ -92,9 +92,9 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
             if exists and stored in (None, ""):
                 form_field.required = False  # it may stay as it is
             if isinstance(form_field, forms.TypedChoiceField) and stored not in (None, ""):
-                known = [value for value, _words in form_field.choices]
-                if stored not in known:
-                    form_field.choices = [*form_field.choices, (stored, str(stored))]
+                choices = list(cast("Any", form_field.choices))
+                if stored not in dict(choices):
+                    form_field.choices = [*choices, (stored, str(stored))]
             single_line = isinstance(form_field.widget, UnfoldAdminTextInputWidget)
             if single_line and len(_unix(stored).splitlines()) > 1:
                 form_field.widget = forms.Textarea(attrs=form_field.widget.attrs)
@@ -137,6 +137,7 @@ class EditableStoreAdmin(StoreModelAdmin):
     # Text columns that have a text area; all others have one line.
     documents: ClassVar[tuple[str, ...]] = ()
     actions_detail = ("edit",)
+    delete_confirmation_template = delete_selected_confirmation_template = "stores/delete.html"
 
     def __init__(self, model: type[models.Model], admin_site: Any) -> None:
         super().__init__(model, admin_site)

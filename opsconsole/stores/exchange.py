@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -156,7 +155,8 @@ def _cut(value: Any) -> Any:
 def _cut_to_change(before: Any, after: Any) -> tuple[Any, Any]:
     """Both cut alike, so that what differs is within."""
     if isinstance(before, str) and isinstance(after, str):
-        start = max(len(os.path.commonprefix([before, after])) - CELL // 2, 0)
+        same = next((at for at, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1]), 0)
+        start = max(same - CELL // 2, 0)
         lead = "…" if start else ""
         before, after = lead + before[start:], lead + after[start:]
     return _cut(before), _cut(after)
@@ -164,6 +164,8 @@ def _cut_to_change(before: Any, after: Any) -> tuple[Any, Any]:
 
 class StoreResource(resources.ModelResource):  # type: ignore[misc]
     """All columns of one table; `resource_of` makes one for each model."""
+
+    fields: Any
 
     def __init__(self, columns: Iterable[str] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -181,9 +183,7 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
     def before_export(self, queryset: QuerySet[Any], **kwargs: Any) -> None:
         if queryset[: MAX_EXPORTED + 1].count() > MAX_EXPORTED:
             raise ValueError(
-                _(
-                    "These are more than %(count)s rows: narrow the list down with its filters, or use the store's own client."
-                )
+                _("These are more than %(count)s rows: narrow the list down, or use the store's own client.")
                 % {"count": figure(MAX_EXPORTED)}
             )
 
@@ -209,6 +209,10 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
                 % {"table": self._meta.model._meta.db_table, "columns": ", ".join(unknown)}
             )
 
+    def after_import(self, dataset: Any, result: Any, **kwargs: Any) -> None:
+        super().after_import(dataset, result, **kwargs)
+        result.given = set(dataset.headers)
+
     def before_import_row(self, row: dict[str, Any], **kwargs: Any) -> None:
         for name in [name for name, value in row.items() if value is ABSENT]:
             del row[name]
@@ -219,6 +223,7 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
 
     def after_init_instance(self, instance: Any, new: bool, row: Any, **kwargs: Any) -> None:
         self.before = {} if new else {name: getattr(instance, name) for name in self.columns}
+        self.given = set(row)
 
     def validate_instance(
         self, instance: Any, import_validation_errors: Any = None, validate_unique: bool = True
@@ -233,6 +238,11 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
                 errors[name] = ValidationError(
                     _("%(value)s is none of %(known)s.") % {"value": excerpt(value, 40) or "''", "known": known}
                 )
+        for column in self.columns.values() if not self.before else ():
+            made = column.null or column.has_default() or isinstance(column, models.AutoField | models.BigAutoField)
+            absent = column.column not in self.given and not column.blank
+            if not made and (absent or (column.primary_key and not getattr(instance, column.attname))):
+                errors.setdefault(column.attname, ValidationError(_("A new row needs it.")))
         if errors:
             raise ValidationError(errors)
 
@@ -284,7 +294,9 @@ def resource_of(model: type[models.Model]) -> type[StoreResource]:
             "use_transactions": True,
         },
     )
-    return type(StoreResource)(f"{model.__name__}Resource", (StoreResource,), attributes)
+    made: Any = type(StoreResource)  # the library's metaclass
+    resource: type[StoreResource] = made(f"{model.__name__}Resource", (StoreResource,), attributes)
+    return resource
 
 
 # --- the admin's side -----------------------------------------------------------------------------------------
@@ -376,6 +388,7 @@ class ExchangeStoreMixin(ImportMixin, ExportStoreMixin):  # type: ignore[misc]
             response: Any = super().import_action(request, **kwargs)
             if isinstance(response, TemplateResponse) and response.context_data is not None:
                 result = response.context_data.get("result")
+                response.context_data["columns"] = ", ".join(field.column for field in self.model._meta.concrete_fields)
                 response.context_data["preview"] = _preview(result) if result is not None else None
             return response.render() if isinstance(response, TemplateResponse) else response
         except (StoreUnusable, DatabaseError) as error:
@@ -454,11 +467,15 @@ def _preview(result: Any) -> dict[str, Any]:
         RowResult.IMPORT_TYPE_SKIP: _("as it is"),
     }
     shown = [row for row in result.rows if row.diff]
+    columns = [place for place, name in enumerate(result.diff_headers) if name in result.given]
     return {
         "sentence": _outcome(result),
         "more": len(result.rows) - len(shown),
         "table": {
-            "headers": ["", *result.diff_headers],
-            "rows": [[format_html("<strong>{}</strong>", marks[row.import_type]), *row.diff] for row in shown],
+            "headers": ["", *(result.diff_headers[place] for place in columns)],
+            "rows": [
+                [format_html("<strong>{}</strong>", marks[row.import_type]), *(row.diff[place] for place in columns)]
+                for row in shown
+            ],
         },
     }

@@ -61,7 +61,7 @@ def unescape(text: str) -> str:
 
 def _cells(dataset: Any) -> Iterator[list[Any]]:
     """Rows as cells: None is an empty one."""
-    never_null = getattr(dataset, "never_null", frozenset())
+    never_null = set(getattr(dataset, "never_null", ()))
     plain = [header in never_null for header in dataset.headers]
     for row in dataset:
         yield [
@@ -102,7 +102,7 @@ class _Exact:
         return "rb"
 
 
-class CSV(_Exact, base_formats.CSV):
+class CSV(_Exact, base_formats.CSV):  # type: ignore[misc]
     def create_dataset(self, in_stream: bytes, **kwargs: Any) -> Any:
         rows = csv.reader(io.StringIO(_utf8(in_stream), newline=""), strict=True)
         try:
@@ -121,7 +121,7 @@ class CSV(_Exact, base_formats.CSV):
         return out.getvalue().encode(errors="backslashreplace")
 
 
-class JSON(_Exact, base_formats.JSON):
+class JSON(_Exact, base_formats.JSON):  # type: ignore[misc]
     def create_dataset(self, in_stream: bytes, **kwargs: Any) -> Any:
         try:
             # Numbers keep their digits.
@@ -140,7 +140,7 @@ class JSON(_Exact, base_formats.JSON):
         return text.encode(errors="backslashreplace")
 
 
-class XLSX(_Exact, base_formats.XLSX):
+class XLSX(_Exact, base_formats.XLSX):  # type: ignore[misc]
     def create_dataset(self, in_stream: bytes, **kwargs: Any) -> Any:
         try:
             sheet = load_workbook(io.BytesIO(in_stream), read_only=True, data_only=True).worksheets[0]

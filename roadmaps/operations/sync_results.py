@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from django import forms
 from django.db import models
-from django.db.models import Count, F, Q, QuerySet, Value
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Coalesce
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
@@ -19,9 +18,9 @@ from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowCha
 from opsconsole.stores.models import Moment
 from opsconsole.stores.rows import Key
 from roadmaps import framework
-from roadmaps.consistency import local_text, moved_at, stuck_before
+from roadmaps.consistency import is_at_work, local_text, moved_at, stuck_before
 from roadmaps.content import NEEDS, PARTS, Content, Roadmap, contents, roadmaps
-from roadmaps.models import RoadmapTask
+from roadmaps.models import RoadmapMetadata, RoadmapTask
 
 STATUS = RoadmapTask.Status
 LEFT_ALONE = {
@@ -88,8 +87,8 @@ class SyncResults(Operation):
     # --- units ----------------------------------------------------------------------------------------------
 
     def scope(self) -> QuerySet[RoadmapTask]:
-        """Every stuck task."""
-        return self.domain().filter(stuck(self))
+        """Every stuck task, but those of deleted roadmaps."""
+        return self.domain().filter(stuck(self) & of_living_roadmap(self))
 
     def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         """Chosen tasks need not be stuck."""
@@ -122,7 +121,7 @@ class SyncResults(Operation):
         moved = moved_at(task.updated_at)
         if moved is not None and moved > self.as_of:
             return Skip("went_on")
-        if _is_at_work(task.status, moved, self.as_of) and not self.params.get("force"):
+        if is_at_work(task.status, moved, self.as_of) and not self.params.get("force"):
             return Skip("moves")
         if roadmap is None:
             return Unfit("roadmap_missing")
@@ -228,15 +227,18 @@ def stuck(operation: Operation) -> Q:
     return Q(status=STATUS.PROCESSING.value) & Q(models.lookups.LessThan(moved, since))
 
 
+def of_living_roadmap(operation: Operation) -> Q:
+    """Its roadmap was not deleted, as far as the store knows such a thing."""
+    if "deleted_at" not in operation.at.tables["roadmap_metadata"]:
+        return Q()
+    deleted = RoadmapMetadata.objects.filter(pk=OuterRef("roadmap_id"), deleted_at__isnull=False)
+    return ~Q(Exists(deleted))
+
+
 def moving(operation: Operation, keys: Sequence[Key]) -> list[str]:
     """Those of the tasks that are at work."""
     rows = operation.domain().filter(pk__in=list(keys)).order_by("pk").values_list("pk", "status", "updated_at")
-    return [str(key) for key, status, text in rows if _is_at_work(status, moved_at(text), operation.as_of)]
-
-
-def _is_at_work(status: str, moved: datetime | None, as_of: datetime) -> bool:
-    """Processing, and moved within the time after which it counts as stuck."""
-    return status == STATUS.PROCESSING and moved is not None and moved >= stuck_before(as_of)
+    return [str(key) for key, status, text in rows if is_at_work(status, moved_at(text), operation.as_of)]
 
 
 def _failed(keys: list[str]) -> dict[str, Any] | None:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from django.apps import apps
-from django.contrib import admin
-from django.db.models import QuerySet
+from django.contrib import admin, messages
+from django.db.models import Case, QuerySet, When
+from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -15,7 +16,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from unfold.contrib.filters.admin import ChoicesRadioFilter
 
-from opsconsole.display import copyable, excerpt, moment, pretty_json, vector, vector_words
+from opsconsole.display import copyable, excerpt, figure, moment, pretty_json, vector, vector_words
 from opsconsole.operations.admin import OperationActionsMixin
 from opsconsole.stores.admin import (
     CountedChoicesFilter,
@@ -47,6 +48,8 @@ from tasks.models import (
     WebuiMessage,
     WebuiSession,
 )
+from tasks.query import json_strings
+from tasks.search import CANDIDATES, INDEX, search, search_queryset
 
 MESSAGES = 200
 
@@ -501,7 +504,7 @@ class WebuiSessionAdmin(AgentosAdmin):
                         row.get("role") if row.get("role") in roles else "other",
                         roles.get(row.get("role"), excerpt(row.get("role"), 40)),
                         moment(row.get("created_at")),
-                        row_link("tasks.webuimessage", row["message_id"], "#"),
+                        row_link("tasks.webuimessage", row["message_id"], _("open")),
                         long_text(row.get("content")),
                     )
                     for row in reversed(said[:MESSAGES])
@@ -540,6 +543,59 @@ class WebuiMessageAdmin(AgentosAdmin):
         return excerpt(message.content)
 
 
+# --- search -----------------------------------------------------------------------------------------------------
+
+
+class FullTextMixin:
+    """A search box for words: the best matches first, each with the place where it matches."""
+
+    source: str  # of tasks.search
+    place: str  # the column of the list that shows it
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        exact = queryset.filter(pk=term)
+        if exact.exists():
+            return exact, False
+        found = search(self.store(request), term, sources=(self.source,), limit=CANDIDATES)  # type: ignore[attr-defined]
+        request.searched = found.query  # type: ignore[attr-defined]
+        method = found.methods[self.source]
+        said = [] if method is INDEX else [_("Searched %(method)s.") % {"method": method.words}]
+        if len(found.hits) < CANDIDATES:
+            keys = [hit.key for hit in found.hits]
+            rank = Case(*(When(pk=key, then=place) for place, key in enumerate(keys)), default=len(keys))
+            queryset = queryset.filter(pk__in=keys).order_by(rank) if keys else queryset.none()
+        else:
+            queryset = search_queryset(queryset, term)
+            said.append(
+                _("More than %(count)s rows match: in the order of their keys.") % {"count": figure(CANDIDATES)}
+            )
+        if said:
+            messages.info(request, " ".join(said))
+        return queryset, False
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        names: list[Any] = super().get_list_display(request)  # type: ignore[misc]
+        return [self._matched(name, request) if name == self.place else name for name in names]
+
+    def _matched(self, name: str, request: HttpRequest) -> Callable[[Any], Any]:
+        method = getattr(self, name)
+
+        def shown(row: Any) -> Any:
+            query = getattr(request, "searched", None)
+            if query is None or not isinstance(row.content, str):
+                return method(row)
+            return query.snippet(json_strings(row.content)).html()
+
+        shown.__name__ = name
+        shown.short_description = method.short_description  # type: ignore[attr-defined]
+        return shown
+
+
 # --- knowledge --------------------------------------------------------------------------------------------------
 
 
@@ -572,11 +628,12 @@ class KbSourceAdmin(AgentosAdmin):
 
 
 @admin.register(KbChunk)
-class KbChunkAdmin(AgentosAdmin):
+class KbChunkAdmin(FullTextMixin, AgentosAdmin):
+    source, place = "knowledge", "text"
     list_display = ("chunk_id", "text", "source_id", "chunk_index", "created_at")
     list_filter = (SourceFilter, ("created_at", DayFilter))
     searched = ("chunk_id",)
-    search_help_text = gettext_lazy("Searches a chunk's exact identifier.")
+    search_help_text = gettext_lazy("Searches the words of a chunk, or its exact identifier.")
     heavy = ("metadata",)
     documents = ("content", "metadata")
     shows = {
@@ -634,7 +691,8 @@ class KbEmbeddingAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin)
 
 
 @admin.register(MemoryItem)
-class MemoryItemAdmin(AgentosAdmin):
+class MemoryItemAdmin(FullTextMixin, AgentosAdmin):
+    source, place = "memory", "what"
     list_display = ("id", "type", "scope", "what", "project_id", "used", "expires_at")
     list_filter = (
         ("type", ChoicesRadioFilter),
@@ -644,7 +702,7 @@ class MemoryItemAdmin(AgentosAdmin):
         ("created_at", DayFilter),
     )
     searched = ("id",)
-    search_help_text = gettext_lazy("Searches an item's exact identifier.")
+    search_help_text = gettext_lazy("Searches the words of an item, or its exact identifier.")
     heavy = ("sources",)
     documents = ("content", "tags", "sources")
     badges = {"type": {"decision": "info", "convention": "success", "constraint": "warning", "known_issue": "danger"}}
@@ -664,7 +722,8 @@ class MemoryItemAdmin(AgentosAdmin):
 
     @admin.display(description=gettext_lazy("content"))
     def what(self, item: MemoryItem) -> str:
-        return pretty_json(item.content) if isinstance(item.content, str) else excerpt(item.content)
+        interesting = ("summary", "title", "text", "what", "content")
+        return pretty_json(item.content, interesting) if isinstance(item.content, str) else excerpt(item.content)
 
     @admin.display(description=gettext_lazy("used"))
     def used(self, item: MemoryItem) -> str:

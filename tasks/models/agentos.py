@@ -41,7 +41,7 @@ class Task(StoreModel):
         verbose_name_plural = _("tasks")
 
     def __str__(self) -> str:
-        return self.title or self.task_id
+        return str(self.title or self.task_id)
 
 
 class TaskLineage(StoreModel):
@@ -208,7 +208,7 @@ class Project(StoreModel):
         ]
 
     def __str__(self) -> str:
-        return self.name or self.id
+        return str(self.name or self.id)
 
 
 class ProjectRepo(StoreModel):
@@ -233,7 +233,7 @@ class ProjectRepo(StoreModel):
         ]
 
     def __str__(self) -> str:
-        return self.repo_id
+        return str(self.repo_id)
 
 
 class WebuiSession(StoreModel):
@@ -253,7 +253,7 @@ class WebuiSession(StoreModel):
         verbose_name_plural = _("sessions")
 
     def __str__(self) -> str:
-        return self.session_id
+        return str(self.session_id)
 
 
 class WebuiMessage(StoreModel):
@@ -285,7 +285,7 @@ class WebuiMessage(StoreModel):
         verbose_name_plural = _("messages")
 
     def __str__(self) -> str:
-        return self.message_id
+        return str(self.message_id)
 
 
 class KbSource(StoreModel):
@@ -313,7 +313,7 @@ class KbSource(StoreModel):
         verbose_name_plural = _("knowledge sources")
 
     def __str__(self) -> str:
-        return self.source_path
+        return str(self.source_path)
 
 
 class KbChunk(StoreModel):
@@ -336,7 +336,7 @@ class KbChunk(StoreModel):
         verbose_name_plural = _("knowledge chunks")
 
     def __str__(self) -> str:
-        return self.chunk_id
+        return str(self.chunk_id)
 
 
 class KbEmbedding(StoreModel):
@@ -413,4 +413,4 @@ class MemoryItem(StoreModel):
         verbose_name_plural = _("memory")
 
     def __str__(self) -> str:
-        return self.id
+        return str(self.id)

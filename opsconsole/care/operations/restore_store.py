@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from django import forms
 from django.db import models
-from django.utils.translation import gettext as _gettext
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.care import archive, dumps, pg_tools, restores
@@ -28,6 +29,7 @@ class RestoreStore(Listed, Act):
     )
     model = Backup
     risk = Risk.DELETE
+    backs_up = True
     cluster = LONG_CLUSTER
 
     class Params(forms.Form):
@@ -41,8 +43,8 @@ class RestoreStore(Listed, Act):
         super().__init__(store, params)
         self.file = Path(self.params["file"]).absolute()
         self.beside: str = self.params.get("as_") or ""
-        # All of the store is held while it is replaced.
-        self.writes = {} if self.beside else dict.fromkeys(store.tables, ())
+        # All of the store is held while it is replaced. It may be too damaged to be asked for its tables.
+        self.writes = {} if self.beside else {model._meta.db_table: () for model in store.models()}
 
     @classmethod
     def locate(cls, params: Mapping[str, Any]) -> Store:
@@ -55,14 +57,14 @@ class RestoreStore(Listed, Act):
         """Refuses before anything is written."""
         if not self.at.managed:
             raise UnableToPlan(
-                _gettext("%(location)s is attached, somebody else's: restore it by its own means.")
+                gettext("%(location)s is attached, somebody else's: restore it by its own means.")
                 % {"location": self.at.location}
             )
         if self.beside:
             restores.beside(self.at, self.beside)
         elif self.at.name == DEFAULT:
             raise UnableToPlan(
-                _gettext(
+                gettext(
                     "The console can't be restored while it runs: restore it beside (--as), stop it, exchange the two."
                 )
             )
@@ -87,15 +89,24 @@ class RestoreStore(Listed, Act):
         restores.examine(self.at, self.file)
         listed = self._listed()
         if listed is not None and archive.file_digest(self.file) != listed.digest:
-            raise restores.Unrestorable(_gettext("The file is no longer as it was written: take another backup."))
+            raise restores.Unrestorable(gettext("The file is no longer as it was written: take another backup."))
         if self.beside:
             restores.restore_beside(self.at, self.file, self.beside)
             return Changed(())
         # A second attempt must not put the restored state in the place of the state before.
         if not any(backup.is_there for backup in Backup.objects.filter(run=self.run_id)):
-            dumps.write(self.at, dumps.folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
+            self._back_up()
         restores.restore(self.at, self.file)
         return Changed(())
+
+    def _back_up(self) -> None:
+        """The state before. Of a damaged SQLite store, whose backup would stand no check, its files as they are."""
+        try:
+            dumps.write(self.at, dumps.folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
+        except (dumps.BackupFailed, sqlite3.DatabaseError):
+            if self.at.path is None:
+                raise
+            restores.keep_files(self.at.path, f"{self.at.alias}-{self.as_of:%Y%m%dT%H%M%SZ}-{self.run_id}-damaged")
 
     @classmethod
     def made(cls, run_id: int) -> dict[str, Any]:
@@ -106,12 +117,12 @@ class RestoreStore(Listed, Act):
         if self.beside:
             return []
         return [
-            _gettext("Everything written to %(store)s since that backup goes; its state now is backed up first.")
+            gettext("Everything written to %(store)s since that backup goes; its state now is backed up first.")
             % {"store": self.at.alias},
-            _gettext("After an older backup run `python manage.py setup`: it brings the tables up to date."),
+            gettext("After an older backup run `python manage.py setup`: it brings the tables up to date."),
         ]
 
     def action_label(self, count: int) -> str:
         if self.beside:
-            return _gettext("Restore as %(name)s") % {"name": self.beside}
-        return _gettext("Restore %(store)s") % {"store": self.at.alias}
+            return gettext("Restore as %(name)s") % {"name": self.beside}
+        return gettext("Restore %(store)s") % {"store": self.at.alias}
