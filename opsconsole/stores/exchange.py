@@ -265,7 +265,7 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
         ]
 
     def _missing_references(self, instance: Any, using: str) -> dict[str, str]:
-        """Which row that this one refers to is not there: SQLite does not say it, and PostgreSQL would not let us ask."""
+        """Which row that this one refers to is not there: SQLite does not say it, PostgreSQL does."""
         if connections[using].vendor != "sqlite":
             return {}
         transaction.set_rollback(False, using=using)  # nothing of the row was written; the savepoint goes back below
