@@ -25,6 +25,7 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 from unfold.views import ChangeList
 
 from opsconsole.display import figure
+from opsconsole.operations.models import Hold
 from opsconsole.stores.router import DEFAULT, store_of
 from opsconsole.stores.store import TITLES
 
@@ -99,8 +100,9 @@ ENVIRONMENTS = {
 
 
 def site_context(request: HttpRequest) -> dict[str, Any]:
-    """For every page: the environment's band."""
-    return {"band": {"code": settings.ENVIRONMENT, "name": ENVIRONMENTS[settings.ENVIRONMENT]}}
+    """For every page: the environment's band, and who holds all runs, if somebody does."""
+    hold = Hold.objects.order_by("pk").first() if request.user.is_authenticated else None
+    return {"band": {"code": settings.ENVIRONMENT, "name": ENVIRONMENTS[settings.ENVIRONMENT]}, "hold": hold}
 
 
 def title_prefix(request: HttpRequest) -> str:
@@ -111,8 +113,10 @@ def title_prefix(request: HttpRequest) -> str:
 ICONS = {
     "auth.user": "person",
     "auth.group": "group",
+    "api.token": "key",
     "operations.run": "play_circle",
     "operations.event": "history",
+    "operations.alert": "notifications",
     "operations.finding": "report",
     "tasks.task": "task",
     "tasks.tasklineage": "timeline",
@@ -127,6 +131,8 @@ ICONS = {
     "tasks.kbchunk": "article",
     "tasks.kbembedding": "scatter_plot",
     "tasks.memoryitem": "neurology",
+    "tasks.testrecord": "lab_profile",
+    "tasks.taskstatus": "hourglass",
     "audits.taskaudit": "fact_check",
     "audits.guardianverdict": "gavel",
     "audits.inboxentry": "inbox",
@@ -142,8 +148,8 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     groups: dict[str, list[type[models.Model]]] = {name: [] for name in ("operations", *TITLES, "django_q", "auth")}
     for model, model_admin in admin.site._registry.items():
         if model_admin.has_view_permission(request):
-            store = store_of(model)
-            groups.setdefault(model._meta.app_label if store == DEFAULT else store, []).append(model)
+            store, label = store_of(model), model._meta.app_label
+            groups.setdefault(PLACES.get(label, label) if store == DEFAULT else store, []).append(model)
     titles = {**TITLES, "operations": _("Operations"), "django_q": _("Queue"), "auth": _("Accounts")}
     sidebar: list[dict[str, Any]] = [
         {"title": titles.get(name, name), "separator": True, "items": [_item(model) for model in found]}
@@ -154,6 +160,9 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         url = reverse("operations")
         everything = {"title": _("All operations"), "icon": "tactic", "link": url, "active": request.path == url}
         sidebar[0]["items"].insert(0, everything)
+        url = reverse("emergency")
+        switch = {"title": _("Emergency switch"), "icon": "emergency_home", "link": url, "active": request.path == url}
+        sidebar[0]["items"].append(switch)
     if any(request.user.has_perm(f"tasks.view_{name}") for name in ("memoryitem", "kbchunk")):
         url = reverse("search")
         item = {"title": _("Search"), "icon": "search", "link": url, "active": request.path == url}
@@ -161,6 +170,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     return sidebar
 
 
+PLACES = {"api": "auth"}  # apps that stand with another's tables
 NAMES = {
     "django_q.schedule": gettext_lazy("Schedules"),
     "django_q.ormq": gettext_lazy("Waiting jobs"),

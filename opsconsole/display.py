@@ -29,6 +29,11 @@ def figure(number: float | None, decimals: int | None = None) -> str:
     return "–" if number is None else str(number_format(number, decimals, force_grouping=True))
 
 
+def figure_or_words(value: Any) -> str:
+    """A figure of a run: most are numbers, some words."""
+    return value if isinstance(value, str) else figure(value)
+
+
 def moment(value: datetime | str | None, zone: tzinfo = UTC) -> SafeString | str:
     """A time in the viewer's zone, with the store's own text on hover; text that is no time as it stands.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -23,3 +24,11 @@ class Environment(environ.Env):  # type: ignore[misc]  # it has no types
             return super().get_value(var, *args, **kwargs)
         except ValueError as error:
             raise ImproperlyConfigured(f"{var} can't be read: {error}.") from error
+
+    def zone(self, var: str, default: str) -> ZoneInfo:
+        """A time zone by its name."""
+        name = self.str(var, default=default)
+        try:
+            return ZoneInfo(name)
+        except (ValueError, OSError, KeyError):
+            raise ImproperlyConfigured(f"{var} names no time zone: {name!r}.") from None

@@ -1,4 +1,4 @@
-"""The three kinds of people: superuser, operator (may plan and run), viewer (may look)."""
+"""The three kinds of people: superuser, operator (may plan and run), viewer (may look); and platforms that report."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from django.db.models import Q
 
 from opsconsole.stores.editing import EditableStoreAdmin
 
-VIEWERS, OPERATORS = "Viewers", "Operators"
+VIEWERS, OPERATORS, PLATFORMS = "Viewers", "Operators", "Platforms"
 
 
 def make_groups() -> None:
-    """Make both groups, or give them the rights that new models have brought."""
+    """Make the groups, or give them the rights that new models have brought."""
     views = Permission.objects.filter(codename__startswith="view_").exclude(
-        content_type__app_label__in=("auth", "sessions", "axes", "contenttypes", "admin")
+        content_type__app_label__in=("auth", "sessions", "axes", "contenttypes", "admin", "api")
     )
     operates = Permission.objects.filter(
         content_type__app_label="operations", codename__in=("operate_run", "approve_run", "change_switch")
@@ -25,6 +25,8 @@ def make_groups() -> None:
     edits = Permission.objects.filter(_by_hand())
     Group.objects.get_or_create(name=VIEWERS)[0].permissions.set(views)
     Group.objects.get_or_create(name=OPERATORS)[0].permissions.set(views | operates | edits)
+    reports = Permission.objects.filter(codename__in=("report_taskstatus", "view_taskstatus"))
+    Group.objects.get_or_create(name=PLATFORMS)[0].permissions.set(reports)
 
 
 def _by_hand() -> Q:

@@ -13,6 +13,7 @@ from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.environment import Environment
+from opsconsole.live_cache import live_cache
 from opsconsole.stores.config import database
 from opsconsole.stores.secret import secret_key
 
@@ -62,10 +63,12 @@ INSTALLED_APPS = [
     "django_structlog",
     "opsconsole.stores",
     "opsconsole.operations",
+    "opsconsole.api",
     "opsconsole",
     "tasks",
     "audits",
     "roadmaps",
+    "opsconsole.care",  # after the platforms: its sample data measures theirs
 ]
 
 MIDDLEWARE = [
@@ -122,6 +125,11 @@ DATABASES = {
 }
 ATTACHED_STORES = frozenset(store for store in STORES if env.bool(f"{store.upper()}_ATTACHED", default=False))
 DATABASE_ROUTERS = ["opsconsole.stores.router.StoreRouter"]
+SILENCED_SYSTEM_CHECKS = ["models.W035"]  # AgentOS and HELIX both have a table `tasks`, each in its own store
+
+# --- the cache: the live layer of execution status, which platforms write, too ------------------------
+
+CACHES = {"default": live_cache(env.cache_url("CACHE_URL", default="locmemcache://"))}
 
 # --- people ---------------------------------------------------------------------------------------
 
@@ -254,6 +262,37 @@ RUN_HOLD_FILE = env.str("RUN_HOLD_FILE", default="")
 RUN_HOLD_MAX_REPLICA_LAG_SECONDS = env.float("RUN_HOLD_MAX_REPLICA_LAG_SECONDS", default=None)
 RUN_HOLD_MAX_ACTIVE_CONNECTIONS = env.int("RUN_HOLD_MAX_ACTIVE_CONNECTIONS", default=None)
 
+# --- alerts: who is told about findings, failed and overdue runs (opsconsole/operations/alerts.py) -----
+
+ALERT_EMAILS = env.list("ALERT_EMAILS", default=[])
+ALERT_WEBHOOK_URL = env.str("ALERT_WEBHOOK_URL", default="")
+ALERT_WEBHOOK_SECRET = env.str("ALERT_WEBHOOK_SECRET", default="")
+globals().update(env.email_url("EMAIL_URL", default="smtp://localhost:25"))
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.str("ALERT_FROM", default="opsconsole@localhost")
+
+# --- HELIX --------------------------------------------------------------------------------------------
+
+HELIX_MAX_RETRY_COUNT = env.int("HELIX_MAX_RETRY_COUNT", default=3)
+HELIX_HEALTH_URL = env.str("HELIX_HEALTH_URL", default="")
+
+# --- roadmaps: what counts as stuck, and how an interrupted workflow goes on --------------------------------
+
+ROADMAPS_TIME_ZONE = env.zone("ROADMAPS_TIME_ZONE", default="Asia/Shanghai")
+ROADMAPS_STUCK_AFTER_MINUTES = env.float("ROADMAPS_STUCK_AFTER_MINUTES", default=30.0)
+ENABLE_TASK_RECOVERY = env.bool("ENABLE_TASK_RECOVERY", default=True)
+TASK_RECOVERY_MAX_AGE_HOURS = env.float("TASK_RECOVERY_MAX_AGE_HOURS", default=24.0)
+TASK_RECOVERY_MAX_CONCURRENT = env.int("TASK_RECOVERY_MAX_CONCURRENT", default=3)
+TASK_RECOVERY_DELAY_SECONDS = env.float("TASK_RECOVERY_DELAY_SECONDS", default=5.0)
+ROADMAPS_WORKFLOW_GRAPH = env.str("ROADMAPS_WORKFLOW_GRAPH", default="")
+ROADMAPS_CHECKPOINT_URL = env.str("ROADMAPS_CHECKPOINT_URL", default="")
+ROADMAPS_RESUME_URL = env.str("ROADMAPS_RESUME_URL", default="")
+ROADMAPS_RESUME_SECRET = env.str("ROADMAPS_RESUME_SECRET", default="")
+# --- backups -------------------------------------------------------------------------------------------
+
+BACKUP_MAX_AGE_HOURS = env.float("BACKUP_MAX_AGE_HOURS", default=24.0)
+BACKUP_ENCRYPTION_KEY = env.str("BACKUP_ENCRYPTION_KEY", default="")
+
 # --- theme ----------------------------------------------------------------------------------------------
 
 UNFOLD = {
@@ -271,9 +310,13 @@ UNFOLD = {
     "SHOW_HISTORY": False,
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_LANGUAGES": True,
+    "DASHBOARD_CALLBACK": "opsconsole.care.front.front_context",
     "GLOBAL_CALLBACK": "opsconsole.admin.site_context",
     "ENVIRONMENT_TITLE_PREFIX": "opsconsole.admin.title_prefix",
-    "STYLES": [lambda request: static("opsconsole/console.css")],
+    "STYLES": [
+        lambda request: static("opsconsole/console.css"),
+        lambda request: static("opsconsole/front.css"),
+    ],
     "SCRIPTS": [lambda request: static("opsconsole/console.js")],
     "SIDEBAR": {"show_search": True, "navigation": "opsconsole.admin.navigation"},
     "COLORS": {

@@ -9,6 +9,8 @@ from django.contrib import admin
 from django.urls import URLPattern, include, path, re_path
 from django.views.generic import RedirectView
 
+from opsconsole.api import console
+from opsconsole.care import views as care
 from opsconsole.operations import views
 from tasks.views import search_page
 
@@ -21,18 +23,23 @@ def _page(route: str, view: Callable[..., Any], name: str) -> URLPattern:
 urlpatterns = [
     path("i18n/", include("django.conf.urls.i18n")),
     _page("", views.operations, "operations"),
+    _page("emergency/", views.emergency, "emergency"),
     _page("<str:name>/plan/", views.plan, "plan"),
     _page("<str:name>/schedule/", views.schedule, "schedule"),
     _page("run/<int:pk>/change/", views.run_page, "run"),
     _page("run/<int:pk>/live/", views.live, "run-live"),
     _page("run/<int:pk>/confirm/", views.confirm, "run-confirm"),
     _page("run/<int:pk>/replan/", views.replan, "run-replan"),
+    _page("run/<int:pk>/note/", views.note, "run-note"),
     re_path(
         r"^admin/operations/run/(?P<pk>\d+)/(?P<verb>pause|resume|cancel|approve|undo|retry)/$",
         admin.site.admin_view(views.act),
         name="run-act",
     ),
     path("admin/search/", admin.site.admin_view(search_page), name="search"),
+    path("admin/front/live/", admin.site.admin_view(care.front_live), name="front-live"),
+    path("admin/stores/", admin.site.admin_view(care.stores), name="care-stores"),
+    path("api/", include(console.urls())),
     path("admin/", admin.site.urls),
-    path("", RedirectView.as_view(pattern_name="operations")),
+    path("", RedirectView.as_view(pattern_name="admin:index")),
 ]

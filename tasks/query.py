@@ -38,14 +38,6 @@ class Term:
     prefix: bool
     excluded: bool
 
-    @property
-    def has_han(self) -> bool:
-        return any(map(is_han, self.pieces))
-
-    @property
-    def only_han(self) -> bool:
-        return len(self.pieces) == 1 and self.has_han
-
     def words(self) -> tuple[list[str], bool]:
         """The words of the index that stand one after another, and whether the last is only a beginning.
 
@@ -93,10 +85,6 @@ class Query:
     def __bool__(self) -> bool:
         return bool(self.terms)
 
-    @property
-    def has_han(self) -> bool:
-        return any(term.has_han for term in (*self.terms, *self.excluded))
-
     def score(self, text: str) -> float:
         """How well `text` fits, 0 if it is none: BM25 without the rarity of words, as each must occur."""
         if any(term.pattern.search(text) for term in self.excluded):
@@ -129,10 +117,10 @@ class Query:
         parts: list[tuple[str, bool]] = [("…", False)] if best else []
         place = best
         for start, stop in spans:
-            start, stop = max(start, place), min(stop, end)
-            if start < stop:
-                parts += [(text[place:start], False), (text[start:stop], True)]
-                place = stop
+            begin, close = max(start, place), min(stop, end)
+            if begin < close:
+                parts += [(text[place:begin], False), (text[begin:close], True)]
+                place = close
         parts += [(text[place:end], False), ("…" if end < len(text) else "", False)]
         return Snippet(tuple((printable(part), marked) for part, marked in parts if part))
 

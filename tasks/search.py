@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from django.contrib import admin
-from django.db import DatabaseError
+from django.db import DatabaseError, transaction
 from django.db.models import Model, QuerySet
 from django.db.models.expressions import RawSQL
 from django.urls import reverse
@@ -96,7 +96,7 @@ class Method:
     capped: bool = False
 
     def __str__(self) -> str:
-        return f"scan of {self.rows} rows" if self.rows or self.name == "scan" else self.name
+        return f"scan of {self.rows} rows" if self.name == "scan" else self.name
 
     @property
     def words(self) -> str:
@@ -367,13 +367,14 @@ class Tsvector(Index):
         conditions = [f"search_words({self.source.text}) @@ to_tsquery('pg_catalog.simple', %s)"]
         values = [words]
         text = f"left({self.source.text}, {CHARACTERS})"
-        for term in query.terms:
-            if len(term.words()[0]) > 1:
-                conditions.append(f"{text} ~* %s")
-                values.append(_posix(term))
-        for term in query.excluded:
-            conditions.append(f"NOT {text} ~* %s")
-            values.append(_posix(term))
+        for term in (*query.terms, *query.excluded):
+            if term.excluded or len(term.words()[0]) > 1:
+                if len(term.pieces) == 1 and is_han(term.pieces[0]):  # no regular expression is needed
+                    conditions.append(f"strpos({text}, %s) {'=' if term.excluded else '>'} 0")
+                    values.append(term.pieces[0])
+                else:
+                    conditions.append(f"{text} {'!~*' if term.excluded else '~*'} %s")
+                    values.append(_posix(term))
         return " AND ".join(conditions), values
 
 
@@ -462,14 +463,18 @@ def _counts_agree(store: Store, source: Source) -> bool:
 # --- care ---------------------------------------------------------------------------------------------------
 
 
-def rebuild(store: Store) -> None:
-    """Build the indexes of a managed store anew: after a VACUUM, which renumbers rows, and after a restore."""
-    with store.connection.cursor() as cursor:
-        for source in SOURCES.values():
-            if store.vendor == "postgresql":
-                cursor.execute(f"REINDEX INDEX {source.index}")
-                continue
-            fts, grams = source.documented, source.grams
+def rebuild(store: Store, *names: str) -> None:
+    """Build the indexes of a managed store anew: after a VACUUM, which renumbers rows, and after a restore.
+
+    `names`: of SOURCES; none: all of them. Nobody sees an index that is half built.
+    """
+    for source in (SOURCES[name] for name in names or SOURCES):
+        if store.vendor == "postgresql":
+            with store.connection.cursor() as cursor:
+                cursor.execute(f"REINDEX INDEX CONCURRENTLY {source.index}")
+            continue
+        fts, grams = source.documented, source.grams
+        with transaction.atomic(using=store.alias), store.connection.cursor() as cursor:
             cursor.execute(f"INSERT INTO {fts} ({fts}) VALUES ('rebuild')")
             cursor.execute(f"INSERT INTO {grams} ({grams}) VALUES ('delete-all')")
             cursor.execute(f"INSERT INTO {grams} (rowid, words) SELECT rowid, words FROM {grams}_text")

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from unfold.widgets import INPUT_CLASSES, SELECT_CLASSES
 
 from opsconsole.stores.store import Store, StoreUnusable
+from tasks.query import MAX_CHARACTERS
 from tasks.search import SOURCES, Source, search
 
 PAGE_LIMIT = 50
+
+
+class SearchForm(forms.Form):
+    q = forms.CharField(
+        label=gettext_lazy("Search for"),
+        max_length=MAX_CHARACTERS,
+        widget=forms.TextInput(attrs={"type": "search", "autofocus": True, "class": " ".join(INPUT_CLASSES)}),
+    )
+    where = forms.ChoiceField(
+        label=gettext_lazy("Where"), required=False, widget=forms.Select(attrs={"class": " ".join(SELECT_CLASSES)})
+    )
+
+    def __init__(self, *args: Any, sources: list[Source], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sources = tuple(source.name for source in sources)
+        choices: Any = [("", _("Everywhere")), *((source.name, source.title) for source in sources)]
+        self.fields["where"].choices = choices  # type: ignore[attr-defined]
 
 
 def search_page(request: HttpRequest) -> HttpResponse:
@@ -19,19 +42,15 @@ def search_page(request: HttpRequest) -> HttpResponse:
     allowed = [source for source in SOURCES.values() if may_search(request, source)]
     if not allowed:
         raise PermissionDenied
-    text, chosen = request.GET.get("q", "").strip(), request.GET.get("in", "")
-    sources = tuple(source.name for source in allowed if chosen in {"", source.name})
-    context = {
-        **admin.site.each_context(request),
-        "title": _("Search memory and knowledge"),
-        "text": text,
-        "chosen": chosen,
-        "sources": allowed,
-    }
+    form = SearchForm(request.GET or None, sources=allowed)
+    context = {**admin.site.each_context(request), "title": _("Search memory and knowledge"), "form": form}
     status = 200
-    if text and sources:
+    if form.is_valid():
+        where = form.cleaned_data["where"]
+        sources = (where,) if where else form.sources
         try:
-            context["found"] = search(Store("agentos", "agentos"), text, sources=sources, limit=PAGE_LIMIT)
+            found = search(Store("agentos", "agentos"), form.cleaned_data["q"], sources=sources, limit=PAGE_LIMIT)
+            context["found"] = found
         except StoreUnusable as error:
             context["sentence"], status = str(error), 503
     return render(request, "tasks/search.html", context, status=status)

@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg
 import pytest
 
-from tests import agentos
+from tests import agentos, helix, roadmaps
 from tests.postgres import NoServer, hold, release, shared_server, start_server
+
+pytest_plugins = ("tests.records",)
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 IN_CI = os.environ.get("CI") == "true"
@@ -40,7 +42,7 @@ def _session() -> Path:
 def _environment() -> None:
     """Neither the caller's variables nor a `.env` file reach the tests: they may name real databases."""
     for name in list(os.environ):
-        if name.endswith(("DATABASE_URL", "DATABASE_PASSWORD", "_ATTACHED")) or name.startswith(
+        if name.endswith(("DATABASE_URL", "DATABASE_PASSWORD", "_ATTACHED", "CACHE_URL")) or name.startswith(
             ("OPSCONSOLE_WORKERS", "HELIX_", "ROADMAPS_", "RUN_HOLD_", "BACKUP_", "TASK_RECOVERY_", "ALERT_")
         ):
             del os.environ[name]
@@ -73,6 +75,7 @@ del os.environ["DJANGO_SETTINGS_MODULE"]  # else xdist's workers read the settin
 from django.conf import settings  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 from django.db import connections  # noqa: E402
+from django.db.backends.sqlite3.operations import DatabaseOperations as SQLiteOperations  # noqa: E402
 from django.test import SimpleTestCase  # noqa: E402
 
 if TYPE_CHECKING:
@@ -119,6 +122,14 @@ class _AndAttached(frozenset[str]):
 
 _validate = SimpleTestCase._validate_databases.__func__  # type: ignore[attr-defined]
 SimpleTestCase._validate_databases = classmethod(lambda cls: _AndAttached(_validate(cls)))  # type: ignore[attr-defined]
+
+
+def _in_any_order(flush: Any) -> Any:
+    """The documented foreign keys hold at once, and Django empties tables in any order."""
+    return lambda *args, **options: ["PRAGMA defer_foreign_keys=ON", *flush(*args, **options)]
+
+
+SQLiteOperations.sql_flush = _in_any_order(SQLiteOperations.sql_flush)  # type: ignore[method-assign]
 
 
 @pytest.fixture(autouse=True)
@@ -203,11 +214,68 @@ def make_attached(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[An
         request.getfixturevalue("postgres").drop_database(name)
 
 
+HELIX_ENGINES = ("sqlite", "postgresql-enum", "postgresql-text")
+
+
+@pytest.fixture
+def make_helix(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Makes somebody else's HELIX stores: `make_helix("postgresql-enum", jobs, orphans=[(artifact, task)])`."""
+    from opsconsole.stores.store import attach_file
+
+    made: list[str] = []
+
+    def make(
+        engine: str, jobs: list[helix.Job], *, orphans: Sequence[tuple[int, int]] = (), triggers: bool = True
+    ) -> Store:
+        vendor, _, kind = engine.partition("-")
+        inserts = [*helix.rows(jobs), *(helix.orphan(*one) for one in orphans)]
+        statements = helix.ddl(vendor, enums=kind == "enum", keys=not orphans, triggers=triggers)
+        made.append(vendor)
+        if vendor == "sqlite":
+            path = tmp_path / f"helix-{len(made)}.db"
+            helix.create(vendor, str(path), statements, inserts)
+            return attach_file("helix", path)
+        url = request.getfixturevalue("postgres").create_database(f"helix_{len(made)}")
+        helix.create(vendor, url, statements, inserts)
+        return attach_url("helix", url)
+
+    yield make
+    forget_attached()
+    for number, vendor in enumerate(made, 1):
+        if vendor != "sqlite":
+            request.getfixturevalue("postgres").drop_database(f"helix_{number}")
+
+
 @pytest.fixture(params=ENGINES)
 def attached(request: pytest.FixtureRequest, make_attached: Any) -> Attached:
     """A store of 300 audits on each engine; `parametrize("attached", …, indirect=True)` narrows it down."""
     attached: Attached = make_attached(request.param, 300)
     return attached
+
+
+@pytest.fixture
+def make_roadmaps(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Makes somebody else's roadmaps stores: `make_roadmaps("postgresql-jsonb", rows)`."""
+    from opsconsole.stores.store import attach_file
+
+    dropped: list[str] = []
+
+    def make(engine: str, rows: Any, **options: Any) -> Store:
+        name = f"roadmaps_{len(dropped)}"
+        if engine == "sqlite":
+            dropped.append("")
+            path = tmp_path / f"{name}.db"
+            roadmaps.create(engine, path, rows, **options)
+            return attach_file("roadmaps", path)
+        url = request.getfixturevalue("postgres").create_database(name)
+        dropped.append(name)
+        roadmaps.create(engine, url, rows, **options)
+        return attach_url("roadmaps", url)
+
+    yield make
+    forget_attached()
+    for name in filter(None, dropped):
+        request.getfixturevalue("postgres").drop_database(name)
 
 
 @dataclass

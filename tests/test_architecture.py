@@ -55,7 +55,7 @@ def test_it_has_a_test(cls: type[Operation]) -> None:
     """A file of its own, by its name; one that changes rows of a platform inherits the contract."""
     file = TESTS / f"test_{cls.__module__.rpartition('.')[2]}.py"
     assert file.exists(), f"{file.name} is missing"
-    if cls.name.partition(".")[0] != "operations" and cls.writes:
+    if cls.name.partition(".")[0] not in {"operations", "care"} and cls.writes:
         assert "(Contract)" in file.read_text()
 
 
@@ -73,14 +73,14 @@ def test_its_flags_are_its_form(cls: type[Operation]) -> None:
     actions = {action.dest: action for action in parser._actions}
     assert set(actions) == set(fields)
     for name, action in actions.items():
-        assert action.option_strings == [f"--{name.replace('_', '-')}"]
+        assert action.option_strings == [f"--{name.rstrip('_').replace('_', '-')}"]
         assert action.help
 
 
 @every_operation
 def test_it_says_what_it_writes(cls: type[Operation]) -> None:
     """Tables and columns of its own store's models, or those of the run that it is about."""
-    if getattr(cls, "about_runs", False):
+    if getattr(cls, "about_runs", False) or not hasattr(cls, "store"):  # or of whatever store it is asked to
         return
     tables = {model._meta.db_table: model for model in apps.get_models() if _store(model) == cls.store}
     for table, columns in cls.writes.items():

@@ -15,6 +15,7 @@ from audits.models import TaskAudit
 from opsconsole.operations import findings, jobs, registry, runner
 from opsconsole.operations.base import Act, Changed, Check, Found, Listed, Outcome, Risk, Unfit
 from opsconsole.operations.models import Finding, Run, Status
+from opsconsole.operations.runner import UnableToRun
 from opsconsole.stores.store import Store
 from tests.contract import Crash, after_batches, die, execute_run, operation_called, start, work
 
@@ -151,6 +152,8 @@ def test_acts_stop_between_units_and_go_on() -> None:
     assert (run.status, RingBells.rung) == (Status.INTERRUPTED, ["low"])
     run = work(runner.claim(run))
     assert (run.status, run.changed, RingBells.rung) == (Status.SUCCEEDED, 3, ["low", "middle", "high"])
+    with pytest.raises(UnableToRun, match="can't be undone: Ring the bells"):
+        operation_called("operations.undo_run", run=run.pk)
 
 
 def test_acts_that_fail_and_acts_that_can_not_be_done() -> None:

@@ -13,8 +13,10 @@ from typing import Any
 import psycopg
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import transaction
 from django.urls import reverse
 
+from opsconsole.stores import rows
 from opsconsole.stores.store import Store, StoreUnusable, attach_file
 from tasks import search as searching
 from tasks.models import KbChunk, MemoryItem
@@ -132,13 +134,13 @@ def test_one_language_on_both_engines(managed: Managed) -> None:
         remember(managed, key, text)
         learn(managed, key, json.loads(text)["text"] if key == "json" else text)
     for text, expected in FINDS:
-        for source, rows in (("memory", MemoryItem.objects.all()), ("knowledge", KbChunk.objects.all())):
+        for source, queryset in (("memory", MemoryItem.objects.all()), ("knowledge", KbChunk.objects.all())):
             there = expected
             if source == "knowledge":
                 there = expected - ({"json"} if re.search("ops|42", text) else set())
             found = search(managed.store, text, sources=(source,), limit=100)
             assert {hit.key for hit in found.hits} == there, (text, source)
-            assert {row.pk for row in search_queryset(rows, text)} == there, (text, source)
+            assert {row.pk for row in search_queryset(queryset, text)} == there, (text, source)
             assert found.method == "index"
 
 
@@ -356,8 +358,8 @@ class Oracle:
 
 
 def _check_against_oracle(managed: Managed, rng: Random) -> None:
-    rows = managed.execute("SELECT id, coalesce(tags, ''), content FROM memory_items")
-    oracles = {key: (Oracle(tags), Oracle(content)) for key, tags, content in rows}
+    stored = managed.execute("SELECT id, coalesce(tags, ''), content FROM memory_items")
+    oracles = {key: (Oracle(tags), Oracle(content)) for key, tags, content in stored}
     for _ in range(12):
         wanted = rng.sample(("alpha", "alph*", "beta", "naïve", "数据", "据库", "库", "文字", "备份", "x1", "g*"), 2)
         excluded = rng.choice(("gamma", "中文", "30", None))
@@ -368,8 +370,8 @@ def _check_against_oracle(managed: Managed, rng: Random) -> None:
             and not (excluded and any(form.has(excluded) for form in forms))
         )
         text = " ".join(wanted) + (f" -{excluded}" if excluded else "")
-        assert keys(managed.store, text, sources=("memory",)) == expected, (text, rows)
-        assert sorted(row.pk for row in search_queryset(MemoryItem.objects.all(), text)) == expected, (text, rows)
+        assert keys(managed.store, text, sources=("memory",)) == expected, (text, stored)
+        assert sorted(row.pk for row in search_queryset(MemoryItem.objects.all(), text)) == expected, (text, stored)
     if managed.engine == "sqlite":  # the documented query, by a plain client
         found = managed.execute(
             "SELECT m.id FROM memory_fts JOIN memory_items AS m ON m.rowid = memory_fts.rowid"
@@ -430,6 +432,23 @@ def test_the_indexes_follow_every_statement(managed: Managed, seed: int) -> None
         managed.execute("ROLLBACK" if lap % 4 == 3 else "COMMIT")
         assert check(managed.store) == []
         _check_against_oracle(managed, rng)
+
+
+def test_rows_of_the_engine_are_counted_without_the_triggers(managed: Managed) -> None:
+    columns = ("id", "scope", "type", "content")
+    written: list[Any] = [(f"m{number}", None, (f"m{number}", "global", "decision", "数据 a")) for number in range(20)]
+    with transaction.atomic(using="agentos"):
+        assert rows.write(managed.store, rows.Write("memory_items", columns, written)) == 20
+    assert len(keys(managed.store, "数据")) == 20
+    changed: list[Any] = [(key, ("数据 a",), ("备份 a",)) for key, _, _ in written[:5]]
+    with transaction.atomic(using="agentos"):
+        assert rows.write(managed.store, rows.Write("memory_items", ("content",), changed)) == 5
+    gone: list[Any] = [(key, new, None) for key, _, new in written[3:]]
+    with transaction.atomic(using="agentos"):  # two of them have moved
+        assert rows.write(managed.store, rows.Write("memory_items", columns, gone)) == 15
+    assert keys(managed.store, "a") == ["m0", "m1", "m2", "m3", "m4"]
+    assert keys(managed.store, "备份") == ["m0", "m1", "m2", "m3", "m4"]
+    assert check(managed.store) == []
 
 
 @sqlite_only
@@ -588,6 +607,23 @@ def test_a_large_store_without_index_is_read_up_to_a_cap(tmp_path: Path, monkeyp
     assert found.method == "scan of 5 rows"
     assert "5 rows: older ones were not searched" in found.method_words[0][1]
     assert [hit.key for hit in found.hits] == ["json-as-it-is"]  # the newest
+    store.close()
+
+
+def test_a_virtual_table_of_a_missing_extension_stands_in_nobodys_way(tmp_path: Path) -> None:
+    path = _file(tmp_path / "theirs.db", TABLES)
+    with closing(sqlite3.connect(path)) as client:
+        client.executescript(
+            "PRAGMA writable_schema = ON;"
+            "INSERT INTO sqlite_master"
+            " VALUES ('table', 'vectors', 'vectors', 0, 'CREATE VIRTUAL TABLE vectors USING vec0(x)')"
+        )
+        client.commit()
+    store = attach_file("agentos", path)
+    assert store.virtual_tables() == ["vectors"]
+    assert "memory_items" in store.tables
+    assert rows.references(store, "memory_items", ["redis"]) == {}
+    assert keys(store, "timeout", sources=("memory",)) == ["timeout"]
     store.close()
 
 

@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from audits.extraction import KEYS, Unreadable, read_object, time_in
 from audits.models import TaskAudit
 from opsconsole.display import figure
-from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Schedule, Unfit
+from opsconsole.operations.base import Changed, Operation, Outcome, Problem, Risk, RowChange, Schedule, Unfit
 
 
 class BackfillDecisionFields(Operation):
@@ -30,6 +30,7 @@ class BackfillDecisionFields(Operation):
     writes = {"task_audits": tuple(KEYS)}
     risk = Risk.FILL
     schedule = Schedule("30 2 * * *")
+    problem = Problem(_("supervisor audits without decision times"))
     reasons = {
         "from_payload": _("filled from the payload"),
         "without_fields": _("filled from created_at: the payload lacks the fields"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 from import_export import fields, resources
 from import_export.admin import ExportMixin
 from import_export.formats.base_formats import CSV, JSON, XLSX
@@ -23,7 +24,7 @@ from opsconsole.admin import ConsoleModelAdmin, ViewOnlyMixin
 from opsconsole.display import copyable, duration, figure, moment
 from opsconsole.operations import pages, registry, views
 from opsconsole.operations.base import Check, Operation
-from opsconsole.operations.models import Event, Finding, Run
+from opsconsole.operations.models import Alert, Channel, Delivery, Event, Finding, Run
 from opsconsole.operations.selection import Selection
 from opsconsole.operations.words import STATUS_VARIANTS, VERB_LABELS, operation_title, verb_label
 
@@ -103,6 +104,16 @@ class OperationFilter(admin.SimpleListFilter):
 
 class RunResource(resources.ModelResource):
     rows_per_second = fields.Field(attribute="rows_per_second", readonly=True)
+    notes = fields.Field(readonly=True)
+
+    def before_export(self, queryset: QuerySet[Run], **kwargs: Any) -> None:
+        self._notes: dict[int | None, list[str]] = {}
+        for event in Event.objects.filter(verb="note").order_by("pk").iterator():
+            self._notes.setdefault(event.run_id, []).append(f"{event.who}: {event.detail.get('text', '')}")
+
+    def dehydrate_notes(self, run: Run) -> str:
+        """What people noted of it: the difficulties, and how they were solved."""
+        return "\n".join(self._notes.get(run.pk, ()))
 
     class Meta:
         model = Run
@@ -129,6 +140,7 @@ class RunResource(resources.ModelResource):
             "before",
             "after",
             "error",
+            "notes",
             "created_at",
             "started_at",
             "finished_at",
@@ -232,6 +244,17 @@ class FindingAdmin(ExportAdmin):
     ordering = ("-id",)
     list_select_related = ("last_run",)
 
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """Whatever repairs some finding, for those that are selected."""
+        if not request.user.has_perm("operations.operate_run"):
+            return {}
+        names = {name for cls in registry.operations().values() for name in getattr(cls, "repairs", {}).values()}
+        return {
+            name: (_repairer(name), name, format_lazy("{} {}", _("Plan:"), cls.title))
+            for name, cls in registry.operations().items()
+            if name in names and cls.selects
+        }
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Finding]:
         found: QuerySet[Finding] = super().get_queryset(request)
         return found.defer("last_run__plan", "last_run__selection", "last_run__reasons")
@@ -264,6 +287,25 @@ class FindingAdmin(ExportAdmin):
     def scan(self, finding: Finding) -> str:
         url = reverse("run", args=[finding.last_run_id])
         return format_html('<a href="{}" class="row-link">{}</a>', url, finding.last_run_id)
+
+
+def _repairer(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResponse | None]:
+    """The action that plans operation `name` for the rows that the selected findings are about."""
+
+    def plan(model_admin: Any, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        cls = registry.operation(name)
+        field, table = cls.model._meta.pk, cls.model._meta.db_table
+        keys = set()
+        for finding in queryset.filter(resolved_at=None, store=cls.store, last_run__attached_path=""):
+            place = pages.finding_place(finding)
+            if place is not None and place[0] == table:
+                keys.add(field.to_python(place[1]))
+        if not keys:
+            messages.warning(request, _("None of these findings is open and about a row that this operation works on."))
+            return None
+        return views.start_plan(request, name, selection=Selection(keys=sorted(keys)))
+
+    return plan
 
 
 class VerbFilter(admin.SimpleListFilter):
@@ -320,3 +362,72 @@ class EventAdmin(ExportAdmin):
     @admin.display(description=_("detail"))
     def more(self, event: Event) -> str:
         return pages.detail_words(event.detail) or "–"
+
+
+class DeliveryFilter(RadioFilter):
+    title = _("delivery")
+    parameter_name = "delivery"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("waiting", _("not delivered yet")), ("given_up", _("given up"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if not self.value():
+            return queryset
+        open_ = Delivery.objects.filter(delivered_at=None, next_try_at__isnull=self.value() == "given_up")
+        return queryset.filter(pk__in=open_.values("alert"))
+
+
+class AlertResource(resources.ModelResource):
+    class Meta:
+        model = Alert
+        fields = ("id", "key", "subject", "text", "at")
+        export_order = fields
+
+
+@admin.register(Alert)
+class AlertAdmin(ExportAdmin):
+    """What people were told, and whether it reached them."""
+
+    resource_classes = (AlertResource,)
+    list_display = ("told", "subject", "by_mail", "by_webhook")
+    list_filter = (DeliveryFilter,)
+    search_fields = ("=key",)
+    search_help_text = _("Searches the exact key of an alert.")
+    ordering = ("-id",)
+    fields = ("told", "key", "subject", "text", "by_mail", "by_webhook")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Alert]:
+        alerts: QuerySet[Alert] = super().get_queryset(request)
+        return alerts.prefetch_related("deliveries")
+
+    @admin.display(description=_("at"), ordering="id")
+    def told(self, alert: Alert) -> str:
+        return moment(alert.at)
+
+    @admin.display(description=_("by mail"))
+    def by_mail(self, alert: Alert) -> str:
+        return _delivery_words(alert, Channel.MAIL)
+
+    @admin.display(description=_("by webhook"))
+    def by_webhook(self, alert: Alert) -> str:
+        return _delivery_words(alert, Channel.WEBHOOK)
+
+
+def _delivery_words(alert: Alert, channel: Channel) -> str:
+    """How far an alert has come through one channel."""
+    found = next((one for one in alert.deliveries.all() if one.channel == channel), None)
+    if found is None:
+        return str(_("not set up then"))
+    if found.delivered_at:
+        return format_html("{} {}", _("delivered"), moment(found.delivered_at))
+    if not found.attempts:
+        return str(_("waits for the queue"))
+    state = format_html("{} {}", _("next try"), moment(found.next_try_at)) if found.next_try_at else _("given up")
+    return format_html(
+        '{}<small class="why">{}</small>',
+        format_html(
+            "{} · {}", ngettext("%(count)d try", "%(count)d tries", found.attempts) % {"count": found.attempts}, state
+        ),
+        found.last_error,
+    )

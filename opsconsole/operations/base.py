@@ -13,11 +13,11 @@ from django.db import models
 from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext, pgettext_lazy
 
 from opsconsole.display import figure
 from opsconsole.stores.rows import Key
-from opsconsole.stores.store import Store
+from opsconsole.stores.store import Right, Store
 
 DEFAULT_BATCH_SIZE = 1_000
 LONG_CLUSTER = "long"
@@ -76,7 +76,7 @@ class Priority(models.TextChoices):
     """How soon a finding should be seen to, most urgent first."""
 
     IMMEDIATE = "immediate", _("immediate")
-    PLANNED = "planned", _("planned")
+    PLANNED = "planned", pgettext_lazy("priority", "planned")
     PERIODIC = "periodic", _("periodic")
 
 
@@ -89,6 +89,13 @@ class Found(NamedTuple):
     code: str
     subject: str
     data: Mapping[str, Any] = {}
+    priority: str = Priority.PLANNED.value
+
+
+class Problem(NamedTuple):
+    """What units in scope mean where they should not be there: what they are called, and how soon to see to them."""
+
+    kind: Any
     priority: str = Priority.PLANNED.value
 
 
@@ -110,15 +117,23 @@ class Operation:
     risk: ClassVar[Risk]
     undoable: ClassVar[bool] = True
     batch_size: int | None = None  # set: fixed, and --batch-size is refused
+    locks: ClassVar[tuple[str, ...]] = ()  # what a run holds beside the tables of `writes`
     locks_units: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
+    touches_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
+    backs_up: ClassVar[bool] = False  # it makes a backup itself before it writes
     selects: ClassVar[bool] = True  # its units are rows of `model`, and people may choose among them
+    exact: ClassVar[bool] = False  # a unit that is no longer as the plan showed it is skipped: for few, dear units
     cluster: ClassVar[str] = ""  # LONG_CLUSTER where one unit may take more than minutes
     about_runs: ClassVar[bool] = False  # its units come from another run: parameter `run`
     schedule: ClassVar[Schedule | None] = None
+    problem: ClassVar[Problem | None] = None  # set: units in scope stand on the front page
     reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, unfit units and kinds of change
     figure_labels: ClassVar[Mapping[str, Any]] = {"in_scope": _("in scope")}  # figure → words
+    observed: frozenset[str] = frozenset()  # figures that move by themselves, such as times: never compared
     Params: type[forms.Form] = forms.Form
     act: Callable[[Any], Outcome] | None = None  # does a unit itself, instead of row changes: see `Act`
+    run_id: int | None = None  # the run that works on it; none while it is planned
+    selected = False  # whether somebody chose among its units
 
     name: ClassVar[str]  # <app>.<verb_object>, from where the class stands
 
@@ -146,8 +161,8 @@ class Operation:
         """What becomes of `unit`: a pure function. What it raises sets the unit aside."""
         raise NotImplementedError
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        """Figures shown before and after; `in_scope` is what is still to do.
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+        """Figures shown before and after; `in_scope` is what is still to do. Numbers, or words where none say it.
 
         `narrow` keeps a queryset to what was selected and planned.
         """
@@ -167,8 +182,27 @@ class Operation:
             % {"count": remaining}
         ]
 
+    @property
+    def wants_note(self) -> bool:
+        """Whether nobody may confirm it without saying why."""
+        return False
+
+    def facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+        """Item of the checklist (see `checklist.py`) → what the operation can say about it, of `units`."""
+        return {}
+
     def finished(self, run_id: int) -> None:
         """Called after the last batch of a run, before it ends."""
+
+    @classmethod
+    def made(cls, run_id: int) -> dict[str, Any]:
+        """What a run left beside changed rows, such as a file: shown at its end."""
+        return {}
+
+    @classmethod
+    def occasions(cls) -> Iterable[Mapping[str, Any]]:
+        """The parameters of what its schedule starts: a run each."""
+        return [{}]
 
     def action_label(self, count: int) -> str:
         """What the button says: a verb and the figure."""
@@ -218,6 +252,15 @@ class Operation:
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         """Model → columns that the store must have."""
         return {self.model: (str(self.model._meta.pk.column), *self.columns)}
+
+    def rights(self) -> list[Right]:
+        """What a PostgreSQL role must be granted to do this, beside reading; SQLite has no roles."""
+        if self.act is not None:
+            return []
+        found = [Right("UPDATE", table, column) for table, columns in self.writes.items() for column in columns]
+        if self.risk == Risk.DELETE:
+            found += [Right("DELETE", table) for table, columns in self.writes.items() if not columns]
+        return found
 
     @classmethod
     def locate(cls, params: Mapping[str, Any]) -> Store:
@@ -287,6 +330,7 @@ class Check(Listed):
     questions: ClassVar[tuple[str, ...]]
     sentences: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s out of `data`; else `reasons`
     repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation whose plan repairs it
+    kinds: ClassVar[Mapping[str, Any]] = {}  # code → what such problems are called, all together
     chosen: Sequence[Key] | None = None  # subjects that somebody names; such an answer is no scan and is not kept
 
     def items(self) -> Sequence[str]:

@@ -88,6 +88,15 @@ def figures(run: Run) -> dict[str, int]:
     return counts | {"new": new, "persisting": sum(counts.values()) - new, "resolved": resolved}
 
 
+def news(run: Run) -> dict[tuple[str, str], int]:
+    """(code, priority) → findings of this scan that no scan before saw."""
+    new = Finding.objects.filter(last_run=run, first_run=run, resolved_at=None).order_by("priority", "code")
+    return {
+        (code, priority): count
+        for code, priority, count in new.values_list("code", "priority").annotate(count=Count("pk"))
+    }
+
+
 def of_run(run: Run) -> Iterator[Found]:
     """What a scan found, as the check said it."""
     for finding in Finding.objects.filter(last_run=run).order_by("question", "pk").iterator(chunk_size=PORTION):

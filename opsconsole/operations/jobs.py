@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -21,9 +21,9 @@ from django.utils.translation import gettext as _
 from django_q.models import Failure, Schedule, Success
 from django_q.tasks import async_task
 
-from opsconsole.operations import planning, registry, runner
+from opsconsole.operations import alerts, planning, registry, runner
 from opsconsole.operations.base import LONG_CLUSTER, Operation
-from opsconsole.operations.models import Heartbeat, Hold, Run, Status, Switch, Trigger
+from opsconsole.operations.models import ENDED, Event, Heartbeat, Hold, Run, Status, Switch, Trigger
 from opsconsole.operations.planning import UnableToPlan
 from opsconsole.operations.registry import UnknownOperation
 from opsconsole.operations.runner import Actor, Fenced, Runner, UnableToRun
@@ -35,6 +35,7 @@ SLICE_SECONDS = 20.0
 PATIENCE_SECONDS = 15.0  # of one slice with a store in trouble; the next minute tries again
 WORKER_SEEN = timedelta(minutes=2)
 KEEP_RESULTS = timedelta(days=7)
+OVERDUE = timedelta(minutes=15)  # after its due time, a scheduled run should have begun
 
 BEAT = "opsconsole: beat"
 OPERATION_PREFIX = "operation: "
@@ -43,10 +44,10 @@ OPERATION_PREFIX = "operation: "
 # --- what people start ------------------------------------------------------------------------------------
 
 
-def confirm(run: Run, actor: Actor) -> Run:
+def confirm(run: Run, actor: Actor, checked: Sequence[str] = ()) -> Run:
     """Lock a plan's targets and queue it: both or neither."""
     with transaction.atomic():
-        runner.confirm(run, actor, background=True)
+        runner.confirm(run, actor, background=True, checked=checked)
         if run.status == Status.QUEUED:
             wake(run)
     return run
@@ -140,21 +141,28 @@ def count(run_id: int, generation: int) -> str:
 
 
 def tick(operation: str, due: str) -> str:
-    """A schedule's due time: plan and queue a run, once for each due time."""
+    """A schedule's due time: plan and queue a run for each of its occasions, once for each due time."""
     cls = registry.operation(operation)
+    answers = [_occasion(cls, registry.clean(cls, values), f"{operation} {due}") for values in cls.occasions()]
+    return "; ".join(answers)
+
+
+def _occasion(cls: type[Operation], params: dict[str, Any], due: str) -> str:
+    operation, own = cls.name, getattr(cls, "store", None)
     actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
-    params = registry.clean(cls, {})
+    store = cls.locate(params)
     try:
-        planned = planning.plan(planning.operation_on(cls, cls.locate(params), params))
-    except StoreUnusable as error:
-        runner.record(None, "schedule_refused", actor, operation=operation, error=str(error))
-        return str(error)
+        planned = planning.plan(planning.operation_on(cls, store, params))
+    except (StoreUnusable, DatabaseError) as error:
+        reason = str(store.unusable(error) if isinstance(error, DatabaseError) else error)
+        runner.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=reason)
+        return reason
     unfinished = runner.same_command(planned.operation, planned.selection)
     if unfinished is not None:
         return f"run {unfinished.pk} of the same command is not finished"
     try:
         with transaction.atomic():
-            run = runner.draft(planned, actor, tick=f"{operation} {due}")
+            run = runner.draft(planned, actor, tick=due if store.alias == own else f"{due} {store.alias}")
             confirm(run, actor)
     except IntegrityError:
         return "this tick has its run already"
@@ -164,7 +172,9 @@ def tick(operation: str, due: str) -> str:
 
 
 def beat(cluster: str = "") -> None:
-    """Each minute: say that a worker lives, wake what lost its worker or its message, prune old results."""
+    """Each minute: say that a worker lives, wake what lost its worker or its message, tell what is overdue,
+    deliver alerts, prune old results.
+    """
     Heartbeat.objects.update_or_create(
         host=heartbeat_name(socket.gethostname(), cluster), defaults={"at": timezone.now()}
     )
@@ -173,6 +183,8 @@ def beat(cluster: str = "") -> None:
     if not Hold.objects.exists():
         for run in reap():
             logger.info("Run %s goes on", run.pk)
+        tell_overdue()
+    alerts.deliver()
     old = timezone.now() - KEEP_RESULTS
     Success.objects.filter(stopped__lt=old).delete()
     Failure.objects.filter(stopped__lt=old).delete()
@@ -188,6 +200,32 @@ def reap() -> list[Run]:
 
 
 # --- schedules --------------------------------------------------------------------------------------------------
+
+
+def tell_overdue() -> None:
+    """Tell of each scheduled run that was due a while ago and was not made, or has not begun."""
+    now = timezone.localtime()
+    for switch in Switch.objects.filter(on=True):
+        due: datetime = croniter(switch.cron, now - OVERDUE).get_prev(datetime)
+        set_at = Event.objects.filter(verb="schedule", detail__operation=switch.operation).order_by("-pk").first()
+        if set_at is not None and set_at.at > due:
+            continue
+        run = Run.objects.filter(trigger=Trigger.SCHEDULE, operation=switch.operation).order_by("-pk").first()
+        if run is not None and run.created_at >= due and run.status != Status.QUEUED:
+            continue
+        values = {"operation": switch.operation, "due": f"{due:%Y-%m-%d %H:%M %Z}"}
+        if run is None:
+            text = _("It has not run yet.")
+        else:
+            state = {"run": run.pk, "status": run.get_status_display()}
+            text = (
+                _("Its last run %(run)d is %(status)s.")
+                if run.status in ENDED
+                else _("Run %(run)d is still %(status)s.")
+            ) % state
+        alerts.tell(
+            f"overdue/{switch.operation}/{due.isoformat()}", _("%(operation)s is overdue: due %(due)s") % values, text
+        )
 
 
 class ScheduleState(NamedTuple):

@@ -404,3 +404,44 @@ class Hold(models.Model):
 
     def __str__(self) -> str:
         return self.note
+
+
+class Channel(models.TextChoices):
+    MAIL = "mail", _("mail")
+    WEBHOOK = "webhook", _("webhook")
+
+
+class Alert(models.Model):
+    """What the people on the alert list are told, once for each key."""
+
+    key = models.CharField(_("key"), max_length=200, unique=True)
+    subject = models.CharField(_("subject"), max_length=300)
+    text = models.TextField(_("text"))
+    at = models.DateTimeField(_("at"), default=timezone.now)
+
+    class Meta:
+        verbose_name = _("alert")
+        verbose_name_plural = _("alerts")
+
+    def __str__(self) -> str:
+        return self.subject
+
+
+class Delivery(models.Model):
+    """An alert on its way through one channel: the outbox."""
+
+    alert = models.ForeignKey(Alert, models.CASCADE, related_name="deliveries")
+    channel = models.CharField(_("channel"), max_length=10, choices=Channel)
+    attempts = models.PositiveIntegerField(_("attempts"), default=0)
+    next_try_at = models.DateTimeField(_("next try at"), null=True, default=timezone.now)  # None: delivered, given up
+    delivered_at = models.DateTimeField(_("delivered at"), null=True)
+    last_error = models.TextField(_("error"), blank=True)
+
+    class Meta:
+        verbose_name = _("delivery")
+        verbose_name_plural = _("deliveries")
+        constraints = (models.UniqueConstraint(fields=("alert", "channel"), name="delivery_channel"),)
+        indexes = (models.Index(fields=("next_try_at",), name="delivery_next_try"),)
+
+    def __str__(self) -> str:
+        return f"{self.alert_id} {self.channel}"

@@ -23,8 +23,8 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from opsconsole.display import copyable, difference, duration, duration_range, figure, moment
-from opsconsole.operations import findings, jobs, registry, runner
+from opsconsole.display import copyable, difference, duration, duration_range, figure, figure_or_words, moment
+from opsconsole.operations import alerts, checklist, findings, jobs, registry, runner
 from opsconsole.operations.base import Check, Operation, Risk
 from opsconsole.operations.models import ENDED, RESUMABLE, Batch, Finding, Hold, Request, Run, Status
 from opsconsole.operations.planning import OUTCOMES, UnableToPlan, advice
@@ -40,7 +40,7 @@ from opsconsole.operations.words import (
 )
 from opsconsole.stores.router import store_of as store_of_model
 from opsconsole.stores.rows import Key
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnusable, all_stores
 
 REFUSALS = (UnableToRun, UnableToPlan, UnknownOperation, InvalidParameters, StoreUnusable)
 
@@ -48,6 +48,7 @@ SHOWN_ROWS = 100
 SHOWN_BATCHES = 60
 SEARCHED_BATCHES = 200
 RATE_BATCHES = 200
+BACKUP = "care.backup_store"
 NEVER = timedelta(days=36_500)
 
 
@@ -133,7 +134,7 @@ class _Page:
         """Label and value of each parameter."""
         form_fields = self.operation.Params.base_fields if self.operation is not None else {}
         return [
-            (str(form_fields[name].label or name) if name in form_fields else name, value)
+            (str(form_fields[name].label or name) if name in form_fields else name, _plain(value))
             for name, value in self.run.params.items()
         ]
 
@@ -229,6 +230,12 @@ def _changes(before: dict[str, Any] | None, after: dict[str, Any] | None) -> Saf
     return format_html('{}<dl class="changes">{}</dl>', note, lines)
 
 
+def _row_changes(row: dict[str, Any], *, named: bool) -> SafeString:
+    """One of the rows of a unit; `named` where it has several."""
+    changes = _changes(row["before"], row["after"])
+    return format_html("<strong>{} {}</strong> {}", row["table"], row["key"], changes) if named else changes
+
+
 def _clip(value: Any) -> Any:
     return f"{value[:500]}…" if isinstance(value, str) and len(value) > 500 else value
 
@@ -306,10 +313,8 @@ class PlanPage(_Page):
         rows = []
         for entry in _spread(self.run.plan["sample"]):
             reason = reason_label(self.operation, entry["reason"]) if entry["reason"] else ""
-            changes = [_changes(row["before"], row["after"]) for row in entry["rows"]]
-            root = (
-                entry["rows"][0] if entry["rows"] else {"table": next(iter(self.run.writes), ""), "key": entry["key"]}
-            )
+            changes = [_row_changes(row, named=len(entry["rows"]) > 1) for row in entry["rows"]]
+            root = self._root(entry)
             rows.append(
                 [
                     row_link(self.run, root["table"], root["key"], entry["unit"]),
@@ -320,6 +325,13 @@ class PlanPage(_Page):
                 ]
             )
         return Table([_("Row"), _("Outcome"), _("Before → after")], rows)
+
+    def _root(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """The row that stands for the unit: its own in the first table, where it has one there."""
+        first: dict[str, Any] = {"table": next(iter(self.run.writes), ""), "key": entry["key"]}
+        own: list[dict[str, Any]] = [row for row in entry["rows"] if (row["table"], row["key"]) == (first["table"], first["key"])]
+        rows: list[dict[str, Any]] = [*own, *entry["rows"], first]
+        return rows[0]
 
     @property
     def untouched(self) -> list[str]:
@@ -396,6 +408,21 @@ class PlanPage(_Page):
         """What must be typed to confirm; empty where a click is enough."""
         return self.cls.name if self.cls is not None and runner.needs_typing(self.cls) else ""
 
+    @cached_property
+    def checklist(self) -> list[checklist.Line]:
+        """What deletes has one: facts, and what a person confirms."""
+        return [] if self.problem else checklist.lines(runner.plan_of(self.run))
+
+    @property
+    def asks_checklist(self) -> bool:
+        """Whether its items must be confirmed here."""
+        return self.cls is not None and checklist.is_asked(self.cls)
+
+    @cached_property
+    def objection(self) -> str:
+        """Why it can't be confirmed now."""
+        return "" if self.problem or self.cls is None else checklist.objection(self.cls, self.operation.at)
+
     @property
     def approval(self) -> bool:
         return self.cls is not None and runner.needs_approval(self.cls)
@@ -422,10 +449,14 @@ def _spread(sample: list[dict[str, Any]], limit: int = 50) -> list[dict[str, Any
 def plan_differences(old: Run, new: Run) -> Table:
     """What moved between two plans of the same thing."""
     before, after = PlanPage(old), PlanPage(new)
-    lines = [(after.figure_label(name), old.before.get(name), value) for name, value in new.before.items()]
+    lines = [
+        (after.figure_label(name), old.before.get(name), value)
+        for name, value in new.before.items()
+        if name not in after.operation.observed
+    ]
     if before.counted and after.counted:
         lines += [(outcome_label(name), before.counts[name], after.counts[name]) for name in OUTCOMES]
-    rows = [[label, figure(was), figure(now)] for label, was, now in lines if was != now]
+    rows = [[label, figure_or_words(was), figure_or_words(now)] for label, was, now in lines if was != now]
     if not rows:
         rows = [[_("Values of the rows"), _("as planned"), _("other ones, in the same number")]]
     return Table([_("Figure"), _("Planned"), _("Now")], rows)
@@ -602,7 +633,10 @@ class RunPage(_Page):
                 [_("Problem"), _("Meaning"), _("Findings")],
                 [[code, reason_label(self.cls, code), figure(n)] for code, n in self.found.items()],
             )
-        rows = [[self.figure_label(name), figure(before.get(name)), figure(value)] for name, value in after.items()]
+        rows = [
+            [self.figure_label(name), figure_or_words(before.get(name)), figure_or_words(value)]
+            for name, value in after.items()
+        ]
         return Table([_("Figure"), _("Before"), _("After")], rows)
 
     @property
@@ -786,17 +820,19 @@ class RunPage(_Page):
 
     @property
     def report(self) -> list[tuple[str, Any]]:
-        """Everything one would write into a ticket."""
+        """When, who, why, where and how: what a record of the run needs first."""
         run = self.run
         return [
             (_("Run"), run.pk),
             (_("Operation"), f"{self.title} ({run.operation})"),
+            (_("Problem"), run.note or "–"),
             (_("Database"), self.database),
             (_("Selection"), self.selection),
             (_("Parameters"), ", ".join(f"{name}: {value}" for name, value in self.parameters) or "–"),
+            (_("Rows"), ", ".join(f"{table} {figure(n)}" for table, n in run.plan.get("rows", {}).items()) or "–"),
             (_("Status"), self.status),
             (_("Started by"), f"{run.started_by} ({run.get_trigger_display()})"),
-            (_("Note"), run.note or "–"),
+            *self._agreed,
             (_("Plan"), copyable(run.digest)),
             (_("Code version"), run.code_version),
             (_("Created"), moment(run.created_at)),
@@ -808,6 +844,68 @@ class RunPage(_Page):
             (_("In scope"), figure(run.total)),
         ]
 
+    @cached_property
+    def _agreed(self) -> list[tuple[str, Any]]:
+        """Who confirmed the checklist, and who approved."""
+        found: list[tuple[str, Any]] = []
+        for event in self.run.events.filter(verb__in=("confirmed", "approved")).order_by("pk"):
+            items = [
+                str(checklist.ITEMS[code].title)
+                for code in event.detail.get("checklist", ())
+                if code in checklist.ITEMS
+            ]
+            if event.verb == "approved":
+                found.append((_("Approved by"), event.who))
+            elif items:
+                found.append((_("Checklist"), f"{event.who}: {', '.join(items)}"))
+        return found
+
+    @property
+    def difficulties(self) -> list[SafeString | str]:
+        """What went wrong, what stayed as it was, and what people noted."""
+        run = self.run
+        found: list[SafeString | str] = [run.error] if run.error else []
+        found += [
+            format_html("{}: {} ({})", swatch(outcome), reason_label(self.operation, reason), figure(count))
+            for outcome in ("skipped", "unfit", "set_aside")
+            for reason, count in run.reasons.get(outcome, {}).items()
+            if count
+        ]
+        found += [
+            format_html("{} · {}: {}", moment(event.at), event.who, event.detail.get("text", ""))
+            for event in run.events.filter(verb="note").order_by("pk")
+        ]
+        return found
+
+
+class EmergencyPage:
+    """The emergency switch: how it stands, what it would stop, and the backups that there are."""
+
+    @cached_property
+    def hold(self) -> Hold | None:
+        return Hold.objects.order_by("pk").first()
+
+    @cached_property
+    def unfinished(self) -> list[Run]:
+        """Runs that it stops, newest first."""
+        runs = Run.objects.exclude(status__in=(*ENDED, Status.PLANNED)).defer("plan", "selection", "reasons")
+        return list(runs.order_by("-pk")[:SHOWN_ROWS])
+
+    @property
+    def told(self) -> str:
+        """Who is told."""
+        names = ", ".join(str(channel.label) for channel in alerts.channels())
+        if not names:
+            return _("Nobody is told beside this console: ALERT_EMAILS and ALERT_WEBHOOK_URL are not set.")
+        return _("The people on the alert list are told by %(channels)s.") % {"channels": names}
+
+    @cached_property
+    def backups(self) -> list[tuple[str, str, str]]:
+        """Store, its title, and its newest verified backup; empty where the console makes none."""
+        if BACKUP not in registry.operations():
+            return []
+        return [(store.alias, store.title, checklist.backup_words(store)) for store in all_stores()]
+
 
 def _check_of(finding: Finding) -> Check | None:
     """The check that found it, None where its code is gone. It is asked for words only, so any store will do."""
@@ -815,12 +913,16 @@ def _check_of(finding: Finding) -> Check | None:
     return cls(Store(finding.store, finding.store)) if cls is not None and issubclass(cls, Check) else None
 
 
+def finding_place(finding: Finding) -> tuple[str, Key] | None:
+    """Table and key of the row that a finding is about; None where the check's code is gone."""
+    check = _check_of(finding)
+    return None if check is None else check.place(findings.found_of(finding))
+
+
 def finding_link(finding: Finding) -> SafeString | str:
     """The row that a finding is about, where it has a page."""
-    check = _check_of(finding)
-    if check is None:
-        return copyable(finding.subject)
-    return row_link(finding.last_run, *check.place(findings.found_of(finding)), finding.subject)
+    place = finding_place(finding)
+    return copyable(finding.subject) if place is None else row_link(finding.last_run, *place, finding.subject)
 
 
 def finding_words(finding: Finding) -> str:
@@ -912,6 +1014,8 @@ def detail_words(detail: dict[str, Any]) -> SafeString | str:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(str(_plain(item)) for item in value)
     if isinstance(value, bool):
         return _("yes") if value else _("no")
     if isinstance(value, int | float):

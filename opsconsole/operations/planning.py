@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import orjson
@@ -21,6 +22,7 @@ from opsconsole.stores.rows import Key, Write
 from opsconsole.stores.store import Store
 
 SHOWN_CHARACTERS = 500
+SHOWN_BEFORE = 80  # characters of a long value before the first that differs
 OUTCOMES = ("changed", "skipped", "unfit", "set_aside")
 _Operation = TypeVar("_Operation", bound=Operation)
 _NAMES: dict[type, str] = {Changed: "changed", Skip: "skipped", Unfit: "unfit"}
@@ -109,7 +111,7 @@ class Plan:
     operation: Operation
     selection: Selection
     bound: Key | None
-    before: dict[str, int]
+    before: dict[str, Any]
     reasons: dict[str, dict[str, int]] = field(default_factory=lambda: {name: {} for name in OUTCOMES})
     sample: list[dict[str, Any]] = field(default_factory=list)
     batches: int = 0
@@ -117,10 +119,17 @@ class Plan:
     cursor: Key | None = None  # counted up to here
     counted: bool = False
     rows_digest: str = ""  # of the very rows, where rows go
+    rows: dict[str, int] = field(default_factory=dict)  # table → rows that would be written
+    shown: list[tuple[Key, str]] = field(default_factory=list)  # of an exact operation: units, what becomes of each
 
     @property
     def total(self) -> int:
-        return self.before["in_scope"]
+        return int(self.before["in_scope"])
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """The figures that say whether the store is still as it was."""
+        return {name: value for name, value in self.before.items() if name not in self.operation.observed}
 
     @cached_property
     def units(self) -> QuerySet[Any]:
@@ -141,6 +150,7 @@ class Plan:
             self.total,
             self.reasons if self.counted else None,
             self.rows_digest,
+            *([self.shown] if self.shown else []),
         ]
         return hashlib.sha256(orjson.dumps(covered, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
@@ -157,7 +167,7 @@ def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # n
     return Plan(operation, selection, bound, before)
 
 
-def measure(operation: Operation, selection: Selection, bound: Key) -> dict[str, int]:
+def measure(operation: Operation, selection: Selection, bound: Key) -> dict[str, Any]:
     """The operation's figures over what was selected, up to the bound."""
 
     def narrow(units: QuerySet[Any]) -> QuerySet[Any]:
@@ -180,7 +190,20 @@ def advice(planned: Plan) -> list[str]:
                 )
                 % {"table": table, "indexes": ", ".join(indexes)}
             )
-    return sentences + unobservable(operation.at)
+    return [*sentences, *_triggers(operation), *unobservable(operation.at)]
+
+
+def _triggers(operation: Operation) -> Iterator[str]:
+    """What the store itself does on the way, of which the plan knows no more than the name."""
+    for table, columns in operation.writes.items():
+        triggers = (
+            operation.at.triggers_on(table, "UPDATE" if columns else "DELETE") if table in operation.at.tables else []
+        )
+        if triggers:
+            yield _(
+                "Triggers of the store on %(table)s (%(names)s) fire on the way: what they change, such as "
+                "updated_at, stands in no before-image, and an undo does not put it back."
+            ) % {"table": table, "names": ", ".join(triggers)}
 
 
 def count_outcomes(
@@ -197,9 +220,10 @@ def count_outcomes(
     started = time.monotonic() - planned.seconds
     sampler = Sampler(planned.sample)
     for units in walk(planned, batch_size=batch_size, after=planned.cursor):
-        found = outcomes_of(planned.operation, units, sampler)
+        found = outcomes_of(planned.operation, units, sampler, change=_noted(planned))
         merge(planned.reasons, found.reasons)
         for write in found.writes:
+            planned.rows[write.table] = planned.rows.get(write.table, 0) + len(write.rows)
             if write.kind == "delete":
                 keys = orjson.dumps([planned.rows_digest, write.table, [row[0] for row in write.rows]])
                 planned.rows_digest = hashlib.sha256(keys).hexdigest()
@@ -213,6 +237,28 @@ def count_outcomes(
         planned.counted = True
     planned.sample = sampler.sample()
     return planned
+
+
+def _noted(planned: Plan) -> Callable[[Any], Outcome] | None:
+    """Of an exact operation: its `change`, which notes in the plan what becomes of each unit."""
+    operation = planned.operation
+    if not operation.exact:
+        return None
+
+    def change(unit: Any) -> Outcome:
+        planned.shown.append((unit.pk, ""))
+        outcome = operation.change(unit)
+        planned.shown[-1] = (unit.pk, digest_of(outcome))
+        return outcome
+
+    return change
+
+
+def digest_of(outcome: Outcome) -> str:
+    """Of all that a unit's change would write, and what it stood on; of a unit that stays, nothing."""
+    if not isinstance(outcome, Changed):
+        return ""
+    return hashlib.sha256(orjson.dumps([outcome.reason, outcome.rows], default=str)).hexdigest()[:16]
 
 
 def walk(planned: Plan, *, batch_size: int, after: Key | None = None) -> Iterator[list[Any]]:
@@ -262,12 +308,26 @@ class Sampler:
 
 
 def _shown(row: RowChange) -> dict[str, Any]:
+    before, after = dict(row.old or {}), dict(row.new or {})
+    for name in before.keys() & after.keys():
+        before[name], after[name] = _where_they_differ(before[name], after[name])
     return {
         "table": row.table,
         "key": row.key,
-        "before": None if row.old is None else {name: _text(value) for name, value in row.old.items()},
-        "after": None if row.new is None else {name: _text(value) for name, value in row.new.items()},
+        "before": None if row.old is None else {name: _text(value) for name, value in before.items()},
+        "after": None if row.new is None else {name: _text(value) for name, value in after.items()},
     }
+
+
+def _where_they_differ(before: Any, after: Any) -> tuple[Any, Any]:
+    """Two documents from shortly before the first difference on: what they begin with alike shows nothing."""
+    if not (isinstance(before, str) and isinstance(after, str)) or before == after:
+        return before, after
+    if max(len(before), len(after)) <= SHOWN_CHARACTERS:
+        return before, after
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))
+    start = sum(1 for _pair in alike) - SHOWN_BEFORE
+    return (f"…{before[start:]}", f"…{after[start:]}") if start > 0 else (before, after)
 
 
 def _text(value: Any) -> Any:

@@ -6,7 +6,7 @@ import argparse
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -74,8 +74,8 @@ def clean(cls: type[Operation], values: Mapping[str, Any]) -> dict[str, Any]:
     return dict(form.cleaned_data)
 
 
-def add_arguments(cls: type[Operation], parser: argparse.ArgumentParser, *, positional: str = "") -> None:
-    """A flag per form field; the field called `positional` is an argument without one."""
+def add_arguments(cls: type[Operation], parser: argparse.ArgumentParser, *, positional: Sequence[str] = ()) -> None:
+    """A flag per form field; those named `positional` are arguments without one."""
     for name, field in cls.Params.base_fields.items():
         options: dict[str, Any] = {"help": str(field.help_text or field.label or name)}
         if isinstance(field, forms.BooleanField):
@@ -83,8 +83,10 @@ def add_arguments(cls: type[Operation], parser: argparse.ArgumentParser, *, posi
             continue
         if isinstance(field, forms.MultipleChoiceField | forms.TypedMultipleChoiceField):
             options["nargs"] = "+"
-        if name == positional:
-            parser.add_argument(name, **options)
+        if name in positional:
+            if not field.required:
+                options["nargs"] = "?"
+            parser.add_argument(name, metavar=name.upper(), **options)
         else:
             parser.add_argument(_flag(name), dest=name, required=field.required, default=field.initial, **options)
 
@@ -95,4 +97,4 @@ def values_of(cls: type[Operation], options: Mapping[str, Any]) -> dict[str, Any
 
 
 def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return "--" + name.rstrip("_").replace("_", "-")  # a field called after a word of Python's has one behind it

@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,10 +39,20 @@ from django.db import (
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 import opsconsole
-from opsconsole.operations import findings, registry
-from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Check, Item, Operation, Outcome, Risk
+from opsconsole.operations import alerts, checklist, findings, registry
+from opsconsole.operations.base import (
+    DEFAULT_BATCH_SIZE,
+    Check,
+    Item,
+    Operation,
+    Outcome,
+    Priority,
+    Risk,
+    Skip,
+)
 from opsconsole.operations.holds import hold_reason
 from opsconsole.operations.models import (
     ENDED,
@@ -66,6 +76,7 @@ from opsconsole.operations.planning import (
     Sampler,
     chosen_units,
     count_outcomes,
+    digest_of,
     measure,
     merge,
     operation_on,
@@ -88,6 +99,7 @@ BUDGET_AFTER, BUDGET_SHARE = 100, 0.01
 RECOUNTED_UNITS = 20_000  # a plan of up to as many is counted while somebody waits
 MAX_ATTEMPTS = 5  # workers lost in a row without one batch
 MAX_MOVES = 5
+MAX_NOTE = 10_000
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
 FAST_CHECKPOINT_PAGES = 16_000  # 64 MB; the usual 1,000 are folded into the file every second batch
 
@@ -128,8 +140,10 @@ def needs_typing(cls: type[Operation]) -> bool:
     return not cls.undoable or (cls.risk == Risk.DELETE and settings.PRODUCTION)
 
 
-def needs_approval(cls: type[Operation]) -> bool:
-    """Whether a second person must agree."""
+def needs_approval(cls: type[Operation], trigger: Trigger = Trigger.ADMIN) -> bool:
+    """Whether a second person must agree. What a schedule may do outside, the person agreed to who switched it on."""
+    if trigger == Trigger.SCHEDULE and cls.risk == Risk.OUTSIDE:
+        return False
     return cls.risk in {Risk.DELETE, Risk.OUTSIDE} and settings.PRODUCTION
 
 
@@ -193,6 +207,8 @@ def keep_plan(run: Run, planned: Plan) -> None:
         "seconds": planned.seconds,
         "cursor": planned.cursor,
         "rows_digest": planned.rows_digest,
+        "rows": planned.rows,
+        "shown": planned.shown,
         "planned_at": timezone.now().isoformat(),
         "as_of": planned.operation.as_of.isoformat(),
     }
@@ -213,6 +229,8 @@ def plan_of(run: Run) -> Plan:
         cursor=kept["cursor"],
         counted=kept["counted"],
         rows_digest=kept["rows_digest"],
+        rows=kept.get("rows", {}),
+        shown=kept.get("shown", []),
     )
 
 
@@ -224,21 +242,24 @@ def recheck(run: Run) -> None:
     kept = plan_of(run)
     before = {"in_scope": 0} if kept.bound is None else measure(kept.operation, kept.selection, kept.bound)
     fresh = Plan(kept.operation, kept.selection, kept.bound, before)
-    drifted = fresh.before != kept.before
+    drifted = fresh.compared != kept.compared
     if not drifted and kept.counted and kept.total <= RECOUNTED_UNITS:
         drifted = count_outcomes(fresh).digest() != kept.digest()
     if drifted:
         raise PlanDrifted(_("The store has changed since this plan: nothing was written."))
 
 
-def confirm(run: Run, actor: Actor, *, background: bool) -> Run:
+def confirm(run: Run, actor: Actor, *, background: bool, checked: Sequence[str] = ()) -> Run:
     """A person says yes to a drafted plan: lock its targets, and queue it or take it at once.
 
-    Raises UnableToRun when another run holds a target.
+    `checked`: the items of the checklist that this person confirms. Raises UnableToRun when they do not
+    do, or when another run holds a target.
     """
-    if Hold.objects.exists():
+    if is_held(registry.operations().get(run.operation)):
         raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
-    approval = needs_approval(registry.operation(run.operation))
+    operation = operation_of(run)
+    require_grounds(run, operation, actor, checked)
+    approval = needs_approval(type(operation), Trigger(run.trigger))
     status = Status.AWAITING_APPROVAL if approval else Status.QUEUED if background else Status.RUNNING
     with transaction.atomic():
         _take_locks(run)
@@ -248,8 +269,23 @@ def confirm(run: Run, actor: Actor, *, background: bool) -> Run:
             run.generation += 1
             run.started_at = timezone.now()
             run.save(update_fields=("worker", "generation", "started_at"))
-        record(run, "confirmed", actor, digest=run.digest, background=background)
+        record(run, "confirmed", actor, digest=run.digest, background=background, checklist=list(checked))
     return run
+
+
+def require_grounds(run: Run, operation: Operation, actor: Actor, checked: Sequence[str]) -> None:
+    """Raises UnableToRun where a plan may not be confirmed so: no reason given, checklist, age of the backup."""
+    cls = type(operation)
+    if operation.wants_note and not run.note.strip():
+        raise UnableToRun(_("Say why: this needs a note."))
+    if operation.exact and not run.plan["counted"]:
+        raise UnableToRun(_("The outcomes are not counted yet."))
+    unchecked = checklist.missing(cls, checked) if actor.trigger != Trigger.SCHEDULE else []
+    if unchecked:
+        raise UnableToRun(_("Not confirmed of the checklist: %(items)s.") % {"items": ", ".join(unchecked)})
+    if objection := checklist.objection(cls, operation.at):
+        raise UnableToRun(objection)
+    operation.at.require_rights(operation.rights())
 
 
 def approve(run: Run, actor: Actor) -> None:
@@ -258,16 +294,18 @@ def approve(run: Run, actor: Actor) -> None:
         raise UnableToRun(_("Run %(run)d does not wait for approval.") % {"run": run.pk})
     if run.started_by == actor.name or (run.user_id and actor.user and run.user_id == actor.user.pk):
         raise UnableToRun(_("Run %(run)d needs a second person: you planned it.") % {"run": run.pk})
+    if objection := checklist.objection(registry.operation(run.operation), store_of(run)):
+        raise UnableToRun(objection)
     with transaction.atomic():
         _move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE)
         record(run, "approved", actor, digest=run.digest)
 
 
 def _take_locks(run: Run) -> None:
-    with _serialised("locks"):
+    with serialised("locks"):
         by_unit = registry.operation(run.operation).locks_units
         keys = [str(key) for key in run.selection.get("keys", ())] if by_unit else []
-        for table in run.writes:
+        for table in (*run.writes, *registry.operation(run.operation).locks):
             held = Lock.objects.filter(identity=run.identity, table=table).exclude(run=run)
             if keys:
                 held = held.filter(Q(key="") | Q(key__in=keys))
@@ -295,7 +333,7 @@ def _held_by(run: Run, table: str) -> str:
 
 
 @contextmanager
-def _serialised(name: str) -> Iterator[None]:
+def serialised(name: str) -> Iterator[None]:
     """One at a time over all processes. SQLite's IMMEDIATE transactions are so already."""
     with transaction.atomic():
         connection = connections["default"]
@@ -387,17 +425,35 @@ def resume(run: Run, actor: Actor) -> None:
         record(run, "resumed", actor)
 
 
+def add_note(run: Run, actor: Actor, text: str) -> None:
+    """What somebody has to say about a run, then or later: what was difficult, how it was solved."""
+    if not text.strip():
+        raise UnableToRun(_("The note is empty."))
+    record(run, "note", actor, text=text.strip()[:MAX_NOTE])
+
+
+def is_held(cls: type[Operation] | None) -> bool:
+    """Whether the emergency switch stops this operation: all but those that only read a store, such as a backup."""
+    return (cls is None or cls.touches_store) and Hold.objects.exists()
+
+
 def hold_all(actor: Actor, note: str) -> None:
     """The emergency switch: all runs wait at their next batch, none starts."""
     with transaction.atomic():
-        Hold.objects.create(who=actor.name, note=note)
+        hold = Hold.objects.create(who=actor.name, note=note)
         record(None, "hold_all", actor, note=note)
+        subject = _("All runs are held by %(who)s") % {"who": actor.name}
+        alerts.tell(f"hold/{hold.pk}", subject, _("Why: %(note)s") % {"note": note})
 
 
 def release_all(actor: Actor) -> None:
     with transaction.atomic():
+        newest = Hold.objects.order_by("-pk").first()
         Hold.objects.all().delete()
         record(None, "release_all", actor)
+        if newest is not None:
+            text = _("They were held by %(who)s: %(note)s") % {"who": newest.who, "note": newest.note}
+            alerts.tell(f"release/{newest.pk}", _("All runs go on: released by %(who)s") % {"who": actor.name}, text)
 
 
 # --- workers -----------------------------------------------------------------------------------------------
@@ -442,7 +498,7 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
     """
     if generation is not None and generation != run.generation:
         raise UnableToRun(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
-    if Hold.objects.exists():
+    if is_held(registry.operations().get(run.operation)):
         raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
     handed_over = run.status == Status.RUNNING and not run.worker
     if run.status == Status.RUNNING and not handed_over and not is_abandoned(run):
@@ -480,7 +536,11 @@ def store_of(run: Run) -> Store:
     """The store of a run, attached again if it was a file. Refuses another database in its place."""
     if run.attached_path:
         cls = registry.operations().get(run.operation)
-        store = attach_file(run.store, run.attached_path, read_only=cls is not None and issubclass(cls, Check))
+        store = attach_file(
+            run.store,
+            run.attached_path,
+            read_only=cls is not None and (issubclass(cls, Check) or not cls.touches_store),
+        )
     else:
         store = Store(run.store, run.store)
     if store.identity() != run.identity:
@@ -554,9 +614,14 @@ class Runner:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.operation = operation_of(run)
+        self.operation.run_id = run.pk
         self.store = self.operation.at
         self.selection = Selection(**run.selection)
         self.units = chosen_units(self.operation, self.selection)
+        self._shown: dict[Key, str] = {}
+        if self.operation.exact:
+            self._shown = dict(run.plan["shown"])
+            self.units = self.operation.choose(self.units, list(self._shown))
         self.size = run.batch_size
         self.request = Request(run.request)
         self._writer = _Writer(self.store)
@@ -662,7 +727,7 @@ class Runner:
         after = self.run.cursor if self._pending is None else self._pending.cursor
         units = self.operation.fetch(self.units, after=after, bound=self.run.bound, limit=self.size)
         sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
-        found = outcomes_of(self.operation, units, sampler)
+        found = outcomes_of(self.operation, units, sampler, change=self._as_shown if self.operation.exact else None)
         if sampler is not None:  # the shell confirms without counting: its run shows what it did first
             self.run.plan["sample"] = sampler.sample()
         if not self._see_through() or self.run.error:
@@ -673,6 +738,13 @@ class Runner:
         if self._pending is not None and self._pending.done.done():
             self._see_through()
         return True
+
+    def _as_shown(self, unit: Any) -> Outcome:
+        """What becomes of a unit that still is as the plan showed it."""
+        outcome = self.operation.change(unit)
+        if digest_of(outcome) != self._shown.get(unit.pk):
+            return Skip("changed_since")
+        return outcome
 
     def _do(self, bound: Key, act: Callable[[Any], Outcome]) -> bool:
         """One unit that writes no rows: a question is asked, or an act done. It is noted once it is over: a
@@ -971,7 +1043,7 @@ class Runner:
         if now - self._held_checked < HOLD_CHECK_SECONDS:
             return False
         self._held_checked = now
-        hold = Hold.objects.order_by("pk").first()
+        hold = Hold.objects.order_by("pk").first() if self.operation.touches_store else None
         reason = (
             _("All runs are held by %(who)s: %(note)s") % {"who": hold.who, "note": hold.note}
             if hold
@@ -1063,6 +1135,8 @@ class Runner:
             )
             run.locks.all().delete()
             record(run, status.value, _worker_actor(run), before=run.before, after=run.after, error=run.error)
+            run.status = status
+            _tell(run)
         self._open = None
         run.status = status
         run.refresh_from_db()
@@ -1154,6 +1228,34 @@ def give_up(run: Run, error: str) -> None:
         _move(run, Status.FAILED, error=error, finished_at=timezone.now(), generation=run.generation + 1)
         run.locks.all().delete()
         record(run, "failed", _worker_actor(run), error=error)
+        _tell(run)
+
+
+def _tell(run: Run) -> None:
+    """Tell the alert list how a run ended, where they should know: it failed, needs attention, found something new."""
+    facts = [
+        _("Run %(run)d: %(operation)s") % {"run": run.pk, "operation": run.operation},
+        _("Database: %(location)s") % {"location": run.location},
+        _("Started by: %(who)s") % {"who": run.started_by},
+        *filter(None, (run.note, run.error)),
+        _("Look at it with `runs show %(run)d`, or on its page.") % {"run": run.pk},
+    ]
+    values = {"run": run.pk, "operation": run.operation, "store": run.store, "status": run.get_status_display()}
+    if run.status in {Status.FAILED, Status.NEEDS_ATTENTION}:
+        subject = _("Run %(run)d of %(operation)s on %(store)s: %(status)s") % values
+        alerts.tell(f"run/{run.pk}", subject, "\n".join(facts))
+    if run.status == Status.FAILED or run.attached_path:  # a file that somebody looked at once is nobody's watch
+        return
+    news = findings.news(run)
+    new = sum(news.values())
+    if new:
+        subject = ngettext(
+            "%(count)d new finding of %(operation)s in %(store)s",
+            "%(count)d new findings of %(operation)s in %(store)s",
+            new,
+        ) % {**values, "count": new}
+        kinds = [f"{code}: {count} ({Priority(priority).label})" for (code, priority), count in news.items()]
+        alerts.tell(f"findings/{run.pk}", subject, "\n".join([*facts, "", *kinds]))
 
 
 @contextmanager

@@ -28,6 +28,7 @@ class Selection(NamedTuple):
 
     def narrow(self, units: QuerySet[Any], operation: Operation) -> QuerySet[Any]:
         """`units` that are chosen."""
+        operation.selected = self != Selection()
         if self.keys is not None:
             return operation.choose(units, self.keys)
         if self.query is not None:

@@ -12,16 +12,18 @@ from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 from unfold.widgets import CHECKBOX_CLASSES, INPUT_CLASSES, SELECT_CLASSES
 
 from opsconsole.operations import jobs, planning, registry, runner
-from opsconsole.operations.base import Check, Operation
+from opsconsole.operations.base import Operation, Risk
 from opsconsole.operations.models import Run, Status, Trigger
 from opsconsole.operations.pages import (
     REFUSALS,
     Changes,
+    EmergencyPage,
     PlanPage,
     RunPage,
     Table,
@@ -87,7 +89,7 @@ def start_plan(
 ) -> HttpResponse:
     """Plan an operation for this person and go to the plan's page. Counts small plans at once.
 
-    A check changes nothing, so there is nothing to confirm: it is queued.
+    What only reads changes nothing, so there is nothing to confirm: it is queued.
     `params`: as the form takes them; None: its initial values, and the form is shown if they don't do.
     """
     if not request.user.has_perm("operations.operate_run"):
@@ -105,7 +107,7 @@ def start_plan(
             status=400 if asked else 200,
         )
     try:
-        if issubclass(cls, Check):
+        if getattr(cls, "risk", None) == Risk.READ:
             run = _scan(request, cls, dict(form.cleaned_data))
         else:
             run = _plan(request, cls, dict(form.cleaned_data), selection, note)
@@ -127,7 +129,7 @@ def _plan(request: HttpRequest, cls: type[Operation], params: dict[str, Any], se
     return run
 
 
-def _scan(request: HttpRequest, cls: type[Check], params: dict[str, Any]) -> Run:
+def _scan(request: HttpRequest, cls: type[Operation], params: dict[str, Any]) -> Run:
     planned = planning.plan(planning.operation_on(cls, cls.locate(params), params))
     unfinished = runner.same_command(planned.operation, planned.selection)
     return unfinished or jobs.confirm(runner.draft(planned, actor_of(request)), actor_of(request))
@@ -228,6 +230,7 @@ def _plan_page(
         error=error,
         drift=drift,
         typed_error=typed_error,
+        checked=request.POST.getlist("checked"),
         may_operate=request.user.has_perm("operations.operate_run"),
     )
 
@@ -283,7 +286,7 @@ def confirm(request: HttpRequest, pk: int) -> HttpResponse:
         return _plan_page(request, run, error=str(error), status=409)
     run.save(update_fields=("note", "fast", "batch_size"))
     try:
-        jobs.confirm(run, actor)
+        jobs.confirm(run, actor, request.POST.getlist("checked"))
     except REFUSALS as error:
         run.refresh_from_db()
         return _plan_page(request, run, error=str(error), status=409)
@@ -329,6 +332,47 @@ def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
         if run.request:
             messages.info(request, _("Asked; the worker stops after this batch."))
     return redirect("run", run.pk)
+
+
+@require_POST
+@needs("operate_run")
+def note(request: HttpRequest, pk: int) -> HttpResponse:
+    """Add a note to a run's record."""
+    run = get_object_or_404(Run, pk=pk)
+    try:
+        runner.add_note(run, actor_of(request), request.POST.get("text", ""))
+    except REFUSALS as error:
+        messages.warning(request, str(error))
+    return redirect(f"{reverse('run', args=[run.pk])}?tab=report#tabs")
+
+
+# --- the emergency switch ----------------------------------------------------------------------------------------
+
+
+@needs("view_run")
+def emergency(request: HttpRequest) -> HttpResponse:
+    """Hold all runs, or let them go on; and back the stores up. It ends no process."""
+    error = ""
+    if request.method == "POST":
+        if not request.user.has_perm("operations.operate_run"):
+            raise PermissionDenied
+        reason = request.POST.get("note", "").strip()
+        if "release" in request.POST:
+            runner.release_all(actor_of(request))
+            return redirect("emergency")
+        if reason:
+            runner.hold_all(actor_of(request), reason[:2000])
+            return redirect("emergency")
+        error = _("Say why: everybody sees it.")
+    return _render(
+        request,
+        "operations/emergency.html",
+        _("Emergency switch"),
+        page=EmergencyPage(),
+        error=error,
+        may_operate=request.user.has_perm("operations.operate_run"),
+        status=400 if error else 200,
+    )
 
 
 # --- all operations ----------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ OUTCOME_LABELS = {
 REASON_LABELS = {
     "gone": _("no longer in scope when its turn came"),
     "moved": _("changed by others while it was being written"),
+    "changed_since": _("changed since the plan"),
 }
 
 
@@ -52,6 +53,7 @@ VERB_LABELS = {
     "pause": _("asked to pause"),
     "cancel": _("asked to cancel"),
     "resumed": _("resumed"),
+    "note": _("noted"),
     "hold_all": _("held all runs"),
     "release_all": _("released all runs"),
     "schedule": _("changed the schedule"),

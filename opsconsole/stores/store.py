@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.apps import apps
 from django.conf import settings
@@ -34,6 +34,14 @@ TITLES = {
 
 class StoreUnusable(Exception):
     """The store can't be used for what was asked. The message says why and what to do."""
+
+
+class Right(NamedTuple):
+    """A right of a PostgreSQL role: SELECT, INSERT, UPDATE or DELETE, on a table or on one of its columns."""
+
+    name: str
+    table: str
+    column: str = ""
 
 
 @dataclass(frozen=True)
@@ -186,7 +194,12 @@ class Store:
         return next(name for name, column in self.tables[table].items() if column.primary_key)
 
     def models(self) -> list[type[Model]]:
-        return [model for model in apps.get_models(include_auto_created=True) if store_of(model) == self.name]
+        """Those whose tables it should have: an unmanaged model's may be absent."""
+        return [
+            model
+            for model in apps.get_models(include_auto_created=True)
+            if store_of(model) == self.name and model._meta.managed
+        ]
 
     @contextmanager
     def in_key_order(self) -> Iterator[None]:
@@ -246,6 +259,12 @@ class Store:
             cursor.execute(_INDEXES[self.vendor], [table])
             return sorted({name for name, column in cursor.fetchall() if column in wanted})
 
+    def triggers_on(self, table: str, event: str) -> list[str]:
+        """Names of the store's own triggers that fire when rows of `table` see `event`: UPDATE, DELETE."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(_TRIGGERS[self.vendor], [table])
+            return sorted(name for name, fires in cursor.fetchall() if event in str(fires).upper().split())
+
     def version(self) -> str | None:
         """The newest row of `schema_version`, as dotted numbers sort."""
         if "version" not in self.tables.get("schema_version", {}):
@@ -282,6 +301,28 @@ class Store:
         except DatabaseError as error:
             raise self.unusable(error) from error
 
+    def require_rights(self, wanted: Sequence[Right]) -> None:
+        """Refuse a role that lacks one of the rights, with the statements that grant them: one query."""
+        if self.vendor != "postgresql" or not wanted:
+            return
+        with self.connection.cursor() as cursor:
+            cursor.execute(_RIGHTS, [list(part) for part in zip(*wanted, strict=True)])
+            lacking = cursor.fetchall()
+        if not lacking:
+            return
+        role, quote = lacking[0][0], self.connection.ops.quote_name
+        grants = [
+            f"GRANT {right}{f' ({quote(column)})' if column else ''} ON {quote(table)} TO {quote(role)};"
+            for _role, right, table, column in lacking
+        ]
+        named = [f"{right} {table}{f'.{column}' if column else ''}" for _role, right, table, column in lacking]
+        raise StoreUnusable(
+            _(
+                "%(location)s: the role %(role)s lacks %(rights)s. Nothing was written. Its owner grants it with:\n%(grants)s"
+            )
+            % {"location": self.location, "role": role, "rights": ", ".join(named), "grants": "\n".join(grants)}
+        )
+
     def unusable(self, error: Exception) -> StoreUnusable:
         """The sentence for a driver's error while opening or first reading the store."""
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -302,7 +343,7 @@ class Store:
         self.connection.close()
 
     def _lacks(self, needs: dict[type[Model], Iterable[str]]) -> dict[str, str]:
-        """What is missing → the statement that adds it (a table: which document has it)."""
+        """What is missing → the statements that add it and its indexes (a table: which document has it)."""
         lacks: dict[str, str] = {}
         for model, columns in needs.items():
             table = model._meta.db_table
@@ -313,7 +354,8 @@ class Store:
                 if name not in self.tables[table]:
                     field = next(f for f in model._meta.concrete_fields if f.column == name)
                     type_ = (field.db_type(self.connection) or "text").upper()
-                    lacks[f"{table}.{name}"] = f"ALTER TABLE {table} ADD COLUMN {name} {type_};"
+                    statements = [f"ALTER TABLE {table} ADD COLUMN {name} {type_};", *_index_statements(model, name)]
+                    lacks[f"{table}.{name}"] = "\n".join(statements)
         return lacks
 
     def _rows(self, sql: str) -> list[Any]:
@@ -347,6 +389,20 @@ def _columns(model: type[Model]) -> list[str]:
     return [str(field.column) for field in model._meta.concrete_fields]
 
 
+def _index_statements(model: type[Model], column: str) -> list[str]:
+    """Those that make the documented indexes of a column."""
+    table = model._meta.db_table
+    found = []
+    for index in model._meta.indexes:
+        columns = {
+            str(getattr(model._meta.get_field(name), "column", name)): order for name, order in index.fields_orders
+        }
+        if column in columns:
+            listed = ", ".join(f"{name} {order}".strip() for name, order in columns.items())
+            found.append(f"CREATE INDEX {index.name} ON {table} ({listed});")
+    return found
+
+
 def _dotted(version: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else -1 for part in version.split("."))
 
@@ -367,6 +423,19 @@ _INTROSPECT = {
     """,
 }
 
+# Name, and the words among which are its events: on SQLite all that stands before its body.
+_TRIGGERS = {
+    "sqlite": """
+        SELECT name, substr(sql, 1, instr(upper(sql), ' ON ')) FROM sqlite_master
+        WHERE type = 'trigger' AND tbl_name = %s COLLATE NOCASE
+    """,
+    "postgresql": """
+        SELECT tgname,
+            concat_ws(' ', CASE WHEN tgtype & 16 > 0 THEN 'UPDATE' END, CASE WHEN tgtype & 8 > 0 THEN 'DELETE' END)
+        FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal AND tgenabled <> 'D'
+    """,
+}
+
 _INDEXES = {
     "sqlite": """
         SELECT l.name, i.name FROM pragma_index_list(%s) AS l JOIN pragma_index_info(l.name) AS i
@@ -378,3 +447,12 @@ _INDEXES = {
         WHERE i.indrelid = %s::regclass
     """,
 }
+
+_RIGHTS = """
+    SELECT current_user, w.name, w.relation, w.attribute
+    FROM unnest(%s::text[], %s::text[], %s::text[]) AS w(name, relation, attribute)
+    WHERE to_regclass(quote_ident(w.relation)) IS NOT NULL AND NOT CASE
+        WHEN w.attribute = '' THEN has_table_privilege(to_regclass(quote_ident(w.relation)), w.name)
+        ELSE has_column_privilege(to_regclass(quote_ident(w.relation)), w.attribute, w.name)
+    END
+"""

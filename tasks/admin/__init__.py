@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tasks.admin import agentos
+from tasks.admin import agentos, helix, records
 
-__all__ = ["agentos"]
+__all__ = ["agentos", "helix", "records"]

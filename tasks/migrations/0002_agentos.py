@@ -356,24 +356,27 @@ def _sqlite_strings(text: str) -> str:
 
 
 def _sqlite_grams(text: str) -> str:
-    """The words of `text` as an expression. In pieces of 256: `substr` counts from the beginning each time."""
-    here, next_ = (f"substr(piece, {place}, 1) GLOB '[{HAN}]'" for place in ("i", "i + 1"))
+    """The words of `text`, letter by letter, each with the next one.
+
+    In pieces of 128: `substr` counts from the beginning each time.
+    """
     return f"""(
         WITH RECURSIVE source(text) AS (SELECT substr({text}, 1, {CHARACTERS})),
-        step(at, i, piece) AS (
-            SELECT 1, 1, substr(text, 1, 257) FROM source WHERE text GLOB '*[{HAN}]*'
+        step(at, i, piece, pair) AS (
+            SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[{HAN}]*'
             UNION ALL
             SELECT
-                CASE WHEN i < 256 THEN at ELSE at + 256 END,
-                CASE WHEN i < 256 THEN i + 1 ELSE 1 END,
-                CASE WHEN i < 256 THEN piece ELSE substr(text, at + 256, 257) END
-            FROM step, source WHERE substr(piece, i + 1, 1) <> ''
+                CASE WHEN i < 128 THEN at ELSE at + 128 END,
+                CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
+                CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
+                CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
+            FROM step, source WHERE length(pair) = 2
         )
         SELECT coalesce(group_concat(
             CASE
-                WHEN NOT {here} THEN substr(piece, i, 1)
-                WHEN {next_} THEN ' ' || substr(piece, i, 2)
-                ELSE ' ' || substr(piece, i, 1) || ' '
+                WHEN pair GLOB '[{HAN}][{HAN}]' THEN ' ' || pair
+                WHEN pair GLOB '[{HAN}]*' THEN ' ' || substr(pair, 1, 1) || ' '
+                ELSE substr(pair, 1, 1)
             END, ''), (SELECT text FROM source)) FROM step
     )"""
 
@@ -464,15 +467,17 @@ EXCEPTION WHEN others THEN
     RETURN document;
 END;
 $$;
-CREATE FUNCTION search_words(text) RETURNS tsvector LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE COST 10000 AS $$
-    SELECT to_tsvector(
-        'pg_catalog.simple',
-        regexp_replace(t, '([{HAN}][{HAN}]?)', ' \\1 ', 'g') || ' ' || regexp_replace(
-            regexp_replace(t, '[^{HAN}]*(?:[{HAN}]([{HAN}]*)|$)', ' \\1 ', 'g'), '([{HAN}][{HAN}]?)', ' \\1 ', 'g'
-        )
-    ) FROM (
-        SELECT translate(left($1, {CHARACTERS}), '!"#$%&''()*+,-./:;<=>?@[\\]^_`{{|}}~', repeat(' ', 32)) AS t
-    ) AS plain
+CREATE FUNCTION search_words(document text) RETURNS tsvector LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE COST 10000 AS $$
+DECLARE
+    words text := regexp_replace(left(document, {CHARACTERS}), '[!-/:-@[-`{{-~]+', ' ', 'g');
+BEGIN
+    IF words ~ '[{HAN}]' THEN  -- pairs from the first letter of each run on, and from the second
+        words := regexp_replace(words, '([{HAN}][{HAN}]?)', ' \\1 ', 'g') || ' ' || regexp_replace(
+            regexp_replace(words, '[^{HAN}]*(?:[{HAN}]([{HAN}]*)|$)', ' \\1 ', 'g'), '([{HAN}][{HAN}]?)', ' \\1 ', 'g'
+        );
+    END IF;
+    RETURN to_tsvector('pg_catalog.simple', words);
+END;
 $$;
 CREATE INDEX memory_items_search ON memory_items
     USING gin (search_words(coalesce(json_strings(tags) || chr(10), '') || json_strings(content)));

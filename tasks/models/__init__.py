@@ -17,19 +17,30 @@ from tasks.models.agentos import (
     WebuiMessage,
     WebuiSession,
 )
+from tasks.models.helix import AgentPrompt, HelixArtifact, HelixJob, HelixTask, SystemLog
+from tasks.models.records import ExecutionStatus, Stage, TaskStatus, TestRecord
 
 __all__ = [
+    "AgentPrompt",
+    "ExecutionStatus",
+    "HelixArtifact",
+    "HelixJob",
+    "HelixTask",
     "KbChunk",
     "KbEmbedding",
     "KbSource",
     "MemoryItem",
     "Project",
     "ProjectRepo",
+    "Stage",
+    "SystemLog",
     "Task",
     "TaskArtifactRef",
     "TaskDependency",
     "TaskLineage",
     "TaskRepoScope",
+    "TaskStatus",
+    "TestRecord",
     "WebuiMessage",
     "WebuiSession",
 ]

@@ -11,7 +11,18 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from opsconsole.display import figure
-from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Schedule, Skip, Unfit
+from opsconsole.operations.base import (
+    Changed,
+    Operation,
+    Outcome,
+    Priority,
+    Problem,
+    Risk,
+    RowChange,
+    Schedule,
+    Skip,
+    Unfit,
+)
 from opsconsole.stores.models import Moment, moment_text
 from opsconsole.stores.moments import read_moment
 from tasks.models import MemoryItem
@@ -29,6 +40,7 @@ class CleanMemoryItems(Operation):
     writes = {"memory_items": ()}
     risk = Risk.DELETE
     schedule = Schedule("45 3 * * *")
+    problem = Problem(_("expired memory items"), Priority.PERIODIC.value)
     reasons = {
         "expired": _("expired"),
         "used_since": _("used since the plan"),

@@ -20,7 +20,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from django.utils.translation import gettext as _
 
 from opsconsole.display import figure
-from opsconsole.operations import findings, jobs, planning, registry, runner
+from opsconsole.operations import checklist, findings, jobs, planning, registry, runner
 from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Check, Found, Operation, Risk
 from opsconsole.operations.management.output import Output, discard_output
 from opsconsole.operations.models import RESUMABLE, Run, Status, Trigger
@@ -34,6 +34,7 @@ from opsconsole.stores.store import Store, StoreUnusable, all_stores, attach_fil
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_ATTENTION, EXIT_INTERRUPTED = 1, 2, 3, 130
 MAX_BATCH_SIZE = 100_000
+SHOWN_ERRORS = 20
 
 
 class Refused(CommandError):
@@ -133,7 +134,7 @@ def add_verb(verbs: Any, name: str, *, help: str, examples: tuple[str, ...] = ()
 
 def flag_of(parameter: str) -> str:
     """How a parameter is given on the command line."""
-    return "--" + parameter.replace("_", "-")
+    return "--" + parameter.rstrip("_").replace("_", "-")
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -207,6 +208,14 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--note", metavar="TEXT", default="", help=_("why; kept with the run"))
     add_user_flag(parser)
     parser.add_argument("--yes", action="store_true", help=_("skip the question, never a check"))
+    parser.add_argument(
+        "--confirm",
+        nargs="+",
+        default=[],
+        choices=tuple(checklist.ITEMS),
+        metavar="ITEM",
+        help=_("items of the checklist that you confirm: %(items)s") % {"items": ", ".join(checklist.ITEMS)},
+    )
     add_json_flag(parser)
 
 
@@ -234,11 +243,12 @@ class OperationCommand(ConsoleCommand):
     operation: ClassVar[str]
     executes_by_default: ClassVar[bool] = False
     asks: ClassVar[bool] = True  # before execution; an operation that only fills asks in production alone
+    positional: ClassVar[tuple[str, ...]] = ()  # parameters that are given without a flag, in this order
 
     def add_arguments(self, parser: CommandParser) -> None:
         cls = registry.operation(self.operation)
         parser.description = parser.description or str(cls.description)
-        registry.add_arguments(cls, parser)
+        registry.add_arguments(cls, parser, positional=self.positional)
         if issubclass(cls, Check):
             add_check_flags(parser)
         else:
@@ -263,7 +273,7 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
     output = Output(as_json=options["json"], bare=options["background"], no_color=options["no_color"])
     store = chosen_store(cls, params, options, read_only=True)
     try:
-        with _reading(store):
+        with reading(store):
             operation = planning.operation_on(cls, store, params)
             planned = planning.plan(operation)
             if options.get("keys"):
@@ -272,7 +282,7 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
             require_setup()
             found, run = _scan(planned, options, output)
         else:
-            with _reading(store):
+            with reading(store):
                 found, run = [one for item in operation.items() for one in operation.ask(item)], None
     except KeyboardInterrupt:
         raise CommandError(_("Stopped: nothing was written."), returncode=EXIT_INTERRUPTED) from None
@@ -359,10 +369,10 @@ def run_operation(
         require_setup()
     actor = shell_actor(options["user"]) if execute or options["user"] else None
     output = Output(as_json=options["json"], bare=options["background"] and execute, no_color=options["no_color"])
-    store = chosen_store(cls, params, options, read_only=not execute)
+    store = chosen_store(cls, params, options, read_only=not (execute and cls.touches_store))
     try:
         operation = planning.operation_on(cls, store, params)
-        with _reading(store):
+        with reading(store):
             operation.at.require({model: tuple(columns) for model, columns in operation.needs().items()})
             selection = Selection(known_keys(operation, options["keys"])) if options.get("keys") else Selection()
         size = operation.batch_size or options["batch_size"] or DEFAULT_BATCH_SIZE
@@ -401,7 +411,7 @@ def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str
 
 
 @contextmanager
-def _reading(store: Store) -> Iterator[None]:
+def reading(store: Store) -> Iterator[None]:
     """A driver's error while a store is first read becomes a refusal."""
     try:
         yield
@@ -410,12 +420,14 @@ def _reading(store: Store) -> Iterator[None]:
 
 
 def _dry_run(operation: Operation, selection: Selection, size: int, output: Output) -> None:
-    with _reading(operation.at):
+    with reading(operation.at):
         planned = planning.plan(operation, selection)
         output.header(operation, size, mode=_("DRY-RUN (preview)"))
         output.need(operation, planned)
         with output.progress(planned.total) as advance:
             planning.count_outcomes(planned, batch_size=size, on_progress=lambda p: advance(sum(p.counts().values())))
+    for line in checklist.lines(planned) if planned.total else ():
+        output.table([(f"{line.title}:" if not place else "", fact) for place, fact in enumerate(line.facts)])
     output.sample(operation, planned.sample)
     seen = sum(planned.counts().values())
     result = {
@@ -448,23 +460,29 @@ def _execute(
     output: Output,
     asks: bool,
 ) -> None:
-    with _reading(operation.at):
-        operation.at.require_writable()
+    if operation.touches_store:
+        with reading(operation.at):
+            operation.at.require_writable()
+            operation.at.require_rights(operation.rights())
     run = runner.same_command(operation, selection)
     if run is not None:
         run = _take_over(run, size, actor, options, output)
     else:
-        with _reading(operation.at):
+        with reading(operation.at):
             planned = planning.plan(operation, selection)
+            few = planned.total <= runner.RECOUNTED_UNITS
+            if operation.exact or (few and checklist.has_checklist(type(operation))):
+                planning.count_outcomes(planned)
         output.header(operation, size, mode=_("EXECUTE"))
         output.need(operation, planned)
+        checked = _check_off(operation, planned, options, output)
         _ask(operation, planned, options, output, asks)
         run = runner.draft(planned, actor, note=options["note"], batch_size=size, fast=options["fast"])
         try:
             if options["background"]:
-                jobs.confirm(run, actor)
+                jobs.confirm(run, actor, checked)
             else:
-                runner.confirm(run, actor, background=False)
+                runner.confirm(run, actor, background=False, checked=checked)
         except UnableToRun:
             runner.cancel(run, actor)
             raise
@@ -494,6 +512,33 @@ def _take_over(run: Run, size: int, actor: Actor, options: dict[str, Any], outpu
         % {"run": run.pk, "seen": figure(run.seen), "total": figure(run.total)}
     )
     return run
+
+
+def _check_off(operation: Operation, planned: Plan, options: dict[str, Any], output: Output) -> list[str]:
+    """The checklist of what deletes, with what the console knows: asked item by item on a terminal, unless
+    --confirm names them. No other flag skips it.
+    """
+    lines = checklist.lines(planned) if planned.total else []
+    for line in lines:
+        output.line(line.title, style="bold")
+        for fact in line.facts:
+            output.line(f"  {fact}")
+    if not lines:
+        return []
+    cls = type(operation)
+    if objection := checklist.objection(cls, operation.at):
+        raise Refused(objection)
+    checked = list(options["confirm"])
+    unchecked = checklist.missing(cls, checked)
+    if unchecked and not sys.stdin.isatty():
+        raise Refused(_("The checklist must be confirmed: give --confirm %(items)s.") % {"items": " ".join(unchecked)})
+    for line in lines:
+        if line.code in unchecked:
+            output.console.print(f"{line.title}: {line.question}? [y/N] ", markup=False, end="")
+            if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+                raise Refused(_("Not confirmed: nothing was written."))
+            checked.append(line.code)
+    return checked
 
 
 def _ask(operation: Operation, planned: Plan, options: dict[str, Any], output: Output, asks: bool) -> None:
@@ -561,6 +606,8 @@ def _work(run: Run, output: Output) -> None:
         sys.exit(EXIT_INTERRUPTED)
     if run.error:
         output.error(run.error)
+    for unit in run.units_set_aside.order_by("pk")[:SHOWN_ERRORS]:
+        output.error(f"{unit.label}: {unit.error}")
     if run.status in {Status.FAILED, Status.CANCELLED}:
         sys.exit(EXIT_FAILED)
     if run.status == Status.NEEDS_ATTENTION:

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from opsconsole.display import duration, figure
+from opsconsole.display import duration, figure, figure_or_words
 from opsconsole.operations import registry
 from opsconsole.operations.base import Check, Found, Operation, Priority
 from opsconsole.operations.findings import MOVES
@@ -226,6 +226,8 @@ class Output:
             (_("Time"), duration(result["elapsed_seconds"])),
         ]
         self.table(rows, right=(1,))
+        made = operation.made(result["run"]) if operation is not None and result["run"] is not None else {}
+        self.table([(name, str(value)) for name, value in made.items()])
         figures = result["after"]
         if figures:
             self.line()
@@ -287,6 +289,7 @@ def result_of(run: Run) -> dict[str, Any]:
         "sample": run.plan.get("sample", []),
         "error": run.error,
         "waiting": run.waiting,
+        **(registry.operations()[run.operation].made(run.pk) if run.operation in registry.operations() else {}),
     }
 
 
@@ -305,10 +308,7 @@ def rate_text(rate: float) -> str:
 
 def _figures(operation: Operation | type[Operation] | None, figures: dict[str, Any]) -> list[tuple[str, str]]:
     labels = operation.figure_labels if operation else {}
-    return [
-        (str(labels.get(name, name)), figure(value) if isinstance(value, int) else str(value))
-        for name, value in figures.items()
-    ]
+    return [(str(labels.get(name, name)), figure_or_words(value)) for name, value in figures.items()]
 
 
 def _row_name(operation: Operation, entry: dict[str, Any], row: dict[str, Any]) -> str:

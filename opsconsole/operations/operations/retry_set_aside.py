@@ -43,6 +43,7 @@ class RetrySetAside(Operation):
         self.batch_size, self.reasons = self.again.batch_size, self.again.reasons  # type: ignore[misc]
         self.act = self.again.act
         self.figure_labels = self.again.figure_labels  # type: ignore[misc]
+        self.observed = self.again.observed
 
     @property
     def again(self) -> Operation:
@@ -79,7 +80,7 @@ class RetrySetAside(Operation):
     def key_name(self) -> str:
         return self.again.key_name
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
         return self.again.measure(lambda units: narrow(self.again.choose(units, self._keys)))
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:

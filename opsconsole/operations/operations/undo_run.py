@@ -12,12 +12,13 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.display import figure
+from opsconsole.operations import registry
 from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
 from opsconsole.operations.models import Batch
 from opsconsole.operations.runner import UnableToRun, run_called, store_of
 from opsconsole.stores import rows
 from opsconsole.stores.rows import Key, Values
-from opsconsole.stores.store import Store
+from opsconsole.stores.store import Right, Store
 
 INDEX_BITS = 20  # a unit's key: batches counted from the last one, then the row's place in its batch
 
@@ -58,6 +59,12 @@ class UndoRun(Operation):
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         super().__init__(store, params)
         self.run = run_called(self.params["run"])
+        cls = registry.operations().get(self.run.operation)
+        if cls is not None and not cls.undoable:
+            raise UnableToRun(
+                gettext("Run %(run)d can't be undone: %(title)s keeps no before-images.")
+                % {"run": self.run.pk, "title": cls.title}
+            )
         if not self.run.undoable:
             raise UnableToRun(
                 gettext("Run %(run)d left nothing to undo: it changed no row, or its before-images were pruned.")
@@ -140,6 +147,14 @@ class UndoRun(Operation):
                 ),
             )
         )
+
+    def rights(self) -> list[Right]:
+        """Rows that the run deleted are inserted again, those that it inserted go."""
+        cls = registry.operations().get(self.run.operation)
+        if cls is not None and cls.risk == Risk.DELETE:
+            gone = [Right("INSERT", table) for table, columns in self.writes.items() if not columns]
+            return gone + [Right("UPDATE", table, name) for table, names in self.writes.items() for name in names]
+        return super().rights()
 
     def label(self, unit: ChangedRow) -> str:
         return f"{unit.table} {unit.key}"

@@ -57,6 +57,11 @@ class Command(ConsoleCommand):
             verb = self._verb_of_run(name, text)
             add_user_flag(verb)
             add_json_flag(verb)
+        noting = self._verb_of_run(
+            "note", _("add to a run's record what was difficult, how it was solved"), "--user mira"
+        )
+        noting.add_argument("text", metavar="TEXT", help=_("what is to be kept"))
+        add_user_flag(noting)
         add_common_flags(self._verb_of_run("retry", _("try again the units that a run set aside")))
         add_common_flags(self._verb_of_run("undo", _("plan the undo of a run, or do it with --execute"), "--execute"))
         export = self._verb("export", _("all runs as a table"), "runs export", "runs export --to runs.xlsx")
@@ -213,6 +218,11 @@ class Command(ConsoleCommand):
 
     def _approve(self, options: dict[str, Any]) -> None:
         _steer(options, jobs.approve, permission="operations.approve_run")
+
+    def _note(self, options: dict[str, Any]) -> None:
+        run = run_called(options["run"])
+        runner.add_note(run, shell_actor(options["user"]), options["text"])
+        _output(options).line(_("Noted with run %(run)d.") % {"run": run.pk})
 
     def _hold_all(self, options: dict[str, Any]) -> None:
         runner.hold_all(shell_actor(options["user"]), options["note"])

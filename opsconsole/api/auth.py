@@ -1,0 +1,83 @@
+"""Who asks: a token in `Authorization: Bearer …`, or the console's own session. Whoever asks needs the right.
+
+Accounts behind tokens, with their rights, are remembered for a moment: clients that poll would ask for little else.
+This process forgets them with the first change that it makes itself, any other after `REMEMBERED_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from ninja.errors import AuthenticationError, AuthorizationError
+from ninja.security import HttpBearer
+from ninja.security import SessionAuth as NinjaSessionAuth
+
+from opsconsole.api.models import Token, digest
+
+
+def access(permission: str = "") -> list[Callable[[HttpRequest], Any]]:
+    """The `auth` of a router or an operation: accounts with this permission, by token or session."""
+    return [TokenAuth(permission), SessionAuth(permission)]
+
+
+class TokenAuth(HttpBearer):
+    """A token that is not good is refused, whatever the session says. The account is `request.user`."""
+
+    def __init__(self, permission: str) -> None:
+        super().__init__()
+        self.permission = permission
+
+    def authenticate(self, request: HttpRequest, token: str) -> Any:
+        found = _token(digest(token))
+        if found is None or (found.expires_at is not None and found.expires_at <= timezone.now()):
+            raise AuthenticationError(message=_("This token is not known, was revoked, or has expired."))
+        request.user = found.user
+        return _permitted(found.user, self.permission)
+
+
+def _token(digest: str) -> Token | None:
+    """The token with its active account."""
+    now = time.monotonic()
+    until, found = _remembered.get(digest, (0.0, None))
+    if now < until:
+        return found
+    found = Token.objects.filter(digest=digest, user__is_active=True).select_related("user").first()
+    if len(_remembered) >= REMEMBERED_TOKENS:
+        _remembered.clear()
+    if found is not None:
+        _remembered[digest] = now + REMEMBERED_SECONDS, found
+    return found
+
+
+def forget(**kwargs: Any) -> None:
+    """A token, an account or a right has changed."""
+    _remembered.clear()
+
+
+REMEMBERED_SECONDS = 2.0
+REMEMBERED_TOKENS = 1_000
+_remembered: dict[str, tuple[float, Token | None]] = {}
+
+
+class SessionAuth(NinjaSessionAuth):
+    """Somebody who is signed in to the console. What changes something needs the CSRF token, too."""
+
+    def __init__(self, permission: str) -> None:
+        super().__init__()
+        self.permission = permission
+
+    def __call__(self, request: HttpRequest) -> Any:
+        if not request.user.is_authenticated:
+            return None  # before the CSRF check: who sends no login is told to send one
+        return _permitted(super().__call__(request), self.permission)
+
+
+def _permitted(user: Any, permission: str) -> Any:
+    if permission and not user.has_perm(permission):
+        raise AuthorizationError(message=_("This account lacks the right %(right)s.") % {"right": permission})
+    return user

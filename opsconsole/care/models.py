@@ -1,0 +1,60 @@
+"""What the console knows about the state of its stores: their backups, and figures from time to time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+
+class Backup(models.Model):
+    """A whole file, written and checked. A backup that was cut off in the middle never gets here."""
+
+    store = models.CharField(_("store"), max_length=50)
+    identity = models.TextField()
+    path = models.TextField(_("file"), unique=True)
+    size = models.BigIntegerField(_("size"))
+    digest = models.CharField(max_length=64)  # SHA-256 of the file
+    at = models.DateTimeField(_("state of"))  # the moment whose state it holds
+    verified_at = models.DateTimeField(_("verified at"), null=True)
+    engine = models.CharField(_("engine"), max_length=20)
+    format = models.CharField(_("format"), max_length=20)  # sqlite, custom, sql
+    encrypted = models.BooleanField(_("encrypted"), default=False)
+    rows = models.JSONField(default=dict)  # table → rows
+    run = models.ForeignKey("operations.Run", models.SET_NULL, null=True, related_name="backups")
+
+    class Meta:
+        verbose_name = _("backup")
+        verbose_name_plural = _("backups")
+        indexes = (models.Index(fields=("identity", "-at"), name="backup_newest"),)
+
+    def __str__(self) -> str:
+        return Path(self.path).name
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file still lies where it was written, as long as it was."""
+        try:
+            return Path(self.path).stat().st_size == self.size
+        except OSError:
+            return False
+
+
+class Measurement(models.Model):
+    """A figure of a store, the last one of each day: what the front page shows without asking any store."""
+
+    day = models.DateField()
+    store = models.CharField(max_length=50)
+    name = models.CharField(max_length=200)  # see `measuring`
+    value = models.BigIntegerField(null=True)  # None: it could not be measured, `text` says why
+    before = models.BigIntegerField(null=True)  # the figure measured before this one
+    since = models.DateTimeField(null=True)  # since when it is not 0
+    text = models.TextField(blank=True)
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("day", "store", "name"), name="measurement_of_day"),)
+
+    def __str__(self) -> str:
+        return f"{self.store} {self.name}"

@@ -1,0 +1,91 @@
+"""Document 001: a backup of a whole store, consistent while others write, checked after writing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.db import models
+from django.template.defaultfilters import filesizeformat
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.care import archive, dumps, pg_tools
+from opsconsole.care.models import Backup
+from opsconsole.care.params import StoreField, named_store
+from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk, Schedule
+from opsconsole.stores.router import DEFAULT
+from opsconsole.stores.store import Store
+
+
+class BackupStore(Listed, Act):
+    title = _("Back up a store")
+    description = _(
+        "Writes the whole store into one file, consistent while others write: SQLite by its online backup, "
+        "PostgreSQL by pg_dump. The file is read back and checked before it is listed."
+    )
+    model = Backup
+    risk = Risk.MAKE
+    touches_store = False
+    cluster = LONG_CLUSTER
+    schedule = Schedule("0 2 * * *")
+
+    class Params(forms.Form):
+        store = StoreField()
+        to = forms.CharField(
+            required=False,
+            label=_("folder"),
+            help_text=_("the folder to write to; the data folder's backups/ if empty"),
+        )
+        plain = forms.BooleanField(
+            required=False, label=_("as SQL text"), help_text=_("gzipped SQL text, for those who move elsewhere")
+        )
+
+    @classmethod
+    def occasions(cls) -> Iterable[Mapping[str, Any]]:
+        return [{"store": name} for name in (DEFAULT, *settings.STORES)]
+
+    @classmethod
+    def locate(cls, params: Mapping[str, Any]) -> Store:
+        return named_store(params)
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return {}
+
+    def bound(self) -> int:
+        """Refuses before anything is written: a store that is not there, a missing folder, key or program."""
+        self.at.require_file()
+        self.at.connection.ensure_connection()
+        dumps.folder_of(self.params.get("to") or "")
+        archive.identity()
+        if self.at.path is None:
+            for name in ("pg_dump", "pg_restore"):
+                pg_tools.tool(name, self.at)
+        return 1
+
+    def items(self) -> list[str]:
+        return [self.at.alias]
+
+    def act(self, unit: Item) -> Outcome:
+        folder = dumps.folder_of(self.params.get("to") or "")
+        plain = bool(self.params.get("plain"))
+        dumps.write(self.at, folder, plain=plain, at=self.as_of, run_id=self.run_id)
+        return Changed(())
+
+    @classmethod
+    def made(cls, run_id: int) -> dict[str, Any]:
+        backup = Backup.objects.filter(run=run_id).first()
+        return {} if backup is None else {"file": backup.path, "size_bytes": backup.size}
+
+    def advice(self, total: int) -> list[str]:
+        size = filesizeformat(self.at.size())
+        if self.at.path is None:
+            return [gettext("The database has %(size)s; the file is compressed.") % {"size": size}]
+        return [
+            gettext("The store has %(size)s: as much room is needed beside the file while it is made.") % {"size": size}
+        ]
+
+    def action_label(self, count: int) -> str:
+        return gettext("Back up %(store)s") % {"store": self.at.alias}

@@ -1,0 +1,138 @@
+"""PostgreSQL's own programs: found, checked against the server, and told the address by environment only."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from django.utils.translation import gettext as _
+from psycopg import pq
+
+from opsconsole.stores.store import Store, StoreUnusable
+
+FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
+ENVIRONMENT = {
+    option.keyword.decode(): option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar
+}
+
+
+class ToolFailed(Exception):
+    """One of PostgreSQL's programs did not end well: its own first line says why."""
+
+
+class Content(NamedTuple):
+    """What a dump holds of one table."""
+
+    columns: tuple[str, ...]
+    rows: int
+
+
+def tool(name: str, store: Store) -> Path:
+    """`pg_dump`, `pg_restore`, at least as new as the server. Raises StoreUnusable."""
+    connection = store.connection
+    connection.ensure_connection()
+    server = int(connection.pg_version) // 10_000  # type: ignore[attr-defined]
+    found = {path: _major(path) for path in _candidates(name)}
+    fitting = sorted((version, path) for path, version in found.items() if version >= server)
+    if fitting:
+        return fitting[0][1]  # the nearest: what it writes, the server's own programs read
+    if found:
+        text = _(
+            "%(location)s is PostgreSQL %(server)d, and the newest %(tool)s here is %(found)d: install a newer one."
+        )
+        values = {"found": max(found.values())}
+    else:
+        text = _("%(tool)s is not installed: install the client programs of PostgreSQL %(server)d or newer.")
+        values = {}
+    raise StoreUnusable(text % {"location": store.location, "server": server, "tool": name, **values})
+
+
+def _candidates(name: str) -> Iterator[Path]:
+    if path := shutil.which(name):
+        yield Path(path)
+    for pattern in FOLDERS:
+        for folder in Path("/").glob(pattern.removeprefix("/")):
+            if os.access(folder / name, os.X_OK):
+                yield folder / name
+
+
+def _major(path: Path) -> int:
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+    found = re.search(r"\) (\d+)", said)
+    return int(found[1]) if found else 0
+
+
+def address(store: Store) -> dict[str, Any]:
+    """What psycopg needs to reach the store, without Django's own additions."""
+    return {name: value for name, value in store.connection.get_connection_params().items() if name in ENVIRONMENT}
+
+
+def environment(store: Store, **changed: str) -> dict[str, str]:
+    """The store's address as libpq's variables: a process list shows arguments to everybody."""
+    params = {**store.connection.get_connection_params(), **changed}
+    address = {ENVIRONMENT[name]: str(value) for name, value in params.items() if name in ENVIRONMENT and value}
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
+    return {**kept, **address}
+
+
+@contextmanager
+def started(command: Sequence[str | Path], env: dict[str, str], stdin: BinaryIO | None = None) -> Iterator[BinaryIO]:
+    """A program's output while it runs. Raises ToolFailed, after the output was read, when it did not end well."""
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(  # noqa: S603  # the arguments are ours
+            [str(part) for part in command],
+            env=env,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        try:
+            assert process.stdout is not None  # noqa: S101  # asked for above
+            with process.stdout:
+                yield process.stdout  # type: ignore[misc]
+            code = process.wait()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        if code:
+            errors.seek(0)
+            said = errors.read(4_000).decode(errors="replace").strip().splitlines()
+            raise ToolFailed(said[0] if said else f"{Path(command[0]).name} ended with {code}")
+
+
+_NAME = r'("(?:[^"]|"")+"|[^\s".(),]+)'
+_COPY = re.compile(rf"COPY {_NAME}\.{_NAME} \((.*)\) FROM stdin;\n")
+_ONE = re.compile(_NAME)
+
+
+def read_dump(lines: BinaryIO) -> dict[str, Content]:
+    """`schema.table` → what a plain dump holds of it: the whole text is read."""
+    found: dict[str, Content] = {}
+    for line in lines:
+        if not line.startswith(b"COPY "):
+            continue
+        head = _COPY.fullmatch(line.decode())
+        if head is None:
+            continue
+        rows = 0
+        for row in lines:
+            if row == b"\\.\n":
+                break
+            rows += 1
+        else:
+            raise ToolFailed(_("the dump ends in the middle of a table"))
+        columns = tuple(_plain(one) for one in _ONE.findall(head[3]))
+        found[f"{_plain(head[1])}.{_plain(head[2])}"] = Content(columns, rows)
+    return found
+
+
+def _plain(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name

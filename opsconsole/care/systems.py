@@ -1,0 +1,23 @@
+"""Which system a database belongs to, by its tables and columns: file names say anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from opsconsole.stores.store import TITLES, Store
+
+
+def system_of(columns: Mapping[str, Iterable[str]]) -> str | None:
+    """The store whose models know most of these columns; None where none knows any, or two know as many."""
+    held = {(table, column) for table, names in columns.items() for column in names}
+    known = sorted(((len(held & _columns(name)), name) for name in TITLES), reverse=True)
+    (most, name), (second, _other) = known[:2]
+    return name if most > second else None
+
+
+def _columns(name: str) -> set[tuple[str, str]]:
+    return {
+        (model._meta.db_table, str(field.column))
+        for model in Store(name, name).models()
+        for field in model._meta.concrete_fields
+    }

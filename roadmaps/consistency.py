@@ -1,0 +1,335 @@
+"""A task, its framework and its content tables side by side, and what does not fit: read-only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import orjson
+from django.conf import settings
+from django.db.models import QuerySet
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from opsconsole.display import duration
+from opsconsole.stores.moments import read_moment
+from opsconsole.stores.store import Store
+from roadmaps import checkpoints, framework
+from roadmaps.content import COMPLETED, PARTS, Content, contents, roadmaps
+from roadmaps.models import Acceptance, RoadmapTask
+
+BATCH = 500
+SHOWN_CONCEPTS = 5
+PARTIAL = "partial_failure"  # a finding of scans, and no problem of the commands: the task is consistent
+
+STATUS = RoadmapTask.Status
+SETTLED = (STATUS.COMPLETED.value, STATUS.PARTIAL_FAILURE.value)
+
+
+class Task(NamedTuple):
+    """The columns of a task that a check reads."""
+
+    task_id: str
+    roadmap_id: str | None
+    status: str
+    current_step: str | None
+    task_type: str | None
+    updated_at: str | None
+    failed_concepts: str | None
+
+
+TASK_COLUMNS = Task._fields
+
+
+def no_parts() -> dict[str, int]:
+    return dict.fromkeys((part.name for part in PARTS), 0)
+
+
+@dataclass(slots=True)
+class Comparison:
+    """One framework against the content tables. The lists name concepts, once per part."""
+
+    concepts: int = 0
+    framework: dict[str, int] = field(default_factory=no_parts)  # part → concepts marked completed
+    content: dict[str, int] = field(default_factory=no_parts)  # part → concepts with a usable row
+    references_complete: int = 0
+    behind: list[str] = field(default_factory=list)
+    ahead: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    dangling: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)  # concepts that lack a usable row
+
+
+class Problem(NamedTuple):
+    """`code` of the commands' contract; `places` (or minutes) and `names` are what its sentence is made of."""
+
+    code: str
+    places: int = 0
+    names: tuple[str, ...] = ()
+
+    @property
+    def detail(self) -> str:
+        return sentence(self.code, self.places, self.names)
+
+
+class State(NamedTuple):
+    """A task with all that was found about it."""
+
+    task: Task
+    comparison: Comparison
+    problems: tuple[Problem, ...]
+    unreadable: str = ""  # why the framework can't be read, as a code
+    accepted: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        task, found = self.task, self.comparison
+        return {
+            "task_id": task.task_id,
+            "roadmap_id": task.roadmap_id,
+            "status": task.status,
+            "current_step": task.current_step,
+            "concepts": found.concepts,
+            "framework": found.framework,
+            "content": found.content,
+            "references_complete": found.references_complete,
+            "problems": [{"code": problem.code, "detail": problem.detail} for problem in self.problems],
+        }
+
+
+def sentence(code: str, count: int = 0, names: Sequence[str] = ()) -> str:
+    """A problem in words."""
+    shown = ", ".join(names) + (" …" if count > len(names) and names else "")
+    if code == "stuck":
+        return _("processing, and unchanged for %(time)s") % {"time": duration(count * 60)}
+    if code == "status_mismatch":
+        return _("the task's status and its failed concepts are not what the content tables justify")
+    if code == "roadmap_missing":
+        return _("the task's roadmap is not there, or its framework can't be read")
+    if code == "no_checkpoint":
+        return _("the workflow left no checkpoint to go on from")
+    words = {
+        "framework_behind_content": ngettext(
+            "the framework is behind the content tables for %(count)d concept: %(names)s",
+            "the framework is behind the content tables for %(count)d concepts: %(names)s",
+            count,
+        ),
+        "framework_ahead_of_content": ngettext(
+            "the framework says completed without a usable row for %(count)d concept: %(names)s",
+            "the framework says completed without a usable row for %(count)d concepts: %(names)s",
+            count,
+        ),
+        "reference_missing": ngettext(
+            "%(count)d concept is completed without a reference: %(names)s",
+            "%(count)d concepts are completed without a reference: %(names)s",
+            count,
+        ),
+        "reference_dangling": ngettext(
+            "%(count)d concept refers to a row that is not there: %(names)s",
+            "%(count)d concepts refer to rows that are not there: %(names)s",
+            count,
+        ),
+        PARTIAL: ngettext(
+            "%(count)d concept failed, and nobody has accepted that as final: %(names)s",
+            "%(count)d concepts failed, and nobody has accepted that as final: %(names)s",
+            count,
+        ),
+    }
+    return words[code] % {"count": count, "names": shown}
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+def stuck_before(as_of: datetime) -> datetime:
+    """A processing task that has not moved since then is stuck."""
+    return as_of - timedelta(minutes=settings.ROADMAPS_STUCK_AFTER_MINUTES)
+
+
+def local_text(at: datetime) -> str:
+    """A moment as the store writes it: naive, in its own zone, to the second."""
+    return f"{at.astimezone(settings.ROADMAPS_TIME_ZONE):%Y-%m-%d %H:%M:%S}"
+
+
+def moved_at(text: str | None) -> datetime | None:
+    """A stored time as a moment; None for what is no time."""
+    return read_moment(text, settings.ROADMAPS_TIME_ZONE) if text else None
+
+
+def is_at_work(status: str, moved: datetime | None, as_of: datetime) -> bool:
+    """Processing, and moved within the time after which it counts as stuck."""
+    return status == STATUS.PROCESSING and moved is not None and moved >= stuck_before(as_of)
+
+
+def states(store: Store, as_of: datetime, tasks: QuerySet[RoadmapTask] | None = None) -> Iterator[State]:
+    """Every task (or those of `tasks`) with its state, in key order: a constant number of statements per batch."""
+    rows = RoadmapTask.objects.using(store.alias) if tasks is None else tasks
+    accepted = accepted_tasks(store)
+    after: str | None = None
+    while True:
+        portion = rows.order_by("pk") if after is None else rows.order_by("pk").filter(pk__gt=after)
+        with store.in_key_order():
+            batch = [Task(*row) for row in portion.values_list(*TASK_COLUMNS)[:BATCH]]
+        if not batch:
+            return
+        yield from _states(store, as_of, batch, accepted)
+        after = batch[-1].task_id
+
+
+def _states(store: Store, as_of: datetime, batch: list[Task], accepted: dict[str, set[str]]) -> Iterator[State]:
+    keys = {task.roadmap_id for task in batch if task.roadmap_id}
+    found = roadmaps(store, keys)
+    content = contents(store, found)
+    since = stuck_before(as_of)
+    stuck = {task.task_id: minutes for task in batch if (minutes := _stuck_minutes(task, since, as_of)) is not None}
+    creations = [task.task_id for task in batch if task.task_id in stuck and task.task_type in (None, "creation")]
+    resumable = checkpoints.threads(store, creations)
+    compared: dict[str, tuple[Comparison, str]] = {}
+    for task in batch:
+        roadmap = found.get(task.roadmap_id or "")
+        comparison, unreadable = Comparison(), "roadmap_missing"
+        if roadmap is not None:
+            if roadmap.roadmap_id not in compared:  # a roadmap may have several tasks
+                compared[roadmap.roadmap_id] = compare_text(roadmap.framework, content[roadmap.roadmap_id])
+            comparison, unreadable = compared[roadmap.roadmap_id]
+        problems: list[Problem] = []
+        deleted = roadmap is not None and roadmap.deleted  # then nothing of it is anybody's problem
+        if task.task_id in stuck and not deleted:
+            problems.append(Problem("stuck", stuck[task.task_id]))
+        if task.task_id in creations and task.task_id not in resumable and not deleted:
+            problems.append(Problem("no_checkpoint"))
+        if deleted:
+            pass
+        elif roadmap is None or unreadable:
+            if _should_have_roadmap(task, task.task_id in stuck):
+                problems.append(Problem("roadmap_missing"))
+        else:
+            # While a task works, its framework may be behind: only what has stopped is compared.
+            if task.task_id in stuck or task.status not in _UNDER_WAY:
+                problems += _problems(comparison)
+            if _mismatched(task, comparison):
+                problems.append(Problem("status_mismatch"))
+        covered = accepted.get(task.task_id)
+        is_accepted = (
+            covered is not None and task.status == STATUS.PARTIAL_FAILURE and covered >= set(comparison.failed)
+        )
+        yield State(task, comparison, tuple(problems), unreadable, is_accepted)
+
+
+_UNDER_WAY = (
+    STATUS.PENDING.value,
+    STATUS.PROCESSING.value,
+    STATUS.HUMAN_REVIEW_PENDING.value,
+    STATUS.CANCELLED.value,
+)
+
+
+def accepted_tasks(store: Store) -> dict[str, set[str]]:
+    """Task → the failed concepts that somebody has accepted as final."""
+    rows = Acceptance.objects.filter(identity=store.identity()).values_list("task_id", "failed_concepts")
+    return {task: set(failed) for task, failed in rows}
+
+
+def _stuck_minutes(task: Task, since: datetime, as_of: datetime) -> int | None:
+    if task.status != STATUS.PROCESSING:
+        return None
+    at = moved_at(task.updated_at)
+    if at is None or at >= since:
+        return None
+    return int((as_of - at).total_seconds() // 60)
+
+
+def _should_have_roadmap(task: Task, stuck: bool) -> bool:
+    """Early in its work a task has none yet."""
+    return bool(task.roadmap_id) or stuck or task.status in SETTLED
+
+
+def _mismatched(task: Task, found: Comparison) -> bool:
+    if task.status == STATUS.COMPLETED:
+        return bool(found.failed)
+    if task.status == STATUS.PARTIAL_FAILURE:
+        named = failed_in(task.failed_concepts)
+        return not found.failed or named is None or set(map(str, named)) != set(found.failed)
+    return bool(task.status == STATUS.FAILED and found.concepts and not found.failed)
+
+
+def failed_in(text: str | None) -> list[Any] | None:
+    """The concepts that a task's `failed_concepts` names; None where it names none."""
+    try:
+        document = json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return None
+    found = document.get("concept_ids") if isinstance(document, dict) else None
+    return found if isinstance(found, list) else None
+
+
+def _problems(found: Comparison) -> Iterator[Problem]:
+    for code, names in (
+        ("framework_behind_content", found.behind),
+        ("framework_ahead_of_content", found.ahead),
+        ("reference_missing", found.missing),
+        ("reference_dangling", found.dangling),
+    ):
+        if names:
+            concepts = tuple(dict.fromkeys(names))
+            yield Problem(code, len(concepts), concepts[:SHOWN_CONCEPTS])
+
+
+# --- comparing ---------------------------------------------------------------------------------------------------
+
+
+def compare_text(text: str | None, content: Content) -> tuple[Comparison, str]:
+    """The comparison, and a code where the framework can't be read."""
+    if text is None:
+        return Comparison(), "no_framework"
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        try:
+            return compare((concept.values for concept in framework.concepts_in(text)), content), ""
+        except framework.Unreadable as error:
+            return Comparison(), error.reason
+    if not isinstance(document, dict):
+        return Comparison(), "not_an_object"
+    found = compare(framework.read(document), content)
+    return found, "" if found.concepts else "no_concepts"
+
+
+def compare(concepts: Iterable[dict[str, Any]], content: Content) -> Comparison:
+    """Every concept's three statuses and references against the rows."""
+    found = Comparison()
+    says, has = [0, 0, 0], [0, 0, 0]
+    failed: dict[str, None] = {}
+    parts = [(place, *part[:4], rows) for place, (part, rows) in enumerate(zip(PARTS, content.rows, strict=True))]
+    for concept in concepts:
+        found.concepts += 1
+        get = concept.get
+        name = concept["concept_id"]
+        complete = True
+        for place, part, status, reference, copied, rows in parts:
+            row, named, said = rows.get(name), get(reference), get(status) == COMPLETED
+            says[place] += said
+            if row is None:
+                complete = False
+                failed[name] = None
+                if said:
+                    found.ahead.append(name)
+                    if named and named not in content.others.get((part, name), ()):
+                        found.dangling.append(name)
+                continue
+            has[place] += 1
+            fits = named == row.key or named in content.others.get((part, name), ())
+            complete &= fits
+            if said and not named:
+                found.missing.append(name)
+            elif said and not fits:
+                found.dangling.append(name)
+            elif not said or named != row.key or tuple(map(get, copied)) != row.copied:
+                found.behind.append(name)
+        found.references_complete += complete
+    found.framework = {part.name: says[place] for place, part in enumerate(PARTS)}
+    found.content = {part.name: has[place] for place, part in enumerate(PARTS)}
+    found.failed = list(failed)
+    return found

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
+from opsconsole.display import figure
+from opsconsole.operations.management.output import Output
+from roadmaps.consistency import State
+from roadmaps.content import PARTS
+from roadmaps.management.states import StatesCommand, counted
+
+
+class Command(StatesCommand):
+    help = gettext_noop("Show a task, its framework and the content tables side by side, and what does not fit.")
+    examples = (
+        "check_task_recovery_status 49961d40-0cac-4255-abba-adad0b901056",
+        "check_task_recovery_status --all --exit-code --json",
+    )
+    operation = "roadmaps.check_recovery"
+
+    def show(self, states: Iterable[State], output: Output, *, whole: bool) -> bool:
+        counts: dict[str, int] = {}
+        for state in counted(states, counts):
+            if whole:
+                _show(state, output)
+            for problem in state.problems:
+                output.line(f"{state.task.task_id}  {problem.code}: {problem.detail}")
+        tasks = counts.pop("tasks", 0)
+        output.line(_("Tasks: %(tasks)s") % {"tasks": figure(tasks)})
+        output.table([(code, figure(count)) for code, count in sorted(counts.items())], right=(1,))
+        if not counts:
+            output.line(_("Nothing found."))
+        return bool(counts)
+
+
+def _show(state: State, output: Output) -> None:
+    task, found = state.task, state.comparison
+    output.table(
+        [
+            (_("Task"), task.task_id),
+            (_("Roadmap"), task.roadmap_id or "–"),
+            (_("Status"), task.status),
+            (_("Step"), task.current_step or "–"),
+            (_("Unchanged since"), task.updated_at or "–"),
+            (_("Concepts"), figure(found.concepts)),
+        ]
+    )
+    output.table(
+        [
+            ("", _("framework"), _("content tables")),
+            *((part.name, figure(found.framework[part.name]), figure(found.content[part.name])) for part in PARTS),
+        ],
+        right=(1, 2),
+        heading=True,
+    )
+    output.line(_("With complete references: %(count)s") % {"count": figure(found.references_complete)})

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
+from opsconsole.operations.management.base import OperationCommand
+from roadmaps.management.states import refuse_moving, require_choice
+
+
+class Command(OperationCommand):
+    help = gettext_noop("Write into framework and task what the content tables hold; executes unless --dry-run.")
+    examples = (
+        "sync_task_results_to_framework 49961d40-0cac-4255-abba-adad0b901056",
+        "sync_task_results_to_framework --all --dry-run",
+    )
+    operation = "roadmaps.sync_results"
+    executes_by_default = True
+    asks = False
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("keys", nargs="*", metavar="TASK_ID", help=_("the tasks to sync"))
+        parser.add_argument("--all", action="store_true", help=_("every stuck task"))
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        require_choice(options)
+        if options["keys"] and not options["force"]:
+            refuse_moving(self.operation, options, _("wait until it counts as stuck, or give --force"))
+        super().handle(*args, **options)

@@ -1,0 +1,83 @@
+"""Document 004: tasks that are stuck, and frameworks that do not say what the content tables hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.operations.base import Check, Found, Priority, Schedule
+from roadmaps.consistency import PARTIAL, SHOWN_CONCEPTS, STATUS, TASK_COLUMNS, State, sentence, states
+from roadmaps.content import NEEDS
+from roadmaps.models import RoadmapTask
+
+SYNC, RECOVER, RETRY = "roadmaps.sync_results", "roadmaps.recover_tasks", "roadmaps.retry_failed_concepts"
+
+
+class CheckRecovery(Check):
+    title = _("Check tasks and frameworks")
+    description = _(
+        "Compares each task, its framework and the content tables: tasks that are stuck, statuses that the rows "
+        "do not justify, references that are missing or dangling, and partial results that nobody has accepted."
+    )
+    store = "roadmaps"
+    model = RoadmapTask
+    schedule = Schedule("*/10 * * * *")
+    questions = ("tasks",)
+    reasons = {
+        "stuck": _("stuck"),
+        "framework_behind_content": _("the framework is behind the content tables"),
+        "framework_ahead_of_content": _("the framework says completed without a row"),
+        "reference_missing": _("a completed part has no reference"),
+        "reference_dangling": _("a reference names no row"),
+        "status_mismatch": _("the task's status is not justified"),
+        "roadmap_missing": _("the roadmap is missing or unreadable"),
+        "no_checkpoint": _("no checkpoint to go on from"),
+        PARTIAL: _("a partial result that nobody has accepted"),
+    }
+    repairs = {
+        **dict.fromkeys(
+            (
+                "stuck",
+                "framework_behind_content",
+                "framework_ahead_of_content",
+                "reference_missing",
+                "reference_dangling",
+                "status_mismatch",
+            ),
+            SYNC,
+        ),
+    }
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return {RoadmapTask: TASK_COLUMNS, **NEEDS}
+
+    def states(self) -> Iterator[State]:
+        """Of every task, or of those that somebody named."""
+        tasks = RoadmapTask.objects.using(self.at.alias)
+        return states(self.at, self.as_of, tasks if self.chosen is None else tasks.filter(pk__in=list(self.chosen)))
+
+    def ask(self, question: str) -> Iterator[Found]:
+        for state in self.states():
+            for problem in state.problems:
+                data = {
+                    "roadmap_id": state.task.roadmap_id,
+                    "status": state.task.status,
+                    "count": problem.places,
+                    "names": list(problem.names),
+                }
+                urgent = problem.code in {"stuck", "no_checkpoint"}
+                yield Found(
+                    problem.code,
+                    state.task.task_id,
+                    data,
+                    (Priority.IMMEDIATE if urgent else Priority.PLANNED).value,
+                )
+            if state.task.status == STATUS.PARTIAL_FAILURE and state.comparison.failed and not state.accepted:
+                failed = state.comparison.failed
+                data = {"roadmap_id": state.task.roadmap_id, "count": len(failed), "names": failed[:SHOWN_CONCEPTS]}
+                yield Found(PARTIAL, state.task.task_id, data, Priority.PERIODIC.value)
+
+    def sentence(self, found: Found) -> str:
+        return sentence(found.code, int(found.data.get("count", 0)), found.data.get("names", ()))

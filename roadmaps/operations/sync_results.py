@@ -1,0 +1,250 @@
+"""Document 004: content that was generated and never reached the framework, nor the task's status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from django import forms
+from django.db import models
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Value
+from django.db.models.functions import Coalesce
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.display import figure
+from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
+from opsconsole.stores.models import Moment
+from opsconsole.stores.rows import Key
+from roadmaps import framework
+from roadmaps.consistency import is_at_work, local_text, moved_at, stuck_before
+from roadmaps.content import NEEDS, PARTS, Content, Roadmap, contents, roadmaps
+from roadmaps.models import RoadmapMetadata, RoadmapTask
+
+STATUS = RoadmapTask.Status
+LEFT_ALONE = {
+    STATUS.PENDING.value: "not_started",
+    STATUS.HUMAN_REVIEW_PENDING.value: "waits_for_a_person",
+    STATUS.CANCELLED.value: "cancelled",
+}
+WRITTEN = ("status", "current_step", "failed_concepts", "execution_summary", "updated_at", "completed_at")
+
+
+class TaskOfRoadmap(NamedTuple):
+    """A task with its roadmap and what the content tables hold of it."""
+
+    pk: str
+    task: Any
+    roadmap: Roadmap | None
+    content: Content
+
+
+class SyncResults(Operation):
+    title = _("Sync results to the framework")
+    description = _(
+        "Writes into the framework what the content tables hold of each concept: statuses and references. "
+        "The task becomes completed, or failed in part with the concepts that failed. "
+        "A task that still moves is left alone, and so are roadmaps that were deleted."
+    )
+    store = "roadmaps"
+    model = RoadmapTask
+    reads = ("roadmap_id",)
+    writes = {"roadmap_metadata": ("framework_data",), "roadmap_tasks": WRITTEN}
+    risk = Risk.CHANGE
+    locks_units = True
+    reasons = {
+        "completed": _("completed: every concept has its content"),
+        "partial_failure": _("failed in part: some concepts lack content"),
+        "in_step": _("framework and task are what the content tables say"),
+        "moves": _("moved within the time after which a task counts as stuck"),
+        "went_on": _("went on by itself since the plan"),
+        "not_started": _("not started yet"),
+        "waits_for_a_person": _("waits for a person"),
+        "cancelled": _("cancelled"),
+        "deleted": _("the roadmap was deleted"),
+        "roadmap_missing": _("the roadmap is not there"),
+        "no_framework": _("the roadmap has no framework"),
+        "broken_framework": _("the framework is broken JSON"),
+        "not_an_object": _("the framework is JSON that is no object"),
+        "no_concepts": _("the framework has no concepts"),
+        "too_deep": _("the framework is nested too deeply for any parser"),
+    }
+    figure_labels = {
+        "in_scope": _("stuck, or chosen"),
+        **{f"status {status.value}": status.label for status in STATUS},
+    }
+
+    class Params(forms.Form):
+        force = forms.BooleanField(
+            required=False,
+            label=_("force"),
+            help_text=_("take a chosen task even if it moved within the time after which it counts as stuck"),
+        )
+
+    _chosen: Sequence[Key] | None = None
+
+    # --- units ----------------------------------------------------------------------------------------------
+
+    def scope(self) -> QuerySet[RoadmapTask]:
+        """Every stuck task, but those of deleted roadmaps."""
+        return self.domain().filter(stuck(self) & of_living_roadmap(self))
+
+    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+        """Chosen tasks need not be stuck."""
+        self._chosen = keys
+        return self.domain().filter(pk__in=list(keys))
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return {**super().needs(), **NEEDS}
+
+    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        """Tasks of different roadmaps: the next task of one must see what is written for the first."""
+        tasks: dict[Any, Any] = {}
+        for task in super().fetch(units, after=after, bound=bound, limit=limit):
+            if task.roadmap_id and task.roadmap_id in tasks:
+                break
+            tasks[task.roadmap_id or (task.pk,)] = task
+        found = roadmaps(self.at, (key for key in tasks if isinstance(key, str)))
+        content = contents(self.at, found)
+        return [
+            TaskOfRoadmap(task.pk, task, found.get(task.roadmap_id), content.get(task.roadmap_id) or Content())
+            for task in tasks.values()
+        ]
+
+    # --- what becomes of one ----------------------------------------------------------------------------------
+
+    def change(self, unit: TaskOfRoadmap) -> Outcome:
+        task, roadmap = unit.task, unit.roadmap
+        if task.status in LEFT_ALONE:
+            return Skip(LEFT_ALONE[task.status])
+        moved = moved_at(task.updated_at)
+        if moved is not None and moved > self.as_of:
+            return Skip("went_on")
+        if is_at_work(task.status, moved, self.as_of) and not self.params.get("force"):
+            return Skip("moves")
+        if roadmap is None:
+            return Unfit("roadmap_missing")
+        if roadmap.deleted:
+            return Skip("deleted")
+        try:
+            concepts = framework.concepts_in(roadmap.framework)
+        except framework.Unreadable as error:
+            return Unfit(error.reason)
+        framework_data = self._framework(roadmap, concepts, unit.content)
+        settled = self._settled(task, concepts, unit.content)
+        if framework_data == roadmap.framework and all(getattr(task, name) == value for name, value in settled.items()):
+            return Skip("in_step")
+        rows = []
+        if framework_data != roadmap.framework:
+            old, new = {"framework_data": roadmap.framework}, {"framework_data": framework_data}
+            rows.append(RowChange("roadmap_metadata", roadmap.roadmap_id, old, new))
+        now = local_text(self.as_of)
+        before = {column: getattr(task, column) for column in WRITTEN}
+        after = before | settled | {"updated_at": now, "completed_at": now}
+        rows.append(RowChange("roadmap_tasks", task.pk, before, after))
+        complete = sum(not unit.content.lacks(concept.key) for concept in concepts)
+        detail = gettext("%(complete)d of %(concepts)d concepts complete") % {
+            "complete": complete,
+            "concepts": len(concepts),
+        }
+        return Changed(rows, str(settled["status"]), detail)
+
+    def _framework(self, roadmap: Roadmap, concepts: list[framework.Concept], content: Content) -> str | None:
+        """The document with what differs replaced."""
+        changes = []
+        for concept in concepts:
+            wanted = content.wanted(concept.key)
+            differs = {key: value for key, value in wanted.items() if not _same(concept.values.get(key), value)}
+            if differs:
+                changes.append((concept, differs))
+        if roadmap.framework is None or not changes:
+            return roadmap.framework
+        return framework.replaced(
+            roadmap.framework, changes, binary=self._is_binary("roadmap_metadata", "framework_data")
+        )
+
+    def _settled(self, task: Any, concepts: list[framework.Concept], content: Content) -> dict[str, Any]:
+        """What the task says once it is over."""
+        keys = list(dict.fromkeys(concept.key for concept in concepts))
+        failed = [key for key in keys if content.lacks(key)]
+        summary = {
+            part.counted: sum(key in rows for key in keys) for part, rows in zip(PARTS, content.rows, strict=True)
+        }
+        summary["failed_count"] = len(failed)
+        return {
+            "status": STATUS.PARTIAL_FAILURE.value if failed else STATUS.COMPLETED.value,
+            "current_step": "content_generation" if failed else "completed",
+            "failed_concepts": self._json("failed_concepts", task.failed_concepts, _failed(failed)),
+            "execution_summary": self._json("execution_summary", task.execution_summary, summary),
+        }
+
+    def _json(self, column: str, old: str | None, document: Any) -> str | None:
+        """The document's text; one that says the same stays as it is written."""
+        if document is None:
+            return None
+        try:
+            if old is not None and json.loads(old) == document:
+                return old
+        except (ValueError, RecursionError):
+            pass
+        if self._is_binary("roadmap_tasks", column):
+            document = {key: document[key] for key in sorted(document, key=framework.binary_order)}
+        return json.dumps(document, ensure_ascii=False)
+
+    def _is_binary(self, table: str, column: str) -> bool:
+        return self.at.tables[table][column].type == "jsonb"
+
+    # --- how one sees that it worked --------------------------------------------------------------------------
+
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        by_status = narrow(self.domain()).order_by().values_list("status").annotate(tasks=Count("pk"))
+        figures = {f"status {status}": tasks for status, tasks in by_status.order_by("status")}
+        return {"in_scope": narrow(self.scope()).count(), **figures}
+
+    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
+        """Chosen tasks stay chosen: they are judged once more."""
+        if self._chosen is None:
+            return super().verify(after, left)
+        return super().verify({"in_scope": self._still_to_do()}, 0)
+
+    def _still_to_do(self) -> int:
+        bound, after, left = self.bound(), None, 0
+        units = self.domain().filter(pk__in=list(self._chosen or ()))
+        while bound is not None and (batch := self.fetch(units, after=after, bound=bound, limit=500)):
+            left += sum(isinstance(self.change(unit), Changed) for unit in batch)
+            after = batch[-1].pk
+        return left
+
+    def action_label(self, count: int) -> str:
+        return ngettext("Sync %(count)s task", "Sync %(count)s tasks", count) % {"count": figure(count)}
+
+
+def stuck(operation: Operation) -> Q:
+    """Processing, and not moved for the configured time, in the store's own zone."""
+    since = Moment(Value(local_text(stuck_before(operation.as_of))))
+    moved = Moment(Coalesce(F("updated_at"), F("created_at")))
+    return Q(status=STATUS.PROCESSING.value) & Q(models.lookups.LessThan(moved, since))
+
+
+def of_living_roadmap(operation: Operation) -> Q:
+    """Its roadmap was not deleted, as far as the store knows such a thing."""
+    if "deleted_at" not in operation.at.tables["roadmap_metadata"]:
+        return Q()
+    deleted = RoadmapMetadata.objects.filter(pk=OuterRef("roadmap_id"), deleted_at__isnull=False)
+    return ~Q(Exists(deleted))
+
+
+def moving(operation: Operation, keys: Sequence[Key]) -> list[str]:
+    """Those of the tasks that are at work."""
+    rows = operation.domain().filter(pk__in=list(keys)).order_by("pk").values_list("pk", "status", "updated_at")
+    return [str(key) for key, status, text in rows if is_at_work(status, moved_at(text), operation.as_of)]
+
+
+def _failed(keys: list[str]) -> dict[str, Any] | None:
+    return {"count": len(keys), "concept_ids": keys} if keys else None
+
+
+def _same(said: Any, wanted: Any) -> bool:
+    """Equal as JSON has it: a number is no truth value."""
+    return said == wanted and isinstance(said, bool) == isinstance(wanted, bool)

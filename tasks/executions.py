@@ -1,0 +1,309 @@
+"""How far a run is: asked of the live layer, then of `task_statuses`, then of the newest test record (document 002).
+
+The first layer that knows gives the answer; the others raise its progress, end it where they know of its end, and
+bring results that it lacks. A layer that can't be asked is logged and skipped, and what it may know stays open.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import orjson
+from django.core.cache import cache
+from django.db import Error, OperationalError
+from django.urls import reverse
+
+from opsconsole.stores.store import Store, StoreUnusable
+from tasks.models import ExecutionStatus, Stage
+from tasks.summaries import LARGEST, Unreadable, document
+
+logger = logging.getLogger("opsconsole.executions")
+
+INLINE_BYTES = 1024 * 1024  # longer results are linked, not sent along
+LIVE_SECONDS = 24 * 3600  # after that the tables have it
+LIVE, STATUSES, RECORDS = "live", "task_statuses", "test_records"
+PARTS = ("results", "detailed_results")
+
+
+def live_key(execution_id: str) -> str:
+    return f"execution:{execution_id}"
+
+
+class Known(NamedTuple):
+    """What one layer knows of one execution."""
+
+    source: str
+    progress: int
+    stage: str
+    status: str
+    is_completed: bool
+    created_at: str | None
+    results: Any = None
+    detailed_results: Any = None
+
+    @property
+    def ended(self) -> bool:
+        return self.is_completed or self.status == ExecutionStatus.FAILED
+
+    @property
+    def settled(self) -> bool:
+        """Nothing that another layer knows could add to this."""
+        return self.ended and (self.status == ExecutionStatus.FAILED or bool(self.results))
+
+
+@dataclass
+class Asked:
+    """Answers by execution, and the executions that a layer may know which could not be asked."""
+
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    open: frozenset[str] = frozenset()
+
+
+class TooLong(NamedTuple):
+    """Results that are linked."""
+
+    part: str
+
+    def link(self, execution_id: str) -> dict[str, str]:
+        return {"url": reverse(f"api:{self.part}", kwargs={"execution_id": execution_id})}
+
+
+def ask(execution_ids: Sequence[str], store: Store | None = None) -> Asked:
+    """Each layer once, whatever the number of executions."""
+    store = store or Store("records", "records")
+    known: dict[str, list[Known]] = {}
+    unanswered: set[str] = set()
+    unreachable: Exception | None = None
+    inline = INLINE_BYTES // max(len(execution_ids), 1)
+    for layer in (LIVE, STATUSES, RECORDS):
+        wanted = [one for one in execution_ids if not any(found.settled for found in known.get(one, ()))]
+        if not wanted:
+            break
+        try:
+            if layer == LIVE:
+                found, broken = _live(wanted, inline)
+                unanswered.update(broken)
+            elif unreachable is not None:
+                raise unreachable  # the same database: no second wait for it
+            else:
+                found = _statuses(store, wanted) if layer == STATUSES else _records(store, wanted, inline)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next layer answers
+            logger.warning("%s can't be asked: %s", layer, _reason(error))
+            unanswered.update(wanted)
+            if layer != LIVE:
+                unreachable = _unreachable(store, error)
+            continue
+        for execution_id, one in found.items():
+            known.setdefault(execution_id, []).append(one)
+    answers = {one: _answer(one, known[one]) for one in execution_ids if one in known}
+    return Asked(answers, frozenset(unanswered - answers.keys()))
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _unreachable(store: Store, error: Exception) -> Exception | None:
+    """The error, where it means that the database itself can't be reached. A broken connection is given up."""
+    if isinstance(error, StoreUnusable):
+        return error
+    connection = store.connection
+    if not connection.in_atomic_block:
+        connection.close_if_unusable_or_obsolete()
+    return error if isinstance(error, OperationalError) and connection.connection is None else None
+
+
+def _answer(execution_id: str, known: Sequence[Known]) -> dict[str, Any]:
+    first = known[0]
+    state = next((one for one in known if one.ended), first) if not first.ended else first
+    parts: dict[str, Any] = {}
+    for part in PARTS:
+        value: Any = next((getattr(one, part) for one in known if getattr(one, part)), [])
+        parts[part] = value.link(execution_id) if isinstance(value, TooLong) else value
+    return {
+        "task_id": execution_id,
+        "progress": max(one.progress for one in known),
+        "stage": state.stage,
+        "status": state.status,
+        "is_completed": state.is_completed,
+        "created_at": next((one.created_at for one in known if one.created_at), None),
+        **parts,
+        "source": state.source,
+    }
+
+
+# --- the live layer ---------------------------------------------------------------------------------------
+
+
+def _live(wanted: Sequence[str], inline: int) -> tuple[dict[str, Known], list[str]]:
+    """What the cache holds, and the executions whose entry can't be read."""
+    entries = cache.get_many([live_key(one) for one in wanted])
+    found, broken = {}, []
+    for one in wanted:
+        entry = entries.get(live_key(one))
+        if entry is None:
+            continue
+        try:
+            found[one] = _read_live(entry, inline)
+        except (ValueError, TypeError) as error:
+            logger.warning("the live entry of %s can't be read: %s", one, error)
+            broken.append(one)
+    return found, broken
+
+
+def _read_live(entry: Any, inline: int | None) -> Known:
+    """The platform writes a JSON object; missing keys are what they are at the start."""
+    values = orjson.loads(entry) if isinstance(entry, str | bytes) else entry
+    if not isinstance(values, Mapping):
+        raise ValueError("it is no object")
+    stage = str(values.get("stage") or "")
+    status = str(values.get("status") or "")
+    completed = bool(values.get("is_completed")) or Stage.COMPLETED in (stage, status)
+    stage = stage or (Stage.COMPLETED.value if completed else Stage.INIT.value)
+    created_at = values.get("created_at")
+    results, detailed = (_fitting(part, values.get(part), inline) for part in PARTS)
+    return Known(
+        LIVE,
+        _progress(values.get("progress")),
+        stage,
+        status or _status(stage, completed),
+        completed,
+        None if created_at is None else str(created_at),
+        results,
+        detailed,
+    )
+
+
+def _fitting(part: str, value: Any, inline: int | None) -> Any:
+    if value and inline is not None and len(json.dumps(value)) > inline:
+        return TooLong(part)
+    return value
+
+
+def report(execution_id: str, values: Mapping[str, Any]) -> None:
+    """Write the live entry, as the platform itself does where it has a Redis. Raises what the cache raises."""
+    cache.set(live_key(execution_id), dict(values), LIVE_SECONDS)
+
+
+def _progress(value: Any) -> int:
+    """0 … 100, whatever stands there."""
+    try:
+        return min(max(int(float(value or 0)), 0), 100)
+    except (ValueError, TypeError, OverflowError):
+        return 0
+
+
+def _status(stage: str, completed: bool) -> str:
+    if stage == Stage.FAILED:
+        return ExecutionStatus.FAILED.value
+    return (ExecutionStatus.COMPLETED if completed else ExecutionStatus.PROCESSING).value
+
+
+# --- the tables -------------------------------------------------------------------------------------------
+
+
+def _statuses(store: Store, wanted: Sequence[str]) -> dict[str, Known]:
+    columns = "task_id, progress, stage, is_completed, CAST(created_at AS TEXT)"
+    sql = f"SELECT {columns} FROM task_statuses WHERE task_id IN ({_marks(wanted)})"  # noqa: S608  # marks alone
+    found = {}
+    for task_id, progress, stage, is_completed, created_at in _rows(store, sql, wanted):
+        completed = str(is_completed) in _TRUE
+        stage = str(stage)
+        found[task_id] = Known(STATUSES, _progress(progress), stage, _status(stage, completed), completed, created_at)
+    return found
+
+
+def _records(store: Store, wanted: Sequence[str], inline: int) -> dict[str, Known]:
+    """A record is written when its run has ended: it is complete, whatever else is known."""
+    short = ", ".join(
+        f"CASE WHEN LENGTH({column}) <= {inline} THEN {column} END, LENGTH({column}), {flag}"
+        for column, flag in _COLUMNS.values()
+    )
+    sql = (
+        f"SELECT execution_id, CAST(test_date AS TEXT), {short} FROM test_records WHERE id IN "  # noqa: S608
+        f"(SELECT MAX(id) FROM test_records WHERE execution_id IN ({_marks(wanted)}) GROUP BY execution_id)"
+    )
+    found = {}
+    for execution_id, test_date, summary, summary_length, packed, details, details_length, details_packed in _rows(
+        store, sql, wanted
+    ):
+        parts = _parts(
+            _document("results", summary, summary_length, packed, inline),
+            _document("detailed_results", details, details_length, details_packed, inline),
+        )
+        found[execution_id] = Known(
+            RECORDS, 100, Stage.COMPLETED.value, ExecutionStatus.COMPLETED.value, True, test_date, *parts
+        )
+    return found
+
+
+def _document(part: str, stored: Any, length: int | None, compressed: Any, inline: int) -> Any:
+    """The document, a link where it is too long, None where there is none that can be read."""
+    if stored is None:
+        return TooLong(part) if length else None
+    try:
+        return document(stored, compressed, limit=inline)
+    except Unreadable as error:
+        if error.reason == "too_large":
+            return TooLong(part)
+        if error.reason != "empty":
+            logger.warning("%s of a test record can't be read: %s", part, error.reason)
+        return None
+
+
+def _parts(summary: Any, details: Any) -> tuple[Any, Any]:
+    """`results` and `detailed_results`: the summary's own keys of these names, where it has them."""
+    if isinstance(summary, Mapping):
+        return summary.get("results", summary), details or summary.get("detailed_results")
+    return summary, details
+
+
+def long_document(execution_id: str, part: str) -> tuple[Any, bool]:
+    """What `part` of an answer links to, and whether every layer that could have it was asked. None: nobody has."""
+    store, asked = Store("records", "records"), True
+    try:
+        entry = cache.get(live_key(execution_id))
+        value = getattr(_read_live(entry, None), part) if entry is not None else None
+        if value:
+            return value, asked
+    except Exception as error:  # noqa: BLE001  # as above
+        logger.warning("%s can't be asked: %s", LIVE, _reason(error))
+        asked = False
+    columns = ", ".join(f"{column}, {flag}" for column, flag in _COLUMNS.values())
+    sql = f"SELECT {columns} FROM test_records WHERE execution_id = %s ORDER BY id + 0 DESC LIMIT 1"  # noqa: S608
+    try:
+        rows = list(_rows(store, sql, [execution_id]))
+    except (Error, StoreUnusable) as error:
+        logger.warning("%s can't be asked: %s", RECORDS, _reason(error))
+        _unreachable(store, error)
+        return None, False
+    if not rows:
+        return None, asked
+    summary, packed, details, details_packed = rows[0]
+    if part == "detailed_results" and (value := _document(part, details, None, details_packed, LARGEST)):
+        return value, asked
+    return _parts(_document("results", summary, None, packed, LARGEST), None)[PARTS.index(part)], asked
+
+
+def _rows(store: Store, sql: str, values: Iterable[Any]) -> Iterable[Any]:
+    connection = store.connection
+    if connection.connection is None:
+        store.require_file()  # opening it would make it
+    with connection.cursor() as cursor:
+        cursor.execute(sql, list(values))
+        return list(cursor.fetchall())
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join(["%s"] * len(values))
+
+
+_TRUE = frozenset(("True", "1", "true", "t"))
+_COLUMNS = {
+    "results": ("results_summary", "is_summary_compressed"),
+    "detailed_results": ("detailed_results", "is_detailed_compressed"),
+}

@@ -1,0 +1,57 @@
+"""A Redis of a test's own, to be stopped and started."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import redis
+
+
+class NoRedis(Exception):
+    """There is no redis-server here."""
+
+
+class RedisServer:
+    """`url` stays the same over stops and starts; what it holds is gone with each stop."""
+
+    def __init__(self, folder: Path) -> None:
+        found = shutil.which("redis-server")
+        if found is None:
+            raise NoRedis("redis-server is not installed (apt-get install redis-server)")
+        self._command, self._folder = found, folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def client(self) -> redis.Redis:
+        """The platform's own."""
+        return redis.Redis(port=self.port)
+
+    def start(self) -> None:
+        options = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
+        self._process = subprocess.Popen(
+            [self._command, *options], cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                self.client.ping()
+                return
+            except redis.RedisError:
+                if time.monotonic() > deadline:
+                    raise NoRedis("redis-server does not answer") from None
+                time.sleep(0.02)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None

@@ -1,0 +1,30 @@
+"""Retention of backups: by age, but never the newest ones."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.utils import timezone
+
+from opsconsole.care.models import Backup
+from opsconsole.operations.models import Status
+from tests.contract import execute_run, operation_called
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
+
+
+def test_old_ones_go_and_the_newest_stay(tmp_path: Path) -> None:
+    for identity in ("one", "two"):
+        for days in (1, 40, 50, 60):
+            path = tmp_path / f"{identity}-{days}"
+            path.write_text("x")
+            at = timezone.now() - timedelta(days=days)
+            Backup.objects.create(store="agentos", identity=identity, path=str(path), size=1, at=at, verified_at=at)
+    (tmp_path / "two-60").unlink()
+    run = execute_run(operation_called("care.prune_backups", days="30", newest="2"))
+    assert (run.status, run.changed) == (Status.SUCCEEDED, 4)
+    left = sorted(Path(path).name for path in Backup.objects.values_list("path", flat=True))
+    assert left == sorted(file.name for file in tmp_path.iterdir()) == ["one-1", "one-40", "two-1", "two-40"]
+    assert execute_run(operation_called("care.prune_backups", days="30", newest="2")).total == 0
