@@ -422,7 +422,7 @@ def test_an_attached_store_shows_what_it_has_and_is_only_read(alices, tmp_path, 
     key = f"01TASK{0:020d}"
     page = alices.get(url("tasks.task", "change", key))
     assert page.status_code == 200
-    assert "Edit" not in page.content.decode().split("<main")[-1] or "?edit" not in page.content.decode()
+    assert f"{key}/edit/" not in page.content.decode()
     assert alices.post(url("tasks.task", "change", key), {"title": "x"}).status_code == 403
     assert alices.post(url("tasks.task", "delete", key), {"post": "yes"}).status_code == 403
     assert (tmp_path / "old.db").read_bytes() == before
@@ -779,7 +779,7 @@ def test_nobody_names_another_file(bobs, managed):
     form = page.context["confirm_form"]
     data = {name: form[name].value() for name in form.fields} | {"import_file_name": "passwd"}
     answer = bobs.post(url("tasks.task", "process_import"), data)
-    assert answer.status_code == 200
+    assert answer.url == url("tasks.task", "import")
     assert managed.execute("SELECT COUNT(*) FROM tasks") == [(0,)]
     assert confirm(bobs, "tasks.task", page).status_code == 302
     answer = confirm(bobs, "tasks.task", page)  # twice

@@ -401,10 +401,12 @@ class ExchangeStoreMixin(ImportMixin, ExportStoreMixin):  # type: ignore[misc]
         try:
             response: HttpResponse = super().process_import(request, **kwargs)
         except (FileNotFoundError, Unreadable):
-            messages.error(request, _("The file is no longer there: upload it again."))
-            return HttpResponseRedirect(self._import_url())
+            response = TemplateResponse(request, self.import_template_name)
         except (StoreUnusable, DatabaseError) as error:
             return self.unusable(request, error)  # type: ignore[no-any-return]
+        if isinstance(response, TemplateResponse):  # not what was previewed
+            messages.error(request, _("The file is no longer there: upload it again."))
+            return HttpResponseRedirect(self._import_url())
         return response
 
     def process_result(self, result: Any, request: HttpRequest) -> HttpResponse:
