@@ -103,6 +103,12 @@ def _added(text: str, concept: Concept, key: str, literal: str, binary: bool) ->
     return last.end, last.end, f'{concept.separator}"{key}"{colon}{literal}'
 
 
+def as_text(document: Mapping[str, Any], *, binary: bool = False) -> str:
+    """A flat document as a column holds it; `binary`: exactly as `jsonb` would give it back."""
+    ordered = {key: document[key] for key in sorted(document, key=binary_order)} if binary else document
+    return json.dumps(ordered, ensure_ascii=False)
+
+
 def binary_order(key: str) -> tuple[int, bytes]:
     """How `jsonb` sorts the keys of an object."""
     raw = key.encode(errors="surrogatepass")
