@@ -1,4 +1,4 @@
-"""What the platform's front ends read, for those that poll: roadmaps and the content of their concepts (document 004)."""
+"""What the platform's front ends read: roadmaps and the content of their concepts (document 004)."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def framework(request: HttpRequest, roadmap_id: str) -> HttpResponse:
 
 @router.get(
     "/roadmaps/{roadmap_id}/concepts/{concept_id}/tutorials/latest",
-    summary="The highest completed version of a tutorial",
+    summary="A tutorial's highest completed version",
 )
 def tutorial(request: HttpRequest, roadmap_id: str, concept_id: str) -> HttpResponse:
     return _part(request, "tutorial", roadmap_id, concept_id)

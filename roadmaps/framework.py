@@ -60,9 +60,9 @@ def concepts_in(text: str | None) -> list[Concept]:
 
 def read(document: Any) -> Iterator[dict[str, Any]]:
     """The same concepts of a parsed document; what is no list or object on the way is passed over."""
-    for stage in _objects(document, "stages"):
-        for module in _objects(stage, "modules"):
-            for concept in _objects(module, "concepts"):
+    for stage in objects(document, "stages"):
+        for module in objects(stage, "modules"):
+            for concept in objects(module, "concepts"):
                 if isinstance(concept.get("concept_id"), str):
                     yield concept
 
@@ -226,7 +226,8 @@ def _next(text: str, end: int, closing: str) -> tuple[int, bool]:
     return at + 1, False
 
 
-def _objects(document: Any, key: str) -> Iterator[dict[str, Any]]:
+def objects(document: Any, key: str) -> Iterator[dict[str, Any]]:
+    """The objects in the list under `key`, if there is one."""
     found = document.get(key) if isinstance(document, dict) else None
     for one in found if isinstance(found, list) else ():
         if isinstance(one, dict):

@@ -12,7 +12,8 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.display import figure
-from opsconsole.operations.base import Act, Changed, Outcome, Risk, Skip
+from opsconsole.operations.base import Act, Changed, Outcome, Risk, Skip, Unfit
+from opsconsole.operations.models import Run
 from opsconsole.stores.rows import Key
 from roadmaps.consistency import TASK_COLUMNS, accepted_tasks, states
 from roadmaps.content import NEEDS
@@ -36,16 +37,24 @@ class AcceptPartial(Act):
         "not_partial": _("not failed in part"),
         "accepted_before": _("accepted before"),
         "not_accepted": _("was not accepted"),
+        "no_reason": _("nobody said why: give a reason, or a note"),
     }
     figure_labels = {"in_scope": _("partial results to decide about"), "accepted": _("accepted")}
 
     class Params(forms.Form):
         reason = forms.CharField(
-            max_length=2_000, label=_("reason"), help_text=_("why it is final; kept with the decision")
+            required=False,
+            max_length=2_000,
+            label=_("reason"),
+            help_text=_("why it is final; kept with the decision. Without it, the run's note is the reason"),
         )
         withdraw = forms.BooleanField(
             required=False, label=_("withdraw"), help_text=_("take the decision back instead")
         )
+
+    @property
+    def wants_note(self) -> bool:
+        return not self.params.get("reason")
 
     def scope(self) -> QuerySet[RoadmapTask]:
         partial, accepted = self.domain().filter(status=RoadmapTask.Status.PARTIAL_FAILURE), list(self._accepted())
@@ -70,6 +79,10 @@ class AcceptPartial(Act):
 
     def act(self, unit: Any) -> Outcome:
         outcome = self.change(unit)
+        note = Run.objects.filter(pk=self.run_id or 0).values_list("note", flat=True).first()
+        reason = self.params.get("reason") or note
+        if not reason:
+            return Unfit("no_reason")
         if isinstance(outcome, Changed):
             decided = Acceptance.objects.filter(identity=self.at.identity(), task_id=unit.pk)
             decided.delete()
@@ -78,7 +91,7 @@ class AcceptPartial(Act):
                     identity=self.at.identity(),
                     task_id=unit.pk,
                     failed_concepts=self._failed(unit.pk)[0],
-                    reason=self.params["reason"],
+                    reason=reason,
                     run_id=self.run_id,
                 )
         return outcome
