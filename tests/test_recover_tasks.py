@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.management import call_command
 from django.utils import timezone
 
-from opsconsole.operations import alerts, jobs, planning, runner
+from opsconsole.operations import alerts, planning, runner
 from opsconsole.operations.models import Alert, Run, Status
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.store import Store
@@ -261,18 +260,15 @@ def test_at_most_so_many_at_once_and_with_the_delay(make_roadmaps: Any, settings
         waited.append(seconds)
         Run.objects.filter(pk=other.pk).update(status=Status.SUCCEEDED)
 
-    monkeypatch.setattr(recoveries.time, "sleep", sleep)
+    monkeypatch.setattr("roadmaps.recoveries.time.sleep", sleep)
     with recoveries.attempt(store.identity(), INCIDENT, None):
         pass
     assert len(waited) == 1
     first.refresh_from_db()
     assert first.outcome == "failed", "its run is over, and it did not say how it ended"
     settings.TASK_RECOVERY_DELAY_SECONDS = 3600
-    monkeypatch.setattr(
-        recoveries.time,
-        "sleep",
-        lambda seconds: Recovery.objects.update(started_at=timezone.now() - timedelta(hours=2)),
-    )
+    long_ago = timezone.now() - timedelta(hours=2)
+    monkeypatch.setattr("roadmaps.recoveries.time.sleep", lambda seconds: Recovery.objects.update(started_at=long_ago))
     with recoveries.attempt(store.identity(), INCIDENT, None):
         assert Recovery.objects.count() == 3
 
@@ -316,30 +312,6 @@ def test_the_resume_endpoint(make_roadmaps: Any, settings: Any, monkeypatch: pyt
     assert headers[alerts.SIGNATURE] == alerts.signature("s3cret", headers[alerts.TIMESTAMP], body)
     assert headers["Idempotency-Key"].startswith(INCIDENT)
     assert dump(store)["roadmap_tasks"][INCIDENT]["status"] == "partial_failure"
-
-
-def test_a_schedule_starts_one_run_per_task(make_roadmaps: Any, settings: Any) -> None:
-    maker = Maker()
-    for number in range(3):
-        maker.roadmap(f"r{number}", [concept("a")])
-        maker.task(f"t{number}", f"r{number}", created_at=minutes_ago(100 + number), updated_at=minutes_ago(50))
-    url = make_roadmaps("postgresql-json", maker.rows)
-    begin(address_of(url), "t0", "t1", "t2")
-    operation = operation_called("roadmaps.recover_interrupted", url)
-    run = work(runner.confirm(runner.draft(planning.plan(operation), TESTER), TESTER, background=False))
-    assert (run.status, run.reasons["changed"]) == (Status.SUCCEEDED, {"started": 3})
-    started = Run.objects.filter(operation=NAME).order_by("pk")
-    assert [one.selection["keys"] for one in started] == [["t2"], ["t1"], ["t0"]], "oldest first"
-    assert {one.status for one in started} == {Status.QUEUED}
-    again = work(runner.confirm(runner.draft(planning.plan(operation), TESTER), TESTER, background=False))
-    assert again.reasons["skipped"] == {"under_way": 3}
-    for one in started:
-        assert jobs.advance(one.pk, one.generation) == Status.SUCCEEDED
-    assert {row["status"] for row in dump(url)["roadmap_tasks"].values()} == {"partial_failure"}
-    settings.ENABLE_TASK_RECOVERY = False
-    assert list(type(operation).occasions()) == []
-    with pytest.raises(Exception, match="ENABLE_TASK_RECOVERY"):
-        call_command("recover_interrupted_tasks")
 
 
 def test_older_savers_are_read_and_left_as_they_are(make_roadmaps: Any, notes: Path) -> None:

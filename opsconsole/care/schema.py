@@ -45,7 +45,7 @@ def documented(store: str, vendor: str) -> Documented:
     """
     found = Documented()
     known = {model._meta.db_table for model in Store(store, store).models()}
-    for statement in _statements(store, vendor):
+    for statement in statements(store, vendor):
         if table := _TABLE.match(statement):
             name = _plain(table[1])
             if name not in known:
@@ -59,9 +59,11 @@ def documented(store: str, vendor: str) -> Documented:
     return found
 
 
-def _statements(store: str, vendor: str) -> Iterator[str]:
+def statements(store: str, vendor: str) -> Iterator[str]:
     loader = MigrationLoader(None, ignore_no_migrations=True)
-    for key in loader.graph.node_map if loader.graph else ():
+    graph = loader.graph
+    ordered = dict.fromkeys(key for leaf in graph.leaf_nodes() for key in graph.forwards_plan(leaf))
+    for key in ordered:
         migration: Any = loader.disk_migrations.get(key)
         for operation in _flat(migration.operations if migration else ()):
             if isinstance(operation, StoreSQL) and operation.store == store:

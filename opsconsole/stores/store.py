@@ -318,7 +318,8 @@ class Store:
         named = [f"{right} {table}{f'.{column}' if column else ''}" for _role, right, table, column in lacking]
         raise StoreUnusable(
             _(
-                "%(location)s: the role %(role)s lacks %(rights)s. Nothing was written. Its owner grants it with:\n%(grants)s"
+                "%(location)s: the role %(role)s lacks %(rights)s. "
+                "Nothing was written. Its owner grants it with:\n%(grants)s"
             )
             % {"location": self.location, "role": role, "rights": ", ".join(named), "grants": "\n".join(grants)}
         )

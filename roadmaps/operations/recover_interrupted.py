@@ -26,6 +26,7 @@ class RecoverInterrupted(RecoverTasks):
         "Starts one background run of the recovery for each interrupted creation task, oldest first. How many go on "
         "at once, and how long after each other they start, is set by TASK_RECOVERY_MAX_CONCURRENT and _DELAY_SECONDS."
     )
+    selects = False  # to recover chosen tasks is the other operation
     cluster = ""
     locks = ()
     locks_units = False

@@ -188,9 +188,7 @@ class SyncResults(Operation):
                 return old
         except (ValueError, RecursionError):
             pass
-        if self._is_binary("roadmap_tasks", column):
-            document = {key: document[key] for key in sorted(document, key=framework.binary_order)}
-        return json.dumps(document, ensure_ascii=False)
+        return framework.as_text(document, binary=self._is_binary("roadmap_tasks", column))
 
     def _is_binary(self, table: str, column: str) -> bool:
         return self.at.tables[table][column].type == "jsonb"

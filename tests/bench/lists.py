@@ -70,7 +70,7 @@ def fill(store: Any, rows: int) -> None:
             cursor.execute(f"DELETE FROM {table}")
         for table, (columns, values) in FILL.items():
             cursor.execute(f"{series} INSERT INTO {table} ({columns}) SELECT {values} FROM series")
-        cursor.execute("ANALYZE")
+        cursor.execute("ANALYZE" if store.vendor == "sqlite" else "VACUUM ANALYZE")
 
 
 def measure(client: Any, repeat: int) -> dict[str, float]:

@@ -175,7 +175,8 @@ class CheckStore(Check):
             ((rows,),) = self._rows(f"SELECT COUNT(*) FROM {at} WHERE {condition}")
             first = f"SELECT {key} FROM {at} WHERE {condition} LIMIT {SHOWN}"
             return rows, [row[0] for row in self._rows(first)] if rows else []
-        rows, keys = 0, []
+        rows = 0
+        keys: list[Any] = []
         with transaction.atomic(using=self.at.alias), self.at.connection.chunked_cursor() as cursor:
             cursor.execute(f"SELECT {key}, {name}::text FROM {at} WHERE {name} IS NOT NULL")
             while portion := cursor.fetchmany(READ_ROWS):
