@@ -339,12 +339,15 @@ class PlanPage(_Page):
         if not self.run.writes:
             return [_("No row of %(store)s is changed.") % {"store": self.run.store}]
         columns = ", ".join(f"{table}.{name}" for table, names in self.run.writes.items() for name in names)
-        tables = ", ".join(self.run.writes)
-        sentences = [
-            _("Only these columns may be written: %(columns)s.") % {"columns": columns}
-            if columns
-            else _("Only rows of %(tables)s may change.") % {"tables": tables}
-        ]
+        whole = ", ".join(table for table, names in self.run.writes.items() if not names)
+        sentences = [_("Only these columns may be written: %(columns)s.") % {"columns": columns}] if columns else []
+        if whole:
+            words = (
+                _("Whole rows may go, of these tables: %(tables)s.")
+                if columns
+                else _("Only rows of %(tables)s may change.")
+            )
+            sentences.append(words % {"tables": whole})
         if self.run.bound is not None and self.run.parent_id is None:
             sentences.append(
                 _("Rows made after the plan are left alone: it ends at key %(bound)s.") % {"bound": self.run.bound}
