@@ -27,7 +27,7 @@ from opsconsole.care.reach import unreachable
 from opsconsole.display import duration, figure
 from opsconsole.operations import jobs, registry
 from opsconsole.operations.base import LONG_CLUSTER, Check, Priority
-from opsconsole.operations.models import ENDED, RESUMABLE, Finding, Hold, Run, Status
+from opsconsole.operations.models import ENDED, RESUMABLE, Finding, Run, Status
 from opsconsole.operations.pages import Table
 from opsconsole.operations.words import STATUS_VARIANTS, operation_title
 from opsconsole.stores.router import store_of
@@ -414,10 +414,6 @@ class Front:
     @property
     def next_lines(self) -> list[tuple[str, datetime | None]]:
         return [(str(state.operation.title), state.next_run) for state in self.next]
-
-    @cached_property
-    def hold(self) -> Hold | None:
-        return Hold.objects.order_by("pk").first()
 
     @cached_property
     def worker_missing(self) -> str:
