@@ -290,8 +290,10 @@ def long_document(execution_id: str, part: str) -> tuple[Any, bool]:
 
 
 def _rows(store: Store, sql: str, values: Iterable[Any]) -> Iterable[Any]:
-    store.require_file()
-    with store.connection.cursor() as cursor:
+    connection = store.connection
+    if connection.connection is None:
+        store.require_file()  # opening it would make it
+    with connection.cursor() as cursor:
         cursor.execute(sql, list(values))
         return list(cursor.fetchall())
 

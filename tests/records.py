@@ -6,16 +6,15 @@ import gzip
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 import pytest
 
-from opsconsole.stores.store import Store, attach_file
-from tests.conftest import attach_url, forget_attached
+if TYPE_CHECKING:
+    from opsconsole.stores.store import Store
 
 
 class Kind(NamedTuple):
@@ -136,12 +135,15 @@ class Client:
         self.execute(INSERT, [key, document, kind.flag, stands])
 
 
-Maker = Callable[..., tuple[Store, Client]]
+Maker = Callable[..., tuple["Store", Client]]
 
 
 @pytest.fixture
 def make_records(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Maker]:
     """Makes attached stores: `store, client = make_records("sqlite", rows(100), column=False)`."""
+    from opsconsole.stores.store import attach_file
+    from tests.conftest import attach_url, forget_attached
+
     closers: list[Any] = []
     names: list[str] = []
 
@@ -170,17 +172,9 @@ def make_records(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Mak
             return attach_url("records", url), client
         return (attach_url("records", f"sqlite:///{path}") if by_url else attach_file("records", path)), client
 
-    with closing(_Closer(closers)):
-        yield make
+    yield make
+    for connection in closers:
+        connection.close()
     forget_attached()
     for name in names:
         request.getfixturevalue("postgres").drop_database(name)
-
-
-class _Closer:
-    def __init__(self, connections: list[Any]) -> None:
-        self.connections = connections
-
-    def close(self) -> None:
-        for connection in self.connections:
-            connection.close()

@@ -56,9 +56,11 @@ def test_a_bad_token_is_refused_whatever_the_session_says(client, charlie, secre
 
 def test_a_token_ends(client, charlie, secret):
     token = Token.objects.get()
-    Token.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
+    token.expires_at = timezone.now() - timedelta(seconds=1)
+    token.save()
     assert code(client.get(DOCUMENT, headers=bearer(secret)))[0] == 401
-    Token.objects.update(expires_at=timezone.now() + timedelta(hours=1))
+    token.expires_at = timezone.now() + timedelta(hours=1)
+    token.save()
     assert client.get(DOCUMENT, headers=bearer(secret)).status_code == 200
     charlie.is_active = False
     charlie.save()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
+from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.utils.translation import gettext_lazy as _
 
 
@@ -8,3 +9,15 @@ class ApiConfig(AppConfig):
     name = "opsconsole.api"
     label = "api"
     verbose_name = _("API")
+
+    def ready(self) -> None:
+        from django.contrib.auth.models import Group, User
+
+        from opsconsole.api.auth import forget
+        from opsconsole.api.models import Token
+
+        for model in (Token, User):
+            for saved in (post_save, post_delete):
+                saved.connect(forget, sender=model, dispatch_uid="opsconsole.api")
+        for rights in (User.groups, User.user_permissions, Group.permissions):
+            m2m_changed.connect(forget, sender=rights.through, dispatch_uid="opsconsole.api")

@@ -117,6 +117,7 @@ class Operation:
     risk: ClassVar[Risk]
     undoable: ClassVar[bool] = True
     batch_size: int | None = None  # set: fixed, and --batch-size is refused
+    locks: ClassVar[tuple[str, ...]] = ()  # what a run holds beside the tables of `writes`
     locks_units: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
     touches_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
     backs_up: ClassVar[bool] = False  # it makes a backup itself before it writes

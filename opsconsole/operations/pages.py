@@ -329,9 +329,9 @@ class PlanPage(_Page):
     def _root(self, entry: dict[str, Any]) -> dict[str, Any]:
         """The row that stands for the unit: its own in the first table, where it has one there."""
         first: dict[str, Any] = {"table": next(iter(self.run.writes), ""), "key": entry["key"]}
-        own: list[dict[str, Any]] = [row for row in entry["rows"] if (row["table"], row["key"]) == (first["table"], first["key"])]
-        rows: list[dict[str, Any]] = [*own, *entry["rows"], first]
-        return rows[0]
+        rows: list[dict[str, Any]] = entry["rows"]
+        own = [row for row in rows if (row["table"], row["key"]) == (first["table"], first["key"])]
+        return [*own, *rows, first][0]
 
     @property
     def untouched(self) -> list[str]:

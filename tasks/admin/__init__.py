@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tasks.admin import agentos, helix
+from tasks.admin import agentos, helix, records
 
-__all__ = ["agentos", "helix"]
+__all__ = ["agentos", "helix", "records"]

@@ -24,6 +24,7 @@ from rich.box import SIMPLE
 from rich.console import Console as Terminal
 from rich.table import Table
 
+from tests.bench import status
 from tests.bench.baselines import one_update, row_by_row
 from tests.bench.command import Console, Ran, UnableToRun
 from tests.bench.neighbour import RATE, Neighbour
@@ -33,7 +34,8 @@ from tests.postgres import NoServer, Server
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PARTS = ("speed", "indexes", "again", "neighbour")
+PARTS = ("speed", "indexes", "again", "neighbour", "status")
+STATUS_ROWS = 1_000_000  # records, at most
 #: Contestants: the command's flags, or None for the one UPDATE.
 CONTESTANTS: dict[str, tuple[str, ...] | None] = {"one UPDATE": None, "defaults": (), "--fast": ("--fast",)}
 
@@ -378,6 +380,7 @@ def _machine(report: Report, when: str, folder: Path) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("only", nargs="?", choices=PARTS, help="this part alone")
     parser.add_argument("--rows", default="100000,1000000,5000000", help="audits per store, with commas")
     parser.add_argument("--engines", default="sqlite,postgresql")
     parser.add_argument("--parts", default=",".join(PARTS), help="of " + ", ".join(PARTS))
@@ -389,7 +392,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
     options = parser.parse_args()
     options.rows = [100_000] if options.quick else sorted(int(rows) for rows in options.rows.split(","))
-    options.parts = options.parts.split(",")
+    options.parts = [options.only] if options.only else options.parts.split(",")
     return options
 
 
@@ -415,7 +418,12 @@ def main() -> None:
         for engine in options.engines.split(","):
             with ExitStack() as ours, Console() as console:
                 if stores := _stores(engine, cache, options.postgres, ours):
-                    Bench(stores, console, report, options).everything(options.rows)
+                    if options.parts != ["status"]:
+                        Bench(stores, console, report, options).everything(options.rows)
+                    if "status" in options.parts:
+                        server = stores.server if isinstance(stores, PostgresStores) else None
+                        rows = max(row for row in options.rows if row <= STATUS_ROWS)
+                        status.measure(engine, cache, server, rows, report, rounds=options.repeat, seconds=10)
         _machine(report, "after", cache)
 
 

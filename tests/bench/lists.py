@@ -53,7 +53,7 @@ PAGES = {
     "memory, a word": "/admin/tasks/memoryitem/?q=word7",
     "sessions": "/admin/tasks/webuisession/",
     "messages": "/admin/tasks/webuimessage/",
-    "messages, last page": "/admin/tasks/webuimessage/?p=100",
+    "messages, page 10": "/admin/tasks/webuimessage/?p=10",
     "a task's page": "/admin/tasks/task/T7/change/",
     "a session's page": "/admin/tasks/webuisession/S7/change/",
 }
@@ -70,7 +70,7 @@ def fill(store: Any, rows: int) -> None:
             cursor.execute(f"DELETE FROM {table}")
         for table, (columns, values) in FILL.items():
             cursor.execute(f"{series} INSERT INTO {table} ({columns}) SELECT {values} FROM series")
-        cursor.execute("ANALYZE")
+        cursor.execute("ANALYZE" if store.vendor == "sqlite" else "VACUUM ANALYZE")
 
 
 def measure(client: Any, repeat: int) -> dict[str, float]:

@@ -1,0 +1,74 @@
+"""So many clients that poll without a pause: `python -m tests.bench.load JOB` prints what they measured.
+
+A process of its own: what it needs of the processor is the same for every address that is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+
+def main(job: dict[str, Any]) -> None:
+    over = time.monotonic() + job["seconds"]
+    latencies: list[float] = []
+    statuses: dict[str, int] = {}
+    sizes: set[int] = set()
+    lock = threading.Lock()
+
+    def client(number: int) -> None:
+        rng = random.Random(number)
+        mine: list[float] = []
+        codes: dict[str, int] = {}
+        seen: set[int] = set()
+        with socket.create_connection(("127.0.0.1", job["port"])) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            stream = connection.makefile("rb")
+            while time.monotonic() < over:
+                path = job["path"] % rng.randrange(job["ids"]) if "%" in job["path"] else job["path"]
+                request = (
+                    f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {job['token']}\r\n\r\n"
+                ).encode()
+                started = time.perf_counter()
+                connection.sendall(request)
+                status = stream.readline().split()[1].decode()
+                length = 0
+                while (line := stream.readline()) != b"\r\n":
+                    if line.lower().startswith(b"content-length:"):
+                        length = int(line.split(b":")[1])
+                stream.read(length)
+                mine.append(time.perf_counter() - started)
+                codes[status] = codes.get(status, 0) + 1
+                seen.add(length)
+        with lock:
+            latencies.extend(mine)
+            sizes.update(seen)
+            for code, count in codes.items():
+                statuses[code] = statuses.get(code, 0) + count
+
+    clients = [threading.Thread(target=client, args=(number,)) for number in range(job["clients"])]
+    for one in clients:
+        one.start()
+    for one in clients:
+        one.join()
+    latencies.sort()
+    print(
+        json.dumps(
+            {
+                "requests": len(latencies),
+                "p50": latencies[len(latencies) // 2] * 1000,
+                "p99": latencies[int(len(latencies) * 0.99)] * 1000,
+                "statuses": statuses,
+                "sizes": [min(sizes), max(sizes)],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
