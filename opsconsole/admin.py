@@ -116,6 +116,7 @@ ICONS = {
     "api.token": "key",
     "operations.run": "play_circle",
     "operations.event": "history",
+    "care.backup": "archive",
     "operations.alert": "notifications",
     "operations.finding": "report",
     "tasks.task": "task",
@@ -170,6 +171,12 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         url = reverse("operations")
         everything = {"title": _("All operations"), "icon": "tactic", "link": url, "active": request.path == url}
         sidebar[0]["items"].insert(0, everything)
+        for place, (name, title, icon) in enumerate(
+            (("admin:index", _("Overview"), "monitor_heart"), ("care-stores", _("Stores"), "database"))
+        ):
+            url = reverse(name)
+            entry = {"title": title, "icon": icon, "link": url, "active": request.path == url}
+            sidebar[0]["items"].insert(place, entry)
         url = reverse("emergency")
         switch = {"title": _("Emergency switch"), "icon": "emergency_home", "link": url, "active": request.path == url}
         sidebar[0]["items"].append(switch)
@@ -180,7 +187,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     return sidebar
 
 
-PLACES = {"api": "auth"}  # apps that stand with another's tables
+PLACES = {"api": "auth", "care": "operations"}  # apps that stand with another's tables
 NAMES = {
     "django_q.schedule": gettext_lazy("Schedules"),
     "django_q.ormq": gettext_lazy("Waiting jobs"),

@@ -225,6 +225,19 @@ def test_a_read_only_store_can_be_backed_up(tmp_path: Path, empty_console: Path)
     assert [file.name for file in path.parent.iterdir()] == ["store.db"]
 
 
+def test_the_list(tmp_path: Path, empty_console: Path) -> None:
+    shell = Shell(tmp_path / "console", empty_console)
+    path = tmp_path / "store.db"
+    agentos.create_sqlite(path, 100)
+    made = shell.json("backup_store", "agentos", "--db-path", path)
+    (one,) = shell.json("backup_store", "agentos", "--db-path", path, "--list")["backups"]
+    assert (one["file"], one["size_bytes"], one["encrypted"]) == (made["file"], made["size_bytes"], False)
+    assert one["verified_at"] >= one["at"]
+    assert Path(made["file"]).name in shell.run("backup_store", "agentos", "--db-path", path, "--list").stdout
+    Path(made["file"]).unlink()
+    assert "no backup" in shell.run("backup_store", "agentos", "--db-path", path, "--list").stdout
+
+
 def test_refusals(managed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shell = Shell(tmp_path / "console")
     for words in (("backup_store", "nowhere"), ("backup_store", "agentos", "--to", tmp_path / "missing")):

@@ -410,7 +410,8 @@ def make_tables(store: Store) -> None:
     with transaction.atomic(using=store.alias), store.connection.cursor() as cursor:
         for statement in schema.statements(store.name, store.vendor):
             cursor.execute(statement)
-        for table in schema.documented(store.name, store.vendor).tables:
+        there = Store(store.alias, store.name).tables
+        for table in {*schema.documented(store.name, store.vendor).tables, "schema_version"} & set(there):
             cursor.execute(f"DELETE FROM {quoted(table)}")  # what the statements filled in: the source has its own
 
 

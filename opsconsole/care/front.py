@@ -257,6 +257,9 @@ class Front:
             cls = registry.operations().get(row["operation"])
             if cls is None or not issubclass(cls, Check):
                 continue
+            repair = registry.operations().get(cls.repairs.get(row["code"], ""))
+            if repair is not None and repair.problem is not None:
+                continue  # its rows in scope stand here themselves
             store = self._by_alias[self._identities[row["identity"]]]
             link = f"{reverse('admin:operations_finding_changelist')}?state=open&q={row['code']}"
             new, resolved = row["new"], gone.get((row["scan"], row["code"]), 0)
@@ -484,7 +487,8 @@ def _moved(more: int, fewer: int) -> str:
 
 
 def _kind(cls: type[Check], code: str) -> str:
-    return str(cls.kinds.get(code) or code.replace("_", " "))
+    words = str(cls.reasons.get(code) or "")
+    return words if words and "%(" not in words else code.replace("_", " ")
 
 
 def _kind_of_figure(name: str) -> str:

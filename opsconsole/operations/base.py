@@ -330,7 +330,6 @@ class Check(Listed):
     questions: ClassVar[tuple[str, ...]]
     sentences: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s out of `data`; else `reasons`
     repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation whose plan repairs it
-    kinds: ClassVar[Mapping[str, Any]] = {}  # code → what such problems are called, all together
     chosen: Sequence[Key] | None = None  # subjects that somebody names; such an answer is no scan and is not kept
 
     def items(self) -> Sequence[str]:

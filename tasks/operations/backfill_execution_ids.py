@@ -10,7 +10,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.display import figure
-from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Schedule, Unfit
+from opsconsole.operations.base import Changed, Operation, Outcome, Problem, Risk, RowChange, Schedule, Unfit
 from opsconsole.stores.rows import Key
 from tasks.lookup import is_by_index, look_up, within_bytes
 from tasks.models import TestRecord
@@ -29,6 +29,7 @@ class BackfillExecutionIds(Operation):
     writes = {"test_records": ("execution_id",)}
     risk = Risk.FILL
     schedule = Schedule("15 3 * * *")
+    problem = Problem(_("records without execution id"))
     reasons = {
         "from_summary": _("filled from the summary"),
         "empty": _("no summary"),

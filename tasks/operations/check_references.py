@@ -73,7 +73,7 @@ class CheckReferences(Check):
     model = Task
     schedule = Schedule("30 4 * * *")
     questions = (*(reference.question for reference in REFERENCES), CYCLES)
-    reasons = {
+    sentences = {
         "dangling_task": _("a task that is not there"),
         "artifact_of_vanished_task": _("artifacts of a task that is not there"),
         "dangling_session": _("a session that is not there"),
@@ -90,6 +90,15 @@ class CheckReferences(Check):
         "dangling_source": _("chunks of the source %(missing)s, which is not there (%(rows)d ×)"),
         "dangling_chunk": _("the embedding of the chunk %(missing)s, which is not there (%(rows)d ×)"),
         "dependency_cycle": _("tasks that wait for each other (%(size)d): %(tasks)s"),
+    }
+    reasons = {
+        "dangling_task": _("references to vanished tasks"),
+        "artifact_of_vanished_task": _("artifacts of vanished tasks"),
+        "dangling_session": _("references to vanished sessions"),
+        "dangling_project": _("references to vanished projects"),
+        "dangling_source": _("chunks of vanished sources"),
+        "dangling_chunk": _("embeddings of vanished chunks"),
+        "dependency_cycle": _("circles of tasks that wait for each other"),
     }
 
     def items(self) -> list[str]:

@@ -34,7 +34,7 @@ class CheckStore(Check):
     schedule = Schedule("0 3 * * 0")
     Params = StoreParams
     questions = ("integrity", "references", "json", "enumerations", "schema", "hot queries", "settings")
-    reasons = {
+    sentences = {
         "damaged": _("SQLite's integrity check says: %(text)s"),
         "invalid_index": _("the index %(name)s of %(table)s is invalid: REINDEX it, or drop it and make it again"),
         "dangling_reference": _(
@@ -49,7 +49,7 @@ class CheckStore(Check):
         "query_without_index": _("the query “%(name)s” reads all of %(table)s"),
         "setting_advised": _("%(name)s is %(value)s; advised is %(advised)s"),
     }
-    kinds = {
+    reasons = {
         "damaged": _("damaged pages"),
         "invalid_index": _("invalid indexes"),
         "dangling_reference": _("foreign keys with dangling rows"),
