@@ -102,6 +102,8 @@ def pretty_json(text: str | None, keys: Iterable[str] = (), *, colours: bool = F
     if not isinstance(document, dict | list):
         return format_html("<code>{}</code>", text[:PRETTY_CHARACTERS])
     folded: Any = [_("list of %(n)s") % {"n": figure(len(document))}]
+    if isinstance(document, list) and document and not any(isinstance(part, dict | list) for part in document):
+        folded = [*map(_short, document[:3]), *(["…"] if len(document) > 3 else [])]
     if isinstance(document, dict):
         wanted = [key for key in keys if key in document] or list(document)[:3]
         folded = [f"{key}: {_short(document[key])}" for key in wanted] or ["{}"]

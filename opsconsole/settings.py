@@ -163,6 +163,7 @@ X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_HTTPONLY = True
 if PRODUCTION:
     SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=True)
+    SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]  # asked from inside, without TLS
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=31_536_000)
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
@@ -253,7 +254,11 @@ LOGGING = {
         "stderr": {"class": "logging.StreamHandler", "stream": sys.stderr, "formatter": "line"},
     },
     "root": {"handlers": ["stderr"], "level": "WARNING"},
-    "loggers": {"opsconsole": {"level": "INFO"}, "django_structlog": {"level": "WARNING"}},
+    "loggers": {
+        "opsconsole": {"level": "INFO"},
+        "django_structlog": {"level": "WARNING"},
+        "health_check": {"level": "CRITICAL"},  # a probe a second would log as many tracebacks
+    },
 }
 
 # --- signals that hold runs: each off unless set -------------------------------------------------------
@@ -292,6 +297,11 @@ ROADMAPS_RESUME_SECRET = env.str("ROADMAPS_RESUME_SECRET", default="")
 
 BACKUP_MAX_AGE_HOURS = env.float("BACKUP_MAX_AGE_HOURS", default=24.0)
 BACKUP_ENCRYPTION_KEY = env.str("BACKUP_ENCRYPTION_KEY", default="")
+
+# --- watching ------------------------------------------------------------------------------------------
+
+METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
+CONNECTIONS_ALERT_PERCENT = env.int("CONNECTIONS_ALERT_PERCENT", default=80)
 
 # --- theme ----------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from django.views.generic import RedirectView
 
 from opsconsole.api import console
 from opsconsole.care import views as care
+from opsconsole.care import watching
 from opsconsole.operations import views
 from tasks.views import search_page
 
@@ -37,6 +38,9 @@ urlpatterns = [
         name="run-act",
     ),
     path("admin/search/", admin.site.admin_view(search_page), name="search"),
+    path("healthz", watching.healthz, name="healthz"),
+    path("readyz", watching.Readiness.as_view(), name="readyz"),
+    path("metrics", watching.metrics, name="metrics"),
     path("admin/front/live/", admin.site.admin_view(care.front_live), name="front-live"),
     path("admin/stores/", admin.site.admin_view(care.stores), name="care-stores"),
     path("api/", include(console.urls())),

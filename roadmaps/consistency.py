@@ -158,6 +158,11 @@ def moved_at(text: str | None) -> datetime | None:
     return read_moment(text, settings.ROADMAPS_TIME_ZONE) if text else None
 
 
+def is_at_work(status: str, moved: datetime | None, as_of: datetime) -> bool:
+    """Processing, and moved within the time after which it counts as stuck."""
+    return status == STATUS.PROCESSING and moved is not None and moved >= stuck_before(as_of)
+
+
 def states(store: Store, as_of: datetime, tasks: QuerySet[RoadmapTask] | None = None) -> Iterator[State]:
     """Every task (or those of `tasks`) with its state, in key order: a constant number of statements per batch."""
     rows = RoadmapTask.objects.using(store.alias) if tasks is None else tasks

@@ -60,9 +60,9 @@ def concepts_in(text: str | None) -> list[Concept]:
 
 def read(document: Any) -> Iterator[dict[str, Any]]:
     """The same concepts of a parsed document; what is no list or object on the way is passed over."""
-    for stage in _objects(document, "stages"):
-        for module in _objects(stage, "modules"):
-            for concept in _objects(module, "concepts"):
+    for stage in objects(document, "stages"):
+        for module in objects(stage, "modules"):
+            for concept in objects(module, "concepts"):
                 if isinstance(concept.get("concept_id"), str):
                     yield concept
 
@@ -101,6 +101,12 @@ def _added(text: str, concept: Concept, key: str, literal: str, binary: bool) ->
     last = max(concept.members.values(), key=lambda member: member.end)
     colon = text[last.key_end : last.value_start]
     return last.end, last.end, f'{concept.separator}"{key}"{colon}{literal}'
+
+
+def as_text(document: Mapping[str, Any], *, binary: bool = False) -> str:
+    """A flat document as a column holds it; `binary`: exactly as `jsonb` would give it back."""
+    ordered = {key: document[key] for key in sorted(document, key=binary_order)} if binary else document
+    return json.dumps(ordered, ensure_ascii=False)
 
 
 def binary_order(key: str) -> tuple[int, bytes]:
@@ -220,7 +226,8 @@ def _next(text: str, end: int, closing: str) -> tuple[int, bool]:
     return at + 1, False
 
 
-def _objects(document: Any, key: str) -> Iterator[dict[str, Any]]:
+def objects(document: Any, key: str) -> Iterator[dict[str, Any]]:
+    """The objects in the list under `key`, if there is one."""
     found = document.get(key) if isinstance(document, dict) else None
     for one in found if isinstance(found, list) else ():
         if isinstance(one, dict):

@@ -186,7 +186,7 @@ class Acceptance(models.Model):
     failed_concepts = models.JSONField(_("failed concepts"), default=list)
     reason = models.TextField(_("reason"))
     accepted_at = models.DateTimeField(_("accepted at"), default=timezone.now)
-    run = models.ForeignKey(Run, models.PROTECT, null=True, related_name="+")
+    run = models.ForeignKey(Run, models.SET_NULL, null=True, related_name="+")
 
     class Meta:
         verbose_name = _("accepted partial result")
@@ -209,7 +209,7 @@ class Recovery(models.Model):
     task_id = models.TextField(_("task"))
     outcome = models.CharField(_("outcome"), max_length=20, choices=Outcome, default=Outcome.RUNNING)
     error = models.TextField(_("error"), blank=True)
-    seen_at = models.DateTimeField(_("last seen at"), default=timezone.now)  # renewed while it goes on
+    run = models.ForeignKey(Run, models.SET_NULL, null=True, related_name="+")
     started_at = models.DateTimeField(_("started at"), default=timezone.now)
     finished_at = models.DateTimeField(_("finished at"), null=True)
 
@@ -218,7 +218,7 @@ class Recovery(models.Model):
         verbose_name_plural = _("recoveries")
         indexes = (
             models.Index(fields=("identity", "task_id", "outcome"), name="recovery_task"),
-            models.Index(fields=("outcome", "seen_at"), name="recovery_running"),
+            models.Index(fields=("outcome", "started_at"), name="recovery_running"),
         )
 
     def __str__(self) -> str:

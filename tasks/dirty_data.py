@@ -34,16 +34,17 @@ _FAILED_SHARE = """
         GROUP BY c.job_id HAVING {condition}
     )
 """
+# Asked for the few rows that are found. As a join it would lead SQLite's planner through all artifacts, and so
+# would F's own: CROSS JOIN keeps the order there, and is any join to PostgreSQL.
+_JOB_STATUS = "(SELECT CAST(j.status AS TEXT) FROM jobs AS j WHERE j.id = t.job_id)"
 _FAILED = "SUM(CASE WHEN c.status = 'FAILED' THEN 1 ELSE 0 END)"
 QUESTIONS = {
     "A": """
-        SELECT t.job_id, CAST(j.status AS TEXT), t.id, NULL
-        FROM tasks AS t LEFT JOIN jobs AS j ON j.id = t.job_id
+        SELECT t.job_id, {job_status}, t.id, NULL FROM tasks AS t
         WHERE t.status = 'COMPLETED' AND NOT EXISTS (SELECT 1 FROM artifacts AS a WHERE a.task_id = t.id)
     """,
     "B": """
-        SELECT t.job_id, CAST(j.status AS TEXT), a.task_id, a.id
-        FROM artifacts AS a LEFT JOIN tasks AS t ON t.id = a.task_id LEFT JOIN jobs AS j ON j.id = t.job_id
+        SELECT t.job_id, {job_status}, a.task_id, a.id FROM artifacts AS a LEFT JOIN tasks AS t ON t.id = a.task_id
         WHERE t.id IS NULL OR t.status = 'FAILED'
     """,
     "C": _FAILED_SHARE.format(condition=f"COUNT(*) = {_FAILED}"),
@@ -53,9 +54,8 @@ QUESTIONS = {
     """,
     "E": _FAILED_SHARE.format(condition=f"{_FAILED} BETWEEN 1 AND COUNT(*) - 1"),
     "F": """
-        SELECT t.job_id, CAST(j.status AS TEXT), a.task_id, a.id
-        FROM artifacts AS a JOIN tasks AS t ON t.id = a.task_id LEFT JOIN jobs AS j ON j.id = t.job_id
-        WHERE t.status IN ('PENDING', 'ASSIGNED', 'IN_PROGRESS', 'RETRYING')
+        SELECT t.job_id, {job_status}, a.task_id, a.id FROM tasks AS t CROSS JOIN artifacts AS a
+        WHERE a.task_id = t.id AND t.status IN ('PENDING', 'ASSIGNED', 'IN_PROGRESS', 'RETRYING')
     """,
 }
 
@@ -76,7 +76,8 @@ class Row(NamedTuple):
 
 
 def question(code: str) -> str:
-    return QUESTIONS[code].replace("{max_retries}", str(settings.HELIX_MAX_RETRY_COUNT))
+    sql = QUESTIONS[code].replace("{max_retries}", str(settings.HELIX_MAX_RETRY_COUNT))
+    return sql.replace("{job_status}", _JOB_STATUS)
 
 
 def ask(store: Store, code: str) -> Iterator[Row]:

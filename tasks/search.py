@@ -367,13 +367,14 @@ class Tsvector(Index):
         conditions = [f"search_words({self.source.text}) @@ to_tsquery('pg_catalog.simple', %s)"]
         values = [words]
         text = f"left({self.source.text}, {CHARACTERS})"
-        for term in query.terms:
-            if len(term.words()[0]) > 1:
-                conditions.append(f"{text} ~* %s")
-                values.append(_posix(term))
-        for term in query.excluded:
-            conditions.append(f"NOT {text} ~* %s")
-            values.append(_posix(term))
+        for term in (*query.terms, *query.excluded):
+            if term.excluded or len(term.words()[0]) > 1:
+                if len(term.pieces) == 1 and is_han(term.pieces[0]):  # no regular expression is needed
+                    conditions.append(f"strpos({text}, %s) {'=' if term.excluded else '>'} 0")
+                    values.append(term.pieces[0])
+                else:
+                    conditions.append(f"{text} {'!~*' if term.excluded else '~*'} %s")
+                    values.append(_posix(term))
         return " AND ".join(conditions), values
 
 

@@ -182,7 +182,8 @@ def test_lists_and_pages_open(alices, fill, model):
         "tasks_task": f"01TASK{0:020d}",
     }[model]
     assert alices.get(reverse(f"admin:{model}_change", args=[key])).status_code == 200
-    assert alices.post(reverse(f"admin:{model}_change", args=[key]), {}).status_code == 403
+    if model.startswith("audits"):  # tasks may be edited: see test_agentos_admin.py
+        assert alices.post(reverse(f"admin:{model}_change", args=[key]), {}).status_code == 403
 
 
 def test_a_page_of_a_task_shows_its_newest_audits(alices, fill):

@@ -52,7 +52,7 @@ def content(backup: Backup, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("key", ["", KEY])
+@pytest.mark.parametrize("key", ["", KEY], ids=["plain", "encrypted"])
 def test_a_backup_of_each_engine_is_listed(managed: Any, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setattr(settings, "BACKUP_ENCRYPTION_KEY", key)
     managed.execute("INSERT INTO tasks (task_id, title) VALUES (?, ?)", "t1", "one\ntwo\\.")

@@ -15,9 +15,7 @@ from tests.conftest import attach_url
 from tests.contract import execute_run, operation_called
 from tests.outside import execute
 
-pytestmark = pytest.mark.django_db(
-    transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"]
-)
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
 BACKFILL = "problem:audits.backfill_decision_fields"
 
 

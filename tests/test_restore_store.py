@@ -53,7 +53,7 @@ def ids(tables: Any) -> set[str]:
     return set(tables["tasks"])
 
 
-@pytest.mark.parametrize("key", ["", str(pyrage.x25519.Identity.generate())])
+@pytest.mark.parametrize("key", ["", str(pyrage.x25519.Identity.generate())], ids=["plain", "encrypted"])
 def test_there_and_back(saved: Any, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setattr(settings, "BACKUP_ENCRYPTION_KEY", key)
     store, backup = saved.store, back_up(saved.store) if key else saved.backup

@@ -159,10 +159,7 @@ def checked_rows(connection: sqlite3.Connection) -> dict[str, int]:
         tables = connection.execute(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 AND name NOT GLOB 'sqlite_*'"
         ).fetchall()
-        return {
-            name: connection.execute(f"SELECT COUNT(*) FROM {quoted(name)}").fetchone()[0]  # noqa: S608
-            for (name,) in tables
-        }
+        return {name: connection.execute(f"SELECT COUNT(*) FROM {quoted(name)}").fetchone()[0] for (name,) in tables}
     except sqlite3.DatabaseError as error:
         raise BackupFailed(_("SQLite can't read it: %(text)s") % {"text": error}) from error
 
@@ -240,7 +237,7 @@ def count_rows(store: Store, schemas: list[str]) -> dict[str, int]:
         tables = cursor.fetchall()
         rows = {}
         for schema, table in tables:
-            cursor.execute(f"SELECT COUNT(*) FROM ONLY {quote(schema)}.{quote(table)}")  # noqa: S608
+            cursor.execute(f"SELECT COUNT(*) FROM ONLY {quote(schema)}.{quote(table)}")
             rows[f"{schema}.{table}"] = cursor.fetchone()[0]
     return rows
 

@@ -21,7 +21,7 @@ from django.utils.functional import cached_property
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from opsconsole.care.measuring import FINDING, LACKS, PROBLEM, SIZE, problem_operations
+from opsconsole.care.measuring import CONNECTIONS, FINDING, LACKS, PROBLEM, SIZE, problem_operations
 from opsconsole.care.models import Backup, Measurement
 from opsconsole.care.reach import unreachable
 from opsconsole.display import duration, figure
@@ -78,6 +78,7 @@ class Line:
     operation: str = ""  # whose plan repairs it
     params: Mapping[str, str] = field(default_factory=dict)
     button: str = ""
+    code: str = ""  # of what people are told of by an alert
 
     @property
     def urgency(self) -> str:
@@ -205,10 +206,16 @@ class Front:
             *self._found(),
             *self._in_scope(),
             *self._lacking(),
+            *self._crowded(),
             *self._without_backup(),
             *self._overdue(),
         ]
         return sorted(found, key=lambda line: (_RANK[line.priority], -(line.count or 0), line.kind))
+
+    def alarming(self) -> list[Line]:
+        """What people are told of: stores that are down, crowded servers, and backups that ran out."""
+        late = [line for line in self._without_backup() if line.store.alias in self._backups]
+        return [*self._unreachable(), *self._crowded(), *late]
 
     def _unreachable(self) -> Iterable[Line]:
         for alias, reason in self.down.items():
@@ -222,6 +229,7 @@ class Front:
                 reason,
                 self.now,
                 reverse("care-stores"),
+                code="down",
             )
 
     def _found(self) -> Iterable[Line]:
@@ -320,6 +328,16 @@ class Front:
                     _("Plan the upgrade"),
                 )
 
+    def _crowded(self) -> Iterable[Line]:
+        for (alias, name), row in self._latest.items():
+            taken = row.value or 0
+            if name == CONNECTIONS and alias in self._by_alias and taken >= settings.CONNECTIONS_ALERT_PERCENT:
+                kind = _("per cent of the server's connections are taken (%(share)s)") % {"share": row.text}
+                link = f"{reverse('care-stores')}#{alias}"
+                yield Line(
+                    Priority.IMMEDIATE.value, kind, self._by_alias[alias], taken, None, "", row.at, link, code="crowded"
+                )
+
     def _without_backup(self) -> Iterable[Line]:
         limit = timedelta(hours=settings.BACKUP_MAX_AGE_HOURS)
         for store in self.stores:
@@ -345,6 +363,7 @@ class Front:
                 "care.backup_store",
                 {"store": store.alias},
                 _("Plan the backup"),
+                "backup",
             )
 
     def _overdue(self) -> Iterable[Line]:

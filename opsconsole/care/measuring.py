@@ -11,6 +11,7 @@ from django.db.models import Count
 from django.utils import timezone
 
 from opsconsole.care.models import Measurement
+from opsconsole.care.stats import connections_used
 from opsconsole.operations import planning, registry
 from opsconsole.operations.base import Operation
 from opsconsole.operations.models import Finding
@@ -18,7 +19,8 @@ from opsconsole.operations.registry import InvalidParameters
 from opsconsole.stores.store import Store, StoreUnusable
 
 KEPT_DAYS, COMPARED_DAYS = 400, 40
-SIZE, LACKS, PROBLEM, FINDING = "size_bytes", "lacks", "problem:", "finding:"
+SIZE, LACKS, CONNECTIONS = "size_bytes", "lacks", "connections_percent"
+PROBLEM, FINDING = "problem:", "finding:"
 
 
 class Figure(NamedTuple):
@@ -37,6 +39,9 @@ def figures(store: Store) -> Iterator[Figure]:
     try:
         yield Figure(SIZE, store.size())
         missing = store.missing()
+        if store.vendor == "postgresql":
+            limit, used = connections_used(store)
+            yield Figure(CONNECTIONS, round(100 * used / limit), f"{used}/{limit}")
     except (DatabaseError, InterfaceError) as error:
         raise store.unusable(error) from error
     except OSError as error:

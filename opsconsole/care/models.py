@@ -58,3 +58,21 @@ class Measurement(models.Model):
 
     def __str__(self) -> str:
         return f"{self.store} {self.name}"
+
+
+class TableCopy(models.Model):
+    """One table of a copied store: how far it is, and whether source and target agree."""
+
+    run = models.ForeignKey("operations.Run", models.CASCADE, related_name="table_copies")
+    table = models.TextField()
+    source_rows = models.BigIntegerField(default=0)
+    target_rows = models.BigIntegerField(default=0)
+    left_rows = models.BigIntegerField(default=0)  # that the target can't hold
+    left = models.JSONField(default=list)  # the first of them: key and reason
+    agrees = models.BooleanField(null=True)  # counts and contents; None until compared
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("run", "table"), name="copy_of_table"),)
+
+    def __str__(self) -> str:
+        return self.table

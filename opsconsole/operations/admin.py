@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
@@ -33,6 +34,7 @@ class OperationActionsMixin:
     """A list's operations, from the registry: for selected rows, for all that match, for everything in scope."""
 
     list_before_template = "operations/list_operations.html"
+    change_form_outer_before_template = "operations/row_operations.html"
     model: Any
 
     def operations(self, request: HttpRequest) -> list[type[Operation]]:
@@ -58,6 +60,22 @@ class OperationActionsMixin:
             **(extra_context or {}),
         }
         response: HttpResponse = super().changelist_view(request, context)  # type: ignore[misc]
+        return response
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """A row's page has the operations that take chosen rows, for this one: as the list's actions do."""
+        context = {
+            "row_operations": [pages.described(cls) for cls in self.operations(request) if cls.selects],
+            "row_keys": [] if object_id is None else [unquote(object_id)],
+            **(extra_context or {}),
+        }
+        response: HttpResponse = super().changeform_view(request, object_id, form_url, context)  # type: ignore[misc]
         return response
 
 

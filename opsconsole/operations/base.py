@@ -17,7 +17,7 @@ from django.utils.translation import ngettext, pgettext_lazy
 
 from opsconsole.display import figure
 from opsconsole.stores.rows import Key
-from opsconsole.stores.store import Store
+from opsconsole.stores.store import Right, Store
 
 DEFAULT_BATCH_SIZE = 1_000
 LONG_CLUSTER = "long"
@@ -117,6 +117,7 @@ class Operation:
     risk: ClassVar[Risk]
     undoable: ClassVar[bool] = True
     batch_size: int | None = None  # set: fixed, and --batch-size is refused
+    locks: ClassVar[tuple[str, ...]] = ()  # what a run holds beside the tables of `writes`
     locks_units: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
     touches_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
     backs_up: ClassVar[bool] = False  # it makes a backup itself before it writes
@@ -251,6 +252,15 @@ class Operation:
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         """Model → columns that the store must have."""
         return {self.model: (str(self.model._meta.pk.column), *self.columns)}
+
+    def rights(self) -> list[Right]:
+        """What a PostgreSQL role must be granted to do this, beside reading; SQLite has no roles."""
+        if self.act is not None:
+            return []
+        found = [Right("UPDATE", table, column) for table, columns in self.writes.items() for column in columns]
+        if self.risk == Risk.DELETE:
+            found += [Right("DELETE", table) for table, columns in self.writes.items() if not columns]
+        return found
 
     @classmethod
     def locate(cls, params: Mapping[str, Any]) -> Store:

@@ -134,7 +134,7 @@ class _Page:
         """Label and value of each parameter."""
         form_fields = self.operation.Params.base_fields if self.operation is not None else {}
         return [
-            (str(form_fields[name].label or name) if name in form_fields else name, value)
+            (str(form_fields[name].label or name) if name in form_fields else name, _plain(value))
             for name, value in self.run.params.items()
         ]
 
@@ -230,6 +230,12 @@ def _changes(before: dict[str, Any] | None, after: dict[str, Any] | None) -> Saf
     return format_html('{}<dl class="changes">{}</dl>', note, lines)
 
 
+def _row_changes(row: dict[str, Any], *, named: bool) -> SafeString:
+    """One of the rows of a unit; `named` where it has several."""
+    changes = _changes(row["before"], row["after"])
+    return format_html("<strong>{} {}</strong> {}", row["table"], row["key"], changes) if named else changes
+
+
 def _clip(value: Any) -> Any:
     return f"{value[:500]}…" if isinstance(value, str) and len(value) > 500 else value
 
@@ -307,10 +313,8 @@ class PlanPage(_Page):
         rows = []
         for entry in _spread(self.run.plan["sample"]):
             reason = reason_label(self.operation, entry["reason"]) if entry["reason"] else ""
-            changes = [_changes(row["before"], row["after"]) for row in entry["rows"]]
-            root = (
-                entry["rows"][0] if entry["rows"] else {"table": next(iter(self.run.writes), ""), "key": entry["key"]}
-            )
+            changes = [_row_changes(row, named=len(entry["rows"]) > 1) for row in entry["rows"]]
+            root = self._root(entry)
             rows.append(
                 [
                     row_link(self.run, root["table"], root["key"], entry["unit"]),
@@ -321,6 +325,13 @@ class PlanPage(_Page):
                 ]
             )
         return Table([_("Row"), _("Outcome"), _("Before → after")], rows)
+
+    def _root(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """The row that stands for the unit: its own in the first table, where it has one there."""
+        first: dict[str, Any] = {"table": next(iter(self.run.writes), ""), "key": entry["key"]}
+        rows: list[dict[str, Any]] = entry["rows"]
+        own = [row for row in rows if (row["table"], row["key"]) == (first["table"], first["key"])]
+        return [*own, *rows, first][0]
 
     @property
     def untouched(self) -> list[str]:
@@ -1003,6 +1014,8 @@ def detail_words(detail: dict[str, Any]) -> SafeString | str:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(str(_plain(item)) for item in value)
     if isinstance(value, bool):
         return _("yes") if value else _("no")
     if isinstance(value, int | float):

@@ -140,8 +140,10 @@ def needs_typing(cls: type[Operation]) -> bool:
     return not cls.undoable or (cls.risk == Risk.DELETE and settings.PRODUCTION)
 
 
-def needs_approval(cls: type[Operation]) -> bool:
-    """Whether a second person must agree."""
+def needs_approval(cls: type[Operation], trigger: Trigger = Trigger.ADMIN) -> bool:
+    """Whether a second person must agree. What a schedule may do outside, the person agreed to who switched it on."""
+    if trigger == Trigger.SCHEDULE and cls.risk == Risk.OUTSIDE:
+        return False
     return cls.risk in {Risk.DELETE, Risk.OUTSIDE} and settings.PRODUCTION
 
 
@@ -257,7 +259,7 @@ def confirm(run: Run, actor: Actor, *, background: bool, checked: Sequence[str] 
         raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
     operation = operation_of(run)
     require_grounds(run, operation, actor, checked)
-    approval = needs_approval(type(operation))
+    approval = needs_approval(type(operation), Trigger(run.trigger))
     status = Status.AWAITING_APPROVAL if approval else Status.QUEUED if background else Status.RUNNING
     with transaction.atomic():
         _take_locks(run)
@@ -283,6 +285,7 @@ def require_grounds(run: Run, operation: Operation, actor: Actor, checked: Seque
         raise UnableToRun(_("Not confirmed of the checklist: %(items)s.") % {"items": ", ".join(unchecked)})
     if objection := checklist.objection(cls, operation.at):
         raise UnableToRun(objection)
+    operation.at.require_rights(operation.rights())
 
 
 def approve(run: Run, actor: Actor) -> None:
@@ -299,10 +302,10 @@ def approve(run: Run, actor: Actor) -> None:
 
 
 def _take_locks(run: Run) -> None:
-    with _serialised("locks"):
+    with serialised("locks"):
         by_unit = registry.operation(run.operation).locks_units
         keys = [str(key) for key in run.selection.get("keys", ())] if by_unit else []
-        for table in run.writes:
+        for table in (*run.writes, *registry.operation(run.operation).locks):
             held = Lock.objects.filter(identity=run.identity, table=table).exclude(run=run)
             if keys:
                 held = held.filter(Q(key="") | Q(key__in=keys))
@@ -330,7 +333,7 @@ def _held_by(run: Run, table: str) -> str:
 
 
 @contextmanager
-def _serialised(name: str) -> Iterator[None]:
+def serialised(name: str) -> Iterator[None]:
     """One at a time over all processes. SQLite's IMMEDIATE transactions are so already."""
     with transaction.atomic():
         connection = connections["default"]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 
 from django import forms
 from django.core.exceptions import ValidationError
-from django.db import DatabaseError, DataError, IntegrityError, models, transaction
+from django.db import DatabaseError, DataError, IntegrityError, InternalError, models, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.text import capfirst
@@ -116,7 +116,7 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
             with transaction.atomic(using=using):
                 self.write(using)
                 transaction.set_rollback(True, using=using)
-        except (IntegrityError, DataError, OverflowError) as error:
+        except (IntegrityError, DataError, InternalError, OverflowError) as error:
             self.add_error(None, ValidationError(refusal(error)))
         finally:
             self.instance._state.adding = adding

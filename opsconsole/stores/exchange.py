@@ -15,7 +15,7 @@ from typing import Any
 from django.contrib import messages
 from django.core import signing
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import DatabaseError, DataError, IntegrityError, models, transaction
+from django.db import DatabaseError, DataError, IntegrityError, connections, models, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -209,6 +209,10 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
                 % {"table": self._meta.model._meta.db_table, "columns": ", ".join(unknown)}
             )
 
+    def after_import(self, dataset: Any, result: Any, **kwargs: Any) -> None:
+        super().after_import(dataset, result, **kwargs)
+        result.given = set(dataset.headers)
+
     def before_import_row(self, row: dict[str, Any], **kwargs: Any) -> None:
         for name in [name for name, value in row.items() if value is ABSENT]:
             del row[name]
@@ -243,15 +247,14 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
             raise ValidationError(errors)
 
     def do_instance_save(self, instance: Any, is_create: bool) -> None:
+        """In the savepoint that the library makes for each row."""
         using = self.get_db_connection_name()
         try:
-            with transaction.atomic(using=using):
-                if is_create:
-                    instance.save(using=using, force_insert=True)
-                else:
-                    instance.save(using=using, update_fields=self._changed(instance))
+            if is_create:
+                instance.save(using=using, force_insert=True)
+            else:
+                instance.save(using=using, update_fields=self._changed(instance))
         except (IntegrityError, DataError, OverflowError, ValueError) as error:
-            instance._state.adding = is_create
             raise ValidationError(self._missing_references(instance, using) or refusal(error)) from None
 
     def _changed(self, instance: Any) -> list[str]:
@@ -262,7 +265,10 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
         ]
 
     def _missing_references(self, instance: Any, using: str) -> dict[str, str]:
-        """Which row that this one refers to is not there: SQLite does not say it."""
+        """Which row that this one refers to is not there: SQLite does not say it, PostgreSQL does."""
+        if connections[using].vendor != "sqlite":
+            return {}
+        transaction.set_rollback(False, using=using)  # nothing of the row was written; the savepoint goes back below
         missing = {}
         for column in self.columns.values():
             value = getattr(instance, column.attname)
@@ -271,6 +277,7 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
                 if not there:
                     words = {"table": column.remote_field.model._meta.verbose_name, "key": excerpt(value, 80)}
                     missing[column.attname] = _("There is no %(table)s %(key)s.") % words
+        transaction.set_rollback(True, using=using)
         return missing
 
 
@@ -384,6 +391,7 @@ class ExchangeStoreMixin(ImportMixin, ExportStoreMixin):  # type: ignore[misc]
             response: Any = super().import_action(request, **kwargs)
             if isinstance(response, TemplateResponse) and response.context_data is not None:
                 result = response.context_data.get("result")
+                response.context_data["columns"] = ", ".join(field.column for field in self.model._meta.concrete_fields)
                 response.context_data["preview"] = _preview(result) if result is not None else None
             return response.render() if isinstance(response, TemplateResponse) else response
         except (StoreUnusable, DatabaseError) as error:
@@ -393,10 +401,12 @@ class ExchangeStoreMixin(ImportMixin, ExportStoreMixin):  # type: ignore[misc]
         try:
             response: HttpResponse = super().process_import(request, **kwargs)
         except (FileNotFoundError, Unreadable):
-            messages.error(request, _("The file is no longer there: upload it again."))
-            return HttpResponseRedirect(self._import_url())
+            response = TemplateResponse(request, self.import_template_name)
         except (StoreUnusable, DatabaseError) as error:
             return self.unusable(request, error)  # type: ignore[no-any-return]
+        if isinstance(response, TemplateResponse):  # not what was previewed
+            messages.error(request, _("The file is no longer there: upload it again."))
+            return HttpResponseRedirect(self._import_url())
         return response
 
     def process_result(self, result: Any, request: HttpRequest) -> HttpResponse:
@@ -462,11 +472,15 @@ def _preview(result: Any) -> dict[str, Any]:
         RowResult.IMPORT_TYPE_SKIP: _("as it is"),
     }
     shown = [row for row in result.rows if row.diff]
+    columns = [place for place, name in enumerate(result.diff_headers) if name in result.given]
     return {
         "sentence": _outcome(result),
         "more": len(result.rows) - len(shown),
         "table": {
-            "headers": ["", *result.diff_headers],
-            "rows": [[format_html("<strong>{}</strong>", marks[row.import_type]), *row.diff] for row in shown],
+            "headers": ["", *(result.diff_headers[place] for place in columns)],
+            "rows": [
+                [format_html("<strong>{}</strong>", marks[row.import_type]), *(row.diff[place] for place in columns)]
+                for row in shown
+            ],
         },
     }

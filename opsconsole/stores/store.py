@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.apps import apps
 from django.conf import settings
@@ -34,6 +34,14 @@ TITLES = {
 
 class StoreUnusable(Exception):
     """The store can't be used for what was asked. The message says why and what to do."""
+
+
+class Right(NamedTuple):
+    """A right of a PostgreSQL role: SELECT, INSERT, UPDATE or DELETE, on a table or on one of its columns."""
+
+    name: str
+    table: str
+    column: str = ""
 
 
 @dataclass(frozen=True)
@@ -293,6 +301,29 @@ class Store:
         except DatabaseError as error:
             raise self.unusable(error) from error
 
+    def require_rights(self, wanted: Sequence[Right]) -> None:
+        """Refuse a role that lacks one of the rights, with the statements that grant them: one query."""
+        if self.vendor != "postgresql" or not wanted:
+            return
+        with self.connection.cursor() as cursor:
+            cursor.execute(_RIGHTS, [list(part) for part in zip(*wanted, strict=True)])
+            lacking = cursor.fetchall()
+        if not lacking:
+            return
+        role, quote = lacking[0][0], self.connection.ops.quote_name
+        grants = [
+            f"GRANT {right}{f' ({quote(column)})' if column else ''} ON {quote(table)} TO {quote(role)};"
+            for _role, right, table, column in lacking
+        ]
+        named = [f"{right} {table}{f'.{column}' if column else ''}" for _role, right, table, column in lacking]
+        raise StoreUnusable(
+            _(
+                "%(location)s: the role %(role)s lacks %(rights)s. "
+                "Nothing was written. Its owner grants it with:\n%(grants)s"
+            )
+            % {"location": self.location, "role": role, "rights": ", ".join(named), "grants": "\n".join(grants)}
+        )
+
     def unusable(self, error: Exception) -> StoreUnusable:
         """The sentence for a driver's error while opening or first reading the store."""
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -417,3 +448,12 @@ _INDEXES = {
         WHERE i.indrelid = %s::regclass
     """,
 }
+
+_RIGHTS = """
+    SELECT current_user, w.name, w.relation, w.attribute
+    FROM unnest(%s::text[], %s::text[], %s::text[]) AS w(name, relation, attribute)
+    WHERE to_regclass(quote_ident(w.relation)) IS NOT NULL AND NOT CASE
+        WHEN w.attribute = '' THEN has_table_privilege(to_regclass(quote_ident(w.relation)), w.name)
+        ELSE has_column_privilege(to_regclass(quote_ident(w.relation)), w.attribute, w.name)
+    END
+"""

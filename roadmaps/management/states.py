@@ -14,6 +14,7 @@ from opsconsole.operations import planning, registry
 from opsconsole.operations.management.base import EXIT_ATTENTION, ConsoleCommand, Refused, chosen_store, known_keys
 from opsconsole.operations.management.output import Output
 from roadmaps.consistency import State
+from roadmaps.operations.sync_results import moving
 
 
 class StatesCommand(ConsoleCommand):
@@ -81,6 +82,20 @@ def require_choice(options: dict[str, Any]) -> None:
         raise Refused(_("Give task ids or --all, not both."))
     if not options["all"] and not options["keys"]:
         raise Refused(_("Which tasks? Give a task id, or --all."))
+
+
+def refuse_moving(name: str, options: dict[str, Any], remedy: str) -> None:
+    """Refuse tasks that a worker of the platform still moves."""
+    cls = registry.operation(name)
+    store = chosen_store(cls, {}, options, read_only=True)
+    try:
+        operation = planning.operation_on(cls, store, {})
+        store.require({model: tuple(columns) for model, columns in operation.needs().items()})
+        found = moving(operation, known_keys(operation, options["keys"]))
+    finally:
+        store.close()
+    if found:
+        raise Refused(_("A worker still moves %(tasks)s: %(remedy)s.") % {"tasks": ", ".join(found), "remedy": remedy})
 
 
 def counted(states: Iterable[State], counts: dict[str, int]) -> Iterator[State]:

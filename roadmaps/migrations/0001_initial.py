@@ -376,16 +376,21 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("error", models.TextField(blank=True, verbose_name="error")),
-                ("seen_at", models.DateTimeField(default=django.utils.timezone.now, verbose_name="last seen at")),
                 ("started_at", models.DateTimeField(default=django.utils.timezone.now, verbose_name="started at")),
                 ("finished_at", models.DateTimeField(null=True, verbose_name="finished at")),
+                (
+                    "run",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.SET_NULL, related_name="+", to="operations.run"
+                    ),
+                ),
             ],
             options={
                 "verbose_name": "recovery",
                 "verbose_name_plural": "recoveries",
                 "indexes": [
                     models.Index(fields=["identity", "task_id", "outcome"], name="recovery_task"),
-                    models.Index(fields=["outcome", "seen_at"], name="recovery_running"),
+                    models.Index(fields=["outcome", "started_at"], name="recovery_running"),
                 ],
             },
         ),
@@ -401,7 +406,7 @@ class Migration(migrations.Migration):
                 (
                     "run",
                     models.ForeignKey(
-                        null=True, on_delete=django.db.models.deletion.PROTECT, related_name="+", to="operations.run"
+                        null=True, on_delete=django.db.models.deletion.SET_NULL, related_name="+", to="operations.run"
                     ),
                 ),
             ],

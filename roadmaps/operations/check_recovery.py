@@ -12,8 +12,6 @@ from roadmaps.consistency import PARTIAL, SHOWN_CONCEPTS, STATUS, TASK_COLUMNS, 
 from roadmaps.content import NEEDS
 from roadmaps.models import RoadmapTask
 
-SYNC, RECOVER, RETRY = "roadmaps.sync_results", "roadmaps.recover_tasks", "roadmaps.retry_failed_concepts"
-
 
 class CheckRecovery(Check):
     title = _("Check tasks and frameworks")
@@ -46,8 +44,10 @@ class CheckRecovery(Check):
                 "reference_dangling",
                 "status_mismatch",
             ),
-            SYNC,
+            "roadmaps.sync_results",
         ),
+        "no_checkpoint": "roadmaps.fail_unrecoverable",
+        PARTIAL: "roadmaps.retry_failed_concepts",
     }
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:

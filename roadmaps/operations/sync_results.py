@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from django import forms
@@ -19,7 +18,7 @@ from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowCha
 from opsconsole.stores.models import Moment
 from opsconsole.stores.rows import Key
 from roadmaps import framework
-from roadmaps.consistency import local_text, moved_at, stuck_before
+from roadmaps.consistency import is_at_work, local_text, moved_at, stuck_before
 from roadmaps.content import NEEDS, PARTS, Content, Roadmap, contents, roadmaps
 from roadmaps.models import RoadmapMetadata, RoadmapTask
 
@@ -122,7 +121,7 @@ class SyncResults(Operation):
         moved = moved_at(task.updated_at)
         if moved is not None and moved > self.as_of:
             return Skip("went_on")
-        if _is_at_work(task.status, moved, self.as_of) and not self.params.get("force"):
+        if is_at_work(task.status, moved, self.as_of) and not self.params.get("force"):
             return Skip("moves")
         if roadmap is None:
             return Unfit("roadmap_missing")
@@ -189,9 +188,7 @@ class SyncResults(Operation):
                 return old
         except (ValueError, RecursionError):
             pass
-        if self._is_binary("roadmap_tasks", column):
-            document = {key: document[key] for key in sorted(document, key=framework.binary_order)}
-        return json.dumps(document, ensure_ascii=False)
+        return framework.as_text(document, binary=self._is_binary("roadmap_tasks", column))
 
     def _is_binary(self, table: str, column: str) -> bool:
         return self.at.tables[table][column].type == "jsonb"
@@ -239,12 +236,7 @@ def of_living_roadmap(operation: Operation) -> Q:
 def moving(operation: Operation, keys: Sequence[Key]) -> list[str]:
     """Those of the tasks that are at work."""
     rows = operation.domain().filter(pk__in=list(keys)).order_by("pk").values_list("pk", "status", "updated_at")
-    return [str(key) for key, status, text in rows if _is_at_work(status, moved_at(text), operation.as_of)]
-
-
-def _is_at_work(status: str, moved: datetime | None, as_of: datetime) -> bool:
-    """Processing, and moved within the time after which it counts as stuck."""
-    return status == STATUS.PROCESSING and moved is not None and moved >= stuck_before(as_of)
+    return [str(key) for key, status, text in rows if is_at_work(status, moved_at(text), operation.as_of)]
 
 
 def _failed(keys: list[str]) -> dict[str, Any] | None:

@@ -88,25 +88,29 @@ def _mean(numbers: list[int]) -> float:
 
 
 def neighbourhood(store: Store, root: str) -> Graph:
-    """At most `HOPS` steps and `MAX_NODES` tasks around `root`: two queries for each step, and one for the names."""
+    """At most `HOPS` steps and `MAX_NODES` tasks around `root`: two queries for each step, and two for the words."""
     graph = Graph(root, [root], [])
-    columns = [f for f in ("dependency_type", "reason") if f in store.tables[TaskDependency._meta.db_table]]
-    rows = TaskDependency.objects.using(store.alias).values_list("task_id", "depends_on_task_id", *columns)
-    found: dict[tuple[str, str], Edge] = {}
-    nodes, frontier = {root: None}, [root]
-    for _hop in range(HOPS):
-        step = []
-        for side in ("task_id__in", "depends_on_task_id__in"):
-            for task, depends_on, *rest in rows.filter(**{side: frontier}).order_by("pk")[:MAX_EDGES]:
-                words = dict(zip(columns, rest, strict=True))
-                edge = Edge(task, depends_on, words.get("dependency_type") or "", words.get("reason") or "")
-                found.setdefault((task, depends_on), edge)
-                step += [node for node in (task, depends_on) if node not in nodes]
-        frontier = list(dict.fromkeys(step))[: MAX_NODES - len(nodes)]
-        graph.cut = graph.cut or len(frontier) < len(set(step))
-        nodes |= dict.fromkeys(frontier)
+    rows = TaskDependency.objects.using(store.alias)
+    nodes: dict[str, None] = {root: None}
+    # What it waits for and what that waits for; what waits for it, and what waits for that.
+    for here, there in (("task_id", "depends_on_task_id"), ("depends_on_task_id", "task_id")):
+        frontier = [root]
+        for _hop in range(HOPS):
+            # No more columns than the unique key has, and no order: in the second direction there is no documented
+            # index, and reading the key alone takes a quarter of reading the rows.
+            found = rows.filter(**{f"{here}__in": frontier}).values_list(there, flat=True)[:MAX_EDGES]
+            step = [node for node in dict.fromkeys(found) if node not in nodes]
+            frontier = step[: MAX_NODES - len(nodes)]
+            graph.cut = graph.cut or len(frontier) < len(step)
+            nodes |= dict.fromkeys(frontier)
     graph.nodes = list(nodes)
-    graph.edges = [edge for edge in found.values() if edge.task in nodes and edge.depends_on in nodes]
+    columns = [f for f in ("dependency_type", "reason") if f in store.tables[TaskDependency._meta.db_table]]
+    edges = rows.filter(task_id__in=graph.nodes, depends_on_task_id__in=graph.nodes)
+    for task, depends_on, *rest in edges.order_by("pk").values_list("task_id", "depends_on_task_id", *columns)[
+        :MAX_EDGES
+    ]:
+        words = dict(zip(columns, rest, strict=True))
+        graph.edges.append(Edge(task, depends_on, words.get("dependency_type") or "", words.get("reason") or ""))
     names = Task.objects.using(store.alias).filter(pk__in=graph.nodes).values_list("pk", "title", "status")
     graph.names = {key: (excerpt(title, 200), excerpt(status, 40)) for key, title, status in names}
     return graph

@@ -102,7 +102,7 @@ class HelixJobAdmin(HelixAdmin):
     searched = ("id", "session_id")
     search_help_text = gettext_lazy("Searches the number of a job and a session's exact identifier.")
     badges = {"status": JOB_COLOURS}
-    shows = {"session_id": copyable, "initial_request": json_block, "error_message": long_text}
+    shows = {"id": str, "session_id": copyable, "initial_request": json_block, "error_message": long_text}
     needs = {"asked": ("initial_request",), "problems": ("status",), "its_tasks": ()}
     tables = {"problems": ("tasks", "artifacts"), "its_tasks": ("tasks", "artifacts")}
     fieldsets = (
@@ -175,7 +175,7 @@ class HelixTaskAdmin(HelixAdmin):
     search_help_text = gettext_lazy("Searches the number of a task or of a job.")
     heavy = ("input_data", "output_data", "error_log")
     badges = {"status": TASK_COLOURS}
-    shows = {"job_id": to_job, "input_data": json_block, "output_data": json_block, "error_log": long_text}
+    shows = {"id": str, "job_id": to_job, "input_data": json_block, "output_data": json_block, "error_log": long_text}
     needs = {"its_artifacts": ()}
     tables = {"its_artifacts": ("artifacts",)}
     fieldsets = (
@@ -208,7 +208,7 @@ class HelixArtifactAdmin(HelixAdmin):
     searched = ("id", "task_id")
     search_help_text = gettext_lazy("Searches the number of an artifact or of a task.")
     heavy = ("payload",)
-    shows = {"task_id": to_task, "payload": json_block}
+    shows = {"id": str, "task_id": to_task, "payload": json_block}
     fieldsets = ((None, {"fields": ("id", "task_id", "name", "schema_id", "created_at", "payload")}),)
 
 
@@ -219,7 +219,7 @@ class AgentPromptAdmin(HelixAdmin):
     searched = ("id", "agent_id")
     search_help_text = gettext_lazy("Searches the number of a prompt and the exact name of an agent.")
     heavy = ("prompt_text",)
-    shows = {"prompt_text": long_text}
+    shows = {"id": str, "prompt_text": long_text}
     fieldsets = (
         (None, {"fields": ("id", "agent_id", "version", "is_active", "created_at", "created_by", "prompt_text")}),
     )
@@ -231,7 +231,7 @@ class SystemLogAdmin(HelixAdmin):
     list_filter = (LevelFilter, ("created_at", DayFilter))
     searched = ("id",)
     search_help_text = gettext_lazy("Searches the number of an entry.")
-    shows = {"message": long_text, "metadata": json_block}
+    shows = {"id": str, "message": long_text, "metadata": json_block}
     needs = {"words": ("message",)}
     fieldsets = ((None, {"fields": ("id", "level", "component", "message", "created_at", "metadata")}),)
 

@@ -374,10 +374,9 @@ class Migration(migrations.Migration):
                     "helix",
                     sqlite=SQLITE,
                     postgresql=POSTGRESQL,
-                    reverse=REVERSE,
-                    reverse_postgresql=(
-                        "DROP FUNCTION update_updated_at_column(); DROP TYPE task_status; DROP TYPE job_status;"
-                    ),
+                    reverse_sqlite=REVERSE,
+                    reverse_postgresql=REVERSE
+                    + "DROP FUNCTION update_updated_at_column(); DROP TYPE task_status; DROP TYPE job_status;",
                 ),
             ],
         ),

@@ -11,17 +11,20 @@ from django import forms
 from django.conf import settings
 from django.db import models
 from django.db.models import Max, QuerySet
+from django.utils import timezone
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.display import figure
+from opsconsole.display import duration, figure
 from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip
 from opsconsole.operations.models import Batch
+from opsconsole.stores.moments import read_moment
 from opsconsole.stores.rows import Key
 from tasks.dirty_data import NEEDS, JobUnit, among, dirty_jobs, jobs_with_all
 from tasks.models import HelixArtifact, HelixJob, HelixTask
 
 HEALTH_SECONDS = 5.0
+MOVES_SECONDS = 600.0  # a platform whose newest change is younger than this is at work
 SHOWN_SESSIONS = 10
 
 
@@ -139,17 +142,13 @@ class CleanDirtyJobs(Operation):
             units.filter(session_id__gt="").order_by().values_list("session_id").annotate(jobs=models.Count("pk"))
         )
         statuses = Counter(dict(units.order_by().values_list("status").annotate(jobs=models.Count("pk"))))
-        newest = [
-            str(rows.aggregate(at=Max("updated_at"))["at"] or "–")
-            for rows in (HelixJob.objects.using(self.at.alias), HelixTask.objects.using(self.at.alias))
-        ]
         return {
             "ownership": [
                 gettext("Jobs by status: %(statuses)s.")
                 % {"statuses": ", ".join(f"{status} {figure(count)}" for status, count in sorted(statuses.items()))}
             ],
             "dependencies": [
-                gettext("Newest change: jobs %(jobs)s, tasks %(tasks)s.") % {"jobs": newest[0], "tasks": newest[1]},
+                self._movement(),
                 gettext("No session refers to these jobs.")
                 if not sessions
                 else ngettext(
@@ -164,6 +163,23 @@ class CleanDirtyJobs(Operation):
                 },
             ],
         }
+
+    def _movement(self) -> str:
+        """Whether the platform still works on its data."""
+        newest = [
+            model._default_manager.using(self.at.alias).aggregate(at=Max("updated_at"))["at"]
+            for model in (HelixJob, HelixTask)
+        ]
+        moments = [at for at in (read_moment(str(text)) for text in newest if text) if at is not None]
+        if not moments:
+            return gettext("When the platform last changed something is not known.")
+        ago = max((timezone.now() - max(moments)).total_seconds(), 0.0)
+        words = (
+            gettext("The platform still moves: its newest change is %(ago)s old.")
+            if ago < MOVES_SECONDS
+            else gettext("The platform stands still: its newest change is %(ago)s old.")
+        )
+        return words % {"ago": duration(ago)}
 
     def action_label(self, count: int) -> str:
         return ngettext("Delete %(count)s job", "Delete %(count)s jobs", count) % {"count": figure(count)}

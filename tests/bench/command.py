@@ -109,12 +109,18 @@ class Console:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(self._data, folder)
             os.sync()
-        environment, arguments = self._environment(folder), [NAME, "--json", *flags]
+        return self._on(location, "agentos", folder, NAME, "--json", *flags)
+
+    def call(self, location: Location, store: str, *arguments: str) -> Ran:
+        """Runs any command on a store of the system `store`, in the console as it was set up."""
+        return self._on(location, store, self._data, *arguments)
+
+    def _on(self, location: Location, store: str, data: Path, *arguments: str) -> Ran:
+        environment = self._environment(data)
         if location.engine == "sqlite":
-            arguments += ["--db-path", location.address]
-        else:
-            environment |= {"AGENTOS_DATABASE_URL": location.address, "AGENTOS_ATTACHED": "true"}
-        return self._call(environment, *arguments)
+            return self._call(environment, *arguments, "--db-path", location.address)
+        variables = {f"{store.upper()}_DATABASE_URL": location.address, f"{store.upper()}_ATTACHED": "true"}
+        return self._call(environment | variables, *arguments)
 
     def _environment(self, data: Path) -> dict[str, str]:
         # Nothing of the caller's stores, and none of its signals that hold a run.

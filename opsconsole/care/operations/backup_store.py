@@ -9,7 +9,7 @@ from django import forms
 from django.conf import settings
 from django.db import models
 from django.template.defaultfilters import filesizeformat
-from django.utils.translation import gettext as _gettext
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.care import archive, dumps, pg_tools
@@ -82,11 +82,10 @@ class BackupStore(Listed, Act):
     def advice(self, total: int) -> list[str]:
         size = filesizeformat(self.at.size())
         if self.at.path is None:
-            return [_gettext("The database has %(size)s; the file is compressed.") % {"size": size}]
+            return [gettext("The database has %(size)s; the file is compressed.") % {"size": size}]
         return [
-            _gettext("The store has %(size)s: as much room is needed beside the file while it is made.")
-            % {"size": size}
+            gettext("The store has %(size)s: as much room is needed beside the file while it is made.") % {"size": size}
         ]
 
     def action_label(self, count: int) -> str:
-        return _gettext("Back up %(store)s") % {"store": self.at.alias}
+        return gettext("Back up %(store)s") % {"store": self.at.alias}

@@ -7,10 +7,13 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.care import measuring
+from opsconsole.care.front import Front
 from opsconsole.care.models import Measurement
+from opsconsole.operations import alerts
 from opsconsole.operations.base import Act, Item, Listed, Outcome, Risk, Schedule, Skip
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import Store, StoreUnusable
@@ -44,6 +47,12 @@ class MeasureStores(Listed, Act):
         except StoreUnusable:  # its card says so already, and no run can mend it
             return Skip("down")
         return Skip("measured")
+
+    def finished(self, run_id: int) -> None:
+        """Whoever is on the alert list hears of overdue backups and crowded servers, once a day."""
+        for line in Front().alarming():
+            key = f"{timezone.localdate():%Y-%m-%d} {line.store.alias} {line.code}"
+            alerts.tell(key, f"{line.store.title}: {line.kind}", f"{line.store.location}\n{line.moved}".strip())
 
     def action_label(self, count: int) -> Any:
         return _("Measure now")

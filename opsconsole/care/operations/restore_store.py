@@ -9,7 +9,7 @@ from typing import Any
 
 from django import forms
 from django.db import models
-from django.utils.translation import gettext as _gettext
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.care import archive, dumps, pg_tools, restores
@@ -57,14 +57,14 @@ class RestoreStore(Listed, Act):
         """Refuses before anything is written."""
         if not self.at.managed:
             raise UnableToPlan(
-                _gettext("%(location)s is attached, somebody else's: restore it by its own means.")
+                gettext("%(location)s is attached, somebody else's: restore it by its own means.")
                 % {"location": self.at.location}
             )
         if self.beside:
             restores.beside(self.at, self.beside)
         elif self.at.name == DEFAULT:
             raise UnableToPlan(
-                _gettext(
+                gettext(
                     "The console can't be restored while it runs: restore it beside (--as), stop it, exchange the two."
                 )
             )
@@ -89,7 +89,7 @@ class RestoreStore(Listed, Act):
         restores.examine(self.at, self.file)
         listed = self._listed()
         if listed is not None and archive.file_digest(self.file) != listed.digest:
-            raise restores.Unrestorable(_gettext("The file is no longer as it was written: take another backup."))
+            raise restores.Unrestorable(gettext("The file is no longer as it was written: take another backup."))
         if self.beside:
             restores.restore_beside(self.at, self.file, self.beside)
             return Changed(())
@@ -100,7 +100,7 @@ class RestoreStore(Listed, Act):
         return Changed(())
 
     def _back_up(self) -> None:
-        """The state before. Of a damaged SQLite store, whose backup would not stand any check, its files as they are."""
+        """The state before. Of a damaged SQLite store, whose backup would stand no check, its files as they are."""
         try:
             dumps.write(self.at, dumps.folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
         except (dumps.BackupFailed, sqlite3.DatabaseError):
@@ -117,12 +117,12 @@ class RestoreStore(Listed, Act):
         if self.beside:
             return []
         return [
-            _gettext("Everything written to %(store)s since that backup goes; its state now is backed up first.")
+            gettext("Everything written to %(store)s since that backup goes; its state now is backed up first.")
             % {"store": self.at.alias},
-            _gettext("After an older backup run `python manage.py setup`: it brings the tables up to date."),
+            gettext("After an older backup run `python manage.py setup`: it brings the tables up to date."),
         ]
 
     def action_label(self, count: int) -> str:
         if self.beside:
-            return _gettext("Restore as %(name)s") % {"name": self.beside}
-        return _gettext("Restore %(store)s") % {"store": self.at.alias}
+            return gettext("Restore as %(name)s") % {"name": self.beside}
+        return gettext("Restore %(store)s") % {"store": self.at.alias}

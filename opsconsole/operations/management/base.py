@@ -463,6 +463,7 @@ def _execute(
     if operation.touches_store:
         with reading(operation.at):
             operation.at.require_writable()
+            operation.at.require_rights(operation.rights())
     run = runner.same_command(operation, selection)
     if run is not None:
         run = _take_over(run, size, actor, options, output)

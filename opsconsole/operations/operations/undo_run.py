@@ -18,7 +18,7 @@ from opsconsole.operations.models import Batch
 from opsconsole.operations.runner import UnableToRun, run_called, store_of
 from opsconsole.stores import rows
 from opsconsole.stores.rows import Key, Values
-from opsconsole.stores.store import Store
+from opsconsole.stores.store import Right, Store
 
 INDEX_BITS = 20  # a unit's key: batches counted from the last one, then the row's place in its batch
 
@@ -147,6 +147,14 @@ class UndoRun(Operation):
                 ),
             )
         )
+
+    def rights(self) -> list[Right]:
+        """Rows that the run deleted are inserted again, those that it inserted go."""
+        cls = registry.operations().get(self.run.operation)
+        if cls is not None and cls.risk == Risk.DELETE:
+            gone = [Right("INSERT", table) for table, columns in self.writes.items() if not columns]
+            return gone + [Right("UPDATE", table, name) for table, names in self.writes.items() for name in names]
+        return super().rights()
 
     def label(self, unit: ChangedRow) -> str:
         return f"{unit.table} {unit.key}"

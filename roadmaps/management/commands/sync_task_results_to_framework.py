@@ -6,10 +6,8 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.operations import planning, registry
-from opsconsole.operations.management.base import OperationCommand, Refused, chosen_store, known_keys
-from roadmaps.management.states import require_choice
-from roadmaps.operations.sync_results import moving
+from opsconsole.operations.management.base import OperationCommand
+from roadmaps.management.states import refuse_moving, require_choice
 
 
 class Command(OperationCommand):
@@ -30,20 +28,5 @@ class Command(OperationCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         require_choice(options)
         if options["keys"] and not options["force"]:
-            self._refuse_moving(options)
+            refuse_moving(self.operation, options, _("wait until it counts as stuck, or give --force"))
         super().handle(*args, **options)
-
-    def _refuse_moving(self, options: dict[str, Any]) -> None:
-        cls = registry.operation(self.operation)
-        store = chosen_store(cls, {}, options, read_only=True)
-        try:
-            operation = planning.operation_on(cls, store, {})
-            store.require({model: tuple(columns) for model, columns in operation.needs().items()})
-            found = moving(operation, known_keys(operation, options["keys"]))
-        finally:
-            store.close()
-        if found:
-            raise Refused(
-                _("%(tasks)s still moves: wait until it counts as stuck, or give --force.")
-                % {"tasks": ", ".join(found)}
-            )

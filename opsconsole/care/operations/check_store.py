@@ -1,0 +1,316 @@
+"""Document 001: is the store sound, does it hold what its models say, are its hot queries served by an index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import orjson
+from django.conf import settings
+from django.db import DatabaseError, models, transaction
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.care import schema
+from opsconsole.care.expectations import HOT_QUERIES, JSON_COLUMNS, SERVER_MEMORY
+from opsconsole.care.models import Backup
+from opsconsole.care.params import StoreParams, named_store
+from opsconsole.operations.base import Check, Found, Priority, Schedule
+from opsconsole.stores.router import DEFAULT
+from opsconsole.stores.store import Store
+
+SHOWN = 20  # keys, values or lines of one finding
+READ_ROWS = 2_000
+IS_JSON_SINCE = 160_000  # PostgreSQL's own predicate; the type itself reads differently
+
+
+class CheckStore(Check):
+    title = _("Check a store")
+    description = _(
+        "Looks for damage, dangling references, broken JSON, values outside their enumeration, missing tables, columns "
+        "and indexes, hot queries without an index, and server settings below what is advised. Reads only."
+    )
+    model = Backup
+    schedule = Schedule("0 3 * * 0")
+    Params = StoreParams
+    questions = ("integrity", "references", "json", "enumerations", "schema", "hot queries", "settings")
+    reasons = {
+        "damaged": _("SQLite's integrity check says: %(text)s"),
+        "invalid_index": _("the index %(name)s of %(table)s is invalid: REINDEX it, or drop it and make it again"),
+        "dangling_reference": _(
+            "%(rows)d rows of %(table)s refer by %(column)s to rows of %(parent)s that are not there"
+        ),
+        "broken_reference": _("the foreign keys of %(table)s can't be checked: %(text)s"),
+        "invalid_json": _("%(rows)d rows of %(table)s hold no JSON in %(column)s, among them %(keys)s"),
+        "outside_enumeration": _("%(rows)d rows of %(table)s have %(value)s in %(column)s, which no document names"),
+        "missing_table": _("the table %(name)s is missing; it would be made by: %(statement)s"),
+        "missing_column": _("the column %(name)s is missing; it would be added by: %(statement)s"),
+        "missing_index": _("the index %(name)s is missing; it would be made by: %(statement)s"),
+        "query_without_index": _("the query “%(name)s” reads all of %(table)s"),
+        "setting_advised": _("%(name)s is %(value)s; advised is %(advised)s"),
+    }
+    kinds = {
+        "damaged": _("damaged pages"),
+        "invalid_index": _("invalid indexes"),
+        "dangling_reference": _("foreign keys with dangling rows"),
+        "broken_reference": _("foreign keys that can't be checked"),
+        "invalid_json": _("columns with broken JSON"),
+        "outside_enumeration": _("values outside their enumeration"),
+        "missing_table": _("documented tables missing"),
+        "missing_column": _("documented columns missing"),
+        "missing_index": _("documented indexes missing"),
+        "query_without_index": _("hot queries without an index"),
+        "setting_advised": _("settings below what is advised"),
+    }
+    repairs = dict.fromkeys(("missing_column", "missing_index"), "care.upgrade_store")
+
+    @classmethod
+    def occasions(cls) -> Iterable[Mapping[str, Any]]:
+        return [{"store": name} for name in (DEFAULT, *settings.STORES)]
+
+    @classmethod
+    def locate(cls, params: Mapping[str, Any]) -> Store:
+        return named_store(params)
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return {}
+
+    def bound(self) -> int:
+        self.at.require_file()
+        self.at.connection.ensure_connection()
+        return len(self.questions)
+
+    def ask(self, question: str) -> Iterable[Found]:
+        questions: dict[str, Callable[[], Iterator[Found]]] = {
+            "integrity": self._integrity,
+            "references": self._references,
+            "json": self._json,
+            "enumerations": self._enumerations,
+            "schema": self._schema,
+            "hot queries": self._hot_queries,
+            "settings": self._settings,
+        }
+        return questions[question]()
+
+    def _rows(self, sql: str, values: Iterable[Any] = ()) -> list[Any]:
+        with self.at.connection.cursor() as cursor:
+            cursor.execute(sql, list(values) or None)
+            return list(cursor.fetchall())
+
+    def _quote(self, name: str) -> str:
+        return str(self.at.connection.ops.quote_name(name))
+
+    # --- damage ----------------------------------------------------------------------------------------------
+
+    def _integrity(self) -> Iterator[Found]:
+        if self.at.vendor == "postgresql":
+            for table, name in self._rows(_INVALID_INDEXES):
+                yield Found("invalid_index", name, {"table": table, "name": name}, Priority.IMMEDIATE.value)
+            return
+        try:
+            said = [str(row[0]) for row in self._rows(f"PRAGMA integrity_check({SHOWN})")]
+        except DatabaseError as error:
+            said = [str(error)]
+        if said != ["ok"]:
+            for text in said:
+                yield Found("damaged", text[:200], {"text": text[:500]}, Priority.IMMEDIATE.value)
+
+    # --- foreign keys of the database's own -------------------------------------------------------------------
+
+    def _references(self) -> Iterator[Found]:
+        yield from self._dangling_sqlite() if self.at.vendor == "sqlite" else self._dangling_postgresql()
+
+    def _dangling_sqlite(self) -> Iterator[Found]:
+        for table in self.at.tables:
+            columns = dict(self._rows(f'SELECT id, "from" FROM pragma_foreign_key_list({_text(table)})'))
+            if not columns:
+                continue
+            try:
+                # Grouped in SQL: there may be millions of them.
+                found = self._rows(
+                    f"SELECT parent, fkid, COUNT(*) FROM pragma_foreign_key_check({_text(table)}) GROUP BY 1, 2"
+                )
+            except DatabaseError as error:
+                yield Found("broken_reference", table, {"table": table, "text": str(error)})
+                continue
+            for parent, number, rows in found:
+                yield self._dangling(table, columns[number], parent, rows)
+
+    def _dangling_postgresql(self) -> Iterator[Found]:
+        for table, parent, columns, parent_columns in self._rows(_FOREIGN_KEYS):
+            pairs = [(self._quote(a), self._quote(b)) for a, b in zip(columns, parent_columns, strict=True)]
+            condition = " AND ".join(f"p.{theirs} = c.{ours}" for ours, theirs in pairs)
+            filled = " AND ".join(f"c.{ours} IS NOT NULL" for ours, _theirs in pairs)
+            ((rows,),) = self._rows(
+                f"SELECT COUNT(*) FROM {table} AS c WHERE {filled}"  # names out of the catalogue
+                f" AND NOT EXISTS (SELECT FROM {parent} AS p WHERE {condition})"
+            )
+            if rows:
+                yield self._dangling(table, ", ".join(columns), parent, rows)
+
+    @staticmethod
+    def _dangling(table: str, column: str, parent: str, rows: int) -> Found:
+        data = {"table": table, "column": column, "parent": parent, "rows": rows}
+        return Found("dangling_reference", f"{table}.{column}", data)
+
+    # --- values ---------------------------------------------------------------------------------------------------
+
+    def _json(self) -> Iterator[Found]:
+        for table, columns in JSON_COLUMNS.get(self.at.name, {}).items():
+            for column in columns:
+                declared = self.at.tables.get(table, {}).get(column)
+                if declared is None or declared.type in {"json", "jsonb"}:
+                    continue
+                rows, keys = self._broken(table, column)
+                if rows:
+                    data = {"table": table, "column": column, "rows": rows, "keys": ", ".join(map(str, keys))}
+                    yield Found("invalid_json", f"{table}.{column}", data)
+
+    def _broken(self, table: str, column: str) -> tuple[int, list[Any]]:
+        """How many rows, and the keys of the first ones."""
+        name, at = self._quote(column), self._quote(table)
+        key = next((self._quote(n) for n, declared in self.at.tables[table].items() if declared.primary_key), name)
+        condition = self._is_broken(name)
+        if condition:
+            ((rows,),) = self._rows(f"SELECT COUNT(*) FROM {at} WHERE {condition}")
+            first = f"SELECT {key} FROM {at} WHERE {condition} LIMIT {SHOWN}"
+            return rows, [row[0] for row in self._rows(first)] if rows else []
+        rows = 0
+        keys: list[Any] = []
+        with transaction.atomic(using=self.at.alias), self.at.connection.chunked_cursor() as cursor:
+            cursor.execute(f"SELECT {key}, {name}::text FROM {at} WHERE {name} IS NOT NULL")
+            while portion := cursor.fetchmany(READ_ROWS):
+                for row_key, text in portion:
+                    if not _is_json(text):
+                        rows += 1
+                        if len(keys) < SHOWN:
+                            keys.append(row_key)
+        return rows, keys
+
+    def _is_broken(self, name: str) -> str:
+        """The condition in SQL, where the engine has one."""
+        if self.at.vendor == "sqlite":
+            return f"{name} IS NOT NULL AND NOT json_valid({name})"
+        if int(self.at.connection.pg_version) >= IS_JSON_SINCE:  # type: ignore[attr-defined]
+            return f"{name} IS NOT NULL AND {name} IS NOT JSON"
+        return ""
+
+    def _enumerations(self) -> Iterator[Found]:
+        for model in self.at.models():
+            table = model._meta.db_table
+            for one in model._meta.concrete_fields:
+                if not one.flatchoices or one.column not in self.at.tables.get(table, {}):
+                    continue
+                values = [str(value) for value, _label in one.flatchoices]
+                name, marks = self._quote(one.column), ", ".join(["%s"] * len(values))
+                text = f"CAST({name} AS TEXT)"
+                sql = (
+                    f"SELECT {text}, COUNT(*) FROM {self._quote(table)} WHERE {name} IS NOT NULL"
+                    f" AND {text} NOT IN ({marks}) GROUP BY 1 ORDER BY 2 DESC LIMIT {SHOWN}"
+                )
+                for value, rows in self._rows(sql, values):
+                    shown = str(value)[:100]
+                    data = {"table": table, "column": str(one.column), "value": shown, "rows": rows}
+                    yield Found("outside_enumeration", f"{table}.{one.column}={shown}", data)
+
+    # --- schema ---------------------------------------------------------------------------------------------------
+
+    def _schema(self) -> Iterator[Found]:
+        for one in schema.missing(self.at):
+            yield Found(f"missing_{one.kind}", one.name, {"name": one.name, "statement": one.statement})
+        known = schema.documented(self.at.name, self.at.vendor).tables
+        for name in self.at.missing():  # what only the models know: the console's own tables
+            table = name.partition(".")[0]
+            if table not in known:
+                kind = "column" if "." in name else "table"
+                yield Found(f"missing_{kind}", name, {"name": name, "statement": "python manage.py setup"})
+
+    def _hot_queries(self) -> Iterator[Found]:
+        for query in HOT_QUERIES.get(self.at.name, ()):
+            if not set(query.columns) <= set(self.at.tables.get(query.table, ())):
+                continue
+            reads_all = self._reads_all_sqlite if self.at.vendor == "sqlite" else self._reads_all_postgresql
+            if reads_all(query.sql):
+                yield Found("query_without_index", query.name, {"name": query.name, "table": query.table})
+
+    def _reads_all_sqlite(self, sql: str) -> bool:
+        steps = [str(row[3]) for row in self._rows(f"EXPLAIN QUERY PLAN {sql}")]
+        return any((step.startswith("SCAN") and "USING" not in step) or "TEMP B-TREE" in step for step in steps)
+
+    def _reads_all_postgresql(self, sql: str) -> bool:
+        """Small tables are scanned all the same, so the planner is asked what it would do if it must not."""
+        with transaction.atomic(using=self.at.alias):
+            self._rows("SELECT set_config('enable_seqscan', 'off', true)")
+            ((plan,),) = self._rows(f"EXPLAIN (FORMAT JSON) {sql}")
+        return "Seq Scan" in json.dumps(plan)
+
+    # --- settings ------------------------------------------------------------------------------------------------
+
+    def _settings(self) -> Iterator[Found]:
+        if self.at.vendor == "sqlite":
+            ((mode,),) = self._rows("PRAGMA journal_mode")
+            if mode != "wal":
+                yield self._advised("journal_mode", mode, "wal")
+            return
+        for name, value, unit_bytes in self._rows(_MEMORY):
+            advised = SERVER_MEMORY[name]
+            if int(value) * int(unit_bytes) < _bytes(advised):
+                yield self._advised(name, _size(int(value) * int(unit_bytes)), advised)
+
+    @staticmethod
+    def _advised(name: str, value: str, advised: str) -> Found:
+        return Found(
+            "setting_advised", name, {"name": name, "value": value, "advised": advised}, Priority.PERIODIC.value
+        )
+
+
+def _text(name: str) -> str:
+    doubled = name.replace("'", "''")
+    return f"'{doubled}'"
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        try:  # what orjson refuses alone: numbers and depths beyond its own
+            json.loads(text, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            return False
+    return True
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _bytes(text: str) -> int:
+    number, unit = int(text[:-2]), text[-2:]
+    return number * {"kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}[unit]
+
+
+def _size(size: int) -> str:
+    for unit, factor in (("GB", 1 << 30), ("MB", 1 << 20)):
+        if size >= factor and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return f"{size // 1024}kB"
+
+
+_INVALID_INDEXES = """
+    SELECT i.indrelid::regclass::text, i.indexrelid::regclass::text FROM pg_index AS i
+    JOIN pg_class AS c ON c.oid = i.indexrelid
+    WHERE NOT i.indisvalid AND c.relkind = 'i' AND pg_table_is_visible(i.indrelid)
+"""
+_FOREIGN_KEYS = """
+    SELECT c.conrelid::regclass::text, c.confrelid::regclass::text,
+           ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k(n, o)
+                 JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.n ORDER BY k.o),
+           ARRAY(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS k(n, o)
+                 JOIN pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.n ORDER BY k.o)
+    FROM pg_constraint AS c WHERE c.contype = 'f' AND c.conparentid = 0 AND pg_table_is_visible(c.conrelid)
+    ORDER BY 1, c.conname
+"""
+_MEMORY = """
+    SELECT name, setting::bigint, CASE unit WHEN '8kB' THEN 8192 ELSE 1024 END FROM pg_settings
+    WHERE name IN ('shared_buffers', 'effective_cache_size', 'work_mem') AND unit IN ('8kB', 'kB')
+"""

@@ -1,0 +1,181 @@
+"""Move a store: all its tables into an empty database, SQLite to PostgreSQL or back, compared when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from django import forms
+from django.db import DatabaseError, connections, models
+from django.utils.translation import gettext as _gettext
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+from opsconsole.care import copying, schema
+from opsconsole.care.models import TableCopy
+from opsconsole.care.params import StoreField, named_store
+from opsconsole.display import figure
+from opsconsole.environment import Environment
+from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk
+from opsconsole.operations.planning import UnableToPlan
+from opsconsole.stores.config import database
+from opsconsole.stores.router import DEFAULT
+from opsconsole.stores.store import Store, all_stores
+
+BESIDE_MODELS = ("django_migrations", "schema_version")  # tables that belong to a store and have no model
+
+
+class CopyStore(Listed, Act):
+    title = _("Copy a store")
+    description = _(
+        "Copies all tables of a store into an empty database that another variable names, SQLite to PostgreSQL or "
+        "back, and compares rows and contents. What the target can't hold is listed. The source is only read."
+    )
+    model = TableCopy
+    risk = Risk.MAKE
+    touches_store = False
+    cluster = LONG_CLUSTER
+
+    class Params(forms.Form):
+        store = StoreField()
+        to = forms.RegexField(
+            r"^[a-z][a-z0-9_]{0,40}$",
+            label=_("to"),
+            help_text=_("the target's alias: its variable …_DATABASE_URL names the database to fill"),
+        )
+
+    def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
+        super().__init__(store, params)
+        self.target = target_store(store, self.params["to"])
+
+    @classmethod
+    def locate(cls, params: Mapping[str, Any]) -> Store:
+        return named_store(params)
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return {}
+
+    def bound(self) -> int:
+        """Refuses a target that holds something already, and one that is the source."""
+        self.at.require_file()
+        if self.at.name == DEFAULT:
+            raise UnableToPlan(_gettext("The console itself is not copied: back it up, and restore it elsewhere."))
+        if self.target.location == self.at.location:
+            raise UnableToPlan(_gettext("%(to)s is the store itself.") % {"to": self.params["to"]})
+        try:
+            filled = self._filled()
+        except DatabaseError as error:
+            raise self.target.unusable(error) from error
+        if filled:
+            raise UnableToPlan(
+                _gettext("%(location)s holds rows already (%(tables)s): name an empty database.")
+                % {"location": self.target.location, "tables": ", ".join(sorted(filled)[:5])}
+            )
+        return len(self.items())
+
+    def _filled(self) -> list[str]:
+        tables = self._target_tables()
+        if not tables:
+            return []
+        with copying.side(self.target) as target:
+            return [table for table in tables if target.count(table)]
+
+    def _target_tables(self) -> Collection[str]:
+        path = self.target.path
+        if path is not None and not (path.exists() and path.stat().st_size):  # opening it would make it
+            return ()
+        return Store(self.target.alias, self.target.name).tables
+
+    def items(self) -> list[str]:
+        """Its tables, those that others refer to first. What the console does not know stays behind."""
+        known = {model._meta.db_table for model in self.at.models()} | set(BESIDE_MODELS)
+        return copying.order(self.at, [table for table in self.at.tables if table in known])
+
+    def act(self, unit: Item) -> Outcome:
+        if not set(schema.documented(self.at.name, self.target.vendor).tables) & set(self._target_tables()):
+            copying.make_tables(self.target)
+        fresh = Store(self.target.alias, self.target.name)
+        if unit.name == "django_migrations":
+            make_migrations_table(fresh)
+            fresh = Store(self.target.alias, self.target.name)
+        record, _made = TableCopy.objects.get_or_create(run_id=int(self.run_id or 0), table=unit.name)
+        with copying.side(self.at) as source, copying.side(fresh) as target:
+            table = copying.TableCopying(source, target, unit.name)
+            table.run()
+            record.agrees = table.agrees()
+            record.source_rows, record.target_rows = source.count(unit.name), target.count(unit.name)
+        record.left_rows = len(table.left)
+        record.left = [[key, reason] for key, reason in list(table.left.items())[: copying.SHOWN_LEFT]]
+        record.save()
+        return Changed(())
+
+    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
+        sentences = []
+        for record in TableCopy.objects.filter(run=self.run_id).order_by("pk"):
+            if record.left_rows:
+                sentences.append(
+                    ngettext(
+                        "%(count)s row of %(table)s could not be copied, first: %(first)s.",
+                        "%(count)s rows of %(table)s could not be copied, first: %(first)s.",
+                        record.left_rows,
+                    )
+                    % {
+                        "count": figure(record.left_rows),
+                        "table": record.table,
+                        "first": ": ".join(map(str, record.left[0])),
+                    }
+                )
+            if not record.agrees:
+                sentences.append(_gettext("%(table)s differs from its source.") % {"table": record.table})
+        return sentences
+
+    @classmethod
+    def made(cls, run_id: int) -> dict[str, Any]:
+        return {
+            "tables": {
+                record.table: {
+                    "source_rows": record.source_rows,
+                    "target_rows": record.target_rows,
+                    "set_aside": record.left_rows,
+                    "agrees": record.agrees,
+                }
+                for record in TableCopy.objects.filter(run=run_id).order_by("pk")
+            }
+        }
+
+    def advice(self, total: int) -> list[str]:
+        return [
+            _gettext(
+                "The target is %(location)s (%(engine)s). Stop the platform's writers: rows written behind the copy "
+                "are missing."
+            )
+            % {"location": self.target.location, "engine": self.target.vendor}
+        ]
+
+    def action_label(self, count: int) -> str:
+        return ngettext("Copy %(count)s table", "Copy %(count)s tables", count) % {"count": figure(count)}
+
+
+def target_store(store: Store, alias: str) -> Store:
+    """The database that `<ALIAS>_DATABASE_URL` names, for this process. Raises UnableToPlan."""
+    if alias in {known.alias for known in all_stores()}:
+        raise UnableToPlan(
+            _gettext("%(alias)s is a store in use: name another alias, such as %(example)s.")
+            % {"alias": alias, "example": f"{store.name}_new"}
+        )
+    variable = f"{alias.upper()}_DATABASE_URL"
+    env = Environment()
+    if not env.str(variable, default=""):
+        raise UnableToPlan(_gettext("Set %(variable)s to the database to copy into.") % {"variable": variable})
+    if alias not in connections.settings:
+        password = env.str(f"{alias.upper()}_DATABASE_PASSWORD", default="")
+        connections.settings[alias] = database(env.db_url(variable), password=password, attached=False, pool=False)
+        connections.configure_settings(connections.settings)
+    return Store(alias, store.name)
+
+
+def make_migrations_table(store: Store) -> None:
+    """So that `setup` knows later which migrations the copied tables hold."""
+    from django.db.migrations.recorder import MigrationRecorder
+
+    MigrationRecorder(store.connection).ensure_schema()

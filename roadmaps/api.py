@@ -1,0 +1,174 @@
+"""What the platform's front ends read: roadmaps and the content of their concepts (document 004)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import orjson
+from django.db import DatabaseError, InterfaceError
+from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
+from django.utils.http import parse_etags
+from django.utils.translation import gettext as _
+from ninja import Router
+
+from opsconsole.api.auth import access
+from opsconsole.api.console import error
+from opsconsole.stores.store import Store, StoreUnusable
+from roadmaps.content import Roadmap, contents, roadmaps
+from roadmaps.models import QuizMetadata, ResourceRecommendationMetadata, TutorialMetadata
+
+router = Router(tags=["roadmaps"], auth=access("roadmaps.view_roadmapmetadata"))
+
+COLUMNS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "tutorial": (
+        TutorialMetadata,
+        (
+            "tutorial_id",
+            "concept_id",
+            "roadmap_id",
+            "title",
+            "summary",
+            "content_url",
+            "content_status",
+            "content_version",
+            "is_latest",
+            "estimated_completion_time",
+            "generated_at",
+        ),
+    ),
+    "resources": (
+        ResourceRecommendationMetadata,
+        ("id", "concept_id", "roadmap_id", "resources", "resources_count", "search_queries_used", "generated_at"),
+    ),
+    "quiz": (
+        QuizMetadata,
+        (
+            "quiz_id",
+            "concept_id",
+            "roadmap_id",
+            "questions",
+            "total_questions",
+            "easy_count",
+            "medium_count",
+            "hard_count",
+            "generated_at",
+        ),
+    ),
+}
+DOCUMENTS = ("resources", "search_queries_used", "questions")
+PLACES = {"tutorial": 0, "resources": 1, "quiz": 2}
+
+
+@router.get("/roadmaps/{roadmap_id}", summary="A roadmap's framework, with statuses and references")
+def framework(request: HttpRequest, roadmap_id: str) -> HttpResponse:
+    """The document as the store holds it, digit for digit."""
+    try:
+        roadmap = _living(roadmap_id)
+    except _UNREADABLE as reason:
+        return _unavailable(reason)
+    if roadmap is None:
+        return _not_found()
+    try:
+        orjson.loads(roadmap.framework or "")
+    except orjson.JSONDecodeError:
+        return error(500, _("The framework of this roadmap can't be read."))
+    return _tagged(request, (roadmap.framework or "").encode())
+
+
+@router.get(
+    "/roadmaps/{roadmap_id}/concepts/{concept_id}/tutorials/latest",
+    summary="A tutorial's highest completed version",
+)
+def tutorial(request: HttpRequest, roadmap_id: str, concept_id: str) -> HttpResponse:
+    return _part(request, "tutorial", roadmap_id, concept_id)
+
+
+@router.get("/roadmaps/{roadmap_id}/concepts/{concept_id}/resources", summary="The newest resources of a concept")
+def resources(request: HttpRequest, roadmap_id: str, concept_id: str) -> HttpResponse:
+    return _part(request, "resources", roadmap_id, concept_id)
+
+
+@router.get("/roadmaps/{roadmap_id}/concepts/{concept_id}/quiz", summary="The newest quiz of a concept")
+def quiz(request: HttpRequest, roadmap_id: str, concept_id: str) -> HttpResponse:
+    return _part(request, "quiz", roadmap_id, concept_id)
+
+
+@router.get("/health", summary="Whether the roadmaps store answers", auth=access())
+def health(request: HttpRequest) -> HttpResponse:
+    store = _store()
+    try:
+        store.require_file()
+        with store.connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except _UNREADABLE as reason:
+        return _unavailable(reason)
+    return _tagged(request, orjson.dumps({"status": "healthy", "stores": {"roadmaps": "reachable"}}))
+
+
+# --- what they share ---------------------------------------------------------------------------------------------
+
+_UNREADABLE = (StoreUnusable, DatabaseError, InterfaceError)
+
+
+def _store() -> Store:
+    return Store("roadmaps", "roadmaps")
+
+
+def _living(roadmap_id: str) -> Roadmap | None:
+    """The roadmap, unless it is not there or was deleted."""
+    store = _store()
+    if not store.holds(roadmap_id):
+        return None
+    found = roadmaps(store, [roadmap_id]).get(roadmap_id)
+    return None if found is None or found.deleted else found
+
+
+def _part(request: HttpRequest, part: str, roadmap_id: str, concept_id: str) -> HttpResponse:
+    """The row that the framework should refer to."""
+    try:
+        if _living(roadmap_id) is None:
+            return _not_found()
+        row = contents(_store(), [roadmap_id])[roadmap_id].rows[PLACES[part]].get(concept_id)
+        if row is None:
+            return _not_found()
+        model, columns = COLUMNS[part]
+        known = [name for name in columns if name in _store().tables[model._meta.db_table]]
+        found = model.objects.filter(pk=row.key).values(*known).first()
+    except _UNREADABLE as reason:
+        return _unavailable(reason)
+    if found is None:
+        return _not_found()
+    answer = {name: _document(value) if name in DOCUMENTS else value for name, value in found.items()}
+    return _tagged(request, json.dumps(answer, ensure_ascii=False, default=str).encode(errors="backslashreplace"))
+
+
+def _document(text: str | None) -> Any:
+    """A JSON column's document; what is none stays text."""
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _tagged(request: HttpRequest, body: bytes) -> HttpResponse:
+    """With an ETag, so that a poll that brings nothing new is short."""
+    tag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
+    known = request.headers.get("If-None-Match", "")
+    if known.strip() == "*" or tag in [one.removeprefix("W/") for one in parse_etags(known)]:
+        response: HttpResponse = HttpResponseNotModified()
+    else:
+        response = HttpResponse(body, content_type="application/json")
+    response["ETag"] = tag
+    response["Cache-Control"] = "private, no-cache"
+    return response
+
+
+def _not_found() -> HttpResponse:
+    return error(404, _("There is no such roadmap, or no such content of the concept."))
+
+
+def _unavailable(reason: Exception) -> HttpResponse:
+    sentence = reason if isinstance(reason, StoreUnusable) else _store().unusable(reason)
+    return error(503, str(sentence))

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
+from opsconsole.operations.management.base import OperationCommand, Refused
+
+
+class Command(OperationCommand):
+    help = gettext_noop("Recover every stuck creation task, oldest first, within the limits of age, number and delay.")
+    examples = ("recover_interrupted_tasks --dry-run", "recover_interrupted_tasks --yes")
+    operation = "roadmaps.recover_tasks"
+    executes_by_default = True
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if not settings.ENABLE_TASK_RECOVERY:
+            raise Refused(_("Recovery is switched off: ENABLE_TASK_RECOVERY is false."))
+        super().handle(*args, **options)

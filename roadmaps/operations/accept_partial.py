@@ -1,0 +1,122 @@
+"""Document 004's other way out: a person decides that a partial result is final."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from django import forms
+from django.db import models
+from django.db.models import QuerySet
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.display import figure
+from opsconsole.operations.base import Act, Changed, Outcome, Risk, Skip, Unfit
+from opsconsole.operations.models import Run
+from opsconsole.stores.rows import Key
+from roadmaps.consistency import TASK_COLUMNS, accepted_tasks, states
+from roadmaps.content import NEEDS
+from roadmaps.models import Acceptance, RoadmapTask
+
+
+class AcceptPartial(Act):
+    title = _("Accept partial results as final")
+    description = _(
+        "Records that the concepts which failed need no further work: such a task is no open problem any more. "
+        "The decision is kept in the console with its reason; nothing is written to the store."
+    )
+    store = "roadmaps"
+    model = RoadmapTask
+    reads = ("status",)
+    risk = Risk.MAKE
+    touches_store = False
+    reasons = {
+        "accepted": _("accepted as final"),
+        "withdrawn": _("no longer accepted"),
+        "not_partial": _("not failed in part"),
+        "accepted_before": _("accepted before"),
+        "not_accepted": _("was not accepted"),
+        "no_reason": _("nobody said why: give a reason, or a note"),
+    }
+    figure_labels = {"in_scope": _("partial results to decide about"), "accepted": _("accepted")}
+
+    class Params(forms.Form):
+        reason = forms.CharField(
+            required=False,
+            max_length=2_000,
+            label=_("reason"),
+            help_text=_("why it is final; kept with the decision. Without it, the run's note is the reason"),
+        )
+        withdraw = forms.BooleanField(
+            required=False, label=_("withdraw"), help_text=_("take the decision back instead")
+        )
+
+    @property
+    def wants_note(self) -> bool:
+        return not self.params.get("reason")
+
+    def scope(self) -> QuerySet[RoadmapTask]:
+        partial, accepted = self.domain().filter(status=RoadmapTask.Status.PARTIAL_FAILURE), list(self._accepted())
+        return partial.filter(pk__in=accepted) if self._withdraws else partial.exclude(pk__in=accepted)
+
+    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+        return self.domain().filter(pk__in=list(keys))
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return {RoadmapTask: TASK_COLUMNS, **NEEDS}
+
+    def change(self, unit: Any) -> Outcome:
+        failed, accepted = self._failed(unit.pk)
+        if self._withdraws:
+            return Changed((), "withdrawn") if unit.pk in self._accepted() else Skip("not_accepted")
+        if unit.status != RoadmapTask.Status.PARTIAL_FAILURE:
+            return Skip("not_partial")
+        if accepted:
+            return Skip("accepted_before")
+        named = gettext("failed: %(concepts)s") % {"concepts": ", ".join(failed)}
+        return Changed((), "accepted", named)
+
+    def act(self, unit: Any) -> Outcome:
+        outcome = self.change(unit)
+        note = Run.objects.filter(pk=self.run_id or 0).values_list("note", flat=True).first()
+        reason = self.params.get("reason") or note
+        if not reason:
+            return Unfit("no_reason")
+        if isinstance(outcome, Changed):
+            decided = Acceptance.objects.filter(identity=self.at.identity(), task_id=unit.pk)
+            decided.delete()
+            if not self._withdraws:
+                Acceptance.objects.create(
+                    identity=self.at.identity(),
+                    task_id=unit.pk,
+                    failed_concepts=self._failed(unit.pk)[0],
+                    reason=reason,
+                    run_id=self.run_id,
+                )
+        return outcome
+
+    def _failed(self, key: str) -> tuple[list[str], bool]:
+        """The concepts that lack content now, and whether that was accepted already."""
+        for state in states(self.at, self.as_of, self.domain().filter(pk=key)):
+            return state.comparison.failed, state.accepted
+        return [], False
+
+    def _accepted(self) -> Mapping[str, set[str]]:
+        return accepted_tasks(self.at)
+
+    @property
+    def _withdraws(self) -> bool:
+        return bool(self.params.get("withdraw"))
+
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        return {"in_scope": narrow(self.scope()).count(), "accepted": len(self._accepted())}
+
+    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
+        """The decision stands as soon as it is written."""
+        return []
+
+    def action_label(self, count: int) -> str:
+        return ngettext("Accept %(count)s partial result", "Accept %(count)s partial results", count) % {
+            "count": figure(count)
+        }

@@ -1,0 +1,83 @@
+"""Document 004: a stuck task without a checkpoint can't go on; it says so instead of processing for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from django.db.models import QuerySet
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+from opsconsole.display import figure
+from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip
+from opsconsole.stores.rows import Key
+from roadmaps import checkpoints
+from roadmaps.consistency import is_at_work, local_text, moved_at
+from roadmaps.models import RoadmapTask
+from roadmaps.operations.sync_results import of_living_roadmap, stuck
+
+# Written into the platform's table, so in no language of the console's.
+REASON = "No checkpoint: the workflow was interrupted before its first one, or its checkpoints were removed."
+
+
+class Unrecoverable(NamedTuple):
+    """A task, and whether there is a checkpoint after all."""
+
+    pk: str
+    task: Any
+    resumable: bool
+
+
+class FailUnrecoverable(Operation):
+    title = _("Fail tasks that can't be recovered")
+    description = _(
+        "Sets stuck creation tasks that left no checkpoint to failed, with the step recovery_failed and the reason. "
+        "What was generated stays, and a sync may still use it."
+    )
+    store = "roadmaps"
+    model = RoadmapTask
+    reads = ("task_type",)
+    writes = {"roadmap_tasks": ("status", "current_step", "error_message", "updated_at")}
+    risk = Risk.CHANGE
+    locks_units = True
+    reasons = {
+        "no_checkpoint": _("no checkpoint to go on from"),
+        "has_checkpoint": _("there is a checkpoint: recover it"),
+        "not_processing": _("not processing"),
+        "went_on": _("moves, or went on by itself since the plan"),
+    }
+    figure_labels = {"in_scope": _("stuck creation tasks")}
+
+    def scope(self) -> QuerySet[RoadmapTask]:
+        return self.domain().filter(stuck(self) & of_living_roadmap(self), task_type=RoadmapTask.Type.CREATION)
+
+    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        tasks = super().fetch(units, after=after, bound=bound, limit=limit)
+        resumable = checkpoints.threads(self.at, (task.pk for task in tasks))
+        return [Unrecoverable(task.pk, task, task.pk in resumable) for task in tasks]
+
+    def bound(self) -> Key | None:
+        with checkpoints.saver(self.at):  # refuses where there is no telling
+            return super().bound()
+
+    def change(self, unit: Unrecoverable) -> Outcome:
+        task = unit.task
+        if task.status != RoadmapTask.Status.PROCESSING:
+            return Skip("not_processing")
+        if is_at_work(task.status, moved_at(task.updated_at), self.as_of):
+            return Skip("went_on")
+        if unit.resumable:
+            return Skip("has_checkpoint")
+        columns: Sequence[str] = self.writes["roadmap_tasks"]
+        old = {name: getattr(task, name) for name in columns}
+        new = {
+            "status": RoadmapTask.Status.FAILED.value,
+            "current_step": "recovery_failed",
+            "error_message": REASON,
+            "updated_at": local_text(self.as_of),
+        }
+        return Changed((RowChange("roadmap_tasks", unit.pk, old, new),), "no_checkpoint")
+
+    def action_label(self, count: int) -> str:
+        return ngettext("Fail %(count)s task", "Fail %(count)s tasks", count) % {"count": figure(count)}

@@ -1,0 +1,66 @@
+"""Document 004: tasks that were interrupted are recovered by themselves, on a schedule."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from django.conf import settings
+from django.db.models import QuerySet
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+from opsconsole.display import figure
+from opsconsole.operations import jobs, planning, runner
+from opsconsole.operations.base import Changed, Outcome, Schedule, Skip
+from opsconsole.operations.models import Trigger
+from opsconsole.operations.runner import Actor, UnableToRun
+from opsconsole.operations.selection import Selection
+from roadmaps.operations.recover_tasks import RecoverTasks
+
+
+class RecoverInterrupted(RecoverTasks):
+    title = _("Start the recovery of interrupted tasks")
+    description = _(
+        "Starts one background run of the recovery for each interrupted creation task, oldest first. How many go on "
+        "at once, and how long after each other they start, is set by TASK_RECOVERY_MAX_CONCURRENT and _DELAY_SECONDS."
+    )
+    selects = False  # to recover chosen tasks is the other operation
+    cluster = ""
+    locks = ()
+    locks_units = False
+    schedule = Schedule("*/5 * * * *")
+    reasons = {
+        **RecoverTasks.reasons,
+        "started": _("its recovery was started"),
+        "under_way": _("its recovery is under way"),
+    }
+
+    @classmethod
+    def occasions(cls) -> Iterable[Mapping[str, Any]]:
+        return [{}] if settings.ENABLE_TASK_RECOVERY else []
+
+    def act(self, unit: Any) -> Outcome:
+        recovery = RecoverTasks(self.at)
+        selection = Selection([unit.pk])
+        if runner.same_command(recovery, selection) is not None:
+            return Skip("under_way")
+        actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
+        run = runner.draft(planning.plan(recovery, selection), actor)
+        try:
+            jobs.confirm(run, actor)
+        except UnableToRun:  # somebody has just begun it
+            runner.cancel(run, actor)
+            return Skip("under_way")
+        return Changed((), "started")
+
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        return {"in_scope": narrow(self.scope()).count()}
+
+    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
+        """The runs that it started say how they ended."""
+        return []
+
+    def action_label(self, count: int) -> str:
+        return ngettext("Start %(count)s recovery", "Start %(count)s recoveries", count) % {"count": figure(count)}

@@ -1,0 +1,198 @@
+"""Document 004: an interrupted task goes on from its LangGraph checkpoint, is synced, and verified."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q, QuerySet, Value
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.display import figure
+from opsconsole.operations import planning, registry, runner
+from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Operation, Outcome, Risk, Skip
+from opsconsole.operations.models import Run, Trigger
+from opsconsole.operations.runner import Actor, Runner
+from opsconsole.operations.selection import Selection
+from opsconsole.stores.models import Moment
+from opsconsole.stores.rows import Key
+from roadmaps import checkpoints, recoveries, workflow
+from roadmaps.consistency import is_at_work, local_text, moved_at, states
+from roadmaps.content import NEEDS
+from roadmaps.models import RoadmapTask
+from roadmaps.operations.sync_results import of_living_roadmap, stuck
+from roadmaps.operations.verify_sync import CODES
+from roadmaps.workflow import NotRecovered
+
+STATUS = RoadmapTask.Status
+ONCE_INTERRUPTED = (STATUS.PROCESSING.value, STATUS.FAILED.value)
+
+
+class RecoverTasks(Act):
+    title = _("Recover interrupted tasks")
+    description = _(
+        "Goes on with each interrupted task from its last LangGraph checkpoint, through the configured graph or the "
+        "platform's resume endpoint; then syncs its results and verifies them. What has no checkpoint becomes failed."
+    )
+    store = "roadmaps"
+    model = RoadmapTask
+    reads = ("status", "current_step", "task_type", "created_at", "updated_at")
+    risk = Risk.OUTSIDE
+    cluster = LONG_CLUSTER
+    locks: ClassVar[tuple[str, ...]] = ("checkpoints",)
+    locks_units = True
+    reasons = {
+        "from_checkpoint": _("goes on from its checkpoint"),
+        "recovered": _("recovered, synced and verified"),
+        "no_checkpoint": _("no checkpoint: becomes failed"),
+        "waits_for_a_person": _("waits for a person"),
+        "not_interrupted": _("not interrupted: it is over, or has not begun"),
+        "moves": _("moves: a worker of the platform has it"),
+        "left_for_people": _("failed to recover three times: left for a person"),
+    }
+    figure_labels = {"in_scope": _("interrupted tasks")}
+
+    _chosen: Sequence[Key] | None = None
+
+    def scope(self) -> QuerySet[RoadmapTask]:
+        """Stuck creation tasks that are young enough; what failed three times is left for a person."""
+        return self.domain().filter(interrupted(self))
+
+    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+        self._chosen = keys
+        return self.domain().filter(pk__in=list(keys))
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return {**super().needs(), **NEEDS}
+
+    def bound(self) -> Key | None:
+        """Refuses at once where nothing could go on."""
+        workflow.require_way()
+        with checkpoints.saver(self.at):
+            return super().bound()
+
+    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        """Oldest first."""
+        rows = sorted(super().fetch(units, after=None, bound=bound, limit=_FEW), key=_age)
+        if after is not None:
+            begun = self.domain().filter(pk=after).values_list("pk", *self.columns, named=True).first()
+            rows = [row for row in rows if begun is None or _age(row) > _age(begun)]
+        return rows[:limit]
+
+    # --- what becomes of one -----------------------------------------------------------------------------
+
+    def change(self, unit: Any) -> Outcome:
+        """Where it stands, as the checkpoint says."""
+        left = self._left_alone(unit)
+        if left is not None:
+            return left
+        with checkpoints.saver(self.at) as saver:
+            standing = checkpoints.standing(saver, unit.pk)
+        if standing is None:
+            return Changed((), "no_checkpoint")
+        return Changed((), "from_checkpoint", _words(standing))
+
+    def _left_alone(self, unit: Any) -> Skip | None:
+        if unit.status == STATUS.HUMAN_REVIEW_PENDING:
+            return Skip("waits_for_a_person")
+        if unit.status not in ONCE_INTERRUPTED:
+            return Skip("not_interrupted")
+        if is_at_work(unit.status, moved_at(unit.updated_at), timezone.now()):
+            return Skip("moves")
+        if self._chosen is None and recoveries.failures(self.at.identity(), unit.pk) >= recoveries.MAX_FAILURES:
+            return Skip("left_for_people")
+        return None
+
+    def act(self, unit: Any) -> Outcome:
+        left = self._left_alone(unit)
+        if left is not None:
+            return left
+        with checkpoints.saver(self.at) as saver:
+            standing = checkpoints.standing(saver, unit.pk)
+        if standing is None:
+            self._run("roadmaps.fail_unrecoverable", unit.pk, {})
+            return Changed((), "no_checkpoint")
+        with recoveries.attempt(self.at.identity(), unit.pk, self.run_id):
+            if not workflow.go_on(self.at, unit.pk, standing):
+                return Skip("waits_for_a_person")
+            run = self._run("roadmaps.sync_results", unit.pk, {"force": True})
+            if run.error or run.unfit or run.set_aside:
+                raise NotRecovered(gettext("The results could not be synced: see run %(run)d.") % {"run": run.pk})
+            self._verify(unit.pk)
+        return Changed((), "recovered", _words(standing))
+
+    def _run(self, name: str, key: str, params: Mapping[str, Any]) -> Run:
+        """Another operation on this one task: planned and run like any, in the name of who started this one."""
+        cls = registry.operation(name)
+        operation = planning.operation_on(cls, self.at, registry.clean(cls, params))
+        planned = planning.plan(operation, Selection([key]))
+        begun = runner.same_command(operation, planned.selection)  # by a worker that was lost
+        if begun is not None:
+            return Runner(runner.claim(begun)).work()
+        mine = Run.objects.filter(pk=self.run_id or 0).first()
+        actor = Actor(
+            mine.started_by if mine else "console",
+            f"{socket.gethostname()}:{os.getpid()}",
+            Trigger(mine.trigger) if mine else Trigger.SHELL,
+            mine.user if mine else None,
+        )
+        note = gettext("after run %(run)s") % {"run": self.run_id}
+        return Runner(runner.confirm(runner.draft(planned, actor, note=note), actor, background=False)).work()
+
+    def _verify(self, key: str) -> None:
+        for state in states(self.at, timezone.now(), self.domain().filter(pk=key)):
+            wrong = [problem.detail for problem in state.problems if problem.code in CODES]
+            if wrong:
+                raise NotRecovered("; ".join(wrong))
+
+    # --- how one sees that it worked ---------------------------------------------------------------------
+
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        return {"in_scope": narrow(self.scope()).count()}
+
+    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
+        """Each was verified when it was over; chosen tasks stay chosen."""
+        return [] if self._chosen is not None else super().verify(after, left)
+
+    def action_label(self, count: int) -> str:
+        return ngettext("Recover %(count)s task", "Recover %(count)s tasks", count) % {"count": figure(count)}
+
+
+_FEW = 100_000  # tasks that are interrupted at once
+
+
+def interrupted(operation: Operation) -> Q:
+    """Creation tasks that are stuck, and begun within the maximal age."""
+    since = operation.as_of - timedelta(hours=settings.TASK_RECOVERY_MAX_AGE_HOURS)
+    young = models.lookups.GreaterThanOrEqual(
+        Moment(Coalesce(F("created_at"), F("updated_at"))), Moment(Value(local_text(since)))
+    )
+    given_up = [
+        task
+        for task, failed in recoveries.left_for_people(operation.at.identity()).items()
+        if failed >= recoveries.MAX_FAILURES
+    ]
+    return (
+        stuck(operation)
+        & of_living_roadmap(operation)
+        & Q(task_type=RoadmapTask.Type.CREATION.value)
+        & Q(young)
+        & ~Q(pk__in=given_up)
+    )
+
+
+def _age(unit: Any) -> tuple[str, str]:
+    return str(unit.created_at or ""), unit.pk
+
+
+def _words(standing: checkpoints.Standing) -> str:
+    at = f"{standing.at.astimezone(settings.ROADMAPS_TIME_ZONE):%Y-%m-%d %H:%M:%S %Z}" if standing.at else "–"
+    return gettext("step %(step)s, checkpoint of %(at)s") % {"step": standing.step, "at": at}

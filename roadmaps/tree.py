@@ -1,0 +1,156 @@
+"""A roadmap's framework as a tree: what each concept says of its three parts, beside what the content tables hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from opsconsole.display import difference, figure, pretty_json
+from opsconsole.stores.store import Store
+from roadmaps import framework
+from roadmaps.consistency import compare
+from roadmaps.content import COMPLETED, FAILED, PARTS, Content, Part, Row, contents
+from roadmaps.models import QuizMetadata, ResourceRecommendationMetadata, RoadmapMetadata, TutorialMetadata
+
+LABELS = {"tutorial": gettext_lazy("Tutorial"), "resources": gettext_lazy("Resources"), "quiz": gettext_lazy("Quiz")}
+
+
+def tree_of(store: Store, roadmap: RoadmapMetadata) -> dict[str, Any] | None:
+    """All that the page shows; None where the framework can't be read."""
+    try:
+        document = json.loads(roadmap.framework_data or "")
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict):
+        return None
+    content = contents(store, [roadmap.pk])[roadmap.pk]
+    held = _held(store, roadmap.pk)
+    found = compare(framework.read(document), content)
+    stages: list[dict[str, Any]] = [
+        {
+            "name": _name(stage, "stage_id"),
+            "modules": [
+                {
+                    "name": _name(module, "module_id"),
+                    "concepts": [
+                        _concept(concept, content, held)
+                        for concept in framework.objects(module, "concepts")
+                        if isinstance(concept.get("concept_id"), str)
+                    ],
+                }
+                for module in framework.objects(stage, "modules")
+            ],
+        }
+        for stage in framework.objects(document, "stages")
+    ]
+    differences = sum(
+        part["differs"]
+        for stage in stages
+        for module in stage["modules"]
+        for concept in module["concepts"]
+        for part in concept["parts"]
+    )
+    return {
+        "stages": stages,
+        "concepts": figure(found.concepts),
+        "complete": figure(found.references_complete),
+        "expected": figure(found.concepts - len(found.failed)),
+        "differences": differences,
+    }
+
+
+def _name(one: dict[str, Any], key: str) -> str:
+    """Older documents say `title`."""
+    return str(one.get("name") or one.get("title") or one.get(key) or "–")
+
+
+def _concept(concept: dict[str, Any], content: Content, held: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:
+    key = concept["concept_id"]
+    rows = {table: held[table].get(key, []) for table in held}
+    return {
+        "name": _name(concept, "concept_id"),
+        "key": key,
+        "parts": [_part(concept, part, rows_.get(key)) for part, rows_ in zip(PARTS, content.rows, strict=True)],
+        "held": any(rows.values()),
+        **rows,
+    }
+
+
+def _part(concept: dict[str, Any], part: Part, row: Row | None) -> dict[str, Any]:
+    """What the framework says, and what a sync would make of it where that is something else."""
+    said = str(concept.get(part.status) or "–")
+    wanted = FAILED if row is None else COMPLETED
+    reference = concept.get(part.reference)
+    stale = row is not None and (reference != row.key or tuple(concept.get(name) for name in part.copied) != row.copied)
+    return {
+        "label": LABELS[part.name],
+        "shown": difference(said, wanted) if said != wanted else said,
+        "differs": said != wanted or stale,
+        "reference": "" if row is None else f"{row.copied[-1] or ''}",  # the version, or how many
+        "stale": stale and said == wanted,
+    }
+
+
+def _held(store: Store, key: str) -> dict[str, dict[str, list[Any]]]:
+    """Table → concept → its rows, for people: a statement per table."""
+    tables: dict[str, dict[str, list[Any]]] = {"tutorials": {}, "resources": {}, "quizzes": {}}
+    for model, name, shown in (
+        (TutorialMetadata, "tutorials", _tutorial),
+        (ResourceRecommendationMetadata, "resources", _resources),
+        (QuizMetadata, "quizzes", _quiz),
+    ):
+        fields: Any = model._meta.concrete_fields
+        have = [field.name for field in fields if field.column in store.tables[model._meta.db_table]]
+        rows = model._default_manager.using(store.alias).filter(roadmap_id=key)
+        for row in rows.order_by("generated_at", "pk").values(*have):
+            tables[name].setdefault(row["concept_id"], []).append(shown(row))
+    return tables
+
+
+def _tutorial(row: dict[str, Any]) -> dict[str, Any]:
+    words = _("Version %(version)s, %(status)s, generated at %(at)s") % {
+        "version": row.get("content_version"),
+        "status": row.get("content_status"),
+        "at": row.get("generated_at"),
+    }
+    if row.get("is_latest"):
+        words = f"{words} · {_('marked latest')}"
+    return row | {"words": words}
+
+
+def _resources(row: dict[str, Any]) -> dict[str, Any]:
+    count = row.get("resources_count") or 0
+    words = ngettext("%(count)s resource, %(at)s", "%(count)s resources, %(at)s", count) % {
+        "count": count,
+        "at": row.get("generated_at"),
+    }
+    return {"words": words, "document": pretty_json(row.get("resources"))}
+
+
+def _quiz(row: dict[str, Any]) -> dict[str, Any]:
+    count = row.get("total_questions") or 0
+    words = ngettext("%(count)s question, %(at)s", "%(count)s questions, %(at)s", count) % {
+        "count": count,
+        "at": row.get("generated_at"),
+    }
+    return {
+        "words": words,
+        "document": pretty_json(row.get("questions")),
+        "questions": list(_questions(row.get("questions"))),
+    }
+
+
+def _questions(text: str | None) -> Iterator[dict[str, Any]]:
+    """Those that have a text; of anything else the document is shown as it is."""
+    try:
+        found = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return
+    for one in found if isinstance(found, list) else ():
+        if isinstance(one, dict) and isinstance(one.get("question"), str):
+            options = one.get("options")
+            yield {"text": one["question"], "options": options if isinstance(options, list) else []}

@@ -1,0 +1,43 @@
+"""The schedule's part of recovery: a background run of its own for each interrupted task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+
+from opsconsole.operations import jobs, planning, runner
+from opsconsole.operations.models import Run, Status
+from tests.contract import TESTER, operation_called, work
+from tests.outside import dump
+from tests.roadmaps import Maker, concept, minutes_ago
+from tests.test_recover_tasks import NAME, _workflow, address_of, begin
+
+__all__ = ["_workflow"]  # a fixture that every test here uses
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "roadmaps"])
+
+
+def test_a_schedule_starts_one_run_per_task(make_roadmaps: Any, settings: Any) -> None:
+    maker = Maker()
+    for number in range(3):
+        maker.roadmap(f"r{number}", [concept("a")])
+        maker.task(f"t{number}", f"r{number}", created_at=minutes_ago(100 + number), updated_at=minutes_ago(50))
+    url = make_roadmaps("postgresql-json", maker.rows)
+    begin(address_of(url), "t0", "t1", "t2")
+    operation = operation_called("roadmaps.recover_interrupted", url)
+    run = work(runner.confirm(runner.draft(planning.plan(operation), TESTER), TESTER, background=False))
+    assert (run.status, run.reasons["changed"]) == (Status.SUCCEEDED, {"started": 3})
+    started = Run.objects.filter(operation=NAME).order_by("pk")
+    assert [one.selection["keys"] for one in started] == [["t2"], ["t1"], ["t0"]], "oldest first"
+    assert {one.status for one in started} == {Status.QUEUED}
+    again = work(runner.confirm(runner.draft(planning.plan(operation), TESTER), TESTER, background=False))
+    assert again.reasons["skipped"] == {"under_way": 3}
+    for one in started:
+        assert jobs.advance(one.pk, one.generation) == Status.SUCCEEDED
+    assert {row["status"] for row in dump(url)["roadmap_tasks"].values()} == {"partial_failure"}
+    settings.ENABLE_TASK_RECOVERY = False
+    assert list(type(operation).occasions()) == []
+    with pytest.raises(Exception, match="ENABLE_TASK_RECOVERY"):
+        call_command("recover_interrupted_tasks")

@@ -1,0 +1,94 @@
+"""A PostgreSQL role with the least rights: what it was granted works, what it lacks is said before anything begins."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from opsconsole.operations import registry
+from opsconsole.operations.base import Risk
+from opsconsole.operations.models import Run, Status
+from opsconsole.stores.store import StoreUnusable
+from tests.conftest import attach_url
+from tests.contract import execute_run, operation_called, start, undo
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def restricted(postgres: Any, agentos_template: str) -> Any:
+    """An AgentOS database with something to do, seen by a role that may only read; and its owner's connection."""
+    url = postgres.create_database("restricted", like=agentos_template)
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute("DROP ROLE IF EXISTS agentos_ops")
+        owner.execute("CREATE ROLE agentos_ops LOGIN PASSWORD 'hunter2'")
+        owner.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO agentos_ops")
+        owner.execute("INSERT INTO tasks (task_id, title) VALUES ('t', 'one')")
+        owner.execute("INSERT INTO task_audits (task_id, event_type, payload) VALUES ('t', 'SUPERVISOR_X', '{}')")
+        owner.execute(
+            "INSERT INTO memory_items (id, scope, type, content, expires_at)"
+            " VALUES ('m', 'task', 'decision', '{}', '2020-01-01')"
+        )
+        store = attach_url("agentos", url.replace("postgres@", "agentos_ops:hunter2@"))
+        yield store, owner
+        store.close()
+        owner.execute("DROP OWNED BY agentos_ops")
+        owner.execute("DROP ROLE agentos_ops")
+
+
+def test_a_clean_is_refused_before_it_begins(restricted: Any) -> None:
+    store, owner = restricted
+    with pytest.raises(StoreUnusable) as refused:
+        start(operation_called("tasks.clean_memory_items", store))
+    assert "lacks DELETE memory_items" in str(refused.value)
+    assert 'GRANT DELETE ON "memory_items" TO "agentos_ops";' in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+    assert Run.objects.get().status == Status.PLANNED
+    assert owner.execute("SELECT COUNT(*) FROM memory_items").fetchone() == (1,)
+    for statement in str(refused.value).splitlines()[1:]:
+        owner.execute(statement)
+    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
+    with pytest.raises(StoreUnusable, match="lacks INSERT memory_items"):
+        undo(run)
+    owner.execute("GRANT INSERT ON memory_items TO agentos_ops")
+    assert undo(run).changed == 1
+
+
+def test_a_backfill_needs_its_two_columns_only(restricted: Any) -> None:
+    store, owner = restricted
+    with pytest.raises(StoreUnusable, match=r"lacks UPDATE task_audits\.source_event_ts, UPDATE"):
+        start(operation_called("audits.backfill_decision_fields", store))
+    owner.execute("GRANT UPDATE (source_event_ts, supervisor_processed_at) ON task_audits TO agentos_ops")
+    run = execute_run(operation_called("audits.backfill_decision_fields", store))
+    assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
+
+
+def test_checks_and_measuring_need_to_read_only(restricted: Any) -> None:
+    store, _owner = restricted
+    assert execute_run(operation_called("care.check_store", store, store="agentos")).status == Status.SUCCEEDED
+    assert execute_run(operation_called("tasks.check_references", store)).status == Status.SUCCEEDED
+    assert execute_run(operation_called("care.measure_stores")).reasons["skipped"]["measured"] == 5
+
+
+def test_the_documentation_names_every_grant() -> None:
+    """docs/production.md has, for each store, what its operations write."""
+    text = (ROOT / "docs" / "production.md").read_text()
+    for name, cls in registry.operations().items():
+        store = getattr(cls, "store", None)
+        if cls.about_runs or store in {None, "default"} or cls.act is not None or not cls.writes:
+            continue
+        for table, columns in cls.writes.items():
+            if cls.risk == Risk.DELETE and not columns:
+                assert re.search(rf"GRANT [A-Z, ]*DELETE[A-Z, ]* ON [\w, ]*\b{table}\b[\w, ]* TO {store}_ops", text), (
+                    name
+                )
+            for column in columns:
+                found = re.search(rf"GRANT UPDATE \(([^)]*)\) ON {table} TO {store}_ops", text)
+                assert found, f"{name}: {table}"
+                assert column in found[1].split(", "), f"{name}: {table}.{column}"
