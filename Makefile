@@ -52,6 +52,7 @@ lint: $(DEV) ## style, types, import rules, migrations, documentation
 
 bench: $(DEV) ## the figures in the documentation, measured on this machine
 	@$(PY) -m tests.bench $(ARGS)
+	@$(PY) -m tests.bench.roadmaps
 
 messages: $(DEV) ## collects and compiles the translations
 	@command -v xgettext >/dev/null || { echo "gettext is missing: apt-get install gettext" >&2; exit 1; }
