@@ -54,6 +54,7 @@ bench: $(DEV) ## the figures in the documentation, measured on this machine
 	@$(PY) -m tests.bench $(ARGS)
 	@$(if $(ARGS),,$(PY) -m tests.bench.dirty_data)
 	@$(if $(ARGS),,$(PY) -m tests.bench.copying)
+	@$(PY) -m tests.bench.roadmaps
 
 messages: $(DEV) ## collects and compiles the translations
 	@command -v xgettext >/dev/null || { echo "gettext is missing: apt-get install gettext" >&2; exit 1; }
