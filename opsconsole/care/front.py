@@ -169,7 +169,9 @@ class Front:
         for line in lines[:3]:
             if line.kind == _("can't be reached"):
                 continue
-            words = line.kind if line.count is None else f"{figure(line.count)} {line.kind}"
+            words = line.kind
+            if line.count is not None:
+                words = _("%(kind)s: %(count)s") % {"kind": line.kind, "count": figure(line.count)}
             card.add({Priority.IMMEDIATE: BAD, Priority.PLANNED: WARN}.get(Priority(line.priority), GOOD), words)
         if len(lines) > 3:
             card.reasons.append(
