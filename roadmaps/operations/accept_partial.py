@@ -79,7 +79,7 @@ class AcceptPartial(Act):
     def act(self, unit: Any) -> Outcome:
         outcome = self.change(unit)
         if isinstance(outcome, Changed):
-            reason = self.params.get("reason") or Run.objects.get(pk=self.run_id).note
+            reason = self.params.get("reason") or Run.objects.get(pk=self.run_id or 0).note
             decided = Acceptance.objects.filter(identity=self.at.identity(), task_id=unit.pk)
             decided.delete()
             if not self._withdraws:
