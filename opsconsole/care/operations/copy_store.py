@@ -7,9 +7,8 @@ from typing import Any
 
 from django import forms
 from django.db import DatabaseError, connections, models
-from django.utils.translation import gettext as _gettext
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
 
 from opsconsole.care import copying, schema
 from opsconsole.care.models import TableCopy
@@ -59,16 +58,16 @@ class CopyStore(Listed, Act):
         """Refuses a target that holds something already, and one that is the source."""
         self.at.require_file()
         if self.at.name == DEFAULT:
-            raise UnableToPlan(_gettext("The console itself is not copied: back it up, and restore it elsewhere."))
+            raise UnableToPlan(gettext("The console itself is not copied: back it up, and restore it elsewhere."))
         if self.target.location == self.at.location:
-            raise UnableToPlan(_gettext("%(to)s is the store itself.") % {"to": self.params["to"]})
+            raise UnableToPlan(gettext("%(to)s is the store itself.") % {"to": self.params["to"]})
         try:
             filled = self._filled()
         except DatabaseError as error:
             raise self.target.unusable(error) from error
         if filled:
             raise UnableToPlan(
-                _gettext("%(location)s holds rows already (%(tables)s): name an empty database.")
+                gettext("%(location)s holds rows already (%(tables)s): name an empty database.")
                 % {"location": self.target.location, "tables": ", ".join(sorted(filled)[:5])}
             )
         return len(self.items())
@@ -126,7 +125,7 @@ class CopyStore(Listed, Act):
                     }
                 )
             if not record.agrees:
-                sentences.append(_gettext("%(table)s differs from its source.") % {"table": record.table})
+                sentences.append(gettext("%(table)s differs from its source.") % {"table": record.table})
         return sentences
 
     @classmethod
@@ -145,7 +144,7 @@ class CopyStore(Listed, Act):
 
     def advice(self, total: int) -> list[str]:
         return [
-            _gettext(
+            gettext(
                 "The target is %(location)s (%(engine)s). Stop the platform's writers: rows written behind the copy "
                 "are missing."
             )
@@ -160,13 +159,13 @@ def target_store(store: Store, alias: str) -> Store:
     """The database that `<ALIAS>_DATABASE_URL` names, for this process. Raises UnableToPlan."""
     if alias in {known.alias for known in all_stores()}:
         raise UnableToPlan(
-            _gettext("%(alias)s is a store in use: name another alias, such as %(example)s.")
+            gettext("%(alias)s is a store in use: name another alias, such as %(example)s.")
             % {"alias": alias, "example": f"{store.name}_new"}
         )
     variable = f"{alias.upper()}_DATABASE_URL"
     env = Environment()
     if not env.str(variable, default=""):
-        raise UnableToPlan(_gettext("Set %(variable)s to the database to copy into.") % {"variable": variable})
+        raise UnableToPlan(gettext("Set %(variable)s to the database to copy into.") % {"variable": variable})
     if alias not in connections.settings:
         password = env.str(f"{alias.upper()}_DATABASE_PASSWORD", default="")
         connections.settings[alias] = database(env.db_url(variable), password=password, attached=False, pool=False)

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.db import models, transaction
-from django.utils.translation import gettext as _gettext
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
 
 from opsconsole.care import dumps, schema
 from opsconsole.care.models import Backup
@@ -85,7 +84,7 @@ class UpgradeStore(Listed, Act):
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         lacking = [one.name for one in self._missing()]
-        return [_gettext("Still missing: %(names)s.") % {"names": ", ".join(lacking)}] if lacking else []
+        return [gettext("Still missing: %(names)s.") % {"names": ", ".join(lacking)}] if lacking else []
 
     @classmethod
     def made(cls, run_id: int) -> dict[str, Any]:
@@ -97,8 +96,7 @@ class UpgradeStore(Listed, Act):
         if not tables:
             return []
         return [
-            _gettext("It lacks whole tables, too, which this does not make: %(tables)s.")
-            % {"tables": ", ".join(tables)}
+            gettext("It lacks whole tables, too, which this does not make: %(tables)s.") % {"tables": ", ".join(tables)}
         ]
 
     def action_label(self, count: int) -> str:
