@@ -12,6 +12,7 @@ PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --no-inp
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 PYTEST_WORKERS ?= 2
+BENCHES := dirty_data roadmaps copying "lists sqlite" "lists postgresql"
 UV := uv==0.13.9
 # The tests choose their own settings.
 unexport DJANGO_SETTINGS_MODULE
@@ -52,8 +53,7 @@ lint: $(DEV) ## style, types, import rules, migrations, documentation
 
 bench: $(DEV) ## the figures in the documentation, measured on this machine
 	@$(PY) -m tests.bench $(ARGS)
-	@$(if $(ARGS),,$(PY) -m tests.bench.dirty_data)
-	@$(if $(ARGS),,$(PY) -m tests.bench.copying)
+	@$(if $(ARGS),,for part in $(BENCHES); do $(PY) -m tests.bench.$$part; done)
 
 messages: $(DEV) ## collects and compiles the translations
 	@command -v xgettext >/dev/null || { echo "gettext is missing: apt-get install gettext" >&2; exit 1; }

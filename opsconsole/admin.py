@@ -24,7 +24,7 @@ from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.views import ChangeList
 
-from opsconsole.display import figure
+from opsconsole.display import environment_label, figure
 from opsconsole.operations.models import Hold
 from opsconsole.stores.router import DEFAULT, store_of
 from opsconsole.stores.store import TITLES
@@ -92,22 +92,16 @@ class ViewOnlyMixin:
 
 # --- the theme asks: see UNFOLD in the settings ------------------------------------------------------------
 
-ENVIRONMENTS = {
-    "development": gettext_lazy("Development"),
-    "staging": gettext_lazy("Staging"),
-    "production": gettext_lazy("Production"),
-}
-
 
 def site_context(request: HttpRequest) -> dict[str, Any]:
     """For every page: the environment's band, and who holds all runs, if somebody does."""
     hold = Hold.objects.order_by("pk").first() if request.user.is_authenticated else None
-    return {"band": {"code": settings.ENVIRONMENT, "name": ENVIRONMENTS[settings.ENVIRONMENT]}, "hold": hold}
+    return {"band": {"code": settings.ENVIRONMENT, "name": environment_label()}, "hold": hold}
 
 
 def title_prefix(request: HttpRequest) -> str:
     """Browser tabs tell production apart, too."""
-    return "" if settings.ENVIRONMENT == "development" else f"[{ENVIRONMENTS[settings.ENVIRONMENT]}]"
+    return "" if settings.ENVIRONMENT == "development" else f"[{environment_label()}]"
 
 
 ICONS = {

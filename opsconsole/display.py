@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
+from django.conf import settings
 from django.utils import timezone
 from django.utils.formats import number_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_lazy, ngettext
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers.data import JsonLexer
@@ -22,6 +23,16 @@ from pygments.lexers.data import JsonLexer
 from opsconsole.stores.moments import read_moment
 
 PRETTY_CHARACTERS = 20_000
+ENVIRONMENTS = {
+    "development": gettext_lazy("Development"),
+    "staging": gettext_lazy("Staging"),
+    "production": gettext_lazy("Production"),
+}
+
+
+def environment_label() -> str:
+    """The environment's risk rating in words."""
+    return str(ENVIRONMENTS[settings.ENVIRONMENT])
 
 
 def figure(number: float | None, decimals: int | None = None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC
 from typing import Any
 from urllib.parse import urlencode
 
@@ -46,7 +45,7 @@ STATUS_VARIANTS = {
 
 def at(text: str | None) -> str:
     """A time of the store, which is naive and in its own zone."""
-    return moment(text, settings.ROADMAPS_TIME_ZONE or UTC)
+    return moment(text, settings.ROADMAPS_TIME_ZONE)
 
 
 def link(model: str, key: str | None, words: str = "") -> str:

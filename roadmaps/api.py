@@ -16,7 +16,7 @@ from ninja import Router
 from opsconsole.api.auth import access
 from opsconsole.api.console import error
 from opsconsole.stores.store import Store, StoreUnusable
-from roadmaps.content import Roadmap, contents, roadmaps
+from roadmaps.content import KEY, Roadmap, contents, roadmaps
 from roadmaps.models import QuizMetadata, ResourceRecommendationMetadata, TutorialMetadata
 
 router = Router(tags=["roadmaps"], auth=access("roadmaps.view_roadmapmetadata"))
@@ -135,7 +135,7 @@ def _part(request: HttpRequest, part: str, roadmap_id: str, concept_id: str) -> 
             return _not_found()
         model, columns = COLUMNS[part]
         known = [name for name in columns if name in _store().tables[model._meta.db_table]]
-        found = model.objects.filter(pk=row.key).values(*known).first()
+        found = model.objects.filter(pk=row[KEY]).values(*known).first()
     except _UNREADABLE as reason:
         return _unavailable(reason)
     if found is None:

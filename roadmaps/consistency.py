@@ -18,7 +18,7 @@ from opsconsole.display import duration
 from opsconsole.stores.moments import read_moment
 from opsconsole.stores.store import Store
 from roadmaps import checkpoints, framework
-from roadmaps.content import COMPLETED, PARTS, Content, contents, roadmaps
+from roadmaps.content import COMPLETED, COPIED, KEY, PARTS, Content, Row, contents, roadmaps
 from roadmaps.models import Acceptance, RoadmapTask
 
 BATCH = 500
@@ -298,38 +298,48 @@ def compare_text(text: str | None, content: Content) -> tuple[Comparison, str]:
 
 
 def compare(concepts: Iterable[dict[str, Any]], content: Content) -> Comparison:
-    """Every concept's three statuses and references against the rows."""
+    """Every concept's three statuses and references against the rows. What fits is passed over as fast as may be."""
     found = Comparison()
     says, has = [0, 0, 0], [0, 0, 0]
     failed: dict[str, None] = {}
-    parts = [(place, *part[:4], rows) for place, (part, rows) in enumerate(zip(PARTS, content.rows, strict=True))]
+    parts = [
+        (place, part.status, part.reference, part.copied[0], part.copied[-1], rows)
+        for place, (part, rows) in enumerate(zip(PARTS, content.rows, strict=True))
+    ]
     for concept in concepts:
         found.concepts += 1
         get = concept.get
         name = concept["concept_id"]
         complete = True
-        for place, part, status, reference, copied, rows in parts:
-            row, named, said = rows.get(name), get(reference), get(status) == COMPLETED
+        for place, status, reference, first, last, rows in parts:
+            row, said = rows.get(name), get(status) == COMPLETED
             says[place] += said
             if row is None:
                 complete = False
                 failed[name] = None
                 if said:
                     found.ahead.append(name)
-                    if named and named not in content.others.get((part, name), ()):
+                    if get(reference) and get(reference) not in content.others.get((PARTS[place].name, name), ()):
                         found.dangling.append(name)
                 continue
             has[place] += 1
-            fits = named == row.key or named in content.others.get((part, name), ())
-            complete &= fits
-            if said and not named:
-                found.missing.append(name)
-            elif said and not fits:
-                found.dangling.append(name)
-            elif not said or named != row.key or tuple(map(get, copied)) != row.copied:
-                found.behind.append(name)
+            if said and get(reference) == row[KEY] and get(first) == row[COPIED] and get(last) == row[-1]:
+                continue
+            complete &= _differs(found, name, place, said, get(reference), row, content)
         found.references_complete += complete
     found.framework = {part.name: says[place] for place, part in enumerate(PARTS)}
     found.content = {part.name: has[place] for place, part in enumerate(PARTS)}
     found.failed = list(failed)
     return found
+
+
+def _differs(found: Comparison, name: str, place: int, said: bool, reference: Any, row: Row, content: Content) -> bool:
+    """What is wrong with a part that has a row; whether it refers to a row nevertheless."""
+    fits = reference == row[KEY] or reference in content.others.get((PARTS[place].name, name), ())
+    if said and not reference:
+        found.missing.append(name)
+    elif said and not fits:
+        found.dangling.append(name)
+    else:
+        found.behind.append(name)
+    return bool(fits)

@@ -6,16 +6,16 @@ Both sides of everything in this app: the sync writes what `Content.wanted` says
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from django.db import OperationalError
 from django.db.models import Model
 
 from opsconsole.stores.moments import read_moment
 from opsconsole.stores.store import Store
 from roadmaps.models import QuizMetadata, ResourceRecommendationMetadata, RoadmapMetadata, TutorialMetadata
 
-PORTION = 2_000
 COMPLETED, FAILED = "completed", "failed"
 
 
@@ -60,13 +60,10 @@ class Roadmap(NamedTuple):
     deleted: bool
 
 
-class Row(NamedTuple):
-    """A usable row of a content table; `copied` as the part has it."""
-
-    key: str
-    generated_at: str | None
-    version: int | None
-    copied: tuple[Any, ...]
+# A content row as its statement gives it: what is read a million times becomes no object of its own. Behind these
+# places stand the values of `Part.copied`.
+Row = tuple[Any, ...]
+ROADMAP, CONCEPT, KEY, GENERATED_AT, VERSION, ROW_STATUS, COPIED = range(7)
 
 
 class Content:
@@ -86,28 +83,30 @@ class Content:
             if row is None:
                 said[part.status] = FAILED
             else:
-                said[part.status], said[part.reference] = COMPLETED, row.key
-                said.update(zip(part.copied, row.copied, strict=True))
+                said[part.status], said[part.reference] = COMPLETED, row[KEY]
+                said.update(zip(part.copied, row[COPIED:], strict=True))
         return said
 
     def lacks(self, concept: str) -> bool:
         """Whether a part of the concept has no usable row."""
         return any(concept not in rows for rows in self.rows)
 
-    def add(self, place: int, concept: str, row: Row) -> None:
+    def prefer(self, place: int, row: Row, best: Row) -> None:
         """Of several rows the higher version counts, then the newer one."""
-        best = self.rows[place].setdefault(concept, row)
-        if best is not row:
-            better, other = (row, best) if _rank(row) > _rank(best) else (best, row)
-            self.rows[place][concept] = better
-            self.others.setdefault((PARTS[place].name, concept), []).append(other.key)
+        better, other = (row, best) if _rank(row) > _rank(best) else (best, row)
+        self.rows[place][row[CONCEPT]] = better
+        self.leave(place, other)
+
+    def leave(self, place: int, row: Row) -> None:
+        """A row that is there and not to be referred to."""
+        self.others.setdefault((PARTS[place].name, row[CONCEPT]), []).append(row[KEY])
 
 
 def _rank(row: Row) -> tuple[int, float, str]:
     """By version and `generated_at`, whatever its form; by the key at last, so that the answer is always the same."""
-    at = read_moment(str(row.generated_at)) if row.generated_at else None
-    version = -1 if row.version is None else row.version
-    return version, (at.timestamp() if at else float("-inf")), str(row.key)
+    at = read_moment(str(row[GENERATED_AT])) if row[GENERATED_AT] else None
+    version = -1 if row[VERSION] is None else row[VERSION]
+    return version, (at.timestamp() if at else float("-inf")), str(row[KEY])
 
 
 def roadmaps(store: Store, keys: Iterable[str]) -> dict[str, Roadmap]:
@@ -120,38 +119,48 @@ def roadmaps(store: Store, keys: Iterable[str]) -> dict[str, Roadmap]:
 def contents(store: Store, keys: Iterable[str]) -> dict[str, Content]:
     """The content of these roadmaps: one statement per table, however many rows there are."""
     found = {key: Content() for key in keys}
-    for roadmap, concept, key, at, status, url, version in _rows(store, _TUTORIALS, found):
-        if status == COMPLETED:
-            numbered = None if version is None else f"v{version}"
-            found[roadmap].add(0, concept, Row(key, at, version, (url, numbered)))
-        else:
-            found[roadmap].others.setdefault(("tutorial", concept), []).append(key)
-    for place, sql in ((1, _RESOURCES), (2, _QUIZZES)):
-        for roadmap, concept, key, at, count in _rows(store, sql, found):
-            found[roadmap].add(place, concept, Row(key, at, None, (count,)))
+    for place, sql in enumerate(_STATEMENTS):
+        for row in _rows(store, sql, found):
+            content = found[row[ROADMAP]]
+            if row[ROW_STATUS] != COMPLETED:
+                content.leave(place, row)
+                continue
+            best = content.rows[place].setdefault(row[CONCEPT], row)
+            if best is not row:
+                content.prefer(place, row, best)
     return found
 
 
-_TUTORIALS = (
-    'SELECT "roadmap_id", "concept_id", "tutorial_id", CAST("generated_at" AS TEXT), "content_status", "content_url",'
-    ' "content_version" FROM "tutorial_metadata"'
-)
-_RESOURCES = (
-    'SELECT "roadmap_id", "concept_id", "id", CAST("generated_at" AS TEXT), "resources_count"'
-    ' FROM "resource_recommendation_metadata"'
-)
-_QUIZZES = (
-    'SELECT "roadmap_id", "concept_id", "quiz_id", CAST("generated_at" AS TEXT), "total_questions" FROM "quiz_metadata"'
+_STATEMENTS = (
+    """SELECT "roadmap_id", "concept_id", "tutorial_id", CAST("generated_at" AS TEXT), "content_version",
+       "content_status", "content_url", 'v' || "content_version" FROM "tutorial_metadata" """,
+    """SELECT "roadmap_id", "concept_id", "id", CAST("generated_at" AS TEXT), NULL, 'completed', "resources_count"
+       FROM "resource_recommendation_metadata" """,
+    """SELECT "roadmap_id", "concept_id", "quiz_id", CAST("generated_at" AS TEXT), NULL, 'completed',
+       "total_questions" FROM "quiz_metadata" """,
 )
 
 
-def _rows(store: Store, sql: str, keys: Iterable[str]) -> Iterator[Sequence[Any]]:
-    """Rows of these roadmaps as they come: tuples, since there may be many."""
-    wanted: Any = list(keys)
-    chosen = "= ANY (%s)"
-    if store.vendor == "sqlite":
-        wanted, chosen = json.dumps(wanted), "IN (SELECT value FROM json_each(%s))"
-    with store.connection.cursor() as cursor:
-        cursor.execute(f'{sql} WHERE "roadmap_id" {chosen}', [wanted])
-        while portion := cursor.fetchmany(PORTION):
-            yield from portion
+_OF_THESE = {
+    "sqlite": ' WHERE "roadmap_id" IN (SELECT value FROM json_each(%s))',
+    "postgresql": ' WHERE "roadmap_id" = ANY (%s)',
+}
+
+
+def _rows(store: Store, sql: str, keys: Iterable[str]) -> list[Row]:
+    """Rows of these roadmaps: tuples, since there may be many."""
+
+    def read() -> list[Row]:
+        with store.connection.cursor() as cursor:
+            cursor.execute(sql + _OF_THESE[store.vendor], [json.dumps(wanted) if store.path else wanted])
+            return list(cursor.fetchall())
+
+    wanted = list(keys)
+    if store.path is not None:
+        try:
+            with store.quick_text():
+                return read()
+        except OperationalError as error:
+            if "decode" not in str(error).lower():
+                raise
+    return read()

@@ -13,7 +13,7 @@ from opsconsole.display import difference, figure, pretty_json
 from opsconsole.stores.store import Store
 from roadmaps import framework
 from roadmaps.consistency import compare
-from roadmaps.content import COMPLETED, FAILED, PARTS, Content, Part, Row, contents
+from roadmaps.content import COMPLETED, COPIED, FAILED, KEY, PARTS, Content, Part, Row, contents
 from roadmaps.models import QuizMetadata, ResourceRecommendationMetadata, RoadmapMetadata, TutorialMetadata
 
 LABELS = {"tutorial": gettext_lazy("Tutorial"), "resources": gettext_lazy("Resources"), "quiz": gettext_lazy("Quiz")}
@@ -85,12 +85,14 @@ def _part(concept: dict[str, Any], part: Part, row: Row | None) -> dict[str, Any
     said = str(concept.get(part.status) or "–")
     wanted = FAILED if row is None else COMPLETED
     reference = concept.get(part.reference)
-    stale = row is not None and (reference != row.key or tuple(concept.get(name) for name in part.copied) != row.copied)
+    stale = row is not None and (
+        reference != row[KEY] or tuple(concept.get(name) for name in part.copied) != row[COPIED:]
+    )
     return {
         "label": LABELS[part.name],
         "shown": difference(said, wanted) if said != wanted else said,
         "differs": said != wanted or stale,
-        "reference": "" if row is None else f"{row.copied[-1] or ''}",  # the version, or how many
+        "reference": "" if row is None else f"{row[-1] or ''}",  # the version, or how many
         "stale": stale and said == wanted,
     }
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.utils import quote
 from django.db import DatabaseError, transaction
 from django.db.models import Model, QuerySet
 from django.db.models.expressions import RawSQL
@@ -137,7 +138,7 @@ class Hit:
         meta = self.source.model._meta
         if not admin.site.is_registered(self.source.model):
             return ""
-        return reverse(f"admin:{meta.app_label}_{meta.model_name}_change", args=[self.key])
+        return reverse(f"admin:{meta.app_label}_{meta.model_name}_change", args=[quote(self.key)])
 
 
 @dataclass

@@ -19,7 +19,7 @@ from openpyxl import load_workbook
 
 from audits import demo as audits_demo
 from opsconsole.stores import exchange, formats
-from tasks import demo as tasks_demo
+from tasks.demo import agentos as agentos_demo
 from tests import agentos
 from tests.conftest import attach_url
 from tests.test_audits_admin import signed_in
@@ -388,7 +388,7 @@ def test_words_are_found_best_first_and_marked(alices, managed):
 @pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
 def test_the_demo_has_something_in_every_table(alices, managed):
     for _ in range(2):  # the second time it finds rows and adds none
-        list(tasks_demo.load())
+        list(agentos_demo.load())
         list(audits_demo.load())
     counts = {table: managed.execute(f"SELECT COUNT(*) FROM {table}")[0][0] for table, *_rest in TABLES.values()}
     assert min(counts.values()) > 0, counts

@@ -179,6 +179,18 @@ def test_force_needs_a_reason(make_helix):
     assert run.reasons["changed"] == {"forced": 1}
 
 
+def test_all_that_a_list_shows(make_helix, client, bob):
+    """Everything that matches a filter of the job list; healthy jobs among them are no part of it."""
+    make_helix("postgresql-enum", helix.one_of_each())
+    client.force_login(bob)
+    chosen = {"action": CLEAN, "_selected_action": ["3"], "select_across": "1"}
+    page = client.post("/admin/tasks/helixjob/?status__exact=IN_PROGRESS", chosen, follow=True).content.decode()
+    run = Run.objects.get()
+    assert (run.total, run.plan["rows"]) == (5, {"artifacts": 6, "tasks": 12, "jobs": 5})
+    assert "Delete 5 jobs" in page
+    assert work(runner.confirm(run, TESTER, background=False)).changed == 5
+
+
 # --- the platform's health ---------------------------------------------------------------------------------
 
 

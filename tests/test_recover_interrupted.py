@@ -8,7 +8,9 @@ import pytest
 from django.core.management import call_command
 
 from opsconsole.operations import jobs, planning, runner
-from opsconsole.operations.models import Run, Status
+from opsconsole.operations.models import Run, Status, Trigger
+from opsconsole.operations.runner import Actor, UnableToRun
+from opsconsole.operations.selection import Selection
 from tests.contract import TESTER, operation_called, work
 from tests.outside import dump
 from tests.roadmaps import Maker, concept, minutes_ago
@@ -41,3 +43,25 @@ def test_a_schedule_starts_one_run_per_task(make_roadmaps: Any, settings: Any) -
     assert list(type(operation).occasions()) == []
     with pytest.raises(Exception, match="ENABLE_TASK_RECOVERY"):
         call_command("recover_interrupted_tasks")
+
+
+def test_in_production_the_schedule_was_agreed_to(make_roadmaps: Any, settings: Any) -> None:
+    """Whoever switches the schedule on agrees to what it starts; a person's own recovery needs a second one."""
+    settings.PRODUCTION = True
+    maker = Maker()
+    maker.roadmap("r", [concept("a")])
+    maker.task("t", "r", created_at=minutes_ago(100), updated_at=minutes_ago(50))
+    store = make_roadmaps("sqlite", maker.rows)
+    begin(address_of(store), "t")
+    actor = Actor("schedule", "here", Trigger.SCHEDULE)
+    planned = planning.plan(operation_called("roadmaps.recover_interrupted", store))
+    work(runner.confirm(runner.draft(planned, actor), actor, background=False))
+    started = Run.objects.get(operation=NAME)
+    assert started.status == Status.QUEUED
+    for keys, held in (["t"], True), (["other"], False):
+        mine = runner.draft(planning.plan(operation_called(NAME, store), Selection(keys)), TESTER)
+        if held:
+            with pytest.raises(UnableToRun, match=f"held by run {started.pk}"):
+                runner.confirm(mine, TESTER, background=False)
+        else:
+            assert runner.confirm(mine, TESTER, background=False).status == Status.AWAITING_APPROVAL

@@ -27,7 +27,7 @@ from opsconsole.care.reach import unreachable
 from opsconsole.display import duration, figure
 from opsconsole.operations import jobs, registry
 from opsconsole.operations.base import LONG_CLUSTER, Check, Priority
-from opsconsole.operations.models import ENDED, RESUMABLE, Finding, Hold, Run, Status
+from opsconsole.operations.models import ENDED, RESUMABLE, Finding, Run, Status
 from opsconsole.operations.pages import Table
 from opsconsole.operations.words import STATUS_VARIANTS, operation_title
 from opsconsole.stores.router import store_of
@@ -169,7 +169,9 @@ class Front:
         for line in lines[:3]:
             if line.kind == _("can't be reached"):
                 continue
-            words = line.kind if line.count is None else f"{figure(line.count)} {line.kind}"
+            words = line.kind
+            if line.count is not None:
+                words = _("%(kind)s: %(count)s") % {"kind": line.kind, "count": figure(line.count)}
             card.add({Priority.IMMEDIATE: BAD, Priority.PLANNED: WARN}.get(Priority(line.priority), GOOD), words)
         if len(lines) > 3:
             card.reasons.append(
@@ -417,10 +419,6 @@ class Front:
     @property
     def next_lines(self) -> list[tuple[str, datetime | None]]:
         return [(str(state.operation.title), state.next_run) for state in self.next]
-
-    @cached_property
-    def hold(self) -> Hold | None:
-        return Hold.objects.order_by("pk").first()
 
     @cached_property
     def worker_missing(self) -> str:

@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from opsconsole.care.backups import newest_verified
-from opsconsole.display import duration, figure
+from opsconsole.display import duration, environment_label, figure
 from opsconsole.operations.base import Operation, Risk
 from opsconsole.operations.planning import Plan
 from opsconsole.stores.store import Store, StoreUnusable
@@ -95,7 +95,7 @@ def lines(planned: Plan) -> list[Line]:
         "backup": [backup_words(operation.at)],
         "scope": [
             _("%(location)s is reached; this is %(environment)s.")
-            % {"location": operation.at.location, "environment": settings.ENVIRONMENT}
+            % {"location": operation.at.location, "environment": environment_label()}
         ],
         "rollback": [
             _("Every row is kept in the console's own database before it goes: the run can be undone.")

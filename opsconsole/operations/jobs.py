@@ -166,7 +166,8 @@ def _occasion(cls: type[Operation], params: dict[str, Any], due: str) -> str:
             confirm(run, actor)
     except IntegrityError:
         return "this tick has its run already"
-    except UnableToRun as reason:
+    except UnableToRun as reason:  # held, or production wants a fresh backup first
+        runner.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=str(reason))
         return str(reason)
     return f"run {run.pk}"
 

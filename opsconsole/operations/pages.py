@@ -46,6 +46,7 @@ REFUSALS = (UnableToRun, UnableToPlan, UnknownOperation, InvalidParameters, Stor
 
 SHOWN_ROWS = 100
 SHOWN_BATCHES = 60
+SHOWN_KEYS = 20
 SEARCHED_BATCHES = 200
 RATE_BATCHES = 200
 BACKUP = "care.backup_store"
@@ -328,22 +329,25 @@ class PlanPage(_Page):
 
     def _root(self, entry: dict[str, Any]) -> dict[str, Any]:
         """The row that stands for the unit: its own in the first table, where it has one there."""
-        first: dict[str, Any] = {"table": next(iter(self.run.writes), ""), "key": entry["key"]}
         rows: list[dict[str, Any]] = entry["rows"]
-        own = [row for row in rows if (row["table"], row["key"]) == (first["table"], first["key"])]
-        return [*own, *rows, first][0]
+        table = next(iter(self.run.writes), "")
+        own = (row for row in rows if row["table"] == table and row["key"] == entry["key"])
+        return next(own, rows[0] if rows else {"table": table, "key": entry["key"]})
 
     @property
     def untouched(self) -> list[str]:
         if not self.run.writes:
             return [_("No row of %(store)s is changed.") % {"store": self.run.store}]
         columns = ", ".join(f"{table}.{name}" for table, names in self.run.writes.items() for name in names)
-        tables = ", ".join(self.run.writes)
-        sentences = [
-            _("Only these columns may be written: %(columns)s.") % {"columns": columns}
-            if columns
-            else _("Only rows of %(tables)s may change.") % {"tables": tables}
-        ]
+        whole = ", ".join(table for table, names in self.run.writes.items() if not names)
+        sentences = [_("Only these columns may be written: %(columns)s.") % {"columns": columns}] if columns else []
+        if whole:
+            words = (
+                _("Whole rows may go, of these tables: %(tables)s.")
+                if columns
+                else _("Only rows of %(tables)s may change.")
+            )
+            sentences.append(words % {"tables": whole})
         if self.run.bound is not None and self.run.parent_id is None:
             sentences.append(
                 _("Rows made after the plan are left alone: it ends at key %(bound)s.") % {"bound": self.run.bound}
@@ -827,7 +831,7 @@ class RunPage(_Page):
             (_("Operation"), f"{self.title} ({run.operation})"),
             (_("Problem"), run.note or "–"),
             (_("Database"), self.database),
-            (_("Selection"), self.selection),
+            (_("Selection"), self._selected),
             (_("Parameters"), ", ".join(f"{name}: {value}" for name, value in self.parameters) or "–"),
             (_("Rows"), ", ".join(f"{table} {figure(n)}" for table, n in run.plan.get("rows", {}).items()) or "–"),
             (_("Status"), self.status),
@@ -843,6 +847,14 @@ class RunPage(_Page):
             (_("Batches"), figure(run.batches_done)),
             (_("In scope"), figure(run.total)),
         ]
+
+    @property
+    def _selected(self) -> str:
+        """What was chosen, with the first of its keys."""
+        keys = self.run.selection.get("keys")
+        if not keys:
+            return self.selection
+        return f"{self.selection}: {', '.join(map(str, keys[:SHOWN_KEYS]))}{'…' if len(keys) > SHOWN_KEYS else ''}"
 
     @cached_property
     def _agreed(self) -> list[tuple[str, Any]]:

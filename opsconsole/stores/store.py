@@ -217,6 +217,19 @@ class Store:
             )
             yield
 
+    @contextmanager
+    def quick_text(self) -> Iterator[None]:
+        """Reading a great many texts of a SQLite file by the driver's own decoder, which raises OperationalError
+        where one is no UTF-8; usually each goes through `tolerant_text`.
+        """
+        connection = self.connection
+        connection.ensure_connection()
+        before, connection.connection.text_factory = connection.connection.text_factory, str
+        try:
+            yield
+        finally:
+            connection.connection.text_factory = before
+
     def holds(self, text: str) -> bool:
         """Whether a text column can hold `text`: UTF-8 everywhere, and no U+0000 on PostgreSQL."""
         try:

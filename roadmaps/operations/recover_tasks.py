@@ -124,7 +124,7 @@ class RecoverTasks(Act):
             if not workflow.go_on(self.at, unit.pk, standing):
                 return Skip("waits_for_a_person")
             run = self._run("roadmaps.sync_results", unit.pk, {"force": True})
-            if run.error or run.unfit or run.set_aside:
+            if run.error or run.unfit or run.set_aside or set(run.reasons.get("skipped", ())) - {"in_step"}:
                 raise NotRecovered(gettext("The results could not be synced: see run %(run)d.") % {"run": run.pk})
             self._verify(unit.pk)
         return Changed((), "recovered", _words(standing))

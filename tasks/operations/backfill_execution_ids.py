@@ -77,7 +77,8 @@ class BackfillExecutionIds(Operation):
 
     def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
         waiting = narrow(self.scope()).count()
-        filled = narrow(self.domain().filter(execution_id__isnull=False)).count()
+        # `>= ''` is IS NOT NULL in words that SQLite counts by the index; else it reads every row.
+        filled = narrow(self.domain().filter(execution_id__gte="")).count()
         lookup = look_up(self.at, waiting + filled)
         return {
             "in_scope": waiting,

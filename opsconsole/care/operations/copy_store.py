@@ -39,7 +39,7 @@ class CopyStore(Listed, Act):
         store = StoreField()
         to = forms.RegexField(
             r"^[a-z][a-z0-9_]{0,40}$",
-            label=_("to"),
+            label=_("target"),
             help_text=_("the target's alias: its variable …_DATABASE_URL names the database to fill"),
         )
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from django.conf import settings
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
@@ -43,7 +44,7 @@ def _show(state: State, output: Output) -> None:
             (_("Roadmap"), task.roadmap_id or "–"),
             (_("Status"), task.status),
             (_("Step"), task.current_step or "–"),
-            (_("Unchanged since"), task.updated_at or "–"),
+            (_("Unchanged since"), f"{task.updated_at} ({settings.ROADMAPS_TIME_ZONE})" if task.updated_at else "–"),
             (_("Concepts"), figure(found.concepts)),
         ]
     )

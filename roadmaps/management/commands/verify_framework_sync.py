@@ -51,7 +51,7 @@ def _show(state: State, output: Output) -> None:
     output.table(
         [
             *((f"  {part.name}", f"{found.framework[part.name]}/{found.concepts}") for part in PARTS),
-            (_("  complete references"), f"{found.references_complete}/{_expected(state)}"),
+            ("  " + _("complete references"), f"{found.references_complete}/{_expected(state)}"),
         ],
         right=(1,),
     )
