@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.utils import timezone
 
 from opsconsole.care.models import Backup
@@ -28,3 +30,16 @@ def test_old_ones_go_and_the_newest_stay(tmp_path: Path) -> None:
     left = sorted(Path(path).name for path in Backup.objects.values_list("path", flat=True))
     assert left == sorted(file.name for file in tmp_path.iterdir()) == ["one-1", "one-40", "two-1", "two-40"]
     assert execute_run(operation_called("care.prune_backups", days="30", newest="2")).total == 0
+
+
+def test_what_was_left_behind_goes_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "DATA_DIR", tmp_path)
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    for name in ("agentos-1.partial.dump", "x.restoring", "agentos-2.partial.dump", "agentos-1-damaged"):
+        (folder / name).write_text("x")
+    long_ago = (timezone.now() - timedelta(days=3)).timestamp()
+    for name in ("agentos-1.partial.dump", "x.restoring", "agentos-1-damaged"):
+        os.utime(folder / name, (long_ago, long_ago))
+    execute_run(operation_called("care.prune_backups"))
+    assert {file.name for file in folder.iterdir()} == {"agentos-2.partial.dump", "agentos-1-damaged"}

@@ -20,6 +20,7 @@ from opsconsole.care.systems import system_of
 from opsconsole.stores.store import Store, StoreUnusable
 
 HEADS = {b"SQLite format 3\0": "sqlite", b"PGDMP": "postgresql"}
+RESTORING = ".restoring"
 LOCK_TIMEOUT = "-c lock_timeout=30s"
 
 
@@ -83,7 +84,7 @@ def _examine_postgresql(store: Store, path: Path) -> Held:
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
     """What the file holds, as a file of its own that goes again."""
-    descriptor, name = tempfile.mkstemp(dir=dumps.folder_of(""), suffix=".restoring")
+    descriptor, name = tempfile.mkstemp(dir=dumps.folder_of(""), suffix=RESTORING)
     copy = Path(name)
     try:
         with open(descriptor, "wb") as target, archive.opened(path) as content:

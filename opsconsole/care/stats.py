@@ -99,7 +99,8 @@ _LIMIT = """
            (SELECT COUNT(*) FROM pg_stat_activity WHERE backend_type = 'client backend')
 """
 _TABLES = """
-    SELECT c.relname::text AS "table", GREATEST(c.reltuples, 0)::bigint AS rows, TRUE AS estimated,
+    SELECT c.relname::text AS "table", COALESCE(NULLIF(c.reltuples, -1)::bigint, s.n_live_tup, 0) AS rows,
+           TRUE AS estimated,
            pg_table_size(c.oid) AS bytes, pg_indexes_size(c.oid) AS index_bytes,
            COALESCE(s.n_dead_tup, 0) AS dead_rows, s.last_autovacuum
     FROM pg_class AS c LEFT JOIN pg_stat_user_tables AS s ON s.relid = c.oid

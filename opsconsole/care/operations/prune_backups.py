@@ -11,12 +11,15 @@ from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from opsconsole.care.dumps import PARTIAL, folder_of
 from opsconsole.care.models import Backup
+from opsconsole.care.restores import RESTORING
 from opsconsole.display import figure
 from opsconsole.operations.base import Act, Changed, Outcome, Risk, Schedule
 
 KEEP_DAYS = 30
 KEEP_NEWEST = 7
+LEFT_BEHIND = timedelta(days=2)
 
 
 class PruneBackups(Act):
@@ -62,6 +65,13 @@ class PruneBackups(Act):
         Path(unit.path).unlink(missing_ok=True)
         Backup.objects.filter(pk=unit.pk).delete()
         return Changed(())
+
+    def finished(self, run_id: int) -> None:
+        """What a process left behind that was killed in the middle and never came back."""
+        limit = (self.as_of - LEFT_BEHIND).timestamp()
+        for file in folder_of("").iterdir():
+            if (PARTIAL in file.name or file.suffix == RESTORING) and file.stat().st_mtime < limit:
+                file.unlink(missing_ok=True)
 
     def label(self, unit: Any) -> str:
         return Path(unit.path).name
