@@ -35,7 +35,7 @@ class Command(OperationCommand):
         store = chosen_store(cls, registry.clean(cls, registry.values_of(cls, options)), options, read_only=True)
         output = Output(as_json=options["json"], no_color=options["no_color"])
         now = timezone.now()
-        found = [
+        found: list[dict[str, Any]] = [
             {
                 "file": backup.path,
                 "size_bytes": backup.size,
