@@ -98,7 +98,7 @@ class TestContract(Contract):
     @pytest.fixture
     def store(self, make_roadmaps: Any, engine: str) -> Store:
         maker = Maker()
-        for number in range(40):
+        for number in range(64):
             maker.roadmap(f"r{number}", [concept("a"), concept("b")])
             maker.content(f"r{number}", "a")
             maker.task(f"task{number:02d}", f"r{number}", status="partial_failure")

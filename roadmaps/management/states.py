@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -42,6 +43,7 @@ class StatesCommand(ConsoleCommand):
             planning.plan(check)  # refuses a store that lacks what it needs
             if options["keys"]:
                 check.chosen = known_keys(check, options["keys"])
+            gc.freeze()  # a million rows come and go: the collector need not look at what was imported each time
             found = self._print(check.states(), options)
         finally:
             store.close()
