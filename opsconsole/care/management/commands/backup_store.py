@@ -20,7 +20,7 @@ class Command(OperationCommand):
     executes_by_default = True
     positional = ("store",)
     help = gettext_noop("Write a checked backup of a store.")
-    examples = ("backup_store agentos", "backup_store helix --to /mnt/backups --plain", "backup_store agentos --list")
+    examples = ("backup_store agentos --to /mnt/backups", "backup_store agentos --list")
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -35,30 +35,31 @@ class Command(OperationCommand):
         store = chosen_store(cls, registry.clean(cls, registry.values_of(cls, options)), options, read_only=True)
         output = Output(as_json=options["json"], no_color=options["no_color"])
         now = timezone.now()
-        found: list[dict[str, Any]] = [
-            {
-                "file": backup.path,
-                "size_bytes": backup.size,
-                "at": backup.at.isoformat(),
-                "age_seconds": round((now - backup.at).total_seconds()),
-                "verified_at": backup.verified_at.isoformat() if backup.verified_at else None,
-                "format": backup.format,
-                "encrypted": backup.encrypted,
-            }
-            for backup in listed(store)
-        ]
+        backups = list(listed(store))
         if options["json"]:
+            found = [
+                {
+                    "file": backup.path,
+                    "size_bytes": backup.size,
+                    "at": backup.at.isoformat(),
+                    "age_seconds": round((now - backup.at).total_seconds()),
+                    "verified_at": backup.verified_at.isoformat() if backup.verified_at else None,
+                    "format": backup.format,
+                    "encrypted": backup.encrypted,
+                }
+                for backup in backups
+            ]
             output.json({"store": store.name, "location": store.location, "backups": found})
             return
         rows = [
             (
-                one["file"],
-                filesizeformat(one["size_bytes"]),
-                duration(one["age_seconds"]),
-                _("yes") if one["verified_at"] else _("no"),
-                _("yes") if one["encrypted"] else _("no"),
+                backup.path,
+                filesizeformat(backup.size),
+                duration((now - backup.at).total_seconds()),
+                _("yes") if backup.verified_at else _("no"),
+                _("yes") if backup.encrypted else _("no"),
             )
-            for one in found
+            for backup in backups
         ]
         heading = (_("file"), _("size"), _("age"), _("verified"), _("encrypted"))
         output.table([heading, *rows] if rows else [], right=(1, 2), heading=True)
