@@ -212,7 +212,10 @@ class Front:
             *self._without_backup(),
             *self._overdue(),
         ]
-        return sorted(found, key=lambda line: (_RANK[line.priority], -(line.count or 0), line.kind))
+        kept: dict[tuple[str, str], Line] = {}  # two checks may see the same: the more urgent one says it
+        for line in sorted(found, key=lambda line: (_RANK[line.priority], -(line.count or 0), line.kind)):
+            kept.setdefault((line.store.alias, str(line.kind)), line)
+        return list(kept.values())
 
     def alarming(self) -> list[Line]:
         """What people are told of: stores that are down, crowded servers, and backups that ran out."""
