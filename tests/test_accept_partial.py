@@ -8,6 +8,7 @@ import pytest
 
 from opsconsole.operations import planning, runner
 from opsconsole.operations.models import Finding, Run, Status
+from opsconsole.operations.runner import UnableToRun
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.store import Store
 from roadmaps.models import Acceptance
@@ -75,8 +76,8 @@ def test_a_task_that_is_not_partial(store: Store) -> None:
 
 
 def test_a_decision_has_a_reason(store: Store) -> None:
-    run = decide(store)
-    assert (run.changed, run.reasons["unfit"]) == (0, {"no_reason": 1})
+    with pytest.raises(UnableToRun, match="Say why"):
+        decide(store)
     planned = planning.plan(operation_called(NAME, store))
     work(runner.confirm(runner.draft(planned, TESTER, note="agreed with the author"), TESTER, background=False))
     assert Acceptance.objects.get().reason == "agreed with the author"

@@ -12,7 +12,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.display import figure
-from opsconsole.operations.base import Act, Changed, Outcome, Risk, Skip, Unfit
+from opsconsole.operations.base import Act, Changed, Outcome, Risk, Skip
 from opsconsole.operations.models import Run
 from opsconsole.stores.rows import Key
 from roadmaps.consistency import TASK_COLUMNS, accepted_tasks, states
@@ -37,7 +37,6 @@ class AcceptPartial(Act):
         "not_partial": _("not failed in part"),
         "accepted_before": _("accepted before"),
         "not_accepted": _("was not accepted"),
-        "no_reason": _("nobody said why: give a reason, or a note"),
     }
     figure_labels = {"in_scope": _("partial results to decide about"), "accepted": _("accepted")}
 
@@ -79,11 +78,8 @@ class AcceptPartial(Act):
 
     def act(self, unit: Any) -> Outcome:
         outcome = self.change(unit)
-        note = Run.objects.filter(pk=self.run_id or 0).values_list("note", flat=True).first()
-        reason = self.params.get("reason") or note
-        if not reason:
-            return Unfit("no_reason")
         if isinstance(outcome, Changed):
+            reason = self.params.get("reason") or Run.objects.get(pk=self.run_id or 0).note
             decided = Acceptance.objects.filter(identity=self.at.identity(), task_id=unit.pk)
             decided.delete()
             if not self._withdraws:
