@@ -78,7 +78,7 @@ def test_what_is_wrong_and_the_button_that_repairs_it(bob: Any, client: Client) 
     measure()
     page = client.get("/admin/").content.decode()
     assert "supervisor audits without decision times" in page
-    assert "30 supervisor audits" in card(page, "agentos")
+    assert "supervisor audits without decision times: 30" in card(page, "agentos")
     assert 'action="/admin/operations/audits.backfill_decision_fields/plan/"' in page
     assert "needs a look" in card(page, "agentos")
     assert "in order" in card(page, "helix")
@@ -182,3 +182,25 @@ def test_since_when_and_how_it_moved() -> None:
     measuring.keep(store, [measuring.Figure("problem:x", 4)])
     again = Measurement.objects.get(name="problem:x")
     assert (again.value, again.before, again.since) == (4, 3, row.since)
+
+
+def test_a_backup_is_planned_and_made_from_the_page(bob: Any, client: Client) -> None:
+    client.force_login(bob)
+    measure()
+    assert 'action="/admin/operations/care.backup_store/plan/"' in client.get("/admin/").content.decode()
+    response = client.post("/admin/operations/care.backup_store/plan/", {"asked": "1", "store": "helix"})
+    run = Run.objects.latest("pk")
+    assert (response.status_code, run.store) == (302, "helix")
+    page = client.get(f"/admin/operations/run/{run.pk}/change/").content.decode()
+    assert "Back up helix" in page
+    client.post(f"/admin/operations/run/{run.pk}/confirm/", {"digest": run.digest})
+    run.refresh_from_db()
+    assert jobs.advance(run.pk, run.generation) == Status.SUCCEEDED
+    assert client.get(f"/admin/operations/run/{run.pk}/change/").status_code == 200
+    assert ".sqlite3.gz" in client.get("/admin/care/backup/").content.decode()
+    client.post("/admin/operations/care.check_store/plan/", {"asked": "1", "store": "helix"})
+    check = Run.objects.latest("pk")
+    assert (check.operation, check.status) == ("care.check_store", Status.QUEUED)
+    client.post("/admin/operations/care.upgrade_store/plan/", {"asked": "1", "store": "helix"})
+    page = client.get(f"/admin/operations/run/{Run.objects.latest('pk').pk}/change/").content.decode()
+    assert "it has all documented columns and indexes" in page

@@ -257,10 +257,19 @@ class Operation:
         """What a PostgreSQL role must be granted to do this, beside reading; SQLite has no roles."""
         if self.act is not None:
             return []
-        found = [Right("UPDATE", table, column) for table, columns in self.writes.items() for column in columns]
-        if self.risk == Risk.DELETE:
-            found += [Right("DELETE", table) for table, columns in self.writes.items() if not columns]
+        found = []
+        for table, columns in self.writes.items():
+            if self.inserts(table):
+                found.append(Right("INSERT", table))
+            elif columns:
+                found += [Right("UPDATE", table, column) for column in columns]
+            elif self.risk == Risk.DELETE:
+                found.append(Right("DELETE", table))
         return found
+
+    def inserts(self, table: str) -> bool:
+        """Whether it makes rows of `table`: nothing else writes a key."""
+        return table in self.at.tables and self.at.key_column(table) in self.writes[table]
 
     @classmethod
     def locate(cls, params: Mapping[str, Any]) -> Store:

@@ -150,11 +150,11 @@ class UndoRun(Operation):
 
     def rights(self) -> list[Right]:
         """Rows that the run deleted are inserted again, those that it inserted go."""
+        turned = {"INSERT": "DELETE", "DELETE": "INSERT"}
         cls = registry.operations().get(self.run.operation)
-        if cls is not None and cls.risk == Risk.DELETE:
-            gone = [Right("INSERT", table) for table, columns in self.writes.items() if not columns]
-            return gone + [Right("UPDATE", table, name) for table, names in self.writes.items() for name in names]
-        return super().rights()
+        deletes = cls is not None and cls.risk == Risk.DELETE
+        gone = [Right("INSERT", table) for table, columns in self.writes.items() if deletes and not columns]
+        return gone + [Right(turned.get(one.name, one.name), *one[1:]) for one in super().rights()]
 
     def label(self, unit: ChangedRow) -> str:
         return f"{unit.table} {unit.key}"
