@@ -27,7 +27,7 @@ from opsconsole.operations.models import Batch, Event, Lock, Run, SetAside, Stat
 from opsconsole.operations.planning import Plan
 from opsconsole.operations.runner import Actor, Fenced, Runner, UnableToRun
 from opsconsole.stores.store import Store
-from tests.driver import POINTS, interposed
+from tests.driver import interposed
 from tests.outside import Row, Tables, dump, execute, schema
 
 TESTER = Actor("tester", "here", Trigger.SHELL)
@@ -120,6 +120,8 @@ class Contract:
     params: ClassVar[dict[str, Any]] = {}
     engines: ClassVar[tuple[str, ...]] = ("sqlite", "postgresql-text")
     unique: ClassVar[tuple[str, ...]] = ()  # columns that a copy of a row must leave NULL
+    # Where a worker dies; all of them for an operation of each kind, and for the others where most can go wrong.
+    points: ClassVar[tuple[str, ...]] = ("after the image", "after the store's commit")
     late_key: ClassVar[Any] = 10**9  # behind every key of the store
     meddled: ClassVar[Row] = {}  # what a neighbour writes to one row, so that there is nothing to do for it any more
     batch_sizes: ClassVar[tuple[int, ...]] = (1, 7, 500)
@@ -136,6 +138,8 @@ class Contract:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "engine" in metafunc.fixturenames:
             metafunc.parametrize("engine", self.engines)
+        if "point" in metafunc.fixturenames:
+            metafunc.parametrize("point", self.points)
 
     @pytest.fixture(autouse=True)
     def _batches_as_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +288,6 @@ class Contract:
         undo(run)
         return figures(self.execute(store))
 
-    @pytest.mark.parametrize("point", POINTS)
     def test_worker_dies_within_a_batch(
         self, store: Store, before: Tables, after: Tables, point: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -11,6 +11,7 @@ from opsconsole.stores.store import Store
 from tests import model
 from tests.conftest import ENGINES, Attached
 from tests.contract import Contract, execute_run, left_by, operation_called, plan_whole, undo
+from tests.driver import POINTS
 from tests.outside import Tables, dump, execute
 
 NAME = "audits.backfill_decision_fields"
@@ -50,6 +51,7 @@ def expected(tables: Tables, vendor: Any) -> Tables:
 
 
 class TestContract(Contract):
+    points = tuple(POINTS)
     operation = NAME
     unique = ("decision_id",)
 

@@ -18,6 +18,7 @@ from opsconsole.stores.store import Store
 from tests import helix
 from tests.conftest import HELIX_ENGINES
 from tests.contract import TESTER, Contract, left_by, operation_called, undo, work
+from tests.driver import POINTS
 from tests.outside import Row, Tables, dump, execute, schema
 from tests.shell import Shell
 
@@ -303,6 +304,7 @@ def test_bad_input(make_helix, shell, tmp_path):
 class TestCleanDirtyJobs(Contract):
     """Its tests with a unit of several rows; those of single rows that change or come have their like above."""
 
+    points = tuple(POINTS)
     operation = CLEAN
     engines = ("sqlite", "postgresql-enum")
     batch_sizes: ClassVar[tuple[int, ...]] = (1,)

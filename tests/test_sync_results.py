@@ -21,6 +21,7 @@ from opsconsole.stores.store import Store
 from roadmaps.operations.sync_results import WRITTEN
 from tests import roadmaps
 from tests.contract import TESTER, Contract, execute_run, left_by, operation_called, plan_whole, start, undo, work
+from tests.driver import POINTS
 from tests.outside import Row, Tables, dump, execute
 from tests.roadmaps import AS_OF, ENGINES, INCIDENT, INCIDENT_ROADMAP, LONG_AGO, NOW, Maker, concept
 
@@ -45,6 +46,7 @@ def _frozen() -> Iterator[None]:
 
 
 class TestContract(Contract):
+    points = tuple(POINTS)
     operation = NAME
     engines = ENGINES
     late_key = "zzz"
