@@ -75,14 +75,15 @@ def test_there_and_back(saved: Any, monkeypatch: pytest.MonkeyPatch, key: str) -
 def test_beside(saved: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     store = saved.store
     now = dump(store)
-    assert restore(store, saved.backup.path, as_="agentos_before").status == Status.SUCCEEDED
+    server = request.getfixturevalue("postgres") if saved.engine == "postgresql" else None
+    name = f"agentos_before{server.suffix if server else ''}"  # parallel workers share the server
+    assert restore(store, saved.backup.path, as_=name).status == Status.SUCCEEDED
     assert dump(store) == now
-    if saved.engine == "sqlite":
+    if server is None:
         beside = attach_file("agentos", tmp_path / "agentos_before.sqlite3")
         assert dump(beside) == saved.before
     else:
-        server = request.getfixturevalue("postgres")
-        with psycopg.connect(saved.url.replace("agentos_managed", "agentos_before")) as client:
+        with psycopg.connect(server.url("agentos_before")) as client:
             assert client.execute("SELECT COUNT(*) FROM tasks").fetchone() == (50,)
         server.drop_database("agentos_before")
         return
