@@ -11,7 +11,14 @@ import urllib.request
 
 import psutil
 import pytest
+from django.core.management import call_command
 
+import audits.demo
+import roadmaps.demo
+import tasks.demo
+from roadmaps.models import RoadmapMetadata
+from tasks.models import HelixJob
+from tests.conftest import attach_url, forget_attached
 from tests.shell import Shell
 
 
@@ -118,3 +125,19 @@ def test_a_wrong_port_is_refused(tmp_path, empty_console, port):
 def test_it_is_not_for_production(tmp_path, empty_console):
     production = {"OPSCONSOLE_ENVIRONMENT": "production", "SECRET_KEY": "x" * 50}
     assert "not for production" in Shell(tmp_path / "console", empty_console, production).refused("demo")
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
+def test_the_sample_data_fit_into_postgresql(postgres):
+    """Enum, `json` and `jsonb` columns take what the models write, also many rows at once."""
+    names = ("agentos", "helix", "records", "roadmaps")
+    for name in names:
+        attach_url(name, postgres.create_database(f"demo_{name}"), attached=False)
+        call_command("migrate", database=name, verbosity=0)
+    lines = [line for module in (tasks.demo, audits.demo, roadmaps.demo) for line in module.load()]
+    assert len(lines) == 5, lines
+    assert RoadmapMetadata.objects.count() == 12
+    assert HelixJob.objects.filter(status="IN_PROGRESS").exists()
+    forget_attached()
+    for name in names:
+        postgres.drop_database(f"demo_{name}")

@@ -27,6 +27,10 @@ class RawTextField(models.TextField):  # type: ignore[type-arg]  # a str, whatev
     def select_format(self, compiler: Any, sql: str, params: Any) -> tuple[str, Any]:
         return f"CAST({sql} AS TEXT)", params
 
+    def get_placeholder(self, value: Any, compiler: Any, connection: Any) -> str:
+        """A literal takes the type of its column, `jsonb` or an enum; Django's arrays of many rows are text."""
+        return "%s"
+
 
 class RawTimestampField(RawTextField):
     """A `TIMESTAMP` column without zone (UTC), read as text: deployed stores hold more than times there."""
