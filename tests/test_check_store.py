@@ -116,5 +116,8 @@ def test_the_command(tmp_path: Path, empty_console: Path) -> None:
     answer = shell.json("check_store", "agentos", "--db-path", path, "--exit-code", code=3)
     assert answer["counts"]["invalid_json"] == 1
     assert {one["code"] for one in answer["findings"]} >= {"invalid_json"}
+    unserved = {one["name"] for one in answer["findings"] if one["code"] == "query_without_index"}
+    assert answer["hot_queries"]["task_audits by event_type"]
+    assert {name for name, by_index in answer["hot_queries"].items() if not by_index} == unserved
     assert path.read_bytes() == before
     assert shell.run("check_store", "nowhere").returncode == 2

@@ -360,6 +360,10 @@ class Check(Listed):
         """Table and key of the row that it is about."""
         return self.model._meta.db_table, found.subject
 
+    def remarks(self) -> list[str]:
+        """What else one should know of the store, in sentences below the findings."""
+        return []
+
     def report(self, found: Sequence[Found]) -> dict[str, Any]:
         """The JSON object of the answer."""
         counts = dict.fromkeys(self.reasons, 0)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import orjson
 from django.conf import settings
 from django.db import DatabaseError, models, transaction
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.care import schema
-from opsconsole.care.expectations import HOT_QUERIES, JSON_COLUMNS, SERVER_MEMORY
+from opsconsole.care.expectations import HOT_QUERIES, JSON_COLUMNS, SERVER_MEMORY, HotQuery
 from opsconsole.care.models import Backup
 from opsconsole.care.params import StoreParams, named_store
 from opsconsole.operations.base import Check, Found, Priority, Schedule
 from opsconsole.stores.router import DEFAULT
-from opsconsole.stores.store import Store
+from opsconsole.stores.store import Store, StoreUnusable
 
 SHOWN = 20  # keys, values or lines of one finding
 READ_ROWS = 2_000
@@ -226,12 +228,31 @@ class CheckStore(Check):
                 yield Found(f"missing_{kind}", name, {"name": name, "statement": "python manage.py setup"})
 
     def _hot_queries(self) -> Iterator[Found]:
-        for query in HOT_QUERIES.get(self.at.name, ()):
-            if not set(query.columns) <= set(self.at.tables.get(query.table, ())):
-                continue
-            reads_all = self._reads_all_sqlite if self.at.vendor == "sqlite" else self._reads_all_postgresql
-            if reads_all(query.sql):
+        for query, by_index in self._explained():
+            if not by_index:
                 yield Found("query_without_index", query.name, {"name": query.name, "table": query.table})
+
+    def _explained(self) -> Iterator[tuple[HotQuery, bool]]:
+        """The hot queries that this store can answer, and whether the database uses an index for each."""
+        reads_all = self._reads_all_sqlite if self.at.vendor == "sqlite" else self._reads_all_postgresql
+        for query in HOT_QUERIES.get(self.at.name, ()):
+            if set(query.columns) <= set(self.at.tables.get(query.table, ())):
+                yield query, not reads_all(query.sql)
+
+    @cached_property
+    def _hot(self) -> dict[str, bool]:
+        """Hot query → whether an index serves it; empty where the store is too damaged to say."""
+        try:
+            return {query.name: by_index for query, by_index in self._explained()}
+        except (DatabaseError, StoreUnusable):
+            return {}
+
+    def remarks(self) -> list[str]:
+        by_index = ", ".join(name for name, uses in self._hot.items() if uses)
+        return [gettext("Hot queries served by an index: %(names)s.") % {"names": by_index}] if by_index else []
+
+    def report(self, found: Sequence[Found]) -> dict[str, Any]:
+        return super().report(found) | {"hot_queries": self._hot}
 
     def _reads_all_sqlite(self, sql: str) -> bool:
         steps = [str(row[3]) for row in self._rows(f"EXPLAIN QUERY PLAN {sql}")]

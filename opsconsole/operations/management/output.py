@@ -196,6 +196,8 @@ class Output:
         for one in found:
             counts[one.code] = counts.get(one.code, 0) + 1
         self.table([(code, figure(count)) for code, count in sorted(counts.items())], right=(1,))
+        for sentence in check.remarks():
+            self.line(sentence)
         if run is not None:
             self.line(
                 _("Run %(run)d: %(new)s new, %(persisting)s persisting, %(resolved)s resolved since the scan before.")
