@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 
 from opsconsole.operations import alerts
 from opsconsole.operations.models import Status
-from opsconsole.operations.runner import is_abandoned, serialised
+from opsconsole.operations.runs import is_abandoned, serialised
 from roadmaps.models import Recovery
 
 MAX_FAILURES = 3  # then a task is left for a person

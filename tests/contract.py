@@ -21,11 +21,12 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from opsconsole.operations import planning, registry, runner
+from opsconsole.operations import planning, registry, runner, runs
 from opsconsole.operations.base import Operation
 from opsconsole.operations.models import Batch, Event, Lock, Run, SetAside, Status, Trigger
 from opsconsole.operations.planning import Plan
-from opsconsole.operations.runner import Actor, Fenced, Runner, UnableToRun
+from opsconsole.operations.runner import Fenced, Runner
+from opsconsole.operations.runs import Actor, UnableToRun
 from opsconsole.stores.store import Store
 from tests.driver import interposed
 from tests.outside import Row, Tables, dump, execute, schema
@@ -51,8 +52,8 @@ def plan_whole(operation: Operation) -> Plan:
 def start(operation: Operation, **options: Any) -> Run:
     """Plan and confirm; the run is this process's to work on."""
     planned = plan_whole(operation) if operation.exact else planning.plan(operation)
-    run = runner.draft(planned, TESTER, **options)
-    return runner.confirm(run, TESTER, background=False)
+    run = runs.draft(planned, TESTER, **options)
+    return runs.confirm(run, TESTER, background=False)
 
 
 def work(run: Run, **options: Any) -> Run:
@@ -98,8 +99,8 @@ def die(run: Run) -> Run:
     """The worker's process is gone: its connections are cut, and somebody takes the run over."""
     for connection in connections.all(initialized_only=True):
         connection.close()
-    Run.objects.filter(pk=run.pk).update(worker={**runner.this_worker(), "pid": 2**22 + 1})
-    return runner.claim(Run.objects.get(pk=run.pk))
+    Run.objects.filter(pk=run.pk).update(worker={**runs.this_worker(), "pid": 2**22 + 1})
+    return runs.claim(Run.objects.get(pk=run.pk))
 
 
 def after_batches(count: int) -> tuple[Callable[[], bool], Callable[[Run], None]]:
@@ -277,7 +278,7 @@ class Contract:
             slices += 1
             if run.status == Status.INTERRUPTED:
                 assert slices < 1000
-                run = runner.claim(run)
+                run = runs.claim(run)
         assert slices > 2
         assert dump(store) == after
         stopped, whole = figures(run), self.expected_figures(store, run)
@@ -297,7 +298,7 @@ class Contract:
         run, call = self.start(store, batch_size=7), 3
         if point == "while recovering":
             until, on_progress = after_batches(3)
-            run, call = runner.claim(work(run, until=until, on_progress=on_progress)), 1
+            run, call = runs.claim(work(run, until=until, on_progress=on_progress)), 1
         monkeypatch.setattr(*interposed(point, call, crash))
         with pytest.raises(Crash):
             work(run)
@@ -319,8 +320,8 @@ class Contract:
         taken: list[Any] = []
 
         def take_over() -> None:
-            Run.objects.update(lease_until=timezone.now() - runner.LEASE)
-            taken.extend((runner.claim(Run.objects.get()), dump(store)))
+            Run.objects.update(lease_until=timezone.now() - runs.LEASE)
+            taken.extend((runs.claim(Run.objects.get()), dump(store)))
 
         run = self.start(store, batch_size=7)
         monkeypatch.setattr(*interposed("after the image", 3, take_over))
@@ -341,7 +342,7 @@ class Contract:
         kept = store.path.with_suffix(".kept")
         for batches in (1, 3):
             until, on_progress = after_batches(batches)
-            run = runner.claim(work(run, until=until, on_progress=on_progress))
+            run = runs.claim(work(run, until=until, on_progress=on_progress))
             store.close()
             if batches == 1:
                 shutil.copyfile(store.path, kept)
@@ -532,18 +533,18 @@ class Contract:
 
     def test_pause_and_resume(self, store: Store, after: Tables) -> None:
         run = self.start(store, batch_size=7)
-        run = work(run, on_progress=once(lambda: runner.pause(Run.objects.get(pk=run.pk), TESTER)))
+        run = work(run, on_progress=once(lambda: runs.pause(Run.objects.get(pk=run.pk), TESTER)))
         assert run.status == Status.PAUSED
         assert 0 < run.seen < run.total
         with pytest.raises(UnableToRun, match=f"run {run.pk}"):
             self.execute(store)
-        run = work(runner.claim(run))
+        run = work(runs.claim(run))
         assert run.status == Status.SUCCEEDED
         assert dump(store) == after
 
     def test_cancelled_halfway_and_undone(self, store: Store, before: Tables, after: Tables) -> None:
         run = self.start(store, batch_size=7)
-        run = work(run, on_progress=once(lambda: runner.cancel(Run.objects.get(pk=run.pk), TESTER)))
+        run = work(run, on_progress=once(lambda: runs.cancel(Run.objects.get(pk=run.pk), TESTER)))
         assert run.status == Status.CANCELLED
         assert 0 < run.changed < len(list(self.changed(before, after)))
         assert dump(store) != before

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from opsconsole.operations import planning, runner
+from opsconsole.operations import planning, runs
 from opsconsole.operations.models import Finding, Run, Status
-from opsconsole.operations.runner import UnableToRun
+from opsconsole.operations.runs import UnableToRun
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.store import Store
 from roadmaps.models import Acceptance
@@ -33,7 +33,7 @@ def store(make_roadmaps: Any) -> Store:
 
 def decide(store: Store, *keys: str, **params: Any) -> Run:
     planned = planning.plan(operation_called(NAME, store, **params), Selection(list(keys)) if keys else Selection())
-    return work(runner.confirm(runner.draft(planned, TESTER), TESTER, background=False))
+    return work(runs.confirm(runs.draft(planned, TESTER), TESTER, background=False))
 
 
 def open_codes(store: Store) -> set[str]:
@@ -79,5 +79,5 @@ def test_a_decision_has_a_reason(store: Store) -> None:
     with pytest.raises(UnableToRun, match="Say why"):
         decide(store)
     planned = planning.plan(operation_called(NAME, store))
-    work(runner.confirm(runner.draft(planned, TESTER, note="agreed with the author"), TESTER, background=False))
+    work(runs.confirm(runs.draft(planned, TESTER, note="agreed with the author"), TESTER, background=False))
     assert Acceptance.objects.get().reason == "agreed with the author"

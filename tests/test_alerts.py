@@ -15,7 +15,7 @@ from django.core import mail
 from django.db import transaction
 from django.utils import timezone
 
-from opsconsole.operations import alerts, jobs, registry, runner
+from opsconsole.operations import alerts, jobs, registry, runs
 from opsconsole.operations.models import Alert, Delivery, Event, Run, Status, Switch, Trigger
 from tests.contract import TESTER, execute_run, operation_called
 
@@ -174,8 +174,8 @@ def test_a_failed_run_and_one_that_needs_attention(make_attached, monkeypatch):
 
 
 def test_the_emergency_switch():
-    runner.hold_all(TESTER, "a fire")
-    runner.release_all(TESTER)
+    runs.hold_all(TESTER, "a fire")
+    runs.release_all(TESTER)
     held, released = Alert.objects.order_by("pk")
     assert TESTER.name in held.subject
     assert "a fire" in held.text

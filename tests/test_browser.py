@@ -10,7 +10,7 @@ from django.urls import reverse
 from playwright.sync_api import expect, sync_playwright
 
 from audits.models import TaskAudit
-from opsconsole.operations import runner
+from opsconsole.operations import runs
 from opsconsole.operations.models import Run, Status, Trigger
 from opsconsole.operations.runner import Runner
 from tasks.models import Task
@@ -78,7 +78,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     expect(page.get_by_text("No worker has been seen yet.")).to_be_visible()
 
     run.refresh_from_db()
-    run = runner.claim(run)
+    run = runs.claim(run)
     steps = iter(range(3))
     run = Runner(run).work(until=lambda: next(steps, None) is None, hand_over=lambda run: None)
     assert 0 < run.seen < 40
@@ -87,11 +87,11 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_text("Pause is asked; the worker stops")).to_be_visible()
 
-    run = Runner(runner.claim(Run.objects.get(pk=run.pk))).work()
+    run = Runner(runs.claim(Run.objects.get(pk=run.pk))).work()
     assert run.status == Status.PAUSED
     page.get_by_role("button", name="Resume").click(timeout=10_000)
     expect(page.locator("#live")).to_contain_text("queued", ignore_case=True)
-    Runner(runner.claim(Run.objects.get(pk=run.pk))).work()
+    Runner(runs.claim(Run.objects.get(pk=run.pk))).work()
     expect(page.get_by_role("heading", name="Verification")).to_be_visible(timeout=10_000)
 
     page.get_by_role("link", name="Changes (35)").click()
@@ -103,7 +103,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     page.get_by_role("button", name="Restore 35 rows").click()
     undo = Run.objects.latest("pk")
     page.wait_for_url(f"**{reverse('run', args=[undo.pk])}")
-    Runner(runner.claim(undo)).work()
+    Runner(runs.claim(undo)).work()
     expect(page.get_by_role("heading", name="Verification")).to_be_visible(timeout=10_000)
     assert not TaskAudit.objects.filter(source_event_ts__isnull=False).exists()
 
@@ -112,7 +112,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
 def test_on_a_phone(open_page, live_server, audits, scheme):
     page = open_page(color_scheme=scheme)
     run = plan(page, live_server)
-    runner.confirm(run, runner.Actor("bob", "here", Trigger.ADMIN), background=False)
+    runs.confirm(run, runs.Actor("bob", "here", Trigger.ADMIN), background=False)
     done = Runner(Run.objects.get(pk=run.pk)).work()
     page.set_viewport_size({"width": 360, "height": 740})
     address = reverse("run", args=[done.pk])
@@ -134,7 +134,7 @@ def test_without_javascript(open_page, live_server, audits):
     run = plan(page, live_server)
     page.get_by_role("button", name="Fill 35 audits").click()
     expect(page.get_by_text("JavaScript is off: this page does not refresh by itself.")).to_be_visible()
-    Runner(runner.claim(Run.objects.get(pk=run.pk))).work()
+    Runner(runs.claim(Run.objects.get(pk=run.pk))).work()
     page.get_by_role("link", name="Refresh").click()
     expect(page.get_by_text("35", exact=True).first).to_be_visible()
     expect(page.get_by_role("button", name="Plan the undo")).to_be_visible()

@@ -12,9 +12,9 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from opsconsole.care.models import Backup
-from opsconsole.operations import checklist, jobs, planning, registry, runner
+from opsconsole.operations import checklist, jobs, planning, registry, runs
 from opsconsole.operations.models import Event, Run, Status, Trigger
-from opsconsole.operations.runner import Actor, UnableToRun
+from opsconsole.operations.runs import Actor, UnableToRun
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.store import Store
 from tests import helix
@@ -41,7 +41,7 @@ def environment(settings: Any, name: str) -> None:
 
 def drafted(store: Store, *keys: int, actor: Actor = TESTER) -> Run:
     planned = planning.plan(operation_called(CLEAN, store), Selection(list(keys)))
-    return runner.draft(planning.count_outcomes(planned), actor)
+    return runs.draft(planning.count_outcomes(planned), actor)
 
 
 def make_backup(store: Store, tmp_path: Any, *, hours: float = 1, verified: bool = True) -> Backup:
@@ -84,7 +84,7 @@ def test_what_the_console_knows_is_said(store, tmp_path):
 
 
 def test_in_development_nothing_stands_in_the_way(store, settings):
-    run = runner.confirm(drafted(store, 3), TESTER, background=False)
+    run = runs.confirm(drafted(store, 3), TESTER, background=False)
     assert work(run).status == Status.SUCCEEDED
 
 
@@ -92,9 +92,9 @@ def test_in_staging_every_item_is_confirmed_by_name(store, settings):
     environment(settings, "staging")
     run = drafted(store, 3)
     with pytest.raises(UnableToRun, match="backup, scope, rollback"):
-        runner.confirm(run, TESTER, background=False, checked=["ownership", "dependencies"])
+        runs.confirm(run, TESTER, background=False, checked=["ownership", "dependencies"])
     assert Run.objects.get().status == Status.PLANNED
-    run = runner.confirm(run, TESTER, background=False, checked=ALL)
+    run = runs.confirm(run, TESTER, background=False, checked=ALL)
     assert run.status == Status.RUNNING
     event = Event.objects.get(run=run, verb="confirmed")
     assert (event.who, event.detail["checklist"]) == (TESTER.name, ALL)
@@ -107,7 +107,7 @@ def test_production_wants_a_fresh_backup(store, settings, tmp_path):
 
     def refused() -> str:
         with pytest.raises(UnableToRun) as refusal:
-            runner.confirm(run, TESTER, background=True, checked=ALL)
+            runs.confirm(run, TESTER, background=True, checked=ALL)
         return str(refusal.value)
 
     assert "no verified backup" in refused()
@@ -116,7 +116,7 @@ def test_production_wants_a_fresh_backup(store, settings, tmp_path):
     make_backup(store, tmp_path, hours=30)
     assert "is 30 h old, and may be at most 24 h" in refused()
     make_backup(store, tmp_path, hours=23)
-    assert runner.confirm(run, TESTER, background=True, checked=ALL).status == Status.AWAITING_APPROVAL
+    assert runs.confirm(run, TESTER, background=True, checked=ALL).status == Status.AWAITING_APPROVAL
 
 
 def test_a_second_person_approves_the_plan(store, settings, tmp_path, alice, bob):

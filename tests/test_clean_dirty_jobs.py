@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from opsconsole.operations import planning, runner
+from opsconsole.operations import planning, runner, runs
 from opsconsole.operations.models import Run, Status
-from opsconsole.operations.runner import PlanDrifted, UnableToRun
+from opsconsole.operations.runs import PlanDrifted, UnableToRun
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.store import Store
 from tests import helix
@@ -30,11 +30,11 @@ def planned_run(store: Store, *keys: int, note: str = "", **params: Any) -> Run:
     """A counted plan, as the plan page and the shell keep it."""
     operation = operation_called(CLEAN, store, **params)
     planned = planning.plan(operation, Selection(list(keys)) if keys else Selection())
-    return runner.draft(planning.count_outcomes(planned), TESTER, note=note)
+    return runs.draft(planning.count_outcomes(planned), TESTER, note=note)
 
 
 def confirmed(store: Store, *keys: int, **options: Any) -> Run:
-    return runner.confirm(planned_run(store, *keys, **options), TESTER, background=False)
+    return runs.confirm(planned_run(store, *keys, **options), TESTER, background=False)
 
 
 def without_jobs(tables: Tables, jobs: set[int]) -> Tables:
@@ -123,10 +123,10 @@ def test_a_child_that_comes_in_the_last_moment(make_helix, engine, monkeypatch):
 def test_a_confirmation_is_refused_once_the_rows_have_moved(make_helix):
     store = make_helix("postgresql-enum", helix.one_of_each())
     run = planned_run(store, 3)
-    runner.recheck(run)
+    runs.recheck(run)
     execute(store, CHANGES["a task restarted"])
     with pytest.raises(PlanDrifted):
-        runner.recheck(run)
+        runs.recheck(run)
 
 
 def test_jobs_made_or_gone_after_the_plan(make_helix):
@@ -164,9 +164,9 @@ def test_two_operators_at_once(make_helix):
     with pytest.raises(UnableToRun, match="is held by"):
         confirmed(store)
     repair = operation_called("tasks.repair_dirty_jobs", store)
-    drafted = runner.draft(planning.count_outcomes(planning.plan(repair, Selection([3]))), TESTER)
+    drafted = runs.draft(planning.count_outcomes(planning.plan(repair, Selection([3]))), TESTER)
     with pytest.raises(UnableToRun, match=f"run {first.pk}"):
-        runner.confirm(drafted, TESTER, background=False)
+        runs.confirm(drafted, TESTER, background=False)
     assert [work(run).status for run in (second, first)] == [Status.SUCCEEDED] * 2
     assert set(dump(store)["jobs"]) == {1, 2, 6, 7, 8, 9}
 
@@ -189,7 +189,7 @@ def test_all_that_a_list_shows(make_helix, client, bob):
     run = Run.objects.get()
     assert (run.total, run.plan["rows"]) == (5, {"artifacts": 6, "tasks": 12, "jobs": 5})
     assert "Delete 5 jobs" in page
-    assert work(runner.confirm(run, TESTER, background=False)).changed == 5
+    assert work(runs.confirm(run, TESTER, background=False)).changed == 5
 
 
 # --- the platform's health ---------------------------------------------------------------------------------

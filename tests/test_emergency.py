@@ -8,9 +8,9 @@ import io
 import pytest
 from django.test import Client
 
-from opsconsole.operations import findings, runner
+from opsconsole.operations import findings, runs
 from opsconsole.operations.models import Alert, Event, Finding, Hold, Run, Status
-from opsconsole.operations.runner import UnableToRun
+from opsconsole.operations.runs import UnableToRun
 from tests import helix
 from tests.contract import TESTER, execute_run, operation_called, start
 from tests.shell import Shell
@@ -45,7 +45,7 @@ def test_holding_and_releasing(client, bob, viewer):
 
 def test_a_backup_runs_while_all_else_is_held(make_helix, tmp_path, monkeypatch):
     make_helix("sqlite", helix.one_of_each())
-    runner.hold_all(TESTER, "a fire")
+    runs.hold_all(TESTER, "a fire")
     with pytest.raises(UnableToRun, match="release-all"):
         start(operation_called("operations.prune_runs"))
     run = execute_run(operation_called("care.backup_store", store="default", to=str(tmp_path)))
@@ -76,7 +76,7 @@ def test_a_note_is_added_after_the_end(make_helix, client, bob, viewer):
 
 def test_notes_are_exported(make_helix, tmp_path, empty_console, client, alice):
     run = cleaned(make_helix)
-    runner.add_note(run, TESTER, "an agent had to be restarted")
+    runs.add_note(run, TESTER, "an agent had to be restarted")
     client.force_login(alice)
     fields = dict.fromkeys(("runresource_id", "runresource_note", "runresource_notes", "runresource_before"), "on")
     answer = client.post("/admin/operations/run/export/", {"format": "0", "resource": "0", **fields})

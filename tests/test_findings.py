@@ -12,10 +12,10 @@ from django.test import Client
 from django.utils import timezone
 
 from audits.models import TaskAudit
-from opsconsole.operations import findings, jobs, registry, runner
+from opsconsole.operations import findings, jobs, registry, runner, runs
 from opsconsole.operations.base import Act, Changed, Check, Found, Listed, Outcome, Risk, Unfit
 from opsconsole.operations.models import Finding, Run, Status
-from opsconsole.operations.runner import UnableToRun
+from opsconsole.operations.runs import UnableToRun
 from opsconsole.stores.store import Store
 from tests.contract import Crash, after_batches, die, execute_run, operation_called, start, work
 
@@ -150,7 +150,7 @@ def test_acts_stop_between_units_and_go_on() -> None:
     until, on_progress = after_batches(1)
     run = work(run, until=until, on_progress=on_progress)
     assert (run.status, RingBells.rung) == (Status.INTERRUPTED, ["low"])
-    run = work(runner.claim(run))
+    run = work(runs.claim(run))
     assert (run.status, run.changed, RingBells.rung) == (Status.SUCCEEDED, 3, ["low", "middle", "high"])
     with pytest.raises(UnableToRun, match="can't be undone: Ring the bells"):
         operation_called("operations.undo_run", run=run.pk)

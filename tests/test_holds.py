@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 from django.db import connections
 
-from opsconsole.operations import planning, runner
+from opsconsole.operations import planning, runs
 from opsconsole.operations.holds import hold_reason
 from opsconsole.operations.models import Event, Run, Status
-from opsconsole.operations.runner import UnableToRun
+from opsconsole.operations.runs import UnableToRun
 from tests.contract import TESTER, execute_run, operation_called, start, work
 from tests.outside import neighbour
 
@@ -57,8 +57,8 @@ def test_a_hold_file(store, settings, tmp_path):
 def test_the_emergency_switch(store):
     """A run that works waits, none begins, and both leave a trace."""
     run = start(operation_called(BACKFILL, store))
-    runner.hold_all(TESTER, "a fire")
-    thread, waited = later(lambda: runner.release_all(TESTER))
+    runs.hold_all(TESTER, "a fire")
+    thread, waited = later(lambda: runs.release_all(TESTER))
     with pytest.raises(UnableToRun, match="release-all"):
         start(operation_called("operations.prune_runs"))
     run = work(run)
@@ -73,7 +73,7 @@ def test_a_waiting_run_can_be_cancelled(store, settings, tmp_path):
     file.touch()
     settings.RUN_HOLD_FILE = str(file)
     run = start(operation_called(BACKFILL, store))
-    thread, _waited = later(lambda: runner.cancel(Run.objects.get(pk=run.pk), TESTER))
+    thread, _waited = later(lambda: runs.cancel(Run.objects.get(pk=run.pk), TESTER))
     run = work(run)
     thread.join()
     assert (run.status, run.changed) == (Status.CANCELLED, 0)

@@ -17,9 +17,9 @@ from django.db import transaction
 from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 
-from opsconsole.operations import jobs, planning, runner
+from opsconsole.operations import jobs, planning, runs
 from opsconsole.operations.models import Event, Run, Status, Switch
-from opsconsole.operations.runner import UnableToRun
+from opsconsole.operations.runs import UnableToRun
 from opsconsole.stores import rows
 from tests import agentos
 from tests.contract import TESTER, Crash, operation_called, plan_whole, work
@@ -44,7 +44,7 @@ def store(make_attached):
 
 
 def draft(store, **options):
-    return runner.draft(planning.plan(operation_called(BACKFILL, store)), TESTER, **options)
+    return runs.draft(planning.plan(operation_called(BACKFILL, store)), TESTER, **options)
 
 
 def test_run_and_message_are_queued_together_or_not_at_all(store):
@@ -87,7 +87,7 @@ def test_a_run_that_lost_its_worker_or_its_message_is_woken(store):
     assert [woken.pk for woken in jobs.reap()] == [run.pk]
     OrmQ.objects.all().delete()
 
-    run = runner.claim(Run.objects.get())
+    run = runs.claim(Run.objects.get())
     assert jobs.reap() == []  # this process lives
     Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
     jobs.reap()
@@ -102,13 +102,13 @@ def test_a_run_that_kills_every_worker_is_failed(store, monkeypatch):
         raise Crash
 
     monkeypatch.setattr(rows, "write", crash)
-    for _attempt in range(runner.MAX_ATTEMPTS):
-        run = runner.claim(Run.objects.get(pk=run.pk))
+    for _attempt in range(runs.MAX_ATTEMPTS):
+        run = runs.claim(Run.objects.get(pk=run.pk))
         with pytest.raises(Crash):  # in the middle of its first batch
             work(run)
         Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
         jobs.reap()
-    run = runner.claim(Run.objects.get(pk=run.pk))
+    run = runs.claim(Run.objects.get(pk=run.pk))
     Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
     jobs.reap()
     run.refresh_from_db()

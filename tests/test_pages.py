@@ -11,10 +11,11 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from audits.models import TaskAudit
-from opsconsole.operations import planning, registry, runner
+from opsconsole.operations import planning, registry, runs
 from opsconsole.operations.models import Event, Run, Status, Switch, Trigger
 from opsconsole.operations.pages import Changes, RunPage
-from opsconsole.operations.runner import Actor, Runner
+from opsconsole.operations.runner import Runner
+from opsconsole.operations.runs import Actor
 from tasks.models import Task
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
@@ -66,7 +67,7 @@ def confirm(client, run, **data):
 
 def work(run):
     run.refresh_from_db()
-    return Runner(runner.claim(run)).work()
+    return Runner(runs.claim(run)).work()
 
 
 # --- plan, confirm, look, undo ------------------------------------------------------------------------
@@ -163,7 +164,7 @@ def test_a_target_that_another_run_holds_is_refused_beside_the_button(bobs, audi
 def test_a_large_plan_is_counted_in_the_background(bobs, audits, monkeypatch):
     from opsconsole.operations import jobs
 
-    monkeypatch.setattr(runner, "RECOUNTED_UNITS", 10)
+    monkeypatch.setattr(runs, "RECOUNTED_UNITS", 10)
     run = plan_of(bobs)
     text = page_of(bobs, run)
     assert "Counting the outcomes: 0 of 30." in text
@@ -288,7 +289,7 @@ def test_a_list_offers_a_viewer_no_operation(client, viewer, audits):
 def planned(audits, alice):
     cls = registry.operation(BACKFILL)
     plan = planning.count_outcomes(planning.plan(planning.operation_on(cls, cls.locate({}), {})))
-    return runner.draft(plan, Actor("alice", "here", Trigger.ADMIN, alice))
+    return runs.draft(plan, Actor("alice", "here", Trigger.ADMIN, alice))
 
 
 def posts(run):
@@ -359,7 +360,7 @@ def test_a_running_run_is_asked(bobs, audits):
     run = plan_of(bobs)
     confirm(bobs, run)
     run.refresh_from_db()
-    run = runner.claim(run)
+    run = runs.claim(run)
     text = bobs.post(reverse("run-act", args=[run.pk, "pause"]), follow=True).content.decode()
     assert "Asked; the worker stops after this batch." in text
     assert "Pause is asked" in text

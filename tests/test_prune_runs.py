@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 
 from opsconsole.operations.models import Batch, Event, Run, Status
-from opsconsole.operations.runner import UnableToRun
+from opsconsole.operations.runs import UnableToRun
 from opsconsole.stores.store import Store
 from tests.contract import execute_run, operation_called, plan_whole, undo
 from tests.outside import dump

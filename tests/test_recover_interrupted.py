@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
-from opsconsole.operations import jobs, planning, runner
+from opsconsole.operations import jobs, planning, runs
 from opsconsole.operations.models import Run, Status, Trigger
-from opsconsole.operations.runner import Actor, UnableToRun
+from opsconsole.operations.runs import Actor, UnableToRun
 from opsconsole.operations.selection import Selection
 from tests.contract import TESTER, operation_called, work
 from tests.outside import dump
@@ -29,12 +29,12 @@ def test_a_schedule_starts_one_run_per_task(make_roadmaps: Any, settings: Any) -
     url = make_roadmaps("postgresql-json", maker.rows)
     begin(address_of(url), "t0", "t1", "t2")
     operation = operation_called("roadmaps.recover_interrupted", url)
-    run = work(runner.confirm(runner.draft(planning.plan(operation), TESTER), TESTER, background=False))
+    run = work(runs.confirm(runs.draft(planning.plan(operation), TESTER), TESTER, background=False))
     assert (run.status, run.reasons["changed"]) == (Status.SUCCEEDED, {"started": 3})
     started = Run.objects.filter(operation=NAME).order_by("pk")
     assert [one.selection["keys"] for one in started] == [["t2"], ["t1"], ["t0"]], "oldest first"
     assert {one.status for one in started} == {Status.QUEUED}
-    again = work(runner.confirm(runner.draft(planning.plan(operation), TESTER), TESTER, background=False))
+    again = work(runs.confirm(runs.draft(planning.plan(operation), TESTER), TESTER, background=False))
     assert again.reasons["skipped"] == {"under_way": 3}
     for one in started:
         assert jobs.advance(one.pk, one.generation) == Status.SUCCEEDED
@@ -55,13 +55,13 @@ def test_in_production_the_schedule_was_agreed_to(make_roadmaps: Any, settings: 
     begin(address_of(store), "t")
     actor = Actor("schedule", "here", Trigger.SCHEDULE)
     planned = planning.plan(operation_called("roadmaps.recover_interrupted", store))
-    work(runner.confirm(runner.draft(planned, actor), actor, background=False))
+    work(runs.confirm(runs.draft(planned, actor), actor, background=False))
     started = Run.objects.get(operation=NAME)
     assert started.status == Status.QUEUED
     for keys, held in (["t"], True), (["other"], False):
-        mine = runner.draft(planning.plan(operation_called(NAME, store), Selection(keys)), TESTER)
+        mine = runs.draft(planning.plan(operation_called(NAME, store), Selection(keys)), TESTER)
         if held:
             with pytest.raises(UnableToRun, match=f"held by run {started.pk}"):
-                runner.confirm(mine, TESTER, background=False)
+                runs.confirm(mine, TESTER, background=False)
         else:
-            assert runner.confirm(mine, TESTER, background=False).status == Status.AWAITING_APPROVAL
+            assert runs.confirm(mine, TESTER, background=False).status == Status.AWAITING_APPROVAL

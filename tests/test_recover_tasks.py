@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from opsconsole.operations import alerts, planning, runner
+from opsconsole.operations import alerts, planning, runs
 from opsconsole.operations.models import Alert, Run, Status
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.store import Store
@@ -98,7 +98,7 @@ def a_store(make_roadmaps: Any, engine: str, **columns: Any) -> Store:
 
 def recover(store: Store, *keys: str) -> Run:
     planned = planning.plan(operation_called(NAME, store), Selection(list(keys)) if keys else Selection())
-    return work(runner.confirm(runner.draft(planned, TESTER), TESTER, background=False))
+    return work(runs.confirm(runs.draft(planned, TESTER), TESTER, background=False))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -229,7 +229,7 @@ def test_the_worker_of_the_console_is_killed_too(make_roadmaps: Any, notes: Path
 
     monkeypatch.setattr(workflow, "go_on", half)
     planned = planning.plan(operation_called(NAME, store))
-    run = runner.confirm(runner.draft(planned, TESTER), TESTER, background=False)
+    run = runs.confirm(runs.draft(planned, TESTER), TESTER, background=False)
     with pytest.raises(Crash):
         work(run)
     assert Recovery.objects.get().outcome == "running"
@@ -250,7 +250,7 @@ def test_at_most_so_many_at_once_and_with_the_delay(make_roadmaps: Any, settings
         store="roadmaps",
         identity="x",
         status=Status.RUNNING,
-        worker=runner.this_worker(),
+        worker=runs.this_worker(),
         lease_until=timezone.now() + timedelta(minutes=1),
     )
     first = Recovery.objects.create(identity="x", task_id="other", run=other)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from opsconsole.operations import planning, runner
+from opsconsole.operations import planning, runs
 from opsconsole.operations.models import Run, Status
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.store import Store
@@ -24,8 +24,8 @@ OPEN = {"PENDING", "ASSIGNED", "IN_PROGRESS", "RETRYING"}
 
 def repaired(store: Store, *keys: int) -> Run:
     planned = planning.plan(operation_called(REPAIR, store), Selection(list(keys)) if keys else Selection())
-    run = runner.draft(planning.count_outcomes(planned), TESTER)
-    return work(runner.confirm(run, TESTER, background=False))
+    run = runs.draft(planning.count_outcomes(planned), TESTER)
+    return work(runs.confirm(run, TESTER, background=False))
 
 
 def expected(tables: Tables) -> Tables:
@@ -99,7 +99,7 @@ def test_a_vanished_task_that_is_back_keeps_its_artifacts(make_helix):
     store = make_helix("sqlite", [], orphans=[(901, 77)])
     planned = planning.count_outcomes(planning.plan(operation_called(REPAIR, store)))
     assert planned.counts()["changed"] == 1
-    run = runner.confirm(runner.draft(planned, TESTER), TESTER, background=False)
+    run = runs.confirm(runs.draft(planned, TESTER), TESTER, background=False)
     execute(
         store, "INSERT INTO tasks (id, job_id, agent_id, status, input_data) VALUES (77, 1, 'A', 'COMPLETED', '{}')"
     )
@@ -110,7 +110,7 @@ def test_a_vanished_task_that_is_back_keeps_its_artifacts(make_helix):
 def test_a_job_that_changes_after_the_plan_is_left_alone(make_helix):
     store = make_helix("postgresql-enum", helix.one_of_each())
     planned = planning.count_outcomes(planning.plan(operation_called(REPAIR, store)))
-    run = runner.confirm(runner.draft(planned, TESTER), TESTER, background=False)
+    run = runs.confirm(runs.draft(planned, TESTER), TESTER, background=False)
     execute(store, "UPDATE tasks SET status = 'PENDING' WHERE id = (SELECT MIN(id) FROM tasks WHERE job_id = 3)")
     run = work(run)
     assert dump(store)["jobs"][3]["status"] == "IN_PROGRESS"

@@ -12,7 +12,7 @@ from django.conf import settings
 
 from opsconsole.care import restores
 from opsconsole.care.models import Backup
-from opsconsole.operations import runner
+from opsconsole.operations import runs
 from opsconsole.operations.models import Run, Status
 from opsconsole.operations.planning import UnableToPlan
 from opsconsole.stores.store import Store, StoreUnusable, attach_file
@@ -174,9 +174,9 @@ def test_attached_and_the_console_itself_are_refused(tmp_path: Path) -> None:
 
 def test_nothing_else_runs_on_the_store_meanwhile(saved: Any) -> None:
     run = start(operation_called("audits.backfill_decision_fields", saved.store))
-    with pytest.raises(runner.UnableToRun, match="is held by run"):
+    with pytest.raises(runs.UnableToRun, match="is held by run"):
         restore(saved.store, saved.backup.path)
-    runner.cancel(run, TESTER)
+    runs.cancel(run, TESTER)
 
 
 def test_a_damaged_store_is_restored_and_its_files_are_kept(saved: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from opsconsole.operations import planning, runner
+from opsconsole.operations import planning, runs
 from opsconsole.operations.base import Operation
 from opsconsole.operations.models import Run, Status
 from opsconsole.operations.selection import Selection
@@ -35,7 +35,7 @@ def partial(make_roadmaps: Any, engine: str) -> Store:
 
 def retry(store: Store, *keys: str) -> Run:
     planned = planning.plan(operation_called(NAME, store), Selection(list(keys)) if keys else Selection())
-    return work(runner.confirm(runner.draft(planned, TESTER), TESTER, background=False))
+    return work(runs.confirm(runs.draft(planned, TESTER), TESTER, background=False))
 
 
 @pytest.mark.parametrize("engine", ENGINES)

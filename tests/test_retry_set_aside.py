@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from opsconsole.operations.models import Status
-from opsconsole.operations.runner import UnableToRun
+from opsconsole.operations.runs import UnableToRun
 from tests.contract import execute_run, forbid, operation_called
 from tests.outside import dump, execute
 from tests.test_backfill_decision_fields import NAME, expected

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from opsconsole.operations import planning, runner
+from opsconsole.operations import planning, runs
 from opsconsole.operations.base import Operation
 from opsconsole.operations.models import Run, Status
 from opsconsole.operations.runner import Runner
@@ -73,7 +73,7 @@ def on(store: Store, *keys: str, **params: Any) -> Run:
     """A run of these tasks, or of all stuck ones."""
     operation = operation_called(NAME, store, **params)
     planned = planning.plan(operation, Selection(list(keys)) if keys else Selection())
-    return work(runner.confirm(runner.draft(planned, TESTER), TESTER, background=False))
+    return work(runs.confirm(runs.draft(planned, TESTER), TESTER, background=False))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -145,10 +145,10 @@ def test_a_task_that_went_on_by_itself(make_roadmaps: Any) -> None:
     roadmaps.incident(maker)
     store = make_roadmaps("sqlite", maker.rows)
     operation = operation_called(NAME, store, force=True)
-    run = runner.draft(planning.plan(operation, Selection([INCIDENT])), TESTER)
+    run = runs.draft(planning.plan(operation, Selection([INCIDENT])), TESTER)
     execute(store, "UPDATE roadmap_tasks SET updated_at = '2026-03-01 12:00:01'")
     before = dump(store)
-    run = work(runner.confirm(run, TESTER, background=False))
+    run = work(runs.confirm(run, TESTER, background=False))
     assert run.reasons["skipped"] == {"went_on": 1}
     assert dump(store) == before
     stuck = start(operation_called(NAME, store))

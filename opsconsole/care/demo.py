@@ -10,11 +10,12 @@ from django.utils.translation import gettext as _
 
 from opsconsole.care import measuring
 from opsconsole.care.models import Measurement
-from opsconsole.operations import planning, registry, runner
+from opsconsole.operations import planning, registry, runs
 from opsconsole.operations.base import Check
 from opsconsole.operations.models import Trigger
 from opsconsole.operations.registry import InvalidParameters
-from opsconsole.operations.runner import Actor, Runner
+from opsconsole.operations.runner import Runner
+from opsconsole.operations.runs import Actor
 from opsconsole.stores.store import StoreUnusable, all_stores
 
 
@@ -36,7 +37,7 @@ def scan(cls: type[Check]) -> int:
         with suppress(StoreUnusable, InvalidParameters):
             params = registry.clean(cls, values)
             planned = planning.plan(planning.operation_on(cls, cls.locate(params), params))
-            run = runner.confirm(runner.draft(planned, actor), actor, background=False)
+            run = runs.confirm(runs.draft(planned, actor), actor, background=False)
             Runner(run).work()
             made += 1
     return made

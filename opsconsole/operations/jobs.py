@@ -21,12 +21,13 @@ from django.utils.translation import gettext as _
 from django_q.models import Failure, Schedule, Success
 from django_q.tasks import async_task
 
-from opsconsole.operations import alerts, planning, registry, runner
+from opsconsole.operations import alerts, planning, registry, runs
 from opsconsole.operations.base import LONG_CLUSTER, Operation
 from opsconsole.operations.models import ENDED, Event, Heartbeat, Hold, Run, Status, Switch, Trigger
 from opsconsole.operations.planning import UnableToPlan
 from opsconsole.operations.registry import UnknownOperation
-from opsconsole.operations.runner import Actor, Fenced, Runner, UnableToRun
+from opsconsole.operations.runner import Fenced, Runner
+from opsconsole.operations.runs import Actor, UnableToRun
 from opsconsole.stores.store import StoreUnusable
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ OPERATION_PREFIX = "operation: "
 def confirm(run: Run, actor: Actor, checked: Sequence[str] = ()) -> Run:
     """Lock a plan's targets and queue it: both or neither."""
     with transaction.atomic():
-        runner.confirm(run, actor, background=True, checked=checked)
+        runs.confirm(run, actor, background=True, checked=checked)
         if run.status == Status.QUEUED:
             wake(run)
     return run
@@ -55,13 +56,13 @@ def confirm(run: Run, actor: Actor, checked: Sequence[str] = ()) -> Run:
 
 def resume(run: Run, actor: Actor) -> None:
     with transaction.atomic():
-        runner.resume(run, actor)
+        runs.resume(run, actor)
         wake(run)
 
 
 def approve(run: Run, actor: Actor) -> None:
     with transaction.atomic():
-        runner.approve(run, actor)
+        runs.approve(run, actor)
         wake(run)
 
 
@@ -91,13 +92,13 @@ def advance(run_id: int, generation: int) -> str:
     if run is None:
         return "gone"
     try:
-        run = runner.claim(run, generation=generation)
+        run = runs.claim(run, generation=generation)
     except UnableToRun as reason:
         return str(reason)
     try:
         worker = Runner(run)
     except (UnableToRun, UnableToPlan, UnknownOperation, StoreUnusable) as error:
-        runner.give_up(run, str(error))
+        runs.give_up(run, str(error))
         return run.status
     deadline = time.monotonic() + SLICE_SECONDS
     try:
@@ -116,10 +117,10 @@ def count(run_id: int, generation: int) -> str:
     if run is None:
         return "gone"
     deadline = time.monotonic() + SLICE_SECONDS
-    planned = runner.plan_of(run)
+    planned = runs.plan_of(run)
 
     def keep(planned: planning.Plan) -> bool:
-        runner.keep_plan(run, planned)
+        runs.keep_plan(run, planned)
         mine = Run.objects.filter(pk=run_id, status=Status.PLANNED, generation=generation)
         return bool(mine.update(plan=run.plan, digest=run.digest))
 
@@ -155,19 +156,19 @@ def _occasion(cls: type[Operation], params: dict[str, Any], due: str) -> str:
         planned = planning.plan(planning.operation_on(cls, store, params))
     except (StoreUnusable, DatabaseError) as error:
         reason = str(store.unusable(error) if isinstance(error, DatabaseError) else error)
-        runner.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=reason)
+        runs.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=reason)
         return reason
-    unfinished = runner.same_command(planned.operation, planned.selection)
+    unfinished = runs.same_command(planned.operation, planned.selection)
     if unfinished is not None:
         return f"run {unfinished.pk} of the same command is not finished"
     try:
         with transaction.atomic():
-            run = runner.draft(planned, actor, tick=due if store.alias == own else f"{due} {store.alias}")
+            run = runs.draft(planned, actor, tick=due if store.alias == own else f"{due} {store.alias}")
             confirm(run, actor)
     except IntegrityError:
         return "this tick has its run already"
     except UnableToRun as reason:  # held, or production wants a fresh backup first
-        runner.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=str(reason))
+        runs.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=str(reason))
         return str(reason)
     return f"run {run.pk}"
 
@@ -194,7 +195,7 @@ def beat(cluster: str = "") -> None:
 def reap() -> list[Run]:
     """Wake every background run that no worker and no message will."""
     with transaction.atomic():
-        revived = runner.reap()
+        revived = runs.reap()
         for run in revived:
             wake(run)
     return revived
@@ -267,7 +268,7 @@ def switch(operation: str, *, on: bool, cron: str, actor: Actor) -> None:
     with transaction.atomic():
         Switch.objects.update_or_create(operation=operation, defaults={"on": on, "cron": cron})
         sync_schedules()
-        runner.record(None, "schedule", actor, operation=operation, on=on, cron=cron)
+        runs.record(None, "schedule", actor, operation=operation, on=on, cron=cron)
 
 
 def sync_schedules() -> None:

@@ -24,12 +24,12 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from opsconsole.display import copyable, difference, duration, duration_range, figure, figure_or_words, moment
-from opsconsole.operations import alerts, checklist, findings, jobs, registry, runner
+from opsconsole.operations import alerts, checklist, findings, jobs, registry, runs
 from opsconsole.operations.base import Check, Operation, Risk
 from opsconsole.operations.models import ENDED, RESUMABLE, Batch, Finding, Hold, Request, Run, Status
 from opsconsole.operations.planning import OUTCOMES, UnableToPlan, advice
 from opsconsole.operations.registry import InvalidParameters, UnknownOperation
-from opsconsole.operations.runner import UnableToRun
+from opsconsole.operations.runs import UnableToRun
 from opsconsole.operations.selection import Selection
 from opsconsole.operations.words import (
     STATUS_VARIANTS,
@@ -92,7 +92,7 @@ class _Page:
         self.cls = registry.operations().get(run.operation)
         self.operation: Any = self.cls
         try:
-            self.operation = runner.operation_of(run)
+            self.operation = runs.operation_of(run)
         except REFUSALS as error:
             self.problem = str(error)
 
@@ -403,19 +403,19 @@ class PlanPage(_Page):
         if self.problem:
             return []
         try:
-            return advice(runner.plan_of(self.run))
+            return advice(runs.plan_of(self.run))
         except (*REFUSALS, DatabaseError) as error:
             return [str(error)]
 
     @property
     def typed(self) -> str:
         """What must be typed to confirm; empty where a click is enough."""
-        return self.cls.name if self.cls is not None and runner.needs_typing(self.cls) else ""
+        return self.cls.name if self.cls is not None and runs.needs_typing(self.cls) else ""
 
     @cached_property
     def checklist(self) -> list[checklist.Line]:
         """What deletes has one: facts, and what a person confirms."""
-        return [] if self.problem else checklist.lines(runner.plan_of(self.run))
+        return [] if self.problem else checklist.lines(runs.plan_of(self.run))
 
     @property
     def asks_checklist(self) -> bool:
@@ -429,7 +429,7 @@ class PlanPage(_Page):
 
     @property
     def approval(self) -> bool:
-        return self.cls is not None and runner.needs_approval(self.cls)
+        return self.cls is not None and runs.needs_approval(self.cls)
 
     @property
     def danger(self) -> bool:
@@ -563,7 +563,7 @@ class RunPage(_Page):
         elif run.waiting and self.live:
             since = format_html(" ({} {})", _("since"), moment(run.waiting_since)) if run.waiting_since else ""
             sentences.append(format_html("{}{}{}", _("Waiting: "), run.waiting, since))
-        if run.status == Status.RUNNING and runner.is_abandoned(run):
+        if run.status == Status.RUNNING and runs.is_abandoned(run):
             sentences.append(
                 _("Its worker is gone. In the background it goes on by itself within two minutes.")
                 if run.in_background
@@ -598,7 +598,7 @@ class RunPage(_Page):
         verbs = []
         if run.status == Status.AWAITING_APPROVAL and may("operations.approve_run") and run.user_id != self.user.pk:
             verbs.append(Verb("approve", _("Approve"), "primary"))
-        if run.status in RESUMABLE or (run.status == Status.RUNNING and runner.is_abandoned(run)):
+        if run.status in RESUMABLE or (run.status == Status.RUNNING and runs.is_abandoned(run)):
             verbs.append(Verb("resume", _("Resume"), "primary"))
         if run.status in {Status.RUNNING, Status.QUEUED} and not run.request:
             verbs.append(Verb("pause", _("Pause")))

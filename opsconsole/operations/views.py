@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 from unfold.widgets import CHECKBOX_CLASSES, INPUT_CLASSES, SELECT_CLASSES
 
-from opsconsole.operations import jobs, planning, registry, runner
+from opsconsole.operations import jobs, planning, registry, runs
 from opsconsole.operations.base import Operation, Risk
 from opsconsole.operations.models import Run, Status, Trigger
 from opsconsole.operations.pages import (
@@ -31,7 +31,7 @@ from opsconsole.operations.pages import (
     plan_differences,
 )
 from opsconsole.operations.registry import UnknownOperation
-from opsconsole.operations.runner import Actor, PlanDrifted
+from opsconsole.operations.runs import Actor, PlanDrifted
 from opsconsole.operations.selection import Selection
 
 MAX_BATCH_SIZE = 100_000
@@ -121,9 +121,9 @@ def start_plan(
 
 def _plan(request: HttpRequest, cls: type[Operation], params: dict[str, Any], selection: Selection, note: str) -> Run:
     planned = planning.plan(planning.operation_on(cls, cls.locate(params), params), selection)
-    if planned.total <= runner.RECOUNTED_UNITS:
+    if planned.total <= runs.RECOUNTED_UNITS:
         planning.count_outcomes(planned)
-    run = runner.draft(planned, actor_of(request), note=note)
+    run = runs.draft(planned, actor_of(request), note=note)
     if not planned.counted:
         jobs.plan_in_background(run)
     return run
@@ -131,8 +131,8 @@ def _plan(request: HttpRequest, cls: type[Operation], params: dict[str, Any], se
 
 def _scan(request: HttpRequest, cls: type[Operation], params: dict[str, Any]) -> Run:
     planned = planning.plan(planning.operation_on(cls, cls.locate(params), params))
-    unfinished = runner.same_command(planned.operation, planned.selection)
-    return unfinished or jobs.confirm(runner.draft(planned, actor_of(request)), actor_of(request))
+    unfinished = runs.same_command(planned.operation, planned.selection)
+    return unfinished or jobs.confirm(runs.draft(planned, actor_of(request)), actor_of(request))
 
 
 def _operation_or_404(name: str) -> type[Operation]:
@@ -163,7 +163,7 @@ def replan(request: HttpRequest, pk: int) -> HttpResponse:
     params = run.params if run.parent_id else _posted(cls, request)
     response = start_plan(request, run.operation, Selection(**run.selection), params, note=run.note)
     if response.status_code == 302:
-        runner.cancel(run, actor_of(request))
+        runs.cancel(run, actor_of(request))
     return response
 
 
@@ -279,7 +279,7 @@ def confirm(request: HttpRequest, pk: int) -> HttpResponse:
     try:
         if request.POST.get("digest") != run.digest:
             raise PlanDrifted
-        runner.recheck(run)
+        runs.recheck(run)
     except PlanDrifted:
         return _show_new_plan(request, run)
     except (*REFUSALS, DatabaseError) as error:
@@ -297,11 +297,11 @@ def _show_new_plan(request: HttpRequest, old: Run) -> HttpResponse:
     """The data moved since the plan: what changed, and the plan as it would be now."""
     cls = registry.operation(old.operation)
     try:
-        params = dict(runner.operation_of(old).params)
+        params = dict(runs.operation_of(old).params)
         new = _plan(request, cls, params, Selection(**old.selection), old.note)
     except (*REFUSALS, DatabaseError) as error:
         return _plan_page(request, old, error=str(error), status=409)
-    runner.cancel(old, actor_of(request))
+    runs.cancel(old, actor_of(request))
     return _plan_page(request, new, drift=plan_differences(old, new), status=409)
 
 
@@ -319,8 +319,8 @@ def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
     if verb == "retry":
         return start_plan(request, "operations.retry_set_aside", params={"run": run.pk})
     asks: dict[str, Callable[[Run, Actor], Any]] = {
-        "pause": runner.pause,
-        "cancel": runner.cancel,
+        "pause": runs.pause,
+        "cancel": runs.cancel,
         "resume": jobs.resume,
         "approve": jobs.approve,
     }
@@ -340,7 +340,7 @@ def note(request: HttpRequest, pk: int) -> HttpResponse:
     """Add a note to a run's record."""
     run = get_object_or_404(Run, pk=pk)
     try:
-        runner.add_note(run, actor_of(request), request.POST.get("text", ""))
+        runs.add_note(run, actor_of(request), request.POST.get("text", ""))
     except REFUSALS as error:
         messages.warning(request, str(error))
     return redirect(f"{reverse('run', args=[run.pk])}?tab=report#tabs")
@@ -358,10 +358,10 @@ def emergency(request: HttpRequest) -> HttpResponse:
             raise PermissionDenied
         reason = request.POST.get("note", "").strip()
         if "release" in request.POST:
-            runner.release_all(actor_of(request))
+            runs.release_all(actor_of(request))
             return redirect("emergency")
         if reason:
-            runner.hold_all(actor_of(request), reason[:2000])
+            runs.hold_all(actor_of(request), reason[:2000])
             return redirect("emergency")
         error = _("Say why: everybody sees it.")
     return _render(

@@ -12,10 +12,10 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from opsconsole.display import figure
-from opsconsole.operations import jobs, planning, runner
+from opsconsole.operations import jobs, planning, runs
 from opsconsole.operations.base import Changed, Outcome, Schedule, Skip
 from opsconsole.operations.models import Trigger
-from opsconsole.operations.runner import Actor, UnableToRun
+from opsconsole.operations.runs import Actor, UnableToRun
 from opsconsole.operations.selection import Selection
 from roadmaps.operations.recover_tasks import RecoverTasks
 
@@ -44,14 +44,14 @@ class RecoverInterrupted(RecoverTasks):
     def act(self, unit: Any) -> Outcome:
         recovery = RecoverTasks(self.at)
         selection = Selection([unit.pk])
-        if runner.same_command(recovery, selection) is not None:
+        if runs.same_command(recovery, selection) is not None:
             return Skip("under_way")
         actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
-        run = runner.draft(planning.plan(recovery, selection), actor)
+        run = runs.draft(planning.plan(recovery, selection), actor)
         try:
             jobs.confirm(run, actor)
         except UnableToRun:  # somebody has just begun it
-            runner.cancel(run, actor)
+            runs.cancel(run, actor)
             return Skip("under_way")
         return Changed((), "started")
 

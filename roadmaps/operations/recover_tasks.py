@@ -17,10 +17,11 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.display import figure
-from opsconsole.operations import planning, registry, runner
+from opsconsole.operations import planning, registry, runs
 from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Operation, Outcome, Risk, Skip
 from opsconsole.operations.models import Run, Trigger
-from opsconsole.operations.runner import Actor, Runner
+from opsconsole.operations.runner import Runner
+from opsconsole.operations.runs import Actor
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.models import Moment
 from opsconsole.stores.rows import Key
@@ -134,9 +135,9 @@ class RecoverTasks(Act):
         cls = registry.operation(name)
         operation = planning.operation_on(cls, self.at, registry.clean(cls, params))
         planned = planning.plan(operation, Selection([key]))
-        begun = runner.same_command(operation, planned.selection)  # by a worker that was lost
+        begun = runs.same_command(operation, planned.selection)  # by a worker that was lost
         if begun is not None:
-            return Runner(runner.claim(begun)).work()
+            return Runner(runs.claim(begun)).work()
         mine = Run.objects.filter(pk=self.run_id or 0).first()
         actor = Actor(
             mine.started_by if mine else "console",
@@ -145,7 +146,7 @@ class RecoverTasks(Act):
             mine.user if mine else None,
         )
         note = gettext("after run %(run)s") % {"run": self.run_id}
-        return Runner(runner.confirm(runner.draft(planned, actor, note=note), actor, background=False)).work()
+        return Runner(runs.confirm(runs.draft(planned, actor, note=note), actor, background=False)).work()
 
     def _verify(self, key: str) -> None:
         for state in states(self.at, timezone.now(), self.domain().filter(pk=key)):

@@ -20,13 +20,14 @@ from django.db import DatabaseError, InterfaceError, connections
 from django.utils.translation import gettext as _
 
 from opsconsole.display import figure
-from opsconsole.operations import checklist, findings, jobs, planning, registry, runner
+from opsconsole.operations import checklist, findings, jobs, planning, registry, runner, runs
 from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Check, Found, Operation, Risk
 from opsconsole.operations.management.output import Output, discard_output
 from opsconsole.operations.models import RESUMABLE, Run, Status, Trigger
 from opsconsole.operations.planning import Plan, UnableToPlan
 from opsconsole.operations.registry import InvalidParameters, UnknownOperation
-from opsconsole.operations.runner import Actor, Fenced, UnableToRun
+from opsconsole.operations.runner import Fenced
+from opsconsole.operations.runs import Actor, UnableToRun
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.rows import Key
@@ -298,15 +299,15 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
 def _scan(planned: Plan, options: dict[str, Any], output: Output) -> tuple[list[Found], Run]:
     """The check as a run: taken over when it was interrupted, in this process or in the background."""
     actor = shell_actor(options["user"], "operations.view_run")
-    run = runner.same_command(planned.operation, planned.selection)
+    run = runs.same_command(planned.operation, planned.selection)
     if run is not None and run.status != Status.QUEUED:
-        run = runner.claim(run)
+        run = runs.claim(run)
     elif run is None:
-        run = runner.draft(planned, actor, note=options["note"])
+        run = runs.draft(planned, actor, note=options["note"])
         if options["background"]:
             jobs.confirm(run, actor)
         else:
-            runner.confirm(run, actor, background=False)
+            runs.confirm(run, actor, background=False)
     if run.status == Status.QUEUED:
         _leave_to_background(run, output)
         sys.exit()
@@ -464,27 +465,27 @@ def _execute(
         with reading(operation.at):
             operation.at.require_writable()
             operation.at.require_rights(operation.rights())
-    run = runner.same_command(operation, selection)
+    run = runs.same_command(operation, selection)
     if run is not None:
         run = _take_over(run, size, actor, options, output)
     else:
         with reading(operation.at):
             planned = planning.plan(operation, selection)
-            few = planned.total <= runner.RECOUNTED_UNITS
+            few = planned.total <= runs.RECOUNTED_UNITS
             if operation.exact or (few and checklist.has_checklist(type(operation))):
                 planning.count_outcomes(planned)
         output.header(operation, size, mode=_("EXECUTE"))
         output.need(operation, planned)
         checked = _check_off(operation, planned, options, output)
         _ask(operation, planned, options, output, asks)
-        run = runner.draft(planned, actor, note=options["note"], batch_size=size, fast=options["fast"])
+        run = runs.draft(planned, actor, note=options["note"], batch_size=size, fast=options["fast"])
         try:
             if options["background"]:
                 jobs.confirm(run, actor, checked)
             else:
-                runner.confirm(run, actor, background=False, checked=checked)
+                runs.confirm(run, actor, background=False, checked=checked)
         except UnableToRun:
-            runner.cancel(run, actor)
+            runs.cancel(run, actor)
             raise
     if run.status in {Status.QUEUED, Status.AWAITING_APPROVAL}:
         _leave_to_background(run, output)
@@ -504,7 +505,7 @@ def _take_over(run: Run, size: int, actor: Actor, options: dict[str, Any], outpu
     if options["background"]:
         jobs.resume(run, actor)
         return run
-    run = runner.claim(run)
+    run = runs.claim(run)
     run.batch_size, run.fast, run.in_background = size, options["fast"], False
     run.save(update_fields=("batch_size", "fast", "in_background"))
     output.line(
@@ -544,7 +545,7 @@ def _check_off(operation: Operation, planned: Plan, options: dict[str, Any], out
 def _ask(operation: Operation, planned: Plan, options: dict[str, Any], output: Output, asks: bool) -> None:
     """The confirmation that the risk wants; --yes answers it."""
     cls = type(operation)
-    typing = runner.needs_typing(cls)
+    typing = runs.needs_typing(cls)
     asks = asks and cls.risk not in {Risk.READ, Risk.MAKE, Risk.FILL}
     if options["yes"] or not planned.total or not (typing or asks or settings.PRODUCTION):
         return
@@ -581,7 +582,7 @@ def _work(run: Run, output: Output) -> None:
         raise Refused(_("Run %(run)d was taken over elsewhere.") % {"run": run.pk}) from None
     except KeyboardInterrupt:
         worker.store.close()
-        runner.interrupt(run, _("stopped by the keyboard"))
+        runs.interrupt(run, _("stopped by the keyboard"))
     except (DatabaseError, InterfaceError) as error:
         stopped_by = _reason(error)
     except Exception:

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.operations import registry
 from opsconsole.operations.base import Check, Operation, Outcome, Risk
 from opsconsole.operations.models import SetAside
-from opsconsole.operations.runner import UnableToRun, run_called, store_of
+from opsconsole.operations.runs import UnableToRun, run_called, store_of
 from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store
 

@@ -15,7 +15,7 @@ from opsconsole.display import figure
 from opsconsole.operations import registry
 from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
 from opsconsole.operations.models import Batch
-from opsconsole.operations.runner import UnableToRun, run_called, store_of
+from opsconsole.operations.runs import UnableToRun, run_called, store_of
 from opsconsole.stores import rows
 from opsconsole.stores.rows import Key, Values
 from opsconsole.stores.store import Right, Store

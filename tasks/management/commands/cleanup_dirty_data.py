@@ -7,7 +7,7 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.operations import planning, registry, runner
+from opsconsole.operations import planning, registry, runs
 from opsconsole.operations.management.base import (
     ConsoleCommand,
     Refused,
@@ -89,7 +89,7 @@ class Command(ConsoleCommand):
             options["keys"] = [job.pk for job in jobs if _agreed(job, options)]
             if not options["keys"]:
                 raise Refused(_("Not confirmed: nothing was written."))
-            options["yes"] = not runner.needs_typing(CleanDirtyJobs)
+            options["yes"] = not runs.needs_typing(CleanDirtyJobs)
         run_operation(CleanDirtyJobs, values, options, execute=options["execute"])
 
 

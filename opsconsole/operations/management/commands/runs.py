@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.display import figure
-from opsconsole.operations import jobs, registry, runner
+from opsconsole.operations import jobs, registry, runs
 from opsconsole.operations.management.base import (
     ConsoleCommand,
     Refused,
@@ -30,7 +30,7 @@ from opsconsole.operations.management.base import (
 )
 from opsconsole.operations.management.output import Output, line_of, result_of, status_label
 from opsconsole.operations.models import Run
-from opsconsole.operations.runner import run_called
+from opsconsole.operations.runs import run_called
 from opsconsole.operations.words import reason_label, verb_label
 
 SHOWN_RUNS = 50
@@ -208,28 +208,28 @@ class Command(ConsoleCommand):
     # --- asking -----------------------------------------------------------------------------------------
 
     def _pause(self, options: dict[str, Any]) -> None:
-        _steer(options, runner.pause)
+        _steer(options, runs.pause)
 
     def _resume(self, options: dict[str, Any]) -> None:
         _steer(options, jobs.resume)
 
     def _cancel(self, options: dict[str, Any]) -> None:
-        _steer(options, runner.cancel)
+        _steer(options, runs.cancel)
 
     def _approve(self, options: dict[str, Any]) -> None:
         _steer(options, jobs.approve, permission="operations.approve_run")
 
     def _note(self, options: dict[str, Any]) -> None:
         run = run_called(options["run"])
-        runner.add_note(run, shell_actor(options["user"]), options["text"])
+        runs.add_note(run, shell_actor(options["user"]), options["text"])
         _output(options).line(_("Noted with run %(run)d.") % {"run": run.pk})
 
     def _hold_all(self, options: dict[str, Any]) -> None:
-        runner.hold_all(shell_actor(options["user"]), options["note"])
+        runs.hold_all(shell_actor(options["user"]), options["note"])
         _output(options).line(_("All runs are held: `runs release-all` lets them go on."))
 
     def _release_all(self, options: dict[str, Any]) -> None:
-        runner.release_all(shell_actor(options["user"]))
+        runs.release_all(shell_actor(options["user"]))
         _output(options).line(_("All runs may go on."))
 
     def _undo(self, options: dict[str, Any]) -> None:

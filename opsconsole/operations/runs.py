@@ -1,0 +1,604 @@
+"""A run's life around its work: drafted, confirmed, approved, steered, claimed, given up; its locks and its trail."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+
+import orjson
+import psutil
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    connections,
+    transaction,
+)
+from django.db.models import Q
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+import opsconsole
+from opsconsole.operations import alerts, checklist, findings, registry
+from opsconsole.operations.base import (
+    DEFAULT_BATCH_SIZE,
+    Check,
+    Operation,
+    Priority,
+    Risk,
+)
+from opsconsole.operations.models import (
+    ENDED,
+    RESUMABLE,
+    TRANSITIONS,
+    Event,
+    Hold,
+    Lock,
+    Request,
+    Run,
+    Status,
+    Trigger,
+)
+from opsconsole.operations.planning import (
+    Plan,
+    count_outcomes,
+    measure,
+    operation_on,
+)
+from opsconsole.operations.selection import Selection
+from opsconsole.stores.store import Store, attach_file
+
+logger = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=30)
+RECOUNTED_UNITS = 20_000  # a plan of up to as many is counted while somebody waits
+MAX_ATTEMPTS = 5  # workers lost in a row without one batch
+MAX_NOTE = 10_000
+
+
+class UnableToRun(Exception):
+    """The run can't be started or changed as asked. The message says why and what to do."""
+
+
+class PlanDrifted(UnableToRun):
+    """The store no longer is as the confirmed plan saw it."""
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who does something, from where."""
+
+    name: str
+    origin: str
+    trigger: Trigger
+    user: User | None = None
+
+
+# --- confirming ---------------------------------------------------------------------------------------
+
+
+def needs_typing(cls: type[Operation]) -> bool:
+    """Whether a confirmation asks for typing: what can't be undone, and deletes in production."""
+    if cls.risk in {Risk.READ, Risk.MAKE}:
+        return False
+    return not cls.undoable or (cls.risk == Risk.DELETE and settings.PRODUCTION)
+
+
+def needs_approval(cls: type[Operation], trigger: Trigger = Trigger.ADMIN) -> bool:
+    """Whether a second person must agree. What a schedule may do outside, the person agreed to who switched it on."""
+    if trigger == Trigger.SCHEDULE and cls.risk == Risk.OUTSIDE:
+        return False
+    return cls.risk in {Risk.DELETE, Risk.OUTSIDE} and settings.PRODUCTION
+
+
+def fingerprint(operation: Operation, selection: Selection) -> str:
+    """The same for the same command: operation, database, parameters, selection."""
+    parts = [operation.name, operation.at.identity(), operation.params, selection.as_json()]
+    return hashlib.sha256(orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def draft(
+    planned: Plan,
+    actor: Actor,
+    *,
+    note: str = "",
+    batch_size: int | None = None,
+    fast: bool = False,
+    tick: str | None = None,
+) -> Run:
+    """Keep a plan, so that it has an address; nothing is locked yet."""
+    operation = planned.operation
+    store = operation.at
+    run = Run(
+        operation=operation.name,
+        store=store.name,
+        location=store.location,
+        identity=store.identity(),
+        attached_path=str(store.path) if store.path and store.alias != store.name else "",
+        params=_plain(operation.params),
+        selection=planned.selection.as_json(),
+        fingerprint=fingerprint(operation, planned.selection),
+        writes={table: list(columns) for table, columns in operation.writes.items()},
+        parent_id=operation.params.get("run"),
+        trigger=actor.trigger,
+        tick=tick,
+        user=actor.user,
+        started_by=actor.name,
+        note=note,
+        code_version=opsconsole.__version__,
+        batch_size=operation.batch_size or batch_size or DEFAULT_BATCH_SIZE,
+        fast=fast,
+        waiting="",
+    )
+    keep_plan(run, planned)
+    with transaction.atomic():
+        run.save()
+        record(run, "planned", actor, digest=run.digest, total=run.total, note=note)
+    return run
+
+
+def keep_plan(run: Run, planned: Plan) -> None:
+    """Put what is planned so far into `run`, unsaved."""
+    run.bound = planned.bound
+    run.total = planned.total
+    run.before = planned.before
+    run.digest = planned.digest()
+    run.plan = {
+        "counted": planned.counted,
+        "reasons": planned.reasons,
+        "sample": planned.sample,
+        "batches": planned.batches,
+        "seconds": planned.seconds,
+        "cursor": planned.cursor,
+        "rows_digest": planned.rows_digest,
+        "rows": planned.rows,
+        "shown": planned.shown,
+        "planned_at": timezone.now().isoformat(),
+        "as_of": planned.operation.as_of.isoformat(),
+    }
+
+
+def plan_of(run: Run) -> Plan:
+    """The plan as it was kept, to be counted further or compared."""
+    kept = run.plan
+    return Plan(
+        operation_of(run),
+        Selection(**run.selection),
+        run.bound,
+        run.before,
+        reasons=kept["reasons"],
+        sample=kept["sample"],
+        batches=kept["batches"],
+        seconds=kept["seconds"],
+        cursor=kept["cursor"],
+        counted=kept["counted"],
+        rows_digest=kept["rows_digest"],
+        rows=kept.get("rows", {}),
+        shown=kept.get("shown", []),
+    )
+
+
+def recheck(run: Run) -> None:
+    """Compare the store with what the plan saw, up to its bound. Raises PlanDrifted.
+
+    Small plans are counted again and their digests compared; of larger ones, the figures.
+    """
+    kept = plan_of(run)
+    before = {"in_scope": 0} if kept.bound is None else measure(kept.operation, kept.selection, kept.bound)
+    fresh = Plan(kept.operation, kept.selection, kept.bound, before)
+    drifted = fresh.compared != kept.compared
+    if not drifted and kept.counted and kept.total <= RECOUNTED_UNITS:
+        drifted = count_outcomes(fresh).digest() != kept.digest()
+    if drifted:
+        raise PlanDrifted(_("The store has changed since this plan: nothing was written."))
+
+
+def confirm(run: Run, actor: Actor, *, background: bool, checked: Sequence[str] = ()) -> Run:
+    """A person says yes to a drafted plan: lock its targets, and queue it or take it at once.
+
+    `checked`: the items of the checklist that this person confirms. Raises UnableToRun when they do not
+    do, or when another run holds a target.
+    """
+    if is_held(registry.operations().get(run.operation)):
+        raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
+    operation = operation_of(run)
+    require_grounds(run, operation, actor, checked)
+    approval = needs_approval(type(operation), Trigger(run.trigger))
+    status = Status.AWAITING_APPROVAL if approval else Status.QUEUED if background else Status.RUNNING
+    with transaction.atomic():
+        _take_locks(run)
+        _move(run, status, in_background=background, lease_until=timezone.now() + LEASE)
+        if status == Status.RUNNING:
+            run.worker = this_worker()
+            run.generation += 1
+            run.started_at = timezone.now()
+            run.save(update_fields=("worker", "generation", "started_at"))
+        record(run, "confirmed", actor, digest=run.digest, background=background, checklist=list(checked))
+    return run
+
+
+def require_grounds(run: Run, operation: Operation, actor: Actor, checked: Sequence[str]) -> None:
+    """Raises UnableToRun where a plan may not be confirmed so: no reason given, checklist, age of the backup."""
+    cls = type(operation)
+    if operation.wants_note and not run.note.strip():
+        raise UnableToRun(_("Say why: this needs a note."))
+    if operation.exact and not run.plan["counted"]:
+        raise UnableToRun(_("The outcomes are not counted yet."))
+    unchecked = checklist.missing(cls, checked) if actor.trigger != Trigger.SCHEDULE else []
+    if unchecked:
+        raise UnableToRun(_("Not confirmed of the checklist: %(items)s.") % {"items": ", ".join(unchecked)})
+    if objection := checklist.objection(cls, operation.at):
+        raise UnableToRun(objection)
+    operation.at.require_rights(operation.rights())
+
+
+def approve(run: Run, actor: Actor) -> None:
+    """A second person agrees to the plan; the first can't."""
+    if run.status != Status.AWAITING_APPROVAL:
+        raise UnableToRun(_("Run %(run)d does not wait for approval.") % {"run": run.pk})
+    if run.started_by == actor.name or (run.user_id and actor.user and run.user_id == actor.user.pk):
+        raise UnableToRun(_("Run %(run)d needs a second person: you planned it.") % {"run": run.pk})
+    if objection := checklist.objection(registry.operation(run.operation), store_of(run)):
+        raise UnableToRun(objection)
+    with transaction.atomic():
+        _move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE)
+        record(run, "approved", actor, digest=run.digest)
+
+
+def _take_locks(run: Run) -> None:
+    with serialised("locks"):
+        by_unit = registry.operation(run.operation).locks_units
+        keys = [str(key) for key in run.selection.get("keys", ())] if by_unit else []
+        for table in (*run.writes, *registry.operation(run.operation).locks):
+            held = Lock.objects.filter(identity=run.identity, table=table).exclude(run=run)
+            if keys:
+                held = held.filter(Q(key="") | Q(key__in=keys))
+            holder = held.select_related("run").first()
+            if holder is not None:
+                raise UnableToRun(_held_by(holder.run, table))
+            for key in keys or [""]:
+                Lock.objects.get_or_create(run=run, identity=run.identity, table=table, key=key)
+
+
+def _held_by(run: Run, table: str) -> str:
+    values = {"table": table, "location": run.location, "run": run.pk, "status": run.get_status_display()}
+    if run.status in RESUMABLE:
+        return (
+            _(
+                "%(table)s of %(location)s is held by run %(run)d (%(status)s): "
+                "`runs resume %(run)d` or `runs cancel %(run)d` first."
+            )
+            % values
+        )
+    return (
+        _("%(table)s of %(location)s is held by run %(run)d (%(status)s): wait for it, or `runs cancel %(run)d`.")
+        % values
+    )
+
+
+@contextmanager
+def serialised(name: str) -> Iterator[None]:
+    """One at a time over all processes. SQLite's IMMEDIATE transactions are so already."""
+    with transaction.atomic():
+        connection = connections["default"]
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [number_of(f"opsconsole:{name}")])
+        yield
+
+
+def number_of(text: str) -> int:
+    """A text as PostgreSQL's 64-bit number of an advisory lock."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
+
+
+def _plain(values: Mapping[str, Any]) -> Any:
+    """Cleaned form values as JSON keeps them."""
+    return orjson.loads(orjson.dumps(dict(values), default=str))
+
+
+# --- the trail and the status ------------------------------------------------------------------------------
+
+
+def record(run: Run | None, verb: str, actor: Actor, **detail: Any) -> None:
+    """Append to the trail."""
+    Event.objects.create(run=run, verb=verb, who=actor.name, origin=actor.origin, detail=_plain(detail))
+
+
+def _move(run: Run, status: Status, **fields: Any) -> None:
+    """Change the status if it still is what we saw; raises UnableToRun when somebody was faster."""
+    if status not in TRANSITIONS[run.status]:
+        raise UnableToRun(
+            _("Run %(run)d is %(status)s: that is not possible now.")
+            % {"run": run.pk, "status": run.get_status_display()}
+        )
+    met = Run.objects.filter(pk=run.pk, status=run.status, generation=run.generation).update(status=status, **fields)
+    if not met:
+        raise UnableToRun(_("Run %(run)d has just changed: look again.") % {"run": run.pk})
+    run.status = status
+    for name, value in fields.items():
+        setattr(run, name, value)
+
+
+# --- what people ask --------------------------------------------------------------------------------------
+
+
+def pause(run: Run, actor: Actor) -> None:
+    """Ask the worker to pause after its batch; a run that nobody works on pauses at once."""
+    _ask(run, actor, Request.PAUSE, Status.PAUSED)
+
+
+def cancel(run: Run, actor: Actor) -> None:
+    """Ask the worker to end after its batch; what is changed stays, and can be undone."""
+    _ask(run, actor, Request.CANCEL, Status.CANCELLED)
+
+
+def _ask(run: Run, actor: Actor, request: Request, status: Status) -> None:
+    with transaction.atomic():
+        if run.status == Status.RUNNING and not is_abandoned(run):
+            Run.objects.filter(pk=run.pk, status=Status.RUNNING).update(request=request)
+            run.request = request
+        else:
+            fields: dict[str, Any] = {"request": Request.NONE, "generation": run.generation + 1}
+            if status in ENDED:
+                fields["finished_at"] = timezone.now()
+            _move(run, status, **fields)
+            if status in ENDED:
+                run.locks.all().delete()
+        record(run, request.value, actor)
+
+
+def resume(run: Run, actor: Actor) -> None:
+    """Queue a paused or interrupted run for the background."""
+    if run.status == Status.RUNNING and is_abandoned(run):
+        _move(run, Status.INTERRUPTED)
+    if run.status not in RESUMABLE:
+        raise UnableToRun(
+            _("Run %(run)d is %(status)s: only a paused or interrupted run can be resumed.")
+            % {"run": run.pk, "status": run.get_status_display()}
+        )
+    with transaction.atomic():
+        _move(
+            run,
+            Status.QUEUED,
+            in_background=True,
+            request=Request.NONE,
+            attempts=0,
+            lease_until=timezone.now() + LEASE,
+        )
+        record(run, "resumed", actor)
+
+
+def add_note(run: Run, actor: Actor, text: str) -> None:
+    """What somebody has to say about a run, then or later: what was difficult, how it was solved."""
+    if not text.strip():
+        raise UnableToRun(_("The note is empty."))
+    record(run, "note", actor, text=text.strip()[:MAX_NOTE])
+
+
+def is_held(cls: type[Operation] | None) -> bool:
+    """Whether the emergency switch stops this operation: all but those that only read a store, such as a backup."""
+    return (cls is None or cls.touches_store) and Hold.objects.exists()
+
+
+def hold_all(actor: Actor, note: str) -> None:
+    """The emergency switch: all runs wait at their next batch, none starts."""
+    with transaction.atomic():
+        hold = Hold.objects.create(who=actor.name, note=note)
+        record(None, "hold_all", actor, note=note)
+        subject = _("All runs are held by %(who)s") % {"who": actor.name}
+        alerts.tell(f"hold/{hold.pk}", subject, _("Why: %(note)s") % {"note": note})
+
+
+def release_all(actor: Actor) -> None:
+    with transaction.atomic():
+        newest = Hold.objects.order_by("-pk").first()
+        Hold.objects.all().delete()
+        record(None, "release_all", actor)
+        if newest is not None:
+            text = _("They were held by %(who)s: %(note)s") % {"who": newest.who, "note": newest.note}
+            alerts.tell(f"release/{newest.pk}", _("All runs go on: released by %(who)s") % {"who": actor.name}, text)
+
+
+# --- workers -----------------------------------------------------------------------------------------------
+
+
+@cache
+def _host() -> str:
+    return socket.gethostname()
+
+
+def this_worker() -> dict[str, Any]:
+    process = psutil.Process()
+    return {"host": _host(), "pid": process.pid, "started": process.create_time()}
+
+
+def is_abandoned(run: Run) -> bool:
+    """Whether a run that says `running` has no worker: its process is gone, or its lease has lapsed."""
+    if run.status != Status.RUNNING:
+        return False
+    if run.lease_until is None or run.lease_until < timezone.now():
+        return True
+    worker = run.worker
+    if not worker or worker["host"] != _host():
+        return False
+    try:
+        process = psutil.Process(worker["pid"])
+        return abs(process.create_time() - worker["started"]) > 1 or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def same_command(operation: Operation, selection: Selection) -> Run | None:
+    """The unfinished run of the same command, if there is one."""
+    unfinished = Run.objects.exclude(status__in=(*ENDED, Status.PLANNED))
+    return unfinished.filter(fingerprint=fingerprint(operation, selection)).order_by("-pk").first()
+
+
+def claim(run: Run, *, generation: int | None = None) -> Run:
+    """Take a run over: from now on only this process works on it. Raises UnableToRun when it is taken.
+
+    `generation`: of the wake-up that asks; an outdated one gets nothing.
+    """
+    if generation is not None and generation != run.generation:
+        raise UnableToRun(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+    if is_held(registry.operations().get(run.operation)):
+        raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
+    handed_over = run.status == Status.RUNNING and not run.worker
+    if run.status == Status.RUNNING and not handed_over and not is_abandoned(run):
+        raise UnableToRun(_("Run %(run)d is already running: see `runs show %(run)d`.") % {"run": run.pk})
+    if run.status != Status.RUNNING and Status.RUNNING not in TRANSITIONS[run.status]:
+        raise UnableToRun(
+            _("Run %(run)d is %(status)s: that is not possible now.")
+            % {"run": run.pk, "status": run.get_status_display()}
+        )
+    died = run.status == Status.RUNNING and not handed_over
+    met = Run.objects.filter(pk=run.pk, generation=run.generation, status=run.status).update(
+        status=Status.RUNNING,
+        generation=run.generation + 1,
+        worker=this_worker(),
+        lease_until=timezone.now() + LEASE,
+        attempts=run.attempts + (1 if died else 0),
+        started_at=run.started_at or timezone.now(),
+        request=Request.NONE if run.status in RESUMABLE else run.request,
+    )
+    if not met:
+        raise UnableToRun(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+    run.refresh_from_db()
+    return run
+
+
+def run_called(number: int) -> Run:
+    """The run with this number; raises UnableToRun."""
+    run = Run.objects.filter(pk=number).first()
+    if run is None:
+        raise UnableToRun(_("There is no run %(run)d: `runs list` shows those there are.") % {"run": number})
+    return run
+
+
+def store_of(run: Run) -> Store:
+    """The store of a run, attached again if it was a file. Refuses another database in its place."""
+    if run.attached_path:
+        cls = registry.operations().get(run.operation)
+        store = attach_file(
+            run.store,
+            run.attached_path,
+            read_only=cls is not None and (issubclass(cls, Check) or not cls.touches_store),
+        )
+    else:
+        store = Store(run.store, run.store)
+    if store.identity() != run.identity:
+        raise UnableToRun(
+            _(
+                "%(location)s is not the database that run %(run)d worked on: "
+                "the file was replaced, or the store now points elsewhere."
+            )
+            % {"location": run.location, "run": run.pk}
+        )
+    return store
+
+
+def operation_of(run: Run) -> Operation:
+    cls = registry.operation(run.operation)
+    operation = operation_on(cls, store_of(run), run.params)
+    operation.as_of = datetime.fromisoformat(run.plan["as_of"])
+    return operation
+
+
+# --- ends that are not the work's ---------------------------------------------------------------------------
+
+
+def interrupt(run: Run, reason: str) -> None:
+    """Note that its worker stopped. Best effort: the database that would note it may be the one that is gone."""
+    try:
+        Run.objects.filter(pk=run.pk, generation=run.generation, status=Status.RUNNING).update(
+            status=Status.INTERRUPTED, waiting=reason, waiting_since=timezone.now(), worker={}
+        )
+    except (DatabaseError, InterfaceError):
+        logger.warning("The interruption could not be written down", exc_info=True)
+
+
+def reap() -> list[Run]:
+    """Background runs whose worker is gone, queued again; foreground ones marked as interrupted.
+
+    Bounds the attempts: a run that loses its worker five times without one batch is failed.
+    """
+    revived = []
+    now = timezone.now()
+    left = Run.objects.filter(
+        Q(status=Status.RUNNING)
+        | Q(status=Status.INTERRUPTED, in_background=True)
+        | Q(status=Status.QUEUED, lease_until__lt=now)
+    ).order_by("pk")
+    for run in left:
+        if run.status == Status.QUEUED:  # its message was lost, or came while all runs were held
+            Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(lease_until=now + LEASE)
+            revived.append(run)
+            continue
+        if run.status == Status.RUNNING and not is_abandoned(run):
+            continue
+        try:
+            if run.attempts >= MAX_ATTEMPTS:
+                error = _("Its worker was lost %(count)d times in a row without finishing a batch.")
+                give_up(run, error % {"count": run.attempts})
+                continue
+            if run.status == Status.RUNNING and not run.in_background:
+                _move(run, Status.INTERRUPTED, worker={}, lease_until=None)
+                continue
+            attempts = run.attempts + (1 if run.worker else 0)  # waiting between two slices is no loss
+            lease = timezone.now() + LEASE
+            _move(run, Status.QUEUED, attempts=attempts, worker={}, lease_until=lease)
+        except UnableToRun:  # somebody else has just moved it
+            continue
+        revived.append(run)
+    return revived
+
+
+def give_up(run: Run, error: str) -> None:
+    """Fail a run that no worker can work on."""
+    with transaction.atomic():
+        _move(run, Status.FAILED, error=error, finished_at=timezone.now(), generation=run.generation + 1)
+        run.locks.all().delete()
+        record(run, "failed", worker_actor(run), error=error)
+        tell(run)
+
+
+def tell(run: Run) -> None:
+    """Tell the alert list how a run ended, where they should know: it failed, needs attention, found something new."""
+    facts = [
+        _("Run %(run)d: %(operation)s") % {"run": run.pk, "operation": run.operation},
+        _("Database: %(location)s") % {"location": run.location},
+        _("Started by: %(who)s") % {"who": run.started_by},
+        *filter(None, (run.note, run.error)),
+        _("Look at it with `runs show %(run)d`, or on its page.") % {"run": run.pk},
+    ]
+    values = {"run": run.pk, "operation": run.operation, "store": run.store, "status": run.get_status_display()}
+    if run.status in {Status.FAILED, Status.NEEDS_ATTENTION}:
+        subject = _("Run %(run)d of %(operation)s on %(store)s: %(status)s") % values
+        alerts.tell(f"run/{run.pk}", subject, "\n".join(facts))
+    if run.status == Status.FAILED or run.attached_path:  # a file that somebody looked at once is nobody's watch
+        return
+    news = findings.news(run)
+    new = sum(news.values())
+    if new:
+        subject = ngettext(
+            "%(count)d new finding of %(operation)s in %(store)s",
+            "%(count)d new findings of %(operation)s in %(store)s",
+            new,
+        ) % {**values, "count": new}
+        kinds = [f"{code}: {count} ({Priority(priority).label})" for (code, priority), count in news.items()]
+        alerts.tell(f"findings/{run.pk}", subject, "\n".join([*facts, "", *kinds]))
+
+
+def worker_actor(run: Run) -> Actor:
+    return Actor(f"worker@{_host()}", f"{_host()}:{os.getpid()}", Trigger(run.trigger))
