@@ -39,6 +39,7 @@ class Task(NamedTuple):
     task_type: str | None
     updated_at: str | None
     failed_concepts: str | None
+    created_at: str | None
 
 
 TASK_COLUMNS = Task._fields
@@ -235,7 +236,7 @@ def accepted_tasks(store: Store) -> dict[str, set[str]]:
 def _stuck_minutes(task: Task, since: datetime, as_of: datetime) -> int | None:
     if task.status != STATUS.PROCESSING:
         return None
-    at = moved_at(task.updated_at)
+    at = moved_at(task.updated_at or task.created_at)
     if at is None or at >= since:
         return None
     return int((as_of - at).total_seconds() // 60)

@@ -58,6 +58,7 @@ class Roadmap(NamedTuple):
     roadmap_id: str
     framework: str | None
     deleted: bool
+    blob: bool = False  # SQLite: its text is stored as bytes, and stays so
 
 
 # A content row as its statement gives it: what is read a million times becomes no object of its own. Behind these
@@ -105,15 +106,23 @@ class Content:
 def _rank(row: Row) -> tuple[int, float, str]:
     """By version and `generated_at`, whatever its form; by the key at last, so that the answer is always the same."""
     at = read_moment(str(row[GENERATED_AT])) if row[GENERATED_AT] else None
-    version = -1 if row[VERSION] is None else row[VERSION]
-    return version, (at.timestamp() if at else float("-inf")), str(row[KEY])
+    return _number(row[VERSION]), (at.timestamp() if at else float("-inf")), str(row[KEY])
+
+
+def _number(version: Any) -> int:
+    """A version as a number: a column without a strict type may hold text, or what is none."""
+    try:
+        return int(version)
+    except (TypeError, ValueError):
+        return -1
 
 
 def roadmaps(store: Store, keys: Iterable[str]) -> dict[str, Roadmap]:
     """The roadmaps' rows: one statement."""
     deleted = '"deleted_at" IS NOT NULL' if "deleted_at" in store.tables["roadmap_metadata"] else "NULL"
-    sql = f'SELECT "roadmap_id", CAST("framework_data" AS TEXT), {deleted} FROM "roadmap_metadata"'  # noqa: S608
-    return {row[0]: Roadmap(row[0], row[1], bool(row[2])) for row in _rows(store, sql, keys)}
+    blob = "typeof(\"framework_data\") = 'blob'" if store.vendor == "sqlite" else "NULL"
+    sql = f'SELECT "roadmap_id", CAST("framework_data" AS TEXT), {deleted}, {blob} FROM "roadmap_metadata"'  # noqa: S608
+    return {row[0]: Roadmap(row[0], row[1], bool(row[2]), bool(row[3])) for row in _rows(store, sql, keys)}
 
 
 def contents(store: Store, keys: Iterable[str]) -> dict[str, Content]:

@@ -141,7 +141,7 @@ class JobUnit(NamedTuple):
         }
         if self.status == "IN_PROGRESS":
             found["C" if len(failed) == len(self.tasks) else "E"] = failed
-            found["D"] = [task for task in failed if task.retry_count >= settings.HELIX_MAX_RETRY_COUNT]
+            found["D"] = [task for task in failed if (task.retry_count or 0) >= settings.HELIX_MAX_RETRY_COUNT]
         return {code: tasks for code, tasks in sorted(found.items()) if tasks}
 
 

@@ -259,6 +259,8 @@ def _parts(summary: Any, details: Any) -> tuple[Any, Any]:
     """`results` and `detailed_results`: the summary's own keys of these names, where it has them."""
     if isinstance(summary, Mapping):
         return summary.get("results", summary), details or summary.get("detailed_results")
+    if isinstance(summary, TooLong):  # they may be in there: the link says
+        return summary, details or TooLong("detailed_results")
     return summary, details
 
 
@@ -286,7 +288,8 @@ def long_document(execution_id: str, part: str) -> tuple[Any, bool]:
     summary, packed, details, details_packed = rows[0]
     if part == "detailed_results" and (value := _document(part, details, None, details_packed, LARGEST)):
         return value, asked
-    return _parts(_document("results", summary, None, packed, LARGEST), None)[PARTS.index(part)], asked
+    value = _parts(_document("results", summary, None, packed, LARGEST), None)[PARTS.index(part)]
+    return ([] if value is None else value), asked
 
 
 def _rows(store: Store, sql: str, values: Iterable[Any]) -> Iterable[Any]:

@@ -293,3 +293,16 @@ def test_a_store_that_is_a_schema(postgres: Any) -> None:
     store = attach_url("agentos", f"{url}?options=-c%20search_path%3Dagentos")
     assert dumps.has_own_schema(store)
     assert back_up(store).rows == {"agentos.tasks": 0}
+
+
+def test_the_plain_text_of_sqlite_loads_with_its_full_text_tables(managed: Any, tmp_path: Path) -> None:
+    if managed.engine != "sqlite":
+        return  # psql's own format: see above
+    managed.execute("INSERT INTO memory_items (id, scope, type, content) VALUES ('m', 'task', 'decision', '\"words\"')")
+    backup = back_up(managed.store, plain=True)
+    with archive.opened(Path(backup.path)) as content, closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+        copy.executescript(content.read().decode())
+    with closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+        assert copy.execute("SELECT COUNT(*) FROM memory_fts WHERE memory_fts MATCH 'words'").fetchone() == (1,)
+        copy.execute("DELETE FROM memory_items")
+    assert backups.newest_verified(managed.store) is None, "it can't be restored by the console"

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from opsconsole.operations.models import Status
 from opsconsole.stores.models import moment_text
-from opsconsole.stores.store import Store
+from opsconsole.stores.store import Store, StoreUnusable
 from tests.contract import Contract, execute_run, left_by, operation_called, plan_whole, start, work
 from tests.outside import Tables, dump, execute, neighbour
 
@@ -106,6 +106,27 @@ def test_one_retention_type_alone_and_figures_by_type(make_attached: Any) -> Non
     assert run.before["retention_type temporary"] == run.before["in_scope"]
     whole = plan_whole(operation_called(NAME, store))
     assert whole.before["retention_type project"] > 0
+
+
+@pytest.mark.parametrize("ends", ["2999-01-01 00:00:00+0800", "2999-01-01T00", "20990101T000000", "4102444800"])
+def test_a_time_in_a_form_that_sqlite_does_not_read_is_judged_all_the_same(make_attached: Any, ends: str) -> None:
+    store = fill(make_attached("sqlite", 50).store, count=3)
+    execute(store, "UPDATE memory_items SET auto_cleanup = 1, expires_at = ?", [ends])
+    assert execute_run(operation_called(NAME, store)).reasons["skipped"] == {"not_expired": 3}
+    execute(store, "UPDATE memory_items SET expires_at = 1577836800")
+    run = execute_run(operation_called(NAME, store))
+    assert (run.changed, run.skipped) == (3, 0), "a number is a time since 1970"
+
+
+def test_a_table_that_nothing_can_be_deleted_from_is_refused(make_attached: Any) -> None:
+    store: Store = make_attached("sqlite", 50).store
+    execute(store, DDL.rstrip(")") + ", FOREIGN KEY (project_id) REFERENCES projects(id))")
+    with pytest.raises(StoreUnusable, match="refers to projects, which is not there"):
+        plan_whole(operation_called(NAME, store))
+    store = make_attached("sqlite", 50).store
+    execute(store, DDL.replace("id TEXT PRIMARY KEY", "id TEXT"))
+    with pytest.raises(StoreUnusable, match="no primary key"):
+        plan_whole(operation_called(NAME, store))
 
 
 def test_times_that_are_none_are_unfit_and_stay(make_attached: Any) -> None:

@@ -12,6 +12,7 @@ import pytest
 from opsconsole.care.rebuild import rebuild
 from opsconsole.stores.store import StoreUnusable
 from tests import agentos
+from tests.conftest import Managed
 from tests.shell import Shell
 
 
@@ -79,3 +80,28 @@ def test_refusals(whole: Path, tmp_path: Path, empty_console: Path) -> None:
     answer = shell.json("rebuild_store", "--db-path", whole, "--to", tmp_path / "new.db")
     assert answer["rows"]["task_audits"] == 20_000
     assert shell.run("rebuild_store", "--db-path", tmp_path / "missing", "--to", tmp_path / "x").returncode == 2
+
+
+def test_full_text_tables_of_each_kind_are_saved(managed: Managed, tmp_path: Path) -> None:
+    if managed.engine != "sqlite":
+        return
+    managed.execute("CREATE VIRTUAL TABLE notes USING fts5(title, body)")
+    managed.execute("INSERT INTO notes VALUES ('a', 'kept text')")
+    managed.execute("INSERT INTO memory_items (id, scope, type, content) VALUES ('m', 'task', 'decision', '\"数据\"')")
+    target = tmp_path / "rebuilt.db"
+    saved = rebuild(Path(managed.url), target)
+    assert saved.lost == []
+    with closing(sqlite3.connect(target)) as copy:
+        assert copy.execute("SELECT body FROM notes WHERE notes MATCH 'kept'").fetchone() == ("kept text",)
+        copy.execute("UPDATE memory_items SET content = '\"words\"'")
+        assert copy.execute("SELECT COUNT(*) FROM memory_fts WHERE memory_fts MATCH 'words'").fetchone() == (1,)
+        copy.execute("DELETE FROM memory_items")
+        assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_no_file_is_removed_to_make_room(whole: Path, tmp_path: Path) -> None:
+    source = tmp_path / "new.db.partial"
+    shutil.copyfile(whole, source)
+    with pytest.raises(StoreUnusable, match="there already"):
+        rebuild(source, tmp_path / "new.db")
+    assert source.exists()

@@ -18,7 +18,10 @@ from opsconsole.stores.store import StoreUnusable
 from tests.conftest import attach_url
 from tests.contract import execute_run, operation_called, start, undo
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"]),
+    pytest.mark.xdist_group("roles"),  # they belong to the whole server
+]
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -27,7 +30,6 @@ def restricted(postgres: Any, agentos_template: str) -> Any:
     """An AgentOS database with something to do, seen by a role that may only read; and its owner's connection."""
     url = postgres.create_database("restricted", like=agentos_template)
     with psycopg.connect(url, autocommit=True) as owner:
-        owner.execute("DROP ROLE IF EXISTS agentos_ops")
         owner.execute("CREATE ROLE agentos_ops LOGIN PASSWORD 'hunter2'")
         owner.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO agentos_ops")
         owner.execute("INSERT INTO tasks (task_id, title) VALUES ('t', 'one')")
@@ -41,6 +43,7 @@ def restricted(postgres: Any, agentos_template: str) -> Any:
         store.close()
         owner.execute("DROP OWNED BY agentos_ops")
         owner.execute("DROP ROLE agentos_ops")
+    postgres.drop_database("restricted")
 
 
 def test_a_clean_is_refused_before_it_begins(restricted: Any) -> None:

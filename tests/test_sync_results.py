@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
+from django.utils import timezone
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from opsconsole.operations.models import Run, Status
 from opsconsole.operations.runner import Runner
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.store import Store
+from roadmaps.consistency import local_text
 from roadmaps.operations.sync_results import WRITTEN
 from tests import roadmaps
 from tests.contract import TESTER, Contract, execute_run, left_by, operation_called, plan_whole, start, undo, work
@@ -417,3 +419,19 @@ def test_the_time_zone_of_the_store(make_roadmaps: Any, settings: Any) -> None:
     assert operation_called(NAME, store).scope().count() == 2
     execute_run(operation_called(NAME, store))
     assert dump(store)["roadmap_tasks"]["t"]["updated_at"] == NOW
+
+
+def test_what_untyped_columns_hold(make_roadmaps: Any) -> None:
+    """SQLite keeps text in a column of versions, bytes in one of JSON, and no `updated_at` before the first update."""
+    maker = Maker()
+    roadmaps.incident(maker)
+    store: Store = make_roadmaps("sqlite", maker.rows)
+    execute(store, "UPDATE roadmap_metadata SET framework_data = CAST(framework_data AS BLOB)")
+    execute(store, "UPDATE tutorial_metadata SET content_version = 'v2' WHERE concept_id = 'c00'")
+    execute(store, "UPDATE roadmap_tasks SET updated_at = NULL")
+    run = on(store, INCIDENT)
+    assert (run.status, run.changed) == (Status.SUCCEEDED, 1), run.reasons
+    assert isinstance(dump(store)["roadmap_metadata"][INCIDENT_ROADMAP]["framework_data"], bytes)
+    undo(run)
+    execute(store, "UPDATE roadmap_tasks SET created_at = ?", [local_text(timezone.now())])
+    assert on(store, INCIDENT).reasons["skipped"] == {"moves": 1}

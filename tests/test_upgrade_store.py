@@ -91,3 +91,11 @@ def test_the_command(tmp_path: Path, empty_console: Path) -> None:
     sqlite3.connect(stranger).execute("CREATE TABLE t (x)").connection.close()
     for words in (("upgrade_store",), ("upgrade_store", "--db-path", stranger)):
         assert shell.run(*words).returncode == 2
+
+
+def test_a_store_of_another_system_is_refused(tmp_path: Path, empty_console: Path, make_attached: Any) -> None:
+    """HELIX has tables of the same names."""
+    shell = Shell(tmp_path / "console", empty_console)
+    path = make_attached("sqlite", 50).url
+    assert "holds the tables of agentos, not of helix" in shell.refused("upgrade_store", "helix", "--db-path", path)
+    assert "contradict each other" in shell.refused("check_store", "agentos", "--database", "helix")

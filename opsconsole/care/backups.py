@@ -16,5 +16,7 @@ def listed(store: Store) -> Iterator[Backup]:
 
 
 def newest_verified(store: Store) -> Backup | None:
-    """The newest backup of this very database that was checked after writing and is still there."""
-    return next((backup for backup in listed(store) if backup.verified_at is not None), None)
+    """The newest backup of this very database that was checked after writing, is still there, and can be restored
+    here: a dump as SQL text is for those who move elsewhere.
+    """
+    return next((backup for backup in listed(store) if backup.verified_at is not None and backup.format != "sql"), None)

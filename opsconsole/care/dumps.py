@@ -174,7 +174,10 @@ class _Lines:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")
-        self._lines = connection.iterdump()
+        virtual = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND NOT rootpage").fetchall()
+        # Their rows stand in their shadow tables, which are dumped, too.
+        skipped = tuple(f"INSERT INTO {quoted(name)} VALUES(" for (name,) in virtual)
+        self._lines = (line for line in connection.iterdump() if not line.startswith(skipped))
 
     def read(self, size: int) -> bytes:
         found: list[bytes] = []

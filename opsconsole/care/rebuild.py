@@ -36,7 +36,8 @@ def rebuild(damaged: Path, target: Path) -> Saved:
     if not target.parent.is_dir():
         raise StoreUnusable(_("%(path)s is no folder.") % {"path": target.parent})
     draft = target.with_name(f"{target.name}.partial")
-    draft.unlink(missing_ok=True)
+    if draft.exists():
+        raise StoreUnusable(_("%(path)s is there already: name a new file.") % {"path": draft})
     saved = Saved()
     # Neither the file nor its log is changed: SQLite's own way of reading would mend or fold them.
     address = f"file:{quote(str(damaged.absolute()))}?mode=ro"
@@ -47,6 +48,8 @@ def rebuild(damaged: Path, target: Path) -> Saved:
             copy.execute("PRAGMA foreign_keys=OFF")
             _save(source, copy, saved)
         archive.publish(draft, target)
+    except (sqlite3.Error, OSError) as error:
+        raise StoreUnusable(_("%(path)s can't be written: %(reason)s.") % {"path": target, "reason": error}) from error
     finally:
         draft.unlink(missing_ok=True)
     return saved
@@ -55,19 +58,15 @@ def rebuild(damaged: Path, target: Path) -> Saved:
 def _save(source: sqlite3.Connection, copy: sqlite3.Connection, saved: Saved) -> None:
     try:
         master = source.execute("SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master").fetchall()
+        shadows = {row[1] for row in source.execute("PRAGMA table_list") if row[2] == "shadow"}
     except sqlite3.DatabaseError as error:
         raise StoreUnusable(
             _("Not even its list of tables can be read (%(reason)s): restore a backup.") % {"reason": error}
         ) from error
-    virtual = [name for kind, name, _table, root, _sql in master if kind == "table" and not root]
     tables = [
         (name, sql)
         for kind, name, _table, root, sql in master
-        if kind == "table"
-        and root
-        and sql
-        and not name.startswith("sqlite_")
-        and not name.startswith(tuple(f"{v}_" for v in virtual))
+        if kind == "table" and root and sql and not name.startswith("sqlite_") and name not in shadows
     ]
     for name, sql in tables:
         copy.execute(sql)
@@ -80,7 +79,9 @@ def _save(source: sqlite3.Connection, copy: sqlite3.Connection, saved: Saved) ->
             try:
                 copy.execute(sql)
                 if kind == "table":
-                    copy.execute(f"INSERT INTO {quoted(name)}({quoted(name)}) VALUES ('rebuild')")
+                    made = [(one, text) for _kind, one, _of, _page, text in master if one in shadows]
+                    own = [(one, text) for one, text in made if one.startswith(f"{name}_")]
+                    _fill_virtual(source, copy, name, sql, own, saved)
             except sqlite3.DatabaseError as error:
                 saved.lost.append(
                     _("%(kind)s %(name)s could not be made: %(reason)s") % {"kind": kind, "name": name, "reason": error}
@@ -94,10 +95,27 @@ def _save(source: sqlite3.Connection, copy: sqlite3.Connection, saved: Saved) ->
         )
 
 
+def _fill_virtual(
+    source: sqlite3.Connection, copy: sqlite3.Connection, name: str, sql: str, shadows: list[Any], saved: Saved
+) -> None:
+    """A full-text table: from its own rows, from its shadow tables where it keeps no text, or from its table's rows."""
+    if f"{name}_content" in {shadow for shadow, _text in shadows}:
+        columns = ["rowid", *_columns(source, name)]
+        rows = source.execute(f"SELECT {', '.join(columns)} FROM {quoted(name)}").fetchall()
+        saved.rows[name] = _insert(copy, name, (columns, rows), saved)
+    elif "content=''" in sql.replace(" ", ""):
+        for shadow, text in shadows:
+            copy.execute(f"DELETE FROM {quoted(shadow)}")
+            for portion in _portions(source, shadow, text, saved):
+                _insert(copy, shadow, portion, saved)
+    else:
+        copy.execute(f"INSERT INTO {quoted(name)}({quoted(name)}) VALUES ('rebuild')")
+
+
 def _columns(source: sqlite3.Connection, name: str) -> list[str]:
-    """Those that are stored: a generated one makes itself again."""
+    """Those that are stored: a generated one makes itself again, and a hidden one is a virtual table's own."""
     rows = source.execute(f"PRAGMA table_xinfo({quoted(name)})").fetchall()
-    return [quoted(row[1]) for row in rows if row[6] not in {2, 3}]
+    return [quoted(row[1]) for row in rows if not row[6]]
 
 
 def _insert(copy: sqlite3.Connection, name: str, portion: tuple[list[str], list[Any]], saved: Saved) -> int:

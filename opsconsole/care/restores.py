@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -40,6 +39,12 @@ def examine(store: Store, path: Path) -> Held:
     """Read the file to its end. Raises Unrestorable for what is broken, or not of this system and engine."""
     if not path.is_file():
         raise Unrestorable(_("%(path)s is no file: `backup_store --list` shows those there are.") % {"path": path})
+    log = Path(f"{path}-wal")
+    if log.exists() and log.stat().st_size:
+        raise Unrestorable(
+            _("%(path)s has a log beside it with its newest rows: fold it in first, with sqlite3's VACUUM.")
+            % {"path": path}
+        )
     try:
         with archive.opened(path) as content:
             head = content.read(16)
@@ -164,7 +169,7 @@ def restore_beside(store: Store, path: Path, name: str) -> None:
     if store.path is not None:
         with unpacked(path) as copy:
             draft = store.path.with_name(f"{name}.restoring")
-            os.replace(copy, draft)
+            shutil.move(copy, draft)  # the folder of the copy may be on another file system
         archive.publish(draft, store.path.with_name(f"{name}.sqlite3"))
         return
     draft_name = f"{name}_restoring"

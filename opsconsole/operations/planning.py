@@ -162,6 +162,8 @@ def chosen_units(operation: Operation, selection: Selection) -> QuerySet[Any]:
 def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # noqa: B008  # immutable
     """Validate the store, freeze the bound, count the scope. Raises StoreUnusable."""
     operation.at.require({model: tuple(columns) for model, columns in operation.needs().items()})
+    if operation.act is None:  # what writes rows by their keys
+        operation.at.require_keys(operation.writes)
     bound = operation.bound()
     before = {"in_scope": 0} if bound is None else measure(operation, selection, bound)
     return Plan(operation, selection, bound, before)

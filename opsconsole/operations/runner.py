@@ -65,7 +65,7 @@ from opsconsole.operations.runs import LEASE, interrupt, number_of, operation_of
 from opsconsole.operations.selection import Selection
 from opsconsole.stores import rows
 from opsconsole.stores.rows import Key, Write
-from opsconsole.stores.store import Store
+from opsconsole.stores.store import Store, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -524,7 +524,8 @@ class Runner:
             judged = [columns.index(name) for name in write.columns]
             for key, old, _new in write.rows:
                 row = found.get(key)
-                if row is None or tuple(row[place] for place in judged) != self.store.raw(old):
+                # Compared as texts: SQLite may hold a number where the decision stood on its text.
+                if row is None or [text_of(row[place]) for place in judged] != list(map(text_of, old or ())):
                     raise UnitsMoved
             whole.append(Write(write.table, columns, [(row[0], found[row[0]], None) for row in write.rows]))
         return whole

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote
-from django.db import DatabaseError
+from django.db import DatabaseError, models
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
@@ -188,8 +188,9 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
             return queryset, False
         matches = Q()
         for name in self.get_search_fields(request):
-            is_key = self.model._meta.get_field(name).get_internal_type() == "BigAutoField"
-            if not is_key or _KEY.fullmatch(term):
+            field = self.model._meta.get_field(name)
+            target = getattr(field, "target_field", field)
+            if not isinstance(target, models.IntegerField) or _KEY.fullmatch(term):  # AutoFields among them
                 matches |= Q(**{name: term})
         return queryset.filter(matches) if matches else queryset.none(), False
 

@@ -59,9 +59,9 @@ def database(config: dict[str, Any], *, password: str, attached: bool, pool: boo
 
     `pool` is for web processes only; other processes keep one connection a minute or longer.
     """
-    if config["ENGINE"] == SQLITE:
+    if config.get("ENGINE") == SQLITE:
         return sqlite(config["NAME"], attached=attached)
-    if config["ENGINE"] != POSTGRESQL:
+    if config.get("ENGINE") != POSTGRESQL:
         raise ImproperlyConfigured("A database URL begins with sqlite:// or postgresql://, and no other.")
     options: dict[str, Any] = dict(config.get("OPTIONS", {}))
     pool_options = {

@@ -68,7 +68,10 @@ class WholeNumber(Exactly):
         if isinstance(value, float) and value.is_integer():
             return int(value)  # a spreadsheet knows no other numbers
         if isinstance(value, int) or re.fullmatch(r"\s*[+-]?\d+\s*", str(value), re.ASCII):
-            return int(value)
+            number = int(value)
+            if not -(2**63) <= number < 2**63:
+                raise ValueError(_("%(value)s is too large.") % {"value": excerpt(value, 40)})
+            return number
         raise ValueError(_("%(value)s is no whole number.") % {"value": excerpt(value, 40) or "''"})
 
 

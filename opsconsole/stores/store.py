@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -191,7 +191,33 @@ class Store:
 
     def key_column(self, table: str) -> str:
         """The primary key of `table`, a single column."""
-        return next(name for name, column in self.tables[table].items() if column.primary_key)
+        for name, column in self.tables[table].items():
+            if column.primary_key:
+                return name
+        raise StoreUnusable(
+            _("%(table)s of %(location)s has no primary key: nothing was written.")
+            % {"table": table, "location": self.location}
+        )
+
+    def require_keys(self, writes: Mapping[str, Iterable[str]]) -> None:
+        """Refuse a table whose rows can't be told apart; and, where whole rows may go, one whose foreign key names
+        a table that is missing: SQLite deletes nothing from it.
+        """
+        there = {name.lower() for name in self.tables}
+        for table, columns in writes.items():
+            if table not in self.tables:
+                continue
+            self.key_column(table)
+            if columns or self.vendor != "sqlite":
+                continue
+            with self.connection.cursor() as cursor:
+                cursor.execute('SELECT "table" FROM pragma_foreign_key_list(%s)', [table])
+                missing = sorted({parent for (parent,) in cursor.fetchall() if parent.lower() not in there})
+            if missing:
+                raise StoreUnusable(
+                    _("%(table)s of %(location)s refers to %(missing)s, which is not there: nothing was written.")
+                    % {"table": table, "location": self.location, "missing": ", ".join(missing)}
+                )
 
     def models(self) -> list[type[Model]]:
         """Those whose tables it should have: an unmanaged model's may be absent."""

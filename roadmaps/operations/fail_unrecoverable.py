@@ -37,7 +37,7 @@ class FailUnrecoverable(Operation):
     )
     store = "roadmaps"
     model = RoadmapTask
-    reads = ("task_type",)
+    reads = ("task_type", "created_at")
     writes = {"roadmap_tasks": ("status", "current_step", "error_message", "updated_at")}
     risk = Risk.CHANGE
     locks_units = True
@@ -65,7 +65,7 @@ class FailUnrecoverable(Operation):
         task = unit.task
         if task.status != RoadmapTask.Status.PROCESSING:
             return Skip("not_processing")
-        if is_at_work(task.status, moved_at(task.updated_at), self.as_of):
+        if is_at_work(task.status, moved_at(task.updated_at or task.created_at), self.as_of):
             return Skip("went_on")
         if unit.resumable:
             return Skip("has_checkpoint")

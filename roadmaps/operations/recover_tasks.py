@@ -106,7 +106,7 @@ class RecoverTasks(Act):
             return Skip("waits_for_a_person")
         if unit.status not in ONCE_INTERRUPTED:
             return Skip("not_interrupted")
-        if is_at_work(unit.status, moved_at(unit.updated_at), timezone.now()):
+        if is_at_work(unit.status, moved_at(unit.updated_at or unit.created_at), timezone.now()):
             return Skip("moves")
         if self._chosen is None and recoveries.failures(self.at.identity(), unit.pk) >= recoveries.MAX_FAILURES:
             return Skip("left_for_people")

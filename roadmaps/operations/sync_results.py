@@ -49,7 +49,7 @@ class SyncResults(Operation):
     )
     store = "roadmaps"
     model = RoadmapTask
-    reads = ("roadmap_id",)
+    reads = ("roadmap_id", "created_at")
     writes = {"roadmap_metadata": ("framework_data",), "roadmap_tasks": WRITTEN}
     risk = Risk.CHANGE
     locks_units = True
@@ -118,7 +118,7 @@ class SyncResults(Operation):
         task, roadmap = unit.task, unit.roadmap
         if task.status in LEFT_ALONE:
             return Skip(LEFT_ALONE[task.status])
-        moved = moved_at(task.updated_at)
+        moved = moved_at(task.updated_at or task.created_at)
         if moved is not None and moved > self.as_of:
             return Skip("went_on")
         if is_at_work(task.status, moved, self.as_of) and not self.params.get("force"):
@@ -137,7 +137,9 @@ class SyncResults(Operation):
             return Skip("in_step")
         rows = []
         if framework_data != roadmap.framework:
-            old, new = {"framework_data": roadmap.framework}, {"framework_data": framework_data}
+            texts = (roadmap.framework, framework_data)
+            stored = [text.encode() if roadmap.blob and text is not None else text for text in texts]
+            old, new = ({"framework_data": value} for value in stored)
             rows.append(RowChange("roadmap_metadata", roadmap.roadmap_id, old, new))
         now = local_text(self.as_of)
         before = {column: getattr(task, column) for column in WRITTEN}
@@ -235,7 +237,8 @@ def of_living_roadmap(operation: Operation) -> Q:
 
 def moving(operation: Operation, keys: Sequence[Key]) -> list[str]:
     """Those of the tasks that are at work."""
-    rows = operation.domain().filter(pk__in=list(keys)).order_by("pk").values_list("pk", "status", "updated_at")
+    moved = Coalesce("updated_at", "created_at")
+    rows = operation.domain().filter(pk__in=list(keys)).order_by("pk").values_list("pk", "status", moved)
     return [str(key) for key, status, text in rows if is_at_work(status, moved_at(text), operation.as_of)]
 
 

@@ -41,7 +41,7 @@ class Task(StoreModel):
         verbose_name_plural = _("tasks")
 
     def __str__(self) -> str:
-        return str(self.title or self.task_id)
+        return str(self.__dict__.get("title") or self.task_id)
 
 
 class TaskLineage(StoreModel):
@@ -208,7 +208,7 @@ class Project(StoreModel):
         ]
 
     def __str__(self) -> str:
-        return str(self.name or self.id)
+        return str(self.__dict__.get("name") or self.id)  # an older store lacks it, and it is deferred
 
 
 class ProjectRepo(StoreModel):

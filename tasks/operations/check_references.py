@@ -107,7 +107,8 @@ class CheckReferences(Check):
         asked = [
             one.question
             for one in REFERENCES
-            if one.column in tables.get(one.child._meta.db_table, ()) and one.parent._meta.db_table in tables
+            if {one.column, one.child._meta.pk.column} <= set(tables.get(one.child._meta.db_table, ()))
+            and one.parent._meta.pk.column in tables.get(one.parent._meta.db_table, ())
         ]
         return [*asked, CYCLES] if TaskDependency._meta.db_table in tables else asked
 

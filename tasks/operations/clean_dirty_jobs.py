@@ -80,7 +80,7 @@ class CleanDirtyJobs(Operation):
         # The questions are asked once, not for every job: `change` judges each anew.
         if self._listed is None or self._listed[0] is not units:
             self._listed = units, sorted(units.values_list("pk", flat=True))
-        keys = [key for key in self._listed[1] if int(after or 0) < key <= int(bound)]
+        keys = [key for key in self._listed[1] if (after is None or int(after) < key) and key <= int(bound)]
         for start in range(0, len(keys), limit):
             if found := jobs_with_all(self.at, keys[start : start + limit]):
                 return found

@@ -36,13 +36,14 @@ class CleanMemoryItems(Operation):
     )
     store = "agentos"
     model = MemoryItem
-    reads = ("expires_at", "auto_cleanup", "created_at", "last_used_at", "use_count")
+    reads = ("expires_at", "auto_cleanup", "created_at", "last_used_at", "use_count", "retention_type")
     writes = {"memory_items": ()}
     risk = Risk.DELETE
     schedule = Schedule("45 3 * * *")
     problem = Problem(_("expired memory items"), Priority.PERIODIC.value)
     reasons = {
         "expired": _("expired"),
+        "not_expired": _("not expired yet"),
         "used_since": _("used since the plan"),
         "made_since": _("made since the plan"),
         "unreadable_time": _("expires_at is no time"),
@@ -69,6 +70,8 @@ class CleanMemoryItems(Operation):
         ends = read_moment(str(unit.expires_at))
         if ends is None:
             return Unfit("unreadable_time")
+        if ends > self.as_of:  # in a form that SQLite's own functions don't read
+            return Skip("not_expired")
         for column, reason in (("last_used_at", "used_since"), ("created_at", "made_since")):
             at = getattr(unit, column) and read_moment(str(getattr(unit, column)))
             if at and at > self.as_of:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from django import forms
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections, models
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
@@ -168,7 +169,11 @@ def target_store(store: Store, alias: str) -> Store:
         raise UnableToPlan(gettext("Set %(variable)s to the database to copy into.") % {"variable": variable})
     if alias not in connections.settings:
         password = env.str(f"{alias.upper()}_DATABASE_PASSWORD", default="")
-        connections.settings[alias] = database(env.db_url(variable), password=password, attached=False, pool=False)
+        try:
+            config = database(env.db_url(variable), password=password, attached=False, pool=False)
+        except (ValueError, ImproperlyConfigured):
+            raise UnableToPlan(gettext("%(variable)s is no database URL.") % {"variable": variable}) from None
+        connections.settings[alias] = config
         connections.configure_settings(connections.settings)
     return Store(alias, store.name)
 

@@ -12,8 +12,10 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.care import dumps, schema
 from opsconsole.care.models import Backup
 from opsconsole.care.params import StoreParams, named_store
+from opsconsole.care.systems import system_of
 from opsconsole.display import figure
 from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk, Skip
+from opsconsole.operations.planning import UnableToPlan
 from opsconsole.stores.store import Store
 
 
@@ -43,6 +45,12 @@ class UpgradeStore(Listed, Act):
         return {}
 
     def items(self) -> list[str]:
+        system = system_of(self.at.tables)
+        if system not in {None, self.at.name}:
+            raise UnableToPlan(
+                gettext("%(location)s holds the tables of %(system)s, not of %(store)s.")
+                % {"location": self.at.location, "system": system, "store": self.at.name}
+            )
         return [self.at.alias]
 
     def _missing(self) -> list[schema.Missing]:

@@ -332,7 +332,10 @@ def known_keys(operation: Operation, keys: Sequence[str]) -> list[Key]:
     cleaned: list[Key] = []
     for key in dict.fromkeys(keys):
         try:
-            cleaned.append(field.to_python(key))
+            value: Key = field.to_python(key)
+            if not operation.at.holds(str(key)) or (isinstance(value, int) and not -(2**63) <= value < 2**63):
+                raise ValidationError(key)
+            cleaned.append(value)
         except ValidationError:
             raise Refused(
                 _("%(key)s is no key of %(table)s.") % {"key": repr(key), "table": operation.model._meta.db_table}
@@ -400,6 +403,10 @@ def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str
                 % {"name": options["database"], "names": ", ".join(names)}
             )
         store = Store(options["database"], options["database"])
+        if "store" in params and store.alias != own.alias:
+            raise Refused(
+                _("%(own)s and --database %(other)s contradict each other.") % {"own": own.alias, "other": store.alias}
+            )
     else:
         store = own
     store.require_file()
