@@ -68,13 +68,13 @@ def framework(request: HttpRequest, roadmap_id: str) -> HttpResponse:
         roadmap = _living(roadmap_id)
     except _UNREADABLE as reason:
         return _unavailable(reason)
-    if roadmap is None:
+    if roadmap is None or roadmap.framework is None:  # it has none yet
         return _not_found()
     try:
-        orjson.loads(roadmap.framework or "")
+        orjson.loads(roadmap.framework)
     except orjson.JSONDecodeError:
         return error(500, _("The framework of this roadmap can't be read."))
-    return _tagged(request, (roadmap.framework or "").encode())
+    return _tagged(request, roadmap.framework.encode())
 
 
 @router.get(

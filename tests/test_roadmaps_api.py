@@ -73,3 +73,8 @@ def test_a_store_that_does_not_answer(client: Client, bearer: dict[str, str], tm
 def test_documented(client: Client, bearer: dict[str, str]) -> None:
     paths = client.get("/api/v1/openapi.json", headers=bearer).json()["paths"]
     assert "/api/v1/roadmaps/{roadmap_id}/concepts/{concept_id}/tutorials/latest" in paths
+
+
+def test_a_roadmap_without_a_framework(client: Client, store: Any, bearer: dict[str, str]) -> None:
+    execute(store, "UPDATE roadmap_metadata SET framework_data = NULL")
+    assert client.get(ROADMAP, headers=bearer).status_code == 404
