@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
-from django.utils import timezone
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -433,5 +432,5 @@ def test_what_untyped_columns_hold(make_roadmaps: Any) -> None:
     assert (run.status, run.changed) == (Status.SUCCEEDED, 1), run.reasons
     assert isinstance(dump(store)["roadmap_metadata"][INCIDENT_ROADMAP]["framework_data"], bytes)
     undo(run)
-    execute(store, "UPDATE roadmap_tasks SET created_at = ?", [local_text(timezone.now() - timedelta(minutes=5))])
+    execute(store, "UPDATE roadmap_tasks SET created_at = ?", [local_text(AS_OF - timedelta(minutes=5))])
     assert on(store, INCIDENT).reasons["skipped"] == {"moves": 1}
