@@ -30,7 +30,11 @@ def restricted(postgres: Any, agentos_template: str) -> Any:
     """An AgentOS database with something to do, seen by a role that may only read; and its owner's connection."""
     url = postgres.create_database("restricted", like=agentos_template)
     with psycopg.connect(url, autocommit=True) as owner:
-        owner.execute("CREATE ROLE agentos_ops LOGIN PASSWORD 'hunter2'")
+        # The role is the whole server's, which ends with the tests; its rights are this database's.
+        owner.execute(
+            "DO $$ BEGIN CREATE ROLE agentos_ops LOGIN PASSWORD 'hunter2';"
+            " EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+        )
         owner.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO agentos_ops")
         owner.execute("INSERT INTO tasks (task_id, title) VALUES ('t', 'one')")
         owner.execute("INSERT INTO task_audits (task_id, event_type, payload) VALUES ('t', 'SUPERVISOR_X', '{}')")
@@ -42,7 +46,6 @@ def restricted(postgres: Any, agentos_template: str) -> Any:
         yield store, owner
         store.close()
         owner.execute("DROP OWNED BY agentos_ops")
-        owner.execute("DROP ROLE agentos_ops")
     postgres.drop_database("restricted")
 
 
