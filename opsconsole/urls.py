@@ -22,6 +22,7 @@ def _page(route: str, view: Callable[..., Any], name: str) -> URLPattern:
 
 
 urlpatterns = [
+    path("api/", include(console.urls())),  # clients poll: theirs are found first
     path("i18n/", include("django.conf.urls.i18n")),
     _page("", views.operations, "operations"),
     _page("emergency/", views.emergency, "emergency"),
@@ -43,7 +44,6 @@ urlpatterns = [
     path("metrics", watching.metrics, name="metrics"),
     path("admin/front/live/", admin.site.admin_view(care.front_live), name="front-live"),
     path("admin/stores/", admin.site.admin_view(care.stores), name="care-stores"),
-    path("api/", include(console.urls())),
     path("admin/", admin.site.urls),
     path("", RedirectView.as_view(pattern_name="admin:index")),
 ]

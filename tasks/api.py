@@ -158,7 +158,7 @@ def _tagged(request: HttpRequest, answer: Any, *, running: bool) -> HttpResponse
     """With an ETag, so that a poll that brings nothing new is short; and when to come back, while it runs."""
     content = as_json(answer)
     tag = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
-    known = request.headers.get("If-None-Match", "")
+    known = request.META.get("HTTP_IF_NONE_MATCH", "")
     response: HttpResponse
     if known and (known.strip() == "*" or tag in [one.removeprefix("W/") for one in parse_etags(known)]):
         response = HttpResponseNotModified()

@@ -6,10 +6,11 @@ bring results that it lacks. A layer that can't be asked is logged and skipped, 
 
 from __future__ import annotations
 
-import json
+import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
@@ -17,6 +18,7 @@ from django.core.cache import cache
 from django.db import Error, OperationalError
 from django.urls import reverse
 
+from opsconsole.api.console import as_json
 from opsconsole.stores.store import Store, StoreUnusable
 from tasks.models import ExecutionStatus, Stage
 from tasks.summaries import LARGEST, Unreadable, document
@@ -26,6 +28,7 @@ logger = logging.getLogger("opsconsole.executions")
 INLINE_BYTES = 1024 * 1024  # longer results are linked, not sent along
 LIVE_SECONDS = 24 * 3600  # after that the tables have it
 LIVE, STATUSES, RECORDS = "live", "task_statuses", "test_records"
+TABLES = (STATUSES, RECORDS)
 PARTS = ("results", "detailed_results")
 
 
@@ -73,48 +76,42 @@ class TooLong(NamedTuple):
 
 
 def ask(execution_ids: Sequence[str], store: Store | None = None) -> Asked:
-    """Each layer once, whatever the number of executions."""
+    """The live layer once, then the tables once, whatever the number of executions."""
     store = store or Store("records", "records")
-    known: dict[str, list[Known]] = {}
-    unanswered: set[str] = set()
-    unreachable: Exception | None = None
     inline = INLINE_BYTES // max(len(execution_ids), 1)
-    for layer in (LIVE, STATUSES, RECORDS):
-        wanted = [one for one in execution_ids if not any(found.settled for found in known.get(one, ()))]
-        if not wanted:
-            break
-        try:
-            if layer == LIVE:
-                found, broken = _live(wanted, inline)
-                unanswered.update(broken)
-            elif unreachable is not None:
-                raise unreachable  # the same database: no second wait for it
-            else:
-                found = _statuses(store, wanted) if layer == STATUSES else _records(store, wanted, inline)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the next layer answers
-            logger.warning("%s can't be asked: %s", layer, _reason(error))
-            unanswered.update(wanted)
-            if layer != LIVE:
-                unreachable = _unreachable(store, error)
-            continue
-        for execution_id, one in found.items():
+    unanswered: set[str] = set()
+    found: dict[str, Known] = {}
+    try:
+        found, broken = _live(execution_ids, inline)
+        unanswered.update(broken)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the next layer answers
+        _skip(error, LIVE)
+        unanswered.update(execution_ids)
+    known = {execution_id: [one] for execution_id, one in found.items()}
+    wanted = [one for one in execution_ids if one not in found or not found[one].settled]
+    if wanted:
+        stored, all_answered = _tables(store, wanted, inline)
+        for execution_id, one in stored:
             known.setdefault(execution_id, []).append(one)
+        if not all_answered:
+            unanswered.update(wanted)
     answers = {one: _answer(one, known[one]) for one in execution_ids if one in known}
     return Asked(answers, frozenset(unanswered - answers.keys()))
 
 
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _skip(error: Exception, *layers: str) -> None:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    logger.warning("%s can't be asked: %s", " and ".join(layers), reason)
 
 
-def _unreachable(store: Store, error: Exception) -> Exception | None:
-    """The error, where it means that the database itself can't be reached. A broken connection is given up."""
+def _unreachable(store: Store, error: Exception) -> bool:
+    """Whether the error means that the database itself can't be reached. A broken connection is given up."""
     if isinstance(error, StoreUnusable):
-        return error
+        return True
     connection = store.connection
     if not connection.in_atomic_block:
         connection.close_if_unusable_or_obsolete()
-    return error if isinstance(error, OperationalError) and connection.connection is None else None
+    return isinstance(error, OperationalError) and connection.connection is None
 
 
 def _answer(execution_id: str, known: Sequence[Known]) -> dict[str, Any]:
@@ -179,7 +176,7 @@ def _read_live(entry: Any, inline: int | None) -> Known:
 
 
 def _fitting(part: str, value: Any, inline: int | None) -> Any:
-    if value and inline is not None and len(json.dumps(value)) > inline:
+    if value and inline is not None and len(as_json(value)) > inline:
         return TooLong(part)
     return value
 
@@ -206,39 +203,86 @@ def _status(stage: str, completed: bool) -> str:
 # --- the tables -------------------------------------------------------------------------------------------
 
 
-def _statuses(store: Store, wanted: Sequence[str]) -> dict[str, Known]:
-    columns = "task_id, progress, stage, is_completed, CAST(created_at AS TEXT)"
-    sql = f"SELECT {columns} FROM task_statuses WHERE task_id IN ({_marks(wanted)})"  # noqa: S608  # marks alone
-    found = {}
-    for task_id, progress, stage, is_completed, created_at in _rows(store, sql, wanted):
-        completed = str(is_completed) in _TRUE
-        stage = str(stage)
-        found[task_id] = Known(STATUSES, _progress(progress), stage, _status(stage, completed), completed, created_at)
-    return found
+def _tables(store: Store, wanted: Sequence[str], inline: int) -> tuple[list[tuple[str, Known]], bool]:
+    """What the tables know, a status before a record, and whether both could be asked.
+
+    One statement asks both; where it fails, each is asked by itself, and the other one answers.
+    """
+    try:
+        return _select(store, TABLES, wanted, inline), True
+    except Exception as error:  # noqa: BLE001  # as above
+        if _unreachable(store, error):
+            _skip(error, *TABLES)
+            return [], False
+    found, all_answered = [], True
+    for table in TABLES:
+        try:
+            found += _select(store, (table,), wanted, inline)
+        except Exception as error:  # noqa: BLE001
+            _skip(error, table)
+            _unreachable(store, error)
+            all_answered = False
+    return found, all_answered
 
 
-def _records(store: Store, wanted: Sequence[str], inline: int) -> dict[str, Known]:
-    """A record is written when its run has ended: it is complete, whatever else is known."""
-    short = ", ".join(
+def _select(store: Store, tables: Sequence[str], wanted: Sequence[str], inline: int) -> list[tuple[str, Known]]:
+    rows = _rows(store, _sql(tuple(tables), len(wanted), inline), [*wanted] * len(tables))
+    rows.sort(key=itemgetter(0))  # a UNION promises no order
+    return [(execution_id, _READERS[place](values, inline)) for place, execution_id, *values in rows]
+
+
+@functools.lru_cache
+def _sql(tables: tuple[str, ...], wanted: int, inline: int) -> str:
+    """Of every table: its place in TABLES, the execution, and as many columns as the others give."""
+    marks = ", ".join(["%s"] * wanted)
+    documents = ", ".join(
         f"CASE WHEN LENGTH({column}) <= {inline} THEN {column} END, LENGTH({column}), {flag}"
         for column, flag in _COLUMNS.values()
     )
-    sql = (
-        f"SELECT execution_id, CAST(test_date AS TEXT), {short} FROM test_records WHERE id IN "  # noqa: S608
-        f"(SELECT MAX(id) FROM test_records WHERE execution_id IN ({_marks(wanted)}) GROUP BY execution_id)"
+    selects = {
+        STATUSES: (
+            "SELECT 0, task_id, CAST(created_at AS TEXT), progress, stage, is_completed, "  # noqa: S608
+            f"NULL, NULL, NULL, NULL, NULL, NULL FROM task_statuses WHERE task_id IN ({marks})"
+        ),
+        RECORDS: (
+            f"SELECT 1, execution_id, CAST(test_date AS TEXT), NULL, NULL, NULL, {documents} "  # noqa: S608
+            "FROM test_records WHERE id IN "
+            f"(SELECT MAX(id) FROM test_records WHERE execution_id IN ({marks}) GROUP BY execution_id)"
+        ),
+    }
+    return " UNION ALL ".join(selects[table] for table in tables)
+
+
+def _status_row(values: Sequence[Any], inline: int) -> Known:
+    created_at, progress, stage, is_completed, *_ = values
+    completed = str(is_completed) in _TRUE
+    stage = str(stage)
+    return Known(STATUSES, _progress(progress), stage, _status(stage, completed), completed, created_at)
+
+
+def _record_row(values: Sequence[Any], inline: int) -> Known:
+    """A record is written when its run has ended: it is complete, whatever else is known."""
+    (
+        test_date,
+        _progress,
+        _stage,
+        _completed,
+        summary,
+        summary_length,
+        packed,
+        details,
+        details_length,
+        details_packed,
+    ) = values
+    parts = _parts(
+        _document("results", summary, summary_length, packed, inline),
+        _document("detailed_results", details, details_length, details_packed, inline),
     )
-    found = {}
-    for execution_id, test_date, summary, summary_length, packed, details, details_length, details_packed in _rows(
-        store, sql, wanted
-    ):
-        parts = _parts(
-            _document("results", summary, summary_length, packed, inline),
-            _document("detailed_results", details, details_length, details_packed, inline),
-        )
-        found[execution_id] = Known(
-            RECORDS, 100, Stage.COMPLETED.value, ExecutionStatus.COMPLETED.value, True, test_date, *parts
-        )
-    return found
+    return Known(RECORDS, 100, *_ENDED, True, test_date, *parts)
+
+
+_ENDED = (Stage.COMPLETED.value, ExecutionStatus.COMPLETED.value)
+_READERS = (_status_row, _record_row)
 
 
 def _document(part: str, stored: Any, length: int | None, compressed: Any, inline: int) -> Any:
@@ -273,14 +317,14 @@ def long_document(execution_id: str, part: str) -> tuple[Any, bool]:
         if value:
             return value, asked
     except Exception as error:  # noqa: BLE001  # as above
-        logger.warning("%s can't be asked: %s", LIVE, _reason(error))
+        _skip(error, LIVE)
         asked = False
     columns = ", ".join(f"{column}, {flag}" for column, flag in _COLUMNS.values())
     sql = f"SELECT {columns} FROM test_records WHERE execution_id = %s ORDER BY id + 0 DESC LIMIT 1"  # noqa: S608
     try:
         rows = list(_rows(store, sql, [execution_id]))
     except (Error, StoreUnusable) as error:
-        logger.warning("%s can't be asked: %s", RECORDS, _reason(error))
+        _skip(error, RECORDS)
         _unreachable(store, error)
         return None, False
     if not rows:
@@ -292,17 +336,13 @@ def long_document(execution_id: str, part: str) -> tuple[Any, bool]:
     return ([] if value is None else value), asked
 
 
-def _rows(store: Store, sql: str, values: Iterable[Any]) -> Iterable[Any]:
+def _rows(store: Store, sql: str, values: Iterable[Any]) -> list[Any]:
     connection = store.connection
     if connection.connection is None:
         store.require_file()  # opening it would make it
     with connection.cursor() as cursor:
         cursor.execute(sql, list(values))
         return list(cursor.fetchall())
-
-
-def _marks(values: Sequence[Any]) -> str:
-    return ", ".join(["%s"] * len(values))
 
 
 _TRUE = frozenset(("True", "1", "true", "t"))

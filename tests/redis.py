@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import redis
@@ -49,6 +52,16 @@ class RedisServer:
                 if time.monotonic() > deadline:
                     raise NoRedis("redis-server does not answer") from None
                 time.sleep(0.02)
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """It takes connections and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         if self._process is not None:

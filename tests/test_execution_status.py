@@ -22,7 +22,7 @@ from django.db import connections
 from django.test import Client
 
 from opsconsole.api.models import Token
-from opsconsole.live_cache import live_cache
+from opsconsole.live_cache import TIMEOUT_SECONDS, live_cache
 from opsconsole.people import PLATFORMS, make_groups
 from opsconsole.stores.config import database
 from opsconsole.stores.store import Store
@@ -198,7 +198,7 @@ def test_a_store_that_is_gone(make_records: records.Maker, engine: str, poll: An
     del connections["records"]
     assert poll().json()["source"] == "live"
     assert code(poll(address("other"))) == (503, "unavailable")
-    assert "task_statuses can't be asked" in caplog.text
+    assert "task_statuses and test_records can't be asked" in caplog.text
     assert not os.path.exists("/nowhere/x.db")
 
 
@@ -382,6 +382,19 @@ def test_who_may(client: Client, viewer: User, charlie: User, poll: Any) -> None
     assert client.get(address()).status_code == 200
 
 
+def test_rights_are_asked_of_each_address_and_forgotten_when_taken(viewer: User, poll: Any) -> None:
+    """What a token was allowed before says nothing of another address, nor of this one after a change."""
+    cache.set(f"execution:{ID}", live())
+    token = Token.objects.get()
+    headers = {"Authorization": f"Bearer {Token.make(viewer, 'reader and writer')}"}
+    assert poll().status_code == 200
+    assert Client().get(address(), headers=headers).status_code == 200
+    refused = Client().put(address(), json.dumps(live()), content_type="application/json", headers=headers)
+    assert code(refused) == (403, "forbidden")
+    token.user.groups.clear()
+    assert code(poll()) == (403, "forbidden")
+
+
 # --- many at once -------------------------------------------------------------------------------------------
 
 
@@ -533,6 +546,22 @@ def test_a_poller_stays_over_a_restart_of_redis(
     platform({"stage": "analyzing", "progress": 70})
     assert json.loads(redis_server.client.get(f"execution:{ID}"))["progress"] == 70  # type: ignore[arg-type]
     assert poll().json()["source"] == "live"
+    redis_server.client.flushall()
+
+
+def test_a_redis_that_hangs_keeps_nobody_waiting(
+    make_records: records.Maker, poll: Any, redis_server: RedisServer, settings: Any
+) -> None:
+    _store, client = make_records("sqlite", by_url=True)
+    use_cache(settings, redis_server.url)
+    redis_server.client.set(f"execution:{ID}", json.dumps(live(progress=60)))
+    add_status(client, progress=50)
+    assert poll().json()["source"] == "live"
+    with redis_server.hanging():
+        started = time.monotonic()
+        assert poll().json()["source"] == "task_statuses"
+        assert time.monotonic() - started < 10 * TIMEOUT_SECONDS  # asked twice; without a timeout it would be for ever
+    assert poll().json()["progress"] == 60
     redis_server.client.flushall()
 
 

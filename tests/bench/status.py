@@ -24,6 +24,7 @@ from tests.records import execution, statements
 from tests.redis import NoRedis, RedisServer
 
 CLIENTS = 16
+WORKERS, THREADS = 2, 3  # as docs/production.md starts the web server
 LIVE = 10_000
 ASKED = 2.0
 ADDRESS = "/api/v1/executions/{}/status"
@@ -52,7 +53,7 @@ def measure(
         }
         live = _live(folder, stack, environment)
         token = _token(environment)
-        port = stack.enter_context(_server(environment, workers=2 if live else 1))
+        port = stack.enter_context(_server(environment, workers=WORKERS if live else 1))
         views = {**CONSTANTS, "test_records": PATH, "task_statuses": PATH.replace("7f3c", "8f3c")}
         if live:
             views["live"] = PATH.replace("7f3c", "9f3c")
@@ -201,7 +202,7 @@ def _server(environment: dict[str, str], *, workers: int) -> Iterator[int]:
         port = probe.getsockname()[1]
     command = [
         *(sys.executable, "-m", "gunicorn", "tests.bench.constant:application", "--bind", f"127.0.0.1:{port}"),
-        *("--worker-class", "gthread", "--workers", str(workers), "--threads", str(CLIENTS // workers)),
+        *("--worker-class", "gthread", "--workers", str(workers), "--threads", str(THREADS)),
         *("--keep-alive", "60", "--log-level", "warning", "--no-control-socket"),
     ]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
