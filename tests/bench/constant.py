@@ -28,12 +28,17 @@ def _application() -> WSGIHandler:
         return HttpResponse(BODY, content_type="application/json")
 
     @login_not_required
+    def process(request: HttpRequest) -> HttpResponse:
+        """Which of the server's processes answers."""
+        return HttpResponse(str(os.getpid()))
+
+    @login_not_required
     def constant(request: HttpRequest) -> HttpResponse:
         return HttpResponse(BODY, content_type="application/json")
 
     from opsconsole import urls
 
-    urls.urlpatterns.insert(0, path("constant", constant))
+    urls.urlpatterns[:0] = [path("constant", constant), path("process", process)]
     return WSGIHandler()
 
 

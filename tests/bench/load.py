@@ -11,24 +11,48 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, BinaryIO
+
+
+def answer(stream: BinaryIO) -> tuple[str, bytes]:
+    """Status and content."""
+    status = stream.readline().split()[1].decode()
+    length = 0
+    while (line := stream.readline()) != b"\r\n":
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    return status, stream.read(length)
+
+
+def connections(job: dict[str, Any]) -> list[socket.socket]:
+    """As many to each process of the server: who got one client more would answer it later, by luck alone."""
+    kept: dict[bytes, list[socket.socket]] = {}
+    share = job["clients"] // job["processes"]
+    while sum(map(len, kept.values())) < share * job["processes"]:
+        connection = socket.create_connection(("127.0.0.1", job["port"]))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(b"GET /process HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with connection.makefile("rb") as stream:
+            mine = kept.setdefault(answer(stream)[1], [])
+        if len(mine) < share:
+            mine.append(connection)
+        else:
+            connection.close()
+    return [connection for mine in kept.values() for connection in mine]
 
 
 def main(job: dict[str, Any]) -> None:
-    over = time.monotonic() + job["seconds"]
     latencies: list[float] = []
     statuses: dict[str, int] = {}
     sizes: set[int] = set()
     lock = threading.Lock()
 
-    def client(number: int) -> None:
+    def client(number: int, connection: socket.socket) -> None:
         rng = random.Random(number)
         mine: list[float] = []
         codes: dict[str, int] = {}
         seen: set[int] = set()
-        with socket.create_connection(("127.0.0.1", job["port"])) as connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            stream = connection.makefile("rb")
+        with connection, connection.makefile("rb") as stream:
             while time.monotonic() < over:
                 path = job["path"] % rng.randrange(job["ids"]) if "%" in job["path"] else job["path"]
                 request = (
@@ -36,12 +60,8 @@ def main(job: dict[str, Any]) -> None:
                 ).encode()
                 started = time.perf_counter()
                 connection.sendall(request)
-                status = stream.readline().split()[1].decode()
-                length = 0
-                while (line := stream.readline()) != b"\r\n":
-                    if line.lower().startswith(b"content-length:"):
-                        length = int(line.split(b":")[1])
-                stream.read(length)
+                status, body = answer(stream)
+                length = len(body)
                 mine.append(time.perf_counter() - started)
                 codes[status] = codes.get(status, 0) + 1
                 seen.add(length)
@@ -51,7 +71,8 @@ def main(job: dict[str, Any]) -> None:
             for code, count in codes.items():
                 statuses[code] = statuses.get(code, 0) + count
 
-    clients = [threading.Thread(target=client, args=(number,)) for number in range(job["clients"])]
+    over = time.monotonic() + job["seconds"]
+    clients = [threading.Thread(target=client, args=each) for each in enumerate(connections(job))]
     for one in clients:
         one.start()
     for one in clients:

@@ -53,7 +53,8 @@ def measure(
         }
         live = _live(folder, stack, environment)
         token = _token(environment)
-        port = stack.enter_context(_server(environment, workers=WORKERS if live else 1))
+        processes = WORKERS if live else 1  # what is live is in one process's memory, without a Redis
+        port = stack.enter_context(_server(environment, workers=processes))
         views = {**CONSTANTS, "test_records": PATH, "task_statuses": PATH.replace("7f3c", "8f3c")}
         if live:
             views["live"] = PATH.replace("7f3c", "9f3c")
@@ -62,6 +63,7 @@ def measure(
         for number in range(-1, rounds):
             for view, path in views.items():
                 job = {"port": port, "path": path, "ids": ids.get(view, rows // 2), "token": token, "clients": CLIENTS}
+                job["processes"] = processes
                 said = _load({**job, "seconds": seconds if number >= 0 else 2})
                 if number >= 0:  # the first round warms up
                     found[view].append(said)
