@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
+import psycopg
 from django.core.cache import cache
 from django.db import Error, OperationalError
 from django.urls import reverse
@@ -214,6 +215,7 @@ def _tables(store: Store, wanted: Sequence[str], inline: int) -> tuple[list[tupl
         if _unreachable(store, error):
             _skip(error, *TABLES)
             return [], False
+        logger.info("the tables are asked one by one: %s", error)
     found, all_answered = [], True
     for table in TABLES:
         try:
@@ -226,7 +228,8 @@ def _tables(store: Store, wanted: Sequence[str], inline: int) -> tuple[list[tupl
 
 
 def _select(store: Store, tables: Sequence[str], wanted: Sequence[str], inline: int) -> list[tuple[str, Known]]:
-    rows = _rows(store, _sql(tuple(tables), len(wanted), inline), [*wanted] * len(tables))
+    sql = _sql(tuple(tables), len(wanted), inline)
+    rows = _rows(store, sql, [*wanted] * len(tables), prepare=len(tables) > 1)
     rows.sort(key=itemgetter(0))  # a UNION promises no order
     return [(execution_id, _READERS[place](values, inline)) for place, execution_id, *values in rows]
 
@@ -336,12 +339,20 @@ def long_document(execution_id: str, part: str) -> tuple[Any, bool]:
     return ([] if value is None else value), asked
 
 
-def _rows(store: Store, sql: str, values: Iterable[Any]) -> list[Any]:
+def _rows(store: Store, sql: str, values: Sequence[Any], *, prepare: bool = False) -> list[Any]:
+    """PostgreSQL takes longer to plan such a statement than to answer it: `prepare` plans it once per connection.
+
+    A prepared statement fails from the day that a column gets another type, until its connection ends.
+    """
     connection = store.connection
+    if prepare and connection.vendor == "postgresql":
+        connection.ensure_connection()
+        with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+            return cursor.execute(sql, values, prepare=True).fetchall()
     if connection.connection is None:
         store.require_file()  # opening it would make it
     with connection.cursor() as cursor:
-        cursor.execute(sql, list(values))
+        cursor.execute(sql, values)
         return list(cursor.fetchall())
 
 

@@ -657,6 +657,47 @@ def test_no_connection_is_left_over(make_records: records.Maker, viewer: User, s
     assert client.execute(count)[0][0] == 0
 
 
+def test_a_connection_that_the_server_closed_is_replaced(make_records: records.Maker, viewer: User) -> None:
+    secret = Token.make(viewer, "a poller")
+    application = WSGIHandler()
+    _store, client = make_records("postgresql")
+    add_status(client)
+    use_pool(client.connection.info)
+    asked = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'opsconsole'"
+    try:
+        assert _call(application, address(), secret) == 200
+        assert connections["records"].connection is None  # it is in the pool
+        pool: Any = connections["records"].pool  # type: ignore[attr-defined]
+        with pool.connection():
+            ((last,),) = client.execute(asked)
+        assert last.startswith("SELECT 0, task_id")  # nothing asked how it is
+        client.execute(asked.replace("SELECT query", "SELECT pg_terminate_backend(pid)"))
+        time.sleep(0.2)
+        assert _call(application, address(), secret) == 200
+    finally:
+        close_pool()
+
+
+def test_prepared_once_and_whatever_becomes_of_the_table(make_records: records.Maker, poll: Any, caplog: Any) -> None:
+    caplog.set_level("INFO", "opsconsole.executions")
+    _store, client = make_records("postgresql")
+    add_status(client, progress=55)
+    use_pool(client.connection.info)
+    try:
+        assert poll().json()["progress"] == 55
+        with connections["records"].cursor() as cursor:
+            cursor.execute("SELECT COUNT(*) FROM pg_prepared_statements")
+            assert cursor.fetchone() == (1,)
+        client.execute("ALTER TABLE task_statuses ALTER COLUMN stage TYPE VARCHAR(100)")
+        client.execute("ALTER TABLE task_statuses ALTER COLUMN progress TYPE BIGINT")
+        client.execute("UPDATE task_statuses SET progress = 66")
+        assert poll().json()["progress"] == 66
+        assert "one by one: cached plan" in caplog.text
+        assert code(poll(address("nobody"))) == (404, "not_found")
+    finally:
+        close_pool()
+
+
 def use_pool(info: Any) -> None:
     """The records store as a web process has it."""
     connections["records"].close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.http import HttpRequest
@@ -39,20 +40,21 @@ class TokenAuth(HttpBearer):
 
     def authenticate(self, request: HttpRequest, token: str) -> Any:
         found = _known(digest(token))
-        if found is None or (found.token.expires_at is not None and found.token.expires_at <= timezone.now()):
+        if found is None or (found.expires_at is not None and found.expires_at <= timezone.now()):
             raise AuthenticationError(message=_("This token is not known, was revoked, or has expired."))
-        request.user = found.token.user
+        request.user = user = found.user
         if self.permission not in found.rights:
-            _permitted(found.token.user, self.permission)
+            _permitted(user, self.permission)
             found.rights.add(self.permission)
-        return found.token.user
+        return user
 
 
 class Remembered(NamedTuple):
-    """A token of an active account, and the rights that it was found to have."""
+    """A token's active account, and the rights that it was found to have."""
 
     until: float
-    token: Token
+    expires_at: datetime | None
+    user: Any
     rights: set[str]
 
 
@@ -66,7 +68,7 @@ def _known(digest: str) -> Remembered | None:
         return None
     if len(_remembered) >= REMEMBERED_TOKENS:
         _remembered.clear()
-    found = _remembered[digest] = Remembered(now + REMEMBERED_SECONDS, token, set())
+    found = _remembered[digest] = Remembered(now + REMEMBERED_SECONDS, token.expires_at, token.user, set())
     return found
 
 

@@ -11,6 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 SQLITE = "django.db.backends.sqlite3"
 POSTGRESQL = "django.db.backends.postgresql"
+POOLED = "opsconsole.stores.pooled"
 
 BUSY_TIMEOUT_SECONDS = 5
 # Document 001: WAL, NORMAL. Django switches foreign keys on itself.
@@ -74,9 +75,10 @@ def database(config: dict[str, Any], *, password: str, attached: bool, pool: boo
         options["pool"] = pool_options
     options.setdefault("application_name", "opsconsole")
     options.setdefault("connect_timeout", 10)
+    options.setdefault("prepare_threshold", 5)  # for those that ask for it: Django's own cursors never prepare
     return {
         **config,
-        "ENGINE": POSTGRESQL,
+        "ENGINE": POOLED if pool else POSTGRESQL,
         "PASSWORD": password or config.get("PASSWORD", ""),
         "OPTIONS": options,
         "CONN_MAX_AGE": 0 if pool else 60,
