@@ -25,6 +25,16 @@ class Environment(environ.Env):  # type: ignore[misc]  # it has no types
         except ValueError as error:
             raise ImproperlyConfigured(f"{var} can't be read: {error}.") from error
 
+    def db_url(self, var: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The password is not shown, so neither is the part that can't be read."""
+        try:
+            found: dict[str, Any] = super().db_url(var, *args, **kwargs)
+        except ValueError:
+            raise ImproperlyConfigured(
+                f"{var} is no database URL: its port is no number, or / ? # @ in its password is not written as %XX."
+            ) from None
+        return found
+
     def zone(self, var: str, default: str) -> ZoneInfo:
         """A time zone by its name."""
         name = self.str(var, default=default)

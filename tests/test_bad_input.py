@@ -176,6 +176,8 @@ def test_a_console_whose_own_server_is_down_says_so(tmp_path):
         ("OPSCONSOLE_WORKERS", "two"),
         ("AGENTOS_ATTACHED", "treu"),
         ("AGENTOS_DATABASE_URL", "mysql://somewhere/agentos"),
+        ("AGENTOS_DATABASE_URL", "postgresql://u:p@h:port/agentos"),
+        ("AGENTOS_DATABASE_URL", "postgresql://u:p@h/agentos?pool_max=many"),
     ],
 )
 def test_an_unreadable_environment_is_refused(shell, name, value):

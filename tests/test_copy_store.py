@@ -134,6 +134,16 @@ def test_refusals(managed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         copy()
     with pytest.raises(UnableToPlan, match="in use"):
         operation_called("care.copy_store", store="agentos", to="helix")
+    for bad in ("postgresql://u:p@h:port/x", "postgresql://u:se/cret@h/x", "postgresql://u:p@h/x?pool_max=many"):
+        monkeypatch.setenv(VARIABLE, bad)
+        with pytest.raises(UnableToPlan) as refused:
+            copy()
+        assert "cret" not in str(refused.value)
+        assert VARIABLE in str(refused.value) or "pool_max" in str(refused.value)
+    monkeypatch.setenv(VARIABLE, f"sqlite:///{tmp_path}/missing/new.sqlite3")
+    with pytest.raises(UnableToPlan, match="make it first"):
+        copy()
+    assert not (tmp_path / "missing").exists()
 
 
 def test_the_command(tmp_path: Path, empty_console: Path, postgres: Any) -> None:

@@ -71,6 +71,18 @@ def test_each_type_is_set_right_and_back(make_helix, engine):
     assert without(dump(store), "updated_at") == without(before, "updated_at")
 
 
+def test_a_job_with_the_number_0(make_helix):
+    store = make_helix("sqlite", helix.one_of_each())
+    execute(store, "UPDATE tasks SET job_id = 0 WHERE job_id = 3")
+    execute(store, "UPDATE jobs SET id = 0 WHERE id = 3")
+    before = dump(store)
+    run = repaired(store)
+    assert without(dump(store), "updated_at") == without(expected(before), "updated_at")
+    assert run.reasons["changed"] == {"A": 1, "B": 1, "C": 1, "F": 1}
+    undo(run)
+    assert without(dump(store), "updated_at") == without(before, "updated_at")
+
+
 def test_what_can_not_be_set_right_is_said(make_helix):
     jobs = [*helix.one_of_each(), helix.Job("CANCELLED", [helix.Task("COMPLETED")])]
     store = make_helix("sqlite", jobs)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django import forms
 from django.conf import settings
+from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.stores.router import DEFAULT
@@ -31,6 +33,12 @@ class StoreParams(forms.Form):
     store = StoreField()
 
 
-def named_store(params: Any) -> Store:
-    """The store that the parameters name."""
-    return Store(params["store"], params["store"])
+class OnNamedStore:
+    """Of an operation on a whole store, whichever its parameters name: it needs no columns of it."""
+
+    @classmethod
+    def locate(cls, params: Mapping[str, Any]) -> Store:
+        return Store(params["store"], params["store"])
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return {}

@@ -55,6 +55,14 @@ def _mode(path: Path) -> str:
     return "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
 
 
+def _number(options: dict[str, Any], name: str, default: float) -> float:
+    value = options.pop(name, default)
+    try:
+        return type(default)(value)
+    except ValueError:
+        raise ImproperlyConfigured(f"{name} in a database URL is a number, not {value!r}.") from None
+
+
 def database(config: dict[str, Any], *, password: str, attached: bool, pool: bool) -> dict[str, Any]:
     """Django settings from a parsed URL (`environ.Env.db_url`), `pool_…` parameters included.
 
@@ -66,10 +74,10 @@ def database(config: dict[str, Any], *, password: str, attached: bool, pool: boo
         raise ImproperlyConfigured("A database URL begins with sqlite:// or postgresql://, and no other.")
     options: dict[str, Any] = dict(config.get("OPTIONS", {}))
     pool_options = {
-        "min_size": int(options.pop("pool_min", 0)),
-        "max_size": int(options.pop("pool_max", 30)),
-        "timeout": float(options.pop("pool_timeout", 30)),
-        "max_lifetime": float(options.pop("pool_lifetime", 3600)),
+        "min_size": _number(options, "pool_min", 0),
+        "max_size": _number(options, "pool_max", 30),
+        "timeout": _number(options, "pool_timeout", 30.0),
+        "max_lifetime": _number(options, "pool_lifetime", 3600.0),
     }
     if pool:
         options["pool"] = pool_options

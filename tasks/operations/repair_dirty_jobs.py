@@ -80,7 +80,7 @@ class RepairDirtyJobs(Operation):
         back = set(HelixTask.objects.using(self.at.alias).filter(pk__in=vanished).values_list("pk", flat=True))
         artifacts = artifacts_of(self.at, [task for task in vanished if task not in back]) if vanished else {}
         orphans = [Orphans(-task, tuple(artifacts[task])) for task in vanished if task in artifacts]
-        jobs = [key for key in keys if key > 0]
+        jobs = [key for key in keys if key >= 0]
         of_job, of_task = ("error_message",), CLEARED
         return [*orphans, *(jobs_with_all(self.at, jobs, of_job=of_job, of_task=of_task) if jobs else ())]
 

@@ -7,20 +7,18 @@ from typing import Any
 
 from django import forms
 from django.conf import settings
-from django.db import models
 from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.care import archive, dumps, pg_tools
 from opsconsole.care.models import Backup
-from opsconsole.care.params import StoreField, named_store
+from opsconsole.care.params import OnNamedStore, StoreField
 from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk, Schedule
 from opsconsole.stores.router import DEFAULT
-from opsconsole.stores.store import Store
 
 
-class BackupStore(Listed, Act):
+class BackupStore(OnNamedStore, Listed, Act):
     title = _("Back up a store")
     description = _(
         "Writes the whole store into one file, consistent while others write: SQLite by its online backup, "
@@ -46,13 +44,6 @@ class BackupStore(Listed, Act):
     @classmethod
     def occasions(cls) -> Iterable[Mapping[str, Any]]:
         return [{"store": name} for name in (DEFAULT, *settings.STORES)]
-
-    @classmethod
-    def locate(cls, params: Mapping[str, Any]) -> Store:
-        return named_store(params)
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {}
 
     def bound(self) -> int:
         """Refuses before anything is written: a store that is not there, a missing folder, key or program."""

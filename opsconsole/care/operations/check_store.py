@@ -9,24 +9,24 @@ from typing import Any
 
 import orjson
 from django.conf import settings
-from django.db import DatabaseError, models, transaction
+from django.db import DatabaseError, transaction
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.care import schema
 from opsconsole.care.expectations import HOT_QUERIES, JSON_COLUMNS, SERVER_MEMORY, HotQuery
 from opsconsole.care.models import Backup
-from opsconsole.care.params import StoreParams, named_store
+from opsconsole.care.params import OnNamedStore, StoreParams
 from opsconsole.operations.base import Check, Found, Priority, Schedule
 from opsconsole.stores.router import DEFAULT
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import StoreUnusable
 
 SHOWN = 20  # keys, values or lines of one finding
 READ_ROWS = 2_000
 IS_JSON_SINCE = 160_000  # PostgreSQL's own predicate; the type itself reads differently
 
 
-class CheckStore(Check):
+class CheckStore(OnNamedStore, Check):
     title = _("Check a store")
     description = _(
         "Looks for damage, dangling references, broken JSON, values outside their enumeration, missing tables, columns "
@@ -69,13 +69,6 @@ class CheckStore(Check):
     @classmethod
     def occasions(cls) -> Iterable[Mapping[str, Any]]:
         return [{"store": name} for name in (DEFAULT, *settings.STORES)]
-
-    @classmethod
-    def locate(cls, params: Mapping[str, Any]) -> Store:
-        return named_store(params)
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {}
 
     def bound(self) -> int:
         self.at.require_file()

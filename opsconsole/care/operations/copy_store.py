@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from django import forms
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DatabaseError, connections, models
+from django.db import DatabaseError, connections
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.care import copying, schema
 from opsconsole.care.models import TableCopy
-from opsconsole.care.params import StoreField, named_store
+from opsconsole.care.params import OnNamedStore, StoreField
 from opsconsole.display import figure
 from opsconsole.environment import Environment
 from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk
@@ -25,7 +25,7 @@ from opsconsole.stores.store import Store, all_stores
 BESIDE_MODELS = ("django_migrations", "schema_version")  # tables that belong to a store and have no model
 
 
-class CopyStore(Listed, Act):
+class CopyStore(OnNamedStore, Listed, Act):
     title = _("Copy a store")
     description = _(
         "Copies all tables of a store into an empty database that another variable names, SQLite to PostgreSQL or "
@@ -48,13 +48,6 @@ class CopyStore(Listed, Act):
         super().__init__(store, params)
         self.target = target_store(store, self.params["to"])
 
-    @classmethod
-    def locate(cls, params: Mapping[str, Any]) -> Store:
-        return named_store(params)
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {}
-
     def bound(self) -> int:
         """Refuses a target that holds something already, and one that is the source."""
         self.at.require_file()
@@ -62,6 +55,11 @@ class CopyStore(Listed, Act):
             raise UnableToPlan(gettext("The console itself is not copied: back it up, and restore it elsewhere."))
         if self.target.location == self.at.location:
             raise UnableToPlan(gettext("%(to)s is the store itself.") % {"to": self.params["to"]})
+        if self.target.path is not None and not self.target.path.parent.is_dir():
+            raise UnableToPlan(
+                gettext("%(path)s is no folder: make it first, or name another one.")
+                % {"path": self.target.path.parent}
+            )
         try:
             filled = self._filled()
         except DatabaseError as error:
@@ -171,8 +169,8 @@ def target_store(store: Store, alias: str) -> Store:
         password = env.str(f"{alias.upper()}_DATABASE_PASSWORD", default="")
         try:
             config = database(env.db_url(variable), password=password, attached=False, pool=False)
-        except (ValueError, ImproperlyConfigured):
-            raise UnableToPlan(gettext("%(variable)s is no database URL.") % {"variable": variable}) from None
+        except ImproperlyConfigured as error:
+            raise UnableToPlan(str(error)) from None
         connections.settings[alias] = config
         connections.configure_settings(connections.settings)
     return Store(alias, store.name)

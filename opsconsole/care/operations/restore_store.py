@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from django import forms
-from django.db import models
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.care import archive, dumps, pg_tools, restores
 from opsconsole.care.models import Backup
-from opsconsole.care.params import StoreField, named_store
+from opsconsole.care.params import OnNamedStore, StoreField
 from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk
 from opsconsole.operations.planning import UnableToPlan
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import Store
 
 
-class RestoreStore(Listed, Act):
+class RestoreStore(OnNamedStore, Listed, Act):
     title = _("Restore a store")
     description = _(
         "Puts a backup back: the whole store becomes what the file holds, after a backup of its state before; "
@@ -45,13 +44,6 @@ class RestoreStore(Listed, Act):
         self.beside: str = self.params.get("as_") or ""
         # All of the store is held while it is replaced. It may be too damaged to be asked for its tables.
         self.writes = {} if self.beside else {model._meta.db_table: () for model in store.models()}
-
-    @classmethod
-    def locate(cls, params: Mapping[str, Any]) -> Store:
-        return named_store(params)
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {}
 
     def bound(self) -> int:
         """Refuses before anything is written."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from django.db import models, transaction
+from django.db import transaction
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.care import dumps, schema
 from opsconsole.care.models import Backup
-from opsconsole.care.params import StoreParams, named_store
+from opsconsole.care.params import OnNamedStore, StoreParams
 from opsconsole.care.systems import system_of
 from opsconsole.display import figure
 from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk, Skip
@@ -19,7 +19,7 @@ from opsconsole.operations.planning import UnableToPlan
 from opsconsole.stores.store import Store
 
 
-class UpgradeStore(Listed, Act):
+class UpgradeStore(OnNamedStore, Listed, Act):
     title = _("Upgrade a store's schema")
     description = _(
         "Adds the documented columns and indexes that the store lacks, after a backup. No table is made, nothing is "
@@ -36,13 +36,6 @@ class UpgradeStore(Listed, Act):
         super().__init__(store, params)
         known = schema.documented(store.name, store.vendor).tables
         self.writes = {table: () for table in known if table in store.tables}
-
-    @classmethod
-    def locate(cls, params: Mapping[str, Any]) -> Store:
-        return named_store(params)
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {}
 
     def items(self) -> list[str]:
         system = system_of(self.at.tables)
