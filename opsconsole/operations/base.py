@@ -5,7 +5,7 @@ It knows no run, no request and no queue. `docs/operations.md` shows a whole one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from django import forms
@@ -122,6 +122,7 @@ class Operation:
     touches_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
     backs_up: ClassVar[bool] = False  # it makes a backup itself before it writes
     selects: ClassVar[bool] = True  # its units are rows of `model`, and people may choose among them
+    takes_chosen: ClassVar[bool] = False  # chosen units need not be in scope: what becomes of each is said of each
     exact: ClassVar[bool] = False  # a unit that is no longer as the plan showed it is skipped: for few, dear units
     cluster: ClassVar[str] = ""  # LONG_CLUSTER where one unit may take more than minutes
     about_runs: ClassVar[bool] = False  # its units come from another run: parameter `run`
@@ -134,6 +135,7 @@ class Operation:
     act: Callable[[Any], Outcome] | None = None  # does a unit itself, instead of row changes: see `Act`
     run_id: int | None = None  # the run that works on it; none while it is planned
     selected = False  # whether somebody chose among its units
+    _chosen: Collection[Key] | None = None  # the keys, where somebody named them
 
     name: ClassVar[str]  # <app>.<verb_object>, from where the class stands
 
@@ -225,8 +227,9 @@ class Operation:
         return key
 
     def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
-        """Those of `units` that have one of `keys`."""
-        return units.filter(pk__in=list(keys))
+        """Those that have one of `keys`: of `units`, or of all with `takes_chosen`."""
+        self._chosen = keys
+        return (self.domain() if self.takes_chosen else units).filter(pk__in=list(keys))
 
     def up_to(self, units: QuerySet[Any], bound: Key) -> QuerySet[Any]:
         return units.filter(pk__lte=bound)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from django import forms
@@ -14,7 +14,6 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.display import figure
 from opsconsole.operations.base import Act, Changed, Outcome, Risk, Skip
 from opsconsole.operations.models import Run
-from opsconsole.stores.rows import Key
 from roadmaps.consistency import TASK_COLUMNS, accepted_tasks, states
 from roadmaps.content import NEEDS
 from roadmaps.models import Acceptance, RoadmapTask
@@ -30,6 +29,7 @@ class AcceptPartial(Act):
     model = RoadmapTask
     reads = ("status",)
     risk = Risk.MAKE
+    takes_chosen = True
     touches_store = False
     reasons = {
         "accepted": _("accepted as final"),
@@ -58,9 +58,6 @@ class AcceptPartial(Act):
     def scope(self) -> QuerySet[RoadmapTask]:
         partial, accepted = self.domain().filter(status=RoadmapTask.Status.PARTIAL_FAILURE), list(self._accepted())
         return partial.filter(pk__in=accepted) if self._withdraws else partial.exclude(pk__in=accepted)
-
-    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
-        return self.domain().filter(pk__in=list(keys))
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {RoadmapTask: TASK_COLUMNS, **NEEDS}

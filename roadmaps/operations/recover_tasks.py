@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -50,6 +50,7 @@ class RecoverTasks(Act):
     cluster = LONG_CLUSTER
     locks: ClassVar[tuple[str, ...]] = ("checkpoints",)
     locks_units = True
+    takes_chosen = True
     reasons = {
         "from_checkpoint": _("goes on from its checkpoint"),
         "recovered": _("recovered, synced and verified"),
@@ -61,15 +62,9 @@ class RecoverTasks(Act):
     }
     figure_labels = {"in_scope": _("interrupted tasks")}
 
-    _chosen: Sequence[Key] | None = None
-
     def scope(self) -> QuerySet[RoadmapTask]:
         """Stuck creation tasks that are young enough; what failed three times is left for a person."""
         return self.domain().filter(interrupted(self))
-
-    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
-        self._chosen = keys
-        return self.domain().filter(pk__in=list(keys))
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {**super().needs(), **NEEDS}

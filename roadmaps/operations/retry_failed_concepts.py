@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from django.db import models
@@ -61,6 +61,7 @@ class RetryFailedConcepts(Operation):
     }
     risk = Risk.CHANGE
     locks_units = True
+    takes_chosen = True
     reasons = {
         "asked": _("asked for again"),
         "nothing_failed": _("nothing failed, or all of it is being retried"),
@@ -75,8 +76,6 @@ class RetryFailedConcepts(Operation):
     }
     figure_labels = {"in_scope": _("failed in part, and not being retried"), "open": _("open retries")}
 
-    _chosen: Sequence[Key] | None = None
-
     def scope(self) -> QuerySet[RoadmapTask]:
         """Creation tasks that failed in part, whose roadmap nobody retries."""
         open_ones = RoadmapTask.objects.filter(
@@ -84,10 +83,6 @@ class RetryFailedConcepts(Operation):
         )
         partial = self.domain().filter(of_living_roadmap(self), status=STATUS.PARTIAL_FAILURE, task_type="creation")
         return partial.filter(~Exists(open_ones))
-
-    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
-        self._chosen = keys
-        return self.domain().filter(pk__in=list(keys))
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {**super().needs(), **NEEDS}

@@ -53,6 +53,7 @@ class SyncResults(Operation):
     writes = {"roadmap_metadata": ("framework_data",), "roadmap_tasks": WRITTEN}
     risk = Risk.CHANGE
     locks_units = True
+    takes_chosen = True  # whether they are stuck or not
     reasons = {
         "completed": _("completed: every concept has its content"),
         "partial_failure": _("failed in part: some concepts lack content"),
@@ -82,18 +83,11 @@ class SyncResults(Operation):
             help_text=_("take a chosen task even if it moved within the time after which it counts as stuck"),
         )
 
-    _chosen: Sequence[Key] | None = None
-
     # --- units ----------------------------------------------------------------------------------------------
 
     def scope(self) -> QuerySet[RoadmapTask]:
         """Every stuck task, but those of deleted roadmaps."""
         return self.domain().filter(stuck(self) & of_living_roadmap(self))
-
-    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
-        """Chosen tasks need not be stuck."""
-        self._chosen = keys
-        return self.domain().filter(pk__in=list(keys))
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {**super().needs(), **NEEDS}

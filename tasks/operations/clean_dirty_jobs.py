@@ -58,7 +58,6 @@ class CleanDirtyJobs(Operation):
             help_text=_("also jobs without a finding, to reset development data; say why in the note"),
         )
 
-    _chosen: Sequence[Key] | None = None
     _listed: tuple[QuerySet[Any], list[int]] | None = None
 
     @property
