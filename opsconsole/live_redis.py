@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from typing import Any
@@ -45,7 +46,8 @@ class PromptConnection(Connection):
 class KeptClient(RedisCacheClient):
     """Django makes a client for every call, which costs twice what asking it does.
 
-    A cache belongs to one thread, so its client keeps one connection and looks for none in the pool.
+    A cache belongs to one thread, so its client keeps one connection and looks for none in the pool. A process that
+    was forked from this one needs its own.
     """
 
     def __init__(self, servers: Any, **options: Any) -> None:
@@ -57,10 +59,11 @@ class KeptClient(RedisCacheClient):
 
     def get_client(self, key: Any = None, *, write: bool = False) -> Any:
         pool = self._get_connection_pool(write)  # type: ignore[attr-defined]
-        if pool not in self._clients:
+        mine = pool, os.getpid()
+        if mine not in self._clients:
             client: Any = self._client  # type: ignore[attr-defined]
-            self._clients[pool] = client(connection_pool=pool, single_connection_client=True)
-        return self._clients[pool]
+            self._clients[mine] = client(connection_pool=pool, single_connection_client=True)
+        return self._clients[mine]
 
 
 class LiveRedisCache(RedisCache):

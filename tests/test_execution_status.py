@@ -565,6 +565,29 @@ def test_a_redis_that_hangs_keeps_nobody_waiting(
     redis_server.client.flushall()
 
 
+def test_a_forked_process_asks_by_a_connection_of_its_own(redis_server: RedisServer, settings: Any) -> None:
+    """As the queue's workers are forked: two on one connection would read each other's answers."""
+    use_cache(settings, redis_server.url)
+
+    def connection() -> int:
+        cache.get(f"execution:{ID}")
+        client: Any = cache
+        return int(client._cache.get_client().client_id())
+
+    mine = connection()
+    ours, theirs = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.write(theirs, str(connection()).encode())
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    os.waitpid(child, 0)
+    with os.fdopen(ours) as said:
+        assert int(said.read()) != mine
+    assert connection() == mine
+
+
 def test_a_poller_stays_over_a_restart_of_the_console(make_records: records.Maker, poll: Any, platform: Any) -> None:
     """What was only in its memory is gone; the platform's tables are not."""
     _store, client = make_records("sqlite", by_url=True)
