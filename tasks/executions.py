@@ -265,18 +265,7 @@ def _status_row(values: Sequence[Any], inline: int) -> Known:
 
 def _record_row(values: Sequence[Any], inline: int) -> Known:
     """A record is written when its run has ended: it is complete, whatever else is known."""
-    (
-        test_date,
-        _progress,
-        _stage,
-        _completed,
-        summary,
-        summary_length,
-        packed,
-        details,
-        details_length,
-        details_packed,
-    ) = values
+    test_date, _, _, _, summary, summary_length, packed, details, details_length, details_packed = values
     parts = _parts(
         _document("results", summary, summary_length, packed, inline),
         _document("detailed_results", details, details_length, details_packed, inline),
