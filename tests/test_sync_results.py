@@ -141,6 +141,15 @@ def test_what_is_left_alone(make_roadmaps: Any, engine: str) -> None:
     assert on(store, "alone-at-work", force=True).changed == 1
 
 
+def test_a_task_of_a_clock_that_is_ahead(make_roadmaps: Any) -> None:
+    maker = Maker()
+    roadmaps.incident(maker)
+    store = make_roadmaps("sqlite", maker.rows)
+    execute(store, "UPDATE roadmap_tasks SET updated_at = '2999-03-01 12:00:01'")
+    assert left_by(on(store, INCIDENT))["skipped"] == {"moves": [INCIDENT]}
+    assert on(store, INCIDENT, force=True).changed == 1
+
+
 def test_a_task_that_went_on_by_itself(make_roadmaps: Any) -> None:
     maker = Maker()
     roadmaps.incident(maker)
