@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
 
 import orjson
 from django.db import DatabaseError, InterfaceError
-from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
-from django.utils.http import parse_etags
+from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 from ninja import Router
 
 from opsconsole.api.auth import access
-from opsconsole.api.console import error
+from opsconsole.api.console import error, tagged
 from opsconsole.stores.store import Store, StoreUnusable
 from roadmaps.content import KEY, Roadmap, contents, roadmaps
 from roadmaps.models import QuizMetadata, ResourceRecommendationMetadata, TutorialMetadata
@@ -74,7 +72,7 @@ def framework(request: HttpRequest, roadmap_id: str) -> HttpResponse:
         orjson.loads(roadmap.framework)
     except orjson.JSONDecodeError:
         return error(500, _("The framework of this roadmap can't be read."))
-    return _tagged(request, roadmap.framework.encode())
+    return tagged(request, roadmap.framework.encode())
 
 
 @router.get(
@@ -104,7 +102,7 @@ def health(request: HttpRequest) -> HttpResponse:
             cursor.execute("SELECT 1")
     except _UNREADABLE as reason:
         return _unavailable(reason)
-    return _tagged(request, orjson.dumps({"status": "healthy", "stores": {"roadmaps": "reachable"}}))
+    return tagged(request, orjson.dumps({"status": "healthy", "stores": {"roadmaps": "reachable"}}))
 
 
 # --- what they share ---------------------------------------------------------------------------------------------
@@ -141,7 +139,7 @@ def _part(request: HttpRequest, part: str, roadmap_id: str, concept_id: str) -> 
     if found is None:
         return _not_found()
     answer = {name: _document(value) if name in DOCUMENTS else value for name, value in found.items()}
-    return _tagged(request, json.dumps(answer, ensure_ascii=False, default=str).encode(errors="backslashreplace"))
+    return tagged(request, json.dumps(answer, ensure_ascii=False, default=str).encode(errors="backslashreplace"))
 
 
 def _document(text: str | None) -> Any:
@@ -150,19 +148,6 @@ def _document(text: str | None) -> Any:
         return None if text is None else json.loads(text)
     except (ValueError, RecursionError):
         return text
-
-
-def _tagged(request: HttpRequest, body: bytes) -> HttpResponse:
-    """With an ETag, so that a poll that brings nothing new is short."""
-    tag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
-    known = request.headers.get("If-None-Match", "")
-    if known.strip() == "*" or tag in [one.removeprefix("W/") for one in parse_etags(known)]:
-        response: HttpResponse = HttpResponseNotModified()
-    else:
-        response = HttpResponse(body, content_type="application/json")
-    response["ETag"] = tag
-    response["Cache-Control"] = "private, no-cache"
-    return response
 
 
 def _not_found() -> HttpResponse:

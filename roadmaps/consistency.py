@@ -159,6 +159,11 @@ def moved_at(text: str | None) -> datetime | None:
     return read_moment(text, settings.ROADMAPS_TIME_ZONE) if text else None
 
 
+def last_moved(task: Any) -> datetime | None:
+    """A task that nothing has touched yet moved when it was made; None for what is no time."""
+    return moved_at(task.updated_at or task.created_at)
+
+
 def is_at_work(status: str, moved: datetime | None, as_of: datetime) -> bool:
     """Processing, and moved within the time after which it counts as stuck."""
     return status == STATUS.PROCESSING and moved is not None and moved >= stuck_before(as_of)
@@ -236,7 +241,7 @@ def accepted_tasks(store: Store) -> dict[str, set[str]]:
 def _stuck_minutes(task: Task, since: datetime, as_of: datetime) -> int | None:
     if task.status != STATUS.PROCESSING:
         return None
-    at = moved_at(task.updated_at or task.created_at)
+    at = last_moved(task)
     if at is None or at >= since:
         return None
     return int((as_of - at).total_seconds() // 60)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated, Any
 
-from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
-from django.utils.http import parse_etags
+from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 from ninja import Path, Query, Router, Schema
 from pydantic import ConfigDict, Field
 
 from opsconsole.api.auth import access
-from opsconsole.api.console import Error, as_json, error
+from opsconsole.api.console import Error, as_json, error, tagged
 from tasks import executions
 from tasks.models import ExecutionStatus, Stage
 
@@ -96,7 +94,7 @@ def _statuses(request: HttpRequest, ids: list[str]) -> HttpResponse:
         "unknown": [one for one in missing if one not in asked.open],
         "unavailable": [one for one in missing if one in asked.open],
     }
-    return _tagged(request, answer, running=not all(map(_ended, asked.answers.values())))
+    return _answer(request, answer, running=not all(map(_ended, asked.answers.values())))
 
 
 @router.get("/executions/{execution_id}/status", response={200: Status, **ERRORS}, url_name="status")
@@ -106,7 +104,7 @@ def status(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpRespons
     answer = asked.answers.get(execution_id)
     if answer is None:
         return _unknown(execution_id, asked_all=not asked.open)
-    return _tagged(request, answer, running=not _ended(answer))
+    return _answer(request, answer, running=not _ended(answer))
 
 
 @router.put(
@@ -154,18 +152,9 @@ def _ended(answer: dict[str, Any]) -> bool:
     return bool(answer["is_completed"] or answer["status"] == ExecutionStatus.FAILED)
 
 
-def _tagged(request: HttpRequest, answer: Any, *, running: bool) -> HttpResponse:
-    """With an ETag, so that a poll that brings nothing new is short; and when to come back, while it runs."""
-    content = as_json(answer)
-    tag = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
-    known = request.META.get("HTTP_IF_NONE_MATCH", "")
-    response: HttpResponse
-    if known and (known.strip() == "*" or tag in [one.removeprefix("W/") for one in parse_etags(known)]):
-        response = HttpResponseNotModified()
-    else:
-        response = HttpResponse(content, content_type="application/json")
-    response["ETag"] = tag
-    response["Cache-Control"] = "private, no-cache"
+def _answer(request: HttpRequest, answer: Any, *, running: bool) -> HttpResponse:
+    """And when to come back, while it runs."""
+    response = tagged(request, as_json(answer))
     if running:
         response["Retry-After"] = str(POLL_AGAIN_SECONDS)
     return response

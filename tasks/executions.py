@@ -227,8 +227,8 @@ def _tables(store: Store, wanted: Sequence[str], inline: int) -> tuple[list[tupl
     return found, all_answered
 
 
-def _select(store: Store, tables: Sequence[str], wanted: Sequence[str], inline: int) -> list[tuple[str, Known]]:
-    sql = _sql(tuple(tables), len(wanted), inline)
+def _select(store: Store, tables: tuple[str, ...], wanted: Sequence[str], inline: int) -> list[tuple[str, Known]]:
+    sql = _sql(tables, len(wanted), inline)
     rows = _rows(store, sql, [*wanted] * len(tables), prepare=len(tables) > 1)
     rows.sort(key=itemgetter(0))  # a UNION promises no order
     return [(execution_id, _READERS[place](values, inline)) for place, execution_id, *values in rows]
@@ -314,7 +314,7 @@ def long_document(execution_id: str, part: str) -> tuple[Any, bool]:
     columns = ", ".join(f"{column}, {flag}" for column, flag in _COLUMNS.values())
     sql = f"SELECT {columns} FROM test_records WHERE execution_id = %s ORDER BY id + 0 DESC LIMIT 1"  # noqa: S608
     try:
-        rows = list(_rows(store, sql, [execution_id]))
+        rows = _rows(store, sql, [execution_id])
     except (Error, StoreUnusable) as error:
         _skip(error, RECORDS)
         _unreachable(store, error)

@@ -8,6 +8,7 @@ Every answer is JSON, errors too: `{"error": {"code", "message"}}`.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import json
 import logging
@@ -20,10 +21,11 @@ from django.apps import apps
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import RequestDataTooBig
 from django.db import DatabaseError, InterfaceError
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotModified
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, re_path
 from django.utils.functional import SimpleLazyObject
+from django.utils.http import parse_etags
 from django.utils.module_loading import module_has_submodule
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import csrf_exempt
@@ -55,6 +57,20 @@ def as_json(value: Any) -> bytes:
         return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
     except TypeError:
         return json.dumps(value, default=str).encode()
+
+
+def tagged(request: HttpRequest, content: bytes) -> HttpResponse:
+    """JSON with an ETag, so that a poll that brings nothing new is short."""
+    tag = f'"{hashlib.blake2b(content, digest_size=16).hexdigest()}"'
+    known = request.META.get("HTTP_IF_NONE_MATCH", "")
+    response: HttpResponse
+    if known and (known.strip() == "*" or tag in [one.removeprefix("W/") for one in parse_etags(known)]):
+        response = HttpResponseNotModified()
+    else:
+        response = HttpResponse(content, content_type="application/json")
+    response["ETag"] = tag
+    response["Cache-Control"] = "private, no-cache"
+    return response
 
 
 class JSON(BaseRenderer):

@@ -34,6 +34,7 @@ from unfold.contrib.import_export.forms import ImportForm, SelectableFieldsExpor
 from opsconsole.display import difference, excerpt, figure
 from opsconsole.stores.editing import refusal
 from opsconsole.stores.formats import ABSENT, CSV, JSON, NULL, XLSX, Unreadable
+from opsconsole.stores.rows import is_bigint
 from opsconsole.stores.store import StoreUnusable
 
 MAX_EXPORTED = 100_000
@@ -69,7 +70,7 @@ class WholeNumber(Exactly):
             return int(value)  # a spreadsheet knows no other numbers
         if isinstance(value, int) or re.fullmatch(r"\s*[+-]?\d+\s*", str(value), re.ASCII):
             number = int(value)
-            if not -(2**63) <= number < 2**63:
+            if not is_bigint(number):
                 raise ValueError(_("%(value)s is too large.") % {"value": excerpt(value, 40)})
             return number
         raise ValueError(_("%(value)s is no whole number.") % {"value": excerpt(value, 40) or "''"})

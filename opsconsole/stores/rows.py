@@ -41,6 +41,11 @@ class Write(NamedTuple):
         return Write(self.table, self.columns, [(key, new, old) for key, old, new in self.rows])
 
 
+def is_bigint(number: int) -> bool:
+    """Whether an integer column can hold it: no engine's has more than 64 bits."""
+    return -(2**63) <= number < 2**63
+
+
 def write(store: Store, change: Write) -> int:
     """Apply `change` and return how many rows it met. Fewer than it has: some row has moved."""
     sql = _SQLite(store) if store.vendor == "sqlite" else _PostgreSQL(store)

@@ -13,7 +13,7 @@ from opsconsole.display import figure
 from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip
 from opsconsole.stores.rows import Key
 from roadmaps import checkpoints
-from roadmaps.consistency import is_at_work, local_text, moved_at
+from roadmaps.consistency import is_at_work, last_moved, local_text
 from roadmaps.models import RoadmapTask
 from roadmaps.operations.sync_results import of_living_roadmap, stuck
 
@@ -65,7 +65,7 @@ class FailUnrecoverable(Operation):
         task = unit.task
         if task.status != RoadmapTask.Status.PROCESSING:
             return Skip("not_processing")
-        if is_at_work(task.status, moved_at(task.updated_at or task.created_at), self.as_of):
+        if is_at_work(task.status, last_moved(task), self.as_of):
             return Skip("went_on")
         if unit.resumable:
             return Skip("has_checkpoint")

@@ -26,7 +26,7 @@ from opsconsole.operations.selection import Selection
 from opsconsole.stores.models import Moment
 from opsconsole.stores.rows import Key
 from roadmaps import checkpoints, recoveries, workflow
-from roadmaps.consistency import is_at_work, local_text, moved_at, states
+from roadmaps.consistency import is_at_work, last_moved, local_text, states
 from roadmaps.content import NEEDS
 from roadmaps.models import RoadmapTask
 from roadmaps.operations.sync_results import of_living_roadmap, stuck
@@ -101,7 +101,7 @@ class RecoverTasks(Act):
             return Skip("waits_for_a_person")
         if unit.status not in ONCE_INTERRUPTED:
             return Skip("not_interrupted")
-        if is_at_work(unit.status, moved_at(unit.updated_at or unit.created_at), timezone.now()):
+        if is_at_work(unit.status, last_moved(unit), timezone.now()):
             return Skip("moves")
         if self._chosen is None and recoveries.failures(self.at.identity(), unit.pk) >= recoveries.MAX_FAILURES:
             return Skip("left_for_people")

@@ -19,7 +19,7 @@ from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowCha
 from opsconsole.stores.models import Moment
 from opsconsole.stores.rows import Key
 from roadmaps import framework
-from roadmaps.consistency import is_at_work, local_text, moved_at, stuck_before
+from roadmaps.consistency import is_at_work, last_moved, local_text, moved_at, stuck_before
 from roadmaps.content import NEEDS, PARTS, Content, Roadmap, contents, roadmaps
 from roadmaps.models import RoadmapMetadata, RoadmapTask
 
@@ -113,7 +113,7 @@ class SyncResults(Operation):
         task, roadmap = unit.task, unit.roadmap
         if task.status in LEFT_ALONE:
             return Skip(LEFT_ALONE[task.status])
-        moved = moved_at(task.updated_at or task.created_at)
+        moved = last_moved(task)
         # What lies ahead of the clock was written by another clock, before the plan or after: `force` takes it, too.
         if moved is not None and self.as_of < moved <= timezone.now():
             return Skip("went_on")

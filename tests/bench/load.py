@@ -61,18 +61,18 @@ def main(job: dict[str, Any]) -> None:
                 started = time.perf_counter()
                 connection.sendall(request)
                 status, body = answer(stream)
-                length = len(body)
                 mine.append(time.perf_counter() - started)
                 codes[status] = codes.get(status, 0) + 1
-                seen.add(length)
+                seen.add(len(body))
         with lock:
             latencies.extend(mine)
             sizes.update(seen)
             for code, count in codes.items():
                 statuses[code] = statuses.get(code, 0) + count
 
+    opened = connections(job)
     over = time.monotonic() + job["seconds"]
-    clients = [threading.Thread(target=client, args=each) for each in enumerate(connections(job))]
+    clients = [threading.Thread(target=client, args=each) for each in enumerate(opened)]
     for one in clients:
         one.start()
     for one in clients:

@@ -62,8 +62,14 @@ def measure(
         found: dict[str, list[dict[str, Any]]] = {view: [] for view in views}
         for number in range(-1, rounds):
             for view, path in views.items():
-                job = {"port": port, "path": path, "ids": ids.get(view, rows // 2), "token": token, "clients": CLIENTS}
-                job["processes"] = processes
+                job = {
+                    "port": port,
+                    "path": path,
+                    "ids": ids.get(view, rows // 2),
+                    "token": token,
+                    "clients": CLIENTS,
+                    "processes": processes,
+                }
                 said = _load({**job, "seconds": seconds if number >= 0 else 2})
                 if number >= 0:  # the first round warms up
                     found[view].append(said)

@@ -30,7 +30,7 @@ from opsconsole.operations.runner import Fenced
 from opsconsole.operations.runs import Actor, UnableToRun
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.router import DEFAULT
-from opsconsole.stores.rows import Key
+from opsconsole.stores.rows import Key, is_bigint
 from opsconsole.stores.store import Store, StoreUnusable, all_stores, attach_file
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_ATTENTION, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -333,7 +333,7 @@ def known_keys(operation: Operation, keys: Sequence[str]) -> list[Key]:
     for key in dict.fromkeys(keys):
         try:
             value: Key = field.to_python(key)
-            if not operation.at.holds(str(key)) or (isinstance(value, int) and not -(2**63) <= value < 2**63):
+            if not operation.at.holds(str(key)) or (isinstance(value, int) and not is_bigint(value)):
                 raise ValidationError(key)
             cleaned.append(value)
         except ValidationError:
