@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from django.core.cache.backends.redis import RedisCache, RedisCacheClient
 from django.utils.functional import cached_property
-from redis import Connection
+from redis import Connection, ConnectionPool, UnixDomainSocketConnection
 
 
 class JSONSerializer:
@@ -26,21 +26,39 @@ class JSONSerializer:
             return stored
 
 
-class PromptConnection(Connection):
+class _Prompt:
     """Leaves the timeout to the kernel. Python would poll before each read and write, and let other threads in."""
 
     def __init__(self, *, socket_timeout: float | None = None, **kwargs: Any) -> None:
-        super().__init__(socket_timeout=None, **kwargs)  # type: ignore[no-untyped-call]
+        super().__init__(socket_timeout=None, **kwargs)  # type: ignore[call-arg]
         self._kernel_timeout = socket_timeout
 
     def _connect(self) -> socket.socket:
-        connected: socket.socket = super()._connect()  # type: ignore[no-untyped-call]
+        connected: socket.socket = super()._connect()  # type: ignore[misc]
         if self._kernel_timeout is not None:
             seconds, rest = divmod(self._kernel_timeout, 1)
             timeval = struct.pack("@ll", int(seconds), int(rest * 1_000_000))
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
         return connected
+
+
+class PromptConnection(_Prompt, Connection):
+    """`redis://host`"""
+
+
+class PromptUnixConnection(_Prompt, UnixDomainSocketConnection):
+    """`redis:///path/to/socket`"""
+
+
+_PROMPT = {Connection: PromptConnection, UnixDomainSocketConnection: PromptUnixConnection}
+
+
+class PromptPool(ConnectionPool):
+    """The address says which connection. TLS (`rediss://`) reads ahead of what is asked for: it keeps its own."""
+
+    def __init__(self, connection_class: Any = Connection, **kwargs: Any) -> None:
+        super().__init__(_PROMPT.get(connection_class, connection_class), **kwargs)
 
 
 class KeptClient(RedisCacheClient):
@@ -51,7 +69,7 @@ class KeptClient(RedisCacheClient):
     """
 
     def __init__(self, servers: Any, **options: Any) -> None:
-        super().__init__(servers, connection_class=PromptConnection, **options)  # rediss:// has its own
+        super().__init__(servers, pool_class=PromptPool, **options)
 
     @cached_property
     def _clients(self) -> dict[Any, Any]:

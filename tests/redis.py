@@ -19,7 +19,7 @@ class NoRedis(Exception):
 
 
 class RedisServer:
-    """`url` stays the same over stops and starts; what it holds is gone with each stop."""
+    """`url` and `socket_url` stay the same over stops and starts; what it holds is gone with each stop."""
 
     def __init__(self, folder: Path) -> None:
         found = shutil.which("redis-server")
@@ -30,6 +30,8 @@ class RedisServer:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._socket = folder / "redis.sock"
+        self.socket_url = f"redis://{self._socket}"
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -39,7 +41,10 @@ class RedisServer:
         return redis.Redis(port=self.port)
 
     def start(self) -> None:
-        options = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
+        options = (
+            *("--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self._socket)),
+            *("--save", "", "--appendonly", "no"),
+        )
         self._process = subprocess.Popen(
             [self._command, *options], cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

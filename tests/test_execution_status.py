@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.core.management import CommandError, call_command
 from django.db import connections
 from django.test import Client
+from redis.exceptions import RedisError
 
 from opsconsole.api.models import Token
 from opsconsole.live_cache import TIMEOUT_SECONDS, live_cache
@@ -95,6 +97,11 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
         pytest.skip(f"Redis: {error}")
     yield server
     server.stop()
+
+
+@pytest.fixture(params=["url", "socket_url"])
+def redis_url(redis_server: RedisServer, request: pytest.FixtureRequest) -> str:
+    return str(getattr(redis_server, request.param))
 
 
 def live(**values: Any) -> dict[str, Any]:
@@ -529,10 +536,11 @@ def test_a_poller_stays_over_a_restart_of_redis(
     poll: Any,
     platform: Any,
     redis_server: RedisServer,
+    redis_url: str,
     settings: Any,
 ) -> None:
     _store, client = make_records("sqlite", by_url=True)
-    use_cache(settings, redis_server.url)
+    use_cache(settings, redis_url)
     redis_server.client.set(f"execution:{ID}", json.dumps(live(progress=60)))  # as the platform does it
     add_status(client, progress=50)
     before = poll().json()
@@ -550,10 +558,10 @@ def test_a_poller_stays_over_a_restart_of_redis(
 
 
 def test_a_redis_that_hangs_keeps_nobody_waiting(
-    make_records: records.Maker, poll: Any, redis_server: RedisServer, settings: Any
+    make_records: records.Maker, poll: Any, redis_server: RedisServer, redis_url: str, settings: Any
 ) -> None:
     _store, client = make_records("sqlite", by_url=True)
-    use_cache(settings, redis_server.url)
+    use_cache(settings, redis_url)
     redis_server.client.set(f"execution:{ID}", json.dumps(live(progress=60)))
     add_status(client, progress=50)
     assert poll().json()["source"] == "live"
@@ -563,6 +571,25 @@ def test_a_redis_that_hangs_keeps_nobody_waiting(
         assert time.monotonic() - started < 10 * TIMEOUT_SECONDS  # asked twice; without a timeout it would be for ever
     assert poll().json()["progress"] == 60
     redis_server.client.flushall()
+
+
+def test_rediss_is_asked_by_tls_and_nothing_else(settings: Any) -> None:
+    """The first that a Redis hears is a TLS handshake: a password would follow."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def listen() -> None:
+            connection, _address = server.accept()
+            with connection:
+                heard.append(connection.recv(1))
+
+        listener = threading.Thread(target=listen)
+        listener.start()
+        use_cache(settings, f"rediss://:secret@127.0.0.1:{server.getsockname()[1]}/0")
+        with pytest.raises(RedisError):
+            cache.get(f"execution:{ID}")
+        listener.join(10)
+    assert heard == [b"\x16"]
 
 
 def test_a_forked_process_asks_by_a_connection_of_its_own(redis_server: RedisServer, settings: Any) -> None:
