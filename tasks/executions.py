@@ -14,7 +14,6 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
-import psycopg
 from django.core.cache import cache
 from django.db import Error, OperationalError
 from django.urls import reverse
@@ -112,7 +111,10 @@ def _unreachable(store: Store, error: Exception) -> bool:
     connection = store.connection
     if not connection.in_atomic_block:
         connection.close_if_unusable_or_obsolete()
-    return isinstance(error, OperationalError) and connection.connection is None
+    if not isinstance(error, OperationalError) or connection.connection is not None:
+        return False
+    state = getattr(error.__cause__, "sqlstate", None)  # PostgreSQL's, where it is there to answer
+    return state is None or state.startswith(_GONE)
 
 
 def _answer(execution_id: str, known: Sequence[Known]) -> dict[str, Any]:
@@ -229,7 +231,7 @@ def _tables(store: Store, wanted: Sequence[str], inline: int) -> tuple[list[tupl
 
 def _select(store: Store, tables: tuple[str, ...], wanted: Sequence[str], inline: int) -> list[tuple[str, Known]]:
     sql = _sql(tables, len(wanted), inline)
-    rows = _rows(store, sql, [*wanted] * len(tables), prepare=len(tables) > 1)
+    rows = _rows(store, sql, [*wanted] * len(tables), prepare=len(tables) > 1 and len(wanted) == 1)
     rows.sort(key=itemgetter(0))  # a UNION promises no order
     return [(execution_id, _READERS[place](values, inline)) for place, execution_id, *values in rows]
 
@@ -238,6 +240,11 @@ def _select(store: Store, tables: tuple[str, ...], wanted: Sequence[str], inline
 def _sql(tables: tuple[str, ...], wanted: int, inline: int) -> str:
     """Of every table: its place in TABLES, the execution, and as many columns as the others give."""
     marks = ", ".join(["%s"] * wanted)
+    newest = (
+        "= (SELECT MAX(id + 0) FROM test_records WHERE execution_id = %s)"  # + 0: not by the key's index from its end
+        if wanted == 1
+        else f"IN (SELECT MAX(id) FROM test_records WHERE execution_id IN ({marks}) GROUP BY execution_id)"  # noqa: S608
+    )
     documents = ", ".join(
         f"CASE WHEN LENGTH({column}) <= {inline} THEN {column} END, LENGTH({column}), {flag}"
         for column, flag in _COLUMNS.values()
@@ -249,8 +256,7 @@ def _sql(tables: tuple[str, ...], wanted: int, inline: int) -> str:
         ),
         RECORDS: (
             f"SELECT 1, execution_id, CAST(test_date AS TEXT), NULL, NULL, NULL, {documents} "  # noqa: S608
-            "FROM test_records WHERE id IN "
-            f"(SELECT MAX(id) FROM test_records WHERE execution_id IN ({marks}) GROUP BY execution_id)"
+            f"FROM test_records WHERE id {newest}"
         ),
     }
     return " UNION ALL ".join(selects[table] for table in tables)
@@ -329,15 +335,9 @@ def long_document(execution_id: str, part: str) -> tuple[Any, bool]:
 
 
 def _rows(store: Store, sql: str, values: Sequence[Any], *, prepare: bool = False) -> list[Any]:
-    """PostgreSQL takes longer to plan such a statement than to answer it: `prepare` plans it once per connection.
-
-    A prepared statement fails from the day that a column gets another type, until its connection ends.
-    """
     connection = store.connection
-    if prepare and connection.vendor == "postgresql":
-        connection.ensure_connection()
-        with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
-            return cursor.execute(sql, values, prepare=True).fetchall()
+    if prepare and (prepared := getattr(connection, "prepared", None)):
+        return list(prepared(sql, values))
     if connection.connection is None:
         store.require_file()  # opening it would make it
     with connection.cursor() as cursor:
@@ -345,6 +345,7 @@ def _rows(store: Store, sql: str, values: Sequence[Any], *, prepare: bool = Fals
         return list(cursor.fetchall())
 
 
+_GONE = ("08", "57P")  # the connection was lost; the server shuts down, crashed or starts
 _TRUE = frozenset(("True", "1", "true", "t"))
 _COLUMNS = {
     "results": ("results_summary", "is_summary_compressed"),

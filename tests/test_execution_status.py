@@ -27,6 +27,7 @@ from opsconsole.api.models import Token
 from opsconsole.live_cache import TIMEOUT_SECONDS, live_cache
 from opsconsole.people import PLATFORMS, make_groups
 from opsconsole.stores.config import database
+from opsconsole.stores.pooled.prepared import rows
 from opsconsole.stores.store import Store
 from tasks import executions
 from tests import records
@@ -87,6 +88,24 @@ def _empty_cache(settings: Any) -> Iterator[None]:
     yield
     use_cache(settings, "locmemcache://")
     cache.clear()
+
+
+@pytest.fixture
+def make_records(make_records: records.Maker) -> Iterator[records.Maker]:
+    """With PostgreSQL as a web process has it: a pool, and statements that are prepared."""
+    pooled = False
+
+    def make(engine: str, *args: Any, **kwargs: Any) -> Any:
+        nonlocal pooled
+        made = make_records(engine, *args, **kwargs)
+        if engine == "postgresql":
+            use_pool(made[1].connection.info)
+            pooled = True
+        return made
+
+    yield make
+    if pooled:
+        close_pool()
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +224,10 @@ def test_a_store_that_is_gone(make_records: records.Maker, engine: str, poll: An
     del connections["records"]
     assert poll().json()["source"] == "live"
     assert code(poll(address("other"))) == (503, "unavailable")
-    assert "task_statuses and test_records can't be asked" in caplog.text
+    said = [one.getMessage() for one in caplog.records if one.name == "opsconsole.executions"]
+    assert all(one.startswith("task_statuses and test_records can't be asked") for one in said)
+    assert all(("Connection refused" in one) == (engine == "postgresql") for one in said)  # not that time has passed
+    assert len(said) == 2
     assert not os.path.exists("/nowhere/x.db")
 
 
@@ -653,7 +675,6 @@ def test_no_connection_is_left_over(make_records: records.Maker, viewer: User, s
     _store, client = make_records("postgresql")
     add_status(client)
     url = client.connection.info
-    use_pool(url)
     use_cache(settings, NOBODY)
     application = WSGIHandler()
     answers: dict[int, int] = {}
@@ -712,43 +733,93 @@ def test_a_connection_that_the_server_closed_is_replaced(make_records: records.M
     application = WSGIHandler()
     _store, client = make_records("postgresql")
     add_status(client)
-    use_pool(client.connection.info)
     asked = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'opsconsole'"
-    try:
-        assert _call(application, address(), secret) == 200
-        assert connections["records"].connection is None  # it is in the pool
-        pool: Any = connections["records"].pool  # type: ignore[attr-defined]
-        with pool.connection():
-            ((last,),) = client.execute(asked)
-        assert last.startswith("SELECT 0, task_id")  # nothing asked how it is
-        client.execute(asked.replace("SELECT query", "SELECT pg_terminate_backend(pid)"))
-        time.sleep(0.2)
-        assert _call(application, address(), secret) == 200
-    finally:
-        close_pool()
+    assert _call(application, address(), secret) == 200
+    assert connections["records"].connection is None  # it is in the pool
+    pool: Any = connections["records"].pool  # type: ignore[attr-defined]
+    with pool.connection():
+        ((last,),) = client.execute(asked)
+    assert last.startswith("SELECT 0, task_id")  # nothing asked how it is
+    client.execute(asked.replace("SELECT query", "SELECT pg_terminate_backend(pid)"))
+    time.sleep(0.2)
+    assert _call(application, address(), secret) == 200
 
 
 def test_prepared_once_and_whatever_becomes_of_the_table(make_records: records.Maker, poll: Any, caplog: Any) -> None:
     caplog.set_level("INFO", "opsconsole.executions")
     _store, client = make_records("postgresql")
     add_status(client, progress=55)
-    use_pool(client.connection.info)
-    try:
+    prepared = "SELECT COUNT(*) FROM pg_prepared_statements WHERE name LIKE 'opsconsole_%%'"
+    for _ in range(2):
         assert poll().json()["progress"] == 55
         with connections["records"].cursor() as cursor:
-            cursor.execute("SELECT COUNT(*) FROM pg_prepared_statements")
+            cursor.execute(prepared)
             assert cursor.fetchone() == (1,)
-        client.execute("ALTER TABLE task_statuses ALTER COLUMN stage TYPE VARCHAR(100)")
-        client.execute("ALTER TABLE task_statuses ALTER COLUMN progress TYPE BIGINT")
-        client.execute("UPDATE task_statuses SET progress = 66")
+    client.execute("ALTER TABLE task_statuses ALTER COLUMN stage TYPE VARCHAR(100)")
+    client.execute("ALTER TABLE task_statuses ALTER COLUMN progress TYPE BIGINT")
+    client.execute("UPDATE task_statuses SET progress = 66")
+    for count in (0, 1):  # the plan is given up; the next poll makes one
         assert poll().json()["progress"] == 66
-        assert "one by one: cached plan" in caplog.text
-        assert code(poll(address("nobody"))) == (404, "not_found")
-    finally:
-        close_pool()
+        with connections["records"].cursor() as cursor:
+            cursor.execute(prepared)
+            assert cursor.fetchone() == (count,)
+    assert "one by one" not in caplog.text
+    client.execute("ALTER TABLE test_records RENAME TO gone")
+    assert poll().json()["progress"] == 66
+    assert "one by one" in caplog.text
+    client.execute("ALTER TABLE gone RENAME TO test_records")
+    assert code(poll(address("nobody"))) == (404, "not_found")
 
 
-def use_pool(info: Any) -> None:
+def test_a_statement_whose_connection_is_lost_or_whose_plan_is_gone(make_records: records.Maker) -> None:
+    _store, client = make_records("postgresql")
+    info = client.connection.info
+    sql = "SELECT %s::text, %s::int"
+    with psycopg.connect(info.dsn, host=info.host, autocommit=True) as connection:
+        assert rows(connection, sql, ["it's", 1]) == [("it's", 1)]
+        connection.execute("DEALLOCATE ALL")  # as behind a PgBouncer
+        for _ in range(2):
+            assert rows(connection, sql, ["a", None]) == [("a", None)]
+        with pytest.raises(psycopg.errors.DataError):
+            rows(connection, sql, ["a\0b", 1])
+        connection.execute("SET statement_timeout = '50ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            rows(connection, "SELECT pg_sleep(%s)", [5])
+        with socket.socket(fileno=os.dup(connection.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(psycopg.OperationalError) as lost:
+            rows(connection, sql, ["a", 1])
+        assert lost.value.sqlstate is None
+
+
+def test_a_table_that_is_locked_keeps_the_other_from_nothing(make_records: records.Maker, poll: Any) -> None:
+    _store, client = make_records("postgresql")
+    add_record(client)
+    add_status(client)
+    client.execute(f"ALTER DATABASE {client.connection.info.dbname} SET statement_timeout = '200ms'")
+    with psycopg.connect(client.connection.info.dsn, host=client.connection.info.host) as other:
+        other.execute("LOCK TABLE task_statuses")
+        assert poll().json()["source"] == "test_records"
+
+
+def test_whoever_finds_all_connections_taken_waits(make_records: records.Maker, viewer: User, caplog: Any) -> None:
+    secret = Token.make(viewer, "a poller")
+    application = WSGIHandler()
+    _store, client = make_records("postgresql")
+    add_status(client)
+    use_pool(client.connection.info, pool_max=1, pool_timeout=0.5)
+    assert _call(application, address(), secret) == 200
+    pool: Any = connections["records"].pool  # type: ignore[attr-defined]
+    taken = pool.getconn()
+    assert _call(application, address(), secret) == 503
+    assert "nobody gave a connection back in 0.5 s" in caplog.text
+    giver = threading.Timer(0.3, pool.putconn, [taken])
+    giver.start()
+    assert _call(application, address(), secret) == 200
+    giver.join()
+
+
+def use_pool(info: Any, **options: float) -> None:
     """The records store as a web process has it."""
     connections["records"].close()
     del connections["records"]
@@ -760,7 +831,7 @@ def use_pool(info: Any) -> None:
         "USER": info.user,
     }
     connections.settings["records"] = database(
-        {**config, "OPTIONS": {"pool_max": 8}}, password="", attached=True, pool=True
+        {**config, "OPTIONS": {"pool_max": 8, **options}}, password="", attached=True, pool=True
     )
     connections.configure_settings(connections.settings)
 

@@ -83,7 +83,6 @@ def database(config: dict[str, Any], *, password: str, attached: bool, pool: boo
         options["pool"] = pool_options
     options.setdefault("application_name", "opsconsole")
     options.setdefault("connect_timeout", 10)
-    options.setdefault("prepare_threshold", 5)  # for those that ask for it: Django's own cursors never prepare
     return {
         **config,
         "ENGINE": POOLED if pool else POSTGRESQL,

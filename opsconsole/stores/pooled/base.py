@@ -1,12 +1,19 @@
-"""Django's engine for PostgreSQL with a pool that asks a connection how it is without a round trip."""
+"""Django's engine for PostgreSQL with a pool that costs little, and waits for nobody who isn't there."""
 
 from __future__ import annotations
 
 import select
+import time
+from collections.abc import Sequence
+from typing import Any
 
 from django.db.backends.postgresql import base
 from psycopg import Connection
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from opsconsole.stores.pooled.prepared import rows
+
+LOOK_SECONDS = 0.1  # so often somebody who waits for a connection looks whether there is a server
 
 
 def check(connection: Connection) -> None:
@@ -28,4 +35,41 @@ class DatabaseWrapper(base.DatabaseWrapper):
             known = super().pool
             if known is not None:
                 known._check = check  # Django names a check of its own
+                known.timeout = LOOK_SECONDS
+                known.reconnect_timeout = 0  # whoever comes next tries again
         return known
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        """Waits as long as `pool_timeout` says for what others give back, and not for a server that can't be reached.
+
+        The pool alone would wait, and every thread of the web server with it. Raises what connecting raises.
+        """
+        pool = self.pool
+        if pool is None:
+            return super().get_new_connection(conn_params)
+        patience = self.settings_dict["OPTIONS"]["pool"]["timeout"]
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return super().get_new_connection(conn_params)
+            except PoolTimeout:
+                if time.monotonic() > deadline:
+                    raise PoolTimeout(f"nobody gave a connection back in {patience:g} s") from None
+                if not pool.get_stats()["pool_size"]:  # nor is it trying to get one
+                    self.Database.connect(**(conn_params or self.get_connection_params())).close()
+
+    def prepared(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """The rows of a statement that the processes of the web server ask again and again.
+
+        The pool gives a connection for it alone: making it Django's for the whole request would cost as much.
+        """
+        pool = self.pool
+        with self.wrap_database_errors:
+            if pool is None or self.connection is not None:
+                self.ensure_connection()
+                return rows(self.connection, sql, values)
+            connection = self.get_new_connection({})
+            try:
+                return rows(connection, sql, values)
+            finally:
+                pool.putconn(connection)
