@@ -1,13 +1,16 @@
 """How far a run is: asked of the live layer, then of `task_statuses`, then of the newest test record (document 002).
 
 The first layer that knows gives the answer; the others raise its progress, end it where they know of its end, and
-bring results that it lacks. A layer that can't be asked is logged and skipped, and what it may know stays open.
+bring results that it lacks. A layer that can't be asked is logged and skipped, and what it may know stays open. One
+that took long to fail is left alone for a while, so that it holds up few.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -19,6 +22,7 @@ from django.db import Error, OperationalError
 from django.urls import reverse
 
 from opsconsole.api.console import as_json
+from opsconsole.stores.config import BUSY_TIMEOUT_SECONDS
 from opsconsole.stores.store import Store, StoreUnusable
 from tasks.models import ExecutionStatus, Stage
 from tasks.summaries import LARGEST, Unreadable, document
@@ -27,6 +31,10 @@ logger = logging.getLogger("opsconsole.executions")
 
 INLINE_BYTES = 1024 * 1024  # longer results are linked, not sent along
 LIVE_SECONDS = 24 * 3600  # after that the tables have it
+TABLES_SECONDS = BUSY_TIMEOUT_SECONDS  # PostgreSQL is waited for as long as SQLite
+DOCUMENT_SECONDS = 30  # it may be 50 MB
+SLOW_SECONDS = 1.0  # who fails after this is left alone
+PAUSE_SECONDS = 10.0
 LIVE, STATUSES, RECORDS = "live", "task_statuses", "test_records"
 TABLES = (STATUSES, RECORDS)
 PARTS = ("results", "detailed_results")
@@ -99,18 +107,39 @@ def ask(execution_ids: Sequence[str], store: Store | None = None) -> Asked:
     return Asked(answers, frozenset(unanswered - answers.keys()))
 
 
-def _skip(error: Exception, *layers: str) -> None:
+def _skip(error: Exception, *layers: str, began: float = math.inf) -> None:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     logger.warning("%s can't be asked: %s", " and ".join(layers), reason)
+    now = time.monotonic()
+    for layer in layers:
+        if now - began >= SLOW_SECONDS:
+            _left_alone[layer] = now + PAUSE_SECONDS
+        else:
+            _left_alone.pop(layer, None)
+
+
+def _may_be_asked(layer: str) -> bool:
+    """Not while it is left alone; then somebody tries it, and the others still pass it by."""
+    now = time.monotonic()
+    if now < _left_alone.get(layer, 0):
+        return False
+    if layer in _left_alone:
+        _left_alone[layer] = now + PAUSE_SECONDS
+    return True
+
+
+_left_alone: dict[str, float] = {}  # until when
 
 
 def _unreachable(store: Store, error: Exception) -> bool:
-    """Whether the error means that the database itself can't be reached. A broken connection is given up."""
+    """Whether the error is the whole database's: not there, or locked (SQLite). A broken connection is given up."""
     if isinstance(error, StoreUnusable):
         return True
     connection = store.connection
     if not connection.in_atomic_block:
         connection.close_if_unusable_or_obsolete()
+    if getattr(error.__cause__, "sqlite_errorname", "") == "SQLITE_BUSY":
+        return True
     if not isinstance(error, OperationalError) or connection.connection is not None:
         return False
     state = getattr(error.__cause__, "sqlstate", None)  # PostgreSQL's, where it is there to answer
@@ -211,27 +240,42 @@ def _tables(store: Store, wanted: Sequence[str], inline: int) -> tuple[list[tupl
 
     One statement asks both; where it fails, each is asked by itself, and the other one answers.
     """
-    try:
-        return _select(store, TABLES, wanted, inline), True
-    except Exception as error:  # noqa: BLE001  # as above
-        if _unreachable(store, error):
-            _skip(error, *TABLES)
-            return [], False
-        logger.info("the tables are asked one by one: %s", error)
+    seconds: float = TABLES_SECONDS
+    if not _left_alone:
+        began = time.monotonic()
+        try:
+            return _select(store, TABLES, wanted, inline, seconds), True
+        except Exception as error:  # noqa: BLE001  # as above
+            if _unreachable(store, error):
+                _skip(error, *TABLES, began=began)
+                return [], False
+            logger.info("the tables are asked one by one: %s", error)
+        if time.monotonic() - began >= seconds:
+            seconds = SLOW_SECONDS  # one of them is to blame
     found, all_answered = [], True
     for table in TABLES:
-        try:
-            found += _select(store, (table,), wanted, inline)
-        except Exception as error:  # noqa: BLE001
-            _skip(error, table)
-            _unreachable(store, error)
+        if not _may_be_asked(table):
             all_answered = False
+            continue
+        began = time.monotonic()
+        try:
+            found += _select(store, (table,), wanted, inline, seconds)
+            _left_alone.pop(table, None)
+        except Exception as error:  # noqa: BLE001
+            all_answered = False
+            if _unreachable(store, error):
+                _skip(error, *TABLES, began=began)
+                break
+            _skip(error, table, began=began)
     return found, all_answered
 
 
-def _select(store: Store, tables: tuple[str, ...], wanted: Sequence[str], inline: int) -> list[tuple[str, Known]]:
+def _select(
+    store: Store, tables: tuple[str, ...], wanted: Sequence[str], inline: int, seconds: float
+) -> list[tuple[str, Known]]:
     sql = _sql(tables, len(wanted), inline)
-    rows = _rows(store, sql, [*wanted] * len(tables), prepare=len(tables) > 1 and len(wanted) == 1)
+    prepare = len(tables) > 1 and len(wanted) == 1
+    rows = _rows(store, sql, [*wanted] * len(tables), seconds=seconds, prepare=prepare)
     rows.sort(key=itemgetter(0))  # a UNION promises no order
     return [(execution_id, _READERS[place](values, inline)) for place, execution_id, *values in rows]
 
@@ -320,7 +364,7 @@ def long_document(execution_id: str, part: str) -> tuple[Any, bool]:
     columns = ", ".join(f"{column}, {flag}" for column, flag in _COLUMNS.values())
     sql = f"SELECT {columns} FROM test_records WHERE execution_id = %s ORDER BY id + 0 DESC LIMIT 1"  # noqa: S608
     try:
-        rows = _rows(store, sql, [execution_id])
+        rows = _rows(store, sql, [execution_id], seconds=DOCUMENT_SECONDS)
     except (Error, StoreUnusable) as error:
         _skip(error, RECORDS)
         _unreachable(store, error)
@@ -334,10 +378,11 @@ def long_document(execution_id: str, part: str) -> tuple[Any, bool]:
     return ([] if value is None else value), asked
 
 
-def _rows(store: Store, sql: str, values: Sequence[Any], *, prepare: bool = False) -> list[Any]:
+def _rows(store: Store, sql: str, values: Sequence[Any], *, seconds: float, prepare: bool = False) -> list[Any]:
+    """`seconds` and `prepare` are for web processes on PostgreSQL."""
     connection = store.connection
-    if prepare and (prepared := getattr(connection, "prepared", None)):
-        return list(prepared(sql, values))
+    if prompt_rows := getattr(connection, "prompt_rows", None):
+        return list(prompt_rows(sql, values, seconds=seconds, prepare=prepare))
     if connection.connection is None:
         store.require_file()  # opening it would make it
     with connection.cursor() as cursor:

@@ -10,8 +10,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from io import BytesIO
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 import pytest
@@ -27,7 +28,9 @@ from opsconsole.api.models import Token
 from opsconsole.live_cache import TIMEOUT_SECONDS, live_cache
 from opsconsole.people import PLATFORMS, make_groups
 from opsconsole.stores.config import database
-from opsconsole.stores.pooled.prepared import rows
+from opsconsole.stores.pooled import base as pooled
+from opsconsole.stores.pooled import prompt
+from opsconsole.stores.pooled.prompt import rows
 from opsconsole.stores.store import Store
 from tasks import executions
 from tests import records
@@ -82,9 +85,10 @@ def use_cache(settings: Any, url: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _empty_cache(settings: Any) -> Iterator[None]:
+def _nothing_is_remembered(settings: Any) -> Iterator[None]:
     use_cache(settings, "locmemcache://")
     cache.clear()
+    executions._left_alone.clear()
     yield
     use_cache(settings, "locmemcache://")
     cache.clear()
@@ -428,15 +432,15 @@ def test_rights_are_asked_of_each_address_and_forgotten_when_taken(viewer: User,
 
 
 def _statements(call: Callable[[], Any], *aliases: str) -> tuple[Any, int]:
-    from contextlib import ExitStack
-
+    """What `call` returns, and how many statements it took, those included that no cursor of Django's sends."""
     counted = [0]
 
-    def count(execute: Any, *arguments: Any) -> Any:
+    def count(execute: Any, *args: Any, **kwargs: Any) -> Any:
         counted[0] += 1
-        return execute(*arguments)
+        return execute(*args, **kwargs)
 
-    with ExitStack() as stack:
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pooled, "rows", lambda *args, **kwargs: count(rows, *args, **kwargs))
         for alias in aliases:
             stack.enter_context(connections[alias].execute_wrapper(count))
         return call(), counted[0]
@@ -775,20 +779,22 @@ def test_a_statement_whose_connection_is_lost_or_whose_plan_is_gone(make_records
     _store, client = make_records("postgresql")
     info = client.connection.info
     sql = "SELECT %s::text, %s::int"
+    options: Any = {"seconds": 10, "prepare": True}
     with psycopg.connect(info.dsn, host=info.host, autocommit=True) as connection:
-        assert rows(connection, sql, ["it's", 1]) == [("it's", 1)]
+        assert rows(connection, sql, ["it's", 1], **options) == [("it's", 1)]
         connection.execute("DEALLOCATE ALL")  # as behind a PgBouncer
         for _ in range(2):
-            assert rows(connection, sql, ["a", None]) == [("a", None)]
+            assert rows(connection, sql, ["a", None], **options) == [("a", None)]
         with pytest.raises(psycopg.errors.DataError):
-            rows(connection, sql, ["a\0b", 1])
+            rows(connection, sql, ["a\0b", 1], **options)
         connection.execute("SET statement_timeout = '50ms'")
         with pytest.raises(psycopg.errors.QueryCanceled):
-            rows(connection, "SELECT pg_sleep(%s)", [5])
+            rows(connection, "SELECT pg_sleep(%s)", [5], **options)
+        assert rows(connection, sql, ["a", 1], seconds=10, prepare=False) == [("a", 1)]
         with socket.socket(fileno=os.dup(connection.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)
         with pytest.raises(psycopg.OperationalError) as lost:
-            rows(connection, sql, ["a", 1])
+            rows(connection, sql, ["a", 1], **options)
         assert lost.value.sqlstate is None
 
 
@@ -800,6 +806,128 @@ def test_a_table_that_is_locked_keeps_the_other_from_nothing(make_records: recor
     with psycopg.connect(client.connection.info.dsn, host=client.connection.info.host) as other:
         other.execute("LOCK TABLE task_statuses")
         assert poll().json()["source"] == "test_records"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some tenths where it would be seconds."""
+    for module, name, seconds in (
+        (executions, "TABLES_SECONDS", 0.5),
+        (executions, "SLOW_SECONDS", 0.4),
+        (executions, "PAUSE_SECONDS", 1.0),
+        (prompt, "CANCEL_SECONDS", 0.3),
+    ):
+        assert getattr(module, name) >= seconds
+        monkeypatch.setattr(module, name, seconds)
+
+
+def _until(wanted: str, poll: Any) -> None:
+    """Polls until the answer comes from there."""
+    deadline = time.monotonic() + 10
+    while (source := poll().json().get("source")) != wanted and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert source == wanted
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_table_that_stays_locked_is_left_alone(make_records: records.Maker, poll: Any, caplog: Any) -> None:
+    """As a migration locks it. No poll is left waiting in the server, and few wait in the console."""
+    _store, client = make_records("postgresql")
+    add_record(client)
+    add_status(client, 100, "completed", done=True)
+    with psycopg.connect(client.connection.info.dsn, host=client.connection.info.host) as other:
+        other.execute("LOCK TABLE task_statuses")
+        for _ in range(3):
+            answer, asked = _statements(poll, "records")
+            assert answer.json()["source"] == "test_records"
+        assert asked == 1  # the one that answers
+        assert code(poll(address("other"))) == (503, "unavailable")
+        assert caplog.text.count("task_statuses can't be asked: no answer in 0.4 s") == 1
+        assert client.execute("SELECT COUNT(*) FROM pg_locks WHERE NOT granted") == [(0,)]
+        time.sleep(executions.PAUSE_SECONDS)
+        answer, asked = _statements(poll, "records")
+        assert (answer.json()["source"], asked) == ("test_records", 2)  # tried again, and in vain
+    _until("task_statuses", poll)
+    answer, asked = _statements(poll, "records")
+    assert (answer.json()["source"], asked) == ("task_statuses", 1)  # both in one, as ever
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_postgresql_that_hangs_keeps_nobody_waiting(make_records: records.Maker, poll: Any, caplog: Any) -> None:
+    _store, client = make_records("postgresql")
+    add_status(client, progress=70)
+    with Wire(client.connection.info) as wire:
+        use_pool(client.connection.info, port=wire.port)
+        assert poll().json()["source"] == "task_statuses"
+        cache.set(f"execution:{ID}", live(progress=60))
+        with wire.cut():
+            for _ in range(3):
+                answer, asked = _statements(poll, "records")
+                assert answer.json()["source"] == "live"
+            assert asked == 0
+            assert code(poll(address("other"))) == (503, "unavailable")
+        layers = "task_statuses and test_records can't be asked: "
+        assert caplog.text.count(layers) == caplog.text.count(f"{layers}no answer in 0.5 s, nor to its cancel") == 1
+        cache.clear()
+        _until("task_statuses", poll)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_file_that_stays_locked_is_asked_once(make_records: records.Maker, poll: Any, caplog: Any) -> None:
+    _store, client = make_records("sqlite", by_url=True)
+    add_status(client)
+    connections["records"].close()
+    connections["records"].settings_dict["OPTIONS"]["timeout"] = 0.5
+    client.execute("PRAGMA journal_mode = DELETE")
+    client.execute("BEGIN EXCLUSIVE")
+    for _ in range(3):
+        answer, asked = _statements(poll, "records")
+        assert code(answer) == (503, "unavailable")
+    assert asked == 0
+    client.execute("COMMIT")
+    assert caplog.text.count("task_statuses and test_records can't be asked: database is locked") == 1
+    _until("task_statuses", poll)
+
+
+class Wire:
+    """A port that leads to the server, until it is cut: then it takes everything and brings nothing."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server.host, server.port
+        self._whole = threading.Event()
+        self._whole.set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        close_pool()
+        self._listener.close()
+
+    @contextmanager
+    def cut(self) -> Iterator[None]:
+        self._whole.clear()
+        try:
+            yield
+        finally:
+            self._whole.set()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _address = self._listener.accept()
+                server = socket.create_connection(self._server)
+                for ends in ((client, server), (server, client)):
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError), closing(target):
+            while carried := source.recv(65536):
+                self._whole.wait()
+                target.sendall(carried)
 
 
 def test_whoever_finds_all_connections_taken_waits(make_records: records.Maker, viewer: User, caplog: Any) -> None:
@@ -819,7 +947,7 @@ def test_whoever_finds_all_connections_taken_waits(make_records: records.Maker, 
     giver.join()
 
 
-def use_pool(info: Any, **options: float) -> None:
+def use_pool(info: Any, port: int = 0, **options: float) -> None:
     """The records store as a web process has it."""
     connections["records"].close()
     del connections["records"]
@@ -827,7 +955,7 @@ def use_pool(info: Any, **options: float) -> None:
         "ENGINE": "django.db.backends.postgresql",
         "NAME": info.dbname,
         "HOST": info.host,
-        "PORT": info.port,
+        "PORT": port or info.port,
         "USER": info.user,
     }
     connections.settings["records"] = database(

@@ -11,7 +11,7 @@ from django.db.backends.postgresql import base
 from psycopg import Connection
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from opsconsole.stores.pooled.prepared import rows
+from opsconsole.stores.pooled.prompt import rows
 
 LOOK_SECONDS = 0.1  # so often somebody who waits for a connection looks whether there is a server
 
@@ -58,8 +58,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
                 if not pool.get_stats()["pool_size"]:  # nor is it trying to get one
                     self.Database.connect(**(conn_params or self.get_connection_params())).close()
 
-    def prepared(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """The rows of a statement that the processes of the web server ask again and again.
+    def prompt_rows(
+        self, sql: str, values: Sequence[Any], *, seconds: float, prepare: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """The rows of a statement that the processes of the web server ask again and again, in `seconds` or not at all.
 
         The pool gives a connection for it alone: making it Django's for the whole request would cost as much.
         """
@@ -67,9 +69,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
         with self.wrap_database_errors:
             if pool is None or self.connection is not None:
                 self.ensure_connection()
-                return rows(self.connection, sql, values)
+                return rows(self.connection, sql, values, seconds=seconds, prepare=prepare)
             connection = self.get_new_connection({})
             try:
-                return rows(connection, sql, values)
+                return rows(connection, sql, values, seconds=seconds, prepare=prepare)
             finally:
                 pool.putconn(connection)
