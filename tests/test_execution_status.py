@@ -785,6 +785,8 @@ def test_a_statement_whose_connection_is_lost_or_whose_plan_is_gone(make_records
         connection.execute("DEALLOCATE ALL")  # as behind a PgBouncer
         for _ in range(2):
             assert rows(connection, sql, ["a", None], **options) == [("a", None)]
+        prompt._prepared.clear()  # there, others prepare it, too
+        assert rows(connection, sql, ["b", 2], **options) == [("b", 2)]
         with pytest.raises(psycopg.errors.DataError):
             rows(connection, sql, ["a\0b", 1], **options)
         connection.execute("SET statement_timeout = '50ms'")

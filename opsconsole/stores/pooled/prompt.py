@@ -9,14 +9,14 @@ import functools
 import hashlib
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import generators, waiting
 from psycopg.adapt import PyFormat, Transformer
-from psycopg.errors import QueryCanceled, error_from_result
+from psycopg.errors import DuplicatePreparedStatement, QueryCanceled, error_from_result
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
@@ -45,7 +45,8 @@ def rows(
     try:
         if prepare and name not in known:
             pgconn.send_prepare(name, numbered, transformer.types)
-            _result(pgconn, deadline)
+            with suppress(DuplicatePreparedStatement):  # behind a PgBouncer somebody else did
+                _result(pgconn, deadline)
             known.add(name)
         if prepare:
             pgconn.send_query_prepared(name, parameters)
