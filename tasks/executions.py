@@ -361,14 +361,18 @@ def long_document(execution_id: str, part: str) -> tuple[Any, bool]:
     except Exception as error:  # noqa: BLE001  # as above
         _skip(error, LIVE)
         asked = False
+    if not _may_be_asked(RECORDS):
+        return None, False
+    began = time.monotonic()
     columns = ", ".join(f"{column}, {flag}" for column, flag in _COLUMNS.values())
     sql = f"SELECT {columns} FROM test_records WHERE execution_id = %s ORDER BY id + 0 DESC LIMIT 1"  # noqa: S608
     try:
         rows = _rows(store, sql, [execution_id], seconds=DOCUMENT_SECONDS)
     except (Error, StoreUnusable) as error:
-        _skip(error, RECORDS)
+        _skip(error, RECORDS, began=began)
         _unreachable(store, error)
         return None, False
+    _left_alone.pop(RECORDS, None)
     if not rows:
         return None, asked
     summary, packed, details, details_packed = rows[0]

@@ -855,6 +855,21 @@ def test_a_table_that_stays_locked_is_left_alone(make_records: records.Maker, po
 
 
 @pytest.mark.usefixtures("impatient")
+def test_results_in_a_table_that_stays_locked(make_records: records.Maker, poll: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(executions, "DOCUMENT_SECONDS", 0.5)
+    _store, client = make_records("postgresql")
+    add_record(client, {"results": ["x"]})
+    link = f"/api/v1/executions/{ID}/results"
+    with psycopg.connect(client.connection.info.dsn, host=client.connection.info.host) as other:
+        other.execute("LOCK TABLE test_records")
+        for asked in (1, 0):
+            assert _statements(lambda: code(poll(link)), "records") == ((503, "unavailable"), asked)
+    time.sleep(executions.PAUSE_SECONDS)
+    assert poll(link).json() == ["x"]
+    assert _statements(poll, "records")[1] == 1
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_postgresql_that_hangs_keeps_nobody_waiting(make_records: records.Maker, poll: Any, caplog: Any) -> None:
     _store, client = make_records("postgresql")
     add_status(client, progress=70)
