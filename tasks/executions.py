@@ -170,10 +170,11 @@ def _answer(execution_id: str, known: Sequence[Known]) -> dict[str, Any]:
 
 def _live(wanted: Sequence[str], inline: int) -> tuple[dict[str, Known], list[str]]:
     """What the cache holds, and the executions whose entry can't be read."""
-    entries = cache.get_many([live_key(one) for one in wanted])
+    keys = [live_key(one) for one in wanted]
+    entries = cache.get_many(keys) if len(keys) > 1 else {keys[0]: cache.get(keys[0])}  # costs less
     found, broken = {}, []
-    for one in wanted:
-        entry = entries.get(live_key(one))
+    for one, key in zip(wanted, keys, strict=True):
+        entry = entries.get(key)
         if entry is None:
             continue
         try:
@@ -295,11 +296,11 @@ def _sql(tables: tuple[str, ...], wanted: int, inline: int) -> str:
     )
     selects = {
         STATUSES: (
-            "SELECT 0, task_id, CAST(created_at AS TEXT), progress, stage, is_completed, "  # noqa: S608
-            f"NULL, NULL, NULL, NULL, NULL, NULL FROM task_statuses WHERE task_id IN ({marks})"
+            "SELECT 0, CAST(task_id AS TEXT), CAST(created_at AS TEXT), progress, CAST(stage AS TEXT), "  # noqa: S608
+            f"is_completed, NULL, NULL, NULL, NULL, NULL, NULL FROM task_statuses WHERE task_id IN ({marks})"
         ),
         RECORDS: (
-            f"SELECT 1, execution_id, CAST(test_date AS TEXT), NULL, NULL, NULL, {documents} "  # noqa: S608
+            f"SELECT 1, CAST(execution_id AS TEXT), CAST(test_date AS TEXT), NULL, NULL, NULL, {documents} "  # noqa: S608
             f"FROM test_records WHERE id {newest}"
         ),
     }
@@ -309,7 +310,7 @@ def _sql(tables: tuple[str, ...], wanted: int, inline: int) -> str:
 def _status_row(values: Sequence[Any], inline: int) -> Known:
     created_at, progress, stage, is_completed, *_ = values
     completed = str(is_completed) in _TRUE
-    stage = str(stage)
+    stage = stage or Stage.INIT.value
     return Known(STATUSES, _progress(progress), stage, _status(stage, completed), completed, created_at)
 
 

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import generators, waiting
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import DuplicatePreparedStatement, QueryCanceled, error_from_result
-from psycopg.pq import ExecStatus
+from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGresult
 
 CANCEL_SECONDS = 1.0
@@ -29,7 +29,9 @@ _prepared: WeakKeyDictionary[psycopg.Connection[Any], set[bytes]] = WeakKeyDicti
 def rows(
     connection: psycopg.Connection[Any], sql: str, values: Sequence[Any], *, seconds: float, prepare: bool
 ) -> list[tuple[Any, ...]]:
-    """What a cursor answers, in `seconds` or not at all. Raises what a cursor raises.
+    """What a binary cursor answers, in `seconds` or not at all. Raises what a cursor raises.
+
+    In text, bytes would be twice as long. But a type that psycopg doesn't know, an enum, has to be cast.
 
     `prepare` plans it once per connection. Where that plan will not do, it is given up: a column got another type, or a
     PgBouncer changed the connection. A statement that takes too long is cancelled, so that it waits for no lock with
@@ -49,9 +51,9 @@ def rows(
                 _result(pgconn, deadline)
             known.add(name)
         if prepare:
-            pgconn.send_query_prepared(name, parameters)
+            pgconn.send_query_prepared(name, parameters, result_format=Format.BINARY)
         else:
-            pgconn.send_query_params(numbered, parameters, transformer.types)
+            pgconn.send_query_params(numbered, parameters, transformer.types, result_format=Format.BINARY)
         result = _result(pgconn, deadline)
     except TimeoutError:
         _give_up(connection, seconds)
