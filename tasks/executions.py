@@ -138,7 +138,7 @@ def _unreachable(store: Store, error: Exception) -> bool:
     connection = store.connection
     if not connection.in_atomic_block:
         connection.close_if_unusable_or_obsolete()
-    if getattr(error.__cause__, "sqlite_errorname", "") == "SQLITE_BUSY":
+    if getattr(error.__cause__, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
         return True
     if not isinstance(error, OperationalError) or connection.connection is not None:
         return False
