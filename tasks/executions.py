@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -107,24 +106,29 @@ def ask(execution_ids: Sequence[str], store: Store | None = None) -> Asked:
     return Asked(answers, frozenset(unanswered - answers.keys()))
 
 
-def _skip(error: Exception, *layers: str, began: float = math.inf) -> None:
+def _skip(error: Exception, *layers: str) -> None:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     logger.warning("%s can't be asked: %s", " and ".join(layers), reason)
+
+
+def _skip_tables(error: Exception, tables: tuple[str, ...], began: float) -> None:
+    """And leaves them alone, where they took long to fail."""
+    _skip(error, *tables)
     now = time.monotonic()
-    for layer in layers:
+    for table in tables:
         if now - began >= SLOW_SECONDS:
-            _left_alone[layer] = now + PAUSE_SECONDS
+            _left_alone[table] = now + PAUSE_SECONDS
         else:
-            _left_alone.pop(layer, None)
+            _left_alone.pop(table, None)
 
 
-def _may_be_asked(layer: str) -> bool:
+def _may_be_asked(table: str) -> bool:
     """Not while it is left alone; then somebody tries it, and the others still pass it by."""
     now = time.monotonic()
-    if now < _left_alone.get(layer, 0):
+    if now < _left_alone.get(table, 0):
         return False
-    if layer in _left_alone:
-        _left_alone[layer] = now + PAUSE_SECONDS
+    if table in _left_alone:
+        _left_alone[table] = now + PAUSE_SECONDS
     return True
 
 
@@ -248,7 +252,7 @@ def _tables(store: Store, wanted: Sequence[str], inline: int) -> tuple[list[tupl
             return _select(store, TABLES, wanted, inline, seconds), True
         except Exception as error:  # noqa: BLE001  # as above
             if _unreachable(store, error):
-                _skip(error, *TABLES, began=began)
+                _skip_tables(error, TABLES, began)
                 return [], False
             logger.info("the tables are asked one by one: %s", error)
         if time.monotonic() - began >= seconds:
@@ -264,10 +268,10 @@ def _tables(store: Store, wanted: Sequence[str], inline: int) -> tuple[list[tupl
             _left_alone.pop(table, None)
         except Exception as error:  # noqa: BLE001
             all_answered = False
-            if _unreachable(store, error):
-                _skip(error, *TABLES, began=began)
+            whole = _unreachable(store, error)
+            _skip_tables(error, TABLES if whole else (table,), began)
+            if whole:
                 break
-            _skip(error, table, began=began)
     return found, all_answered
 
 
@@ -370,7 +374,7 @@ def long_document(execution_id: str, part: str) -> tuple[Any, bool]:
     try:
         rows = _rows(store, sql, [execution_id], seconds=DOCUMENT_SECONDS)
     except (Error, StoreUnusable) as error:
-        _skip(error, RECORDS, began=began)
+        _skip_tables(error, (RECORDS,), began)
         _unreachable(store, error)
         return None, False
     _left_alone.pop(RECORDS, None)

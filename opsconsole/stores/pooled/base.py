@@ -11,9 +11,7 @@ from django.db.backends.postgresql import base
 from psycopg import Connection
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from opsconsole.stores.pooled.prompt import rows
-
-LOOK_SECONDS = 0.1  # so often somebody who waits for a connection looks whether there is a server
+from opsconsole.stores.pooled.prompt import LOOK_SECONDS, rows
 
 
 def check(connection: Connection) -> None:
@@ -35,7 +33,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
             known = super().pool
             if known is not None:
                 known._check = check  # Django names a check of its own
-                known.timeout = LOOK_SECONDS
+                known.timeout = LOOK_SECONDS  # so often whoever waits looks whether there is a server
                 known.reconnect_timeout = 0  # whoever comes next tries again
         return known
 

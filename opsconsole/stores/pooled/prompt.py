@@ -21,7 +21,7 @@ from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGresult
 
 CANCEL_SECONDS = 1.0
-LOOK_SECONDS = 0.1  # so often a wait is interrupted, as psycopg's own are
+LOOK_SECONDS = 0.1  # so often whoever waits looks around, as in psycopg's own waits
 _PLAN = ("0A000", "26000")  # it would give other types; there is none of this name
 _prepared: WeakKeyDictionary[psycopg.Connection[Any], set[bytes]] = WeakKeyDictionary()
 
