@@ -75,7 +75,7 @@ class DecisionTimesFilter(RadioFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if self.value() not in {"lacking", "filled"}:
             return queryset
-        supervisor = queryset.filter(event_type__icontains="SUPERVISOR")
+        supervisor = queryset.filter(event_type__has_word="SUPERVISOR")
         return supervisor.filter(FILLED if self.value() == "filled" else ~FILLED)
 
 

@@ -408,7 +408,7 @@ class Scan(Engine):
     def candidates(self, query: Query) -> Iterator[tuple[str, str]]:
         source, condition = self.source, "TRUE"
         # PostgreSQL knows no order of insertion; the keys begin with a time.
-        newest, like = ("rowid", "LIKE") if self.store.vendor == "sqlite" else (source.key, "ILIKE")
+        newest, like = ("rowid", "LIKE") if self.store.vendor == "sqlite" else (source.key, 'COLLATE "C" ILIKE')
         names = [f"column_{number}" for number in range(len(self.columns))]
         columns = ", ".join(f"{column} AS {name}" for column, name in zip(self.columns, names, strict=True))
         values: list[str] = []

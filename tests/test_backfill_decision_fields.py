@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 
+from audits.coverage import coverage
 from opsconsole.operations.models import Status
 from opsconsole.stores.store import Store
-from tests import model
-from tests.conftest import ENGINES, Attached
+from tests import agentos, model
+from tests.conftest import ENGINES, Attached, attach_url, forget_attached
 from tests.contract import Contract, execute_run, left_by, operation_called, plan_whole, undo
 from tests.driver import POINTS
-from tests.outside import Tables, dump, execute
+from tests.outside import Tables, dump, execute, neighbour
 
 NAME = "audits.backfill_decision_fields"
 #: The model's words for what the operation calls by a code.
@@ -113,3 +116,105 @@ def test_a_check_of_the_platform_that_fails_sets_one_row_aside(make_attached: An
     filled["task_audits"][other]["source_event_ts"] = value
     assert dump(store) == filled
     assert run.status == Status.NEEDS_ATTENTION
+
+
+# --- databases with rules of their own for letters, and columns with types of their own ------------------------
+
+
+@pytest.fixture
+def make_postgres(postgres: Any) -> Iterator[Any]:
+    """Makes an attached store of 300 audits: `make_postgres("LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR'", "ALTER …")`."""
+    name = f"own_rules{postgres.suffix}"
+
+    def make(database: str, *statements: str) -> Store:
+        with psycopg.connect(postgres.dsn, autocommit=True) as client:
+            client.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            client.execute(f"CREATE DATABASE {name} TEMPLATE template0 {database}")
+        url = postgres.url("own_rules")
+        agentos.create_postgres(url, 300)
+        with psycopg.connect(url, autocommit=True) as client:
+            for statement in statements:
+                client.execute(statement)
+        return attach_url("agentos", url)
+
+    yield make
+    forget_attached()
+    postgres.drop_database("own_rules")
+
+
+@pytest.mark.parametrize(
+    ("database", "statements"),
+    [
+        ("LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR'", ()),
+        (
+            "",
+            (
+                "CREATE COLLATION caseless (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+                "ALTER TABLE task_audits ALTER event_type TYPE text COLLATE caseless",
+            ),
+        ),
+        ("", ("CREATE DOMAIN event AS varchar(60)", "ALTER TABLE task_audits ALTER event_type TYPE event")),
+    ],
+    ids=["turkish", "not deterministic", "domain"],
+)
+def test_supervisor_audits_are_found_whatever_the_database_s_letters(
+    make_postgres: Any, database: str, statements: tuple[str, ...]
+) -> None:
+    store = make_postgres(database, *statements)
+    before = dump(store)
+    wanted = outcomes(before, "postgresql")
+    lower = {key for key, row in before["task_audits"].items() if row["event_type"] == "supervisor_decision"}
+    assert lower & set(wanted)
+    run = execute_run(operation_called(NAME, store))
+    assert (run.status, run.total) == (Status.SUCCEEDED, len(wanted))
+    assert dump(store) == expected(dump_again(before), "postgresql")
+    assert coverage(store)["total"] == run.after["supervisor_audits"]
+
+
+CREATED = {  # created_at → as the fallback writes it, of a timestamp in UTC; None: it has no such form
+    "2026-01-20 10:00:00": "2026-01-20 10:00:00",
+    "2026-01-20 10:00:00.5": "2026-01-20 10:00:00.500000",
+    "0999-12-31 23:59:59": "0999-12-31 23:59:59",
+    "infinity": None,
+    "-infinity": None,
+    "0044-03-15 12:00:00 BC": None,
+    "12026-01-20 10:00:00": None,
+}
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [
+        "timestamp", "timestamp(0)", "timestamp(3)", "timestamptz", "timestamptz(6)", "timestamptz(1)",
+        "moment", "moment_of_moment", "text", "varchar(40)",
+    ],
+)  # fmt: skip
+def test_created_at_of_each_type_in_the_documented_form(make_postgres: Any, type_: str) -> None:
+    store = make_postgres(
+        "",
+        "CREATE DOMAIN moment AS timestamp(3) CHECK (VALUE IS NOT NULL)",
+        "CREATE DOMAIN moment_of_moment AS moment",
+        "TRUNCATE task_audits",
+        "ALTER TABLE task_audits ALTER created_at DROP DEFAULT",
+        f"ALTER TABLE task_audits ALTER created_at TYPE {type_} USING created_at::{type_}",
+    )
+    with neighbour(store) as client:
+        for key, created in enumerate(CREATED, 1):
+            client.execute(
+                "INSERT INTO task_audits (audit_id, task_id, event_type, payload, created_at)"
+                f" VALUES (?, (SELECT MIN(task_id) FROM tasks), 'SUPERVISOR_PAUSED', '{{}}', ?::text::{type_})",
+                (key, created),
+            )
+    before = dump(store)
+    run = execute_run(operation_called(NAME, store))
+    wanted = {key: written for key, written in enumerate(CREATED.values(), 1) if written}
+    if type_ in {"text", "varchar(40)"}:
+        wanted = dict(enumerate(CREATED, 1))
+    elif type_ == "timestamp(0)":  # which half goes up is the database's to say
+        wanted[2] = before["task_audits"][2]["created_at"]
+    rows = dump(store)["task_audits"]
+    assert {key: row["source_event_ts"] for key, row in rows.items() if row["source_event_ts"]} == wanted
+    assert {key: row["supervisor_processed_at"] for key, row in rows.items() if row["source_event_ts"]} == wanted
+    invalid = len(CREATED) - len(wanted)
+    assert run.reasons["unfit"] == ({"no_time": invalid} if invalid else {})
+    assert run.status == Status.SUCCEEDED

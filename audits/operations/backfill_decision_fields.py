@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +18,10 @@ from audits.extraction import KEYS, Unreadable, read_object, time_in
 from audits.models import TaskAudit
 from opsconsole.display import figure
 from opsconsole.operations.base import Changed, Operation, Outcome, Problem, Risk, RowChange, Schedule, Unfit
+from opsconsole.stores.types import base_types
+
+# How PostgreSQL writes a timestamp whose year has four digits.
+_TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.(\d+))?([+-]\d\d(?::\d\d){0,2})?", re.ASCII)
 
 
 class BackfillDecisionFields(Operation):
@@ -38,6 +44,7 @@ class BackfillDecisionFields(Operation):
         "not_an_object": _("JSON that is no object"),
         "too_deep": _("nested too deeply for any parser"),
         "cannot_be_stored": _("a value that the store can't hold"),
+        "no_time": _("created_at is infinite or has no year of four digits"),
         "no_created_at": _("neither the fields nor created_at"),
     }
     figure_labels = {
@@ -49,7 +56,7 @@ class BackfillDecisionFields(Operation):
     }
 
     def domain(self) -> QuerySet[TaskAudit]:
-        return super().domain().filter(event_type__icontains="SUPERVISOR")
+        return super().domain().filter(event_type__has_word="SUPERVISOR")
 
     def scope(self) -> QuerySet[TaskAudit]:
         return self.domain().filter(_UNFILLED)
@@ -69,6 +76,8 @@ class BackfillDecisionFields(Operation):
                     if created_at is None:
                         return Unfit("no_created_at")
                     value, reason = self._written(created_at), "without_fields"
+                    if value is None:
+                        return Unfit("no_time")
                 elif not self.at.holds(value):
                     return Unfit("cannot_be_stored")
                 old[column], new[column] = None, value
@@ -85,16 +94,29 @@ class BackfillDecisionFields(Operation):
         )
         return figures | {"filled": figures["supervisor_audits"] - figures["in_scope"]}
 
-    def _written(self, created_at: str) -> str:
-        """`created_at` as it is stored; a PostgreSQL timestamp as YYYY-MM-DD HH:MM:SS[.ffffff], in UTC."""
+    def _written(self, created_at: str) -> str | None:
+        """Return `created_at` as it is stored, and a PostgreSQL timestamp as YYYY-MM-DD HH:MM:SS[.ffffff] in UTC.
+
+        None: that form has no such time, as of infinity or a year before Christ.
+        """
         if not self._created_at_is_timestamp:
             return created_at
-        text = created_at.removesuffix("+00")
-        return text.ljust(26, "0") if len(text) > 20 and text[19] == "." else text
+        found = _TIMESTAMP.fullmatch(created_at)
+        if found is None:
+            return None
+        whole, fraction, zone = found.groups()
+        if zone not in {None, "+00"}:
+            try:
+                at = datetime.fromisoformat(whole + zone).astimezone(UTC)
+            except OverflowError:
+                return None
+            whole = at.replace(tzinfo=None).isoformat(" ", "seconds")
+        return f"{whole}.{fraction:0<6}" if fraction else whole
 
     @cached_property
     def _created_at_is_timestamp(self) -> bool:
-        return self.at.tables["task_audits"]["created_at"].type.startswith("timestamp with")
+        """Whether PostgreSQL holds times there, with a zone or without, and not text."""
+        return base_types(self.at, "task_audits")["created_at"].startswith("timestamp with")
 
     def action_label(self, count: int) -> str:
         return ngettext("Fill %(count)s audit", "Fill %(count)s audits", count) % {"count": figure(count)}

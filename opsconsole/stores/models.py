@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -15,6 +16,24 @@ class StoreModel(models.Model):
 
     class Meta:
         abstract = True
+
+
+@models.TextField.register_lookup
+class HasWord(models.Lookup):
+    """`has_word`: whether a text contains these letters, upper or lower case, in every database alike.
+
+    Only A to Z have two cases here. A database's own rules differ (in Turkish the capital of i is no I), and a
+    column whose collation is not deterministic takes no LIKE at all.
+    """
+
+    lookup_name = "has_word"
+    prepare_rhs = False
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, Any]:
+        text, params = self.process_lhs(compiler, connection)
+        template = 'UPPER(({})::text COLLATE "C") LIKE %s' if connection.vendor == "postgresql" else "{} LIKE %s"
+        escaped = re.sub("([!%_])", r"!\1", str(self.rhs).upper())
+        return f"{template.format(text)} ESCAPE '!'", [*params, f"%{escaped}%"]
 
 
 class RawTextField(models.TextField):  # type: ignore[type-arg]  # a str, whatever the column is

@@ -20,6 +20,7 @@ from opsconsole.care.params import OnNamedStore, StoreParams
 from opsconsole.operations.base import Check, Found, Priority, Schedule
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import StoreUnusable
+from opsconsole.stores.types import base_types
 
 SHOWN = 20  # keys, values or lines of one finding
 READ_ROWS = 2_000
@@ -152,9 +153,9 @@ class CheckStore(OnNamedStore, Check):
 
     def _json(self) -> Iterator[Found]:
         for table, columns in JSON_COLUMNS.get(self.at.name, {}).items():
+            types = base_types(self.at, table) if table in self.at.tables else {}
             for column in columns:
-                declared = self.at.tables.get(table, {}).get(column)
-                if declared is None or declared.type in {"json", "jsonb"}:
+                if types.get(column, "jsonb") in {"json", "jsonb"}:  # it is missing, or can hold nothing else
                     continue
                 rows, keys = self._broken(table, column)
                 if rows:
