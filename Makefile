@@ -41,7 +41,7 @@ demo: $(RUNTIME) ## the console with sample data, web server and worker
 	@exec $(PY) manage.py demo
 
 test: $(DEV) setup ## all tests; ARGS="-k name" is passed on, PYTEST_WORKERS=0 for one process
-	@$(PY) -m pytest -n $(PYTEST_WORKERS) --dist loadgroup $(ARGS)
+	@$(PY) -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(ARGS)
 
 lint: $(DEV) ## style, types, import rules, migrations, documentation
 	$(PY) -m ruff check .

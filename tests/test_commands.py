@@ -266,7 +266,7 @@ def test_a_stopped_run_says_how_to_go_on_and_does(shell, large_store, signals):
 
 
 def test_a_live_run_is_not_doubled(shell, large_store):
-    words = (COMMAND, "--db-path", large_store, "--batch-size", 100)
+    words = (COMMAND, "--db-path", large_store, "--batch-size", 10)  # it lasts longer than two commands
     process = shell.start(*words)
     working(shell, process)
     assert "Run 1 is already running" in shell.refused(*words)

@@ -18,10 +18,7 @@ from opsconsole.stores.store import StoreUnusable
 from tests.conftest import attach_url
 from tests.contract import execute_run, operation_called, start, undo
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"]),
-    pytest.mark.xdist_group("roles"),  # they belong to the whole server
-]
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -29,32 +26,28 @@ ROOT = Path(__file__).resolve().parent.parent
 def restricted(postgres: Any, agentos_template: str) -> Any:
     """An AgentOS database with something to do, seen by a role that may only read; and its owner's connection."""
     url = postgres.create_database("restricted", like=agentos_template)
+    role = postgres.create_role("agentos_ops", "LOGIN PASSWORD 'hunter2'")
     with psycopg.connect(url, autocommit=True) as owner:
-        # The role is the whole server's, which ends with the tests; its rights are this database's.
-        owner.execute(
-            "DO $$ BEGIN CREATE ROLE agentos_ops LOGIN PASSWORD 'hunter2';"
-            " EXCEPTION WHEN duplicate_object THEN NULL; END $$"
-        )
-        owner.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO agentos_ops")
+        owner.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
         owner.execute("INSERT INTO tasks (task_id, title) VALUES ('t', 'one')")
         owner.execute("INSERT INTO task_audits (task_id, event_type, payload) VALUES ('t', 'SUPERVISOR_X', '{}')")
         owner.execute(
             "INSERT INTO memory_items (id, scope, type, content, expires_at)"
             " VALUES ('m', 'task', 'decision', '{}', '2020-01-01')"
         )
-        store = attach_url("agentos", url.replace("postgres@", "agentos_ops:hunter2@"))
-        yield store, owner
+        store = attach_url("agentos", url.replace("postgres@", f"{role}:hunter2@"))
+        yield store, owner, role
         store.close()
-        owner.execute("DROP OWNED BY agentos_ops")
     postgres.drop_database("restricted")
+    postgres.drop_role("agentos_ops")
 
 
 def test_a_clean_is_refused_before_it_begins(restricted: Any) -> None:
-    store, owner = restricted
+    store, owner, role = restricted
     with pytest.raises(StoreUnusable) as refused:
         start(operation_called("tasks.clean_memory_items", store))
     assert "lacks DELETE memory_items" in str(refused.value)
-    assert 'GRANT DELETE ON "memory_items" TO "agentos_ops";' in str(refused.value)
+    assert f'GRANT DELETE ON "memory_items" TO "{role}";' in str(refused.value)
     assert "hunter2" not in str(refused.value)
     assert Run.objects.get().status == Status.PLANNED
     assert owner.execute("SELECT COUNT(*) FROM memory_items").fetchone() == (1,)
@@ -64,21 +57,21 @@ def test_a_clean_is_refused_before_it_begins(restricted: Any) -> None:
     assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
     with pytest.raises(StoreUnusable, match="lacks INSERT memory_items"):
         undo(run)
-    owner.execute("GRANT INSERT ON memory_items TO agentos_ops")
+    owner.execute(f"GRANT INSERT ON memory_items TO {role}")
     assert undo(run).changed == 1
 
 
 def test_a_backfill_needs_its_two_columns_only(restricted: Any) -> None:
-    store, owner = restricted
+    store, owner, role = restricted
     with pytest.raises(StoreUnusable, match=r"lacks UPDATE task_audits\.source_event_ts, UPDATE"):
         start(operation_called("audits.backfill_decision_fields", store))
-    owner.execute("GRANT UPDATE (source_event_ts, supervisor_processed_at) ON task_audits TO agentos_ops")
+    owner.execute(f"GRANT UPDATE (source_event_ts, supervisor_processed_at) ON task_audits TO {role}")
     run = execute_run(operation_called("audits.backfill_decision_fields", store))
     assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
 
 
 def test_checks_and_measuring_need_to_read_only(restricted: Any) -> None:
-    store, _owner = restricted
+    store, _owner, _role = restricted
     assert execute_run(operation_called("care.check_store", store, store="agentos")).status == Status.SUCCEEDED
     assert execute_run(operation_called("tasks.check_references", store)).status == Status.SUCCEEDED
     assert execute_run(operation_called("care.measure_stores")).reasons["skipped"]["measured"] == 5
