@@ -28,9 +28,9 @@ from opsconsole.api.models import Token
 from opsconsole.live_cache import TIMEOUT_SECONDS, live_cache
 from opsconsole.people import PLATFORMS, make_groups
 from opsconsole.stores.config import database
-from opsconsole.stores.pooled import base as pooled
-from opsconsole.stores.pooled import prompt
-from opsconsole.stores.pooled.prompt import rows
+from opsconsole.stores.postgresql import base as pooled
+from opsconsole.stores.postgresql import prompt
+from opsconsole.stores.postgresql.prompt import rows
 from opsconsole.stores.store import Store
 from tasks import executions
 from tests import records

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from audits.operations.backfill_decision_fields import BackfillDecisionFields
 from opsconsole.operations.base import Changed, Unfit
 from opsconsole.operations.models import Status
-from opsconsole.stores.store import Column, Store
+from opsconsole.stores.catalog import Column
+from opsconsole.stores.store import Store
 from tests import model
 from tests.conftest import ENGINES
 from tests.contract import execute_run, operation_called, plan_whole, undo

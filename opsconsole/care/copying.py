@@ -18,8 +18,9 @@ import psycopg
 from django.db import transaction
 from django.utils.translation import gettext as _
 
-from opsconsole.care import pg_tools, schema
+from opsconsole.care import schema
 from opsconsole.care.dumps import quoted
+from opsconsole.stores.connection import connect
 from opsconsole.stores.moments import read_moment
 from opsconsole.stores.store import Store
 
@@ -66,7 +67,7 @@ def side(store: Store) -> Iterator[Side]:
             client.text_factory = _text_or_bytes
             yield _SQLite(store, client)
     else:
-        with psycopg.connect(**pg_tools.address(store), autocommit=True) as pg_client:
+        with connect(store) as pg_client:
             yield _PostgreSQL(store, pg_client)
 
 

@@ -229,7 +229,7 @@ def _snapshot(store: Store) -> Iterator[tuple[str, list[str]]]:
 
 def has_own_schema(store: Store) -> bool:
     """Whether the store is a schema of its database and not the whole of it."""
-    return "search_path" in str(store.connection.settings_dict["OPTIONS"].get("options", ""))
+    return bool(store.connection.settings_dict["OPTIONS"].get("own_schema"))
 
 
 def count_rows(store: Store, schemas: list[str]) -> dict[str, int]:

@@ -10,11 +10,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from django.utils.translation import gettext as _
 from psycopg import pq
 
+from opsconsole.stores.connection import connection_parameters, is_pooler
 from opsconsole.stores.store import Store, StoreUnusable
 
 FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
@@ -69,14 +70,20 @@ def _major(path: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def address(store: Store) -> dict[str, Any]:
-    """What psycopg needs to reach the store, without Django's own additions."""
-    return {name: value for name, value in store.connection.get_connection_params().items() if name in ENVIRONMENT}
-
-
 def environment(store: Store, **changed: str) -> dict[str, str]:
-    """The store's address as libpq's variables: a process list shows arguments to everybody."""
-    params = {**store.connection.get_connection_params(), **changed}
+    """The store's address as libpq's variables: a process list shows arguments to everybody.
+
+    Raises StoreUnusable behind a pooler in transaction mode: the programs need a session of their own.
+    """
+    if is_pooler(store):
+        raise StoreUnusable(
+            _(
+                "%(location)s is reached through a pooler in transaction mode, which can't dump or restore. "
+                "Give a URL that leads to the server itself."
+            )
+            % {"location": store.location}
+        )
+    params = {**connection_parameters(store), **changed}
     address = {ENVIRONMENT[name]: str(value) for name, value in params.items() if name in ENVIRONMENT and value}
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     return {**kept, **address}

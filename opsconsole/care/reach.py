@@ -11,7 +11,7 @@ import psycopg
 from django.core.cache import cache
 from django.utils.translation import gettext as _
 
-from opsconsole.care import pg_tools
+from opsconsole.stores.connection import connection_parameters
 from opsconsole.stores.store import Store, StoreUnusable
 
 CONNECT_SECONDS, ANSWER_SECONDS = 2, 3.0
@@ -32,7 +32,7 @@ def unreachable(stores: Sequence[Store]) -> dict[str, str]:
         if remembered is not None:
             found[store.alias] = remembered
         else:
-            asked[store.alias] = key, pool.submit(_server, pg_tools.address(store))
+            asked[store.alias] = key, pool.submit(_server, connection_parameters(store))
     for alias, (key, answer) in asked.items():
         try:
             found[alias] = answer.result(ANSWER_SECONDS)

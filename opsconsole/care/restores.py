@@ -16,11 +16,11 @@ from psycopg import sql
 
 from opsconsole.care import archive, dumps, pg_tools
 from opsconsole.care.systems import system_of
+from opsconsole.stores.connection import connect
 from opsconsole.stores.store import Store, StoreUnusable
 
 HEADS = {b"SQLite format 3\0": "sqlite", b"PGDMP": "postgresql"}
 RESTORING = ".restoring"
-LOCK_TIMEOUT = "-c lock_timeout=30s"
 
 
 class Unrestorable(StoreUnusable):
@@ -129,8 +129,7 @@ def restore(store: Store, path: Path) -> None:
 def _pg_restore(store: Store, path: Path, database: str, *flags: str) -> None:
     command: list[str | Path] = [pg_tools.tool("pg_restore", store), "--no-password", "--no-owner", "--no-privileges"]
     command += ["--single-transaction", "--exit-on-error", *flags, f"--dbname={database}"]
-    options = str(store.connection.settings_dict["OPTIONS"].get("options", ""))
-    env = pg_tools.environment(store, dbname=database, options=f"{options} {LOCK_TIMEOUT}".strip())
+    env = pg_tools.environment(store, dbname=database)
     with archive.opened(path) as content, dumps.fed(content) as end, pg_tools.started(command, env, end) as said:
         said.read()
 
@@ -184,5 +183,5 @@ def restore_beside(store: Store, path: Path, name: str) -> None:
 
 @contextmanager
 def _administering(store: Store) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(**pg_tools.address(store), autocommit=True) as connection:
+    with connect(store) as connection:
         yield connection

@@ -16,8 +16,9 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext, pgettext_lazy
 
 from opsconsole.display import figure
-from opsconsole.stores.rows import Key
-from opsconsole.stores.store import Right, Store
+from opsconsole.stores.preflight import Target
+from opsconsole.stores.rows import Key, plain_key
+from opsconsole.stores.store import Store
 
 DEFAULT_BATCH_SIZE = 1_000
 LONG_CLUSTER = "long"
@@ -125,6 +126,7 @@ class Operation:
     takes_chosen: ClassVar[bool] = False  # chosen units need not be in scope: what becomes of each is said of each
     exact: ClassVar[bool] = False  # a unit that is no longer as the plan showed it is skipped: for few, dear units
     cluster: ClassVar[str] = ""  # LONG_CLUSTER where one unit may take more than minutes
+    rejudges: ClassVar[bool] = True  # what is still in scope after a run is judged once more, to explain it
     about_runs: ClassVar[bool] = False  # its units come from another run: parameter `run`
     schedule: ClassVar[Schedule | None] = None
     problem: ClassVar[Problem | None] = None  # set: units in scope stand on the front page
@@ -171,7 +173,7 @@ class Operation:
         return {"in_scope": narrow(self.scope()).count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
-        """What is wrong after the last batch, in sentences. `left`: units that rightly stayed as they were."""
+        """What is wrong after the last batch, in sentences. `left`: units of which the store says why they stayed."""
         remaining = after["in_scope"] - left
         if remaining <= 0:
             return []
@@ -223,24 +225,36 @@ class Operation:
 
     def bound(self) -> Key | None:
         """The last unit that the plan covers: rows made later are not touched."""
-        key: Key | None = self.domain().aggregate(last=models.Max("pk"))["last"]
-        return key
+        # Not MAX(), which PostgreSQL before 18 has not for UUIDs.
+        last = self.domain().order_by("-pk").values_list("pk", flat=True).first()
+        return None if last is None else plain_key(last)
 
     def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         """Those that have one of `keys`: of `units`, or of all with `takes_chosen`."""
         self._chosen = keys
-        return (self.domain() if self.takes_chosen else units).filter(pk__in=list(keys))
+        return (self.domain() if self.takes_chosen else units).filter(pk__in=list(map(as_stored, keys)))
 
     def up_to(self, units: QuerySet[Any], bound: Key) -> QuerySet[Any]:
-        return units.filter(pk__lte=bound)
+        return units.filter(pk__lte=as_stored(bound))
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         """The next `limit` units behind `after`, in the order of their `pk`: a constant number of statements."""
         rows = self.up_to(units, bound).order_by("pk")
         if after is not None:
-            rows = rows.filter(pk__gt=after)
+            rows = rows.filter(pk__gt=as_stored(after))
         with self.at.in_key_order():
-            return list(rows.values_list("pk", *self.columns, named=True)[:limit])
+            found = list(rows.values_list("pk", *self.columns, named=True)[:limit])
+        if found and not isinstance(found[0].pk, int | str):
+            return [row._replace(pk=plain_key(row.pk)) for row in found]
+        return found
+
+    def next_key(self, units: QuerySet[Any], *, after: Key | None, bound: Key) -> Key | None:
+        """The key of the next unit behind `after`, whatever else it holds."""
+        rows = self.up_to(units, bound).order_by("pk")
+        if after is not None:
+            rows = rows.filter(pk__gt=as_stored(after))
+        key = rows.values_list("pk", flat=True).first()
+        return None if key is None else plain_key(key)
 
     def label(self, unit: Any) -> str:
         """How people call the unit."""
@@ -256,19 +270,23 @@ class Operation:
         """Model → columns that the store must have."""
         return {self.model: (str(self.model._meta.pk.column), *self.columns)}
 
-    def rights(self) -> list[Right]:
-        """What a PostgreSQL role must be granted to do this, beside reading; SQLite has no roles."""
+    def targets(self) -> list[Target]:
+        """What a run does to which table, beside reading. Empty for what writes no rows by itself."""
         if self.act is not None:
             return []
         found = []
         for table, columns in self.writes.items():
             if self.inserts(table):
-                found.append(Right("INSERT", table))
+                found.append(Target("insert", table, tuple(columns)))
             elif columns:
-                found += [Right("UPDATE", table, column) for column in columns]
+                found.append(Target("update", table, tuple(columns)))
             elif self.risk == Risk.DELETE:
-                found.append(Right("DELETE", table))
+                found.append(Target("delete", table))
         return found
+
+    def read_columns(self) -> list[tuple[str, str]]:
+        """Table and column of what the store must let us read."""
+        return [(model._meta.db_table, column) for model, columns in self.needs().items() for column in columns]
 
     def inserts(self, table: str) -> bool:
         """Whether it makes rows of `table`: nothing else writes a key."""
@@ -283,6 +301,11 @@ class Operation:
     def key_name(self) -> str:
         """The name of the unit's key."""
         return str(self.model._meta.pk.column)
+
+
+def as_stored(key: Key) -> Any:
+    """A key for a filter: a text goes to the database as it is, though the model may expect a number."""
+    return models.Value(key) if isinstance(key, str) else key
 
 
 class Item(NamedTuple):

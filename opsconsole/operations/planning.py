@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from django.db.models import QuerySet
@@ -18,6 +18,8 @@ from django.utils.translation import gettext as _
 from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Changed, Operation, Outcome, RowChange, Skip, Unfit
 from opsconsole.operations.holds import unobservable
 from opsconsole.operations.selection import Selection
+from opsconsole.stores import preflight
+from opsconsole.stores.errors import ErrorKind, classify, first_line
 from opsconsole.stores.rows import Key, Write
 from opsconsole.stores.store import Store
 
@@ -53,22 +55,24 @@ def outcomes_of(
     units: list[Any],
     sampler: Sampler | None = None,
     change: Callable[[Any], Outcome] | None = None,
-    passes: tuple[type[Exception], ...] = (),
+    is_fatal: Callable[[Exception], bool] = lambda error: False,
 ) -> Outcomes:
     """Ask the operation about each of `units`. This is the preview and the execution alike.
 
-    `change`: what is asked instead of the operation's own; `passes`: errors that are not a unit's own.
+    `change`: what is asked instead of the operation's own; `is_fatal`: whether an error is not a unit's own.
     """
     found = Outcomes()
+    if units and isinstance(units[0], Unreadable):
+        return _unreadable(units[0], operation, sampler)
     writes: dict[tuple[Any, ...], list[Any]] = {}
     changed: dict[str, int] = defaultdict(int)
     change = change or operation.change
     for unit in units:
         try:
             outcome = change(unit)
-        except passes:
-            raise
-        except Exception as error:  # noqa: BLE001  # one unit's trouble is no other's
+        except Exception as error:  # one unit's trouble is no other's
+            if is_fatal(error):
+                raise
             found.errors.append((unit.pk, operation.label(unit), error))
             if sampler is not None:
                 sampler.keep("set_aside", type(error).__name__, operation, unit)
@@ -104,6 +108,37 @@ def outcomes_of(
     return found
 
 
+class Unreadable(NamedTuple):
+    """A unit whose values the driver can't read: it alone is a batch."""
+
+    pk: Key
+    error: str
+
+
+def _unreadable(unit: Unreadable, operation: Operation, sampler: Sampler | None) -> Outcomes:
+    label = f"{unit.pk}: {unit.error}"
+    if sampler is not None:
+        sampler.add("unfit", "unreadable", unit.pk, label)
+    found = Outcomes(left={"unfit": {"unreadable": [label]}})
+    found.reasons["unfit"] = {"unreadable": 1}
+    return found
+
+
+def read_batch(operation: Operation, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+    """The next units, as `Operation.fetch`. A unit that can't be read comes alone, as Unreadable."""
+    while True:
+        try:
+            return operation.fetch(units, after=after, bound=bound, limit=limit)
+        except Exception as error:
+            if classify(error) != ErrorKind.ROW or not operation.selects:
+                raise
+            if limit > 1:
+                limit //= 2
+                continue
+            key = operation.next_key(units, after=after, bound=bound)
+            return [] if key is None else [Unreadable(key, first_line(error))]
+
+
 @dataclass
 class Plan:
     """An operation on a store, frozen: parameters, selection, bound, figures; outcomes once counted."""
@@ -121,6 +156,8 @@ class Plan:
     rows_digest: str = ""  # of the very rows, where rows go
     rows: dict[str, int] = field(default_factory=dict)  # table → rows that would be written
     shown: list[tuple[Key, str]] = field(default_factory=list)  # of an exact operation: units, what becomes of each
+    notes: list[str] = field(default_factory=list)  # what the store does on the way, in sentences
+    restorable: bool = True  # rows that it deletes can be inserted again
 
     @property
     def total(self) -> int:
@@ -161,12 +198,15 @@ def chosen_units(operation: Operation, selection: Selection) -> QuerySet[Any]:
 
 def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # noqa: B008  # immutable
     """Validate the store, freeze the bound, count the scope. Raises StoreUnusable."""
-    operation.at.require({model: tuple(columns) for model, columns in operation.needs().items()})
-    if operation.act is None:  # what writes rows by their keys
-        operation.at.require_keys(operation.writes)
+    store, needs = operation.at, operation.needs()
+    store.require({model: tuple(columns) for model, columns in needs.items()})
+    preflight.require_readable(store, (model._meta.db_table for model in needs))
+    targets = operation.targets()
+    checked = preflight.examine(store, targets, undoable=operation.undoable) if targets else preflight.Preflight()
     bound = operation.bound()
     before = {"in_scope": 0} if bound is None else measure(operation, selection, bound)
-    return Plan(operation, selection, bound, before)
+    obstacles = [_("This cannot be undone: %(reason)s") % {"reason": one} for one in checked.undo_obstacles]
+    return Plan(operation, selection, bound, before, notes=[*checked.notes, *obstacles], restorable=not obstacles)
 
 
 def measure(operation: Operation, selection: Selection, bound: Key) -> dict[str, Any]:
@@ -192,20 +232,7 @@ def advice(planned: Plan) -> list[str]:
                 )
                 % {"table": table, "indexes": ", ".join(indexes)}
             )
-    return [*sentences, *_triggers(operation), *unobservable(operation.at)]
-
-
-def _triggers(operation: Operation) -> Iterator[str]:
-    """What the store itself does on the way, of which the plan knows no more than the name."""
-    for table, columns in operation.writes.items():
-        triggers = (
-            operation.at.triggers_on(table, "UPDATE" if columns else "DELETE") if table in operation.at.tables else []
-        )
-        if triggers:
-            yield _(
-                "Triggers of the store on %(table)s (%(names)s) fire on the way: what they change, such as "
-                "updated_at, stands in no before-image, and an undo does not put it back."
-            ) % {"table": table, "names": ", ".join(triggers)}
+    return [*sentences, *planned.notes, *unobservable(operation.at)]
 
 
 def count_outcomes(
@@ -267,7 +294,7 @@ def walk(planned: Plan, *, batch_size: int, after: Key | None = None) -> Iterato
     """The units of a plan, a batch at a time, in keyset order up to the bound."""
     if planned.bound is None:
         return
-    while units := planned.operation.fetch(planned.units, after=after, bound=planned.bound, limit=batch_size):
+    while units := read_batch(planned.operation, planned.units, after=after, bound=planned.bound, limit=batch_size):
         yield units
         after = units[-1].pk
 
@@ -291,17 +318,19 @@ class Sampler:
             self._kinds.setdefault((entry["outcome"], entry["reason"]), []).append(entry)
 
     def keep(self, outcome: str, reason: str, operation: Operation, unit: Any, found: Outcome | None = None) -> None:
+        if len(self._kinds.get((outcome, reason), ())) < self.PER_KIND:
+            rows, detail = getattr(found, "rows", ()), getattr(found, "detail", "")
+            self.add(outcome, reason, unit.pk, operation.label(unit), rows, detail)
+
+    def add(
+        self, outcome: str, reason: str, key: Key, label: str, rows: Iterable[RowChange] = (), detail: str = ""
+    ) -> None:
+        """Keep a unit for the sample, unless there are enough of its kind."""
         kept = self._kinds.setdefault((outcome, reason), [])
         if len(kept) < self.PER_KIND:
+            shown = [_shown(row) for row in rows]
             kept.append(
-                {
-                    "key": unit.pk,
-                    "unit": operation.label(unit),
-                    "outcome": outcome,
-                    "reason": reason,
-                    "rows": [_shown(row) for row in getattr(found, "rows", ())],
-                    "detail": getattr(found, "detail", ""),
-                }
+                {"key": key, "unit": label, "outcome": outcome, "reason": reason, "rows": shown, "detail": detail}
             )
 
     def sample(self) -> list[dict[str, Any]]:

@@ -18,26 +18,18 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
-from django.db import (
-    DatabaseError,
-    DataError,
-    IntegrityError,
-    InterfaceError,
-    InternalError,
-    OperationalError,
-    connections,
-    transaction,
-)
+from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from opsconsole.operations import findings
 from opsconsole.operations.base import (
     DEFAULT_BATCH_SIZE,
+    Changed,
     Check,
     Item,
-    Operation,
     Outcome,
     Skip,
 )
@@ -60,11 +52,13 @@ from opsconsole.operations.planning import (
     measure,
     merge,
     outcomes_of,
+    read_batch,
 )
 from opsconsole.operations.runs import LEASE, interrupt, number_of, operation_of, record, tell, worker_actor
 from opsconsole.operations.selection import Selection
 from opsconsole.stores import rows
-from opsconsole.stores.rows import Key, Write
+from opsconsole.stores.errors import ErrorKind, classify, first_line
+from opsconsole.stores.rows import Key, RowKey, RowsChanged, Write
 from opsconsole.stores.store import Store, text_of
 
 logger = logging.getLogger(__name__)
@@ -84,8 +78,12 @@ class Fenced(Exception):
     """Another worker has taken the run over, or somebody ended it: this one stops."""
 
 
-class UnitsMoved(Exception):
-    """Rows no longer hold the values that were read: the batch is read again."""
+class RestoreRefused(Exception):
+    """Rows that were deleted can't be put back exactly: nothing is deleted."""
+
+
+class _Undone(Exception):
+    """Takes back what was tried behind a savepoint."""
 
 
 class _Pending(NamedTuple):
@@ -94,6 +92,7 @@ class _Pending(NamedTuple):
     batch: Batch
     units: list[Any]
     found: Outcomes
+    writes: list[Write]
     done: Future[None]
     started: float
 
@@ -156,7 +155,11 @@ class Runner:
         self._open: Batch | None = None  # committed in the store, not yet marked so in `default`
         self._started = time.monotonic()
         self._elapsed_before = run.elapsed_seconds
-        self._moves = 0
+        self._suspects: dict[Key, tuple[str, int]] = {}  # unit → what it held when its write failed; how often
+        self._verdicts: dict[Key, Exception | Skip] = {}  # unit → why it is not written with its batch
+        self._retries = 0  # of the batch that is being written
+        # Whether what a delete takes needs no trial any more, or has been tried.
+        self._restorable = not (self.operation.undoable and run.plan.get("restorable", True))
         self._isolating = 0  # units in which one is known that can't be written
         self._held_checked = 0.0
         if run.fast and self.store.vendor == "sqlite":
@@ -220,29 +223,36 @@ class Runner:
                 on_progress(self.run)
                 if not self.run.fast:
                     time.sleep(PAUSE_SECONDS)
-            except TRANSIENT_ERRORS as error:
+            except (DatabaseError, InterfaceError) as error:
+                kind = classify(error)
+                if kind not in {ErrorKind.TRANSIENT, ErrorKind.RESOURCE}:
+                    self._fail(error)
+                    raise
                 trouble_since = trouble_since or time.monotonic()
                 if (
-                    not is_transient(error)
+                    kind == ErrorKind.RESOURCE
                     or time.monotonic() - trouble_since > patience
                     or (until() and hand_over is None)
                 ):
-                    interrupt(self.run, _sentence(error))
+                    interrupt(self.run, first_line(error))
                     raise
                 # What the store has committed is not known now: look again before the next batch.
                 recovered = self._drop_pending()
                 self.size = max(1, self.size // 2)
-                self._wait(_sentence(error), BACKOFF_SECONDS[min(tries, len(BACKOFF_SECONDS) - 1)])
+                self._wait(first_line(error), BACKOFF_SECONDS[min(tries, len(BACKOFF_SECONDS) - 1)])
                 self._writer.reconnect()
                 tries += 1
             except Fenced:
                 raise
             except Exception as error:
-                logger.exception("A run failed")
-                self._drop_pending()
-                self.run.error = _sentence(error)
-                self._end(Status.FAILED)
+                self._fail(error)
                 raise
+
+    def _fail(self, error: Exception) -> None:
+        logger.error("A run failed", exc_info=error)
+        self._drop_pending()
+        self.run.error = first_line(error)
+        self._end(Status.FAILED)
 
     def _step(self) -> bool:
         """Read and judge one batch, see the one before it through, write this one; False when none is left."""
@@ -252,9 +262,9 @@ class Runner:
         if act is not None:
             return self._do(self.run.bound, act)
         after = self.run.cursor if self._pending is None else self._pending.cursor
-        units = self.operation.fetch(self.units, after=after, bound=self.run.bound, limit=self.size)
+        units = read_batch(self.operation, self.units, after=after, bound=self.run.bound, limit=self.size)
         sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
-        found = outcomes_of(self.operation, units, sampler, change=self._as_shown if self.operation.exact else None)
+        found = outcomes_of(self.operation, units, sampler, change=self._change)
         if sampler is not None:  # the shell confirms without counting: its run shows what it did first
             self.run.plan["sample"] = sampler.sample()
         if not self._see_through() or self.run.error:
@@ -265,6 +275,21 @@ class Runner:
         if self._pending is not None and self._pending.done.done():
             self._see_through()
         return True
+
+    @property
+    def _change(self) -> Callable[[Any], Outcome]:
+        """What becomes of a unit: the operation's answer, or the verdict on a unit that could not be written."""
+        change = self._as_shown if self.operation.exact else self.operation.change
+        if not self._verdicts:
+            return change
+
+        def judged(unit: Any) -> Outcome:
+            verdict = self._verdicts.get(unit.pk)
+            if isinstance(verdict, Exception):
+                raise verdict
+            return verdict or change(unit)
+
+        return judged
 
     def _as_shown(self, unit: Any) -> Outcome:
         """What becomes of a unit that still is as the plan showed it."""
@@ -282,7 +307,7 @@ class Runner:
             return False
         started = time.monotonic()
         with self._leased():
-            found = outcomes_of(self.operation, units, change=act, passes=(Fenced, *TRANSIENT_ERRORS))
+            found = outcomes_of(self.operation, units, change=act, is_fatal=_concerns_the_run)
         batch = self._prepare([], found, units[-1].pk)
         batch.seconds = time.monotonic() - started
         self._open = batch
@@ -331,27 +356,53 @@ class Runner:
         return Run.objects.filter(pk=self.run.pk, generation=self.run.generation, status=Status.RUNNING)
 
     def _write(self, units: list[Any], found: Outcomes) -> None:
-        """Before-image, then the store's transaction. The cursor moves only when both stand."""
+        """Before-image, then the store's transaction. The cursor moves only when both are committed."""
         started = time.monotonic()
         try:
-            writes = self._whole(found.writes)
+            writes = self._final(found.writes)
             batch = self._prepare(writes, found, units[-1].pk)
-        except (UnitsMoved, *UNIT_ERRORS) as error:
-            self._isolate(units, error)
+        except Exception as error:
+            if not _concerns_rows(error):
+                raise
+            self._isolate(units, error, [])
             return
         done = self._writer.start(lambda: self._apply(writes))
-        self._pending = _Pending(batch, units, found, done, started)
+        self._pending = _Pending(batch, units, found, writes, done, started)
 
     def _apply(self, writes: list[Write]) -> None:
-        """The store's transaction."""
+        """The store's transaction: lock parents before children, delete children before parents."""
         if not writes:
             return
         with self._store_transaction():
+            deletes = [write for write in writes if write.kind == "delete"]
+            for write in reversed(deletes):
+                rows.lock(self.store, write)
+            for write in deletes:
+                self._require_unreferenced(write, deletes)
             for write in writes:
-                if write.kind == "delete":
-                    self._refuse_cascade(write)
-                if rows.write(self.store, write) != len(write.rows):
-                    raise UnitsMoved
+                rows.write(self.store, write)
+            rows.check_deferred(self.store)
+            if deletes and not self._restorable:
+                self._try_restore(deletes)
+
+    def _try_restore(self, deletes: list[Write]) -> None:
+        """Put the first rows back behind a savepoint, and take that back: what can't be undone is not begun."""
+        try:
+            with transaction.atomic(using=self.store.alias):
+                for write in reversed(deletes):
+                    rows.write(self.store, Write(write.table, write.columns, write.reversed().rows[::-1]))
+                rows.check_deferred(self.store)
+                raise _Undone
+        except _Undone:
+            self._restorable = True
+        except Exception as error:
+            if not _concerns_rows(error):
+                raise
+            reasons = [error, *error.refused.values()] if isinstance(error, RowsChanged) else [error]
+            raise RestoreRefused(
+                _("Deleted rows could not be put back exactly: %(reason)s Nothing was deleted.")
+                % {"reason": next((first_line(one) for one in reversed(reasons) if str(one)), _("they stay away."))}
+            ) from error
 
     def _see_through(self) -> bool:
         """Wait for the batch that is being written; False when it was not, and its units are read again."""
@@ -360,11 +411,16 @@ class Runner:
             return True
         try:
             pending.done.result()
-        except (UnitsMoved, *UNIT_ERRORS) as error:
-            pending.batch.delete()  # the store has rolled back: this image is of nothing
-            self._isolate(pending.units, error)
+        except Exception as error:
+            if isinstance(error, RestoreRefused) or _concerns_rows(error):
+                pending.batch.delete()  # the store has rolled back: this image is of nothing
+            if not _concerns_rows(error):
+                raise
+            self._isolate(pending.units, error, pending.writes)
             return False
-        self._moves = 0
+        self._suspects.clear()
+        self._verdicts.clear()
+        self._retries = 0
         pending.batch.seconds = time.monotonic() - pending.started
         self._open = pending.batch
         self._count(pending.batch, pending.found.reasons, 1)
@@ -372,19 +428,44 @@ class Runner:
         self._check_budget()
         return True
 
-    def _isolate(self, units: list[Any], error: Exception) -> None:
-        """Smaller and smaller batches, until the unit that can't be written stands alone."""
-        moved = isinstance(error, UnitsMoved)
-        self._moves += moved
-        if len(units) > 1:
-            if not moved or self._moves > 1:
-                self._isolating = max(self._isolating, len(units))
-                self.size = max(1, len(units) // 2)
-        elif not moved:
+    # --- rows that can't be written -----------------------------------------------------------------------
+
+    def _isolate(self, units: list[Any], error: Exception, writes: list[Write]) -> None:
+        """Find the units that can't be written; the batch is read again without them.
+
+        Where the error names no rows, smaller and smaller batches leave the unit alone.
+        """
+        self._retries += 1
+        if isinstance(error, RowsChanged) and self._retries <= 2 * MAX_MOVES:
+            self._judge(units, error, writes)
+        elif len(units) > 1:
+            self._isolating = max(self._isolating, len(units))
+            self.size = max(1, len(units) // 2)
+            self._retries = 0
+        else:
             self._isolating = 0  # found: larger batches again, another one is looked for in the same way
-            self._write(units, _set_aside(self.operation, units[0], error))
-        elif self._moves > MAX_MOVES:
-            self._write(units, _skipped(self.operation, units[0]))
+            self._verdicts[units[0].pk] = error
+
+    def _judge(self, units: list[Any], error: RowsChanged, writes: list[Write]) -> None:
+        """Decide on the units whose rows were not written.
+
+        A row that two reads show unchanged was not changed by another client: it has the reason that was given.
+        """
+        held = {(write.table, key): old for write in writes for key, old, _new in write.rows} | error.held
+        for unit in units:
+            outcome = self._outcome(unit)
+            written = [(row.table, row.key) for row in outcome.rows] if isinstance(outcome, Changed) else []
+            if refused := [error.refused[row] for row in written if row in error.refused]:
+                self._verdicts[unit.pk] = refused[0]
+            elif unmet := [error.unmet[row] for row in written if row in error.unmet]:
+                before, times = self._suspects.get(unit.pk, ("", 0))
+                holds = repr([(row, held.get(row)) for row in written])
+                reasons = [reason for reason in unmet if reason is not None]
+                if reasons and holds == before:
+                    self._verdicts[unit.pk] = reasons[0]
+                elif times >= MAX_MOVES:
+                    self._verdicts[unit.pk] = Skip("moved")
+                self._suspects[unit.pk] = holds, times + 1
 
     def _prepare(self, writes: list[Write], found: Outcomes, cursor: Any) -> Batch:
         """The durable commit: what the last batch was is known now, and what the next one will change."""
@@ -408,7 +489,7 @@ class Runner:
                     key=key,
                     label=label,
                     reason=type(error).__name__,
-                    error=_sentence(error),
+                    error=first_line(error),
                 )
                 for key, label, error in found.errors
             )
@@ -440,10 +521,7 @@ class Runner:
         with transaction.atomic(using=self.store.alias):
             if connection.vendor == "postgresql":
                 with connection.cursor() as cursor:
-                    cursor.execute(
-                        "SELECT set_config('lock_timeout', '5s', true), pg_advisory_xact_lock(%s)",
-                        [self._lock_number],
-                    )
+                    cursor.execute("SELECT pg_advisory_xact_lock(%s)", [self._lock_number])
             current = Run.objects.filter(pk=self.run.pk, status=Status.RUNNING)
             state = current.values_list("generation", "request").first()
             if state is None or state[0] != self.run.generation:
@@ -512,34 +590,63 @@ class Runner:
 
     # --- deletes --------------------------------------------------------------------------------------------
 
-    def _whole(self, writes: list[Write]) -> list[Write]:
-        """Deletes with the whole row as their before-image. Raises UnitsMoved where a row is no longer as judged."""
-        whole = []
-        for write in writes:
-            if write.kind != "delete":
-                whole.append(write)
-                continue
-            columns = tuple(self.store.tables[write.table])
-            found = rows.read(self.store, write.table, columns, [row[0] for row in write.rows])
-            judged = [columns.index(name) for name in write.columns]
-            for key, old, _new in write.rows:
-                row = found.get(key)
-                # Compared as texts: SQLite may hold a number where the decision stood on its text.
-                if row is None or [text_of(row[place]) for place in judged] != list(map(text_of, old or ())):
-                    raise UnitsMoved
-            whole.append(Write(write.table, columns, [(row[0], found[row[0]], None) for row in write.rows]))
-        return whole
+    def _final(self, writes: list[Write]) -> list[Write]:
+        """Writes as they are kept and executed: whole rows for deletes, new values as the database writes them."""
+        return [
+            rows.children_first(self.store, self._whole(write))
+            if write.kind == "delete"
+            else rows.normalized(self.store, write)
+            for write in writes
+        ]
 
-    def _refuse_cascade(self, write: Write) -> None:
-        """Nothing goes that the image does not hold: no child added since, no row of a table unknown to us."""
-        referring = rows.references(self.store, write.table, [row[0] for row in write.rows])
-        unknown = sorted(set(referring) - set(self.operation.writes))
-        if unknown:
-            raise IntegrityError(
-                _("rows of %(tables)s refer to it and would go with it") % {"tables": ", ".join(unknown)}
+    def _whole(self, write: Write) -> Write:
+        """A delete with the whole row as its before-image. Raises RowsChanged where a row is no longer as judged."""
+        stored = self.store.tables[write.table].stored
+        columns = (*stored, *(name for name in write.columns if name not in stored))
+        found = rows.read(self.store, write.table, columns, [row[0] for row in write.rows])
+        judged = [columns.index(name) for name in write.columns]
+        unmet: dict[RowKey, Exception | None] = {}
+        held: dict[RowKey, Any] = {}
+        for key, old, _new in write.rows:
+            row = found.get(key)
+            # Compared as texts: SQLite may hold a number where the decision was made on its text.
+            if row is None or [text_of(row[place]) for place in judged] != list(map(text_of, old or ())):
+                unmet[write.table, key] = rows.WriteIgnored(
+                    _("The row can't be read exactly, and so it can't be kept. Nothing was changed in it.")
+                )
+                held[write.table, key] = row
+        if unmet:
+            raise RowsChanged(unmet, held=held)
+        kept = len(stored)
+        return Write(write.table, stored, [(row[0], found[row[0]][:kept], None) for row in write.rows])
+
+    def _require_unreferenced(self, write: Write, deletes: list[Write]) -> None:
+        """Nothing goes that the image does not hold: no child added since, no row of a table that is not ours."""
+        going = {one.table: [row[0] for row in one.rows] for one in deletes}
+        unmet: dict[RowKey, Exception | None] = {}
+        refused: dict[RowKey, Exception] = {}
+        for reference in self.store.foreign_keys:
+            if not self.store.is_parent(reference, write.table):
+                continue
+            child = rows.known_table(self.store, reference)
+            referring = rows.references(
+                self.store, reference, write.table, going[write.table], but=going.get(child or "", ())
             )
-        if set(referring) - {write.table}:
-            raise UnitsMoved
+            for key, found in referring.items():
+                reason = rows.StillReferenced(
+                    ngettext(
+                        "%(count)d row of %(child)s refers to it and would be changed with it. It was left as it is.",
+                        "%(count)d rows of %(child)s refer to it and would be changed with it. It was left as it is.",
+                        len(found),
+                    )
+                    % {"count": len(found), "child": reference.child}
+                )
+                if child in self.operation.writes:
+                    unmet[write.table, key] = reason
+                else:
+                    refused[write.table, key] = reason
+        if unmet or refused:
+            raise RowsChanged(unmet, refused)
 
     # --- politeness ---------------------------------------------------------------------------------------------
 
@@ -640,13 +747,41 @@ class Runner:
             run.after, problems = findings.figures(run), []
         elif run.bound is not None:
             run.after = measure(self.operation, self.selection, run.bound)
-            left = run.unfit + run.set_aside + run.skipped - max(gone, 0)
-            problems = self.operation.verify(run.after, left)
+            problems = self.operation.verify(run.after, self._explained(gone))
         else:
             run.after, problems = run.before, []
         run.error = " ".join(problems)
         self.operation.finished(run.pk)
         return self._end(Status.NEEDS_ATTENTION if problems or run.set_aside else Status.SUCCEEDED)
+
+    def _explained(self, gone: int) -> int:
+        """Count the units still in scope of which the store says why: they are read and judged once more.
+
+        A unit that would change now is explained only where the run names it as failed.
+        """
+        run = self.run
+        if self.operation.act is not None or not self.operation.rejudges:
+            return run.unfit + run.set_aside + run.skipped - max(gone, 0)
+        if not run.after["in_scope"] or run.bound is None:
+            return 0
+        failed = {str(key) for key in run.units_set_aside.values_list("key", flat=True)}
+        explained, after = 0, None
+        units = self.units.all()
+        while found := read_batch(self.operation, units, after=after, bound=run.bound, limit=run.batch_size):
+            outcomes = outcomes_of(self.operation, found)
+            changes = sum(outcomes.reasons["changed"].values())
+            if changes:
+                changes = sum(str(unit.pk) not in failed for unit in found if isinstance(self._outcome(unit), Changed))
+            explained += len(found) - changes
+            after = found[-1].pk
+        return explained
+
+    def _outcome(self, unit: Any) -> Outcome | None:
+        """What becomes of a unit, None where that raises."""
+        try:
+            return self._change(unit)
+        except Exception:  # noqa: BLE001  # it fails, and is counted so
+            return None
 
     def _end(self, status: Status) -> Run:
         run = self.run
@@ -684,24 +819,16 @@ class Runner:
             run.cursor = batch.cursor
 
 
-# A unit's own fault: its change can't be written. Everything else concerns the whole run.
-TRANSIENT_ERRORS = (OperationalError, InterfaceError)
-UNIT_ERRORS = (DataError, IntegrityError, InternalError, ValueError, OverflowError, TypeError)
+def _concerns_rows(error: Exception) -> bool:
+    """Whether some rows of a batch can't be written, as opposed to the whole run's trouble."""
+    return isinstance(error, RowsChanged) or classify(error) == ErrorKind.ROW
 
 
-def is_transient(error: Exception) -> bool:
-    """Whether waiting may help: locks, deadlocks, a lost connection. Not a full disk or a missing column."""
-    lasting = (
-        "full",
-        "readonly",
-        "read-only",
-        "no such",
-        "disk i/o",
-        "no space",
-        "unable to open",
-        "malformed",
-    )
-    return not any(part in str(error).lower() for part in lasting)
+def _concerns_the_run(error: Exception) -> bool:
+    """Whether an error of an action is the whole run's: the worker lost it, or a database has trouble."""
+    if isinstance(error, DatabaseError | InterfaceError):
+        return classify(error) != ErrorKind.ROW
+    return isinstance(error, Fenced)
 
 
 @contextmanager
@@ -719,21 +846,3 @@ def _durable() -> Iterator[None]:
     finally:
         if sqlite and connection.connection is not None:
             connection.cursor().execute("PRAGMA synchronous=NORMAL")
-
-
-def _skipped(operation: Operation, unit: Any) -> Outcomes:
-    """A unit that others keep changing while it is being written."""
-    found = Outcomes(left={"skipped": {"moved": [operation.label(unit)]}})
-    found.reasons["skipped"] = {"moved": 1}
-    return found
-
-
-def _set_aside(operation: Operation, unit: Any, error: Exception) -> Outcomes:
-    found = Outcomes(errors=[(unit.pk, operation.label(unit), error)])
-    found.reasons["set_aside"] = {type(error).__name__: 1}
-    return found
-
-
-def _sentence(error: Exception) -> str:
-    """An error's first line, without what a driver adds below it (it may quote values)."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -56,6 +56,7 @@ from opsconsole.operations.planning import (
     operation_on,
 )
 from opsconsole.operations.selection import Selection
+from opsconsole.stores.preflight import require_privileges
 from opsconsole.stores.store import Store, attach_file
 
 logger = logging.getLogger(__name__)
@@ -163,6 +164,8 @@ def keep_plan(run: Run, planned: Plan) -> None:
         "rows_digest": planned.rows_digest,
         "rows": planned.rows,
         "shown": planned.shown,
+        "notes": planned.notes,
+        "restorable": planned.restorable,
         "planned_at": timezone.now().isoformat(),
         "as_of": planned.operation.as_of.isoformat(),
     }
@@ -185,6 +188,8 @@ def plan_of(run: Run) -> Plan:
         rows_digest=kept["rows_digest"],
         rows=kept.get("rows", {}),
         shown=kept.get("shown", []),
+        notes=kept.get("notes", []),
+        restorable=kept.get("restorable", True),
     )
 
 
@@ -239,7 +244,7 @@ def require_grounds(run: Run, operation: Operation, actor: Actor, checked: Seque
         raise UnableToRun(_("Not confirmed of the checklist: %(items)s.") % {"items": ", ".join(unchecked)})
     if objection := checklist.objection(cls, operation.at):
         raise UnableToRun(objection)
-    operation.at.require_rights(operation.rights())
+    require_privileges(operation.at, operation.read_columns(), operation.targets())
 
 
 def approve(run: Run, actor: Actor) -> None:

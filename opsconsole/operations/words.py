@@ -20,6 +20,11 @@ REASON_LABELS = {
     "gone": _("no longer in scope when its turn came"),
     "moved": _("changed by others while it was being written"),
     "changed_since": _("changed since the plan"),
+    "unreadable": _("a value that can't be read"),
+    "WriteIgnored": _("the database ignored the write"),
+    "ValueAltered": _("the database stored another value"),
+    "DuplicateKey": _("another row has the same key"),
+    "StillReferenced": _("other rows still refer to it"),
 }
 
 

@@ -9,9 +9,11 @@ from urllib.parse import quote
 
 from django.core.exceptions import ImproperlyConfigured
 
+from opsconsole.stores.connection import CONNECT_SECONDS, settings_of
+
 SQLITE = "django.db.backends.sqlite3"
 POSTGRESQL = "django.db.backends.postgresql"
-POOLED = "opsconsole.stores.pooled"
+OWN_POSTGRESQL = "opsconsole.stores.postgresql"
 
 BUSY_TIMEOUT_SECONDS = 5
 # Document 001: WAL, NORMAL. Django switches foreign keys on itself.
@@ -81,13 +83,21 @@ def database(config: dict[str, Any], *, password: str, attached: bool, pool: boo
     }
     if pool:
         options["pool"] = pool_options
+    if options.setdefault("pooler", "") not in {"", "transaction"}:
+        raise ImproperlyConfigured(
+            f"pooler in a database URL is {options['pooler']!r}. The only value is pooler=transaction."
+        )
+    given = str(options.pop("options", ""))
+    options["own_schema"] = "search_path" in given
+    options["settings"] = settings_of(given, web=pool)
     options.setdefault("application_name", "opsconsole")
-    options.setdefault("connect_timeout", 10)
+    options.setdefault("connect_timeout", CONNECT_SECONDS)
     return {
         **config,
-        "ENGINE": POOLED if pool else POSTGRESQL,
+        "ENGINE": OWN_POSTGRESQL,
         "PASSWORD": password or config.get("PASSWORD", ""),
         "OPTIONS": options,
         "CONN_MAX_AGE": 0 if pool else 60,
         "CONN_HEALTH_CHECKS": True,
+        "DISABLE_SERVER_SIDE_CURSORS": bool(options["pooler"]),  # one outlives its transaction
     }

@@ -1,26 +1,32 @@
-"""Raw rows by key: read as the database holds them, written under the precondition that they still stand.
+"""Raw rows by key: read as the database holds them, written under the precondition that they have not changed.
 
 On SQLite a raw value is what the driver stores (`+column` keeps its converters away). On PostgreSQL it
-is the value's text, cast back to the column's own type when written, so that enums, `jsonb`, times and
-numbers all keep what they were.
+is the value's text. It is written through the type without its length or precision, so that the column itself
+refuses what does not fit: an explicit cast would cut it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
-from django.db import DatabaseError, IntegrityError
+from django.utils.translation import gettext as _
 
+from opsconsole.stores.catalog import ForeignKey, quote
 from opsconsole.stores.store import Store, text_of
 
 Key = int | str
 Values = tuple[Any, ...]
+RowKey = tuple[str, Key]  # table and key
 
 # Above this many characters in a batch's average row, one array per column is far slower than a
 # prepared statement per row.
 DOCUMENT_CHARACTERS = 2_000
+PARAMETERS = 30_000  # SQLite takes 32,766 in a statement
+# Types whose text is written as it is read. The text of all others may differ from what was given.
+_PLAIN = frozenset({"text", "character varying", "json", "jsonb", "integer", "bigint", "smallint", "boolean"})
 
 
 class Write(NamedTuple):
@@ -41,167 +47,481 @@ class Write(NamedTuple):
         return Write(self.table, self.columns, [(key, new, old) for key, old, new in self.rows])
 
 
+class WriteIgnored(Exception):
+    """The database left a row as it was, without an error."""
+
+
+class ValueAltered(Exception):
+    """The database stored another value than the one it was given."""
+
+
+class DuplicateKey(Exception):
+    """Several rows have the same key, so that one of them can't be told from the other."""
+
+
+class StillReferenced(Exception):
+    """Rows that the run does not delete refer to a row that it would delete."""
+
+
+class RowsChanged(Exception):
+    """Rows were not written as asked: the batch is rolled back.
+
+    `unmet` no longer hold the values that were read; where a reason is given, it is that one if they are read
+    unchanged once more. `held` is what they hold instead, where that is known. `refused` can't be written at all.
+    """
+
+    def __init__(
+        self,
+        unmet: Mapping[RowKey, Exception | None] | None = None,
+        refused: Mapping[RowKey, Exception] | None = None,
+        held: Mapping[RowKey, Values | None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.unmet, self.refused, self.held = dict(unmet or {}), dict(refused or {}), dict(held or {})
+
+
 def is_bigint(number: int) -> bool:
-    """Whether an integer column can hold it: no engine's has more than 64 bits."""
+    """Return whether an integer column can hold it: no engine's has more than 64 bits."""
     return -(2**63) <= number < 2**63
 
 
+def plain_key(key: Any) -> Key:
+    """Return a key as before-images keep it: PostgreSQL's driver also gives UUIDs and decimals."""
+    if isinstance(key, int | str):
+        return key
+    if isinstance(key, Decimal) and key == key.to_integral_value():
+        return int(key)
+    return str(key)
+
+
 def write(store: Store, change: Write) -> int:
-    """Apply `change` and return how many rows it met. Fewer than it has: some row has moved."""
-    sql = _SQLite(store) if store.vendor == "sqlite" else _PostgreSQL(store)
-    try:
-        return int(getattr(sql, change.kind)(change))
-    except DatabaseError as error:
-        state = getattr(error.__cause__, "sqlstate", None)
-        if state and (state.startswith("P0") or type(error) is DatabaseError):
-            # A trigger's RAISE, with a state of its own or without: SQLite's is an integrity error already.
-            raise IntegrityError(*error.args) from error
-        raise
+    """Apply `change` and return how many rows it wrote: all of them. Raises RowsChanged otherwise."""
+    sql = _statements(store)
+    if not store.tables[change.table].is_unique([store.key_column(change.table)]):
+        _require_single(store, change)
+    met = int(getattr(sql, change.kind)(change))
+    if met != len(change.rows):
+        _require_met(store, change)
+    if sql.may_alter(change):
+        _require_written(store, change)
+    return len(change.rows)
 
 
 def read(store: Store, table: str, columns: Sequence[str], keys: Iterable[Key]) -> dict[Key, Values]:
     """Key → raw values of `columns`, for the rows that exist: one statement."""
-    sql = _SQLite(store) if store.vendor == "sqlite" else _PostgreSQL(store)
-    return sql.read(table, columns, list(keys))
+    return _statements(store).read(table, columns, list(keys))
 
 
-class _Statements:
+def normalized(store: Store, change: Write) -> Write:
+    """Return `change` with its new values as the database writes them: a time or a number has many texts."""
+    return change if change.kind == "delete" else _statements(store).normalized(change)
+
+
+def lock(store: Store, change: Write) -> None:
+    """Lock the rows that `change` deletes, so that no other row can begin to refer to them. SQLite has one lock."""
+    if store.vendor == "postgresql":
+        key, keys = _PostgreSQL(store).key_condition(change.table, "t", [row[0] for row in change.rows])
+        table = store.tables[change.table].sql
+        store.query(f"SELECT 1 FROM {table} AS t WHERE {key} ORDER BY t.{_key(store, change.table)} FOR UPDATE", keys)
+
+
+def check_deferred(store: Store) -> None:
+    """Let deferred constraints and triggers speak now: at COMMIT their error would belong to no statement."""
+    if store.vendor == "postgresql":
+        store.execute("SET CONSTRAINTS ALL IMMEDIATE")
+
+
+def explain(store: Store, kind: str, table: str, columns: Sequence[str]) -> None:
+    """Let the database compile a statement that a run will need, without executing it. Raises what it raises."""
+    values: Values = (None,) * len(columns)
+    old, new = None if kind == "insert" else values, None if kind == "delete" else values
+    change = Write(table, tuple(columns), [(0, old, new)])
+    sql = _statements(store)
+    statement = getattr(sql, f"{kind}_sql")(change)
+    word = "EXPLAIN QUERY PLAN" if store.vendor == "sqlite" else "EXPLAIN"
+    store.query(f"{word} {statement}", [None] * statement.count("%s"))
+
+
+def _statements(store: Store) -> _SQLite | _PostgreSQL:
+    return _SQLite(store) if store.vendor == "sqlite" else _PostgreSQL(store)
+
+
+def _key(store: Store, table: str) -> str:
+    return quote(store.key_column(table))
+
+
+def _require_met(store: Store, change: Write) -> None:
+    """Find the rows that a statement did not write: others have changed them, or the database ignored the write."""
+    found = read(store, change.table, change.columns, [row[0] for row in change.rows])
+    unmet: dict[RowKey, Exception | None] = {}
+    refused: dict[RowKey, Exception] = {}
+    for key, old, new in change.rows:
+        now = found.get(key)
+        if now == store.raw(new):
+            continue
+        if now == store.raw(old):
+            refused[change.table, key] = _ignored(store, change)
+        else:
+            unmet[change.table, key] = None
+    if unmet or refused:
+        raise RowsChanged(unmet, refused)
+
+
+def _ignored(store: Store, change: Write) -> WriteIgnored:
+    names = [one.name for one in store.triggers(change.table, change.kind.upper()) if one.before]
+    if names:
+        return WriteIgnored(
+            _("The database ignored the write: trigger %(names)s on %(table)s.")
+            % {"names": ", ".join(names), "table": change.table}
+        )
+    if store.vendor == "sqlite":
+        return WriteIgnored(_("The row can't be matched by its values. One of them may be a text that is not UTF-8."))
+    return WriteIgnored(_("The database ignored the write, without an error."))
+
+
+def _require_written(store: Store, change: Write) -> None:
+    """Compare what the rows hold now with what was written: a column, a trigger may have altered it."""
+    found = read(store, change.table, change.columns, [row[0] for row in change.rows])
+    refused: dict[RowKey, Exception] = {}
+    for key, old, new in change.rows:
+        now = found.get(key)
+        if _same(now, store.raw(new)):
+            continue
+        if now is None or new is None or now == store.raw(old):
+            refused[change.table, key] = _ignored(store, change)
+            continue
+        names = [
+            f"{name}: {_short(given)} → {_short(held)}"
+            for name, given, held in zip(change.columns, store.raw(new) or (), now, strict=True)
+            if not _same((given,), (held,))
+        ]
+        refused[change.table, key] = ValueAltered(
+            _("The database stored another value than it was given (%(names)s). Nothing was changed in this row.")
+            % {"names": "; ".join(names)}
+        )
+    if refused:
+        raise RowsChanged(refused=refused)
+
+
+def _same(one: Values | None, other: Values | None) -> bool:
+    """Whether values are equal and of one type: SQLite's 5, 5.0 and '5' are three."""
+    return one == other and (one is None or list(map(type, one)) == list(map(type, other or ())))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
+def _require_single(store: Store, change: Write) -> None:
+    """Refuse rows whose key another row has too, where the database does not keep the key unique itself."""
+    if change.kind == "insert":
+        return
+    sql, key = _statements(store), _key(store, change.table)
+    refused: dict[RowKey, Exception] = {}
+    for part in sql.portions([row[0] for row in change.rows]):
+        condition, values = sql.key_condition(change.table, "t", part)
+        table = store.tables[change.table].sql
+        found = store.query(
+            f"SELECT t.{key}, COUNT(*) FROM {table} AS t WHERE {condition} GROUP BY t.{key} HAVING COUNT(*) > 1", values
+        )
+        for duplicate, count in found:
+            refused[change.table, plain_key(duplicate)] = DuplicateKey(
+                _("%(count)d rows of %(table)s have this key. Nothing was changed in them.")
+                % {"count": count, "table": change.table}
+            )
+    if refused:
+        raise RowsChanged(refused=refused)
+
+
+class _SQLite:
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.quote = store.connection.ops.quote_name
 
-    def _key(self, table: str) -> str:
-        return self.quote(self.store.key_column(table))
+    @staticmethod
+    def portions(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
+        """Keys that fit into one statement: JSON carries them all at once, unless it would change one."""
+        if all(isinstance(key, int) or (isinstance(key, str) and "\0" not in key) for key in keys):
+            yield keys
+        else:
+            yield from (keys[start : start + PARAMETERS] for start in range(0, len(keys), PARAMETERS))
 
-    def _many(self, sql: str, rows: list[Values]) -> int:
-        with self.store.connection.cursor() as cursor:
-            cursor.executemany(sql, rows)
-            return int(cursor.rowcount)
+    def key_condition(self, table: str, alias: str, keys: Sequence[Key]) -> tuple[str, list[Any]]:
+        name = f"{alias}.{_key(self.store, table)}"
+        if all(isinstance(key, int) or (isinstance(key, str) and "\0" not in key) for key in keys):
+            return f"{name} IN (SELECT value FROM json_each(%s))", [json.dumps(list(keys))]
+        return f"{name} IN ({', '.join(['%s'] * len(keys))})", list(keys)
 
-
-class _SQLite(_Statements):
     def read(self, table: str, columns: Sequence[str], keys: list[Key]) -> dict[Key, Values]:
-        key = self._key(table)
-        raw = ", ".join(f"+{self.quote(column)}" for column in columns)
-        sql = f"SELECT {key}, {raw} FROM {self.quote(table)} WHERE {key} IN (SELECT value FROM json_each(%s))"
-        with self.store.connection.cursor() as cursor:
-            cursor.execute(sql, [json.dumps(keys)])
-            return {row[0]: tuple(row[1:]) for row in cursor.fetchall()}
+        raw = ", ".join(f"+t.{quote(column)}" for column in columns)
+        found: dict[Key, Values] = {}
+        for part in self.portions(keys):
+            condition, values = self.key_condition(table, "t", part)
+            sql = f"SELECT t.{_key(self.store, table)}, {raw} FROM {quote(table)} AS t WHERE {condition}"
+            found |= {row[0]: tuple(row[1:]) for row in self.store.query(sql, values)}
+        return found
+
+    def normalized(self, change: Write) -> Write:
+        return change
+
+    def may_alter(self, change: Write) -> bool:
+        """Whether a value may be stored differently: by the affinity of its column, or by a trigger."""
+        if change.kind == "insert":
+            return True
+        if change.kind == "delete":
+            return False
+        if self.store.triggers(change.table, "UPDATE"):
+            return True
+        table = self.store.tables[change.table]
+        for place, name in enumerate(change.columns):
+            exact = _EXACT[_affinity(table[name].type)]
+            if not all(type(row[2][place]) in exact for row in change.rows if row[2] is not None):
+                return True
+        return False
+
+    # OR ABORT: a UNIQUE … ON CONFLICT REPLACE of the schema would delete another row.
+
+    def update_sql(self, change: Write) -> str:
+        columns = [quote(column) for column in change.columns]
+        return (
+            f"UPDATE OR ABORT {quote(change.table)} SET {', '.join(f'{c} = %s' for c in columns)} "
+            f"WHERE {_key(self.store, change.table)} = %s AND {_unchanged(columns)}"
+        )
 
     def update(self, change: Write) -> int:
-        columns = [self.quote(column) for column in change.columns]
-        sql = (
-            f"UPDATE {self.quote(change.table)} SET {', '.join(f'{c} = %s' for c in columns)} "
-            f"WHERE {self._key(change.table)} = %s AND {' AND '.join(f'{c} IS %s' for c in columns)}"
-        )
-        return self._many(sql, [(*new, key, *old) for key, old, new in change.rows])  # type: ignore[misc]
+        rows = [(*new, key, *old) for key, old, new in change.rows]  # type: ignore[misc]
+        return self.store.execute_many(self.update_sql(change), rows)
 
-    def insert(self, change: Write) -> int:
-        columns = ", ".join(self.quote(column) for column in change.columns)
+    def insert_sql(self, change: Write) -> str:
+        columns = ", ".join(quote(column) for column in change.columns)
         marks = ", ".join(["%s"] * len(change.columns))
-        sql = f"INSERT INTO {self.quote(change.table)} ({columns}) VALUES ({marks})"
-        return self._many(sql, [new for _, _, new in change.rows if new is not None])
-
-    def delete(self, change: Write) -> int:
-        conditions = " AND ".join(f"{self.quote(column)} IS %s" for column in change.columns)
-        sql = f"DELETE FROM {self.quote(change.table)} WHERE {self._key(change.table)} = %s AND {conditions}"
-        return self._many(sql, [(key, *old) for key, old, _ in change.rows if old is not None])
-
-
-class _PostgreSQL(_Statements):
-    def _type(self, table: str, column: str) -> str:
-        return self.store.tables[table][column].type
-
-    def read(self, table: str, columns: Sequence[str], keys: list[Key]) -> dict[Key, Values]:
-        key = self._key(table)
-        raw = ", ".join(f"{self.quote(column)}::text" for column in columns)
-        type_ = self._type(table, self.store.key_column(table))
-        sql = f"SELECT {key}, {raw} FROM {self.quote(table)} WHERE {key} = ANY (%s::text[]::{type_}[])"
-        with self.store.connection.cursor() as cursor:
-            cursor.execute(sql, [[str(key) for key in keys]])
-            return {row[0]: tuple(row[1:]) for row in cursor.fetchall()}
-
-    def update(self, change: Write) -> int:
-        table, columns = change.table, change.columns
-        assign, stand = [], []
-        for number, column in enumerate(columns):
-            name = self.quote(column)
-            assign.append((name, self._type(table, column), number))
-            stand.append((name, number))
-        key_type = self._type(table, self.store.key_column(table))
-        rows = [
-            (str(key), *map(text_of, new), *map(text_of, old))  # type: ignore[arg-type]
-            for key, old, new in change.rows
-        ]
-        if _average_characters(rows) > DOCUMENT_CHARACTERS:
-            sql = (
-                f"UPDATE {self.quote(table)} SET {', '.join(f'{c} = %s::text::{t}' for c, t, _ in assign)} "
-                f"WHERE {self._key(table)} = %s::text::{key_type} AND "
-                + " AND ".join(f"{c}::text IS NOT DISTINCT FROM %s::text" for c, _ in stand)
-            )
-            wide = len(columns)
-            return self._many(sql, [(*row[1 : wide + 1], row[0], *row[wide + 1 :]) for row in rows])
-        names = ["k", *(f"n{i}" for i in range(len(columns))), *(f"o{i}" for i in range(len(columns)))]
-        sql = (
-            f"UPDATE {self.quote(table)} AS t SET {', '.join(f'{c} = v.n{i}::{ty}' for c, ty, i in assign)} "
-            f"FROM unnest({', '.join(['%s::text[]'] * len(names))}) AS v({', '.join(names)}) "
-            f"WHERE t.{self._key(table)} = v.k::{key_type} AND "
-            + " AND ".join(f"t.{c}::text IS NOT DISTINCT FROM v.o{i}" for c, i in stand)
-        )
-        with self.store.connection.cursor() as cursor:
-            cursor.execute(sql, [list(column) for column in zip(*rows, strict=True)])
-            return int(cursor.rowcount)
+        return f"INSERT OR ABORT INTO {quote(change.table)} ({columns}) VALUES ({marks})"
 
     def insert(self, change: Write) -> int:
-        columns = ", ".join(self.quote(column) for column in change.columns)
-        marks = ", ".join(f"%s::text::{self._type(change.table, column)}" for column in change.columns)
-        sql = f"INSERT INTO {self.quote(change.table)} ({columns}) OVERRIDING SYSTEM VALUE VALUES ({marks})"
-        return self._many(sql, [tuple(map(text_of, new)) for _, _, new in change.rows if new is not None])
+        return self.store.execute_many(self.insert_sql(change), [new for _, _, new in change.rows if new is not None])
+
+    def delete_sql(self, change: Write) -> str:
+        columns = [quote(column) for column in change.columns]
+        return (
+            f"DELETE FROM {quote(change.table)} WHERE {_key(self.store, change.table)} = %s AND {_unchanged(columns)}"
+        )
 
     def delete(self, change: Write) -> int:
-        conditions = " AND ".join(
-            f"{self.quote(column)}::text IS NOT DISTINCT FROM %s::text" for column in change.columns
+        rows = [(key, *old) for key, old, _ in change.rows if old is not None]
+        return self.store.execute_many(self.delete_sql(change), rows)
+
+
+def _unchanged(columns: Sequence[str]) -> str:
+    """SQLite's condition that columns hold the values given: byte for byte, whatever collation they declare."""
+    return " AND ".join(f"+{column} COLLATE BINARY IS %s" for column in columns)
+
+
+# Python types that a column of an affinity stores without changing them.
+_NONE = type(None)
+_EXACT: dict[str, frozenset[type]] = {
+    "TEXT": frozenset({str, bytes, _NONE}),
+    "BLOB": frozenset({str, bytes, int, float, _NONE}),
+    "INTEGER": frozenset({int, bytes, _NONE}),
+    "NUMERIC": frozenset({int, bytes, _NONE}),
+    "REAL": frozenset({float, bytes, _NONE}),
+}
+
+
+def _affinity(declared: str) -> str:
+    """SQLite's rules for the affinity of a declared type, in their order."""
+    upper = declared.upper()
+    if "INT" in upper:
+        return "INTEGER"
+    if any(part in upper for part in ("CHAR", "CLOB", "TEXT")):
+        return "TEXT"
+    if "BLOB" in upper or not upper:
+        return "BLOB"
+    if any(part in upper for part in ("REAL", "FLOA", "DOUB")):
+        return "REAL"
+    return "NUMERIC"
+
+
+class _PostgreSQL:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @staticmethod
+    def portions(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
+        yield keys
+
+    def key_condition(self, table: str, alias: str, keys: Sequence[Key]) -> tuple[str, list[Any]]:
+        name = self.store.key_column(table)
+        return f"{alias}.{quote(name)} = ANY (%s::text[]::{self._type(table, name)}[])", [[str(key) for key in keys]]
+
+    def _type(self, table: str, column: str) -> str:
+        return self.store.tables[table][column].base
+
+    def read(self, table: str, columns: Sequence[str], keys: list[Key]) -> dict[Key, Values]:
+        raw = ", ".join(f"t.{quote(column)}::text" for column in columns)
+        condition, values = self.key_condition(table, "t", keys)
+        sql = f"SELECT t.{_key(self.store, table)}, {raw} FROM {self.store.tables[table].sql} AS t WHERE {condition}"
+        return {plain_key(row[0]): tuple(row[1:]) for row in self.store.query(sql, values)}
+
+    def normalized(self, change: Write) -> Write:
+        types = [self._type(change.table, name) for name in change.columns]
+        places = [place for place, type_ in enumerate(types) if type_ not in _PLAIN]
+        rows = [(key, old, self.store.raw(new)) for key, old, new in change.rows]
+        if not places:
+            return change
+        arrays = [[row[2][place] for row in rows if row[2] is not None] for place in places]
+        names = [f"c{place}" for place in places]
+        casts = ", ".join(f"(v.{name}::{types[place]})::text" for name, place in zip(names, places, strict=True))
+        texts = self.store.query(
+            f"SELECT {casts} FROM unnest({', '.join(['%s::text[]'] * len(names))}) "
+            f"WITH ORDINALITY AS v({', '.join(names)}, place) ORDER BY v.place",
+            arrays,
         )
-        key_type = self._type(change.table, self.store.key_column(change.table))
-        sql = (
-            f"DELETE FROM {self.quote(change.table)} "
-            f"WHERE {self._key(change.table)} = %s::text::{key_type} AND {conditions}"
+        normal: list[tuple[Key, Values | None, Values | None]] = []
+        for (key, old, new), text in zip(rows, texts, strict=True):
+            values = list(new or ())
+            for place, value in zip(places, text, strict=True):
+                values[place] = value
+            normal.append((key, old, tuple(values)))
+        return Write(change.table, change.columns, normal)
+
+    def may_alter(self, change: Write) -> bool:
+        """Whether a value may be stored differently: a length or precision rounds it, a trigger replaces it."""
+        if change.kind == "insert":
+            return True
+        if change.kind == "delete":
+            return False
+        table = self.store.tables[change.table]
+        return any(table[name].limited for name in change.columns) or bool(self.store.triggers(change.table, "UPDATE"))
+
+    def _documents(self, rows: list[Values]) -> bool:
+        return sum(len(value or "") for row in rows for value in row) > DOCUMENT_CHARACTERS * len(rows)
+
+    def _texts(self, change: Write) -> list[Values]:
+        """Each row as texts: its key, its new values, its old values."""
+        return [(str(key), *map(text_of, new or ()), *map(text_of, old or ())) for key, old, new in change.rows]
+
+    def _each(self, change: Write) -> str:
+        """The condition that a row is the one meant and unchanged, with a parameter for each value."""
+        key = self._type(change.table, self.store.key_column(change.table))
+        same = [f'{quote(column)}::text COLLATE "C" IS NOT DISTINCT FROM %s::text' for column in change.columns]
+        return " AND ".join([f"{_key(self.store, change.table)} = %s::text::{key}", *same])
+
+    def _joined(self, change: Write, names: list[str]) -> str:
+        """The arrays of a batch as a table `v`, and the condition that joins it to the table `t`."""
+        key = self._type(change.table, self.store.key_column(change.table))
+        same = [
+            f't.{quote(column)}::text COLLATE "C" IS NOT DISTINCT FROM v.o{place}'
+            for place, column in enumerate(change.columns)
+        ]
+        return (
+            f"unnest({', '.join(['%s::text[]'] * len(names))}) AS v({', '.join(names)}) "
+            f"WHERE {' AND '.join([f't.{_key(self.store, change.table)} = v.k::{key}', *same])}"
         )
-        rows = [(str(key), *map(text_of, old)) for key, old, _ in change.rows if old is not None]
-        return self._many(sql, rows)
+
+    def update_sql(self, change: Write) -> str:
+        count = len(change.columns)
+        names = ["k", *(f"n{place}" for place in range(count)), *(f"o{place}" for place in range(count))]
+        assigned = ", ".join(
+            f"{quote(column)} = v.n{place}::{self._type(change.table, column)}"
+            for place, column in enumerate(change.columns)
+        )
+        table = self.store.tables[change.table].sql
+        return f"UPDATE {table} AS t SET {assigned} FROM {self._joined(change, names)}"
+
+    def update(self, change: Write) -> int:
+        rows = self._texts(change)
+        if self._documents(rows):
+            assigned = ", ".join(
+                f"{quote(column)} = %s::text::{self._type(change.table, column)}" for column in change.columns
+            )
+            sql = f"UPDATE {self.store.tables[change.table].sql} SET {assigned} WHERE {self._each(change)}"
+            wide = len(change.columns)
+            return self.store.execute_many(sql, [(*row[1 : wide + 1], row[0], *row[wide + 1 :]) for row in rows])
+        return self.store.execute(self.update_sql(change), [list(column) for column in zip(*rows, strict=True)])
+
+    def insert_sql(self, change: Write) -> str:
+        columns = ", ".join(quote(column) for column in change.columns)
+        marks = ", ".join(f"%s::text::{self._type(change.table, column)}" for column in change.columns)
+        table = self.store.tables[change.table].sql
+        return f"INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE VALUES ({marks})"
+
+    def insert(self, change: Write) -> int:
+        rows = [tuple(map(text_of, new)) for _, _, new in change.rows if new is not None]
+        return self.store.execute_many(self.insert_sql(change), rows)
+
+    def delete_sql(self, change: Write) -> str:
+        names = ["k", *(f"o{place}" for place in range(len(change.columns)))]
+        return f"DELETE FROM {self.store.tables[change.table].sql} AS t USING {self._joined(change, names)}"
+
+    def delete(self, change: Write) -> int:
+        rows = self._texts(change)
+        if self._documents(rows):
+            sql = f"DELETE FROM {self.store.tables[change.table].sql} WHERE {self._each(change)}"
+            return self.store.execute_many(sql, rows)
+        return self.store.execute(self.delete_sql(change), [list(column) for column in zip(*rows, strict=True)])
 
 
-def _average_characters(rows: list[Values]) -> float:
-    return sum(len(value or "") for row in rows for value in row) / len(rows)
+def references(
+    store: Store, reference: ForeignKey, table: str, keys: Sequence[Key], *, but: Sequence[Key] = ()
+) -> dict[Key, list[Any]]:
+    """Key of `table` → the rows that refer to it by `reference`, but for the rows `but` of the referring table.
 
-
-def references(store: Store, table: str, keys: Sequence[Key]) -> dict[str, int]:
-    """Table → how many of its rows refer to these rows of `table` by a foreign key of the store's own."""
-    connection, quote = store.connection, store.connection.ops.quote_name
-    found: dict[str, int] = {}
-    with connection.cursor() as cursor:
-        cursor.execute(_REFERRING[store.vendor], [table])
-        for child, column in cursor.fetchall():
-            if store.vendor == "sqlite":
-                condition, value = "IN (SELECT value FROM json_each(%s))", json.dumps(list(keys))
-            else:
-                type_ = store.tables[child][column].type
-                condition, value = f"= ANY (%s::text[]::{type_}[])", [str(key) for key in keys]  # type: ignore[assignment]
-            cursor.execute(f"SELECT COUNT(*) FROM {quote(child)} WHERE {quote(column)} {condition}", [value])
-            count = cursor.fetchone()[0]
-            if count:
-                found[child] = found.get(child, 0) + count
+    A referring row is its key, or None where the store does not know its table by one.
+    """
+    sql = _statements(store)
+    key, child = _key(store, table), known_table(store, reference)
+    shown = f"c.{_key(store, child)}" if child else "NULL"
+    on = " AND ".join(
+        f"c.{quote(one)} = p.{quote(other)}" for one, other in zip(reference.columns, reference.referred, strict=True)
+    )
+    found: dict[Key, list[Any]] = {}
+    for part in sql.portions(keys):
+        condition, values = sql.key_condition(table, "p", part)
+        rows = store.query(
+            f"SELECT p.{key}, {shown} FROM {store.tables[table].sql} AS p "
+            f"JOIN {reference.child_sql} AS c ON {on} WHERE {condition}",
+            values,
+        )
+        excluded = set(but)
+        for parent, row in rows:
+            if child is None or plain_key(row) not in excluded:
+                found.setdefault(plain_key(parent), []).append(row)
     return found
 
 
-_REFERRING = {
-    "sqlite": """
-        SELECT m.name, f."from" FROM sqlite_master AS m JOIN pragma_foreign_key_list(m.name) AS f
-        WHERE m.type = 'table' AND m.rootpage > 0 AND f."table" = %s COLLATE NOCASE
-    """,
-    "postgresql": """
-        SELECT c.conrelid::regclass::text, a.attname FROM pg_constraint AS c
-        JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
-        WHERE c.contype = 'f' AND c.confrelid = %s::regclass
-    """,
-}
+def known_table(store: Store, reference: ForeignKey) -> str | None:
+    """The name by which the store knows the referring table, None where that is another one."""
+    for name, table in store.tables.items():
+        same = table.oid == reference.child_oid if store.vendor == "postgresql" else name == reference.child
+        if same:
+            return name if store.has_key(name) else None
+    return None
+
+
+def children_first(store: Store, change: Write) -> Write:
+    """Order the rows that a delete removes so that a row comes before the row of the same table it refers to."""
+    own = [
+        one
+        for one in store.foreign_keys
+        if known_table(store, one) == change.table and store.is_parent(one, change.table)
+    ]
+    if not own or len(change.rows) < 2:
+        return change
+    places = {name: place for place, name in enumerate(change.columns)}
+    rows = {row[0]: row for row in change.rows}
+    parents: dict[Key, set[Key]] = {}
+    for one in own:
+        by_value = {tuple((row[1] or ())[places[name]] for name in one.referred): key for key, row in rows.items()}
+        for key, row in rows.items():
+            parent = by_value.get(tuple((row[1] or ())[places[name]] for name in one.columns))
+            if parent is not None and parent != key:
+                parents.setdefault(key, set()).add(parent)
+    ordered: list[Key] = []
+    left = dict.fromkeys(rows)
+    while left:
+        referred = {parent for key in left for parent in parents.get(key, ()) if parent in left}
+        free = [key for key in left if key not in referred] or list(left)  # a circle: any order
+        ordered += free
+        for key in free:
+            del left[key]
+    return Write(change.table, change.columns, [rows[key] for key in ordered])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.apps import apps
 from django.conf import settings
@@ -20,7 +21,9 @@ from django.db.models import Model
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from opsconsole.stores.catalog import ForeignKey, Table, TriggerInfo, foreign_keys, read_tables, triggers
 from opsconsole.stores.config import is_writable, sqlite
+from opsconsole.stores.errors import first_line, is_unreachable, sqlite_code, sqlstate
 from opsconsole.stores.router import DEFAULT, store_of
 
 TITLES = {
@@ -34,22 +37,6 @@ TITLES = {
 
 class StoreUnusable(Exception):
     """The store can't be used for what was asked. The message says why and what to do."""
-
-
-class Right(NamedTuple):
-    """A right of a PostgreSQL role: SELECT, INSERT, UPDATE or DELETE, on a table or on one of its columns."""
-
-    name: str
-    table: str
-    column: str = ""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column as the database declares it; `type` is the engine's own name of its type."""
-
-    type: str
-    primary_key: bool
 
 
 def attach_file(store: str, path: str | Path, *, read_only: bool = False) -> Store:
@@ -150,9 +137,14 @@ class Store:
         config = self.connection.settings_dict
         host = config["HOST"] or config["OPTIONS"].get("host") or "localhost"
         port = config["PORT"] or config["OPTIONS"].get("port")
-        schema = self.connection.settings_dict["OPTIONS"].get("options", "")
-        _, found, path = str(schema).partition("search_path=")
-        return f"{host}{f':{port}' if port else ''}/{config['NAME']}" + (f"?schema={path}" if found else "")
+        named = f"?schema={self.schema}" if config["OPTIONS"].get("own_schema") else ""
+        return f"{host}{f':{port}' if port else ''}/{config['NAME']}{named}"
+
+    @property
+    def schema(self) -> str:
+        """PostgreSQL: the schemas in which its tables lie, as the search path has them."""
+        path: str = self.connection.settings_dict["OPTIONS"]["settings"]["search_path"]
+        return path.removesuffix(", pg_temp")
 
     def identity(self) -> str:
         """Which database this really is: a file by real path, device and inode, so that another one
@@ -181,43 +173,52 @@ class Store:
         return int(self._rows("SELECT pg_database_size(current_database())")[0][0])
 
     @cached_property
-    def tables(self) -> dict[str, dict[str, Column]]:
-        """Table → column → declaration, as the database has them now: one query."""
+    def tables(self) -> dict[str, Table]:
+        """Table → its columns and what else the database says of it now."""
         self.require_file()
-        found: dict[str, dict[str, Column]] = {}
-        for table, column, type_, primary_key in self._rows(_INTROSPECT[self.vendor]):
-            found.setdefault(table, {})[column] = Column(type_, bool(primary_key))
-        return found
+        return read_tables(self)
+
+    @cached_property
+    def foreign_keys(self) -> list[ForeignKey]:
+        """Every foreign key of the database, whatever schema its tables lie in."""
+        return foreign_keys(self)
+
+    def triggers(self, table: str, event: str) -> list[TriggerInfo]:
+        """The active triggers and rules of `table` that fire on `event`: INSERT, UPDATE or DELETE."""
+        if table not in self._triggers:
+            self._triggers[table] = triggers(self, self.tables[table])
+        return [one for one in self._triggers[table] if event in one.events]
+
+    @cached_property
+    def _triggers(self) -> dict[str, list[TriggerInfo]]:
+        return {}
+
+    def is_parent(self, key: ForeignKey, table: str) -> bool:
+        """Return whether `key` refers to `table`."""
+        return key.parent_oid == self.tables[table].oid if self.vendor == "postgresql" else key.parent == table
 
     def key_column(self, table: str) -> str:
-        """The primary key of `table`, a single column."""
-        for name, column in self.tables[table].items():
-            if column.primary_key:
-                return name
+        """The column by which rows of `table` are named: the model's key, else the primary key."""
+        model = self._known.get(table)
+        if model is not None and model._meta.pk.column in self.tables[table]:
+            return str(model._meta.pk.column)
+        key = self.tables[table].key
+        if len(key) == 1:
+            return key[0]
         raise StoreUnusable(
-            _("%(table)s of %(location)s has no primary key: nothing was written.")
+            _("%(table)s of %(location)s has no key of one column. Rows of it can't be told apart.")
             % {"table": table, "location": self.location}
         )
 
-    def require_keys(self, writes: Mapping[str, Iterable[str]]) -> None:
-        """Refuse a table whose rows can't be told apart; and, where whole rows may go, one whose foreign key names
-        a table that is missing: SQLite deletes nothing from it.
-        """
-        there = {name.lower() for name in self.tables}
-        for table, columns in writes.items():
-            if table not in self.tables:
-                continue
-            self.key_column(table)
-            if columns or self.vendor != "sqlite":
-                continue
-            with self.connection.cursor() as cursor:
-                cursor.execute('SELECT "table" FROM pragma_foreign_key_list(%s)', [table])
-                missing = sorted({parent for (parent,) in cursor.fetchall() if parent.lower() not in there})
-            if missing:
-                raise StoreUnusable(
-                    _("%(table)s of %(location)s refers to %(missing)s, which is not there: nothing was written.")
-                    % {"table": table, "location": self.location, "missing": ", ".join(missing)}
-                )
+    def has_key(self, table: str) -> bool:
+        """Return whether `key_column` knows the key of `table`."""
+        model = self._known.get(table)
+        known = model is not None and model._meta.pk.column in self.tables[table]
+        return known or len(self.tables[table].key) == 1
+
+    @cached_property
+    def _known(self) -> dict[str, type[Model]]:
+        return {model._meta.db_table: model for model in self.models()}
 
     def models(self) -> list[type[Model]]:
         """Those whose tables it should have: an unmanaged model's may be absent."""
@@ -298,12 +299,6 @@ class Store:
             cursor.execute(_INDEXES[self.vendor], [table])
             return sorted({name for name, column in cursor.fetchall() if column in wanted})
 
-    def triggers_on(self, table: str, event: str) -> list[str]:
-        """Names of the store's own triggers that fire when rows of `table` see `event`: UPDATE, DELETE."""
-        with self.connection.cursor() as cursor:
-            cursor.execute(_TRIGGERS[self.vendor], [table])
-            return sorted(name for name, fires in cursor.fetchall() if event in str(fires).upper().split())
-
     def version(self) -> str | None:
         """The newest row of `schema_version`, as dotted numbers sort."""
         if "version" not in self.tables.get("schema_version", {}):
@@ -340,42 +335,30 @@ class Store:
         except DatabaseError as error:
             raise self.unusable(error) from error
 
-    def require_rights(self, wanted: Sequence[Right]) -> None:
-        """Refuse a role that lacks one of the rights, with the statements that grant them: one query."""
-        if self.vendor != "postgresql" or not wanted:
-            return
-        with self.connection.cursor() as cursor:
-            cursor.execute(_RIGHTS, [list(part) for part in zip(*wanted, strict=True)])
-            lacking = cursor.fetchall()
-        if not lacking:
-            return
-        role, quote = lacking[0][0], self.connection.ops.quote_name
-        grants = [
-            f"GRANT {right}{f' ({quote(column)})' if column else ''} ON {quote(table)} TO {quote(role)};"
-            for _role, right, table, column in lacking
-        ]
-        named = [f"{right} {table}{f'.{column}' if column else ''}" for _role, right, table, column in lacking]
-        raise StoreUnusable(
-            _(
-                "%(location)s: the role %(role)s lacks %(rights)s. "
-                "Nothing was written. Its owner grants it with:\n%(grants)s"
-            )
-            % {"location": self.location, "role": role, "rights": ", ".join(named), "grants": "\n".join(grants)}
-        )
-
     def unusable(self, error: Exception) -> StoreUnusable:
         """The sentence for a driver's error while opening or first reading the store."""
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        known = {
-            "locked": _("%(location)s is locked by another process: nothing was written. Try again later."),
-            "readonly": _("%(location)s is read-only: nothing was written."),
-            "not a database": _("%(location)s is no SQLite database."),
-            "malformed": _("%(location)s is damaged (%(reason)s): restore a backup first."),
-        }
-        text = next(
-            (text for part, text in known.items() if part in reason),
-            _("%(location)s can't be reached: %(reason)s"),
-        )
+        reason = first_line(error)
+        code, state = sqlite_code(error), sqlstate(error)
+        primary = None if code is None else code & 0xFF
+        if primary in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} or state == "55P03":
+            text = _("%(location)s is locked by another process: nothing was written. Try again later.")
+        elif primary == sqlite3.SQLITE_READONLY or state == "25006":
+            text = _("%(location)s is read-only: nothing was written.")
+        elif primary == sqlite3.SQLITE_NOTADB:
+            text = _("%(location)s is no SQLite database.")
+        elif primary == sqlite3.SQLITE_CORRUPT:
+            text = _("%(location)s is damaged (%(reason)s): restore a backup first.")
+        elif "startup parameter" in reason:  # a pooler's own words: it has no code for them
+            text = _(
+                "%(location)s refuses start-up options (%(reason)s), as a pooler in transaction mode does. "
+                "Add pooler=transaction to its URL."
+            )
+        elif state == "57014":
+            text = _("%(location)s took too long to answer and was stopped: %(reason)s. Try again later.")
+        elif is_unreachable(error):
+            text = _("%(location)s can't be reached: %(reason)s")
+        else:
+            text = _("%(location)s refused a statement: %(reason)s")
         return StoreUnusable(text % {"location": self.location, "reason": reason})
 
     def close(self) -> None:
@@ -398,11 +381,27 @@ class Store:
                     lacks[f"{table}.{name}"] = "\n".join(statements)
         return lacks
 
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Return the rows of a statement; `%` stands for a parameter's mark and is doubled otherwise."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, list(values))
+            return list(cursor.fetchall())
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> int:
+        """Execute a statement and return how many rows it met."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, list(values))
+            return int(cursor.rowcount)
+
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+        """Execute a statement once for each of `rows` and return how many rows it met in all."""
+        with self.connection.cursor() as cursor:
+            cursor.executemany(sql, rows)
+            return int(cursor.rowcount)
+
     def _rows(self, sql: str) -> list[Any]:
         try:
-            with self.connection.cursor() as cursor:
-                cursor.execute(sql)
-                return list(cursor.fetchall())
+            return self.query(sql)
         except DatabaseError as error:
             raise self.unusable(error) from error
 
@@ -447,35 +446,6 @@ def _dotted(version: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else -1 for part in version.split("."))
 
 
-_INTROSPECT = {
-    "sqlite": """
-        SELECT m.name, c.name, c.type, c.pk FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c
-        WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND m.rootpage > 0  -- not virtual
-    """,
-    "postgresql": """
-        SELECT t.relname, a.attname, format_type(a.atttypid, a.atttypmod), COALESCE(i.indisprimary, false)
-        FROM pg_class AS t
-        JOIN pg_attribute AS a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
-        LEFT JOIN pg_index AS i ON i.indrelid = t.oid AND i.indisprimary AND a.attnum = ANY (i.indkey)
-        WHERE t.relkind IN ('r', 'p') AND pg_table_is_visible(t.oid)
-          AND t.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
-        ORDER BY t.relname, a.attnum
-    """,
-}
-
-# Name, and the words among which are its events: on SQLite all that stands before its body.
-_TRIGGERS = {
-    "sqlite": """
-        SELECT name, substr(sql, 1, instr(upper(sql), ' ON ')) FROM sqlite_master
-        WHERE type = 'trigger' AND tbl_name = %s COLLATE NOCASE
-    """,
-    "postgresql": """
-        SELECT tgname,
-            concat_ws(' ', CASE WHEN tgtype & 16 > 0 THEN 'UPDATE' END, CASE WHEN tgtype & 8 > 0 THEN 'DELETE' END)
-        FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal AND tgenabled <> 'D'
-    """,
-}
-
 _INDEXES = {
     "sqlite": """
         SELECT l.name, i.name FROM pragma_index_list(%s) AS l JOIN pragma_index_info(l.name) AS i
@@ -487,12 +457,3 @@ _INDEXES = {
         WHERE i.indrelid = %s::regclass
     """,
 }
-
-_RIGHTS = """
-    SELECT current_user, w.name, w.relation, w.attribute
-    FROM unnest(%s::text[], %s::text[], %s::text[]) AS w(name, relation, attribute)
-    WHERE to_regclass(quote_ident(w.relation)) IS NOT NULL AND NOT CASE
-        WHEN w.attribute = '' THEN has_table_privilege(to_regclass(quote_ident(w.relation)), w.name)
-        ELSE has_column_privilege(to_regclass(quote_ident(w.relation)), w.attribute, w.name)
-    END
-"""

@@ -195,7 +195,7 @@ class CheckStore(OnNamedStore, Check):
         for model in self.at.models():
             table = model._meta.db_table
             for one in model._meta.concrete_fields:
-                if not one.flatchoices or one.column not in self.at.tables.get(table, {}):
+                if not one.flatchoices or one.column is None or one.column not in self.at.tables.get(table, {}):
                     continue
                 values = [str(value) for value, _label in one.flatchoices]
                 name, marks = self._quote(one.column), ", ".join(["%s"] * len(values))

@@ -29,6 +29,7 @@ from opsconsole.operations.registry import InvalidParameters, UnknownOperation
 from opsconsole.operations.runner import Fenced
 from opsconsole.operations.runs import Actor, UnableToRun
 from opsconsole.operations.selection import Selection
+from opsconsole.stores.preflight import require_privileges
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.rows import Key, is_bigint
 from opsconsole.stores.store import Store, StoreUnusable, all_stores, attach_file
@@ -471,7 +472,7 @@ def _execute(
     if operation.touches_store:
         with reading(operation.at):
             operation.at.require_writable()
-            operation.at.require_rights(operation.rights())
+            require_privileges(operation.at, operation.read_columns(), operation.targets())
     run = runs.same_command(operation, selection)
     if run is not None:
         run = _take_over(run, size, actor, options, output)

@@ -17,8 +17,9 @@ from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowCha
 from opsconsole.operations.models import Batch
 from opsconsole.operations.runs import UnableToRun, run_called, store_of
 from opsconsole.stores import rows
+from opsconsole.stores.preflight import Target
 from opsconsole.stores.rows import Key, Values
-from opsconsole.stores.store import Right, Store
+from opsconsole.stores.store import Store
 
 INDEX_BITS = 20  # a unit's key: batches counted from the last one, then the row's place in its batch
 
@@ -44,6 +45,7 @@ class UndoRun(Operation):
     model = Batch
     risk = Risk.CHANGE
     about_runs = True
+    rejudges = False  # rows that the run wrote stay in its scope
     reasons = {
         "as_before": _("already as before the run"),
         "conflict": _("conflict: changed since the run"),
@@ -116,7 +118,9 @@ class UndoRun(Operation):
     def _rows(self, batch: Batch) -> list[tuple[Any, ...]]:
         """(table, columns, key, before, written), last written first among tables."""
         if self._unpacked[0] != batch.number:
-            flat = [(write.table, write.columns, *row) for write in reversed(batch.writes) for row in write.rows]
+            flat = [
+                (write.table, write.columns, *row) for write in reversed(batch.writes) for row in reversed(write.rows)
+            ]
             self._unpacked = (batch.number, flat)
         return self._unpacked[1]
 
@@ -148,13 +152,19 @@ class UndoRun(Operation):
             )
         )
 
-    def rights(self) -> list[Right]:
+    def targets(self) -> list[Target]:
         """Rows that the run deleted are inserted again, those that it inserted go."""
-        turned = {"INSERT": "DELETE", "DELETE": "INSERT"}
-        cls = registry.operations().get(self.run.operation)
-        deletes = cls is not None and cls.risk == Risk.DELETE
-        gone = [Right("INSERT", table) for table, columns in self.writes.items() if deletes and not columns]
-        return gone + [Right(turned.get(one.name, one.name), *one[1:]) for one in super().rights()]
+        found = []
+        for table, columns in self.writes.items():
+            if not columns:
+                stored = self.at.tables[table].stored if table in self.at.tables else ()
+                found.append(Target("insert", table, stored))
+            else:
+                found.append(Target("delete" if self.inserts(table) else "update", table, columns))
+        return found
+
+    def read_columns(self) -> list[tuple[str, str]]:
+        return []  # the targets name them
 
     def label(self, unit: ChangedRow) -> str:
         return f"{unit.table} {unit.key}"

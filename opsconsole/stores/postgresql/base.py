@@ -1,4 +1,4 @@
-"""Django's engine for PostgreSQL with a pool that costs little, and waits for nobody who isn't there."""
+"""Django's engine for PostgreSQL, with the settings of `opsconsole.stores.connection` and a pool that costs little."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from django.db.backends.postgresql import base
 from psycopg import Connection
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from opsconsole.stores.pooled.prompt import LOOK_SECONDS, rows
+from opsconsole.stores import connection
+from opsconsole.stores.postgresql.prompt import LOOK_SECONDS, rows
 
 
 def check(connection: Connection) -> None:
@@ -25,7 +26,20 @@ def check(connection: Connection) -> None:
         ConnectionPool.check_connection(connection)
 
 
+def raw_parameters(wrapper: Any) -> dict[str, Any]:
+    """Return Django's own parameters for a connection, before the settings of the store are put in."""
+    found: dict[str, Any] = base.DatabaseWrapper.get_connection_params(wrapper)
+    return found
+
+
 class DatabaseWrapper(base.DatabaseWrapper):
+    def get_connection_params(self) -> dict[str, Any]:
+        return connection.parameters(super().get_connection_params())
+
+    def _configure_timezone(self, connection: Any) -> bool:
+        """Nothing: every connection has its time zone from the start, and a pooler's must not keep one."""
+        return False
+
     @property
     def pool(self) -> ConnectionPool | None:
         known: ConnectionPool | None = self._connection_pools.get(self.alias)  # type: ignore[attr-defined]
@@ -65,11 +79,15 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """
         pool = self.pool
         with self.wrap_database_errors:
+            if self.settings_dict["OPTIONS"].get("pooler"):  # neither prepared statements nor a session's settings
+                with self.cursor() as cursor:
+                    cursor.execute(sql, values)
+                    return list(cursor.fetchall())
             if pool is None or self.connection is not None:
                 self.ensure_connection()
                 return rows(self.connection, sql, values, seconds=seconds, prepare=prepare)
-            connection = self.get_new_connection({})
+            lent = self.get_new_connection({})
             try:
-                return rows(connection, sql, values, seconds=seconds, prepare=prepare)
+                return rows(lent, sql, values, seconds=seconds, prepare=prepare)
             finally:
-                pool.putconn(connection)
+                pool.putconn(lent)

@@ -1,0 +1,374 @@
+"""What a store's tables really are, from the database's own catalogue: one query for each kind of thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from opsconsole.stores.store import Store
+
+
+def quote(name: str) -> str:
+    """Return `name` as an SQL identifier, for a statement with parameters: quotes and `%` are doubled."""
+    return '"' + name.replace('"', '""').replace("%", "%%") + '"'
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as the database declares it; `type` is the engine's own name of its type."""
+
+    type: str
+    primary_key: bool
+    base: str = ""  # PostgreSQL: the type without length and precision; of a domain, the type below it
+    limited: bool = False  # it has a length or precision: an assignment may round or cut
+    nullable: bool = True
+    generated: bool = False
+    identity: str = ""  # PostgreSQL: `a` always, `d` by default
+    category: str = ""  # PostgreSQL's category of its type, such as D for dates and times
+
+    @property
+    def is_timestamp(self) -> bool:
+        """Return whether it is a PostgreSQL timestamp, with or without a zone."""
+        return self.base in {"timestamp without time zone", "timestamp with time zone"}
+
+
+@dataclass(frozen=True)
+class Table(Mapping[str, Column]):
+    """A table: column name → declaration, and what else the catalogue says of it."""
+
+    name: str
+    schema: str = ""
+    oid: int = 0
+    kind: str = "table"  # table, partitioned table; see `Relation.kind` for what is none
+    has_rowid: bool = False  # SQLite: its rows have a rowid that no column shows
+    row_security: bool = False  # row-level security is in force for this role
+    children: bool = False  # other tables inherit from it
+    columns: dict[str, Column] = field(default_factory=dict)
+    unique: list[tuple[str, ...]] = field(default_factory=list)  # keys that every row has, each differently
+
+    def __getitem__(self, name: str) -> Column:
+        return self.columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    __hash__ = object.__hash__
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The columns of the primary key."""
+        return tuple(name for name, column in self.columns.items() if column.primary_key)
+
+    @property
+    def rowid(self) -> str:
+        """SQLite: the name of the rowid, which a column may hide; empty where no column can name it."""
+        taken = {name.lower() for name in self.columns}
+        return next((name for name in ("rowid", "_rowid_", "oid") if name not in taken), "") if self.has_rowid else ""
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """What a before-image of a whole row holds: all but the generated columns, and SQLite's rowid."""
+        return (*([self.rowid] if self.rowid else []), *self.writable)
+
+    @property
+    def sql(self) -> str:
+        """Its quoted name, with the schema on PostgreSQL."""
+        return f"{quote(self.schema)}.{quote(self.name)}" if self.schema else quote(self.name)
+
+    def is_unique(self, columns: Iterable[str]) -> bool:
+        """Return whether the database itself keeps `columns` unique."""
+        given = set(columns)
+        return not self.children and any(set(key) <= given for key in self.unique)
+
+    @property
+    def writable(self) -> list[str]:
+        """The columns that an INSERT may name: all but the generated ones."""
+        return [name for name, column in self.columns.items() if not column.generated]
+
+
+class ForeignKey(NamedTuple):
+    """A foreign key of the store. Tables are named as SQL; on PostgreSQL they may lie in any schema."""
+
+    name: str
+    child: str  # the referring table, as people read it
+    child_sql: str
+    child_oid: int
+    columns: tuple[str, ...]
+    types: tuple[str, ...]  # PostgreSQL: of `columns`, without length
+    parent: str
+    parent_oid: int
+    referred: tuple[str, ...]
+    on_delete: str  # CASCADE, SET NULL, SET DEFAULT, or empty: the delete is refused
+    on_update: str
+
+    @property
+    def cascades(self) -> bool:
+        return self.on_delete == "CASCADE"
+
+    @property
+    def empties(self) -> bool:
+        return self.on_delete in {"SET NULL", "SET DEFAULT"}
+
+
+class TriggerInfo(NamedTuple):
+    """A trigger or rule that is active in this session."""
+
+    name: str
+    table: str
+    events: frozenset[str]  # INSERT, UPDATE, DELETE
+    before: bool  # it fires before the row is written, and can change or swallow it
+    source: str
+    rule: bool = False
+    instead: bool = False
+
+
+def read_tables(store: Store) -> dict[str, Table]:
+    """Return table → what it is, for the tables that the names of the store mean."""
+    tables = _sqlite_tables(store) if store.vendor == "sqlite" else _pg_tables(store)
+    return {name: table for name, table in tables.items() if table.columns}
+
+
+def _sqlite_tables(store: Store) -> dict[str, Table]:
+    columns: dict[str, dict[str, Column]] = {}
+    called = _as_the_models_call_it(store)
+    for table, name, type_, key, hidden, not_null in store.query(_SQLITE_COLUMNS):
+        declared = Column(type_, bool(key), nullable=not not_null, generated=hidden in (2, 3))
+        columns.setdefault(called(table), {})[called(table, name)] = declared
+    indexes: dict[tuple[str, str], list[tuple[str, int, str | None]]] = {}
+    for table, index, origin, number, name in store.query(_SQLITE_INDEXES):
+        indexes.setdefault((called(table), index), []).append((origin, number, name and called(table, name)))
+    unique: dict[str, list[tuple[str, ...]]] = {}
+    by_index, without_rowid = set(), set()
+    for (table, _index), parts in indexes.items():
+        if parts[0][0] == "pk":
+            by_index.add(table)
+            if all(number != -1 for _origin, number, _name in parts):  # else each entry ends with the rowid
+                without_rowid.add(table)
+        key = [name for _origin, number, name in parts if number != -1]
+        if None not in key:  # an expression
+            unique.setdefault(table, []).append(tuple(map(str, key)))
+    tables = {}
+    for table, declarations in columns.items():
+        key = tuple(name for name, column in declarations.items() if column.primary_key)
+        is_rowid = bool(key) and table not in by_index  # INTEGER PRIMARY KEY
+        if is_rowid:
+            unique.setdefault(table, []).append(key)
+        if is_rowid or table in without_rowid:
+            declarations |= {name: replace(declarations[name], nullable=False) for name in key}
+        has_rowid = not is_rowid and table not in without_rowid
+        tables[table] = Table(table, has_rowid=has_rowid, columns=declarations, unique=unique.get(table, []))
+    return tables
+
+
+def _as_the_models_call_it(store: Store) -> Callable[..., str]:
+    """SQLite ignores the case of names, and a file may write them otherwise than the models do."""
+    known: dict[str, set[str]] = {}
+    for model in store.models():
+        known.setdefault(model._meta.db_table, set()).update(str(f.column) for f in model._meta.concrete_fields)
+
+    def called(table: str, column: str | None = None) -> str:
+        folded = table.lower()
+        if column is None:
+            return folded if folded in known else table
+        return column.lower() if column.lower() in known.get(folded, ()) else column
+
+    return called
+
+
+def _pg_tables(store: Store) -> dict[str, Table]:
+    tables = {
+        name: Table(name, schema, oid, _KINDS[kind], row_security=secured, children=children and kind == "r")
+        for oid, schema, name, kind, secured, children in store.query(_PG_TABLES)
+    }
+    names = {table.oid: name for name, table in tables.items()}
+    for oid, column, *facts in store.query(_PG_COLUMNS, [list(names)]):
+        tables[names[oid]].columns[column] = Column(*facts)
+    for oid, columns in store.query(_PG_UNIQUE, [list(names)]):
+        if None not in columns:  # an expression
+            tables[names[oid]].unique.append(tuple(columns))
+    return tables
+
+
+def other_relations(store: Store) -> dict[str, str]:
+    """Return name → kind of what can be read like a table and is none: views, foreign tables."""
+    if store.vendor == "sqlite":
+        rows = store.query("SELECT name, 'view' FROM sqlite_master WHERE type = 'view'")
+        return dict(rows) | dict.fromkeys(store.virtual_tables(), "virtual table")
+    return {name: _KINDS[kind] for name, kind in store.query(_PG_OTHERS)}
+
+
+def foreign_keys(store: Store) -> list[ForeignKey]:
+    """Return every foreign key of the database: one query."""
+    if store.vendor == "postgresql":
+        return [
+            ForeignKey(
+                name,
+                child,
+                f"{quote(schema)}.{quote(table)}",
+                child_oid,
+                tuple(columns),
+                tuple(types),
+                parent,
+                parent_oid,
+                tuple(referred),
+                _ACTIONS.get(deleted, ""),
+                _ACTIONS.get(updated, ""),
+            )
+            for (
+                name,
+                schema,
+                table,
+                child,
+                child_oid,
+                columns,
+                types,
+                parent,
+                parent_oid,
+                referred,
+                deleted,
+                updated,
+            ) in store.query(_PG_FOREIGN_KEYS)
+        ]
+    called = _as_the_models_call_it(store)
+    names = {name.lower(): name for name in store.tables}
+    grouped: dict[tuple[str, int], list[Any]] = {}
+    for child, number, column, parent, referred, deleted, updated in store.query(_SQLITE_FOREIGN_KEYS):
+        parent = names.get(parent.lower(), parent)
+        part = (called(child, column), parent, referred and called(parent, referred), deleted, updated)
+        grouped.setdefault((called(child), number), []).append(part)
+    found = []
+    for (child, number), parts in grouped.items():
+        parent = parts[0][1]
+        key = store.tables[parent].key if parent in store.tables else ()
+        referred = tuple(part[2] for part in parts) if parts[0][2] else key
+        actions = [action if action in _ACTIONS.values() else "" for action in parts[0][3:5]]
+        columns = tuple(part[0] for part in parts)
+        found.append(
+            ForeignKey(f"{child}.{number}", child, quote(child), 0, columns, (), parent, 0, referred, *actions)
+        )
+    return found
+
+
+def triggers(store: Store, table: Table) -> list[TriggerInfo]:
+    """Return the active triggers and rules of a table, of its partitions and heirs too."""
+    if store.vendor == "postgresql":
+        found = [
+            TriggerInfo(name, table.name, frozenset(events), before, source)
+            for name, events, before, source in store.query(_PG_TRIGGERS, [table.oid])
+        ]
+        rules = store.query(_PG_RULES, [table.oid])
+        return found + [TriggerInfo(n, table.name, frozenset([e]), True, "", True, i) for n, e, i in rules]
+    found = []
+    for name, sql in store.query(_SQLITE_TRIGGERS, [table.name]):
+        head, _begin, body = sql.upper().partition("BEGIN")
+        words = head.split()
+        events = frozenset(word for word in words if word in {"INSERT", "UPDATE", "DELETE"})
+        found.append(TriggerInfo(name, table.name, events, "BEFORE" in words or "RAISE" in body, sql))
+    return found
+
+
+_KINDS = {
+    "r": "table",
+    "p": "partitioned table",
+    "v": "view",
+    "m": "materialized view",
+    "f": "foreign table",
+}
+_ACTIONS = {"c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
+
+_SQLITE_COLUMNS = """
+    SELECT m.name, c.name, c.type, c.pk, c.hidden, c."notnull"
+    FROM sqlite_master AS m JOIN pragma_table_xinfo(m.name) AS c
+    WHERE m.type = 'table' AND m.rootpage > 0 AND m.name NOT LIKE 'sqlite\\_%%' ESCAPE '\\'
+    ORDER BY m.name, c.cid
+"""
+_SQLITE_INDEXES = """
+    SELECT m.name, l.name, l.origin, x.cid, x.name
+    FROM sqlite_master AS m JOIN pragma_index_list(m.name) AS l JOIN pragma_index_xinfo(l.name) AS x
+    WHERE m.type = 'table' AND m.rootpage > 0 AND l."unique" AND NOT l.partial AND (x.key OR x.cid = -1)
+    ORDER BY m.name, l.seq, x.seqno
+"""
+_SQLITE_FOREIGN_KEYS = """
+    SELECT m.name, f.id, f."from", f."table", f."to", f.on_delete, f.on_update
+    FROM sqlite_master AS m JOIN pragma_foreign_key_list(m.name) AS f
+    WHERE m.type = 'table' AND m.rootpage > 0 ORDER BY m.name, f.id, f.seq
+"""
+_SQLITE_TRIGGERS = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = %s COLLATE NOCASE"
+
+# Temporary tables are nobody's store, and a pooler's connection may hold some of another client's.
+_PG_VISIBLE = """
+    pg_table_is_visible(t.oid) AND t.relpersistence <> 't'
+    AND t.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+"""
+_PG_TABLES = f"""
+    SELECT t.oid::bigint, n.nspname, t.relname, t.relkind::text, row_security_active(t.oid),
+        EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = t.oid)
+    FROM pg_class AS t JOIN pg_namespace AS n ON n.oid = t.relnamespace
+    WHERE t.relkind IN ('r', 'p') AND {_PG_VISIBLE} ORDER BY t.relname
+"""  # noqa: S608  # constants
+_PG_OTHERS = (
+    f"SELECT t.relname, t.relkind::text FROM pg_class AS t WHERE t.relkind IN ('v', 'm', 'f') AND {_PG_VISIBLE}"  # noqa: S608
+)
+# A domain is followed to the type below it. format_type(…, -1) is the type without length: `bpchar`, not `character`,
+# which would be character(1).
+_PG_COLUMNS = """
+    WITH RECURSIVE domain(oid, below, modifier) AS (
+        SELECT oid, typbasetype, typtypmod FROM pg_type WHERE typtype = 'd'
+        UNION ALL
+        SELECT d.oid, t.typbasetype, GREATEST(d.modifier, t.typtypmod)
+        FROM domain AS d JOIN pg_type AS t ON t.oid = d.below AND t.typtype = 'd'
+    ), root AS (
+        SELECT d.oid, d.below, d.modifier FROM domain AS d JOIN pg_type AS t ON t.oid = d.below AND t.typtype <> 'd'
+    )
+    SELECT a.attrelid::bigint, a.attname, format_type(a.atttypid, a.atttypmod), COALESCE(i.indisprimary, false),
+        format_type(COALESCE(r.below, a.atttypid), -1), a.atttypmod <> -1 OR COALESCE(r.modifier, -1) <> -1,
+        NOT a.attnotnull, a.attgenerated <> '', a.attidentity::text, t.typcategory::text
+    FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+    LEFT JOIN root AS r ON r.oid = a.atttypid
+    LEFT JOIN pg_index AS i ON i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY (i.indkey)
+    WHERE a.attrelid = ANY (%s::bigint[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+    ORDER BY a.attrelid, a.attnum
+"""
+_PG_UNIQUE = """
+    SELECT i.indrelid::bigint, array(
+        SELECT a.attname::text FROM generate_series(0, i.indnkeyatts - 1) AS k(place)
+        LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.place] AND a.attnum > 0
+        ORDER BY k.place)
+    FROM pg_index AS i
+    WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indrelid = ANY (%s::bigint[]::oid[])
+"""
+# Clones of a key on the partitions (conparentid) say nothing new.
+_PG_FOREIGN_KEYS = """
+    SELECT c.conname, n.nspname, child.relname, c.conrelid::regclass::text, c.conrelid::bigint,
+        array(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k(number, place)
+            JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.number ORDER BY k.place),
+        array(SELECT format_type(a.atttypid, -1) FROM unnest(c.conkey) WITH ORDINALITY AS k(number, place)
+            JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.number ORDER BY k.place),
+        c.confrelid::regclass::text, c.confrelid::bigint,
+        array(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS k(number, place)
+            JOIN pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.number ORDER BY k.place),
+        c.confdeltype::text, c.confupdtype::text
+    FROM pg_constraint AS c JOIN pg_class AS child ON child.oid = c.conrelid
+    JOIN pg_namespace AS n ON n.oid = child.relnamespace
+    WHERE c.contype = 'f' AND c.conparentid = 0
+"""
+_PG_TRIGGERS = """
+    WITH RECURSIVE family(oid) AS (
+        SELECT %s::bigint::oid UNION SELECT i.inhrelid FROM pg_inherits AS i JOIN family AS f ON f.oid = i.inhparent
+    )
+    SELECT DISTINCT t.tgname, array_remove(ARRAY[
+            CASE WHEN t.tgtype & 4 > 0 THEN 'INSERT' END, CASE WHEN t.tgtype & 8 > 0 THEN 'DELETE' END,
+            CASE WHEN t.tgtype & 16 > 0 THEN 'UPDATE' END], NULL),
+        t.tgtype & 3 = 3, p.prosrc
+    FROM pg_trigger AS t JOIN family AS f ON f.oid = t.tgrelid JOIN pg_proc AS p ON p.oid = t.tgfoid
+    WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') ORDER BY t.tgname
+"""
+_PG_RULES = """
+    SELECT rulename, CASE ev_type WHEN '2' THEN 'UPDATE' WHEN '3' THEN 'INSERT' ELSE 'DELETE' END, is_instead
+    FROM pg_rewrite WHERE ev_class = %s::bigint::oid AND ev_type <> '1' AND ev_enabled IN ('O', 'A')
+"""

@@ -1,0 +1,190 @@
+"""The one way to open a connection to a PostgreSQL store: the same settings, whoever opens it.
+
+The settings fix what the server, the database or the role may have set otherwise: how values are written
+as text, which schema a name means, whether row-level security hides rows, and how long a statement waits.
+A direct connection gets them as start-up options. A pooler in transaction mode refuses start-up options, and
+lends one connection to many clients: there, every transaction begins with `SET LOCAL`, in one statement.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from django.core.exceptions import ImproperlyConfigured
+from psycopg import sql
+from psycopg.pq import TransactionStatus
+
+if TYPE_CHECKING:
+    from opsconsole.stores.store import Store
+
+# Text must mean the same whenever it is read and written, or an undo restores other values.
+FIXED = {
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "3",
+    "lc_monetary": "C",
+    "xmloption": "content",
+    "array_nulls": "on",
+    "standard_conforming_strings": "on",
+    "transform_null_equals": "off",
+    "default_transaction_isolation": "read committed",
+    "row_security": "off",  # a query that would not see every row is an error
+}
+SCHEMA = "public"
+TIMEOUTS = {"lock_timeout": "5s", "statement_timeout": "1h"}
+WEB_TIMEOUTS = {"lock_timeout": "3s", "statement_timeout": "30s"}
+CONNECT_SECONDS = 10
+_OPTION = re.compile(r"(?:-c\s*|--)([\w.]+)=((?:\\.|[^\\\s])*)|(\S+)")
+_SPECIAL, _ESCAPED = re.compile(r"([\\ ])"), r"\\\1"
+_DJANGO_ONLY = ("context", "cursor_factory")
+
+
+def settings_of(options: str, *, web: bool) -> dict[str, str]:
+    """Return the settings of a connection. `options` is the URL's, in libpq's notation.
+
+    Raises ImproperlyConfigured for what is not `-c name=value`.
+    """
+    given: dict[str, str] = {}
+    for name, value, other in _OPTION.findall(options):
+        if other:
+            raise ImproperlyConfigured(f"options in a database URL holds {other!r}. Write it as -c name=value.")
+        given[name.replace("-", "_")] = re.sub(r"\\(.)", r"\1", value)
+    known = {name.lower() for name in FIXED} | {"search_path"}
+    own = {name: value for name, value in given.items() if name.lower() not in known}
+    path = next((value for name, value in given.items() if name.lower() == "search_path"), "") or SCHEMA
+    if "pg_temp" not in path:
+        path = f"{path}, pg_temp"  # else a temporary table comes before the table of the same name
+    return {**(WEB_TIMEOUTS if web else TIMEOUTS), **own, **FIXED, "search_path": path}
+
+
+def startup_options(settings: Mapping[str, str]) -> str:
+    """Return the settings as libpq's `options`."""
+    return " ".join(f"-c {name}={_SPECIAL.sub(_ESCAPED, value)}" for name, value in settings.items())
+
+
+def parameters(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what psycopg connects with, of Django's parameters for a store.
+
+    `pooler`, `settings` and `own_schema` in them are ours (see `config.database`).
+    """
+    found = dict(params)
+    settings, pooler = found.pop("settings", {}), found.pop("pooler", "")
+    found.pop("own_schema", None)
+    if not pooler:
+        return {**found, "options": startup_options(settings)}
+    found.pop("options", None)
+    base = found.get("cursor_factory", psycopg.Cursor)
+    mixin = _AsyncLocalSettings if issubclass(base, psycopg.AsyncCursor) else _LocalSettings
+    found["cursor_factory"] = type("PoolerCursor", (mixin, base), {"settings_query": _set_local(settings)})
+    return {**found, "prepare_threshold": None}
+
+
+def connection_parameters(store: Store, cursor: type = psycopg.Cursor) -> dict[str, Any]:
+    """Return the keyword arguments for `psycopg.connect` to `store`, with its settings and its password."""
+    from opsconsole.stores.postgresql.base import raw_parameters
+
+    found = raw_parameters(store.connection)
+    return parameters({**{name: found[name] for name in found if name not in _DJANGO_ONLY}, "cursor_factory": cursor})
+
+
+def connect(store: Store, **options: Any) -> psycopg.Connection[Any]:
+    """Open a connection of its own to a PostgreSQL store, in autocommit mode."""
+    params = connection_parameters(store)
+    kind = _PoolerConnection if is_pooler(store) else psycopg.Connection
+    return kind.connect(**params, autocommit=True, **options)
+
+
+async def connect_async(store: Store, **options: Any) -> psycopg.AsyncConnection[Any]:
+    """Open a connection of its own for asynchronous code, in autocommit mode."""
+    params = connection_parameters(store, psycopg.AsyncCursor)
+    kind = _AsyncPoolerConnection if is_pooler(store) else psycopg.AsyncConnection
+    return await kind.connect(**params, autocommit=True, **options)
+
+
+def is_pooler(store: Store) -> bool:
+    """Return whether the store is reached through a pooler in transaction mode."""
+    return bool(store.connection.settings_dict["OPTIONS"].get("pooler"))
+
+
+def _set_local(settings: Mapping[str, str]) -> sql.Composed:
+    calls = [
+        sql.SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
+        for name, value in settings.items()
+    ]
+    return sql.SQL("SELECT ") + sql.SQL(", ").join(calls)
+
+
+class _LocalSettings:
+    """A cursor whose transactions begin with the settings. In autocommit mode each statement is a transaction."""
+
+    settings_query: sql.Composed
+    connection: psycopg.Connection[Any]
+
+    def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
+        return self._begun(lambda: super(_LocalSettings, self).execute(query, params, **options))  # type: ignore[misc]
+
+    def executemany(self, query: Any, params_seq: Any, **options: Any) -> Any:
+        return self._begun(lambda: super(_LocalSettings, self).executemany(query, params_seq, **options))  # type: ignore[misc]
+
+    def _begun(self, call: Any) -> Any:
+        if self.connection.info.transaction_status != TransactionStatus.IDLE:
+            return call()
+        if not self.connection.autocommit:
+            super().execute(self.settings_query)  # type: ignore[misc]
+            return call()
+        with psycopg.Connection.transaction(self.connection):
+            super().execute(self.settings_query)  # type: ignore[misc]
+            return call()
+
+
+class _AsyncLocalSettings:
+    """The same for asynchronous code."""
+
+    settings_query: sql.Composed
+    connection: psycopg.AsyncConnection[Any]
+
+    async def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
+        return await self._begun(lambda: super(_AsyncLocalSettings, self).execute(query, params, **options))  # type: ignore[misc]
+
+    async def executemany(self, query: Any, params_seq: Any, **options: Any) -> Any:
+        return await self._begun(lambda: super(_AsyncLocalSettings, self).executemany(query, params_seq, **options))  # type: ignore[misc]
+
+    async def _begun(self, call: Any) -> Any:
+        if self.connection.info.transaction_status != TransactionStatus.IDLE:
+            return await call()
+        if not self.connection.autocommit:
+            await super().execute(self.settings_query)  # type: ignore[misc]
+            return await call()
+        async with psycopg.AsyncConnection.transaction(self.connection):
+            await super().execute(self.settings_query)  # type: ignore[misc]
+            return await call()
+
+
+class _PoolerConnection(psycopg.Connection[Any]):
+    """A connection whose explicit transactions begin with the settings, too."""
+
+    @contextmanager
+    def transaction(self, *args: Any, **options: Any) -> Iterator[psycopg.Transaction]:
+        outermost = self.info.transaction_status == TransactionStatus.IDLE
+        with super().transaction(*args, **options) as transaction:
+            if outermost:
+                self.execute(self.cursor_factory.settings_query)  # type: ignore[attr-defined]
+            yield transaction
+
+
+class _AsyncPoolerConnection(psycopg.AsyncConnection[Any]):
+    """The same for asynchronous code."""
+
+    @asynccontextmanager
+    async def transaction(self, *args: Any, **options: Any) -> AsyncIterator[psycopg.AsyncTransaction]:
+        outermost = self.info.transaction_status == TransactionStatus.IDLE
+        async with super().transaction(*args, **options) as transaction:
+            if outermost:
+                await self.execute(self.cursor_factory.settings_query)  # type: ignore[attr-defined]
+            yield transaction

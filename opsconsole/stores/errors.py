@@ -1,0 +1,124 @@
+"""Classify database errors by SQLSTATE and by SQLite's error code, never by their text."""
+
+from __future__ import annotations
+
+import sqlite3
+from enum import Enum, auto
+
+import psycopg
+from django.db import DataError, IntegrityError, InterfaceError, OperationalError
+
+
+class ErrorKind(Enum):
+    """What an error means for the run that meets it."""
+
+    TRANSIENT = auto()  # a lock, a lost connection, a statement that took too long: waiting may help
+    ROW = auto()  # one row's own fault: its change can't be written, or its values can't be read
+    RESOURCE = auto()  # the machine's trouble: a full disk, a read-only file; the run can be resumed after it
+    PERMANENT = auto()  # it concerns the whole run, and no waiting helps
+
+
+# Classes of SQLSTATE, and single states that differ from their class.
+_CLASSES = {
+    "08": ErrorKind.TRANSIENT,  # connection exception
+    "21": ErrorKind.ROW,  # cardinality violation, of a trigger's own statement
+    "22": ErrorKind.ROW,  # data exception
+    "23": ErrorKind.ROW,  # constraint violation
+    "27": ErrorKind.ROW,  # a trigger changed the row that the statement writes
+    "38": ErrorKind.ROW,  # an external routine failed
+    "39": ErrorKind.ROW,
+    "40": ErrorKind.TRANSIENT,  # deadlock, serialization failure
+    "44": ErrorKind.ROW,  # WITH CHECK OPTION
+    "53": ErrorKind.TRANSIENT,  # insufficient resources
+    "54": ErrorKind.ROW,  # a limit of the program, such as the size of an index entry
+    "58": ErrorKind.RESOURCE,  # an error of the system, such as I/O
+    "57": ErrorKind.TRANSIENT,  # shut down, cancelled, restarting
+    "P0": ErrorKind.ROW,  # RAISE of a trigger
+}
+_STATES = {
+    "26000": ErrorKind.TRANSIENT,  # a prepared statement is gone: a pooler changed the connection
+    "42P05": ErrorKind.TRANSIENT,  # a pooler's other client has prepared a statement of this name
+    "25006": ErrorKind.RESOURCE,  # read-only
+    "53100": ErrorKind.RESOURCE,  # disk full
+    "55P03": ErrorKind.TRANSIENT,  # lock not available
+    "57P04": ErrorKind.PERMANENT,  # the database was dropped
+}
+_SQLITE = {
+    sqlite3.SQLITE_BUSY: ErrorKind.TRANSIENT,
+    sqlite3.SQLITE_LOCKED: ErrorKind.TRANSIENT,
+    sqlite3.SQLITE_PROTOCOL: ErrorKind.TRANSIENT,
+    sqlite3.SQLITE_SCHEMA: ErrorKind.TRANSIENT,
+    sqlite3.SQLITE_INTERRUPT: ErrorKind.TRANSIENT,
+    sqlite3.SQLITE_CONSTRAINT: ErrorKind.ROW,
+    sqlite3.SQLITE_MISMATCH: ErrorKind.ROW,
+    sqlite3.SQLITE_TOOBIG: ErrorKind.ROW,
+    sqlite3.SQLITE_RANGE: ErrorKind.ROW,
+    sqlite3.SQLITE_FULL: ErrorKind.RESOURCE,
+    sqlite3.SQLITE_READONLY: ErrorKind.RESOURCE,
+    sqlite3.SQLITE_IOERR: ErrorKind.RESOURCE,
+    sqlite3.SQLITE_CANTOPEN: ErrorKind.RESOURCE,
+    sqlite3.SQLITE_CORRUPT: ErrorKind.RESOURCE,
+    sqlite3.SQLITE_NOTADB: ErrorKind.RESOURCE,
+    sqlite3.SQLITE_NOMEM: ErrorKind.RESOURCE,
+}
+# The classes that PostgreSQL itself raises. A trigger may RAISE a state of any other.
+_STANDARD = (
+    "00 01 02 03 08 09 0A 0B 0F 0L 0P 0Z 20 21 22 23 24 25 26 27 28 2B 2D 2F 34 38 39 3B 3D 3F "
+    "40 42 44 53 54 55 57 58 72 F0 HV P0 XX"
+)
+_STANDARD_CLASSES = frozenset(_STANDARD.split(" "))
+
+
+def classify(error: BaseException) -> ErrorKind:
+    """Return what `error` means. An error that is not known is permanent."""
+    state = sqlstate(error)
+    if state is not None:
+        if state in _STATES:
+            return _STATES[state]
+        if state[:2] not in _STANDARD_CLASSES:
+            return ErrorKind.ROW
+        return _CLASSES.get(state[:2], ErrorKind.PERMANENT)
+    code = sqlite_code(error)
+    if code is not None:
+        return _SQLITE.get(code & 0xFF, ErrorKind.PERMANENT)
+    if isinstance(_driver_error(error), sqlite3.OperationalError):
+        return ErrorKind.ROW  # the driver's own, without a code: a text that is not UTF-8
+    if isinstance(error, (OperationalError, InterfaceError, psycopg.OperationalError, psycopg.InterfaceError)):
+        return ErrorKind.TRANSIENT  # the connection could not be made, or was lost
+    if isinstance(error, (DataError, IntegrityError, ValueError, OverflowError, TypeError)):
+        return ErrorKind.ROW  # a value that the driver can't send
+    return ErrorKind.PERMANENT
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return PostgreSQL's code of an error, None where there is none."""
+    return getattr(_driver_error(error), "sqlstate", None)
+
+
+def sqlite_code(error: BaseException) -> int | None:
+    """Return SQLite's extended code of an error; `code & 0xFF` is the primary one."""
+    return getattr(_driver_error(error), "sqlite_errorcode", None)
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Return whether the server or file could not be reached, as opposed to a statement that it refused."""
+    state = sqlstate(error)
+    if state is not None:
+        return state.startswith(("08", "57P", "28", "3D")) or state == "53300"
+    code = sqlite_code(error)
+    if code is not None:
+        return code & 0xFF == sqlite3.SQLITE_CANTOPEN
+    return isinstance(error, (OperationalError, InterfaceError, psycopg.OperationalError))
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's first line: the lines below it may quote values."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _driver_error(error: BaseException) -> BaseException:
+    """Django's errors carry the driver's as their cause."""
+    if isinstance(error, (psycopg.Error, sqlite3.Error)):
+        return error
+    cause = error.__cause__
+    return cause if isinstance(cause, (psycopg.Error, sqlite3.Error)) else error

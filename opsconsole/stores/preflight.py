@@ -1,0 +1,378 @@
+"""Refuse, before the first write, what a store can't do exactly: read from its catalogue, and compiled by it.
+
+Each refusal is one sentence about the store, with what to do. What can be done exactly is no reason to refuse:
+generated and identity columns, triggers, composite keys, keys of any type.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from django.db import DatabaseError
+from django.utils.translation import gettext as _
+
+from opsconsole.stores import rows
+from opsconsole.stores.catalog import ForeignKey, Table, TriggerInfo, other_relations, quote
+from opsconsole.stores.errors import first_line, sqlstate
+from opsconsole.stores.store import Store, StoreUnusable
+
+
+class Target(NamedTuple):
+    """What a run does to a table: `kind` is insert, update or delete."""
+
+    kind: str
+    table: str
+    columns: tuple[str, ...] = ()  # of an update; an insert names those it fills
+
+
+class Privilege(NamedTuple):
+    """A privilege of a PostgreSQL role on a table, or on one of its columns."""
+
+    name: str
+    table: str  # quoted, with its schema
+    oid: int
+    column: str = ""
+
+
+@dataclass
+class Preflight:
+    """What the plan must say of the store: sentences."""
+
+    notes: list[str] = field(default_factory=list)
+    undo_obstacles: list[str] = field(default_factory=list)
+
+
+def examine(store: Store, targets: Sequence[Target], *, undoable: bool) -> Preflight:
+    """Return what the plan must say of the store's tables. Raises StoreUnusable where it can't be exact."""
+    _require_tables(store, targets)
+    found = Preflight()
+    if store.vendor == "postgresql":
+        role = store.query("SELECT current_setting('session_replication_role')")[0][0]
+        if role != "origin":
+            raise _refusal(
+                store,
+                _("session_replication_role is %(role)s for this role, so that foreign keys and triggers do not work."),
+                role=role,
+            )
+    for target in targets:
+        table = store.tables[target.table]
+        _require_key(store, table)
+        _require_no_rules(store, target)
+        if target.kind == "update":
+            _require_columns(store, table, target.columns)
+        if target.kind == "delete":
+            _require_deletable(store, table)
+        note = _trigger_note(store, target)
+        if note:
+            found.notes.append(note)
+        _compile(store, target)
+    if undoable:
+        found.undo_obstacles = list(_undo_obstacles(store, targets))
+    return found
+
+
+def require_privileges(store: Store, reads: Iterable[tuple[str, str]], targets: Sequence[Target]) -> None:
+    """Refuse a role that has not every privilege for what will be done, with the statements that grant them.
+
+    `reads`: table and column, of what is read to judge a row.
+    """
+    if store.vendor != "postgresql":
+        return
+    wanted = dict.fromkeys(_privileges(store, reads, targets))
+    if missing := missing_privileges(store, list(wanted)):
+        raise StoreUnusable(
+            _("%(location)s: the role %(role)s lacks %(rights)s. Nothing was written. Its owner grants it with:")
+            % {
+                "location": store.location,
+                "role": _role(store),
+                "rights": ", ".join(f"{p.name} {_shown(p)}" for p in missing),
+            }
+            + "\n"
+            + "\n".join(_grants(store, missing))
+        )
+
+
+def missing_privileges(store: Store, wanted: Sequence[Privilege]) -> list[Privilege]:
+    """Return the privileges that the role has not: one query."""
+    if store.vendor != "postgresql" or not wanted:
+        return []
+    lacking = store.query(
+        """
+        SELECT w.place
+        FROM unnest(%s::text[], %s::bigint[], %s::text[]) WITH ORDINALITY AS w(name, oid, attribute, place)
+        WHERE NOT CASE
+            WHEN w.attribute = '*' THEN has_any_column_privilege(w.oid::oid, w.name)
+            WHEN w.attribute = '' THEN has_table_privilege(w.oid::oid, w.name)
+            ELSE has_column_privilege(w.oid::oid, w.attribute, w.name)
+        END
+        """,
+        [[p.name for p in wanted], [p.oid for p in wanted], [p.column for p in wanted]],
+    )
+    return [wanted[place - 1] for (place,) in lacking]
+
+
+# --- privileges -----------------------------------------------------------------------------------------------
+
+
+def _privileges(store: Store, reads: Iterable[tuple[str, str]], targets: Sequence[Target]) -> Iterator[Privilege]:
+    for name, column in reads:
+        if name in store.tables and column in store.tables[name]:
+            yield _on(store.tables[name], "SELECT", column)
+    for target in targets:
+        table = store.tables[target.table]
+        yield _on(table, "SELECT", store.key_column(target.table))
+        if target.kind == "update":
+            for column in target.columns:
+                yield _on(table, "SELECT", column)
+            for column in target.columns:
+                yield _on(table, "UPDATE", column)
+        else:
+            yield _on(table, "SELECT")
+            yield _on(table, target.kind.upper())
+        if target.kind == "delete":
+            yield _on(table, "UPDATE", "*")  # SELECT … FOR UPDATE asks for it
+            for reference in _referring(store, target.table):
+                for column in reference.columns:
+                    yield Privilege("SELECT", reference.child_sql, reference.child_oid, column)
+
+
+def _on(table: Table, name: str, column: str = "") -> Privilege:
+    return Privilege(name, table.sql, table.oid, column)
+
+
+def _shown(privilege: Privilege) -> str:
+    name = privilege.table.replace('"', "").removeprefix("public.")
+    return name if privilege.column in {"", "*"} else f"{name}.{privilege.column}"
+
+
+def _role(store: Store) -> str:
+    return str(store.query("SELECT current_user")[0][0])
+
+
+def _grants(store: Store, missing: Sequence[Privilege]) -> list[str]:
+    """One statement for each table and privilege."""
+    role = quote(_role(store))
+    columns: dict[tuple[str, str], list[str]] = {}
+    for one in missing:
+        columns.setdefault((one.name, one.table), []).append(one.column)
+    statements = []
+    for (name, table), named in columns.items():
+        which = "" if {"", "*"} & set(named) else f" ({', '.join(map(quote, named))})"
+        statements.append(f"GRANT {name}{which} ON {table} TO {role};".replace("%%", "%"))
+    return statements
+
+
+# --- tables, keys, columns ----------------------------------------------------------------------------------------
+
+
+def require_readable(store: Store, tables: Iterable[str]) -> None:
+    """Refuse tables of which the role may not see every row: what it sees is not what exists."""
+    for name in tables:
+        table = store.tables.get(name)
+        if table is not None and table.row_security:
+            raise _row_security(store, name)
+
+
+def _row_security(store: Store, name: str) -> StoreUnusable:
+    return _refusal(
+        store,
+        _(
+            "Row-level security on %(table)s hides rows from this role. "
+            "Use a role that sees all of them: its owner can grant BYPASSRLS."
+        ),
+        table=name,
+    )
+
+
+def _require_tables(store: Store, targets: Sequence[Target]) -> None:
+    missing = [target.table for target in targets if target.table not in store.tables]
+    if missing:
+        kind = other_relations(store).get(missing[0])
+        if kind:
+            raise _refusal(
+                store,
+                _(
+                    "%(table)s is a %(kind)s, whose rows can't be locked and told apart. "
+                    "Name the database of its tables."
+                ),
+                table=missing[0],
+                kind=kind,
+            )
+        raise _refusal(store, _("The table %(table)s is missing."), table=missing[0])
+    require_readable(store, (target.table for target in targets))
+
+
+def _require_key(store: Store, table: Table) -> None:
+    """Refuse a table whose rows the key does not tell apart: neither by the schema nor in fact."""
+    name = store.key_column(table.name)
+    key = quote(name)
+    if table[name].nullable and store.query(f"SELECT 1 FROM {table.sql} WHERE {key} IS NULL LIMIT 1"):
+        raise _refusal(
+            store,
+            _("Rows of %(table)s have no %(key)s, so that they can't be told apart. Give each of them one."),
+            table=table.name,
+            key=name,
+        )
+    if table.is_unique([name]):
+        return
+    found = store.query(
+        f"SELECT {key}, COUNT(*) FROM {table.sql} GROUP BY {key} HAVING COUNT(*) > 1 ORDER BY {key} LIMIT 1"
+    )
+    if found:
+        raise _refusal(
+            store,
+            _("%(table)s has %(count)d rows whose %(key)s is %(value)s, so that they can't be told apart."),
+            table=table.name,
+            key=name,
+            count=found[0][1],
+            value=found[0][0],
+        )
+
+
+def _require_no_rules(store: Store, target: Target) -> None:
+    event = target.kind.upper()
+    rules = [one.name for one in store.triggers(target.table, event) if one.rule]
+    if rules:
+        raise _refusal(
+            store,
+            _("The rule %(rule)s on %(table)s rewrites %(event)s, so that it does something else. Drop or disable it."),
+            rule=rules[0],
+            table=target.table,
+            event=event,
+        )
+
+
+def _require_columns(store: Store, table: Table, columns: Iterable[str]) -> None:
+    written = {name for name in columns if name in table}
+    for name in sorted(written):
+        if table[name].generated or table[name].identity == "a":
+            raise _refusal(
+                store,
+                _("%(table)s.%(column)s is a generated column, whose value the database computes itself."),
+                table=table.name,
+                column=name,
+            )
+    for reference in _referring(store, table.name):
+        if reference.on_update and written & set(reference.referred):
+            raise _refusal(
+                store,
+                _("A change of %(table)s.%(column)s would change %(child)s too (%(action)s), which no undo restores."),
+                table=table.name,
+                column=min(written & set(reference.referred)),
+                child=reference.child,
+                action=f"ON UPDATE {reference.on_update}",
+            )
+
+
+def _require_deletable(store: Store, table: Table) -> None:
+    if table.children:
+        raise _refusal(
+            store,
+            _("Other tables inherit from %(table)s, and an undo could not put a row back where it was."),
+            table=table.name,
+        )
+    if store.vendor != "postgresql":
+        return
+    secured = {
+        oid
+        for (oid,) in store.query(
+            "SELECT oid::bigint FROM pg_class WHERE oid = ANY (%s::bigint[]::oid[]) AND row_security_active(oid)",
+            [[one.child_oid for one in _referring(store, table.name)]],
+        )
+    }
+    for reference in _referring(store, table.name):
+        if reference.child_oid in secured:
+            raise _row_security(store, reference.child)
+
+
+def _referring(store: Store, table: str) -> list[ForeignKey]:
+    return [one for one in store.foreign_keys if store.is_parent(one, table)]
+
+
+def _compile(store: Store, target: Target) -> None:
+    """Let the database compile the statement: a missing function of a trigger, a broken foreign key show now."""
+    table = store.tables[target.table]
+    columns = target.columns if target.kind == "update" else table.stored
+    try:
+        rows.explain(store, target.kind, target.table, [name for name in columns if name in (*table, table.rowid)])
+    except DatabaseError as error:
+        if sqlstate(error) == "42501":  # `require_privileges` says it, with the GRANT
+            return
+        raise _refusal(
+            store,
+            _("The database refuses to %(kind)s rows of %(table)s: %(reason)s."),
+            kind=target.kind,
+            table=target.table,
+            reason=first_line(error),
+        ) from error
+
+
+# --- triggers, undo -----------------------------------------------------------------------------------------------
+
+
+def _trigger_note(store: Store, target: Target) -> str:
+    fired = [one for one in store.triggers(target.table, target.kind.upper()) if not one.rule]
+    if not fired:
+        return ""
+    values = {"table": target.table, "names": ", ".join(one.name for one in fired)}
+    columns = sorted({name for one in fired for name in changed_columns(one)})
+    if columns:
+        return _(
+            "Triggers on %(table)s (%(names)s) will fire. They change %(columns)s: "
+            "these changes are not recorded and cannot be undone."
+        ) % {**values, "columns": ", ".join(columns)}
+    return (
+        _("Triggers on %(table)s (%(names)s) will fire. Their changes are not recorded and cannot be undone.") % values
+    )
+
+
+_NAME = r'("(?:[^"]|"")+"|\w+)'
+_ASSIGNED = re.compile(rf"\bNEW\.{_NAME}\s*:?=", re.IGNORECASE)
+_UPDATED = re.compile(rf"\bUPDATE\s+(?:OR\s+\w+\s+)?(?:{_NAME}\.)?{_NAME}\s+SET\s+(.*?)(?:\bWHERE\b|;|$)", re.I | re.S)
+_SET = re.compile(rf"(?:^|,)\s*{_NAME}\s*=")
+_TOUCHED = re.compile(rf"\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|DELETE\s+FROM)\s+(?:{_NAME}\.)?{_NAME}", re.IGNORECASE)
+
+
+def changed_columns(trigger: TriggerInfo) -> set[str]:
+    """Return `table.column` and `table` that a trigger's source names as changed, as far as it can be read."""
+    found = {f"{trigger.table}.{_plain(name)}" for name in _ASSIGNED.findall(trigger.source)}
+    for _schema, table, assignments in _UPDATED.findall(trigger.source):
+        found |= {f"{_plain(table)}.{_plain(name)}" for name in _SET.findall(assignments)}
+    return found | {_plain(table) for _schema, table in _TOUCHED.findall(trigger.source)}
+
+
+def _plain(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def _undo_obstacles(store: Store, targets: Sequence[Target]) -> Iterator[str]:
+    """Why rows that a run deletes can't be inserted again."""
+    for target in targets:
+        if target.kind != "delete":
+            continue
+        table = store.tables[target.table]
+        rules = [one.name for one in store.triggers(target.table, "INSERT") if one.rule]
+        if rules:
+            yield _("The rule %(rule)s on %(table)s rewrites INSERT.") % {"rule": rules[0], "table": target.table}
+        if table.has_rowid and not table.rowid:
+            yield _("Columns of %(table)s hide its rowid.") % {"table": target.table}
+        if missing_privileges(store, [_on(table, "INSERT")]):
+            yield _("The role has no right to insert into %(table)s.") % {"table": target.table}
+        try:
+            rows.explain(store, "insert", target.table, table.stored)
+        except DatabaseError as error:
+            if sqlstate(error) != "42501":
+                yield _("%(table)s takes no rows back: %(reason)s.") % {
+                    "table": target.table,
+                    "reason": first_line(error),
+                }
+
+
+def _refusal(store: Store, text: str, **values: object) -> StoreUnusable:
+    sentence = text % values
+    return StoreUnusable(
+        _("%(location)s: %(sentence)s Nothing was written.") % {"location": store.location, "sentence": sentence}
+    )
