@@ -47,7 +47,7 @@ def test_a_clean_is_refused_before_it_begins(restricted: Any) -> None:
     with pytest.raises(StoreUnusable) as refused:
         start(operation_called("tasks.clean_memory_items", store))
     assert "lacks DELETE memory_items" in str(refused.value)
-    assert f'GRANT DELETE ON "memory_items" TO "{role}";' in str(refused.value)
+    assert f'GRANT DELETE ON "public"."memory_items" TO "{role}";' in str(refused.value)
     assert "hunter2" not in str(refused.value)
     assert Run.objects.get().status == Status.PLANNED
     assert owner.execute("SELECT COUNT(*) FROM memory_items").fetchone() == (1,)

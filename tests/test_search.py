@@ -444,8 +444,11 @@ def test_rows_of_the_engine_are_counted_without_the_triggers(managed: Managed) -
     with transaction.atomic(using="agentos"):
         assert rows.write(managed.store, rows.Write("memory_items", ("content",), changed)) == 5
     gone: list[Any] = [(key, new, None) for key, _, new in written[3:]]
-    with transaction.atomic(using="agentos"):  # two of them have moved
-        assert rows.write(managed.store, rows.Write("memory_items", columns, gone)) == 15
+    with pytest.raises(rows.RowsChanged) as refused, transaction.atomic(using="agentos"):
+        rows.write(managed.store, rows.Write("memory_items", columns, gone))
+    assert refused.value.unmet == {("memory_items", "m3"): None, ("memory_items", "m4"): None}
+    with transaction.atomic(using="agentos"):
+        assert rows.write(managed.store, rows.Write("memory_items", columns, gone[2:])) == 15
     assert keys(managed.store, "a") == ["m0", "m1", "m2", "m3", "m4"]
     assert keys(managed.store, "备份") == ["m0", "m1", "m2", "m3", "m4"]
     assert check(managed.store) == []

@@ -112,6 +112,13 @@ def read(store: Store, table: str, columns: Sequence[str], keys: Iterable[Key]) 
     return _statements(store).read(table, columns, list(keys))
 
 
+def known_rowids(store: Store, table: str, rowids: Sequence[int]) -> set[int]:
+    """Return those of `rowids` that rows of a SQLite table have."""
+    name = quote(store.tables[table].rowid)
+    sql = f"SELECT {name} FROM {quote(table)} WHERE {name} IN (SELECT value FROM json_each(%s))"
+    return {rowid for (rowid,) in store.query(sql, [json.dumps(list(rowids))])}
+
+
 def normalized(store: Store, change: Write) -> Write:
     """Return `change` with its new values as the database writes them: a time or a number has many texts."""
     return change if change.kind == "delete" else _statements(store).normalized(change)

@@ -299,6 +299,11 @@ class Store:
             cursor.execute(_INDEXES[self.vendor], [table])
             return sorted({name for name, column in cursor.fetchall() if column in wanted})
 
+    def is_indexed_by_rowid(self, table: str) -> bool:
+        """Return whether a virtual table of SQLite, such as a full-text index, may refer to rows by their rowid."""
+        rows = self._rows("SELECT sql FROM sqlite_master WHERE type = 'table' AND rootpage = 0")
+        return any(table.lower() in str(sql).lower() for (sql,) in rows)
+
     def version(self) -> str | None:
         """The newest row of `schema_version`, as dotted numbers sort."""
         if "version" not in self.tables.get("schema_version", {}):

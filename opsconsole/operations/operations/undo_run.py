@@ -34,6 +34,7 @@ class ChangedRow(NamedTuple):
     before: Values | None
     written: Values | None
     now: Values | None
+    rowid_taken: bool = False  # SQLite: another row has the rowid that this one had
 
 
 class UndoRun(Operation):
@@ -49,6 +50,7 @@ class UndoRun(Operation):
     reasons = {
         "as_before": _("already as before the run"),
         "conflict": _("conflict: changed since the run"),
+        "rowid_taken": _("conflict: another row has its rowid, which a full-text index refers to"),
     }
     figure_labels = {
         "in_scope": _("rows that the run wrote"),
@@ -130,24 +132,50 @@ class UndoRun(Operation):
         for table, columns, key, _before, _written in written:
             groups.setdefault((table, columns), []).append(key)
         now = {group: rows.read(self.at, *group, keys) for group, keys in groups.items()}
+        units = []
+        for place, (table, columns, key, before, after) in enumerate(written):
+            current = now[table, columns].get(key)
+            units.append(ChangedRow(first + place, table, key, columns, before, after, current))
+        gone = [unit for unit in units if unit.now is None and unit.before is not None and self._rowid(unit)]
+        taken = self._taken_rowids(gone)
         units = [
-            ChangedRow(first + place, table, key, columns, before, after, now[table, columns].get(key))
-            for place, (table, columns, key, before, after) in enumerate(written)
+            unit._replace(rowid_taken=(unit.table, unit.before[0]) in taken) if unit in gone else unit  # type: ignore[index]
+            for unit in units
         ]
         return [unit for unit in units if self._chosen is None or unit.pk in self._chosen]
 
+    def _rowid(self, unit: ChangedRow) -> str:
+        """The rowid that the image of a deleted row of SQLite begins with; empty where it has none."""
+        table = self.at.tables.get(unit.table)
+        return table.rowid if table is not None and unit.columns[0] == table.rowid else ""
+
+    def _taken_rowids(self, gone: Sequence[ChangedRow]) -> set[tuple[str, Any]]:
+        """Table and rowid of those that other rows have by now."""
+        found: set[tuple[str, Any]] = set()
+        for table in {unit.table for unit in gone}:
+            rowids = [unit.before[0] for unit in gone if unit.table == table and unit.before]
+            found |= {(table, rowid) for rowid in rows.known_rowids(self.at, table, rowids)}
+        return found
+
     def change(self, unit: ChangedRow) -> Outcome:
-        if unit.now == self.at.raw(unit.before):
+        start = 1 if self._rowid(unit) else 0  # who made the row again could not choose its rowid
+        if unit.now is not None and unit.before is not None:
+            if unit.now[start:] == (self.at.raw(unit.before) or ())[start:]:
+                return Skip("as_before")
+        elif unit.now == unit.before:
             return Skip("as_before")
         if unit.now != self.at.raw(unit.written):
             return Unfit("conflict")
+        if unit.rowid_taken and self.at.is_indexed_by_rowid(unit.table):
+            return Unfit("rowid_taken")
+        first = 1 if unit.rowid_taken else 0
         return Changed(
             (
                 RowChange(
                     unit.table,
                     unit.key,
                     None if unit.written is None else dict(zip(unit.columns, unit.written, strict=True)),
-                    None if unit.before is None else dict(zip(unit.columns, unit.before, strict=True)),
+                    None if unit.before is None else dict(list(zip(unit.columns, unit.before, strict=True))[first:]),
                 ),
             )
         )
