@@ -42,6 +42,7 @@ full_page_writes = off
 wal_level = minimal
 max_wal_senders = 0
 autovacuum = off
+jit = off
 """
 
 
