@@ -13,6 +13,13 @@ class TaskAudit(StoreModel):
     """One entry of a task's audit trail. Supervisor rows carry two times copied out of `payload`."""
 
     store = "agentos"
+    added_by = {
+        "decision_id": 15,
+        "source_event_ts": 15,
+        "supervisor_processed_at": 15,
+        "verdict_id": 17,
+        "repo_id": 20,
+    }
 
     class Level(models.TextChoices):
         INFO = "info", _("info")

@@ -17,6 +17,10 @@ class RoadmapTask(StoreModel):
     """One piece of work of the platform: it creates a roadmap, or makes some of its content again."""
 
     store = "roadmaps"
+    added_by = {
+        **dict.fromkeys(("failed_concepts", "execution_summary"), "add_task_execution_fields"),
+        **dict.fromkeys(("task_type", "concept_id", "content_type"), "refactor_task_arch"),
+    }
 
     class Status(models.TextChoices):
         PENDING = "pending", _("pending")
@@ -63,6 +67,7 @@ class RoadmapMetadata(StoreModel):
     """A roadmap; `framework_data` holds its stages, modules and concepts with three statuses each."""
 
     store = "roadmaps"
+    added_by = dict.fromkeys(("deleted_at", "deleted_by"), "46b11db29fd5")
 
     roadmap_id = models.TextField(_("roadmap"), primary_key=True)
     user_id = models.TextField(_("user"), null=True)
@@ -87,6 +92,7 @@ class TutorialMetadata(StoreModel):
     """One version of a concept's tutorial."""
 
     store = "roadmaps"
+    added_by = dict.fromkeys(("content_version", "is_latest"), "add_tutorial_version")
 
     tutorial_id = models.TextField(_("tutorial"), primary_key=True)
     concept_id = models.TextField(_("concept"), null=True)

@@ -12,7 +12,6 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Cast
 
 from opsconsole.stores.store import Store
-from opsconsole.stores.types import base_types
 from tasks.models import TestRecord
 from tasks.summaries import Unreadable, execution_id
 
@@ -39,7 +38,7 @@ class StoredBytes(models.Func):
 
 def stored_bytes(store: Store) -> StoredBytes:
     """The expression for this store: PostgreSQL measures bytes and text, and no json."""
-    json = base_types(store, "test_records")["results_summary"] in {"json", "jsonb"}
+    json = store.tables["test_records"]["results_summary"].base in {"json", "jsonb"}
     return StoredBytes(Cast("results_summary", models.TextField()) if json else F("results_summary"))
 
 

@@ -15,11 +15,12 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 
 from opsconsole.operations.models import Status
-from opsconsole.stores.store import Store
+from opsconsole.stores.store import Store, StoreUnusable
 from tasks import lookup
 from tests import records
 from tests.contract import Contract, execute_run, left_by, operation_called, undo
 from tests.outside import Tables, dump, schema
+from tests.test_check_execution_index import codes
 
 NAME = "tasks.backfill_execution_ids"
 ENGINES = ("sqlite", "postgresql")
@@ -161,6 +162,24 @@ def test_without_the_column(make_records: records.Maker, capsys: Any, flags: tup
         "CREATE INDEX idx_test_records_execution_id ON test_records (execution_id);",
     ]
     assert (dump(store), schema(store)) == before
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("whose", ["test_records (lower(brand_name))", "task_statuses (stage)"])
+def test_what_a_refusal_prints_works_when_it_is_followed(make_records: records.Maker, engine: str, whose: str) -> None:
+    """Stores from before the repair have an index of the documented name on an expression."""
+    store, client = make_records(engine, (), column=False)
+    client.execute(f"CREATE INDEX idx_test_records_execution_id ON {whose}")
+    (found,) = operation_called("tasks.check_execution_index", store).ask("lookup")  # type: ignore[attr-defined]
+    with pytest.raises(StoreUnusable) as refused:
+        execute_run(operation_called(NAME, store))
+    statements = str(refused.value).splitlines()[-2:]
+    assert found.data["statements"] == " ".join(statements)
+    for statement in statements:
+        client.execute(statement.rstrip(";"))
+    fresh = Store(store.alias, store.name)
+    assert execute_run(operation_called(NAME, fresh)).status == Status.SUCCEEDED
+    assert codes(fresh) == {}
 
 
 def test_the_command_executes_and_asks_nothing(make_records: records.Maker, capsys: Any) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,19 @@ from django.conf import settings
 
 from opsconsole.care import schema
 from opsconsole.care.models import Backup
+from opsconsole.operations import planning
 from opsconsole.operations.models import Run, Status
-from opsconsole.stores.store import Store
-from tests import agentos
+from opsconsole.operations.planning import UnableToPlan
+from opsconsole.stores import remedies
+from opsconsole.stores.store import Store, StoreUnusable, attach_file
+from tests import agentos, agentos_versions
+from tests.conftest import attach_url, forget_attached
 from tests.contract import execute_run, operation_called, plan_whole
-from tests.outside import dump
+from tests.outside import dump, execute
 from tests.outside import schema as shape
 from tests.shell import Shell
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "roadmaps"])
 
 
 @pytest.fixture(autouse=True)
@@ -36,15 +43,14 @@ def upgrade(store: Store) -> Run:
 def test_an_older_store(make_attached: Any, engine: str) -> None:
     attached = make_attached(engine, 300, version="0.20.0")
     store = attached.store
-    lacking = {one.name for one in schema.missing(store) if one.kind != "table"}
-    assert "task_audits.source_event_ts" in lacking
+    assert {"task_audits.source_event_ts", "task_audits.verdict_id"} <= {one.name for one in schema.missing(store)}
     before, before_shape = dump(store), shape(store)
     planned = plan_whole(operation_called("care.upgrade_store", store, store="agentos"))
     assert "ADD COLUMN" in planned.sample[0]["detail"]
     assert (dump(store), shape(store)) == (before, before_shape), "the plan writes nothing"
     run = upgrade(store)
     fresh = Store(store.alias, store.name)
-    assert [one.name for one in schema.missing(fresh) if one.kind != "table"] == []
+    assert [one.name for one in schema.missing(fresh) if one.kind != "table"] == ["task_audits.verdict_id"]
     after = dump(store)
     for table, rows in before.items():
         for key, row in rows.items():
@@ -52,7 +58,7 @@ def test_an_older_store(make_attached: Any, engine: str) -> None:
     assert set(after) == set(before), "no table was made"
     assert Backup.objects.get(run=run).is_there
     again = upgrade(fresh)
-    assert again.reasons["skipped"] == {"complete": 1}
+    assert again.reasons["skipped"] == {"nothing_to_add": 1}
     assert not Backup.objects.filter(run=again).exists()
 
 
@@ -68,7 +74,7 @@ def test_dropped_columns_come_back_as_documented(managed: Any) -> None:
     upgrade(Store("agentos", "agentos"))
     managed.execute("INSERT INTO memory_items (id, scope, type, content) VALUES ('m', 'task', 'decision', '{}')")
     assert managed.execute("SELECT use_count FROM memory_items") == [(0,)]
-    assert "idx_tasks_session" in schema.existing_indexes(Store("agentos", "agentos"))
+    assert "idx_tasks_session" in remedies.indexes(Store("agentos", "agentos"))
 
 
 def test_the_command(tmp_path: Path, empty_console: Path) -> None:
@@ -86,8 +92,6 @@ def test_the_command(tmp_path: Path, empty_console: Path) -> None:
     assert Path(answer["state_before"]).exists()
     assert shell.json("upgrade_store", "--db-path", path)["skipped"] == 1
     stranger = tmp_path / "stranger.db"
-    import sqlite3
-
     sqlite3.connect(stranger).execute("CREATE TABLE t (x)").connection.close()
     for words in (("upgrade_store",), ("upgrade_store", "--db-path", stranger)):
         assert shell.run(*words).returncode == 2
@@ -99,3 +103,169 @@ def test_a_store_of_another_system_is_refused(tmp_path: Path, empty_console: Pat
     path = make_attached("sqlite", 50).url
     assert "holds the tables of agentos, not of helix" in shell.refused("upgrade_store", "helix", "--db-path", path)
     assert "contradict each other" in shell.refused("check_store", "agentos", "--database", "helix")
+
+
+# --- a platform that migrates its store itself -----------------------------------------------------------------
+
+BACKFILL = "audits.backfill_decision_fields"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def make_versioned(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """Makes an AgentOS store of one of the platform's own versions: `make_versioned(20)`."""
+    made: list[str] = []
+
+    def make(version: int) -> Store:
+        made.append(f"versioned_{len(made)}")
+        if request.param == "sqlite":
+            path = tmp_path / made[-1]
+            with closing(sqlite3.connect(path)) as client:
+                client.execute("CREATE TABLE runs (id INTEGER)")
+            store = attach_file("agentos", path)
+        else:
+            store = attach_url("agentos", request.getfixturevalue("postgres").create_database(made[-1]))
+        agentos_versions.migrate(store, version)
+        return Store(store.alias, store.name)
+
+    yield make
+    forget_attached()
+    for name in made if request.param != "sqlite" else ():
+        request.getfixturevalue("postgres").drop_database(name)
+
+
+def shapes(store: Store) -> dict[str, set[str]]:
+    return {table: set(columns) for table, columns in Store(store.alias, store.name).tables.items()}
+
+
+@pytest.mark.parametrize("version", [2, 4, 6, 12, 15, 17, 20, 21, 25, 53])
+def test_the_platform_s_own_migrations_still_run(make_versioned: Any, version: int) -> None:
+    other = make_versioned(version)
+    agentos_versions.migrate(other)
+    wanted = shapes(other)
+    forget_attached()
+    store = make_versioned(version)
+    with suppress(UnableToPlan):
+        upgrade(store)
+    assert agentos_versions.migrate(store) == version
+    assert shapes(store) == wanted
+
+
+def test_columns_that_a_migration_will_add_are_left_to_it(make_versioned: Any) -> None:
+    store = make_versioned(12)
+    before = shape(store)
+    for asked in (
+        lambda: execute_run(operation_called(BACKFILL, store)),
+        lambda: execute_run(operation_called("care.upgrade_store", store, store="agentos", needed_by=BACKFILL)),
+    ):
+        with pytest.raises((StoreUnusable, UnableToPlan)) as refused:
+            asked()
+        assert (
+            "This store is at v12 of AgentOS. AgentOS adds task_audits.source_event_ts, "
+            "task_audits.supervisor_processed_at by its own migration v15" in str(refused.value)
+        )
+        advice, _only, _statements = str(refused.value).partition("Only if AgentOS no longer migrates this store")
+        assert "Run the migrations of AgentOS." in advice
+        assert "ALTER TABLE" not in advice
+    assert shape(store) == before
+    agentos_versions.migrate(store, 15)
+    run = execute_run(operation_called(BACKFILL, Store(store.alias, store.name)))
+    assert run.status == Status.SUCCEEDED
+
+
+def test_a_plan_says_which_migration_brings_what_it_adds(make_versioned: Any) -> None:
+    """A column that is missing although the store is past its migration."""
+    store = make_versioned(20)
+    execute(store, "DROP INDEX idx_task_audits_lag")
+    execute(store, "ALTER TABLE task_audits DROP COLUMN supervisor_processed_at")
+    store = Store(store.alias, store.name)
+    operation = operation_called("care.upgrade_store", store, store="agentos", needed_by=BACKFILL)
+    planned = plan_whole(operation)
+    assert "ADD COLUMN" in planned.sample[0]["detail"]
+    assert "AgentOS itself brings task_audits.supervisor_processed_at with its migration v15." in planning.advice(
+        planned
+    )
+    assert execute_run(operation).status == Status.SUCCEEDED
+    assert "supervisor_processed_at" in shapes(store)["task_audits"]
+    assert agentos_versions.migrate(store) == 20
+
+
+def test_a_key_that_is_missing_is_another_shape(make_versioned: Any) -> None:
+    store = make_versioned(53)
+    before = shape(store)
+    with pytest.raises(StoreUnusable, match="its key is project_id, and the console knows id") as refused:
+        execute_run(operation_called("tasks.archive_projects", store))
+    assert "ADD COLUMN" not in str(refused.value)
+    with pytest.raises(UnableToPlan, match="its key is project_id, and the console knows id"):
+        execute_run(operation_called("care.upgrade_store", store, store="agentos", needed_by="tasks.archive_projects"))
+    assert shape(store) == before
+    planned = plan_whole(operation_called("care.upgrade_store", store, store="agentos"))
+    assert any("The table projects has another shape" in sentence for sentence in planning.advice(planned))
+    upgrade(store)
+    assert "id" not in shapes(store)["projects"]
+    assert "lineage_id" not in shapes(store)["task_lineage"]
+
+
+def test_an_operation_that_does_not_exist(make_versioned: Any) -> None:
+    with pytest.raises(UnableToPlan, match="No operation of agentos is called nothing"):
+        plan_whole(operation_called("care.upgrade_store", make_versioned(20), store="agentos", needed_by="nothing"))
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql-jsonb"])
+def test_columns_that_a_revision_of_alembic_will_add(make_roadmaps: Any, engine: str) -> None:
+    store = make_roadmaps(engine, {})
+    execute(store, "ALTER TABLE roadmap_tasks DROP COLUMN execution_summary")
+    fresh = Store(store.alias, store.name)
+    assert "roadmap_tasks.execution_summary" in [one.name for one in schema.missing(fresh) if one.kind == "column"]
+    execute(store, "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+    upgrade(Store(store.alias, store.name))
+    assert "execution_summary" not in shapes(store)["roadmap_tasks"]
+    with pytest.raises(StoreUnusable, match="by its own migration add_task_execution_fields"):
+        execute_run(operation_called("roadmaps.sync_results", Store(store.alias, store.name)))
+
+
+# --- indexes whose name is taken ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name_of", ["index", "table"])
+def test_an_index_whose_name_something_else_has(managed: Any, name_of: str) -> None:
+    managed.execute("DROP INDEX idx_tasks_session")
+    if name_of == "index":
+        managed.execute("CREATE INDEX idx_tasks_session ON tasks (lower(session_id))")
+    else:
+        managed.execute("CREATE TABLE idx_tasks_session (x INTEGER)")
+    store = Store("agentos", "agentos")
+    (missing,) = schema.missing(store)
+    assert missing.kind == "index"
+    upgrade(store)
+    assert schema.missing(Store("agentos", "agentos")) == []
+    found = remedies.indexes(Store("agentos", "agentos"))
+    assert found[missing.name].columns == ("session_id",)
+    if name_of == "index":
+        assert found["idx_tasks_session"].columns == (None,)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("idx_task_audits_decision", "CREATE INDEX idx_task_audits_decision ON task_audits (decision_id)"),
+        ("idx_tasks_status", "CREATE INDEX idx_tasks_status ON tasks (status) WHERE status = 'created'"),
+        ("idx_tasks_status", "CREATE INDEX idx_tasks_status ON tasks (created_by, status)"),
+    ],
+    ids=["not unique", "partial", "other columns"],
+)
+def test_an_index_that_is_not_the_documented_one(managed: Any, name: str, other: str) -> None:
+    managed.execute(f"DROP INDEX {name}")
+    managed.execute(other)
+    assert [one.name for one in schema.missing(Store("agentos", "agentos"))] == [f"{name}_2"]
+    upgrade(Store("agentos", "agentos"))
+    assert schema.missing(Store("agentos", "agentos")) == []
+
+
+def test_an_index_that_is_half_made(managed: Any) -> None:
+    if managed.engine == "sqlite":
+        return  # it has no such thing
+    managed.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_tasks_status'::regclass")
+    (missing,) = schema.missing(Store("agentos", "agentos"))
+    assert missing.statement == 'REINDEX INDEX CONCURRENTLY "idx_tasks_status"'
+    upgrade(Store("agentos", "agentos"))
+    assert schema.missing(Store("agentos", "agentos")) == []

@@ -18,7 +18,6 @@ from audits.extraction import KEYS, Unreadable, read_object, time_in
 from audits.models import TaskAudit
 from opsconsole.display import figure
 from opsconsole.operations.base import Changed, Operation, Outcome, Problem, Risk, RowChange, Schedule, Unfit
-from opsconsole.stores.types import base_types
 
 # How PostgreSQL writes a timestamp whose year has four digits.
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.(\d+))?([+-]\d\d(?::\d\d){0,2})?", re.ASCII)
@@ -116,7 +115,7 @@ class BackfillDecisionFields(Operation):
     @cached_property
     def _created_at_is_timestamp(self) -> bool:
         """Whether PostgreSQL holds times there, with a zone or without, and not text."""
-        return base_types(self.at, "task_audits")["created_at"].startswith("timestamp with")
+        return self.at.tables["task_audits"]["created_at"].is_timestamp
 
     def action_label(self, count: int) -> str:
         return ngettext("Fill %(count)s audit", "Fill %(count)s audits", count) % {"count": figure(count)}

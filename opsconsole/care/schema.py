@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
 import sqlparse
 from django.db.migrations.loader import MigrationLoader
+from django.db.models import Model
 
+from opsconsole.stores import remedies
 from opsconsole.stores.ddl import StoreSQL
+from opsconsole.stores.remedies import Index
 from opsconsole.stores.store import Store
-
-
-class Index(NamedTuple):
-    table: str
-    columns: tuple[str, ...]
-    statement: str
 
 
 @dataclass
@@ -27,15 +24,24 @@ class Documented:
 
     tables: dict[str, str] = field(default_factory=dict)  # table → CREATE TABLE
     columns: dict[str, dict[str, str]] = field(default_factory=dict)  # table → column → its declaration
-    indexes: dict[str, Index] = field(default_factory=dict)
+    indexes: dict[str, tuple[Index, str]] = field(default_factory=dict)  # index → what it is on, CREATE INDEX
 
 
 class Missing(NamedTuple):
-    """Something that the store lacks, and the statement that adds it."""
+    """Something that the store lacks, and the statement that adds it; or, where none may, the reason in its place.
 
-    kind: str  # table, column, index
+    `invalid` is an index that PostgreSQL has not finished, `shape` a table whose key is another one, `migration` a
+    column that the platform itself adds later.
+    """
+
+    kind: str  # table, column, index, invalid; shape, migration
     name: str
     statement: str
+    table: str
+    columns: frozenset[str] = frozenset()
+
+
+ADDED = ("column", "index", "invalid")
 
 
 @cache
@@ -55,7 +61,9 @@ def documented(store: str, vendor: str) -> Documented:
         elif index := _INDEX.match(statement):
             columns = tuple(_plain(part.split()[0]) for part in _parts(statement[index.end() :]))
             if _plain(index[2]) in known and all(map(str.isidentifier, columns)):
-                found.indexes[_plain(index[1])] = Index(_plain(index[2]), columns, statement)
+                unique = bool(re.match(r"CREATE\s+UNIQUE", statement, re.IGNORECASE))
+                wanted = Index(_plain(index[2]), columns, unique, remedies.condition(statement))
+                found.indexes[_plain(index[1])] = wanted, statement
     return found
 
 
@@ -117,26 +125,63 @@ def _plain(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
-def missing(store: Store) -> list[Missing]:
-    """What the documents have and the store lacks, in the order in which it can be added."""
+def missing(store: Store, needed: Mapping[str, Collection[str]] | None = None) -> list[Missing]:
+    """What the documents have and the store lacks, in the order in which it can be added.
+
+    `needed` (table → columns): no other columns are missed.
+    """
     wanted = documented(store.name, store.vendor)
-    there = store.tables
-    found = [Missing("table", name, sql) for name, sql in wanted.tables.items() if name not in there]
-    found += [
-        Missing("column", f"{table}.{name}", _added(store, table, name, declaration))
-        for table, columns in wanted.columns.items()
-        if table in there
-        for name, declaration in columns.items()
-        if name not in there[table]
-    ]
-    indexes = existing_indexes(store)
-    covered = {(table, columns) for table, columns in indexes.values()}
-    found += [
-        Missing("index", name, index.statement)
-        for name, index in wanted.indexes.items()
-        if index.table in there and name not in indexes and (index.table, index.columns) not in covered
-    ]
-    return found
+    models = {model._meta.db_table: model for model in store.models()}
+    shapes = [table for table in wanted.tables if table in models and remedies.other_shape(store, models[table])]
+    found = [Missing("table", name, sql, name) for name, sql in wanted.tables.items() if name not in store.tables]
+    found += [Missing("shape", table, remedies.shape_sentence(store, models[table]), table) for table in shapes]
+    there = {table: set(columns) for table, columns in store.tables.items() if table not in shapes}
+    for table, columns in wanted.columns.items():
+        names = [
+            name
+            for name in columns
+            if name not in there.get(table, columns) and (needed is None or name in needed.get(table, ()))
+        ]
+        found += _missing_columns(store, models[table], names, columns) if names else ()
+    for one in found:
+        if one.kind == "column":
+            there[one.table] |= one.columns
+    indexes = _missing_indexes(store, wanted)
+    return found + [one for one in indexes if one.table in there and one.columns <= there[one.table]]
+
+
+def _missing_columns(
+    store: Store, model: type[Model], names: Iterable[str], declarations: Mapping[str, str]
+) -> Iterator[Missing]:
+    table = model._meta.db_table
+    later = remedies.pending_migrations(store, model, names)
+    for migration, columns in later.items():
+        sentence = remedies.migration_sentence(store, table, columns, migration)
+        yield Missing(
+            "migration", ", ".join(f"{table}.{name}" for name in columns), sentence, table, frozenset(columns)
+        )
+    left_out = {name for columns in later.values() for name in columns}
+    for name in names:
+        if name not in left_out:
+            statement = _added(store, table, name, declarations[name])
+            yield Missing("column", f"{table}.{name}", statement, table, frozenset({name}))
+
+
+def _missing_indexes(store: Store, wanted: Documented) -> Iterator[Missing]:
+    """Those that no index of the store stands for. Another index may have the documented name."""
+    there = remedies.indexes(store)
+    taken = remedies.names_taken(store)
+    for name, (index, statement) in wanted.indexes.items():
+        serving = {other: one.valid for other, one in there.items() if one.serves(index)}
+        if any(serving.values()):
+            continue
+        if serving:  # only PostgreSQL has invalid ones: what an attempt left half made
+            kind, other = "invalid", min(serving)
+            statement = f"REINDEX INDEX CONCURRENTLY {store.connection.ops.quote_name(other)}"
+        else:
+            kind, other = "index", remedies.free_name(name, taken)
+            statement = re.sub(rf"(INDEX (?:IF NOT EXISTS )?){_NAME}", rf"\1{other}", statement, count=1)
+        yield Missing(kind, other, statement, index.table, frozenset(map(str, index.columns)))
 
 
 def _added(store: Store, table: str, column: str, declaration: str) -> str:
@@ -148,33 +193,3 @@ def _added(store: Store, table: str, column: str, declaration: str) -> str:
         declaration = re.sub(r"\s*\bNOT NULL\b", "", declaration, flags=re.IGNORECASE)
     quote = store.connection.ops.quote_name
     return f"ALTER TABLE {quote(table)} ADD COLUMN {quote(column)} {' '.join(declaration.split())}"
-
-
-def existing_indexes(store: Store) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Index → its table and columns; an expression is no column."""
-    with store.connection.cursor() as cursor:
-        cursor.execute(_EXISTING[store.vendor])
-        rows: Sequence[tuple[str, str, str | None]] = cursor.fetchall()
-    found: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for name, table, column in rows:
-        found[name] = (table, (*(found[name][1] if name in found else ()), column or "?"))
-    return found
-
-
-_EXISTING = {
-    "sqlite": """
-        SELECT l.name, m.name, i.name FROM sqlite_master AS m
-        JOIN pragma_index_list(m.name) AS l JOIN pragma_index_info(l.name) AS i
-        WHERE m.type = 'table' AND m.rootpage > 0 ORDER BY l.name, i.seqno
-    """,
-    "postgresql": """
-        SELECT c.relname, t.relname, a.attname FROM pg_index AS i
-        JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_class AS t ON t.oid = i.indrelid
-        CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(number, place)
-        LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number AND k.number > 0
-        WHERE pg_table_is_visible(t.oid)
-          AND t.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
-          AND k.place <= i.indnkeyatts
-        ORDER BY 1, k.place
-    """,
-}

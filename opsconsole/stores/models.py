@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -10,9 +11,13 @@ from django.db import models
 
 
 class StoreModel(models.Model):
-    """A table of a source system. `store` names the store it lives in; the router reads it."""
+    """A table of a source system. `store` names the store it lives in; the router reads it.
+
+    `added_by` says which of the platform's own migrations added a column later: its number, or its revision.
+    """
 
     store: ClassVar[str]
+    added_by: ClassVar[Mapping[str, int | str]] = {}
 
     class Meta:
         abstract = True

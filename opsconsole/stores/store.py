@@ -21,6 +21,7 @@ from django.db.models import Model
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from opsconsole.stores import remedies
 from opsconsole.stores.catalog import ForeignKey, Table, TriggerInfo, foreign_keys, read_tables, triggers
 from opsconsole.stores.config import is_writable, sqlite
 from opsconsole.stores.errors import first_line, is_unreachable, sqlite_code, sqlstate
@@ -271,7 +272,7 @@ class Store:
 
     def missing(self) -> list[str]:
         """`table` or `table.column` that the models have and the store lacks."""
-        return list(self._lacks({model: _columns(model) for model in self.models()}))
+        return remedies.lacks(self, {model: _columns(model) for model in self.models()}).names
 
     def unknown(self) -> list[str]:
         """Tables and columns that the models don't know: they are left alone."""
@@ -312,20 +313,10 @@ class Store:
         return max(versions, key=_dotted, default=None)
 
     def require(self, needs: dict[type[Model], Iterable[str]]) -> None:
-        """Refuse a store that lacks what an operation needs, with the statements that would add it."""
-        missing = self._lacks(needs)
-        if missing:
-            raise StoreUnusable(
-                _(
-                    "%(location)s lacks %(missing)s. Nothing was written. "
-                    "Add what is missing, after a backup, with:\n%(statements)s"
-                )
-                % {
-                    "location": self.location,
-                    "missing": ", ".join(missing),
-                    "statements": "\n".join(missing.values()),
-                }
-            )
+        """Refuse a store that lacks what an operation needs, with what to do about it."""
+        missing = remedies.lacks(self, needs)
+        if missing.names:
+            raise StoreUnusable(remedies.sentence(self, missing))
 
     def require_writable(self) -> None:
         """Take the write lock once and give it back: refuses a read-only or locked store. Writes nothing."""
@@ -369,22 +360,6 @@ class Store:
     def close(self) -> None:
         """Give the connection back; the last one to close a SQLite file folds its log into it."""
         self.connection.close()
-
-    def _lacks(self, needs: dict[type[Model], Iterable[str]]) -> dict[str, str]:
-        """What is missing → the statements that add it and its indexes (a table: which document has it)."""
-        lacks: dict[str, str] = {}
-        for model, columns in needs.items():
-            table = model._meta.db_table
-            if table not in self.tables:
-                lacks[table] = f"-- {table}: see the document of the {self.title} schema"
-                continue
-            for name in columns:
-                if name not in self.tables[table]:
-                    field = next(f for f in model._meta.concrete_fields if f.column == name)
-                    type_ = (field.db_type(self.connection) or "text").upper()
-                    statements = [f"ALTER TABLE {table} ADD COLUMN {name} {type_};", *_index_statements(model, name)]
-                    lacks[f"{table}.{name}"] = "\n".join(statements)
-        return lacks
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of a statement; `%` stands for a parameter's mark and is doubled otherwise."""
@@ -433,22 +408,10 @@ def _columns(model: type[Model]) -> list[str]:
     return [str(field.column) for field in model._meta.concrete_fields]
 
 
-def _index_statements(model: type[Model], column: str) -> list[str]:
-    """Those that make the documented indexes of a column."""
-    table = model._meta.db_table
-    found = []
-    for index in model._meta.indexes:
-        columns = {
-            str(getattr(model._meta.get_field(name), "column", name)): order for name, order in index.fields_orders
-        }
-        if column in columns:
-            listed = ", ".join(f"{name} {order}".strip() for name, order in columns.items())
-            found.append(f"CREATE INDEX {index.name} ON {table} ({listed});")
-    return found
-
-
 def _dotted(version: str) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdigit() else -1 for part in version.split("."))
+    """`0.58.0` as numbers; `49` and `v66` are AgentOS's other ways to write 0.49 and 0.66."""
+    parts = version.removeprefix("v").split(".")
+    return tuple(int(part) if part.isdigit() else -1 for part in (["0", *parts] if len(parts) == 1 else parts))
 
 
 _INDEXES = {

@@ -21,6 +21,7 @@ def now_text() -> str:
 
 class Task(StoreModel):
     store = "agentos"
+    added_by = dict.fromkeys(("route_plan_json", "requirements_json", "selected_instance_id", "router_version"), 12)
 
     task_id = models.TextField(_("task"), primary_key=True)
     title = models.TextField(_("title"))
@@ -177,6 +178,13 @@ class Project(StoreModel):
     """The database accepts only JSON in `tags` and `settings`, and only the documented statuses."""
 
     store = "agentos"
+    added_by = dict.fromkeys(
+        (
+            *("name", "description", "status", "tags", "default_repo_id", "default_workdir", "settings"),
+            *("created_at", "updated_at", "created_by"),
+        ),
+        25,
+    )
 
     class Status(models.TextChoices):
         ACTIVE = "active", _("active")
@@ -369,6 +377,7 @@ class MemoryItem(StoreModel):
     """Something the agents remember: a decision, a convention, a constraint, a known issue."""
 
     store = "agentos"
+    added_by = dict.fromkeys(("last_used_at", "use_count", "retention_type", "expires_at", "auto_cleanup"), 4)
 
     class Scope(models.TextChoices):
         GLOBAL = "global", _("global")

@@ -8,12 +8,12 @@ from typing import Any
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.operations.base import Check, Found, Priority, Schedule
+from opsconsole.stores import remedies
 from tasks.lookup import INDEX, is_by_index, plan_of
 from tasks.models import TestRecord
 
 TABLE, COLUMN = "test_records", "execution_id"
-ADD_COLUMN = f"ALTER TABLE {TABLE} ADD COLUMN {COLUMN} TEXT;"
-ADD_INDEX = f"CREATE INDEX {INDEX} ON {TABLE} ({COLUMN});"
+ADD_INDEX = f"CREATE INDEX {{}} ON {TABLE} ({COLUMN});"
 
 
 class CheckExecutionIndex(Check):
@@ -40,7 +40,8 @@ class CheckExecutionIndex(Check):
 
     def _lookup(self) -> Iterator[Found]:
         if not self._has_column:
-            yield self._found("no_column", statements=f"{ADD_COLUMN} {ADD_INDEX}")
+            lacking = remedies.lacks(self.at, {TestRecord: (COLUMN,)})
+            yield self._found("no_column", statements=" ".join([*lacking.reasons, *lacking.statements]))
             return
         known = self._indexes()
         helping = [name for name, columns in known.items() if columns[:1] == [COLUMN]]
@@ -49,9 +50,10 @@ class CheckExecutionIndex(Check):
             yield self._found("index_not_used", indexes=", ".join(helping), plan=plan)
         elif not helping and INDEX in known:
             # Before the repair of document 002 some stores had one of this name on a JSON expression.
-            yield self._found("other_index", index=INDEX, statements=f"DROP INDEX {INDEX}; {ADD_INDEX}")
+            yield self._found("other_index", index=INDEX, statements=f"DROP INDEX {INDEX}; {ADD_INDEX.format(INDEX)}")
         elif not helping:
-            yield self._found("no_index", statements=ADD_INDEX)
+            name = remedies.free_name(INDEX, remedies.names_taken(self.at))
+            yield self._found("no_index", statements=ADD_INDEX.format(name))
 
     def _share(self) -> Iterator[Found]:
         figures = self._figures()

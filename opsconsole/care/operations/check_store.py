@@ -16,11 +16,11 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.care import schema
 from opsconsole.care.expectations import HOT_QUERIES, JSON_COLUMNS, SERVER_MEMORY, HotQuery
 from opsconsole.care.models import Backup
+from opsconsole.care.needs import needed_columns
 from opsconsole.care.params import OnNamedStore, StoreParams
 from opsconsole.operations.base import Check, Found, Priority, Schedule
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import StoreUnusable
-from opsconsole.stores.types import base_types
 
 SHOWN = 20  # keys, values or lines of one finding
 READ_ROWS = 2_000
@@ -49,6 +49,8 @@ class CheckStore(OnNamedStore, Check):
         "missing_table": _("the table %(name)s is missing; it would be made by: %(statement)s"),
         "missing_column": _("the column %(name)s is missing; it would be added by: %(statement)s"),
         "missing_index": _("the index %(name)s is missing; it would be made by: %(statement)s"),
+        "other_shape": "%(statement)s",
+        "pending_migration": _("%(name)s is missing. %(statement)s"),
         "query_without_index": _("the query “%(name)s” reads all of %(table)s"),
         "setting_advised": _("%(name)s is %(value)s; advised is %(advised)s"),
     }
@@ -62,6 +64,8 @@ class CheckStore(OnNamedStore, Check):
         "missing_table": _("documented tables missing"),
         "missing_column": _("documented columns missing"),
         "missing_index": _("documented indexes missing"),
+        "other_shape": _("tables of another shape"),
+        "pending_migration": _("columns that the platform's own migrations add"),
         "query_without_index": _("hot queries without an index"),
         "setting_advised": _("settings below what is advised"),
     }
@@ -153,9 +157,9 @@ class CheckStore(OnNamedStore, Check):
 
     def _json(self) -> Iterator[Found]:
         for table, columns in JSON_COLUMNS.get(self.at.name, {}).items():
-            types = base_types(self.at, table) if table in self.at.tables else {}
             for column in columns:
-                if types.get(column, "jsonb") in {"json", "jsonb"}:  # it is missing, or can hold nothing else
+                declared = self.at.tables[table].columns.get(column) if table in self.at.tables else None
+                if declared is None or declared.base in {"json", "jsonb"}:
                     continue
                 rows, keys = self._broken(table, column)
                 if rows:
@@ -212,8 +216,12 @@ class CheckStore(OnNamedStore, Check):
     # --- schema ---------------------------------------------------------------------------------------------------
 
     def _schema(self) -> Iterator[Found]:
-        for one in schema.missing(self.at):
-            yield Found(f"missing_{one.kind}", one.name, {"name": one.name, "statement": one.statement})
+        codes = {"shape": "other_shape", "migration": "pending_migration"}
+        needed = None if self.at.managed else needed_columns(self.at)
+        for one in schema.missing(self.at, needed):
+            if one.kind != "invalid":  # which the question of integrity has found
+                code = codes.get(one.kind, f"missing_{one.kind}")
+                yield Found(code, one.name, {"name": one.name, "statement": one.statement})
         known = schema.documented(self.at.name, self.at.vendor).tables
         for name in self.at.missing():  # what only the models know: the console's own tables
             table = name.partition(".")[0]
