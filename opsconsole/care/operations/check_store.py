@@ -19,6 +19,7 @@ from opsconsole.care.models import Backup
 from opsconsole.care.needs import needed_columns
 from opsconsole.care.params import OnNamedStore, StoreParams
 from opsconsole.operations.base import Check, Found, Priority, Schedule
+from opsconsole.stores.errors import ErrorKind, classify, first_line
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import StoreUnusable
 
@@ -39,6 +40,7 @@ class CheckStore(OnNamedStore, Check):
     questions = ("integrity", "references", "json", "enumerations", "schema", "hot queries", "settings")
     sentences = {
         "damaged": _("SQLite's integrity check says: %(text)s"),
+        "unanswered": _("the question “%(question)s” got no answer: %(text)s"),
         "invalid_index": _("the index %(name)s of %(table)s is invalid: REINDEX it, or drop it and make it again"),
         "dangling_reference": _(
             "%(rows)d rows of %(table)s refer by %(column)s to rows of %(parent)s that are not there"
@@ -56,6 +58,7 @@ class CheckStore(OnNamedStore, Check):
     }
     reasons = {
         "damaged": _("damaged pages"),
+        "unanswered": _("questions without an answer"),
         "invalid_index": _("invalid indexes"),
         "dangling_reference": _("foreign keys with dangling rows"),
         "broken_reference": _("foreign keys that can't be checked"),
@@ -90,7 +93,13 @@ class CheckStore(OnNamedStore, Check):
             "hot queries": self._hot_queries,
             "settings": self._settings,
         }
-        return questions[question]()
+        try:
+            yield from questions[question]()
+        except DatabaseError as error:  # damage, or a table that the role may not read: the next question may do
+            if classify(error) == ErrorKind.TRANSIENT:
+                raise
+            data = {"question": question, "text": first_line(error)}
+            yield Found("unanswered", question, data, Priority.IMMEDIATE.value)
 
     def _rows(self, sql: str, values: Iterable[Any] = ()) -> list[Any]:
         with self.at.connection.cursor() as cursor:
