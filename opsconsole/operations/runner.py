@@ -827,7 +827,7 @@ def _concerns_rows(error: Exception) -> bool:
 def _concerns_the_run(error: Exception) -> bool:
     """Whether an error of an action is the whole run's: the worker lost it, or a database has trouble."""
     if isinstance(error, DatabaseError | InterfaceError):
-        return classify(error) != ErrorKind.ROW
+        return classify(error) in {ErrorKind.TRANSIENT, ErrorKind.RESOURCE}
     return isinstance(error, Fenced)
 
 

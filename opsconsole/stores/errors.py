@@ -57,8 +57,6 @@ _SQLITE = {
     sqlite3.SQLITE_READONLY: ErrorKind.RESOURCE,
     sqlite3.SQLITE_IOERR: ErrorKind.RESOURCE,
     sqlite3.SQLITE_CANTOPEN: ErrorKind.RESOURCE,
-    sqlite3.SQLITE_CORRUPT: ErrorKind.RESOURCE,
-    sqlite3.SQLITE_NOTADB: ErrorKind.RESOURCE,
     sqlite3.SQLITE_NOMEM: ErrorKind.RESOURCE,
 }
 # The classes that PostgreSQL itself raises. A trigger may RAISE a state of any other.

@@ -15,6 +15,7 @@ from opsconsole.operations import registry
 from opsconsole.operations.base import Check, Operation, Outcome, Risk
 from opsconsole.operations.models import SetAside
 from opsconsole.operations.runs import UnableToRun, run_called, store_of
+from opsconsole.stores.preflight import Target
 from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store
 
@@ -66,6 +67,12 @@ class RetrySetAside(Operation):
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         return self.again.fetch(units, after=after, bound=bound, limit=limit)
+
+    def next_key(self, units: QuerySet[Any], *, after: Key | None, bound: Key) -> Key | None:
+        return self.again.next_key(units, after=after, bound=bound)
+
+    def targets(self) -> list[Target]:
+        return self.again.targets()
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return self.again.needs()
