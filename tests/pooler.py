@@ -17,7 +17,7 @@ from typing import Any
 class Pooler:
     """A PgBouncer in transaction mode before the tests' server."""
 
-    def __init__(self, folder: Path, port: int, roles: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, port: int | str | None, roles: Sequence[str] = ()) -> None:
         home = folder / "pooler"
         home.mkdir(exist_ok=True)
         with socket.socket() as probe:
