@@ -71,6 +71,8 @@ def classify(error: BaseException) -> ErrorKind:
     """Return what `error` means. An error that is not known is permanent."""
     state = sqlstate(error)
     if state is not None:
+        if _is_raised(error):
+            return ErrorKind.ROW
         if state in _STATES:
             return _STATES[state]
         if state[:2] not in _STANDARD_CLASSES:
@@ -112,6 +114,12 @@ def is_unreachable(error: BaseException) -> bool:
 def first_line(error: BaseException) -> str:
     """Return an error's first line: the lines below it may quote values."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _is_raised(error: BaseException) -> bool:
+    """Whether a trigger's RAISE made the error: it may carry any state, such as that of a deadlock."""
+    found = _driver_error(error)
+    return isinstance(found, psycopg.Error) and found.diag.source_function == "exec_stmt_raise"
 
 
 def _driver_error(error: BaseException) -> BaseException:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from django.db.models import Model
 from django.utils.translation import gettext as _
 
+from opsconsole.stores.catalog import other_relations
+
 if TYPE_CHECKING:
     from opsconsole.stores.store import Store
 
@@ -34,6 +36,10 @@ def lacks(store: Store, needs: Needs) -> Lacks:
         table = model._meta.db_table
         if table not in store.tables:
             found.names.append(table)
+            kind = other_relations(store).get(table)
+            if kind:
+                found.reasons.append(kind_sentence(table, kind))
+                continue
             found.statements.append(f"-- {table}: see the document of the {store.title} schema")
         elif other_shape(store, model):
             found.names.append(f"{table}.{key_of(model)}")
@@ -80,6 +86,14 @@ def _statements(store: Store, model: type[Model], missing: list[str]) -> Iterato
             if name in columns:
                 listed = ", ".join(f"{column} {order}".strip() for column, order in columns.items())
                 yield f"CREATE INDEX {free_name(index.name, taken)} ON {table} ({listed});"
+
+
+def kind_sentence(table: str, kind: str) -> str:
+    """Say that a name means something else than a table."""
+    return _("%(table)s is a %(kind)s, whose rows can't be locked and told apart. Name the database of its tables.") % {
+        "table": table,
+        "kind": kind,
+    }
 
 
 # --- tables that are another platform's, or another version's --------------------------------------------------

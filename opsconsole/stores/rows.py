@@ -85,6 +85,16 @@ def is_bigint(number: int) -> bool:
     return -(2**63) <= number < 2**63
 
 
+def is_numbered(store: Store, table: str) -> bool:
+    """Return whether the key of `table` is a whole number, as the models expect where they say so."""
+    if table not in store.tables:
+        return True
+    column = store.tables[table][store.key_column(table)]
+    if store.vendor == "postgresql":
+        return column.base in {"smallint", "integer", "bigint"}
+    return _affinity(column.type) == "INTEGER"
+
+
 def plain_key(key: Any) -> Key:
     """Return a key as before-images keep it: PostgreSQL's driver also gives UUIDs and decimals."""
     if isinstance(key, int | str):

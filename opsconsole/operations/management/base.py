@@ -21,7 +21,7 @@ from django.utils.translation import gettext as _
 
 from opsconsole.display import figure
 from opsconsole.operations import checklist, findings, jobs, planning, registry, runner, runs
-from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Check, Found, Operation, Risk
+from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Check, Found, Operation, Risk, as_stored
 from opsconsole.operations.management.output import Output, discard_output
 from opsconsole.operations.models import RESUMABLE, Run, Status, Trigger
 from opsconsole.operations.planning import Plan, UnableToPlan
@@ -31,7 +31,7 @@ from opsconsole.operations.runs import Actor, UnableToRun
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.preflight import require_privileges
 from opsconsole.stores.router import DEFAULT
-from opsconsole.stores.rows import Key, is_bigint
+from opsconsole.stores.rows import Key, is_bigint, is_numbered, plain_key
 from opsconsole.stores.store import Store, StoreUnusable, all_stores, attach_file
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_ATTENTION, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -330,10 +330,11 @@ def _scan(planned: Plan, options: dict[str, Any], output: Output) -> tuple[list[
 def known_keys(operation: Operation, keys: Sequence[str]) -> list[Key]:
     """`keys` as the operation's table has them; refuses what is none of its rows."""
     field = operation.model._meta.pk
+    numbered = is_numbered(operation.at, operation.model._meta.db_table)
     cleaned: list[Key] = []
     for key in dict.fromkeys(keys):
         try:
-            value: Key = field.to_python(key)
+            value: Key = field.to_python(key) if numbered else key
             if not operation.at.holds(str(key)) or (isinstance(value, int) and not is_bigint(value)):
                 raise ValidationError(key)
             cleaned.append(value)
@@ -342,7 +343,7 @@ def known_keys(operation: Operation, keys: Sequence[str]) -> list[Key]:
                 _("%(key)s is no key of %(table)s.") % {"key": repr(key), "table": operation.model._meta.db_table}
             ) from None
     rows = operation.model._default_manager.using(operation.at.alias)
-    known = set(rows.filter(pk__in=cleaned).values_list("pk", flat=True))
+    known = {plain_key(key) for key in rows.filter(pk__in=list(map(as_stored, cleaned))).values_list("pk", flat=True)}
     unknown = [str(key) for key in cleaned if key not in known]
     if unknown:
         raise Refused(
