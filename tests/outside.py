@@ -51,6 +51,10 @@ def execute(store: Store, sql: str, values: Any = ()) -> None:
         connection.execute(sql, values)
 
 
+def quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
 def dump(store: Store) -> Tables:
     """Every row of every table, tables unknown to the console included."""
     tables: Tables = {}
@@ -58,8 +62,8 @@ def dump(store: Store) -> Tables:
     with neighbour(store) as connection:
         for table, columns in _layout(connection, postgresql).items():
             key = next((name for name, is_key in columns if is_key), "ctid" if postgresql else "rowid")
-            chosen = ", ".join(f'"{name}"::text' if postgresql else f'"{name}"' for name, _ in columns)
-            found = connection.execute(f'SELECT {key}, {chosen} FROM "{table}"').fetchall()
+            chosen = ", ".join(f"{quoted(name)}::text" if postgresql else quoted(name) for name, _ in columns)
+            found = connection.execute(f"SELECT {key}, {chosen} FROM {quoted(table)}").fetchall()
             names = [name for name, _ in columns]
             tables[table] = {row[0]: dict(zip(names, row[1:], strict=True)) for row in found}
     return tables

@@ -10,11 +10,14 @@ import pytest
 
 from opsconsole.care import copying
 from opsconsole.care.models import TableCopy
+from opsconsole.care.operations.copy_store import target_store
+from opsconsole.operations import registry
 from opsconsole.operations.models import Run, Status
 from opsconsole.operations.planning import UnableToPlan
 from opsconsole.stores.store import Store
-from tests.contract import Crash, die, execute_run, operation_called, start, work
-from tests.outside import dump, neighbour
+from tests.conftest import attach_url, forget_attached
+from tests.contract import Crash, die, execute_run, operation_called, plan_whole, start, work
+from tests.outside import dump, execute, neighbour, quoted
 from tests.shell import Shell
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
@@ -31,8 +34,6 @@ def target(managed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reques
     server = request.getfixturevalue("postgres")
     monkeypatch.setenv(VARIABLE, server.create_database("agentos_new"))
     yield
-    from tests.conftest import forget_attached
-
     forget_attached()
     server.drop_database("agentos_new")
 
@@ -127,6 +128,210 @@ def test_a_copy_that_died_goes_on(managed: Any, target: Any, monkeypatch: pytest
     assert (run.status, run.error) == (Status.SUCCEEDED, "")
     assert TableCopy.objects.get(table="tasks").target_rows == 100
     assert len(seen) < 30, "it went on and did not begin again"
+
+
+# --- what stays behind, and tables that the platform made itself ------------------------------------------------
+
+ODD = 'Runs "of" 100%s'  # a name that is an identifier only in quotes
+
+
+def prepared(*statements: str) -> Store:
+    """The target with its documented tables, and what the statements make of them."""
+    store = target_store(Store("agentos", "agentos"), "agentos_new")
+    copying.make_tables(store)
+    for statement in statements:
+        execute(store, statement)
+    return Store(store.alias, store.name)
+
+
+def test_what_the_console_does_not_know_is_named(managed: Any, target: Any) -> None:
+    fill(managed, 20)
+    managed.execute(f"CREATE TABLE {quoted(ODD)} (run_id INTEGER PRIMARY KEY, {quoted(ODD)} TEXT)")
+    managed.execute(f"INSERT INTO {quoted(ODD)} VALUES (1, 'a'), (2, 'b')")
+    managed.execute("CREATE TABLE nothing_in_it (x INTEGER)")
+    managed.execute(f"ALTER TABLE tasks ADD COLUMN {quoted(ODD)} TEXT")
+    managed.execute(f"UPDATE tasks SET {quoted(ODD)} = 'x' WHERE task_id < 't00003'")
+    planned = plan_whole(operation_called("care.copy_store", store="agentos", to="agentos_new"))
+    assert planned.reasons["unfit"] == {"unknown_table": 2}
+    assert any(ODD in entry["detail"] for entry in planned.sample)
+    run = copy()
+    assert run.status == Status.NEEDS_ATTENTION
+    assert "Stays behind: " in run.error
+    for named in (f"{ODD} (2 rows)", "nothing_in_it (0 rows)", f"tasks.{ODD} (3 rows)"):
+        assert named in run.error
+    made = registry.operation("care.copy_store").made(run.pk)
+    assert made["stays_behind"] == {"tables": {ODD: 2, "nothing_in_it": 0}, "columns": {f"tasks.{ODD}": 3}}
+    assert set(TableCopy.objects.exclude(agrees=None).values_list("agrees", flat=True)) == {True}
+    assert len(dump(Store("agentos_new", "agentos"))["tasks"]) == 20
+
+
+def test_odd_columns_that_both_have_are_copied(managed: Any, target: Any) -> None:
+    fill(managed, 5)
+    managed.execute(f"ALTER TABLE tasks ADD COLUMN {quoted(ODD)} TEXT")
+    managed.execute(f"UPDATE tasks SET {quoted(ODD)} = '100%s'")
+    there = prepared(f"ALTER TABLE tasks ADD COLUMN {quoted(ODD)} TEXT")
+    run = copy()
+    assert (run.status, run.error) == (Status.SUCCEEDED, "")
+    assert {row[ODD] for row in dump(there)["tasks"].values()} == {"100%s"}
+
+
+def test_a_table_of_another_shape_stays_behind(managed: Any, target: Any) -> None:
+    fill(managed, 5)
+    managed.execute("INSERT INTO task_lineage (task_id, kind, ref_id) VALUES ('t00001', 'intent', 'r')")
+    prepared("ALTER TABLE task_lineage RENAME COLUMN lineage_id TO id")
+    run = copy()
+    assert run.status == Status.NEEDS_ATTENTION
+    assert "task_lineage (1 row)" in run.error
+    assert TableCopy.objects.get(table="task_lineage").obstacle == "other_key"
+
+
+def test_generated_columns_are_compared_and_not_written(managed: Any, target: Any) -> None:
+    fill(managed, 5)
+    managed.execute("ALTER TABLE tasks ADD COLUMN loud TEXT")
+    managed.execute("UPDATE tasks SET loud = upper(task_id)")
+    stored = "STORED" if managed.engine == "sqlite" else "VIRTUAL"  # the target's engine is the other one
+    prepared(f"ALTER TABLE tasks ADD COLUMN loud TEXT GENERATED ALWAYS AS (upper(task_id)) {stored}")
+    run = copy()
+    assert (run.status, run.error) == (Status.SUCCEEDED, "")
+    managed.execute("UPDATE tasks SET loud = 'quiet' WHERE task_id = 't00002'")
+    clear(Store("agentos_new", "agentos"))
+    run = copy()
+    assert run.error == "tasks differs from its source."
+
+
+def test_a_generated_column_of_the_source_is_a_value_elsewhere(managed: Any, target: Any) -> None:
+    fill(managed, 5)
+    stored = "VIRTUAL" if managed.engine == "sqlite" else "STORED"
+    managed.execute(f"ALTER TABLE tasks ADD COLUMN loud TEXT GENERATED ALWAYS AS (upper(task_id)) {stored}")
+    there = prepared("ALTER TABLE tasks ADD COLUMN loud TEXT")
+    run = copy()
+    assert (run.status, run.error) == (Status.SUCCEEDED, "")
+    assert dump(there)["tasks"]["t00002"]["loud"] == "T00002"
+
+
+def clear(store: Store) -> None:
+    for table in ("memory_items", "projects", "task_audits", "tasks", "schema_version", "django_migrations"):
+        execute(store, f"DELETE FROM {table}")
+
+
+@pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("ALTER TABLE task_audits ALTER audit_id SET GENERATED ALWAYS",),
+        ('ALTER SEQUENCE task_audits_audit_id_seq RENAME TO "Zähler 100%s"',),
+        (
+            "ALTER TABLE task_audits ALTER audit_id DROP IDENTITY",
+            "CREATE SEQUENCE own_numbers AS integer",
+            "ALTER TABLE task_audits ALTER audit_id SET DEFAULT nextval('own_numbers')",
+        ),
+        ("ALTER TABLE task_audits ADD COLUMN place BIGSERIAL",),
+    ],
+    ids=["always", "renamed", "not owned", "second"],
+)
+def test_a_key_beyond_the_target_and_the_sequences(managed: Any, target: Any, statements: tuple[str, ...]) -> None:
+    fill(managed, 30)
+    for key in (2**31, 2**31 + 5, 2**63 - 1):
+        managed.execute("INSERT INTO task_audits (audit_id, task_id, event_type) VALUES (?, 't00001', 'X')", key)
+    if "place" in statements[0]:
+        managed.execute("ALTER TABLE task_audits ADD COLUMN place INTEGER")
+        managed.execute("UPDATE task_audits SET place = 7000 + audit_id WHERE audit_id < 100")
+        managed.execute("UPDATE task_audits SET place = audit_id WHERE place IS NULL")
+    there = prepared("ALTER TABLE task_audits ALTER audit_id TYPE integer", *statements)
+    run = copy()
+    assert run.status == Status.NEEDS_ATTENTION
+    record = TableCopy.objects.get(table="task_audits")
+    assert {key for key, _reason in record.left} == {2**31, 2**31 + 5, 2**63 - 1}
+    assert "beyond the range of integer" in record.left[0][1]
+    assert record.agrees
+    assert record.target_rows == 25
+    with neighbour(there) as client:
+        client.execute("INSERT INTO task_audits (task_id, event_type) VALUES ('t00001', 'next')")
+        found = client.execute("SELECT audit_id, * FROM task_audits WHERE event_type = 'next'").fetchone()
+    assert found[0] == 26
+    if "place" in statements[0]:
+        assert found[-1] == 7026
+
+
+def test_rows_without_a_key_are_counted(managed: Any, target: Any) -> None:
+    """SQLite allows NULL in a key of text."""
+    fill(managed, 5)
+    if managed.engine == "sqlite":
+        managed.execute("INSERT INTO tasks (task_id, title) VALUES (NULL, 'a'), (NULL, 'b')")
+        run = copy()
+        assert "2 rows of tasks could not be copied, first: NULL: the row has no key." in run.error
+        assert TableCopy.objects.get(table="tasks").agrees
+
+
+def test_a_copy_that_died_names_what_it_left_before(managed: Any, target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(managed, 60)
+    monkeypatch.setattr(copying, "BATCH", 10)
+    if managed.engine == "sqlite":
+        managed.execute("UPDATE tasks SET created_at = 'yesterday' WHERE task_id = 't00003'")
+        managed.execute("PRAGMA foreign_keys=OFF")
+        left = {"tasks": ["t00003"], "task_audits": [4]}
+    else:
+        managed.execute("SET session_replication_role = replica")
+        managed.execute("UPDATE task_audits SET task_id = 'gone' WHERE audit_id = 4")
+        left = {"task_audits": [4]}
+    run = start(operation_called("care.copy_store", store="agentos", to="agentos_new"))
+    read = copying.TableCopying._read
+    calls: list[str] = []
+
+    def dying(self: Any, *asked: Any) -> Any:
+        calls.append(self.table)
+        if calls.count("task_audits") == 4:
+            raise Crash
+        return read(self, *asked)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(copying.TableCopying, "_read", dying)
+        with pytest.raises(Crash):
+            work(run)
+    run = work(die(run))
+    assert run.status == Status.NEEDS_ATTENTION
+    found = {
+        record.table: [key for key, _reason in record.left] for record in TableCopy.objects.filter(left_rows__gt=0)
+    }
+    assert found == left
+    assert set(TableCopy.objects.values_list("agrees", flat=True)) == {True}
+
+
+def test_values_of_one_type_are_copied_exactly(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL to PostgreSQL, in another schema, with what Python's types can't hold."""
+    url = postgres.create_database("exact_source")
+    new = postgres.create_database("exact_target")
+    own = "options=-c%20search_path%3D%22Mine%5C%20100%25%22"
+    for address in (url, new):
+        with psycopg.connect(address, autocommit=True) as client:
+            client.execute('CREATE SCHEMA "Mine 100%"')
+    source = attach_url("agentos", f"{url}?{own}", attached=False)
+    monkeypatch.setenv(VARIABLE, f"{new}?{own}")
+    there = target_store(source, "agentos_new")
+    for store in (source, there):
+        copying.make_tables(store)
+        with psycopg.connect(url if store is source else new, autocommit=True) as client:
+            client.execute('ALTER TABLE "Mine 100%".tasks ADD a numeric, ADD b real, ADD c bytea, ADD d timestamptz(3)')
+            client.execute('ALTER TABLE "Mine 100%".tasks ADD e interval, ADD f uuid, ADD g int[], ADD h char(5)')
+    with psycopg.connect(url, autocommit=True) as client:
+        client.execute(
+            'INSERT INTO "Mine 100%".tasks (task_id, title, created_at, a, b, c, d, e, f, g, h) VALUES'
+            " ('1', 'x', 'infinity', 1.50, 0.1, '\\x00ff', '0044-03-15 12:00:00 BC', '1 mon -2 days 00:00:01.5',"
+            " 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11', '{1,NULL}', 'ab'), ('2', 'x', '-infinity', 'NaN', '-0',"
+            " '', 'infinity', NULL, NULL, '{}', '')"
+        )
+    run = copy()
+    assert (run.status, run.error) == (Status.SUCCEEDED, ""), list(run.units_set_aside.values_list("label", "error"))
+    with psycopg.connect(url) as ours, psycopg.connect(new) as theirs:
+        rows = [
+            client.execute('SELECT tasks::text FROM "Mine 100%".tasks ORDER BY 1').fetchall()
+            for client in (ours, theirs)
+        ]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 2
+    forget_attached()
+    for name in ("exact_source", "exact_target"):
+        postgres.drop_database(name)
 
 
 def test_refusals(managed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

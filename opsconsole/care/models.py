@@ -70,6 +70,8 @@ class TableCopy(models.Model):
     left_rows = models.BigIntegerField(default=0)  # that the target can't hold
     left = models.JSONField(default=list)  # the first of them: key and reason
     agrees = models.BooleanField(null=True)  # counts and contents; None until compared
+    obstacle = models.CharField(default="", max_length=20)  # why the whole table stays behind
+    columns_left = models.JSONField(default=dict)  # that the target lacks: name → rows that hold something there
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("run", "table"), name="copy_of_table"),)

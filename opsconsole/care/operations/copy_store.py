@@ -16,25 +16,30 @@ from opsconsole.care.models import TableCopy
 from opsconsole.care.params import OnNamedStore, StoreField
 from opsconsole.display import figure
 from opsconsole.environment import Environment
-from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk
+from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk, Unfit
 from opsconsole.operations.planning import UnableToPlan
 from opsconsole.stores.config import database
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import Store, all_stores
 
-BESIDE_MODELS = ("django_migrations", "schema_version")  # tables that belong to a store and have no model
-
 
 class CopyStore(OnNamedStore, Listed, Act):
     title = _("Copy a store")
     description = _(
-        "Copies all tables of a store into an empty database that another variable names, SQLite to PostgreSQL or "
-        "back, and compares rows and contents. What the target can't hold is listed. The source is only read."
+        "Copies the tables of a store that the console knows into an empty database that another variable names, "
+        "SQLite to PostgreSQL or back, and compares rows and contents. What stays behind is listed: tables and columns "
+        "that the console does not know, and rows that the target can't hold. The source is only read."
     )
     model = TableCopy
     risk = Risk.MAKE
     touches_store = False
     cluster = LONG_CLUSTER
+    reasons = {
+        "unknown_table": _("a table that the console does not know stays behind"),
+        "no_table": _("a table that the target lacks stays behind"),
+        "no_key": _("a table without a key stays behind: its rows can't be told apart"),
+        "other_key": _("a table whose key the target lacks stays behind"),
+    }
 
     class Params(forms.Form):
         store = StoreField()
@@ -72,22 +77,39 @@ class CopyStore(OnNamedStore, Listed, Act):
         return len(self.items())
 
     def _filled(self) -> list[str]:
-        tables = self._target_tables()
-        if not tables:
+        if not self._target_tables():
             return []
-        with copying.side(self.target) as target:
-            return [table for table in tables if target.count(table)]
+        with copying.side(Store(self.target.alias, self.target.name)) as target:
+            return [table for table in copying.sources_of(target.store) if target.count(table)]
 
-    def _target_tables(self) -> Collection[str]:
+    def _target_tables(self) -> Mapping[str, Collection[str]]:
         path = self.target.path
         if path is not None and not (path.exists() and path.stat().st_size):  # opening it would make it
-            return ()
+            return {}
         return Store(self.target.alias, self.target.name).tables
 
     def items(self) -> list[str]:
-        """Its tables, those that others refer to first. What the console does not know stays behind."""
-        known = {model._meta.db_table for model in self.at.models()} | set(BESIDE_MODELS)
-        return copying.order(self.at, [table for table in self.at.tables if table in known])
+        """Its tables, those that others refer to first."""
+        return copying.sources_of(self.at)
+
+    def change(self, unit: Item) -> Outcome:
+        columns = self._target_columns(unit.name)
+        obstacle = copying.obstacle(self.at, unit.name, columns)
+        if obstacle or columns is None:
+            return Unfit(obstacle)
+        left = [name for name in self.at.tables[unit.name] if name not in columns]
+        detail = gettext("The target lacks the columns %(names)s.") % {"names": ", ".join(left)} if left else ""
+        return Changed((), "", detail)
+
+    def _target_columns(self, table: str) -> Collection[str] | None:
+        """Those that the target has, or will have once its documented tables are made."""
+        tables = self._target_tables()
+        documented = schema.documented(self.at.name, self.target.vendor)
+        if table == "django_migrations" or (table == "schema_version" and not set(documented.tables) & set(tables)):
+            return self.at.tables[table] if table == "django_migrations" else ("version", "applied_at")
+        if set(documented.tables) & set(tables):
+            return tables.get(table)
+        return documented.columns.get(table)
 
     def act(self, unit: Item) -> Outcome:
         if not set(schema.documented(self.at.name, self.target.vendor).tables) & set(self._target_tables()):
@@ -97,19 +119,33 @@ class CopyStore(OnNamedStore, Listed, Act):
             make_migrations_table(fresh)
             fresh = Store(self.target.alias, self.target.name)
         record, _made = TableCopy.objects.get_or_create(run_id=int(self.run_id or 0), table=unit.name)
-        with copying.side(self.at) as source, copying.side(fresh) as target:
-            table = copying.TableCopying(source, target, unit.name)
-            table.run()
-            record.agrees = table.agrees()
-            record.source_rows, record.target_rows = source.count(unit.name), target.count(unit.name)
-        record.left_rows = len(table.left)
-        record.left = [[key, reason] for key, reason in list(table.left.items())[: copying.SHOWN_LEFT]]
+        record.obstacle = copying.obstacle(self.at, unit.name, fresh.tables.get(unit.name))
+        with copying.side(self.at) as source:
+            record.source_rows = source.count(unit.name)
+            if record.obstacle:
+                record.save()
+                return Unfit(record.obstacle)
+            with copying.side(fresh) as target:
+                table = copying.TableCopying(source, target, unit.name)
+                table.run()
+                record.agrees = table.agrees()
+                record.source_rows, record.target_rows = source.count(unit.name), target.count(unit.name)
+            names = [name for name in self.at.tables[unit.name] if name not in table.columns]
+            record.columns_left = {name: source.count_values(unit.name, name) for name in names}
+        record.left_rows = len(table.left) + table.unnamed
+        record.left = [
+            [", ".join(map(str, key)) if len(key) > 1 or not isinstance(key[0], int) else key[0], reason]
+            for key, reason in list(table.left.items())[: copying.SHOWN_LEFT]
+        ]
+        if table.unnamed:
+            record.left.append(["NULL", gettext("the row has no key")])
         record.save()
         return Changed(())
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
+        records = list(TableCopy.objects.filter(run=self.run_id).order_by("pk"))
         sentences = []
-        for record in TableCopy.objects.filter(run=self.run_id).order_by("pk"):
+        for record in records:
             if record.left_rows:
                 sentences.append(
                     ngettext(
@@ -123,12 +159,21 @@ class CopyStore(OnNamedStore, Listed, Act):
                         "first": ": ".join(map(str, record.left[0])),
                     }
                 )
-            if not record.agrees:
+            if record.agrees is False:
                 sentences.append(gettext("%(table)s differs from its source.") % {"table": record.table})
+        behind = [f"{record.table} ({_rows(record.source_rows)})" for record in records if record.obstacle]
+        behind += [
+            f"{record.table}.{name} ({_rows(count)})"
+            for record in records
+            for name, count in record.columns_left.items()
+        ]
+        if behind:
+            sentences.append(gettext("Stays behind: %(names)s.") % {"names": ", ".join(behind)})
         return sentences
 
     @classmethod
     def made(cls, run_id: int) -> dict[str, Any]:
+        records = list(TableCopy.objects.filter(run=run_id).order_by("pk"))
         return {
             "tables": {
                 record.table: {
@@ -137,8 +182,15 @@ class CopyStore(OnNamedStore, Listed, Act):
                     "set_aside": record.left_rows,
                     "agrees": record.agrees,
                 }
-                for record in TableCopy.objects.filter(run=run_id).order_by("pk")
-            }
+                for record in records
+                if not record.obstacle
+            },
+            "stays_behind": {
+                "tables": {record.table: record.source_rows for record in records if record.obstacle},
+                "columns": {
+                    f"{record.table}.{name}": count for record in records for name, count in record.columns_left.items()
+                },
+            },
         }
 
     def advice(self, total: int) -> list[str]:
@@ -152,6 +204,10 @@ class CopyStore(OnNamedStore, Listed, Act):
 
     def action_label(self, count: int) -> str:
         return ngettext("Copy %(count)s table", "Copy %(count)s tables", count) % {"count": figure(count)}
+
+
+def _rows(count: int) -> str:
+    return ngettext("%(count)s row", "%(count)s rows", count) % {"count": figure(count)}
 
 
 def target_store(store: Store, alias: str) -> Store:
