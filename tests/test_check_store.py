@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 
+from opsconsole.care.models import Backup
+from opsconsole.care.stats import stats
 from opsconsole.operations.models import Finding, Status
 from opsconsole.stores.store import Store, attach_file
 from tests import agentos
-from tests.conftest import attach_url
+from tests.conftest import attach_url, forget_attached
 from tests.contract import execute_run, operation_called
-from tests.outside import dump, schema
+from tests.outside import dump, quoted, schema
 from tests.shell import Shell
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
@@ -123,3 +126,81 @@ def test_the_command(tmp_path: Path, empty_console: Path) -> None:
     assert {name for name, by_index in answer["hot_queries"].items() if not by_index} == unserved
     assert path.read_bytes() == before
     assert shell.run("check_store", "nowhere").returncode == 2
+
+
+NAMES = ('a"; DROP TABLE victims; --', "100%s", "Mixed Case", "it's")
+
+
+def test_names_are_identifiers_and_nothing_else(managed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a platform calls its tables and columns runs nothing in a check, in figures, in a backup."""
+    monkeypatch.setattr(settings, "DATA_DIR", tmp_path / "data")
+    managed.execute("CREATE TABLE victims (id INTEGER PRIMARY KEY)")
+    for name in NAMES:
+        managed.execute(f"CREATE TABLE {quoted(name)} ({quoted(name)} INTEGER REFERENCES victims (id))")
+    managed.execute("PRAGMA foreign_keys=OFF" if managed.engine == "sqlite" else "SET session_replication_role=replica")
+    for name in NAMES:
+        managed.execute(f"INSERT INTO {quoted(name)} VALUES (7)")
+    store = Store("agentos", "agentos")
+    before = dump(store)
+    subjects = found(store)["dangling_reference"]
+    assert len(subjects) == len(NAMES)
+    if managed.engine == "sqlite":  # PostgreSQL's figures are estimates
+        rows = {one["table"]: one["rows"] for one in stats(Store("agentos", "agentos"))["tables"]}
+        assert {name: rows[name] for name in NAMES} == dict.fromkeys(NAMES, 1)
+    run = execute_run(operation_called("care.backup_store", store="agentos"))
+    assert run.status == Status.SUCCEEDED, [unit.error for unit in run.units_set_aside.all()]
+    counted = {table.removeprefix("public."): rows for table, rows in Backup.objects.get(run=run).rows.items()}
+    assert {name: counted[name] for name in NAMES} == dict.fromkeys(NAMES, 1)
+    assert dump(store) == before
+
+
+PLATFORM_SEARCH = """
+CREATE TABLE memory_items (id TEXT PRIMARY KEY, scope TEXT, type TEXT, content TEXT, tags TEXT);
+CREATE VIRTUAL TABLE memory_fts USING fts5(id UNINDEXED, content, tags, content='memory_items', content_rowid='rowid');
+CREATE TRIGGER memory_ai AFTER INSERT ON memory_items BEGIN
+    INSERT INTO memory_fts (rowid, id, content, tags) VALUES (new.rowid, new.id, new.content, new.tags);
+END;
+CREATE TRIGGER memory_ad AFTER DELETE ON memory_items BEGIN
+    INSERT INTO memory_fts (memory_fts, rowid, id, content, tags)
+    VALUES ('delete', old.rowid, old.id, old.content, old.tags);
+END;
+CREATE VIRTUAL TABLE notes USING fts4(words);
+INSERT INTO memory_items (id, content) VALUES ('a', 'first words'), ('b', 'other words'), ('c', 'the last');
+INSERT INTO notes VALUES ('something');
+"""
+
+
+def test_a_full_text_index_that_does_not_hold_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A platform's own: it is checked in a copy, and nothing is written to it."""
+    monkeypatch.setattr(settings, "DATA_DIR", tmp_path / "data")
+    path = tmp_path / "platform.db"
+    with closing(sqlite3.connect(path)) as client:
+        client.executescript(PLATFORM_SEARCH)
+    assert not {"damaged_index", "unchecked_index"} & set(found(attach_file("agentos", path)))
+    forget_attached()
+    with closing(sqlite3.connect(path, isolation_level=None)) as client:
+        client.execute("DROP TRIGGER memory_ad")
+        client.execute("DELETE FROM memory_items WHERE id = 'b'")
+    before = path.read_bytes()
+    assert found(attach_file("agentos", path))["damaged_index"] == {"memory_fts"}
+    assert path.read_bytes() == before
+    assert not list((tmp_path / "data" / "backups").iterdir())
+    forget_attached()
+    with closing(sqlite3.connect(path, isolation_level=None)) as client:
+        client.execute(Finding.objects.get(code="damaged_index").data["statement"])
+    assert "damaged_index" not in found(attach_file("agentos", path))
+
+
+@pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
+def test_a_damaged_full_text_index_of_a_managed_store(managed: Any) -> None:
+    managed.execute(
+        "INSERT INTO memory_items (id, scope, type, content) VALUES ('m', 'task', 'decision', '{\"a\": 1}')"
+    )
+    managed.execute("DROP TRIGGER memory_fts_after_update")
+    managed.execute("UPDATE memory_items SET content = '{\"other\": 1}'")
+    before = dump(managed.store)
+    assert found(managed.store)["damaged_index"] == {"memory_fts"}
+    assert dump(managed.store) == before
+    run = execute_run(operation_called("tasks.rebuild_search_index", Store("agentos", "agentos")))
+    assert run.status == Status.SUCCEEDED
+    assert "damaged_index" not in found(Store("agentos", "agentos"))

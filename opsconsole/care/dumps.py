@@ -20,6 +20,7 @@ from django.utils.translation import gettext as _
 
 from opsconsole.care import archive, pg_tools
 from opsconsole.care.models import Backup
+from opsconsole.stores.catalog import quote
 from opsconsole.stores.store import Store, StoreUnusable
 
 PARTIAL = ".partial"
@@ -234,13 +235,12 @@ def has_own_schema(store: Store) -> bool:
 
 def count_rows(store: Store, schemas: list[str]) -> dict[str, int]:
     """`schema.table` → rows, of all tables that a dump holds."""
-    quote = store.connection.ops.quote_name
     with store.connection.cursor() as cursor:
         cursor.execute(_TABLES, [schemas or None, schemas or None])
         tables = cursor.fetchall()
         rows = {}
         for schema, table in tables:
-            cursor.execute(f"SELECT COUNT(*) FROM ONLY {quote(schema)}.{quote(table)}")
+            cursor.execute(f"SELECT COUNT(*) FROM ONLY {quote(schema)}.{quote(table)}", [])
             rows[f"{schema}.{table}"] = cursor.fetchone()[0]
     return rows
 

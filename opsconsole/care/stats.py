@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 
+from opsconsole.stores.catalog import quote
 from opsconsole.stores.store import Store
 
 SHOWN = 50
@@ -24,11 +25,10 @@ def stats(store: Store) -> dict[str, Any]:
 
 
 def _sqlite(store: Store) -> dict[str, Any]:
-    quote = store.connection.ops.quote_name
     with store.connection.cursor() as cursor:
 
         def one(sql: str) -> Any:
-            cursor.execute(sql)
+            cursor.execute(sql, [])
             return cursor.fetchone()[0]
 
         free = one("PRAGMA freelist_count") * one("PRAGMA page_size")

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
@@ -13,18 +18,22 @@ from django.db import DatabaseError, transaction
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.care import schema
+from opsconsole.care import dumps, schema
+from opsconsole.care.dumps import quoted
 from opsconsole.care.expectations import HOT_QUERIES, JSON_COLUMNS, SERVER_MEMORY, HotQuery
 from opsconsole.care.models import Backup
 from opsconsole.care.needs import needed_columns
 from opsconsole.care.params import OnNamedStore, StoreParams
 from opsconsole.operations.base import Check, Found, Priority, Schedule
-from opsconsole.stores.errors import ErrorKind, classify, first_line
+from opsconsole.stores.catalog import quote
+from opsconsole.stores.config import is_writable
+from opsconsole.stores.errors import ErrorKind, classify, first_line, sqlite_code
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import StoreUnusable
 
 SHOWN = 20  # keys, values or lines of one finding
 READ_ROWS = 2_000
+_FULL_TEXT = re.compile(r"\bUSING\s+(fts[345])\b", re.IGNORECASE)
 IS_JSON_SINCE = 160_000  # PostgreSQL's own predicate; the type itself reads differently
 
 
@@ -40,6 +49,11 @@ class CheckStore(OnNamedStore, Check):
     questions = ("integrity", "references", "json", "enumerations", "schema", "hot queries", "settings")
     sentences = {
         "damaged": _("SQLite's integrity check says: %(text)s"),
+        "damaged_index": _(
+            "the full-text index %(name)s does not hold what its rows say (%(text)s); it is made again by: "
+            "%(statement)s"
+        ),
+        "unchecked_index": _("the full-text index %(name)s can't be checked: %(text)s"),
         "unanswered": _("the question “%(question)s” got no answer: %(text)s"),
         "invalid_index": _("the index %(name)s of %(table)s is invalid: REINDEX it, or drop it and make it again"),
         "dangling_reference": _(
@@ -58,6 +72,8 @@ class CheckStore(OnNamedStore, Check):
     }
     reasons = {
         "damaged": _("damaged pages"),
+        "damaged_index": _("full-text indexes that do not hold what their rows say"),
+        "unchecked_index": _("full-text indexes that can't be checked"),
         "unanswered": _("questions without an answer"),
         "invalid_index": _("invalid indexes"),
         "dangling_reference": _("foreign keys with dangling rows"),
@@ -103,11 +119,8 @@ class CheckStore(OnNamedStore, Check):
 
     def _rows(self, sql: str, values: Iterable[Any] = ()) -> list[Any]:
         with self.at.connection.cursor() as cursor:
-            cursor.execute(sql, list(values) or None)
+            cursor.execute(sql, list(values))
             return list(cursor.fetchall())
-
-    def _quote(self, name: str) -> str:
-        return str(self.at.connection.ops.quote_name(name))
 
     # --- damage ----------------------------------------------------------------------------------------------
 
@@ -123,6 +136,48 @@ class CheckStore(OnNamedStore, Check):
         if said != ["ok"]:
             for text in said:
                 yield Found("damaged", text[:200], {"text": text[:500]}, Priority.IMMEDIATE.value)
+        else:
+            yield from self._search_indexes()
+
+    def _search_indexes(self) -> Iterator[Found]:
+        """Compare each full-text index with its rows. SQLite asks for the write lock, so a store that is not ours is
+        checked in a copy.
+        """
+        declared = self._rows("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND rootpage = 0")
+        kinds = {name: found[1].lower() for name, sql in declared if (found := _FULL_TEXT.search(sql))}
+        if not kinds:
+            return
+        found: list[Found] = []
+        with self._checked_connection() as execute:
+            for name, kind in kinds.items():
+                table = quoted(name)
+                columns, values = ("", "'integrity-check'") if kind != "fts5" else (", rank", "'integrity-check', 1")
+                try:
+                    execute(f"INSERT INTO {table} ({table}{columns}) VALUES ({values})")
+                except (DatabaseError, sqlite3.Error) as error:
+                    if classify(error) == ErrorKind.TRANSIENT:
+                        raise
+                    damaged = sqlite_code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CORRUPT_VTAB}
+                    statement = f"INSERT INTO {table} ({table}) VALUES ('rebuild')"
+                    data = {"name": name, "text": first_line(error), "statement": statement}
+                    priority = Priority.IMMEDIATE if damaged else Priority.PERIODIC
+                    found.append(Found("damaged_index" if damaged else "unchecked_index", name, data, priority.value))
+        yield from found  # when the lock is given back
+
+    @contextmanager
+    def _checked_connection(self) -> Iterator[Callable[[str], Any]]:
+        """Where a statement may take the write lock; nothing that it writes stays."""
+        path = self.at.path
+        if self.at.managed and path is not None and is_writable(path):
+            with transaction.atomic(using=self.at.alias), self.at.connection.cursor() as cursor:
+                yield cursor.execute
+                transaction.set_rollback(True, using=self.at.alias)
+            return
+        with TemporaryDirectory(dir=dumps.folder_of("")) as folder:
+            copy = Path(folder, "copy.sqlite3")
+            dumps.copy_database(self.at, copy)
+            with closing(sqlite3.connect(copy)) as connection:
+                yield connection.execute
 
     # --- foreign keys of the database's own -------------------------------------------------------------------
 
@@ -147,12 +202,12 @@ class CheckStore(OnNamedStore, Check):
 
     def _dangling_postgresql(self) -> Iterator[Found]:
         for table, parent, columns, parent_columns in self._rows(_FOREIGN_KEYS):
-            pairs = [(self._quote(a), self._quote(b)) for a, b in zip(columns, parent_columns, strict=True)]
+            pairs = [(quote(a), quote(b)) for a, b in zip(columns, parent_columns, strict=True)]
             condition = " AND ".join(f"p.{theirs} = c.{ours}" for ours, theirs in pairs)
             filled = " AND ".join(f"c.{ours} IS NOT NULL" for ours, _theirs in pairs)
             ((rows,),) = self._rows(
-                f"SELECT COUNT(*) FROM {table} AS c WHERE {filled}"  # names out of the catalogue
-                f" AND NOT EXISTS (SELECT FROM {parent} AS p WHERE {condition})"
+                f"SELECT COUNT(*) FROM {_doubled(table)} AS c WHERE {filled}"  # names out of the catalogue, quoted
+                f" AND NOT EXISTS (SELECT FROM {_doubled(parent)} AS p WHERE {condition})"
             )
             if rows:
                 yield self._dangling(table, ", ".join(columns), parent, rows)
@@ -177,8 +232,8 @@ class CheckStore(OnNamedStore, Check):
 
     def _broken(self, table: str, column: str) -> tuple[int, list[Any]]:
         """How many rows, and the keys of the first ones."""
-        name, at = self._quote(column), self._quote(table)
-        key = next((self._quote(n) for n, declared in self.at.tables[table].items() if declared.primary_key), name)
+        name, at = quote(column), quote(table)
+        key = next((quote(n) for n, declared in self.at.tables[table].items() if declared.primary_key), name)
         condition = self._is_broken(name)
         if condition:
             ((rows,),) = self._rows(f"SELECT COUNT(*) FROM {at} WHERE {condition}")
@@ -187,7 +242,7 @@ class CheckStore(OnNamedStore, Check):
         rows = 0
         keys: list[Any] = []
         with transaction.atomic(using=self.at.alias), self.at.connection.chunked_cursor() as cursor:
-            cursor.execute(f"SELECT {key}, {name}::text FROM {at} WHERE {name} IS NOT NULL")
+            cursor.execute(f"SELECT {key}, {name}::text FROM {at} WHERE {name} IS NOT NULL", [])
             while portion := cursor.fetchmany(READ_ROWS):
                 for row_key, text in portion:
                     if not _is_json(text):
@@ -211,10 +266,10 @@ class CheckStore(OnNamedStore, Check):
                 if not one.flatchoices or one.column is None or one.column not in self.at.tables.get(table, {}):
                     continue
                 values = [str(value) for value, _label in one.flatchoices]
-                name, marks = self._quote(one.column), ", ".join(["%s"] * len(values))
+                name, marks = quote(one.column), ", ".join(["%s"] * len(values))
                 text = f"CAST({name} AS TEXT)"
                 sql = (
-                    f"SELECT {text}, COUNT(*) FROM {self._quote(table)} WHERE {name} IS NOT NULL"
+                    f"SELECT {text}, COUNT(*) FROM {quote(table)} WHERE {name} IS NOT NULL"
                     f" AND {text} NOT IN ({marks}) GROUP BY 1 ORDER BY 2 DESC LIMIT {SHOWN}"
                 )
                 for value, rows in self._rows(sql, values):
@@ -297,8 +352,13 @@ class CheckStore(OnNamedStore, Check):
 
 
 def _text(name: str) -> str:
+    """A name as a text of SQL, in a statement with parameters."""
     doubled = name.replace("'", "''")
-    return f"'{doubled}'"
+    return f"'{_doubled(doubled)}'"
+
+
+def _doubled(sql: str) -> str:
+    return sql.replace("%", "%%")
 
 
 def _is_json(text: str) -> bool:
