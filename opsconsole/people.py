@@ -6,11 +6,16 @@ import secrets
 
 from django.contrib import admin
 from django.contrib.auth import get_permission_codename, get_user_model
-from django.contrib.auth.models import Group, Permission
+from django.contrib.auth.models import Group, Permission, User
+from django.db import transaction
 from django.db.models import Q
+from django.utils.translation import gettext as _
 
+from opsconsole.operations.models import SystemUser
+from opsconsole.operations.runs import Actor, UnableToRun, record
 from opsconsole.stores.editing import EditableStoreAdmin
 
+MAX_SYSTEM_USER = 150
 VIEWERS, OPERATORS, PLATFORMS = "Viewers", "Operators", "Platforms"
 
 
@@ -47,3 +52,26 @@ def make_superuser(name: str) -> str | None:
     password = secrets.token_urlsafe(12)
     users.objects.create_superuser(name, password=password)
     return password
+
+
+def link(account: User, system_user: str, actor: Actor) -> None:
+    """Say which account a system user is: one system user is one person. Raises UnableToRun."""
+    if not (system_user.strip() and system_user.isprintable() and len(system_user) <= MAX_SYSTEM_USER):
+        raise UnableToRun(_("%(name)s is no name of a system user.") % {"name": repr(system_user[:MAX_SYSTEM_USER])})
+    with transaction.atomic():
+        found, new = SystemUser.objects.get_or_create(name=system_user, defaults={"account": account})
+        if not new and found.account_id != account.pk:
+            raise UnableToRun(
+                _("The system user %(name)s is linked to %(account)s already. End that link first: `accounts unlink`.")
+                % {"name": system_user, "account": found.account.get_username()}
+            )
+        if new:
+            record(None, "account_linked", actor, account=account.get_username(), system_user=system_user)
+
+
+def unlink(system_user: str, actor: Actor) -> None:
+    """End a link. Raises UnableToRun."""
+    with transaction.atomic():
+        if not SystemUser.objects.filter(name=system_user).delete()[0]:
+            raise UnableToRun(_("The system user %(name)s is linked to no account.") % {"name": system_user})
+        record(None, "account_unlinked", actor, system_user=system_user)

@@ -13,6 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+TOKEN = """
+from django.contrib.auth.models import User
+from opsconsole.api.models import Token
+print(Token.make(User.objects.get(username="{name}"), "tests"))
+"""
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -34,6 +39,12 @@ class Shell:
         unset = ("DATABASE_URL", "_ATTACHED")
         inherited = {name: value for name, value in os.environ.items() if not name.endswith(unset)}
         return {**inherited, "OPSCONSOLE_DATA_DIR": str(self.folder), **self.variables}
+
+    def as_account(self, name: str) -> Shell:
+        """The same console, for somebody with an API token of this account."""
+        made = self.run("shell", "-v", "0", "-c", TOKEN.format(name=name))
+        assert made.returncode == 0, made.stderr
+        return Shell(self.folder, variables={**self.variables, "OPSCONSOLE_TOKEN": made.stdout.strip()})
 
     def start(self, *words: object, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(

@@ -102,7 +102,7 @@ def test_no_relation_crosses_stores() -> None:
 
 def test_every_status_has_its_transitions() -> None:
     assert set(TRANSITIONS) == set(Status)
-    assert {"succeeded", "needs_attention", "failed", "cancelled"} == set(ENDED)
+    assert {"succeeded", "needs_attention", "failed", "cancelled", "rejected"} == set(ENDED)
     assert all(Status.RUNNING in TRANSITIONS[status] for status in RESUMABLE)
     reached = {target for targets in TRANSITIONS.values() for target in targets}
     assert reached == set(Status) - {Status.PLANNED}

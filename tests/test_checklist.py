@@ -206,14 +206,15 @@ def test_the_shell_in_production(make_helix, tmp_path, empty_console):
             "SECRET_KEY": "a long and random text of this test alone, more than fifty characters",
         },
     )
-    for name in ("mira", "noa"):
-        assert shell.run("setup", "--superuser", name).returncode == 0
-    nameless = ("cleanup_dirty_data", "cleanup", "3", "--execute", "--yes")
-    assert "--user" in shell.run(*nameless).stderr
-    cleanup = (*nameless, "--user", "mira")
+    cleanup = ("cleanup_dirty_data", "cleanup", "3", "--execute", "--yes")
+    assert shell.run("setup").returncode == 0
+    assert "--user" in shell.run(*cleanup).stderr, "nobody is known yet"
+    assert "In the shell" in shell.run("setup", "--superuser", "mira").stdout
+    assert "In the shell" not in shell.run("setup", "--superuser", "noa").stdout
     no_backup = shell.run(*cleanup, "--confirm", *ALL)
     assert (no_backup.returncode, "There is no verified backup of helix" in no_backup.stderr) == (2, True)
     assert shell.run("backup_store", "helix", "--execute", "--yes", "--user", "mira").returncode == 0
+    assert "is not authenticated" in shell.refused("backup_store", "helix", "--execute", "--yes", "--user", "noa")
     unchecked = shell.run(*cleanup, "--confirm", *ALL[:3])
     assert unchecked.returncode == 2
     assert "give --confirm scope rollback" in unchecked.stderr
@@ -223,8 +224,12 @@ def test_the_shell_in_production(make_helix, tmp_path, empty_console):
     assert waiting["status"] == "awaiting_approval"
     run = waiting["run"]
     assert shell.json(*cleanup, "--confirm", *ALL, code=3)["run"] == run
-    assert "second person" in shell.refused("runs", "approve", run, "--user", "mira")
-    assert shell.json("runs", "approve", run, "--user", "noa")["status"] == "queued"
+    for name in ([], ["--user", "mira"]):
+        assert "second person" in shell.refused("runs", "approve", run, *name)
+    assert "is not authenticated" in shell.refused("runs", "approve", run, "--user", "noa")
+    noa = shell.as_account("noa")
+    assert "belongs to noa" in noa.refused("runs", "approve", run, "--user", "mira")
+    assert noa.json("runs", "approve", run)["status"] == "queued"
     assert dump(source) == before
     cluster = shell.start("qcluster")
     try:

@@ -213,9 +213,11 @@ def test_production_wants_a_name(shell, store):
     assert "give --user" in shell.refused("runs", "hold-all", "--note", "x")
     assert shell.json(COMMAND, "--db-path", store, "--dry-run")["total"] == 200
     assert shell.run("shell", "-c", PEOPLE).returncode == 0
-    assert "vera may not do this" in shell.refused(COMMAND, "--db-path", store, "--user", "vera", "--yes")
-    assert "give --yes" in shell.run(COMMAND, "--db-path", store, "--user", "bob").stderr
-    done = shell.json(COMMAND, "--db-path", store, "--user", "bob", "--yes")
+    assert "--user bob is not authenticated" in shell.refused(COMMAND, "--db-path", store, "--user", "bob", "--yes")
+    vera, bob = map(shell.as_account, ("vera", "bob"))
+    assert "vera may not do this" in vera.refused(COMMAND, "--db-path", store, "--yes")
+    assert "give --yes" in bob.run(COMMAND, "--db-path", store).stderr
+    done = bob.json(COMMAND, "--db-path", store, "--yes")
     assert shell.json("runs", "show", done["run"])["started_by"] == "bob"
 
 

@@ -39,8 +39,8 @@ class TokenAuth(HttpBearer):
         return self.authenticate(request, token) if scheme.lower() == self.openapi_scheme else None
 
     def authenticate(self, request: HttpRequest, token: str) -> Any:
-        found = _known(digest(token))
-        if found is None or (found.expires_at is not None and found.expires_at <= timezone.now()):
+        found = _valid(token)
+        if found is None:
             raise AuthenticationError(message=_("This token is not known, was revoked, or has expired."))
         request.user = user = found.user
         if self.permission not in found.rights:
@@ -56,6 +56,17 @@ class Remembered(NamedTuple):
     expires_at: datetime | None
     user: Any
     rights: set[str]
+
+
+def account_of(token: str) -> Any:
+    """Return the active account of a token that is good; None for any other text."""
+    found = _valid(token)
+    return None if found is None else found.user
+
+
+def _valid(token: str) -> Remembered | None:
+    found = _known(digest(token))
+    return None if found is None or (found.expires_at is not None and found.expires_at <= timezone.now()) else found
 
 
 def _known(digest: str) -> Remembered | None:

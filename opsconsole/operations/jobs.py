@@ -163,7 +163,9 @@ def _occasion(cls: type[Operation], params: dict[str, Any], due: str) -> str:
         return f"run {unfinished.pk} of the same command is not finished"
     try:
         with transaction.atomic():
-            run = runs.draft(planned, actor, tick=due if store.alias == own else f"{due} {store.alias}")
+            tick = due if store.alias == own else f"{due} {store.alias}"
+            setting = Switch.objects.filter(operation=operation).select_related("changed_by").first()
+            run = runs.draft(planned, actor, tick=tick, changed_by=setting.changed_by if setting else None)
             confirm(run, actor)
     except IntegrityError:
         return "this tick has its run already"
@@ -266,7 +268,9 @@ def switch(operation: str, *, on: bool, cron: str, actor: Actor) -> None:
             _("%(cron)s is no cron rule: five fields are wanted, such as 30 2 * * *.") % {"cron": repr(cron)}
         )
     with transaction.atomic():
-        Switch.objects.update_or_create(operation=operation, defaults={"on": on, "cron": cron})
+        Switch.objects.update_or_create(
+            operation=operation, defaults={"on": on, "cron": cron, "changed_by": actor.user}
+        )
         sync_schedules()
         runs.record(None, "schedule", actor, operation=operation, on=on, cron=cron)
 

@@ -26,16 +26,17 @@ class Status(models.TextChoices):
     NEEDS_ATTENTION = "needs_attention", _("needs attention")
     FAILED = "failed", _("failed")
     CANCELLED = "cancelled", _("cancelled")
+    REJECTED = "rejected", _("rejected")
 
 
 # From each status, where a run can go, and what takes it there. Anything else is refused.
 TRANSITIONS: dict[str, frozenset[str]] = {
     # confirmed; or confirmed where a second person must agree; or given up
     Status.PLANNED: frozenset({Status.QUEUED, Status.RUNNING, Status.AWAITING_APPROVAL, Status.CANCELLED}),
-    # approved; or refused
-    Status.AWAITING_APPROVAL: frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLED}),
-    # a worker took it; somebody paused or cancelled it before
-    Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.CANCELLED, Status.FAILED}),
+    # approved; rejected, expired or no longer what was confirmed; withdrawn
+    Status.AWAITING_APPROVAL: frozenset({Status.QUEUED, Status.REJECTED, Status.CANCELLED}),
+    # a worker took it; its rows are no longer what was approved; somebody paused or cancelled it before
+    Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.CANCELLED, Status.FAILED, Status.REJECTED}),
     # all ends; asked to pause; its worker died or was stopped; taken over by another worker
     Status.RUNNING: frozenset(
         {
@@ -56,6 +57,7 @@ TRANSITIONS: dict[str, frozenset[str]] = {
     Status.NEEDS_ATTENTION: frozenset(),
     Status.FAILED: frozenset(),
     Status.CANCELLED: frozenset(),
+    Status.REJECTED: frozenset(),
 }
 
 ENDED = frozenset(status for status, targets in TRANSITIONS.items() if not targets)
@@ -67,6 +69,13 @@ class Trigger(models.TextChoices):
     ADMIN = "admin", _("console")
     SHELL = "shell", _("shell")
     SCHEDULE = "schedule", _("schedule")
+
+
+class Rejection(models.TextChoices):
+    """Why a run was rejected without a person."""
+
+    EXPIRED = "expired", _("expired: nobody approved it in time")
+    ROWS_CHANGED = "rows_changed", _("the rows changed since they were confirmed")
 
 
 class Request(models.TextChoices):
@@ -100,6 +109,20 @@ class Run(models.Model):
         settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="runs", verbose_name=_("account")
     )
     started_by = models.CharField(_("started by"), max_length=150)  # account, or user@host of the shell
+    confirmed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+", verbose_name=_("confirmed by")
+    )
+    confirmed_at = models.DateTimeField(_("confirmed at"), null=True)
+    changed_by = models.ForeignKey(  # the account that last changed the schedule that started it
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+", verbose_name=_("schedule changed by")
+    )
+    approved_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+", verbose_name=_("approved by")
+    )
+    rejection = models.TextField(_("reason of the rejection"), blank=True)  # a person's words, or one of Rejection
+    replaces = models.ForeignKey(  # the run whose rows were no longer what had been confirmed
+        "self", models.PROTECT, null=True, related_name="replacements", verbose_name=_("run it replaces")
+    )
     note = models.TextField(_("note"), blank=True)
     code_version = models.CharField(_("code version"), max_length=50)
 
@@ -175,6 +198,23 @@ class Run(models.Model):
             and self.changed > 0
             and self.batches.filter(changed__gt=0, image__isnull=False).exists()
         )
+
+
+class PinnedRows(models.Model):
+    """Part of what a plan showed of a run that deletes or reaches outside: key and digest of each unit.
+
+    Exactly these units are worked on, as they were then. They go when the run ends.
+    """
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="pinned")
+    number = models.PositiveIntegerField()
+    units = models.BinaryField()  # compressed JSON
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("run", "number"), name="pinned_number"),)
+
+    def __str__(self) -> str:
+        return f"{self.run_id}/{self.number}"
 
 
 class Batch(models.Model):
@@ -376,6 +416,9 @@ class Switch(models.Model):
     operation = models.CharField(_("operation"), max_length=100, primary_key=True)
     on = models.BooleanField(_("on"), default=False)
     cron = models.CharField(_("cron"), max_length=100)
+    changed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+", verbose_name=_("changed by")
+    )
 
     class Meta:
         verbose_name = _("schedule")
@@ -417,6 +460,7 @@ class Alert(models.Model):
     key = models.CharField(_("key"), max_length=200, unique=True)
     subject = models.CharField(_("subject"), max_length=300)
     text = models.TextField(_("text"))
+    to = models.JSONField(_("also to"), default=list)  # mail addresses beside the alert list's
     at = models.DateTimeField(_("at"), default=timezone.now)
 
     class Meta:
@@ -445,3 +489,29 @@ class Delivery(models.Model):
 
     def __str__(self) -> str:
         return f"{self.alert_id} {self.channel}"
+
+
+class SystemUser(models.Model):
+    """Which account a user of the operating system is: one person."""
+
+    name = models.CharField(_("system user"), max_length=150, primary_key=True)
+    account = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="system_users", verbose_name=_("account")
+    )
+    at = models.DateTimeField(_("linked at"), default=timezone.now)
+
+    class Meta:
+        verbose_name = _("system user")
+        verbose_name_plural = _("system users")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Installation(models.Model):
+    """The one row that says which environment this console is: `setup` writes it."""
+
+    environment = models.CharField(_("environment"), max_length=20)
+
+    def __str__(self) -> str:
+        return self.environment

@@ -26,10 +26,10 @@ from django.utils.translation import ngettext
 from opsconsole.display import copyable, difference, duration, duration_range, figure, figure_or_words, moment
 from opsconsole.operations import alerts, checklist, findings, jobs, registry, runs
 from opsconsole.operations.base import Check, Operation, Risk
-from opsconsole.operations.models import ENDED, RESUMABLE, Batch, Finding, Hold, Request, Run, Status
+from opsconsole.operations.models import ENDED, RESUMABLE, Batch, Finding, Hold, Request, Run, Status, Trigger
 from opsconsole.operations.planning import OUTCOMES, UnableToPlan, advice
 from opsconsole.operations.registry import InvalidParameters, UnknownOperation
-from opsconsole.operations.runs import UnableToRun
+from opsconsole.operations.runs import Actor, UnableToRun
 from opsconsole.operations.selection import Selection
 from opsconsole.operations.words import (
     STATUS_VARIANTS,
@@ -589,15 +589,9 @@ class RunPage(_Page):
     def verbs(self) -> list[Verb]:
         """What this person can do now, and nothing else."""
         run, may = self.run, self.user.has_perm  # type: ignore[attr-defined]
+        verbs = [Verb("approve", _("Approve"), "primary")] if self.may_approve else []
         if not may("operations.operate_run"):
-            return (
-                [Verb("approve", _("Approve"), "primary")]
-                if run.status == Status.AWAITING_APPROVAL and may("operations.approve_run")
-                else []
-            )
-        verbs = []
-        if run.status == Status.AWAITING_APPROVAL and may("operations.approve_run") and run.user_id != self.user.pk:
-            verbs.append(Verb("approve", _("Approve"), "primary"))
+            return verbs
         if run.status in RESUMABLE or (run.status == Status.RUNNING and runs.is_abandoned(run)):
             verbs.append(Verb("resume", _("Resume"), "primary"))
         if run.status in {Status.RUNNING, Status.QUEUED} and not run.request:
@@ -609,6 +603,12 @@ class RunPage(_Page):
         if run.undoable and run.ended and self.operation is not None and self.operation.undoable:
             verbs.append(Verb("undo", _("Plan the undo")))
         return verbs
+
+    @cached_property
+    def may_approve(self) -> bool:
+        """Whether this person can approve it now."""
+        actor = Actor(self.user.get_username(), "", Trigger.ADMIN, self.user)  # type: ignore[arg-type]
+        return self.run.status == Status.AWAITING_APPROVAL and not runs.refusal_to_approve(self.run, actor)
 
     @cached_property
     def waiting_aside(self) -> int:

@@ -116,8 +116,12 @@ def draft(
     batch_size: int | None = None,
     fast: bool = False,
     tick: str | None = None,
+    changed_by: User | None = None,
 ) -> Run:
-    """Keep a plan, so that it has an address; nothing is locked yet."""
+    """Keep a plan, so that it has an address; nothing is locked yet.
+
+    `changed_by`: the account that last changed the schedule that starts it.
+    """
     operation = planned.operation
     store = operation.at
     run = Run(
@@ -135,6 +139,7 @@ def draft(
         tick=tick,
         user=actor.user,
         started_by=actor.name,
+        changed_by=changed_by,
         note=note,
         code_version=opsconsole.__version__,
         batch_size=operation.batch_size or batch_size or DEFAULT_BATCH_SIZE,
@@ -222,7 +227,14 @@ def confirm(run: Run, actor: Actor, *, background: bool, checked: Sequence[str] 
     status = Status.AWAITING_APPROVAL if approval else Status.QUEUED if background else Status.RUNNING
     with transaction.atomic():
         _take_locks(run)
-        _move(run, status, in_background=background, lease_until=timezone.now() + LEASE)
+        _move(
+            run,
+            status,
+            in_background=background,
+            lease_until=timezone.now() + LEASE,
+            confirmed_by=actor.user,
+            confirmed_at=timezone.now(),
+        )
         if status == Status.RUNNING:
             run.worker = this_worker()
             run.generation += 1
@@ -248,16 +260,37 @@ def require_grounds(run: Run, operation: Operation, actor: Actor, checked: Seque
 
 
 def approve(run: Run, actor: Actor) -> None:
-    """A second person agrees to the plan; the first can't."""
-    if run.status != Status.AWAITING_APPROVAL:
-        raise UnableToRun(_("Run %(run)d does not wait for approval.") % {"run": run.pk})
-    if run.started_by == actor.name or (run.user_id and actor.user and run.user_id == actor.user.pk):
-        raise UnableToRun(_("Run %(run)d needs a second person: you planned it.") % {"run": run.pk})
+    """Approve a plan as a second person. Raises UnableToRun for everybody who had a part in it."""
+    require_waiting(run)
+    if refusal := refusal_to_approve(run, actor):
+        raise UnableToRun(refusal)
     if objection := checklist.objection(registry.operation(run.operation), store_of(run)):
         raise UnableToRun(objection)
     with transaction.atomic():
-        _move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE)
+        _move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE, approved_by=actor.user)
         record(run, "approved", actor, digest=run.digest)
+
+
+def require_waiting(run: Run) -> None:
+    if run.status != Status.AWAITING_APPROVAL:
+        raise UnableToRun(_("Run %(run)d does not wait for approval.") % {"run": run.pk})
+
+
+def refusal_to_approve(run: Run, actor: Actor) -> str:
+    """Return why this person can't approve the run: no right, or a part in it. Empty: they can."""
+    account, values = actor.user, {"run": run.pk}
+    if account is None:
+        return _("Approving run %(run)d needs an account. Set OPSCONSOLE_TOKEN, or give --user on a terminal.") % values
+    if not account.has_perm("operations.approve_run"):
+        return _("%(name)s may not approve runs.") % {"name": account.get_username()}
+    parts = {
+        _("You planned run %(run)d. It needs a second person to approve it."): run.user_id == account.pk
+        or run.started_by in {actor.name, actor.origin},
+        _("You confirmed run %(run)d. It needs a second person to approve it."): run.confirmed_by_id == account.pk,
+        _("You last changed the schedule of run %(run)d. It needs a second person to approve it."): run.changed_by_id
+        == account.pk,
+    }
+    return next((sentence % values for sentence, is_theirs in parts.items() if is_theirs), "")
 
 
 def _take_locks(run: Run) -> None:

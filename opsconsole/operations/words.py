@@ -50,6 +50,7 @@ STATUS_VARIANTS = {
     Status.NEEDS_ATTENTION.value: "warning",
     Status.FAILED.value: "danger",
     Status.CANCELLED.value: "default",
+    Status.REJECTED.value: "danger",
 }
 VERB_LABELS = {
     "planned": _("planned"),
@@ -61,6 +62,8 @@ VERB_LABELS = {
     "note": _("noted"),
     "hold_all": _("held all runs"),
     "release_all": _("released all runs"),
+    "account_linked": _("linked a system user to an account"),
+    "account_unlinked": _("ended a system user's link"),
     "schedule": _("changed the schedule"),
     "schedule_refused": _("could not start as scheduled"),
     **{status.value: status.label for status in Status if status not in {Status.PLANNED, Status.QUEUED}},

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import socket
 from importlib.util import find_spec
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import CommandParser
 from django.db import DatabaseError
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
+from opsconsole.operations.management.accounts import system_user, system_user_at_host
 from opsconsole.operations.management.base import ConsoleCommand, Refused
-from opsconsole.people import make_groups, make_superuser
+from opsconsole.operations.models import SystemUser, Trigger
+from opsconsole.operations.runs import Actor
+from opsconsole.people import link, make_groups, make_superuser
 from opsconsole.stores.store import all_stores
 
 
@@ -62,3 +67,14 @@ class Command(ConsoleCommand):
             self.stdout.write(_("The account %(name)s exists: its password stays.") % {"name": name})
         else:
             self.stdout.write(_("Account %(name)s, password %(password)s") % {"name": name, "password": password})
+            self._link_the_first(name)
+
+    def _link_the_first(self, name: str) -> None:
+        """The system user who makes a new console's first account is that account in the shell."""
+        users: Any = get_user_model()
+        if users.objects.count() > 1 or SystemUser.objects.exists():
+            return
+        account = users.objects.get(**{users.USERNAME_FIELD: name})
+        link(account, system_user(), Actor(system_user_at_host(), socket.gethostname(), Trigger.SHELL))
+        values = {"system_user": system_user(), "name": name}
+        self.stdout.write(_("In the shell, the system user %(system_user)s is %(name)s.") % values)

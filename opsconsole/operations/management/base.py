@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import os
 import signal
 import socket
@@ -13,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from django.conf import settings
-from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser, DjangoHelpFormatter
 from django.db import DatabaseError, InterfaceError, connections
@@ -22,6 +20,7 @@ from django.utils.translation import gettext as _
 from opsconsole.display import figure
 from opsconsole.operations import checklist, findings, jobs, planning, registry, runner, runs
 from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Check, Found, Operation, Risk, as_stored
+from opsconsole.operations.management.accounts import NotAuthenticated, authenticated, system_user_at_host
 from opsconsole.operations.management.output import Output, discard_output
 from opsconsole.operations.models import RESUMABLE, Run, Status, Trigger
 from opsconsole.operations.planning import Plan, UnableToPlan
@@ -166,19 +165,24 @@ def _reason(error: Exception) -> str:
 
 
 def shell_actor(account: str | None, permission: str = "operations.operate_run") -> Actor:
-    """Who does this: the named console account, else the system user. Production wants an account."""
-    system_user = f"{getpass.getuser()}@{socket.gethostname()}"
-    if account is None:
-        if settings.PRODUCTION:
-            raise Refused(_("In production this needs a name: give --user ACCOUNT."))
-        return Actor(system_user, socket.gethostname(), Trigger.SHELL)
-    users = get_user_model()
-    user = users.objects.filter(**{users.USERNAME_FIELD: account}, is_active=True).first()
+    """Return who does this: the authenticated account, else the system user. Production wants an account."""
+    try:
+        user = authenticated(account)
+    except NotAuthenticated as error:
+        raise Refused(error) from None
+    origin = system_user_at_host()
     if user is None:
-        raise Refused(_("No active account is called %(name)s.") % {"name": account})
+        if settings.PRODUCTION:
+            raise Refused(
+                _(
+                    "In production this needs an account. Set OPSCONSOLE_TOKEN, give --user on a terminal, "
+                    "or have your system user linked with `accounts link`."
+                )
+            )
+        return Actor(origin, socket.gethostname(), Trigger.SHELL)
     if not user.has_perm(permission):
-        raise Refused(_("%(name)s may not do this.") % {"name": account})
-    return Actor(account, system_user, Trigger.SHELL, user)
+        raise Refused(_("%(name)s may not do this.") % {"name": user.get_username()})
+    return Actor(user.get_username(), origin, Trigger.SHELL, user)
 
 
 def batch_size(text: str) -> int:
@@ -189,7 +193,9 @@ def batch_size(text: str) -> int:
 
 
 def add_user_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--user", metavar="NAME", help=_("the console account in whose name it runs"))
+    parser.add_argument(
+        "--user", metavar="NAME", help=_("the console account, authenticated by OPSCONSOLE_TOKEN or its password")
+    )
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
