@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from django import forms
 from django.db import models
 from django.db.models import QuerySet
+from django.db.models.functions import Cast
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext, pgettext_lazy
@@ -305,6 +306,8 @@ class Operation:
 
 def as_stored(key: Key) -> Any:
     """A key for a filter: a text goes to the database as it is, though the model may expect a number."""
+    if isinstance(key, dict):  # a text of SQLite that is not UTF-8
+        return Cast(models.Value(bytes.fromhex(key["$t"]), models.BinaryField()), models.TextField())
     return models.Value(key) if isinstance(key, str) else key
 
 

@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.operations.base import Priority
 from opsconsole.stores.rows import Write
+from opsconsole.stores.sqlite import RawText
 
 
 class Status(models.TextChoices):
@@ -272,13 +273,14 @@ class Batch(models.Model):
         text = zlib.decompress(self.image)
         unpacked: dict[str, Any] = orjson.loads(text)
         # Inside a string the quote would be escaped: only real markers match.
-        return _decode(unpacked) if b'{"$b":' in text else unpacked
+        return _decode(unpacked) if b'{"$b":' in text or b'{"$t":' in text else unpacked
 
 
 def pack(writes: list[Write], left: dict[str, dict[str, list[str]]], reasons: dict[str, dict[str, int]]) -> bytes:
     """The image of a batch: its writes with all values, what it left alone, and counts by reason.
 
-    JSON, compressed; bytes in it become `{"$b": hex}`. Raises TypeError for what can't be kept exactly.
+    JSON, compressed; bytes in it become `{"$b": hex}`, and texts that are not UTF-8 `{"$t": hex}`.
+    Raises TypeError for what can't be kept exactly.
     """
     plain = [(write.table, write.columns, write.rows) for write in writes]
     image = orjson.dumps({"writes": plain, "left": left, "reasons": reasons}, default=_encode)
@@ -286,6 +288,8 @@ def pack(writes: list[Write], left: dict[str, dict[str, list[str]]], reasons: di
 
 
 def _encode(value: Any) -> dict[str, str]:
+    if isinstance(value, RawText):
+        return {"$t": value.hex()}
     if isinstance(value, bytes | memoryview):
         return {"$b": bytes(value).hex()}
     raise TypeError(f"{type(value).__name__} is no raw value of a store")
@@ -293,7 +297,9 @@ def _encode(value: Any) -> dict[str, str]:
 
 def _decode(value: Any) -> Any:
     if isinstance(value, dict):
-        return bytes.fromhex(value["$b"]) if "$b" in value else {k: _decode(v) for k, v in value.items()}
+        if "$b" in value:
+            return bytes.fromhex(value["$b"])
+        return RawText.fromhex(value["$t"]) if "$t" in value else {k: _decode(v) for k, v in value.items()}
     return [_decode(item) for item in value] if isinstance(value, list) else value
 
 

@@ -20,7 +20,8 @@ from opsconsole.operations.holds import unobservable
 from opsconsole.operations.selection import Selection
 from opsconsole.stores import preflight
 from opsconsole.stores.errors import ErrorKind, classify, first_line
-from opsconsole.stores.rows import Key, Write
+from opsconsole.stores.rows import Key, Write, plain_key
+from opsconsole.stores.sqlite import UndecodableText
 from opsconsole.stores.store import Store
 
 SHOWN_CHARACTERS = 500
@@ -63,7 +64,7 @@ def outcomes_of(
     """
     found = Outcomes()
     if units and isinstance(units[0], Unreadable):
-        return _unreadable(units[0], operation, sampler)
+        return _unreadable(units[0], sampler)
     writes: dict[tuple[Any, ...], list[Any]] = {}
     changed: dict[str, int] = defaultdict(int)
     change = change or operation.change
@@ -108,19 +109,29 @@ def outcomes_of(
     return found
 
 
+class UnnamedKey(Exception):
+    """A key that no statement can name exactly."""
+
+
 class Unreadable(NamedTuple):
-    """A unit whose values the driver can't read: it alone is a batch."""
+    """A unit that can't be read exactly: it alone is a batch. A value makes it invalid, a key makes it fail."""
 
     pk: Key
-    error: str
+    label: str
+    error: Exception
 
 
-def _unreadable(unit: Unreadable, operation: Operation, sampler: Sampler | None) -> Outcomes:
-    label = f"{unit.pk}: {unit.error}"
+def _unreadable(unit: Unreadable, sampler: Sampler | None) -> Outcomes:
+    found = Outcomes()
+    if isinstance(unit.error, UnnamedKey):
+        outcome, reason = "set_aside", type(unit.error).__name__
+        found.errors.append((unit.pk, unit.label, unit.error))
+    else:
+        outcome, reason = "unfit", "unreadable"
+        found.left = {outcome: {reason: [f"{unit.label}: {first_line(unit.error)}"]}}
+    found.reasons[outcome] = {reason: 1}
     if sampler is not None:
-        sampler.add("unfit", "unreadable", unit.pk, label)
-    found = Outcomes(left={"unfit": {"unreadable": [label]}})
-    found.reasons["unfit"] = {"unreadable": 1}
+        sampler.add(outcome, reason, unit.pk, unit.label)
     return found
 
 
@@ -128,7 +139,15 @@ def read_batch(operation: Operation, units: QuerySet[Any], *, after: Key | None,
     """The next units, as `Operation.fetch`. A unit that can't be read comes alone, as Unreadable."""
     while True:
         try:
-            return operation.fetch(units, after=after, bound=bound, limit=limit)
+            found = operation.fetch(units, after=after, bound=bound, limit=limit)
+            odd = next((place for place, unit in enumerate(found) if type(unit.pk) is UndecodableText), None)
+            if odd == 0:
+                key, table = found[0].pk, operation.model._meta.db_table
+                text = _(
+                    "The key %(key)s of %(table)s is not UTF-8, so that the row can't be named. It was left as it is."
+                )
+                return [Unreadable(plain_key(key), str(key), UnnamedKey(text % {"key": key, "table": table}))]
+            return found[:odd]
         except Exception as error:
             if classify(error) != ErrorKind.ROW or not operation.selects:
                 raise
@@ -136,7 +155,7 @@ def read_batch(operation: Operation, units: QuerySet[Any], *, after: Key | None,
                 limit //= 2
                 continue
             key = operation.next_key(units, after=after, bound=bound)
-            return [] if key is None else [Unreadable(key, first_line(error))]
+            return [] if key is None else [Unreadable(key, str(key), error)]
 
 
 @dataclass

@@ -54,7 +54,16 @@ from opsconsole.operations.planning import (
     outcomes_of,
     read_batch,
 )
-from opsconsole.operations.runs import LEASE, interrupt, number_of, operation_of, record, tell, worker_actor
+from opsconsole.operations.runs import (
+    LEASE,
+    UnableToRun,
+    interrupt,
+    number_of,
+    operation_of,
+    record,
+    tell,
+    worker_actor,
+)
 from opsconsole.operations.selection import Selection
 from opsconsole.stores import rows
 from opsconsole.stores.errors import ErrorKind, classify, first_line
@@ -78,7 +87,7 @@ class Fenced(Exception):
     """Another worker has taken the run over, or somebody ended it: this one stops."""
 
 
-class RestoreRefused(Exception):
+class RestoreRefused(UnableToRun):
     """Rows that were deleted can't be put back exactly: nothing is deleted."""
 
 
@@ -382,6 +391,8 @@ class Runner:
             for write in writes:
                 rows.write(self.store, write)
             rows.check_deferred(self.store)
+            for write in writes:
+                rows.verify(self.store, write)
             if deletes and not self._restorable:
                 self._try_restore(deletes)
 
@@ -389,9 +400,12 @@ class Runner:
         """Put the first rows back behind a savepoint, and take that back: what can't be undone is not begun."""
         try:
             with transaction.atomic(using=self.store.alias):
-                for write in reversed(deletes):
-                    rows.write(self.store, Write(write.table, write.columns, write.reversed().rows[::-1]))
+                back = [Write(one.table, one.columns, one.reversed().rows[::-1]) for one in reversed(deletes)]
+                for write in back:
+                    rows.write(self.store, write)
                 rows.check_deferred(self.store)
+                for write in back:
+                    rows.verify(self.store, write)
                 raise _Undone
         except _Undone:
             self._restorable = True
@@ -612,7 +626,8 @@ class Runner:
             # Compared as texts: SQLite may hold a number where the decision was made on its text.
             if row is None or [text_of(row[place]) for place in judged] != list(map(text_of, old or ())):
                 unmet[write.table, key] = rows.WriteIgnored(
-                    _("The row can't be read exactly, and so it can't be kept. Nothing was changed in it.")
+                    _("A row of %(table)s can't be read exactly, so no undo could restore it. It was left as it is.")
+                    % {"table": write.table}
                 )
                 held[write.table, key] = row
         if unmet:
@@ -764,7 +779,7 @@ class Runner:
             return run.unfit + run.set_aside + run.skipped - max(gone, 0)
         if not run.after["in_scope"] or run.bound is None:
             return 0
-        failed = {str(key) for key in run.units_set_aside.values_list("key", flat=True)}
+        failed = {str(key) for key in run.units_set_aside.values_list("key", flat=True)}  # a key's own JSON, too
         explained, after = 0, None
         units = self.units.all()
         while found := read_batch(self.operation, units, after=after, bound=run.bound, limit=run.batch_size):

@@ -21,6 +21,7 @@ REASON_LABELS = {
     "moved": _("changed by others while it was being written"),
     "changed_since": _("changed since the plan"),
     "unreadable": _("a value that can't be read"),
+    "UnnamedKey": _("its key is not UTF-8"),
     "WriteIgnored": _("the database ignored the write"),
     "ValueAltered": _("the database stored another value"),
     "DuplicateKey": _("another row has the same key"),

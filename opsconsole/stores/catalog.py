@@ -45,6 +45,7 @@ class Table(Mapping[str, Column]):
     has_rowid: bool = False  # SQLite: its rows have a rowid that no column shows
     row_security: bool = False  # row-level security is in force for this role
     children: bool = False  # other tables inherit from it
+    foreign_parts: bool = False  # some of its partitions are foreign tables
     columns: dict[str, Column] = field(default_factory=dict)
     unique: list[tuple[str, ...]] = field(default_factory=list)  # keys that every row has, each differently
 
@@ -182,8 +183,16 @@ def _as_the_models_call_it(store: Store) -> Callable[..., str]:
 
 def _pg_tables(store: Store) -> dict[str, Table]:
     tables = {
-        name: Table(name, schema, oid, _KINDS[kind], row_security=secured, children=children and kind == "r")
-        for oid, schema, name, kind, secured, children in store.query(_PG_TABLES)
+        name: Table(
+            name,
+            schema,
+            oid,
+            _KINDS[kind],
+            row_security=secured,
+            children=children and kind == "r",
+            foreign_parts=foreign and kind == "p",
+        )
+        for oid, schema, name, kind, secured, children, foreign in store.query(_PG_TABLES)
     }
     names = {table.oid: name for name, table in tables.items()}
     for oid, column, *facts in store.query(_PG_COLUMNS, [list(names)]):
@@ -307,7 +316,9 @@ _PG_VISIBLE = """
 """
 _PG_TABLES = f"""
     SELECT t.oid::bigint, n.nspname, t.relname, t.relkind::text, row_security_active(t.oid),
-        EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = t.oid)
+        EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = t.oid),
+        t.relkind = 'p' AND EXISTS (
+            SELECT FROM pg_partition_tree(t.oid) AS p JOIN pg_class AS c ON c.oid = p.relid WHERE c.relkind = 'f')
     FROM pg_class AS t JOIN pg_namespace AS n ON n.oid = t.relnamespace
     WHERE t.relkind IN ('r', 'p') AND {_PG_VISIBLE} ORDER BY t.relname
 """  # noqa: S608  # constants

@@ -189,6 +189,17 @@ def _row_security(store: Store, name: str) -> StoreUnusable:
 
 
 def _require_tables(store: Store, targets: Sequence[Target]) -> None:
+    for target in targets:
+        table = store.tables.get(target.table)
+        if table is not None and table.foreign_parts:
+            raise _refusal(
+                store,
+                _(
+                    "Partitions of %(table)s are foreign tables, whose rows can't be locked. "
+                    "Use the server of their own."
+                ),
+                table=target.table,
+            )
     missing = [target.table for target in targets if target.table not in store.tables]
     if missing:
         kind = other_relations(store).get(missing[0])
@@ -205,10 +216,19 @@ def _require_key(store: Store, table: Table) -> None:
     if table[name].nullable and store.query(f"SELECT 1 FROM {table.sql} WHERE {key} IS NULL LIMIT 1"):
         raise _refusal(
             store,
-            _("Rows of %(table)s have no %(key)s, so that they can't be told apart. Give each of them one."),
+            _("Rows of %(table)s have no key (%(key)s), so that they can't be told apart. Give each of them one."),
             table=table.name,
             key=name,
         )
+    if store.vendor == "sqlite":  # blobs come last in the order of keys
+        last = store.query(f"SELECT typeof({key}) FROM {table.sql} ORDER BY {key} DESC LIMIT 1")
+        if last and last[0][0] == "blob":
+            raise _refusal(
+                store,
+                _("A key of %(table)s is binary, and the console can't name such a row. Store %(key)s as text."),
+                table=table.name,
+                key=name,
+            )
     if table.is_unique([name]):
         return
     found = store.query(
@@ -217,7 +237,7 @@ def _require_key(store: Store, table: Table) -> None:
     if found:
         raise _refusal(
             store,
-            _("%(table)s has %(count)d rows whose %(key)s is %(value)s, so that they can't be told apart."),
+            _("%(table)s has %(count)d rows with the same key (%(key)s %(value)s), so that they can't be told apart."),
             table=table.name,
             key=name,
             count=found[0][1],

@@ -8,6 +8,7 @@ refuses what does not fit: an explicit cast would cut it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from django.utils.translation import gettext as _
 
 from opsconsole.stores.catalog import ForeignKey, quote
+from opsconsole.stores.sqlite import RawText, UndecodableText
 from opsconsole.stores.store import Store, text_of
 
 Key = int | str
@@ -24,6 +26,7 @@ RowKey = tuple[str, Key]  # table and key
 # Above this many characters in a batch's average row, one array per column is far slower than a
 # prepared statement per row.
 DOCUMENT_CHARACTERS = 2_000
+_MARK = re.compile("(?<!%)%s")  # of a parameter: in names, `%` is doubled
 PARAMETERS = 30_000  # SQLite takes 32,766 in a statement
 # Types whose text is written as it is read. The text of all others may differ from what was given.
 _PLAIN = frozenset({"text", "character varying", "json", "jsonb", "integer", "bigint", "smallint", "boolean"})
@@ -97,6 +100,8 @@ def is_numbered(store: Store, table: str) -> bool:
 
 def plain_key(key: Any) -> Key:
     """Return a key as before-images keep it: PostgreSQL's driver also gives UUIDs and decimals."""
+    if type(key) is UndecodableText:
+        return key.as_json()  # type: ignore[return-value]  # only a cursor and a bound can hold it
     if isinstance(key, int | str):
         return key
     if isinstance(key, Decimal) and key == key.to_integral_value():
@@ -112,9 +117,16 @@ def write(store: Store, change: Write) -> int:
     met = int(getattr(sql, change.kind)(change))
     if met != len(change.rows):
         _require_met(store, change)
-    if sql.may_alter(change):
-        _require_written(store, change)
     return len(change.rows)
+
+
+def verify(store: Store, change: Write) -> None:
+    """Compare what the rows hold with what was written, where a column or a trigger may have altered it.
+
+    Raises RowsChanged. Deferred triggers must have fired.
+    """
+    if _statements(store).may_alter(change):
+        _require_written(store, change)
 
 
 def read(store: Store, table: str, columns: Sequence[str], keys: Iterable[Key]) -> dict[Key, Values]:
@@ -156,7 +168,7 @@ def explain(store: Store, kind: str, table: str, columns: Sequence[str]) -> None
     sql = _statements(store)
     statement = getattr(sql, f"{kind}_sql")(change)
     word = "EXPLAIN QUERY PLAN" if store.vendor == "sqlite" else "EXPLAIN"
-    store.query(f"{word} {statement}", [None] * statement.count("%s"))
+    store.query(f"{word} {statement}", [None] * len(_MARK.findall(statement)))
 
 
 def _statements(store: Store) -> _SQLite | _PostgreSQL:
@@ -170,6 +182,7 @@ def _key(store: Store, table: str) -> str:
 def _require_met(store: Store, change: Write) -> None:
     """Find the rows that a statement did not write: others have changed them, or the database ignored the write."""
     found = read(store, change.table, change.columns, [row[0] for row in change.rows])
+    fired = any(one.before for one in store.triggers(change.table, change.kind.upper()))
     unmet: dict[RowKey, Exception | None] = {}
     refused: dict[RowKey, Exception] = {}
     for key, old, new in change.rows:
@@ -179,7 +192,8 @@ def _require_met(store: Store, change: Write) -> None:
         if now == store.raw(old):
             refused[change.table, key] = _ignored(store, change)
         else:
-            unmet[change.table, key] = None
+            # A trigger may have changed it and kept it: if it is read unchanged again, no other client did.
+            unmet[change.table, key] = _ignored(store, change) if fired else None
     if unmet or refused:
         raise RowsChanged(unmet, refused)
 
@@ -192,8 +206,15 @@ def _ignored(store: Store, change: Write) -> WriteIgnored:
             % {"names": ", ".join(names), "table": change.table}
         )
     if store.vendor == "sqlite":
-        return WriteIgnored(_("The row can't be matched by its values. One of them may be a text that is not UTF-8."))
-    return WriteIgnored(_("The database ignored the write, without an error."))
+        return WriteIgnored(_("A row of %(table)s can't be matched by its values.") % {"table": change.table})
+    return WriteIgnored(_("%(table)s ignored the write, without an error.") % {"table": change.table})
+
+
+def _cause(store: Store, change: Write) -> str:
+    names = [one.name for one in store.triggers(change.table, change.kind.upper())]
+    if names:
+        return _("trigger %(names)s on %(table)s") % {"names": ", ".join(names), "table": change.table}
+    return _("the type of the column")
 
 
 def _require_written(store: Store, change: Write) -> None:
@@ -213,8 +234,11 @@ def _require_written(store: Store, change: Write) -> None:
             if not _same((given,), (held,))
         ]
         refused[change.table, key] = ValueAltered(
-            _("The database stored another value than it was given (%(names)s). Nothing was changed in this row.")
-            % {"names": "; ".join(names)}
+            _(
+                "%(table)s stored another value than it was given (%(names)s). "
+                "Nothing was changed in this row. Cause: %(cause)s."
+            )
+            % {"table": change.table, "names": "; ".join(names), "cause": _cause(store, change)}
         )
     if refused:
         raise RowsChanged(refused=refused)
@@ -226,7 +250,7 @@ def _same(one: Values | None, other: Values | None) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = "NULL" if value is None else repr(value)
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 
@@ -275,20 +299,31 @@ class _SQLite:
         for part in self.portions(keys):
             condition, values = self.key_condition(table, "t", part)
             sql = f"SELECT t.{_key(self.store, table)}, {raw} FROM {quote(table)} AS t WHERE {condition}"
-            found |= {row[0]: tuple(row[1:]) for row in self.store.query(sql, values)}
+            with self.store.exact_text():
+                found |= {plain_key(row[0]): tuple(row[1:]) for row in self.store.query(sql, values)}
         return found
+
+    def _each(self, sql: str, rows: Sequence[Values]) -> int:
+        """Execute a statement for each row. A text that is not UTF-8 is handed over as bytes, and cast to text."""
+        plain = [row for row in rows if RawText not in map(type, row)]
+        met = self.store.execute_many(sql, plain) if plain else 0
+        for row in rows if len(plain) < len(rows) else ():
+            if RawText in map(type, row):
+                parts = _MARK.split(sql)
+                marks = ["CAST(%s AS TEXT)" if type(value) is RawText else "%s" for value in row]
+                cast = "".join(f"{part}{mark}" for part, mark in zip(parts, [*marks, ""], strict=True))
+                met += self.store.execute(cast, [bytes(v) if type(v) is RawText else v for v in row])
+        return met
 
     def normalized(self, change: Write) -> Write:
         return change
 
     def may_alter(self, change: Write) -> bool:
         """Whether a value may be stored differently: by the affinity of its column, or by a trigger."""
-        if change.kind == "insert":
+        if change.kind == "insert" or self.store.triggers(change.table, change.kind.upper()):
             return True
         if change.kind == "delete":
             return False
-        if self.store.triggers(change.table, "UPDATE"):
-            return True
         table = self.store.tables[change.table]
         for place, name in enumerate(change.columns):
             exact = _EXACT[_affinity(table[name].type)]
@@ -307,7 +342,7 @@ class _SQLite:
 
     def update(self, change: Write) -> int:
         rows = [(*new, key, *old) for key, old, new in change.rows]  # type: ignore[misc]
-        return self.store.execute_many(self.update_sql(change), rows)
+        return self._each(self.update_sql(change), rows)
 
     def insert_sql(self, change: Write) -> str:
         columns = ", ".join(quote(column) for column in change.columns)
@@ -315,7 +350,7 @@ class _SQLite:
         return f"INSERT OR ABORT INTO {quote(change.table)} ({columns}) VALUES ({marks})"
 
     def insert(self, change: Write) -> int:
-        return self.store.execute_many(self.insert_sql(change), [new for _, _, new in change.rows if new is not None])
+        return self._each(self.insert_sql(change), [new for _, _, new in change.rows if new is not None])
 
     def delete_sql(self, change: Write) -> str:
         columns = [quote(column) for column in change.columns]
@@ -325,7 +360,7 @@ class _SQLite:
 
     def delete(self, change: Write) -> int:
         rows = [(key, *old) for key, old, _ in change.rows if old is not None]
-        return self.store.execute_many(self.delete_sql(change), rows)
+        return self._each(self.delete_sql(change), rows)
 
 
 def _unchanged(columns: Sequence[str]) -> str:
@@ -403,12 +438,10 @@ class _PostgreSQL:
 
     def may_alter(self, change: Write) -> bool:
         """Whether a value may be stored differently: a length or precision rounds it, a trigger replaces it."""
-        if change.kind == "insert":
+        if change.kind == "insert" or self.store.triggers(change.table, change.kind.upper()):
             return True
-        if change.kind == "delete":
-            return False
         table = self.store.tables[change.table]
-        return any(table[name].limited for name in change.columns) or bool(self.store.triggers(change.table, "UPDATE"))
+        return change.kind == "update" and any(table[name].limited for name in change.columns)
 
     def _documents(self, rows: list[Values]) -> bool:
         return sum(len(value or "") for row in rows for value in row) > DOCUMENT_CHARACTERS * len(rows)

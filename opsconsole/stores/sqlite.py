@@ -5,9 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 
+class RawText(bytes):
+    """A text of SQLite that is not UTF-8, as its bytes."""
+
+
+def exact_text(value: bytes) -> str | RawText:
+    """Return the text of a column without losing a byte."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return RawText(value)
+
+
+class UndecodableText(str):
+    """A text that is not UTF-8, with `\\xff` for its odd bytes: it can be shown, and is never valid JSON."""
+
+    raw: bytes
+
+    def as_json(self) -> dict[str, str]:
+        """Return what a cursor keeps of it."""
+        return {"$t": self.raw.hex()}
+
+
 def tolerant_text(value: bytes) -> str:
-    """Text of a column; bytes that are no UTF-8 become `\\xff`, which is showable and never valid JSON."""
-    return value.decode("utf-8", "backslashreplace")
+    """Return the text of a column."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        text = UndecodableText(value.decode("utf-8", "backslashreplace"))
+        text.raw = value
+        return text
 
 
 def prepare_connection(sender: Any, connection: Any, **kwargs: Any) -> None:

@@ -26,6 +26,7 @@ from opsconsole.stores.catalog import ForeignKey, Table, TriggerInfo, foreign_ke
 from opsconsole.stores.config import is_writable, sqlite
 from opsconsole.stores.errors import first_line, is_unreachable, sqlite_code, sqlstate
 from opsconsole.stores.router import DEFAULT, store_of
+from opsconsole.stores.sqlite import RawText, exact_text, tolerant_text
 
 TITLES = {
     DEFAULT: gettext_lazy("Console"),
@@ -258,6 +259,17 @@ class Store:
         finally:
             connection.connection.text_factory = before
 
+    @contextmanager
+    def exact_text(self) -> Iterator[None]:
+        """Reading texts of a SQLite file without losing a byte: one that is not UTF-8 becomes RawText."""
+        connection = self.connection
+        connection.ensure_connection()
+        before, connection.connection.text_factory = connection.connection.text_factory, exact_text
+        try:
+            yield
+        finally:
+            connection.connection.text_factory = before
+
     def holds(self, text: str) -> bool:
         """Whether a text column can hold `text`: UTF-8 everywhere, and no U+0000 on PostgreSQL."""
         try:
@@ -392,6 +404,8 @@ def text_of(value: Any) -> str | None:
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, RawText):
+        return tolerant_text(value)
     if isinstance(value, bytes | memoryview):
         return f"\\x{bytes(value).hex()}"
     return str(value)
