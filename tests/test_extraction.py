@@ -138,7 +138,9 @@ def operation_on(vendor: str) -> BackfillDecisionFields:
     """The operation with a store that needs no database."""
     store = Store("agentos", "agentos")
     types = {"sqlite": "TIMESTAMP", "postgresql": "timestamp without time zone"}
-    vars(store).update(vendor=vendor, tables={"task_audits": {"created_at": Column(types[vendor], False)}})
+    vars(store).update(
+        vendor=vendor, tables={"task_audits": {"created_at": Column(types[vendor], False, base=types[vendor])}}
+    )
     return BackfillDecisionFields(store)
 
 
