@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import struct
+import zipfile
 
 import pytest
 import tablib
@@ -15,7 +17,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
-from openpyxl import load_workbook
+from openpyxl import Workbook, load_workbook
 
 from audits import demo as audits_demo
 from opsconsole.stores import exchange, formats
@@ -750,8 +752,6 @@ def test_json_rows_may_differ_in_their_keys_and_hold_documents(bobs, managed):
 def test_numbers_and_dates_of_a_spreadsheet_become_text(bobs, managed):
     from datetime import datetime
 
-    from openpyxl import Workbook
-
     book = Workbook()
     book.active.append(["task_id", "title", "status", "created_at", "metadata"])
     book.active.append([7, 1.5, True, datetime(2026, 1, 20, 10), None])  # noqa: DTZ001
@@ -761,6 +761,130 @@ def test_numbers_and_dates_of_a_spreadsheet_become_text(bobs, managed):
     assert managed.execute("SELECT task_id, title, status, created_at, metadata FROM tasks") == [
         ("7", "1.5", "true", "2026-01-20 10:00:00", None)
     ]
+
+
+def workbook(*rows):
+    """A file as a spreadsheet program leaves it: formulas have no value until it calculates them."""
+    book = Workbook()
+    for row in rows:
+        book.active.append(row)
+    out = io.BytesIO()
+    book.save(out)
+    return out.getvalue()
+
+
+def calculated(content, cell, value, kind=""):
+    """The same file with the value that a spreadsheet program has calculated for a cell."""
+    found = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(found, "w") as new:
+        for name in old.namelist():
+            data = old.read(name).decode()
+            if name == "xl/worksheets/sheet1.xml":
+                head, _at, rest = data.partition(f'<c r="{cell}"')
+                attributes, _end, rest = rest.partition(">")
+                rest = rest.replace("<v />", f"<v>{value}</v>", 1).replace("<v></v>", f"<v>{value}</v>", 1)
+                data = f'{head}<c r="{cell}"{kind}{attributes}>{rest}'
+            new.writestr(name, data)
+    return found.getvalue()
+
+
+LARGE = 2**53 + 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            [[LARGE, "t", "intent", "a"]],
+            "Row 1, lineage_id: 9007199254740992 is too large for a number of a spreadsheet",
+        ),
+        ([[1, "t", "intent", "a"], [2, "t", "intent", float(2**60)]], "Row 2, ref_id: 1152921504606846976 is too"),
+        ([[1, "t", "intent", "a"], ["=1+1", "t", "intent", "b"]], "Row 2, lineage_id: The formula has no value."),
+        ([[1, "t", '="in"&"tent"', "a"]], "Row 1, kind: The formula has no value."),
+        ([["=A1", "=B1", "=C1", "=D1"]], "Row 1, lineage_id: The formula has no value."),
+        ([[1, "t", "intent", "#REF!"]], "Row 1, ref_id: The cell holds the error #REF!"),
+    ],
+)
+@pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
+def test_what_a_spreadsheet_does_not_hold_is_said_by_row_and_column(bobs, managed, rows, said):
+    managed.execute("INSERT INTO tasks (task_id, title) VALUES ('t', 't')")
+    content = workbook(["lineage_id", "task_id", "kind", "ref_id"], *rows)
+    page = upload(bobs, "tasks.tasklineage", formats.XLSX, content)
+    text = " ".join(html.unescape(page.content.decode()).replace("<strong>", "").replace("</strong>", "").split())
+    assert said in text, page.context.get("preview")
+    assert not page.context.get("confirm_form")
+    assert managed.execute("SELECT COUNT(*) FROM task_lineage") == [(0,)]
+
+
+@pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
+def test_a_formula_counts_as_what_it_came_to(bobs, managed):
+    content = workbook(["task_id", "title"], ["a", '="two"&" words"'], [None, None], ["b", "=6*7"])
+    content = calculated(calculated(content, "B2", "two words", ' t="str"'), "B4", "42")
+    confirm(bobs, "tasks.task", upload(bobs, "tasks.task", formats.XLSX, content))
+    assert managed.execute("SELECT task_id, title FROM tasks ORDER BY 1") == [("a", "two words"), ("b", "42")]
+
+
+@pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
+def test_a_sheet_that_says_it_is_smaller_is_read_whole(bobs, managed):
+    found = io.BytesIO()
+    content = workbook(["task_id", "title"], ["a", "x"], ["b", "y"])
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(found, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name).replace(b'<dimension ref="A1:B3" />', b'<dimension ref="A1:A2" />'))
+    assert b'ref="A1:A2"' in zipfile.ZipFile(found).read("xl/worksheets/sheet1.xml")
+    confirm(bobs, "tasks.task", upload(bobs, "tasks.task", formats.XLSX, found.getvalue()))
+    assert managed.execute("SELECT task_id, title FROM tasks ORDER BY 1") == [("a", "x"), ("b", "y")]
+
+
+@in_each_format
+def test_large_numbers_survive_a_file(bobs, managed, format_):
+    managed.execute("INSERT INTO tasks (task_id, title) VALUES ('t', 't')")
+    numbers = [2**53 - 1, 2**53, LARGE, 2**63 - 1]
+    for number in numbers:
+        managed.execute(
+            "INSERT INTO task_lineage (lineage_id, task_id, kind, ref_id) VALUES (?, 't', 'intent', ?)",
+            number,
+            str(number),
+        )
+    content = export(bobs, "tasks.tasklineage", format_)
+    page = upload(bobs, "tasks.tasklineage", format_, content)
+    assert page.context["preview"]["sentence"] == "0 new, 0 changed, 4 as they are."
+    managed.execute("DELETE FROM task_lineage")
+    confirm(bobs, "tasks.tasklineage", upload(bobs, "tasks.tasklineage", format_, content))
+    assert [row[0] for row in managed.execute("SELECT lineage_id FROM task_lineage ORDER BY 1")] == numbers
+
+
+@pytest.mark.parametrize(
+    ("format_", "content", "said"),
+    [
+        (
+            formats.JSON,
+            '[{"id": "a", "confidence": 1}, {"id": "m", "confidence": NaN}]',
+            "Row 2, confidence: NaN is no JSON.",
+        ),
+        (formats.JSON, '[{"id": "m", "content": {"a": [1, -Infinity]}}]', "Row 1, content: -Infinity is no JSON."),
+        (formats.JSON, '[{"id": "m", "confidence": 1e999}]', "Row 1, confidence: 1e999 is no number."),
+        (formats.CSV, "id,confidence\nm,nan\n", "Row 1, confidence: nan is no number."),
+        (formats.CSV, "id,confidence\nm,inf\n", "Row 1, confidence: inf is no number."),
+    ],
+)
+def test_what_is_no_number_is_said_by_row_and_column(bobs, managed, format_, content, said):
+    managed.execute("INSERT INTO memory_items (id, scope, type, content) VALUES ('m', 'task', 'fact', '{}')")
+    page = upload(bobs, "tasks.memoryitem", format_, content.encode())
+    text = " ".join(html.unescape(page.content.decode()).replace("<strong>", "").replace("</strong>", "").split())
+    assert said in text
+    assert not page.context.get("confirm_form")
+
+
+@pytest.mark.parametrize("managed", ["postgresql"], indirect=True)
+@in_each_format
+def test_an_export_holds_what_no_file_has_numbers_for(bobs, managed, format_):
+    for name, value in (("a", "NaN"), ("b", "-Infinity"), ("c", "0.1")):
+        columns, values = "id, scope, type, content, confidence", f"?, 'task', 'fact', '{{}}', '{value}'"
+        managed.execute(f"INSERT INTO memory_items ({columns}) VALUES ({values})", name)
+    content = export(bobs, "tasks.memoryitem", format_)
+    dataset = format_().create_dataset(content)
+    assert sorted(map(str, dataset["confidence"])) == ["-Infinity", "0.1", "NaN"]
 
 
 def test_generated_keys_go_on_after_imported_ones(bobs, managed):

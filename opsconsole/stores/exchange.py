@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -33,7 +34,7 @@ from unfold.contrib.import_export.forms import ImportForm, SelectableFieldsExpor
 
 from opsconsole.display import difference, excerpt, figure
 from opsconsole.stores.editing import refusal
-from opsconsole.stores.formats import ABSENT, CSV, JSON, NULL, XLSX, Unreadable
+from opsconsole.stores.formats import ABSENT, CSV, JSON, NULL, XLSX, Rounded, Unreadable
 from opsconsole.stores.rows import is_bigint
 from opsconsole.stores.store import StoreUnusable
 
@@ -48,6 +49,8 @@ CELL = 200  # characters of a value in the preview
 class Exactly(widgets.Widget):  # type: ignore[misc]
     """A column's value in a file: NULL is NULL, and text is text."""
 
+    takes_rounded = False
+
     def __init__(self, column: Any) -> None:
         super().__init__()
         self.nullable = column.null or column.primary_key
@@ -55,6 +58,11 @@ class Exactly(widgets.Widget):  # type: ignore[misc]
     def clean(self, value: Any, row: Any = None, **kwargs: Any) -> Any:
         if value is NULL or (value is None and self.nullable):
             return None
+        if isinstance(value, Rounded) and not self.takes_rounded:
+            raise ValueError(
+                _("%(value)s is too large for a number of a spreadsheet, which has rounded it. Store it as text.")
+                % {"value": excerpt(value, 40)}
+            )
         return self.read("" if value is None else value)
 
     def read(self, value: Any) -> Any:
@@ -77,11 +85,16 @@ class WholeNumber(Exactly):
 
 
 class Number(Exactly):
+    takes_rounded = True
+
     def read(self, value: Any) -> float:
         try:
-            return float(value)
+            number = float(value)
         except ValueError:
-            raise ValueError(_("%(value)s is no number.") % {"value": excerpt(value, 40) or "''"}) from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(_("%(value)s is no number.") % {"value": excerpt(value, 40) or "''"})
+        return number
 
 
 class Bytes(Exactly):

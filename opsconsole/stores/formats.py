@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from datetime import date, datetime, time
@@ -20,6 +21,7 @@ from django.utils.translation import gettext as _
 from import_export.formats import base_formats
 from openpyxl import Workbook, load_workbook
 from openpyxl.cell import WriteOnlyCell
+from openpyxl.cell.cell import ERROR_CODES
 from openpyxl.styles import Font
 
 from opsconsole.display import figure
@@ -45,7 +47,12 @@ class Absent(Null):
     """This row says nothing about the column."""
 
 
+class Rounded(str):
+    """A number of a spreadsheet that may have been another one: it keeps whole numbers only below 2^53."""
+
+
 NULL, ABSENT = Null(), Absent()
+EXACT_BELOW = 2**53
 
 # Apostrophes, then what begins a formula, or nothing.
 _ESCAPED = re.compile(r"'*(?:[=+\-@\t\r]|\Z)")
@@ -66,8 +73,15 @@ def _cells(dataset: Any) -> Iterator[list[Any]]:
     for row in dataset:
         yield [
             None if value is None or (value == "" and never) else escape(value) if isinstance(value, str) else value
-            for value, never in zip(row, plain, strict=True)
+            for value, never in zip(map(_finite, row), plain, strict=True)
         ]
+
+
+def _finite(value: Any) -> Any:
+    """A number, as text where a file has no such numbers."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def _dataset(headers: Iterable[Any], rows: Iterable[list[Any]]) -> Any:
@@ -125,31 +139,32 @@ class JSON(_Exact, base_formats.JSON):  # type: ignore[misc]
     def create_dataset(self, in_stream: bytes, **kwargs: Any) -> Any:
         try:
             # Numbers keep their digits.
-            rows = json.loads(_utf8(in_stream), parse_float=_Digits, parse_int=_Digits)
+            rows = json.loads(_utf8(in_stream), parse_float=_Digits, parse_int=_Digits, parse_constant=_Constant)
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                raise Unreadable(_("The file must be a list of objects, one for each row."))
+            for number, row in enumerate(rows, 1):
+                for name, value in row.items():
+                    if constant := _constant_in(value):
+                        raise _problem(number, name, _("%(value)s is no JSON.") % {"value": constant})
         except (ValueError, RecursionError) as error:
             raise Unreadable(_("The file is no JSON: %(reason)s.") % {"reason": error}) from None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise Unreadable(_("The file must be a list of objects, one for each row."))
         headers = list(dict.fromkeys(name for row in rows for name in row))
         return _dataset(headers, ([_value(row.get(name, ABSENT)) for name in headers] for row in rows))
 
     def export_data(self, dataset: Any, **kwargs: Any) -> bytes:
-        text = json.dumps(
-            [dict(zip(dataset.headers, row, strict=True)) for row in dataset], ensure_ascii=False, indent=1
-        )
+        rows = [dict(zip(dataset.headers, map(_finite, row), strict=True)) for row in dataset]
+        text = json.dumps(rows, ensure_ascii=False, indent=1, allow_nan=False)
         return text.encode(errors="backslashreplace")
 
 
 class XLSX(_Exact, base_formats.XLSX):  # type: ignore[misc]
     def create_dataset(self, in_stream: bytes, **kwargs: Any) -> Any:
         try:
-            sheet = load_workbook(io.BytesIO(in_stream), read_only=True, data_only=True).worksheets[0]
-            rows = sheet.iter_rows(values_only=True)
-            headers = next(rows, ())
+            rows = _sheet(in_stream).iter_rows()
+            headers = [cell.value for cell in next(rows, ())]
         except Exception:  # noqa: BLE001  # zip, XML and the library's own; all mean the same
             raise Unreadable(_("The file is no XLSX workbook.")) from None
-        filled = ([_from_cell(cell) for cell in row] for row in rows if any(cell is not None for cell in row))
-        return _dataset(headers, filled)
+        return _dataset(headers, _filled_rows(in_stream, headers, rows))
 
     def export_data(self, dataset: Any, **kwargs: Any) -> bytes:
         book = Workbook(write_only=True)
@@ -157,15 +172,22 @@ class XLSX(_Exact, base_formats.XLSX):  # type: ignore[misc]
         sheet.freeze_panes = "A2"
         sheet.append([_bold(sheet, header) for header in dataset.headers])
         for number, row in enumerate(_cells(dataset), 1):
+            cells = [str(cell) if isinstance(cell, int) and _is_rounded(cell) else cell for cell in row]
             sheet.append(
                 [
                     _text_cell(sheet, cell, number, name) if isinstance(cell, str) else cell
-                    for name, cell in zip(dataset.headers, row, strict=True)
+                    for name, cell in zip(dataset.headers, cells, strict=True)
                 ]
             )
         out = io.BytesIO()
         book.save(out)
         return out.getvalue()
+
+
+def _problem(number: int, column: str, sentence: str) -> Unreadable:
+    return Unreadable(
+        _("Row %(row)s, %(column)s: %(problem)s") % {"row": figure(number), "column": column, "problem": sentence}
+    )
 
 
 def _utf8(data: bytes) -> str:
@@ -177,6 +199,19 @@ def _utf8(data: bytes) -> str:
 
 class _Digits(str):
     """A number of a JSON document, digit for digit."""
+
+
+class _Constant(str):
+    """NaN or an infinity: Python writes them into JSON, which has none."""
+
+
+def _constant_in(value: Any) -> str:
+    """The first of them within a value, or nothing."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return next(filter(None, map(_constant_in, value)), "")
+    return value if isinstance(value, _Constant) else ""
 
 
 def _value(value: Any) -> Any:
@@ -224,6 +259,42 @@ def _bold(sheet: Any, text: str) -> Any:
     return cell
 
 
+def _sheet(data: bytes, *, calculated: bool = False) -> Any:
+    """The first sheet; of formulas their text, or what they came to when the file was last saved."""
+    sheet = load_workbook(io.BytesIO(data), read_only=True, data_only=calculated).worksheets[0]
+    sheet.reset_dimensions()  # what the file says of its size may be wrong: all its rows are read
+    return sheet
+
+
+def _filled_rows(data: bytes, headers: list[Any], rows: Iterator[Any]) -> Iterator[list[Any]]:
+    """The values of all rows that are not empty. No formula is evaluated here."""
+    calculated: list[Any] = []
+    number = 0
+    for line, row in enumerate(rows, 1):
+        if all(cell.value is None for cell in row):
+            continue
+        number += 1
+        values = []
+        for place, cell in enumerate(row):
+            value = cell.value
+            column = str(headers[place]) if place < len(headers) else str(place + 1)
+            if cell.data_type == "f":
+                if not calculated:
+                    known = _sheet(data, calculated=True).iter_rows(max_row=MAX_IMPORTED + 2, values_only=True)
+                    calculated = list(known)
+                value = calculated[line][place] if line < len(calculated) and place < len(calculated[line]) else None
+                if value is None:
+                    raise _problem(number, column, _("The formula has no value. Replace it by its value."))
+            if cell.data_type == "e" or (cell.data_type == "f" and value in ERROR_CODES):
+                raise _problem(number, column, _("The cell holds the error %(error)s.") % {"error": value})
+            values.append(_from_cell(value))
+        yield values
+
+
+def _is_rounded(number: float) -> bool:
+    return abs(number) >= EXACT_BELOW
+
+
 def _from_cell(value: Any) -> Any:
     if isinstance(value, str):
         return unescape(_XML_ESCAPED.sub(lambda found: chr(int(found[1], 16)), value)) if value else None
@@ -233,4 +304,6 @@ def _from_cell(value: Any) -> Any:
         return value.isoformat(" ")
     if isinstance(value, date | time):
         return value.isoformat()
+    if isinstance(value, int | float) and _is_rounded(value):
+        return Rounded(f"{value:d}" if isinstance(value, int) else f"{value:.0f}")
     return value

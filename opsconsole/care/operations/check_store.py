@@ -144,7 +144,7 @@ class CheckStore(OnNamedStore, Check):
         checked in a copy.
         """
         declared = self._rows("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND rootpage = 0")
-        kinds = {name: found[1].lower() for name, sql in declared if (found := _FULL_TEXT.search(sql))}
+        kinds = {name: match[1].lower() for name, sql in declared if (match := _FULL_TEXT.search(sql))}
         if not kinds:
             return
         found: list[Found] = []
