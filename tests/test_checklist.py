@@ -62,12 +62,12 @@ def make_backup(store: Store, tmp_path: Any, *, hours: float = 1, verified: bool
 
 
 def test_every_operation_that_deletes_has_it(settings):
+    operations = [cls.__new__(cls) for cls in registry.operations().values() if not cls.about_runs]
     environment(settings, "staging")
-    for cls in registry.operations().values():
-        if not cls.about_runs:
-            assert checklist.is_asked(cls) == (cls.risk == "delete")
+    for operation in operations:
+        assert checklist.is_asked(operation) == (operation.risk == "delete")
     environment(settings, "development")
-    assert not any(map(checklist.is_asked, registry.operations().values()))
+    assert not any(map(checklist.is_asked, operations))
 
 
 def test_what_the_console_knows_is_said(store, tmp_path):

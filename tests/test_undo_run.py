@@ -107,6 +107,8 @@ def test_all_or_nothing_of_each_unit(store: Store, size: int) -> None:
     assert (run.status, run.changed) == (Status.SUCCEEDED, COUNT)
     undone = undo(run, batch_size=7)
     assert dump(store) == before
+    for one in (run, undone):  # each inserts rows, which its undo deletes
+        assert operation_called("operations.undo_run", run=one.pk).effective_risk() == Risk.DELETE
     assert (undone.status, undone.total, undone.changed) == (Status.SUCCEEDED, COUNT * 3, COUNT * 3)
     again = undo(undone)
     assert again.changed == COUNT * 3

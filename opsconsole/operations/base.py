@@ -116,13 +116,13 @@ class Operation:
     model: ClassVar[type[models.Model]]  # the table whose rows are the units, or their roots
     reads: ClassVar[tuple[str, ...]] = ()  # columns that `change` sees, beside key and `writes`
     writes: Mapping[str, tuple[str, ...]] = {}  # table → columns that may change
-    risk: ClassVar[Risk]
-    undoable: ClassVar[bool] = True
+    risk: ClassVar[Risk]  # of its kind; what is asked before execution follows `effective_risk`
+    undoable: bool = True
     batch_size: int | None = None  # set: fixed, and --batch-size is refused
     locks: ClassVar[tuple[str, ...]] = ()  # what a run holds beside the tables of `writes`
     locks_units: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
     touches_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
-    backs_up: ClassVar[bool] = False  # it makes a backup itself before it writes
+    backs_up: bool = False  # it makes a backup itself before it writes
     selects: ClassVar[bool] = True  # its units are rows of `model`, and people may choose among them
     takes_chosen: ClassVar[bool] = False  # chosen units need not be in scope: what becomes of each is said of each
     exact: ClassVar[bool] = False  # a unit that is no longer as the plan showed it is skipped: for few, dear units
@@ -186,6 +186,10 @@ class Operation:
             )
             % {"count": remaining}
         ]
+
+    def effective_risk(self) -> Risk:
+        """Return what can go wrong with this very plan: an undo or a retry may delete where its class says less."""
+        return self.risk
 
     @property
     def wants_note(self) -> bool:

@@ -50,24 +50,25 @@ class Line(NamedTuple):
     facts: list[str]
 
 
-def has_checklist(cls: type[Operation]) -> bool:
-    return cls.risk == Risk.DELETE
+def has_checklist(operation: Operation) -> bool:
+    return operation.effective_risk() == Risk.DELETE
 
 
-def is_asked(cls: type[Operation]) -> bool:
-    """Whether a person must confirm it: everywhere but in development."""
-    return has_checklist(cls) and settings.ENVIRONMENT != "development"
+def is_asked(operation: Operation) -> bool:
+    """Return whether a person must confirm it: everywhere but in development."""
+    return has_checklist(operation) and settings.ENVIRONMENT != "development"
 
 
-def missing(cls: type[Operation], checked: Sequence[str]) -> list[str]:
-    """Items that somebody still has to confirm."""
-    return [code for code in ITEMS if code not in checked] if is_asked(cls) else []
+def missing(operation: Operation, checked: Sequence[str]) -> list[str]:
+    """Return the items that a person still has to confirm."""
+    return [code for code in ITEMS if code not in checked] if is_asked(operation) else []
 
 
-def objection(cls: type[Operation], store: Store) -> str:
-    """Why nobody may confirm it now, however much they agree: in production it wants a fresh backup."""
-    if not (has_checklist(cls) and settings.PRODUCTION) or cls.backs_up:
+def objection(operation: Operation) -> str:
+    """Return why it can't be confirmed now: in production it needs a fresh backup."""
+    if not (has_checklist(operation) and settings.PRODUCTION) or operation.backs_up:
         return ""
+    store = operation.at
     backup = newest_verified(store)
     limit = timedelta(hours=settings.BACKUP_MAX_AGE_HOURS)
     if backup is not None and timezone.now() - backup.at <= limit:
@@ -86,7 +87,7 @@ def objection(cls: type[Operation], store: Store) -> str:
 def lines(planned: Plan) -> list[Line]:
     """The checklist of a plan; empty where its operation has none."""
     operation = planned.operation
-    if not has_checklist(type(operation)):
+    if not has_checklist(operation):
         return []
     own = _own_facts(planned)
     facts: dict[str, list[str]] = {

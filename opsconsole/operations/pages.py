@@ -408,9 +408,14 @@ class PlanPage(_Page):
             return [str(error)]
 
     @property
+    def _asked(self) -> bool:
+        """Whether the operation can be asked about this plan: its code and its store are there."""
+        return self.cls is not None and not self.problem
+
+    @property
     def typed(self) -> str:
         """What must be typed to confirm; empty where a click is enough."""
-        return self.cls.name if self.cls is not None and runs.needs_typing(self.cls) else ""
+        return self.cls.name if self._asked and runs.needs_typing(self.operation) else ""
 
     @cached_property
     def checklist(self) -> list[checklist.Line]:
@@ -420,20 +425,20 @@ class PlanPage(_Page):
     @property
     def asks_checklist(self) -> bool:
         """Whether its items must be confirmed here."""
-        return self.cls is not None and checklist.is_asked(self.cls)
+        return self._asked and checklist.is_asked(self.operation)
 
     @cached_property
     def objection(self) -> str:
         """Why it can't be confirmed now."""
-        return "" if self.problem or self.cls is None else checklist.objection(self.cls, self.operation.at)
+        return checklist.objection(self.operation) if self._asked else ""
 
     @property
     def approval(self) -> bool:
-        return self.cls is not None and runs.needs_approval(self.cls)
+        return self._asked and runs.needs_approval(self.operation)
 
     @property
     def danger(self) -> bool:
-        return self.operation is not None and self.operation.risk in {Risk.DELETE, Risk.OUTSIDE}
+        return self._asked and self.operation.effective_risk() in {Risk.DELETE, Risk.OUTSIDE}
 
     @property
     def fixed_batch(self) -> bool:

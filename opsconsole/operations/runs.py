@@ -88,18 +88,20 @@ class Actor:
 # --- confirming ---------------------------------------------------------------------------------------
 
 
-def needs_typing(cls: type[Operation]) -> bool:
-    """Whether a confirmation asks for typing: what can't be undone, and deletes in production."""
-    if cls.risk in {Risk.READ, Risk.MAKE}:
+def needs_typing(operation: Operation) -> bool:
+    """Return whether a confirmation asks for typing: what can't be undone, and deletes in production."""
+    risk = operation.effective_risk()
+    if risk in {Risk.READ, Risk.MAKE}:
         return False
-    return not cls.undoable or (cls.risk == Risk.DELETE and settings.PRODUCTION)
+    return not operation.undoable or (risk == Risk.DELETE and settings.PRODUCTION)
 
 
-def needs_approval(cls: type[Operation], trigger: Trigger = Trigger.ADMIN) -> bool:
-    """Whether a second person must agree. What a schedule may do outside, the person agreed to who switched it on."""
-    if trigger == Trigger.SCHEDULE and cls.risk == Risk.OUTSIDE:
+def needs_approval(operation: Operation, trigger: Trigger = Trigger.ADMIN) -> bool:
+    """Return whether a second person must approve. What a schedule may do outside, its switch has allowed."""
+    risk = operation.effective_risk()
+    if trigger == Trigger.SCHEDULE and risk == Risk.OUTSIDE:
         return False
-    return cls.risk in {Risk.DELETE, Risk.OUTSIDE} and settings.PRODUCTION
+    return risk in {Risk.DELETE, Risk.OUTSIDE} and settings.PRODUCTION
 
 
 def fingerprint(operation: Operation, selection: Selection) -> str:
@@ -223,7 +225,7 @@ def confirm(run: Run, actor: Actor, *, background: bool, checked: Sequence[str] 
         raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
     operation = operation_of(run)
     require_grounds(run, operation, actor, checked)
-    approval = needs_approval(type(operation), Trigger(run.trigger))
+    approval = needs_approval(operation, Trigger(run.trigger))
     status = Status.AWAITING_APPROVAL if approval else Status.QUEUED if background else Status.RUNNING
     with transaction.atomic():
         _take_locks(run)
@@ -246,15 +248,14 @@ def confirm(run: Run, actor: Actor, *, background: bool, checked: Sequence[str] 
 
 def require_grounds(run: Run, operation: Operation, actor: Actor, checked: Sequence[str]) -> None:
     """Raises UnableToRun where a plan may not be confirmed so: no reason given, checklist, age of the backup."""
-    cls = type(operation)
     if operation.wants_note and not run.note.strip():
         raise UnableToRun(_("Say why: this needs a note."))
     if operation.exact and not run.plan["counted"]:
         raise UnableToRun(_("The outcomes are not counted yet."))
-    unchecked = checklist.missing(cls, checked) if actor.trigger != Trigger.SCHEDULE else []
+    unchecked = checklist.missing(operation, checked) if actor.trigger != Trigger.SCHEDULE else []
     if unchecked:
         raise UnableToRun(_("Not confirmed of the checklist: %(items)s.") % {"items": ", ".join(unchecked)})
-    if objection := checklist.objection(cls, operation.at):
+    if objection := checklist.objection(operation):
         raise UnableToRun(objection)
     require_privileges(operation.at, operation.read_columns(), operation.targets())
 
@@ -264,7 +265,7 @@ def approve(run: Run, actor: Actor) -> None:
     require_waiting(run)
     if refusal := refusal_to_approve(run, actor):
         raise UnableToRun(refusal)
-    if objection := checklist.objection(registry.operation(run.operation), store_of(run)):
+    if objection := checklist.objection(operation_of(run)):
         raise UnableToRun(objection)
     with transaction.atomic():
         _move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE, approved_by=actor.user)

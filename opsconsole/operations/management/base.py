@@ -487,7 +487,7 @@ def _execute(
         with reading(operation.at):
             planned = planning.plan(operation, selection)
             few = planned.total <= runs.RECOUNTED_UNITS
-            if operation.exact or (few and checklist.has_checklist(type(operation))):
+            if operation.exact or (few and checklist.has_checklist(operation)):
                 planning.count_outcomes(planned)
         output.header(operation, size, mode=_("EXECUTE"))
         output.need(operation, planned)
@@ -541,11 +541,10 @@ def _check_off(operation: Operation, planned: Plan, options: dict[str, Any], out
             output.line(f"  {fact}")
     if not lines:
         return []
-    cls = type(operation)
-    if objection := checklist.objection(cls, operation.at):
+    if objection := checklist.objection(operation):
         raise Refused(objection)
     checked = list(options["confirm"])
-    unchecked = checklist.missing(cls, checked)
+    unchecked = checklist.missing(operation, checked)
     if unchecked and not sys.stdin.isatty():
         raise Refused(_("The checklist must be confirmed: give --confirm %(items)s.") % {"items": " ".join(unchecked)})
     for line in lines:
@@ -559,14 +558,13 @@ def _check_off(operation: Operation, planned: Plan, options: dict[str, Any], out
 
 def _ask(operation: Operation, planned: Plan, options: dict[str, Any], output: Output, asks: bool) -> None:
     """The confirmation that the risk wants; --yes answers it."""
-    cls = type(operation)
-    typing = runs.needs_typing(cls)
-    asks = asks and cls.risk not in {Risk.READ, Risk.MAKE, Risk.FILL}
+    typing = runs.needs_typing(operation)
+    asks = asks and operation.effective_risk() not in {Risk.READ, Risk.MAKE, Risk.FILL}
     if options["yes"] or not planned.total or not (typing or asks or settings.PRODUCTION):
         return
     if not sys.stdin.isatty():
         raise Refused(_("This asks before it writes: give --yes where nobody can answer."))
-    wanted = cls.name if typing else "yes"
+    wanted = operation.name if typing else "yes"
     output.line(f"{operation.action_label(planned.total)} · {operation.at.location}")
     output.console.print(_("Type %(wanted)s to go on: ") % {"wanted": wanted}, markup=False, end="")
     answer = sys.stdin.readline()

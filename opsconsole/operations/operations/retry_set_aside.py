@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from django import forms
@@ -45,6 +45,18 @@ class RetrySetAside(Operation):
         self.act = self.again.act
         self.figure_labels = self.again.figure_labels  # type: ignore[misc]
         self.observed = self.again.observed
+        self.undoable, self.backs_up = self.again.undoable, self.again.backs_up
+
+    def effective_risk(self) -> Risk:
+        """Return the risk of that run's operation: a retry of a delete is a delete."""
+        return self.again.effective_risk()
+
+    @property
+    def wants_note(self) -> bool:
+        return self.again.wants_note
+
+    def facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+        return self.again.facts(units)
 
     @property
     def again(self) -> Operation:

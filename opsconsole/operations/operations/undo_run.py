@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from django import forms
@@ -14,13 +15,14 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.display import figure
 from opsconsole.operations import registry
 from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
-from opsconsole.operations.models import Batch
+from opsconsole.operations.models import Batch, Run
 from opsconsole.operations.runs import UnableToRun, run_called, store_of
 from opsconsole.stores import rows
 from opsconsole.stores.preflight import Target
 from opsconsole.stores.rows import Key, Values
 from opsconsole.stores.store import Store
 
+REVERSED = {"insert": "delete", "delete": "insert", "update": "update"}
 INDEX_BITS = 20  # a unit's key: batches counted from the last one, then the row's place in its batch
 
 
@@ -180,16 +182,39 @@ class UndoRun(Operation):
             )
         )
 
+    def effective_risk(self) -> Risk:
+        """Return what the undo would do: rows that the run inserted are deleted."""
+        return Risk.DELETE if self._deletes else Risk.CHANGE
+
+    @cached_property
+    def _deletes(self) -> bool:
+        if any(self._kind(self.run, table) == "insert" for table, columns in self.writes.items() if not columns):
+            return True
+        if not any(map(self.inserts, filter(self.writes.get, self.writes))):
+            return False
+        # Which rows of a table whose keys it writes a run has inserted, its images alone tell.
+        batches = self.domain().order_by("-number").iterator(chunk_size=1)
+        return any(write.kind == "insert" for batch in batches for write in batch.writes)
+
     def targets(self) -> list[Target]:
         """Rows that the run deleted are inserted again, those that it inserted go."""
         found = []
         for table, columns in self.writes.items():
-            if not columns:
-                stored = self.at.tables[table].stored if table in self.at.tables else ()
-                found.append(Target("insert", table, stored))
-            else:
-                found.append(Target("delete" if self.inserts(table) else "update", table, columns))
+            kind = REVERSED[self._kind(self.run, table)]
+            if kind == "insert" and not columns:
+                columns = self.at.tables[table].stored if table in self.at.tables else ()
+            found.append(Target(kind, table, columns))
         return found
+
+    def _kind(self, run: Run, table: str) -> str:
+        """Return what a run does to a table: an undo does the opposite of its run, a retry the same."""
+        if run.parent is not None and run.operation == self.name:
+            return REVERSED[self._kind(run.parent, table)]
+        if run.parent is not None:
+            return self._kind(run.parent, table)
+        if not run.writes[table]:
+            return "delete"
+        return "insert" if self.inserts(table) else "update"
 
     def read_columns(self) -> list[tuple[str, str]]:
         return []  # the targets name them
@@ -226,4 +251,6 @@ class UndoRun(Operation):
         ]
 
     def action_label(self, count: int) -> str:
+        if self._deletes and {target.kind for target in self.targets()} == {"delete"}:
+            return ngettext("Delete %(count)s row", "Delete %(count)s rows", count) % {"count": figure(count)}
         return ngettext("Restore %(count)s row", "Restore %(count)s rows", count) % {"count": figure(count)}

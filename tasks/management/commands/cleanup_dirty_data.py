@@ -89,7 +89,7 @@ class Command(ConsoleCommand):
             options["keys"] = [job.pk for job in jobs if _agreed(job, options)]
             if not options["keys"]:
                 raise Refused(_("Not confirmed: nothing was written."))
-            options["yes"] = not runs.needs_typing(CleanDirtyJobs)
+            options["yes"] = not runs.needs_typing(operation)
         run_operation(CleanDirtyJobs, values, options, execute=options["execute"])
 
 
