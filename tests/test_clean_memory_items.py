@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +13,7 @@ from django.utils import timezone
 from opsconsole.operations.models import Status
 from opsconsole.stores.models import moment_text
 from opsconsole.stores.store import Store, StoreUnusable
-from tests.contract import Contract, execute_run, left_by, operation_called, plan_whole, start, work
+from tests.contract import Contract, execute_run, left_by, operation_called, plan_whole, start, undo, work
 from tests.outside import Tables, dump, execute, neighbour
 
 NAME = "tasks.clean_memory_items"
@@ -141,3 +143,47 @@ def test_times_that_are_none_are_unfit_and_stay(make_attached: Any) -> None:
     kept = dump(store)["memory_items"]
     assert set(left_by(run)["unfit"]["unreadable_time"]) <= set(kept)
     assert run.reasons["unfit"]["unreadable_time"] == run.unfit > 0
+
+
+#: AgentOS's own full-text index: it knows an item by its implicit rowid alone.
+SEARCH = """
+CREATE VIRTUAL TABLE memory_fts USING fts5(id UNINDEXED, content, tags, content='memory_items', content_rowid='rowid');
+CREATE TRIGGER memory_fts_insert AFTER INSERT ON memory_items BEGIN
+    INSERT INTO memory_fts (rowid, id, content, tags) VALUES (new.rowid, new.id, new.content, new.tags);
+END;
+CREATE TRIGGER memory_fts_update AFTER UPDATE ON memory_items BEGIN
+    UPDATE memory_fts SET content = new.content, tags = new.tags WHERE rowid = new.rowid;
+END;
+CREATE TRIGGER memory_fts_delete AFTER DELETE ON memory_items BEGIN
+    DELETE FROM memory_fts WHERE rowid = old.rowid;
+END;
+"""
+FIND = "SELECT m.id FROM memory_fts JOIN memory_items AS m ON m.rowid = memory_fts.rowid WHERE memory_fts MATCH ?"
+
+
+def test_the_platform_s_own_search_is_right_after_an_undo(make_attached: Any) -> None:
+    """Of forty words, each of one item; the clean takes every second, and the platform writes on."""
+    store: Store = make_attached("sqlite", 50).store
+    assert store.path is not None
+    words = [f"word{number:02d}" for number in range(40)]
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as client:
+        client.execute(DDL)
+        client.executescript(SEARCH)
+        for number, word in enumerate(words):
+            client.execute(
+                "INSERT INTO memory_items (id, scope, type, content, expires_at) VALUES (?, 'task', 'decision', ?, ?)",
+                [f"id-{(number * 7) % 40:02d}", f'{{"text": "{word}"}}', PAST if number % 2 else FUTURE],
+            )
+
+        def found() -> dict[str, list[str]]:
+            return {word: [row[0] for row in client.execute(FIND, [word])] for word in words}
+
+        before = found()
+        assert all(len(ids) == 1 for ids in before.values())
+        run = execute_run(operation_called(NAME, store))
+        assert run.changed == 20
+        assert found() == {word: ids if number % 2 == 0 else [] for number, (word, ids) in enumerate(before.items())}
+        client.execute("UPDATE memory_items SET use_count = use_count + 1 WHERE id = 'id-00'")
+        undone = undo(run)
+        assert (undone.status, undone.changed) == (Status.SUCCEEDED, 20)
+        assert found() == before

@@ -261,6 +261,12 @@ def test_an_index_that_is_not_the_documented_one(managed: Any, name: str, other:
     assert schema.missing(Store("agentos", "agentos")) == []
 
 
+def test_an_index_without_the_nulls_serves(managed: Any) -> None:
+    managed.execute("DROP INDEX idx_tasks_session")
+    managed.execute("CREATE INDEX other ON tasks (session_id) WHERE session_id IS NOT NULL")
+    assert schema.missing(Store("agentos", "agentos")) == []
+
+
 def test_an_index_that_is_half_made(managed: Any) -> None:
     if managed.engine == "sqlite":
         return  # it has no such thing

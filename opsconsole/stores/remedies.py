@@ -199,11 +199,12 @@ class Index(NamedTuple):
     valid: bool = True
 
     def serves(self, wanted: Index) -> bool:
-        """Return whether this one does all that `wanted` would."""
+        """Return whether this one does all that `wanted` would: NULLs need no index to be found or told apart."""
+        filled = {f"{column} is not null" for column in self.columns}
         return (
             (self.table, self.columns) == (wanted.table, wanted.columns)
             and self.unique >= wanted.unique
-            and self.where in {"", wanted.where}
+            and (self.where in {"", wanted.where} or set(self.where.split(" and ")) <= filled)
         )
 
 
