@@ -16,7 +16,7 @@ def plain_key(key: str, prefix: str, version: int) -> str:
 
 
 def live_cache(config: dict[str, Any]) -> dict[str, Any]:
-    """Django's settings of the cache, from a parsed URL (`environ.Env.cache_url`)."""
+    """Django's settings of the cache, from a parsed URL (`env.cache_url`)."""
     options = dict(config.get("OPTIONS") or {})
     if config["BACKEND"].endswith("RedisCache"):
         from redis.backoff import NoBackoff

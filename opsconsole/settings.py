@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import structlog
 from django.core.exceptions import ImproperlyConfigured
@@ -12,7 +14,8 @@ from django.templatetags.static import static
 from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.environment import Environment
+from opsconsole import env as read
+from opsconsole.env import Environment, read_file
 from opsconsole.live_cache import live_cache
 from opsconsole.stores.config import database
 from opsconsole.stores.secret import secret_key
@@ -20,25 +23,23 @@ from opsconsole.stores.secret import secret_key
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 env = Environment()
-env.read_env(os.environ.get("OPSCONSOLE_ENV_FILE", BASE_DIR / ".env"))
+ENV_FILE = env("OPSCONSOLE_ENV_FILE", read.path, None)
+read_file(ENV_FILE or BASE_DIR / ".env", os.environ, required=ENV_FILE is not None)
 
 # --- the console itself -------------------------------------------------------------------------
 
-ENVIRONMENT = env.str("OPSCONSOLE_ENVIRONMENT", default="development")
-if ENVIRONMENT not in {"development", "staging", "production"}:
-    raise ImproperlyConfigured(
-        f"OPSCONSOLE_ENVIRONMENT is {ENVIRONMENT!r}: set it to development, staging or production."
-    )
+ENVIRONMENT = env("OPSCONSOLE_ENVIRONMENT", read.choice("development", "staging", "production"), "development")
 PRODUCTION = ENVIRONMENT == "production"
-DATA_DIR = Path(env.str("OPSCONSOLE_DATA_DIR", default=str(BASE_DIR / "data"))).absolute()
-WORKERS = env.int("OPSCONSOLE_WORKERS", default=2)
+DATA_DIR = env("OPSCONSOLE_DATA_DIR", read.folder, BASE_DIR / "data")
+WORKERS = env("OPSCONSOLE_WORKERS", read.whole_number(1, 64), 2)
+env("OPSCONSOLE_TOKEN", read.bearer_token, "", secret=True)  # who a command acts for: management/accounts.py
 
 # --- Django -------------------------------------------------------------------------------------
 
-DEBUG = env.bool("DEBUG", default=False)
-SECRET_KEY = env.str("SECRET_KEY", default="") or secret_key(DATA_DIR, production=PRODUCTION)
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
-CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+DEBUG = env("DEBUG", read.boolean, False)
+SECRET_KEY = env("SECRET_KEY", read.text, "", secret=True) or secret_key(DATA_DIR, production=PRODUCTION)
+ALLOWED_HOSTS = env("ALLOWED_HOSTS", read.listed(read.allowed_host), ["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS: list[str] = env("CSRF_TRUSTED_ORIGINS", read.listed(read.origin), [])
 INTERNAL_IPS = ["127.0.0.1"]
 ROOT_URLCONF = "opsconsole.urls"
 WSGI_APPLICATION = "opsconsole.wsgi.application"
@@ -105,31 +106,32 @@ TEMPLATES = [
 # --- databases: the console's own, and one per store ------------------------------------------------
 
 # Set by wsgi.py alone: qcluster forks, and a pool does not survive a fork.
-POOL = env.bool("OPSCONSOLE_POOL", default=False)
+POOL = env("OPSCONSOLE_POOL", read.boolean, False)
+STORES = ("agentos", "helix", "records", "roadmaps")
+ATTACHED_STORES = frozenset(store for store in STORES if env(f"{store.upper()}_ATTACHED", read.boolean, False))
 
 
 def _database(alias: str, variable: str) -> dict[str, object]:
     prefix = "" if alias == "default" else f"{alias.upper()}_"
-    return database(
-        env.db_url(variable, default=f"sqlite:///{DATA_DIR / alias}.sqlite3"),
-        password=env.str(f"{prefix}DATABASE_PASSWORD", default=""),
-        attached=bool(prefix) and env.bool(f"{prefix}ATTACHED", default=False),
-        pool=POOL,
-    )
+    embedded = {"ENGINE": read.SQLITE, "NAME": f"{DATA_DIR / alias}.sqlite3"}
+    config = env(variable, read.database_url, embedded, secret=True)
+    password = env(f"{prefix}DATABASE_PASSWORD", read.text, "", secret=True)
+    try:
+        return database(config, password=password, attached=alias in ATTACHED_STORES, pool=POOL)
+    except ImproperlyConfigured as error:
+        raise ImproperlyConfigured(f"{variable} can't be used. {error}") from None
 
 
-STORES = ("agentos", "helix", "records", "roadmaps")
 DATABASES = {
     "default": _database("default", "DATABASE_URL"),
     **{store: _database(store, f"{store.upper()}_DATABASE_URL") for store in STORES},
 }
-ATTACHED_STORES = frozenset(store for store in STORES if env.bool(f"{store.upper()}_ATTACHED", default=False))
 DATABASE_ROUTERS = ["opsconsole.stores.router.StoreRouter"]
 SILENCED_SYSTEM_CHECKS = ["models.W035"]  # AgentOS and HELIX both have a table `tasks`, each in its own store
 
 # --- the cache: the live layer of execution status, which platforms write, too ------------------------
 
-CACHES = {"default": live_cache(env.cache_url("CACHE_URL", default="locmemcache://"))}
+CACHES = {"default": live_cache(env("CACHE_URL", read.cache_url, read.cache_url("locmemcache://"), secret=True))}
 
 # --- people ---------------------------------------------------------------------------------------
 
@@ -162,10 +164,10 @@ SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_HTTPONLY = True
 if PRODUCTION:
-    SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=True)
+    SECURE_SSL_REDIRECT = env("SECURE_SSL_REDIRECT", read.boolean, True)
     SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]  # asked from inside, without TLS
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-    SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=31_536_000)
+    SECURE_HSTS_SECONDS = env("SECURE_HSTS_SECONDS", read.whole_number(0, 315_360_000), 31_536_000)
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
     SECURE_HSTS_PRELOAD = True
     SESSION_COOKIE_SECURE = True
@@ -187,10 +189,10 @@ CONTENT_SECURITY_POLICY = {
 
 # --- language and time ------------------------------------------------------------------------------
 
-LANGUAGE_CODE = env.str("OPSCONSOLE_LANGUAGE", default="en")
 LANGUAGES = [("en", _("English")), ("zh-hans", _("Simplified Chinese"))]
+LANGUAGE_CODE = env("OPSCONSOLE_LANGUAGE", read.choice(*dict(LANGUAGES)), "en")
 LOCALE_PATHS = [BASE_DIR / "opsconsole" / "locale"]
-TIME_ZONE = env.str("OPSCONSOLE_TIME_ZONE", default="UTC")
+TIME_ZONE = env("OPSCONSOLE_TIME_ZONE", read.zone, ZoneInfo("UTC")).key
 USE_TZ = True
 USE_THOUSAND_SEPARATOR = True
 FORMAT_MODULE_PATH = "opsconsole.formats"
@@ -204,7 +206,8 @@ WHITENOISE_USE_FINDERS = True
 
 # --- the queue: it only wakes the runner up (opsconsole/operations/jobs.py) --------------------------
 
-Q_CLUSTER = {
+env("Q_CLUSTER_NAME", read.choice("opsconsole", "long"), "opsconsole")  # django-q reads it itself
+Q_CLUSTER: dict[str, Any] = {
     "name": "opsconsole",
     "orm": "default",
     "workers": WORKERS,
@@ -263,45 +266,46 @@ LOGGING = {
 
 # --- signals that hold runs: each off unless set -------------------------------------------------------
 
-RUN_HOLD_FILE = env.str("RUN_HOLD_FILE", default="")
-RUN_HOLD_MAX_REPLICA_LAG_SECONDS = env.float("RUN_HOLD_MAX_REPLICA_LAG_SECONDS", default=None)
-RUN_HOLD_MAX_ACTIVE_CONNECTIONS = env.int("RUN_HOLD_MAX_ACTIVE_CONNECTIONS", default=None)
+RUN_HOLD_FILE = env("RUN_HOLD_FILE", read.path, None)
+RUN_HOLD_MAX_REPLICA_LAG_SECONDS = env("RUN_HOLD_MAX_REPLICA_LAG_SECONDS", read.number(0, 86_400), None)
+RUN_HOLD_MAX_ACTIVE_CONNECTIONS = env("RUN_HOLD_MAX_ACTIVE_CONNECTIONS", read.whole_number(0, 100_000), None)
 
 # --- alerts: who is told about findings, failed and overdue runs (opsconsole/operations/alerts.py) -----
 
-ALERT_EMAILS = env.list("ALERT_EMAILS", default=[])
-ALERT_WEBHOOK_URL = env.str("ALERT_WEBHOOK_URL", default="")
-ALERT_WEBHOOK_SECRET = env.str("ALERT_WEBHOOK_SECRET", default="")
-globals().update(env.email_url("EMAIL_URL", default="smtp://localhost:25"))
+ALERT_EMAILS: list[str] = env("ALERT_EMAILS", read.listed(read.email), [])
+ALERT_WEBHOOK_URL = env("ALERT_WEBHOOK_URL", read.http_url, "", secret=True)
+ALERT_WEBHOOK_SECRET = env("ALERT_WEBHOOK_SECRET", read.text, "", secret=True)
+globals().update(env("EMAIL_URL", read.email_url, read.email_url("smtp://localhost:25"), secret=True))
 EMAIL_TIMEOUT = 10
-DEFAULT_FROM_EMAIL = env.str("ALERT_FROM", default="opsconsole@localhost")
+DEFAULT_FROM_EMAIL = env("ALERT_FROM", read.sender, "opsconsole@localhost")
 
 # --- HELIX --------------------------------------------------------------------------------------------
 
-HELIX_MAX_RETRY_COUNT = env.int("HELIX_MAX_RETRY_COUNT", default=3)
-HELIX_HEALTH_URL = env.str("HELIX_HEALTH_URL", default="")
+HELIX_MAX_RETRY_COUNT = env("HELIX_MAX_RETRY_COUNT", read.whole_number(0, 1000), 3)
+HELIX_HEALTH_URL = env("HELIX_HEALTH_URL", read.http_url, "", secret=True)
 
 # --- roadmaps: what counts as stuck, and how an interrupted workflow goes on --------------------------------
 
-ROADMAPS_TIME_ZONE = env.zone("ROADMAPS_TIME_ZONE", default="Asia/Shanghai")
-ROADMAPS_STUCK_AFTER_MINUTES = env.float("ROADMAPS_STUCK_AFTER_MINUTES", default=30.0)
-ENABLE_TASK_RECOVERY = env.bool("ENABLE_TASK_RECOVERY", default=True)
-TASK_RECOVERY_MAX_AGE_HOURS = env.float("TASK_RECOVERY_MAX_AGE_HOURS", default=24.0)
-TASK_RECOVERY_MAX_CONCURRENT = env.int("TASK_RECOVERY_MAX_CONCURRENT", default=3)
-TASK_RECOVERY_DELAY_SECONDS = env.float("TASK_RECOVERY_DELAY_SECONDS", default=5.0)
-ROADMAPS_WORKFLOW_GRAPH = env.str("ROADMAPS_WORKFLOW_GRAPH", default="")
-ROADMAPS_CHECKPOINT_URL = env.str("ROADMAPS_CHECKPOINT_URL", default="")
-ROADMAPS_RESUME_URL = env.str("ROADMAPS_RESUME_URL", default="")
-ROADMAPS_RESUME_SECRET = env.str("ROADMAPS_RESUME_SECRET", default="")
+ROADMAPS_TIME_ZONE = env("ROADMAPS_TIME_ZONE", read.zone, ZoneInfo("Asia/Shanghai"))
+ROADMAPS_STUCK_AFTER_MINUTES = env("ROADMAPS_STUCK_AFTER_MINUTES", read.number(0, 525_600), 30.0)
+ENABLE_TASK_RECOVERY = env("ENABLE_TASK_RECOVERY", read.boolean, True)
+TASK_RECOVERY_MAX_AGE_HOURS = env("TASK_RECOVERY_MAX_AGE_HOURS", read.number(0, 87_600), 24.0)
+TASK_RECOVERY_MAX_CONCURRENT = env("TASK_RECOVERY_MAX_CONCURRENT", read.whole_number(1, 1000), 3)
+TASK_RECOVERY_DELAY_SECONDS = env("TASK_RECOVERY_DELAY_SECONDS", read.number(0, 86_400), 5.0)
+ROADMAPS_WORKFLOW_GRAPH = env("ROADMAPS_WORKFLOW_GRAPH", read.dotted_path, "")
+ROADMAPS_CHECKPOINT_URL = env("ROADMAPS_CHECKPOINT_URL", read.checked_database_url, "", secret=True)
+ROADMAPS_RESUME_URL = env("ROADMAPS_RESUME_URL", read.http_url, "", secret=True)
+ROADMAPS_RESUME_SECRET = env("ROADMAPS_RESUME_SECRET", read.text, "", secret=True)
+
 # --- backups -------------------------------------------------------------------------------------------
 
-BACKUP_MAX_AGE_HOURS = env.float("BACKUP_MAX_AGE_HOURS", default=24.0)
-BACKUP_ENCRYPTION_KEY = env.str("BACKUP_ENCRYPTION_KEY", default="")
+BACKUP_MAX_AGE_HOURS = env("BACKUP_MAX_AGE_HOURS", read.number(0, 87_600), 24.0)
+BACKUP_ENCRYPTION_KEY = env("BACKUP_ENCRYPTION_KEY", read.age_identity, "", secret=True)
 
 # --- watching ------------------------------------------------------------------------------------------
 
-METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
-CONNECTIONS_ALERT_PERCENT = env.int("CONNECTIONS_ALERT_PERCENT", default=80)
+METRICS_TOKEN = env("METRICS_TOKEN", read.bearer_token, "", secret=True)
+CONNECTIONS_ALERT_PERCENT = env("CONNECTIONS_ALERT_PERCENT", read.whole_number(1, 100), 80)
 
 # --- theme ----------------------------------------------------------------------------------------------
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import environ
 import psycopg
 from django.conf import settings
 from django.utils.translation import gettext as _
 from psycopg.rows import dict_row
 
-from opsconsole.stores.config import SQLITE, is_writable
+from opsconsole.env import SQLITE, database_url
+from opsconsole.stores.config import is_writable
 from opsconsole.stores.moments import read_moment
 from opsconsole.stores.store import Store, StoreUnusable
 from roadmaps.models import Checkpoint
@@ -137,7 +137,7 @@ def _place(store: Store) -> tuple[str, str]:
     """Kind and address: `ROADMAPS_CHECKPOINT_URL`, else the store's own database."""
     url = settings.ROADMAPS_CHECKPOINT_URL
     if url:
-        config = environ.Env.db_url_config(url)
+        config = database_url(url)
         return ("sqlite", str(config["NAME"])) if config["ENGINE"] == SQLITE else ("postgresql", url)
     if store.path is not None:
         return "sqlite", str(store.path)

@@ -171,14 +171,14 @@ ENGINES = ("sqlite", "postgresql-text", "postgresql-json", "postgresql-jsonb")
 
 def attach_url(name: str, url: str, *, attached: bool = True) -> Store:
     """The store `name` as its `…_DATABASE_URL` and `…_ATTACHED` would have it, until the test ends."""
-    import environ
-
+    from opsconsole.env import Variable, database_url
     from opsconsole.stores.config import database
     from opsconsole.stores.store import Store
 
     connections[name].close()
     del connections[name]
-    connections.settings[name] = database(environ.Env.db_url_config(url), password="", attached=attached, pool=False)
+    config = Variable(f"{name.upper()}_DATABASE_URL", database_url, secret=True).read(url)
+    connections.settings[name] = database(config, password="", attached=attached, pool=False)
     connections.configure_settings(connections.settings)
     if attached:
         settings.ATTACHED_STORES |= {name}

@@ -177,7 +177,7 @@ def test_options_of_a_url_are_kept_unless_they_are_fixed() -> None:
 
 
 def test_another_value_of_pooler_is_refused() -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"The only value is pooler=transaction"):
+    with pytest.raises(ImproperlyConfigured, match=r"pooler is transaction"):
         attach_url("agentos", "postgresql://nobody@127.0.0.1/none?pooler=session")
 
 

@@ -25,6 +25,7 @@ from django.test import Client
 from redis.exceptions import RedisError
 
 from opsconsole.api.models import Token
+from opsconsole.env import cache_url
 from opsconsole.live_cache import TIMEOUT_SECONDS, live_cache
 from opsconsole.people import PLATFORMS, make_groups
 from opsconsole.stores.config import database
@@ -79,9 +80,7 @@ def platform() -> Callable[..., Any]:
 
 
 def use_cache(settings: Any, url: str) -> None:
-    import environ
-
-    settings.CACHES = {"default": live_cache(environ.Env.cache_url_config(url))}
+    settings.CACHES = {"default": live_cache(cache_url(url))}
 
 
 @pytest.fixture(autouse=True)

@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from django.core.exceptions import ImproperlyConfigured
-
+from opsconsole.env import SQLITE
 from opsconsole.stores.connection import CONNECT_SECONDS, settings_of
 
-SQLITE = "django.db.backends.sqlite3"
-POSTGRESQL = "django.db.backends.postgresql"
 OWN_POSTGRESQL = "opsconsole.stores.postgresql"
 
 BUSY_TIMEOUT_SECONDS = 5
@@ -57,36 +54,23 @@ def _mode(path: Path) -> str:
     return "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
 
 
-def _number(options: dict[str, Any], name: str, default: float) -> float:
-    value = options.pop(name, default)
-    try:
-        return type(default)(value)
-    except ValueError:
-        raise ImproperlyConfigured(f"{name} in a database URL is a number, not {value!r}.") from None
-
-
 def database(config: dict[str, Any], *, password: str, attached: bool, pool: bool) -> dict[str, Any]:
-    """Django settings from a parsed URL (`environ.Env.db_url`), `pool_…` parameters included.
+    """Return Django's settings from a parsed URL (`env.database_url`), `pool_…` parameters included.
 
     `pool` is for web processes only; other processes keep one connection a minute or longer.
     """
-    if config.get("ENGINE") == SQLITE:
+    if config["ENGINE"] == SQLITE:
         return sqlite(config["NAME"], attached=attached)
-    if config.get("ENGINE") != POSTGRESQL:
-        raise ImproperlyConfigured("A database URL begins with sqlite:// or postgresql://, and no other.")
     options: dict[str, Any] = dict(config.get("OPTIONS", {}))
     pool_options = {
-        "min_size": _number(options, "pool_min", 0),
-        "max_size": _number(options, "pool_max", 30),
-        "timeout": _number(options, "pool_timeout", 30.0),
-        "max_lifetime": _number(options, "pool_lifetime", 3600.0),
+        "min_size": options.pop("pool_min", 0),
+        "max_size": options.pop("pool_max", 30),
+        "timeout": options.pop("pool_timeout", 30.0),
+        "max_lifetime": options.pop("pool_lifetime", 3600.0),
     }
     if pool:
         options["pool"] = pool_options
-    if options.setdefault("pooler", "") not in {"", "transaction"}:
-        raise ImproperlyConfigured(
-            f"pooler in a database URL is {options['pooler']!r}. The only value is pooler=transaction."
-        )
+    options.setdefault("pooler", "")
     given = str(options.pop("options", ""))
     options["own_schema"] = "search_path" in given
     options["settings"] = settings_of(given, web=pool)

@@ -14,6 +14,14 @@ def secret_key(folder: Path, *, production: bool) -> str:
     if production:
         raise ImproperlyConfigured("SECRET_KEY is not set: production takes it from the environment.")
     path = folder / "secret_key"
+    try:
+        return _kept(path)
+    except (OSError, ValueError) as error:
+        raise ImproperlyConfigured(f"The secret key in {str(path)!r} can't be used: {error}.") from None
+
+
+def _kept(path: Path) -> str:
+    folder = path.parent
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         draft = folder / f"secret_key.{os.getpid()}"

@@ -15,7 +15,7 @@ from opsconsole.care import copying, schema
 from opsconsole.care.models import TableCopy
 from opsconsole.care.params import OnNamedStore, StoreField
 from opsconsole.display import figure
-from opsconsole.environment import Environment
+from opsconsole.env import Environment, database_url, text
 from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk, Unfit
 from opsconsole.operations.planning import UnableToPlan
 from opsconsole.stores.config import database
@@ -219,12 +219,13 @@ def target_store(store: Store, alias: str) -> Store:
         )
     variable = f"{alias.upper()}_DATABASE_URL"
     env = Environment()
-    if not env.str(variable, default=""):
+    if not env.values.get(variable):
         raise UnableToPlan(gettext("Set %(variable)s to the database to copy into.") % {"variable": variable})
     if alias not in connections.settings:
-        password = env.str(f"{alias.upper()}_DATABASE_PASSWORD", default="")
         try:
-            config = database(env.db_url(variable), password=password, attached=False, pool=False)
+            password = env(f"{alias.upper()}_DATABASE_PASSWORD", text, "", secret=True)
+            url: dict[str, Any] = env(variable, database_url, {}, secret=True)
+            config = database(url, password=password, attached=False, pool=False)
         except ImproperlyConfigured as error:
             raise UnableToPlan(str(error)) from None
         connections.settings[alias] = config

@@ -20,6 +20,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
+from opsconsole.env import Environment, whole_number
 from opsconsole.operations.base import LONG_CLUSTER
 from opsconsole.operations.jobs import heartbeat_name
 from opsconsole.operations.management.base import ConsoleCommand, Refused, require_setup
@@ -45,7 +46,7 @@ class Command(ConsoleCommand):
         if settings.PRODUCTION:
             raise Refused(_("The demo is not for production: see the documentation for a server."))
         require_setup()
-        port = _free_port(os.environ.get("PORT", ""))
+        port = _free_port()
         login = _login()
         stop = _StopSignals()
         web = Child(
@@ -177,10 +178,9 @@ def _stop_all(children: tuple[Child, ...], stop: _StopSignals) -> None:
         child.kill()
 
 
-def _free_port(wanted: str) -> int:
-    if wanted and not (wanted.isascii() and wanted.isdigit() and 0 < int(wanted) < 65536):
-        raise Refused(_("PORT is no port: %(port)s") % {"port": wanted})
-    ports = [int(wanted)] if wanted else range(FIRST_PORT, FIRST_PORT + PORTS)
+def _free_port() -> int:
+    wanted = Environment()("PORT", whole_number(1, 65535), None)
+    ports = [wanted] if wanted else range(FIRST_PORT, FIRST_PORT + PORTS)
     for port in ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
