@@ -18,6 +18,7 @@ from opsconsole.stores.store import Store
 from tests.conftest import attach_url, forget_attached
 from tests.contract import Crash, die, execute_run, operation_called, plan_whole, start, work
 from tests.outside import dump, execute, neighbour, quoted
+from tests.pooler import Pooler
 from tests.shell import Shell
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
@@ -332,6 +333,37 @@ def test_values_of_one_type_are_copied_exactly(postgres: Any, monkeypatch: pytes
     forget_attached()
     for name in ("exact_source", "exact_target"):
         postgres.drop_database(name)
+
+
+@pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
+def test_through_a_pooler_in_transaction_mode(
+    managed: Any, postgres: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There and back, each on connections that other clients have used."""
+    fill(managed, 300)
+    monkeypatch.setattr(copying, "BATCH", 20)
+    folder = tmp_path_factory.mktemp("pooler")
+    for place in (folder, *folder.parents[:2]):
+        place.chmod(0o711)  # PgBouncer runs as another user
+    pooler = Pooler(folder, psycopg.conninfo.conninfo_to_dict(postgres.dsn)["port"])
+    try:
+        for name in ("pooled_one", "pooled_two"):
+            url = postgres.create_database(name)
+            address = f"postgresql://postgres@127.0.0.1:{pooler.port}/{url.rpartition('/')[2]}?pooler=transaction"
+            monkeypatch.setenv(VARIABLE, address)
+            run = copy()
+            assert (run.status, run.error) == (Status.SUCCEEDED, ""), list(run.units_set_aside.values_list("error"))
+            forget_attached()
+            if name == "pooled_one":
+                attach_url("agentos", address, attached=False)
+        with psycopg.connect(url) as client:
+            assert client.execute("SELECT COUNT(*), MAX(audit_id) FROM task_audits").fetchone() == (295, 295)
+            assert client.execute("SELECT nextval('task_audits_audit_id_seq')").fetchone() == (301,)
+    finally:
+        forget_attached()
+        pooler.close()
+        for name in ("pooled_one", "pooled_two"):
+            postgres.drop_database(name)
 
 
 def test_refusals(managed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,7 @@ def make_versioned(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[A
                 client.execute("CREATE TABLE runs (id INTEGER)")
             store = attach_file("agentos", path)
         else:
+            forget_attached()
             store = attach_url("agentos", request.getfixturevalue("postgres").create_database(made[-1]))
         agentos_versions.migrate(store, version)
         return Store(store.alias, store.name)
@@ -203,6 +204,22 @@ def test_a_key_that_is_missing_is_another_shape(make_versioned: Any) -> None:
     upgrade(store)
     assert "id" not in shapes(store)["projects"]
     assert "lineage_id" not in shapes(store)["task_lineage"]
+
+
+def test_a_check_advises_nothing_that_stops_the_platform(make_versioned: Any) -> None:
+    """What it prints for a store of the platform's own versions is carried out; its migrations run all the same."""
+    other = make_versioned(12)
+    agentos_versions.migrate(other)
+    wanted = shapes(other)
+    store = make_versioned(12)
+    check: Any = operation_called("care.check_store", store, store="agentos")
+    found = {one.code: one for one in check.ask("schema")}
+    assert {"absent_table", "pending_migration", "other_shape", "missing_index"} == set(found)
+    for one in check.ask("schema"):
+        if one.code.startswith("missing"):
+            execute(store, one.data["statement"])
+    assert agentos_versions.migrate(store) == 12
+    assert shapes(store) == wanted
 
 
 def test_an_operation_that_does_not_exist(make_versioned: Any) -> None:

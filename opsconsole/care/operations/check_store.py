@@ -63,6 +63,7 @@ class CheckStore(OnNamedStore, Check):
         "invalid_json": _("%(rows)d rows of %(table)s hold no JSON in %(column)s, among them %(keys)s"),
         "outside_enumeration": _("%(rows)d rows of %(table)s have %(value)s in %(column)s, which no document names"),
         "missing_table": _("the table %(name)s is missing; it would be made by: %(statement)s"),
+        "absent_table": _("the table %(name)s is missing; the platform's own migrations make it"),
         "missing_column": _("the column %(name)s is missing; it would be added by: %(statement)s"),
         "missing_index": _("the index %(name)s is missing; it would be made by: %(statement)s"),
         "other_shape": "%(statement)s",
@@ -81,6 +82,7 @@ class CheckStore(OnNamedStore, Check):
         "invalid_json": _("columns with broken JSON"),
         "outside_enumeration": _("values outside their enumeration"),
         "missing_table": _("documented tables missing"),
+        "absent_table": _("documented tables that the platform has not made"),
         "missing_column": _("documented columns missing"),
         "missing_index": _("documented indexes missing"),
         "other_shape": _("tables of another shape"),
@@ -281,7 +283,10 @@ class CheckStore(OnNamedStore, Check):
 
     def _schema(self) -> Iterator[Found]:
         codes = {"shape": "other_shape", "migration": "pending_migration"}
-        needed = None if self.at.managed else needed_columns(self.at)
+        needed = None
+        if not self.at.managed:  # a platform makes its tables itself, and would find ours in their place
+            codes |= {"table": "absent_table"}
+            needed = needed_columns(self.at)
         for one in schema.missing(self.at, needed):
             if one.kind != "invalid":  # which the question of integrity has found
                 code = codes.get(one.kind, f"missing_{one.kind}")
