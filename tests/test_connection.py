@@ -12,7 +12,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, transaction
 
 from opsconsole.operations.models import Status
-from opsconsole.stores.connection import FIXED, connect, connect_async, settings_of, startup_options
+from opsconsole.stores.config import FIXED, settings_of, startup_options
+from opsconsole.stores.connection import connect, connect_async
 from opsconsole.stores.store import Store, StoreUnusable
 from tests.conftest import attach_url
 from tests.contract import execute_run, operation_called, undo

@@ -3,18 +3,67 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from django.core.exceptions import ImproperlyConfigured
+
 from opsconsole.env import SQLITE
-from opsconsole.stores.connection import CONNECT_SECONDS, settings_of
 
 OWN_POSTGRESQL = "opsconsole.stores.postgresql"
 
 BUSY_TIMEOUT_SECONDS = 5
 # Document 001: WAL, NORMAL. Django switches foreign keys on itself.
 MANAGED_PRAGMAS = "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;PRAGMA journal_size_limit=67108864;"
+
+
+# Text must mean the same whenever it is read and written, or an undo restores other values.
+FIXED = {
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "3",
+    "lc_monetary": "C",
+    "xmloption": "content",
+    "array_nulls": "on",
+    "standard_conforming_strings": "on",
+    "transform_null_equals": "off",
+    "default_transaction_isolation": "read committed",
+    "row_security": "off",  # a query that would not see every row is an error
+}
+SCHEMA = "public"
+TIMEOUTS = {"lock_timeout": "5s", "statement_timeout": "1h"}
+WEB_TIMEOUTS = {"lock_timeout": "3s", "statement_timeout": "30s"}
+CONNECT_SECONDS = 10
+_OPTION = re.compile(r"(?:-c\s*|--)([\w.]+)=((?:\\.|[^\\\s])*)|(\S+)")
+_SPECIAL, _ESCAPED = re.compile(r"([\\ ])"), r"\\\1"
+
+
+def settings_of(options: str, *, web: bool) -> dict[str, str]:
+    """Return the settings of a connection. `options` is the URL's, in libpq's notation.
+
+    Raises ImproperlyConfigured for what is not `-c name=value`.
+    """
+    given: dict[str, str] = {}
+    for name, value, other in _OPTION.findall(options):
+        if other:
+            raise ImproperlyConfigured(f"options in a database URL holds {other!r}. Write it as -c name=value.")
+        given[name.replace("-", "_")] = re.sub(r"\\(.)", r"\1", value)
+    known = {name.lower() for name in FIXED} | {"search_path"}
+    own = {name: value for name, value in given.items() if name.lower() not in known}
+    path = next((value for name, value in given.items() if name.lower() == "search_path"), "") or SCHEMA
+    if "pg_temp" not in path:
+        path = f"{path}, pg_temp"  # else a temporary table comes before the table of the same name
+    return {**(WEB_TIMEOUTS if web else TIMEOUTS), **own, **FIXED, "search_path": path}
+
+
+def startup_options(settings: Mapping[str, str]) -> str:
+    """Return the settings as libpq's `options`."""
+    return " ".join(f"-c {name}={_SPECIAL.sub(_ESCAPED, value)}" for name, value in settings.items())
 
 
 def sqlite(path: Path | str, *, attached: bool) -> dict[str, Any]:

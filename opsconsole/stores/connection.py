@@ -8,64 +8,20 @@ lends one connection to many clients: there, every transaction begins with `SET 
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from django.core.exceptions import ImproperlyConfigured
 from psycopg import sql
 from psycopg.pq import TransactionStatus
+
+from opsconsole.stores.config import startup_options
 
 if TYPE_CHECKING:
     from opsconsole.stores.store import Store
 
-# Text must mean the same whenever it is read and written, or an undo restores other values.
-FIXED = {
-    "DateStyle": "ISO, MDY",
-    "IntervalStyle": "postgres",
-    "TimeZone": "UTC",
-    "bytea_output": "hex",
-    "extra_float_digits": "3",
-    "lc_monetary": "C",
-    "xmloption": "content",
-    "array_nulls": "on",
-    "standard_conforming_strings": "on",
-    "transform_null_equals": "off",
-    "default_transaction_isolation": "read committed",
-    "row_security": "off",  # a query that would not see every row is an error
-}
-SCHEMA = "public"
-TIMEOUTS = {"lock_timeout": "5s", "statement_timeout": "1h"}
-WEB_TIMEOUTS = {"lock_timeout": "3s", "statement_timeout": "30s"}
-CONNECT_SECONDS = 10
-_OPTION = re.compile(r"(?:-c\s*|--)([\w.]+)=((?:\\.|[^\\\s])*)|(\S+)")
-_SPECIAL, _ESCAPED = re.compile(r"([\\ ])"), r"\\\1"
 _DJANGO_ONLY = ("context", "cursor_factory")
-
-
-def settings_of(options: str, *, web: bool) -> dict[str, str]:
-    """Return the settings of a connection. `options` is the URL's, in libpq's notation.
-
-    Raises ImproperlyConfigured for what is not `-c name=value`.
-    """
-    given: dict[str, str] = {}
-    for name, value, other in _OPTION.findall(options):
-        if other:
-            raise ImproperlyConfigured(f"options in a database URL holds {other!r}. Write it as -c name=value.")
-        given[name.replace("-", "_")] = re.sub(r"\\(.)", r"\1", value)
-    known = {name.lower() for name in FIXED} | {"search_path"}
-    own = {name: value for name, value in given.items() if name.lower() not in known}
-    path = next((value for name, value in given.items() if name.lower() == "search_path"), "") or SCHEMA
-    if "pg_temp" not in path:
-        path = f"{path}, pg_temp"  # else a temporary table comes before the table of the same name
-    return {**(WEB_TIMEOUTS if web else TIMEOUTS), **own, **FIXED, "search_path": path}
-
-
-def startup_options(settings: Mapping[str, str]) -> str:
-    """Return the settings as libpq's `options`."""
-    return " ".join(f"-c {name}={_SPECIAL.sub(_ESCAPED, value)}" for name, value in settings.items())
 
 
 def parameters(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from enum import Enum, auto
 
-import psycopg
 from django.db import DataError, IntegrityError, InterfaceError, OperationalError
 
 
@@ -83,7 +82,7 @@ def classify(error: BaseException) -> ErrorKind:
         return _SQLITE.get(code & 0xFF, ErrorKind.PERMANENT)
     if isinstance(_driver_error(error), sqlite3.OperationalError):
         return ErrorKind.ROW  # the driver's own, without a code: a text that is not UTF-8
-    if isinstance(error, (OperationalError, InterfaceError, psycopg.OperationalError, psycopg.InterfaceError)):
+    if isinstance(error, OperationalError | InterfaceError) or _is_connection_error(error):
         return ErrorKind.TRANSIENT  # the connection could not be made, or was lost
     if isinstance(error, (DataError, IntegrityError, ValueError, OverflowError, TypeError)):
         return ErrorKind.ROW  # a value that the driver can't send
@@ -108,7 +107,7 @@ def is_unreachable(error: BaseException) -> bool:
     code = sqlite_code(error)
     if code is not None:
         return code & 0xFF == sqlite3.SQLITE_CANTOPEN
-    return isinstance(error, (OperationalError, InterfaceError, psycopg.OperationalError))
+    return isinstance(error, OperationalError | InterfaceError) or _is_connection_error(error)
 
 
 def first_line(error: BaseException) -> str:
@@ -118,13 +117,18 @@ def first_line(error: BaseException) -> str:
 
 def _is_raised(error: BaseException) -> bool:
     """Whether a trigger's RAISE made the error: it may carry any state, such as that of a deadlock."""
-    found = _driver_error(error)
-    return isinstance(found, psycopg.Error) and found.diag.source_function == "exec_stmt_raise"
+    diagnostics = getattr(_driver_error(error), "diag", None)
+    return diagnostics is not None and diagnostics.source_function == "exec_stmt_raise"
+
+
+def _is_connection_error(error: BaseException) -> bool:
+    """Whether psycopg itself raised it, without a code of the server."""
+    return hasattr(error, "sqlstate") and type(error).__name__ in {"OperationalError", "InterfaceError"}
 
 
 def _driver_error(error: BaseException) -> BaseException:
-    """Django's errors carry the driver's as their cause."""
-    if isinstance(error, (psycopg.Error, sqlite3.Error)):
-        return error
-    cause = error.__cause__
-    return cause if isinstance(cause, (psycopg.Error, sqlite3.Error)) else error
+    """Django's errors carry the driver's as their cause. psycopg is loaded by those who connect, not here."""
+    for found in (error, error.__cause__):
+        if isinstance(found, sqlite3.Error) or hasattr(found, "sqlstate"):
+            return found  # type: ignore[return-value]  # an error has these
+    return error
