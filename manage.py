@@ -6,15 +6,29 @@ from __future__ import annotations
 import os
 import sys
 
+# Django's commands that write nothing into a database of the console. Ours ask for themselves.
+READING = {
+    *("check", "collectstatic", "compilemessages", "diffsettings", "dumpdata", "findstatic", "help", "inspectdb"),
+    *("makemessages", "makemigrations", "qinfo", "show_urls", "showmigrations", "sqlmigrate", "test", "version"),
+    *("-h", "--help", "--version"),
+}
+
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "opsconsole.settings")
+    import django
     from django.conf import settings
     from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
 
     try:
         settings.INSTALLED_APPS  # noqa: B018  # Django would print its help without them
+        if sys.argv[1:] and sys.argv[1] not in READING:
+            django.setup()
+            from opsconsole.operations.management.base import refusal_of_process
+
+            if sentence := refusal_of_process(sys.argv[1]):
+                raise ImproperlyConfigured(sentence)
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
         sys.stderr.write(f"{error}\n")

@@ -13,6 +13,11 @@ os.environ["OPSCONSOLE_POOL"] = "true"
 
 try:
     application = get_wsgi_application()
+
+    from opsconsole.operations import environments  # its models need the settings
+
+    if sentence := environments.refusal():
+        raise ImproperlyConfigured(sentence)
 except ImproperlyConfigured as error:
     sys.stderr.write(f"{error}\n")
     sys.exit(3)  # with this code gunicorn stops; with any other it starts the worker again and again

@@ -415,7 +415,7 @@ class PlanPage(_Page):
     @property
     def typed(self) -> str:
         """What must be typed to confirm; empty where a click is enough."""
-        return self.cls.name if self._asked and runs.needs_typing(self.operation) else ""
+        return self.operation.name if self._asked and runs.needs_typing(self.operation) else ""
 
     @cached_property
     def checklist(self) -> list[checklist.Line]:

@@ -29,7 +29,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 import opsconsole
-from opsconsole.operations import alerts, checklist, findings, registry
+from opsconsole.operations import alerts, checklist, environments, findings, registry
 from opsconsole.operations.base import (
     DEFAULT_BATCH_SIZE,
     Check,
@@ -102,6 +102,12 @@ def needs_approval(operation: Operation, trigger: Trigger = Trigger.ADMIN) -> bo
     if trigger == Trigger.SCHEDULE and risk == Risk.OUTSIDE:
         return False
     return risk in {Risk.DELETE, Risk.OUTSIDE} and settings.PRODUCTION
+
+
+def require_environment() -> None:
+    """Refuse a process that claims a lower environment than the console's. Raises UnableToRun."""
+    if sentence := environments.refusal():
+        raise UnableToRun(sentence)
 
 
 def fingerprint(operation: Operation, selection: Selection) -> str:
@@ -221,6 +227,7 @@ def confirm(run: Run, actor: Actor, *, background: bool, checked: Sequence[str] 
     `checked`: the items of the checklist that this person confirms. Raises UnableToRun when they do not
     do, or when another run holds a target.
     """
+    require_environment()
     if is_held(registry.operations().get(run.operation)):
         raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
     operation = operation_of(run)
@@ -262,6 +269,7 @@ def require_grounds(run: Run, operation: Operation, actor: Actor, checked: Seque
 
 def approve(run: Run, actor: Actor) -> None:
     """Approve a plan as a second person. Raises UnableToRun for everybody who had a part in it."""
+    require_environment()
     require_waiting(run)
     if refusal := refusal_to_approve(run, actor):
         raise UnableToRun(refusal)
@@ -491,6 +499,7 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
     """
     if generation is not None and generation != run.generation:
         raise UnableToRun(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+    require_environment()
     if is_held(registry.operations().get(run.operation)):
         raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
     handed_over = run.status == Status.RUNNING and not run.worker

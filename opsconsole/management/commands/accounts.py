@@ -16,6 +16,7 @@ from opsconsole.operations.management.base import (
     add_json_flag,
     add_user_flag,
     add_verb,
+    require_environment,
     require_setup,
 )
 from opsconsole.operations.management.output import Output
@@ -79,6 +80,7 @@ class Command(ConsoleCommand):
 
 def _superuser(name: str | None) -> Actor:
     """Return the superuser who asks, authenticated in every environment."""
+    require_environment()
     try:
         user = authenticated(name)
     except NotAuthenticated as error:

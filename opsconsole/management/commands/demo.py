@@ -23,7 +23,7 @@ from django.utils.translation import gettext_noop
 from opsconsole.env import Environment, whole_number
 from opsconsole.operations.base import LONG_CLUSTER
 from opsconsole.operations.jobs import heartbeat_name
-from opsconsole.operations.management.base import ConsoleCommand, Refused, require_setup
+from opsconsole.operations.management.base import ConsoleCommand, Refused, require_environment, require_setup
 from opsconsole.operations.models import Heartbeat
 from opsconsole.people import make_superuser
 
@@ -46,6 +46,7 @@ class Command(ConsoleCommand):
         if settings.PRODUCTION:
             raise Refused(_("The demo is not for production: see the documentation for a server."))
         require_setup()
+        require_environment()
         port = _free_port()
         login = _login()
         stop = _StopSignals()

@@ -16,8 +16,9 @@ from django.db import DatabaseError
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
+from opsconsole.operations import environments
 from opsconsole.operations.management.accounts import system_user, system_user_at_host
-from opsconsole.operations.management.base import ConsoleCommand, Refused
+from opsconsole.operations.management.base import ConsoleCommand, Refused, require_environment
 from opsconsole.operations.models import SystemUser, Trigger
 from opsconsole.operations.runs import Actor
 from opsconsole.people import link, make_groups, make_superuser
@@ -33,6 +34,7 @@ class Command(ConsoleCommand):
         parser.add_argument("--superuser", metavar="NAME", help=_("make this account, with a new password"))
 
     def handle(self, *args: Any, **options: Any) -> None:
+        require_environment()
         try:
             settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # in the data folder
         except OSError as error:
@@ -48,6 +50,7 @@ class Command(ConsoleCommand):
             except DatabaseError as error:
                 raise Refused(store.unusable(error)) from error
             self.stdout.write(_("%(store)s: ready at %(at)s") % {"store": store.alias, "at": store.location})
+        environments.record()
         make_groups()
         if options["demo"]:
             self._load_demo()

@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
+from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand, CommandError, CommandParser, DjangoHelpFormatter
 from django.db import DatabaseError, InterfaceError, connections
 from django.utils.translation import gettext as _
 
 from opsconsole.display import figure
-from opsconsole.operations import checklist, findings, jobs, planning, registry, runner, runs
+from opsconsole.operations import checklist, environments, findings, jobs, planning, registry, runner, runs
 from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Check, Found, Operation, Risk, as_stored
 from opsconsole.operations.management.accounts import NotAuthenticated, authenticated, system_user_at_host
 from opsconsole.operations.management.output import Output, discard_output
@@ -156,6 +157,21 @@ def require_setup() -> None:
         raise _console_unusable(error) from None
 
 
+def require_environment() -> None:
+    """Refuse a process that claims a lower environment than the console's."""
+    if sentence := environments.refusal():
+        raise Refused(sentence)
+
+
+def refusal_of_process(command: str) -> str:
+    """Return why Django's or a library's `command` may not run here; ours ask for themselves when they write."""
+    app = get_commands().get(command)
+    if app is None:
+        return ""
+    own = isinstance(app, BaseCommand) or isinstance(load_command_class(app, command), ConsoleCommand)
+    return "" if own else environments.refusal()
+
+
 def _console_unusable(error: Exception) -> Refused:
     return Refused(_("The console's own database can't be used: %(reason)s") % {"reason": _reason(error)})
 
@@ -166,6 +182,7 @@ def _reason(error: Exception) -> str:
 
 def shell_actor(account: str | None, permission: str = "operations.operate_run") -> Actor:
     """Return who does this: the authenticated account, else the system user. Production wants an account."""
+    require_environment()
     try:
         user = authenticated(account)
     except NotAuthenticated as error:
