@@ -295,6 +295,7 @@ TASK_RECOVERY_DELAY_SECONDS = env("TASK_RECOVERY_DELAY_SECONDS", read.number(0, 
 ROADMAPS_WORKFLOW_GRAPH = env("ROADMAPS_WORKFLOW_GRAPH", read.dotted_path, "")
 ROADMAPS_CHECKPOINT_URL = env("ROADMAPS_CHECKPOINT_URL", read.checked_database_url, "", secret=True)
 ROADMAPS_RESUME_URL = env("ROADMAPS_RESUME_URL", read.http_url, "", secret=True)
+ROADMAPS_RETRY_URL = env("ROADMAPS_RETRY_URL", read.http_url, "", secret=True)
 ROADMAPS_RESUME_SECRET = env("ROADMAPS_RESUME_SECRET", read.text, "", secret=True)
 
 # --- backups -------------------------------------------------------------------------------------------

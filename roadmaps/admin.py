@@ -20,7 +20,7 @@ from unfold.decorators import display
 from opsconsole.display import copyable, moment
 from opsconsole.operations.admin import OperationActionsMixin
 from opsconsole.stores.admin import DayFilter, ExactFilter, StoreModelAdmin, json_block, table
-from opsconsole.stores.store import Store
+from opsconsole.stores.store import Store, StoreUnusable
 from roadmaps.consistency import TASK_COLUMNS, states
 from roadmaps.content import NEEDS
 from roadmaps.models import (
@@ -157,7 +157,10 @@ class RoadmapTaskAdmin(OperationActionsMixin, StoreModelAdmin):
     def problems(self, task: RoadmapTask) -> str:
         store = Store("roadmaps", "roadmaps")
         store.require({model: tuple(columns) for model, columns in NEEDS.items()})
-        found = next(iter(states(store, timezone.now(), RoadmapTask.objects.filter(pk=task.pk))), None)
+        try:
+            found = next(iter(states(store, timezone.now(), RoadmapTask.objects.filter(pk=task.pk))), None)
+        except StoreUnusable as error:  # where the checkpoints are is another database
+            return str(error)
         if found is None or not found.problems:
             return _("none")
         rows = [[problem.code, problem.detail] for problem in found.problems]

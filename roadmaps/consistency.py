@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import orjson
-from django.conf import settings
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from opsconsole.display import duration
-from opsconsole.stores.moments import read_moment
 from opsconsole.stores.store import Store
-from roadmaps import checkpoints, framework
+from roadmaps import framework, langgraph, resume
 from roadmaps.content import COMPLETED, COPIED, KEY, PARTS, Content, Row, contents, roadmaps
+from roadmaps.langgraph import Position
 from roadmaps.models import Acceptance, RoadmapTask
+from roadmaps.times import last_moved, stuck_before
 
 BATCH = 500
 SHOWN_CONCEPTS = 5
@@ -111,6 +111,10 @@ def sentence(code: str, count: int = 0, names: Sequence[str] = ()) -> str:
         return _("the task's roadmap is not there, or its framework can't be read")
     if code == "no_checkpoint":
         return _("the workflow left no checkpoint to go on from")
+    if code == "checkpoint_unreadable":
+        return _("the workflow's checkpoint can't be read: %(reason)s") % {"reason": shown}
+    if code == "waits_for_a_person":
+        return _("the workflow waits for a person at %(nodes)s") % {"nodes": shown}
     words = {
         "framework_behind_content": ngettext(
             "the framework is behind the content tables for %(count)d concept: %(names)s",
@@ -144,31 +148,6 @@ def sentence(code: str, count: int = 0, names: Sequence[str] = ()) -> str:
 # --- reading -------------------------------------------------------------------------------------------------
 
 
-def stuck_before(as_of: datetime) -> datetime:
-    """A processing task that has not moved since then is stuck."""
-    return as_of - timedelta(minutes=settings.ROADMAPS_STUCK_AFTER_MINUTES)
-
-
-def local_text(at: datetime) -> str:
-    """A moment as the store writes it: naive, in its own zone, to the second."""
-    return f"{at.astimezone(settings.ROADMAPS_TIME_ZONE):%Y-%m-%d %H:%M:%S}"
-
-
-def moved_at(text: str | None) -> datetime | None:
-    """A stored time as a moment; None for what is no time."""
-    return read_moment(text, settings.ROADMAPS_TIME_ZONE) if text else None
-
-
-def last_moved(task: Any) -> datetime | None:
-    """A task that nothing has touched yet moved when it was made; None for what is no time."""
-    return moved_at(task.updated_at or task.created_at)
-
-
-def is_at_work(status: str, moved: datetime | None, as_of: datetime) -> bool:
-    """Processing, and moved within the time after which it counts as stuck."""
-    return status == STATUS.PROCESSING and moved is not None and moved >= stuck_before(as_of)
-
-
 def states(store: Store, as_of: datetime, tasks: QuerySet[RoadmapTask] | None = None) -> Iterator[State]:
     """Every task (or those of `tasks`) with its state, in key order: a constant number of statements per batch."""
     rows = RoadmapTask.objects.using(store.alias) if tasks is None else tasks
@@ -188,10 +167,13 @@ def _states(store: Store, as_of: datetime, batch: list[Task], accepted: dict[str
     keys = {task.roadmap_id for task in batch if task.roadmap_id}
     found = roadmaps(store, keys)
     content = contents(store, found)
-    since = stuck_before(as_of)
-    stuck = {task.task_id: minutes for task in batch if (minutes := _stuck_minutes(task, since, as_of)) is not None}
+    stuck = {
+        task.task_id: minutes
+        for task in batch
+        if (minutes := _stuck_minutes(task, content.get(task.roadmap_id or ""), as_of)) is not None
+    }
     creations = [task.task_id for task in batch if task.task_id in stuck and task.task_type in (None, "creation")]
-    resumable = checkpoints.threads(store, creations)
+    workflows = _workflows(store, creations)
     compared: dict[str, tuple[Comparison, str]] = {}
     for task in batch:
         roadmap = found.get(task.roadmap_id or "")
@@ -204,8 +186,8 @@ def _states(store: Store, as_of: datetime, batch: list[Task], accepted: dict[str
         deleted = roadmap is not None and roadmap.deleted  # then nothing of it is anybody's problem
         if task.task_id in stuck and not deleted:
             problems.append(Problem("stuck", stuck[task.task_id]))
-        if task.task_id in creations and task.task_id not in resumable and not deleted:
-            problems.append(Problem("no_checkpoint"))
+        if task.task_id in creations and not deleted:
+            problems += _of_workflow(workflows.get(task.task_id))
         if deleted:
             pass
         elif roadmap is None or unreadable:
@@ -238,13 +220,30 @@ def accepted_tasks(store: Store) -> dict[str, set[str]]:
     return {task: set(failed) for task, failed in rows}
 
 
-def _stuck_minutes(task: Task, since: datetime, as_of: datetime) -> int | None:
+def _workflows(store: Store, creations: list[str]) -> dict[str, Position]:
+    """Where the workflows of stuck tasks stand. A graph that can't be had says nothing against their checkpoints."""
+    there = langgraph.threads(store, creations)
+    return langgraph.positions(store, there, resume.known_shape(store) if there else None)
+
+
+def _of_workflow(position: Position | None) -> Iterator[Problem]:
+    if position is None:
+        yield Problem("no_checkpoint")
+    elif position.unreadable:
+        yield Problem("checkpoint_unreadable", 1, (position.unreadable,))
+    elif position.asks:
+        yield Problem("waits_for_a_person", len(position.asks), position.asks[:SHOWN_CONCEPTS])
+
+
+def _stuck_minutes(task: Task, content: Content | None, as_of: datetime) -> int | None:
+    """For how long a processing task has not moved, where it should have: content that is being made is movement."""
     if task.status != STATUS.PROCESSING:
         return None
-    at = last_moved(task)
+    at, since = last_moved(task), stuck_before(as_of)
     if at is None or at >= since:
         return None
-    return int((as_of - at).total_seconds() // 60)
+    made = content.moved() if content else None
+    return int((as_of - max(at, made or at)).total_seconds() // 60) if made is None or made < since else None
 
 
 def _should_have_roadmap(task: Task, stuck: bool) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.db import OperationalError
@@ -15,6 +16,7 @@ from django.db.models import Model
 from opsconsole.stores.moments import read_moment
 from opsconsole.stores.store import Store
 from roadmaps.models import QuizMetadata, ResourceRecommendationMetadata, RoadmapMetadata, TutorialMetadata
+from roadmaps.times import moved_at
 
 COMPLETED, FAILED = "completed", "failed"
 
@@ -51,6 +53,8 @@ NEEDS: dict[type[Model], tuple[str, ...]] = {
     QuizMetadata: ("quiz_id", "concept_id", "roadmap_id", "total_questions", "generated_at"),
 }
 
+TABLES: tuple[type[Model], ...] = (TutorialMetadata, ResourceRecommendationMetadata, QuizMetadata)
+
 
 class Roadmap(NamedTuple):
     """A roadmap's row."""
@@ -70,19 +74,28 @@ ROADMAP, CONCEPT, KEY, GENERATED_AT, VERSION, ROW_STATUS, COPIED = range(7)
 class Content:
     """The content rows of one roadmap: for each part, concept → the row to reference; and the keys of all others."""
 
-    __slots__ = ("others", "rows")
+    __slots__ = ("generated", "others", "rows")
 
     def __init__(self) -> None:
         self.rows: tuple[dict[str, Row], ...] = tuple({} for _part in PARTS)
         self.others: dict[tuple[str, str], list[str]] = {}  # (part, concept) → keys
+        self.generated: list[str | None] = []  # when, as stored
 
-    def wanted(self, concept: str) -> dict[str, Any]:
-        """What the framework should say of a concept. Without a usable row only that part's status is said."""
+    def moved(self) -> datetime | None:
+        """When the newest row was generated: whoever makes content may touch nothing else."""
+        return max((at for text in set(self.generated) if (at := moved_at(text))), default=None)
+
+    def wanted(self, concept: str, *, so_far: bool = False) -> dict[str, Any]:
+        """What the framework should say of a concept. Without a usable row only that part's status is said.
+
+        `so_far`: such a row may still come, and nothing is said.
+        """
         said: dict[str, Any] = {}
         for part, rows in zip(PARTS, self.rows, strict=True):
             row = rows.get(concept)
             if row is None:
-                said[part.status] = FAILED
+                if not so_far:
+                    said[part.status] = FAILED
             else:
                 said[part.status], said[part.reference] = COMPLETED, row[KEY]
                 said.update(zip(part.copied, row[COPIED:], strict=True))
@@ -131,6 +144,7 @@ def contents(store: Store, keys: Iterable[str]) -> dict[str, Content]:
     for place, sql in enumerate(_STATEMENTS):
         for row in _rows(store, sql, found):
             content = found[row[ROADMAP]]
+            content.generated.append(row[GENERATED_AT])
             if row[ROW_STATUS] != COMPLETED:
                 content.leave(place, row)
                 continue

@@ -192,6 +192,7 @@ KINDS = {
     "ROADMAPS_WORKFLOW_GRAPH": "dotted",
     "ROADMAPS_CHECKPOINT_URL": "database",
     "ROADMAPS_RESUME_URL": "http",
+    "ROADMAPS_RETRY_URL": "http",
     "ROADMAPS_RESUME_SECRET": "text",
     "BACKUP_MAX_AGE_HOURS": "number",
     "BACKUP_ENCRYPTION_KEY": "age",

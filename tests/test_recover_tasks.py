@@ -8,10 +8,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 from contextlib import closing
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,13 @@ from opsconsole.operations import alerts, planning, runs
 from opsconsole.operations.models import Alert, Run, Status
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.store import Store
-from roadmaps import recoveries, workflow
+from roadmaps import recoveries, resume
 from roadmaps.models import Recovery
-from roadmaps.workflow import NotConfigured
+from roadmaps.resume import NotConfigured
 from tests.contract import TESTER, Crash, die, operation_called, plan_whole, work
 from tests.graphs import NODES
 from tests.outside import dump, execute, schema
+from tests.platform_endpoint import listening
 from tests.roadmaps import INCIDENT, Maker, concept, minutes_ago
 from tests.shell import ROOT
 
@@ -84,13 +83,14 @@ def address_of(store: Store) -> str:
     return f"postgresql://{config['USER']}@{config['HOST']}:{config['PORT']}/{config['NAME']}"
 
 
-def a_store(make_roadmaps: Any, engine: str, **columns: Any) -> Store:
-    """One interrupted task whose content is there, but for one quiz."""
+def a_store(make_roadmaps: Any, engine: str, *, complete: bool = True, **columns: Any) -> Store:
+    """One interrupted task whose content is there; if it is not complete, one quiz is missing."""
     maker = Maker()
     maker.roadmap("r", [concept("a"), concept("b")])
     for key in ("a", "b"):
         maker.content("r", key)
-    maker.rows["quiz_metadata"].pop()
+    if not complete:
+        maker.rows["quiz_metadata"].pop()
     maker.task(INCIDENT, "r", **{"created_at": minutes_ago(90), "updated_at": minutes_ago(45), **columns})
     store: Store = make_roadmaps(engine, maker.rows)
     return store
@@ -115,7 +115,7 @@ def test_killed_in_the_middle_and_recovered(make_roadmaps: Any, engine: str, not
     assert (run.status, run.reasons["changed"]) == (Status.SUCCEEDED, {"recovered": 1})
     assert nodes_run(notes) == list(NODES), "finished nodes are not run again"
     task = dump(store)["roadmap_tasks"][INCIDENT]
-    assert (task["status"], json.loads(task["failed_concepts"])["concept_ids"]) == ("partial_failure", ["b"])
+    assert (task["status"], task["failed_concepts"]) == ("completed", None)
     assert schema(store) == shape
     assert Recovery.objects.get().outcome == "recovered"
     assert Run.objects.get(operation="roadmaps.sync_results").started_by == run.started_by
@@ -217,7 +217,7 @@ def test_the_worker_of_the_console_is_killed_too(make_roadmaps: Any, notes: Path
     """The run goes on with the same task where the checkpoint is now."""
     store = a_store(make_roadmaps, "sqlite")
     begin(address_of(store), INCIDENT, accident="kill curriculum")
-    real = workflow.go_on
+    real = resume.resume
 
     def half(*args: Any) -> bool:
         monkeypatch.setenv("GRAPH_ACCIDENT", "raise quizzes")
@@ -227,13 +227,13 @@ def test_the_worker_of_the_console_is_killed_too(make_roadmaps: Any, notes: Path
             raise Crash from None
         return True
 
-    monkeypatch.setattr(workflow, "go_on", half)
+    monkeypatch.setattr(resume, "resume", half)
     planned = planning.plan(operation_called(NAME, store))
     run = runs.confirm(runs.draft(planned, TESTER), TESTER, background=False)
     with pytest.raises(Crash):
         work(run)
     assert Recovery.objects.get().outcome == "running"
-    monkeypatch.setattr(workflow, "go_on", real)
+    monkeypatch.setattr(resume, "resume", real)
     monkeypatch.delenv("GRAPH_ACCIDENT")
     run = work(die(run))
     assert (run.status, run.reasons["changed"]) == (Status.SUCCEEDED, {"recovered": 1})
@@ -273,40 +273,19 @@ def test_at_most_so_many_at_once_and_with_the_delay(make_roadmaps: Any, settings
         assert Recovery.objects.count() == 3
 
 
-class Platform(BaseHTTPRequestHandler):
-    """The resume endpoint. It answers with `answers`, and does `then`."""
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        server: Any = self.server
-        server.seen.append((dict(self.headers), body))
-        server.then()
-        self.send_response(server.answers.pop(0))
-        self.end_headers()
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
 def test_the_resume_endpoint(make_roadmaps: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = a_store(make_roadmaps, "sqlite")
+    store = a_store(make_roadmaps, "sqlite", complete=False)
     begin(address_of(store), INCIDENT, accident="kill tutorials")
     settings.ROADMAPS_WORKFLOW_GRAPH, settings.ROADMAPS_RESUME_SECRET = "", "s3cret"
-    monkeypatch.setattr(workflow, "POLL_SECONDS", 0.01)
-    platform: Any = HTTPServer(("127.0.0.1", 0), Platform)
-    platform.seen, platform.answers, platform.then = [], [503, 202], lambda: None
-    thread = threading.Thread(target=platform.serve_forever, daemon=True)
-    thread.start()
-    try:
-        settings.ROADMAPS_RESUME_URL = f"http://127.0.0.1:{platform.server_port}/resume"
+    monkeypatch.setattr(resume, "POLL_SECONDS", 0.01)
+    with listening() as platform:
+        platform.answers = [503, 202]
+        settings.ROADMAPS_RESUME_URL = platform.url
         run = recover(store)
         assert run.units_set_aside.get().error == "The resume endpoint answered 503."
         platform.then = lambda: execute(store, "UPDATE roadmap_tasks SET status = 'failed'")
         run = recover(store)
         assert run.reasons["changed"] == {"recovered": 1}
-    finally:
-        platform.shutdown()
-        platform.server_close()
     headers, body = platform.seen[-1]
     assert json.loads(body)["task_id"] == INCIDENT
     assert headers[alerts.SIGNATURE] == alerts.signature("s3cret", headers[alerts.TIMESTAMP], body)

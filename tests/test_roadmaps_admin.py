@@ -77,3 +77,13 @@ def test_a_viewer_looks_and_does_nothing(client: Client, viewer: Any) -> None:
     shown = page(client, f"{TASKS}{INCIDENT}/change/")
     assert "framework_behind_content" in shown
     assert "roadmaps.sync_results" not in shown
+
+
+@pytest.mark.parametrize("url", ["nonsense", "postgresql://127.0.0.1:1/x", "sqlite:////nowhere/x.db"])
+def test_a_place_of_checkpoints_that_is_none_is_said_on_the_page(client: Client, settings: Any, url: str) -> None:
+    settings.ROADMAPS_CHECKPOINT_URL, settings.ROADMAPS_RESUME_URL = url, "http://127.0.0.1:9/"
+    shown = page(client, f"{TASKS}{INCIDENT}/change/")
+    assert "nowhere" in url or "ROADMAPS_CHECKPOINT_URL" in shown
+    answer = client.post(TASKS, {"action": "roadmaps.recover_tasks", "_selected_action": INCIDENT}, follow=True)
+    assert "ROADMAPS_CHECKPOINT_URL" in answer.content.decode()
+    assert not Run.objects.exists()

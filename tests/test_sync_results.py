@@ -18,8 +18,8 @@ from opsconsole.operations.models import Run, Status
 from opsconsole.operations.runner import Runner
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.store import Store
-from roadmaps.consistency import local_text
 from roadmaps.operations.sync_results import WRITTEN
+from roadmaps.times import local_text
 from tests import roadmaps
 from tests.contract import TESTER, Contract, execute_run, left_by, operation_called, plan_whole, start, undo, work
 from tests.driver import POINTS

@@ -32,6 +32,8 @@ class CheckRecovery(Check):
         "status_mismatch": _("the task's status is not justified"),
         "roadmap_missing": _("the roadmap is missing or unreadable"),
         "no_checkpoint": _("no checkpoint to go on from"),
+        "checkpoint_unreadable": _("the checkpoint can't be read"),
+        "waits_for_a_person": _("the workflow waits for a person"),
         PARTIAL: _("a partial result that nobody has accepted"),
     }
     repairs = {
@@ -67,7 +69,7 @@ class CheckRecovery(Check):
                     "count": problem.places,
                     "names": list(problem.names),
                 }
-                urgent = problem.code in {"stuck", "no_checkpoint"}
+                urgent = problem.code in {"stuck", "no_checkpoint", "checkpoint_unreadable", "waits_for_a_person"}
                 yield Found(
                     problem.code,
                     state.task.task_id,

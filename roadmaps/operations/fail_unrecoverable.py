@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from django.db import models
 from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
@@ -12,10 +13,11 @@ from django.utils.translation import ngettext
 from opsconsole.display import figure
 from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip
 from opsconsole.stores.rows import Key
-from roadmaps import checkpoints
-from roadmaps.consistency import is_at_work, last_moved, local_text
+from roadmaps import checkpoint_tables, langgraph
+from roadmaps.content import NEEDS
 from roadmaps.models import RoadmapTask
 from roadmaps.operations.sync_results import of_living_roadmap, stuck
+from roadmaps.times import is_at_work, last_moved, local_text
 
 # Written into the platform's table, so in no language of the console's.
 REASON = "No checkpoint: the workflow was interrupted before its first one, or its checkpoints were removed."
@@ -54,12 +56,15 @@ class FailUnrecoverable(Operation):
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         tasks = super().fetch(units, after=after, bound=bound, limit=limit)
-        resumable = checkpoints.threads(self.at, (task.pk for task in tasks))
+        resumable = langgraph.threads(self.at, (task.pk for task in tasks))
         return [Unrecoverable(task.pk, task, task.pk in resumable) for task in tasks]
 
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return {**super().needs(), **NEEDS}
+
     def bound(self) -> Key | None:
-        with checkpoints.saver(self.at):  # refuses where there is no telling
-            return super().bound()
+        checkpoint_tables.require_tables(self.at)  # refuses where there is no telling
+        return super().bound()
 
     def change(self, unit: Unrecoverable) -> Outcome:
         task = unit.task

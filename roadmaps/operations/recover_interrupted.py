@@ -42,6 +42,9 @@ class RecoverInterrupted(RecoverTasks):
         return [{}] if settings.ENABLE_TASK_RECOVERY else []
 
     def act(self, unit: Any) -> Outcome:
+        outcome = self.change(unit)
+        if not isinstance(outcome, Changed):
+            return outcome
         recovery = RecoverTasks(self.at)
         selection = Selection([unit.pk])
         if runs.same_command(recovery, selection) is not None:

@@ -18,20 +18,22 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.display import figure
 from opsconsole.operations import planning, registry, runs
-from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Operation, Outcome, Risk, Skip
+from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Operation, Outcome, Risk, Skip, Unfit
 from opsconsole.operations.models import Run, Trigger
 from opsconsole.operations.runner import Runner
 from opsconsole.operations.runs import Actor
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.models import Moment
 from opsconsole.stores.rows import Key
-from roadmaps import checkpoints, recoveries, workflow
-from roadmaps.consistency import is_at_work, last_moved, local_text, states
-from roadmaps.content import NEEDS
+from roadmaps import langgraph, recoveries, resume
+from roadmaps.consistency import states
+from roadmaps.content import NEEDS, contents
+from roadmaps.langgraph import Node, Position, Shape
 from roadmaps.models import RoadmapTask
 from roadmaps.operations.sync_results import of_living_roadmap, stuck
 from roadmaps.operations.verify_sync import CODES
-from roadmaps.workflow import NotRecovered
+from roadmaps.resume import ResumeFailed
+from roadmaps.times import bound_text, is_at_work, last_moved
 
 STATUS = RoadmapTask.Status
 ONCE_INTERRUPTED = (STATUS.PROCESSING.value, STATUS.FAILED.value)
@@ -41,11 +43,12 @@ class RecoverTasks(Act):
     title = _("Recover interrupted tasks")
     description = _(
         "Goes on with each interrupted task from its last LangGraph checkpoint, through the configured graph or the "
-        "platform's resume endpoint; then syncs its results and verifies them. What has no checkpoint becomes failed."
+        "platform's resume endpoint; then syncs its results and verifies them. What has no checkpoint becomes failed. "
+        "Where the workflow waits for a person, or its checkpoint can't be read, nothing is run."
     )
     store = "roadmaps"
     model = RoadmapTask
-    reads = ("status", "current_step", "task_type", "created_at", "updated_at")
+    reads = ("status", "current_step", "task_type", "created_at", "updated_at", "roadmap_id")
     risk = Risk.OUTSIDE
     cluster = LONG_CLUSTER
     locks: ClassVar[tuple[str, ...]] = ("checkpoints",)
@@ -53,7 +56,10 @@ class RecoverTasks(Act):
     takes_chosen = True
     reasons = {
         "from_checkpoint": _("goes on from its checkpoint"),
+        "over": _("its workflow is over: its results are synced"),
         "recovered": _("recovered, synced and verified"),
+        "generating": _("went on; the content that is still missing may be on its way"),
+        "checkpoint_unreadable": _("the checkpoint can't be read: left to a person"),
         "no_checkpoint": _("no checkpoint: becomes failed"),
         "waits_for_a_person": _("waits for a person"),
         "not_interrupted": _("not interrupted: it is over, or has not begun"),
@@ -71,9 +77,15 @@ class RecoverTasks(Act):
 
     def bound(self) -> Key | None:
         """Refuses at once where nothing could go on."""
-        workflow.require_way()
-        with checkpoints.saver(self.at):
-            return super().bound()
+        self._require_backend()
+        return super().bound()
+
+    def _require_backend(self) -> None:
+        if not self._is_known:
+            self._shape, self._is_known = resume.require_backend(self.at), True
+
+    _shape: Shape | None = None
+    _is_known = False
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         """Oldest first."""
@@ -86,44 +98,61 @@ class RecoverTasks(Act):
     # --- what becomes of one -----------------------------------------------------------------------------
 
     def change(self, unit: Any) -> Outcome:
-        """Where it stands, as the checkpoint says."""
+        """Where it stands, as the checkpoint says: which nodes run next, and why."""
         left = self._left_alone(unit)
         if left is not None:
             return left
-        with checkpoints.saver(self.at) as saver:
-            standing = checkpoints.standing(saver, unit.pk)
-        if standing is None:
+        position = self._position(unit.pk)
+        if position is None:
             return Changed((), "no_checkpoint")
-        return Changed((), "from_checkpoint", _words(standing))
+        return self._held(position) or Changed((), "over" if position.over else "from_checkpoint", _words(position))
 
     def _left_alone(self, unit: Any) -> Skip | None:
         if unit.status == STATUS.HUMAN_REVIEW_PENDING:
             return Skip("waits_for_a_person")
         if unit.status not in ONCE_INTERRUPTED:
             return Skip("not_interrupted")
-        if is_at_work(unit.status, last_moved(unit), timezone.now()):
+        made = contents(self.at, [unit.roadmap_id])[unit.roadmap_id].moved() if unit.roadmap_id else None
+        if any(is_at_work(unit.status, at, timezone.now()) for at in (last_moved(unit), made)):
             return Skip("moves")
         if self._chosen is None and recoveries.failures(self.at.identity(), unit.pk) >= recoveries.MAX_FAILURES:
             return Skip("left_for_people")
         return None
 
+    def _position(self, key: str) -> Position | None:
+        self._require_backend()
+        return langgraph.position(self.at, key, self._shape)
+
+    def _held(self, position: Position) -> Skip | Unfit | None:
+        """Why nothing is run."""
+        if position.unreadable:
+            return Unfit("checkpoint_unreadable")
+        return Skip("waits_for_a_person") if position.asks else None
+
     def act(self, unit: Any) -> Outcome:
         left = self._left_alone(unit)
         if left is not None:
             return left
-        with checkpoints.saver(self.at) as saver:
-            standing = checkpoints.standing(saver, unit.pk)
-        if standing is None:
+        position = self._position(unit.pk)
+        if position is None:
             self._run("roadmaps.fail_unrecoverable", unit.pk, {})
             return Changed((), "no_checkpoint")
+        held = self._held(position)
+        if held is not None:
+            return held
         with recoveries.attempt(self.at.identity(), unit.pk, self.run_id):
-            if not workflow.go_on(self.at, unit.pk, standing):
+            handed_over = not position.over and resume.resume(self.at, unit.pk, position)
+            after = self._position(unit.pk)
+            if after is not None and after.asks:
                 return Skip("waits_for_a_person")
-            run = self._run("roadmaps.sync_results", unit.pk, {"force": True})
-            if run.error or run.unfit or run.set_aside or set(run.reasons.get("skipped", ())) - {"in_step"}:
-                raise NotRecovered(gettext("The results could not be synced: see run %(run)d.") % {"run": run.pk})
+            if handed_over and (after is None or not after.over):
+                raise ResumeFailed(gettext("The workflow stopped before its end."))
+            run = self._run("roadmaps.sync_results", unit.pk, {"force": True, "handed_over": handed_over})
+            if run.error or run.unfit or run.set_aside or set(run.reasons.get("skipped", ())) - _FINE:
+                raise ResumeFailed(gettext("The results could not be synced: see run %(run)d.") % {"run": run.pk})
             self._verify(unit.pk)
-        return Changed((), "recovered", _words(standing))
+        generating = "generating" in {**run.reasons.get("changed", {}), **run.reasons.get("skipped", {})}
+        return Changed((), "generating" if generating else "recovered", _words(position))
 
     def _run(self, name: str, key: str, params: Mapping[str, Any]) -> Run:
         """Another operation on this one task: planned and run like any, in the name of who started this one."""
@@ -147,7 +176,7 @@ class RecoverTasks(Act):
         for state in states(self.at, timezone.now(), self.domain().filter(pk=key)):
             wrong = [problem.detail for problem in state.problems if problem.code in CODES]
             if wrong:
-                raise NotRecovered("; ".join(wrong))
+                raise ResumeFailed("; ".join(wrong))
 
     # --- how one sees that it worked ---------------------------------------------------------------------
 
@@ -162,6 +191,7 @@ class RecoverTasks(Act):
         return ngettext("Recover %(count)s task", "Recover %(count)s tasks", count) % {"count": figure(count)}
 
 
+_FINE = {"in_step", "generating"}  # what a sync may say and be right
 _FEW = 100_000  # tasks that are interrupted at once
 
 
@@ -169,7 +199,7 @@ def interrupted(operation: Operation) -> Q:
     """Creation tasks that are stuck, and begun within the maximal age."""
     since = operation.as_of - timedelta(hours=settings.TASK_RECOVERY_MAX_AGE_HOURS)
     young = models.lookups.GreaterThanOrEqual(
-        Moment(Coalesce(F("created_at"), F("updated_at"))), Moment(Value(local_text(since)))
+        Moment(Coalesce(F("created_at"), F("updated_at"))), Moment(Value(bound_text(since)))
     )
     given_up = [
         task
@@ -189,6 +219,26 @@ def _age(unit: Any) -> tuple[str, str]:
     return str(unit.created_at or ""), unit.pk
 
 
-def _words(standing: checkpoints.Standing) -> str:
-    at = f"{standing.at.astimezone(settings.ROADMAPS_TIME_ZONE):%Y-%m-%d %H:%M:%S %Z}" if standing.at else "–"
-    return gettext("step %(step)s, checkpoint of %(at)s") % {"step": standing.step, "at": at}
+def _words(position: Position) -> str:
+    at = f"{position.at.astimezone(settings.ROADMAPS_TIME_ZONE):%Y-%m-%d %H:%M:%S %Z}" if position.at else "–"
+    where = gettext("step %(step)s, checkpoint of %(at)s") % {"step": position.step, "at": at}
+    if position.over:
+        return gettext("%(where)s; no node is left to run") % {"where": where}
+    steps = [
+        gettext("the conditional edge behind %(name)s, which raised %(error)s") % one._asdict()
+        for one in position.routers
+    ]
+    steps += [_why(node, position.answered) for node in position.nodes]
+    return gettext("%(where)s; next: %(nodes)s") % {"where": where, "nodes": "; ".join(steps)}
+
+
+def _why(node: Node, answered: bool) -> str:
+    """A node that runs next, and why."""
+    name = gettext("the start") if node.name == langgraph.START else node.name
+    if node.finished:
+        return gettext("what follows %(node)s, which has finished") % {"node": name}
+    if node.error:
+        return gettext("%(node)s, which raised %(error)s") % {"node": name, "error": node.error}
+    if answered:
+        return gettext("%(node)s, for which a person has answered") % {"node": name}
+    return gettext("%(node)s, which had not finished") % {"node": name}

@@ -1,27 +1,28 @@
-"""Document 004: the concepts that failed are asked for again, in the platform's own way: tasks of type retry_*."""
+"""Document 004: the platform is asked to make the concepts that failed again. Only it knows its workers' queue."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from django.conf import settings
 from django.db import models
 from django.db.models import Exists, OuterRef, QuerySet
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.display import figure
-from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
+from opsconsole.operations.base import Act, Changed, Outcome, Risk, Skip, Unfit
 from opsconsole.stores.rows import Key
 from roadmaps import framework
-from roadmaps.consistency import local_text
 from roadmaps.content import NEEDS, PARTS, Content, Roadmap, contents, roadmaps
 from roadmaps.models import RoadmapTask
 from roadmaps.operations.sync_results import of_living_roadmap
+from roadmaps.resume import NotConfigured, post
 
 STATUS = RoadmapTask.Status
 OPEN = (STATUS.PENDING.value, STATUS.PROCESSING.value)
+BATCH = "retry_batch"
 TYPES = {"tutorial": "retry_tutorial", "resources": "retry_resources", "quiz": "retry_quiz"}
 
 
@@ -35,31 +36,16 @@ class Partial(NamedTuple):
     asked: frozenset[tuple[str | None, str | None]]  # (concept, type) of open retries
 
 
-class RetryFailedConcepts(Operation):
+class RetryFailedConcepts(Act):
     title = _("Retry concepts that failed")
     description = _(
-        "Makes a request for each part of a concept that has no content: tasks of type retry_tutorial, retry_resources "
-        "and retry_quiz, pending, which the platform's workers take up. What is being retried is not asked for again."
+        "Asks the platform, at ROADMAPS_RETRY_URL, for each part of a concept that has no content. The platform starts "
+        "its own workers; nothing is written to the store. What is being retried is not asked for again."
     )
     store = "roadmaps"
     model = RoadmapTask
     reads = ("status", "user_id", "roadmap_id")
-    writes = {
-        "roadmap_tasks": (
-            "task_id",
-            "user_id",
-            "status",
-            "current_step",
-            "user_request",
-            "roadmap_id",
-            "task_type",
-            "concept_id",
-            "content_type",
-            "created_at",
-            "updated_at",
-        )
-    }
-    risk = Risk.CHANGE
+    risk = Risk.OUTSIDE
     locks_units = True
     takes_chosen = True
     reasons = {
@@ -87,10 +73,16 @@ class RetryFailedConcepts(Operation):
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {**super().needs(), **NEEDS}
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """A unit is the task that failed; what is written are other rows."""
-        return self.reads
+    def bound(self) -> Key | None:
+        """Refuses at once where nobody could be asked. Rows of the platform's own kind would start no worker of it."""
+        if not settings.ROADMAPS_RETRY_URL:
+            raise NotConfigured(
+                gettext(
+                    "Failed concepts can't be retried from here: set ROADMAPS_RETRY_URL to the platform's endpoint for "
+                    "that. Nothing was written."
+                )
+            )
+        return super().bound()
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         tasks = super().fetch(units, after=after, bound=bound, limit=limit)
@@ -112,57 +104,52 @@ class RetryFailedConcepts(Operation):
         ]
 
     def change(self, unit: Partial) -> Outcome:
+        outcome, _wanted = self._asked_for(unit)
+        return outcome
+
+    def act(self, unit: Partial) -> Outcome:
+        outcome, wanted = self._asked_for(unit)
+        if isinstance(outcome, Changed):
+            document = {
+                "task_id": unit.pk,
+                "roadmap_id": unit.task.roadmap_id,
+                "user_id": unit.task.user_id,
+                "concepts": [{"concept_id": concept, "content_type": part} for concept, part in wanted],
+            }
+            key = f"{unit.pk}:retry:{self.run_id}"
+            post(settings.ROADMAPS_RETRY_URL, document, key, gettext("The retry endpoint"))
+        return outcome
+
+    def _asked_for(self, unit: Partial) -> tuple[Outcome, list[tuple[str, str]]]:
+        """What becomes of it, and the parts that the platform is asked for."""
         if unit.task.status != STATUS.PARTIAL_FAILURE:
-            return Skip("not_partial")
+            return Skip("not_partial"), []
         if unit.roadmap is None:
-            return Unfit("roadmap_missing")
+            return Unfit("roadmap_missing"), []
         if unit.roadmap.deleted:
-            return Skip("deleted")
+            return Skip("deleted"), []
         try:
             concepts = framework.concepts_in(unit.roadmap.framework)
         except framework.Unreadable as error:
-            return Unfit(error.reason)
+            return Unfit(error.reason), []
         wanted = [
             (key, part.name)
             for key in dict.fromkeys(concept.key for concept in concepts)
             for part, rows in zip(PARTS, unit.content.rows, strict=True)
-            if key not in rows and (key, TYPES[part.name]) not in unit.asked
+            if key not in rows and not {(key, TYPES[part.name]), (key, BATCH), (None, BATCH)} & unit.asked
         ]
         if not wanted:
-            return Skip("nothing_failed")
-        rows = [self._request(unit.task, concept, part) for concept, part in wanted]
-        detail = gettext("%(count)d requests") % {"count": len(rows)}
-        return Changed(rows, "asked", detail)
-
-    def _request(self, task: Any, concept: str, part: str) -> RowChange:
-        """A pending task of the platform. Its id follows from what is asked and when: a plan shows the very row."""
-        now = local_text(self.as_of)
-        key = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{task.pk} {concept} {part} {self.as_of.isoformat()}"))
-        request = {"roadmap_id": task.roadmap_id, "concept_id": concept, "content_type": part, "retry_of": task.pk}
-        values = {
-            "task_id": key,
-            "user_id": task.user_id,
-            "status": STATUS.PENDING.value,
-            "current_step": "queued",
-            "user_request": framework.as_text(
-                request, binary=self.at.tables["roadmap_tasks"]["user_request"].type == "jsonb"
-            ),
-            "roadmap_id": task.roadmap_id,
-            "task_type": TYPES[part],
-            "concept_id": concept,
-            "content_type": part,
-            "created_at": now,
-            "updated_at": now,
-        }
-        return RowChange("roadmap_tasks", key, None, values)
+            return Skip("nothing_failed"), []
+        detail = ngettext("%(count)d part", "%(count)d parts", len(wanted)) % {"count": len(wanted)}
+        return Changed((), "asked", detail), wanted
 
     def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         open_ones = self.domain().filter(status__in=OPEN, task_type__startswith="retry_")
         return {"in_scope": narrow(self.scope()).count(), "open": open_ones.count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
-        """Chosen tasks stay chosen, and their requests stand once they are written."""
-        return [] if self._chosen is not None else super().verify(after, left)
+        """The platform has taken it; what becomes of it is seen by the checks."""
+        return []
 
     def action_label(self, count: int) -> str:
         return ngettext("Retry the concepts of %(count)s task", "Retry the concepts of %(count)s tasks", count) % {

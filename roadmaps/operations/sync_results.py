@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from django import forms
@@ -18,10 +19,10 @@ from opsconsole.display import figure
 from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
 from opsconsole.stores.models import Moment
 from opsconsole.stores.rows import Key
-from roadmaps import framework
-from roadmaps.consistency import is_at_work, last_moved, local_text, moved_at, stuck_before
-from roadmaps.content import NEEDS, PARTS, Content, Roadmap, contents, roadmaps
+from roadmaps import framework, langgraph
+from roadmaps.content import NEEDS, PARTS, TABLES, Content, Roadmap, contents, roadmaps
 from roadmaps.models import RoadmapMetadata, RoadmapTask
+from roadmaps.times import bound_text, is_at_work, last_moved, local_text, moved_at, stuck_before
 
 STATUS = RoadmapTask.Status
 LEFT_ALONE = {
@@ -33,12 +34,13 @@ WRITTEN = ("status", "current_step", "failed_concepts", "execution_summary", "up
 
 
 class TaskOfRoadmap(NamedTuple):
-    """A task with its roadmap and what the content tables hold of it."""
+    """A task with its roadmap, what the content tables hold of it, and when its workflow last left a checkpoint."""
 
     pk: str
     task: Any
     roadmap: Roadmap | None
     content: Content
+    checkpoint_at: datetime | None
 
 
 class SyncResults(Operation):
@@ -46,7 +48,8 @@ class SyncResults(Operation):
     description = _(
         "Writes into the framework what the content tables hold of each concept: statuses and references. "
         "The task becomes completed, or failed in part with the concepts that failed. "
-        "A task that still moves is left alone, and so are roadmaps that were deleted."
+        "A task that still moves is left alone, and so are roadmaps that were deleted. While a worker may still be "
+        "generating content, parts without it stay as they are, and the task is not over."
     )
     store = "roadmaps"
     model = RoadmapTask
@@ -58,6 +61,7 @@ class SyncResults(Operation):
     reasons = {
         "completed": _("completed: every concept has its content"),
         "partial_failure": _("failed in part: some concepts lack content"),
+        "generating": _("content may still be generated: what is there is in the framework, the rest is left"),
         "in_step": _("framework and task are what the content tables say"),
         "moves": _("moved within the time after which a task counts as stuck"),
         "went_on": _("went on by itself since the plan"),
@@ -83,6 +87,11 @@ class SyncResults(Operation):
             label=_("force"),
             help_text=_("take a chosen task even if it moved within the time after which it counts as stuck"),
         )
+        handed_over = forms.BooleanField(
+            required=False,
+            label=_("handed over"),
+            help_text=_("the workflow has just ended, and may have left work to a queue: parts without content stay"),
+        )
 
     # --- units ----------------------------------------------------------------------------------------------
 
@@ -102,8 +111,16 @@ class SyncResults(Operation):
             tasks[task.roadmap_id or (task.pk,)] = task
         found = roadmaps(self.at, (key for key in tasks if isinstance(key, str)))
         content = contents(self.at, found)
+        at_work = [task.pk for task in tasks.values() if task.status == STATUS.PROCESSING]
+        checkpoints = langgraph.threads(self.at, at_work)
         return [
-            TaskOfRoadmap(task.pk, task, found.get(task.roadmap_id), content.get(task.roadmap_id) or Content())
+            TaskOfRoadmap(
+                task.pk,
+                task,
+                found.get(task.roadmap_id),
+                content.get(task.roadmap_id) or Content(),
+                checkpoints.get(task.pk),
+            )
             for task in tasks.values()
         ]
 
@@ -117,7 +134,9 @@ class SyncResults(Operation):
         # What lies ahead of the clock was written by another clock, before the plan or after: `force` takes it, too.
         if moved is not None and self.as_of < moved <= timezone.now():
             return Skip("went_on")
-        if is_at_work(task.status, moved, self.as_of) and not self.params.get("force"):
+        made = unit.content.moved() if task.status == STATUS.PROCESSING else None
+        at_work = any(is_at_work(task.status, at, self.as_of) for at in (moved, made))
+        if at_work and not self.params.get("force"):
             return Skip("moves")
         if roadmap is None:
             return Unfit("roadmap_missing")
@@ -127,32 +146,52 @@ class SyncResults(Operation):
             concepts = framework.concepts_in(roadmap.framework)
         except framework.Unreadable as error:
             return Unfit(error.reason)
-        framework_data = self._framework(roadmap, concepts, unit.content)
-        settled = self._settled(task, concepts, unit.content)
-        if framework_data == roadmap.framework and all(getattr(task, name) == value for name, value in settled.items()):
-            return Skip("in_step")
-        rows = []
-        if framework_data != roadmap.framework:
-            texts = (roadmap.framework, framework_data)
-            stored = [text.encode() if roadmap.blob and text is not None else text for text in texts]
-            old, new = ({"framework_data": value} for value in stored)
-            rows.append(RowChange("roadmap_metadata", roadmap.roadmap_id, old, new))
-        now = local_text(self.as_of)
-        before = {column: getattr(task, column) for column in WRITTEN}
-        after = before | settled | {"updated_at": now, "completed_at": now}
-        rows.append(RowChange("roadmap_tasks", task.pk, before, after))
         complete = sum(not unit.content.lacks(concept.key) for concept in concepts)
         detail = gettext("%(complete)d of %(concepts)d concepts complete") % {
             "complete": complete,
             "concepts": len(concepts),
         }
+        # A worker that makes content, or was handed the work just now, touches nothing else.
+        generating = self.params.get("handed_over") or any(
+            is_at_work(task.status, at, self.as_of) for at in (made, unit.checkpoint_at)
+        )
+        if generating and complete < len(concepts):
+            return self._so_far(unit, self._framework(roadmap, concepts, unit.content, so_far=True), detail)
+        framework_data = self._framework(roadmap, concepts, unit.content)
+        settled = self._settled(task, concepts, unit.content)
+        if framework_data == roadmap.framework and all(getattr(task, name) == value for name, value in settled.items()):
+            return Skip("in_step")
+        rows = self._framework_rows(roadmap, framework_data)
+        now = local_text(self.as_of)
+        before = {column: getattr(task, column) for column in WRITTEN}
+        after = before | settled | {"updated_at": now, "completed_at": now}
+        rows.append(RowChange("roadmap_tasks", task.pk, before, after))
         return Changed(rows, str(settled["status"]), detail)
 
-    def _framework(self, roadmap: Roadmap, concepts: list[framework.Concept], content: Content) -> str | None:
-        """The document with what differs replaced."""
+    def _so_far(self, unit: TaskOfRoadmap, framework_data: str | None, detail: str) -> Outcome:
+        """What is there goes into the framework; the task is not over. What was handed over just now has moved."""
+        rows = self._framework_rows(unit.roadmap, framework_data)
+        before = {column: getattr(unit.task, column) for column in WRITTEN}
+        after = before | {"updated_at": local_text(self.as_of)}
+        if (rows or self.params.get("handed_over")) and unit.task.status == STATUS.PROCESSING and before != after:
+            rows.append(RowChange("roadmap_tasks", unit.pk, before, after))
+        return Changed(rows, "generating", detail) if rows else Skip("generating")
+
+    def _framework_rows(self, roadmap: Any, framework_data: str | None) -> list[RowChange]:
+        if framework_data == roadmap.framework:
+            return []
+        texts = (roadmap.framework, framework_data)
+        stored = [text.encode() if roadmap.blob and text is not None else text for text in texts]
+        old, new = ({"framework_data": value} for value in stored)
+        return [RowChange("roadmap_metadata", roadmap.roadmap_id, old, new)]
+
+    def _framework(
+        self, roadmap: Roadmap, concepts: list[framework.Concept], content: Content, *, so_far: bool = False
+    ) -> str | None:
+        """The document with what differs replaced. `so_far`: parts without a row stay as they are."""
         changes = []
         for concept in concepts:
-            wanted = content.wanted(concept.key)
+            wanted = content.wanted(concept.key, so_far=so_far)
             differs = {key: value for key, value in wanted.items() if not _same(concept.values.get(key), value)}
             if differs:
                 changes.append((concept, differs))
@@ -217,10 +256,14 @@ class SyncResults(Operation):
 
 
 def stuck(operation: Operation) -> Q:
-    """Processing, and not moved for the configured time, in the store's own zone."""
-    since = Moment(Value(local_text(stuck_before(operation.as_of))))
+    """Processing, and neither the task nor its content moved for the configured time, in the store's own zone."""
+    since = Moment(Value(bound_text(stuck_before(operation.as_of))))
     moved = Moment(Coalesce(F("updated_at"), F("created_at")))
-    return Q(status=STATUS.PROCESSING.value) & Q(models.lookups.LessThan(moved, since))
+    found = Q(status=STATUS.PROCESSING.value) & Q(models.lookups.LessThan(moved, since))
+    for model in TABLES:
+        made = models.lookups.GreaterThanOrEqual(Moment(F("generated_at")), since)
+        found &= ~Q(Exists(model._default_manager.filter(made, roadmap_id=OuterRef("roadmap_id"))))
+    return found
 
 
 def of_living_roadmap(operation: Operation) -> Q:
@@ -232,10 +275,19 @@ def of_living_roadmap(operation: Operation) -> Q:
 
 
 def moving(operation: Operation, keys: Sequence[Key]) -> list[str]:
-    """Those of the tasks that are at work."""
+    """Those of the tasks that are at work, or whose content is being made."""
     moved = Coalesce("updated_at", "created_at")
-    rows = operation.domain().filter(pk__in=list(keys)).order_by("pk").values_list("pk", "status", moved)
-    return [str(key) for key, status, text in rows if is_at_work(status, moved_at(text), operation.as_of)]
+    rows = operation.domain().filter(pk__in=list(keys), status=STATUS.PROCESSING.value).order_by("pk")
+    found = list(rows.values_list("pk", "status", moved, "roadmap_id"))
+    content = contents(operation.at, {roadmap for *_rest, roadmap in found if roadmap})
+    return [
+        str(key)
+        for key, status, text, roadmap in found
+        if any(
+            is_at_work(status, at, operation.as_of)
+            for at in (moved_at(text), content[roadmap].moved() if roadmap else None)
+        )
+    ]
 
 
 def _failed(keys: list[str]) -> dict[str, Any] | None:
