@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlencode
@@ -52,6 +53,15 @@ def quick_folder() -> str | None:
     if os.access(memory, os.W_OK | os.X_OK) and shutil.disk_usage(memory).free > 2 << 30:
         return str(memory)
     return None
+
+
+def remove_abandoned(prefix: str) -> None:
+    """Remove what sessions that were killed have left in memory: nobody holds their lock."""
+    for alive in Path(quick_folder() or tempfile.gettempdir()).glob(f"{prefix}*/alive"):
+        with suppress(OSError), alive.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - alive.stat().st_mtime > 60:  # a new one may not be locked yet
+                shutil.rmtree(alive.parent, ignore_errors=True)
 
 
 class NoServer(Exception):

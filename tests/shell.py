@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests import forking
+
 TOKEN = """
 from django.contrib.auth.models import User
 from opsconsole.api.models import Token
@@ -58,12 +60,7 @@ class Shell:
         )
 
     def run(self, *words: object) -> subprocess.CompletedProcess[str]:
-        process = self.start(*words)
-        try:
-            out, err = process.communicate(timeout=120)
-        finally:
-            process.kill()
-        return subprocess.CompletedProcess([*map(str, words)], process.returncode, out, err)
+        return forking.run([*map(str, words)], self.environment)
 
     def json(self, *words: object, code: int = 0) -> Any:
         """The one JSON object on standard output."""
