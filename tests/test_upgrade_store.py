@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.test import Client
 
 from opsconsole.care import schema
 from opsconsole.care.models import Backup
@@ -292,3 +293,15 @@ def test_an_index_that_is_half_made(managed: Any) -> None:
     assert missing.statement == 'REINDEX INDEX CONCURRENTLY "idx_tasks_status"'
     upgrade(Store("agentos", "agentos"))
     assert schema.missing(Store("agentos", "agentos")) == []
+
+
+def test_the_page_of_a_table_of_another_shape_says_so(make_versioned: Any, viewer: Any, client: Client) -> None:
+    client.force_login(viewer)
+    store = make_versioned(53)
+    if store.path is not None:
+        attach_url("agentos", f"sqlite:///{store.path}")
+    for address in ("/admin/tasks/project/", "/admin/tasks/project/p/change/"):
+        page = client.get(address)
+        assert page.status_code == 503
+        assert "its key is project_id, and the console knows id" in page.content.decode()
+    assert client.get("/admin/tasks/task/").status_code == 200

@@ -28,6 +28,7 @@ from unfold.contrib.filters.forms import RangeDateForm
 
 from opsconsole.admin import COUNT_CAP, ConsoleModelAdmin, ViewOnlyMixin
 from opsconsole.display import copyable, excerpt, figure, moment, pretty_json
+from opsconsole.stores import remedies
 from opsconsole.stores.models import RawTimestampField
 from opsconsole.stores.router import store_of
 from opsconsole.stores.store import Store, StoreUnusable
@@ -198,6 +199,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         try:
+            self._require_key(request)
             self._say_what_is_missing(request)
             return _rendered(super().changelist_view(request, extra_context))
         except (StoreUnusable, DatabaseError) as error:
@@ -205,6 +207,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
+            self._require_key(request)
             return _rendered(super().changeform_view(request, *args, **kwargs))
         except (StoreUnusable, DatabaseError) as error:
             return self.unusable(request, error)
@@ -219,6 +222,11 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
             "managed": store.managed,
         }
         return TemplateResponse(request, "stores/unusable.html", context, status=503)
+
+    def _require_key(self, request: HttpRequest) -> None:
+        """Refuse to show a table of another shape: no row of it can be named."""
+        if self.has_view_permission(request) and remedies.other_shape(self.store(request), self.model):
+            raise StoreUnusable(remedies.shape_sentence(self.store(request), self.model))
 
     def _say_what_is_missing(self, request: HttpRequest) -> None:
         if not self.has_view_permission(request):
