@@ -69,6 +69,12 @@ class ConsoleModelAdmin(ModelAdmin):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return ConsoleChangeList
 
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Refuse lookups whose value the database would have to compile or unpack."""
+        if lookup.rpartition("__")[2] in {"regex", "iregex", "range"}:
+            return False
+        return bool(super().lookup_allowed(lookup, value, request))
+
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         response: Any = super().changelist_view(request, extra_context)
         context = getattr(response, "context_data", None)

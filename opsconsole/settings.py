@@ -86,6 +86,7 @@ MIDDLEWARE = [
     "csp.middleware.CSPMiddleware",
     "django_structlog.middlewares.RequestMiddleware",
     "axes.middleware.AxesMiddleware",
+    "opsconsole.middleware.BadQueryMiddleware",
 ]
 
 TEMPLATES = [
@@ -269,6 +270,10 @@ LOGGING = {
 RUN_HOLD_FILE = env("RUN_HOLD_FILE", read.path, None)
 RUN_HOLD_MAX_REPLICA_LAG_SECONDS = env("RUN_HOLD_MAX_REPLICA_LAG_SECONDS", read.number(0, 86_400), None)
 RUN_HOLD_MAX_ACTIVE_CONNECTIONS = env("RUN_HOLD_MAX_ACTIVE_CONNECTIONS", read.whole_number(0, 100_000), None)
+
+# --- retention -----------------------------------------------------------------------------------------
+
+UNDO_MIN_DAYS = env("UNDO_MIN_DAYS", read.whole_number(1, 3650), 30)
 
 # --- alerts: who is told about findings, failed and overdue runs (opsconsole/operations/alerts.py) -----
 

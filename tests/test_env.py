@@ -199,6 +199,7 @@ KINDS = {
     "METRICS_TOKEN": "bearer",
     "CONNECTIONS_ALERT_PERCENT": "whole",
     "OPSCONSOLE_TOKEN": "bearer",
+    "UNDO_MIN_DAYS": "whole",
     **{f"{store}_DATABASE_URL": "database" for store in ("AGENTOS", "HELIX", "RECORDS", "ROADMAPS")},
     **{f"{store}_DATABASE_PASSWORD": "text" for store in ("AGENTOS", "HELIX", "RECORDS", "ROADMAPS")},
     **{f"{store}_ATTACHED": "boolean" for store in ("AGENTOS", "HELIX", "RECORDS", "ROADMAPS")},

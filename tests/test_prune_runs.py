@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from opsconsole.operations.models import Batch, Event, Run, Status
-from opsconsole.operations.runs import UnableToRun
+from opsconsole.operations.base import Risk
+from opsconsole.operations.models import Batch, Event, Run, Status, Trigger
+from opsconsole.operations.planning import advice
+from opsconsole.operations.runs import Actor, UnableToRun, confirm, draft
 from opsconsole.stores.store import Store
 from tests.contract import execute_run, operation_called, plan_whole, undo
 from tests.outside import dump
@@ -40,6 +42,28 @@ def test_only_old_images_go(make_attached: Any) -> None:
 
 
 def test_days_are_the_operators_choice() -> None:
-    prune = operation_called("operations.prune_runs", Store("default", "default"), days=7)
-    assert prune.params["days"] == 7
+    prune = operation_called("operations.prune_runs", Store("default", "default"), days=40)
+    assert prune.params["days"] == 40
     assert execute_run(prune).changed == 0
+
+
+def test_only_a_superuser_ends_the_undo_of_recent_runs(make_attached: Any, alice: Any, bob: Any, settings: Any) -> None:
+    store = make_attached("sqlite", 50).store
+    run = execute_run(operation_called(NAME, store))
+    Run.objects.filter(pk=run.pk).update(finished_at=timezone.now() - timedelta(days=3))
+    prune = operation_called("operations.prune_runs", Store("default", "default"), days=1)
+    assert prune.effective_risk() == Risk.DELETE
+    planned = plan_whole(prune)
+    assert advice(planned)[0] == "1 run younger than 30 days can't be undone any more."
+    drafted = draft(planned, Actor("bob", "", Trigger.ADMIN, bob))
+    for person in (bob, None):
+        with pytest.raises(UnableToRun, match="needs a superuser"):
+            confirm(drafted, Actor("x", "", Trigger.ADMIN, person), background=True)
+    assert Batch.objects.filter(run=run, image__isnull=False).exists()
+    settings.ENVIRONMENT = "staging"
+    with pytest.raises(UnableToRun, match="Not confirmed of the checklist"):
+        confirm(drafted, Actor("alice", "", Trigger.ADMIN, alice), background=True)
+    settings.ENVIRONMENT = "development"
+    confirm(drafted, Actor("alice", "", Trigger.ADMIN, alice), background=True)
+    settings.UNDO_MIN_DAYS = 1
+    assert prune.effective_risk() == Risk.CHANGE

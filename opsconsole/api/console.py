@@ -19,9 +19,10 @@ from typing import Any
 import orjson
 from django.apps import apps
 from django.contrib.auth.decorators import login_not_required
-from django.core.exceptions import RequestDataTooBig
+from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.db import DatabaseError, InterfaceError
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotModified
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotModified, RawPostDataException
+from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, re_path
 from django.utils.functional import SimpleLazyObject
@@ -149,6 +150,13 @@ def _not_found(request: HttpRequest, raised: Any = None) -> HttpResponse:
 @api.exception_handler(RequestDataTooBig)
 def _too_large(request: HttpRequest, raised: Any) -> HttpResponse:
     return error(413, _("This is more than the console takes at once."))
+
+
+@api.exception_handler(RawPostDataException)
+@api.exception_handler(MultiPartParserError)
+@api.exception_handler(SuspiciousOperation)
+def _unreadable(request: HttpRequest, raised: Any) -> HttpResponse:
+    return error(400, _("The body can't be read. Send it as application/json."))
 
 
 @api.exception_handler(DatabaseError)

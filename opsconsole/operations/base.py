@@ -192,6 +192,11 @@ class Operation:
         return self.risk
 
     @property
+    def superusers_only(self) -> bool:
+        """Return whether only a superuser may confirm this plan."""
+        return False
+
+    @property
     def wants_note(self) -> bool:
         """Whether nobody may confirm it without saying why."""
         return False

@@ -255,6 +255,8 @@ def confirm(run: Run, actor: Actor, *, background: bool, checked: Sequence[str] 
 
 def require_grounds(run: Run, operation: Operation, actor: Actor, checked: Sequence[str]) -> None:
     """Raises UnableToRun where a plan may not be confirmed so: no reason given, checklist, age of the backup."""
+    if operation.superusers_only and not (actor.user and actor.user.is_superuser):
+        raise UnableToRun(_("This plan needs a superuser. Ask a superuser to confirm it."))
     if operation.wants_note and not run.note.strip():
         raise UnableToRun(_("Say why: this needs a note."))
     if operation.exact and not run.plan["counted"]:

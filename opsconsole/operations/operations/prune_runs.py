@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.db.models import QuerySet
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -22,7 +22,8 @@ class PruneRuns(Operation):
     title = _("Prune before-images")
     description = _(
         "Removes the before-images of runs that ended longer ago than the given days. "
-        "These runs can't be undone any more; their figures and events stay."
+        "These runs can't be undone any more; their figures and events stay. "
+        "Only superusers may prune runs younger than UNDO_MIN_DAYS."
     )
     store = "default"
     model = Batch
@@ -42,8 +43,32 @@ class PruneRuns(Operation):
         )
 
     def scope(self) -> QuerySet[Batch]:
-        ended = timezone.now() - timedelta(days=self.params.get("days") or KEEP_DAYS)
+        ended = self.as_of - timedelta(days=self._days)
         return self.domain().filter(image__isnull=False, run__status__in=list(ENDED), run__finished_at__lt=ended)
+
+    def effective_risk(self) -> Risk:
+        """Return DELETE for a plan that ends the undo of recent runs."""
+        return Risk.DELETE if self.superusers_only else self.risk
+
+    @property
+    def superusers_only(self) -> bool:
+        return self._days < settings.UNDO_MIN_DAYS
+
+    def advice(self, total: int) -> list[str]:
+        recent = self.scope().filter(run__finished_at__gte=self.as_of - timedelta(days=settings.UNDO_MIN_DAYS))
+        count = recent.values("run").distinct().count()
+        if not count:
+            return []
+        sentence = ngettext(
+            "%(count)s run younger than %(days)d days can't be undone any more.",
+            "%(count)s runs younger than %(days)d days can't be undone any more.",
+            count,
+        )
+        return [sentence % {"count": figure(count), "days": settings.UNDO_MIN_DAYS}]
+
+    @property
+    def _days(self) -> int:
+        return self.params.get("days") or max(KEEP_DAYS, settings.UNDO_MIN_DAYS)
 
     def change(self, unit: Any) -> Outcome:
         return Changed((RowChange("operations_batch", unit.pk, {"image": unit.image}, {"image": None}),))
