@@ -102,7 +102,7 @@ def test_nothing_counts_or_sorts_the_whole_table(alices, fill, address):
     seen, _ = queries(alices, address)
     for sql in seen:
         assert "DISTINCT" not in sql
-        assert "JOIN" not in sql or "pragma_table_info" in sql
+        assert "JOIN" not in sql or "sqlite_master" in sql
         assert "COUNT(" not in sql or "LIMIT 10001" in sql
         assert "payload" not in sql
 
@@ -110,7 +110,7 @@ def test_nothing_counts_or_sorts_the_whole_table(alices, fill, address):
 def test_a_search_uses_indexes(alices, fill):
     fill(300)
     seen, _ = queries(alices, f"{AUDITS}?q=17")
-    (listed,) = [sql for sql in seen if "ORDER BY" in sql]
+    (listed,) = [sql for sql in seen if "ORDER BY" in sql and "sqlite_master" not in sql]
     with connections["agentos"].cursor() as cursor:
         cursor.execute(f"EXPLAIN QUERY PLAN {listed.replace('%', '%%')}")
         plan = [row[3] for row in cursor.fetchall()]
