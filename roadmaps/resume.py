@@ -70,6 +70,15 @@ def resume(store: Store, task_id: str, position: Position) -> bool:
 def shape(store: Store) -> Shape:
     """The graph as plans need it; it is made, and not run. Raises NotConfigured."""
     found = _found()
+    try:
+        return _shape_of(store, found)
+    except StoreUnusable:
+        raise
+    except Exception as error:
+        raise _no_graph(found, error) from error
+
+
+def _shape_of(store: Store, found: Any) -> Shape:
     vendor = checkpoint_tables.place(store).vendor
 
     async def make() -> Any:

@@ -138,8 +138,16 @@ def test_whatever_a_dotted_path_names(make_roadmaps: Any, settings: Any, graph: 
 def test_a_path_that_makes_no_graph_is_one_sentence(make_roadmaps: Any, settings: Any) -> None:
     store = a_store(make_roadmaps, "sqlite")
     begin(store, "plain", accident="kill curriculum")
-    for graph, words in (("exploding", "no settings"), ("FIRST", "makes no graph"), ("nobody", "can't be imported")):
+    for graph, words in (
+        ("exploding", "no settings"),
+        ("exploding_later", "no settings"),
+        ("incomplete", "makes no graph"),
+        ("FIRST", "makes no graph"),
+        ("nobody", "can't be imported"),
+    ):
         use(settings, graph)
+        check: Any = operation_called("roadmaps.check_recovery", store)
+        assert {"stuck"} <= {problem.code for state in check.states() for problem in state.problems}
         with pytest.raises(StoreUnusable, match=words):
             recover(store)
     assert not Run.objects.exists()
@@ -342,9 +350,35 @@ def test_a_dangerous_row_is_reported_and_nothing_runs(
         assert "no_checkpoint" not in codes
     run = recover(store)
     assert run.reasons["unfit"] == {"checkpoint_unreadable": len(tasks)}
+    assert run.status == Status.NEEDS_ATTENTION
+    assert "A person must look" in run.error
     assert plan_whole(operation_called("roadmaps.fail_unrecoverable", store)).reasons["changed"] == {}
     settings.ROADMAPS_WORKFLOW_GRAPH, settings.ROADMAPS_RESUME_URL = "", "http://127.0.0.1:9/"
     assert planned(store)[0]["unfit"]["checkpoint_unreadable"] >= 2
+    assert dump(store) == before
+    assert nodes_run(notes) == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("graph", ["plain", "of_async_nodes"])
+def test_a_dangerous_row_that_comes_after_the_plan(
+    make_roadmaps: Any, settings: Any, engine: str, graph: str, notes: Path
+) -> None:
+    """The savers themselves refuse it, sync and async: nothing runs, and nothing is called."""
+    use(settings, graph)
+    tasks = ("checkpoint", "write", "blob", "json", "broken")
+    store = a_store(make_roadmaps, engine, *tasks)
+    for task in tasks:
+        begin(store, graph, task, accident="raise curriculum")
+    found = langgraph.positions(store, tasks, resume.shape(store))
+    plant(store, tasks)
+    notes.write_text("")
+    before = dump(store)
+    for task in tasks:
+        if engine != "sqlite" and task == "checkpoint":
+            continue  # its JSON is no serialized object, and names nothing
+        with pytest.raises(Unreadable, match="can't be read"):
+            resume.resume(store, task, found[task])
     assert dump(store) == before
     assert nodes_run(notes) == []
 
@@ -477,7 +511,43 @@ def test_what_could_not_be_written_is_known_before_a_node_runs(
         recover(store)
     execute(store, str(refused.value).split("Execute: ")[1])
     assert nodes_run(notes) == ran
-    assert recover(store).reasons["changed"] == {"recovered": 1}
+    role = postgres.create_role("roadmaps_ops", "LOGIN")
+    try:
+        for table in ("roadmap_tasks", "roadmap_metadata", *TABLES_OF_CONTENT, "checkpoints", "checkpoint_writes"):
+            execute(store, f"GRANT SELECT, INSERT, UPDATE ON {table} TO {role}")
+        execute(store, f"GRANT SELECT ON checkpoint_blobs TO {role}")
+        settings.ROADMAPS_CHECKPOINT_URL = address_of(store).replace("postgres@", f"{role}@")
+        with pytest.raises(StoreUnusable, match="may not write") as refused:
+            recover(store)
+        execute(store, str(refused.value).split("Execute: ")[1])
+        assert nodes_run(notes) == ran
+        assert recover(store).reasons["changed"] == {"recovered": 1}
+    finally:
+        execute(store, f"DROP OWNED BY {role}")
+        postgres.drop_role("roadmaps_ops")
+
+
+TABLES_OF_CONTENT = ("tutorial_metadata", "resource_recommendation_metadata", "quiz_metadata")
+
+
+def test_sends_of_older_savers(make_roadmaps: Any, settings: Any) -> None:
+    """Before version 4 of a checkpoint its parent's writes held what nodes have sent."""
+    use(settings, "spread")
+    store = a_store(make_roadmaps, "sqlite")
+    begin(store, "spread", accident="kill topic a")
+    with closing(sqlite3.connect(str(store.path))) as connection:
+        data, key = connection.execute(
+            "SELECT checkpoint, checkpoint_id FROM checkpoints ORDER BY checkpoint_id DESC"
+        ).fetchone()
+        content = ormsgpack.unpackb(data, ext_hook=lambda code, inner: ormsgpack.Ext(code, inner))
+        sent = content["channel_values"].pop(langgraph.SENDS)
+        assert len(sent) == 3
+        content["v"] = 3
+        connection.execute("UPDATE checkpoints SET checkpoint = ? WHERE checkpoint_id = ?", [packed(content), key])
+        connection.commit()
+    position = langgraph.position(store, INCIDENT, resume.shape(store))
+    assert position is not None
+    assert [node.name for node in position.nodes] == ["each"] * 3
 
 
 def test_tables_of_the_first_savers(make_roadmaps: Any, settings: Any) -> None:

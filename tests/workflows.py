@@ -293,6 +293,17 @@ def hands_over(checkpointer: Any) -> Any:
     return builder.compile(checkpointer=checkpointer)
 
 
+async def exploding_later(checkpointer: Any) -> Any:
+    raise RuntimeError("no settings")
+
+
+def incomplete(checkpointer: Any) -> Any:
+    """A builder that can't be compiled: nothing leads to its node."""
+    builder: Any = StateGraph(Work)
+    builder.add_node("intent", node("intent"))
+    return builder
+
+
 def exploding(checkpointer: Any) -> Any:
     raise RuntimeError("no settings")
 

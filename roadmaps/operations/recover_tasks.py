@@ -184,8 +184,19 @@ class RecoverTasks(Act):
         return {"in_scope": narrow(self.scope()).count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
-        """Each was verified when it was over; chosen tasks stay chosen."""
-        return [] if self._chosen is not None else super().verify(after, left)
+        """Each was verified when it was over; chosen tasks stay chosen. What can't be read waits for a person."""
+        keys = self.scope().values_list("pk", flat=True) if self._chosen is None else map(str, self._chosen)
+        found = langgraph.positions(self.at, keys, self._shape)
+        unreadable = sorted(key for key, position in found.items() if position.unreadable)
+        problems = [] if self._chosen is not None else super().verify(after, left)
+        if unreadable:
+            text = ngettext(
+                "The checkpoint of %(tasks)s can't be read. A person must look at it.",
+                "The checkpoints of %(tasks)s can't be read. A person must look at them.",
+                len(unreadable),
+            )
+            problems.append(text % {"tasks": ", ".join(unreadable[:5]) + (" …" if len(unreadable) > 5 else "")})
+        return problems
 
     def action_label(self, count: int) -> str:
         return ngettext("Recover %(count)s task", "Recover %(count)s tasks", count) % {"count": figure(count)}
