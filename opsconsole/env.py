@@ -217,12 +217,12 @@ def origin(value: str) -> str:
     return value
 
 
-def network(value: str) -> Any:
-    """An IP address or a network."""
+def proxy(value: str) -> Any:
+    """An IP address or a network; `unix` for the peers of a Unix socket, which have no address."""
     try:
-        return ip_network(value)
+        return value if value == "unix" else ip_network(value)
     except ValueError:
-        raise ValueError("an IP address or a network such as 10.0.0.0/8") from None
+        raise ValueError("an IP address, a network such as 10.0.0.0/8, or unix") from None
 
 
 def email(value: str) -> str:

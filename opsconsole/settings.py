@@ -40,6 +40,7 @@ DEBUG = env("DEBUG", read.boolean, False)
 SECRET_KEY = env("SECRET_KEY", read.text, "", secret=True) or secret_key(DATA_DIR, production=PRODUCTION)
 ALLOWED_HOSTS = env("ALLOWED_HOSTS", read.listed(read.allowed_host), ["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS: list[str] = env("CSRF_TRUSTED_ORIGINS", read.listed(read.origin), [])
+TRUSTED_PROXIES: list[Any] = env("TRUSTED_PROXIES", read.listed(read.proxy), [])
 INTERNAL_IPS = ["127.0.0.1"]
 ROOT_URLCONF = "opsconsole.urls"
 WSGI_APPLICATION = "opsconsole.wsgi.application"
@@ -73,6 +74,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "opsconsole.middleware.TrustedProxyMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -151,7 +153,8 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
-AXES_FAILURE_LIMIT = 5
+AXES_HANDLER = "opsconsole.lockout.LockoutHandler"
+AXES_FAILURE_LIMIT = 5  # of one account from one address: a stranger elsewhere can't lock an account
 AXES_COOLOFF_TIME = 0.25  # hours
 AXES_RESET_ON_SUCCESS = True
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
@@ -164,10 +167,11 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_HTTPONLY = True
+if TRUSTED_PROXIES:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")  # from others the header is removed
 if PRODUCTION:
     SECURE_SSL_REDIRECT = env("SECURE_SSL_REDIRECT", read.boolean, True)
     SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]  # asked from inside, without TLS
-    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_HSTS_SECONDS = env("SECURE_HSTS_SECONDS", read.whole_number(0, 315_360_000), 31_536_000)
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
     SECURE_HSTS_PRELOAD = True

@@ -61,7 +61,8 @@ def test_alive_and_ready(client: Client, tmp_path: Path) -> None:
 
 def test_reasons_are_not_for_everybody(client: Client, bob: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for headers in (OUTSIDE, PROXIED):
-        assert lines(client, **headers)["worker"] == "in trouble"
+        assert client.get("/readyz", **headers).content == b"OK\n"
+        assert client.get("/readyz?all", **headers).content == b"not ready\n"
         assert client.get("/metrics", **headers).status_code == 403
     assert client.get("/metrics").status_code == 200
     monkeypatch.setattr(settings, "METRICS_TOKEN", "a secret")
@@ -70,7 +71,12 @@ def test_reasons_are_not_for_everybody(client: Client, bob: Any, monkeypatch: py
     assert client.get("/metrics", HTTP_AUTHORIZATION="Bearer a secret", **OUTSIDE).status_code == 200
     client.force_login(bob)
     assert client.get("/metrics", **OUTSIDE).status_code == 200
-    assert lines(client, **OUTSIDE)["worker"] != "in trouble"
+    assert "never seen" in lines(client, **OUTSIDE)["worker"]
+    client.logout()
+    monkeypatch.setattr(settings, "METRICS_TOKEN", "")
+    monkeypatch.setattr(settings, "PRODUCTION", True)
+    assert client.get("/metrics").status_code == 403, "in production this host needs the token, too"
+    assert client.get("/readyz").content == b"OK\n"
 
 
 def test_metrics_parse_and_hold_the_figures(client: Client, django_assert_max_num_queries: Any) -> None:

@@ -1,7 +1,7 @@
 """What monitoring asks: is the console alive, is it ready, and its figures for Prometheus.
 
-`/healthz` says nothing but that the process answers. Reasons and figures are for those who hold the token, for
-signed-in people who may look at runs, and, where no token is set, for this very host.
+Reasons and figures are for holders of the token, for accounts that may see runs and, outside production and without a
+token, for this very host. Everybody else gets nothing but OK or not ready.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.views.decorators.http import require_safe
-from health_check.base import HealthCheck, HealthCheckResult
+from health_check.base import HealthCheck
 from health_check.exceptions import ServiceUnavailable
 from health_check.views import HealthCheckView
 from prometheus_client import CollectorRegistry
@@ -45,14 +45,14 @@ LOOPBACK = {"127.0.0.1", "::1"}
 
 
 def may_see(request: HttpRequest) -> bool:
-    """Whether whoever asks gets figures and reasons. Behind a proxy every address is this host's: it says so itself."""
+    """Return whether the client gets figures and reasons."""
     if request.user.has_perm("operations.view_run"):
         return True
     given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
     if settings.METRICS_TOKEN:
         return hmac.compare_digest(given.encode(), settings.METRICS_TOKEN.encode())
-    forwarded = {"X-Forwarded-For", "Forwarded", "X-Real-IP"} & set(request.headers)
-    return request.META.get("REMOTE_ADDR") in LOOPBACK and not forwarded
+    local = request.META.get("REMOTE_ADDR") in LOOPBACK and not request.is_forwarded  # type: ignore[attr-defined]
+    return local and not settings.PRODUCTION
 
 
 # --- alive and ready --------------------------------------------------------------------------------------------
@@ -156,14 +156,12 @@ class Readiness(HealthCheckView):
         counted = (r for r in self.results if "all" in self.request.GET or isinstance(r.check, ConsoleDatabase))
         return 503 if any(result.error for result in counted) else 200
 
-    def _said(self, result: HealthCheckResult) -> str:
-        if not result.error:
-            return "OK"
-        return str(result.error) if self.open_ else "in trouble"
-
     def render_to_response_text(self, status: int) -> HttpResponse:
-        lines = [f"{_name(result.check)}: {self._said(result)}\n" for result in self.results]
-        return HttpResponse("".join(lines), content_type="text/plain; charset=utf-8", status=self._status())
+        status = self._status()
+        lines = ["OK\n" if status == 200 else "not ready\n"]
+        if self.open_:
+            lines = [f"{_name(result.check)}: {result.error or 'OK'}\n" for result in self.results]
+        return HttpResponse("".join(lines), content_type="text/plain; charset=utf-8", status=status)
 
     def render_to_response(self, context: Any, **options: Any) -> HttpResponse:
         return self.render_to_response_text(200)
@@ -295,7 +293,9 @@ def _identities() -> Iterator[tuple[str, str]]:
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
     if not may_see(request):
-        return HttpResponse("A token is wanted: see METRICS_TOKEN.\n", content_type="text/plain", status=403)
+        return HttpResponse(
+            "This needs a token or an account. See METRICS_TOKEN.\n", content_type="text/plain", status=403
+        )
     registry = CollectorRegistry()
     registry.register(Figures())
     return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
