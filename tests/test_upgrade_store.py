@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.db import DatabaseError, transaction
 from django.test import Client
 
 from opsconsole.care import schema
@@ -26,7 +27,7 @@ from tests.outside import dump, execute
 from tests.outside import schema as shape
 from tests.shell import Shell
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "roadmaps"])
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
 
 
 @pytest.fixture(autouse=True)
@@ -283,6 +284,45 @@ def test_an_index_without_the_nulls_serves(managed: Any) -> None:
     managed.execute("DROP INDEX idx_tasks_session")
     managed.execute("CREATE INDEX other ON tasks (session_id) WHERE session_id IS NOT NULL")
     assert schema.missing(Store("agentos", "agentos")) == []
+
+
+class _Undone(Exception):
+    """Ends a transaction whose changes shall not stay."""
+
+
+def added_again(store: Store) -> int:
+    """How many columns could be dropped; the printed statements have made all of them again, with their indexes."""
+    models = {model._meta.db_table: model for model in store.models()}
+    cascade = "" if store.vendor == "sqlite" else " CASCADE"
+    gone = set()
+    with suppress(_Undone), transaction.atomic(using=store.alias):
+        for name in (
+            store.query("SELECT name FROM sqlite_master WHERE type = 'index' AND sql > ''") if not cascade else ()
+        ):
+            store.execute(f'DROP INDEX "{name[0]}"')
+        for table, columns in schema.documented(store.name, store.vendor).columns.items():
+            for column in columns:
+                if column != remedies.key_of(models[table]):
+                    with suppress(DatabaseError), transaction.atomic(using=store.alias):
+                        store.execute(f'ALTER TABLE "{table}" DROP COLUMN "{column}"{cascade}')
+                        gone.add(f"{table}.{column}")
+        missing = schema.missing(Store(store.alias, store.name))
+        assert {one.name for one in missing if one.kind == "column"} == gone
+        for one in missing:
+            store.execute(one.statement)
+        assert schema.missing(Store(store.alias, store.name)) == []
+        raise _Undone
+    return len(gone)
+
+
+def test_every_column_of_agentos_can_be_added_again(managed: Any) -> None:
+    assert added_again(managed.store) > 60
+    assert schema.missing(Store("agentos", "agentos")) == []
+
+
+@pytest.mark.parametrize("name", ["helix", "records", "roadmaps"])
+def test_every_column_of_the_others_can_be_added_again(name: str) -> None:
+    assert added_again(Store(name, name)) > 10
 
 
 def test_an_index_that_is_half_made(managed: Any) -> None:
