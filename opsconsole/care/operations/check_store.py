@@ -113,7 +113,7 @@ class CheckStore(OnNamedStore, Check):
         }
         try:
             yield from questions[question]()
-        except DatabaseError as error:  # damage, or a table that the role may not read: the next question may do
+        except (DatabaseError, sqlite3.Error, OSError) as error:  # damage, a table that the role may not read, no space
             if classify(error) == ErrorKind.TRANSIENT:
                 raise
             data = {"question": question, "text": first_line(error)}
