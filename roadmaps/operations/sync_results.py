@@ -228,7 +228,7 @@ class SyncResults(Operation):
         return framework.as_text(document, binary=self._is_binary("roadmap_tasks", column))
 
     def _is_binary(self, table: str, column: str) -> bool:
-        return self.at.tables[table][column].type == "jsonb"
+        return self.at.tables[table][column].base == "jsonb"
 
     # --- how one sees that it worked --------------------------------------------------------------------------
 
