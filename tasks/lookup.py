@@ -11,13 +11,13 @@ from django.db import models, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Cast
 
+from opsconsole.operations.base import as_stored
+from opsconsole.stores.rows import is_numbered, plain_key
 from opsconsole.stores.store import Store
 from tasks.models import TestRecord
 from tasks.summaries import Unreadable, execution_id
 
 INDEX = "idx_test_records_execution_id"
-# `id + 0`: else PostgreSQL, where it takes an id for frequent, walks the primary key from its end.
-NEWEST = "FROM test_records WHERE execution_id = %s ORDER BY id + 0 DESC LIMIT 1"
 BATCH_BYTES = 8 * 1024 * 1024  # of stored summaries that are read at once, where one alone is not more
 SAMPLED = 1_000
 PATIENCE_SECONDS = 1.0
@@ -67,7 +67,7 @@ def look_up(store: Store, records: int) -> Lookup:
     """Measured on this store of so many records; the scan on its newest ones, for all of them."""
     started = time.perf_counter()
     rows = TestRecord.objects.using(store.alias).order_by("-pk")
-    sample = rows.filter(pk__in=within_bytes(store, rows[:SAMPLED]))
+    sample = rows.filter(pk__in=[as_stored(plain_key(key)) for key in within_bytes(store, rows[:SAMPLED])])
     wanted, read = "none", 0
     for summary, compressed in sample.values_list("results_summary", "is_summary_compressed"):
         with suppress(Unreadable):
@@ -81,6 +81,12 @@ def look_up(store: Store, records: int) -> Lookup:
     return Lookup(plan, is_by_index(plan), _seconds(store, wanted), scan)
 
 
+def _newest(store: Store) -> str:
+    """The lookup. `id + 0`: else PostgreSQL, where it takes an id for frequent, walks the primary key from its end."""
+    key = "id + 0" if is_numbered(store, "test_records") else "id"
+    return f"FROM test_records WHERE execution_id = %s ORDER BY {key} DESC LIMIT 1"  # constants
+
+
 def _seconds(store: Store, wanted: str) -> float:
     """Of one lookup: the best of three, as long as they are short."""
     best = float("inf")
@@ -88,7 +94,7 @@ def _seconds(store: Store, wanted: str) -> float:
     for _attempt in range(3):
         started = time.perf_counter()
         with store.connection.cursor() as cursor:
-            cursor.execute(f"SELECT id {NEWEST}", [wanted])  # a constant
+            cursor.execute(f"SELECT id {_newest(store)}", [wanted])  # a constant
             cursor.fetchall()
         best = min(best, time.perf_counter() - started)
         if time.perf_counter() - begun > PATIENCE_SECONDS:
@@ -103,11 +109,11 @@ def plan_of(store: Store, wanted: str = "none", *, possible: bool = False) -> st
             # An EXPLAIN alone does not notice that somebody has made an index since, nor does one that is prepared.
             cursor.execute("SELECT 1 FROM test_records LIMIT 1")
             cursor.fetchall()
-            cursor.execute(f"EXPLAIN QUERY PLAN SELECT id {NEWEST} -- {time.monotonic_ns()}", [wanted])
+            cursor.execute(f"EXPLAIN QUERY PLAN SELECT id {_newest(store)} -- {time.monotonic_ns()}", [wanted])
             return _in_short(row[-1] for row in cursor.fetchall())
         if possible:
             cursor.execute("SELECT set_config('enable_seqscan', 'off', true)")
-        cursor.execute(f"EXPLAIN (COSTS OFF) SELECT id {NEWEST}", [wanted])
+        cursor.execute(f"EXPLAIN (COSTS OFF) SELECT id {_newest(store)}", [wanted])
         return _in_short(row[0].replace("->", "").strip() for row in cursor.fetchall())
 
 

@@ -59,12 +59,14 @@ def test_a_row_that_appears_before_the_lock_leaves_its_parent_alone(
 ) -> None:
     store = make_helix(engine, helix.one_of_each())
     run = confirmed(store, 1)
-    real, done = Runner._prepare, []
+    real = Runner._prepare
+    done: list[bool] = []
 
     def insert_after(worker: Runner, *args: Any) -> Any:
         batch = real(worker, *args)
         if not done:
-            done.append(execute(store, INSERT))
+            done.append(True)
+            execute(store, INSERT)
         return batch
 
     monkeypatch.setattr(Runner, "_prepare", insert_after)
@@ -77,12 +79,14 @@ def test_a_row_that_appears_before_the_lock_leaves_its_parent_alone(
 def test_a_row_that_is_due_again_needs_attention(make_attached: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The platform empties a column again while the run still works: the counters do not know, the store does."""
     store = make_attached("sqlite", 60).store
-    real, done = Runner._finish, []
+    real = Runner._finish
+    done: list[bool] = []
 
     def empty_before(worker: Runner) -> Any:
         if not done:
-            key = next(iter(worker.run.batches.first().writes[0].rows))[0]
-            done.append(execute(store, f"UPDATE task_audits SET source_event_ts = NULL WHERE audit_id = {key}"))
+            done.append(True)
+            key = worker.run.batches.get(number=1).writes[0].rows[0][0]
+            execute(store, f"UPDATE task_audits SET source_event_ts = NULL WHERE audit_id = {key}")
         return real(worker)
 
     monkeypatch.setattr(Runner, "_finish", empty_before)

@@ -249,21 +249,24 @@ class Operation:
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         """The next `limit` units behind `after`, in the order of their `pk`: a constant number of statements."""
-        rows = self.up_to(units, bound).order_by("pk")
-        if after is not None:
-            rows = rows.filter(pk__gt=as_stored(after))
         with self.at.in_key_order():
-            found = list(rows.values_list("pk", *self.columns, named=True)[:limit])
+            return self.named(self.behind(units, after=after, bound=bound)[:limit])
+
+    def behind(self, units: QuerySet[Any], *, after: Key | None, bound: Key) -> QuerySet[Any]:
+        """The units behind `after`, up to `bound`, in the order of their keys."""
+        rows = self.up_to(units, bound).order_by("pk")
+        return rows if after is None else rows.filter(pk__gt=as_stored(after))
+
+    def named(self, rows: QuerySet[Any]) -> list[Any]:
+        """Read `rows` as units: the key, plain, and `columns`."""
+        found = list(rows.values_list("pk", *self.columns, named=True))
         if found and not isinstance(found[0].pk, int | str):
             return [row._replace(pk=plain_key(row.pk)) for row in found]
         return found
 
     def next_key(self, units: QuerySet[Any], *, after: Key | None, bound: Key) -> Key | None:
         """The key of the next unit behind `after`, whatever else it holds."""
-        rows = self.up_to(units, bound).order_by("pk")
-        if after is not None:
-            rows = rows.filter(pk__gt=as_stored(after))
-        key = rows.values_list("pk", flat=True).first()
+        key = self.behind(units, after=after, bound=bound).values_list("pk", flat=True).first()
         return None if key is None else plain_key(key)
 
     def label(self, unit: Any) -> str:

@@ -220,6 +220,7 @@ def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # n
     store, needs = operation.at, operation.needs()
     store.require({model: tuple(columns) for model, columns in needs.items()})
     preflight.require_readable(store, (model._meta.db_table for model in needs))
+    preflight.require_privileges(store, operation.read_columns(), [])
     targets = operation.targets()
     checked = preflight.examine(store, targets, undoable=operation.undoable) if targets else preflight.Preflight()
     bound = operation.bound()

@@ -398,10 +398,12 @@ class Runner:
 
     def _try_restore(self, deletes: list[Write]) -> None:
         """Put the first rows back behind a savepoint, and take that back: what can't be undone is not begun."""
+        table = ""
         try:
             with transaction.atomic(using=self.store.alias):
                 back = [Write(one.table, one.columns, one.reversed().rows[::-1]) for one in reversed(deletes)]
                 for write in back:
+                    table = write.table
                     rows.write(self.store, write)
                 rows.check_deferred(self.store)
                 for write in back:
@@ -414,8 +416,11 @@ class Runner:
                 raise
             reasons = [error, *error.refused.values()] if isinstance(error, RowsChanged) else [error]
             raise RestoreRefused(
-                _("Deleted rows could not be put back exactly: %(reason)s Nothing was deleted.")
-                % {"reason": next((first_line(one) for one in reversed(reasons) if str(one)), _("they stay away."))}
+                _("Deleted rows of %(table)s could not be put back exactly: %(reason)s Nothing was deleted.")
+                % {
+                    "table": table,
+                    "reason": next((first_line(one) for one in reversed(reasons) if str(one)), _("they stay away.")),
+                }
             ) from error
 
     def _see_through(self) -> bool:

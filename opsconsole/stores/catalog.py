@@ -100,7 +100,6 @@ class ForeignKey(NamedTuple):
     child_sql: str
     child_oid: int
     columns: tuple[str, ...]
-    types: tuple[str, ...]  # PostgreSQL: of `columns`, without length
     parent: str
     parent_oid: int
     referred: tuple[str, ...]
@@ -221,7 +220,6 @@ def foreign_keys(store: Store) -> list[ForeignKey]:
                 f"{quote(schema)}.{quote(table)}",
                 child_oid,
                 tuple(columns),
-                tuple(types),
                 parent,
                 parent_oid,
                 tuple(referred),
@@ -235,7 +233,6 @@ def foreign_keys(store: Store) -> list[ForeignKey]:
                 child,
                 child_oid,
                 columns,
-                types,
                 parent,
                 parent_oid,
                 referred,
@@ -257,9 +254,7 @@ def foreign_keys(store: Store) -> list[ForeignKey]:
         referred = tuple(part[2] for part in parts) if parts[0][2] else key
         actions = [action if action in _ACTIONS.values() else "" for action in parts[0][3:5]]
         columns = tuple(part[0] for part in parts)
-        found.append(
-            ForeignKey(f"{child}.{number}", child, quote(child), 0, columns, (), parent, 0, referred, *actions)
-        )
+        found.append(ForeignKey(f"{child}.{number}", child, quote(child), 0, columns, parent, 0, referred, *actions))
     return found
 
 
@@ -357,8 +352,6 @@ _PG_UNIQUE = """
 _PG_FOREIGN_KEYS = """
     SELECT c.conname, n.nspname, child.relname, c.conrelid::regclass::text, c.conrelid::bigint,
         array(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k(number, place)
-            JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.number ORDER BY k.place),
-        array(SELECT format_type(a.atttypid, -1) FROM unnest(c.conkey) WITH ORDINALITY AS k(number, place)
             JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.number ORDER BY k.place),
         c.confrelid::regclass::text, c.confrelid::bigint,
         array(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS k(number, place)

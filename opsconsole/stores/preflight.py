@@ -373,7 +373,10 @@ def _undo_obstacles(store: Store, targets: Sequence[Target]) -> Iterator[str]:
         if table.has_rowid and not table.rowid:
             yield _("Columns of %(table)s hide its rowid.") % {"table": target.table}
         if missing_privileges(store, [_on(table, "INSERT")]):
-            yield _("The role has no right to insert into %(table)s.") % {"table": target.table}
+            yield _("An undo needs INSERT on %(table)s, which the role %(role)s lacks.") % {
+                "table": target.table,
+                "role": _role(store),
+            }
         try:
             rows.explain(store, "insert", target.table, table.stored)
         except DatabaseError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from django.db.models import Model
 from django.utils.translation import gettext as _
 
-from opsconsole.stores.catalog import other_relations
+from opsconsole.stores.catalog import other_relations, quote
 
 if TYPE_CHECKING:
     from opsconsole.stores.store import Store
@@ -86,6 +86,27 @@ def _statements(store: Store, model: type[Model], missing: list[str]) -> Iterato
             if name in columns:
                 listed = ", ".join(f"{column} {order}".strip() for column, order in columns.items())
                 yield f"CREATE INDEX {free_name(index.name, taken)} ON {table} ({listed});"
+
+
+def closed_schema(store: Store) -> str:
+    """Say which schema of the search path the role may not enter: its tables are invisible. Empty where none is."""
+    if store.vendor != "postgresql":
+        return ""
+    closed = store.query(
+        """
+        SELECT n.nspname, current_user FROM unnest(string_to_array(current_setting('search_path'), ',')) AS p(name)
+        JOIN pg_namespace AS n ON n.nspname = btrim(p.name, ' "')
+        WHERE NOT has_schema_privilege(n.oid, 'USAGE')
+        """
+    )
+    if not closed:
+        return ""
+    schema, role = closed[0]
+    grant = f"GRANT USAGE ON SCHEMA {quote(schema)} TO {quote(role)};".replace("%%", "%")
+    return _(
+        "%(location)s: the role %(role)s lacks USAGE on the schema %(schema)s. Nothing was written. "
+        "Its owner grants it with:\n%(grant)s"
+    ) % {"location": store.location, "role": role, "schema": schema, "grant": grant}
 
 
 def kind_sentence(table: str, kind: str) -> str:

@@ -406,7 +406,7 @@ class _PostgreSQL:
         return f"{alias}.{quote(name)} = ANY (%s::text[]::{self._type(table, name)}[])", [[str(key) for key in keys]]
 
     def _type(self, table: str, column: str) -> str:
-        return self.store.tables[table][column].base
+        return self.store.tables[table][column].base.replace("%", "%%")
 
     def read(self, table: str, columns: Sequence[str], keys: list[Key]) -> dict[Key, Values]:
         raw = ", ".join(f"t.{quote(column)}::text" for column in columns)

@@ -327,6 +327,8 @@ class Store:
     def require(self, needs: dict[type[Model], Iterable[str]]) -> None:
         """Refuse a store that lacks what an operation needs, with what to do about it."""
         missing = remedies.lacks(self, needs)
+        if missing.names and (sentence := remedies.closed_schema(self)):
+            raise StoreUnusable(sentence)
         if missing.names:
             raise StoreUnusable(remedies.sentence(self, missing))
 

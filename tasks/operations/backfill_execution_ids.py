@@ -10,8 +10,8 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.display import figure
-from opsconsole.operations.base import Changed, Operation, Outcome, Problem, Risk, RowChange, Schedule, Unfit
-from opsconsole.stores.rows import Key
+from opsconsole.operations.base import Changed, Operation, Outcome, Problem, Risk, RowChange, Schedule, Unfit, as_stored
+from opsconsole.stores.rows import Key, plain_key
 from tasks.lookup import is_by_index, look_up, within_bytes
 from tasks.models import TestRecord
 from tasks.summaries import Unreadable, execution_id
@@ -57,13 +57,10 @@ class BackfillExecutionIds(Operation):
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         """Two statements: which keys, as many as their summaries' sizes allow, and then these."""
-        rows = self.up_to(units, bound).order_by("pk")
-        if after is not None:
-            rows = rows.filter(pk__gt=after)
         with self.at.in_key_order():
-            keys = within_bytes(self.at, rows[:limit])
-        chosen = TestRecord.objects.using(self.at.alias).filter(pk__in=keys).order_by("pk")
-        return list(chosen.values_list("pk", *self.columns, named=True)) if keys else []
+            keys = within_bytes(self.at, self.behind(units, after=after, bound=bound)[:limit])
+        chosen = TestRecord.objects.using(self.at.alias).filter(pk__in=[as_stored(plain_key(key)) for key in keys])
+        return self.named(chosen.order_by("pk")) if keys else []
 
     def change(self, unit: Any) -> Outcome:
         try:
