@@ -167,6 +167,11 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         for name, found in groups.items()
         if found
     ]
+    url = reverse("sessions")
+    mine = {"title": _("Sessions"), "icon": "devices", "link": url, "active": request.path == url}
+    if not groups.get("auth"):
+        sidebar.append({"title": titles["auth"], "separator": True, "items": []})
+    next(entry for entry in sidebar if entry["title"] == titles["auth"])["items"].append(mine)
     if request.user.has_perm("operations.view_run"):
         url = reverse("operations")
         everything = {"title": _("All operations"), "icon": "tactic", "link": url, "active": request.path == url}

@@ -82,6 +82,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "opsconsole.api.sessions.SessionLimitsMiddleware",
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
@@ -151,6 +152,11 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
+SESSION_ENGINE = "opsconsole.api.sessions"
+SESSION_HOURS = env("SESSION_HOURS", read.number(0.1, 8760), 12.0 if PRODUCTION else 336.0)
+SESSION_IDLE_HOURS = env("SESSION_IDLE_HOURS", read.number(0.1, 8760), 1.0 if PRODUCTION else 336.0)
+SESSION_COOKIE_AGE = int(SESSION_HOURS * 3600)
+TOKEN_DAYS = env("TOKEN_DAYS", read.whole_number(1, 3650), 90)
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 AXES_HANDLER = "opsconsole.lockout.LockoutHandler"

@@ -10,6 +10,7 @@ from django.urls import URLPattern, include, path, re_path
 from django.views.generic import RedirectView
 
 from opsconsole.api import console
+from opsconsole.api.pages import sessions
 from opsconsole.care import views as care
 from opsconsole.care import watching
 from opsconsole.operations import views
@@ -38,6 +39,7 @@ urlpatterns = [
         admin.site.admin_view(views.act),
         name="run-act",
     ),
+    path("admin/sessions/", admin.site.admin_view(sessions), name="sessions"),
     path("admin/search/", admin.site.admin_view(search_page), name="search"),
     path("healthz", watching.healthz, name="healthz"),
     path("readyz", watching.Readiness.as_view(), name="readyz"),

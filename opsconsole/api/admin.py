@@ -18,11 +18,11 @@ from opsconsole.display import moment
 
 @admin.register(Token)
 class TokenAdmin(ConsoleModelAdmin):
-    list_display = ("name", "user", "begins", "made", "expires")
+    list_display = ("name", "user", "scope", "begins", "made", "used", "expires")
     list_select_related = ("user",)
     search_fields = ("name", "user__username")
     search_help_text = gettext_lazy("Searches names of tokens and accounts.")
-    fields = ("user", "name", "expires_at")
+    fields = ("user", "name", "scope", "expires_at")
     autocomplete_fields = ("user",)
 
     @admin.display(description=gettext_lazy("begins with"))
@@ -33,12 +33,22 @@ class TokenAdmin(ConsoleModelAdmin):
     def made(self, token: Token) -> str:
         return moment(token.made_at)
 
+    @admin.display(description=gettext_lazy("last used at"), ordering="last_used_at")
+    def used(self, token: Token) -> str:
+        return moment(token.last_used_at) if token.last_used_at else _("never")
+
     @admin.display(description=gettext_lazy("expires at"), ordering="expires_at")
     def expires(self, token: Token) -> str:
         return moment(token.expires_at) if token.expires_at else _("never")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False  # another account or another end is another token
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        form = super().get_form(request, obj, change=change, **kwargs)
+        if "scope" in form.base_fields:
+            form.base_fields["scope"].required = False  # what is not sent has the model's default
+        return form
 
     def save_model(self, request: HttpRequest, obj: Token, form: Any, change: bool) -> None:
         request.secret = obj.draw()  # type: ignore[attr-defined]  # for the one page that shows it

@@ -12,10 +12,13 @@ class ApiConfig(AppConfig):
 
     def ready(self) -> None:
         from django.contrib.auth.models import Group, User
+        from django.contrib.auth.signals import user_logged_in
 
         from opsconsole.api.auth import forget
         from opsconsole.api.models import Token
+        from opsconsole.api.sessions import begin
 
+        user_logged_in.connect(begin, dispatch_uid="opsconsole.api")
         for model in (Token, User):
             for saved in (post_save, post_delete):
                 saved.connect(forget, sender=model, dispatch_uid="opsconsole.api")

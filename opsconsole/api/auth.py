@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime
+from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from django.db import DatabaseError
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -18,7 +20,7 @@ from ninja.errors import AuthenticationError, AuthorizationError
 from ninja.security import HttpBearer
 from ninja.security import SessionAuth as NinjaSessionAuth
 
-from opsconsole.api.models import Token, digest
+from opsconsole.api.models import Scope, Token, digest
 
 
 def access(permission: str = "") -> list[Callable[[HttpRequest], Any]]:
@@ -42,6 +44,8 @@ class TokenAuth(HttpBearer):
         found = _valid(token)
         if found is None:
             raise AuthenticationError(message=_("This token is not known, was revoked, or has expired."))
+        if not Scope(found.scope).allows(self.permission):
+            raise AuthorizationError(message=_("The scope of this token does not allow this."))
         request.user = user = found.user
         if self.permission not in found.rights:
             _permitted(user, self.permission)
@@ -53,15 +57,16 @@ class Remembered(NamedTuple):
     """A token's active account, and the rights that it was found to have."""
 
     until: float
+    scope: str
     expires_at: datetime | None
     user: Any
     rights: set[str]
 
 
 def account_of(token: str) -> Any:
-    """Return the active account of a token that is good; None for any other text."""
+    """Return the active account of a token that is good and has all its rights; None for any other text."""
     found = _valid(token)
-    return None if found is None else found.user
+    return found.user if found is not None and found.scope == Scope.FULL else None
 
 
 def _valid(token: str) -> Remembered | None:
@@ -77,10 +82,18 @@ def _known(digest: str) -> Remembered | None:
     token = Token.objects.filter(digest=digest, user__is_active=True).select_related("user").first()
     if token is None:
         return None
+    _note_use(token)
     if len(_remembered) >= REMEMBERED_TOKENS:
         _remembered.clear()
-    found = _remembered[digest] = Remembered(now + REMEMBERED_SECONDS, token.expires_at, token.user, set())
+    found = _remembered[digest] = Remembered(now + REMEMBERED_SECONDS, token.scope, token.expires_at, token.user, set())
     return found
+
+
+def _note_use(token: Token) -> None:
+    now = timezone.now()
+    if token.last_used_at is None or now - token.last_used_at > USE_NOTED_EVERY:
+        with suppress(DatabaseError):  # a busy database keeps no client from its answer
+            Token.objects.filter(pk=token.pk).update(last_used_at=now)
 
 
 def forget(**kwargs: Any) -> None:
@@ -89,6 +102,7 @@ def forget(**kwargs: Any) -> None:
 
 
 REMEMBERED_SECONDS = 2.0
+USE_NOTED_EVERY = timedelta(minutes=10)
 REMEMBERED_TOKENS = 1_000
 _remembered: dict[str, Remembered] = {}
 

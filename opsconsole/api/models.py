@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
+from django.contrib.sessions.base_session import AbstractBaseSession
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 PREFIX = "ops_"  # so that a token in the wrong place is recognised
 SHOWN_CHARACTERS = 10
+
+
+def expiry() -> datetime:
+    return timezone.now() + timedelta(days=settings.TOKEN_DAYS)
+
+
+class Scope(models.TextChoices):
+    """What of its account's rights a token has."""
+
+    FULL = "full", _("all rights of the account")
+    READ = "read", _("reading only")
+    REPORT = "report", _("reporting status only")
+
+    def allows(self, permission: str) -> bool:
+        codename = permission.partition(".")[2]
+        if self == Scope.READ:
+            return not codename or codename.startswith("view_")
+        return self == Scope.FULL or codename.startswith("report_")
 
 
 class Token(models.Model):
@@ -26,8 +46,16 @@ class Token(models.Model):
     digest = models.CharField(max_length=64, unique=True, editable=False)
     made_at = models.DateTimeField(_("made at"), default=timezone.now, editable=False)
     expires_at = models.DateTimeField(
-        _("expires at"), null=True, blank=True, help_text=_("left empty, it is good until it is revoked")
+        _("expires at"),
+        null=True,
+        blank=True,
+        default=expiry,
+        help_text=_("left empty, it is good until it is revoked"),
     )
+    scope = models.CharField(
+        _("scope"), max_length=10, choices=Scope, default=Scope.FULL, help_text=_("what of the account's rights it has")
+    )
+    last_used_at = models.DateTimeField(_("last used at"), null=True, editable=False)
 
     class Meta:
         verbose_name = _("API token")
@@ -49,6 +77,27 @@ class Token(models.Model):
         secret = token.draw()
         token.save()
         return secret
+
+
+class Session(AbstractBaseSession):
+    """Django's session, with what its list shows. The columns are copies of what the session itself holds."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, null=True, related_name="+")
+    address = models.CharField(max_length=45, default="")
+    browser = models.CharField(max_length=200, default="")
+    started_at = models.DateTimeField(null=True)
+    used_at = models.DateTimeField(null=True)
+
+    @property
+    def handle(self) -> str:
+        """What names the session on a page: its key would open it."""
+        return digest(self.session_key)
+
+    @classmethod
+    def get_session_store_class(cls) -> Any:
+        from opsconsole.api.sessions import SessionStore
+
+        return SessionStore
 
 
 def digest(secret: str) -> str:

@@ -44,7 +44,10 @@ def authenticated(name: str | None) -> User | None:
         account: User | None = account_of(secret)
         if account is None:
             raise NotAuthenticated(
-                _("%(variable)s is not known, was revoked, or has expired. Make a new token in the console.")
+                _(
+                    "%(variable)s is not known, was revoked, has expired, or has not all rights of its account. "
+                    "Make a new token in the console."
+                )
                 % {"variable": TOKEN_VARIABLE}
             )
         if name is not None and account.get_username() != name:
