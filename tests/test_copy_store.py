@@ -210,6 +210,32 @@ def test_a_generated_column_of_the_source_is_a_value_elsewhere(managed: Any, tar
     assert dump(there)["tasks"]["t00002"]["loud"] == "T00002"
 
 
+@pytest.mark.parametrize("managed", ["postgresql"], indirect=True)
+def test_partitions_are_their_table_and_heirs_are_not(managed: Any, target: Any) -> None:
+    fill(managed, 20)
+    managed.execute("DROP TABLE webui_messages")
+    managed.execute(
+        "CREATE TABLE webui_messages (message_id TEXT PRIMARY KEY, session_id TEXT NOT NULL, role TEXT NOT NULL,"
+        " content TEXT NOT NULL, created_at TEXT NOT NULL, metadata TEXT) PARTITION BY HASH (message_id)"
+    )
+    for rest in (0, 1):
+        managed.execute(
+            f"CREATE TABLE messages_{rest} PARTITION OF webui_messages FOR VALUES WITH (MODULUS 2, REMAINDER {rest})"
+        )
+    managed.execute(
+        "INSERT INTO webui_sessions (session_id, user_id, created_at, updated_at) VALUES ('s', 'u', '', '')"
+    )
+    for number in range(20):
+        managed.execute("INSERT INTO webui_messages VALUES (?, 's', 'user', 'x', '', NULL)", f"m{number:02}")
+    managed.execute("CREATE TABLE more_tasks (more TEXT) INHERITS (tasks)")
+    managed.execute("INSERT INTO more_tasks (task_id, title, more) VALUES ('t00001', 'the same key', 'x')")
+    run = copy()
+    assert run.error == "Stays behind: more_tasks (1 row)."
+    there = dump(Store("agentos_new", "agentos"))
+    assert len(there["webui_messages"]) == len(there["tasks"]) == 20
+    assert set(TableCopy.objects.exclude(agrees=None).values_list("agrees", flat=True)) == {True}
+
+
 def clear(store: Store) -> None:
     for table in ("memory_items", "projects", "task_audits", "tasks", "schema_version", "django_migrations"):
         execute(store, f"DELETE FROM {table}")

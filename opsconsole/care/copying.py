@@ -165,6 +165,11 @@ class _PostgreSQL:
     def _execute(self, sql: str, values: Row = ()) -> psycopg.Cursor[Any]:
         return self.client.execute(sql.encode(), values, binary=False)
 
+    def _from(self, table: str) -> str:
+        """The table's own rows; those of tables that inherit from it are theirs."""
+        declared = self.store.tables[table]
+        return f"ONLY {declared.sql}" if declared.children else declared.sql
+
     def _key(self, table: str) -> tuple[list[str], list[str]]:
         """The key, and how it is ordered: text by its bytes, as SQLite does."""
         columns = self.store.tables[table]
@@ -173,11 +178,10 @@ class _PostgreSQL:
 
     def read(self, table: str, columns: Mapping[str, str], after: Row | None, limit: int) -> list[Row]:
         key, order = self._key(table)
-        declared = self.store.tables[table]
         names = [_READ.get(kind, "{}::text").format(f"t.{quote(name)}") for name, kind in columns.items()]
         by = ", ".join(order)
         where = "" if after is None else f"WHERE ({by}) > ({', '.join(['%s'] * len(key))})"
-        sql = f"SELECT {', '.join([*key, *names])} FROM {declared.sql} AS t {where} ORDER BY {by} LIMIT {limit}"
+        sql = f"SELECT {', '.join([*key, *names])} FROM {self._from(table)} AS t {where} ORDER BY {by} LIMIT {limit}"
         return self._execute(sql, after or ()).fetchall()
 
     def insert(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
@@ -191,15 +195,15 @@ class _PostgreSQL:
     def last_key(self, table: str) -> Row | None:
         key, order = self._key(table)
         by = ", ".join(f"{one} DESC" for one in order)
-        sql = f"SELECT {', '.join(key)} FROM {self.store.tables[table].sql} AS t ORDER BY {by} LIMIT 1"
+        sql = f"SELECT {', '.join(key)} FROM {self._from(table)} AS t ORDER BY {by} LIMIT 1"
         row: Row | None = self._execute(sql).fetchone()
         return row
 
     def count(self, table: str) -> int:
-        return int(self._value(f"SELECT COUNT(*) FROM {self.store.tables[table].sql}"))
+        return int(self._value(f"SELECT COUNT(*) FROM {self._from(table)}"))
 
     def count_values(self, table: str, column: str) -> int:
-        return int(self._value(f"SELECT COUNT({quote(column)}) FROM {self.store.tables[table].sql}"))
+        return int(self._value(f"SELECT COUNT({quote(column)}) FROM {self._from(table)}"))
 
     def without_key(self, table: str) -> int:
         return 0
@@ -555,19 +559,35 @@ def obstacle(source: Store, table: str, columns: Collection[str] | None) -> str:
 
 
 def sources_of(store: Store) -> list[str]:
-    """Return all tables with rows of their own, those that others refer to first; not what indexes keep."""
-    parts = tuple(f"{name}_" for name in store.virtual_tables())
-    return order(store, [table for table in store.tables if not table.startswith(parts)])
+    """Return all tables with rows of their own, those that others refer to first: no partitions, nothing of indexes."""
+    of_indexes = tuple(f"{name}_" for name in store.virtual_tables())
+    partitions: set[int] = set()
+    if store.vendor == "postgresql":
+        partitions = {oid for (oid,) in store.query("SELECT oid::bigint FROM pg_class WHERE relispartition")}
+    return order(
+        store,
+        [
+            name
+            for name, table in store.tables.items()
+            if not name.startswith(of_indexes) and table.oid not in partitions
+        ],
+    )
+
+
+_REFERENCES = re.compile(r"\bREFERENCES\s+(\w+)", re.IGNORECASE)
 
 
 def order(store: Store, tables: Sequence[str]) -> list[str]:
-    """Tables, those that others refer to first."""
+    """Tables, those that others refer to first: by the store's own foreign keys, and by the documented ones."""
     parents: dict[str, set[str]] = {table: set() for table in tables}
     named: dict[Any, str] = {store.tables[table].oid or table: table for table in tables}
     for key in store.foreign_keys:
         child, parent = named.get(key.child_oid or key.child), named.get(key.parent_oid or key.parent)
         if child and parent and child != parent:
             parents[child].add(parent)
+    for child, statement in schema.documented(store.name, store.vendor).tables.items():
+        if child in parents:
+            parents[child] |= {one for one in _REFERENCES.findall(statement) if one in parents and one != child}
     ordered: list[str] = []
     while parents:
         free = sorted(table for table, wanted in parents.items() if wanted <= set(ordered)) or sorted(parents)[:1]
