@@ -1,6 +1,6 @@
-"""A process that has imported the libraries and forks one `manage.py` after the other: half of a command's time.
+"""A process that has imported what a script needs and forks for each call: half of a command's time.
 
-`run()` asks it. The command is a process of its own, with its environment and exit code, as from a shell.
+`run()` asks it. The script runs in a process of its own, with its environment and exit code, as from a shell.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 120
 
 
-def run(words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """`manage.py` with these words. Exit code -SIGALRM when it has not ended in time."""
+def run(script: str, words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """The script with these words. Exit code -SIGALRM when it has not ended in time."""
     with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
-        server = _server()
+        server = _server(script)
         job = {"words": words, "environment": environment, "files": [os.devnull, out.name, err.name]}
         assert server.stdin is not None
         assert server.stdout is not None
@@ -35,9 +35,9 @@ def run(words: list[str], environment: dict[str, str]) -> subprocess.CompletedPr
 
 
 @functools.cache
-def _server() -> subprocess.Popen[str]:
+def _server(script: str) -> subprocess.Popen[str]:
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.forking"],
+        [sys.executable, "-m", "tests.forking", script],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -61,8 +61,8 @@ def _next_job() -> dict[str, Any]:
     sys.exit()
 
 
-def _serve() -> None:
-    # What most commands import and what needs no settings.
+def _import_for_commands() -> None:
+    """What most commands import and what needs no settings."""
     import croniter  # noqa: F401
     import django.contrib.admin
     import django.contrib.postgres.fields
@@ -75,6 +75,12 @@ def _serve() -> None:
     import pydantic  # noqa: F401
     import structlog  # noqa: F401
 
+
+def _serve(script: str) -> None:
+    if script == "manage.py":
+        _import_for_commands()
+    else:
+        runpy.run_path(script)  # not as __main__: it imports only
     gc.freeze()
     job = _next_job()
     os.setsid()
@@ -83,9 +89,9 @@ def _serve() -> None:
     for number, name in enumerate(job["files"]):
         os.dup2(os.open(name, os.O_RDWR), number)
     signal.alarm(SECONDS)
-    sys.argv = ["manage.py", *job["words"]]
-    runpy.run_path("manage.py", run_name="__main__")
+    sys.argv = [script, *job["words"]]
+    runpy.run_path(script, run_name="__main__")
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(sys.argv[1])

@@ -60,7 +60,7 @@ class Shell:
         )
 
     def run(self, *words: object) -> subprocess.CompletedProcess[str]:
-        return forking.run([*map(str, words)], self.environment)
+        return forking.run("manage.py", [*map(str, words)], self.environment)
 
     def json(self, *words: object, code: int = 0) -> Any:
         """The one JSON object on standard output."""

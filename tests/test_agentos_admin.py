@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import json
+import re
 import struct
 import zipfile
 
@@ -171,7 +172,7 @@ def test_lists_are_read_in_the_order_of_an_index(alices, managed):
     fill(managed, 300)
     for model in TABLES:
         seen, _ = queries(alices, url(model, "changelist"))
-        (listed,) = [sql for sql in seen if "ORDER BY" in sql and "pg_" not in sql]
+        (listed,) = [sql for sql in seen if "ORDER BY" in sql and not re.search("pg_|sqlite_master", sql)]
         if managed.engine == "sqlite":
             plan = [row[3] for row in managed.execute(f"EXPLAIN QUERY PLAN {listed}")]
             assert not any("TEMP B-TREE" in step for step in plan), (model, plan)

@@ -25,7 +25,7 @@ from roadmaps import langgraph, recoveries, resume
 from roadmaps.operations.sync_results import moving
 from roadmaps.savers import Restricted, build
 from roadmaps.serialized import Decoder, Inert, Unreadable
-from tests import workflows
+from tests import forking, workflows
 from tests.contract import operation_called, plan_whole
 from tests.outside import dump, execute, schema
 from tests.pooler import Pooler
@@ -63,9 +63,8 @@ def begin(
     store: Store, graph: str, thread: str = INCIDENT, *, accident: str = "", given: str = "{}", answer: str = ""
 ) -> int:
     """The platform's worker runs this graph; how it ended."""
-    command = [sys.executable, "-m", "tests.platform_worker", address_of(store), graph, thread, given, answer]
-    environment = {**os.environ, "GRAPH_ACCIDENT": accident}
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    words = [address_of(store), graph, thread, given, answer]
+    return forking.run("tests/platform_worker.py", words, {**os.environ, "GRAPH_ACCIDENT": accident}).returncode
 
 
 def use(settings: Any, graph: str) -> None:
