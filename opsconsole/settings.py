@@ -313,6 +313,10 @@ ROADMAPS_RESUME_URL = env("ROADMAPS_RESUME_URL", read.http_url, "", secret=True)
 ROADMAPS_RETRY_URL = env("ROADMAPS_RETRY_URL", read.http_url, "", secret=True)
 ROADMAPS_RESUME_SECRET = env("ROADMAPS_RESUME_SECRET", read.text, "", secret=True)
 
+# --- approvals: how long a run waits for a second person ------------------------------------------------
+
+RUN_APPROVAL_HOURS = env("RUN_APPROVAL_HOURS", read.number(0, 87_600), 24.0)
+
 # --- backups -------------------------------------------------------------------------------------------
 
 BACKUP_MAX_AGE_HOURS = env("BACKUP_MAX_AGE_HOURS", read.number(0, 87_600), 24.0)

@@ -35,7 +35,7 @@ urlpatterns = [
     _page("run/<int:pk>/replan/", views.replan, "run-replan"),
     _page("run/<int:pk>/note/", views.note, "run-note"),
     re_path(
-        r"^admin/operations/run/(?P<pk>\d+)/(?P<verb>pause|resume|cancel|approve|undo|retry)/$",
+        r"^admin/operations/run/(?P<pk>\d+)/(?P<verb>pause|resume|cancel|approve|reject|undo|retry)/$",
         admin.site.admin_view(views.act),
         name="run-act",
     ),

@@ -45,7 +45,7 @@ def _environment() -> None:
     """Neither the caller's variables nor a `.env` file reach the tests: they may name real databases."""
     for name in list(os.environ):
         if name.endswith(("DATABASE_URL", "DATABASE_PASSWORD", "_ATTACHED", "CACHE_URL", "_TOKEN")) or name.startswith(
-            ("OPSCONSOLE_WORKERS", "HELIX_", "ROADMAPS_", "RUN_HOLD_", "BACKUP_", "TASK_RECOVERY_", "ALERT_")
+            ("OPSCONSOLE_WORKERS", "HELIX_", "ROADMAPS_", "RUN_", "BACKUP_", "TASK_RECOVERY_", "ALERT_")
         ):
             del os.environ[name]
     data = SESSION / (WORKER or "main")

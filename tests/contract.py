@@ -50,7 +50,7 @@ def plan_whole(operation: Operation) -> Plan:
 
 def start(operation: Operation, **options: Any) -> Run:
     """Plan and confirm; the run is this process's to work on."""
-    planned = plan_whole(operation) if operation.exact else planning.plan(operation)
+    planned = plan_whole(operation) if operation.pins_rows else planning.plan(operation)
     run = runs.draft(planned, TESTER, **options)
     return runs.confirm(run, TESTER, background=False)
 

@@ -123,10 +123,10 @@ def test_a_child_that_comes_in_the_last_moment(make_helix, engine, monkeypatch):
 def test_a_confirmation_is_refused_once_the_rows_have_moved(make_helix):
     store = make_helix("postgresql-enum", helix.one_of_each())
     run = planned_run(store, 3)
-    runs.recheck(run)
+    runs.require_unchanged(run)
     execute(store, CHANGES["a task restarted"])
     with pytest.raises(PlanDrifted):
-        runs.recheck(run)
+        runs.require_unchanged(run)
 
 
 def test_jobs_made_or_gone_after_the_plan(make_helix):

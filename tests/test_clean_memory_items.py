@@ -94,7 +94,7 @@ def test_what_was_used_since_the_plan_stays(make_attached: Any, engine: str) -> 
     assert not set(victims[1:]) & set(kept)
     assert run.changed == planned.counts()["changed"] - 1
     left = left_by(run)["skipped"]
-    assert left["made_since"] == ["mem-000a"]
+    assert "made_since" not in left, "a row that the plan did not show is not even looked at"
     assert victims[0] in left["used_since"]
 
 

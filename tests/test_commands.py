@@ -116,10 +116,11 @@ def test_a_file_put_in_the_stores_place_is_not_undone(shell, store, tmp_path):
     assert "the file was replaced" in shell.refused("runs", "undo", run, "--execute", "--yes")
 
 
-@pytest.mark.parametrize("verb", ["show", "pause", "resume", "cancel", "approve", "retry", "undo"])
+@pytest.mark.parametrize("verb", ["show", "pause", "resume", "cancel", "approve", "reject", "retry", "undo"])
 def test_an_unknown_run_is_refused(shell, verb):
-    assert "There is no run 4711" in shell.refused("runs", verb, 4711)
-    assert "a whole number above 0 is wanted" in shell.refused("runs", verb, "x")
+    flags = ["--reason", "x"] if verb == "reject" else []
+    assert "There is no run 4711" in shell.refused("runs", verb, 4711, *flags)
+    assert "a whole number above 0 is wanted" in shell.refused("runs", verb, "x", *flags)
 
 
 def test_any_operation_runs_by_its_name(shell, store):

@@ -206,6 +206,7 @@ KINDS = {
     "ROADMAPS_RESUME_URL": "http",
     "ROADMAPS_RETRY_URL": "http",
     "ROADMAPS_RESUME_SECRET": "text",
+    "RUN_APPROVAL_HOURS": "number",
     "BACKUP_MAX_AGE_HOURS": "number",
     "BACKUP_ENCRYPTION_KEY": "age",
     "METRICS_TOKEN": "bearer",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+from collections.abc import Sequence
 from datetime import timedelta
 from smtplib import SMTPException
 
@@ -29,12 +30,17 @@ BACKOFF_MINUTES = (1, 2, 5, 15, 60, 240, 480, 720)  # after each attempt; the la
 SIGNATURE, TIMESTAMP = "X-OpsConsole-Signature", "X-OpsConsole-Timestamp"
 
 
-def tell(key: str, subject: str, text: str) -> bool:
-    """Tell it through every channel that is configured. False: this key was told before, and nobody is again."""
+def tell(key: str, subject: str, text: str, to: Sequence[str] = ()) -> bool:
+    """Tell it through every channel that is configured. False: this key was told before, and nobody is again.
+
+    `to`: mail addresses beside those of the alert list.
+    """
     with transaction.atomic():
-        alert, new = Alert.objects.get_or_create(key=key[:200], defaults={"subject": subject[:300], "text": text})
+        fields = {"subject": subject[:300], "text": text, "to": list(to)}
+        alert, new = Alert.objects.get_or_create(key=key[:200], defaults=fields)
         if new:
-            Delivery.objects.bulk_create(Delivery(alert=alert, channel=channel) for channel in channels())
+            wanted = dict.fromkeys([*channels(), *([Channel.MAIL] if to else [])])
+            Delivery.objects.bulk_create(Delivery(alert=alert, channel=channel) for channel in wanted)
     return new
 
 
@@ -72,7 +78,7 @@ def _attempt(delivery: Delivery) -> bool:
 def _mail(alert: Alert) -> None:
     prefix = "" if settings.ENVIRONMENT == "development" else f"[{settings.ENVIRONMENT}] "
     subject = " ".join(f"{prefix}{alert.subject}".split())  # a header has one line
-    EmailMessage(subject, alert.text, to=settings.ALERT_EMAILS).send()
+    EmailMessage(subject, alert.text, to=sorted({*settings.ALERT_EMAILS, *alert.to})).send()
 
 
 def _webhook(alert: Alert) -> None:

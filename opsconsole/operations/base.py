@@ -197,6 +197,11 @@ class Operation:
         return False
 
     @property
+    def pins_rows(self) -> bool:
+        """Whether the plan keeps what it showed of each unit, and a run touches exactly these as they were."""
+        return self.exact or self.effective_risk() in {Risk.DELETE, Risk.OUTSIDE}
+
+    @property
     def wants_note(self) -> bool:
         """Whether nobody may confirm it without saying why."""
         return False

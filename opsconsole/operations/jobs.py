@@ -27,7 +27,7 @@ from opsconsole.operations.models import ENDED, Event, Heartbeat, Hold, Run, Sta
 from opsconsole.operations.planning import UnableToPlan
 from opsconsole.operations.registry import UnknownOperation
 from opsconsole.operations.runner import Fenced, Runner
-from opsconsole.operations.runs import Actor, UnableToRun
+from opsconsole.operations.runs import Actor, PlanDrifted, UnableToRun
 from opsconsole.stores.store import StoreUnusable
 
 logger = logging.getLogger(__name__)
@@ -61,9 +61,13 @@ def resume(run: Run, actor: Actor) -> None:
 
 
 def approve(run: Run, actor: Actor) -> None:
-    with transaction.atomic():
-        runs.approve(run, actor)
-        wake(run)
+    """Approve a run and queue it. Where its rows have changed, it is planned again instead: raises PlanDrifted."""
+    try:
+        with transaction.atomic():
+            runs.approve(run, actor)
+            wake(run)
+    except PlanDrifted:
+        runs.replace_plan(run, actor)
 
 
 def plan_in_background(run: Run) -> None:
@@ -121,8 +125,12 @@ def count(run_id: int, generation: int) -> str:
 
     def keep(planned: planning.Plan) -> bool:
         runs.keep_plan(run, planned)
-        mine = Run.objects.filter(pk=run_id, status=Status.PLANNED, generation=generation)
-        return bool(mine.update(plan=run.plan, digest=run.digest))
+        with transaction.atomic():
+            mine = Run.objects.filter(pk=run_id, status=Status.PLANNED, generation=generation)
+            met = bool(mine.update(plan=run.plan, digest=run.digest))
+            if met:
+                runs.keep_pinned(run, planned)
+        return met
 
     shown = time.monotonic()
 
@@ -159,6 +167,8 @@ def _occasion(cls: type[Operation], params: dict[str, Any], due: str) -> str:
         runs.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=reason)
         return reason
     unfinished = runs.same_command(planned.operation, planned.selection)
+    if unfinished is None and planned.operation.pins_rows:
+        planning.count_outcomes(planned)
     if unfinished is not None:
         return f"run {unfinished.pk} of the same command is not finished"
     try:
@@ -188,6 +198,7 @@ def beat(cluster: str = "") -> None:
         for run in reap():
             logger.info("Run %s goes on", run.pk)
         tell_overdue()
+    runs.expire_waiting()
     alerts.deliver()
     old = timezone.now() - KEEP_RESULTS
     Success.objects.filter(stopped__lt=old).delete()

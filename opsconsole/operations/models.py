@@ -217,6 +217,19 @@ class PinnedRows(models.Model):
     def __str__(self) -> str:
         return f"{self.run_id}/{self.number}"
 
+    @classmethod
+    def keep(cls, run: Run, units: list[tuple[Any, str]]) -> None:
+        """Append units to those that are kept of `run`."""
+        if units:
+            packed = zlib.compress(orjson.dumps(units), 1)
+            cls.objects.create(run=run, number=cls.objects.filter(run=run).count(), units=packed)
+
+    @classmethod
+    def of(cls, run: Run) -> dict[Any, str]:
+        """Return key → digest of all that are kept of `run`."""
+        parts = cls.objects.filter(run=run).order_by("number").values_list("units", flat=True)
+        return {key: digest for part in parts for key, digest in orjson.loads(zlib.decompress(part))}
+
 
 class Batch(models.Model):
     """One transaction of a run, and what was there before it.

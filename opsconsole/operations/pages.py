@@ -26,7 +26,18 @@ from django.utils.translation import ngettext
 from opsconsole.display import copyable, difference, duration, duration_range, figure, figure_or_words, moment
 from opsconsole.operations import alerts, checklist, findings, jobs, registry, runs
 from opsconsole.operations.base import Check, Operation, Risk
-from opsconsole.operations.models import ENDED, RESUMABLE, Batch, Finding, Hold, Request, Run, Status, Trigger
+from opsconsole.operations.models import (
+    ENDED,
+    RESUMABLE,
+    Batch,
+    Finding,
+    Hold,
+    Rejection,
+    Request,
+    Run,
+    Status,
+    Trigger,
+)
 from opsconsole.operations.planning import OUTCOMES, UnableToPlan, advice
 from opsconsole.operations.registry import InvalidParameters, UnknownOperation
 from opsconsole.operations.runs import Actor, UnableToRun
@@ -614,6 +625,27 @@ class RunPage(_Page):
         """Whether this person can approve it now."""
         actor = Actor(self.user.get_username(), "", Trigger.ADMIN, self.user)  # type: ignore[arg-type]
         return self.run.status == Status.AWAITING_APPROVAL and not runs.refusal_to_approve(self.run, actor)
+
+    @property
+    def may_reject(self) -> bool:
+        """Whether this person can reject it now."""
+        may = self.user.has_perm("operations.approve_run")  # type: ignore[attr-defined]
+        return may and self.run.status == Status.AWAITING_APPROVAL
+
+    @property
+    def rejection(self) -> str:
+        """Why it was rejected."""
+        reason = self.run.rejection
+        return str(Rejection(reason).label) if reason in Rejection.values else reason
+
+    @cached_property
+    def replacement(self) -> Run | None:
+        """The plan that was made when its rows had changed."""
+        return self.run.replacements.order_by("-pk").first()
+
+    @property
+    def drift(self) -> Table | None:
+        return None if self.replacement is None else plan_differences(self.run, self.replacement)
 
     @cached_property
     def waiting_aside(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
@@ -172,9 +172,9 @@ class Plan:
     seconds: float = 0.0
     cursor: Key | None = None  # counted up to here
     counted: bool = False
-    rows_digest: str = ""  # of the very rows, where rows go
+    rows_digest: str = ""  # of the very units and of what becomes of each, where the operation pins them
     rows: dict[str, int] = field(default_factory=dict)  # table → rows that would be written
-    shown: list[tuple[Key, str]] = field(default_factory=list)  # of an exact operation: units, what becomes of each
+    pinned: list[tuple[Key, str]] = field(default_factory=list)  # units and a digest of what becomes of each
     notes: list[str] = field(default_factory=list)  # what the store does on the way, in sentences
     restorable: bool = True  # rows that it deletes can be inserted again
 
@@ -206,7 +206,6 @@ class Plan:
             self.total,
             self.reasons if self.counted else None,
             self.rows_digest,
-            *([self.shown] if self.shown else []),
         ]
         return hashlib.sha256(orjson.dumps(covered, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
@@ -269,13 +268,10 @@ def count_outcomes(
     started = time.monotonic() - planned.seconds
     sampler = Sampler(planned.sample)
     for units in walk(planned, batch_size=batch_size, after=planned.cursor):
-        found = outcomes_of(planned.operation, units, sampler, change=_noted(planned))
+        found = outcomes_of(planned.operation, units, sampler, change=_pinning(planned, units))
         merge(planned.reasons, found.reasons)
         for write in found.writes:
             planned.rows[write.table] = planned.rows.get(write.table, 0) + len(write.rows)
-            if write.kind == "delete":
-                keys = orjson.dumps([planned.rows_digest, write.table, [row[0] for row in write.rows]])
-                planned.rows_digest = hashlib.sha256(keys).hexdigest()
         planned.cursor = units[-1].pk
         planned.batches += 1
         planned.seconds = time.monotonic() - started
@@ -288,26 +284,53 @@ def count_outcomes(
     return planned
 
 
-def _noted(planned: Plan) -> Callable[[Any], Outcome] | None:
-    """Of an exact operation: its `change`, which notes in the plan what becomes of each unit."""
+def _pinning(planned: Plan, units: list[Any]) -> Callable[[Any], Outcome] | None:
+    """Of an operation that pins its rows: its `change`, which keeps the unit and what becomes of it."""
     operation = planned.operation
-    if not operation.exact:
+    if not operation.pins_rows:
         return None
 
+    def pin(unit: Any, digest: str) -> None:
+        planned.pinned.append((unit.pk, digest))
+        planned.rows_digest = hashlib.sha256(f"{planned.rows_digest} {unit.pk} {digest}".encode()).hexdigest()
+
     def change(unit: Any) -> Outcome:
-        planned.shown.append((unit.pk, ""))
-        outcome = operation.change(unit)
-        planned.shown[-1] = (unit.pk, digest_of(outcome))
+        try:
+            outcome = operation.change(unit)
+        except Exception:
+            pin(unit, "")
+            raise
+        pin(unit, digest_of(outcome, unit))
         return outcome
 
+    if isinstance(units[0], Unreadable):
+        pin(units[0], "")
     return change
 
 
-def digest_of(outcome: Outcome) -> str:
-    """Of all that a unit's change would write, and what it stood on; of a unit that stays, nothing."""
+def digest_of(outcome: Outcome, unit: Any) -> str:
+    """Return a digest of what becomes of a unit and of what that stands on; empty where it stays as it is."""
     if not isinstance(outcome, Changed):
         return ""
-    return hashlib.sha256(orjson.dumps([outcome.reason, outcome.rows], default=str)).hexdigest()[:16]
+    stands_on = outcome.rows or str(unit)  # an action has no rows: its unit has the columns that it reads
+    return hashlib.sha256(orjson.dumps([outcome.reason, stands_on], default=str)).hexdigest()[:16]
+
+
+def moved_units(planned: Plan, pinned: Mapping[Key, str]) -> list[Key]:
+    """Return those of the pinned units that are gone or that would no longer become what the plan showed."""
+    waiting = dict(pinned)
+    for units in walk(planned, batch_size=DEFAULT_BATCH_SIZE):
+        for unit in units:
+            if unit.pk in waiting and _digest_now(planned.operation, unit) == waiting[unit.pk]:
+                del waiting[unit.pk]
+    return list(waiting)
+
+
+def _digest_now(operation: Operation, unit: Any) -> str:
+    try:
+        return "" if isinstance(unit, Unreadable) else digest_of(operation.change(unit), unit)
+    except Exception:  # noqa: BLE001  # it would fail, and is counted so
+        return ""
 
 
 def walk(planned: Plan, *, batch_size: int, after: Key | None = None) -> Iterator[list[Any]]:

@@ -37,6 +37,7 @@ from opsconsole.operations.holds import hold_reason
 from opsconsole.operations.models import (
     Batch,
     Hold,
+    PinnedRows,
     Request,
     Run,
     SetAside,
@@ -61,6 +62,7 @@ from opsconsole.operations.runs import (
     number_of,
     operation_of,
     record,
+    release,
     tell,
     worker_actor,
 )
@@ -153,10 +155,9 @@ class Runner:
         self.store = self.operation.at
         self.selection = Selection(**run.selection)
         self.units = chosen_units(self.operation, self.selection)
-        self._shown: dict[Key, str] = {}
-        if self.operation.exact:
-            self._shown = dict(run.plan["shown"])
-            self.units = self.operation.choose(self.units, list(self._shown))
+        self._pinned = PinnedRows.of(run) if self.operation.pins_rows else None
+        if self.operation.exact and self._pinned is not None:
+            self.units = self.operation.choose(self.units, list(self._pinned))
         self.size = run.batch_size
         self.request = Request(run.request)
         self._writer = _Writer(self.store)
@@ -271,7 +272,7 @@ class Runner:
         if act is not None:
             return self._do(self.run.bound, act)
         after = self.run.cursor if self._pending is None else self._pending.cursor
-        units = read_batch(self.operation, self.units, after=after, bound=self.run.bound, limit=self.size)
+        units = self._read(after, self.run.bound, self.size)
         sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
         found = outcomes_of(self.operation, units, sampler, change=self._change)
         if sampler is not None:  # the shell confirms without counting: its run shows what it did first
@@ -285,10 +286,19 @@ class Runner:
             self._see_through()
         return True
 
+    def _read(self, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        """Return the next units; where the plan has pinned its own, only these."""
+        while units := read_batch(self.operation, self.units, after=after, bound=bound, limit=limit):
+            mine = [unit for unit in units if self._pinned is None or unit.pk in self._pinned]
+            if mine:
+                return mine
+            after = units[-1].pk
+        return []
+
     @property
     def _change(self) -> Callable[[Any], Outcome]:
         """What becomes of a unit: the operation's answer, or the verdict on a unit that could not be written."""
-        change = self._as_shown if self.operation.exact else self.operation.change
+        change = self.operation.change if self._pinned is None else self._as_pinned
         if not self._verdicts:
             return change
 
@@ -300,10 +310,10 @@ class Runner:
 
         return judged
 
-    def _as_shown(self, unit: Any) -> Outcome:
+    def _as_pinned(self, unit: Any) -> Outcome:
         """What becomes of a unit that still is as the plan showed it."""
         outcome = self.operation.change(unit)
-        if digest_of(outcome) != self._shown.get(unit.pk):
+        if isinstance(outcome, Changed) and digest_of(outcome, unit) != (self._pinned or {}).get(unit.pk):
             return Skip("changed_since")
         return outcome
 
@@ -311,7 +321,7 @@ class Runner:
         """One unit that writes no rows: a question is asked, or an act done. It is noted once it is over: a
         worker that dies before leaves it to be done again.
         """
-        units = self.operation.fetch(self.units, after=self.run.cursor, bound=bound, limit=1)
+        units = self._read(self.run.cursor, bound, 1)
         if not units:
             return False
         started = time.monotonic()
@@ -781,7 +791,7 @@ class Runner:
         """
         run = self.run
         if self.operation.act is not None or not self.operation.rejudges:
-            return run.unfit + run.set_aside + run.skipped - max(gone, 0)
+            return run.unfit + run.set_aside + run.skipped - max(gone, 0) + self._appeared()
         if not run.after["in_scope"] or run.bound is None:
             return 0
         failed = {str(key) for key in run.units_set_aside.values_list("key", flat=True)}  # a key's own JSON, too
@@ -795,6 +805,16 @@ class Runner:
             explained += len(found) - changes
             after = found[-1].pk
         return explained
+
+    def _appeared(self) -> int:
+        """Count the units in scope that the plan has not pinned: they appeared since, and are not touched."""
+        if self._pinned is None or self.run.bound is None:
+            return 0
+        appeared, after = 0, None
+        while units := read_batch(self.operation, self.units, after=after, bound=self.run.bound, limit=self.size):
+            appeared += sum(unit.pk not in self._pinned for unit in units)
+            after = units[-1].pk
+        return appeared
 
     def _outcome(self, unit: Any) -> Outcome | None:
         """What becomes of a unit, None where that raises."""
@@ -816,7 +836,7 @@ class Runner:
                 after=run.after,
                 plan=run.plan,
             )
-            run.locks.all().delete()
+            release(run)
             record(run, status.value, worker_actor(run), before=run.before, after=run.after, error=run.error)
             run.status = status
             tell(run)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 import psutil
@@ -44,6 +44,8 @@ from opsconsole.operations.models import (
     Event,
     Hold,
     Lock,
+    PinnedRows,
+    Rejection,
     Request,
     Run,
     Status,
@@ -52,8 +54,9 @@ from opsconsole.operations.models import (
 from opsconsole.operations.planning import (
     Plan,
     count_outcomes,
-    measure,
+    moved_units,
     operation_on,
+    plan,
 )
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.preflight import require_privileges
@@ -63,6 +66,7 @@ logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=30)
 RECOUNTED_UNITS = 20_000  # a plan of up to as many is counted while somebody waits
+COMPARED_UNITS = 200_000  # and compared as a whole before a worker begins with it
 MAX_ATTEMPTS = 5  # workers lost in a row without one batch
 MAX_NOTE = 10_000
 
@@ -73,6 +77,10 @@ class UnableToRun(Exception):
 
 class PlanDrifted(UnableToRun):
     """The store no longer is as the confirmed plan saw it."""
+
+
+class TargetHeld(UnableToRun):
+    """Another run holds a target."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +162,12 @@ def draft(
         fast=fast,
         waiting="",
     )
+    if operation.pins_rows and not planned.counted and planned.total <= RECOUNTED_UNITS:
+        count_outcomes(planned)
     keep_plan(run, planned)
     with transaction.atomic():
         run.save()
+        keep_pinned(run, planned)
         record(run, "planned", actor, digest=run.digest, total=run.total, note=note)
     return run
 
@@ -176,7 +187,6 @@ def keep_plan(run: Run, planned: Plan) -> None:
         "cursor": planned.cursor,
         "rows_digest": planned.rows_digest,
         "rows": planned.rows,
-        "shown": planned.shown,
         "notes": planned.notes,
         "restorable": planned.restorable,
         "planned_at": timezone.now().isoformat(),
@@ -200,25 +210,29 @@ def plan_of(run: Run) -> Plan:
         counted=kept["counted"],
         rows_digest=kept["rows_digest"],
         rows=kept.get("rows", {}),
-        shown=kept.get("shown", []),
         notes=kept.get("notes", []),
         restorable=kept.get("restorable", True),
     )
 
 
-def recheck(run: Run) -> None:
-    """Compare the store with what the plan saw, up to its bound. Raises PlanDrifted.
+def keep_pinned(run: Run, planned: Plan) -> None:
+    """Save the units that `planned` has pinned since the last call."""
+    PinnedRows.keep(run, planned.pinned)
+    planned.pinned.clear()
 
-    Small plans are counted again and their digests compared; of larger ones, the figures.
+
+def require_unchanged(run: Run, limit: int = RECOUNTED_UNITS) -> None:
+    """Compare the plan, and the rows of a plan that pins them, with the store. Raises PlanDrifted.
+
+    Of other operations parameters, store and bound are compared: counts move on a live store. Rows that
+    appeared are no difference, since the run does not touch them. Above `limit` units, each is compared when
+    its batch comes.
     """
     kept = plan_of(run)
-    before = {"in_scope": 0} if kept.bound is None else measure(kept.operation, kept.selection, kept.bound)
-    fresh = Plan(kept.operation, kept.selection, kept.bound, before)
-    drifted = fresh.compared != kept.compared
-    if not drifted and kept.counted and kept.total <= RECOUNTED_UNITS:
-        drifted = count_outcomes(fresh).digest() != kept.digest()
-    if drifted:
-        raise PlanDrifted(_("The store has changed since this plan: nothing was written."))
+    if kept.digest() != run.digest:
+        raise UnableToRun(_("Run %(run)d is no longer what was planned. Plan it again.") % {"run": run.pk})
+    if kept.operation.pins_rows and kept.counted and kept.total <= limit and moved_units(kept, PinnedRows.of(run)):
+        raise PlanDrifted(_("The rows have changed since the plan was made. Nothing was written."))
 
 
 def confirm(run: Run, actor: Actor, *, background: bool, checked: Sequence[str] = ()) -> Run:
@@ -232,10 +246,13 @@ def confirm(run: Run, actor: Actor, *, background: bool, checked: Sequence[str] 
         raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
     operation = operation_of(run)
     require_grounds(run, operation, actor, checked)
+    require_unchanged(run)
     approval = needs_approval(operation, Trigger(run.trigger))
     status = Status.AWAITING_APPROVAL if approval else Status.QUEUED if background else Status.RUNNING
     with transaction.atomic():
-        _take_locks(run)
+        require_free(run)
+        if status != Status.AWAITING_APPROVAL:
+            _take_locks(run)
         _move(
             run,
             status,
@@ -250,6 +267,8 @@ def confirm(run: Run, actor: Actor, *, background: bool, checked: Sequence[str] 
             run.started_at = timezone.now()
             run.save(update_fields=("worker", "generation", "started_at"))
         record(run, "confirmed", actor, digest=run.digest, background=background, checklist=list(checked))
+        if approval:
+            ask_for_approval(run)
     return run
 
 
@@ -259,7 +278,7 @@ def require_grounds(run: Run, operation: Operation, actor: Actor, checked: Seque
         raise UnableToRun(_("This plan needs a superuser. Ask a superuser to confirm it."))
     if operation.wants_note and not run.note.strip():
         raise UnableToRun(_("Say why: this needs a note."))
-    if operation.exact and not run.plan["counted"]:
+    if operation.pins_rows and not run.plan["counted"]:
         raise UnableToRun(_("The outcomes are not counted yet."))
     unchecked = checklist.missing(operation, checked) if actor.trigger != Trigger.SCHEDULE else []
     if unchecked:
@@ -277,9 +296,89 @@ def approve(run: Run, actor: Actor) -> None:
         raise UnableToRun(refusal)
     if objection := checklist.objection(operation_of(run)):
         raise UnableToRun(objection)
+    require_unchanged(run)
     with transaction.atomic():
         _move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE, approved_by=actor.user)
         record(run, "approved", actor, digest=run.digest)
+
+
+def reject(run: Run, actor: Actor, reason: str) -> None:
+    """Refuse a run that waits for approval, and tell its planner why."""
+    require_waiting(run)
+    account = actor.user
+    if account is None or not account.has_perm("operations.approve_run"):
+        raise UnableToRun(
+            _("Rejecting run %(run)d needs an account that may approve it. Set OPSCONSOLE_TOKEN, or give --user.")
+            % {"run": run.pk}
+        )
+    if not reason.strip():
+        raise UnableToRun(_("The reason is empty. Say why the run is rejected."))
+    _reject(run, actor, reason.strip()[:MAX_NOTE])
+
+
+def _reject(run: Run, actor: Actor, reason: str) -> None:
+    with transaction.atomic():
+        _move(run, Status.REJECTED, rejection=reason, finished_at=timezone.now(), generation=run.generation + 1)
+        release(run)
+        record(run, "rejected", actor, reason=reason)
+        words = Rejection(reason).label if reason in Rejection.values else reason
+        values = {"run": run.pk, "operation": run.operation, "store": run.store, "who": actor.name}
+        alerts.tell(
+            f"rejected/{run.pk}",
+            _("Run %(run)d of %(operation)s on %(store)s was rejected") % values,
+            _("By: %(who)s") % values + "\n" + _("Why: %(note)s") % {"note": words},
+            to=addresses(run.user, run.confirmed_by, run.approved_by, actor.user),
+        )
+
+
+def expire_waiting() -> None:
+    """Reject the runs that wait for an approval for too long."""
+    since = timezone.now() - timedelta(hours=settings.RUN_APPROVAL_HOURS)
+    for run in Run.objects.filter(status=Status.AWAITING_APPROVAL, confirmed_at__lt=since):
+        try:
+            _reject(run, Actor(f"worker@{_host()}", f"{_host()}:{os.getpid()}", Trigger(run.trigger)), "expired")
+        except UnableToRun:  # somebody has just approved or cancelled it
+            continue
+
+
+def ask_for_approval(run: Run) -> None:
+    """Tell those who may approve a run that it waits for them."""
+    users = User.objects.with_perm("operations.approve_run", backend="django.contrib.auth.backends.ModelBackend")
+    theirs = {run.user_id, run.confirmed_by_id, run.changed_by_id}
+    values = {"run": run.pk, "operation": run.operation, "store": run.store, "who": run.started_by}
+    alerts.tell(
+        f"approval/{run.pk}",
+        _("Run %(run)d of %(operation)s on %(store)s waits for approval") % values,
+        _("Planned by: %(who)s") % values + "\n" + _("Why: %(note)s") % {"note": run.note or "–"},
+        to=addresses(*(user for user in users if user.pk not in theirs)),
+    )
+
+
+def addresses(*users: User | None) -> list[str]:
+    """Return the mail addresses of those who have one."""
+    return sorted({user.email for user in users if user is not None and user.email})
+
+
+def replace_plan(run: Run, actor: Actor) -> NoReturn:
+    """Stop a confirmed run whose rows have changed, and plan it again for its planner. Raises PlanDrifted."""
+    operation = operation_of(run)
+    fresh = plan(operation_on(type(operation), operation.at, run.params), Selection(**run.selection))
+    count_outcomes(fresh)
+    planner = Actor(run.started_by, actor.origin, Trigger(run.trigger), run.user)
+    with transaction.atomic():
+        new = draft(fresh, planner, note=run.note, batch_size=run.batch_size, fast=run.fast, changed_by=run.changed_by)
+        Run.objects.filter(pk=new.pk).update(replaces=run)
+        _reject(run, actor, Rejection.ROWS_CHANGED.value)
+    raise PlanDrifted(
+        _("The rows of run %(run)d have changed since they were confirmed. Nothing was written: see plan %(new)d.")
+        % {"run": run.pk, "new": new.pk}
+    )
+
+
+def release(run: Run) -> None:
+    """Give up what a run holds that has ended: its targets, and the units that it might touch."""
+    run.locks.all().delete()
+    run.pinned.all().delete()
 
 
 def require_waiting(run: Run) -> None:
@@ -304,17 +403,30 @@ def refusal_to_approve(run: Run, actor: Actor) -> str:
     return next((sentence % values for sentence, is_theirs in parts.items() if is_theirs), "")
 
 
+def _lock_keys(run: Run) -> tuple[list[str], list[str]]:
+    """Return the tables that a run locks, and the keys in them; none: the whole tables."""
+    cls = registry.operation(run.operation)
+    keys = [str(key) for key in run.selection.get("keys", ())] if cls.locks_units else []
+    return [*run.writes, *cls.locks], keys
+
+
+def require_free(run: Run) -> None:
+    """Refuse while another run holds a target. Raises UnableToRun."""
+    tables, keys = _lock_keys(run)
+    for table in tables:
+        held = Lock.objects.filter(identity=run.identity, table=table).exclude(run=run)
+        if keys:
+            held = held.filter(Q(key="") | Q(key__in=keys))
+        holder = held.select_related("run").first()
+        if holder is not None:
+            raise TargetHeld(_held_by(holder.run, table))
+
+
 def _take_locks(run: Run) -> None:
     with serialised("locks"):
-        by_unit = registry.operation(run.operation).locks_units
-        keys = [str(key) for key in run.selection.get("keys", ())] if by_unit else []
-        for table in (*run.writes, *registry.operation(run.operation).locks):
-            held = Lock.objects.filter(identity=run.identity, table=table).exclude(run=run)
-            if keys:
-                held = held.filter(Q(key="") | Q(key__in=keys))
-            holder = held.select_related("run").first()
-            if holder is not None:
-                raise UnableToRun(_held_by(holder.run, table))
+        require_free(run)
+        tables, keys = _lock_keys(run)
+        for table in tables:
             for key in keys or [""]:
                 Lock.objects.get_or_create(run=run, identity=run.identity, table=table, key=key)
 
@@ -403,7 +515,7 @@ def _ask(run: Run, actor: Actor, request: Request, status: Status) -> None:
                 fields["finished_at"] = timezone.now()
             _move(run, status, **fields)
             if status in ENDED:
-                run.locks.all().delete()
+                release(run)
         record(run, request.value, actor)
 
 
@@ -513,6 +625,8 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
             % {"run": run.pk, "status": run.get_status_display()}
         )
     died = run.status == Status.RUNNING and not handed_over
+    if run.status == Status.QUEUED and run.started_at is None:
+        begin(run)
     met = Run.objects.filter(pk=run.pk, generation=run.generation, status=run.status).update(
         status=Status.RUNNING,
         generation=run.generation + 1,
@@ -526,6 +640,21 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
         raise UnableToRun(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
     run.refresh_from_db()
     return run
+
+
+def begin(run: Run) -> None:
+    """Take the targets of a run that begins, once its rows are found as they were approved. Raises UnableToRun."""
+    try:
+        require_unchanged(run, COMPARED_UNITS)
+    except PlanDrifted:
+        replace_plan(run, worker_actor(run))
+    try:
+        _take_locks(run)
+    except TargetHeld as held:  # it waits; the next minute tries again
+        Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(
+            waiting=str(held), waiting_since=run.waiting_since or timezone.now(), lease_until=timezone.now() + LEASE
+        )
+        raise
 
 
 def run_called(number: int) -> Run:
@@ -618,7 +747,7 @@ def give_up(run: Run, error: str) -> None:
     """Fail a run that no worker can work on."""
     with transaction.atomic():
         _move(run, Status.FAILED, error=error, finished_at=timezone.now(), generation=run.generation + 1)
-        run.locks.all().delete()
+        release(run)
         record(run, "failed", worker_actor(run), error=error)
         tell(run)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from django import forms
@@ -216,6 +216,8 @@ def _plan_page(
     status: int = 200,
 ) -> HttpResponse:
     page = PlanPage(run)
+    if drift is None and run.replaces is not None:
+        drift = plan_differences(run.replaces, run)
     form = None
     if not run.parent_id and page.operation is not None and page.operation.Params.base_fields:
         form = _dress(page.operation.Params(initial=run.params))
@@ -279,15 +281,11 @@ def confirm(request: HttpRequest, pk: int) -> HttpResponse:
     try:
         if request.POST.get("digest") != run.digest:
             raise PlanDrifted
-        runs.recheck(run)
+        run.save(update_fields=("note", "fast", "batch_size"))
+        jobs.confirm(run, actor, request.POST.getlist("checked"))
     except PlanDrifted:
         return _show_new_plan(request, run)
     except (*REFUSALS, DatabaseError) as error:
-        return _plan_page(request, run, error=str(error), status=409)
-    run.save(update_fields=("note", "fast", "batch_size"))
-    try:
-        jobs.confirm(run, actor, request.POST.getlist("checked"))
-    except REFUSALS as error:
         run.refresh_from_db()
         return _plan_page(request, run, error=str(error), status=409)
     return redirect("run", run.pk)
@@ -310,8 +308,9 @@ def _show_new_plan(request: HttpRequest, old: Run) -> HttpResponse:
 
 @require_POST
 def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
-    """Pause, resume, cancel, approve a run; plan its undo or the retry of what it set aside."""
-    if not request.user.has_perm("operations.approve_run" if verb == "approve" else "operations.operate_run"):
+    """Pause, resume, cancel, approve, reject a run; plan its undo or the retry of what it set aside."""
+    needed = "operations.approve_run" if verb in {"approve", "reject"} else "operations.operate_run"
+    if not request.user.has_perm(needed):
         raise PermissionDenied
     run = get_object_or_404(Run, pk=pk)
     if verb == "undo":
@@ -323,6 +322,7 @@ def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
         "cancel": runs.cancel,
         "resume": jobs.resume,
         "approve": jobs.approve,
+        "reject": partial(runs.reject, reason=request.POST.get("reason", "")),
     }
     try:
         asks[verb](run, actor_of(request))

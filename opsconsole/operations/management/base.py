@@ -503,8 +503,7 @@ def _execute(
     else:
         with reading(operation.at):
             planned = planning.plan(operation, selection)
-            few = planned.total <= runs.RECOUNTED_UNITS
-            if operation.exact or (few and checklist.has_checklist(operation)):
+            if operation.pins_rows:
                 planning.count_outcomes(planned)
         output.header(operation, size, mode=_("EXECUTE"))
         output.need(operation, planned)

@@ -290,6 +290,7 @@ def result_of(run: Run) -> dict[str, Any]:
         "after": run.after,
         "sample": run.plan.get("sample", []),
         "error": run.error,
+        "rejection": run.rejection,
         "waiting": run.waiting,
         **(registry.operations()[run.operation].made(run.pk) if run.operation in registry.operations() else {}),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,16 @@ class Command(ConsoleCommand):
             verb = self._verb_of_run(name, text)
             add_user_flag(verb)
             add_json_flag(verb)
+        rejecting = self._verb(
+            "reject",
+            _("refuse a run that waits for approval"),
+            'runs reject 7 --reason "the rows are still needed"',
+            'runs reject 7 --reason "the rows are still needed" --json',
+        )
+        rejecting.add_argument("run", type=_positive, metavar="ID", help=_("the run's number"))
+        rejecting.add_argument("--reason", required=True, metavar="TEXT", help=_("why; its planner is told"))
+        add_user_flag(rejecting)
+        add_json_flag(rejecting)
         noting = self._verb_of_run(
             "note", _("add to a run's record what was difficult, how it was solved"), "--user mira"
         )
@@ -159,6 +170,7 @@ class Command(ConsoleCommand):
             (_("Parameters:"), ", ".join(f"{name}={value}" for name, value in run.params.items())),
             (_("Started by:"), f"{run.started_by} ({run.get_trigger_display()}), {_moment(run.created_at)}"),
             (_("Note:"), run.note),
+            (_("Rejected:"), run.rejection),
             (_("Waits:"), run.waiting),
             (_("Asked:"), run.get_request_display() if run.request else ""),
         ]
@@ -218,6 +230,9 @@ class Command(ConsoleCommand):
 
     def _approve(self, options: dict[str, Any]) -> None:
         _steer(options, jobs.approve, permission="operations.approve_run")
+
+    def _reject(self, options: dict[str, Any]) -> None:
+        _steer(options, partial(runs.reject, reason=options["reason"]), permission="operations.approve_run")
 
     def _note(self, options: dict[str, Any]) -> None:
         run = run_called(options["run"])
