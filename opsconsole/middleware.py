@@ -11,6 +11,7 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.db import DataError
 from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest
 from django.utils.translation import gettext as _
+from whitenoise.middleware import WhiteNoiseMiddleware
 
 FORWARDING = (
     "HTTP_FORWARDED",
@@ -78,6 +79,16 @@ def _address(text: str) -> Address | None:
     except ValueError:
         return None
     return getattr(found, "ipv4_mapped", None) or found
+
+
+class StaticFilesMiddleware(WhiteNoiseMiddleware):  # type: ignore[misc]  # it has no types
+    """Serves the files that installed packages bring, listed when the process starts, and no other.
+
+    STATIC_ROOT is in the data folder: whoever can write there would publish a file.
+    """
+
+    def add_files(self, root: str, prefix: str | None = None) -> None:
+        """Add no folder: the files come from the finders alone."""
 
 
 class BadQueryMiddleware:

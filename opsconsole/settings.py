@@ -76,7 +76,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "opsconsole.middleware.TrustedProxyMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "opsconsole.middleware.StaticFilesMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -211,7 +211,7 @@ FORMAT_MODULE_PATH = "opsconsole.formats"
 # --- static files -----------------------------------------------------------------------------------
 
 STATIC_URL = "static/"
-STATIC_ROOT = DATA_DIR / "static"
+STATIC_ROOT = DATA_DIR / "static"  # for collectstatic alone: nothing in it is served
 STATICFILES_DIRS = [BASE_DIR / "opsconsole" / "static"]
 WHITENOISE_USE_FINDERS = True
 
@@ -319,6 +319,12 @@ RUN_APPROVAL_HOURS = env("RUN_APPROVAL_HOURS", read.number(0, 87_600), 24.0)
 
 # --- backups -------------------------------------------------------------------------------------------
 
+BACKUP_FOLDERS: list[Path] = env("BACKUP_FOLDERS", read.listed(read.folder), [])  # none: backups/ in the data folder
+for _folder in BACKUP_FOLDERS:
+    if _folder.resolve().is_relative_to(STATIC_ROOT) or STATIC_ROOT.is_relative_to(_folder.resolve()):
+        raise ImproperlyConfigured(
+            f"BACKUP_FOLDERS holds {str(_folder)!r}, which shares files with {str(STATIC_ROOT)!r}. Name another folder."
+        )
 BACKUP_MAX_AGE_HOURS = env("BACKUP_MAX_AGE_HOURS", read.number(0, 87_600), 24.0)
 BACKUP_ENCRYPTION_KEY = env("BACKUP_ENCRYPTION_KEY", read.age_identity, "", secret=True)
 

@@ -43,11 +43,12 @@ def test_holding_and_releasing(client, bob, viewer):
     assert list(Event.objects.order_by("pk").values_list("verb", flat=True)) == ["hold_all", "release_all"]
 
 
-def test_a_backup_runs_while_all_else_is_held(make_helix, tmp_path, monkeypatch):
+def test_a_backup_runs_while_all_else_is_held(make_helix, tmp_path, settings):
     make_helix("sqlite", helix.one_of_each())
     runs.hold_all(TESTER, "a fire")
     with pytest.raises(UnableToRun, match="release-all"):
         start(operation_called("operations.prune_runs"))
+    settings.BACKUP_FOLDERS = [tmp_path]
     run = execute_run(operation_called("care.backup_store", store="default", to=str(tmp_path)))
     assert run.status == Status.SUCCEEDED, run.error
 

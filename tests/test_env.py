@@ -213,6 +213,7 @@ KINDS = {
     "CONNECTIONS_ALERT_PERCENT": "whole",
     "OPSCONSOLE_TOKEN": "bearer",
     "UNDO_MIN_DAYS": "whole",
+    "BACKUP_FOLDERS": "path",
     "SESSION_HOURS": "number",
     "SESSION_IDLE_HOURS": "number",
     "TOKEN_DAYS": "whole",

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "DATA_DIR", tmp_path / "data")
+    monkeypatch.setattr(settings, "BACKUP_FOLDERS", [tmp_path / "data" / "backups", tmp_path])
 
 
 @pytest.fixture

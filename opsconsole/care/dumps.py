@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from django.conf import settings
 from django.db import OperationalError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -21,7 +20,7 @@ from django.utils.translation import gettext as _
 from opsconsole.care import archive, pg_tools
 from opsconsole.care.models import Backup
 from opsconsole.stores.catalog import quote
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store
 
 PARTIAL = ".partial"
 PORTION_PAGES = 4_000
@@ -31,18 +30,6 @@ LOCKED_SECONDS = 60.0
 
 class BackupFailed(Exception):
     """What was written is not what it should be: it is not listed. The message says why."""
-
-
-def folder_of(text: str) -> Path:
-    """Where backups go: the folder named, else the console's own, made where it is missing. Raises StoreUnusable."""
-    if not text:
-        folder = settings.DATA_DIR / "backups"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Path(folder)
-    folder = Path(text).absolute()
-    if not folder.is_dir():
-        raise StoreUnusable(_("%(path)s is no folder: make it first, or name another one.") % {"path": text})
-    return folder
 
 
 def write(store: Store, folder: Path, *, plain: bool, at: datetime, run_id: int | None) -> Backup:

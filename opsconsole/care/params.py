@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from django import forms
@@ -27,6 +27,12 @@ class StoreField(forms.ChoiceField):
             "error_messages", {"invalid_choice": _("No store is called %(value)s: there are default and the systems'.")}
         )
         super().__init__(choices=_stores, label=_("store"), **options)
+
+
+def choose_from(field: forms.Field, names: Callable[[], list[str]]) -> None:
+    """Let a page offer these names. A shell may give any other form of them."""
+    widget: Any = field.widget
+    widget.choices = [("", "---------"), *((name, name) for name in names())]
 
 
 class StoreParams(forms.Form):

@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 from psycopg import sql
 
 from opsconsole.care import archive, dumps, pg_tools
+from opsconsole.care.folders import folder_of
 from opsconsole.care.systems import system_of
 from opsconsole.stores.connection import connect
 from opsconsole.stores.store import Store, StoreUnusable
@@ -89,7 +90,7 @@ def _examine_postgresql(store: Store, path: Path) -> Held:
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
     """What the file holds, as a file of its own that goes again."""
-    descriptor, name = tempfile.mkstemp(dir=dumps.folder_of(""), suffix=RESTORING)
+    descriptor, name = tempfile.mkstemp(dir=folder_of(""), suffix=RESTORING)
     copy = Path(name)
     try:
         with open(descriptor, "wb") as target, archive.opened(path) as content:
@@ -136,11 +137,12 @@ def _pg_restore(store: Store, path: Path, database: str, *flags: str) -> None:
 
 def keep_files(path: Path, name: str) -> None:
     """A SQLite database and its log among the backups, as they are; what was kept before stays."""
-    folder = dumps.folder_of("")
+    folder = folder_of("")
     for ending in ("", "-wal"):
         source, target = Path(f"{path}{ending}"), folder / f"{name}{ending}"
         if source.exists() and not target.exists():
             shutil.copy2(source, target)
+            target.chmod(0o600)
 
 
 # --- beside it -------------------------------------------------------------------------------------------------

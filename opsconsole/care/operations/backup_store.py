@@ -12,8 +12,9 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.care import archive, dumps, pg_tools
+from opsconsole.care.folders import folder_of, listed_folders
 from opsconsole.care.models import Backup
-from opsconsole.care.params import OnNamedStore, StoreField
+from opsconsole.care.params import OnNamedStore, StoreField, choose_from
 from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk, Schedule
 from opsconsole.stores.router import DEFAULT
 
@@ -35,11 +36,16 @@ class BackupStore(OnNamedStore, Listed, Act):
         to = forms.CharField(
             required=False,
             label=_("folder"),
-            help_text=_("the folder to write to; the data folder's backups/ if empty"),
+            help_text=_("the folder to write to, below BACKUP_FOLDERS; the first of these if empty"),
+            widget=forms.Select,
         )
         plain = forms.BooleanField(
             required=False, label=_("as SQL text"), help_text=_("gzipped SQL text, for those who move elsewhere")
         )
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            choose_from(self.fields["to"], listed_folders)
 
     @classmethod
     def occasions(cls) -> Iterable[Mapping[str, Any]]:
@@ -49,7 +55,7 @@ class BackupStore(OnNamedStore, Listed, Act):
         """Refuses before anything is written: a store that is not there, a missing folder, key or program."""
         self.at.require_file()
         self.at.connection.ensure_connection()
-        dumps.folder_of(self.params.get("to") or "")
+        folder_of(self.params.get("to") or "")
         archive.identity()
         if self.at.path is None:
             for name in ("pg_dump", "pg_restore"):
@@ -60,7 +66,7 @@ class BackupStore(OnNamedStore, Listed, Act):
         return [self.at.alias]
 
     def act(self, unit: Item) -> Outcome:
-        folder = dumps.folder_of(self.params.get("to") or "")
+        folder = folder_of(self.params.get("to") or "")
         plain = bool(self.params.get("plain"))
         dumps.write(self.at, folder, plain=plain, at=self.as_of, run_id=self.run_id)
         return Changed(())

@@ -21,6 +21,7 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.care import dumps, schema
 from opsconsole.care.dumps import quoted
 from opsconsole.care.expectations import HOT_QUERIES, JSON_COLUMNS, SERVER_MEMORY, HotQuery
+from opsconsole.care.folders import folder_of
 from opsconsole.care.models import Backup
 from opsconsole.care.needs import needed_columns
 from opsconsole.care.params import OnNamedStore, StoreParams
@@ -175,7 +176,7 @@ class CheckStore(OnNamedStore, Check):
                 yield cursor.execute
                 transaction.set_rollback(True, using=self.at.alias)
             return
-        with TemporaryDirectory(dir=dumps.folder_of("")) as folder:
+        with TemporaryDirectory(dir=folder_of("")) as folder:
             copy = Path(folder, "copy.sqlite3")
             dumps.copy_database(self.at, copy)
             with closing(sqlite3.connect(copy)) as connection:

@@ -11,7 +11,8 @@ from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from opsconsole.care.dumps import PARTIAL, folder_of
+from opsconsole.care.dumps import PARTIAL
+from opsconsole.care.folders import folders
 from opsconsole.care.models import Backup
 from opsconsole.care.restores import RESTORING
 from opsconsole.display import figure
@@ -69,7 +70,7 @@ class PruneBackups(Act):
     def finished(self, run_id: int) -> None:
         """What a process left behind that was killed in the middle and never came back."""
         limit = (self.as_of - LEFT_BEHIND).timestamp()
-        for file in folder_of("").iterdir():
+        for file in (file for folder in filter(Path.is_dir, folders()) for file in folder.iterdir()):
             if (PARTIAL in file.name or file.suffix == RESTORING) and file.stat().st_mtime < limit:
                 file.unlink(missing_ok=True)
 

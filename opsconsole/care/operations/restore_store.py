@@ -12,8 +12,9 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.care import archive, dumps, pg_tools, restores
+from opsconsole.care.folders import below, folder_of, listed_files
 from opsconsole.care.models import Backup
-from opsconsole.care.params import OnNamedStore, StoreField
+from opsconsole.care.params import OnNamedStore, StoreField, choose_from
 from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk
 from opsconsole.operations.planning import UnableToPlan
 from opsconsole.stores.router import DEFAULT
@@ -33,14 +34,19 @@ class RestoreStore(OnNamedStore, Listed, Act):
 
     class Params(forms.Form):
         store = StoreField()
-        file = forms.CharField(label=_("file"), help_text=_("the backup's file"))
+        file = forms.CharField(
+            label=_("file"), help_text=_("the backup's file, below BACKUP_FOLDERS"), widget=forms.Select
+        )
         as_ = forms.CharField(
             required=False, label=_("beside, as"), help_text=_("the name of a new database beside the store")
         )
 
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            choose_from(self.fields["file"], listed_files)
+
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         super().__init__(store, params)
-        self.file = Path(self.params["file"]).absolute()
         self.beside: str = self.params.get("as_") or ""
         # All of the store is held while it is replaced. It may be too damaged to be asked for its tables.
         self.writes = {} if self.beside else {model._meta.db_table: () for model in store.models()}
@@ -69,6 +75,11 @@ class RestoreStore(OnNamedStore, Listed, Act):
             restores.examine(self.at, self.file)
         return 1
 
+    @property
+    def file(self) -> Path:
+        """Where the file is. Raises StoreUnusable for one outside the configured folders."""
+        return below(str(self.params["file"]))
+
     def _listed(self) -> Backup | None:
         """The file as one of the console's own for this store."""
         listed = Backup.objects.filter(path=str(self.file), store=self.at.name, engine=self.at.vendor)
@@ -94,7 +105,7 @@ class RestoreStore(OnNamedStore, Listed, Act):
     def _back_up(self) -> None:
         """The state before. Of a damaged SQLite store, whose backup would stand no check, its files as they are."""
         try:
-            dumps.write(self.at, dumps.folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
+            dumps.write(self.at, folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
         except (dumps.BackupFailed, sqlite3.DatabaseError):
             if self.at.path is None:
                 raise

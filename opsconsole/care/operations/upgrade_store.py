@@ -12,6 +12,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.care import dumps, schema
+from opsconsole.care.folders import folder_of
 from opsconsole.care.models import Backup
 from opsconsole.care.needs import needed_columns
 from opsconsole.care.params import OnNamedStore, StoreParams
@@ -108,7 +109,7 @@ class UpgradeStore(OnNamedStore, Listed, Act):
         if not missing:
             return self._skip()
         if not any(backup.is_there for backup in Backup.objects.filter(run=self.run_id)):
-            dumps.write(self.at, dumps.folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
+            dumps.write(self.at, folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
         columns = [one for one in missing if one.kind == "column"]
         indexes = [one for one in missing if one.kind != "column"]
         with transaction.atomic(using=self.at.alias):

@@ -36,7 +36,7 @@ class Command(ConsoleCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         require_environment()
         try:
-            settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # in the data folder
+            settings.DATA_DIR.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Refused(
                 _("%(path)s can't be made: %(reason)s.") % {"path": settings.DATA_DIR, "reason": error.strerror}

@@ -10,6 +10,6 @@ class Command(OperationCommand):
     positional = ("store", "file")
     help = gettext_noop("Put a backup back into its managed store, or beside it. Dry run unless --execute.")
     examples = (
-        "restore_store agentos data/backups/agentos-20261124T020000Z-7.sqlite3.gz --execute",
-        "restore_store agentos data/backups/agentos-20261124T020000Z-7.sqlite3.gz --as agentos_monday --execute",
+        "restore_store agentos agentos-20261124T020000Z-7.sqlite3.gz --execute",
+        "restore_store agentos agentos-20261124T020000Z-7.sqlite3.gz --as agentos_monday --execute",
     )

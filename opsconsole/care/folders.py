@@ -1,0 +1,72 @@
+"""The folders in which backups are: files are named relative to them, and nothing outside is written or read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from django.conf import settings
+from django.utils.translation import gettext as _
+
+from opsconsole.stores.store import StoreUnusable
+
+MOST_LISTED = 500
+
+
+def folders() -> list[Path]:
+    """Return the configured folders without symbolic links."""
+    return [Path(folder).resolve() for folder in settings.BACKUP_FOLDERS or [settings.DATA_DIR / "backups"]]
+
+
+def folder_of(text: str) -> Path:
+    """Return the folder that `text` names, else the first configured one, made for the console's account alone.
+
+    Raises StoreUnusable.
+    """
+    folder = below(text) if text else folders()[0]
+    if not text:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreUnusable(
+                _("The backup folder %(path)s can't be used: %(reason)s. See BACKUP_FOLDERS.")
+                % {"path": folder, "reason": error.strerror}
+            ) from None
+    if not folder.is_dir():
+        raise StoreUnusable(_("%(path)s is no folder. Make it first, or name another one.") % {"path": text})
+    return folder
+
+
+def below(text: str) -> Path:
+    """Return the path that a name or a path means below the configured folders. Raises StoreUnusable.
+
+    A relative name counts from each folder in turn; what exists comes first.
+    """
+    roots = folders()
+    if "\0" not in text:
+        candidates = [(root / text).resolve() for root in roots]
+        found = next(filter(Path.exists, candidates), candidates[0])
+        if any(found.is_relative_to(root) for root in roots):
+            return found
+    raise StoreUnusable(
+        _("%(path)s is not below %(folders)s. Name a path there, or set BACKUP_FOLDERS.")
+        % {"path": text, "folders": ", ".join(map(str, roots))}
+    )
+
+
+def listed_folders() -> list[str]:
+    """Return the configured folders and the folders in them, to choose from."""
+    roots = filter(Path.is_dir, folders())
+    inside = ((root, *sorted(path for path in root.iterdir() if path.is_dir())) for root in roots)
+    return [str(folder) for found in inside for folder in found if not folder.is_symlink()]
+
+
+def listed_files() -> list[str]:
+    """Return the files below the configured folders relative to them, newest first, to choose from."""
+    found: dict[str, float] = {}
+    for root in folders():
+        for folder, _folders, names in os.walk(root):
+            for path in (Path(folder, name) for name in names):
+                if path.is_file() and not path.is_symlink():
+                    found.setdefault(str(path.relative_to(root)), path.stat().st_mtime)
+    return sorted(found, key=lambda name: -found[name])[:MOST_LISTED]
