@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import gc
+import hashlib
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,6 +26,7 @@ from tests.postgres import NoServer, hold, quick_folder, release, remove_abandon
 
 pytest_plugins = ("tests.records",)
 
+ROOT = Path(__file__).resolve().parent.parent
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 IN_CI = os.environ.get("CI") == "true"
 
@@ -98,13 +103,36 @@ settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher", *s
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_blocker: Any) -> None:
-    """The databases of the settings as `setup` makes them; they lie in the session's folder."""
-    with django_db_blocker.unblock(), Path(os.devnull).open("w") as nowhere:
-        call_command("setup", stdout=nowhere)
-        connections.close_all()
-        for name in EMPTY:
-            shutil.copyfile(OWN[name]["NAME"], EMPTY[name])
+def django_db_setup(request: pytest.FixtureRequest, django_db_blocker: Any) -> None:
+    """The databases of the settings as `setup` makes them, once for all workers, in the session's folder."""
+    assert request.config.cache is not None
+    made = request.config.cache.mkdir("databases")
+    with (made / "code").open("a+") as code:
+        fcntl.flock(code, fcntl.LOCK_EX)
+        code.seek(0)
+        if code.read() != (now := _code()):
+            code.truncate(0)  # until all of them are made
+            with django_db_blocker.unblock(), Path(os.devnull).open("w") as nowhere:
+                call_command("setup", stdout=nowhere)
+                connections.close_all()
+            for name, config in OWN.items():
+                shutil.copyfile(config["NAME"], made / name)
+            code.write(now)
+            code.flush()
+        for name, config in OWN.items():
+            shutil.copyfile(made / name, EMPTY[name])
+            shutil.copyfile(made / name, config["NAME"])
+    settings.STATIC_ROOT.mkdir(exist_ok=True)
+
+
+def _code() -> str:
+    """A digest of what may change the databases of `setup`; they are made again each hour, for they hold times."""
+    packages = ("opsconsole", "audits", "tasks", "roadmaps")
+    files = [path for package in packages for kind in ("py", "sql") for path in (ROOT / package).rglob(f"*.{kind}")]
+    digest = hashlib.sha256(f"{sys.version} {django.__version__} {time.time() // 3600}".encode())
+    for path in (ROOT / "requirements.txt", *sorted(files)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ import psycopg
 import pytest
 
 from opsconsole.stores.store import attach_file
-from tests import agentos
+from tests import agentos, forking
 from tests.conftest import forget_attached
 from tests.outside import Tables, dump
 from tests.test_backfill_decision_fields import expected
@@ -78,10 +78,7 @@ class Console:
         self.path = folder / "data" / "default.sqlite3"
         self.console_url = console_url
         self.store_url = store_url
-        self.environment = os.environ | {
-            "OPSCONSOLE_DATA_DIR": str(folder / "data"),
-            "DJANGO_SETTINGS_MODULE": "",
-        }
+        self.environment = os.environ | {"OPSCONSOLE_DATA_DIR": str(folder / "data")}
         for name in ("DATABASE_URL", "AGENTOS_DATABASE_URL", "HELIX_DATABASE_URL", "RECORDS_DATABASE_URL"):
             self.environment.pop(name, None)
         self.where = []
@@ -102,8 +99,16 @@ class Console:
     def backfill(self, *arguments: str, **options: Any) -> Process:
         return self.start(BACKFILL, *self.where, "--batch-size", "20", "--json", *arguments, **options)
 
+    def finish(self) -> tuple[int, dict[str, Any], str]:
+        """The backfill, left alone until it ends."""
+        return self._whole(BACKFILL, *self.where, "--batch-size", "20")
+
     def undo(self, run: int) -> tuple[int, dict[str, Any], str]:
-        return self.start("run", "operations.undo_run", "--run", str(run), "--execute", "--yes", "--json").end()
+        return self._whole("run", "operations.undo_run", "--run", str(run), "--execute", "--yes")
+
+    def _whole(self, *words: str) -> tuple[int, dict[str, Any], str]:
+        done = forking.run("manage.py", [*words, "--json"], self.environment)
+        return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 
     def ask(self, sql: str) -> list[Any]:
         """A question to the console's own database."""
@@ -200,7 +205,7 @@ def test_killed_at_the_worst_moments(console: Console, point: str) -> None:
     code, _, said = console.backfill(accident={"at": point, "call": 4, "signal": "SIGKILL"}).end()
     assert code == -signal.SIGKILL, said
     assert console.dump() != before
-    check_done(console, console.backfill().end(), before)
+    check_done(console, console.finish(), before)
 
 
 @both
@@ -221,7 +226,7 @@ def test_killed_again_and_again(console: Console) -> None:
         process.signal(signal.SIGKILL)
         killed += process.end()[0] == -signal.SIGKILL
     assert killed >= 3, f"seed {seed}"
-    check_done(console, console.backfill().end(), before)
+    check_done(console, console.finish(), before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -242,12 +247,12 @@ def test_twice_at_once_and_frozen(console: Console) -> None:
     before = console.dump()
     first = console.backfill(accident={"at": "after the image", "call": 4, "signal": "SIGSTOP"})
     until(lambda: psutil.Process(first.process.pid).status() == psutil.STATUS_STOPPED)
-    code, _, said = console.backfill().end()
+    code, _, said = console.finish()
     run = console.ask("SELECT id FROM operations_run")[0][0]
     assert (code, said.count("\n")) == (2, 1)
     assert f"Run {run}" in said
     console.ask("UPDATE operations_run SET lease_until = '2020-01-01 00:00:00'")
-    ended = console.backfill().end()
+    ended = console.finish()
     after = console.dump()
     first.signal(signal.SIGCONT)
     code, _, said = first.end()
@@ -280,7 +285,7 @@ def test_full_disk(console: Console, limit: str) -> None:
     assert halfway != before
     half = sum(halfway["task_audits"][key] != row for key, row in before["task_audits"].items())
     assert 0 < half < 380
-    check_done(console, console.backfill().end(), before)
+    check_done(console, console.finish(), before)
 
 
 def test_locked_store(console: Console) -> None:
@@ -319,7 +324,7 @@ def test_another_file_in_its_place(console: Console) -> None:
         Path(f"{store}{suffix}").unlink(missing_ok=True)
         if Path(f"{original}{suffix}").exists():
             Path(f"{original}{suffix}").rename(f"{store}{suffix}")
-    check_done(console, console.backfill().end(), before)
+    check_done(console, console.finish(), before)
 
 
 def test_server_is_gone(tmp_path: Path, own_postgres: Any, empty_console: Path) -> None:
