@@ -129,3 +129,11 @@ def test_the_trail_is_only_appended_to() -> None:
         with pytest.raises(TypeError):
             attempt()
     assert Event.objects.get().who == "alice"
+
+
+def test_names_of_a_catalogue_are_quoted_in_one_place() -> None:
+    """Django's own quoting neither doubles quotes nor quotes what looks quoted already."""
+    root = TESTS.parent
+    files = [path for app in ("opsconsole", "tasks", "audits", "roadmaps") for path in (root / app).rglob("*.py")]
+    assert len(files) > 100
+    assert [path.name for path in files if "quote_name" in path.read_text()] == []

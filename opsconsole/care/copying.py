@@ -21,8 +21,7 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 
 from opsconsole.care import schema
-from opsconsole.care.dumps import quoted
-from opsconsole.stores.catalog import Table, quote
+from opsconsole.stores.catalog import Table, identifier, quote
 from opsconsole.stores.connection import connect
 from opsconsole.stores.errors import ErrorKind, classify, first_line
 from opsconsole.stores.moments import read_moment
@@ -94,21 +93,21 @@ class _SQLite:
         self.store, self.client = store, client
 
     def _key(self, table: str) -> list[str]:
-        return [quoted(name) for name in key_of(self.store.tables[table])]
+        return [identifier(name) for name in key_of(self.store.tables[table])]
 
     def read(self, table: str, columns: Mapping[str, str], after: Row | None, limit: int) -> list[Row]:
         key = self._key(table)
-        names, order = ", ".join([*key, *map(quoted, columns)]), ", ".join(key)
+        names, order = ", ".join([*key, *map(identifier, columns)]), ", ".join(key)
         where = " AND ".join(f"{name} IS NOT NULL" for name in key)
         if after is not None:
             where += f" AND ({order}) > ({', '.join('?' * len(key))})"
-        sql = f"SELECT {names} FROM {quoted(table)} WHERE {where} ORDER BY {order} LIMIT {limit}"
+        sql = f"SELECT {names} FROM {identifier(table)} WHERE {where} ORDER BY {order} LIMIT {limit}"
         values = [one if isinstance(one, int | float | str | bytes) else str(one) for one in after or ()]
         return self.client.execute(sql, values).fetchall()
 
     def insert(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
         marks = ", ".join("?" * len(columns))
-        sql = f"INSERT INTO {quoted(table)} ({', '.join(map(quoted, columns))}) VALUES ({marks})"
+        sql = f"INSERT INTO {identifier(table)} ({', '.join(map(identifier, columns))}) VALUES ({marks})"
         self.client.execute("BEGIN IMMEDIATE")
         try:
             self.client.executemany(sql, rows)
@@ -120,19 +119,19 @@ class _SQLite:
     def last_key(self, table: str) -> Row | None:
         key = self._key(table)
         order = ", ".join(f"{name} DESC" for name in key)
-        sql = f"SELECT {', '.join(key)} FROM {quoted(table)} ORDER BY {order} LIMIT 1"
+        sql = f"SELECT {', '.join(key)} FROM {identifier(table)} ORDER BY {order} LIMIT 1"
         row: Row | None = self.client.execute(sql).fetchone()
         return row
 
     def count(self, table: str) -> int:
-        return self._number(f"SELECT COUNT(*) FROM {quoted(table)}")
+        return self._number(f"SELECT COUNT(*) FROM {identifier(table)}")
 
     def count_values(self, table: str, column: str) -> int:
-        return self._number(f"SELECT COUNT({quoted(column)}) FROM {quoted(table)}")
+        return self._number(f"SELECT COUNT({identifier(column)}) FROM {identifier(table)}")
 
     def without_key(self, table: str) -> int:
         condition = " OR ".join(f"{name} IS NULL" for name in self._key(table))
-        return self._number(f"SELECT COUNT(*) FROM {quoted(table)} WHERE {condition}")
+        return self._number(f"SELECT COUNT(*) FROM {identifier(table)} WHERE {condition}")
 
     def _number(self, sql: str) -> int:
         return int(self.client.execute(sql).fetchone()[0])
@@ -186,8 +185,8 @@ class _PostgreSQL:
 
     def insert(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
         declared = self.store.tables[table]
-        target = f"{quoted(declared.schema)}.{quoted(table)}"  # a COPY has no parameters, and no % of its own
-        sql = f"COPY {target} ({', '.join(map(quoted, columns))}) FROM STDIN"
+        target = f"{identifier(declared.schema)}.{identifier(table)}"  # a COPY has no parameters, and no % of its own
+        sql = f"COPY {target} ({', '.join(map(identifier, columns))}) FROM STDIN"
         with self.client.transaction(), self.client.cursor() as cursor, cursor.copy(sql.encode()) as copy:
             for row in rows:
                 copy.write_row(row)
@@ -604,4 +603,4 @@ def make_tables(store: Store) -> None:
             cursor.execute(statement)
         there = Store(store.alias, store.name).tables
         for table in {*schema.documented(store.name, store.vendor).tables, "schema_version"} & set(there):
-            cursor.execute(f"DELETE FROM {quoted(table)}")  # what the statements filled in: the source has its own
+            cursor.execute(f"DELETE FROM {identifier(table)}")  # what the statements filled in: the source has its own

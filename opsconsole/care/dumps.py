@@ -19,7 +19,7 @@ from django.utils.translation import gettext as _
 
 from opsconsole.care import archive, pg_tools
 from opsconsole.care.models import Backup
-from opsconsole.stores.catalog import quote
+from opsconsole.stores.catalog import identifier, quote
 from opsconsole.stores.store import Store
 
 PARTIAL = ".partial"
@@ -147,25 +147,19 @@ def checked_rows(connection: sqlite3.Connection) -> dict[str, int]:
         tables = connection.execute(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 AND name NOT GLOB 'sqlite_*'"
         ).fetchall()
-        return {name: connection.execute(f"SELECT COUNT(*) FROM {quoted(name)}").fetchone()[0] for (name,) in tables}
+        return {
+            name: connection.execute(f"SELECT COUNT(*) FROM {identifier(name)}").fetchone()[0] for (name,) in tables
+        }
     except sqlite3.DatabaseError as error:
         raise BackupFailed(_("SQLite can't read it: %(text)s") % {"text": error}) from error
 
 
-def quoted(name: str) -> str:
-    doubled = name.replace('"', '""')
-    return f'"{doubled}"'
-
-
 class _Lines:
-    """A database as SQL text, to be read in portions."""
+    """A SQLite database as SQL text, to be read in portions."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")
-        virtual = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND NOT rootpage").fetchall()
-        # Their rows stand in their shadow tables, which are dumped, too.
-        skipped = tuple(f"INSERT INTO {quoted(name)} VALUES(" for (name,) in virtual)
-        self._lines = (line for line in connection.iterdump() if not line.startswith(skipped))
+        self._lines = _statements(connection)
 
     def read(self, size: int) -> bytes:
         found: list[bytes] = []
@@ -178,6 +172,52 @@ class _Lines:
         return b"".join(found)
 
 
+def _statements(client: sqlite3.Connection) -> Iterator[str]:
+    """The driver's own `iterdump` takes quotes in names for SQL, cuts a text at U+0000 and numbers rows anew."""
+    master = client.execute("SELECT type, name, rootpage, sql FROM sqlite_master ORDER BY name").fetchall()
+    virtual = [(name, sql) for kind, name, page, sql in master if kind == "table" and not page]
+    yield "BEGIN TRANSACTION;"
+    for kind, name, page, sql in master:
+        if kind == "table" and page and not name.startswith("sqlite_"):
+            yield f"{sql};"
+            yield from _inserts(client, name)
+    if any(name == "sqlite_sequence" for _kind, name, _page, _sql in master):
+        yield "DELETE FROM sqlite_sequence;"
+        yield from _inserts(client, "sqlite_sequence")
+    if virtual:  # their rows are in their shadow tables, which are dumped, too
+        yield "PRAGMA writable_schema=ON;"
+        for name, sql in virtual:
+            values = f"'table', {_literal(name)}, {_literal(name)}, 0, {_literal(sql)}"
+            yield f"INSERT INTO sqlite_master (type, name, tbl_name, rootpage, sql) VALUES ({values});"
+        yield "PRAGMA writable_schema=OFF;"
+    for kind, _name, _page, sql in master:
+        if kind != "table" and sql:
+            yield f"{sql};"
+    yield "COMMIT;"
+
+
+def _inserts(client: sqlite3.Connection, table: str) -> Iterator[str]:
+    declared = client.execute(f"PRAGMA table_xinfo({identifier(table)})").fetchall()
+    names = [row[1] for row in declared if not row[6]]  # a generated column makes itself
+    taken = {row[1].lower() for row in declared}
+    (without_rowid,) = client.execute("SELECT wr FROM pragma_table_list(?) WHERE schema = 'main'", [table]).fetchone()
+    if not without_rowid:  # a full-text index may refer to rows by it
+        names = [*[name for name in ("rowid", "_rowid_", "oid") if name not in taken][:1], *names]
+    columns = [identifier(name) for name in names]
+    head = f"INSERT INTO {identifier(table)} ({', '.join(columns)}) VALUES"
+    literals = ", ".join(
+        f"CASE WHEN typeof({column}) = 'text' AND instr({column}, char(0))"
+        f" THEN 'CAST(X''' || hex({column}) || ''' AS TEXT)' ELSE quote({column}) END"
+        for column in columns
+    )
+    for row in client.execute(f"SELECT {literals} FROM {identifier(table)}"):
+        yield f"{head} ({', '.join(row)});"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
 # --- PostgreSQL -------------------------------------------------------------------------------------------
 
 
@@ -188,7 +228,7 @@ def _postgresql(store: Store, partial: Path, *, plain: bool) -> tuple[datetime, 
         state_of = timezone.now()
         command: list[str | Path] = [program, "--no-password", f"--snapshot={snapshot}"]
         command += ["--format=plain"] if plain else ["--format=custom"]
-        command += [f"--schema={quoted(schema)}" for schema in schemas]
+        command += [f"--schema={identifier(schema)}" for schema in schemas]
         with pg_tools.started(command, pg_tools.environment(store)) as output:
             archive.write(output, partial, compress=plain)
         rows = count_rows(store, schemas)

@@ -116,8 +116,9 @@ def started(command: Sequence[str | Path], env: dict[str, str], stdin: BinaryIO 
 
 
 _NAME = r'("(?:[^"]|"")+"|[^\s".(),]+)'
-_COPY = re.compile(rf"COPY {_NAME}\.{_NAME} \((.*)\) FROM stdin;\n")
+_COPY = re.compile(rf"COPY {_NAME}\.{_NAME} \((.*)\) FROM stdin;\n", re.DOTALL)
 _ONE = re.compile(_NAME)
+LONGEST_HEAD = 1_600 * 66  # as many columns as a table can have, with the longest names
 
 
 def read_dump(lines: BinaryIO) -> dict[str, Content]:
@@ -126,7 +127,10 @@ def read_dump(lines: BinaryIO) -> dict[str, Content]:
     for line in lines:
         if not line.startswith(b"COPY "):
             continue
-        head = _COPY.fullmatch(line.decode())
+        text = line.decode()
+        while text.count('"') % 2 and len(text) < LONGEST_HEAD:  # a name goes on in the next line
+            text += next(lines, b"").decode() or '"'
+        head = _COPY.fullmatch(text)
         if head is None:
             continue
         rows = 0

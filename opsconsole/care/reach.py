@@ -12,6 +12,7 @@ from django.core.cache import cache
 from django.utils.translation import gettext as _
 
 from opsconsole.stores.connection import connection_parameters
+from opsconsole.stores.errors import first_line
 from opsconsole.stores.store import Store, StoreUnusable
 
 CONNECT_SECONDS, ANSWER_SECONDS = 2, 3.0
@@ -55,6 +56,5 @@ def _server(address: dict[str, Any]) -> str:
     try:
         psycopg.connect(**{**address, "connect_timeout": CONNECT_SECONDS}).close()
     except psycopg.Error as error:
-        lines = str(error).strip().splitlines()
-        return lines[0] if lines else type(error).__name__
+        return first_line(error)
     return ""

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from django.utils.translation import gettext as _
 
 from opsconsole.care import archive
-from opsconsole.care.dumps import quoted
+from opsconsole.stores.catalog import identifier
 from opsconsole.stores.sqlite import tolerant_text
 from opsconsole.stores.store import StoreUnusable
 
@@ -101,27 +101,27 @@ def _fill_virtual(
     """A full-text table: from its own rows, from its shadow tables where it keeps no text, or from its table's rows."""
     if f"{name}_content" in {shadow for shadow, _text in shadows}:
         columns = ["rowid", *_columns(source, name)]
-        rows = source.execute(f"SELECT {', '.join(columns)} FROM {quoted(name)}").fetchall()
+        rows = source.execute(f"SELECT {', '.join(columns)} FROM {identifier(name)}").fetchall()
         saved.rows[name] = _insert(copy, name, (columns, rows), saved)
     elif "content=''" in sql.replace(" ", ""):
         for shadow, text in shadows:
-            copy.execute(f"DELETE FROM {quoted(shadow)}")
+            copy.execute(f"DELETE FROM {identifier(shadow)}")
             for portion in _portions(source, shadow, text, saved):
                 _insert(copy, shadow, portion, saved)
     else:
-        copy.execute(f"INSERT INTO {quoted(name)}({quoted(name)}) VALUES ('rebuild')")
+        copy.execute(f"INSERT INTO {identifier(name)}({identifier(name)}) VALUES ('rebuild')")
 
 
 def _columns(source: sqlite3.Connection, name: str) -> list[str]:
     """Those that are stored: a generated one makes itself again, and a hidden one is a virtual table's own."""
-    rows = source.execute(f"PRAGMA table_xinfo({quoted(name)})").fetchall()
-    return [quoted(row[1]) for row in rows if not row[6]]
+    rows = source.execute(f"PRAGMA table_xinfo({identifier(name)})").fetchall()
+    return [identifier(row[1]) for row in rows if not row[6]]
 
 
 def _insert(copy: sqlite3.Connection, name: str, portion: tuple[list[str], list[Any]], saved: Saved) -> int:
     columns, rows = portion
     marks = ", ".join("?" * len(columns))
-    sql = f"INSERT INTO {quoted(name)} ({', '.join(columns)}) VALUES ({marks})"
+    sql = f"INSERT INTO {identifier(name)} ({', '.join(columns)}) VALUES ({marks})"
     done = 0
     for row in rows:
         try:
@@ -140,7 +140,7 @@ def _portions(source: sqlite3.Connection, name: str, sql: str, saved: Saved) -> 
         yield from _without_rowid(source, name, columns, saved)
         return
     columns = ["rowid", *columns]
-    select = f"SELECT {', '.join(columns)} FROM {quoted(name)} WHERE rowid > ? ORDER BY rowid"
+    select = f"SELECT {', '.join(columns)} FROM {identifier(name)} WHERE rowid > ? ORDER BY rowid"
     last = -LAST_ROWID
     while True:
         rows: list[Any] = []
@@ -205,12 +205,12 @@ def _without_rowid(
 ) -> Iterator[tuple[list[str], list[Any]]]:
     """From its beginning to the damage, and from its end back to it."""
     seen: set[Any] = set()
-    key = [quoted(row[1]) for row in source.execute(f"PRAGMA table_info({quoted(name)})") if row[5]]
+    key = [identifier(row[1]) for row in source.execute(f"PRAGMA table_info({identifier(name)})") if row[5]]
     for order in ("ASC", "DESC"):
         rows: list[Any] = []
         by = ", ".join(f"{column} {order}" for column in key)
         try:
-            for row in source.execute(f"SELECT {', '.join(columns)} FROM {quoted(name)} ORDER BY {by}"):
+            for row in source.execute(f"SELECT {', '.join(columns)} FROM {identifier(name)} ORDER BY {by}"):
                 if row in seen:
                     break
                 rows.append(row)

@@ -17,6 +17,7 @@ from psycopg import sql
 from opsconsole.care import archive, dumps, pg_tools
 from opsconsole.care.folders import folder_of
 from opsconsole.care.systems import system_of
+from opsconsole.stores.catalog import identifier
 from opsconsole.stores.connection import connect
 from opsconsole.stores.store import Store, StoreUnusable
 
@@ -75,7 +76,7 @@ def _examine_sqlite(path: Path) -> Held:
     with unpacked(path) as copy, closing(sqlite3.connect(copy)) as connection:
         rows = dumps.checked_rows(connection)
         columns = {
-            table: tuple(row[1] for row in connection.execute(f"PRAGMA table_info({dumps.quoted(table)})"))
+            table: tuple(row[1] for row in connection.execute(f"PRAGMA table_info({identifier(table)})"))
             for table in rows
         }
     return Held("sqlite", columns, rows)

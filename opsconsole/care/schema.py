@@ -12,8 +12,8 @@ import sqlparse
 from django.db.migrations.loader import MigrationLoader
 from django.db.models import Model
 
-from opsconsole.care.dumps import quoted
 from opsconsole.stores import remedies
+from opsconsole.stores.catalog import identifier
 from opsconsole.stores.ddl import StoreSQL
 from opsconsole.stores.remedies import Index
 from opsconsole.stores.store import Store
@@ -178,7 +178,7 @@ def _missing_indexes(store: Store, wanted: Documented) -> Iterator[Missing]:
             continue
         if serving:  # only PostgreSQL has invalid ones: what an attempt left half made
             kind, other = "invalid", min(serving)
-            statement = f"REINDEX INDEX CONCURRENTLY {quoted(other)}"
+            statement = f"REINDEX INDEX CONCURRENTLY {identifier(other)}"
         else:
             kind, other = "index", remedies.free_name(name, taken)
             statement = re.sub(rf"(INDEX (?:IF NOT EXISTS )?){_NAME}", rf"\1{other}", statement, count=1)
@@ -192,4 +192,4 @@ def _added(store: Store, table: str, column: str, declaration: str) -> str:
         declaration = re.sub(r"\s*DEFAULT CURRENT_\w+", "", declaration, flags=re.IGNORECASE)
     if not re.search(r"\bDEFAULT\b", declaration, re.IGNORECASE):
         declaration = re.sub(r"\s*\bNOT NULL\b", "", declaration, flags=re.IGNORECASE)
-    return f"ALTER TABLE {quoted(table)} ADD COLUMN {quoted(column)} {' '.join(declaration.split())}"
+    return f"ALTER TABLE {identifier(table)} ADD COLUMN {identifier(column)} {' '.join(declaration.split())}"

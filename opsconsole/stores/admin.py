@@ -28,7 +28,7 @@ from unfold.contrib.filters.forms import RangeDateForm
 
 from opsconsole.admin import COUNT_CAP, ConsoleModelAdmin, ViewOnlyMixin
 from opsconsole.display import copyable, excerpt, figure, moment, pretty_json
-from opsconsole.stores import remedies
+from opsconsole.stores import catalog, remedies
 from opsconsole.stores.models import RawTimestampField
 from opsconsole.stores.router import store_of
 from opsconsole.stores.store import Store, StoreUnusable
@@ -280,12 +280,11 @@ class CountedChoicesFilter(ChoicesRadioFilter):
 
     def _counts(self, model_admin: Any, model: type[Model]) -> dict[Any, str]:
         store: Store = model_admin.store(self.request)
-        table, column = model._meta.db_table, self.field.column
-        if not store.indexes_on(table, [column]):
+        table, column = catalog.quote(model._meta.db_table), catalog.quote(self.field.column)
+        if not store.indexes_on(model._meta.db_table, [self.field.column]):
             return {}
         values = [value for value, _words in self.field.flatchoices]
-        quoted = store.connection.ops.quote_name
-        one = f"(SELECT COUNT(*) FROM (SELECT 1 FROM {quoted(table)} WHERE {quoted(column)} = %s LIMIT %s) AS t)"  # noqa: S608
+        one = f"(SELECT COUNT(*) FROM (SELECT 1 FROM {table} WHERE {column} = %s LIMIT %s) AS t)"  # noqa: S608
         with store.connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT {', '.join([one] * len(values))}",

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from django.utils.translation import gettext as _
 
 from opsconsole.display import figure
+from opsconsole.stores.catalog import count_parameters, quote
 from opsconsole.stores.store import Store
 
 
@@ -33,16 +34,15 @@ class Cascade:
 
 def cascade(store: Store, table: str, keys: Sequence[Any]) -> Cascade:
     """What deleting the rows `keys` of `table` does: one query for the keys, one for each table they lead to."""
-    quoted = store.connection.ops.quote_name
     key = store.key_column(table)
     condition, value = _among(store, table, key, keys)
     known = {model._meta.db_table for model in store.models()}
     found = Cascade()
-    for one, conditions in _reached(store, table, f"{quoted(key)} {condition}").items():
+    for one, conditions in _reached(store, table, f"{quote(key)} {condition}").items():
         child, cascades, empties = one
-        sql = f"SELECT COUNT(*) FROM {quoted(child)} WHERE {' OR '.join(conditions)}"  # noqa: S608
+        sql = f"SELECT COUNT(*) FROM {quote(child)} WHERE {' OR '.join(conditions)}"  # noqa: S608
         with store.connection.cursor() as cursor:
-            cursor.execute(sql, [value] * sql.count("%s"))
+            cursor.execute(sql, [value] * count_parameters(sql))
             count = cursor.fetchone()[0]
         if not count:
             continue
@@ -60,7 +60,6 @@ def cascade(store: Store, table: str, keys: Sequence[Any]) -> Cascade:
 
 def _reached(store: Store, table: str, where: str) -> dict[tuple[str, bool, bool], list[str]]:
     """Each table that refers to the rows, by what happens to its own, with the conditions that find those."""
-    quoted = store.connection.ops.quote_name
     keys = list(_foreign_keys(store))
     found: dict[tuple[str, bool, bool], list[str]] = {}
 
@@ -68,7 +67,7 @@ def _reached(store: Store, table: str, where: str) -> dict[tuple[str, bool, bool
         for one in keys:
             if one.parent != parent:
                 continue
-            rows = f"{quoted(one.column)} IN (SELECT {quoted(one.referred)} FROM {quoted(parent)} WHERE {where})"  # noqa: S608
+            rows = f"{quote(one.column)} IN (SELECT {quote(one.referred)} FROM {quote(parent)} WHERE {where})"  # noqa: S608
             found.setdefault((one.child, one.cascades, one.empties), []).append(rows)
             if one.cascades and one.child not in path:  # a table that leads back to itself is counted one step far
                 follow(one.child, rows, (*path, one.child))
@@ -81,7 +80,7 @@ def _among(store: Store, table: str, key: str, keys: Sequence[Any]) -> tuple[str
     if store.vendor == "sqlite":
         return "IN (SELECT value FROM json_each(%s))", json.dumps(list(keys))
     type_ = store.tables[table][key].type
-    return f"= ANY (%s::text[]::{type_}[])", [str(key) for key in keys]
+    return f"= ANY (%s::text[]::{type_.replace('%', '%%')}[])", [str(key) for key in keys]
 
 
 def _foreign_keys(store: Store) -> Iterator[ForeignKey]:

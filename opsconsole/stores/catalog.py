@@ -10,9 +10,24 @@ if TYPE_CHECKING:
     from opsconsole.stores.store import Store
 
 
+def identifier(name: str) -> str:
+    """Return `name` as an SQL identifier, for a statement without parameters: quotes are doubled."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def quote(name: str) -> str:
-    """Return `name` as an SQL identifier, for a statement with parameters: quotes and `%` are doubled."""
-    return '"' + name.replace('"', '""').replace("%", "%%") + '"'
+    """Return `name` as an SQL identifier, for a statement with parameters: `%` is doubled, too."""
+    return escape(identifier(name))
+
+
+def escape(sql: str) -> str:
+    """Return SQL that is quoted already, such as `regclass::text`, for a statement with parameters."""
+    return sql.replace("%", "%%")
+
+
+def count_parameters(sql: str) -> int:
+    """Return how many values a statement with parameters takes."""
+    return sql.replace("%%", "").count("%s")
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,13 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.care import dumps, schema
-from opsconsole.care.dumps import quoted
 from opsconsole.care.expectations import HOT_QUERIES, JSON_COLUMNS, SERVER_MEMORY, HotQuery
 from opsconsole.care.folders import folder_of
 from opsconsole.care.models import Backup
 from opsconsole.care.needs import needed_columns
 from opsconsole.care.params import OnNamedStore, StoreParams
 from opsconsole.operations.base import Check, Found, Priority, Schedule
-from opsconsole.stores.catalog import quote
+from opsconsole.stores.catalog import escape, identifier, quote
 from opsconsole.stores.config import is_writable
 from opsconsole.stores.errors import ErrorKind, classify, first_line, sqlite_code
 from opsconsole.stores.router import DEFAULT
@@ -153,7 +152,7 @@ class CheckStore(OnNamedStore, Check):
         found: list[Found] = []
         with self._checked_connection() as execute:
             for name, kind in kinds.items():
-                table = quoted(name)
+                table = identifier(name)
                 columns, values = ("", "'integrity-check'") if kind != "fts5" else (", rank", "'integrity-check', 1")
                 try:
                     execute(f"INSERT INTO {table} ({table}{columns}) VALUES ({values})")
@@ -189,13 +188,13 @@ class CheckStore(OnNamedStore, Check):
 
     def _dangling_sqlite(self) -> Iterator[Found]:
         for table in self.at.tables:
-            columns = dict(self._rows(f'SELECT id, "from" FROM pragma_foreign_key_list({_text(table)})'))
+            columns = dict(self._rows('SELECT id, "from" FROM pragma_foreign_key_list(%s)', [table]))
             if not columns:
                 continue
             try:
                 # Grouped in SQL: there may be millions of them.
                 found = self._rows(
-                    f"SELECT parent, fkid, COUNT(*) FROM pragma_foreign_key_check({_text(table)}) GROUP BY 1, 2"
+                    "SELECT parent, fkid, COUNT(*) FROM pragma_foreign_key_check(%s) GROUP BY 1, 2", [table]
                 )
             except DatabaseError as error:
                 yield Found("broken_reference", table, {"table": table, "text": str(error)})
@@ -209,8 +208,8 @@ class CheckStore(OnNamedStore, Check):
             condition = " AND ".join(f"p.{theirs} = c.{ours}" for ours, theirs in pairs)
             filled = " AND ".join(f"c.{ours} IS NOT NULL" for ours, _theirs in pairs)
             ((rows,),) = self._rows(
-                f"SELECT COUNT(*) FROM {_doubled(table)} AS c WHERE {filled}"  # names out of the catalogue, quoted
-                f" AND NOT EXISTS (SELECT FROM {_doubled(parent)} AS p WHERE {condition})"
+                f"SELECT COUNT(*) FROM {escape(table)} AS c WHERE {filled}"  # names out of the catalogue, quoted
+                f" AND NOT EXISTS (SELECT FROM {escape(parent)} AS p WHERE {condition})"
             )
             if rows:
                 yield self._dangling(table, ", ".join(columns), parent, rows)
@@ -355,16 +354,6 @@ class CheckStore(OnNamedStore, Check):
         return Found(
             "setting_advised", name, {"name": name, "value": value, "advised": advised}, Priority.PERIODIC.value
         )
-
-
-def _text(name: str) -> str:
-    """A name as a text of SQL, in a statement with parameters."""
-    doubled = name.replace("'", "''")
-    return f"'{_doubled(doubled)}'"
-
-
-def _doubled(sql: str) -> str:
-    return sql.replace("%", "%%")
 
 
 def _is_json(text: str) -> bool:
