@@ -16,7 +16,6 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 from import_export import fields, resources
 from import_export.admin import ExportMixin
-from import_export.formats.base_formats import CSV, JSON, XLSX
 from unfold.contrib.filters.admin import ChoicesRadioFilter, RadioFilter
 from unfold.contrib.import_export.forms import ExportForm
 from unfold.decorators import display
@@ -28,6 +27,7 @@ from opsconsole.operations.base import Check, Operation
 from opsconsole.operations.models import Alert, Channel, Delivery, Event, Finding, Run
 from opsconsole.operations.selection import Selection
 from opsconsole.operations.words import STATUS_VARIANTS, VERB_LABELS, operation_title, verb_label
+from opsconsole.stores.formats import CSV, JSON, XLSX
 
 
 class OperationActionsMixin:
@@ -120,7 +120,14 @@ class OperationFilter(admin.SimpleListFilter):
         return queryset.filter(operation=self.value()) if self.value() else queryset
 
 
-class RunResource(resources.ModelResource):
+class ConsoleResource(resources.ModelResource):
+    """What the console keeps about itself: nobody imports it, so an empty text is an empty cell."""
+
+    def after_export(self, queryset: QuerySet[Any], dataset: Any, **kwargs: Any) -> None:
+        dataset.never_null = dataset.headers
+
+
+class RunResource(ConsoleResource):
     rows_per_second = fields.Field(attribute="rows_per_second", readonly=True)
     notes = fields.Field(readonly=True)
 
@@ -242,7 +249,7 @@ class CheckFilter(OperationFilter):
         return [(name, cls.title) for name, cls in registry.operations().items() if issubclass(cls, Check)]
 
 
-class FindingResource(resources.ModelResource):
+class FindingResource(ConsoleResource):
     class Meta:
         model = Finding
         fields = ("operation", "store", "code", "subject", "priority", "data", "found_at", "seen_at", "resolved_at")
@@ -337,7 +344,7 @@ class VerbFilter(admin.SimpleListFilter):
         return queryset.filter(verb=self.value()) if self.value() else queryset
 
 
-class EventResource(resources.ModelResource):
+class EventResource(ConsoleResource):
     operation = fields.Field(attribute="run__operation", readonly=True)
 
     class Meta:
@@ -396,7 +403,7 @@ class DeliveryFilter(RadioFilter):
         return queryset.filter(pk__in=open_.values("alert"))
 
 
-class AlertResource(resources.ModelResource):
+class AlertResource(ConsoleResource):
     class Meta:
         model = Alert
         fields = ("id", "key", "subject", "text", "at")

@@ -37,9 +37,9 @@ from opsconsole.stores.editing import refusal
 from opsconsole.stores.formats import ABSENT, CSV, JSON, NULL, XLSX, Rounded, Unreadable
 from opsconsole.stores.rows import is_bigint
 from opsconsole.stores.store import StoreUnusable
+from opsconsole.stores.workbook import MAX_BYTES
 
 MAX_EXPORTED = 100_000
-MAX_FILE_BYTES = 64 * 1024 * 1024
 PREVIEWED = 100
 CELL = 200  # characters of a value in the preview
 
@@ -354,9 +354,9 @@ class ExportStoreMixin(ExportMixin):  # type: ignore[misc]
 class StoreImportForm(ImportForm):  # type: ignore[misc]
     def clean_import_file(self) -> Any:
         file = self.cleaned_data["import_file"]
-        if file.size > MAX_FILE_BYTES:
-            limit = figure(MAX_FILE_BYTES // 2**20)
-            raise ValidationError(_("The file is larger than %(limit)s MiB: split it.") % {"limit": limit})
+        if file.size > MAX_BYTES:
+            limit = figure(MAX_BYTES >> 20)
+            raise ValidationError(_("The file is larger than %(limit)s MiB. Split it.") % {"limit": limit})
         return file
 
 

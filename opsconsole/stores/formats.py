@@ -2,7 +2,7 @@
 
 In a cell nothing is NULL, and a lone apostrophe an empty text (of a column that is never NULL, nothing is the empty
 text). Text that a spreadsheet would take for a formula has an apostrophe before it, as spreadsheets write it
-themselves; reading takes it away again. In JSON `null` is NULL.
+themselves; reading takes it away again. In JSON `null` is NULL. A file is read no further than its limits.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import date, datetime, time
 from typing import Any
@@ -19,21 +20,32 @@ from typing import Any
 import tablib
 from django.utils.translation import gettext as _
 from import_export.formats import base_formats
-from openpyxl import Workbook, load_workbook
+from openpyxl import Workbook
 from openpyxl.cell import WriteOnlyCell
-from openpyxl.cell.cell import ERROR_CODES
 from openpyxl.styles import Font
 
 from opsconsole.display import figure
+from opsconsole.escaping import for_cell, from_cell
+from opsconsole.stores import workbook
+from opsconsole.stores.workbook import (
+    MAX_BYTES,
+    MAX_CELLS,
+    MAX_COLUMNS,
+    Problem,
+    Rounded,
+    Unreadable,
+    is_rounded,
+    too_large,
+)
+
+__all__ = ["ABSENT", "CSV", "JSON", "NULL", "XLSX", "Rounded", "Unreadable"]
 
 MAX_IMPORTED = 10_000
+MAX_NESTING = 100  # of lists and objects in a value
+MAX_SEPARATORS = 2_000_000  # commas, line ends and brackets of a text: what it could be split into
 CELL_CHARACTERS = 32_767  # Excel's limit; openpyxl would cut the rest off without a word
 
-csv.field_size_limit(2**31 - 1)  # documents are longer than the 128 KiB that the module allows
-
-
-class Unreadable(Exception):
-    """The file can't be imported. The message says why and what to do."""
+csv.field_size_limit(MAX_BYTES)  # documents are longer than the 128 KiB that the module allows
 
 
 class Null:
@@ -47,23 +59,7 @@ class Absent(Null):
     """This row says nothing about the column."""
 
 
-class Rounded(str):
-    """A number of a spreadsheet that may have been another one: it keeps whole numbers only below 2^53."""
-
-
 NULL, ABSENT = Null(), Absent()
-EXACT_BELOW = 2**53
-
-# Apostrophes, then what begins a formula, or nothing.
-_ESCAPED = re.compile(r"'*(?:[=+\-@\t\r]|\Z)")
-
-
-def escape(text: str) -> str:
-    return f"'{text}" if _ESCAPED.match(text) else text
-
-
-def unescape(text: str) -> str:
-    return text[1:] if text.startswith("'") and _ESCAPED.match(text[1:]) else text
 
 
 def _cells(dataset: Any) -> Iterator[list[Any]]:
@@ -72,7 +68,7 @@ def _cells(dataset: Any) -> Iterator[list[Any]]:
     plain = [header in never_null for header in dataset.headers]
     for row in dataset:
         yield [
-            None if value is None or (value == "" and never) else escape(value) if isinstance(value, str) else value
+            None if value is None or (value == "" and never) else for_cell(value) if isinstance(value, str) else value
             for value, never in zip(map(_finite, row), plain, strict=True)
         ]
 
@@ -91,7 +87,9 @@ def _dataset(headers: Iterable[Any], rows: Iterable[list[Any]]) -> Any:
         names.pop()  # columns that somebody has emptied
     if not names or "" in names:
         raise Unreadable(_("The first row must name the columns."))
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if len(names) > MAX_COLUMNS:
+        raise too_large(_("columns"), MAX_COLUMNS)
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise Unreadable(_("The file has these columns twice: %(columns)s.") % {"columns": ", ".join(twice)})
     dataset = tablib.Dataset(headers=names)
     for number, row in enumerate(rows, 1):
@@ -102,6 +100,11 @@ def _dataset(headers: Iterable[Any], rows: Iterable[list[Any]]) -> Any:
             )
         if len(row) > len(names) and any(cell not in (None, "") for cell in row[len(names) :]):
             raise Unreadable(_("Row %(row)s has more cells than there are columns.") % {"row": figure(number)})
+        for name, cell in zip(names, row, strict=False):
+            if isinstance(cell, Problem):
+                raise _problem(number, name, cell)
+        if number * len(names) > MAX_CELLS:
+            raise too_large(_("cells"), MAX_CELLS)
         dataset.append([*row, *[None] * (len(names) - len(row))][: len(names)])
     return dataset
 
@@ -118,10 +121,10 @@ class _Exact:
 
 class CSV(_Exact, base_formats.CSV):  # type: ignore[misc]
     def create_dataset(self, in_stream: bytes, **kwargs: Any) -> Any:
-        rows = csv.reader(io.StringIO(_utf8(in_stream), newline=""), strict=True)
+        rows = csv.reader(io.StringIO(_text(in_stream), newline=""), strict=True)
         try:
             headers = next(rows, [])
-            return _dataset(headers, ([unescape(cell) if cell else None for cell in row] for row in rows if row))
+            return _dataset(headers, ([from_cell(cell) if cell else None for cell in row] for row in rows if row))
         except csv.Error as error:
             raise Unreadable(_("The file is no CSV: %(reason)s.") % {"reason": error}) from None
 
@@ -137,18 +140,10 @@ class CSV(_Exact, base_formats.CSV):  # type: ignore[misc]
 
 class JSON(_Exact, base_formats.JSON):  # type: ignore[misc]
     def create_dataset(self, in_stream: bytes, **kwargs: Any) -> Any:
-        try:
-            # Numbers keep their digits.
-            rows = json.loads(_utf8(in_stream), parse_float=_Digits, parse_int=_Digits, parse_constant=_Constant)
-            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise Unreadable(_("The file must be a list of objects, one for each row."))
-            for number, row in enumerate(rows, 1):
-                for name, value in row.items():
-                    if constant := _constant_in(value):
-                        raise _problem(number, name, _("%(value)s is no JSON.") % {"value": constant})
-        except (ValueError, RecursionError) as error:
-            raise Unreadable(_("The file is no JSON: %(reason)s.") % {"reason": error}) from None
+        rows = list(_objects(_text(in_stream)))
         headers = list(dict.fromkeys(name for row in rows for name in row))
+        if len(headers) > MAX_COLUMNS:
+            raise too_large(_("columns"), MAX_COLUMNS)
         return _dataset(headers, ([_value(row.get(name, ABSENT)) for name in headers] for row in rows))
 
     def export_data(self, dataset: Any, **kwargs: Any) -> bytes:
@@ -159,12 +154,10 @@ class JSON(_Exact, base_formats.JSON):  # type: ignore[misc]
 
 class XLSX(_Exact, base_formats.XLSX):  # type: ignore[misc]
     def create_dataset(self, in_stream: bytes, **kwargs: Any) -> Any:
-        try:
-            rows = _sheet(in_stream).iter_rows()
-            headers = [cell.value for cell in next(rows, ())]
-        except Exception:  # noqa: BLE001  # zip, XML and the library's own; all mean the same
-            raise Unreadable(_("The file is no XLSX workbook.")) from None
-        return _dataset(headers, _filled_rows(in_stream, headers, rows))
+        _require_size(in_stream)
+        rows = workbook.rows(in_stream)
+        headers = next(rows, ())
+        return _dataset(headers, ([_from_cell(cell) for cell in row] for row in rows))
 
     def export_data(self, dataset: Any, **kwargs: Any) -> bytes:
         book = Workbook(write_only=True)
@@ -172,11 +165,10 @@ class XLSX(_Exact, base_formats.XLSX):  # type: ignore[misc]
         sheet.freeze_panes = "A2"
         sheet.append([_bold(sheet, header) for header in dataset.headers])
         for number, row in enumerate(_cells(dataset), 1):
-            cells = [str(cell) if isinstance(cell, int) and _is_rounded(cell) else cell for cell in row]
             sheet.append(
                 [
-                    _text_cell(sheet, cell, number, name) if isinstance(cell, str) else cell
-                    for name, cell in zip(dataset.headers, cells, strict=True)
+                    _text_cell(sheet, str(cell), number, name) if _is_text(cell) else cell
+                    for name, cell in zip(dataset.headers, row, strict=True)
                 ]
             )
         out = io.BytesIO()
@@ -190,15 +182,61 @@ def _problem(number: int, column: str, sentence: str) -> Unreadable:
     )
 
 
-def _utf8(data: bytes) -> str:
+def _require_size(data: bytes) -> None:
+    if len(data) > MAX_BYTES:
+        raise Unreadable(_("The file is larger than %(limit)s MiB. Split it.") % {"limit": figure(MAX_BYTES >> 20)})
+
+
+def _text(data: bytes) -> str:
+    _require_size(data)
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise Unreadable(_("The file is not in UTF-8: save it in that encoding.")) from None
+    if sum(map(text.count, ",\n\r[{")) > MAX_SEPARATORS:
+        raise too_large(_("values"), MAX_SEPARATORS)
+    return text
 
 
-class _Digits(str):
-    """A number of a JSON document, digit for digit."""
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON list, one after the other, so that those beyond the limit are not made."""
+    decoder = json.JSONDecoder(parse_float=_Digits, parse_int=_Digits, parse_constant=_Constant)
+    no_list = Unreadable(_("The file must be a list of objects, one for each row."))
+    place = _after_blanks(text, 0)
+    if text[place : place + 1] != "[":
+        raise no_list
+    place = _after_blanks(text, place + 1)
+    rows, mark = 0, text[place : place + 1]
+    if mark == "]":
+        place += 1
+    try:
+        while mark != "]" and rows <= MAX_IMPORTED:
+            row, place = decoder.raw_decode(text, place)
+            if not isinstance(row, dict):
+                raise no_list
+            rows += 1
+            for name, value in row.items():
+                if constant := _constant_in(value):
+                    raise _problem(rows, name, _("%(value)s is no JSON.") % {"value": constant})
+            yield row
+            place = _after_blanks(text, place)
+            mark = text[place : place + 1]
+            if mark not in {",", "]"}:
+                break
+            place = _after_blanks(text, place + 1)
+        if rows <= MAX_IMPORTED and (mark != "]" or text[place:].strip(_BLANKS)):
+            raise ValueError(_("something else stands at character %(place)s") % {"place": figure(place + 1)})
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(_("The file is no JSON: %(reason)s.") % {"reason": error}) from None
+
+
+_BLANKS = " \t\r\n"
+_BLANK = re.compile(f"[{_BLANKS}]*")
+
+
+def _after_blanks(text: str, place: int) -> int:
+    found = _BLANK.match(text, place)
+    return found.end() if found else place
 
 
 class _Constant(str):
@@ -214,6 +252,10 @@ def _constant_in(value: Any) -> str:
     return value if isinstance(value, _Constant) else ""
 
 
+class _Digits(str):
+    """A number of a JSON document, digit for digit."""
+
+
 def _value(value: Any) -> Any:
     """A JSON value as a column's: numbers by their digits, documents as their text."""
     if value is None:
@@ -225,11 +267,14 @@ def _value(value: Any) -> Any:
     return str(value) if isinstance(value, _Digits) else value
 
 
-def _document(value: Any) -> str:
+def _document(value: Any, depth: int = 1) -> str:
+    if depth > MAX_NESTING:
+        raise Unreadable(_("A value is nested deeper than %(limit)s levels.") % {"limit": figure(MAX_NESTING)})
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k, ensure_ascii=False)}: {_document(v)}" for k, v in value.items()) + "}"
+        parts = (f"{json.dumps(k, ensure_ascii=False)}: {_document(v, depth + 1)}" for k, v in value.items())
+        return "{" + ", ".join(parts) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_document, value)) + "]"
+        return "[" + ", ".join(_document(part, depth + 1) for part in value) + "]"
     return str(value) if isinstance(value, _Digits) else json.dumps(value, ensure_ascii=False)
 
 
@@ -238,7 +283,11 @@ def _document(value: Any) -> str:
 # What XML can't hold stands as `_x000D_`; text that looks like this has its own underscore written so.
 _LIKE_ESCAPED = re.compile(r"_(?=x[0-9A-Fa-f]{4}_)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")
-_XML_ESCAPED = re.compile(r"_x([0-9A-Fa-f]{4})_")
+
+
+def _is_text(cell: Any) -> bool:
+    """Numbers that a workbook would round are text, too."""
+    return isinstance(cell, str) or (isinstance(cell, int) and is_rounded(cell))
 
 
 def _text_cell(sheet: Any, text: str, number: int, column: str) -> Any:
@@ -259,51 +308,15 @@ def _bold(sheet: Any, text: str) -> Any:
     return cell
 
 
-def _sheet(data: bytes, *, calculated: bool = False) -> Any:
-    """The first sheet; of formulas their text, or what they came to when the file was last saved."""
-    sheet = load_workbook(io.BytesIO(data), read_only=True, data_only=calculated).worksheets[0]
-    sheet.reset_dimensions()  # what the file says of its size may be wrong: all its rows are read
-    return sheet
-
-
-def _filled_rows(data: bytes, headers: list[Any], rows: Iterator[Any]) -> Iterator[list[Any]]:
-    """The values of all rows that are not empty. No formula is evaluated here."""
-    calculated: list[Any] = []
-    number = 0
-    for line, row in enumerate(rows, 1):
-        if all(cell.value is None for cell in row):
-            continue
-        number += 1
-        values = []
-        for place, cell in enumerate(row):
-            value = cell.value
-            column = str(headers[place]) if place < len(headers) else str(place + 1)
-            if cell.data_type == "f":
-                if not calculated:
-                    known = _sheet(data, calculated=True).iter_rows(max_row=MAX_IMPORTED + 2, values_only=True)
-                    calculated = list(known)
-                value = calculated[line][place] if line < len(calculated) and place < len(calculated[line]) else None
-                if value is None:
-                    raise _problem(number, column, _("The formula has no value. Replace it by its value."))
-            if cell.data_type == "e" or (cell.data_type == "f" and value in ERROR_CODES):
-                raise _problem(number, column, _("The cell holds the error %(error)s.") % {"error": value})
-            values.append(_from_cell(value))
-        yield values
-
-
-def _is_rounded(number: float) -> bool:
-    return abs(number) >= EXACT_BELOW
-
-
 def _from_cell(value: Any) -> Any:
+    if isinstance(value, Problem | Rounded):
+        return value
     if isinstance(value, str):
-        return unescape(_XML_ESCAPED.sub(lambda found: chr(int(found[1], 16)), value)) if value else None
+        return from_cell(value) if value else None
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, datetime):
         return value.isoformat(" ")
     if isinstance(value, date | time):
         return value.isoformat()
-    if isinstance(value, int | float) and _is_rounded(value):
-        return Rounded(f"{value:d}" if isinstance(value, int) else f"{value:.0f}")
     return value
