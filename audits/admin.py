@@ -24,7 +24,7 @@ from audits.models import GuardianVerdict, InboxEntry, TaskAudit
 from audits.operations.backfill_decision_fields import BackfillDecisionFields
 from opsconsole.display import copyable, figure, moment, pretty_json
 from opsconsole.operations.admin import OperationActionsMixin
-from opsconsole.stores.admin import DayFilter, ExactFilter, StoreModelAdmin, json_block, linked
+from opsconsole.stores.admin import DayFilter, ExactFilter, StoreModelAdmin, json_block, linked, row_link
 from opsconsole.stores.exchange import ExportStoreMixin
 from opsconsole.stores.store import StoreUnusable
 
@@ -146,13 +146,7 @@ class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
 
     @admin.display(description=_("verdict"))
     def verdict(self, audit: TaskAudit) -> str:
-        if not audit.verdict_id:
-            return "–"
-        return format_html(
-            '<a class="row-link" href="{}">{}</a>',
-            reverse("admin:audits_guardianverdict_change", args=[audit.verdict_id]),
-            audit.verdict_id,
-        )
+        return row_link("audits.guardianverdict", audit.verdict_id)
 
     @admin.display(description=_("payload"))
     def document(self, audit: TaskAudit) -> str:

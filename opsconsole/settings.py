@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole import env as read
 from opsconsole.env import Environment, read_file
 from opsconsole.live_cache import live_cache
+from opsconsole.redaction import redact_line
 from opsconsole.stores.config import database
 from opsconsole.stores.secret import secret_key
 
@@ -260,6 +261,7 @@ LOGGING = {
                 structlog.processors.TimeStamper(fmt="iso"),
                 structlog.processors.format_exc_info,
                 structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
+                redact_line,
             ],
             "foreign_pre_chain": [structlog.stdlib.add_log_level],
         }
@@ -274,6 +276,9 @@ LOGGING = {
         "health_check": {"level": "CRITICAL"},  # a probe a second would log as many tracebacks
     },
 }
+
+DEFAULT_EXCEPTION_REPORTER = "opsconsole.error_reports.Reporter"
+DEFAULT_EXCEPTION_REPORTER_FILTER = "opsconsole.error_reports.ReportFilter"
 
 # --- signals that hold runs: each off unless set -------------------------------------------------------
 
@@ -333,6 +338,10 @@ BACKUP_ENCRYPTION_KEY = env("BACKUP_ENCRYPTION_KEY", read.age_identity, "", secr
 METRICS_TOKEN = env("METRICS_TOKEN", read.bearer_token, "", secret=True)
 CONNECTIONS_ALERT_PERCENT = env("CONNECTIONS_ALERT_PERCENT", read.whole_number(1, 100), 80)
 
+# --- what is shown nowhere (opsconsole/redaction.py) ----------------------------------------------------
+
+SECRET_VARIABLES = tuple(name for name, variable in env.variables.items() if variable.secret)
+
 # --- theme ----------------------------------------------------------------------------------------------
 
 UNFOLD = {
@@ -376,4 +385,3 @@ UNFOLD = {
     },
 }
 IMPORT_EXPORT_SKIP_ADMIN_LOG = True
-IMPORT_EXPORT_ESCAPE_FORMULAE_ON_EXPORT = True  # a note may begin with =, and people open exports in Excel

@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from opsconsole.operations import alerts
 from opsconsole.operations.models import Status
 from opsconsole.operations.runs import is_abandoned, serialised
+from opsconsole.redaction import redact
 from roadmaps.models import Recovery
 
 MAX_FAILURES = 3  # then a task is left for a person
@@ -46,7 +47,7 @@ def attempt(identity: str, task_id: str, run_id: int | None) -> Iterator[Recover
     try:
         yield mine
     except Exception as error:
-        _end(mine, Outcome.FAILED, str(error) or type(error).__name__)
+        _end(mine, Outcome.FAILED, redact(str(error)) or type(error).__name__)
         count = failures(identity, task_id)
         if count >= MAX_FAILURES:
             alerts.tell(

@@ -20,6 +20,7 @@ from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _
 
 from opsconsole.operations.alerts import SIGNATURE, TIMESTAMP, signature
+from opsconsole.stores.errors import first_line
 from opsconsole.stores.store import Store, StoreUnusable
 from roadmaps import checkpoint_tables, langgraph
 from roadmaps.langgraph import Position, Shape, config_of
@@ -362,7 +363,7 @@ def post(url: str, document: dict[str, Any], key: str, name: str) -> bool:
         answer = httpx.post(url, content=body, headers=headers, timeout=TIMEOUT)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ResumeFailed(
-            _("%(endpoint)s can't be reached: %(reason)s") % {"endpoint": name, "reason": error}
+            _("%(endpoint)s can't be reached: %(reason)s") % {"endpoint": name, "reason": first_line(error)}
         ) from error
     if not answer.is_success:
         raise ResumeFailed(_("%(endpoint)s answered %(status)d.") % {"endpoint": name, "status": answer.status_code})

@@ -22,6 +22,7 @@ from django.urls import reverse
 
 from opsconsole.api.console import as_json
 from opsconsole.stores.config import BUSY_TIMEOUT_SECONDS
+from opsconsole.stores.errors import first_line
 from opsconsole.stores.store import Store, StoreUnusable
 from tasks.models import ExecutionStatus, Stage
 from tasks.summaries import LARGEST, Unreadable, document
@@ -107,8 +108,7 @@ def ask(execution_ids: Sequence[str], store: Store | None = None) -> Asked:
 
 
 def _skip(error: Exception, *layers: str) -> None:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    logger.warning("%s can't be asked: %s", " and ".join(layers), reason)
+    logger.warning("%s can't be asked: %s", " and ".join(layers), first_line(error))
 
 
 def _skip_tables(error: Exception, tables: tuple[str, ...], began: float) -> None:

@@ -20,7 +20,9 @@ from django.core.mail import EmailMessage
 from django.db import transaction
 from django.utils import timezone
 
+from opsconsole.escaping import for_terminal
 from opsconsole.operations.models import Alert, Channel, Delivery
+from opsconsole.redaction import redact
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,11 @@ def tell(key: str, subject: str, text: str, to: Sequence[str] = ()) -> bool:
     `to`: mail addresses beside those of the alert list.
     """
     with transaction.atomic():
-        fields = {"subject": subject[:300], "text": text, "to": list(to)}
+        fields = {
+            "subject": for_terminal(redact(subject))[:300],
+            "text": for_terminal(redact(text)),
+            "to": list(to),
+        }
         alert, new = Alert.objects.get_or_create(key=key[:200], defaults=fields)
         if new:
             wanted = dict.fromkeys([*channels(), *([Channel.MAIL] if to else [])])
@@ -69,7 +75,7 @@ def _attempt(delivery: Delivery) -> bool:
         _SENDERS[Channel(delivery.channel)](delivery.alert)
     except (httpx.HTTPError, httpx.InvalidURL, SMTPException, OSError, ValueError) as error:
         logger.warning("An alert could not be delivered by %s", delivery.channel, exc_info=True)
-        found.update(last_error=f"{type(error).__name__}: {error}"[:500])
+        found.update(last_error=redact(f"{type(error).__name__}: {error}")[:500])
         return False
     found.update(delivered_at=timezone.now(), next_try_at=None, last_error="")
     return True

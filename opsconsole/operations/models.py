@@ -11,7 +11,9 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from opsconsole.fields import RedactedText
 from opsconsole.operations.base import Priority
+from opsconsole.redaction import redact_all
 from opsconsole.stores.rows import Write
 from opsconsole.stores.sqlite import RawText
 
@@ -146,9 +148,9 @@ class Run(models.Model):
     elapsed_seconds = models.FloatField(_("elapsed"), default=0)
     before = models.JSONField(default=dict)
     after = models.JSONField(default=dict)
-    waiting = models.TextField(blank=True)  # why it does not move
+    waiting = RedactedText(blank=True)  # why it does not move
     waiting_since = models.DateTimeField(null=True)
-    error = models.TextField(_("error"), blank=True)
+    error = RedactedText(_("error"), blank=True)
 
     # Who works on it. `generation` fences: whoever took the run over has the higher one.
     generation = models.PositiveIntegerField(default=0)
@@ -324,7 +326,7 @@ class SetAside(models.Model):
     key = models.JSONField(_("key"))
     label = models.TextField(_("unit"))
     reason = models.CharField(_("reason"), max_length=200)
-    error = models.TextField(_("error"))
+    error = RedactedText(_("error"))
     at = models.DateTimeField(_("at"), default=timezone.now)
     retried_by = models.ForeignKey(Run, models.SET_NULL, null=True, related_name="+")
 
@@ -423,6 +425,7 @@ class Event(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         if self.pk is not None:
             raise TypeError("Events are appended, never changed.")
+        self.detail = redact_all(self.detail)
         super().save(*args, **kwargs)
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:

@@ -7,6 +7,8 @@ from enum import Enum, auto
 
 from django.db import DataError, IntegrityError, InterfaceError, OperationalError
 
+from opsconsole.redaction import redact
+
 
 class ErrorKind(Enum):
     """What an error means for the run that meets it."""
@@ -111,8 +113,8 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return an error's first line: the lines below it may quote values."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return an error's first line, without secrets: the lines below it may quote values."""
+    return redact((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def _is_raised(error: BaseException) -> bool:

@@ -21,6 +21,7 @@ from django.db.models import Model
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from opsconsole.redaction import redact
 from opsconsole.stores import remedies
 from opsconsole.stores.catalog import ForeignKey, Table, TriggerInfo, foreign_keys, read_tables, triggers
 from opsconsole.stores.config import is_writable, sqlite
@@ -38,7 +39,10 @@ TITLES = {
 
 
 class StoreUnusable(Exception):
-    """The store can't be used for what was asked. The message says why and what to do."""
+    """The store can't be used for what was asked. The message says why and what to do, without secrets."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(redact(str(message)))
 
 
 def attach_file(store: str, path: str | Path, *, read_only: bool = False) -> Store:
@@ -438,6 +442,6 @@ _INDEXES = {
         SELECT c.relname, a.attname FROM pg_index AS i
         JOIN pg_class AS c ON c.oid = i.indexrelid
         JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-        WHERE i.indrelid = %s::regclass
+        WHERE i.indrelid = quote_ident(%s)::regclass
     """,
 }

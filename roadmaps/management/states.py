@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 
+from opsconsole.escaping import in_json
 from opsconsole.operations import planning, registry
 from opsconsole.operations.management.base import EXIT_ATTENTION, ConsoleCommand, Refused, chosen_store, known_keys
 from opsconsole.operations.management.output import Output
@@ -63,7 +64,7 @@ class StatesCommand(ConsoleCommand):
         for number, state in enumerate(states):
             found |= bool(self.problems(state))
             sys.stdout.write(", " if number and not single else "")
-            sys.stdout.write(json.dumps(self.as_json(state), ensure_ascii=True))
+            sys.stdout.write(in_json(json.dumps(self.as_json(state), ensure_ascii=True)))
         sys.stdout.write("\n" if single else "]}\n")
         return found
 

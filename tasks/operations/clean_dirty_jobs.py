@@ -18,6 +18,8 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.display import duration, figure
 from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip
 from opsconsole.operations.models import Batch
+from opsconsole.redaction import shown_url
+from opsconsole.stores.errors import first_line
 from opsconsole.stores.moments import read_moment
 from opsconsole.stores.rows import Key
 from tasks.dirty_data import NEEDS, JobUnit, among, dirty_jobs, jobs_with_all
@@ -197,6 +199,6 @@ def health_problems() -> list[str]:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return [
             gettext("The platform's health endpoint %(url)s does not answer as it should: %(reason)s")
-            % {"url": url, "reason": (str(error).splitlines() or [type(error).__name__])[0]}
+            % {"url": shown_url(url), "reason": first_line(error)}
         ]
     return []

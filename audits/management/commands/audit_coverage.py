@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -38,7 +37,7 @@ class Command(ConsoleCommand):
         operation_on(backfill, store, {})
         figures = coverage(store)
         if options["json"]:
-            self.stdout.write(json.dumps(figures, ensure_ascii=False))
+            Output(as_json=True).json(figures)
         else:
             show(figures, Output(as_json=False))
 

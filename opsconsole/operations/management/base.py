@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from django.utils.translation import gettext as _
 
 from opsconsole.display import figure
+from opsconsole.escaping import for_terminal
 from opsconsole.operations import checklist, environments, findings, jobs, planning, registry, runner, runs
 from opsconsole.operations.base import DEFAULT_BATCH_SIZE, Check, Found, Operation, Risk, as_stored
 from opsconsole.operations.management.accounts import NotAuthenticated, authenticated, system_user_at_host
@@ -29,6 +31,8 @@ from opsconsole.operations.registry import InvalidParameters, UnknownOperation
 from opsconsole.operations.runner import Fenced
 from opsconsole.operations.runs import Actor, UnableToRun
 from opsconsole.operations.selection import Selection
+from opsconsole.redaction import redact
+from opsconsole.stores.errors import first_line
 from opsconsole.stores.preflight import require_privileges
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.rows import Key, is_bigint, is_numbered, plain_key
@@ -86,6 +90,7 @@ class ConsoleCommand(BaseCommand):
     def run_from_argv(self, argv: list[str]) -> None:
         """The command line's way in: whatever ends the command, the shell gets one sentence and a code."""
         signal.signal(signal.SIGTERM, _interrupt)
+        sys.excepthook = _print_traceback
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal's encoding
         try:
@@ -98,7 +103,7 @@ class ConsoleCommand(BaseCommand):
         except CommandError as error:
             if "--traceback" in argv:
                 raise
-            sys.stderr.write(f"{error}\n")
+            sys.stderr.write(f"{for_terminal(redact(str(error)))}\n")
             sys.exit(error.returncode)
         except KeyboardInterrupt:
             sys.stderr.write("\n" + _("Stopped.") + "\n")
@@ -139,6 +144,10 @@ def flag_of(parameter: str) -> str:
     return "--" + parameter.rstrip("_").replace("_", "-")
 
 
+def _print_traceback(*error: Any) -> None:
+    sys.stderr.write(for_terminal(redact("".join(traceback.format_exception(*error)))))
+
+
 def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
@@ -173,11 +182,7 @@ def refusal_of_process(command: str) -> str:
 
 
 def _console_unusable(error: Exception) -> Refused:
-    return Refused(_("The console's own database can't be used: %(reason)s") % {"reason": _reason(error)})
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return Refused(_("The console's own database can't be used: %(reason)s") % {"reason": first_line(error)})
 
 
 def shell_actor(account: str | None, permission: str = "operations.operate_run") -> Actor:
@@ -613,7 +618,7 @@ def _work(run: Run, output: Output) -> None:
         worker.store.close()
         runs.interrupt(run, _("stopped by the keyboard"))
     except (DatabaseError, InterfaceError) as error:
-        stopped_by = _reason(error)
+        stopped_by = first_line(error)
     except Exception:
         run.refresh_from_db()
         if run.status != Status.FAILED:  # the engine says `failed` of what it could not go on with

@@ -6,22 +6,25 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from django.utils.translation import gettext as _
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 
 from opsconsole.display import duration, figure, figure_or_words
+from opsconsole.escaping import for_terminal, in_json
 from opsconsole.operations import registry
 from opsconsole.operations.base import Check, Found, Operation, Priority
 from opsconsole.operations.findings import MOVES
 from opsconsole.operations.models import Run, Status
 from opsconsole.operations.planning import OUTCOMES, Plan, advice
 from opsconsole.operations.words import outcome_label, reason_label
+from opsconsole.redaction import hide_secrets, redact
 
 LINE_EVERY_SECONDS = 3.0
 SHOWN_SAMPLE = 20
@@ -29,7 +32,15 @@ SHOWN_FINDINGS = 200
 RULE = 80
 
 
-class PatientConsole(Console):
+class SafeConsole(Console):
+    """A console that shows text as it is: what a terminal would obey or hide is escaped, in tables and bars too."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(for_terminal(segment.text), segment.style)
+
+
+class PatientConsole(SafeConsole):
     """Goes quiet when its reader is gone (`| head`): a run is not ended by that."""
 
     def on_broken_pipe(self) -> None:
@@ -49,18 +60,19 @@ class Output:
         self.as_json = as_json
         look: dict[str, Any] = {"highlight": False, "soft_wrap": True, "no_color": no_color or None}
         self.console = PatientConsole(stderr=as_json or bare, **look)
-        self.errors = Console(stderr=True, **look)
+        self.errors = SafeConsole(stderr=True, **look)
 
     def line(self, text: str = "", *, style: str | None = None) -> None:
-        self.console.print(text, markup=False, style=style)
+        self.console.print(for_terminal(hide_secrets(text)), markup=False, style=style)
 
     def error(self, text: str) -> None:
-        self.errors.print(text, markup=False)
+        self.errors.print(for_terminal(redact(text)), markup=False)
 
     def table(self, rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), heading: bool = False) -> None:
         """Aligned columns, however wide the terminal; those numbered in `right` to the right."""
         if not rows:
             return
+        rows = [[for_terminal(cell, one_line=True) for cell in row] for row in rows]
         widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
         for number, row in enumerate(rows):
             cells = []
@@ -72,12 +84,12 @@ class Output:
     def json(self, result: Any) -> None:
         """The one JSON object, on standard output. ASCII where the reader's encoding is not UTF-8."""
         unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-        self.bare(json.dumps(result, ensure_ascii=not unicode, default=str))
+        self.bare(in_json(json.dumps(result, ensure_ascii=not unicode, default=str)))
 
     def bare(self, text: str) -> None:
         """The result alone, for scripts."""
         try:
-            sys.stdout.write(text + "\n")
+            sys.stdout.write(for_terminal(hide_secrets(text)) + "\n")
             sys.stdout.flush()
         except BrokenPipeError:
             discard_output()
@@ -114,17 +126,20 @@ class Output:
         for entry in sample[:SHOWN_SAMPLE]:
             if entry["outcome"] != "changed":
                 what = f"{outcome_label(entry['outcome'])}: {reason_label(operation, entry['reason'])}"
-                self.line(f"[DRY-RUN] {operation.key_name}={entry['unit']}: {what}")
+                self._sampled(f"{operation.key_name}={entry['unit']}: {what}")
                 continue
             if not entry["rows"]:
                 what = entry["detail"] or reason_label(operation, entry["reason"])
-                self.line(f"[DRY-RUN] {entry['unit']}: {what}".rstrip(": "))
+                self._sampled(f"{entry['unit']}: {what}".rstrip(": "))
             for row in entry["rows"]:
-                self.line(f"[DRY-RUN] {_row_name(operation, entry, row)}: {_difference(row)}")
+                self._sampled(f"{_row_name(operation, entry, row)}: {_difference(row)}")
         if len(sample) > SHOWN_SAMPLE:
             self.line(_("… and more: --json shows about fifty."))
         if sample:
             self.line()
+
+    def _sampled(self, text: str) -> None:
+        self.line(f"[DRY-RUN] {for_terminal(text, one_line=True)}")
 
     @contextmanager
     def progress(self, total: int) -> Iterator[Callable[[int], None]]:

@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.display import figure
+from opsconsole.escaping import for_terminal
 from opsconsole.operations import jobs, registry, runs
 from opsconsole.operations.management.base import (
     ConsoleCommand,
@@ -188,9 +189,8 @@ class Command(ConsoleCommand):
         output.table([(_moment(e.at), verb_label(e.verb), e.who) for e in reversed(events)])
 
     def _export(self, options: dict[str, Any]) -> None:
-        from import_export.formats import base_formats
-
         from opsconsole.operations.admin import RunResource
+        from opsconsole.stores import formats
 
         target: Path | None = options["to"]
         name = options["format"] or (target.suffix.lstrip(".").lower() if target else "") or FORMATS[0]
@@ -201,8 +201,13 @@ class Command(ConsoleCommand):
         if target is None and name == "xlsx" and sys.stdout.isatty():
             raise Refused(_("A workbook is no text: give --to FILE."))
         dataset = RunResource().export(Run.objects.order_by("pk"))
-        content = getattr(base_formats, name.upper())().export_data(dataset)
-        data = content if isinstance(content, bytes) else content.encode()
+        try:
+            data = getattr(formats, name.upper())().export_data(dataset)
+        except ValueError as error:
+            raise Refused(error) from None
+        if target is None and sys.stdout.isatty():
+            sys.stdout.write(for_terminal(data.decode()))
+            return
         if target is None:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()

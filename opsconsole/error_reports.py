@@ -1,0 +1,33 @@
+"""Debug pages and mails of errors, without secrets: in development, too."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from django.utils.safestring import SafeString, mark_safe
+from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
+
+from opsconsole.redaction import redact
+
+
+class ReportFilter(SafeExceptionReporterFilter):
+    """Which settings and variables are not shown."""
+
+    hidden_settings = re.compile(
+        r"API|AUTH|TOKEN|KEY|SECRET|PASS|PWD|SIGNATURE|COOKIE|CREDENTIAL|DSN|URL|DATABASES|CACHES|LOCATION",
+        re.IGNORECASE,
+    )
+
+    def is_active(self, request: Any) -> bool:
+        return True
+
+
+class Reporter(ExceptionReporter):
+    """An error's report without secrets, wherever in it they are."""
+
+    def get_traceback_html(self) -> SafeString:
+        return mark_safe(redact(super().get_traceback_html()))  # noqa: S308  # Django's template escapes
+
+    def get_traceback_text(self) -> SafeString:
+        return mark_safe(redact(super().get_traceback_text()))  # noqa: S308  # plain text
