@@ -130,7 +130,9 @@ def _unusable(reason: str) -> StoreUnusable:
 # --- statements --------------------------------------------------------------------------------------------------
 
 _TABLES = {
-    "sqlite": """SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'""",
+    # A virtual table has no root page, and its module may be missing.
+    "sqlite": """SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c
+        WHERE m.type = 'table' AND m.rootpage > 0""",
     "postgresql": """SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
         WHERE c.relkind IN ('r', 'p') AND pg_table_is_visible(c.oid) AND a.attnum > 0 AND NOT a.attisdropped""",
 }
