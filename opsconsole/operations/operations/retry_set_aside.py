@@ -52,6 +52,10 @@ class RetrySetAside(Operation):
         return self.again.effective_risk()
 
     @property
+    def superusers_only(self) -> bool:
+        return self.again.superusers_only
+
+    @property
     def wants_note(self) -> bool:
         return self.again.wants_note
 
