@@ -23,6 +23,7 @@ from opsconsole.operations.alerts import SIGNATURE, TIMESTAMP, signature
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.store import Store, StoreUnusable
 from roadmaps import checkpoint_tables, langgraph
+from roadmaps.content import contents
 from roadmaps.langgraph import Position, Shape, config_of
 from roadmaps.models import RoadmapTask
 from roadmaps.serialized import STANDARD
@@ -370,15 +371,15 @@ def post(url: str, document: dict[str, Any], key: str, name: str) -> bool:
     return answer.status_code == httpx.codes.ACCEPTED
 
 
-def _wait(store: Store, task_id: str, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Until the platform says that the task is over, or does not move it any more."""
+def _wait(store: Store, task_id: str) -> None:
+    """Until the platform says that the task is over, or moves neither it nor its content any more."""
     asked = timezone.now()
     rows = RoadmapTask.objects.using(store.alias).filter(pk=task_id)
     while True:
-        status, text = rows.values_list("status", "updated_at").get()
+        status, text, roadmap = rows.values_list("status", "updated_at", "roadmap_id").get()
         if status != RoadmapTask.Status.PROCESSING:
             return
-        moved = moved_at(text)
-        if max(asked, moved or asked) < stuck_before(timezone.now()):
+        made = contents(store, [roadmap])[roadmap].moved() if roadmap else None
+        if max(asked, moved_at(text) or asked, made or asked) < stuck_before(timezone.now()):
             raise ResumeFailed(_("The platform took the task and has not moved it since."))
-        sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)

@@ -293,6 +293,28 @@ def test_the_resume_endpoint(make_roadmaps: Any, settings: Any, monkeypatch: pyt
     assert dump(store)["roadmap_tasks"][INCIDENT]["status"] == "partial_failure"
 
 
+def test_content_that_is_made_is_waited_for(make_roadmaps: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of the platform's queue touches no task: its rows show that it is at work."""
+    store = a_store(make_roadmaps, "sqlite")
+    begin(address_of(store), INCIDENT, accident="kill tutorials")
+    settings.ROADMAPS_WORKFLOW_GRAPH, settings.ROADMAPS_STUCK_AFTER_MINUTES = "", 0
+    polls: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        polls.append(seconds)
+        if polls.count(resume.POLL_SECONDS) == 3:
+            execute(store, "UPDATE roadmap_tasks SET status = 'completed'")
+
+    def start() -> None:
+        execute(store, f"UPDATE quiz_metadata SET generated_at = '{minutes_ago(-5)}'")
+        monkeypatch.setattr("roadmaps.resume.time.sleep", sleep)
+
+    with listening() as platform:
+        settings.ROADMAPS_RESUME_URL, platform.answers, platform.then = platform.url, [202], start
+        assert recover(store).reasons["changed"] == {"recovered": 1}
+    assert polls.count(resume.POLL_SECONDS) == 3
+
+
 def test_older_savers_are_read_and_left_as_they_are(make_roadmaps: Any, notes: Path) -> None:
     """A file that is not in WAL stays so: the saver's own set-up would switch it for good."""
     store = a_store(make_roadmaps, "sqlite")
