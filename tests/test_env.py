@@ -253,6 +253,13 @@ def test_every_variable_is_in_the_documentation() -> None:
     assert {name for name in missing if not name.endswith("_ATTACHED")} == set()
 
 
+def test_the_example_holds_values_that_can_be_read() -> None:
+    example = (ROOT / ".env.example").read_text()
+    for name, value in re.findall(r"^#([A-Z][A-Z_]+)=(.+)$", example, re.M):
+        if name not in PRODUCTION_ONLY:
+            environment.variables[name].read(value)
+
+
 GOOD: list[tuple[env.Parser[Any], str, Any]] = [
     (env.boolean, "TRUE", True),
     (env.boolean, "off", False),
