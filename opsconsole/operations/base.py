@@ -19,6 +19,7 @@ from django.utils.translation import ngettext, pgettext_lazy
 from opsconsole.display import figure
 from opsconsole.stores.preflight import Target
 from opsconsole.stores.rows import Key, plain_key
+from opsconsole.stores.sqlite import RAW_KEY
 from opsconsole.stores.store import Store
 
 DEFAULT_BATCH_SIZE = 1_000
@@ -323,8 +324,9 @@ class Operation:
 
 def as_stored(key: Key) -> Any:
     """A key for a filter: a text goes to the database as it is, though the model may expect a number."""
-    if isinstance(key, dict):  # a text of SQLite that is not UTF-8
-        return Cast(models.Value(bytes.fromhex(key["$t"]), models.BinaryField()), models.TextField())
+    if isinstance(key, str) and key.startswith(RAW_KEY):  # a text of SQLite that is not UTF-8
+        raw = bytes.fromhex(key.removeprefix(RAW_KEY))
+        return Cast(models.Value(raw, models.BinaryField()), models.TextField())
     return models.Value(key) if isinstance(key, str) else key
 
 

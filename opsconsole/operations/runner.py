@@ -794,7 +794,7 @@ class Runner:
             return run.unfit + run.set_aside + run.skipped - max(gone, 0) + self._appeared()
         if not run.after["in_scope"] or run.bound is None:
             return 0
-        failed = {str(key) for key in run.units_set_aside.values_list("key", flat=True)}  # a key's own JSON, too
+        failed = {str(key) for key in run.units_set_aside.values_list("key", flat=True)}
         explained, after = 0, None
         units = self.units.all()
         while found := read_batch(self.operation, units, after=after, bound=run.bound, limit=run.batch_size):

@@ -101,7 +101,7 @@ def is_numbered(store: Store, table: str) -> bool:
 def plain_key(key: Any) -> Key:
     """Return a key as before-images keep it: PostgreSQL's driver also gives UUIDs and decimals."""
     if type(key) is UndecodableText:
-        return key.as_json()  # type: ignore[return-value]  # only a cursor and a bound can hold it
+        return key.as_key()
     if isinstance(key, int | str):
         return key
     if isinstance(key, Decimal) and key == key.to_integral_value():

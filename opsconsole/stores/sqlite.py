@@ -17,14 +17,17 @@ def exact_text(value: bytes) -> str | RawText:
         return RawText(value)
 
 
+RAW_KEY = "\ue000raw:"  # begins with a character that no platform uses
+
+
 class UndecodableText(str):
     """A text that is not UTF-8, with `\\xff` for its odd bytes: it can be shown, and is never valid JSON."""
 
     raw: bytes
 
-    def as_json(self) -> dict[str, str]:
-        """Return what a cursor keeps of it."""
-        return {"$t": self.raw.hex()}
+    def as_key(self) -> str:
+        """Return the key that a cursor, a plan and a failed row keep of it."""
+        return f"{RAW_KEY}{self.raw.hex()}"
 
 
 def tolerant_text(value: bytes) -> str:

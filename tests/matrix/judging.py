@@ -139,10 +139,9 @@ def failures(run: Run) -> dict[str, str]:
 
 
 def _key(key: Any) -> str:
-    """A key that is no text comes as the bytes that it is."""
-    if isinstance(key, dict):
-        (text,) = key.values()
-        return bytes.fromhex(text).decode(errors="surrogateescape")
+    """A key that is not UTF-8, as the plain driver shows it."""
+    if str(key).startswith(RAW_KEY):
+        return bytes.fromhex(str(key).removeprefix(RAW_KEY)).decode(errors="surrogateescape")
     return str(key)
 
 
