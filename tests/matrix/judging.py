@@ -15,6 +15,7 @@ from opsconsole.operations import planning, runs
 from opsconsole.operations.models import Run, Status
 from opsconsole.operations.planning import UnableToPlan
 from opsconsole.operations.runs import UnableToRun
+from opsconsole.stores.sqlite import RAW_KEY
 from opsconsole.stores.store import Store, StoreUnusable
 from tests.contract import TESTER, operation_called, plan_whole, work
 from tests.matrix.harness import Dump, Place, apply, client, copied, differences, dump, filled, moment, unclear
