@@ -230,3 +230,15 @@ def test_no_part_is_read_beyond_its_limits(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(workbook, "MAX_UNPACKED", 1_000)
     with pytest.raises(Unreadable, match="unpacked"):
         formats.XLSX().create_dataset(bytes(data))
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("size", "status"), [(69, 200), (64 << 20, 400)])
+def test_a_strangers_upload_is_refused_before_it_is_read(client: Any, size: int, status: int) -> None:
+    """The form of the login is parsed for everybody."""
+    body = b"--x\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\na\r\n--x--\r\n"
+    assert len(body) == 69
+    answer = client.generic(
+        "POST", "/admin/login/", body, content_type="multipart/form-data; boundary=x", CONTENT_LENGTH=str(size)
+    )
+    assert answer.status_code == status
