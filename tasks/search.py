@@ -22,6 +22,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from opsconsole.display import figure
+from opsconsole.stores.connection import is_pooler
 from opsconsole.stores.router import store_of
 from opsconsole.stores.store import Store
 from tasks.models import KbChunk, MemoryItem
@@ -471,8 +472,10 @@ def rebuild(store: Store, *names: str) -> None:
     """
     for source in (SOURCES[name] for name in names or SOURCES):
         if store.vendor == "postgresql":
+            # Behind a pooler every statement is in a transaction, where nothing is built concurrently.
+            concurrently = "" if is_pooler(store) else "CONCURRENTLY "
             with store.connection.cursor() as cursor:
-                cursor.execute(f"REINDEX INDEX CONCURRENTLY {source.index}")
+                cursor.execute(f"REINDEX INDEX {concurrently}{source.index}")
             continue
         fts, grams = source.documented, source.grams
         with transaction.atomic(using=store.alias), store.connection.cursor() as cursor:

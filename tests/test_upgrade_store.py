@@ -8,6 +8,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from django.conf import settings
 from django.db import DatabaseError, transaction
@@ -25,6 +26,7 @@ from tests.conftest import attach_url, forget_attached
 from tests.contract import execute_run, operation_called, plan_whole
 from tests.outside import dump, execute
 from tests.outside import schema as shape
+from tests.pooler import Pooler
 from tests.shell import Shell
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
@@ -240,6 +242,26 @@ def test_columns_that_a_revision_of_alembic_will_add(make_roadmaps: Any, engine:
     assert "execution_summary" not in shapes(store)["roadmap_tasks"]
     with pytest.raises(StoreUnusable, match="by its own migration add_task_execution_fields"):
         execute_run(operation_called("roadmaps.sync_results", Store(store.alias, store.name)))
+
+
+@pytest.mark.parametrize("managed", ["postgresql"], indirect=True)
+def test_behind_a_pooler_in_transaction_mode(managed: Any, postgres: Any, tmp_path_factory: Any) -> None:
+    """Nothing is built concurrently there, and no backup made: an upgrade is refused, and search indexes are built."""
+    managed.execute("DROP INDEX idx_tasks_session")
+    folder = tmp_path_factory.mktemp("pooler")
+    for place in (folder, *folder.parents[:2]):
+        place.chmod(0o711)  # PgBouncer runs as another user
+    pooler = Pooler(folder, psycopg.conninfo.conninfo_to_dict(postgres.dsn)["port"])
+    try:
+        address = f"postgresql://postgres@127.0.0.1:{pooler.port}/{managed.url.rpartition('/')[2]}?pooler=transaction"
+        store = attach_url("agentos", address, attached=False)
+        with pytest.raises(StoreUnusable, match="a pooler in transaction mode, which can't dump"):
+            execute_run(operation_called("care.upgrade_store", store, store="agentos"))
+        run = execute_run(operation_called("tasks.rebuild_search_index", store))
+        assert run.status == Status.SUCCEEDED, [unit.error for unit in run.units_set_aside.all()]
+    finally:
+        forget_attached()
+        pooler.close()
 
 
 # --- indexes whose name is taken ---------------------------------------------------------------------------------

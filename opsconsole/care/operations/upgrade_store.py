@@ -11,7 +11,7 @@ from django.db import transaction
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.care import dumps, schema
+from opsconsole.care import dumps, pg_tools, schema
 from opsconsole.care.folders import folder_of
 from opsconsole.care.models import Backup
 from opsconsole.care.needs import needed_columns
@@ -80,6 +80,8 @@ class UpgradeStore(OnNamedStore, Listed, Act):
             raise UnableToPlan(
                 " ".join([gettext("Nothing is added to %(location)s.") % {"location": self.at.location}, *in_the_way])
             )
+        if self.at.vendor == "postgresql" and self._to_add():
+            pg_tools.environment(self.at)  # refuses a pooler: neither the backup nor the indexes can go through it
         return len(self.items())
 
     def items(self) -> list[str]:
