@@ -13,7 +13,8 @@ import zipfile
 import pytest
 import tablib
 from django.apps import apps
-from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
+from django.contrib import admin
+from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
@@ -21,7 +22,11 @@ from django.urls import reverse
 from openpyxl import Workbook, load_workbook
 
 from audits import demo as audits_demo
+from opsconsole.operations import runs
+from opsconsole.operations.models import Run
+from opsconsole.operations.runner import Runner
 from opsconsole.stores import exchange, formats
+from opsconsole.stores.router import store_of
 from tasks.demo import agentos as agentos_demo
 from tests import agentos
 from tests.conftest import attach_url
@@ -527,24 +532,42 @@ def test_a_dangling_reference_may_stay(bobs, managed):
 # --- deleting -------------------------------------------------------------------------------------------------
 
 
-def test_what_cascades_is_said_and_goes(bobs, managed, bob):
+def plan_delete(client, model, *keys):
+    """Plan a delete from the list, as its action does; the drafted run."""
+    data = {"action": "operations.delete_rows", "_selected_action": keys}
+    assert client.post(url(model, "changelist"), data).status_code == 302
+    return Run.objects.latest("pk")
+
+
+def executed(client, run):
+    assert client.post(reverse("run-confirm", args=[run.pk]), {"digest": run.digest}).status_code == 302
+    run.refresh_from_db()
+    return Runner(runs.claim(run)).work()
+
+
+def test_a_delete_is_a_run_and_can_be_undone(bobs, managed):
     fill(managed, 5)
-    page = bobs.get(url("tasks.task", "delete", "T0000"))
-    summary = page.context["model_count"]
-    assert dict(summary) == {"tasks": "1", "task lineage": "5", "tasks' repository scopes": "5", "audits": "5"}
-    assert bobs.post(url("tasks.task", "delete", "T0000"), {"post": "yes"}).status_code == 302
+    before = {table: managed.execute(f"SELECT * FROM {table} ORDER BY 1") for table in ("tasks", "task_audits")}
+    run = plan_delete(bobs, "tasks.task", "T0000")
+    assert run.plan["rows"] == {"task_lineage": 5, "task_repo_scope": 5, "task_audits": 5, "tasks": 1}
+    page = bobs.get(reverse("run", args=[run.pk])).content.decode()
+    assert "Delete 1 row" in page
+    assert "task_audits: 5 rows go with them." in page
+    assert managed.execute("SELECT COUNT(*) FROM tasks") == [(5,)]
+    run = executed(bobs, run)
+    assert (run.status, run.changed) == ("succeeded", 1)
     assert managed.execute("SELECT COUNT(*) FROM task_audits") == [(0,)]
-    assert LogEntry.objects.get().action_flag == DELETION
-    counts = dict(bobs.get(url("tasks.kbsource", "delete", "K0000")).context["model_count"])
-    assert counts == {"knowledge sources": "1", "knowledge chunks": "5", "embeddings": "5"}
+    bobs.post(reverse("run-act", args=[run.pk, "undo"]))
+    assert executed(bobs, Run.objects.latest("pk")).status == "succeeded"
+    for table, rows in before.items():
+        assert managed.execute(f"SELECT * FROM {table} ORDER BY 1") == rows
 
 
 def test_what_is_referred_to_stays(bobs, managed):
     fill(managed, 3)
-    page = bobs.get(url("tasks.project", "delete", "P0000"))
-    assert "kb_sources: 3 rows refer to it" in page.content.decode()
-    assert "memory_items: 3 rows refer to it" in page.content.decode()
-    bobs.post(url("tasks.project", "delete", "P0000"), {"post": "yes"})
+    run = plan_delete(bobs, "tasks.project", "P0000")
+    assert run.plan["reasons"]["unfit"] == {"referenced": 1}
+    assert "kb_sources: 3 rows refer to it" in bobs.get(reverse("run", args=[run.pk])).content.decode()
     assert managed.execute("SELECT COUNT(*) FROM projects WHERE id = 'P0000'") == [(1,)]
 
 
@@ -555,19 +578,29 @@ def test_rows_of_an_unknown_table_keep_theirs(bobs, managed):
         " lineage_id BIGINT REFERENCES task_lineage (lineage_id) ON DELETE CASCADE)"
     )
     managed.execute("INSERT INTO task_runs SELECT 'r', MIN(lineage_id) FROM task_lineage")
-    page = bobs.get(url("tasks.task", "delete", "T0000"))
-    assert "task_runs: 1 rows of a table that the console does not know" in page.content.decode()
-    bobs.post(url("tasks.task", "delete", "T0000"), {"post": "yes"})
+    run = plan_delete(bobs, "tasks.task", "T0000")
+    assert run.plan["reasons"]["unfit"] == {"referenced": 1}
     assert managed.execute("SELECT COUNT(*) FROM task_runs") == [(1,)]
 
 
-def test_selected_rows_are_deleted_with_the_same_words(bobs, managed):
+def test_selected_rows_go_together(bobs, managed):
     fill(managed, 4)
-    data = {"action": "delete_selected", "_selected_action": ["T0000", "T0001"]}
-    page = bobs.post(url("tasks.task", "changelist"), data)
-    assert dict(page.context["model_count"])["audits"] == "4"
-    assert bobs.post(url("tasks.task", "changelist"), data | {"post": "yes"}).status_code == 302
+    run = executed(bobs, plan_delete(bobs, "tasks.task", "T0000", "T0001"))
+    assert (run.status, run.changed) == ("succeeded", 2)
     assert managed.execute("SELECT COUNT(*) FROM tasks") == [(2,)]
+
+
+def test_djangos_own_delete_is_off_for_everybody(alices, managed):
+    fill(managed, 1)
+    key = first_key(managed, "tasks.task")
+    assert alices.get(url("tasks.task", "delete", key)).status_code == 403
+    assert alices.post(url("tasks.task", "delete", key), {"post": "yes"}).status_code == 403
+    data = {"action": "delete_selected", "_selected_action": [key], "post": "yes"}
+    alices.post(url("tasks.task", "changelist"), data)
+    assert managed.execute("SELECT COUNT(*) FROM tasks") == [(1,)]
+    for model, model_admin in admin.site._registry.items():
+        if store_of(model) != "default":
+            assert not model_admin.has_delete_permission(None), model
 
 
 # --- files ----------------------------------------------------------------------------------------------------

@@ -28,6 +28,9 @@ from opsconsole.operations.models import Alert, Channel, Delivery, Event, Findin
 from opsconsole.operations.selection import Selection
 from opsconsole.operations.words import STATUS_VARIANTS, VERB_LABELS, operation_title, verb_label
 from opsconsole.stores.formats import CSV, JSON, XLSX
+from opsconsole.stores.router import store_of
+
+DELETE_ROWS = "operations.delete_rows"
 
 
 class OperationActionsMixin:
@@ -50,9 +53,23 @@ class OperationActionsMixin:
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         actions: dict[str, Any] = super().get_actions(request)  # type: ignore[misc]
         if "_popup" not in request.GET:
-            for cls in filter(lambda cls: cls.selects, self.operations(request)):
-                actions[cls.name] = (_planner(cls.name), cls.name, cls.title)
+            for cls in self.row_operations(request):
+                params = self.place if cls.name == DELETE_ROWS else None
+                actions[cls.name] = (_planner(cls.name, params), cls.name, cls.title)
         return actions
+
+    def row_operations(self, request: HttpRequest) -> list[type[Operation]]:
+        """Operations that take chosen rows; deleting them is one, where this person may."""
+        found = [cls for cls in self.operations(request) if cls.selects]
+        may = getattr(self, "may", None)
+        if may is not None and may(request, "delete") and request.user.has_perm("operations.operate_run"):
+            found.append(registry.operation(DELETE_ROWS))
+        return found
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Store and table, as parameters."""
+        return {"store": store_of(self.model), "table": self.model._meta.db_table}
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         context = {
@@ -71,7 +88,7 @@ class OperationActionsMixin:
     ) -> HttpResponse:
         """A row's page has the operations that take chosen rows, for this one: as the list's actions do."""
         context = {
-            "row_operations": [pages.described(cls) for cls in self.operations(request) if cls.selects],
+            "row_operations": [pages.described(cls) for cls in self.row_operations(request)],
             "row_keys": [] if object_id is None else [unquote(object_id)],
             **(extra_context or {}),
         }
@@ -79,7 +96,9 @@ class OperationActionsMixin:
         return response
 
 
-def _planner(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResponse]:
+def _planner(
+    name: str, params: dict[str, Any] | None = None
+) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResponse]:
     """The list's action that plans operation `name`; it asks nothing before the plan page."""
 
     def plan(model_admin: Any, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
@@ -87,7 +106,7 @@ def _planner(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpRespo
             selection = Selection(query=request.GET.urlencode())
         else:
             selection = Selection(keys=sorted(queryset.values_list("pk", flat=True)))
-        return views.start_plan(request, name, selection=selection)
+        return views.start_plan(request, name, selection=selection, params=params)
 
     return plan
 

@@ -6,28 +6,20 @@ column stays as it is. The database's own checks have the last word, and what th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, ClassVar, cast
 
 from django import forms
 from django.core.exceptions import ValidationError
-from django.db import DatabaseError, DataError, IntegrityError, InternalError, models, transaction
-from django.db.models import QuerySet
+from django.db import DataError, IntegrityError, InternalError, models, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from unfold.decorators import action
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from opsconsole.display import figure
 from opsconsole.stores.admin import StoreModelAdmin, row_url
-from opsconsole.stores.cascade import cascade
 from opsconsole.stores.router import store_of
-from opsconsole.stores.store import Store, StoreUnusable
-
-MAX_DELETED = 1_000
-LISTED = 20
+from opsconsole.stores.store import Store
 
 
 def refusal(error: Exception) -> str:
@@ -137,7 +129,6 @@ class EditableStoreAdmin(StoreModelAdmin):
     # Text columns that have a text area; all others have one line.
     documents: ClassVar[tuple[str, ...]] = ()
     actions_detail = ("edit",)
-    delete_confirmation_template = delete_selected_confirmation_template = "stores/delete.html"
 
     def __init__(self, model: type[models.Model], admin_site: Any) -> None:
         super().__init__(model, admin_site)
@@ -158,7 +149,7 @@ class EditableStoreAdmin(StoreModelAdmin):
         return self.may(request, "change") and (obj is None or asked)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return self.may(request, "delete")
+        return False  # deleting is a planned run: `operations.delete_rows`
 
     def has_edit_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         return self.may(request, "change") and "edit" not in request.GET
@@ -201,36 +192,3 @@ class EditableStoreAdmin(StoreModelAdmin):
 
     def response_post_save_change(self, request: HttpRequest, obj: Any) -> HttpResponse:
         return HttpResponseRedirect(row_url(self.model._meta.label_lower, obj.pk))
-
-    # --- deleting --------------------------------------------------------------------------------------------
-
-    def get_deleted_objects(
-        self, objs: QuerySet[Any] | Iterable[Any], request: HttpRequest
-    ) -> tuple[list[Any], dict[str, str], set[str], list[Any]]:
-        """What goes, and what goes with it: counted by the store's own foreign keys."""
-        store, meta = self.store(request), self.model._meta
-        if isinstance(objs, QuerySet):
-            objs = list(objs[: MAX_DELETED + 1])
-        rows = list(objs)
-        if len(rows) > MAX_DELETED:
-            limit = _("At most %(count)s rows are deleted by hand.") % {"count": figure(MAX_DELETED)}
-            return [], {}, set(), [limit]
-        found = cascade(store, meta.db_table, [row.pk for row in rows])
-        names = {model._meta.db_table: str(model._meta.verbose_name_plural) for model in store.models()}
-        counts = {str(meta.verbose_name_plural): figure(len(rows))}
-        counts |= {names.get(table, table): figure(count) for table, count in sorted(found.deleted.items())}
-        counts |= {
-            _("%(rows)s that lose their reference") % {"rows": names.get(table, table)}: figure(count)
-            for table, count in sorted(found.emptied.items())
-        }
-        listed: list[Any] = [f"{capfirst(meta.verbose_name)}: {row}" for row in rows[:LISTED]]
-        if len(rows) > LISTED:
-            listed.append(_("and %(count)s more") % {"count": figure(len(rows) - LISTED)})
-        return listed, counts, set(), found.refusals
-
-    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
-        try:
-            response: HttpResponse = super().delete_view(request, object_id, extra_context)
-        except (StoreUnusable, DatabaseError) as error:
-            return self.unusable(request, error)
-        return response
