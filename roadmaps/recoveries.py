@@ -13,7 +13,8 @@ from django.utils.translation import gettext as _
 
 from opsconsole.operations import alerts
 from opsconsole.operations.models import Status
-from opsconsole.operations.runs import is_abandoned, serialised
+from opsconsole.operations.runs import is_abandoned
+from opsconsole.operations.seals import serialised
 from opsconsole.redaction import redact
 from roadmaps.models import Recovery
 

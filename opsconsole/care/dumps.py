@@ -19,6 +19,7 @@ from django.utils.translation import gettext as _
 
 from opsconsole.care import archive, pg_tools
 from opsconsole.care.models import Backup
+from opsconsole.operations import audit_log
 from opsconsole.stores.catalog import identifier, quote
 from opsconsole.stores.store import Store
 
@@ -41,6 +42,7 @@ def write(store: Store, folder: Path, *, plain: bool, at: datetime, run_id: int 
     path = folder / f"{store.alias}-{at:%Y%m%dT%H%M%SZ}{number}{ending}"
     partial = path.with_name(f"{path.name[: -len(ending)]}{PARTIAL}{ending}")  # its ending says how to read it
     copy = path.with_name(f"{path.name}.copy{PARTIAL}")
+    entries, head = audit_log.head()
     try:
         state_of = timezone.now()
         if sqlite:
@@ -66,6 +68,8 @@ def write(store: Store, folder: Path, *, plain: bool, at: datetime, run_id: int 
             "encrypted": path.suffix == archive.ENCRYPTED,
             "rows": rows,
             "run_id": run_id,
+            "audit_entries": entries,
+            "audit_head": head,
         },
     )
     return backup

@@ -24,6 +24,9 @@ class Backup(models.Model):
     rows = models.JSONField(default=dict)  # table → rows
     run = models.ForeignKey("operations.Run", models.SET_NULL, null=True, related_name="backups")
 
+    audit_entries = models.BigIntegerField(null=True)  # the audit log's length and newest seal when it was made
+    audit_head = models.CharField(max_length=64, blank=True)
+
     class Meta:
         verbose_name = _("backup")
         verbose_name_plural = _("backups")

@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.fields import RedactedText
 from opsconsole.operations.base import Priority
+from opsconsole.operations.seals import seal_of, serialised
 from opsconsole.redaction import redact_all
 from opsconsole.stores.rows import Write
 from opsconsole.stores.sqlite import RawText
@@ -408,6 +409,8 @@ class Event(models.Model):
     who = models.CharField(_("who"), max_length=150)
     origin = models.CharField(_("from"), max_length=150, blank=True)  # address or host
     detail = models.JSONField(_("detail"), default=dict)
+    number = models.BigIntegerField(unique=True, null=True, editable=False)  # its place in the log
+    seal = models.CharField(max_length=64, editable=False, default="")  # over itself and the seal before it
 
     objects = AppendOnly.as_manager()
 
@@ -426,7 +429,12 @@ class Event(models.Model):
         if self.pk is not None:
             raise TypeError("Events are appended, never changed.")
         self.detail = redact_all(self.detail)
-        super().save(*args, **kwargs)
+        with serialised("audit log"):
+            last = Event.objects.exclude(number=None).order_by("-number").values_list("number", "seal").first()
+            number, before = last or (0, "")
+            self.number = number + 1
+            self.seal = seal_of(before, self)
+            super().save(*args, **kwargs)
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
         raise TypeError("Events are appended, never removed.")

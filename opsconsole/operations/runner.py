@@ -59,13 +59,13 @@ from opsconsole.operations.runs import (
     LEASE,
     UnableToRun,
     interrupt,
-    number_of,
     operation_of,
     record,
     release,
     tell,
     worker_actor,
 )
+from opsconsole.operations.seals import number_of
 from opsconsole.operations.selection import Selection
 from opsconsole.stores import rows
 from opsconsole.stores.errors import ErrorKind, classify, first_line

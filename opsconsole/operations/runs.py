@@ -6,8 +6,7 @@ import hashlib
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -20,7 +19,6 @@ from django.contrib.auth.models import User
 from django.db import (
     DatabaseError,
     InterfaceError,
-    connections,
     transaction,
 )
 from django.db.models import Q
@@ -58,6 +56,7 @@ from opsconsole.operations.planning import (
     operation_on,
     plan,
 )
+from opsconsole.operations.seals import serialised
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.preflight import require_privileges
 from opsconsole.stores.store import Store, attach_file
@@ -366,9 +365,9 @@ def replace_plan(run: Run, actor: Actor) -> NoReturn:
     count_outcomes(fresh)
     planner = Actor(run.started_by, actor.origin, Trigger(run.trigger), run.user)
     with transaction.atomic():
+        _reject(run, actor, Rejection.ROWS_CHANGED.value)
         new = draft(fresh, planner, note=run.note, batch_size=run.batch_size, fast=run.fast, changed_by=run.changed_by)
         Run.objects.filter(pk=new.pk).update(replaces=run)
-        _reject(run, actor, Rejection.ROWS_CHANGED.value)
     raise PlanDrifted(
         _("The rows of run %(run)d have changed since they were confirmed. Nothing was written: see plan %(new)d.")
         % {"run": run.pk, "new": new.pk}
@@ -447,22 +446,6 @@ def _held_by(run: Run, table: str) -> str:
     )
 
 
-@contextmanager
-def serialised(name: str) -> Iterator[None]:
-    """One at a time over all processes. SQLite's IMMEDIATE transactions are so already."""
-    with transaction.atomic():
-        connection = connections["default"]
-        if connection.vendor == "postgresql":
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [number_of(f"opsconsole:{name}")])
-        yield
-
-
-def number_of(text: str) -> int:
-    """A text as PostgreSQL's 64-bit number of an advisory lock."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
-
-
 def _plain(values: Mapping[str, Any]) -> Any:
     """Cleaned form values as JSON keeps them."""
     return orjson.loads(orjson.dumps(dict(values), default=str))
@@ -472,7 +455,7 @@ def _plain(values: Mapping[str, Any]) -> Any:
 
 
 def record(run: Run | None, verb: str, actor: Actor, **detail: Any) -> None:
-    """Append to the trail."""
+    """Append to the audit log."""
     Event.objects.create(run=run, verb=verb, who=actor.name, origin=actor.origin, detail=_plain(detail))
 
 
