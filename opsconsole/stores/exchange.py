@@ -33,10 +33,14 @@ from import_export.results import RowResult
 from unfold.contrib.import_export.forms import ImportForm, SelectableFieldsExportForm
 
 from opsconsole.display import difference, excerpt, figure
+from opsconsole.stores import preflight
 from opsconsole.stores.editing import refusal
+from opsconsole.stores.errors import ErrorKind, classify, sqlstate
 from opsconsole.stores.formats import ABSENT, CSV, JSON, NULL, XLSX, Rounded, Unreadable
+from opsconsole.stores.preflight import Target
+from opsconsole.stores.router import store_of
 from opsconsole.stores.rows import is_bigint
-from opsconsole.stores.store import StoreUnusable
+from opsconsole.stores.store import Store, StoreUnusable, text_of
 from opsconsole.stores.workbook import MAX_BYTES
 
 MAX_EXPORTED = 100_000
@@ -225,6 +229,22 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
                 ngettext("%(table)s has no column %(columns)s.", "%(table)s has no columns %(columns)s.", len(unknown))
                 % {"table": self._meta.model._meta.db_table, "columns": ", ".join(unknown)}
             )
+        self._require_exact_writes([str(header) for header in dataset.headers])
+
+    def _require_exact_writes(self, columns: list[str]) -> None:
+        """Refuse a table that rows can't be written to exactly, as a run does."""
+        table, key = self._meta.model._meta.db_table, self._meta.model._meta.pk.column
+        changed = tuple(name for name in columns if name != key)
+        targets = [Target("update", table, changed), Target("insert", table, tuple(columns))]
+        try:
+            preflight.examine(self.store, targets, undoable=False)
+            preflight.require_privileges(self.store, [(table, name) for name in columns], targets)
+        except StoreUnusable as error:
+            raise ValidationError(str(error)) from error
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.get_db_connection_name(), store_of(self._meta.model))
 
     def after_import(self, dataset: Any, result: Any, **kwargs: Any) -> None:
         super().after_import(dataset, result, **kwargs)
@@ -273,6 +293,37 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
                 instance.save(using=using, update_fields=self._changed(instance))
         except (IntegrityError, DataError, OverflowError, ValueError) as error:
             raise ValidationError(self._missing_references(instance, using) or refusal(error)) from None
+        except DatabaseError as error:
+            if classify(error) != ErrorKind.PERMANENT or sqlstate(error) is not None:
+                raise
+            raise ValidationError(self._ignored("UPDATE")) from None  # Django's own: no row was met
+        self._require_stored(instance, "INSERT" if is_create else "UPDATE")
+
+    def _require_stored(self, instance: Any, event: str) -> None:
+        """Refuse a row that a trigger has altered or dropped on its way."""
+        table = self.store.tables[self._meta.model._meta.db_table]
+        names = [name for name in self._changed(instance) if self.columns[name].column in self.given]
+        if not names or not self.store.triggers(table.name, event):
+            return
+        rows = self._meta.model._default_manager.using(self.store.alias).filter(pk=instance.pk)
+        stored = rows.values(*names).first()
+        if stored is None:
+            raise ValidationError(self._ignored(event))
+        for name, value in stored.items():
+            column = self.columns[name].column
+            if table[column].base != "jsonb" and text_of(value) != text_of(getattr(instance, name)):
+                values = {"table": table.name, "column": column, "cause": self._triggers(event)}
+                raise ValidationError(
+                    _("%(table)s stored another value of %(column)s than the file has. Cause: %(cause)s.") % values
+                )
+
+    def _triggers(self, event: str) -> str:
+        table = self._meta.model._meta.db_table
+        names = [one.name for one in self.store.triggers(table, event)]
+        return _("trigger %(names)s on %(table)s") % {"names": ", ".join(names), "table": table}
+
+    def _ignored(self, event: str) -> str:
+        return _("The database ignored the write. Cause: %(cause)s.") % {"cause": self._triggers(event)}
 
     def _changed(self, instance: Any) -> list[str]:
         return [

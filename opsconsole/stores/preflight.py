@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from opsconsole.stores import rows
 from opsconsole.stores.catalog import ForeignKey, Table, TriggerInfo, other_relations, quote
 from opsconsole.stores.errors import first_line, sqlstate
-from opsconsole.stores.remedies import kind_sentence
+from opsconsole.stores.remedies import closed_schema, kind_sentence
 from opsconsole.stores.store import Store, StoreUnusable
 
 
@@ -205,6 +205,8 @@ def _require_tables(store: Store, targets: Sequence[Target]) -> None:
         kind = other_relations(store).get(missing[0])
         if kind:
             raise StoreUnusable(f"{store.location}: {kind_sentence(missing[0], kind)}")
+        if sentence := closed_schema(store):
+            raise StoreUnusable(sentence)
         raise _refusal(store, _("The table %(table)s is missing."), table=missing[0])
     require_readable(store, (target.table for target in targets))
 

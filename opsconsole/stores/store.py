@@ -353,6 +353,8 @@ class Store:
         """The sentence for a driver's error while opening or first reading the store."""
         reason = first_line(error)
         code, state = sqlite_code(error), sqlstate(error)
+        if state == "42P01" and not self.connection.in_atomic_block and (sentence := remedies.closed_schema(self)):
+            return StoreUnusable(sentence)
         primary = None if code is None else code & 0xFF
         if primary in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} or state == "55P03":
             text = _("%(location)s is locked by another process: nothing was written. Try again later.")
