@@ -575,6 +575,9 @@ class Runner:
         """
         self.run.refresh_from_db()
         self._open = None
+        for target in self.operation.targets():  # read once, before the first batch
+            if target.table in self.store.tables:
+                self.store.triggers(target.table, target.kind.upper())
         with self._store_transaction():
             lost_from = None
             for batch in self.run.batches.order_by("-number").iterator(chunk_size=1):
