@@ -54,7 +54,7 @@ class OperationActionsMixin:
         actions: dict[str, Any] = super().get_actions(request)  # type: ignore[misc]
         if "_popup" not in request.GET:
             for cls in self.row_operations(request):
-                params = self.place if cls.name == DELETE_ROWS else None
+                params = self.table_params if cls.name == DELETE_ROWS else None
                 actions[cls.name] = (_planner(cls.name, params), cls.name, cls.title)
         return actions
 
@@ -67,7 +67,7 @@ class OperationActionsMixin:
         return found
 
     @property
-    def place(self) -> dict[str, Any]:
+    def table_params(self) -> dict[str, Any]:
         """Store and table, as parameters."""
         return {"store": store_of(self.model), "table": self.model._meta.db_table}
 
