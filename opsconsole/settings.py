@@ -18,7 +18,7 @@ from opsconsole import env as read
 from opsconsole.env import Environment, read_file
 from opsconsole.live_cache import live_cache
 from opsconsole.redaction import redact_line
-from opsconsole.stores.config import database
+from opsconsole.stores.config import LOCK_SECONDS, database
 from opsconsole.stores.secret import secret_key
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -90,7 +90,8 @@ MIDDLEWARE = [
     "csp.middleware.CSPMiddleware",
     "django_structlog.middlewares.RequestMiddleware",
     "axes.middleware.AxesMiddleware",
-    "opsconsole.middleware.BadQueryMiddleware",
+    "opsconsole.stores.middleware.StoreTrouble",
+    "opsconsole.middleware.BadQueryMiddleware",  # asked before: what a query string can't hold is no store's trouble
 ]
 
 TEMPLATES = [
@@ -112,6 +113,8 @@ TEMPLATES = [
 
 # Set by wsgi.py alone: qcluster forks, and a pool does not survive a fork.
 POOL = env("OPSCONSOLE_POOL", read.boolean, False)
+# Web threads and workers wait briefly for a store's locks: what they serve else would wait with them.
+STORE_LOCK_SECONDS = 1.0 if POOL or sys.argv[1:2] == ["qcluster"] else LOCK_SECONDS
 STORES = ("agentos", "helix", "records", "roadmaps")
 ATTACHED_STORES = frozenset(store for store in STORES if env(f"{store.upper()}_ATTACHED", read.boolean, False))
 
@@ -122,7 +125,13 @@ def _database(alias: str, variable: str) -> dict[str, object]:
     config = env(variable, read.database_url, embedded, secret=True)
     password = env(f"{prefix}DATABASE_PASSWORD", read.text, "", secret=True)
     try:
-        return database(config, password=password, attached=alias in ATTACHED_STORES, pool=POOL)
+        return database(
+            config,
+            password=password,
+            attached=alias in ATTACHED_STORES,
+            pool=POOL,
+            lock_seconds=STORE_LOCK_SECONDS if prefix else LOCK_SECONDS,
+        )
     except ImproperlyConfigured as error:
         raise ImproperlyConfigured(f"{variable} can't be used. {error}") from None
 
@@ -134,9 +143,13 @@ DATABASES = {
 DATABASE_ROUTERS = ["opsconsole.stores.router.StoreRouter"]
 SILENCED_SYSTEM_CHECKS = ["models.W035"]  # AgentOS and HELIX both have a table `tasks`, each in its own store
 
-# --- the cache: the live layer of execution status, which platforms write, too ------------------------
+# --- caches: only the status of executions reads what platforms write ----------------------------------
 
-CACHES = {"default": live_cache(env("CACHE_URL", read.cache_url, read.cache_url("locmemcache://"), secret=True))}
+CACHES = {
+    # This process's own, so that no page waits for a cache server or believes what is in one.
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "console"},
+    "live": live_cache(env("CACHE_URL", read.cache_url, read.cache_url("locmemcache://"), secret=True)),
+}
 
 # --- people ---------------------------------------------------------------------------------------
 

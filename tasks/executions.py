@@ -16,12 +16,13 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
-from django.core.cache import cache
+from django.core.cache import caches
 from django.db import Error, OperationalError
 from django.urls import reverse
+from django.utils.connection import ConnectionProxy
 
 from opsconsole.api.console import as_json
-from opsconsole.stores.config import BUSY_TIMEOUT_SECONDS
+from opsconsole.stores.config import LOCK_SECONDS
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.store import Store, StoreUnusable
 from tasks.models import ExecutionStatus, Stage
@@ -31,13 +32,16 @@ logger = logging.getLogger("opsconsole.executions")
 
 INLINE_BYTES = 1024 * 1024  # longer results are linked, not sent along
 LIVE_SECONDS = 24 * 3600  # after that the tables have it
-TABLES_SECONDS = BUSY_TIMEOUT_SECONDS  # PostgreSQL is waited for as long as SQLite
+TABLES_SECONDS = LOCK_SECONDS  # PostgreSQL is waited for as long as SQLite
 DOCUMENT_SECONDS = 30  # it may be 50 MB
 SLOW_SECONDS = 1.0  # who fails after this is left alone
 PAUSE_SECONDS = 10.0
 LIVE, STATUSES, RECORDS = "live", "task_statuses", "test_records"
 TABLES = (STATUSES, RECORDS)
 PARTS = ("results", "detailed_results")
+
+
+cache = ConnectionProxy(caches, "live")
 
 
 def live_key(execution_id: str) -> str:

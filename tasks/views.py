@@ -52,6 +52,8 @@ def search_page(request: HttpRequest) -> HttpResponse:
             found = search(Store("agentos", "agentos"), form.cleaned_data["q"], sources=sources, limit=PAGE_LIMIT)
             context["found"] = found
         except StoreUnusable as error:
+            if error.error is not None:
+                raise  # the store is in trouble: see StoreTrouble
             context["sentence"], status = str(error), 503
     return render(request, "tasks/search.html", context, status=status)
 

@@ -80,7 +80,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     run.refresh_from_db()
     run = runs.claim(run)
     steps = iter(range(3))
-    run = Runner(run).work(until=lambda: next(steps, None) is None, hand_over=lambda run: None)
+    run = Runner(run).work(until=lambda: next(steps, None) is None, hand_over=lambda run, seconds: None)
     assert 0 < run.seen < 40
     expect(page.locator("#live")).to_contain_text(f"{run.seen} of 40", timeout=10_000)
     expect(page.locator("#live")).to_contain_text("running", ignore_case=True)

@@ -167,9 +167,9 @@ def test_an_undo_restores_the_date_whatever_the_database_writes(postgres: Any, a
 
 def test_options_of_a_url_are_kept_unless_they_are_fixed() -> None:
     given = r"-c statement_timeout=5min -csearch_path=App\ One,public --DateStyle=German"
-    settings = settings_of(given, web=True)
+    settings = settings_of(given, web=True, lock_seconds=1)
     assert settings["statement_timeout"] == "5min"
-    assert settings["lock_timeout"] == "3s"
+    assert settings["lock_timeout"] == "1000ms"
     assert settings["search_path"] == "App One,public, pg_temp"
     assert settings["DateStyle"] == FIXED["DateStyle"]
     assert r"-c search_path=App\ One,public,\ pg_temp" in startup_options(settings)

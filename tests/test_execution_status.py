@@ -17,7 +17,7 @@ from typing import Any, Self
 import psycopg
 import pytest
 from django.contrib.auth.models import Group, User
-from django.core.cache import cache, caches
+from django.core.cache import caches
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.management import CommandError, call_command
 from django.db import connections
@@ -34,6 +34,7 @@ from opsconsole.stores.postgresql import prompt
 from opsconsole.stores.postgresql.prompt import rows
 from opsconsole.stores.store import Store
 from tasks import executions
+from tasks.executions import cache
 from tests import records
 from tests.redis import NoRedis, RedisServer
 
@@ -80,7 +81,7 @@ def platform() -> Callable[..., Any]:
 
 
 def use_cache(settings: Any, url: str) -> None:
-    settings.CACHES = {"default": live_cache(cache_url(url))}
+    settings.CACHES = {**settings.CACHES, "live": live_cache(cache_url(url))}
 
 
 @pytest.fixture(autouse=True)
@@ -1025,4 +1026,4 @@ def test_the_command_on_a_file(make_records: records.Maker, capsys: Any) -> None
     call_command("execution_status", ID, "--db-path", str(store.path), "--json")
     assert json.loads(capsys.readouterr().out)["source"] == "test_records"
     assert Store("records", "records").alias == "records"
-    assert caches["default"] is not None
+    assert caches["live"] is not None

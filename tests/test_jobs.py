@@ -10,18 +10,22 @@ import time
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
+import psycopg
 import pytest
 from django.db import transaction
 from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 
 from opsconsole.operations import jobs, planning, runs
+from opsconsole.operations.management.output import result_of
 from opsconsole.operations.models import Event, Run, Status, Switch
 from opsconsole.operations.runs import UnableToRun
 from opsconsole.stores import rows
 from tests import agentos
+from tests.conftest import attach_url
 from tests.contract import TESTER, Crash, operation_called, plan_whole, work
 from tests.model import Unfit, expected_rows
 from tests.shell import Shell
@@ -148,8 +152,6 @@ def test_a_tick_makes_one_run(monkeypatch):
 
 
 def test_a_tick_on_an_unfit_store_leaves_a_trace(make_attached):
-    from tests.conftest import attach_url
-
     made = make_attached("sqlite", 30, version="0.20.0")
     attach_url("agentos", f"sqlite:///{made.url}")
     assert "source_event_ts" in jobs.tick(BACKFILL, "2026-11-23T02:30")
@@ -220,3 +222,137 @@ def test_a_real_cluster_survives_the_loss_of_its_worker(tmp_path, empty_console,
     for audit_id, wanted in expected_rows(agentos.read_sqlite(tmp_path / "before.db"), "sqlite"):
         if not isinstance(wanted, Unfit):
             assert after[audit_id] == wanted
+
+
+# --- a store that makes runs wait ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def locked(request, make_attached):
+    """A store whose audits another client keeps locked until `free()`, on both engines."""
+    made = make_attached(request.param, 60)
+    holder: Any
+    if request.param == "sqlite":
+        holder = sqlite3.connect(made.url, isolation_level=None)
+        made.store.connection.settings_dict["OPTIONS"]["timeout"] = 1
+        lock, free = "BEGIN IMMEDIATE", "ROLLBACK"
+    else:
+        holder = psycopg.connect(made.url, autocommit=True, application_name="nightly migration")
+        attach_url("agentos", f"{made.url}?options=-c%20lock_timeout%3D1s")
+        lock, free = "BEGIN; LOCK TABLE task_audits IN ACCESS EXCLUSIVE MODE", "ROLLBACK"
+    run = jobs.confirm(draft(made.store), TESTER)
+    holder.execute(lock)
+    with closing(holder):
+        yield run, (lambda: holder.execute(free)), request.param != "sqlite"
+
+
+def take() -> tuple[Any, ...]:
+    message = OrmQ.objects.get()
+    job, *args = queued()[0]
+    message.delete()
+    return job, *args
+
+
+@pytest.mark.parametrize("locked", ["sqlite", "postgresql-jsonb"], indirect=True)
+def test_a_run_that_waits_for_a_lock_lets_its_worker_go(locked, client, bob):
+    run, free, named = locked
+    since = None
+    for attempt in range(3):
+        _job, run_id, generation = take()
+        started = time.monotonic()
+        jobs.advance(run_id, generation)
+        assert time.monotonic() - started < 2.5, "the worker is free for the next job"
+        run.refresh_from_db()
+        assert (run.status, run.waiting_code, run.worker, run.waits) == ("running", "lock", {}, attempt + 1)
+        since = since or run.waiting_since
+        assert run.waiting_since == since
+        delay = OrmQ.objects.get().lock - timezone.now()
+        assert timedelta(seconds=-1) < delay - timedelta(seconds=runs.WAIT_SECONDS[attempt]) < timedelta(seconds=1)
+        assert run.lease_until - timezone.now() > delay, "nothing else wakes it before"
+    assert jobs.reap() == []
+    waiting = result_of(run)["waiting"]
+    assert (waiting["code"], waiting["since"]) == ("lock", since)
+    assert not named or ("task_audits" in waiting["reason"] and "nightly migration" in waiting["reason"])
+    client.force_login(bob)
+    assert "Waiting: " in client.get(f"/admin/operations/run/{run.pk}/change/").content.decode()
+
+    free()
+    while queued():
+        jobs.advance(*take()[1:])
+    run.refresh_from_db()
+    assert (run.status, run.waiting, run.waiting_code, run.waits) == (Status.SUCCEEDED, "", "", 0)
+    assert result_of(run)["waiting"] is None
+    assert run.attempts == 0
+
+
+@pytest.mark.parametrize("locked", ["sqlite"], indirect=True)
+def test_a_run_that_waits_is_cancelled_or_paused_at_once(locked):
+    run, free, _named = locked
+    jobs.advance(*take()[1:])
+    run.refresh_from_db()
+    runs.pause(run, TESTER)
+    assert Run.objects.get().status == Status.PAUSED
+    _job, *late = take()
+    assert "went on elsewhere" in jobs.advance(*late)
+    free()
+    jobs.resume(run, TESTER)
+    jobs.advance(*take()[1:])
+    assert Run.objects.get().status == Status.SUCCEEDED
+
+
+def test_a_run_whose_server_is_gone_lets_its_worker_go(make_attached, postgres):
+    made = make_attached("postgresql-jsonb", 60)
+    run = jobs.confirm(draft(made.store), TESTER)
+    attach_url("agentos", "postgresql://nobody@127.0.0.1:1/gone")
+    jobs.advance(*take()[1:])
+    run.refresh_from_db()
+    assert (run.status, run.waiting_code, run.waits) == ("queued", "connection", 1)
+    attach_url("agentos", made.url)
+    jobs.advance(*take()[1:])
+    assert Run.objects.get().status == Status.SUCCEEDED
+
+
+def test_a_run_that_is_held_lets_its_worker_go(store, settings, tmp_path):
+    run = jobs.confirm(draft(store), TESTER)
+    file = tmp_path / "hold"
+    file.touch()
+    settings.RUN_HOLD_FILE = str(file)
+    jobs.advance(*take()[1:])
+    run.refresh_from_db()
+    assert (run.status, run.waiting_code) == ("running", "throttle")
+    file.unlink()
+    runs.hold_all(TESTER, "a fire")
+    jobs.advance(*take()[1:])
+    run.refresh_from_db()
+    assert (run.status, run.waiting_code) == ("running", "freeze")
+    assert "a fire" in run.waiting
+    runs.release_all(TESTER)
+    jobs.advance(*take()[1:])
+    assert Run.objects.get().status == Status.SUCCEEDED
+
+
+def test_a_schedule_whose_store_is_locked_is_tried_again(make_attached, monkeypatch):
+    made = make_attached("postgresql-jsonb", 30)
+    attach_url("agentos", f"{made.url}?options=-c%20lock_timeout%3D200")
+    with psycopg.connect(made.url) as holder:
+        holder.execute("LOCK TABLE task_audits IN ACCESS EXCLUSIVE MODE")
+        assert "is locked" in jobs.tick(BACKFILL, "2026-11-23T02:30")
+    job, *args = take()
+    assert (job, args) == ("tick", [BACKFILL, "2026-11-23T02:30", 2])
+    assert not Event.objects.filter(verb="schedule_refused").exists()
+    assert jobs.tick(*args).startswith("run ")
+    with psycopg.connect(made.url) as holder:
+        holder.execute("LOCK TABLE task_audits IN ACCESS EXCLUSIVE MODE")
+        take()
+        jobs.tick(BACKFILL, "2026-11-24T02:30", jobs.TICK_RETRIES + 1)
+    assert Event.objects.filter(verb="schedule_refused").exists()
+
+
+def test_a_plan_whose_store_is_locked_is_counted_later(make_attached):
+    made = make_attached("postgresql-jsonb", 30)
+    run = draft(attach_url("agentos", f"{made.url}?options=-c%20lock_timeout%3D200"))
+    jobs.plan_in_background(run)
+    with psycopg.connect(made.url) as holder:
+        holder.execute("LOCK TABLE task_audits IN ACCESS EXCLUSIVE MODE")
+        jobs.count(*take()[1:])
+    assert jobs.count(*take()[1:]) == "counted"

@@ -35,6 +35,8 @@ from ninja.errors import HttpError, ValidationError
 from ninja.renderers import BaseRenderer
 
 from opsconsole.api.auth import access
+from opsconsole.stores.middleware import explain, store_in_trouble
+from opsconsole.stores.store import StoreUnusable
 
 logger = logging.getLogger("opsconsole.api")
 
@@ -161,9 +163,15 @@ def _unreadable(request: HttpRequest, raised: Any) -> HttpResponse:
 
 @api.exception_handler(DatabaseError)
 @api.exception_handler(InterfaceError)
+@api.exception_handler(StoreUnusable)
 def _unavailable(request: HttpRequest, raised: Any) -> HttpResponse:
+    """A store in trouble is named, with the transactions that lock it; of the console's own database the log tells."""
     logger.error("a database failed: %s %s", request.method, request.path, exc_info=raised)
-    return error(503, _("A database can't be asked; the console's log says why."))
+    store = store_in_trouble(request, raised)
+    if store is None and not isinstance(raised, StoreUnusable):
+        return error(503, _("A database can't be asked; the console's log says why."))
+    sentence, found = explain(raised, store)
+    return error(503, " ".join([sentence, *(one.words for one in found)]))
 
 
 @api.exception_handler(Exception)

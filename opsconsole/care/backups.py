@@ -10,7 +10,8 @@ from opsconsole.stores.store import Store
 
 def listed(store: Store) -> Iterator[Backup]:
     """The backups of this very database, newest first, whose file is still there."""
-    for backup in Backup.objects.filter(identity=store.identity()).order_by("-at", "-pk").iterator(chunk_size=50):
+    mine = Backup.objects.filter(identity=store.known_identity() or store.identity()).order_by("-at", "-pk")
+    for backup in mine.iterator(chunk_size=50):
         if backup.is_there:
             yield backup
 

@@ -23,7 +23,7 @@ from django.utils.translation import ngettext
 
 from opsconsole.care.measuring import CONNECTIONS, FINDING, LACKS, PROBLEM, SIZE, problem_operations
 from opsconsole.care.models import Backup, Measurement
-from opsconsole.care.reach import unreachable
+from opsconsole.care.reach import identities, unreachable
 from opsconsole.display import duration, figure
 from opsconsole.operations import jobs, registry
 from opsconsole.operations.base import LONG_CLUSTER, Check, Priority
@@ -31,7 +31,7 @@ from opsconsole.operations.models import ENDED, RESUMABLE, Finding, Run, Status
 from opsconsole.operations.pages import Table
 from opsconsole.operations.words import STATUS_VARIANTS, operation_title
 from opsconsole.stores.router import store_of
-from opsconsole.stores.store import TITLES, Store, StoreUnusable, all_stores
+from opsconsole.stores.store import TITLES, Store, all_stores
 
 CHART_DAYS = 30
 SHOWN_RUNS = 8
@@ -113,14 +113,7 @@ class Front:
         self.stores = list(all_stores())
         self._by_alias = {store.alias: store for store in self.stores}
         self.down = unreachable([store for store in self.stores if store.alias in settings.STORES])
-        self._identities = dict(self._identified())
-
-    def _identified(self) -> Iterable[tuple[str, str]]:
-        for store in self.stores:
-            try:
-                yield store.identity(), store.alias
-            except StoreUnusable:
-                continue
+        self._identities = identities(self.stores)
 
     # --- what was measured ---------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,8 +11,10 @@ import psycopg
 from django.core.cache import cache
 from django.utils.translation import gettext as _
 
+from opsconsole.operations.models import Run
 from opsconsole.stores.connection import connection_parameters
 from opsconsole.stores.errors import first_line
+from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import Store, StoreUnusable
 
 CONNECT_SECONDS, ANSWER_SECONDS = 2, 3.0
@@ -33,7 +35,7 @@ def unreachable(stores: Sequence[Store]) -> dict[str, str]:
         if remembered is not None:
             found[store.alias] = remembered
         else:
-            asked[store.alias] = key, pool.submit(_server, connection_parameters(store))
+            asked[store.alias] = key, pool.submit(_server, store, connection_parameters(store))
     for alias, (key, answer) in asked.items():
         try:
             found[alias] = answer.result(ANSWER_SECONDS)
@@ -44,6 +46,24 @@ def unreachable(stores: Sequence[Store]) -> dict[str, str]:
     return {alias: reason for alias, reason in found.items() if reason}
 
 
+def identities(stores: Iterable[Store]) -> dict[str, str]:
+    """Identity → alias, of those whose identity is known. Asks no store that may be down.
+
+    A server's is what it said when it was asked last, else that of its newest run.
+    """
+    found: dict[str, str] = {}
+    for store in stores:
+        identity = store.known_identity()
+        if identity is None and store.alias == DEFAULT and store.path is None:
+            identity = store.identity()
+        elif identity is None and store.path is None:
+            runs = Run.objects.filter(location=store.location).order_by("-pk")
+            identity = runs.values_list("identity", flat=True).first()
+        if identity:
+            found[identity] = store.alias
+    return found
+
+
 def _file(store: Store) -> str:
     try:
         store.require_file()
@@ -52,9 +72,11 @@ def _file(store: Store) -> str:
     return ""
 
 
-def _server(address: dict[str, Any]) -> str:
+def _server(store: Store, address: dict[str, Any]) -> str:
+    """Why it does not answer. One that does is asked which database it is."""
     try:
-        psycopg.connect(**{**address, "connect_timeout": CONNECT_SECONDS}).close()
+        with psycopg.connect(**{**address, "connect_timeout": CONNECT_SECONDS}, autocommit=True) as connection:
+            store.learn_identity(lambda sql: connection.execute(sql).fetchall())
     except psycopg.Error as error:
         return first_line(error)
     return ""

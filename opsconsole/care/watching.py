@@ -33,12 +33,12 @@ from prometheus_client.registry import Collector
 from opsconsole.care.front import OVERDUE
 from opsconsole.care.measuring import PROBLEM, SIZE
 from opsconsole.care.models import Backup, Measurement
-from opsconsole.care.reach import unreachable
+from opsconsole.care.reach import identities, unreachable
 from opsconsole.care.stats import pool
 from opsconsole.operations import jobs
 from opsconsole.operations.base import LONG_CLUSTER
 from opsconsole.operations.models import Finding, Hold, Run, Status
-from opsconsole.stores.store import Store, StoreUnusable, all_stores
+from opsconsole.stores.store import Store, all_stores
 
 QUEUE_WAITS = jobs.WORKER_SEEN
 LOOPBACK = {"127.0.0.1", "::1"}
@@ -196,13 +196,13 @@ class Figures(Collector):
         yield from self._runs()
         yield from self._findings()
         ages = GaugeMetricFamily("opsconsole_backup_age_seconds", "Age of the newest verified backup", labels=["store"])
-        names = dict(_identities())
+        down = unreachable([Store(name, name) for name in settings.STORES])
+        names = identities(all_stores())
         newest = Backup.objects.filter(identity__in=names, verified_at__isnull=False).order_by()
         for identity, at in newest.values_list("identity").annotate(newest=Max("at")):
             ages.add_metric([names[identity]], (now - at).total_seconds())
         yield ages
         yield from self._measured()
-        down = unreachable([Store(name, name) for name in settings.STORES])
         up = GaugeMetricFamily("opsconsole_store_up", "Whether the store answers", labels=["store"])
         for name in settings.STORES:
             up.add_metric([name], 0 if name in down else 1)
@@ -279,14 +279,6 @@ class Figures(Collector):
             for name, value in (pool(store) or {}).items():
                 families[name].add_metric([store.alias, str(os.getpid())], value)
         yield from families.values()
-
-
-def _identities() -> Iterator[tuple[str, str]]:
-    for store in all_stores():
-        try:
-            yield store.identity(), store.alias
-        except StoreUnusable:
-            continue
 
 
 @login_not_required

@@ -10,6 +10,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from django.db import DatabaseError, IntegrityError, InterfaceError, transaction
 from django.db.models import Max, Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django_q.brokers.orm import ORM
 from django_q.models import Failure, Schedule, Success
 from django_q.tasks import async_task
 
@@ -28,12 +30,15 @@ from opsconsole.operations.planning import UnableToPlan
 from opsconsole.operations.registry import UnknownOperation
 from opsconsole.operations.runner import Fenced, Runner
 from opsconsole.operations.runs import Actor, PlanDrifted, UnableToRun
-from opsconsole.stores.store import StoreUnusable
+from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
+from opsconsole.stores.locks import brief_lock_waits, why_it_waits
+from opsconsole.stores.store import Store, StoreUnusable
 
 logger = logging.getLogger(__name__)
 
 SLICE_SECONDS = 20.0
-PATIENCE_SECONDS = 15.0  # of one slice with a store in trouble; the next minute tries again
+PATIENCE_SECONDS = 0.9  # less than the wait for a lock: a run that has to wait lets its worker go
+TICK_RETRIES, TICK_RETRY_SECONDS = 30, 60.0  # a schedule's due time that meets a store in trouble
 WORKER_SEEN = timedelta(minutes=2)
 KEEP_RESULTS = timedelta(days=7)
 OVERDUE = timedelta(minutes=15)  # after its due time, a scheduled run should have begun
@@ -76,15 +81,32 @@ def plan_in_background(run: Run) -> None:
         _enqueue(count, run)
 
 
-def wake(run: Run) -> None:
-    """One message for a queued or handed-over run, in the caller's transaction."""
-    _enqueue(advance, run)
+def wake(run: Run, seconds: float = 0.0) -> None:
+    """One message for a queued or handed-over run, in the caller's transaction; handed out after `seconds`."""
+    _enqueue(advance, run, seconds)
 
 
-def _enqueue(job: Callable[..., Any], run: Run) -> None:
+def _enqueue(job: Callable[..., Any], run: Run, seconds: float = 0.0) -> None:
     cls = registry.operations().get(run.operation)
     cluster = cls.cluster if cls is not None and job is advance else ""
-    async_task(f"{__name__}.{job.__name__}", run.pk, run.generation, cluster=cluster or None)
+    _send(job, run.pk, run.generation, cluster=cluster, seconds=seconds)
+
+
+def _send(job: Callable[..., Any], *args: Any, cluster: str = "", seconds: float = 0.0) -> None:
+    broker = _Later(cluster or None, seconds) if seconds else None
+    async_task(f"{__name__}.{job.__name__}", *args, cluster=cluster or None, broker=broker)
+
+
+class _Later(ORM):  # type: ignore[misc]
+    """The queue, for a message that is handed out after a while."""
+
+    def __init__(self, list_key: str | None, seconds: float) -> None:
+        super().__init__(list_key)
+        self.delay = timedelta(seconds=seconds)
+
+    def enqueue(self, task: str) -> int:
+        message = self.get_connection().create(key=self.list_key, payload=task, lock=timezone.now() + self.delay)
+        return int(message.pk)
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------
@@ -95,28 +117,69 @@ def advance(run_id: int, generation: int) -> str:
     run = Run.objects.filter(pk=run_id).first()
     if run is None:
         return "gone"
-    try:
-        run = runs.claim(run, generation=generation)
-    except UnableToRun as reason:
-        return str(reason)
-    try:
-        worker = Runner(run)
-    except (UnableToRun, UnableToPlan, UnknownOperation, StoreUnusable) as error:
-        runs.give_up(run, str(error))
-        return run.status
-    deadline = time.monotonic() + SLICE_SECONDS
-    try:
-        worker.work(until=lambda: time.monotonic() > deadline, hand_over=wake, patience=PATIENCE_SECONDS)
-    except (Fenced, UnableToRun) as reason:
-        return str(reason)
-    except (DatabaseError, InterfaceError):
-        # The run says why it is interrupted; `beat` takes it up again.
-        logger.warning("Run %s was interrupted", run_id, exc_info=True)
+    mine = run.generation == generation and not run.worker
+    with ExitStack() as stack:
+        if mine and run.waits:  # see whether it is free, and let the worker go at once where it is not
+            with suppress(UnableToRun, StoreUnusable, DatabaseError, InterfaceError):
+                stack.enter_context(brief_lock_waits(runs.store_of(run)))
+        try:
+            if mine and runs.is_held(registry.operations().get(run.operation)):
+                return _let_go(run, "freeze", runs.freeze_reason())
+            run = runs.claim(run, generation=generation)
+        except UnableToRun as reason:
+            return str(reason)
+        except (StoreUnusable, DatabaseError, InterfaceError) as error:
+            return _not_now(run, error)
+        try:
+            worker = Runner(run)
+        except (UnableToRun, UnableToPlan, UnknownOperation, StoreUnusable, DatabaseError, InterfaceError) as error:
+            return _not_now(run, error)
+        deadline = time.monotonic() + SLICE_SECONDS
+        patience = 0.0 if run.waits else PATIENCE_SECONDS
+        try:
+            worker.work(until=lambda: time.monotonic() > deadline, hand_over=wake, patience=patience)
+        except (Fenced, UnableToRun) as reason:
+            return str(reason)
+        except (DatabaseError, InterfaceError):
+            # The run says why it is interrupted; `beat` takes it up again.
+            logger.warning("Run %s was interrupted", run_id, exc_info=True)
     return run.status
 
 
+def _not_now(run: Run, error: Exception) -> str:
+    """A run that could not begin its slice waits where waiting may help; otherwise it has failed."""
+    trouble = _trouble(error)
+    if trouble is not None:
+        return _let_go(run, trouble_code(trouble), why_it_waits(Store(run.store, run.store), trouble))
+    runs.give_up(run, first_line(error))
+    return run.status
+
+
+def _let_go(run: Run, code: str, reason: str) -> str:
+    with transaction.atomic():
+        wake(run, runs.let_go(run, code, reason))
+    return reason
+
+
+def _trouble(error: Exception) -> Exception | None:
+    """The database's error that waiting may help, None where it does not."""
+    cause = error.error if isinstance(error, StoreUnusable) else error
+    is_one = isinstance(cause, DatabaseError | InterfaceError) and classify(cause) == ErrorKind.TRANSIENT
+    return cause if is_one else None
+
+
 def count(run_id: int, generation: int) -> str:
-    """Count a plan's outcomes for one slice."""
+    """Count a plan's outcomes for one slice. A store in trouble is tried again later."""
+    try:
+        return _count(run_id, generation)
+    except (StoreUnusable, DatabaseError, InterfaceError) as error:
+        if _trouble(error) is None:
+            raise
+        _send(count, run_id, generation, seconds=runs.WAIT_SECONDS[-1])
+        return first_line(error)
+
+
+def _count(run_id: int, generation: int) -> str:
     run = Run.objects.filter(pk=run_id, status=Status.PLANNED, generation=generation).first()
     if run is None:
         return "gone"
@@ -149,14 +212,29 @@ def count(run_id: int, generation: int) -> str:
     return "counted" if planned.counted else "continues"
 
 
-def tick(operation: str, due: str) -> str:
-    """A schedule's due time: plan and queue a run for each of its occasions, once for each due time."""
+def tick(operation: str, due: str, tries: int = 1) -> str:
+    """A schedule's due time: plan and queue a run for each of its occasions, once for each due time.
+
+    Where a store is in trouble, it is tried again each minute for half an hour.
+    """
     cls = registry.operation(operation)
-    answers = [_occasion(cls, registry.clean(cls, values), f"{operation} {due}") for values in cls.occasions()]
+    answers, again = [], False
+    for values in cls.occasions():
+        try:
+            answers.append(_occasion(cls, registry.clean(cls, values), f"{operation} {due}", last=tries > TICK_RETRIES))
+        except _TryAgain as reason:
+            answers.append(str(reason))
+            again = True
+    if again:
+        _send(tick, operation, due, tries + 1, seconds=TICK_RETRY_SECONDS)
     return "; ".join(answers)
 
 
-def _occasion(cls: type[Operation], params: dict[str, Any], due: str) -> str:
+class _TryAgain(Exception):
+    """The store of an occasion is in trouble."""
+
+
+def _occasion(cls: type[Operation], params: dict[str, Any], due: str, *, last: bool) -> str:
     operation, own = cls.name, getattr(cls, "store", None)
     actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
     store = cls.locate(params)
@@ -164,6 +242,8 @@ def _occasion(cls: type[Operation], params: dict[str, Any], due: str) -> str:
         planned = planning.plan(planning.operation_on(cls, store, params))
     except (StoreUnusable, DatabaseError) as error:
         reason = str(store.unusable(error) if isinstance(error, DatabaseError) else error)
+        if _trouble(error) is not None and not last:
+            raise _TryAgain(reason) from error
         runs.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=reason)
         return reason
     unfinished = runs.same_command(planned.operation, planned.selection)

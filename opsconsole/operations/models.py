@@ -150,7 +150,9 @@ class Run(models.Model):
     before = models.JSONField(default=dict)
     after = models.JSONField(default=dict)
     waiting = RedactedText(blank=True)  # why it does not move
+    waiting_code = models.CharField(max_length=20, blank=True)  # the same for programs: lock, throttle, freeze …
     waiting_since = models.DateTimeField(null=True)
+    waits = models.PositiveSmallIntegerField(default=0)  # workers in a row that it let go because it had to wait
     error = RedactedText(_("error"), blank=True)
 
     # Who works on it. `generation` fences: whoever took the run over has the higher one.

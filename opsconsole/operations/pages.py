@@ -12,7 +12,6 @@ import orjson
 from django.contrib import admin
 from django.contrib.admin.utils import quote
 from django.contrib.auth.models import AbstractBaseUser
-from django.db import DatabaseError
 from django.db.models import Count
 from django.template.defaultfilters import filesizeformat
 from django.urls import NoReverseMatch, reverse
@@ -97,13 +96,15 @@ def described(cls: type[Operation]) -> Described:
 
 
 class _Page:
+    asks_server = True  # which database it is
+
     def __init__(self, run: Run) -> None:
         self.run = run
         self.problem = ""  # why the operation can't be asked: its code or its store is gone
         self.cls = registry.operations().get(run.operation)
         self.operation: Any = self.cls
         try:
-            self.operation = runs.operation_of(run)
+            self.operation = runs.operation_of(run, ask_server=self.asks_server)
         except REFUSALS as error:
             self.problem = str(error)
 
@@ -415,7 +416,7 @@ class PlanPage(_Page):
             return []
         try:
             return advice(runs.plan_of(self.run))
-        except (*REFUSALS, DatabaseError) as error:
+        except REFUSALS as error:
             return [str(error)]
 
     @property
@@ -487,6 +488,8 @@ def plan_differences(old: Run, new: Run) -> Table:
 
 class RunPage(_Page):
     """A run from its confirmation on."""
+
+    asks_server = False
 
     def __init__(self, run: Run, user: AbstractBaseUser) -> None:
         super().__init__(run)

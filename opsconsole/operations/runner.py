@@ -24,7 +24,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from opsconsole.operations import findings
+from opsconsole.operations import findings, runs
 from opsconsole.operations.base import (
     DEFAULT_BATCH_SIZE,
     Changed,
@@ -36,7 +36,6 @@ from opsconsole.operations.base import (
 from opsconsole.operations.holds import hold_reason
 from opsconsole.operations.models import (
     Batch,
-    Hold,
     PinnedRows,
     Request,
     Run,
@@ -57,6 +56,7 @@ from opsconsole.operations.planning import (
 )
 from opsconsole.operations.runs import (
     LEASE,
+    NOT_WAITING,
     UnableToRun,
     interrupt,
     operation_of,
@@ -68,7 +68,8 @@ from opsconsole.operations.runs import (
 from opsconsole.operations.seals import number_of
 from opsconsole.operations.selection import Selection
 from opsconsole.stores import rows
-from opsconsole.stores.errors import ErrorKind, classify, first_line
+from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
+from opsconsole.stores.locks import why_it_waits
 from opsconsole.stores.rows import Key, RowKey, RowsChanged, Write
 from opsconsole.stores.store import Store, text_of
 
@@ -158,7 +159,7 @@ class Runner:
         self._pinned = PinnedRows.of(run) if self.operation.pins_rows else None
         if self.operation.exact and self._pinned is not None:
             self.units = self.operation.choose(self.units, list(self._pinned))
-        self.size = run.batch_size
+        self.size = max(1, run.batch_size >> run.waits)  # less to wait for where it had to wait
         self.request = Request(run.request)
         self._writer = _Writer(self.store)
         self._pending: _Pending | None = None  # being written to the store
@@ -184,13 +185,14 @@ class Runner:
         *,
         until: Callable[[], bool] = lambda: False,
         on_progress: Callable[[Run], None] = lambda run: None,
-        hand_over: Callable[[Run], None] | None = None,
+        hand_over: Callable[[Run, float], None] | None = None,
         patience: float = PATIENCE_SECONDS,
     ) -> Run:
         """Batches until the end, a person's request, or `until()`; then the run says how it stands.
 
-        `hand_over` is called, in the transaction that ends this slice, when `until()` ends it: it wakes
-        the next one. Without it the run is interrupted. `patience`: seconds of trouble in a row.
+        `hand_over` is called, in the transaction that ends this slice, when `until()` ends it or the run has to
+        wait: it wakes the next one after so many seconds. Without it the run waits here, and is interrupted in the
+        end. `patience`: seconds of trouble in a row.
         Raises Fenced when another worker has the run, and the database's error when it lasts.
         """
         try:
@@ -202,13 +204,14 @@ class Runner:
         self,
         until: Callable[[], bool],
         on_progress: Callable[[Run], None],
-        hand_over: Callable[[Run], None] | None,
+        hand_over: Callable[[Run, float], None] | None,
         patience: float,
     ) -> Run:
         trouble_since: float | None = None
         tries = 0
         recovered = stepped = False
         while True:
+            began = time.monotonic()
             try:
                 if not recovered:
                     self._recover()
@@ -217,7 +220,12 @@ class Runner:
                 time_is_up = until() and (stepped or hand_over is None)
                 if (self.request or time_is_up) and self._see_through():
                     return self._stop(hand_over)
-                if self._held():
+                if hold := self._hold():
+                    if hand_over is None:
+                        self._wait(*hold, HOLD_CHECK_SECONDS)
+                    elif self._see_through():
+                        self._save()
+                        return self._let_go(*hold, hand_over)
                     continue
                 started = time.monotonic()
                 done = self.run.batches_done
@@ -238,18 +246,18 @@ class Runner:
                 if kind not in {ErrorKind.TRANSIENT, ErrorKind.RESOURCE}:
                     self._fail(error)
                     raise
-                trouble_since = trouble_since or time.monotonic()
-                if (
-                    kind == ErrorKind.RESOURCE
-                    or time.monotonic() - trouble_since > patience
-                    or (until() and hand_over is None)
-                ):
-                    interrupt(self.run, first_line(error))
+                trouble_since = trouble_since or (time.monotonic() if hand_over is None else began)
+                lasts = time.monotonic() - trouble_since > patience
+                if kind == ErrorKind.RESOURCE or (until() and hand_over is None) or (lasts and hand_over is None):
+                    interrupt(self.run, first_line(error), trouble_code(error))
                     raise
                 # What the store has committed is not known now: look again before the next batch.
                 recovered = self._drop_pending()
+                reason = why_it_waits(self.store, error)
+                if lasts and hand_over is not None:
+                    return self._let_go(trouble_code(error), reason, hand_over)
                 self.size = max(1, self.size // 2)
-                self._wait(first_line(error), BACKOFF_SECONDS[min(tries, len(BACKOFF_SECONDS) - 1)])
+                self._wait(trouble_code(error), reason, BACKOFF_SECONDS[min(tries, len(BACKOFF_SECONDS) - 1)])
                 self._writer.reconnect()
                 tries += 1
             except Fenced:
@@ -532,9 +540,10 @@ class Runner:
         progress = {
             name: getattr(run, name) for name in ("cursor", *OUTCOMES, "reasons", "batches_done", "elapsed_seconds")
         }
-        if run.waiting and "waiting" not in fields:
-            run.waiting = ""
-            fields |= {"waiting": "", "waiting_since": None}
+        if run.waiting and (self._open is not None or "status" in fields):  # a batch begun is no sign of health yet
+            fields = NOT_WAITING | fields
+            for name in NOT_WAITING:
+                setattr(run, name, fields[name])
         fields.setdefault("lease_until", timezone.now() + LEASE)
         if self._open is not None:  # a batch of this worker's own stands: it is no worker that only dies
             fields["attempts"] = 0
@@ -705,29 +714,32 @@ class Runner:
             with self.store.connection.cursor() as cursor:
                 cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _held(self) -> bool:
-        """Whether a configured signal or the emergency switch says wait; waits a second if so."""
+    def _hold(self) -> tuple[str, str] | None:
+        """Code and reason where the emergency switch or a configured signal says wait. Looks once a second."""
         now = time.monotonic()
         if now - self._held_checked < HOLD_CHECK_SECONDS:
-            return False
+            return None
         self._held_checked = now
-        hold = Hold.objects.order_by("pk").first() if self.operation.touches_store else None
-        reason = (
-            _("All runs are held by %(who)s: %(note)s") % {"who": hold.who, "note": hold.note}
-            if hold
-            else hold_reason(self.store)
-        )
-        if not reason:
-            return False
-        self._wait(reason, HOLD_CHECK_SECONDS)
+        if self.operation.touches_store and (reason := runs.freeze_reason()):
+            found = "freeze", reason
+        elif reason := hold_reason(self.store):
+            found = "throttle", reason
+        else:
+            return None
         self._held_checked = 0.0
-        return True
+        return found
 
-    def _wait(self, reason: str, seconds: float) -> None:
+    def _let_go(self, code: str, reason: str, hand_over: Callable[[Run, float], None]) -> Run:
+        """End the slice while the run waits, so that its worker takes the next job; wake it later."""
+        with transaction.atomic():
+            hand_over(self.run, runs.let_go(self.run, code, reason))
+        return self.run
+
+    def _wait(self, code: str, reason: str, seconds: float) -> None:
         """Say why nothing moves, keep the lease, hear requests."""
         logger.info("Run %s waits: %s", self.run.pk, reason)
-        fields: dict[str, Any] = {"waiting": reason, "lease_until": timezone.now() + LEASE}
-        if self.run.waiting != reason:
+        fields: dict[str, Any] = {"waiting": reason, "waiting_code": code, "lease_until": timezone.now() + LEASE}
+        if self.run.waiting_code != code:
             fields["waiting_since"] = timezone.now()
         try:
             if not self._mine().update(**fields):
@@ -736,7 +748,7 @@ class Runner:
         except (DatabaseError, InterfaceError):  # the console's own database is the one in trouble
             logger.warning("The wait could not be written down", exc_info=True)
             connections["default"].close()
-        self.run.waiting = reason
+        self.run.waiting, self.run.waiting_code = reason, code
         time.sleep(seconds)
 
     def _check_budget(self) -> None:
@@ -749,7 +761,7 @@ class Runner:
 
     # --- ends ------------------------------------------------------------------------------------------------------
 
-    def _stop(self, hand_over: Callable[[Run], None] | None) -> Run:
+    def _stop(self, hand_over: Callable[[Run, float], None] | None) -> Run:
         """Between two batches: paused, cancelled, or handed to the next slice, or stopped by a signal."""
         if self.request == Request.CANCEL:
             return self._end(Status.CANCELLED)
@@ -758,7 +770,7 @@ class Runner:
                 self._leave(Status.PAUSED)
             elif hand_over is not None:
                 self._save(worker={}, lease_until=timezone.now() + LEASE)
-                hand_over(self.run)
+                hand_over(self.run, 0.0)
             else:
                 self._leave(Status.INTERRUPTED)
         self._open = None

@@ -66,6 +66,9 @@ logger = logging.getLogger(__name__)
 LEASE = timedelta(seconds=30)
 RECOUNTED_UNITS = 20_000  # a plan of up to as many is counted while somebody waits
 COMPARED_UNITS = 200_000  # and compared as a whole before a worker begins with it
+MAX_WAITS = 100
+NOT_WAITING: dict[str, Any] = {"waiting": "", "waiting_code": "", "waiting_since": None, "waits": 0}
+WAIT_SECONDS = (1, 2, 5, 10, 20, 30)  # until a run that let its worker go is tried again
 MAX_ATTEMPTS = 5  # workers lost in a row without one batch
 MAX_NOTE = 10_000
 
@@ -489,7 +492,7 @@ def cancel(run: Run, actor: Actor) -> None:
 
 def _ask(run: Run, actor: Actor, request: Request, status: Status) -> None:
     with transaction.atomic():
-        if run.status == Status.RUNNING and not is_abandoned(run):
+        if run.status == Status.RUNNING and run.worker and not is_abandoned(run):
             Run.objects.filter(pk=run.pk, status=Status.RUNNING).update(request=request)
             run.request = request
         else:
@@ -519,6 +522,7 @@ def resume(run: Run, actor: Actor) -> None:
             request=Request.NONE,
             attempts=0,
             lease_until=timezone.now() + LEASE,
+            **NOT_WAITING,
         )
         record(run, "resumed", actor)
 
@@ -533,6 +537,12 @@ def add_note(run: Run, actor: Actor, text: str) -> None:
 def is_held(cls: type[Operation] | None) -> bool:
     """Whether the emergency switch stops this operation: all but those that only read a store, such as a backup."""
     return (cls is None or cls.touches_store) and Hold.objects.exists()
+
+
+def freeze_reason() -> str:
+    """Return why the emergency switch stops runs now, empty when it does not."""
+    hold = Hold.objects.order_by("pk").first()
+    return _("All runs are held by %(who)s: %(note)s") % {"who": hold.who, "note": hold.note} if hold else ""
 
 
 def hold_all(actor: Actor, note: str) -> None:
@@ -635,7 +645,10 @@ def begin(run: Run) -> None:
         _take_locks(run)
     except TargetHeld as held:  # it waits; the next minute tries again
         Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(
-            waiting=str(held), waiting_since=run.waiting_since or timezone.now(), lease_until=timezone.now() + LEASE
+            waiting=str(held),
+            waiting_code="target",
+            waiting_since=run.waiting_since or timezone.now(),
+            lease_until=timezone.now() + LEASE,
         )
         raise
 
@@ -648,8 +661,11 @@ def run_called(number: int) -> Run:
     return run
 
 
-def store_of(run: Run) -> Store:
-    """The store of a run, attached again if it was a file. Refuses another database in its place."""
+def store_of(run: Run, *, ask_server: bool = True) -> Store:
+    """The store of a run, attached again if it was a file. Refuses another database in its place.
+
+    `ask_server`: pages that show what is kept of a run do not wait for its server.
+    """
     if run.attached_path:
         cls = registry.operations().get(run.operation)
         store = attach_file(
@@ -659,7 +675,7 @@ def store_of(run: Run) -> Store:
         )
     else:
         store = Store(run.store, run.store)
-    if store.identity() != run.identity:
+    if (ask_server or store.path is not None) and store.identity() != run.identity:
         raise UnableToRun(
             _(
                 "%(location)s is not the database that run %(run)d worked on: "
@@ -670,9 +686,9 @@ def store_of(run: Run) -> Store:
     return store
 
 
-def operation_of(run: Run) -> Operation:
+def operation_of(run: Run, *, ask_server: bool = True) -> Operation:
     cls = registry.operation(run.operation)
-    operation = operation_on(cls, store_of(run), run.params)
+    operation = operation_on(cls, store_of(run, ask_server=ask_server), run.params)
     operation.as_of = datetime.fromisoformat(run.plan["as_of"])
     return operation
 
@@ -680,11 +696,40 @@ def operation_of(run: Run) -> Operation:
 # --- ends that are not the work's ---------------------------------------------------------------------------
 
 
-def interrupt(run: Run, reason: str) -> None:
+def let_go(run: Run, code: str, reason: str) -> float:
+    """Give the worker back while a run waits; return after how many seconds it is to be woken.
+
+    Raises UnableToRun when another worker has the run, or it was ended.
+    """
+    seconds = WAIT_SECONDS[min(run.waits, len(WAIT_SECONDS) - 1)]
+    now = timezone.now()
+    since = run.waiting_since if run.waiting_code == code and run.waiting_since else now
+    fields = {
+        "worker": {},
+        "lease_until": now + timedelta(seconds=seconds) + LEASE,
+        "waiting": reason,
+        "waiting_code": code,
+        "waiting_since": since,
+        "waits": min(run.waits + 1, MAX_WAITS),
+    }
+    mine = Run.objects.filter(pk=run.pk, generation=run.generation, status=run.status)
+    if not mine.update(**fields):
+        raise UnableToRun(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+    for name, value in fields.items():
+        setattr(run, name, value)
+    logger.info("Run %s lets its worker go: %s", run.pk, reason)
+    return seconds
+
+
+def interrupt(run: Run, reason: str, code: str = "") -> None:
     """Note that its worker stopped. Best effort: the database that would note it may be the one that is gone."""
     try:
         Run.objects.filter(pk=run.pk, generation=run.generation, status=Status.RUNNING).update(
-            status=Status.INTERRUPTED, waiting=reason, waiting_since=timezone.now(), worker={}
+            status=Status.INTERRUPTED,
+            waiting=reason,
+            waiting_code=code,
+            waiting_since=timezone.now(),
+            worker={},
         )
     except (DatabaseError, InterfaceError):
         logger.warning("The interruption could not be written down", exc_info=True)

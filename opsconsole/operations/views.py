@@ -9,7 +9,6 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db import DatabaseError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -33,6 +32,7 @@ from opsconsole.operations.pages import (
 from opsconsole.operations.registry import UnknownOperation
 from opsconsole.operations.runs import Actor, PlanDrifted
 from opsconsole.operations.selection import Selection
+from opsconsole.stores.store import StoreUnusable
 
 MAX_BATCH_SIZE = 100_000
 TABS = ("findings", "events", "batches", "set_aside", "left", "changes", "plan", "report")
@@ -112,10 +112,9 @@ def start_plan(
         else:
             run = _plan(request, cls, dict(form.cleaned_data), selection, note)
     except REFUSALS as error:
+        if isinstance(error, StoreUnusable) and error.error is not None:
+            raise  # the store is in trouble: see StoreTrouble
         return _refused(request, str(cls.title), str(error))
-    except DatabaseError as error:
-        store = cls.locate(form.cleaned_data)
-        return _refused(request, str(cls.title), str(store.unusable(error)))
     return redirect("run", run.pk)
 
 
@@ -285,7 +284,7 @@ def confirm(request: HttpRequest, pk: int) -> HttpResponse:
         jobs.confirm(run, actor, request.POST.getlist("checked"))
     except PlanDrifted:
         return _show_new_plan(request, run)
-    except (*REFUSALS, DatabaseError) as error:
+    except REFUSALS as error:
         run.refresh_from_db()
         return _plan_page(request, run, error=str(error), status=409)
     return redirect("run", run.pk)
@@ -297,7 +296,7 @@ def _show_new_plan(request: HttpRequest, old: Run) -> HttpResponse:
     try:
         params = dict(runs.operation_of(old).params)
         new = _plan(request, cls, params, Selection(**old.selection), old.note)
-    except (*REFUSALS, DatabaseError) as error:
+    except REFUSALS as error:
         return _plan_page(request, old, error=str(error), status=409)
     runs.cancel(old, actor_of(request))
     return _plan_page(request, new, drift=plan_differences(old, new), status=409)

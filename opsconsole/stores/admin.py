@@ -29,6 +29,7 @@ from unfold.contrib.filters.forms import RangeDateForm
 from opsconsole.admin import COUNT_CAP, ConsoleModelAdmin, ViewOnlyMixin
 from opsconsole.display import copyable, excerpt, figure, moment, pretty_json
 from opsconsole.stores import catalog, remedies
+from opsconsole.stores.middleware import unusable
 from opsconsole.stores.models import RawTimestampField
 from opsconsole.stores.router import store_of
 from opsconsole.stores.store import Store, StoreUnusable
@@ -213,15 +214,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
             return self.unusable(request, error)
 
     def unusable(self, request: HttpRequest, error: Exception) -> HttpResponse:
-        store = self.store(request)
-        sentence = error if isinstance(error, StoreUnusable) else store.unusable(error)
-        context = {
-            **self.admin_site.each_context(request),
-            "title": _("%(store)s can't be shown") % {"store": store.title},
-            "sentence": str(sentence),
-            "managed": store.managed,
-        }
-        return TemplateResponse(request, "stores/unusable.html", context, status=503)
+        return unusable(request, error, self.store(request))
 
     def _require_key(self, request: HttpRequest) -> None:
         """Refuse to show a table of another shape: no row of it can be named."""

@@ -15,7 +15,6 @@ from opsconsole.env import SQLITE
 
 OWN_POSTGRESQL = "opsconsole.stores.postgresql"
 
-BUSY_TIMEOUT_SECONDS = 5
 # Document 001: WAL, NORMAL. Django switches foreign keys on itself.
 MANAGED_PRAGMAS = "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;PRAGMA journal_size_limit=67108864;"
 
@@ -36,14 +35,14 @@ FIXED = {
     "row_security": "off",  # a query that would not see every row is an error
 }
 SCHEMA = "public"
-TIMEOUTS = {"lock_timeout": "5s", "statement_timeout": "1h"}
-WEB_TIMEOUTS = {"lock_timeout": "3s", "statement_timeout": "30s"}
-CONNECT_SECONDS = 10
+LOCK_SECONDS = 5.0
+STATEMENT_TIMEOUT, WEB_STATEMENT_TIMEOUT = "1h", "30s"
+CONNECT_SECONDS, WEB_CONNECT_SECONDS = 10, 3
 _OPTION = re.compile(r"(?:-c\s*|--)([\w.]+)=((?:\\.|[^\\\s])*)|(\S+)")
 _SPECIAL, _ESCAPED = re.compile(r"([\\ ])"), r"\\\1"
 
 
-def settings_of(options: str, *, web: bool) -> dict[str, str]:
+def settings_of(options: str, *, web: bool, lock_seconds: float = LOCK_SECONDS) -> dict[str, str]:
     """Return the settings of a connection. `options` is the URL's, in libpq's notation.
 
     Raises ImproperlyConfigured for what is not `-c name=value`.
@@ -58,7 +57,11 @@ def settings_of(options: str, *, web: bool) -> dict[str, str]:
     path = next((value for name, value in given.items() if name.lower() == "search_path"), "") or SCHEMA
     if "pg_temp" not in path:
         path = f"{path}, pg_temp"  # else a temporary table comes before the table of the same name
-    return {**(WEB_TIMEOUTS if web else TIMEOUTS), **own, **FIXED, "search_path": path}
+    timeouts = {
+        "lock_timeout": f"{lock_seconds * 1000:.0f}ms",
+        "statement_timeout": WEB_STATEMENT_TIMEOUT if web else STATEMENT_TIMEOUT,
+    }
+    return {**timeouts, **own, **FIXED, "search_path": path}
 
 
 def startup_options(settings: Mapping[str, str]) -> str:
@@ -66,14 +69,14 @@ def startup_options(settings: Mapping[str, str]) -> str:
     return " ".join(f"-c {name}={_SPECIAL.sub(_ESCAPED, value)}" for name, value in settings.items())
 
 
-def sqlite(path: Path | str, *, attached: bool) -> dict[str, Any]:
+def sqlite(path: Path | str, *, attached: bool, lock_seconds: float = LOCK_SECONDS) -> dict[str, Any]:
     """Settings of one SQLite file.
 
     An attached file is opened with `mode=rw`, so that a missing one is an error and never springs
     into being, and without any PRAGMA that would change the file for good.
     """
     name = str(path)
-    options: dict[str, Any] = {"transaction_mode": "IMMEDIATE", "timeout": BUSY_TIMEOUT_SECONDS}
+    options: dict[str, Any] = {"transaction_mode": "IMMEDIATE", "timeout": lock_seconds}
     if attached:
         name = f"file:{quote(name)}?{_mode(Path(path))}"
     else:
@@ -103,13 +106,16 @@ def _mode(path: Path) -> str:
     return "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
 
 
-def database(config: dict[str, Any], *, password: str, attached: bool, pool: bool) -> dict[str, Any]:
+def database(
+    config: dict[str, Any], *, password: str, attached: bool, pool: bool, lock_seconds: float = LOCK_SECONDS
+) -> dict[str, Any]:
     """Return Django's settings from a parsed URL (`env.database_url`), `pool_…` parameters included.
 
     `pool` is for web processes only; other processes keep one connection a minute or longer.
+    `lock_seconds`: how long a statement waits for a lock.
     """
     if config["ENGINE"] == SQLITE:
-        return sqlite(config["NAME"], attached=attached)
+        return sqlite(config["NAME"], attached=attached, lock_seconds=lock_seconds)
     options: dict[str, Any] = dict(config.get("OPTIONS", {}))
     pool_options = {
         "min_size": options.pop("pool_min", 0),
@@ -122,9 +128,9 @@ def database(config: dict[str, Any], *, password: str, attached: bool, pool: boo
     options.setdefault("pooler", "")
     given = str(options.pop("options", ""))
     options["own_schema"] = "search_path" in given
-    options["settings"] = settings_of(given, web=pool)
+    options["settings"] = settings_of(given, web=pool, lock_seconds=lock_seconds)
     options.setdefault("application_name", "opsconsole")
-    options.setdefault("connect_timeout", CONNECT_SECONDS)
+    options.setdefault("connect_timeout", WEB_CONNECT_SECONDS if pool else CONNECT_SECONDS)
     return {
         **config,
         "ENGINE": OWN_POSTGRESQL,

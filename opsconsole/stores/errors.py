@@ -112,6 +112,25 @@ def is_unreachable(error: BaseException) -> bool:
     return isinstance(error, OperationalError | InterfaceError) or _is_connection_error(error)
 
 
+def is_lock(error: BaseException) -> bool:
+    """Return whether the error says that a lock was waited for in vain."""
+    code = sqlite_code(error)
+    if code is not None:
+        return code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    return sqlstate(error) == "55P03"
+
+
+def trouble_code(error: BaseException) -> str:
+    """Return what a run waits for after `error`, for programs: lock, timeout, connection, resource or database."""
+    if is_lock(error):
+        return "lock"
+    if sqlstate(error) == "57014" or sqlite_code(error) == sqlite3.SQLITE_INTERRUPT:
+        return "timeout"
+    if is_unreachable(error):
+        return "connection"
+    return "resource" if classify(error) == ErrorKind.RESOURCE else "database"
+
+
 def first_line(error: BaseException) -> str:
     """Return an error's first line, without secrets: the lines below it may quote values."""
     return redact((str(error).strip().splitlines() or [type(error).__name__])[0])

@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 
 from opsconsole.stores import rows
 from opsconsole.stores.catalog import ForeignKey, Table, TriggerInfo, other_relations, quote
-from opsconsole.stores.errors import first_line, sqlstate
+from opsconsole.stores.errors import ErrorKind, classify, first_line, sqlstate
 from opsconsole.stores.remedies import closed_schema, kind_sentence
 from opsconsole.stores.store import Store, StoreUnusable
 
@@ -316,6 +316,8 @@ def _compile(store: Store, target: Target) -> None:
     except DatabaseError as error:
         if sqlstate(error) == "42501":  # `require_privileges` says it, with the GRANT
             return
+        if classify(error) == ErrorKind.TRANSIENT:
+            raise  # a lock, not the statement
         raise _refusal(
             store,
             _("The database refuses to %(kind)s rows of %(table)s: %(reason)s."),
@@ -382,6 +384,8 @@ def _undo_obstacles(store: Store, targets: Sequence[Target]) -> Iterator[str]:
         try:
             rows.explain(store, "insert", target.table, table.stored)
         except DatabaseError as error:
+            if classify(error) == ErrorKind.TRANSIENT:
+                raise
             if sqlstate(error) != "42501":
                 yield _("%(table)s takes no rows back: %(reason)s.") % {
                     "table": target.table,

@@ -6,7 +6,7 @@ import hashlib
 import os
 import sqlite3
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,6 +44,9 @@ class StoreUnusable(Exception):
     def __init__(self, message: object = "") -> None:
         super().__init__(redact(str(message)))
 
+    store: Store | None = None  # where a database's error is the reason
+    error: Exception | None = None
+
 
 def attach_file(store: str, path: str | Path, *, read_only: bool = False) -> Store:
     """The SQLite file at `path` as a store of its own, for this process. Nothing is created.
@@ -61,7 +64,7 @@ def attach_file(store: str, path: str | Path, *, read_only: bool = False) -> Sto
     digest = hashlib.blake2b(str(real).encode(), digest_size=4).hexdigest()
     alias = f"{store}-{digest}{'' if writable else '-ro'}"
     if alias not in connections.settings:
-        connections.settings[alias] = sqlite(real, attached=True)
+        connections.settings[alias] = sqlite(real, attached=True, lock_seconds=settings.STORE_LOCK_SECONDS)
         connections.configure_settings(connections.settings)
     return Store(alias, store)
 
@@ -153,17 +156,33 @@ class Store:
         return path.removesuffix(", pg_temp")
 
     def identity(self) -> str:
-        """Which database this really is: a file by real path, device and inode, so that another one
-        put in its place is noticed; a PostgreSQL database by its address.
+        """Return which database this really is, whatever it is called here.
+
+        A file is named by real path, device and inode, so that another one put in its place is noticed; a
+        PostgreSQL database by system identifier, oid and schema. Raises StoreUnusable where it can't be asked.
         """
         if self.path is None:
-            return f"postgresql:{self.location}"
+            return self.learn_identity(self._rows)
         real = Path(os.path.realpath(self.path))
         try:
             status = real.stat()
         except OSError:
             raise StoreUnusable(_("%(path)s does not exist: check the path.") % {"path": real}) from None
         return f"sqlite:{real}:{status.st_dev}:{status.st_ino}"
+
+    def learn_identity(self, query: Callable[[str], list[Any]]) -> str:
+        """Ask the server by `query` which database it is, and keep the answer for `known_identity`."""
+        found = _identities[self.alias, self.location] = _server_identity(query)
+        return found
+
+    def known_identity(self) -> str | None:
+        """Return the identity without asking a server: what this process was told last, None if nothing."""
+        if self.path is None:
+            return _identities.get((self.alias, self.location))
+        try:
+            return self.identity()
+        except StoreUnusable:
+            return None
 
     def require_file(self) -> None:
         """Refuse a missing or empty SQLite file before anything opens it: opening would make it."""
@@ -369,13 +388,15 @@ class Store:
                 "%(location)s refuses start-up options (%(reason)s), as a pooler in transaction mode does. "
                 "Add pooler=transaction to its URL."
             )
-        elif state == "57014":
+        elif state == "57014" or primary == sqlite3.SQLITE_INTERRUPT:
             text = _("%(location)s took too long to answer and was stopped: %(reason)s. Try again later.")
         elif is_unreachable(error):
             text = _("%(location)s can't be reached: %(reason)s")
         else:
             text = _("%(location)s refused a statement: %(reason)s")
-        return StoreUnusable(text % {"location": self.location, "reason": reason})
+        found = StoreUnusable(text % {"location": self.location, "reason": reason})
+        found.store, found.error = self, error
+        return found
 
     def close(self) -> None:
         """Give the connection back; the last one to close a SQLite file folds its log into it."""
@@ -404,6 +425,27 @@ class Store:
             return self.query(sql)
         except DatabaseError as error:
             raise self.unusable(error) from error
+
+
+def _server_identity(query: Callable[[str], list[Any]]) -> str:
+    """Return the identity of the PostgreSQL database that `query` asks.
+
+    Every role may read it, unless the administrator has revoked `pg_control_system()`. Then the address at which
+    the server itself takes the connection stands for the system identifier.
+    """
+    ((permitted, address, port, database, schema),) = query(_SERVER)
+    server = query("SELECT system_identifier FROM pg_control_system()")[0][0] if permitted else f"{address}:{port}"
+    return f"postgresql:{server}:{database}:{schema}"
+
+
+_identities: dict[tuple[str, str], str] = {}  # alias and location → what the server said last
+_SERVER = """
+    SELECT has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE'),
+           CASE WHEN inet_server_addr() <<= '127.0.0.0/8' OR inet_server_addr() = '::1' THEN ''
+                ELSE COALESCE(host(inet_server_addr()), '') END,
+           current_setting('port'), (SELECT oid FROM pg_database WHERE datname = current_database()),
+           COALESCE(current_schema(), '')
+"""
 
 
 def text_of(value: Any) -> str | None:

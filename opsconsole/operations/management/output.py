@@ -306,9 +306,16 @@ def result_of(run: Run) -> dict[str, Any]:
         "sample": run.plan.get("sample", []),
         "error": run.error,
         "rejection": run.rejection,
-        "waiting": run.waiting,
+        "waiting": waiting_of(run),
         **(registry.operations()[run.operation].made(run.pk) if run.operation in registry.operations() else {}),
     }
+
+
+def waiting_of(run: Run) -> dict[str, Any] | None:
+    """What an unfinished run waits for: a code for programs, since when, and the reason in words."""
+    if not run.waiting_code or run.ended:
+        return None
+    return {"code": run.waiting_code, "since": run.waiting_since, "reason": run.waiting}
 
 
 def mode_of(run: Run) -> str:

@@ -14,6 +14,9 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from opsconsole.stores import connection
 from opsconsole.stores.postgresql.prompt import LOOK_SECONDS, rows
 
+SLOW_SECONDS, LEFT_ALONE_SECONDS = 1.0, 5.0
+_unanswered: dict[str, tuple[float, str]] = {}  # alias → until when its server is left alone, and what it failed with
+
 
 def check(connection: Connection) -> None:
     """Raises what psycopg raises, where the server has closed the connection: then there is something to be read.
@@ -54,11 +57,15 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Waits as long as `pool_timeout` says for what others give back, and not for a server that can't be reached.
 
-        The pool alone would wait, and every thread of the web server with it. Raises what connecting raises.
+        The pool alone would wait, and every thread of the web server with it. Raises what connecting raises. A server
+        that took long to fail is not asked again for some seconds.
         """
         pool = self.pool
         if pool is None:
             return super().get_new_connection(conn_params)
+        until, reason = _unanswered.get(self.alias, (0.0, ""))
+        if time.monotonic() < until:
+            raise self.Database.OperationalError(reason)
         patience = self.settings_dict["OPTIONS"]["pool"]["timeout"]
         deadline = time.monotonic() + patience
         while True:
@@ -68,7 +75,16 @@ class DatabaseWrapper(base.DatabaseWrapper):
                 if time.monotonic() > deadline:
                     raise PoolTimeout(f"nobody gave a connection back in {patience:g} s") from None
                 if not pool.get_stats()["pool_size"]:  # nor is it trying to get one
-                    self.Database.connect(**(conn_params or self.get_connection_params())).close()
+                    self._try_server(conn_params or self.get_connection_params())
+
+    def _try_server(self, conn_params: dict[str, Any]) -> None:
+        began = time.monotonic()
+        try:
+            self.Database.connect(**conn_params).close()
+        except self.Database.OperationalError as error:
+            if time.monotonic() - began > SLOW_SECONDS:
+                _unanswered[self.alias] = time.monotonic() + LEFT_ALONE_SECONDS, str(error)
+            raise
 
     def prompt_rows(
         self, sql: str, values: Sequence[Any], *, seconds: float, prepare: bool = False

@@ -153,7 +153,6 @@ class Command(ConsoleCommand):
                     "note": run.note,
                     "user": run.user.get_username() if run.user else None,
                     "parent": run.parent_id,
-                    "waiting_since": run.waiting_since,
                     "units_set_aside": {entry["reason"]: entry["units"] for entry in aside},
                     "undoable": run.undoable,
                     "events": [

@@ -1,0 +1,102 @@
+"""Locks of a store: who holds them, as PostgreSQL tells it, and how long a connection waits for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from django.db import DatabaseError, InterfaceError
+from django.utils.translation import gettext as _
+
+from opsconsole.stores.errors import first_line, is_lock
+from opsconsole.stores.store import Store
+
+SHOWN = 5
+LOCKED_LOCK_SECONDS = 0.05  # how long a lock is waited for that was waited for in vain before
+
+
+class Blocker(NamedTuple):
+    """A transaction that holds, or asks for, a lock on a table. What its statement says is not shown."""
+
+    table: str
+    pid: int
+    application: str
+    user: str
+    since: datetime | None  # None where the role may not see it
+
+    @property
+    def words(self) -> str:
+        return _("%(table)s is locked by process %(pid)d (%(application)s, user %(user)s).") % self._asdict()
+
+
+def blockers(store: Store) -> list[Blocker]:
+    """The transactions with the strongest locks on the store's tables, oldest first. Empty on SQLite, which has none
+    to tell, and where the store does not answer.
+    """
+    if store.vendor != "postgresql":
+        return []
+    try:
+        found = store.query(_BLOCKERS)
+    except (DatabaseError, InterfaceError):
+        return []
+    strong = [row for row in found if row[0]] or found
+    return [Blocker(*row[1:]) for row in strong[:SHOWN]]
+
+
+def why_it_waits(store: Store, error: Exception) -> str:
+    """Return the sentence of a run that waits after `error`: who locks what, else the error's own words."""
+    if not is_lock(error):
+        return first_line(error)
+    return next((one.words for one in blockers(store)), first_line(error))
+
+
+def limit_lock_wait(wrapper: Any, seconds: float) -> None:
+    """Let an open connection wait no longer for a lock. A pooler's keeps its setting: it is no session's."""
+    if wrapper.vendor == "sqlite":
+        wrapper.connection.execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
+    elif not wrapper.settings_dict["OPTIONS"].get("pooler"):
+        with wrapper.wrap_database_errors:
+            wrapper.connection.execute(f"SET lock_timeout = '{seconds * 1000:.0f}ms'")
+
+
+def reset_lock_wait(wrapper: Any) -> None:
+    """Give a connection its usual limit back; one that can't take it is closed."""
+    if wrapper.connection is None:
+        return
+    try:
+        if wrapper.vendor == "sqlite":
+            limit_lock_wait(wrapper, wrapper.settings_dict["OPTIONS"]["timeout"])
+        elif not wrapper.settings_dict["OPTIONS"].get("pooler"):
+            wrapper.connection.execute("RESET lock_timeout")
+    except wrapper.Database.Error:
+        wrapper.close()
+
+
+@contextmanager
+def brief_lock_waits(store: Store) -> Iterator[None]:
+    """Hardly wait for a lock in the block: for a store that was found locked."""
+    wrapper = store.connection
+    wrapper.ensure_connection()
+    limit_lock_wait(wrapper, LOCKED_LOCK_SECONDS)
+    try:
+        yield
+    finally:
+        reset_lock_wait(wrapper)
+
+
+# Strong: locks that keep readers or writers of the whole table out. Others may hold rows of it.
+_BLOCKERS = """
+    SELECT bool_or(l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')) AS strong,
+           l.relation::regclass::text, l.pid, COALESCE(NULLIF(a.application_name, ''), '?'),
+           COALESCE(a.usename::text, '?'), a.xact_start
+    FROM pg_locks AS l
+    JOIN pg_class AS c ON c.oid = l.relation AND c.relkind IN ('r', 'p', 'm')
+    LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+    WHERE l.locktype = 'relation' AND l.pid <> pg_backend_pid() AND l.mode <> 'AccessShareLock'
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace)
+    GROUP BY l.relation, l.pid, a.application_name, a.usename, a.xact_start
+    ORDER BY 1 DESC, a.xact_start NULLS LAST, 2, 3
+"""
