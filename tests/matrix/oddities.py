@@ -238,6 +238,46 @@ postgresql(
     kinds=DELETES,
     words=("<table>|odd refusal",),
 )
+CHILD = "CREATE TRIGGER odd_trigger BEFORE {} FOR EACH ROW {} EXECUTE FUNCTION odd()"
+postgresql(
+    "trigger_swallows_children",
+    function("RETURN NULL;"),
+    CHILD.format("DELETE ON artifacts", ""),
+    kinds=("clean_jobs",),
+    words=("odd_trigger|artifacts",),
+)
+postgresql(
+    "trigger_refuses_a_child",
+    function("RAISE EXCEPTION 'odd refusal';"),
+    CHILD.format("DELETE ON artifacts", "WHEN (OLD.id = 2)"),
+    kinds=("clean_jobs",),
+    works=True,
+    fails=True,
+    words=("odd refusal",),
+)
+postgresql(
+    "trigger_alters_children_that_come_back",
+    function("NEW.schema_id = 'inserted'; RETURN NEW;"),
+    CHILD.format("INSERT ON artifacts", ""),
+    kinds=("clean_jobs",),
+    words=("odd_trigger", "artifacts"),
+)
+postgresql(
+    "trigger_swallows_the_second_table",
+    function("RETURN NULL;"),
+    CHILD.format("UPDATE ON roadmap_metadata", ""),
+    kinds=("sync",),
+    words=("odd_trigger|roadmap_metadata",),
+)
+postgresql(
+    "trigger_refuses_a_row_of_the_second_table",
+    function("RAISE EXCEPTION 'odd refusal';"),
+    CHILD.format("UPDATE ON roadmap_metadata", "WHEN (OLD.roadmap_id = 'road1')"),
+    kinds=("sync",),
+    works=True,
+    fails=True,
+    words=("odd refusal",),
+)
 postgresql(
     "trigger_switched_off",
     function("RETURN NULL;"),
@@ -414,6 +454,20 @@ postgresql(
     role=True,
     kinds=DELETES,
     words=("odd_child",),
+)
+postgresql(
+    "role_may_not_read",
+    *GRANTED,
+    "REVOKE SELECT ON <table> FROM <role>",
+    role=True,
+    words=("<role>", "<table>", "SELECT"),
+)
+postgresql(
+    "role_may_not_enter",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO <role>",
+    "REVOKE USAGE ON SCHEMA public FROM PUBLIC",
+    role=True,
+    words=("<role>", "public", "USAGE"),
 )
 postgresql("unknown_table_is_unreadable", *GRANTED, "CREATE TABLE odd_secret (id INTEGER)", role=True, works=True)
 
@@ -606,6 +660,13 @@ postgresql(
     f"CREATE TRIGGER {ODD_NAME} BEFORE <event> ON <table> FOR EACH ROW EXECUTE FUNCTION {ODD_NAME}()",
     works=True,
 )
+postgresql(
+    "odd_name_of_a_type",
+    f"CREATE SCHEMA {ODD_NAME}",
+    f"CREATE TYPE {ODD_NAME}.{ODD_NAME} AS ENUM ('x', 'y')",
+    f"ALTER TABLE <table> ADD COLUMN odd_kind {ODD_NAME}.{ODD_NAME} DEFAULT 'x'",
+    works=True,
+)
 postgresql("mixed_case_twin", 'CREATE TABLE "<Table>" (LIKE <table> INCLUDING ALL)', works=True)
 
 # --- keys ------------------------------------------------------------------------------------------
@@ -727,14 +788,14 @@ for type_ in ("NUMERIC", "TEXT", "VARCHAR(40)", "INTEGER", "NUMERIC(20, 0)"):
         NO_DEFAULT,
         f"ALTER TABLE <table> ALTER COLUMN <key> TYPE {type_}",
         works=True,
-        kinds=("fill_audits",),
+        kinds=WHOLE,
     )
 postgresql(
     "key_is_uuid",
     NO_DEFAULT,
     "ALTER TABLE <table> ALTER COLUMN <key> TYPE UUID USING md5(<key>::text)::uuid",
     works=True,
-    kinds=("fill_audits", "clean_memory"),
+    kinds=(*WHOLE, "clean_memory"),
 )
 postgresql(
     "key_is_identity",
@@ -868,6 +929,13 @@ postgresql(
     kinds=("fill_audits",),
     words=("<column>",),
     moments=(("<table>", "<column>"),),
+)
+postgresql(
+    "numeric_2",
+    "UPDATE <table> SET results_summary = convert_to('{\"execution_id\": \"12.345\"}', 'UTF8') WHERE <key> = <row>",
+    "ALTER TABLE <table> ALTER COLUMN <column> TYPE NUMERIC(6, 2) USING NULL",
+    kinds=("fill_ids",),
+    words=("<column>|numeric",),
 )
 postgresql(
     "timestamps_of_seconds",
@@ -1250,6 +1318,18 @@ sqlite(
     sqlite_trigger("SELECT RAISE(IGNORE)", event="INSERT"),
     kinds=DELETES,
     words=("odd_trigger", "<table>"),
+)
+sqlite(
+    "trigger_swallows_children",
+    "CREATE TRIGGER odd_trigger BEFORE DELETE ON artifacts BEGIN SELECT RAISE(IGNORE); END",
+    kinds=("clean_jobs",),
+    words=("odd_trigger|artifacts",),
+)
+sqlite(
+    "trigger_swallows_the_second_table",
+    "CREATE TRIGGER odd_trigger BEFORE UPDATE ON roadmap_metadata BEGIN SELECT RAISE(IGNORE); END",
+    kinds=("sync",),
+    words=("odd_trigger|roadmap_metadata",),
 )
 sqlite("trigger_calls_what_is_missing", sqlite_trigger("SELECT nowhere(OLD.<key>)"), words=("nowhere",))
 sqlite("trigger_writes_to_what_is_missing", sqlite_trigger("INSERT INTO nowhere VALUES (1)"), words=("nowhere",))

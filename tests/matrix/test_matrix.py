@@ -19,6 +19,7 @@ from opsconsole.operations import planning
 from opsconsole.operations.base import Operation
 from tests import roadmaps
 from tests.conftest import SESSION, forget_attached
+from tests.matrix.exchanging import COPY, IMPORT, examine_copy, examine_import, is_about
 from tests.matrix.judging import Unmakeable, Wrong, examine, examine_together
 from tests.matrix.kinds import RUNS, Kind
 from tests.matrix.oddities import ODDITIES, Oddity
@@ -68,6 +69,20 @@ def cases() -> Iterator[Any]:
 @pytest.mark.parametrize(("kind", "oddity"), list(cases()))
 def test_exact_or_refused(stores: Stores, kind: Kind, oddity: Oddity) -> None:
     examine(stores, kind, oddity)
+
+
+@pytest.mark.parametrize(
+    "oddity", [pytest.param(one, id=f"copy-{one.engine}-{one.name}") for one in ODDITIES if is_about(COPY, one)]
+)
+def test_copied_or_refused(stores: Stores, oddity: Oddity) -> None:
+    examine_copy(stores, oddity)
+
+
+@pytest.mark.parametrize(
+    "oddity", [pytest.param(one, id=f"import-{one.engine}-{one.name}") for one in ODDITIES if is_about(IMPORT, one)]
+)
+def test_imported_or_refused(stores: Stores, oddity: Oddity) -> None:
+    examine_import(stores, oddity)
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])

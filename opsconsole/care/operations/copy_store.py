@@ -18,6 +18,8 @@ from opsconsole.display import figure
 from opsconsole.env import Environment, database_url, text
 from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk, Unfit
 from opsconsole.operations.planning import UnableToPlan
+from opsconsole.stores import remedies
+from opsconsole.stores.catalog import other_relations
 from opsconsole.stores.config import database
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import Store, all_stores
@@ -58,6 +60,7 @@ class CopyStore(OnNamedStore, Listed, Act):
         self.at.require_file()
         if self.at.name == DEFAULT:
             raise UnableToPlan(gettext("The console itself is not copied: back it up, and restore it elsewhere."))
+        self._require_tables()
         if self.target.location == self.at.location:
             raise UnableToPlan(gettext("%(to)s is the store itself.") % {"to": self.params["to"]})
         if self.target.path is not None and not self.target.path.parent.is_dir():
@@ -75,6 +78,15 @@ class CopyStore(OnNamedStore, Listed, Act):
                 % {"location": self.target.location, "tables": ", ".join(sorted(filled)[:5])}
             )
         return len(self.items())
+
+    def _require_tables(self) -> None:
+        """Refuse a store whose documented tables the role does not see, or whose rows are not its own."""
+        known = {model._meta.db_table for model in self.at.models()}
+        if not known & set(self.at.tables) and (sentence := remedies.closed_schema(self.at)):
+            raise UnableToPlan(sentence)
+        for table, kind in sorted(other_relations(self.at).items()):
+            if table in known:
+                raise UnableToPlan(remedies.kind_sentence(table, kind))
 
     def _filled(self) -> list[str]:
         if not self._target_tables():
