@@ -212,3 +212,13 @@ def test_rejecting_needs_the_right(waiting: Run) -> None:
     for actor in (acting(vera), Actor("root@host", "host", TESTER.trigger)):
         with pytest.raises(UnableToRun, match="needs an account that may approve it"):
             runs.reject(waiting, actor, "no")
+
+
+def test_a_queued_run_whose_plan_was_altered_fails(items: None) -> None:
+    """It is woken each minute; it never becomes again what was confirmed."""
+    run = jobs.confirm(runs.draft(plan_whole(operation_called(CLEAN)), TESTER), TESTER)
+    Run.objects.filter(pk=run.pk).update(bound="zz")
+    run = advance(run)
+    assert run.status == Status.FAILED
+    assert "no longer what was planned" in run.error
+    assert keys() == {"a", "c", "e"}

@@ -641,6 +641,9 @@ def begin(run: Run) -> None:
         require_unchanged(run, COMPARED_UNITS)
     except PlanDrifted:
         replace_plan(run, worker_actor(run))
+    except UnableToRun as error:  # it will never be what was planned again
+        give_up(run, str(error))
+        raise
     try:
         _take_locks(run)
     except TargetHeld as held:  # it waits; the next minute tries again
