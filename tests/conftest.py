@@ -146,7 +146,7 @@ EMPTY = {name: Path(f"{config['NAME']}.empty") for name, config in OWN.items()}
 
 
 def _restore(self: Flush, *, database: str, **options: Any) -> None:
-    """Give a database the content that `setup` made: 5 ms, where deleting from every table takes 100."""
+    """Give a database the content that `setup` made, by one copy instead of a DELETE for each table."""
     connections[database].close()
     with (
         closing(sqlite3.connect(f"file:{EMPTY[database]}?immutable=1", uri=True)) as empty,

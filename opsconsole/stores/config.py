@@ -57,11 +57,12 @@ def settings_of(options: str, *, web: bool, lock_seconds: float = LOCK_SECONDS) 
     path = next((value for name, value in given.items() if name.lower() == "search_path"), "") or SCHEMA
     if "pg_temp" not in path:
         path = f"{path}, pg_temp"  # else a temporary table comes before the table of the same name
-    timeouts = {
+    defaults = {
+        "jit": "off",  # compiling a query of the catalogue takes longer than answering it
         "lock_timeout": f"{lock_seconds * 1000:.0f}ms",
         "statement_timeout": WEB_STATEMENT_TIMEOUT if web else STATEMENT_TIMEOUT,
     }
-    return {**timeouts, **own, **FIXED, "search_path": path}
+    return {**defaults, **own, **FIXED, "search_path": path}
 
 
 def startup_options(settings: Mapping[str, str]) -> str:
