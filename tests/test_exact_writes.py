@@ -18,6 +18,7 @@ from tests import helix
 from tests.contract import execute_run, left_by, operation_called, undo, work
 from tests.outside import dump, execute
 from tests.test_clean_dirty_jobs import confirmed
+from tests.test_clean_memory_items import DDL
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix"])
 INSERT = "INSERT INTO tasks (job_id, agent_id, status, input_data) VALUES (1, 'AGENT_1', 'PENDING', '{}')"
@@ -147,3 +148,101 @@ def test_an_error_that_a_trigger_raises_is_its_rows(make_helix: Any) -> None:
     with pytest.raises(OperationalError) as raised:
         store.execute("DELETE FROM jobs")
     assert classify(raised.value) == ErrorKind.ROW
+
+
+# --- odd tables that a reader of this code found -------------------------------------------------------------
+
+ITEM = "INSERT INTO memory_items (id, scope, type, content, expires_at) VALUES (?, 'task', 'decision', '{}', ?)"
+
+
+def with_items(store: Store, ddl: str, *statements: str) -> Store:
+    execute(store, ddl)
+    for key in ("mem0", "mem1", "mem2"):
+        execute(store, ITEM, [key, "2020-01-01 00:00:00"])
+    for statement in statements:
+        execute(store, statement)
+    return Store(store.alias, store.name)
+
+
+def test_a_reference_to_a_partition_keeps_its_row(make_attached: Any) -> None:
+    store = make_attached("postgresql-text", 20).store
+    execute(store, "DROP TABLE IF EXISTS memory_items")
+    store = with_items(
+        store,
+        f"{DDL} PARTITION BY HASH (id);"
+        "CREATE TABLE part0 PARTITION OF memory_items FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+        "CREATE TABLE child (ref TEXT REFERENCES part0 (id) ON DELETE CASCADE)",
+        "INSERT INTO child VALUES ('mem1')",
+    )
+    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 2, 1)
+    assert "child" in run.units_set_aside.get().error
+    assert list(dump(store)["part0"]) == ["mem1"]
+
+
+def test_a_reference_compares_as_its_parent_does(make_attached: Any) -> None:
+    store = with_items(
+        make_attached("sqlite", 20).store,
+        DDL.replace("id TEXT PRIMARY KEY", "id TEXT PRIMARY KEY COLLATE NOCASE"),
+        "CREATE TABLE child (ref TEXT REFERENCES memory_items (id) ON DELETE CASCADE)",
+        "INSERT INTO child VALUES ('MEM1')",
+    )
+    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 2, 1)
+    assert list(dump(store)["memory_items"]) == ["mem1"]
+
+
+def test_a_trigger_is_seen_whatever_its_name(make_attached: Any) -> None:
+    store = with_items(
+        make_attached("sqlite", 20).store,
+        DDL,
+        "CREATE TRIGGER on_begin_delete BEFORE DELETE ON memory_items WHEN OLD.id = 'mem1'"
+        " BEGIN SELECT RAISE(IGNORE); END",
+    )
+    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    assert "trigger on_begin_delete on memory_items" in run.units_set_aside.get().error
+    assert (run.status, run.changed) == (Status.NEEDS_ATTENTION, 2)
+
+
+def test_a_column_whose_name_looks_like_a_type_is_kept_as_it_is(make_attached: Any) -> None:
+    store = with_items(
+        make_attached("sqlite", 20).store,
+        DDL,
+        "ALTER TABLE memory_items ADD COLUMN \"when [timestamp]\" TEXT DEFAULT '2026-01-01 00:00:00'",
+    )
+    before = dump(store)
+    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    assert run.changed == 3
+    assert undo(run).status == Status.SUCCEEDED
+    assert dump(store) == before
+
+
+@pytest.mark.parametrize("type_", ["NAME", "DATE", "TIMESTAMP"])
+def test_a_type_that_drops_a_part_of_the_value_fails_the_row(make_attached: Any, type_: str) -> None:
+    store = make_attached("postgresql-text", 20).store
+    execute(store, f"ALTER TABLE task_audits ALTER source_event_ts TYPE {type_} USING NULL")
+    execute(store, "UPDATE task_audits SET supervisor_processed_at = 'x', event_type = 'OTHER'")
+    payload = '{"source_event_ts": "2026-01-20T09:59:58+02:00' + ("x" * 60 if type_ == "NAME" else "") + '"}'
+    key = min(dump(store)["task_audits"])
+    execute(store, "UPDATE task_audits SET event_type = 'SUPERVISOR_X', payload = ? WHERE audit_id = ?", [payload, key])
+    run = execute_run(operation_called("audits.backfill_decision_fields", Store(store.alias, store.name)))
+    assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 0, 1)
+    assert dump(store)["task_audits"][key]["source_event_ts"] is None
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
+def test_a_row_that_others_keep_changing_holds_up_no_other(
+    make_attached: Any, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = with_items(make_attached(engine, 20).store, DDL)
+    real, ticks = Runner._prepare, iter(range(1, 1000))
+
+    def change_after(worker: Runner, *args: Any) -> Any:
+        batch = real(worker, *args)
+        execute(store, f"UPDATE memory_items SET use_count = {next(ticks)} WHERE id = 'mem1'")
+        return batch
+
+    monkeypatch.setattr(Runner, "_prepare", change_after)
+    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    assert (run.changed, run.skipped) == (2, 1)
+    assert list(dump(store)["memory_items"]) == ["mem1"]

@@ -67,7 +67,7 @@ from opsconsole.operations.runs import (
 )
 from opsconsole.operations.seals import number_of
 from opsconsole.operations.selection import Selection
-from opsconsole.stores import rows
+from opsconsole.stores import preflight, rows
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import why_it_waits
 from opsconsole.stores.rows import Key, RowKey, RowsChanged, Write
@@ -279,6 +279,8 @@ class Runner:
         act = partial(self._answer, self.operation) if isinstance(self.operation, Check) else self.operation.act
         if act is not None:
             return self._do(self.run.bound, act)
+        if not self.operation.rejudges and not self._see_through():
+            return True  # an undo may meet a row again that the batch before it writes
         after = self.run.cursor if self._pending is None else self._pending.cursor
         units = self._read(after, self.run.bound, self.size)
         sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
@@ -428,10 +430,11 @@ class Runner:
                     rows.verify(self.store, write)
                 raise _Undone
         except _Undone:
-            self._restorable = True
+            # Where keys, checks or triggers may refuse a single row, each batch is tried.
+            self._restorable = not any(preflight.may_refuse_a_row(self.store, write.table) for write in deletes)
         except Exception as error:
-            if not _concerns_rows(error):
-                raise
+            if not _concerns_rows(error) or self.run.batches_done:
+                raise  # a later batch goes on without the row
             reasons = [error, *error.refused.values()] if isinstance(error, RowsChanged) else [error]
             raise RestoreRefused(
                 _("Deleted rows of %(table)s could not be put back exactly: %(reason)s Nothing was deleted.")

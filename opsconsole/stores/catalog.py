@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -59,6 +60,7 @@ class Table(Mapping[str, Column]):
     kind: str = "table"  # table, partitioned table; see `Relation.kind` for what is none
     has_rowid: bool = False  # SQLite: its rows have a rowid that no column shows
     row_security: bool = False  # row-level security is in force for this role
+    family: frozenset[int] = frozenset()  # PostgreSQL: itself, its partitions and its heirs
     children: bool = False  # other tables inherit from it
     foreign_parts: bool = False  # some of its partitions are foreign tables
     columns: dict[str, Column] = field(default_factory=dict)
@@ -118,6 +120,8 @@ class ForeignKey(NamedTuple):
     parent: str
     parent_oid: int
     referred: tuple[str, ...]
+    operators: tuple[str, ...]  # SQL by which the key compares: parent's column first
+    collations: tuple[str, ...]  # SQL behind the child's column, so that the parent's collation counts
     on_delete: str  # CASCADE, SET NULL, SET DEFAULT, or empty: the delete is refused
     on_update: str
 
@@ -180,6 +184,13 @@ def _sqlite_tables(store: Store) -> dict[str, Table]:
     return tables
 
 
+def _family(oid: int, heirs: Mapping[int, Iterable[int]]) -> frozenset[int]:
+    found = {oid}
+    for heir in heirs.get(oid, ()):
+        found |= _family(heir, heirs)
+    return frozenset(found)
+
+
 def _as_the_models_call_it(store: Store) -> Callable[..., str]:
     """SQLite ignores the case of names, and a file may write them otherwise than the models do."""
     known: dict[str, set[str]] = {}
@@ -208,6 +219,10 @@ def _pg_tables(store: Store) -> dict[str, Table]:
         )
         for oid, schema, name, kind, secured, children, foreign in store.query(_PG_TABLES)
     }
+    heirs: dict[int, list[int]] = {}
+    for heir, parent in store.query("SELECT inhrelid::bigint, inhparent::bigint FROM pg_inherits"):
+        heirs.setdefault(parent, []).append(heir)
+    tables = {name: replace(table, family=_family(table.oid, heirs)) for name, table in tables.items()}
     names = {table.oid: name for name, table in tables.items()}
     for oid, column, *facts in store.query(_PG_COLUMNS, [list(names)]):
         tables[names[oid]].columns[column] = Column(*facts)
@@ -238,6 +253,8 @@ def foreign_keys(store: Store) -> list[ForeignKey]:
                 parent,
                 parent_oid,
                 tuple(referred),
+                tuple(operators),
+                tuple(collations),
                 _ACTIONS.get(deleted, ""),
                 _ACTIONS.get(updated, ""),
             )
@@ -251,6 +268,8 @@ def foreign_keys(store: Store) -> list[ForeignKey]:
                 parent,
                 parent_oid,
                 referred,
+                operators,
+                collations,
                 deleted,
                 updated,
             ) in store.query(_PG_FOREIGN_KEYS)
@@ -260,8 +279,9 @@ def foreign_keys(store: Store) -> list[ForeignKey]:
     grouped: dict[tuple[str, int], list[Any]] = {}
     for child, number, column, parent, referred, deleted, updated in store.query(_SQLITE_FOREIGN_KEYS):
         parent = names.get(parent.lower(), parent)
-        part = (called(child, column), parent, referred and called(parent, referred), deleted, updated)
-        grouped.setdefault((called(child), number), []).append(part)
+        child = called(child)
+        part = (_spelt(store, child, column), parent, referred and _spelt(store, parent, referred), deleted, updated)
+        grouped.setdefault((child, number), []).append(part)
     found = []
     for (child, number), parts in grouped.items():
         parent = parts[0][1]
@@ -269,8 +289,29 @@ def foreign_keys(store: Store) -> list[ForeignKey]:
         referred = tuple(part[2] for part in parts) if parts[0][2] else key
         actions = [action if action in _ACTIONS.values() else "" for action in parts[0][3:5]]
         columns = tuple(part[0] for part in parts)
-        found.append(ForeignKey(f"{child}.{number}", child, quote(child), 0, columns, parent, 0, referred, *actions))
+        operators, collations = ("=",) * len(columns), ("",) * len(columns)  # the parent's, as the left operand
+        found.append(
+            ForeignKey(
+                f"{child}.{number}",
+                child,
+                quote(child),
+                0,
+                columns,
+                parent,
+                0,
+                referred,
+                operators,
+                collations,
+                *actions,
+            )
+        )
     return found
+
+
+def _spelt(store: Store, table: str, column: str) -> str:
+    """A column as its table spells it: SQLite ignores the case."""
+    names = {name.lower(): name for name in store.tables.get(table, ())}
+    return names.get(column.lower(), column)
 
 
 def triggers(store: Store, table: Table) -> list[TriggerInfo]:
@@ -284,13 +325,16 @@ def triggers(store: Store, table: Table) -> list[TriggerInfo]:
         return found + [TriggerInfo(n, table.name, frozenset([e]), True, "", True, i) for n, e, i in rules]
     found = []
     for name, sql in store.query(_SQLITE_TRIGGERS, [table.name]):
-        head, _begin, body = sql.upper().partition("BEGIN")
+        bare = _QUOTED.sub(" ", sql).upper()  # a name may contain BEGIN, or be the name of an event
+        head, body = [*re.split(r"\bBEGIN\b", bare, maxsplit=1), ""][:2]
         words = head.split()
         events = frozenset(word for word in words if word in {"INSERT", "UPDATE", "DELETE"})
         found.append(TriggerInfo(name, table.name, events, "BEFORE" in words or "RAISE" in body, sql))
     return found
 
 
+# What SQL quotes, and comments.
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^]]*\]|`[^`]*`|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 _KINDS = {
     "r": "table",
     "p": "partitioned table",
@@ -371,6 +415,15 @@ _PG_FOREIGN_KEYS = """
         c.confrelid::regclass::text, c.confrelid::bigint,
         array(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS k(number, place)
             JOIN pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.number ORDER BY k.place),
+        array(SELECT 'OPERATOR(' || quote_ident(s.nspname) || '.' || o.oprname || ')'
+            FROM unnest(c.conpfeqop) WITH ORDINALITY AS k(operator, place)
+            JOIN pg_operator AS o ON o.oid = k.operator JOIN pg_namespace AS s ON s.oid = o.oprnamespace
+            ORDER BY k.place),
+        array(SELECT COALESCE(' COLLATE ' || quote_ident(s.nspname) || '.' || quote_ident(l.collname), '')
+            FROM unnest(c.confkey) WITH ORDINALITY AS k(number, place)
+            JOIN pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.number
+            LEFT JOIN pg_collation AS l ON l.oid = a.attcollation
+            LEFT JOIN pg_namespace AS s ON s.oid = l.collnamespace ORDER BY k.place),
         c.confdeltype::text, c.confupdtype::text
     FROM pg_constraint AS c JOIN pg_class AS child ON child.oid = c.conrelid
     JOIN pg_namespace AS n ON n.oid = child.relnamespace

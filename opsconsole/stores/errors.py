@@ -137,9 +137,13 @@ def first_line(error: BaseException) -> str:
 
 
 def _is_raised(error: BaseException) -> bool:
-    """Whether a trigger's RAISE made the error: it may carry any state, such as that of a deadlock."""
-    diagnostics = getattr(_driver_error(error), "diag", None)
-    return diagnostics is not None and diagnostics.source_function == "exec_stmt_raise"
+    """Whether a trigger made the error: its RAISE may carry any state, and its own statements may be refused."""
+    found = _driver_error(error)
+    diagnostics = getattr(found, "diag", None)
+    if diagnostics is None:
+        return False
+    in_a_function = "function" in (diagnostics.context or "") and str(getattr(found, "sqlstate", ""))[:2] == "42"
+    return in_a_function or diagnostics.source_function == "exec_stmt_raise"
 
 
 def _is_connection_error(error: BaseException) -> bool:

@@ -105,6 +105,11 @@ def missing_privileges(store: Store, wanted: Sequence[Privilege]) -> list[Privil
         SELECT w.place
         FROM unnest(%s::text[], %s::bigint[], %s::text[]) WITH ORDINALITY AS w(name, oid, attribute, place)
         WHERE NOT CASE
+            WHEN w.name = 'USAGE' THEN has_schema_privilege(
+                (SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = w.oid::oid), 'USAGE')
+            WHEN w.attribute = '' AND w.name = 'SELECT' THEN NOT EXISTS (
+                SELECT FROM pg_attribute AS a WHERE a.attrelid = w.oid::oid AND a.attnum > 0 AND NOT a.attisdropped
+                    AND NOT has_column_privilege(w.oid::oid, a.attnum, 'SELECT'))
             WHEN w.attribute = '*' THEN has_any_column_privilege(w.oid::oid, w.name)
             WHEN w.attribute = '' THEN has_table_privilege(w.oid::oid, w.name)
             ELSE has_column_privilege(w.oid::oid, w.attribute, w.name)
@@ -136,7 +141,10 @@ def _privileges(store: Store, reads: Iterable[tuple[str, str]], targets: Sequenc
         if target.kind == "delete":
             yield _on(table, "UPDATE", "*")  # SELECT … FOR UPDATE asks for it
             for reference in _referring(store, target.table):
-                for column in reference.columns:
+                child = rows.known_table(store, reference)
+                named = [store.key_column(child)] if child else []
+                yield Privilege("USAGE", reference.child_sql.partition(".")[0], reference.child_oid)
+                for column in (*reference.columns, *named):
                     yield Privilege("SELECT", reference.child_sql, reference.child_oid, column)
 
 
@@ -162,7 +170,8 @@ def _grants(store: Store, missing: Sequence[Privilege]) -> list[str]:
     statements = []
     for (name, table), named in columns.items():
         which = "" if {"", "*"} & set(named) else f" ({', '.join(map(quote, named))})"
-        statements.append(f"GRANT {name}{which} ON {table} TO {role};".replace("%%", "%"))
+        kind = "SCHEMA " if name == "USAGE" else ""
+        statements.append(f"GRANT {name}{which} ON {kind}{table} TO {role};".replace("%%", "%"))
     return statements
 
 
@@ -219,6 +228,17 @@ def _require_key(store: Store, table: Table) -> None:
         raise _refusal(
             store,
             _("Rows of %(table)s have no key (%(key)s), so that they can't be told apart. Give each of them one."),
+            table=table.name,
+            key=name,
+        )
+    if (
+        store.vendor == "sqlite"
+        and rows.may_be_real(table[name].type)
+        and store.query(f"SELECT 1 FROM {table.sql} WHERE typeof({key}) = 'real' LIMIT 1")
+    ):
+        raise _refusal(
+            store,
+            _("A key of %(table)s is a fraction, and the console can't name such a row. Store %(key)s as text."),
             table=table.name,
             key=name,
         )
@@ -363,6 +383,16 @@ def changed_columns(trigger: TriggerInfo) -> set[str]:
 
 def _plain(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def may_refuse_a_row(store: Store, table: str) -> bool:
+    """Return whether a row of `table` that is there might not be inserted again, although others are."""
+    if any(not one.rule for one in store.triggers(table, "INSERT")):
+        return True
+    if store.vendor == "sqlite":  # keys and checks may be older than their enforcement
+        return any(one.child == table for one in store.foreign_keys) or store.has_checks(table)
+    sql = "SELECT 1 FROM pg_constraint WHERE conrelid = %s::bigint::oid AND NOT convalidated LIMIT 1"
+    return bool(store.query(sql, [store.tables[table].oid]))
 
 
 def _undo_obstacles(store: Store, targets: Sequence[Target]) -> Iterator[str]:

@@ -98,6 +98,11 @@ def is_numbered(store: Store, table: str) -> bool:
     return _affinity(column.type) == "INTEGER"
 
 
+def may_be_real(declared: str) -> bool:
+    """Return whether a SQLite column of this type may hold a fraction as a number."""
+    return _affinity(declared) in {"REAL", "NUMERIC", "BLOB"}
+
+
 def plain_key(key: Any) -> Key:
     """Return a key as before-images keep it: PostgreSQL's driver also gives UUIDs and decimals."""
     if type(key) is UndecodableText:
@@ -116,7 +121,7 @@ def write(store: Store, change: Write) -> int:
         _require_single(store, change)
     met = int(getattr(sql, change.kind)(change))
     if met != len(change.rows):
-        _require_met(store, change)
+        _require_met(store, change, met)
     return len(change.rows)
 
 
@@ -179,15 +184,18 @@ def _key(store: Store, table: str) -> str:
     return quote(store.key_column(table))
 
 
-def _require_met(store: Store, change: Write) -> None:
+def _require_met(store: Store, change: Write, met: int) -> None:
     """Find the rows that a statement did not write: others have changed them, or the database ignored the write."""
     found = read(store, change.table, change.columns, [row[0] for row in change.rows])
     fired = any(one.before for one in store.triggers(change.table, change.kind.upper()))
     unmet: dict[RowKey, Exception | None] = {}
     refused: dict[RowKey, Exception] = {}
-    for key, old, new in change.rows:
+    as_asked = [key for key, _old, new in change.rows if found.get(key) == store.raw(new)]
+    # More of them than were written: another client has written some of them the same way.
+    ours = set(as_asked) if fired or len(as_asked) == met else set()
+    for key, old, _new in change.rows:
         now = found.get(key)
-        if fired and now == store.raw(new):  # the trigger has written the row itself
+        if key in ours:
             continue
         if now == store.raw(old):
             refused[change.table, key] = _ignored(store, change)
@@ -210,6 +218,17 @@ def _ignored(store: Store, change: Write) -> WriteIgnored:
     return WriteIgnored(_("%(table)s ignored the write, without an error.") % {"table": change.table})
 
 
+def _altered(store: Store, change: Write, values: Iterable[tuple[str, Any, Any]]) -> ValueAltered:
+    names = "; ".join(f"{name}: {_short(given)} → {_short(held)}" for name, given, held in values)
+    return ValueAltered(
+        _(
+            "%(table)s stored another value than it was given (%(names)s). "
+            "Nothing was changed in this row. Cause: %(cause)s."
+        )
+        % {"table": change.table, "names": names, "cause": _cause(store, change)}
+    )
+
+
 def _cause(store: Store, change: Write) -> str:
     names = [one.name for one in store.triggers(change.table, change.kind.upper())]
     if names:
@@ -228,18 +247,12 @@ def _require_written(store: Store, change: Write) -> None:
         if now is None or new is None or now == store.raw(old):
             refused[change.table, key] = _ignored(store, change)
             continue
-        names = [
-            f"{name}: {_short(given)} → {_short(held)}"
+        differing = [
+            (name, given, held)
             for name, given, held in zip(change.columns, store.raw(new) or (), now, strict=True)
             if not _same((given,), (held,))
         ]
-        refused[change.table, key] = ValueAltered(
-            _(
-                "%(table)s stored another value than it was given (%(names)s). "
-                "Nothing was changed in this row. Cause: %(cause)s."
-            )
-            % {"table": change.table, "names": "; ".join(names), "cause": _cause(store, change)}
-        )
+        refused[change.table, key] = _altered(store, change, differing)
     if refused:
         raise RowsChanged(refused=refused)
 
@@ -294,7 +307,8 @@ class _SQLite:
         return f"{name} IN ({', '.join(['%s'] * len(keys))})", list(keys)
 
     def read(self, table: str, columns: Sequence[str], keys: list[Key]) -> dict[Key, Values]:
-        raw = ", ".join(f"+t.{quote(column)}" for column in columns)
+        # An alias of ours: the driver converts what a column's name seems to ask for, as in "at [timestamp]".
+        raw = ", ".join(f"+t.{quote(column)} AS c{place}" for place, column in enumerate(columns))
         found: dict[Key, Values] = {}
         for part in self.portions(keys):
             condition, values = self.key_condition(table, "t", part)
@@ -422,19 +436,40 @@ class _PostgreSQL:
             return change
         arrays = [[row[2][place] for row in rows if row[2] is not None] for place in places]
         names = [f"c{place}" for place in places]
-        casts = ", ".join(f"(v.{name}::{types[place]})::text" for name, place in zip(names, places, strict=True))
+        casts = [f"(v.{name}::{types[place]})::text" for name, place in zip(names, places, strict=True)]
+        kept = [self._kept(change, place, name) for name, place in zip(names, places, strict=True)]
         texts = self.store.query(
-            f"SELECT {casts} FROM unnest({', '.join(['%s::text[]'] * len(names))}) "
+            f"SELECT {', '.join([*casts, *kept])} FROM unnest({', '.join(['%s::text[]'] * len(names))}) "
             f"WITH ORDINALITY AS v({', '.join(names)}, place) ORDER BY v.place",
             arrays,
         )
         normal: list[tuple[Key, Values | None, Values | None]] = []
+        refused: dict[RowKey, Exception] = {}
         for (key, old, new), text in zip(rows, texts, strict=True):
             values = list(new or ())
-            for place, value in zip(places, text, strict=True):
+            for place, value, same in zip(places, text[: len(places)], text[len(places) :], strict=True):
+                if not same:
+                    name, given = change.columns[place], values[place]
+                    refused[change.table, key] = _altered(self.store, change, [(name, given, value)])
                 values[place] = value
             normal.append((key, old, tuple(values)))
+        if refused:
+            raise RowsChanged(refused=refused)
         return Write(change.table, change.columns, normal)
+
+    def _kept(self, change: Write, place: int, name: str) -> str:
+        """The condition that a type keeps all of a value's text: a date drops the time, a name what is too long."""
+        column = self.store.tables[change.table][change.columns[place]]
+        cast = f"v.{name}::{self._type(change.table, change.columns[place])}"
+        if column.base in {"timestamp without time zone", "timestamp with time zone", "date"}:
+            return f"({cast})::timestamptz IS NOT DISTINCT FROM v.{name}::timestamptz"
+        if column.base in {"numeric", "real", "double precision"}:
+            return f"({cast})::text::numeric IS NOT DISTINCT FROM v.{name}::numeric"
+        if column.base == "bpchar":
+            return f"({cast})::text IS NOT DISTINCT FROM rtrim(v.{name})"
+        if column.category in {"S", "D", "Z"}:
+            return f"({cast})::text IS NOT DISTINCT FROM v.{name}"
+        return "true"
 
     def may_alter(self, change: Write) -> bool:
         """Whether a value may be stored differently: a length or precision rounds it, a trigger replaces it."""
@@ -522,7 +557,10 @@ def references(
     key, child = _key(store, table), known_table(store, reference)
     shown = f"c.{_key(store, child)}" if child else "NULL"
     on = " AND ".join(
-        f"c.{quote(one)} = p.{quote(other)}" for one, other in zip(reference.columns, reference.referred, strict=True)
+        f"p.{quote(other)} {operator} c.{quote(one)}{collation}"
+        for one, other, operator, collation in zip(
+            reference.columns, reference.referred, reference.operators, reference.collations, strict=True
+        )
     )
     found: dict[Key, list[Any]] = {}
     for part in sql.portions(keys):
@@ -558,6 +596,7 @@ def children_first(store: Store, change: Write) -> Write:
     if not own or len(change.rows) < 2:
         return change
     places = {name: place for place, name in enumerate(change.columns)}
+    own = [one for one in own if places.keys() >= {*one.columns, *one.referred}]
     rows = {row[0]: row for row in change.rows}
     parents: dict[Key, set[Key]] = {}
     for one in own:

@@ -220,7 +220,7 @@ class Store:
 
     def is_parent(self, key: ForeignKey, table: str) -> bool:
         """Return whether `key` refers to `table`."""
-        return key.parent_oid == self.tables[table].oid if self.vendor == "postgresql" else key.parent == table
+        return key.parent_oid in self.tables[table].family if self.vendor == "postgresql" else key.parent == table
 
     def key_column(self, table: str) -> str:
         """The column by which rows of `table` are named: the model's key, else the primary key."""
@@ -334,6 +334,11 @@ class Store:
         with self.connection.cursor() as cursor:
             cursor.execute(_INDEXES[self.vendor], [table])
             return sorted({name for name, column in cursor.fetchall() if column in wanted})
+
+    def has_checks(self, table: str) -> bool:
+        """Return whether a SQLite table declares a CHECK, which rows from before may not meet."""
+        rows = self.query("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = %s COLLATE NOCASE", [table])
+        return "CHECK" in str(rows[0][0] if rows else "").upper()
 
     def is_indexed_by_rowid(self, table: str) -> bool:
         """Return whether a virtual table of SQLite, such as a full-text index, may refer to rows by their rowid."""
