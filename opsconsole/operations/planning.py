@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from itertools import takewhile
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +25,7 @@ from opsconsole.stores.rows import Key, Write, plain_key
 from opsconsole.stores.sqlite import UndecodableText
 from opsconsole.stores.store import Store
 
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")
 SHOWN_CHARACTERS = 500
 SHOWN_BEFORE = 80  # characters of a long value before the first that differs
 OUTCOMES = ("changed", "skipped", "unfit", "set_aside")
@@ -312,8 +314,23 @@ def digest_of(outcome: Outcome, unit: Any) -> str:
     """Return a digest of what becomes of a unit and of what that stands on; empty where it stays as it is."""
     if not isinstance(outcome, Changed):
         return ""
-    stands_on = outcome.rows or str(unit)  # an action has no rows: its unit has the columns that it reads
-    return hashlib.sha256(orjson.dumps([outcome.reason, stands_on], default=str)).hexdigest()[:16]
+    # An action has no rows: its unit has the columns that it reads.
+    stands_on: Any = outcome.rows if outcome.rows else [outcome.detail, _comparable(unit)]
+    told = orjson.dumps([outcome.reason, stands_on], default=str, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    return hashlib.sha256(told).hexdigest()[:16]
+
+
+def _comparable(value: Any) -> Any:
+    """A value as another process sees it too: sets are sorted, and objects have no address."""
+    if isinstance(value, Mapping):
+        return {str(key): _comparable(one) for key, one in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(str(_comparable(one)) for one in value)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_comparable(one) for one in value]
+    if is_dataclass(value):
+        return {one.name: _comparable(getattr(value, one.name)) for one in fields(value)}
+    return _ADDRESS.sub("", str(value))
 
 
 def moved_units(planned: Plan, pinned: Mapping[Key, str]) -> list[Key]:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from django.db import connections
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
@@ -45,7 +46,8 @@ def connection_parameters(store: Store, cursor: type = psycopg.Cursor) -> dict[s
     """Return the keyword arguments for `psycopg.connect` to `store`, with its settings and its password."""
     from opsconsole.stores.postgresql.base import raw_parameters
 
-    found = raw_parameters(store.connection)
+    # A wrapper of its own, which opens nothing: the store's belongs to its thread, and not to an event loop.
+    found = raw_parameters(connections.create_connection(store.alias))
     return parameters({**{name: found[name] for name in found if name not in _DJANGO_ONLY}, "cursor_factory": cursor})
 
 
@@ -65,7 +67,7 @@ async def connect_async(store: Store, **options: Any) -> psycopg.AsyncConnection
 
 def is_pooler(store: Store) -> bool:
     """Return whether the store is reached through a pooler in transaction mode."""
-    return bool(store.connection.settings_dict["OPTIONS"].get("pooler"))
+    return bool(connections.settings[store.alias]["OPTIONS"].get("pooler"))
 
 
 def _set_local(settings: Mapping[str, str]) -> sql.Composed:
