@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -132,6 +133,37 @@ def test_a_password_authenticates_on_a_terminal(production: None, bob: User, ali
     call_command("runs", "approve", run.pk, "--user", "alice")
     run.refresh_from_db()
     assert run.status == Status.QUEUED
+
+
+@pytest.mark.parametrize("part", ["planned", "confirmed", "scheduled", "other"])
+def test_the_shell_lists_what_waits_for_this_person(
+    production: None, bob: User, alice: User, monkeypatch: pytest.MonkeyPatch, capsys: Any, part: str
+) -> None:
+    carol, dora = operator("carol"), operator("dora")
+    run = waiting(bob, carol)
+    Run.objects.filter(pk=run.pk).update(changed_by=dora)
+    runs.draft(plan_whole(operation_called(CLEAN)), acting(alice))  # planned, it waits for nobody
+    person = {"planned": bob, "confirmed": carol, "scheduled": dora, "other": alice}[part]
+    monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.make(person, "test"))
+    call_command("runs", "list", "--awaiting-me", "--json")
+    listed = json.loads(capsys.readouterr().out)["runs"]
+    assert [entry["run"] for entry in listed] == ([run.pk] if part == "other" else [])
+    call_command("runs", "list", "--awaiting-me")
+    assert (CLEAN in capsys.readouterr().out) == (part == "other")
+
+
+@pytest.mark.parametrize("environment_name", ["development", "production"])
+def test_what_waits_for_nobody_in_particular_is_not_listed(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, environment_name: str
+) -> None:
+    environment(settings, environment_name)
+    with pytest.raises(CommandError, match="need.* an account") as refused:
+        call_command("runs", "list", "--awaiting-me")
+    assert refused.value.returncode == 2
+    vera = User.objects.create_user("vera")
+    monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.make(vera, "test"))
+    with pytest.raises(CommandError, match="vera may not do this"):
+        call_command("runs", "list", "--awaiting-me")
 
 
 def test_no_variable_makes_another_system_user(monkeypatch: pytest.MonkeyPatch) -> None:

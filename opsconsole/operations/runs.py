@@ -405,6 +405,12 @@ def refusal_to_approve(run: Run, actor: Actor) -> str:
     return next((sentence % values for sentence, is_theirs in parts.items() if is_theirs), "")
 
 
+def awaiting(actor: Actor) -> list[Run]:
+    """Return the runs that wait for an approval which this person may give, newest first."""
+    waiting = Run.objects.filter(status=Status.AWAITING_APPROVAL).order_by("-pk")
+    return [run for run in waiting if not refusal_to_approve(run, actor)]
+
+
 def _lock_keys(run: Run) -> tuple[list[str], list[str]]:
     """Return the tables that a run locks, and the keys in them; none: the whole tables."""
     cls = registry.operation(run.operation)

@@ -48,6 +48,12 @@ class Command(ConsoleCommand):
         self.verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
         listing = self._verb("list", _("newest first"), "runs list", "runs list --json --limit 100")
         listing.add_argument("--limit", type=_positive, metavar="N", help=_("how many; 50 by default, with --json all"))
+        listing.add_argument(
+            "--awaiting-me",
+            action="store_true",
+            help=_("only those that wait for an approval which the account may give"),
+        )
+        add_user_flag(listing)
         add_json_flag(listing)
         add_json_flag(self._verb_of_run("show", _("a run as it stands now")))
         for name, text in (
@@ -106,12 +112,12 @@ class Command(ConsoleCommand):
 
     def _list(self, options: dict[str, Any]) -> None:
         output = _output(options)
-        runs = Run.objects.order_by("-pk")
         limit = options["limit"] or (None if options["json"] else SHOWN_RUNS)
+        listed: Any = _awaiting(options["user"]) if options["awaiting_me"] else Run.objects.order_by("-pk")
+        found = list(listed[:limit])
         if options["json"]:
-            output.json({"runs": [line_of(run) for run in runs[:limit]]})
+            output.json({"runs": [line_of(run) for run in found]})
             return
-        found = list(runs[:limit])
         rows = [
             (
                 str(run.pk),
@@ -138,7 +144,7 @@ class Command(ConsoleCommand):
             _("created at"),
         )
         output.table([heading, *rows], right=(0, 4, 5, 6), heading=True)
-        more = runs.count() - len(found)
+        more = (len(listed) if options["awaiting_me"] else listed.count()) - len(found)
         if more > 0:
             output.line(_("… and %(count)s more: --limit N shows them.") % {"count": figure(more)})
 
@@ -256,6 +262,18 @@ class Command(ConsoleCommand):
 
     def _retry(self, options: dict[str, Any]) -> None:
         _about(options, "operations.retry_set_aside", execute=not options["dry_run"], asks=False)
+
+
+def _awaiting(name: str | None) -> list[Run]:
+    actor = shell_actor(name, "operations.approve_run")
+    if actor.user is None:
+        raise Refused(
+            _(
+                "Approvals need an account. Set OPSCONSOLE_TOKEN, give --user on a terminal, "
+                "or have your system user linked with `accounts link`."
+            )
+        )
+    return runs.awaiting(actor)
 
 
 def _steer(options: dict[str, Any], verb: Callable[..., Any], permission: str = "operations.operate_run") -> None:
