@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.cookiejar
+import os
 import signal
 import socket
 import sqlite3
@@ -28,7 +29,8 @@ from tests.shell import ROOT, Shell
 
 LOCKED_PAGES = ["/admin/audits/taskaudit/", "/admin/tasks/helixjob/"] * 3
 OTHER_PAGES = ("/admin/", "/admin/tasks/testrecord/", "/admin/operations/run/", "/metrics", "/readyz")
-LOCKED_SECONDS = 12.0
+# How long the locks are held. The proof of the documentation: SLOW_STORE_SECONDS=60.
+LOCKED_SECONDS = float(os.environ.get("SLOW_STORE_SECONDS", "12"))
 
 # An account that is signed in, and four runs of the stores that will be locked: their messages lie in the future.
 PREPARE = """
@@ -223,8 +225,8 @@ def test_one_slow_store_does_not_stop_the_rest(console: tuple[Shell, str, Path],
         for name, usual, then in (("pages", usual_pages, pages), ("runs", usual_runs, runs)):
             before, during = statistics.median(usual), statistics.median(then)
             with capsys.disabled():
-                words = f"{before:.3f} s, with two locked stores {during:.3f} s, ratio {during / before:.2f}"
-                sys.stdout.write(f"\n{name}: {words}\n")
+                words = f"{before:.3f} s, while two stores are locked {during:.3f} s, ratio {during / before:.2f}"
+                sys.stdout.write(f"\n{name}: {words} (locked for {held:.0f} s)\n")
             assert during < 1.5 * before + 0.5
             assert max(then) < held / 2
 

@@ -51,7 +51,7 @@ class Command(ConsoleCommand):
         listing.add_argument(
             "--awaiting-me",
             action="store_true",
-            help=_("only those that wait for an approval which the account may give"),
+            help=_("only those that this account may approve now"),
         )
         add_user_flag(listing)
         add_json_flag(listing)
