@@ -26,6 +26,7 @@ from unfold.views import ChangeList
 
 from opsconsole.display import environment_label, figure
 from opsconsole.operations.models import Hold
+from opsconsole.operations.runs import actor_of, record
 from opsconsole.stores.router import DEFAULT, store_of
 from opsconsole.stores.store import TITLES
 
@@ -75,6 +76,10 @@ class ConsoleModelAdmin(ModelAdmin):
             return False
         return bool(super().lookup_allowed(lookup, value, request))
 
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Django's delete is off: rows go by a planned run, accounts are deactivated, tokens are revoked."""
+        return False
+
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         response: Any = super().changelist_view(request, extra_context)
         context = getattr(response, "context_data", None)
@@ -83,16 +88,29 @@ class ConsoleModelAdmin(ModelAdmin):
         return response  # type: ignore[no-any-return]
 
 
+class AuditedMixin:
+    """Rows of which each addition and change is an entry of the audit log, with the names of the fields."""
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        self._record("added", request, obj, message)
+        return super().log_addition(request, obj, message)  # type: ignore[misc]
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        self._record("changed", request, obj, message)
+        return super().log_change(request, obj, message)  # type: ignore[misc]
+
+    def _record(self, verb: str, request: HttpRequest, obj: Any, message: Any) -> None:
+        name = "account" if isinstance(obj, User) else obj._meta.model_name
+        record(None, f"{name}_{verb}", actor_of(request), **{name: str(obj)}, message=message)
+
+
 class ViewOnlyMixin:
-    """Rows that nobody adds, edits or deletes by hand."""
+    """Rows that nobody adds or edits by hand."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
 
@@ -217,7 +235,7 @@ admin.site.unregister(Group)
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ConsoleModelAdmin):  # type: ignore[misc, type-arg]
+class UserAdmin(AuditedMixin, DjangoUserAdmin, ConsoleModelAdmin):  # type: ignore[misc, type-arg]
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
@@ -234,5 +252,5 @@ class UserAdmin(DjangoUserAdmin, ConsoleModelAdmin):  # type: ignore[misc, type-
 
 
 @admin.register(Group)
-class GroupAdmin(DjangoGroupAdmin, ConsoleModelAdmin):  # type: ignore[misc]
+class GroupAdmin(AuditedMixin, DjangoGroupAdmin, ConsoleModelAdmin):  # type: ignore[misc]
     filter_horizontal = ()

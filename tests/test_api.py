@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from opsconsole.api import console
 from opsconsole.api.models import Token, digest
+from opsconsole.operations.models import Event
 
 pytestmark = pytest.mark.django_db(transaction=True)
 DOCUMENT = "/api/v1/openapi.json"
@@ -113,7 +114,12 @@ def test_made_in_the_admin_and_shown_once(client, alice, bob):
     assert secret not in client.get(reverse("admin:api_token_changelist")).content.decode()
     assert secret not in client.get(reverse("admin:api_token_change", args=[token.pk])).content.decode()
     assert Client().get(DOCUMENT, headers=bearer(secret)).status_code == 200
-    client.post(reverse("admin:api_token_delete", args=[token.pk]), {"post": "yes"})
+    revoke = {"action": "revoke", "_selected_action": [token.pk]}
+    page = client.post(reverse("admin:api_token_changelist"), revoke, follow=True).content.decode()
+    assert "1 token is revoked." in page
+    client.post(reverse("admin:api_token_changelist"), revoke)
+    assert [event.who for event in Event.objects.filter(verb="token_revoked")] == ["alice"]
+    assert Event.objects.get(verb="token_added").detail["token"] == str(token)
     assert Client().get(DOCUMENT, headers=bearer(secret)).status_code == 401
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from django.contrib.auth.models import Group
+from django.contrib import admin
+from django.contrib.auth.models import Group, User
+from django.test import RequestFactory
 from django.urls import reverse
 
+from opsconsole.operations.models import Event
 from opsconsole.people import OPERATORS, VIEWERS, make_groups
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -48,3 +51,44 @@ def test_nobody_gets_in_without_a_login(client):
     for address in ("/", "/admin/", "/admin/operations/", "/admin/operations/run/", "/admin/audits/taskaudit/"):
         answer = client.get(address, follow=True)
         assert answer.redirect_chain[-1][0].startswith(reverse("admin:login"))
+
+
+# --- Django's delete is off ---------------------------------------------------------------------------------
+
+REGISTERED = {model._meta.label_lower: (model, found) for model, found in admin.site._registry.items()}
+
+
+@pytest.mark.parametrize("label", REGISTERED)
+def test_no_admin_has_djangos_delete(alice, label):
+    """Not even for a superuser, not even through a form of another table."""
+    _model, model_admin = REGISTERED[label]
+    request = RequestFactory().get("/")
+    request.user = alice
+    assert not model_admin.has_delete_permission(request)
+    assert "delete_selected" not in model_admin.get_actions(request)
+    for inline in model_admin.get_inline_instances(request):
+        assert not inline.has_delete_permission(request)
+
+
+@pytest.mark.parametrize("model", [User, Group])
+def test_accounts_and_groups_stay(client, alice, bob, model):
+    client.force_login(alice, backend="django.contrib.auth.backends.ModelBackend")
+    kept = bob if model is User else Group.objects.get(name=OPERATORS)
+    name = f"admin:auth_{model._meta.model_name}"
+    assert client.post(reverse(f"{name}_delete", args=[kept.pk]), {"post": "yes"}).status_code == 403
+    chosen = {"action": "delete_selected", "_selected_action": [kept.pk], "post": "yes"}
+    client.post(reverse(f"{name}_changelist"), chosen)
+    assert model.objects.filter(pk=kept.pk).exists()
+
+
+def test_an_account_is_deactivated_and_the_audit_log_says_by_whom(client, alice, bob):
+    client.force_login(alice, backend="django.contrib.auth.backends.ModelBackend")
+    fields = {"username": "bob", "first_name": "", "last_name": "", "email": "", "is_staff": "on"}
+    page = client.post(reverse("admin:auth_user_change", args=[bob.pk]), fields)
+    assert page.status_code == 302, page.content.decode()[-3000:]
+    bob.refresh_from_db()
+    assert not bob.is_active
+    event = Event.objects.get(verb="account_changed")
+    assert (event.who, event.detail["account"]) == ("alice", "bob")
+    assert "Active" in str(event.detail["message"])
+    assert sign_in(client, "bob", "correct horse").status_code == 200

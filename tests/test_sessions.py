@@ -13,6 +13,7 @@ from django.utils import timezone
 from opsconsole.api import auth
 from opsconsole.api.models import Scope, Session, Token
 from opsconsole.api.sessions import STARTED, USED
+from opsconsole.operations.models import Event
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
 ELSEWHERE: dict[str, Any] = {"REMOTE_ADDR": "203.0.113.9", "HTTP_USER_AGENT": "Firefox on <b>Debian</b>"}
@@ -83,6 +84,12 @@ def test_everybody_lists_and_revokes_their_own(alice: Any, bob: Any, charlie: An
     assert "bob" in alices.get(reverse("sessions")).content.decode()
     alices.post(reverse("sessions"), {"session": handles[bobs.session.session_key]})
     assert not is_in(bobs)
+    assert [
+        (event.who, event.detail["account"]) for event in Event.objects.filter(verb="session_revoked").order_by("pk")
+    ] == [
+        ("bob", "bob"),
+        ("alice", "bob"),
+    ]
     assert is_in(signed_in("charlie"))
     assert Client().get(reverse("sessions")).status_code == 302
 

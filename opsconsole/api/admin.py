@@ -1,29 +1,51 @@
-"""Tokens: made for an account, shown once, revoked by deleting them."""
+"""Tokens: made for an account, shown once, revoked at any time."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.contrib import admin
+from django.db import transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
-from opsconsole.admin import ConsoleModelAdmin
+from opsconsole.admin import AuditedMixin, ConsoleModelAdmin
 from opsconsole.api.models import Token
-from opsconsole.display import moment
+from opsconsole.display import figure, moment
+from opsconsole.operations.runs import actor_of, record
 
 
 @admin.register(Token)
-class TokenAdmin(ConsoleModelAdmin):
+class TokenAdmin(AuditedMixin, ConsoleModelAdmin):
     list_display = ("name", "user", "scope", "begins", "made", "used", "expires")
     list_select_related = ("user",)
     search_fields = ("name", "user__username")
     search_help_text = gettext_lazy("Searches names of tokens and accounts.")
     fields = ("user", "name", "scope", "expires_at")
     autocomplete_fields = ("user",)
+    actions = ("revoke",)
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("api.delete_token")
+
+    @admin.action(description=gettext_lazy("Revoke"), permissions=["revoke"])
+    def revoke(self, request: HttpRequest, tokens: QuerySet[Token]) -> None:
+        """End the chosen tokens now; `operations.prune_logins` removes them later."""
+        count = 0
+        with transaction.atomic():
+            for token in tokens.select_related("user"):
+                if token.end():
+                    record(
+                        None, "token_revoked", actor_of(request), token=str(token), account=token.user.get_username()
+                    )
+                    count += 1
+        text = ngettext("%(count)s token is revoked.", "%(count)s tokens are revoked.", count)
+        self.message_user(request, text % {"count": figure(count)})
 
     @admin.display(description=gettext_lazy("begins with"))
     def begins(self, token: Token) -> str:
@@ -39,7 +61,10 @@ class TokenAdmin(ConsoleModelAdmin):
 
     @admin.display(description=gettext_lazy("expires at"), ordering="expires_at")
     def expires(self, token: Token) -> str:
-        return moment(token.expires_at) if token.expires_at else _("never")
+        if token.expires_at is None:
+            return _("never")
+        ended = token.expires_at <= timezone.now()
+        return _("%(at)s, ended") % {"at": moment(token.expires_at)} if ended else moment(token.expires_at)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False  # another account or another end is another token

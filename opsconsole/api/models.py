@@ -70,6 +70,15 @@ class Token(models.Model):
         self.begins_with, self.digest = secret[:SHOWN_CHARACTERS], digest(secret)
         return secret
 
+    def end(self) -> bool:
+        """Expire now, for good; return whether it was good until now."""
+        now = timezone.now()
+        if self.expires_at is not None and self.expires_at <= now:
+            return False
+        self.expires_at = now
+        self.save(update_fields=("expires_at",))
+        return True
+
     @classmethod
     def make(cls, user: Any, name: str, **fields: Any) -> str:
         """A token for `user`, saved; returns its secret."""

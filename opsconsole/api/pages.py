@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-
 from django.contrib import admin, messages
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -13,8 +12,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods
 
 from opsconsole.api.models import Session
-
-logger = logging.getLogger(__name__)
+from opsconsole.operations.runs import actor_of, record
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -26,8 +24,10 @@ def sessions(request: HttpRequest) -> HttpResponse:
         if chosen is None:
             messages.error(request, _("This session has ended already."))
         else:
-            chosen.delete()
-            logger.info("%s revoked a session of %s", request.user.get_username(), chosen.user)
+            with transaction.atomic():
+                chosen.delete()
+                account, address = str(chosen.user), chosen.address
+                record(None, "session_revoked", actor_of(request), account=account, address=address)
             messages.success(request, _("The session is revoked."))
         return redirect("sessions")
     context = {

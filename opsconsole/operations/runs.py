@@ -22,6 +22,7 @@ from django.db import (
     transaction,
 )
 from django.db.models import Q
+from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
@@ -93,6 +94,12 @@ class Actor:
     origin: str
     trigger: Trigger
     user: User | None = None
+
+
+def actor_of(request: HttpRequest) -> Actor:
+    """Return who asks on a page."""
+    name = request.user.get_username()
+    return Actor(name, request.META.get("REMOTE_ADDR", ""), Trigger.ADMIN, request.user)  # type: ignore[arg-type]
 
 
 # --- confirming ---------------------------------------------------------------------------------------

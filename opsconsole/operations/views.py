@@ -18,7 +18,7 @@ from unfold.widgets import CHECKBOX_CLASSES, INPUT_CLASSES, SELECT_CLASSES
 
 from opsconsole.operations import jobs, planning, registry, runs
 from opsconsole.operations.base import Operation, Risk
-from opsconsole.operations.models import Run, Status, Trigger
+from opsconsole.operations.models import Run, Status
 from opsconsole.operations.pages import (
     REFUSALS,
     Changes,
@@ -30,7 +30,7 @@ from opsconsole.operations.pages import (
     plan_differences,
 )
 from opsconsole.operations.registry import UnknownOperation
-from opsconsole.operations.runs import Actor, PlanDrifted
+from opsconsole.operations.runs import Actor, PlanDrifted, actor_of
 from opsconsole.operations.selection import Selection
 from opsconsole.stores.store import StoreUnusable
 
@@ -53,11 +53,6 @@ def needs(permission: str) -> Callable[[View], View]:
         return checked
 
     return decorate
-
-
-def actor_of(request: HttpRequest) -> Actor:
-    name = request.user.get_username()
-    return Actor(name, request.META.get("REMOTE_ADDR", ""), Trigger.ADMIN, request.user)  # type: ignore[arg-type]
 
 
 def _render(request: HttpRequest, template: str, title: str, *, status: int = 200, **context: Any) -> HttpResponse:

@@ -148,9 +148,6 @@ class EditableStoreAdmin(StoreModelAdmin):
         asked = request.method == "POST" or "edit" in request.GET
         return self.may(request, "change") and (obj is None or asked)
 
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False  # deleting is a planned run: `operations.delete_rows`
-
     def has_edit_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         return self.may(request, "change") and "edit" not in request.GET
 
