@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.management import call_command
 
 from opsconsole.operations import jobs, planning, runs
@@ -46,19 +47,26 @@ def test_a_schedule_starts_one_run_per_task(make_roadmaps: Any, settings: Any) -
         call_command("recover_interrupted_tasks")
 
 
-def test_in_production_the_schedule_was_agreed_to(make_roadmaps: Any, settings: Any) -> None:
-    """Whoever switches the schedule on agrees to what it starts; a person's own recovery needs a second one."""
+def test_in_production_a_second_person_approves_what_the_schedule_starts(
+    make_roadmaps: Any, settings: Any, alice: User, bob: User
+) -> None:
+    """The account that changed the schedule last can't; the approval covers the run of each task."""
     settings.PRODUCTION = True
     maker = Maker()
     maker.roadmap("r", [concept("a")])
     maker.task("t", "r", created_at=minutes_ago(100), updated_at=minutes_ago(50))
     store = make_roadmaps("sqlite", maker.rows)
     begin(address_of(store), "t")
-    actor = Actor("schedule", "here", Trigger.SCHEDULE)
+    schedule = Actor("schedule", "here", Trigger.SCHEDULE)
     planned = planning.plan(operation_called("roadmaps.recover_interrupted", store))
-    work(runs.confirm(runs.draft(planned, actor), actor, background=False))
+    run = runs.draft(planned, schedule, changed_by=bob)
+    assert runs.confirm(run, schedule, background=True).status == Status.AWAITING_APPROVAL
+    with pytest.raises(UnableToRun, match="You last changed the schedule"):
+        runs.approve(run, Actor("bob", "here", Trigger.SHELL, bob))
+    runs.approve(run, Actor("alice", "here", Trigger.ADMIN, alice))
+    work(runs.claim(Run.objects.get(pk=run.pk)))
     started = Run.objects.get(operation=NAME)
-    assert started.status == Status.QUEUED
+    assert (started.status, started.approved_by, started.changed_by) == (Status.QUEUED, alice, bob)
     for keys, held in (["t"], True), (["other"], False):
         mine = runs.draft(planning.plan(operation_called(NAME, store), Selection(keys)), TESTER)
         if held:
@@ -66,3 +74,12 @@ def test_in_production_the_schedule_was_agreed_to(make_roadmaps: Any, settings: 
                 runs.confirm(mine, TESTER, background=False)
         else:
             assert runs.confirm(mine, TESTER, background=False).status == Status.AWAITING_APPROVAL
+
+
+def test_a_due_time_with_nothing_to_recover_asks_nobody(make_roadmaps: Any, settings: Any) -> None:
+    settings.PRODUCTION = True
+    store = make_roadmaps("sqlite", Maker().rows)
+    begin(address_of(store))
+    schedule = Actor("schedule", "here", Trigger.SCHEDULE)
+    run = runs.draft(planning.plan(operation_called("roadmaps.recover_interrupted", store)), schedule)
+    assert work(runs.confirm(run, schedule, background=False)).status == Status.SUCCEEDED

@@ -50,10 +50,10 @@ OPERATION_PREFIX = "operation: "
 # --- what people start ------------------------------------------------------------------------------------
 
 
-def confirm(run: Run, actor: Actor, checked: Sequence[str] = ()) -> Run:
+def confirm(run: Run, actor: Actor, checked: Sequence[str] = (), part_of: Run | None = None) -> Run:
     """Lock a plan's targets and queue it: both or neither."""
     with transaction.atomic():
-        runs.confirm(run, actor, background=True, checked=checked)
+        runs.confirm(run, actor, background=True, checked=checked, part_of=part_of)
         if run.status == Status.QUEUED:
             wake(run)
     return run

@@ -113,12 +113,9 @@ def needs_typing(operation: Operation) -> bool:
     return not operation.undoable or (risk == Risk.DELETE and settings.PRODUCTION)
 
 
-def needs_approval(operation: Operation, trigger: Trigger = Trigger.ADMIN) -> bool:
-    """Return whether a second person must approve. What a schedule may do outside, its switch has allowed."""
-    risk = operation.effective_risk()
-    if trigger == Trigger.SCHEDULE and risk == Risk.OUTSIDE:
-        return False
-    return risk in {Risk.DELETE, Risk.OUTSIDE} and settings.PRODUCTION
+def needs_approval(operation: Operation) -> bool:
+    """Return whether a second person must approve, whoever or whatever starts it."""
+    return operation.effective_risk() in {Risk.DELETE, Risk.OUTSIDE} and settings.PRODUCTION
 
 
 def require_environment() -> None:
@@ -244,11 +241,13 @@ def require_unchanged(run: Run, limit: int = RECOUNTED_UNITS) -> None:
         raise PlanDrifted(_("The rows have changed since the plan was made. Nothing was written."))
 
 
-def confirm(run: Run, actor: Actor, *, background: bool, checked: Sequence[str] = ()) -> Run:
+def confirm(
+    run: Run, actor: Actor, *, background: bool, checked: Sequence[str] = (), part_of: Run | None = None
+) -> Run:
     """A person says yes to a drafted plan: lock its targets, and queue it or take it at once.
 
-    `checked`: the items of the checklist that this person confirms. Raises UnableToRun when they do not
-    do, or when another run holds a target.
+    `checked`: the items of the checklist that this person confirms. `part_of`: the run that starts it, whose
+    approval covers it. Raises UnableToRun when the items do not do, or when another run holds a target.
     """
     require_environment()
     if is_held(registry.operations().get(run.operation)):
@@ -256,7 +255,10 @@ def confirm(run: Run, actor: Actor, *, background: bool, checked: Sequence[str] 
     operation = operation_of(run)
     require_grounds(run, operation, actor, checked)
     require_unchanged(run)
-    approval = needs_approval(operation, Trigger(run.trigger))
+    approver = part_of.approved_by if part_of is not None else None
+    # Only the rows that the plan would change are touched: a due time that finds none asks nobody.
+    idle = run.trigger == Trigger.SCHEDULE and not any(run.plan["reasons"].get("changed", {}).values())
+    approval = needs_approval(operation) and approver is None and not idle
     status = Status.AWAITING_APPROVAL if approval else Status.QUEUED if background else Status.RUNNING
     with transaction.atomic():
         require_free(run)
@@ -269,6 +271,7 @@ def confirm(run: Run, actor: Actor, *, background: bool, checked: Sequence[str] 
             lease_until=timezone.now() + LEASE,
             confirmed_by=actor.user,
             confirmed_at=timezone.now(),
+            approved_by=approver,
         )
         if status == Status.RUNNING:
             run.worker = this_worker()

@@ -14,7 +14,7 @@ from django.utils.translation import ngettext
 from opsconsole.display import figure
 from opsconsole.operations import jobs, planning, runs
 from opsconsole.operations.base import Changed, Outcome, Schedule, Skip
-from opsconsole.operations.models import Trigger
+from opsconsole.operations.models import Run, Trigger
 from opsconsole.operations.runs import Actor, UnableToRun
 from opsconsole.operations.selection import Selection
 from roadmaps.operations.recover_tasks import RecoverTasks
@@ -50,9 +50,10 @@ class RecoverInterrupted(RecoverTasks):
         if runs.same_command(recovery, selection) is not None:
             return Skip("under_way")
         actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
-        run = runs.draft(planning.plan(recovery, selection), actor)
+        mine = Run.objects.get(pk=self.run_id)
+        run = runs.draft(planning.plan(recovery, selection), actor, changed_by=mine.changed_by)
         try:
-            jobs.confirm(run, actor)
+            jobs.confirm(run, actor, part_of=mine)
         except UnableToRun:  # somebody has just begun it
             runs.cancel(run, actor)
             return Skip("under_way")
