@@ -195,6 +195,20 @@ def age_identity(value: str) -> str:
     return value
 
 
+def key(value: str) -> str:
+    """A key that nobody guesses."""
+    if not re.fullmatch(r"[\x21-\x2b\x2d-\x7e]{32,}", value):
+        raise ValueError("at least 32 ASCII characters without spaces and commas")
+    return value
+
+
+def former_key(value: str) -> str:
+    """A key that was in use, however short."""
+    if not re.fullmatch(r"[\x21-\x7e]+", value):
+        raise ValueError("ASCII characters without spaces")
+    return value
+
+
 def bearer_token(value: str) -> str:
     """A token that a header can carry."""
     if not re.fullmatch(r"[\x21-\x7e]+", value):

@@ -70,7 +70,9 @@ def _values() -> tuple[str, ...]:
     from django.db import connections
 
     found = [settings.SECRET_KEY, getattr(settings, "EMAIL_HOST_PASSWORD", "")]
-    found += [getattr(settings, name, "") or os.environ.get(name, "") for name in settings.SECRET_VARIABLES]
+    for name in settings.SECRET_VARIABLES:
+        value = getattr(settings, name, "") or os.environ.get(name, "")
+        found += value if isinstance(value, list) else [value]
     for config in connections.settings.values():
         # The name of the user or the database as the password is no secret, and it is found in every sentence.
         if config.get("PASSWORD") not in {config.get("USER"), config.get("NAME"), config.get("HOST")}:

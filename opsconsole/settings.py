@@ -39,6 +39,8 @@ env("OPSCONSOLE_TOKEN", read.bearer_token, "", secret=True)  # who a command act
 
 DEBUG = env("DEBUG", read.boolean, False)
 SECRET_KEY = env("SECRET_KEY", read.text, "", secret=True) or secret_key(DATA_DIR, production=PRODUCTION)
+AUDIT_LOG_KEY = env("AUDIT_LOG_KEY", read.key, "", secret=True) or SECRET_KEY  # seals the audit log
+AUDIT_LOG_KEY_FALLBACKS: list[str] = env("AUDIT_LOG_KEY_FALLBACKS", read.listed(read.former_key), [], secret=True)
 ALLOWED_HOSTS = env("ALLOWED_HOSTS", read.listed(read.allowed_host), ["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS: list[str] = env("CSRF_TRUSTED_ORIGINS", read.listed(read.origin), [])
 TRUSTED_PROXIES: list[Any] = env("TRUSTED_PROXIES", read.listed(read.proxy), [])

@@ -169,7 +169,10 @@ BAD: dict[str, list[str]] = {
         "a b",
     ],
 }
+BAD["key"] = [*BAD["bearer"], SECRET, "x" * 31, "a," + "x" * 32, f"{SECRET} " + "x" * 32, "密" * 40]
 KINDS = {
+    "AUDIT_LOG_KEY": "key",
+    "AUDIT_LOG_KEY_FALLBACKS": "bearer",
     "OPSCONSOLE_ENV_FILE": "path",
     "OPSCONSOLE_ENVIRONMENT": "choice",
     "OPSCONSOLE_DATA_DIR": "path",

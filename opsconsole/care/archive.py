@@ -22,6 +22,7 @@ from opsconsole.stores.store import StoreUnusable
 
 ENCRYPTED = ".age"
 COMPRESSED = ".gz"
+PARTIAL = ".partial"
 PORTION = 1 << 20
 GZIP_BITS = 31  # zlib's window bits, with gzip's header
 

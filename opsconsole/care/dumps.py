@@ -17,13 +17,12 @@ from django.db import OperationalError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from opsconsole.care import archive, pg_tools
+from opsconsole.care import archive, notes, pg_tools
 from opsconsole.care.models import Backup
 from opsconsole.operations import audit_log
 from opsconsole.stores.catalog import identifier, quote
 from opsconsole.stores.store import Store
 
-PARTIAL = ".partial"
 PORTION_PAGES = 4_000
 MAX_RESTARTS = 3  # of a copy that writers in a rollback journal set back; then all of it in one step
 LOCKED_SECONDS = 60.0
@@ -40,8 +39,8 @@ def write(store: Store, folder: Path, *, plain: bool, at: datetime, run_id: int 
     ending = {"sql": ".sql.gz", "sqlite": ".sqlite3.gz", "custom": ".dump"}[format_] + archive.suffix()
     number = f"-{run_id}" if run_id is not None else ""
     path = folder / f"{store.alias}-{at:%Y%m%dT%H%M%SZ}{number}{ending}"
-    partial = path.with_name(f"{path.name[: -len(ending)]}{PARTIAL}{ending}")  # its ending says how to read it
-    copy = path.with_name(f"{path.name}.copy{PARTIAL}")
+    partial = path.with_name(f"{path.name[: -len(ending)]}{archive.PARTIAL}{ending}")  # its ending says how to read it
+    copy = path.with_name(f"{path.name}.copy{archive.PARTIAL}")
     entries, head = audit_log.head()
     try:
         state_of = timezone.now()
@@ -50,6 +49,7 @@ def write(store: Store, folder: Path, *, plain: bool, at: datetime, run_id: int 
         else:
             state_of, rows = _postgresql(store, partial, plain=plain)
         digest, size = archive.file_digest(partial), partial.stat().st_size
+        notes.write(path, digest=digest, entries=entries, head=head)
         archive.publish(partial, path)
     finally:
         for left in (partial, copy, Path(f"{copy}-journal"), Path(f"{copy}-wal"), Path(f"{copy}-shm")):

@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 from opsconsole.stores.store import StoreUnusable
 
 MOST_LISTED = 500
+NOTE = ".audit"  # ends the name of the note beside a backup
 
 
 def folders() -> list[Path]:
@@ -67,6 +68,6 @@ def listed_files() -> list[str]:
     for root in folders():
         for folder, _folders, names in os.walk(root):
             for path in (Path(folder, name) for name in names):
-                if path.is_file() and not path.is_symlink():
+                if path.is_file() and not path.is_symlink() and path.suffix != NOTE:
                     found.setdefault(str(path.relative_to(root)), path.stat().st_mtime)
     return sorted(found, key=lambda name: -found[name])[:MOST_LISTED]

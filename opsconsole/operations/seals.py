@@ -1,4 +1,7 @@
-"""The seal of an entry of the audit log: an HMAC over the entry and the seal before it; its key is in no database."""
+"""The seal of an entry of the audit log: an HMAC over the entry and the seal before it; its key is in no database.
+
+New entries are sealed with AUDIT_LOG_KEY; those that AUDIT_LOG_KEY_FALLBACKS sealed before still fit.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ from contextlib import contextmanager
 from datetime import UTC
 from typing import Any
 
+from django.conf import settings
 from django.db import connections, transaction
-from django.utils.crypto import salted_hmac
+from django.utils.crypto import constant_time_compare, salted_hmac
 
-SALT = "opsconsole.audit_log"  # the key is derived from SECRET_KEY
+SALT = "opsconsole.audit_log"
 
 
 @contextmanager
@@ -33,7 +37,30 @@ def number_of(text: str) -> int:
 
 def seal_of(before: str, event: Any) -> str:
     """Return the seal of an entry that follows the one with the seal `before`."""
-    content = [
+    return seal(_content(before, event))
+
+
+def fits(before: str, event: Any) -> bool:
+    """Return whether an entry's seal is one of the present or a former key, after the seal `before`."""
+    return is_sealed(_content(before, event), event.seal)
+
+
+def seal(content: Any) -> str:
+    """Return the seal of a JSON value."""
+    return _hmac(content, settings.AUDIT_LOG_KEY)
+
+
+def is_sealed(content: Any, seal: str) -> bool:
+    keys = (settings.AUDIT_LOG_KEY, *settings.AUDIT_LOG_KEY_FALLBACKS)
+    return any(constant_time_compare(seal, _hmac(content, key)) for key in keys)
+
+
+def _hmac(content: Any, key: str) -> str:
+    return salted_hmac(SALT, json.dumps(content, sort_keys=True), secret=key, algorithm="sha256").hexdigest()
+
+
+def _content(before: str, event: Any) -> list[Any]:
+    return [
         before,
         event.number,
         event.run_id,
@@ -43,7 +70,6 @@ def seal_of(before: str, event: Any) -> str:
         event.origin,
         _plain(event.detail),
     ]
-    return salted_hmac(SALT, json.dumps(content, sort_keys=True), algorithm="sha256").hexdigest()
 
 
 def _plain(value: Any) -> Any:

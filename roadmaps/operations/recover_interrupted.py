@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.db.models import QuerySet
@@ -50,7 +50,7 @@ class RecoverInterrupted(RecoverTasks):
         if runs.same_command(recovery, selection) is not None:
             return Skip("under_way")
         actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
-        mine = Run.objects.get(pk=self.run_id)
+        mine = Run.objects.get(pk=cast(int, self.run_id))
         run = runs.draft(planning.plan(recovery, selection), actor, changed_by=mine.changed_by)
         try:
             jobs.confirm(run, actor, part_of=mine)

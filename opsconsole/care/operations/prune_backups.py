@@ -11,7 +11,8 @@ from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from opsconsole.care.dumps import PARTIAL
+from opsconsole.care import notes
+from opsconsole.care.archive import PARTIAL
 from opsconsole.care.folders import folders
 from opsconsole.care.models import Backup
 from opsconsole.care.restores import RESTORING
@@ -63,7 +64,8 @@ class PruneBackups(Act):
         return kept
 
     def act(self, unit: Any) -> Outcome:
-        Path(unit.path).unlink(missing_ok=True)
+        for file in (Path(unit.path), notes.beside(Path(unit.path))):
+            file.unlink(missing_ok=True)
         Backup.objects.filter(pk=unit.pk).delete()
         return Changed(())
 

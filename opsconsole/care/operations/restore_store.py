@@ -11,7 +11,7 @@ from django import forms
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.care import archive, dumps, pg_tools, restores
+from opsconsole.care import archive, dumps, notes, pg_tools, restores
 from opsconsole.care.folders import below, folder_of, listed_files
 from opsconsole.care.models import Backup
 from opsconsole.care.params import OnNamedStore, StoreField, choose_from
@@ -91,7 +91,8 @@ class RestoreStore(OnNamedStore, Listed, Act):
     def act(self, unit: Item) -> Outcome:
         restores.examine(self.at, self.file)
         listed = self._listed()
-        if listed is not None and archive.file_digest(self.file) != listed.digest:
+        known = {listed.digest if listed is not None else None, notes.digest_beside(self.file)} - {None}
+        if known and known != {archive.file_digest(self.file)}:
             raise restores.Unrestorable(gettext("The file is no longer as it was written: take another backup."))
         if self.beside:
             restores.restore_beside(self.at, self.file, self.beside)

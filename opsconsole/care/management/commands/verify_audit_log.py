@@ -9,8 +9,10 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.care.models import Backup
+from opsconsole.care.notes import AlteredNote, audit_notes
 from opsconsole.display import figure
 from opsconsole.operations import audit_log
+from opsconsole.operations.audit_log import Note
 from opsconsole.operations.management.base import EXIT_FAILED, ConsoleCommand, add_json_flag, require_setup
 from opsconsole.operations.management.output import Output
 
@@ -25,8 +27,7 @@ class Command(ConsoleCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         require_setup()
         output = Output(as_json=options["json"], no_color=options["no_color"])
-        noted = {backup.audit_entries or 0: backup.audit_head for backup in Backup.objects.filter(audit_entries__gt=0)}
-        broken = audit_log.first_broken(noted)
+        broken = _first_broken()
         entries, head = audit_log.head()
         if options["json"]:
             output.json({"entries": entries, "head": head, "broken": broken or None})
@@ -34,3 +35,13 @@ class Command(ConsoleCommand):
             output.line(_("%(count)s entries: each is as it was written.") % {"count": figure(entries)})
         if broken:
             raise CommandError(broken, returncode=EXIT_FAILED)
+
+
+def _first_broken() -> str:
+    listed = Backup.objects.filter(audit_entries__gt=0)
+    noted = [Note(backup.audit_entries or 0, backup.audit_head, backup.path) for backup in listed]
+    try:
+        noted += audit_notes()
+    except AlteredNote as altered:
+        return audit_log.first_broken(noted) or str(altered)
+    return audit_log.first_broken(noted)

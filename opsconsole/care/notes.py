@@ -1,0 +1,69 @@
+"""The note beside a backup: what it is, and what the audit log was when it was made.
+
+The administrator of the console's database can rewrite the list of backups, but not these files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from django.utils.translation import gettext as _
+
+from opsconsole.care import archive
+from opsconsole.care.folders import NOTE, folders
+from opsconsole.operations.audit_log import Note
+from opsconsole.operations.seals import is_sealed, seal
+from opsconsole.stores.store import StoreUnusable
+
+
+class AlteredNote(StoreUnusable):
+    """The note is not as it was written."""
+
+
+def beside(path: Path) -> Path:
+    return path.with_name(path.name + NOTE)
+
+
+def write(path: Path, *, digest: str, entries: int, head: str) -> None:
+    """Note beside the backup `path` the SHA-256 of its file, and the audit log's length and newest seal."""
+    noted = {"file": path.name, "sha256": digest, "audit_entries": entries, "audit_head": head}
+    partial = path.with_name(f"{path.name}{archive.PARTIAL}{NOTE}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w") as file:
+        json.dump({**noted, "seal": seal(noted)}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    archive.publish(partial, beside(path))
+
+
+def digest_beside(path: Path) -> str | None:
+    """Return the SHA-256 that is noted beside a backup; None where there is no note. Raises AlteredNote."""
+    note = beside(path)
+    return _read(note)["sha256"] if note.is_file() else None
+
+
+def audit_notes() -> Iterator[Note]:
+    """Yield what all notes below the configured folders say of the audit log. Raises AlteredNote."""
+    for root in folders():
+        for folder, _folders, names in os.walk(root):
+            for path in (Path(folder, name) for name in sorted(names) if name.endswith(NOTE)):
+                if archive.PARTIAL not in path.name:
+                    noted = _read(path)
+                    yield Note(noted["audit_entries"], noted["audit_head"], str(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        noted = json.loads(path.read_text())
+        sealed = noted.pop("seal")
+        if not is_sealed(noted, sealed) or f"{noted['file']}{NOTE}" != path.name:
+            raise ValueError(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise AlteredNote(
+            _("%(path)s is not as the console wrote it, or its key is missing.") % {"path": path}
+        ) from None
+    return noted  # type: ignore[no-any-return]
