@@ -161,26 +161,6 @@ class QuizMetadata(StoreModel):
         return self.quiz_id
 
 
-class Checkpoint(StoreModel):
-    """LangGraph's own table: how far a workflow is. Its savers make it; it may be absent, or in another database."""
-
-    store = "roadmaps"
-
-    pk = models.CompositePrimaryKey("thread_id", "checkpoint_ns", "checkpoint_id")
-    thread_id = models.TextField(_("task"))
-    checkpoint_ns = models.TextField()
-    checkpoint_id = models.TextField()
-
-    class Meta:
-        managed = False
-        db_table = "checkpoints"
-        verbose_name = _("checkpoint")
-        verbose_name_plural = _("checkpoints")
-
-    def __str__(self) -> str:
-        return f"{self.thread_id} {self.checkpoint_id}"
-
-
 # --- what the console keeps, in its own database -------------------------------------------------------------
 
 
