@@ -147,6 +147,7 @@ def test_an_unreachable_server_is_refused_and_its_password_kept(shell):
     listed = shell.json("stores")
     assert "secret-word" not in str(listed)
     assert [s["reachable"] for s in listed["stores"] if s["alias"] == "agentos"] == [False]
+    assert "agentos: 127.0.0.1:1/agentos can't be reached" in shell.run("stores").stdout
 
 
 def test_a_console_that_is_not_set_up_says_so(tmp_path):

@@ -162,7 +162,10 @@ class Store:
         PostgreSQL database by system identifier, oid and schema. Raises StoreUnusable where it can't be asked.
         """
         if self.path is None:
-            return self.learn_identity(self._rows)
+            try:
+                return self.learn_identity(self.query)
+            except DatabaseError as error:
+                raise self.unusable(error) from error
         real = Path(os.path.realpath(self.path))
         try:
             status = real.stat()
@@ -195,7 +198,7 @@ class Store:
         if self.path is not None:
             files = (Path(f"{self.path}{suffix}") for suffix in ("", "-wal"))
             return sum(file.stat().st_size for file in files if file.exists())
-        return int(self._rows("SELECT pg_database_size(current_database())")[0][0])
+        return int(self.query("SELECT pg_database_size(current_database())")[0][0])
 
     @cached_property
     def tables(self) -> dict[str, Table]:
@@ -325,7 +328,7 @@ class Store:
         """SQLite's, such as full-text indexes: they hold no rows of their own, and may need a module we lack."""
         if self.vendor != "sqlite":
             return []
-        rows = self._rows("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage = 0")
+        rows = self.query("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage = 0")
         return [str(row[0]) for row in rows]
 
     def indexes_on(self, table: str, columns: Iterable[str]) -> list[str]:
@@ -342,14 +345,14 @@ class Store:
 
     def is_indexed_by_rowid(self, table: str) -> bool:
         """Return whether a virtual table of SQLite, such as a full-text index, may refer to rows by their rowid."""
-        rows = self._rows("SELECT sql FROM sqlite_master WHERE type = 'table' AND rootpage = 0")
+        rows = self.query("SELECT sql FROM sqlite_master WHERE type = 'table' AND rootpage = 0")
         return any(table.lower() in str(sql).lower() for (sql,) in rows)
 
     def version(self) -> str | None:
         """The newest row of `schema_version`, as dotted numbers sort."""
         if "version" not in self.tables.get("schema_version", {}):
             return None
-        versions = [str(row[0]) for row in self._rows("SELECT version FROM schema_version")]
+        versions = [str(row[0]) for row in self.query("SELECT version FROM schema_version")]
         return max(versions, key=_dotted, default=None)
 
     def require(self, needs: dict[type[Model], Iterable[str]]) -> None:
@@ -368,7 +371,7 @@ class Store:
                     raise _read_only(self.path)
                 with transaction.atomic(using=self.alias):
                     pass
-            elif self._rows("SELECT current_setting('transaction_read_only')")[0][0] == "on":
+            elif self.query("SELECT current_setting('transaction_read_only')")[0][0] == "on":
                 raise StoreUnusable(_("%(location)s is read-only: nothing was written.") % {"location": self.location})
         except DatabaseError as error:
             raise self.unusable(error) from error
@@ -424,12 +427,6 @@ class Store:
         with self.connection.cursor() as cursor:
             cursor.executemany(sql, rows)
             return int(cursor.rowcount)
-
-    def _rows(self, sql: str) -> list[Any]:
-        try:
-            return self.query(sql)
-        except DatabaseError as error:
-            raise self.unusable(error) from error
 
 
 def _server_identity(query: Callable[[str], list[Any]]) -> str:

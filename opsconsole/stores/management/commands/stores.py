@@ -72,6 +72,8 @@ def report(store: Store) -> tuple[dict[str, Any], str]:
             "unknown": store.unknown(),
             "size_bytes": store.size(),
         }
-    except (StoreUnusable, DatabaseError, InterfaceError, OSError) as error:
+    except (DatabaseError, InterfaceError) as error:
+        return entry, str(store.unusable(error))
+    except (StoreUnusable, OSError) as error:
         return entry, str(error)
     return entry | found | {"reachable": True}, ""
