@@ -203,6 +203,10 @@ class Contract:
         else:
             self.set_row(store, row[store.key_column(self.table)], values)
 
+    def beneath(self, tables: Tables, key: Any) -> list[tuple[str, Any]]:
+        """Table and key of the rows that go with a row: they do not come back beneath another one."""
+        return []
+
     def set_row(self, store: Store, key: Any, values: Row) -> None:
         """Somebody else writes to one row."""
         assign = ", ".join(f"{name} = ?" for name in values)
@@ -559,13 +563,18 @@ class Contract:
         key = self.a_change(before, after)
         values = self.meddling(before, key)
         self.put_back(store, before[self.table][key], values)
+        beneath = self.beneath(before, key)
         planned = plan_whole(operation_called("operations.undo_run", run=run.pk))
-        assert planned.counts()["unfit"] == 1
+        assert planned.counts()["unfit"] == 1 + len(beneath)
         undone = undo(run, batch_size=7)
         before[self.table][key] |= values
+        for table, child in beneath:
+            del before[table][child]
         assert dump(store) == before
-        assert left_by(undone) == {"unfit": {"conflict": [f"{self.table} {key}"]}}
-        assert undone.changed == rows_of(run) - 1
+        unfit = {reason: sorted(labels) for reason, labels in left_by(undone).pop("unfit").items()}
+        assert unfit.pop("conflict") == [f"{self.table} {key}"]
+        assert unfit == ({"parent": sorted(f"{table} {child}" for table, child in beneath)} if beneath else {})
+        assert undone.changed == rows_of(run) - 1 - len(beneath)
 
     def test_undo_is_undone(self, store: Store, after: Tables) -> None:
         undo(undo(self.execute(store)))

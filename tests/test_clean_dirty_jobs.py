@@ -331,3 +331,7 @@ class TestCleanDirtyJobs(Contract):
 
     def with_unit_as_before(self, after: Tables, before: Tables, key: Any) -> Tables:
         return without_jobs(deepcopy(before), self.dirty - {key})
+
+    def beneath(self, tables: Tables, key: Any) -> list[tuple[str, Any]]:
+        left = without_jobs(deepcopy(tables), {key})
+        return [(table, row) for table in ("tasks", "artifacts") for row in tables[table].keys() - left[table].keys()]

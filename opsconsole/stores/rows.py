@@ -146,6 +146,11 @@ def known_rowids(store: Store, table: str, rowids: Sequence[int]) -> set[int]:
     return {rowid for (rowid,) in store.query(sql, [json.dumps(list(rowids))])}
 
 
+def highest_rowid(store: Store, table: str) -> int:
+    """Return the highest rowid of a SQLite table, 0 where it has no rows."""
+    return store.query(f"SELECT MAX({quote(store.tables[table].rowid)}) FROM {quote(table)}")[0][0] or 0
+
+
 def normalized(store: Store, change: Write) -> Write:
     """Return `change` with its new values as the database writes them: a time or a number has many texts."""
     return change if change.kind == "delete" else _statements(store).normalized(change)

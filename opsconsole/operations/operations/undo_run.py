@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -18,12 +19,24 @@ from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowCha
 from opsconsole.operations.models import Batch, Run
 from opsconsole.operations.runs import UnableToRun, run_called, store_of
 from opsconsole.stores import rows
+from opsconsole.stores.catalog import ForeignKey
 from opsconsole.stores.preflight import Target
-from opsconsole.stores.rows import Key, Values
-from opsconsole.stores.store import Store
+from opsconsole.stores.rows import Key, RowKey, Values, Write, is_bigint
+from opsconsole.stores.store import Store, text_of
 
+KEPT_BATCHES = 4  # whose images are kept unpacked
 REVERSED = {"insert": "delete", "delete": "insert", "update": "update"}
 INDEX_BITS = 20  # a unit's key: batches counted from the last one, then the row's place in its batch
+
+
+class Written(NamedTuple):
+    """A row that the run wrote: as it was (None: no such row), and as it was written."""
+
+    table: str
+    columns: tuple[str, ...]
+    key: Key
+    before: Values | None
+    written: Values | None
 
 
 class ChangedRow(NamedTuple):
@@ -36,7 +49,12 @@ class ChangedRow(NamedTuple):
     before: Values | None
     written: Values | None
     now: Values | None
-    rowid_taken: bool = False  # SQLite: another row has the rowid that this one had
+    adrift: bool = False  # it refers to a row that the run deleted and that has not come back
+    homeless: bool = False  # SQLite: another row has its rowid, and a full-text index refers to rows by it
+
+
+# Table and columns → values as compared → the rows that had them, each with its exact values.
+Index = dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], list[tuple[int, tuple[str, ...]]]]]
 
 
 class UndoRun(Operation):
@@ -52,11 +70,12 @@ class UndoRun(Operation):
     reasons = {
         "as_before": _("already as before the run"),
         "conflict": _("conflict: changed since the run"),
+        "parent": _("conflict: a row that it refers to was deleted by the run and has not come back"),
         "rowid_taken": _("conflict: another row has its rowid, which a full-text index refers to"),
     }
     figure_labels = {
         "in_scope": _("rows that the run wrote"),
-        "as_written": _("still as the run wrote them"),
+        "as_written": _("still as the run wrote them, and can be undone"),
     }
 
     class Params(forms.Form):
@@ -78,7 +97,10 @@ class UndoRun(Operation):
             )
         self.writes = {table: tuple(columns) for table, columns in self.run.writes.items()}
         self._chosen: frozenset[Key] | None = None
-        self._unpacked: tuple[int, list[tuple[Any, ...]]] = (-1, [])
+        self._unpacked: dict[int, list[Written]] = {}
+        self._indexed: tuple[int, Index] = (-1, {})
+        self._restored: set[RowKey] = set()
+        self._restored_up_to = 0
 
     @classmethod
     def locate(cls, params: Mapping[str, Any]) -> Store:
@@ -113,74 +135,200 @@ class UndoRun(Operation):
             if batch is None:
                 return []
             offset = index if batch.number == number else 0
-            written = self._rows(batch)[offset : offset + limit]
-            found = self._current(self._key(batch.number, offset), written)
+            found = self._current(self._key(batch.number, offset), self._rows(batch)[offset : offset + limit])
             if found:
                 return found
             number, index = batch.number - 1, 0
 
-    def _rows(self, batch: Batch) -> list[tuple[Any, ...]]:
-        """(table, columns, key, before, written), last written first among tables."""
-        if self._unpacked[0] != batch.number:
-            flat = [
-                (write.table, write.columns, *row) for write in reversed(batch.writes) for row in reversed(write.rows)
+    def _rows(self, batch: Batch) -> list[Written]:
+        """The rows of a batch as they are undone: last written first among tables."""
+        if batch.number not in self._unpacked:
+            while len(self._unpacked) >= KEPT_BATCHES:
+                del self._unpacked[next(iter(self._unpacked))]
+            self._unpacked[batch.number] = [
+                Written(write.table, write.columns, *row)
+                for write in reversed(batch.writes)
+                for row in reversed(write.rows)
             ]
-            self._unpacked = (batch.number, flat)
-        return self._unpacked[1]
+        return self._unpacked[batch.number]
 
-    def _current(self, first: int, written: list[tuple[Any, ...]]) -> list[ChangedRow]:
-        """The rows with their values of now: one statement per table and set of columns."""
+    def _current(self, first: int, written: list[Written]) -> list[ChangedRow]:
+        """The rows with their values of now, and with what keeps them away."""
+        units = self._with_rowids(self._read({first + place: row for place, row in enumerate(written)}))
+        if self._references:
+            units = self._mark_adrift(first, units)
+        return [unit for unit in units if self._is_chosen(unit.pk)]
+
+    def _read(self, written: Mapping[int, Written]) -> list[ChangedRow]:
+        """One statement per table and set of columns."""
         groups: dict[tuple[str, tuple[str, ...]], list[Key]] = {}
-        for table, columns, key, _before, _written in written:
-            groups.setdefault((table, columns), []).append(key)
+        for row in written.values():
+            groups.setdefault((row.table, row.columns), []).append(row.key)
         now = {group: rows.read(self.at, *group, keys) for group, keys in groups.items()}
-        units = []
-        for place, (table, columns, key, before, after) in enumerate(written):
-            current = now[table, columns].get(key)
-            units.append(ChangedRow(first + place, table, key, columns, before, after, current))
-        gone = [unit for unit in units if unit.now is None and unit.before is not None and self._rowid(unit)]
-        taken = self._taken_rowids(gone)
-        units = [
-            unit._replace(rowid_taken=(unit.table, unit.before[0]) in taken) if unit in gone else unit  # type: ignore[index]
-            for unit in units
+        return [
+            ChangedRow(
+                pk, row.table, row.key, row.columns, row.before, row.written, now[row.table, row.columns].get(row.key)
+            )
+            for pk, row in written.items()
         ]
-        return [unit for unit in units if self._chosen is None or unit.pk in self._chosen]
 
-    def _rowid(self, unit: ChangedRow) -> str:
+    def _is_chosen(self, pk: int) -> bool:
+        return self._chosen is None or pk in self._chosen
+
+    # --- rows that refer to others ----------------------------------------------------------------------------
+
+    @cached_property
+    def _references(self) -> Mapping[str, Sequence[tuple[ForeignKey, str]]]:
+        """Table → its foreign keys to tables that the run wrote to."""
+        found: dict[str, list[tuple[ForeignKey, str]]] = {}
+        for reference in self.at.foreign_keys:
+            child = rows.known_table(self.at, reference)
+            for parent in self.writes.keys() & self.at.tables.keys():
+                if child is not None and self.at.is_parent(reference, parent):
+                    found.setdefault(child, []).append((reference, parent))
+        return found
+
+    def _mark_adrift(self, first: int, units: list[ChangedRow]) -> list[ChangedRow]:
+        """Mark the rows whose parents do not come back. A key alone says nothing: another row may have it by now."""
+        known = {unit.pk: unit for unit in units}
+        parents: dict[int, list[int]] = {}
+        waiting = units
+        while waiting:
+            for unit in waiting:
+                parents[unit.pk] = self._parents(unit)
+            missing = {pk for unit in waiting for pk in parents[unit.pk]} - known.keys()
+            waiting = self._with_rowids(self._read({pk: self._image(pk) for pk in sorted(missing)}))
+            known |= {unit.pk: unit for unit in waiting}
+        back: dict[int, bool] = {}
+
+        def is_back(pk: int) -> bool:
+            unit = known[pk]
+            if unit.now is not None:
+                return self._is_as_before(unit) or (unit.table, unit.key) in self._rows_restored()
+            had_its_turn = pk < first and self.run_id is not None
+            return self._is_chosen(pk) and not had_its_turn and not unit.homeless and has_parents(pk)
+
+        def has_parents(pk: int) -> bool:
+            for parent in parents[pk]:
+                if parent not in back and (parent < pk or known[parent].now is not None):  # else a circle
+                    back[parent] = is_back(parent)
+            return all(back.get(parent, True) for parent in parents[pk])
+
+        return [unit._replace(adrift=not has_parents(unit.pk)) for unit in units]
+
+    def _parents(self, unit: ChangedRow) -> list[int]:
+        """The rows deleted by the run that the row referred to: they are undone before it."""
+        found: list[int] = []
+        before = dict(zip(unit.columns, unit.before or (), strict=False))
+        for reference, parent in self._references.get(unit.table, ()):
+            values = tuple(map(before.get, reference.columns))
+            if None in values:
+                continue
+            group, (text, alike) = (parent, reference.referred), _texts(values)
+            candidates = self._deleted_with(unit.pk)[group].get(alike) or self._deleted[group].get(alike, [])
+            exact = [pk for pk, one in candidates if one == text]
+            found += [pk for pk in exact or [pk for pk, _text in candidates] if pk != unit.pk]
+        return found
+
+    def _deleted_with(self, pk: int) -> Index:
+        """The rows deleted in the same batch: nearly every parent is there."""
+        number = self.run.batches_done - (pk >> INDEX_BITS)
+        if self._indexed[0] != number:
+            self._indexed = number, self._index(self.domain().filter(number=number))
+        return self._indexed[1]
+
+    @cached_property
+    def _deleted(self) -> Index:
+        """All rows that the run deleted."""
+        return self._index(self.domain())
+
+    def _index(self, batches: QuerySet[Batch]) -> Index:
+        """Table and referred columns → values → the rows deleted that had these."""
+        groups = {(parent, one.referred) for found in self._references.values() for one, parent in found}
+        index: Index = {group: {} for group in groups}
+        for batch in batches.iterator(chunk_size=1):
+            for place, row in enumerate(self._rows(batch)):
+                if row.before is None or row.written is not None:
+                    continue
+                values = dict(zip(row.columns, row.before, strict=True))
+                for group in groups:
+                    if group[0] == row.table:
+                        text, alike = _texts([values.get(name) for name in group[1]])
+                        index[group].setdefault(alike, []).append((self._key(batch.number, place), text))
+        return index
+
+    def _image(self, pk: int) -> Written:
+        number = self.run.batches_done - (pk >> INDEX_BITS)
+        if number not in self._unpacked:
+            self._rows(self.domain().get(number=number))
+        return self._unpacked[number][pk & ((1 << INDEX_BITS) - 1)]
+
+    def _rows_restored(self) -> set[RowKey]:
+        """The rows that this very undo has inserted: a trigger may have changed them since."""
+        batches = Batch.objects.filter(run=self.run_id, number__gt=self._restored_up_to).order_by("number")
+        for batch in batches.iterator(chunk_size=1):
+            self._restored |= {(one.table, row[0]) for one in batch.writes if one.kind == "insert" for row in one.rows}
+            self._restored_up_to = batch.number
+        return self._restored
+
+    # --- rowids -----------------------------------------------------------------------------------------------
+
+    def _with_rowids(self, units: list[ChangedRow]) -> list[ChangedRow]:
+        """Give the rows whose rowid another row has by now one that no row has and no row of the run had."""
+        if self.at.vendor != "sqlite":
+            return units
+        gone: dict[str, list[ChangedRow]] = {}
+        for unit in units:
+            if unit.now is None and unit.before is not None and self._rowid(unit):
+                gone.setdefault(unit.table, []).append(unit)
+        moved: dict[int, ChangedRow] = {}
+        for table, rows_gone in gone.items():
+            taken = rows.known_rowids(self.at, table, [unit.before[0] for unit in rows_gone if unit.before])
+            homeless = bool(taken) and self.at.is_indexed_by_rowid(table)
+            free = max(rows.highest_rowid(self.at, table), self._highest_rowids[table]) if taken else 0
+            for unit in rows_gone:
+                if unit.before is not None and unit.before[0] in taken:
+                    free += 1
+                    moved[unit.pk] = unit._replace(homeless=homeless, **_with_rowid(unit, free))
+        return [moved.get(unit.pk, unit) for unit in units]
+
+    def _rowid(self, unit: ChangedRow | Write) -> str:
         """The rowid that the image of a deleted row of SQLite begins with; empty where it has none."""
         table = self.at.tables.get(unit.table)
         return table.rowid if table is not None and unit.columns[0] == table.rowid else ""
 
-    def _taken_rowids(self, gone: Sequence[ChangedRow]) -> set[tuple[str, Any]]:
-        """Table and rowid of those that other rows have by now."""
-        found: set[tuple[str, Any]] = set()
-        for table in {unit.table for unit in gone}:
-            rowids = [unit.before[0] for unit in gone if unit.table == table and unit.before]
-            found |= {(table, rowid) for rowid in rows.known_rowids(self.at, table, rowids)}
+    @cached_property
+    def _highest_rowids(self) -> Mapping[str, int]:
+        """Table → the highest rowid of the rows that the run deleted."""
+        found: dict[str, int] = {}
+        for batch in self.domain().iterator(chunk_size=1):
+            for write in batch.writes:
+                if write.kind == "delete" and self._rowid(write):
+                    rowids = [row[1][0] for row in write.rows if row[1] is not None]
+                    found[write.table] = max([*rowids, found.get(write.table, 0)])
         return found
 
+    # --- what becomes of them -----------------------------------------------------------------------------------
+
+    def _is_as_before(self, unit: ChangedRow) -> bool:
+        """Whether the row holds what it held before the run. SQLite's rowid does not count: nobody could choose it."""
+        if unit.now is None or unit.before is None:
+            return unit.now == unit.before
+        start = 1 if self._rowid(unit) else 0
+        return unit.now[start:] == (self.at.raw(unit.before) or ())[start:]
+
     def change(self, unit: ChangedRow) -> Outcome:
-        start = 1 if self._rowid(unit) else 0  # who made the row again could not choose its rowid
-        if unit.now is not None and unit.before is not None:
-            if unit.now[start:] == (self.at.raw(unit.before) or ())[start:]:
-                return Skip("as_before")
-        elif unit.now == unit.before:
+        if self._is_as_before(unit):
             return Skip("as_before")
         if unit.now != self.at.raw(unit.written):
             return Unfit("conflict")
-        if unit.rowid_taken and self.at.is_indexed_by_rowid(unit.table):
+        if unit.adrift:
+            return Unfit("parent")
+        if unit.homeless:
             return Unfit("rowid_taken")
-        first = 1 if unit.rowid_taken else 0
-        return Changed(
-            (
-                RowChange(
-                    unit.table,
-                    unit.key,
-                    None if unit.written is None else dict(zip(unit.columns, unit.written, strict=True)),
-                    None if unit.before is None else dict(list(zip(unit.columns, unit.before, strict=True))[first:]),
-                ),
-            )
-        )
+        old = None if unit.written is None else dict(zip(unit.columns, unit.written, strict=True))
+        new = None if unit.before is None else dict(zip(unit.columns, unit.before, strict=True))
+        return Changed((RowChange(unit.table, unit.key, old, new),))
 
     def effective_risk(self) -> Risk:
         """Return what the undo would do: rows that the run inserted are deleted."""
@@ -227,7 +375,7 @@ class UndoRun(Operation):
         return "row"
 
     def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        written = sum(unit.now == self.at.raw(unit.written) and unit.before != unit.written for unit in self._all())
+        written = sum(isinstance(self.change(unit), Changed) for unit in self._all())
         total = self.domain().aggregate(rows=Sum("rows"))["rows"] or 0
         if self._chosen is not None:
             total = len(self._chosen)
@@ -254,3 +402,22 @@ class UndoRun(Operation):
         if self._deletes and {target.kind for target in self.targets()} == {"delete"}:
             return ngettext("Delete %(count)s row", "Delete %(count)s rows", count) % {"count": figure(count)}
         return ngettext("Restore %(count)s row", "Restore %(count)s rows", count) % {"count": figure(count)}
+
+
+def _with_rowid(unit: ChangedRow, rowid: int) -> dict[str, Any]:
+    """What the row is given back under another rowid; above the highest there can be, SQLite finds one itself."""
+    rest = (unit.before or ())[1:]
+    return {"before": (rowid, *rest)} if is_bigint(rowid) else {"before": rest, "columns": unit.columns[1:]}
+
+
+def _texts(values: Sequence[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Values of a key as texts, and so that what a database may take for equal is equal: case, spaces, zeros."""
+    texts = tuple(str(text_of(value)) for value in values)
+    return texts, tuple(map(_alike, texts))
+
+
+def _alike(text: str) -> str:
+    try:
+        return str(Decimal(text).normalize())
+    except InvalidOperation:
+        return text.rstrip().casefold()
