@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from opsconsole.operations import registry
+from opsconsole.operations.base import Act, Changed, Outcome, Risk
 from opsconsole.operations.models import Status
 from opsconsole.operations.runs import UnableToRun
+from tasks.models import Task
 from tests.contract import execute_run, forbid, operation_called
 from tests.outside import dump, execute
 from tests.test_backfill_decision_fields import NAME, expected
@@ -45,6 +48,36 @@ def test_what_fails_again_waits_for_the_next(make_attached: Any) -> None:
     found = dump(store)
     assert found["task_audits"].pop(10**9) == newcomer
     assert found["task_audits"] == after["task_audits"]
+
+
+class NoteRuns(Act):
+    """An action that fails at first, and notes the run that it belongs to."""
+
+    title = "Note runs"
+    description = "Notes the run."
+    store = "agentos"
+    model = Task
+    risk = Risk.CHANGE
+    noted: ClassVar[list[int | None]] = []
+
+    def act(self, unit: Any) -> Outcome:
+        self.noted.append(self.run_id)
+        if len(self.noted) == 1:
+            raise ValueError("not yet")
+        return Changed(())
+
+    def verify(self, after: Any, left: int) -> list[str]:
+        return []
+
+
+def test_an_action_is_told_the_run_that_retries_it(make_attached: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_attached("sqlite", 5).store
+    execute(store, "DELETE FROM tasks WHERE task_id <> (SELECT MIN(task_id) FROM tasks)")
+    monkeypatch.setattr(NoteRuns, "name", "tests.note_runs", raising=False)
+    monkeypatch.setitem(registry.operations(), "tests.note_runs", NoteRuns)
+    run = execute_run(operation_called("tests.note_runs", store))
+    retry = execute_run(operation_called("operations.retry_set_aside", run=run.pk))
+    assert (retry.status, NoteRuns.noted) == (Status.SUCCEEDED, [run.pk, retry.pk])
 
 
 def test_nothing_was_set_aside(make_attached: Any) -> None:

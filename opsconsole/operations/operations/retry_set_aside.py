@@ -42,7 +42,7 @@ class RetrySetAside(Operation):
         self._again = cls(store, run.params)
         self.model, self.writes = self.again.model, self.again.writes  # type: ignore[misc]  # as of that run
         self.batch_size, self.reasons = self.again.batch_size, self.again.reasons  # type: ignore[misc]
-        self.act = self.again.act
+        self.act = None if self.again.act is None else self._act
         self.figure_labels = self.again.figure_labels  # type: ignore[misc]
         self.observed = self.again.observed
         self.undoable, self.backs_up = self.again.undoable, self.again.backs_up
@@ -64,8 +64,8 @@ class RetrySetAside(Operation):
 
     @property
     def again(self) -> Operation:
-        """That run's operation, at this plan's moment."""
-        self._again.as_of = self.as_of
+        """That run's operation, at this plan's moment and for this run."""
+        self._again.as_of, self._again.run_id = self.as_of, self.run_id
         return self._again
 
     @classmethod
@@ -95,6 +95,9 @@ class RetrySetAside(Operation):
 
     def change(self, unit: Any) -> Outcome:
         return self.again.change(unit)
+
+    def _act(self, unit: Any) -> Outcome:
+        return self.again.act(unit)  # type: ignore[misc]  # it has one
 
     def label(self, unit: Any) -> str:
         return self.again.label(unit)
