@@ -15,7 +15,7 @@ from pathlib import Path
 import polib
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 SHOWN = re.compile(r"<!-- file: (\S+) -->\n(?:```python\n.*?```\n)?", re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 CATALOGUE = ROOT / "opsconsole" / "locale" / "zh_Hans" / "LC_MESSAGES" / "django.po"

@@ -1,6 +1,6 @@
 """An operation, declared: which units, what becomes of each, what may be written, how one sees that it worked.
 
-It knows no run, no request and no queue. `docs/operations.md` shows a whole one.
+It knows no run, no request and no queue. `docs/writing-operations.md` shows a whole one.
 """
 
 from __future__ import annotations
