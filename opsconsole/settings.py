@@ -61,7 +61,6 @@ INSTALLED_APPS = [
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "django_extensions",
-    "import_export",
     "django_q",
     "axes",
     "csp",
@@ -70,6 +69,7 @@ INSTALLED_APPS = [
     "opsconsole.operations",
     "opsconsole.api",
     "opsconsole",
+    "import_export",  # after the console, which holds its commands back
     "tasks",
     "audits",
     "roadmaps",

@@ -633,9 +633,16 @@ def upload(client, model, format_, content):
     return client.post(url(model, "import"), {"format": number_of(format_), "resource": "0", "import_file": file})
 
 
-def confirm(client, model, page):
-    form = page.context["confirm_form"]
-    return client.post(url(model, "process_import"), {name: form[name].value() for name in form.fields})
+def imported(client, model, format_, content):
+    """Import a file: its run, executed."""
+    assert upload(client, model, format_, content).status_code == 302
+    return executed(client, Run.objects.latest("pk"))
+
+
+def outcome_of(run):
+    """New, changed and unchanged rows of a plan."""
+    changed, skipped = run.plan["reasons"]["changed"], run.plan["reasons"]["skipped"]
+    return changed.get("new", 0), changed.get("updated", 0), skipped.get("as_given", 0)
 
 
 ODD = [
@@ -654,15 +661,15 @@ def test_a_file_gives_back_exactly_what_was_exported(bobs, managed, format_):
         )  # fmt: skip
     before = managed.execute("SELECT * FROM tasks ORDER BY task_id")
     content = export(bobs, "tasks.task", format_)
-    page = upload(bobs, "tasks.task", format_, content)
-    assert page.context["preview"]["sentence"] == f"0 new, 0 changed, {len(ODD)} as they are."
+    page = bobs.get(upload(bobs, "tasks.task", format_, content).url)
+    assert f"0 new, 0 changed, {len(ODD)} as they are. There is nothing to import." in page.content.decode()
     managed.execute("DELETE FROM tasks")
-    page = upload(bobs, "tasks.task", format_, content)
-    assert page.context["preview"]["sentence"] == f"{len(ODD)} new, 0 changed, 0 as they are."
+    assert upload(bobs, "tasks.task", format_, content).status_code == 302
+    run = Run.objects.latest("pk")
+    assert outcome_of(run) == (len(ODD), 0, 0)
     assert managed.execute("SELECT COUNT(*) FROM tasks") == [(0,)]  # a preview
-    assert confirm(bobs, "tasks.task", page).status_code == 302
+    assert executed(bobs, run).status == "succeeded"
     assert managed.execute("SELECT * FROM tasks ORDER BY task_id") == before
-    assert LogEntry.objects.filter(action_flag=ADDITION).count() == len(ODD)
 
 
 @in_each_format
@@ -692,15 +699,13 @@ def test_changes_are_previewed_and_only_they_are_written(bobs, managed):
     managed.execute("INSERT INTO projects (id, path, name) VALUES ('p', '/p', 'old')")
     managed.execute("INSERT INTO projects (id, path, name) VALUES ('q', '/q', 'same')")
     content = b"id,name\r\np,new\r\nq,same\r\n"
-    page = upload(bobs, "tasks.project", formats.CSV, content)
-    assert page.context["preview"]["sentence"] == "0 new, 1 changed, 1 as they are."
+    page = bobs.get(upload(bobs, "tasks.project", formats.CSV, content).url)
+    run = Run.objects.latest("pk")
+    assert outcome_of(run) == (0, 1, 1)
+    assert run.writes == {"projects": ["name"]}
     assert "<ins>new</ins>" in page.content.decode()
-    with CaptureQueriesContext(connections["agentos"]) as seen:
-        confirm(bobs, "tasks.project", page)
-    (written,) = [query["sql"] for query in seen if query["sql"].startswith("UPDATE")]
-    assert '"path"' not in written
+    assert executed(bobs, run).status == "succeeded"
     assert managed.execute("SELECT name FROM projects ORDER BY id") == [("new",), ("same",)]
-    assert LogEntry.objects.get().action_flag == CHANGE
 
 
 @pytest.mark.parametrize(
@@ -724,7 +729,7 @@ def test_changes_are_previewed_and_only_they_are_written(bobs, managed):
         ),
         ("tasks.project", "path\n/a\n", "Row 1, id: A new row needs it."),
         ("tasks.project", "id,name\na,b\n", "Row 1, path: A new row needs it."),
-        ("tasks.kbsource", "source_id,project_id,source_type,source_path\n", "valid data to import"),
+        ("tasks.kbsource", "source_id,project_id,source_type,source_path\n", "The file has no rows."),
     ],
 )  # fmt: skip
 def test_what_can_not_be_imported_is_said_by_row(bobs, managed, model, content, said):
@@ -732,19 +737,21 @@ def test_what_can_not_be_imported_is_said_by_row(bobs, managed, model, content, 
     assert page.status_code == 200
     text = " ".join(page.content.decode().replace("<strong>", "").replace("</strong>", "").split())
     assert any(words in text for words in ([said] if isinstance(said, str) else said)), page.context["preview"]
-    assert "confirm_form" not in page.context or not page.context["confirm_form"]
+    assert not Run.objects.exists()
     assert managed.execute(f"SELECT COUNT(*) FROM {TABLES[model][0]}") == [(0,)]
 
 
-def test_an_import_that_no_longer_fits_writes_nothing(bobs, managed):
-    page = upload(bobs, "tasks.project", formats.CSV, b"id,path\na,/a\nb,/b\n")
+def test_a_row_that_no_longer_fits_fails_alone(bobs, managed):
+    assert upload(bobs, "tasks.project", formats.CSV, b"id,path\na,/a\nb,/b\n").status_code == 302
     managed.execute("CREATE UNIQUE INDEX one_path ON projects (path)")
     managed.execute("INSERT INTO projects (id, path) VALUES ('c', '/b')")
-    answer = confirm(bobs, "tasks.project", page)
-    assert answer.url == url("tasks.project", "import")
-    assert "Nothing was imported. Row 2" in bobs.get(answer.url).content.decode()
-    assert managed.execute("SELECT id FROM projects") == [("c",)]
-    assert not LogEntry.objects.exists()
+    run = executed(bobs, Run.objects.latest("pk"))
+    assert (run.status, run.changed, run.set_aside) == ("needs_attention", 1, 1)
+    assert managed.execute("SELECT id FROM projects ORDER BY id") == [("a",), ("c",)]
+    managed.execute("DROP INDEX one_path")
+    bobs.post(reverse("run-act", args=[run.pk, "retry"]))
+    assert executed(bobs, Run.objects.latest("pk")).status == "succeeded"
+    assert managed.execute("SELECT id, path FROM projects ORDER BY id") == [("a", "/a"), ("b", "/b"), ("c", "/b")]
 
 
 @in_each_format
@@ -777,7 +784,7 @@ def test_json_rows_may_differ_in_their_keys_and_hold_documents(bobs, managed):
     rows = (
         b'[{"path": "/new", "id": "p", "settings": {"a": 1.50}}, {"id": "q", "name": 7, "path": "/q", "tags": ["x"]}]'
     )
-    confirm(bobs, "tasks.project", upload(bobs, "tasks.project", formats.JSON, rows))
+    imported(bobs, "tasks.project", formats.JSON, rows)
     assert managed.execute("SELECT id, path, name, tags, settings FROM projects ORDER BY id") == [
         ("p", "/new", "kept", None, '{"a": 1.50}'),
         ("q", "/q", "7", '["x"]', None),
@@ -793,7 +800,7 @@ def test_numbers_and_dates_of_a_spreadsheet_become_text(bobs, managed):
     book.active.append([7, 1.5, True, datetime(2026, 1, 20, 10), None])  # noqa: DTZ001
     out = io.BytesIO()
     book.save(out)
-    confirm(bobs, "tasks.task", upload(bobs, "tasks.task", formats.XLSX, out.getvalue()))
+    imported(bobs, "tasks.task", formats.XLSX, out.getvalue())
     assert managed.execute("SELECT task_id, title, status, created_at, metadata FROM tasks") == [
         ("7", "1.5", "true", "2026-01-20 10:00:00", None)
     ]
@@ -848,7 +855,7 @@ def test_what_a_spreadsheet_does_not_hold_is_said_by_row_and_column(bobs, manage
     page = upload(bobs, "tasks.tasklineage", formats.XLSX, content)
     text = " ".join(html.unescape(page.content.decode()).replace("<strong>", "").replace("</strong>", "").split())
     assert said in text, page.context.get("preview")
-    assert not page.context.get("confirm_form")
+    assert not Run.objects.exists()
     assert managed.execute("SELECT COUNT(*) FROM task_lineage") == [(0,)]
 
 
@@ -856,7 +863,7 @@ def test_what_a_spreadsheet_does_not_hold_is_said_by_row_and_column(bobs, manage
 def test_a_formula_counts_as_what_it_came_to(bobs, managed):
     content = workbook(["task_id", "title"], ["a", '="two"&" words"'], [None, None], ["b", "=6*7"])
     content = calculated(calculated(content, "B2", "two words", ' t="str"'), "B4", "42")
-    confirm(bobs, "tasks.task", upload(bobs, "tasks.task", formats.XLSX, content))
+    imported(bobs, "tasks.task", formats.XLSX, content)
     assert managed.execute("SELECT task_id, title FROM tasks ORDER BY 1") == [("a", "two words"), ("b", "42")]
 
 
@@ -868,7 +875,7 @@ def test_a_sheet_that_says_it_is_smaller_is_read_whole(bobs, managed):
         for name in old.namelist():
             new.writestr(name, old.read(name).replace(b'<dimension ref="A1:B3" />', b'<dimension ref="A1:A2" />'))
     assert b'ref="A1:A2"' in zipfile.ZipFile(found).read("xl/worksheets/sheet1.xml")
-    confirm(bobs, "tasks.task", upload(bobs, "tasks.task", formats.XLSX, found.getvalue()))
+    imported(bobs, "tasks.task", formats.XLSX, found.getvalue())
     assert managed.execute("SELECT task_id, title FROM tasks ORDER BY 1") == [("a", "x"), ("b", "y")]
 
 
@@ -883,10 +890,10 @@ def test_large_numbers_survive_a_file(bobs, managed, format_):
             str(number),
         )
     content = export(bobs, "tasks.tasklineage", format_)
-    page = upload(bobs, "tasks.tasklineage", format_, content)
-    assert page.context["preview"]["sentence"] == "0 new, 0 changed, 4 as they are."
+    page = bobs.get(upload(bobs, "tasks.tasklineage", format_, content).url)
+    assert "0 new, 0 changed, 4 as they are." in page.content.decode()
     managed.execute("DELETE FROM task_lineage")
-    confirm(bobs, "tasks.tasklineage", upload(bobs, "tasks.tasklineage", format_, content))
+    imported(bobs, "tasks.tasklineage", format_, content)
     assert [row[0] for row in managed.execute("SELECT lineage_id FROM task_lineage ORDER BY 1")] == numbers
 
 
@@ -909,7 +916,7 @@ def test_what_is_no_number_is_said_by_row_and_column(bobs, managed, format_, con
     page = upload(bobs, "tasks.memoryitem", format_, content.encode())
     text = " ".join(html.unescape(page.content.decode()).replace("<strong>", "").replace("</strong>", "").split())
     assert said in text
-    assert not page.context.get("confirm_form")
+    assert not Run.objects.exists()
 
 
 @pytest.mark.parametrize("managed", ["postgresql"], indirect=True)
@@ -926,24 +933,11 @@ def test_an_export_holds_what_no_file_has_numbers_for(bobs, managed, format_):
 def test_generated_keys_go_on_after_imported_ones(bobs, managed):
     managed.execute("INSERT INTO tasks (task_id, title) VALUES ('t', 't')")
     content = b"lineage_id,task_id,kind,ref_id\r\n50,t,intent,a\r\n,t,intent,b\r\n"
-    confirm(bobs, "tasks.tasklineage", upload(bobs, "tasks.tasklineage", formats.CSV, content))
+    imported(bobs, "tasks.tasklineage", formats.CSV, content)
     managed.execute("INSERT INTO task_lineage (task_id, kind, ref_id) VALUES ('t', 'intent', 'c')")
     keys = [row[0] for row in managed.execute("SELECT lineage_id FROM task_lineage ORDER BY lineage_id")]
     assert len(keys) == 3
     assert 50 in keys
-
-
-@pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
-def test_nobody_names_another_file(bobs, managed):
-    page = upload(bobs, "tasks.task", formats.CSV, b"task_id,title\na,b\n")
-    form = page.context["confirm_form"]
-    data = {name: form[name].value() for name in form.fields} | {"import_file_name": "passwd"}
-    answer = bobs.post(url("tasks.task", "process_import"), data)
-    assert answer.url == url("tasks.task", "import")
-    assert managed.execute("SELECT COUNT(*) FROM tasks") == [(0,)]
-    assert confirm(bobs, "tasks.task", page).status_code == 302
-    answer = confirm(bobs, "tasks.task", page)  # twice
-    assert "upload it again" in bobs.get(answer.url).content.decode()
 
 
 @pytest.mark.parametrize("managed", ["sqlite"], indirect=True)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.text import format_lazy
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
 from import_export import fields, resources
 from import_export.admin import ExportMixin
 from unfold.contrib.filters.admin import ChoicesRadioFilter, RadioFilter
@@ -22,15 +23,18 @@ from unfold.decorators import display
 
 from opsconsole.admin import ConsoleModelAdmin, ViewOnlyMixin
 from opsconsole.display import copyable, duration, figure, moment
-from opsconsole.operations import pages, registry, views
+from opsconsole.operations import jobs, pages, registry, views
 from opsconsole.operations.base import Check, Operation
-from opsconsole.operations.models import Alert, Channel, Delivery, Event, Finding, Run
+from opsconsole.operations.models import Alert, Channel, Delivery, Event, Finding, GivenRows, Run
 from opsconsole.operations.selection import Selection
 from opsconsole.operations.words import STATUS_VARIANTS, VERB_LABELS, operation_title, verb_label
+from opsconsole.stores.editing import Unsaved
 from opsconsole.stores.formats import CSV, JSON, XLSX
 from opsconsole.stores.router import store_of
+from opsconsole.stores.rows import Write
 
 DELETE_ROWS = "operations.delete_rows"
+WRITE_ROWS = "operations.write_rows"
 
 
 class OperationActionsMixin:
@@ -94,6 +98,45 @@ class OperationActionsMixin:
         }
         response: HttpResponse = super().changeform_view(request, object_id, form_url, context)  # type: ignore[misc]
         return response
+
+
+class WriteByRunMixin(OperationActionsMixin):
+    """What people edit, add and import is written by runs: see `stores.editing` and `stores.exchange`."""
+
+    def _write_params(self, writes: Sequence[Write]) -> dict[str, Any]:
+        return {**self.table_params, "rows": GivenRows.keep(writes)}
+
+    def plan_import(self, request: HttpRequest, writes: Sequence[Write], file_name: str) -> HttpResponse:
+        note = gettext("Import of %(file)s") % {"file": file_name}
+        return views.start_plan(request, WRITE_ROWS, params=self._write_params(writes), note=note)
+
+    def carry_out(self, request: HttpRequest, writes: Sequence[Write]) -> HttpResponse | None:
+        """Write what a form says: within the request where a click is enough, else from the plan's page."""
+        try:
+            run, asks_more = views.plan_now(request, WRITE_ROWS, self._write_params(writes))
+            if not asks_more:
+                run = jobs.run_now(run, views.actor_of(request))
+        except pages.REFUSALS as error:
+            raise Unsaved(str(error)) from error
+        address = reverse("run", args=[run.pk])
+        if run.ended and run.changed < 1:
+            raise Unsaved(_why_unsaved(run))
+        if run.ended:
+            link = format_html('<a class="text-link" href="{}">{}</a>', address, gettext("See the run, or undo it"))
+            messages.info(request, format_html("{} {}", gettext("Run %(run)d wrote it.") % {"run": run.pk}, link))
+            return None
+        if not asks_more:
+            messages.warning(
+                request, gettext("Run %(run)d will write it when it can.") % {"run": run.pk} + " " + run.waiting
+            )
+        return redirect(address)
+
+
+def _why_unsaved(run: Run) -> str:
+    failed = run.units_set_aside.first()
+    return (
+        failed.error if failed is not None else run.error or gettext("Somebody has just changed this row. Save again.")
+    )
 
 
 def _planner(

@@ -341,7 +341,7 @@ class Listed(Operation):
     """An operation whose units are a short list of its own instead of rows."""
 
     selects = False
-    batch_size = 1
+    batch_size: int | None = 1
 
     def items(self) -> Sequence[str]:
         """Their names, in order; the same for the same parameters."""
@@ -437,7 +437,7 @@ class Act(Operation):
     """
 
     undoable = False
-    batch_size = 1
+    batch_size: int | None = 1
 
     def change(self, unit: Any) -> Outcome:
         """What would become of it: Changed without rows, Skip or Unfit. Reads only."""

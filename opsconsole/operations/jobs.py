@@ -59,6 +59,22 @@ def confirm(run: Run, actor: Actor, checked: Sequence[str] = (), part_of: Run | 
     return run
 
 
+def run_now(run: Run, actor: Actor) -> Run:
+    """Confirm a small plan and work on it here, for one slice. Where it has to wait, workers go on with it.
+
+    A plan that can't be confirmed is dropped: raises UnableToRun.
+    """
+    try:
+        runs.confirm(run, actor, background=True)
+    except UnableToRun:
+        run.refresh_from_db()
+        runs.cancel(run, actor)
+        raise
+    advance(run.pk, run.generation)
+    run.refresh_from_db()
+    return run
+
+
 def resume(run: Run, actor: Actor) -> None:
     with transaction.atomic():
         runs.resume(run, actor)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -236,6 +238,50 @@ class PinnedRows(models.Model):
         return {key: digest for part in parts for key, digest in orjson.loads(zlib.decompress(part))}
 
 
+class GivenRows(models.Model):
+    """Rows as people gave them, in a form or a file: keys, values that they had, values that they are to have.
+
+    They are kept like a before-image and as long as one. A plan names them by their digest, so that nothing else is
+    confirmed, approved and written.
+    """
+
+    digest = models.CharField(max_length=64, primary_key=True)
+    inserts = models.JSONField(default=list)  # columns of the new rows
+    updates = models.JSONField(default=list)  # columns that change in the others
+    count = models.PositiveIntegerField(_("rows"))
+    image = models.BinaryField()  # compressed: see `pack`
+    at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return self.digest
+
+    @classmethod
+    def keep(cls, writes: Sequence[Write]) -> str:
+        """Keep the rows and return their digest. Raises TypeError for what can't be kept exactly."""
+        image = pack(list(writes), {}, {})
+        digest = hashlib.sha256(image).hexdigest()
+        columns: dict[str, dict[str, None]] = {"insert": {}, "update": {}}
+        for write in writes:
+            if any(old != new for _key, old, new in write.rows):
+                columns[write.kind].update(dict.fromkeys(write.columns))
+        values = {
+            "inserts": list(columns["insert"]),
+            "updates": list(columns["update"]),
+            "count": sum(len(write.rows) for write in writes),
+            "image": image,
+            "at": timezone.now(),
+        }
+        cls.objects.update_or_create(digest=digest, defaults=values)
+        return digest
+
+    @property
+    def writes(self) -> list[Write]:
+        """The rows, in the order in which they were given. Raises ValueError where they are others by now."""
+        if hashlib.sha256(self.image).hexdigest() != self.digest:
+            raise ValueError(f"The digest of the given rows is not {self.digest}.")
+        return writes_of(self.image)
+
+
 class Batch(models.Model):
     """One transaction of a run, and what was there before it.
 
@@ -267,31 +313,17 @@ class Batch(models.Model):
     @property
     def writes(self) -> list[Write]:
         """What was written, with before- and after-values, in the order of writing."""
-        return [
-            Write(table, tuple(columns), [(k, o and tuple(o), n and tuple(n)) for k, o, n in rows])
-            for table, columns, rows in self._unpacked["writes"]
-        ]
+        return [] if self.image is None else writes_of(self.image)
 
     @property
     def left(self) -> dict[str, dict[str, list[Any]]]:
         """Outcome (skipped, unfit) → reason → labels of the units that stayed as they were."""
-        left: dict[str, dict[str, list[Any]]] = self._unpacked["left"]
-        return left
+        return {} if self.image is None else unpack(self.image)["left"]
 
     @property
     def reasons(self) -> dict[str, dict[str, int]]:
         """Outcome → reason → units."""
-        reasons: dict[str, dict[str, int]] = self._unpacked["reasons"]
-        return reasons
-
-    @property
-    def _unpacked(self) -> dict[str, Any]:
-        if self.image is None:
-            return {"writes": [], "left": {}, "reasons": {}}
-        text = zlib.decompress(self.image)
-        unpacked: dict[str, Any] = orjson.loads(text)
-        # Inside a string the quote would be escaped: only real markers match.
-        return _decode(unpacked) if b'{"$b":' in text or b'{"$t":' in text else unpacked
+        return {} if self.image is None else unpack(self.image)["reasons"]
 
 
 def pack(writes: list[Write], left: dict[str, dict[str, list[str]]], reasons: dict[str, dict[str, int]]) -> bytes:
@@ -303,6 +335,22 @@ def pack(writes: list[Write], left: dict[str, dict[str, list[str]]], reasons: di
     plain = [(write.table, write.columns, write.rows) for write in writes]
     image = orjson.dumps({"writes": plain, "left": left, "reasons": reasons}, default=_encode)
     return zlib.compress(image, 1)
+
+
+def unpack(image: bytes | memoryview) -> dict[str, Any]:
+    """Writes, labels and counts of an image."""
+    text = zlib.decompress(image)
+    unpacked: dict[str, Any] = orjson.loads(text)
+    # Inside a string the quote would be escaped: only real markers match.
+    return _decode(unpacked) if b'{"$b":' in text or b'{"$t":' in text else unpacked
+
+
+def writes_of(image: bytes | memoryview) -> list[Write]:
+    """The writes of an image, with before- and after-values."""
+    return [
+        Write(table, tuple(columns), [(k, o and tuple(o), n and tuple(n)) for k, o, n in rows])
+        for table, columns, rows in unpack(image)["writes"]
+    ]
 
 
 def _encode(value: Any) -> dict[str, str]:

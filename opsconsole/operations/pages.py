@@ -149,6 +149,7 @@ class _Page:
         return [
             (str(form_fields[name].label or name) if name in form_fields else name, _plain(value))
             for name, value in self.run.params.items()
+            if name not in form_fields or not form_fields[name].widget.is_hidden
         ]
 
     def figure_label(self, name: str) -> str:
@@ -344,6 +345,8 @@ class PlanPage(_Page):
         rows: list[dict[str, Any]] = entry["rows"]
         table = next(iter(self.run.writes), "")
         own = (row for row in rows if row["table"] == table and row["key"] == entry["key"])
+        if self.cls is not None and not self.cls.selects:
+            table = ""  # the unit's key is its place in a list
         return next(own, rows[0] if rows else {"table": table, "key": entry["key"]})
 
     @property
@@ -360,7 +363,7 @@ class PlanPage(_Page):
                 else _("Only rows of %(tables)s may change.")
             )
             sentences.append(words % {"tables": whole})
-        if self.run.bound is not None and self.run.parent_id is None:
+        if self.run.bound is not None and self.run.parent_id is None and self.cls is not None and self.cls.selects:
             sentences.append(
                 _("Rows made after the plan are left alone: it ends at key %(bound)s.") % {"bound": self.run.bound}
             )

@@ -118,6 +118,12 @@ def needs_approval(operation: Operation) -> bool:
     return operation.effective_risk() in {Risk.DELETE, Risk.OUTSIDE} and settings.PRODUCTION
 
 
+def asks_more(operation: Operation) -> bool:
+    """Return whether a confirmation asks for more than a click."""
+    asked = needs_typing(operation) or needs_approval(operation) or operation.wants_note or operation.superusers_only
+    return asked or bool(checklist.missing(operation, ()) or checklist.objection(operation))
+
+
 def require_environment() -> None:
     """Refuse a process that claims a lower environment than the console's. Raises UnableToRun."""
     if sentence := environments.refusal():

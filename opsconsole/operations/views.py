@@ -123,6 +123,12 @@ def _plan(request: HttpRequest, cls: type[Operation], params: dict[str, Any], se
     return run
 
 
+def plan_now(request: HttpRequest, operation_name: str, params: dict[str, Any]) -> tuple[Run, bool]:
+    """Plan a few rows; return the plan, and whether its confirmation asks for more than a click. Raises REFUSALS."""
+    run = _plan(request, registry.operation(operation_name), params, Selection(), "")
+    return run, runs.asks_more(runs.operation_of(run))
+
+
 def _scan(request: HttpRequest, cls: type[Operation], params: dict[str, Any]) -> Run:
     planned = planning.plan(planning.operation_on(cls, cls.locate(params), params))
     unfinished = runs.same_command(planned.operation, planned.selection)
@@ -154,11 +160,16 @@ def replan(request: HttpRequest, pk: int) -> HttpResponse:
     """The same plan anew, with other parameters or with the store as it is now."""
     run = get_object_or_404(Run, pk=pk, status=Status.PLANNED)
     cls = _operation_or_404(run.operation)
-    params = run.params if run.parent_id else _posted(cls, request)
+    params = _posted(cls, request) if _asks(run, cls) else run.params
     response = start_plan(request, run.operation, Selection(**run.selection), params, note=run.note)
     if response.status_code == 302:
         runs.cancel(run, actor_of(request))
     return response
+
+
+def _asks(run: Run, cls: type[Operation] | Operation) -> bool:
+    """Whether a plan can be made anew with other parameters: not with those of another run or of a form."""
+    return not run.parent_id and not all(field.widget.is_hidden for field in cls.Params.base_fields.values())
 
 
 def _initial(cls: type[Operation]) -> dict[str, Any]:
@@ -213,7 +224,7 @@ def _plan_page(
     if drift is None and run.replaces is not None:
         drift = plan_differences(run.replaces, run)
     form = None
-    if not run.parent_id and page.operation is not None and page.operation.Params.base_fields:
+    if page.operation is not None and _asks(run, page.operation):
         form = _dress(page.operation.Params(initial=run.params))
     return _render(
         request,

@@ -1,7 +1,7 @@
 """Import and export of a store's tables: every column by its own name, every value exactly.
 
-The preview of an import is the import itself, in a transaction that is rolled back: what the database would refuse is
-said beforehand, with the row's number. Only columns that change are written.
+A file is tried in a transaction that is rolled back: what the database would refuse is said, with the row's number.
+What it says is then planned, and a run writes it: only columns that change, of rows that have not changed since.
 """
 
 from __future__ import annotations
@@ -10,42 +10,38 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.contrib import messages
-from django.core import signing
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import DatabaseError, DataError, IntegrityError, connections, models, transaction
+from django.db import DatabaseError, DataError, IntegrityError, InternalError, connections, models, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.functional import cached_property
-from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from import_export import fields, resources, widgets
 from import_export.admin import ExportMixin, ImportMixin
-from import_export.forms import ConfirmImportForm
 from import_export.instance_loaders import BaseInstanceLoader
-from import_export.results import RowResult
+from import_export.results import Error, Result, RowResult
 from unfold.contrib.import_export.forms import ImportForm, SelectableFieldsExportForm
 
-from opsconsole.display import difference, excerpt, figure
+from opsconsole.display import excerpt, figure
 from opsconsole.stores import preflight
-from opsconsole.stores.editing import refusal
+from opsconsole.stores.editing import Given, given_rows, raw_values, refusal
 from opsconsole.stores.errors import ErrorKind, classify, sqlstate
 from opsconsole.stores.formats import ABSENT, CSV, JSON, NULL, XLSX, Rounded, Unreadable
 from opsconsole.stores.preflight import Target
 from opsconsole.stores.router import store_of
-from opsconsole.stores.rows import is_bigint
+from opsconsole.stores.rows import RowsChanged, Write, check_deferred, is_bigint, plain_key
 from opsconsole.stores.store import Store, StoreUnusable, text_of
 from opsconsole.stores.workbook import MAX_BYTES
 
 MAX_EXPORTED = 100_000
 PREVIEWED = 100
-CELL = 200  # characters of a value in the preview
 
 # --- values of columns ----------------------------------------------------------------------------------------
 
@@ -147,40 +143,17 @@ class StoredRows(BaseInstanceLoader):  # type: ignore[misc]
             return None  # said when the row is read
 
 
-class RowDifference:
-    """A row of the preview; only so many are shown."""
+class NoDifference:
+    """The plan shows what differs; the library wants something that does."""
 
-    def __init__(self, resource: Any, instance: Any, new: bool) -> None:
-        self.resource, self.new = resource, new
-        self.before = self._values(instance)
+    def __init__(self, *args: Any) -> None:
+        pass
 
-    def compare_with(self, resource: Any, instance: Any) -> None:
-        self.after = self._values(instance) if instance is not None else []
+    def compare_with(self, *args: Any) -> None:
+        pass
 
     def as_html(self) -> list[Any]:
-        if self.resource.previewed >= PREVIEWED:
-            return []
-        self.resource.previewed += 1
-        if self.new:
-            return [difference(value, value) for value in map(_cut, self.after)]
-        return [difference(*_cut_to_change(*pair)) for pair in zip(self.before, self.after, strict=True)]
-
-    def _values(self, instance: Any) -> list[Any]:
-        return [field.export(instance) for field in self.resource.get_import_fields()]
-
-
-def _cut(value: Any) -> Any:
-    return f"{value[:CELL]}…" if isinstance(value, str) and len(value) > CELL else value
-
-
-def _cut_to_change(before: Any, after: Any) -> tuple[Any, Any]:
-    """Both cut alike, so that what differs is within."""
-    if isinstance(before, str) and isinstance(after, str):
-        same = next((at for at, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1]), 0)
-        start = max(same - CELL // 2, 0)
-        lead = "…" if start else ""
-        before, after = lead + before[start:], lead + after[start:]
-    return _cut(before), _cut(after)
+        return []
 
 
 class StoreResource(resources.ModelResource):  # type: ignore[misc]
@@ -193,11 +166,11 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
         if columns is not None:
             there = set(columns)
             self.fields = {name: field for name, field in self.fields.items() if field.column_name in there}
-        self.previewed = 0
+        self.rows: list[Given] = []  # what was tried, and is to be written
 
     @classmethod
-    def get_diff_class(cls) -> type[RowDifference]:
-        return RowDifference
+    def get_diff_class(cls) -> type[NoDifference]:
+        return NoDifference
 
     # --- out -------------------------------------------------------------------------------------------------
 
@@ -247,8 +220,22 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
         return Store(self.get_db_connection_name(), store_of(self._meta.model))
 
     def after_import(self, dataset: Any, result: Any, **kwargs: Any) -> None:
+        """What the database would say at the commit, it says now."""
         super().after_import(dataset, result, **kwargs)
-        result.given = set(dataset.headers)
+        try:
+            check_deferred(self.store)
+        except (IntegrityError, DataError, InternalError) as error:
+            raise ValidationError(refusal(error)) from error
+
+    def writes(self, result: Result) -> list[Write]:
+        """What a run is to write of a file that was tried, and the rows that are as the file has them.
+
+        Raises RowsChanged for values that a column would alter.
+        """
+        key = self._meta.model._meta.pk.column
+        same = [plain_key(row.object_id) for row in result.rows if row.import_type == RowResult.IMPORT_TYPE_SKIP]
+        unchanged = [Given(one, (key,), self.store.raw((one,)) or (), False) for one in same]
+        return given_rows(self.store, self._meta.model._meta.db_table, [*self.rows, *unchanged])
 
     def before_import_row(self, row: dict[str, Any], **kwargs: Any) -> None:
         for name in [name for name, value in row.items() if value is ABSENT]:
@@ -284,8 +271,9 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
             raise ValidationError(errors)
 
     def do_instance_save(self, instance: Any, is_create: bool) -> None:
-        """In the savepoint that the library makes for each row."""
+        """Tried, in the savepoint that the library makes for each row."""
         using = self.get_db_connection_name()
+        given_key = instance.pk
         try:
             if is_create:
                 instance.save(using=using, force_insert=True)
@@ -298,6 +286,17 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
                 raise
             raise ValidationError(self._ignored("UPDATE")) from None  # Django's own: no row was met
         self._require_stored(instance, "INSERT" if is_create else "UPDATE")
+        there = self.store.tables[self._meta.model._meta.db_table]
+        changed = set(self._changed(instance))
+        written = [
+            column
+            for name, column in self.columns.items()
+            if column.column in there
+            and (name in changed or (column.primary_key and is_create and given_key is not None))
+        ]
+        values = raw_values(self.store, instance, written)
+        key = None if given_key is None else plain_key(given_key)
+        self.rows.append(Given(key, tuple(column.column for column in written), values, is_create))
 
     def _require_stored(self, instance: Any, event: str) -> None:
         """Refuse a row that a trigger has altered or dropped on its way."""
@@ -411,40 +410,24 @@ class StoreImportForm(ImportForm):  # type: ignore[misc]
         return file
 
 
-class ConfirmForm(ConfirmImportForm):  # type: ignore[misc]
-    """The name of the uploaded file comes back signed: nobody can name another one."""
-
-    def clean_import_file_name(self) -> str:
-        try:
-            self.cleaned_data["import_file_name"] = signing.loads(self.cleaned_data["import_file_name"], salt=_SALT)
-        except signing.BadSignature:
-            raise ValidationError(_("Upload the file again.")) from None
-        return str(super().clean_import_file_name())
-
-
-_SALT = "opsconsole.stores.import"
-
-
 class ExchangeStoreMixin(ImportMixin, ExportStoreMixin):  # type: ignore[misc]
-    """Import with a preview, into a managed store; and export."""
+    """Import into a managed store: a file is tried, and what it says is planned; and export."""
 
     import_export_change_list_template = "admin/import_export/change_list_import_export.html"
     import_template_name = "stores/import.html"
     import_form_class = StoreImportForm
-    confirm_form_class = ConfirmForm
-    skip_admin_log = False
+    skip_import_confirm = True  # the plan is what is confirmed
 
     def has_import_permission(self, request: HttpRequest) -> bool:
         return bool(self.may(request, "add") and self.may(request, "change"))
 
-    def get_import_data_kwargs(self, **kwargs: Any) -> dict[str, Any]:
-        return {"rollback_on_validation_errors": True}
+    def get_urls(self) -> list[Any]:
+        """Without the library's own second step, which would write without a run."""
+        return [one for one in super().get_urls() if not str(getattr(one, "name", "")).endswith("_process_import")]
 
-    def get_confirm_form_initial(self, request: HttpRequest, import_form: Any) -> dict[str, Any]:
-        initial: dict[str, Any] = super().get_confirm_form_initial(request, import_form)
-        if "import_file_name" in initial:
-            initial["import_file_name"] = signing.dumps(initial["import_file_name"], salt=_SALT)
-        return initial
+    def plan_import(self, request: HttpRequest, writes: Sequence[Write], file_name: str) -> HttpResponse:
+        """Plan to write rows, and go to the plan."""
+        raise NotImplementedError
 
     def add_data_read_fail_error_to_form(self, form: Any, e: Exception) -> None:
         if isinstance(e, Unreadable):
@@ -465,35 +448,37 @@ class ExchangeStoreMixin(ImportMixin, ExportStoreMixin):  # type: ignore[misc]
         except (StoreUnusable, DatabaseError) as error:
             return self.unusable(request, error)  # type: ignore[no-any-return]
 
-    def process_import(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
-        try:
-            response: HttpResponse = super().process_import(request, **kwargs)
-        except (FileNotFoundError, Unreadable):
-            response = TemplateResponse(request, self.import_template_name)
-        except (StoreUnusable, DatabaseError) as error:
-            return self.unusable(request, error)  # type: ignore[no-any-return]
-        if isinstance(response, TemplateResponse):  # not what was previewed
-            messages.error(request, _("The file is no longer there: upload it again."))
-            return HttpResponseRedirect(self._import_url())
-        return response
+    def process_dataset(self, dataset: Any, form: Any, request: HttpRequest, **kwargs: Any) -> Result:
+        """Try the file: nothing of it stays."""
+        if not dataset:
+            return _refused(_("The file has no rows."))
+        resource = self.choose_import_resource_class(form, request)()
+        result: Result = resource.import_data(dataset, dry_run=True, rollback_on_validation_errors=True)
+        if not problems_of(result):
+            try:
+                result.writes = resource.writes(result)
+            except RowsChanged as error:
+                return _refused(*map(str, error.refused.values()))
+            result.file_name = kwargs["file_name"]
+        return result
 
-    def process_result(self, result: Any, request: HttpRequest) -> HttpResponse:
-        """The store may have moved since the preview: then nothing was written, and it is said."""
-        problems = _problems(result)
-        if not problems:
-            response: HttpResponse = super().process_result(result, request)
-            return response
-        messages.error(request, _("Nothing was imported. %(problem)s") % {"problem": " ".join(map(str, problems[0]))})
-        return HttpResponseRedirect(self._import_url())
-
-    def add_success_message(self, result: Any, request: HttpRequest) -> None:
-        messages.success(request, _outcome(result))
-
-    def _import_url(self) -> str:
-        return reverse(f"admin:{self.model._meta.app_label}_{self.model._meta.model_name}_import")
+    def process_result(self, result: Result, request: HttpRequest) -> HttpResponse:
+        if all(old == new for write in result.writes for _key, old, new in write.rows):
+            messages.info(request, _outcome(result) + " " + _("There is nothing to import."))
+            return HttpResponseRedirect(
+                reverse(f"admin:{self.model._meta.app_label}_{self.model._meta.model_name}_import")
+            )
+        return self.plan_import(request, result.writes, result.file_name)
 
 
-def _problems(result: Any) -> list[tuple[str, str]]:
+def _refused(*sentences: str) -> Result:
+    result = Result()
+    for sentence in sentences:
+        result.append_base_error(Error(error=ValidationError(sentence)))
+    return result
+
+
+def problems_of(result: Any) -> list[tuple[str, str]]:
     """Where and what, of everything that stands against an import."""
     found = [("", _words(error.error)) for error in result.base_errors]
     for row in result.error_rows:
@@ -522,33 +507,15 @@ def _outcome(result: Any) -> str:
 
 
 def _preview(result: Any) -> dict[str, Any]:
-    """What the page says of an import that was tried."""
-    if problems := _problems(result):
-        return {
-            "problems": problems[:PREVIEWED],
-            "more": max(len(problems) - PREVIEWED, 0),
-            "sentence": ngettext(
-                "%(count)s problem: nothing can be imported until it is solved in the file.",
-                "%(count)s problems: nothing can be imported until they are solved in the file.",
-                len(problems),
-            )
-            % {"count": figure(len(problems))},
-        }
-    marks = {
-        RowResult.IMPORT_TYPE_NEW: _("new"),
-        RowResult.IMPORT_TYPE_UPDATE: _("changed"),
-        RowResult.IMPORT_TYPE_SKIP: _("as it is"),
-    }
-    shown = [row for row in result.rows if row.diff]
-    columns = [place for place, name in enumerate(result.diff_headers) if name in result.given]
+    """What the page says of a file that can't be imported."""
+    problems = problems_of(result)
     return {
-        "sentence": _outcome(result),
-        "more": len(result.rows) - len(shown),
-        "table": {
-            "headers": ["", *(result.diff_headers[place] for place in columns)],
-            "rows": [
-                [format_html("<strong>{}</strong>", marks[row.import_type]), *(row.diff[place] for place in columns)]
-                for row in shown
-            ],
-        },
+        "problems": problems[:PREVIEWED],
+        "more": max(len(problems) - PREVIEWED, 0),
+        "sentence": ngettext(
+            "%(count)s problem: nothing can be imported until it is solved in the file.",
+            "%(count)s problems: nothing can be imported until they are solved in the file.",
+            len(problems),
+        )
+        % {"count": figure(len(problems))},
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ DOCUMENT_CHARACTERS = 2_000
 _MARK = re.compile("(?<!%)%s")  # of a parameter: in names, `%` is doubled
 PARAMETERS = 30_000  # SQLite takes 32,766 in a statement
 # Types whose text is written as it is read. The text of all others may differ from what was given.
-_PLAIN = frozenset({"text", "character varying", "json", "jsonb", "integer", "bigint", "smallint", "boolean"})
+_PLAIN = frozenset({"text", "character varying", "json", "integer", "bigint", "smallint", "boolean"})
 
 
 class Write(NamedTuple):
@@ -137,6 +137,37 @@ def verify(store: Store, change: Write) -> None:
 def read(store: Store, table: str, columns: Sequence[str], keys: Iterable[Key]) -> dict[Key, Values]:
     """Key → raw values of `columns`, for the rows that exist: one statement."""
     return _statements(store).read(table, columns, list(keys))
+
+
+def new_keys(store: Store, table: str, count: int, taken: Collection[Key] = ()) -> list[Key]:
+    """Return `count` keys for new rows, as the database itself would make them; none of those `taken`.
+
+    A sequence of PostgreSQL gives each key once. SQLite reserves nothing: another client may be faster.
+    """
+    name = store.key_column(table)
+    if not count:
+        return []
+    if store.vendor == "sqlite":
+        first = store.query(f"SELECT COALESCE(MAX({quote(name)}), 0) FROM {quote(table)}")[0][0]
+        if store.query("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'"):  # AUTOINCREMENT gives none twice
+            first = max([first, *(seq for (seq,) in store.query(_SQLITE_SEQUENCE, [table]))])
+        first = max([first, *(key for key in taken if isinstance(key, int))])
+        return [first + place for place in range(1, count + 1)]
+    found: list[Key] = []
+    sql = store.query(_PG_NEW_KEY, [name, store.tables[table].oid])[0][0].replace("%", "%%")
+    while len(found) < count:
+        drawn = store.query(f"SELECT {sql} FROM generate_series(1, %s)", [count - len(found)])
+        found += [plain_key(key) for (key,) in drawn if plain_key(key) not in taken]
+    return found
+
+
+_SQLITE_SEQUENCE = "SELECT seq FROM sqlite_sequence WHERE name = %s COLLATE NOCASE"
+_PG_NEW_KEY = """
+    SELECT CASE WHEN a.attidentity = '' THEN pg_get_expr(d.adbin, d.adrelid)
+        ELSE format('nextval(%%L)', pg_get_serial_sequence(a.attrelid::regclass::text, a.attname)) END
+    FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attname = %s AND a.attrelid = %s::bigint::oid
+"""
 
 
 def known_rowids(store: Store, table: str, rowids: Sequence[int]) -> set[int]:

@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy
 from unfold.contrib.filters.admin import ChoicesRadioFilter
 
 from opsconsole.display import copyable, excerpt, figure, moment, pretty_json, vector, vector_words
-from opsconsole.operations.admin import OperationActionsMixin
+from opsconsole.operations.admin import OperationActionsMixin, WriteByRunMixin
 from opsconsole.stores.admin import (
     CountedChoicesFilter,
     DayFilter,
@@ -57,7 +57,7 @@ to_task, to_project = linked("tasks.task"), linked("tasks.project")
 to_session, to_source, to_chunk = linked("tasks.webuisession"), linked("tasks.kbsource"), linked("tasks.kbchunk")
 
 
-class AgentosAdmin(OperationActionsMixin, ExchangeStoreMixin, EditableStoreAdmin):
+class AgentosAdmin(WriteByRunMixin, ExchangeStoreMixin, EditableStoreAdmin):
     """A table of AgentOS that people may edit, where the store is the console's own."""
 
 

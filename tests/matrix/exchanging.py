@@ -16,18 +16,19 @@ from django.db import DatabaseError
 from tablib import Dataset
 
 from opsconsole.care.models import TableCopy
-from opsconsole.operations.models import Run, Status
-from opsconsole.stores.exchange import resource_of
+from opsconsole.operations.models import GivenRows, Run, Status
+from opsconsole.stores.exchange import problems_of, resource_of
+from opsconsole.stores.rows import RowsChanged
 from opsconsole.stores.store import Store
 from tasks.models import MemoryItem
 from tests.matrix.harness import CATALOGUE, Dump, Place, Row, copied, differences, dump, filled, moment
-from tests.matrix.judging import REFUSALS, Refused, Wrong, check_refusal, columns_of, limited, run_operation
+from tests.matrix.judging import REFUSALS, Refused, Wrong, check_refusal, columns_of, failures, limited, run_operation
 from tests.matrix.kinds import CLEAN_MEMORY, PAST, Kind
 from tests.matrix.oddities import ALONE, FILLS, TEXTUAL, Oddity
 from tests.matrix.stores import Stores
 
 COPY = replace(CLEAN_MEMORY, name="copy", operation="care.copy_store", event="UPDATE")
-IMPORT = replace(CLEAN_MEMORY, name="import", operation="", event="UPDATE", column="content")
+IMPORT = replace(CLEAN_MEMORY, name="import", operation="operations.write_rows", event="UPDATE", column="content")
 KNOWN = ("memory_items", "task_audits", "tasks", "schema_version")
 VARIABLE = "AGENTOS_NEW_DATABASE_URL"
 
@@ -207,19 +208,21 @@ def _examine_import(stores: Stores, oddity: Oddity) -> str:
 
 
 def _import(store: Store) -> None:
+    """As the page does it: the file is tried, and a run writes what it says."""
+    resource = resource_of(MemoryItem)()
     try:
-        result = resource_of(MemoryItem)().import_data(
-            Dataset(*FILE, headers=HEADERS), dry_run=False, rollback_on_validation_errors=True
-        )
+        result = resource.import_data(Dataset(*FILE, headers=HEADERS), dry_run=True, rollback_on_validation_errors=True)
     except DatabaseError as error:
         raise Refused(str(store.unusable(error))) from error
-    problems = [str(error.error) for error in result.base_errors]
-    problems += [str(error.error) for row in result.error_rows for error in row.errors]
-    problems += [
-        f"{name}: {text}" for row in result.invalid_rows for name, texts in row.error_dict.items() for text in texts
-    ]
-    if problems:
-        raise Refused(" ".join(problems))
+    if problems := problems_of(result):
+        raise Refused(" ".join(f"{where} {what}" for where, what in problems))
+    try:
+        digest = GivenRows.keep(resource.writes(result))
+    except RowsChanged as error:
+        raise Refused(" ".join(map(str, error.refused.values()))) from error
+    run, _advice = run_operation(None, IMPORT.operation, store="agentos", table="memory_items", rows=digest)
+    if run.status != Status.SUCCEEDED or run.changed != len(FILE):
+        raise Wrong(f"what was tried was not written: {run.status}, {failures(run)}, {run.reasons}, {run.error}")
 
 
 def _imported(start: Dump, found: Dump, place: Place, oddity: Oddity) -> Dump:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django import forms
 from django.conf import settings
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from opsconsole.display import figure
 from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Schedule
-from opsconsole.operations.models import ENDED, Batch
+from opsconsole.operations.models import ENDED, Batch, GivenRows, Run, Status
 
 KEEP_DAYS = 90
 
@@ -21,7 +21,7 @@ KEEP_DAYS = 90
 class PruneRuns(Operation):
     title = _("Prune before-images")
     description = _(
-        "Removes the before-images of runs that ended longer ago than the given days. "
+        "Removes the before-images of runs that ended longer ago than the given days, and the rows given to them. "
         "These runs can't be undone any more; their figures and events stay. "
         "Only superusers may prune runs younger than UNDO_MIN_DAYS."
     )
@@ -43,8 +43,22 @@ class PruneRuns(Operation):
         )
 
     def scope(self) -> QuerySet[Batch]:
-        ended = self.as_of - timedelta(days=self._days)
-        return self.domain().filter(image__isnull=False, run__status__in=list(ENDED), run__finished_at__lt=ended)
+        return self.domain().filter(
+            image__isnull=False, run__status__in=list(ENDED), run__finished_at__lt=self._kept_since
+        )
+
+    @property
+    def _kept_since(self) -> datetime:
+        return self.as_of - timedelta(days=self._days)
+
+    def finished(self, run_id: int) -> None:
+        """Forget the rows that were given to runs which need them no more, and those of old plans."""
+        needed = Run.objects.filter(params__has_key="rows").exclude(
+            Q(status__in=list(ENDED), finished_at__lt=self._kept_since)
+            | Q(status=Status.PLANNED, created_at__lt=self._kept_since)
+        )
+        digests = set(needed.values_list("params__rows", flat=True))
+        GivenRows.objects.filter(at__lt=self._kept_since).exclude(digest__in=digests).delete()
 
     def effective_risk(self) -> Risk:
         """Return DELETE for a plan that ends the undo of recent runs."""
