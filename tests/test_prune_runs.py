@@ -9,14 +9,16 @@ import pytest
 from django.utils import timezone
 
 from opsconsole.operations.base import Risk
-from opsconsole.operations.models import Batch, Event, Run, Status, Trigger
+from opsconsole.operations.models import Batch, Event, GivenRows, Run, Status, Trigger
 from opsconsole.operations.planning import advice
 from opsconsole.operations.runs import Actor, UnableToRun, confirm, draft
+from opsconsole.stores.rows import Write
 from opsconsole.stores.store import Store
 from tests.contract import execute_run, operation_called, plan_whole, undo
 from tests.outside import dump
 from tests.test_backfill_decision_fields import NAME
 
+WRITE_ROWS = "operations.write_rows"
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
 
 
@@ -39,6 +41,21 @@ def test_only_old_images_go(make_attached: Any) -> None:
         operation_called("operations.undo_run", run=old.pk)
     undo(recent)
     assert dump(store) == before
+
+
+def test_given_rows_go_with_the_images_of_their_runs(managed: Any) -> None:
+    def run_of(*keys: str) -> Run:
+        write = Write("tasks", ("task_id", "title"), [(key, None, (key, "x")) for key in keys])
+        return execute_run(operation_called(WRITE_ROWS, store="agentos", table="tasks", rows=GivenRows.keep([write])))
+
+    old, recent, undone = run_of("a"), run_of("b"), run_of("c")
+    long_ago = timezone.now() - timedelta(days=91)
+    GivenRows.objects.update(at=long_ago)
+    Run.objects.filter(pk__in=(old.pk, undone.pk)).update(finished_at=long_ago)
+    Run.objects.filter(pk=undone.pk).update(status=Status.PAUSED)  # it may go on
+    execute_run(operation_called("operations.prune_runs", Store("default", "default")))
+    kept = {recent.params["rows"], undone.params["rows"]}
+    assert set(GivenRows.objects.values_list("digest", flat=True)) == kept
 
 
 def test_days_are_the_operators_choice() -> None:

@@ -193,6 +193,15 @@ def test_what_stands_against_a_run_stands_above_the_form(bobs, task):
 
 
 @in_sqlite
+def test_what_a_trigger_ignores_is_said_above_the_form(bobs, task):
+    task.execute("CREATE TRIGGER keep BEFORE UPDATE ON tasks BEGIN SELECT RAISE(IGNORE); END")
+    page = save(bobs, "tasks.task", "t", title="mine")
+    assert "trigger keep on tasks" in said(page)
+    assert form_data(page)["title"] == "mine"
+    assert tasks(task) == [("t", "old", "created")]
+
+
+@in_sqlite
 def test_where_it_has_to_wait_a_worker_goes_on_with_it(bobs, task, monkeypatch):
     monkeypatch.setattr(jobs, "PATIENCE_SECONDS", 0.0)
     advance = jobs.advance
@@ -284,7 +293,9 @@ def test_an_import_writes_what_its_plan_shows_and_can_be_undone(bobs, managed):
         ("new", "added"), ("p", "changed"), ("q", "same"), ("r", "theirs"), ("taken", "theirs")
     ]  # fmt: skip
     bobs.post(reverse("run-act", args=[run.pk, "undo"]))
-    undone = executed(bobs, Run.objects.latest("pk"))
+    plan = Run.objects.latest("pk")
+    assert "Restore 2 rows" in said(bobs.get(reverse("run", args=[plan.pk])))
+    undone = executed(bobs, plan)
     assert (undone.status, undone.changed) == (Status.SUCCEEDED, 2)
     assert managed.execute("SELECT * FROM projects ORDER BY id") == before
 

@@ -23,7 +23,7 @@ from unfold.decorators import display
 
 from opsconsole.admin import ConsoleModelAdmin, ViewOnlyMixin
 from opsconsole.display import copyable, duration, figure, moment
-from opsconsole.operations import jobs, pages, registry, views
+from opsconsole.operations import jobs, pages, registry, runs, views
 from opsconsole.operations.base import Check, Operation
 from opsconsole.operations.models import Alert, Channel, Delivery, Event, Finding, GivenRows, Run
 from opsconsole.operations.selection import Selection
@@ -115,7 +115,7 @@ class WriteByRunMixin(OperationActionsMixin):
         try:
             run, asks_more = views.plan_now(request, WRITE_ROWS, self._write_params(writes))
             if not asks_more:
-                run = jobs.run_now(run, views.actor_of(request))
+                run = jobs.run_now(run, runs.actor_of(request))
         except pages.REFUSALS as error:
             raise Unsaved(str(error)) from error
         address = reverse("run", args=[run.pk])

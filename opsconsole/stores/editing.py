@@ -24,6 +24,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 from opsconsole.display import excerpt
 from opsconsole.stores import rows
 from opsconsole.stores.admin import StoreModelAdmin, row_url
+from opsconsole.stores.errors import ErrorKind, classify, sqlstate
 from opsconsole.stores.router import store_of
 from opsconsole.stores.rows import Key, RowsChanged, Values, Write
 from opsconsole.stores.store import Store, StoreUnusable
@@ -261,6 +262,10 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
                 transaction.set_rollback(True, using=using)
         except (IntegrityError, DataError, InternalError, OverflowError) as error:
             self.add_error(None, ValidationError(refusal(error)))
+        except DatabaseError as error:
+            if classify(error) != ErrorKind.PERMANENT or sqlstate(error) is not None:
+                raise
+            # Django's own: a trigger ignored it. The run says so, with the trigger's name.
         finally:
             self.instance._state.adding = adding
             if adding:

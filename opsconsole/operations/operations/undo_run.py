@@ -344,14 +344,25 @@ class UndoRun(Operation):
         batches = self.domain().order_by("-number").iterator(chunk_size=1)
         return any(write.kind == "insert" for batch in batches for write in batch.writes)
 
+    @cached_property
+    def _only_deletes(self) -> bool:
+        """Whether the run changed nothing in the tables whose rows it inserted."""
+        batches = self.domain().iterator(chunk_size=1)
+        return all(
+            write.kind == "insert" or not self.inserts(write.table) for batch in batches for write in batch.writes
+        )
+
     def targets(self) -> list[Target]:
-        """Rows that the run deleted are inserted again, those that it inserted go."""
+        """Rows that the run deleted are inserted again, those that it inserted go, all others are updated."""
         found = []
         for table, columns in self.writes.items():
             kind = REVERSED[self._kind(self.run, table)]
             if kind == "insert" and not columns:
                 columns = self.at.tables[table].stored if table in self.at.tables else ()
             found.append(Target(kind, table, columns))
+            if kind == "delete" and columns and not self._only_deletes:
+                key = self.at.key_column(table)
+                found.append(Target("update", table, tuple(name for name in columns if name != key)))
         return found
 
     def _kind(self, run: Run, table: str) -> str:
