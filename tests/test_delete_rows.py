@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from opsconsole.operations import planning
+from opsconsole.operations import planning, runs
+from opsconsole.operations.models import Status
 from opsconsole.operations.operations import delete_rows
 from opsconsole.operations.planning import UnableToPlan
 from opsconsole.operations.selection import Selection
-from tests.contract import operation_called
+from tests.contract import TESTER, operation_called, undo, work
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
 NAME = "operations.delete_rows"
@@ -47,3 +48,29 @@ def test_an_attached_store_is_refused(make_attached: Any) -> None:
     store = make_attached("sqlite", 5).store
     with pytest.raises(UnableToPlan, match="is not a managed store"):
         operation_called(NAME, store, store="agentos", table="tasks")
+
+
+@pytest.mark.parametrize("size", [1, 2, 500])
+@pytest.mark.parametrize("action", ["", "ON DELETE CASCADE"])
+def test_chosen_rows_that_refer_to_each_other(managed: Any, size: int, action: str) -> None:
+    """Whatever batch each is in: the first one takes the others along, unless another row keeps it."""
+    managed.execute(f"ALTER TABLE tasks ADD COLUMN parent TEXT REFERENCES tasks (task_id) {action}")
+    for number in range(6):
+        managed.execute("INSERT INTO tasks (task_id, title) VALUES (?, 'x')", f"t{number}")
+    managed.execute("UPDATE tasks SET parent = 't0' WHERE task_id IN ('t1', 't2')")
+    managed.execute("UPDATE tasks SET parent = 't2' WHERE task_id = 't3'")
+    managed.execute("CREATE TABLE unknown (task TEXT REFERENCES tasks (task_id))")
+    managed.execute("INSERT INTO unknown VALUES ('t4')")
+    managed.execute("UPDATE tasks SET parent = 't4' WHERE task_id = 't5'")
+    before = managed.execute("SELECT * FROM tasks ORDER BY 1")
+    operation = operation_called(NAME, store="agentos", table="tasks")
+    chosen = Selection([f"t{number}" for number in range(6)])
+    planned = planning.count_outcomes(planning.plan(operation, chosen))
+    assert planned.reasons["changed"] == {"": 2}
+    assert planned.reasons["skipped"] == {"along": 3}
+    assert planned.reasons["unfit"] == {"referenced": 1}
+    run = work(runs.confirm(runs.draft(planned, TESTER, batch_size=size), TESTER, background=False))
+    assert (run.status, run.changed, run.unfit, run.set_aside) == (Status.SUCCEEDED, 2, 1, 0)
+    assert managed.execute("SELECT task_id FROM tasks") == [("t4",)]
+    assert undo(run, batch_size=size).status == Status.SUCCEEDED
+    assert managed.execute("SELECT * FROM tasks ORDER BY 1") == before

@@ -1,119 +1,125 @@
-"""What a delete takes with it, by the store's own foreign keys: counted before anything is deleted."""
+"""What a delete takes with it, by the store's own foreign keys: one walk for the plan and for the delete itself."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
-from django.utils.translation import gettext as _
-
-from opsconsole.display import figure
-from opsconsole.stores.catalog import count_parameters, quote
+from opsconsole.stores import rows
+from opsconsole.stores.catalog import ForeignKey
+from opsconsole.stores.rows import Key, RowKey
 from opsconsole.stores.store import Store
 
-
-class ForeignKey(NamedTuple):
-    child: str
-    column: str
-    parent: str
-    referred: str  # the parent's column
-    cascades: bool
-    empties: bool  # SET NULL, SET DEFAULT
+References = Mapping[str, Sequence[tuple[ForeignKey, str | None]]]
 
 
 @dataclass
 class Cascade:
-    """Table → rows that go too; table → rows whose reference is emptied; and why the delete is refused."""
+    """The rows that go, each with the first chosen row that takes it along, and what keeps chosen rows."""
 
-    deleted: dict[str, int] = field(default_factory=dict)
-    emptied: dict[str, int] = field(default_factory=dict)
-    refusals: list[str] = field(default_factory=list)
+    chosen: list[RowKey]
+    owners: dict[RowKey, Key] = field(default_factory=dict)
+    kept_by: dict[Key, str] = field(default_factory=dict)  # chosen row → table of a row that refers to it and stays
+    staying: Counter[tuple[str, bool]] = field(default_factory=Counter)  # such a table, and whether a model has it
+
+    @property
+    def along(self) -> Counter[str]:
+        """Return table → rows that go with the chosen ones."""
+        return Counter(table for table, _key in self.owners.keys() - set(self.chosen))
 
 
-def cascade(store: Store, table: str, keys: Sequence[Any]) -> Cascade:
-    """What deleting the rows `keys` of `table` does: one query for the keys, one for each table they lead to."""
-    key = store.key_column(table)
-    condition, value = _among(store, table, key, keys)
-    known = {model._meta.db_table for model in store.models()}
-    found = Cascade()
-    for one, conditions in _reached(store, table, f"{quote(key)} {condition}").items():
-        child, cascades, empties = one
-        sql = f"SELECT COUNT(*) FROM {quote(child)} WHERE {' OR '.join(conditions)}"  # noqa: S608
-        with store.connection.cursor() as cursor:
-            cursor.execute(sql, [value] * count_parameters(sql))
-            count = cursor.fetchone()[0]
-        if not count:
-            continue
-        figures = {"table": child, "count": figure(count)}
-        if empties:
-            found.emptied[child] = found.emptied.get(child, 0) + count
-        elif not cascades:
-            found.refusals.append(_("%(table)s: %(count)s rows refer to it; delete those first") % figures)
-        elif child not in known:
-            found.refusals.append(_("%(table)s: %(count)s rows of a table that the console does not know") % figures)
-        else:
-            found.deleted[child] = found.deleted.get(child, 0) + count
+def references(store: Store) -> References:
+    """Return table → the foreign keys that refer to it, each with the referring table where a model has it."""
+    known = {model._meta.db_table for model in store.models()} & store.tables.keys()
+    children = [(reference, rows.known_table(store, reference)) for reference in store.foreign_keys]
+    return {
+        table: [
+            (reference, child if child in known else None)
+            for reference, child in children
+            if store.is_parent(reference, table)
+        ]
+        for table in known
+    }
+
+
+def delete_order(table: str, referring: References) -> list[str]:
+    """Return the tables that lose rows with rows of `table`, those that refer to others before these."""
+    losing = {table}
+    while more := {child for parent in losing for child in _cascading(parent, referring)} - losing:
+        losing |= more
+    found: list[str] = []
+
+    def follow(parent: str, path: tuple[str, ...]) -> None:
+        for _reference, child in referring.get(parent, ()):
+            if child in losing and child not in path and child not in found:
+                follow(child, (*path, child))
+        found.append(parent)
+
+    follow(table, (table,))
     return found
 
 
-def _reached(store: Store, table: str, where: str) -> dict[tuple[str, bool, bool], list[str]]:
-    """Each table that refers to the rows, by what happens to its own, with the conditions that find those."""
-    keys = list(_foreign_keys(store))
-    found: dict[tuple[str, bool, bool], list[str]] = {}
-
-    def follow(parent: str, where: str, path: tuple[str, ...]) -> None:
-        for one in keys:
-            if one.parent != parent:
-                continue
-            rows = f"{quote(one.column)} IN (SELECT {quote(one.referred)} FROM {quote(parent)} WHERE {where})"  # noqa: S608
-            found.setdefault((one.child, one.cascades, one.empties), []).append(rows)
-            if one.cascades and one.child not in path:  # a table that leads back to itself is counted one step far
-                follow(one.child, rows, (*path, one.child))
-
-    follow(table, where, (table,))
-    return found
+def _cascading(parent: str, referring: References) -> Iterator[str]:
+    for reference, child in referring.get(parent, ()):
+        if reference.cascades and child is not None:
+            yield child
 
 
-def _among(store: Store, table: str, key: str, keys: Sequence[Any]) -> tuple[str, Any]:
-    if store.vendor == "sqlite":
-        return "IN (SELECT value FROM json_each(%s))", json.dumps(list(keys))
-    type_ = store.tables[table][key].type
-    return f"= ANY (%s::text[]::{type_.replace('%', '%%')}[])", [str(key) for key in keys]
+def cascade(store: Store, table: str, keys: Iterable[Key], referring: References) -> Cascade:
+    """Return what deleting the rows `keys` of `table` does: one query for each foreign key and generation."""
+    chosen = [(table, key) for key in keys]
+    chosen_rows = set(chosen)
+    links: dict[RowKey, list[tuple[RowKey | None, str]]] = {row: [] for row in chosen}  # what refers to a row
+    takes: dict[RowKey, list[RowKey]] = {}  # which of these rows go with it
+    level = list(links)
+    while level:
+        parents: dict[str, list[Key]] = {}
+        for name, key in level:
+            parents.setdefault(name, []).append(key)
+        level = []
+        for parent, parent_keys in parents.items():
+            for reference, child in referring.get(parent, ()):
+                for key, found in rows.references(store, reference, parent, parent_keys).items():
+                    for one in found:
+                        row = (child, rows.plain_key(one)) if child else None
+                        links[parent, key].append((row, reference.child))
+                        if row is not None and (reference.cascades or row in chosen_rows):
+                            takes.setdefault((parent, key), []).append(row)
+                            if row not in links:
+                                links[row] = []
+                                level.append(row)
+    return _judged(chosen, links, takes)
 
 
-def _foreign_keys(store: Store) -> Iterator[ForeignKey]:
-    names = {name.lower(): name for name in store.tables}
-    with store.connection.cursor() as cursor:
-        cursor.execute(_FOREIGN_KEYS[store.vendor])
-        rows = cursor.fetchall()
-    for child, column, parent, referred, action in rows:
-        parent = names.get(parent.lower(), parent)
-        if parent in store.tables:
-            yield ForeignKey(
-                child,
-                column,
-                parent,
-                referred or store.key_column(parent),
-                cascades=action in {"CASCADE", "c"},
-                empties=action in {"SET NULL", "SET DEFAULT", "n", "d"},
-            )
+def _judged(
+    chosen: list[RowKey], links: Mapping[RowKey, list[tuple[RowKey | None, str]]], takes: Mapping[RowKey, list[RowKey]]
+) -> Cascade:
+    """A chosen row stays where a row refers to it, or to what goes with it, that stays."""
+    found = Cascade(chosen)
+    for referring in links.values():
+        found.staying.update((table, row is not None) for row, table in referring if row not in links)
+    while True:
+        found.owners = _owners([row for row in chosen if row[1] not in found.kept_by], takes)
+        kept = {
+            owner: table
+            for row, owner in found.owners.items()
+            for referring_row, table in links[row]
+            if referring_row not in found.owners
+        }
+        if not kept:
+            return found
+        found.kept_by |= kept
 
 
-_FOREIGN_KEYS = {
-    "sqlite": """
-        SELECT m.name, f."from", f."table", f."to", f.on_delete
-        FROM sqlite_master AS m JOIN pragma_foreign_key_list(m.name) AS f
-        WHERE m.type = 'table' AND f.seq = 0
-    """,
-    "postgresql": """
-        SELECT child.relname, a.attname, parent.relname, b.attname, c.confdeltype::text
-        FROM pg_constraint AS c
-        JOIN pg_class AS child ON child.oid = c.conrelid
-        JOIN pg_class AS parent ON parent.oid = c.confrelid
-        JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
-        JOIN pg_attribute AS b ON b.attrelid = c.confrelid AND b.attnum = c.confkey[1]
-        WHERE c.contype = 'f' AND pg_table_is_visible(c.conrelid) AND pg_table_is_visible(c.confrelid)
-    """,
-}
+def _owners(roots: Iterable[RowKey], takes: Mapping[RowKey, list[RowKey]]) -> dict[RowKey, Key]:
+    """Each row with the first root that takes it along: so it is the same whatever batch a root is in."""
+    owners: dict[RowKey, Key] = {}
+    for root in roots:
+        waiting = [root]
+        while waiting:
+            row = waiting.pop()
+            if row not in owners:
+                owners[row] = root[1]
+                waiting += takes.get(row, ())
+    return owners

@@ -26,11 +26,6 @@ def escape(sql: str) -> str:
     return sql.replace("%", "%%")
 
 
-def count_parameters(sql: str) -> int:
-    """Return how many values a statement with parameters takes."""
-    return sql.replace("%%", "").count("%s")
-
-
 @dataclass(frozen=True)
 class Column:
     """A column as the database declares it; `type` is the engine's own name of its type."""

@@ -15,9 +15,10 @@ from opsconsole.operations import planning, runs
 from opsconsole.operations.models import Run, Status
 from opsconsole.operations.planning import UnableToPlan
 from opsconsole.operations.runs import UnableToRun
+from opsconsole.operations.selection import Selection
 from opsconsole.stores.sqlite import RAW_KEY
 from opsconsole.stores.store import Store, StoreUnusable
-from tests.contract import TESTER, operation_called, plan_whole, work
+from tests.contract import TESTER, left_by, operation_called, work
 from tests.matrix.harness import Dump, Place, apply, client, copied, differences, dump, filled, moment, unclear
 from tests.matrix.kinds import Kind
 from tests.matrix.oddities import Oddity
@@ -86,8 +87,9 @@ def _examine(
     start = dump(place)
     answers = [_answer(place, one, names) for one in oddities]
     try:
-        store = stores.attach(kind, place, *oddities)
-        run, advice = run_operation(store, kind.operation)
+        by_hand = bool(kind.chosen)  # in managed stores only
+        store = stores.attach(kind, place, *oddities, attached=not by_hand, by_url=by_hand)
+        run, advice = run_operation(store, kind.operation, chosen=kind.chosen, **kind.params)
     except Refused as refusal:
         check_refusal(str(refusal), place, start, named, works)
         return "refused"
@@ -95,9 +97,10 @@ def _examine(
         check_refusal(str(refusal), place, start, named, works)
         return "refused"
     failed = failures(run)
-    _check_result(kind, place, start, run, oddities, names)
+    kept = dict.fromkeys(left_by(run).get("unfit", {}).get("referenced", ()), advice)  # the plan says why
+    _check_result(kind, place, start, run, failed | kept, oddities, names)
     _check_status(run, failed)
-    _check_failures(failed, oddities, named, works, names)
+    _check_failures(failed | kept, oddities, named, works, names)
     wanted = [filled(word, names) for one in oddities for word in one.names]
     if missing := [word for word in wanted if word not in advice]:
         raise Wrong(f"the plan does not name {missing}; it says: {advice}")
@@ -119,12 +122,15 @@ def _answer(place: Place, oddity: Oddity, names: Any) -> Any:
         return connection.execute(filled(oddity.query, names)).fetchall()
 
 
-def run_operation(store: Store | None, name: str, /, **params: Any) -> tuple[Run, str]:
-    """Plan, confirm and work, as every face of the console does."""
+def run_operation(
+    store: Store | None, name: str, /, chosen: Collection[str | int] = (), **params: Any
+) -> tuple[Run, str]:
+    """Plan, confirm and work, as every face of the console does. Also returns what the plan says."""
     operation = operation_called(name, store, **params)
     try:
-        planned = plan_whole(operation)
-        advice = " ".join(planning.advice(planned))
+        planned = planning.count_outcomes(planning.plan(operation, Selection(list(chosen) or None)))
+        facts = operation.facts(planned.units) if chosen else {}
+        advice = " ".join([*planning.advice(planned), *(text for texts in facts.values() for text in texts)])
         run = runs.confirm(runs.draft(planned, TESTER, batch_size=4), TESTER, background=False)
     except DatabaseError as error:
         raise Refused(str(operation.at.unusable(error))) from error  # what every face says then
@@ -156,8 +162,9 @@ def check_refusal(sentence: str, place: Place, start: Dump, named: list[list[str
         raise Wrong(f"refused, but the sentence {unclears[0]}: {sentence}")
 
 
-def _check_result(kind: Kind, place: Place, start: Dump, run: Run, oddities: Iterable[Oddity], names: Any) -> None:
-    failed = failures(run)
+def _check_result(
+    kind: Kind, place: Place, start: Dump, run: Run, failed: Collection[str], oddities: Iterable[Oddity], names: Any
+) -> None:
     wanted = right(kind, place, start, failed, oddities, names)
     may_differ = columns_of(oddities, "touched", names) + columns_of(oddities, "derived", names)
     found = dump(place)

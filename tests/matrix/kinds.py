@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests import agentos, helix, model, records, roadmaps
@@ -37,6 +37,8 @@ class Kind:
     event: str
     tables: tuple[str, ...]  # that it writes
     collide: str = ""  # makes two rows get the same value in `column`
+    params: Mapping[str, str] = field(default_factory=dict)
+    chosen: tuple[str | int, ...] = ()  # the rows that a person chose, in a managed store
 
     def names(self) -> dict[str, str]:
         """What stands for `<table>` and the like in an oddity's statements."""
@@ -234,6 +236,19 @@ def without_jobs(tables: Dump, gone: set[str]) -> Dump:
     return tables
 
 
+def _without_chosen_jobs(tables: Dump, engine: str, stay: Collection[str]) -> Dump:
+    gone = {"1", "2"} - set(stay)
+    while more := {str(job["id"]) for job in tables["jobs"] if str(job.get("parent")) in gone} - gone:
+        gone |= more
+    return without_jobs(tables, gone)
+
+
+def _without_chosen_tasks(tables: Dump, engine: str, stay: Collection[str]) -> Dump:
+    for table in ("task_audits", "tasks"):
+        tables[table] = [row for row in tables[table] if "task1" in stay or str(row["task_id"]).rstrip() != "task1"]
+    return tables
+
+
 # --- roadmaps --------------------------------------------------------------------------------------
 
 
@@ -351,4 +366,39 @@ SYNC = Kind(
     "UPDATE",
     ("roadmap_metadata", "roadmap_tasks"),
 )
+DELETE_JOBS = Kind(
+    "delete_jobs",
+    "operations.delete_rows",
+    "helix",
+    _helix,
+    _without_chosen_jobs,
+    "jobs",
+    "id",
+    "session_id",
+    "error_message",
+    "2",
+    "3",
+    "DELETE",
+    ("artifacts", "tasks", "jobs"),
+    params={"store": "helix", "table": "jobs"},
+    chosen=(1, 2),
+)
+DELETE_TASKS = Kind(
+    "delete_tasks",
+    "operations.delete_rows",
+    "agentos",
+    _agentos,
+    _without_chosen_tasks,
+    "tasks",
+    "task_id",
+    "status",
+    "title",
+    "'task1'",
+    "'task0'",
+    "DELETE",
+    ("task_audits", "tasks"),
+    params={"store": "agentos", "table": "tasks"},
+    chosen=("task1",),
+)
 RUNS = {kind.name: kind for kind in (FILL_AUDITS, CLEAN_MEMORY, FILL_IDS, CLEAN_JOBS, SYNC)}
+CHOSEN = {kind.name: kind for kind in (DELETE_JOBS, DELETE_TASKS)}

@@ -14,6 +14,7 @@ from typing import Any
 
 Making = str | Callable[[Any, Mapping[str, str]], None]
 FILLS, DELETES = ("fill_audits", "fill_ids", "sync"), ("clean_memory", "clean_jobs")
+CHOSEN = ("delete_jobs", "delete_tasks")  # their rows are chosen by hand, and take others along
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,12 @@ def both(name: str, *makes: Making, **options: Any) -> None:
     postgresql(name, *makes, **options)
 
 
-def rebuilt(edit: Callable[[str, Mapping[str, str]], str]) -> Making:
+def rebuilt(edit: Callable[[str, Mapping[str, str]], str], table: str = "<table>") -> Making:
     """A SQLite table made again with another definition, same rows, indexes and triggers."""
+    called = table
 
     def make(connection: Any, names: Mapping[str, str]) -> None:
-        table = names["table"]
+        table = names["table"] if called == "<table>" else called
         found = connection.execute("SELECT type, sql FROM sqlite_schema WHERE tbl_name = ? AND sql > ''", [table])
         statements = {type_: [] for type_ in ("table", "index", "trigger")}  # type: ignore[var-annotated]
         for type_, text in found.fetchall():
@@ -452,7 +454,7 @@ postgresql(
     REFERRING,
     "INSERT INTO odd_child VALUES (1, <row>)",
     role=True,
-    kinds=DELETES,
+    kinds=(*DELETES, *CHOSEN),
     words=("odd_child",),
 )
 postgresql(
@@ -641,7 +643,7 @@ postgresql(
     f"INSERT INTO {ODD_NAME} VALUES (<row>)",
     works=True,
     fails=True,
-    kinds=DELETES,
+    kinds=(*DELETES, *CHOSEN),
     words=("Näme",),
 )
 postgresql(
@@ -651,7 +653,7 @@ postgresql(
     'INSERT INTO "Other".<table> VALUES (1, <row>)',
     works=True,
     fails=True,
-    kinds=DELETES,
+    kinds=(*DELETES, *CHOSEN),
     words=("Other",),
 )
 postgresql(
@@ -1129,17 +1131,17 @@ for action in (
         f"referred_{word}",
         REF.format(action),
         "INSERT INTO odd_child VALUES (1, <row>), (2, NULL)",
-        kinds=DELETES,
+        kinds=(*DELETES, *CHOSEN),
         works=True,
         fails=True,
         words=("odd_child",),
     )
-both("referred_by_no_row", REF.format("ON DELETE CASCADE"), kinds=DELETES, works=True)
+both("referred_by_no_row", REF.format("ON DELETE CASCADE"), kinds=(*DELETES, *CHOSEN), works=True)
 postgresql(
     "referred_at_commit",
     REF.format("DEFERRABLE INITIALLY DEFERRED"),
     "INSERT INTO odd_child VALUES (1, <row>)",
-    kinds=DELETES,
+    kinds=(*DELETES, *CHOSEN),
     works=True,
     fails=True,
     words=("odd_child",),
@@ -1167,7 +1169,7 @@ both(
     "CREATE TABLE odd_child (id INTEGER PRIMARY KEY, shard INTEGER, ref <key_type>, FOREIGN KEY (shard, ref) "
     "REFERENCES <table> (shard, <key>) ON DELETE CASCADE)",
     "INSERT INTO odd_child VALUES (1, 1, <row>), (2, NULL, <row>)",
-    kinds=DELETES,
+    kinds=(*DELETES, *CHOSEN),
     works=True,
     fails=True,
     words=("odd_child",),
@@ -1179,7 +1181,7 @@ both(
     "CREATE UNIQUE INDEX odd_unique ON <table> (code)",
     "CREATE TABLE odd_child (id INTEGER PRIMARY KEY, ref TEXT REFERENCES <table> (code) ON DELETE CASCADE)",
     "INSERT INTO odd_child SELECT 1, code FROM <table> WHERE <key> = <row>",
-    kinds=DELETES,
+    kinds=(*DELETES, *CHOSEN),
     works=True,
     fails=True,
     words=("odd_child",),
@@ -1190,7 +1192,7 @@ both(
     "CREATE TABLE odd_grandchild (id INTEGER PRIMARY KEY, ref INTEGER REFERENCES odd_child (id) ON DELETE CASCADE)",
     "INSERT INTO odd_child VALUES (1, <row>)",
     "INSERT INTO odd_grandchild VALUES (1, 1)",
-    kinds=DELETES,
+    kinds=(*DELETES, *CHOSEN),
     works=True,
     fails=True,
     words=("odd_child",),
@@ -1200,11 +1202,85 @@ both(
     "CREATE TABLE odd_child (id INTEGER PRIMARY KEY, ref INTEGER REFERENCES artifacts (id) ON DELETE CASCADE)",
     "INSERT INTO odd_child SELECT 1, min(a.id) FROM artifacts AS a JOIN tasks AS t ON t.id = a.task_id WHERE "
     "t.job_id = <row>",
-    kinds=("clean_jobs",),
+    kinds=("clean_jobs", "delete_jobs"),
     works=True,
     fails=True,
     words=("odd_child",),
 )
+ALONG = ("tasks: 3 rows go with them.", "artifacts: 3 rows go with them.")
+both("chain_of_tables", kinds=("delete_jobs",), works=True, names=ALONG)
+both(
+    "diamond",
+    "ALTER TABLE artifacts ADD COLUMN job INTEGER REFERENCES jobs (id) ON DELETE CASCADE",
+    "UPDATE artifacts SET job = (SELECT t.job_id FROM tasks AS t WHERE t.id = task_id)",
+    kinds=("clean_jobs", "delete_jobs"),
+    works=True,
+)
+both(
+    "diamond_of_which_one_side_does_not_cascade",
+    "ALTER TABLE artifacts ADD COLUMN job INTEGER REFERENCES jobs (id)",
+    "UPDATE artifacts SET job = (SELECT t.job_id FROM tasks AS t WHERE t.id = task_id)",
+    kinds=("clean_jobs", "delete_jobs"),
+    works=True,
+)
+for action in ("", "ON DELETE CASCADE"):
+    both(
+        f"chosen_rows_refer_to_each_other{'_and_cascade' if action else ''}",
+        f"ALTER TABLE jobs ADD COLUMN parent INTEGER REFERENCES jobs (id) {action}",
+        "UPDATE jobs SET parent = CASE id WHEN 1 THEN 2 ELSE 5 END WHERE id < 3",
+        kinds=("delete_jobs",),
+        works=True,
+        names=ALONG,
+    )
+both(
+    "tree",
+    "ALTER TABLE jobs ADD COLUMN parent INTEGER REFERENCES jobs (id) ON DELETE CASCADE",
+    "UPDATE jobs SET parent = id - 1 WHERE id IN (3, 4)",
+    kinds=("delete_jobs",),
+    works=True,
+    names=("jobs: 2 rows go with them.", "tasks: 5 rows go with them.", "artifacts: 4 rows go with them."),
+)
+postgresql(
+    "children_by_two_columns",
+    "ALTER TABLE tasks DROP CONSTRAINT tasks_job_id_fkey, ADD COLUMN shard INTEGER DEFAULT 1",
+    "ALTER TABLE jobs ADD COLUMN shard INTEGER DEFAULT 1, ADD UNIQUE (shard, id)",
+    "ALTER TABLE tasks ADD FOREIGN KEY (shard, job_id) REFERENCES jobs (shard, id) ON DELETE CASCADE",
+    kinds=("clean_jobs", "delete_jobs"),
+    works=True,
+)
+sqlite(
+    "children_by_two_columns",
+    "ALTER TABLE jobs ADD COLUMN shard INTEGER DEFAULT 1",
+    "CREATE UNIQUE INDEX odd_unique ON jobs (shard, id)",
+    "ALTER TABLE tasks ADD COLUMN shard INTEGER DEFAULT 1",
+    rebuilt(
+        lambda text, names: ending("FOREIGN KEY (shard, job_id) REFERENCES jobs (shard, id) ON DELETE CASCADE")(
+            text.replace("REFERENCES jobs (id) ON DELETE CASCADE", ""), names
+        ),
+        table="tasks",
+    ),
+    kinds=("clean_jobs", "delete_jobs"),
+    works=True,
+)
+KEYS = (
+    "ALTER TABLE task_audits DROP CONSTRAINT task_audits_task_id_fkey",
+    "ALTER TABLE tasks ALTER COLUMN task_id TYPE {}",
+    "ALTER TABLE task_audits ALTER COLUMN task_id TYPE {}",
+    "ALTER TABLE task_audits ADD FOREIGN KEY (task_id) REFERENCES tasks (task_id) ON DELETE CASCADE",
+)
+for parents, children in (
+    ("VARCHAR(5)", "VARCHAR(5)"),
+    ("VARCHAR(5)", "TEXT"),
+    ("TEXT", "CHAR(9)"),
+    ('TEXT COLLATE "en-x-icu"', "VARCHAR(9)"),
+):
+    postgresql(
+        f"children_{children.lower()}_of_{parents.lower()}".replace(' collate "en-x-icu"', "_in_english"),
+        *(text.format(type_) for text, type_ in zip(KEYS, ("", parents, children, ""), strict=True)),
+        kinds=("delete_tasks",),
+        works=True,
+        names=("task_audits: 4 rows go with them.",),
+    )
 
 # --- encodings, poolers ----------------------------------------------------------------------------
 
@@ -1553,7 +1629,7 @@ sqlite(
     f"INSERT INTO {ODD_NAME} VALUES (<row>)",
     works=True,
     fails=True,
-    kinds=DELETES,
+    kinds=(*DELETES, *CHOSEN),
     words=("Näme",),
 )
 sqlite("odd_name_of_a_trigger", sqlite_trigger("SELECT 1", name=ODD_NAME), works=True)

@@ -21,7 +21,7 @@ from tests import roadmaps
 from tests.conftest import SESSION, forget_attached
 from tests.matrix.exchanging import COPY, IMPORT, examine_copy, examine_import, is_about
 from tests.matrix.judging import Unmakeable, Wrong, examine, examine_together
-from tests.matrix.kinds import RUNS, Kind
+from tests.matrix.kinds import CHOSEN, RUNS, Kind
 from tests.matrix.oddities import ODDITIES, Oddity
 from tests.matrix.stores import Stores, opened
 
@@ -63,7 +63,7 @@ def _at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
 def cases() -> Iterator[Any]:
     for oddity in ODDITIES:
         for name in oddity.kinds or RUNS:
-            yield pytest.param(RUNS[name], oddity, id=f"{name}-{oddity.engine}-{oddity.name}")
+            yield pytest.param((RUNS | CHOSEN)[name], oddity, id=f"{name}-{oddity.engine}-{oddity.name}")
 
 
 @pytest.mark.parametrize(("kind", "oddity"), list(cases()))

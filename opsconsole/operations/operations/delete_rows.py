@@ -12,25 +12,23 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.display import figure
-from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Unfit
+from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
 from opsconsole.operations.planning import UnableToPlan
 from opsconsole.stores import rows
-from opsconsole.stores.cascade import cascade
-from opsconsole.stores.catalog import ForeignKey
-from opsconsole.stores.rows import Key, Values
+from opsconsole.stores.cascade import cascade, delete_order, references
+from opsconsole.stores.rows import Key, RowKey, Values
 from opsconsole.stores.store import Store, all_stores
 
 MAX_ROWS = 10_000
 
-Row = tuple[str, Key]
-
 
 class Doomed(NamedTuple):
-    """A chosen row, the rows that go with it in the order in which they go, and what keeps it."""
+    """A chosen row, the rows that go with it in the order in which they go, and why it does not go itself."""
 
     pk: Key
     rows: Sequence[tuple[str, Key, Mapping[str, Any]]]
-    kept_by: str = ""
+    kept: bool = False
+    along: bool = False
 
 
 class DeleteRows(Operation):
@@ -41,7 +39,10 @@ class DeleteRows(Operation):
     )
     risk = Risk.DELETE
     takes_chosen = True
-    reasons = {"referenced": _("other rows refer to it: delete those first")}
+    reasons = {
+        "referenced": _("other rows refer to it: delete those first"),
+        "along": _("goes with another chosen row"),
+    }
     figure_labels = {"in_scope": _("chosen rows")}
 
     class Params(forms.Form):
@@ -63,7 +64,8 @@ class DeleteRows(Operation):
                 % {"store": store.alias, "table": table, "tables": ", ".join(sorted(known))}
             )
         self.model = known[table]  # type: ignore[misc]  # of this plan
-        self.writes = dict.fromkeys(self._order(table), ())
+        self._referring = references(store)
+        self.writes = dict.fromkeys(delete_order(table, self._referring), ())
 
     @classmethod
     def locate(cls, params: Mapping[str, Any]) -> Store:
@@ -81,7 +83,8 @@ class DeleteRows(Operation):
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         found = super().fetch(units, after=after, bound=bound, limit=limit)
-        return self._doomed([unit.pk for unit in found])
+        chosen = self.up_to(units, bound).order_by("pk").values_list("pk", flat=True)
+        return self._doomed([unit.pk for unit in found], map(rows.plain_key, chosen)) if found else []
 
     def measure(self, narrow: Any) -> dict[str, Any]:
         count = narrow(self.scope()).count()
@@ -98,63 +101,26 @@ class DeleteRows(Operation):
 
     # --- what goes with them ----------------------------------------------------------------------------------
 
-    def _children(self, table: str) -> Iterable[tuple[ForeignKey, str | None]]:
-        for reference in self.at.foreign_keys:
-            if self.at.is_parent(reference, table):
-                child = rows.known_table(self.at, reference)
-                known = {model._meta.db_table for model in self.at.models()}
-                yield reference, child if child in known else None
-
-    def _order(self, table: str) -> list[str]:
-        """Return the tables that lose rows, children before parents."""
-        found: list[str] = []
-
-        def follow(parent: str, path: tuple[str, ...]) -> None:
-            for reference, child in self._children(parent) if parent in self.at.tables else ():
-                if reference.cascades and child is not None and child not in path:
-                    follow(child, (*path, child))
-            if parent in found:
-                found.remove(parent)
-            found.append(parent)
-
-        follow(table, (table,))
-        return found
-
-    def _doomed(self, keys: Sequence[Key]) -> list[Doomed]:
+    def _doomed(self, keys: Sequence[Key], chosen: Iterable[Key]) -> list[Doomed]:
         """Return the rows with all that goes with each; a row that goes with several is the first one's."""
         table = self.model._meta.db_table
-        owner: dict[Row, Key] = {(table, key): key for key in keys}
-        kept_by: dict[Key, str] = {}
-        level = list(owner)
-        while level:
-            parents: dict[str, list[Key]] = {}
-            for name, key in level:
-                parents.setdefault(name, []).append(key)
-            level = []
-            for parent, parent_keys in parents.items():
-                for reference, child in self._children(parent):
-                    for key, found in rows.references(self.at, reference, parent, parent_keys).items():
-                        root = owner[parent, key]
-                        for one in found:
-                            row = (child or "", rows.plain_key(one))
-                            if child is None or (not reference.cascades and row not in owner):
-                                kept_by.setdefault(root, reference.child)
-                            elif row not in owner:
-                                owner[row] = root
-                                level.append(row)
-        values = self._values(owner)
-        order = {name: place for place, name in enumerate(self.writes)}
+        found = cascade(self.at, table, chosen, self._referring)
         going: dict[Key, list[tuple[str, Key, Mapping[str, Any]]]] = {key: [] for key in keys}
-        for row in sorted(owner, key=lambda row: order.get(row[0], 0)):
+        mine = [row for row, owner in found.owners.items() if owner in going]
+        values = self._values(mine)
+        order = {name: place for place, name in enumerate(self.writes)}
+        for row in sorted(mine, key=lambda row: order[row[0]]):
             if row in values:
-                going[owner[row]].append((*row, values[row]))
-        return [Doomed(key, going[key], kept_by.get(key, "")) for key in keys]
+                going[found.owners[row]].append((*row, values[row]))
+        return [
+            Doomed(key, going[key], key in found.kept_by, found.owners.get((table, key), key) != key) for key in keys
+        ]
 
-    def _values(self, owner: Iterable[Row]) -> dict[Row, Mapping[str, Any]]:
+    def _values(self, owner: Iterable[RowKey]) -> dict[RowKey, Mapping[str, Any]]:
         by_table: dict[str, list[Key]] = {}
         for table, key in owner:
             by_table.setdefault(table, []).append(key)
-        found: dict[Row, Mapping[str, Any]] = {}
+        found: dict[RowKey, Mapping[str, Any]] = {}
         for table, keys in by_table.items():
             columns = self.at.tables[table].stored
             read: Mapping[Key, Values] = rows.read(self.at, table, columns, keys)
@@ -162,8 +128,12 @@ class DeleteRows(Operation):
         return found
 
     def change(self, unit: Doomed) -> Outcome:
-        if unit.kept_by:
+        if unit.kept:
             return Unfit("referenced")
+        if unit.along:
+            return Skip("along")
+        if not unit.rows:
+            return Skip("gone")
         return Changed([RowChange(table, key, old, None) for table, key, old in unit.rows])
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
@@ -172,12 +142,24 @@ class DeleteRows(Operation):
     def facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
         """What goes along, and what keeps rows: counted by the store's own foreign keys."""
         keys = list(units.values_list("pk", flat=True)[:MAX_ROWS])
-        found = cascade(self.at, self.model._meta.db_table, keys)
-        along = [
-            gettext("%(table)s: %(count)s rows go with them.") % {"table": table, "count": figure(count)}
-            for table, count in sorted(found.deleted.items())
-        ]
-        return {"dependencies": [*along, *found.refusals]}
+        found = cascade(self.at, self.model._meta.db_table, map(rows.plain_key, keys), self._referring)
+        return {"dependencies": [*_going(found.along), *_staying(found.staying)]}
 
     def action_label(self, count: int) -> str:
         return ngettext("Delete %(count)s row", "Delete %(count)s rows", count) % {"count": figure(count)}
+
+
+def _going(counts: Mapping[str, int]) -> list[str]:
+    return [
+        gettext("%(table)s: %(count)s rows go with them.") % {"table": table, "count": figure(count)}
+        for table, count in sorted(counts.items())
+    ]
+
+
+def _staying(counts: Mapping[tuple[str, bool], int]) -> list[str]:
+    known = gettext("%(table)s: %(count)s rows refer to it; delete those first")
+    unknown = gettext("%(table)s: %(count)s rows of a table that the console does not know")
+    return [
+        (known if has_model else unknown) % {"table": table, "count": figure(count)}
+        for (table, has_model), count in sorted(counts.items())
+    ]
