@@ -46,11 +46,36 @@ def client(place: Place) -> Iterator[Any]:
             connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")
             yield connection
         return
-    with psycopg.connect(place.address, autocommit=True, options=OPTIONS) as pg:
-        # Such a database does not know its encoding, so the driver hands out bytes.
-        raw = pg.info.parameter_status("server_encoding") == "SQL_ASCII"
-        pg.execute(f"SET client_encoding = '{'SQL_ASCII' if raw else 'UTF8'}'")
+    with _connect(place) as pg:
         yield pg
+
+
+def _connect(place: Place) -> Any:
+    pg = psycopg.connect(place.address, autocommit=True, options=OPTIONS, prepare_threshold=None)
+    # Such a database does not know its encoding, so the driver hands out bytes.
+    raw = pg.info.parameter_status("server_encoding") == "SQL_ASCII"
+    pg.execute(f"SET client_encoding = '{'SQL_ASCII' if raw else 'UTF8'}'")
+    return pg
+
+
+_readers: dict[str, Any] = {}
+
+
+@contextmanager
+def reader(place: Place) -> Iterator[Any]:
+    """A connection that only reads. PostgreSQL's is kept: a new process there takes as long as what it is asked."""
+    if place.sqlite:
+        with client(place) as connection:
+            yield connection
+        return
+    if place.address not in _readers:
+        _readers[place.address] = _connect(place)
+    yield _readers[place.address]
+
+
+def close_readers() -> None:
+    while _readers:
+        _readers.popitem()[1].close()
 
 
 def dump(place: Place) -> Dump:
@@ -58,7 +83,7 @@ def dump(place: Place) -> Dump:
 
     PostgreSQL's values are texts. SQLite's are the stored ones, and a `rowid` where the table has no name for it.
     """
-    with client(place) as connection:
+    with reader(place) as connection:
         return dict(_sqlite_tables(connection) if place.sqlite else _postgresql_tables(connection))
 
 
@@ -98,9 +123,10 @@ def _postgresql_tables(connection: Any) -> Iterator[tuple[str, list[Row]]]:
 CATALOGUE = " what there is "
 _SHAPE = """
     SELECT concat_ws(' ', relkind, relname, relhastriggers, relrowsecurity, relpersistence) FROM pg_class
-    WHERE oid >= 16384 AND relnamespace <> 'pg_toast'::regnamespace
+    WHERE oid >= 16384 AND relnamespace <> 'pg_toast'::regnamespace AND relpersistence <> 't'
     UNION ALL SELECT concat_ws(' ', tgname, tgenabled) FROM pg_trigger WHERE oid >= 16384
-    UNION ALL SELECT conname FROM pg_constraint WHERE oid >= 16384
+    UNION ALL SELECT conname FROM pg_constraint WHERE oid >= 16384 AND NOT EXISTS (
+        SELECT FROM pg_class AS t WHERE t.oid = conrelid AND t.relpersistence = 't')
     UNION ALL SELECT proname FROM pg_proc WHERE oid >= 16384
 """
 _TABLES = """

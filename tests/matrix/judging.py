@@ -19,7 +19,7 @@ from opsconsole.operations.selection import Selection
 from opsconsole.stores.sqlite import RAW_KEY
 from opsconsole.stores.store import Store, StoreUnusable
 from tests.contract import TESTER, left_by, operation_called, work
-from tests.matrix.harness import Dump, Place, apply, client, copied, differences, dump, filled, moment, unclear
+from tests.matrix.harness import Dump, Place, apply, copied, differences, dump, filled, moment, reader, unclear
 from tests.matrix.kinds import Kind
 from tests.matrix.oddities import Oddity
 from tests.matrix.stores import Stores
@@ -118,7 +118,7 @@ def _examine(
 def _answer(place: Place, oddity: Oddity, names: Any) -> Any:
     if not oddity.query:
         return None
-    with client(place) as connection:
+    with reader(place) as connection:
         return connection.execute(filled(oddity.query, names)).fetchall()
 
 
@@ -166,7 +166,7 @@ def _check_result(
     kind: Kind, place: Place, start: Dump, run: Run, failed: Collection[str], oddities: Iterable[Oddity], names: Any
 ) -> None:
     wanted = right(kind, place, start, failed, oddities, names)
-    may_differ = columns_of(oddities, "touched", names) + columns_of(oddities, "derived", names)
+    may_differ = touched(oddities, names) + columns_of(oddities, "derived", names)
     found = dump(place)
     for table, column in columns_of(oddities, "moments", names):
         for tables in (found, wanted):
@@ -195,6 +195,12 @@ def right(kind: Kind, place: Place, start: Dump, stay: Collection[str], oddities
         if short not in children:
             tables[name] = done[short]
     return tables
+
+
+def touched(oddities: Iterable[Oddity], names: Any) -> list[tuple[str, str]]:
+    """The columns that the store's own triggers change, and those that it computes from these."""
+    found = columns_of(oddities, "touched", names)
+    return found + (columns_of(oddities, "follows", names) if found else [])
 
 
 def columns_of(oddities: Iterable[Oddity], which: str, names: Any) -> list[tuple[str, str]]:
@@ -236,7 +242,7 @@ def _undo(
         if all(unclear(str(refusal), words) for words in named):
             raise Wrong(f"the undo is refused, but the sentence does not say why: {refusal}") from refusal
         return
-    if told := differences(dump(place), start, but=columns_of(oddities, "touched", names)):
+    if told := differences(dump(place), start, but=touched(oddities, names)):
         raise Wrong(f"the undo is not exact ({undone.status}, {undone.reasons}): {told[:6]}")
     if undone.status != Status.SUCCEEDED:
         raise Wrong(f"the undo is exact, but {undone.status}: {undone.error}")

@@ -31,6 +31,7 @@ class Oddity:
     touched: tuple[tuple[str, str], ...] = ()  # (table, column) that the store's own triggers change
     names: tuple[str, ...] = ()  # what the plan must name when it goes on
     derived: tuple[tuple[str, str], ...] = ()  # (table, column) that the database computes from written ones
+    follows: tuple[tuple[str, str], ...] = ()  # (table, column) that it computes from `<other>`
     moments: tuple[tuple[str, str], ...] = ()  # (table, column) of times, whatever form they are written in
     between: tuple[str, ...] = ()  # between the run and its undo
     query: str = ""  # answers alike before the run and after the undo
@@ -40,6 +41,7 @@ class Oddity:
     children: tuple[str, ...] = ()  # tables whose rows count as rows of `<table>`
     url: str = ""  # parameters of the address
     pooler: bool = False
+    leaves: tuple[str, ...] = ()  # what another client of the pooler has done in the console's connection
 
 
 ODDITIES: list[Oddity] = []
@@ -876,6 +878,7 @@ postgresql(
     "generated_column",
     "ALTER TABLE <table> ADD COLUMN odd_made TEXT GENERATED ALWAYS AS (upper(<other>)) STORED",
     works=True,
+    follows=(("<table>", "odd_made"),),
 )
 postgresql(
     "generated_from_what_is_written",
@@ -1118,6 +1121,21 @@ postgresql(
     kinds=("fill_audits", "fill_ids"),
     works=True,
 )
+postgresql(
+    "exclusion_of_keys",
+    "CREATE EXTENSION btree_gist",
+    "ALTER TABLE <table> ADD CONSTRAINT odd_exclusion EXCLUDE USING gist (<key> WITH =)",
+    works=True,
+)
+both("partial_index", "CREATE UNIQUE INDEX odd_index ON <table> (<key>, <other>) WHERE <other> IS NOT NULL", works=True)
+both("expression_index", "CREATE UNIQUE INDEX odd_index ON <table> (lower(<other>), <key>)", works=True)
+both("key_by_expression", "CREATE UNIQUE INDEX odd_index ON <table> ((<key> || ''))", works=True)
+postgresql(
+    "domain_of_another_column",
+    "CREATE DOMAIN odd_text AS TEXT CHECK (length(VALUE) < 100000)",
+    "ALTER TABLE <table> ALTER COLUMN <other> TYPE odd_text",
+    works=True,
+)
 REF = "CREATE TABLE odd_child (id INTEGER PRIMARY KEY, ref <key_type> DEFAULT NULL REFERENCES <table> (<key>) {})"
 for action in (
     "ON DELETE CASCADE",
@@ -1323,6 +1341,33 @@ postgresql(
 )
 postgresql("pooler", pooler=True, url="pooler=transaction", works=True)
 postgresql(
+    "pooler_and_a_temporary_table",
+    pooler=True,
+    url="pooler=transaction",
+    leaves=(
+        "CREATE TEMPORARY TABLE <table> (LIKE public.<table> INCLUDING ALL)",
+        "INSERT INTO pg_temp.<table> SELECT * FROM public.<table>",
+        "CREATE TEMPORARY TABLE pg_class (oid oid, relname name)",
+    ),
+    works=True,
+)
+postgresql(
+    "pooler_and_settings_of_another_client",
+    *RICH,
+    pooler=True,
+    url="pooler=transaction",
+    leaves=(
+        "SET datestyle = 'German'",
+        "SET timezone = 'Asia/Shanghai'",
+        "SET intervalstyle = 'sql_standard'",
+        "SET bytea_output = 'escape'",
+        "SET standard_conforming_strings = off",
+        "SET search_path = pg_catalog",
+        "SET lock_timeout = '1ms'",
+    ),
+    works=True,
+)
+postgresql(
     "pooler_and_settings",
     *RICH,
     "ALTER DATABASE <database> SET datestyle = 'SQL, DMY'",
@@ -1443,6 +1488,7 @@ sqlite(
     "generated_columns",
     "ALTER TABLE <table> ADD COLUMN odd_made TEXT GENERATED ALWAYS AS (upper(<other>)) VIRTUAL",
     works=True,
+    follows=(("<table>", "odd_made"),),
 )
 sqlite(
     "generated_from_what_is_written",
@@ -1470,7 +1516,7 @@ def stored(connection: Any, names: Mapping[str, str]) -> None:
         connection.execute(text)
 
 
-sqlite("stored_generated_column", stored, works=True)
+sqlite("stored_generated_column", stored, works=True, follows=(("<table>", "odd_made"),))
 sqlite(
     "integer_affinity", rebuilt(declared("column", "INTEGER")), kinds=("fill_audits", "fill_ids"), words=("<column>",)
 )

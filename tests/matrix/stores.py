@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -13,7 +13,7 @@ from psycopg import sql
 
 from opsconsole.stores.store import Store, attach_file
 from tests.conftest import attach_url, forget_attached
-from tests.matrix.harness import Place, apply, create
+from tests.matrix.harness import Place, apply, close_readers, create, filled
 from tests.matrix.kinds import Kind
 from tests.matrix.oddities import Oddity
 from tests.pooler import Pooler
@@ -30,8 +30,9 @@ class Stores:
         self.pooler: Pooler | None = None
         self._prepared: dict[tuple[str, str, str], Place] = {}
         self._used = 0
-        with psycopg.connect(server.dsn, autocommit=True) as connection, suppress(psycopg.errors.DuplicateObject):
-            connection.execute(f"CREATE ROLE {ROLE} LOGIN")
+        self._superuser = psycopg.connect(server.dsn, autocommit=True)
+        with suppress(psycopg.errors.DuplicateObject):
+            self._superuser.execute(f"CREATE ROLE {ROLE} LOGIN")
 
     def make(self, kind: Kind, *oddities: Oddity) -> Place:
         """The store, with all that is odd about it."""
@@ -68,6 +69,7 @@ class Stores:
         if any(one.pooler for one in oddities):
             self.pooler = self.pooler or Pooler(self.folder, url.port, [ROLE])
             port = self.pooler.port
+            self._leave_behind(f"postgresql://{role}@{url.hostname}:{port}{url.path}", place, kind, oddities)
         options = [one.url for one in oddities if one.url]
         for schema in {one.schema for one in oddities if one.schema}:
             path = f'"{schema}"'.replace(" ", "\\ ")
@@ -76,8 +78,16 @@ class Stores:
         address = f"postgresql://{role}@{url.hostname}:{port}{url.path}{query}"
         return attach_url(kind.platform, address, attached=attached)
 
+    def _leave_behind(self, address: str, place: Place, kind: Kind, oddities: Sequence[Oddity]) -> None:
+        """What another client of the pooler leaves in the connection that the console will get."""
+        with psycopg.connect(address, autocommit=True, prepare_threshold=None) as connection:
+            for statement in [text for one in oddities for text in one.leaves]:
+                connection.execute(filled(statement, self.names(kind, place)))
+
     def close(self) -> None:
         forget_attached()
+        close_readers()
+        self._superuser.close()
         if self.pooler is not None:
             self.pooler.close()
 
@@ -96,20 +106,19 @@ class Stores:
         return self._prepared[key]
 
     def _empty(self, name: str, encoding: str) -> str:
-        self.server.drop_database(name)
         return self._create(
             name, "template0", f"ENCODING '{encoding}' LOCALE '{'C.UTF-8' if encoding == 'UTF8' else 'C'}'"
         )
 
     def _copy(self, name: str, template: str) -> str:
         forget_attached()
-        self.server.drop_database(name)
+        close_readers()
         return self._create(name, template, "")
 
     def _create(self, name: str, template: str, options: str) -> str:
         names = sql.Identifier(f"{name}{self.server.suffix}"), sql.Identifier(template)
-        with psycopg.connect(self.server.dsn, autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} " + options).format(*names))
+        self._superuser.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(names[0]))
+        self._superuser.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} " + options).format(*names))
         return self.server.url(name)
 
 
