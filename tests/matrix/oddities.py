@@ -377,6 +377,14 @@ sqlite(
     words=("view", "<table>"),
 )
 
+sqlite(
+    "view_with_a_trigger",
+    "ALTER TABLE <table> RENAME TO odd_real",
+    "CREATE VIEW <table> AS SELECT * FROM odd_real",
+    "CREATE TRIGGER odd_trigger INSTEAD OF <event> ON <table> BEGIN SELECT 1; END",
+    words=("view", "<table>"),
+)
+
 # --- who may see and write what --------------------------------------------------------------------
 
 GRANTED = (
@@ -1155,7 +1163,7 @@ for action in (
         words=("odd_child",),
     )
 both("referred_by_no_row", REF.format("ON DELETE CASCADE"), kinds=(*DELETES, *CHOSEN), works=True)
-postgresql(
+both(
     "referred_at_commit",
     REF.format("DEFERRABLE INITIALLY DEFERRED"),
     "INSERT INTO odd_child VALUES (1, <row>)",
