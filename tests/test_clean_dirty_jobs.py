@@ -106,11 +106,11 @@ def test_a_child_that_comes_in_the_last_moment(make_helix, engine, monkeypatch):
     real = runner.Runner._apply
     late: list[int] = []
 
-    def apply(worker: Any, writes: Any) -> None:
+    def apply(worker: Any, writes: Any, *rest: Any) -> None:
         if not late and any(write.table == "jobs" and write.rows[0][0] == 3 for write in writes):
             late.append(3)
             execute(store, CHANGES["a task added"])
-        real(worker, writes)
+        real(worker, writes, *rest)
 
     monkeypatch.setattr(runner.Runner, "_apply", apply)
     run = work(confirmed(store))

@@ -36,13 +36,13 @@ def test_no_row_begins_to_refer_to_what_a_delete_has_locked(make_helix: Any, mon
     refused: list[str] = []
     real = rows.write
 
-    def insert_before(*args: Any) -> int:
+    def insert_before(*args: Any, **options: Any) -> int:
         with psycopg.connect(url_of(store), options="-c lock_timeout=200ms", autocommit=True) as platform:
             try:
                 platform.execute(INSERT)
             except psycopg.errors.LockNotAvailable as error:
                 refused.append(str(error))
-        return real(*args)
+        return real(*args, **options)
 
     run = confirmed(store, 1)
     monkeypatch.setattr(rows, "write", insert_before)
@@ -246,3 +246,79 @@ def test_a_row_that_others_keep_changing_holds_up_no_other(
     run = execute_run(operation_called("tasks.clean_memory_items", store))
     assert (run.changed, run.skipped) == (2, 1)
     assert list(dump(store)["memory_items"]) == ["mem1"]
+
+
+# --- what a value stands on changes before it is written -------------------------------------------------------
+
+PAYLOAD = '{"source_event_ts": "new", "supervisor_processed_at": "new"}'
+
+
+def after_reading(monkeypatch: pytest.MonkeyPatch, call: Any, *, times: int = 1) -> None:
+    """`call` when a batch is read and judged, and not yet written; so often."""
+    real, left = Runner._prepare, [call] * times
+
+    def prepare(worker: Runner, writes: Any, *rest: Any) -> Any:
+        batch = real(worker, writes, *rest)
+        if left and writes:
+            left.pop()()
+        return batch
+
+    monkeypatch.setattr(Runner, "_prepare", prepare)
+
+
+def backfill(store: Store, **options: Any) -> Any:
+    return execute_run(operation_called("audits.backfill_decision_fields", store), **options)
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
+def test_a_value_is_never_written_from_what_a_row_no_longer_holds(
+    make_attached: Any, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another client changes the payload, which the run reads and does not write."""
+    store = make_attached(engine, 60).store
+    rows_before = dump(store)["task_audits"]
+    backfilled = backfill(store)
+    keys = [row[0] for batch in backfilled.batches.order_by("number") for write in batch.writes for row in write.rows]
+    undo(backfilled)
+    key = keys[len(keys) // 2]
+    after_reading(
+        monkeypatch, lambda: execute(store, f"UPDATE task_audits SET payload = '{PAYLOAD}' WHERE audit_id = {key}")
+    )
+    run = backfill(store)
+    found = dump(store)["task_audits"][key]
+    assert (found["source_event_ts"], found["supervisor_processed_at"]) == ("new", "new")
+    assert (run.status, run.changed, run.skipped) == (Status.SUCCEEDED, backfilled.changed, 0)
+    undo(run)
+    assert dump(store)["task_audits"] == rows_before | {key: rows_before[key] | {"payload": PAYLOAD}}
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
+def test_a_row_whose_payload_never_stands_still_is_skipped(
+    make_attached: Any, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_attached(engine, 60).store
+    whole = backfill(store)
+    key = whole.batches.first().writes[0].rows[0][0]
+    undo(whole)
+    ticks = iter(range(1000))
+
+    def touch() -> None:
+        payload = f'{{"source_event_ts": "{next(ticks)}", "supervisor_processed_at": "x"}}'
+        execute(store, "UPDATE task_audits SET payload = ? WHERE audit_id = ?", [payload, key])
+
+    after_reading(monkeypatch, touch, times=100)
+    run = backfill(store)
+    assert (run.changed, left_by(run)["skipped"]) == (whole.changed - 1, {"moved": [str(key)]})
+    assert dump(store)["task_audits"][key]["source_event_ts"] is None
+
+
+def test_rows_younger_than_an_open_transaction_are_written(make_attached: Any) -> None:
+    """Their versions do not tell whether they have changed since they were read: so they are locked, and read again."""
+    store = make_attached("postgresql-text", 60).store
+    with psycopg.connect(url_of(store)) as other:
+        other.execute("SELECT pg_current_xact_id()")
+        execute(store, "UPDATE task_audits SET payload = payload")
+        run = backfill(store, batch_size=7)
+    assert run.status == Status.SUCCEEDED
+    assert run.changed == run.total - run.unfit
+    assert undo(run).status == Status.SUCCEEDED

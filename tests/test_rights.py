@@ -13,6 +13,7 @@ from django.apps import apps
 from opsconsole.operations import registry
 from opsconsole.operations.base import Risk
 from opsconsole.operations.models import Run, Status
+from opsconsole.operations.runner import Runner
 from opsconsole.stores.router import store_of
 from opsconsole.stores.store import StoreUnusable
 from tests.conftest import attach_url
@@ -68,6 +69,30 @@ def test_a_backfill_needs_its_two_columns_only(restricted: Any) -> None:
     owner.execute(f"GRANT UPDATE (source_event_ts, supervisor_processed_at) ON task_audits TO {role}")
     run = execute_run(operation_called("audits.backfill_decision_fields", store))
     assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
+
+
+def test_rights_on_columns_alone_are_enough(restricted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a role may not see the version of a row, by which the console tells whether it has changed."""
+    store, owner, role = restricted
+    columns = ", ".join(store.tables["task_audits"])
+    owner.execute(f"REVOKE SELECT ON task_audits FROM {role}")
+    owner.execute(
+        f"GRANT SELECT ({columns}), UPDATE (source_event_ts, supervisor_processed_at) ON task_audits TO {role}"
+    )
+    payload = '{"source_event_ts": "new", "supervisor_processed_at": "new"}'
+    real, changes = Runner._prepare, [payload]
+
+    def prepare(worker: Runner, *args: Any) -> Any:
+        batch = real(worker, *args)
+        if changes:
+            owner.execute("UPDATE task_audits SET payload = %s", [changes.pop()])
+        return batch
+
+    monkeypatch.setattr(Runner, "_prepare", prepare)
+    run = execute_run(operation_called("audits.backfill_decision_fields", store))
+    assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
+    assert owner.execute("SELECT source_event_ts FROM task_audits").fetchall() == [("new",)]
+    assert undo(run).changed == 1
 
 
 def test_checks_and_measuring_need_to_read_only(restricted: Any) -> None:

@@ -98,6 +98,14 @@ class _Undone(Exception):
     """Takes back what was tried behind a savepoint."""
 
 
+class _Read(NamedTuple):
+    """A batch as it was read: its units, the cursor before it, and `rows.mark` from before."""
+
+    units: list[Any]
+    after: Key | None
+    since: int
+
+
 class _Pending(NamedTuple):
     """A batch on its way into the store."""
 
@@ -169,6 +177,7 @@ class Runner:
         self._suspects: dict[Key, tuple[str, int]] = {}  # unit → what it held when its write failed; how often
         self._verdicts: dict[Key, Exception | Skip] = {}  # unit → why it is not written with its batch
         self._retries = 0  # of the batch that is being written
+        self._has_versions = False
         # Whether what a delete takes needs no trial any more, or has been tried.
         self._restorable = not (self.operation.undoable and run.plan.get("restorable", True))
         self._isolating = 0  # units in which one is known that can't be written
@@ -279,9 +288,11 @@ class Runner:
         act = partial(self._answer, self.operation) if isinstance(self.operation, Check) else self.operation.act
         if act is not None:
             return self._do(self.run.bound, act)
-        if not self.operation.rejudges and not self._see_through():
-            return True  # an undo may meet a row again that the batch before it writes
+        # An undo may meet a row again that the batch before it writes; a batch that is tried again has its turn alone.
+        if (self._retries or not self.operation.rejudges) and not self._see_through():
+            return True
         after = self.run.cursor if self._pending is None else self._pending.cursor
+        since = rows.mark(self.store)
         units = self._read(after, self.run.bound, self.size)
         sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
         found = outcomes_of(self.operation, units, sampler, change=self._change)
@@ -291,7 +302,7 @@ class Runner:
             return True  # the batch before is read again, and this one after it; or it was the last
         if not units:
             return False
-        self._write(units, found)
+        self._write(_Read(units, after, since), found)
         if self._pending is not None and self._pending.done.done():
             self._see_through()
         return True
@@ -384,9 +395,9 @@ class Runner:
         """The run, as long as this worker has it."""
         return Run.objects.filter(pk=self.run.pk, generation=self.run.generation, status=Status.RUNNING)
 
-    def _write(self, units: list[Any], found: Outcomes) -> None:
+    def _write(self, read: _Read, found: Outcomes) -> None:
         """Before-image, then the store's transaction. The cursor moves only when both are committed."""
-        started = time.monotonic()
+        started, units = time.monotonic(), read.units
         try:
             writes = self._final(found.writes)
             batch = self._prepare(writes, found, units[-1].pk)
@@ -395,26 +406,59 @@ class Runner:
                 raise
             self._isolate(units, error, [])
             return
-        done = self._writer.start(lambda: self._apply(writes))
+        done = self._writer.start(lambda: self._apply(writes, read))
         self._pending = _Pending(batch, units, found, writes, done, started)
 
-    def _apply(self, writes: list[Write]) -> None:
+    def _apply(self, writes: list[Write], read: _Read) -> None:
         """The store's transaction: lock parents before children, delete children before parents."""
         if not writes:
             return
         with self._store_transaction():
             deletes = [write for write in writes if write.kind == "delete"]
-            for write in reversed(deletes):
+            since = self._guard(read)
+            for write in reversed(writes if since is None else deletes):
                 rows.lock(self.store, write)
+            if since is None and (self.store.vendor == "postgresql" or rows.mark(self.store) != read.since):
+                self._require_as_read(read, deletes)
             for write in deletes:
                 self._require_unreferenced(write, deletes)
             for write in writes:
-                rows.write(self.store, write)
+                rows.write(self.store, write, since=since)
             rows.check_deferred(self.store)
             for write in writes:
                 rows.verify(self.store, write)
             if deletes and not self._restorable:
                 self._try_restore(deletes)
+
+    def _guard(self, read: _Read) -> int | None:
+        """By what PostgreSQL leaves alone the rows that may have changed since they were read. Where some may, or
+        where it can't, None: they are locked, and read once more.
+        """
+        return read.since if self._has_versions and not self._retries else None
+
+    def _require_as_read(self, read: _Read, deletes: list[Write]) -> None:
+        """Read once more, under the lock, what was judged. Raises RowsChanged where something else came of it."""
+        again: dict[Key, Any] = {}
+        after, last = read.after, read.units[-1].pk
+        while after != last and (
+            units := read_batch(self.operation, self.units, after=after, bound=last, limit=len(read.units))
+        ):
+            again |= {unit.pk: unit for unit in units}
+            after = units[-1].pk
+        unmet: dict[RowKey, Exception | None] = {}
+        for unit in read.units:
+            now = again.get(unit.pk)
+            if now == unit or not isinstance(outcome := self._outcome(unit), Changed):
+                continue
+            if now is None or self._outcome(now) != outcome:
+                unmet |= dict.fromkeys(((row.table, row.key) for row in outcome.rows), None)
+        for write in deletes:  # of which the image holds more than what was judged
+            found = rows.read(self.store, write.table, write.columns, [row[0] for row in write.rows])
+            unmet |= {
+                (write.table, key): None for key, old, _new in write.rows if found.get(key) != self.store.raw(old)
+            }
+        if unmet:
+            raise RowsChanged(unmet)
 
     def _try_restore(self, deletes: list[Write]) -> None:
         """Put the first rows back behind a savepoint, and take that back: what can't be undone is not begun."""
@@ -590,6 +634,7 @@ class Runner:
         for target in self.operation.targets():  # read once, before the first batch
             if target.table in self.store.tables:
                 self.store.triggers(target.table, target.kind.upper())
+        self._has_versions = rows.has_versions(self.store, self.operation.writes)
         with self._store_transaction():
             lost_from = None
             for batch in self.run.batches.order_by("-number").iterator(chunk_size=1):

@@ -114,14 +114,40 @@ def plain_key(key: Any) -> Key:
     return str(key)
 
 
-def write(store: Store, change: Write) -> int:
-    """Apply `change` and return how many rows it wrote: all of them. Raises RowsChanged otherwise."""
-    sql = _statements(store)
+def mark(store: Store) -> int:
+    """Return how far other clients' writing has come, to be asked before rows are read.
+
+    SQLite: a number that is another one as soon as another connection has committed. PostgreSQL: the oldest
+    transaction that may still write; a row whose version is older has not changed since.
+    """
+    if store.vendor == "sqlite":
+        return int(store.query("PRAGMA data_version")[0][0])
+    return int(store.query("SELECT pg_snapshot_xmin(pg_current_snapshot())::xid::text")[0][0])
+
+
+def has_versions(store: Store, tables: Iterable[str]) -> bool:
+    """Return whether the role may see the versions of the rows of `tables`, which PostgreSQL keeps in a column."""
+    if store.vendor == "sqlite":
+        return False
+    oids = [store.tables[name].oid for name in tables if name in store.tables]
+    sql = (
+        "SELECT COALESCE(bool_and(has_column_privilege(t::oid, 'xmin', 'SELECT')), true) FROM unnest(%s::bigint[]) AS t"
+    )
+    return bool(store.query(sql, [oids])[0][0])
+
+
+def write(store: Store, change: Write, *, since: int | None = None) -> int:
+    """Apply `change` and return how many rows it wrote: all of them. Raises RowsChanged otherwise.
+
+    `since`: PostgreSQL's mark from before the rows were read, so that rows that may have changed are left alone.
+    None: the caller has locked them and knows that they have not.
+    """
+    sql = _statements(store, since)
     if not store.tables[change.table].is_unique([store.key_column(change.table)]):
         _require_single(store, change)
     met = int(getattr(sql, change.kind)(change))
     if met != len(change.rows):
-        _require_met(store, change, met)
+        _require_met(store, change, met, since)
     return len(change.rows)
 
 
@@ -188,7 +214,7 @@ def normalized(store: Store, change: Write) -> Write:
 
 
 def lock(store: Store, change: Write) -> None:
-    """Lock the rows that `change` deletes, so that no other row can begin to refer to them. SQLite has one lock."""
+    """Lock the rows that `change` writes, so that no other row can begin to refer to them. SQLite has one lock."""
     if store.vendor == "postgresql":
         key, keys = _PostgreSQL(store).key_condition(change.table, "t", [row[0] for row in change.rows])
         table = store.tables[change.table].sql
@@ -212,28 +238,33 @@ def explain(store: Store, kind: str, table: str, columns: Sequence[str]) -> None
     store.query(f"{word} {statement}", [None] * len(_MARK.findall(statement)))
 
 
-def _statements(store: Store) -> _SQLite | _PostgreSQL:
-    return _SQLite(store) if store.vendor == "sqlite" else _PostgreSQL(store)
+def _statements(store: Store, since: int | None = None) -> _SQLite | _PostgreSQL:
+    return _SQLite(store) if store.vendor == "sqlite" else _PostgreSQL(store, since)
 
 
 def _key(store: Store, table: str) -> str:
     return quote(store.key_column(table))
 
 
-def _require_met(store: Store, change: Write, met: int) -> None:
+def _require_met(store: Store, change: Write, met: int, since: int | None) -> None:
     """Find the rows that a statement did not write: others have changed them, or the database ignored the write."""
-    found = read(store, change.table, change.columns, [row[0] for row in change.rows])
+    keys = [row[0] for row in change.rows]
+    found = read(store, change.table, change.columns, keys)
+    young = _PostgreSQL(store, since).young(change.table, keys) if since is not None else frozenset()
     fired = any(one.before for one in store.triggers(change.table, change.kind.upper()))
     unmet: dict[RowKey, Exception | None] = {}
     refused: dict[RowKey, Exception] = {}
     as_asked = [key for key, _old, new in change.rows if found.get(key) == store.raw(new)]
-    # More of them than were written: another client has written some of them the same way.
-    ours = set(as_asked) if fired or len(as_asked) == met else set()
+    # More of them than were written: another client has written some of them the same way. Not where the rows are
+    # locked, and known to be as judged: then a cascade or a trigger of this transaction has had them before their turn.
+    ours = set(as_asked) if fired or since is None or len(as_asked) == met else set()
     for key, old, _new in change.rows:
         now = found.get(key)
         if key in ours:
             continue
-        if now == store.raw(old):
+        if now is not None and now == store.raw(old) and key in young:
+            unmet[change.table, key] = None
+        elif now == store.raw(old):
             refused[change.table, key] = _ignored(store, change)
         else:
             # A trigger may have changed it and kept it: if it is read unchanged again, no other client did.
@@ -444,8 +475,21 @@ def _affinity(declared: str) -> str:
 
 
 class _PostgreSQL:
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, since: int | None = None) -> None:
         self.store = store
+        self.since = since  # rows that may have changed after this transaction are left alone
+
+    @property
+    def _is_old(self) -> str:
+        """The condition that a row has not changed since. Ages are compared: the numbers begin again after 2^32."""
+        return "" if self.since is None else f" AND age(t.xmin) > age('{int(self.since)}'::xid)"
+
+    def young(self, table: str, keys: Sequence[Key]) -> set[Key]:
+        """Return those of `keys` whose rows may have changed since."""
+        condition, values = self.key_condition(table, "t", keys)
+        sql = f"SELECT t.{_key(self.store, table)} FROM {self.store.tables[table].sql} AS t WHERE {condition}"
+        old = {plain_key(key) for (key,) in self.store.query(sql + self._is_old, values)}
+        return set(keys) - old
 
     @staticmethod
     def portions(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
@@ -524,8 +568,8 @@ class _PostgreSQL:
     def _each(self, change: Write) -> str:
         """The condition that a row is the one meant and unchanged, with a parameter for each value."""
         key = self._type(change.table, self.store.key_column(change.table))
-        same = [f'{quote(column)}::text COLLATE "C" IS NOT DISTINCT FROM %s::text' for column in change.columns]
-        return " AND ".join([f"{_key(self.store, change.table)} = %s::text::{key}", *same])
+        same = [f't.{quote(column)}::text COLLATE "C" IS NOT DISTINCT FROM %s::text' for column in change.columns]
+        return " AND ".join([f"t.{_key(self.store, change.table)} = %s::text::{key}", *same]) + self._is_old
 
     def _joined(self, change: Write, names: list[str]) -> str:
         """The arrays of a batch as a table `v`, and the condition that joins it to the table `t`."""
@@ -536,7 +580,7 @@ class _PostgreSQL:
         ]
         return (
             f"unnest({', '.join(['%s::text[]'] * len(names))}) AS v({', '.join(names)}) "
-            f"WHERE {' AND '.join([f't.{_key(self.store, change.table)} = v.k::{key}', *same])}"
+            f"WHERE {' AND '.join([f't.{_key(self.store, change.table)} = v.k::{key}', *same])}{self._is_old}"
         )
 
     def update_sql(self, change: Write) -> str:
@@ -555,7 +599,7 @@ class _PostgreSQL:
             assigned = ", ".join(
                 f"{quote(column)} = %s::text::{self._type(change.table, column)}" for column in change.columns
             )
-            sql = f"UPDATE {self.store.tables[change.table].sql} SET {assigned} WHERE {self._each(change)}"
+            sql = f"UPDATE {self.store.tables[change.table].sql} AS t SET {assigned} WHERE {self._each(change)}"
             wide = len(change.columns)
             return self.store.execute_many(sql, [(*row[1 : wide + 1], row[0], *row[wide + 1 :]) for row in rows])
         return self.store.execute(self.update_sql(change), [list(column) for column in zip(*rows, strict=True)])
@@ -577,7 +621,7 @@ class _PostgreSQL:
     def delete(self, change: Write) -> int:
         rows = self._texts(change)
         if self._documents(rows):
-            sql = f"DELETE FROM {self.store.tables[change.table].sql} WHERE {self._each(change)}"
+            sql = f"DELETE FROM {self.store.tables[change.table].sql} AS t WHERE {self._each(change)}"
             return self.store.execute_many(sql, rows)
         return self.store.execute(self.delete_sql(change), [list(column) for column in zip(*rows, strict=True)])
 
