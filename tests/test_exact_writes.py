@@ -322,3 +322,66 @@ def test_rows_younger_than_an_open_transaction_are_written(make_attached: Any) -
     assert run.status == Status.SUCCEEDED
     assert run.changed == run.total - run.unfit
     assert undo(run).status == Status.SUCCEEDED
+
+
+# --- rows that delete each other ---------------------------------------------------------------------------------
+
+CIRCLE = DDL.replace(
+    "id TEXT PRIMARY KEY", "id TEXT PRIMARY KEY, next TEXT REFERENCES memory_items (id) ON DELETE CASCADE"
+)
+# BEFORE: the sibling's own turn has not come. PostgreSQL's AFTER triggers fire when all rows of a statement are gone.
+SIBLING = {
+    "sqlite": "CREATE TRIGGER sibling AFTER DELETE ON memory_items WHEN OLD.id = 'mem0'"
+    " BEGIN DELETE FROM memory_items WHERE id = 'mem1'; END",
+    "postgresql-text": """
+        CREATE FUNCTION sibling() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN DELETE FROM memory_items WHERE id = 'mem1'; RETURN OLD; END $$;
+        CREATE TRIGGER sibling BEFORE DELETE ON memory_items FOR EACH ROW WHEN (OLD.id = 'mem0')
+        EXECUTE FUNCTION sibling()
+    """,
+}
+
+
+def fresh(make_attached: Any, engine: str) -> Store:
+    store: Store = make_attached(engine, 20).store
+    execute(store, "DROP TABLE IF EXISTS memory_items")
+    return store
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
+@pytest.mark.parametrize("size", [4, 2000])
+def test_rows_that_take_each_other_along_are_deleted_and_come_back(make_attached: Any, engine: str, size: int) -> None:
+    """Small rows go by one statement, documents by one each: the first of these takes the others along."""
+    store = with_items(
+        fresh(make_attached, engine),
+        CIRCLE,
+        f"UPDATE memory_items SET content = '{'x' * size}'",
+        "UPDATE memory_items SET next = CASE id WHEN 'mem0' THEN 'mem1' WHEN 'mem1' THEN 'mem2' ELSE 'mem0' END",
+    )
+    before = dump(store)
+    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    assert (run.status, run.changed, run.skipped, run.set_aside) == (Status.SUCCEEDED, 3, 0, 0)
+    assert not dump(store)["memory_items"]
+    assert undo(run).changed == 3
+    assert dump(store) == before
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
+@pytest.mark.parametrize("batch_size", [1, 1000])
+def test_no_trigger_deletes_a_row_of_the_run_without_its_image(
+    make_attached: Any, engine: str, batch_size: int
+) -> None:
+    """The trigger of one row deletes another, of the same batch or of a later one."""
+    store = with_items(fresh(make_attached, engine), DDL, SIBLING[engine])
+    before = dump(store)
+    run = execute_run(operation_called("tasks.clean_memory_items", store), batch_size=batch_size)
+    kept = dump(store)["memory_items"]
+    assert (run.changed, run.skipped, run.set_aside) == (3 - len(kept), 0, len(kept))
+    if kept:
+        assert list(kept) == ["mem0"]
+        assert run.status == Status.NEEDS_ATTENTION
+        assert "sibling" in run.units_set_aside.get().error
+    else:
+        assert run.status == Status.SUCCEEDED
+    assert undo(run).changed == run.changed
+    assert dump(store) == before

@@ -422,9 +422,10 @@ class Runner:
                 self._require_as_read(read, deletes)
             for write in deletes:
                 self._require_unreferenced(write, deletes)
-            for write in writes:
-                rows.write(self.store, write, since=since)
-            rows.check_deferred(self.store)
+            with self._every_delete_recorded(deletes):
+                for write in writes:
+                    rows.write(self.store, write, since=since)
+                rows.check_deferred(self.store)
             for write in writes:
                 rows.verify(self.store, write)
             if deletes and not self._restorable:
@@ -459,6 +460,27 @@ class Runner:
             }
         if unmet:
             raise RowsChanged(unmet)
+
+    @contextmanager
+    def _every_delete_recorded(self, deletes: list[Write]) -> Iterator[None]:
+        """Let no trigger delete rows of the run's own tables but those that the before-image of this batch holds.
+
+        Cascades need no such look: a row that others refer to is not deleted without them.
+        """
+        fired = {one.name: write.table for write in deletes for one in self.store.triggers(write.table, "DELETE")}
+        tables = [one.table for one in self.operation.targets() if one.kind == "delete"] if fired else []
+        before = {table: rows.deleted(self.store, table) for table in tables}
+        yield
+        for table, count in before.items():
+            recorded = sum(len(write.rows) for write in deletes if write.table == table)
+            if rows.deleted(self.store, table) - count > recorded:
+                raise rows.UnrecordedDelete(
+                    _(
+                        "Its delete makes a trigger (%(names)s) delete other rows of %(table)s, which no before-image "
+                        "would hold. It was left as it is."
+                    )
+                    % {"names": ", ".join(sorted(fired)), "table": table}
+                )
 
     def _try_restore(self, deletes: list[Write]) -> None:
         """Put the first rows back behind a savepoint, and take that back: what can't be undone is not begun."""
@@ -924,7 +946,7 @@ class Runner:
 
 def _concerns_rows(error: Exception) -> bool:
     """Whether some rows of a batch can't be written, as opposed to the whole run's trouble."""
-    return isinstance(error, RowsChanged) or classify(error) == ErrorKind.ROW
+    return isinstance(error, RowsChanged | rows.UnrecordedDelete) or classify(error) == ErrorKind.ROW
 
 
 def _concerns_the_run(error: Exception) -> bool:

@@ -62,6 +62,10 @@ class DuplicateKey(Exception):
     """Several rows have the same key, so that one of them can't be told from the other."""
 
 
+class UnrecordedDelete(Exception):
+    """A trigger deletes rows of which there is no before-image."""
+
+
 class StillReferenced(Exception):
     """Rows that the run does not delete refer to a row that it would delete."""
 
@@ -219,6 +223,14 @@ def lock(store: Store, change: Write) -> None:
         key, keys = _PostgreSQL(store).key_condition(change.table, "t", [row[0] for row in change.rows])
         table = store.tables[change.table].sql
         store.query(f"SELECT 1 FROM {table} AS t WHERE {key} ORDER BY t.{_key(store, change.table)} FOR UPDATE", keys)
+
+
+def deleted(store: Store, table: str) -> int:
+    """Return a number that has grown by the rows of `table` that this transaction, with its triggers, has deleted."""
+    if store.vendor == "sqlite":
+        return -int(store.query(f"SELECT COUNT(*) FROM {quote(table)}")[0][0])
+    sql = "SELECT COALESCE(SUM(pg_stat_get_xact_tuples_deleted(t::oid)), 0) FROM unnest(%s::bigint[]) AS t"
+    return int(store.query(sql, [list(store.tables[table].family)])[0][0])
 
 
 def check_deferred(store: Store) -> None:
@@ -431,7 +443,16 @@ class _SQLite:
         return f"INSERT OR ABORT INTO {quote(change.table)} ({columns}) VALUES ({marks})"
 
     def insert(self, change: Write) -> int:
-        return self._each(self.insert_sql(change), [new for _, _, new in change.rows if new is not None])
+        rows = [new for _, _, new in change.rows if new is not None]
+        if not _refers_to_itself(self.store, change.table):
+            return self._each(self.insert_sql(change), rows)
+        met, count = 0, max(1, PARAMETERS // len(change.columns))
+        start = self.insert_sql(change).partition(" VALUES ")[0]
+        for part in (rows[first : first + count] for first in range(0, len(rows), count)):
+            marks = [", ".join("CAST(%s AS TEXT)" if type(v) is RawText else "%s" for v in row) for row in part]
+            values = [bytes(v) if type(v) is RawText else v for row in part for v in row]
+            met += self.store.execute(f"{start} VALUES ({'), ('.join(marks)})", values)
+        return met
 
     def delete_sql(self, change: Write) -> str:
         columns = [quote(column) for column in change.columns]
@@ -612,7 +633,15 @@ class _PostgreSQL:
 
     def insert(self, change: Write) -> int:
         rows = [tuple(map(text_of, new)) for _, _, new in change.rows if new is not None]
-        return self.store.execute_many(self.insert_sql(change), rows)
+        if not _refers_to_itself(self.store, change.table):
+            return self.store.execute_many(self.insert_sql(change), rows)
+        names = [f"n{place}" for place in range(len(change.columns))]
+        types = [self._type(change.table, column) for column in change.columns]
+        casts = ", ".join(f"v.{name}::{type_}" for name, type_ in zip(names, types, strict=True))
+        start = self.insert_sql(change).partition(" VALUES ")[0]
+        source = f"unnest({', '.join(['%s::text[]'] * len(names))}) AS v({', '.join(names)})"
+        values = [list(column) for column in zip(*rows, strict=True)]
+        return self.store.execute(f"{start} SELECT {casts} FROM {source}", values)
 
     def delete_sql(self, change: Write) -> str:
         names = ["k", *(f"o{place}" for place in range(len(change.columns)))]
@@ -664,6 +693,13 @@ def known_table(store: Store, reference: ForeignKey) -> str | None:
         if same:
             return name if store.has_key(name) else None
     return None
+
+
+def _refers_to_itself(store: Store, table: str) -> bool:
+    """Whether rows of `table` may refer to each other, even in a circle: a foreign key is checked after a statement,
+    so that one that inserts all of them puts a circle back.
+    """
+    return any(known_table(store, one) == table and store.is_parent(one, table) for one in store.foreign_keys)
 
 
 def children_first(store: Store, change: Write) -> Write:

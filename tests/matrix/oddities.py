@@ -1189,6 +1189,16 @@ both(
     words=("<table>",),
 )
 both(
+    "refer_to_each_other",
+    "ALTER TABLE <table> ADD COLUMN parent <key_type> REFERENCES <table> (<key>) ON DELETE CASCADE",
+    "UPDATE <table> SET parent = (SELECT MIN(<key>) FROM <table> WHERE <key> <> <row> AND <key> <> <kept>)"
+    " WHERE <key> = <row>",
+    "UPDATE <table> SET parent = <row>"
+    " WHERE <key> = (SELECT MIN(<key>) FROM <table> WHERE <key> <> <row> AND <key> <> <kept>)",
+    kinds=DELETES,
+    words=("<table>",),
+)
+both(
     "referred_by_two_columns",
     "ALTER TABLE <table> ADD COLUMN shard INTEGER DEFAULT 1",
     "CREATE UNIQUE INDEX odd_unique ON <table> (shard, <key>)",
