@@ -144,6 +144,53 @@ def test_a_run_and_its_undo_through_a_pooler(make_attached: Any, pooler: Pooler)
     assert dump(store) == before
 
 
+@pytest.mark.parametrize("way", ["direct", "pooler"])
+@pytest.mark.parametrize("owner", ["DATABASE {name}", "ROLE postgres IN DATABASE {name}"])
+def test_triggers_find_their_tables_as_the_platforms_do(
+    make_attached: Any, pooler: Pooler, way: str, owner: str
+) -> None:
+    """By the search_path of the database or role; the console's own statements keep to the configured schema."""
+    attached = make_attached("postgresql-text", 60)
+    name = attached.url.rpartition("/")[2].partition("?")[0]
+    before = dump(attached.store)
+    with psycopg.connect(attached.url, autocommit=True) as platform:
+        platform.execute(
+            "CREATE SCHEMA app; CREATE TABLE app.log (id INTEGER); CREATE TABLE public.log (id INTEGER);"
+            "CREATE TABLE app.task_audits (LIKE public.task_audits);"
+            "CREATE FUNCTION app.note(id INTEGER) RETURNS void LANGUAGE sql AS 'INSERT INTO app.log VALUES (id)';"
+            "CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN INSERT INTO log VALUES (1); PERFORM note(2); RETURN NEW; END $$;"
+            "CREATE TRIGGER noted BEFORE UPDATE ON public.task_audits FOR EACH ROW EXECUTE FUNCTION noted();"
+            f"ALTER {owner.format(name=name)} SET search_path TO app, public"
+        )
+        url = attached.url if way == "direct" else f"{through(pooler, attached.url)}?pooler=transaction"
+        attached.store.close()
+        run = execute_run(operation_called("audits.backfill_decision_fields", attach_url("agentos", url)))
+        assert (run.status, run.set_aside) == (Status.SUCCEEDED, 0)
+        found = platform.execute("SELECT id, COUNT(*) FROM app.log GROUP BY id ORDER BY id").fetchall()
+        assert found == [(1, run.changed), (2, run.changed)]
+        assert platform.execute("SELECT COUNT(*) FROM public.log").fetchone() == (0,)
+        assert undo(run).status == Status.SUCCEEDED
+        platform.execute(f"ALTER {owner.format(name=name)} RESET search_path")
+        assert dump(attach_url("agentos", attached.url))["task_audits"] == before["task_audits"]
+
+
+def test_a_search_path_in_the_url_holds_for_triggers_too(make_attached: Any) -> None:
+    attached = make_attached("postgresql-text", 20)
+    with psycopg.connect(attached.url, autocommit=True) as platform:
+        platform.execute(
+            "CREATE SCHEMA app; CREATE TABLE app.log (id INTEGER);"
+            "CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN INSERT INTO log VALUES (1); RETURN NEW; END $$;"
+            "CREATE TRIGGER noted BEFORE UPDATE ON task_audits FOR EACH ROW EXECUTE FUNCTION noted()"
+        )
+        store = attach_url("agentos", f"{attached.url}?options=-csearch_path%3Dpublic,app")
+        run = execute_run(operation_called("audits.backfill_decision_fields", store))
+        assert run.status == Status.SUCCEEDED
+        assert platform.execute("SELECT COUNT(*) FROM app.log").fetchone() == (run.changed,)
+        store.close()
+
+
 def test_an_undo_restores_the_date_whatever_the_database_writes(postgres: Any, agentos_template: str) -> None:
     """Clean under `SQL, DMY`, reset, undo: 1 February stays 1 February."""
     url = postgres.create_database("dates", like=agentos_template)

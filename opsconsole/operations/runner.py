@@ -68,6 +68,7 @@ from opsconsole.operations.runs import (
 from opsconsole.operations.seals import number_of
 from opsconsole.operations.selection import Selection
 from opsconsole.stores import preflight, rows
+from opsconsole.stores.connection import platform_search_path
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import why_it_waits
 from opsconsole.stores.rows import Key, RowKey, RowsChanged, Write
@@ -178,6 +179,7 @@ class Runner:
         self._verdicts: dict[Key, Exception | Skip] = {}  # unit → why it is not written with its batch
         self._retries = 0  # of the batch that is being written
         self._has_versions = False
+        self._search_path = ""  # for the store's triggers, where it is not the connection's own
         # Whether what a delete takes needs no trial any more, or has been tried.
         self._restorable = not (self.operation.undoable and run.plan.get("restorable", True))
         self._isolating = 0  # units in which one is known that can't be written
@@ -422,6 +424,8 @@ class Runner:
                 self._require_as_read(read, deletes)
             for write in deletes:
                 self._require_unreferenced(write, deletes)
+            if self._search_path:  # not before: the operation's own queries need the configured schema
+                self.store.query("SELECT set_config('search_path', %s, true)", [self._search_path])
             with self._every_delete_recorded(deletes):
                 for write in writes:
                     rows.write(self.store, write, since=since)
@@ -653,10 +657,15 @@ class Runner:
         """
         self.run.refresh_from_db()
         self._open = None
-        for target in self.operation.targets():  # read once, before the first batch
-            if target.table in self.store.tables:
-                self.store.triggers(target.table, target.kind.upper())
-        self._has_versions = rows.has_versions(self.store, self.operation.writes)
+        fired = [  # read once, before the first batch
+            one
+            for target in self.operation.targets()
+            if target.table in self.store.tables
+            for one in self.store.triggers(target.table, target.kind.upper())
+        ]
+        if self.store.vendor == "postgresql":
+            self._has_versions = rows.has_versions(self.store, self.operation.writes)
+            self._search_path = platform_search_path(self.store) if fired else ""
         with self._store_transaction():
             lost_from = None
             for batch in self.run.batches.order_by("-number").iterator(chunk_size=1):

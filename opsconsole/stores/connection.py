@@ -17,6 +17,7 @@ from django.db import connections
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
+from opsconsole.stores.catalog import identifier
 from opsconsole.stores.config import startup_options
 
 if TYPE_CHECKING:
@@ -68,6 +69,24 @@ async def connect_async(store: Store, **options: Any) -> psycopg.AsyncConnection
 def is_pooler(store: Store) -> bool:
     """Return whether the store is reached through a pooler in transaction mode."""
     return bool(connections.settings[store.alias]["OPTIONS"].get("pooler"))
+
+
+def platform_search_path(store: Store) -> str:
+    """Return the search_path under which the store's triggers have to fire; empty where the connection's own will do.
+
+    Their functions may name tables as the platform's connections find them: by what the server, the database or the
+    role has set. A URL that names a search_path says it itself.
+    """
+    if store.connection.settings_dict["OPTIONS"].get("own_schema"):
+        return ""
+    params = connection_parameters(store) | {"cursor_factory": psycopg.Cursor, "options": ""}
+    ask = "SELECT current_schemas(false)::text[]"
+    with store.connection.wrap_database_errors, psycopg.connect(**params, autocommit=True) as connection:
+        ((schemas,),) = connection.execute(ask).fetchall()
+    own = store.query(ask)[0][0]
+    if schemas == own:
+        return ""
+    return ", ".join([*map(identifier, dict.fromkeys([*schemas, *own])), "pg_temp"])
 
 
 def _set_local(settings: Mapping[str, str]) -> sql.Composed:

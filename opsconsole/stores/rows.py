@@ -131,8 +131,6 @@ def mark(store: Store) -> int:
 
 def has_versions(store: Store, tables: Iterable[str]) -> bool:
     """Return whether the role may see the versions of the rows of `tables`, which PostgreSQL keeps in a column."""
-    if store.vendor == "sqlite":
-        return False
     oids = [store.tables[name].oid for name in tables if name in store.tables]
     sql = (
         "SELECT COALESCE(bool_and(has_column_privilege(t::oid, 'xmin', 'SELECT')), true) FROM unnest(%s::bigint[]) AS t"
