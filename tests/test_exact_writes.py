@@ -15,7 +15,7 @@ from opsconsole.stores import rows
 from opsconsole.stores.errors import ErrorKind, classify
 from opsconsole.stores.store import Store
 from tests import helix
-from tests.contract import execute_run, left_by, operation_called, undo, work
+from tests.contract import execute_run, left_by, operation_called, start, undo, work
 from tests.outside import dump, execute
 from tests.test_clean_dirty_jobs import confirmed
 from tests.test_clean_memory_items import DDL
@@ -94,6 +94,29 @@ def test_a_row_that_is_due_again_needs_attention(make_attached: Any, monkeypatch
     run = execute_run(operation_called("audits.backfill_decision_fields", store))
     assert run.status == Status.NEEDS_ATTENTION
     assert "1 row in scope" in run.error
+
+
+@pytest.mark.parametrize("disturbed", [False, True])
+def test_what_stays_in_scope_is_judged_again_where_somebody_has_written(
+    make_attached: Any, disturbed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a SQLite file that nobody else has written to, judging invalid rows again would say the same."""
+    store = make_attached("sqlite", 60).store
+    operation = operation_called("audits.backfill_decision_fields", store)
+    real, judged = type(operation).change, []
+
+    def change(self: Any, unit: Any) -> Any:
+        judged.append(unit.pk)
+        return real(self, unit)
+
+    monkeypatch.setattr(type(operation), "change", change)
+    run = start(operation)
+    if disturbed:
+        after_reading(monkeypatch, lambda: execute(store, "UPDATE task_audits SET level = level"))
+    run = work(run)
+    assert run.unfit > 0
+    assert run.status == Status.SUCCEEDED
+    assert len(judged) == run.total + (run.unfit if disturbed else 0)
 
 
 # --- what an error means -----------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ from opsconsole.operations.planning import (
     OUTCOMES,
     Outcomes,
     Sampler,
+    Unreadable,
     chosen_units,
     digest_of,
     measure,
@@ -79,6 +80,7 @@ logger = logging.getLogger(__name__)
 PAUSE_SECONDS = 0.002  # without it SQLite's waiting writers starve: their busy handler sleeps
 TARGET_SECONDS = 0.1  # of a batch of 1,000 units; five times as long halves it
 HOLD_CHECK_SECONDS = 1.0
+MARK_SECONDS = 0.25  # an answer of PostgreSQL may be so old
 BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 PATIENCE_SECONDS = 60.0  # a foreground run waits this long for a lost or locked store
 BUDGET_AFTER, BUDGET_SHARE = 100, 0.01
@@ -179,6 +181,9 @@ class Runner:
         self._verdicts: dict[Key, Exception | Skip] = {}  # unit → why it is not written with its batch
         self._retries = 0  # of the batch that is being written
         self._has_versions = False
+        self._marked = float("-inf"), 0  # when `rows.mark` was asked, and its answer
+        # SQLite: `rows.mark` from before the first batch, where this worker does them all.
+        self._began_at: int | None = None
         self._search_path = ""  # for the store's triggers, where it is not the connection's own
         # Whether what a delete takes needs no trial any more, or has been tried.
         self._restorable = not (self.operation.undoable and run.plan.get("restorable", True))
@@ -294,7 +299,7 @@ class Runner:
         if (self._retries or not self.operation.rejudges) and not self._see_through():
             return True
         after = self.run.cursor if self._pending is None else self._pending.cursor
-        since = rows.mark(self.store)
+        since = self._mark()
         units = self._read(after, self.run.bound, self.size)
         sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
         found = outcomes_of(self.operation, units, sampler, change=self._change)
@@ -308,6 +313,13 @@ class Runner:
         if self._pending is not None and self._pending.done.done():
             self._see_through()
         return True
+
+    def _mark(self) -> int:
+        """Return `rows.mark`. PostgreSQL is asked a few times a second: by an old answer more rows may have changed."""
+        now = time.monotonic()
+        if self.store.vendor == "sqlite" or now - self._marked[0] > MARK_SECONDS:
+            self._marked = now, rows.mark(self.store)
+        return self._marked[1]
 
     def _read(self, after: Key | None, bound: Key, limit: int) -> list[Any]:
         """Return the next units; where the plan has pinned its own, only these."""
@@ -663,6 +675,9 @@ class Runner:
             if target.table in self.store.tables
             for one in self.store.triggers(target.table, target.kind.upper())
         ]
+        self._began_at = None
+        if self.store.vendor == "sqlite" and self.operation.writes and not self.run.seen:
+            self._began_at = rows.mark(self.store)
         if self.store.vendor == "postgresql":
             self._has_versions = rows.has_versions(self.store, self.operation.writes)
             self._search_path = platform_search_path(self.store) if fired else ""
@@ -879,39 +894,39 @@ class Runner:
         return self._end(Status.NEEDS_ATTENTION if problems or run.set_aside else Status.SUCCEEDED)
 
     def _explained(self, gone: int) -> int:
-        """Count the units still in scope of which the store says why: they are read and judged once more.
+        """Count the units still in scope of which the store says why: in one walk they are read and judged once more.
 
-        A unit that would change now is explained only where the run names it as failed.
+        A unit that would change now is explained only where the run names it as failed. Judging again would say the
+        same where as many stay as the run has left alone, and nobody else has written since it began. Units that the
+        plan has not pinned appeared since, and are not touched.
         """
         run = self.run
-        if self.operation.act is not None or not self.operation.rejudges:
-            return run.unfit + run.set_aside + run.skipped - max(gone, 0) + self._appeared()
-        if not run.after["in_scope"] or run.bound is None:
-            return 0
+        counted = self.operation.act is not None or not self.operation.rejudges
+        left = run.unfit + run.set_aside + run.skipped - max(gone, 0)
+        if run.bound is None or (left == run.after["in_scope"] and self._is_undisturbed()):
+            return left
+        if counted and self._pinned is None:
+            return left
+        explained = left if counted else 0
         failed = {str(key) for key in run.units_set_aside.values_list("key", flat=True)}
-        explained, after = 0, None
-        units = self.units.all()
+        units, after = self.units.all(), None
         while found := read_batch(self.operation, units, after=after, bound=run.bound, limit=run.batch_size):
-            outcomes = outcomes_of(self.operation, found)
-            changes = sum(outcomes.reasons["changed"].values())
-            if changes:
-                changes = sum(str(unit.pk) not in failed for unit in found if isinstance(self._outcome(unit), Changed))
-            explained += len(found) - changes
+            if counted:
+                explained += sum(unit.pk not in (self._pinned or ()) for unit in found)
+            else:
+                due = (isinstance(self._outcome(unit), Changed) for unit in found)
+                explained += sum(str(unit.pk) in failed or not is_due for unit, is_due in zip(found, due, strict=True))
             after = found[-1].pk
         return explained
 
-    def _appeared(self) -> int:
-        """Count the units in scope that the plan has not pinned: they appeared since, and are not touched."""
-        if self._pinned is None or self.run.bound is None:
-            return 0
-        appeared, after = 0, None
-        while units := read_batch(self.operation, self.units, after=after, bound=self.run.bound, limit=self.size):
-            appeared += sum(unit.pk not in self._pinned for unit in units)
-            after = units[-1].pk
-        return appeared
+    def _is_undisturbed(self) -> bool:
+        """Whether SQLite says that no other connection has committed since this run began."""
+        return self._began_at is not None and rows.mark(self.store) == self._began_at
 
     def _outcome(self, unit: Any) -> Outcome | None:
-        """What becomes of a unit, None where that raises."""
+        """What becomes of a unit, None where that raises or it can't be read."""
+        if isinstance(unit, Unreadable):
+            return None
         try:
             return self._change(unit)
         except Exception:  # noqa: BLE001  # it fails, and is counted so
