@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -14,7 +15,8 @@ from opsconsole.operations.runner import Runner
 from opsconsole.stores import rows
 from opsconsole.stores.errors import ErrorKind, classify
 from opsconsole.stores.store import Store
-from tests import helix
+from tests import agentos, helix
+from tests.conftest import attach_url
 from tests.contract import execute_run, left_by, operation_called, start, undo, work
 from tests.outside import dump, execute
 from tests.test_clean_dirty_jobs import confirmed
@@ -173,18 +175,47 @@ def test_an_error_that_a_trigger_raises_is_its_rows(make_helix: Any) -> None:
     assert classify(raised.value) == ErrorKind.ROW
 
 
-# --- odd tables that a reader of this code found -------------------------------------------------------------
-
 ITEM = "INSERT INTO memory_items (id, scope, type, content, expires_at) VALUES (?, 'task', 'decision', '{}', ?)"
 
 
-def with_items(store: Store, ddl: str, *statements: str) -> Store:
+def fresh(make_attached: Any, engine: str) -> Store:
+    store: Store = make_attached(engine, 20).store
+    execute(store, "DROP TABLE IF EXISTS memory_items")
+    return store
+
+
+def with_items(store: Store, ddl: str, *statements: str, keys: Sequence[str] = ("mem0", "mem1", "mem2")) -> Store:
     execute(store, ddl)
-    for key in ("mem0", "mem1", "mem2"):
+    for key in keys:
         execute(store, ITEM, [key, "2020-01-01 00:00:00"])
     for statement in statements:
         execute(store, statement)
     return Store(store.alias, store.name)
+
+
+BROKEN_TRIGGER = {  # what its own statements are refused for: class 42, which is the whole run's elsewhere
+    "42P01": "INSERT INTO no_such_table VALUES (1);",
+    "42703": "SELECT no_such_column INTO STRICT gone FROM memory_items;",
+    "42883": "PERFORM no_such_function(1);",
+    "42804": "RAISE EXCEPTION 'no' USING ERRCODE = '42804';",
+}
+
+
+@pytest.mark.parametrize("state", BROKEN_TRIGGER)
+def test_a_statement_that_is_refused_within_a_trigger_fails_its_row(make_attached: Any, state: str) -> None:
+    store = with_items(
+        fresh(make_attached, "postgresql-text"),
+        DDL,
+        "CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ DECLARE gone TEXT; BEGIN {BROKEN_TRIGGER[state]} RETURN OLD; END $$",
+        "CREATE TRIGGER odd BEFORE DELETE ON memory_items FOR EACH ROW WHEN (OLD.id = 'mem1') EXECUTE FUNCTION odd()",
+    )
+    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 2, 1)
+    assert list(dump(store)["memory_items"]) == ["mem1"]
+
+
+# --- odd tables that a reader of this code found -------------------------------------------------------------
 
 
 def test_a_reference_to_a_partition_keeps_its_row(make_attached: Any) -> None:
@@ -213,6 +244,71 @@ def test_a_reference_compares_as_its_parent_does(make_attached: Any) -> None:
     run = execute_run(operation_called("tasks.clean_memory_items", store))
     assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 2, 1)
     assert list(dump(store)["memory_items"]) == ["mem1"]
+
+
+@pytest.mark.parametrize(("parent", "child"), [("C", "en-x-icu"), ("en-x-icu", "C"), ("tr-x-icu", "und-x-icu")])
+def test_a_reference_between_collations_keeps_its_row(make_attached: Any, parent: str, child: str) -> None:
+    store = with_items(
+        fresh(make_attached, "postgresql-text"),
+        DDL.replace("id TEXT PRIMARY KEY", f'id TEXT COLLATE "{parent}" PRIMARY KEY'),
+        f'CREATE TABLE child (ref TEXT COLLATE "{child}" REFERENCES memory_items (id) ON DELETE CASCADE)',
+        "INSERT INTO child VALUES ('mem1')",
+    )
+    before = dump(store)
+    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 2, 1)
+    assert "child" in run.units_set_aside.get().error
+    assert undo(run).changed == 2
+    assert dump(store) == before
+
+
+LETTERS = ("i", "I", "ı", "İ", "iI", "Iı")
+
+
+@pytest.mark.parametrize("rules", ["LOCALE 'tr_TR.utf8'", "LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR'"])
+def test_turkish_letters_are_four_letters(postgres: Any, rules: str) -> None:
+    """In names and values, where the database folds I to ı and i to İ."""
+    name = f"turkish{postgres.suffix}"
+    with psycopg.connect(postgres.dsn, autocommit=True) as client:
+        client.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        try:
+            client.execute(f"CREATE DATABASE {name} TEMPLATE template0 {rules}")
+        except (psycopg.errors.WrongObjectType, psycopg.errors.InvalidParameterValue):
+            pytest.skip("the locale tr_TR.utf8 is missing: locale-gen tr_TR.UTF-8")
+    url = postgres.url("turkish")
+    agentos.create_postgres(url, 60)
+    store = attach_url("agentos", url)
+    with psycopg.connect(url, autocommit=True) as platform:
+        platform.execute("DROP TABLE IF EXISTS memory_items")
+        platform.execute('CREATE TABLE "Iıİi" (ref TEXT)')
+        for number, letter in enumerate(LETTERS):
+            payload = f'{{"source_event_ts": "{letter}", "supervisor_processed_at": "{letter}"}}'
+            platform.execute(
+                "UPDATE task_audits SET event_type = %s, payload = %s, source_event_ts = NULL WHERE audit_id ="
+                " (SELECT audit_id FROM task_audits ORDER BY audit_id LIMIT 1 OFFSET %s)",
+                [f"supervisor_{letter}" if number % 2 else f"SUPERVISOR_{letter}", payload, number],
+            )
+    store = with_items(
+        store,
+        DDL,
+        'ALTER TABLE "Iıİi" ADD FOREIGN KEY (ref) REFERENCES memory_items (id) ON DELETE CASCADE',
+        "INSERT INTO \"Iıİi\" VALUES ('ı')",
+        "ALTER TABLE memory_items ADD COLUMN \"ıI\" TEXT DEFAULT 'İi'",
+        keys=LETTERS,
+    )
+    before = dump(store)
+    filled = backfill(store)
+    audits = [dump(store)["task_audits"][key] for key in sorted(before["task_audits"])][: len(LETTERS)]
+    assert [row["source_event_ts"] for row in audits] == list(LETTERS)
+    assert filled.status == Status.SUCCEEDED
+    cleaned = execute_run(operation_called("tasks.clean_memory_items", store))
+    assert (cleaned.changed, list(dump(store)["memory_items"])) == (len(LETTERS) - 1, ["ı"])
+    assert "Iıİi" in cleaned.units_set_aside.get().error
+    assert undo(cleaned).changed == cleaned.changed
+    assert undo(filled).changed == filled.changed
+    assert dump(store) == before
+    store.close()
+    postgres.drop_database("turkish")
 
 
 def test_a_trigger_is_seen_whatever_its_name(make_attached: Any) -> None:
@@ -363,12 +459,6 @@ SIBLING = {
         EXECUTE FUNCTION sibling()
     """,
 }
-
-
-def fresh(make_attached: Any, engine: str) -> Store:
-    store: Store = make_attached(engine, 20).store
-    execute(store, "DROP TABLE IF EXISTS memory_items")
-    return store
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])

@@ -95,6 +95,22 @@ def test_rights_on_columns_alone_are_enough(restricted: Any, monkeypatch: pytest
     assert undo(run).changed == 1
 
 
+def test_a_trigger_that_lacks_a_right_fails_its_row(restricted: Any) -> None:
+    store, owner, role = restricted
+    owner.execute(
+        "INSERT INTO memory_items (id, scope, type, content, expires_at)"
+        " VALUES ('n', 'task', 'decision', '{}', '2020-01-01');"
+        "CREATE TABLE closed (id INTEGER);"
+        "CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO closed VALUES (1); RETURN OLD; END $$;"
+        "CREATE TRIGGER odd BEFORE DELETE ON memory_items FOR EACH ROW WHEN (OLD.id = 'm') EXECUTE FUNCTION odd();"
+        f"GRANT INSERT, UPDATE, DELETE ON memory_items TO {role}"
+    )
+    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 1, 1)
+    assert "closed" in run.units_set_aside.get().error
+
+
 def test_checks_and_measuring_need_to_read_only(restricted: Any) -> None:
     store, _owner, _role = restricted
     assert execute_run(operation_called("care.check_store", store, store="agentos")).status == Status.SUCCEEDED

@@ -21,7 +21,7 @@ from opsconsole.stores.store import Store
 from roadmaps.operations.sync_results import WRITTEN
 from roadmaps.times import local_text
 from tests import roadmaps
-from tests.contract import TESTER, Contract, execute_run, left_by, operation_called, plan_whole, start, undo, work
+from tests.contract import TESTER, Contract, execute_run, left_by, once, operation_called, plan_whole, start, undo, work
 from tests.driver import POINTS
 from tests.outside import Row, Tables, dump, execute
 from tests.roadmaps import AS_OF, ENGINES, INCIDENT, INCIDENT_ROADMAP, LONG_AGO, NOW, Maker, concept
@@ -180,6 +180,29 @@ def test_two_tasks_of_one_roadmap(make_roadmaps: Any, engine: str) -> None:
     assert dump(store) == roadmaps.synced(deepcopy(before), engine)
     undo(run)
     assert dump(store) == before
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_batches_that_wrote_the_same_row_are_undone_one_after_the_other(make_roadmaps: Any, engine: str) -> None:
+    """A quiz is finished between two tasks of one roadmap: both write its framework."""
+    maker = Maker()
+    maker.roadmap("r", [concept("a"), concept("b")])
+    maker.content("r", "a")
+    for name in ("t0", "t1"):
+        maker.task(name, "r")
+    store = make_roadmaps(engine, maker.rows)
+    before = dump(store)
+    columns = "roadmap_id, questions, total_questions, easy_count, medium_count, hard_count, generated_at"
+    finish = (
+        f"INSERT INTO quiz_metadata (quiz_id, concept_id, {columns})"
+        f" SELECT 'late', 'b', {columns} FROM quiz_metadata WHERE concept_id = 'a'"
+    )
+    run = work(start(operation_called(NAME, store)), on_progress=once(lambda: execute(store, finish)))
+    assert [len(batch.writes) for batch in run.batches.order_by("number")] == [2, 2]
+    assert undo(run, batch_size=1).changed == 4
+    after = dump(store)
+    del after["quiz_metadata"]["late"]
+    assert after == before
 
 
 @pytest.mark.parametrize("engine", ENGINES)

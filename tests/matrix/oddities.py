@@ -823,6 +823,14 @@ postgresql(
     works=True,
     kinds=TEXTUAL,
 )
+postgresql(
+    "key_is_citext_elsewhere",
+    "CREATE SCHEMA extensions",
+    "CREATE EXTENSION citext SCHEMA extensions",
+    "ALTER TABLE <table> ALTER COLUMN <key> TYPE extensions.citext",
+    works=True,
+    kinds=TEXTUAL,
+)
 ORDER = (
     "UPDATE <table> SET <key> = CASE right(<key>, 1) WHEN '0' THEN 'b' WHEN '1' THEN 'A' WHEN '2' THEN 'ä' "
     "WHEN '5' THEN 'Z' ELSE <key> END"
