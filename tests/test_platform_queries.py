@@ -1,0 +1,172 @@
+"""What the platforms ask their stores for next: no operation of the console, and no undo, gives them work they had not.
+
+The questions are those that HELIX's orchestrator and agents, the roadmap service and AgentOS ask, in words of our own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import pytest
+
+from audits import demo as audits
+from opsconsole.operations import registry
+from opsconsole.operations.base import Act
+from opsconsole.operations.models import Run, Status
+from opsconsole.stores.store import Store
+from tasks.demo import agentos as tasks
+from tests import helix, roadmaps
+from tests.contract import execute_run, operation_called, undo
+from tests.outside import neighbour
+from tests.roadmaps import ENGINES
+from tests.test_fail_unrecoverable import make_tables
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
+
+Work = dict[str, set[Any]]  # question → what it finds
+
+HELIX = {
+    "jobs to begin": "SELECT id FROM jobs WHERE status = 'PENDING'",
+    "tasks to work on": "SELECT id FROM tasks WHERE status = 'PENDING'",
+    "tasks whose successor is to be made": "SELECT t.id FROM tasks t JOIN jobs j ON j.id = t.job_id"
+    " WHERE t.status = 'COMPLETED' AND j.status = 'IN_PROGRESS'",
+    "tasks to try again": "SELECT id FROM tasks WHERE status = 'FAILED' AND retry_count < 3",
+    "tasks of jobs that are over": "SELECT t.id FROM tasks t JOIN jobs j ON j.id = t.job_id"
+    " WHERE t.status IN ('PENDING', 'ASSIGNED', 'RETRYING') AND j.status IN ('FAILED', 'CANCELLED')",
+}
+ROADMAPS = {
+    "tasks to recover": "SELECT task_id FROM roadmap_tasks WHERE status = 'processing' AND task_type = 'creation'",
+    "tasks that keep their roadmap busy": "SELECT task_id FROM roadmap_tasks"
+    " WHERE status IN ('pending', 'processing', 'human_review_pending')",
+    "retries under way": "SELECT task_id FROM roadmap_tasks"
+    " WHERE status IN ('pending', 'processing') AND task_type LIKE 'retry%'",
+    "tutorials to be made": "SELECT tutorial_id FROM tutorial_metadata"
+    " WHERE content_status IN ('pending', 'generating')",
+}
+AGENTOS = {
+    "tasks to begin or to go on with": "SELECT task_id FROM tasks"
+    " WHERE status IN ('created', 'queued', 'pending', 'approved', 'running', 'paused')",
+    "events to process": "SELECT id FROM supervisor_inbox WHERE status IN ('pending', 'processing')",
+    "projects to work in": "SELECT id FROM projects WHERE status = 'active'",
+    "memory to be reminded of": "SELECT id FROM memory_items",
+    "audits without decision times": "SELECT audit_id FROM task_audits WHERE lower(event_type) LIKE '%supervisor%'"
+    " AND (source_event_ts IS NULL OR supervisor_processed_at IS NULL)",
+    "audits whose lag counts": "SELECT audit_id FROM task_audits WHERE lower(event_type) LIKE '%supervisor%'"
+    " AND source_event_ts IS NULL AND supervisor_processed_at IS NOT NULL",
+}
+
+
+def work_for(store: Store, questions: Mapping[str, str]) -> Work:
+    with neighbour(store) as connection:
+        return {name: {row[0] for row in connection.execute(sql).fetchall()} for name, sql in questions.items()}
+
+
+def more(before: Work, after: Work) -> Work:
+    """What is found now and was not before."""
+    return {name: found - before[name] for name, found in after.items() if found - before[name]}
+
+
+def finished(run: Run) -> Run:
+    assert run.status == Status.SUCCEEDED, run.error
+    assert run.changed
+    return run
+
+
+def test_every_operation_that_changes_a_platforms_rows_is_tried_here() -> None:
+    changing = {
+        name
+        for name, cls in registry.operations().items()
+        if cls.writes and isinstance(cls.writes, dict) and not issubclass(cls, Act) and cls.undoable
+    }
+    assert {name for name in changing if not name.startswith("operations.")} == {
+        "audits.backfill_decision_fields",
+        "roadmaps.fail_unrecoverable",
+        "roadmaps.sync_results",
+        "tasks.archive_projects",
+        "tasks.backfill_execution_ids",  # of rows that no platform asks for by their state
+        "tasks.clean_dirty_jobs",
+        "tasks.clean_memory_items",
+        "tasks.repair_dirty_jobs",
+    }
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql-enum"])
+@pytest.mark.parametrize("jobs", [helix.one_of_each(), helix.many(60)], ids=["one of each", "many"])
+def test_helix_cleaned(make_helix: Any, engine: str, jobs: list[helix.Job]) -> None:
+    store = make_helix(engine, jobs)
+    before = work_for(store, HELIX)
+    run = finished(execute_run(operation_called("tasks.clean_dirty_jobs", store)))
+    assert not more(before, work_for(store, HELIX))
+    undo(run)
+    assert work_for(store, HELIX) == before
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql-enum"])
+@pytest.mark.parametrize("jobs", [helix.one_of_each(), helix.many(60)], ids=["one of each", "many"])
+def test_helix_repaired(make_helix: Any, engine: str, jobs: list[helix.Job]) -> None:
+    """A completed task without artifact is to be worked on again, and nothing else, and only if its job goes on."""
+    store = make_helix(engine, jobs)
+    lost = {
+        "": "SELECT t.id FROM tasks t JOIN jobs j ON j.id = t.job_id WHERE t.status = 'COMPLETED'"
+        " AND j.status NOT IN ('FAILED', 'CANCELLED') AND NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.task_id = t.id)"
+    }
+    again = work_for(store, lost)[""]
+    before = work_for(store, HELIX)
+    run = finished(execute_run(operation_called("tasks.repair_dirty_jobs", store)))
+    after = work_for(store, HELIX)
+    assert more(before, after) == {"tasks to work on": again}
+    assert not again & after["tasks whose successor is to be made"]
+    undo(run)
+    assert work_for(store, HELIX) == before
+
+
+def concepts_waiting(store: Store) -> set[Any]:
+    """Parts of concepts that the frameworks show as under way."""
+    found = set()
+    with neighbour(store) as connection:
+        for roadmap, text in connection.execute("SELECT roadmap_id, framework_data FROM roadmap_metadata").fetchall():
+            try:
+                framework = json.loads(text) if isinstance(text, str) else text
+                modules = [module for stage in framework["stages"] for module in stage["modules"]]
+            except (ValueError, TypeError, KeyError):
+                continue
+            for concept in (concept for module in modules for concept in module["concepts"]):
+                for part in ("content_status", "resources_status", "quiz_status"):
+                    if concept.get(part) in {"pending", "generating"}:
+                        found.add((roadmap, concept["concept_id"], part))
+    return found
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["sync_results", "fail_unrecoverable"])
+def test_roadmaps(make_roadmaps: Any, engine: str, name: str) -> None:
+    rows = roadmaps.everything()
+    store = make_roadmaps(engine, rows if engine == "sqlite" else roadmaps.without_broken(rows))
+    if name == "fail_unrecoverable":  # of which no task has a checkpoint
+        make_tables(store)
+    before, waiting = work_for(store, ROADMAPS), concepts_waiting(store)
+    run = execute_run(operation_called(f"roadmaps.{name}", store))
+    assert run.changed, run.error
+    after = work_for(store, ROADMAPS)
+    assert not more(before, after)
+    assert len(after["tasks that keep their roadmap busy"]) < len(before["tasks that keep their roadmap busy"])
+    assert concepts_waiting(store) <= waiting
+    undo(run)
+    assert (work_for(store, ROADMAPS), concepts_waiting(store)) == (before, waiting)
+
+
+@pytest.mark.parametrize(
+    "name", ["audits.backfill_decision_fields", "tasks.archive_projects", "tasks.clean_memory_items"]
+)
+def test_agentos(managed: Any, name: str) -> None:
+    """On the sample data of the demo."""
+    list(chain(audits.load(), tasks.load()))
+    before = work_for(managed.store, AGENTOS)
+    assert all(found for question, found in before.items() if question != "audits whose lag counts")
+    run = finished(execute_run(operation_called(name, managed.store)))
+    assert not more(before, work_for(managed.store, AGENTOS))
+    undo(run)
+    assert work_for(managed.store, AGENTOS) == before
