@@ -169,3 +169,34 @@ def test_times_are_the_viewers(open_page, live_server, audits):
     expect(shown).to_have_attribute("data-local", "Asia/Shanghai")
     local = run.created_at.astimezone(ZoneInfo("Asia/Shanghai"))
     expect(shown).to_have_text(f"{local:%Y-%m-%d %H:%M:%S}")
+
+
+def test_a_row_is_edited_and_a_file_imported(open_page, live_server, tmp_path):
+    """What a real browser posts: line ends are not taken for a change, and what others change is seen."""
+    text = '\n{"a": 1}\r\nlast\n'
+    Task.objects.create(task_id="T1", title="one", metadata=text)
+    page = open_page()
+    page.goto(live_server.url + reverse("admin:tasks_task_change", args=["T1"], query={"edit": 1}))
+    page.get_by_label("Title").fill("two")
+    Task.objects.update(title="theirs", status="running")
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.get_by_text("Somebody has changed this to theirs")).to_be_visible()
+    expect(page.get_by_label("Title")).to_have_value("two")
+    page.get_by_role("button", name="Save", exact=True).click()
+    run = Run.objects.latest("pk")
+    expect(page.get_by_text(f"Run {run.pk} wrote it.")).to_be_visible()
+    assert run.writes == {"tasks": ["title"]}
+    assert Task.objects.values_list("title", "status", "metadata").get() == ("two", "running", text)
+    page.get_by_role("link", name="See the run, or undo it").click()
+    expect(page.get_by_role("button", name="Plan the undo")).to_be_visible()
+
+    file = tmp_path / "tasks.csv"
+    file.write_text("task_id,title\nT1,three\nT2,new\n")
+    page.goto(live_server.url + reverse("admin:tasks_task_import"))
+    page.locator("input[type=file]").set_input_files(file)
+    page.get_by_role("button", name="Preview").click()
+    expect(page.locator("#plan-sentence")).to_contain_text("Write 2 rows")
+    page.get_by_role("button", name="Write 2 rows").click()
+    expect(page.get_by_text("Import of tasks.csv").first).to_be_visible()
+    Runner(runs.claim(Run.objects.latest("pk"))).work()
+    assert set(Task.objects.values_list("task_id", "title")) == {("T1", "three"), ("T2", "new")}

@@ -218,9 +218,29 @@ def test_where_it_has_to_wait_a_worker_goes_on_with_it(bobs, task, monkeypatch):
     run = Run.objects.get()
     assert answer.url == reverse("run", args=[run.pk])
     assert (run.ended, run.waiting_code) == (False, "lock")
+    assert f"Run {run.pk} will write it when it can." in said(bobs.get(answer.url))
     assert tasks(task) == [("t", "old", "created")]
     advance(run.pk, run.generation)
     assert tasks(task) == [("t", "mine", "created")]
+
+
+def test_a_locked_store_is_said_and_nothing_is_planned(bobs, task):
+    data = form_data(bobs.get(url("tasks.task", "change", "t", edit=1))) | {"title": "mine"}
+    task.execute("BEGIN IMMEDIATE" if task.engine == "sqlite" else "BEGIN")
+    task.execute("UPDATE tasks SET session_id = 's'")
+    answer = bobs.post(url("tasks.task", "change", "t", edit=1), data)
+    task.execute("COMMIT")
+    assert answer.status_code == 503
+    assert not Run.objects.exists()
+    assert bobs.post(url("tasks.task", "change", "t", edit=1), data).status_code == 302  # the browser goes back
+    assert tasks(task) == [("t", "mine", "created")]
+
+
+def test_a_small_run_waits_for_another_small_one(bobs, task, monkeypatch):
+    other = start(given(Write("tasks", ("status",), [("t", ("created",), ("x",))])))
+    monkeypatch.setattr(jobs.time, "sleep", lambda seconds: work(other) if seconds in jobs.HELD_SECONDS else None)
+    assert save(bobs, "tasks.task", "t", title="mine").status_code == 302
+    assert tasks(task) == [("t", "mine", "x")]
 
 
 def test_where_more_than_a_click_is_asked_saving_leads_to_the_plan(bobs, task, monkeypatch):

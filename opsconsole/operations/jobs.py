@@ -29,7 +29,7 @@ from opsconsole.operations.models import ENDED, Event, Heartbeat, Hold, Run, Sta
 from opsconsole.operations.planning import UnableToPlan
 from opsconsole.operations.registry import UnknownOperation
 from opsconsole.operations.runner import Fenced, Runner
-from opsconsole.operations.runs import Actor, PlanDrifted, UnableToRun
+from opsconsole.operations.runs import Actor, PlanDrifted, TargetHeld, UnableToRun
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import brief_lock_waits, why_it_waits
 from opsconsole.stores.store import Store, StoreUnusable
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 SLICE_SECONDS = 20.0
 PATIENCE_SECONDS = 0.9  # less than the wait for a lock: a run that has to wait lets its worker go
+HELD_SECONDS = (0.1, 0.2, 0.4)  # between the tries of a small run whose target another run holds
 TICK_RETRIES, TICK_RETRY_SECONDS = 30, 60.0  # a schedule's due time that meets a store in trouble
 WORKER_SEEN = timedelta(minutes=2)
 KEEP_RESULTS = timedelta(days=7)
@@ -64,12 +65,17 @@ def run_now(run: Run, actor: Actor) -> Run:
 
     A plan that can't be confirmed is dropped: raises UnableToRun.
     """
-    try:
-        runs.confirm(run, actor, background=True)
-    except UnableToRun:
-        run.refresh_from_db()
-        runs.cancel(run, actor)
-        raise
+    for seconds in (*HELD_SECONDS, None):
+        try:
+            runs.confirm(run, actor, background=True)
+            break
+        except UnableToRun as reason:
+            if isinstance(reason, TargetHeld) and seconds is not None:  # perhaps another small run
+                time.sleep(seconds)
+                continue
+            run.refresh_from_db()
+            runs.cancel(run, actor)
+            raise
     advance(run.pk, run.generation)
     run.refresh_from_db()
     return run

@@ -150,6 +150,8 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
             single_line = isinstance(form_field.widget, UnfoldAdminTextInputWidget)
             if single_line and "\n" in _unix(stored):
                 form_field.widget = forms.Textarea(attrs=form_field.widget.attrs)
+            if isinstance(form_field.widget, forms.Textarea):
+                form_field.widget.template_name = forms.Textarea.template_name  # the theme's loses a first empty line
         if exists:
             self.initial["opened"] = json.dumps(self._stamps(dict(self.initial)))
 
