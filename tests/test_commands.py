@@ -56,7 +56,7 @@ def own_commands():
         for name, app in get_commands().items()
         if isinstance(app, str)
         and app.split(".")[0] in {"opsconsole", "audits", "tasks", "roadmaps"}
-        and name not in {"migrate", "import", "export"}  # Django's and a library's own, held back
+        and name not in {"migrate", "import", "export", "loaddata"}  # of Django and a library, held back
     )
 
 

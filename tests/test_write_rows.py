@@ -238,7 +238,9 @@ def test_a_locked_store_is_said_and_nothing_is_planned(bobs, task):
 
 def test_a_small_run_waits_for_another_small_one(bobs, task, monkeypatch):
     other = start(given(Write("tasks", ("status",), [("t", ("created",), ("x",))])))
-    monkeypatch.setattr(jobs.time, "sleep", lambda seconds: work(other) if seconds in jobs.HELD_SECONDS else None)
+    monkeypatch.setattr(
+        "opsconsole.operations.jobs.time.sleep", lambda seconds: work(other) if seconds in jobs.HELD_SECONDS else None
+    )
     assert save(bobs, "tasks.task", "t", title="mine").status_code == 302
     assert tasks(task) == [("t", "mine", "x")]
 
@@ -448,8 +450,8 @@ def test_an_attached_store_is_refused(make_attached):
         operation_called(NAME, store, store="agentos", table="tasks", rows="x")
 
 
-@pytest.mark.parametrize("name", ["import", "export"])
-def test_the_librarys_commands_are_held_back(name):
+@pytest.mark.parametrize("name", ["import", "export", "loaddata"])
+def test_commands_that_write_without_a_run_are_held_back(name):
     from django.core.management import get_commands, load_command_class
 
     command = load_command_class(get_commands()[name], name)
