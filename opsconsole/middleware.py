@@ -13,6 +13,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest
 from django.utils.translation import gettext as _
 from whitenoise.middleware import WhiteNoiseMiddleware
 
+from opsconsole.static_files import manifest, publish
+
 FORWARDING = (
     "HTTP_FORWARDED",
     "HTTP_X_FORWARDED_FOR",
@@ -82,13 +84,19 @@ def _address(text: str) -> Address | None:
 
 
 class StaticFilesMiddleware(WhiteNoiseMiddleware):  # type: ignore[misc]  # it has no types
-    """Serves the files that installed packages bring, listed when the process starts, and no other.
+    """Serves the files of the manifest, read when the process starts, and no other.
 
-    STATIC_ROOT is in the data folder: whoever can write there would publish a file.
+    STATIC_ROOT is in the data folder: whoever can write there would publish a file. With DEBUG the files come from
+    the installed packages, as they are at the moment.
     """
 
     def add_files(self, root: str, prefix: str | None = None) -> None:
-        """Add no folder: the files come from the finders alone."""
+        """Add the files of the manifest, and no folder."""
+        if self.autorefresh:
+            return
+        publish()
+        for name, path in manifest().items():
+            self.add_file_to_dictionary(f"{prefix}{name}", str(path))
 
 
 class BadQueryMiddleware:

@@ -232,9 +232,11 @@ FORMAT_MODULE_PATH = "opsconsole.formats"
 # --- static files -----------------------------------------------------------------------------------
 
 STATIC_URL = "static/"
-STATIC_ROOT = DATA_DIR / "static"  # for collectstatic alone: nothing in it is served
-STATICFILES_DIRS = [BASE_DIR / "opsconsole" / "static"]
-WHITENOISE_USE_FINDERS = True
+STATIC_ROOT = DATA_DIR / "static"  # a web process collects into it; of the folder only the manifest's files are served
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"},
+}
 
 # --- the queue: it only wakes the runner up (opsconsole/operations/jobs.py) --------------------------
 

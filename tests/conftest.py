@@ -122,7 +122,9 @@ def django_db_setup(request: pytest.FixtureRequest, django_db_blocker: Any) -> N
         for name, config in OWN.items():
             shutil.copyfile(made / name, EMPTY[name])
             shutil.copyfile(made / name, config["NAME"])
-    settings.STATIC_ROOT.mkdir(exist_ok=True)
+    from opsconsole.static_files import publish  # its storage needs the settings
+
+    publish()
 
 
 def _code() -> str:

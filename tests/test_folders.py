@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.staticfiles.finders import get_finder
 from django.test import Client
 from django.urls import reverse
 
@@ -14,6 +17,7 @@ from opsconsole.care import folders
 from opsconsole.care.models import Backup
 from opsconsole.middleware import StaticFilesMiddleware
 from opsconsole.operations.models import Run, Status
+from opsconsole.static_files import PUBLISHED, manifest, publish, storage
 from opsconsole.stores.store import StoreUnusable
 from tests.contract import execute_run, operation_called, plan_whole
 from tests.shell import Shell
@@ -101,21 +105,61 @@ def test_the_browser_picks_from_a_list(roots: Any, alice: Any) -> None:
     assert "is not below" in page
 
 
-def test_a_file_in_the_static_folder_is_not_served(settings: Any) -> None:
+def test_exactly_the_files_of_the_manifest_are_served(settings: Any) -> None:
     root = Path(settings.STATIC_ROOT)
-    root.mkdir(parents=True, exist_ok=True)
     (root / "stolen.sqlite3").write_bytes(b"x")
+    (root / "opsconsole" / "stolen.css").write_bytes(b"x")
     try:
-        assert Client().get("/static/stolen.sqlite3").status_code == 404
-        for debug in (False, True):
-            settings.DEBUG = debug
-            served = StaticFilesMiddleware(lambda _: None)
-            assert "/static/stolen.sqlite3" not in served.files
-            assert list(served.candidate_paths_for_url("/static/stolen.sqlite3")) == []
-            assert list(served.candidate_paths_for_url("/static/opsconsole/console.css"))
-        assert Client().get("/static/opsconsole/console.css").status_code == 200
+        served = StaticFilesMiddleware(lambda _: None)
+        named = json.loads((root / "staticfiles.json").read_text())["paths"]
+        assert set(served.files) == {f"/static/{name}" for names in named.items() for name in names}
+        for name in (
+            "stolen.sqlite3",
+            "opsconsole/stolen.css",
+            "staticfiles.json",
+            PUBLISHED,
+            "",
+            "../default.sqlite3",
+        ):
+            assert Client().get(f"/static/{name}").status_code == 404, name
+        settings.DEBUG = True  # from the packages, as they are at the moment
+        served = StaticFilesMiddleware(lambda _: None)
+        assert list(served.candidate_paths_for_url("/static/stolen.sqlite3")) == []
+        assert list(served.candidate_paths_for_url("/static/opsconsole/console.css"))
     finally:
         (root / "stolen.sqlite3").unlink()
+        (root / "opsconsole" / "stolen.css").unlink()
+
+
+def test_hashed_names_are_kept_by_browsers_for_good(client: Any) -> None:
+    page = client.get(reverse("admin:login")).content.decode()
+    links = re.findall(r'(?:href|src)="(/static/[^"]+)"', page)
+    assert links
+    for link in links:
+        assert re.search(r"\.[0-9a-f]{12}\.\w+$", link), link
+        answer = client.get(link)
+        assert answer.status_code == 200
+        assert "immutable" in answer.headers["Cache-Control"]
+    plain = client.get("/static/opsconsole/console.css")
+    assert "max-age=60" in plain.headers["Cache-Control"]
+
+
+def test_what_an_upgrade_changes_is_published_by_the_next_start(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    settings.STATICFILES_DIRS = [package]
+    get_finder.cache_clear()  # type: ignore[attr-defined]
+    try:
+        for content in ("a{}", "b{c:d}"):
+            (package / "upgraded.css").write_text(content)
+            publish()
+            assert manifest()[storage.hashed_files["upgraded.css"]].read_text() == content
+    finally:
+        settings.STATICFILES_DIRS = []
+        get_finder.cache_clear()  # type: ignore[attr-defined]
+        publish()
 
 
 @pytest.mark.parametrize("folder", ["data", "data/static", "data/static/x"])
