@@ -149,7 +149,9 @@ class _Page:
         return [
             (str(form_fields[name].label or name) if name in form_fields else name, _plain(value))
             for name, value in self.run.params.items()
-            if name not in form_fields or not form_fields[name].widget.is_hidden
+            if value is not None
+            and value != ""  # a list has no hash
+            and not (name in form_fields and form_fields[name].widget.is_hidden)
         ]
 
     def figure_label(self, name: str) -> str:
