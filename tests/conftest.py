@@ -80,6 +80,7 @@ django.setup()
 del os.environ["DJANGO_SETTINGS_MODULE"]  # else xdist's workers read the settings before they get here
 
 from django.conf import settings  # noqa: E402
+from django.contrib.staticfiles import handlers  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 from django.core.management.commands.flush import Command as Flush  # noqa: E402
 from django.db import connections  # noqa: E402
@@ -90,6 +91,9 @@ if TYPE_CHECKING:
 
     from opsconsole.stores.store import Store
     from tests.payloads import PayloadType
+
+# pytest-django's live server would serve static files itself: ours come from the middleware, as in production.
+handlers.StaticFilesHandler = lambda application: application  # type: ignore[assignment,misc,return-value]
 
 # One round instead of a million: people are made for most tests.
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher", *settings.PASSWORD_HASHERS]

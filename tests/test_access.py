@@ -107,7 +107,6 @@ KINDS = {
     "add": {"GET": "add", "POST": "add"},
     "edit": {"GET": "add", "POST": "add"},
     "import": {"GET": "add", "POST": "add"},
-    "process_import": {"GET": "not so", "POST": "add"},
     "delete": {"GET": "nobody", "POST": "nobody"},  # Django's
     "password_change": {"GET": "add", "POST": "add"},
     "old": {"GET": "staff", "POST": "staff"},  # leads to "change"
@@ -127,7 +126,7 @@ def expected(address: Address, method: str) -> str:
     if label == "tasks.taskstatus":
         view = STATUS
     change = NOBODY if label == "api.token" else edit
-    rights = {"view": view, "add": edit, "change": change, "nobody": NOBODY, "staff": STAFF, "not so": NOT_SO}
+    rights = {"view": view, "add": edit, "change": change, "nobody": NOBODY, "staff": STAFF}
     return rights[KINDS[address.kind][method]]
 
 

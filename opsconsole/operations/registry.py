@@ -6,6 +6,7 @@ import argparse
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -61,9 +62,16 @@ def operation(name: str) -> type[Operation]:
         ) from None
 
 
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
+
+
 def clean(cls: type[Operation], values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` through the operation's form; raises InvalidParameters with one sentence per field."""
     form = cls.Params(data=dict(values))
+    for name, field in form.fields.items():
+        # Django takes the digits of every script, and drops a ".0".
+        if isinstance(field, forms.IntegerField) and not _NUMBER.fullmatch(str(values.get(name) or 0)):
+            form.add_error(name, field.error_messages["invalid"])
     if not form.is_valid():
         sentences = [
             f"{'' if field == '__all__' else f'{field}: '}{error}"

@@ -300,6 +300,10 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
     `options["keys"]`: the subjects that are meant; such an answer is no scan of the store and is not kept.
     """
     params = registry.clean(cls, values)
+    actor = None
+    if options["user"] is not None:  # a name that is typed is proven, also where nothing is kept
+        require_setup()
+        actor = shell_actor(options["user"], "operations.view_run")
     output = Output(as_json=options["json"], bare=options["background"], no_color=options["no_color"])
     store = chosen_store(cls, params, options, read_only=True)
     try:
@@ -310,7 +314,7 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
                 operation.chosen = known_keys(operation, options["keys"])
         if keep and operation.chosen is None:
             require_setup()
-            found, run = _scan(planned, options, output)
+            found, run = _scan(planned, options, output, actor)
         else:
             with reading(store):
                 found, run = [one for item in operation.items() for one in operation.ask(item)], None
@@ -325,9 +329,9 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
         sys.exit(EXIT_ATTENTION)
 
 
-def _scan(planned: Plan, options: dict[str, Any], output: Output) -> tuple[list[Found], Run]:
+def _scan(planned: Plan, options: dict[str, Any], output: Output, actor: Actor | None) -> tuple[list[Found], Run]:
     """The check as a run: taken over when it was interrupted, in this process or in the background."""
-    actor = shell_actor(options["user"], "operations.view_run")
+    actor = actor or shell_actor(None, "operations.view_run")
     run = runs.same_command(planned.operation, planned.selection)
     if run is not None and run.status != Status.QUEUED:
         run = runs.claim(run)

@@ -1,0 +1,150 @@
+"""Every flag and argument of every command, with bad values: exit code 2, one sentence, no traceback.
+
+Commands and flags come from the parsers: a new one has a line here, or the test fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from django.core.management import get_commands, load_command_class
+
+from opsconsole.api.models import Token
+from opsconsole.operations import runs
+from opsconsole.operations.models import Run
+from tests.contract import TESTER, operation_called, plan_whole
+from tests.test_commands import own_commands
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
+
+DJANGOS = {
+    *("--help", "--version", "--verbosity", "--settings", "--pythonpath"),
+    *("--traceback", "--no-color", "--force-color", "--skip-checks"),
+}
+NUMBERS = ["-1", "x", "1.5", "1e3", "2 h 30", "٣"]
+ANY_TEXT: list[str] = []  # each is good: tests/test_hostile_values.py
+BAD: dict[str, list[str]] = {
+    "--as": ["Not a name", "../x", "a;b"],
+    "--batch-size": ["0", "-5", "100001", "abc", "1.5", "", "٣"],
+    "--confirm": ["nonsense"],
+    "--database": ["nowhere"],
+    "--days": NUMBERS,
+    "--db-path": ["/nowhere/x.db", ""],
+    "--file": ["/etc/passwd", "nowhere.gz"],
+    "--format": ["pdf"],
+    "--idle-days": NUMBERS,
+    "--in": ["nowhere"],
+    "--keys": ANY_TEXT,  # of no row: the plan has nothing to do
+    "--limit": NUMBERS,
+    "--needed-by": ["no.operation"],
+    "--newest": NUMBERS,
+    "--note": ANY_TEXT,
+    "--reason": ["", " "],
+    "--retention-type": ANY_TEXT,
+    "--rows": ["nonsense"],
+    "--run": ["0", "x", "4711"],
+    "--store": ["nowhere"],
+    "--superuser": ANY_TEXT,
+    "--table": ["no_table"],
+    "--to": ["/nowhere/x", "/proc/x"],
+    "--user": ["nobody"],
+    "account": ["nobody"],
+    "alias": ["nowhere"],
+    "execution_id": [""],
+    "file": ["/etc/passwd", "nowhere.gz"],
+    "keys": ANY_TEXT,
+    "run": ["0", "x", "4711"],
+    "store": ["nowhere"],
+    "system_user": ["", "x" * 151],
+    "text": ["", " "],
+}
+GOOD = {"store": "agentos", "to": "helix", "file": "x.gz", "keys": "1", "alias": "helix", "table": "tasks"}
+
+
+class Flag(NamedTuple):
+    """A flag or an argument of a command or its verb."""
+
+    words: tuple[str, ...]
+    name: str
+
+
+ANY_TEXT_HERE = [Flag(("search",), "text"), Flag(("run", "roadmaps.accept_partial"), "--reason")]
+BESIDE: dict[tuple[str, ...], list[str]] = {("runs", "list", "--user"): ["--awaiting-me"]}  # what makes a flag count
+
+
+def parsers(parser: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
+    verbs = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    yield words, [action for action in parser._actions if action not in verbs]
+    for action in verbs:
+        for name, found in action.choices.items():
+            yield from parsers(found, (*words, name))
+
+
+def flags() -> Iterator[Flag]:
+    for name in own_commands():
+        parser = load_command_class(get_commands()[name], name).create_parser("manage.py", name)
+        for words, actions in parsers(parser, (name,)):
+            for action in actions:
+                called = action.option_strings[-1] if action.option_strings else action.dest
+                if called not in DJANGOS and action.nargs != 0:
+                    yield Flag(words, called)
+
+
+FLAGS = list(flags())
+
+
+def test_every_flag_has_a_line() -> None:
+    assert {flag.name for flag in FLAGS} == set(BAD)
+
+
+@pytest.fixture
+def console(bob: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
+    """The console with a run and an account that an authenticated shell has; gives a command's end."""
+    monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.make(bob, "test"))
+    runs.draft(plan_whole(operation_called("audits.backfill_decision_fields")), TESTER)
+
+    def run(words: list[str]) -> tuple[int, str, str]:
+        found = load_command_class(get_commands()[words[0]], words[0])
+        code: Any = 0
+        try:
+            found.run_from_argv(["manage.py", *words])
+        except SystemExit as end:
+            code = end.code
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def line_of(flag: Flag, value: str, run: int) -> list[str]:
+    """The command with this value, and with good ones for whatever else it requires."""
+    name = flag.words[0]
+    parser = load_command_class(get_commands()[name], name).create_parser("manage.py", name)
+    actions = next(found for words, found in parsers(parser, (name,)) if words == flag.words)
+    words = [*flag.words, *BESIDE.get((*flag.words, flag.name), ())]
+    for action in actions:
+        called = action.option_strings[-1] if action.option_strings else action.dest
+        good = str(run) if called.removeprefix("--") == "run" else GOOD.get(called.removeprefix("--"), "x")
+        if called == flag.name:
+            words += [called, value] if action.option_strings else [value]
+        elif action.required and called not in DJANGOS:
+            words += [called, good] if action.option_strings else [good]
+    return words
+
+
+@pytest.mark.parametrize("name", sorted({flag.words[0] for flag in FLAGS}))
+def test_bad_values(console: Any, name: str) -> None:
+    number = Run.objects.get().pk
+    wrong = []
+    for flag in (flag for flag in FLAGS if flag.words[0] == name):
+        for value in [] if flag in ANY_TEXT_HERE else BAD[flag.name]:
+            words = line_of(flag, value, number)
+            code, out, err = console(words)
+            if code != 2 or out or "Traceback" in err or err.strip().count("\n"):
+                wrong.append((" ".join(words), code, err[-300:]))
+    assert not wrong, "\n".join(map(str, wrong))
+    assert Run.objects.count() == 1
