@@ -21,7 +21,7 @@ from opsconsole.stores.exchange import problems_of, resource_of
 from opsconsole.stores.rows import RowsChanged
 from opsconsole.stores.store import Store
 from tasks.models import MemoryItem
-from tests.matrix.harness import CATALOGUE, Dump, Place, Row, copied, differences, dump, filled, moment
+from tests.matrix.harness import CATALOGUE, Dump, Place, Row, close_readers, copied, differences, dump, filled, moment
 from tests.matrix.judging import REFUSALS, Refused, Wrong, check_refusal, columns_of, failures, limited, run_operation
 from tests.matrix.kinds import CLEAN_MEMORY, PAST, Kind
 from tests.matrix.oddities import ALONE, FILLS, TEXTUAL, Oddity
@@ -57,6 +57,7 @@ def examine_copy(stores: Stores, oddity: Oddity) -> str:
 @contextmanager
 def _target(stores: Stores, place: Place) -> Iterator[Place]:
     """An empty database of the other engine, named by its variable."""
+    close_readers()  # the one before has the same name
     if place.sqlite:
         address = stores.server.create_database("matrix_target")
         target = Place("postgresql", address)

@@ -8,6 +8,7 @@ owns nothing, `<database>` the database.
 from __future__ import annotations
 
 import re
+import sqlite3 as driver
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,12 @@ def both(name: str, *makes: Making, **options: Any) -> None:
     postgresql(name, *makes, **options)
 
 
+def the_table(definitions: list[str]) -> str:
+    if not definitions:
+        raise driver.OperationalError("a view has taken the table's place")
+    return definitions[0]
+
+
 def rebuilt(edit: Callable[[str, Mapping[str, str]], str], table: str = "<table>") -> Making:
     """A SQLite table made again with another definition, same rows, indexes and triggers."""
     called = table
@@ -70,7 +77,7 @@ def rebuilt(edit: Callable[[str, Mapping[str, str]], str], table: str = "<table>
         statements = {type_: [] for type_ in ("table", "index", "trigger")}  # type: ignore[var-annotated]
         for type_, text in found.fetchall():
             statements[type_].append(text)
-        (old,) = statements["table"]
+        old = the_table(statements["table"])
         connection.execute("PRAGMA legacy_alter_table=ON")  # others keep referring to the name
         connection.execute(f"ALTER TABLE {table} RENAME TO rebuilt_before")
         connection.execute(edit(old, names))
@@ -1528,7 +1535,8 @@ def stored(connection: Any, names: Mapping[str, str]) -> None:
     """SQLite adds a stored generated column only with the table."""
     table = names["table"]
     columns = ", ".join(name for _cid, name, *_ in connection.execute(f"PRAGMA table_info({table})"))
-    (old,) = connection.execute("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?", [table]).fetchone()
+    found = connection.execute("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?", [table])
+    old = the_table([text for (text,) in found])
     indexes = connection.execute(
         "SELECT sql FROM sqlite_schema WHERE type = 'index' AND tbl_name = ? AND sql > ''", [table]
     ).fetchall()
