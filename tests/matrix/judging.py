@@ -73,7 +73,7 @@ def examine_together(stores: Stores, kind: Kind, oddities: Sequence[Oddity]) -> 
     with limited():
         try:
             place = stores.make(kind, *oddities)
-        except (psycopg.Error, sqlite3.Error) as error:
+        except (psycopg.Error, sqlite3.Error, UnicodeEncodeError) as error:  # such a database lacks some letters
             raise Unmakeable from error
         names = stores.names(kind, place)
         words = [[filled(word, names)] for one in oddities for word in one.words] or [[]]
