@@ -340,6 +340,31 @@ def test_a_file_may_have_rows_with_and_without_a_key(bobs, managed):
     assert managed.execute("SELECT COUNT(*), COUNT(DISTINCT lineage_id) FROM task_lineage") == [(3, 3)]
 
 
+@in_sqlite
+def test_its_pages_stay_without_the_rows(bobs, task):
+    save(bobs, "tasks.task", "t", title="mine")
+    run = Run.objects.get()
+    GivenRows.objects.all().delete()
+    for tab in ("events", "batches", "set_aside", "left", "changes", "plan", "report"):
+        assert bobs.get(reverse("run", args=[run.pk]), {"tab": tab}).status_code == 200, tab
+    assert undo(run).changed == 1
+    assert tasks(task) == [("t", "old", "created")]
+
+
+@in_sqlite
+def test_it_is_planned_from_its_forms_and_from_its_plan_only(bobs, managed):
+    page = bobs.post(reverse("plan", args=[NAME]))
+    assert page.status_code == 409
+    assert "No rows are given." in said(page)
+    assert upload(bobs, "tasks.project", formats.CSV, b"id,path\np,/p\n").status_code == 302
+    first = Run.objects.get()
+    assert "Plan with these parameters" not in said(bobs.get(reverse("run", args=[first.pk])))
+    assert bobs.post(reverse("run-replan", args=[first.pk])).status_code == 302
+    second = Run.objects.latest("pk")
+    assert (second.params, second.status) == (first.params, Status.PLANNED)
+    assert executed(bobs, second).changed == 1
+
+
 # --- the operation ----------------------------------------------------------------------------------------------------
 
 COUNT = 30

@@ -31,7 +31,7 @@ class Stores:
         self._prepared: dict[tuple[str, str, str], Place] = {}
         self._used = 0
         self._superuser = psycopg.connect(server.dsn, autocommit=True)
-        with suppress(psycopg.errors.DuplicateObject):
+        with suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):  # also at the same time
             self._superuser.execute(f"CREATE ROLE {ROLE} LOGIN")
 
     def make(self, kind: Kind, *oddities: Oddity) -> Place:
