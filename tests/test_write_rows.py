@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from django.db import models
 from django.urls import reverse
+from django.utils import timezone
 
 from opsconsole.operations import jobs, runs
 from opsconsole.operations.base import Risk
@@ -16,6 +20,7 @@ from opsconsole.operations.models import GivenRows, Hold, Run, Status
 from opsconsole.operations.operations import write_rows
 from opsconsole.operations.planning import UnableToPlan
 from opsconsole.stores import formats
+from opsconsole.stores.editing import raw_values
 from opsconsole.stores.rows import Write
 from tests.contract import Crash, die, execute_run, left_by, operation_called, plan_whole, start, undo, work
 from tests.driver import POINTS, interposed
@@ -234,6 +239,39 @@ def test_a_locked_store_is_said_and_nothing_is_planned(bobs, task):
     assert not Run.objects.exists()
     assert bobs.post(url("tasks.task", "change", "t", edit=1), data).status_code == 302  # the browser goes back
     assert tasks(task) == [("t", "mine", "created")]
+
+
+def test_a_worker_goes_on_where_the_web_server_died(bobs, task, monkeypatch):
+    def crash(*args: Any) -> str:
+        raise Crash
+
+    monkeypatch.setattr(jobs, "advance", crash)
+    with pytest.raises(Crash):
+        save(bobs, "tasks.task", "t", title="mine")
+    monkeypatch.undo()
+    assert tasks(task) == [("t", "old", "created")]
+    Run.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
+    (run,) = runs.reap()
+    jobs.advance(run.pk, run.generation)
+    assert tasks(task) == [("t", "mine", "created")]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "in_sqlite", "in_postgresql"),
+    [
+        (models.BooleanField(), True, 1, "true"),
+        (models.BinaryField(), memoryview(b"\x00a"), b"\x00a", "\\x0061"),
+        (models.FloatField(), 0.1, 0.1, "0.1"),
+        (models.TextField(), "a", "a", "a"),
+        (models.IntegerField(), None, None, None),
+    ],
+)
+def test_values_are_written_as_the_database_holds_them(managed, field, value, in_sqlite, in_postgresql):
+    field.set_attributes_from_name("value")
+    row: Any = SimpleNamespace(value=value)
+    wanted = in_sqlite if managed.engine == "sqlite" else in_postgresql
+    (found,) = raw_values(managed.store, row, [field])
+    assert (found, type(found)) == (wanted, type(wanted))
 
 
 def test_a_small_run_waits_for_another_small_one(bobs, task, monkeypatch):

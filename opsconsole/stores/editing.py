@@ -44,8 +44,15 @@ def is_managed(model: type[models.Model]) -> bool:
 
 def raw_values(store: Store, instance: models.Model, columns: Sequence[Any]) -> Values:
     """What a run writes for the values of a model's row."""
-    values = [column.get_db_prep_save(getattr(instance, column.attname), store.connection) for column in columns]
-    return store.raw(tuple(int(value) if value is True or value is False else value for value in values)) or ()
+
+    def raw(column: Any) -> Any:
+        value = getattr(instance, column.attname)
+        if isinstance(value, bytes | memoryview):
+            return bytes(value)
+        prepared = column.get_db_prep_save(value, store.connection)
+        return int(prepared) if isinstance(prepared, bool) and store.vendor == "sqlite" else prepared
+
+    return store.raw(tuple(map(raw, columns))) or ()
 
 
 class Unsaved(Exception):
