@@ -25,7 +25,7 @@ def main() -> None:
         settings.INSTALLED_APPS  # noqa: B018  # Django would print its help without them
         if sys.argv[1:] and sys.argv[1] not in READING:
             django.setup()
-            from opsconsole.operations.management.base import refusal_of_process
+            from opsconsole.cli.command import refusal_of_process
 
             if sentence := refusal_of_process(sys.argv[1]):
                 raise ImproperlyConfigured(sentence)

@@ -22,10 +22,10 @@ from audits.coverage import FILLED, VERDICTS, Figures, coverage, lag
 from audits.extraction import KEYS
 from audits.models import GuardianVerdict, InboxEntry, TaskAudit
 from audits.operations.backfill_decision_fields import BackfillDecisionFields
-from opsconsole.display import copyable, figure, moment, pretty_json
-from opsconsole.operations.admin import OperationActionsMixin
-from opsconsole.stores.admin import DayFilter, ExactFilter, StoreModelAdmin, json_block, linked, row_link
-from opsconsole.stores.exchange import ExportStoreMixin
+from opsconsole.console.run_admin import OperationActionsMixin
+from opsconsole.console.store_admin import DayFilter, ExactFilter, StoreModelAdmin, json_block, linked, row_link
+from opsconsole.console.store_import_export import ExportStoreMixin
+from opsconsole.formatting import copyable, figure, moment, pretty_json
 from opsconsole.stores.store import StoreUnusable
 
 # So many audits the coverage page reads for what SQL can't tell; the command reads all.
@@ -46,7 +46,7 @@ SUPERVISOR_EVENTS = tuple(
 )
 
 
-task_link = linked("tasks.task")
+task_link = linked("agentos.task")
 
 
 class EventTypeFilter(ExactFilter):

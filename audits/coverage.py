@@ -23,8 +23,8 @@ from django.utils.translation import gettext_lazy as _
 from audits.extraction import KEYS, Unreadable, read_object, time_in
 from audits.models import TaskAudit
 from audits.operations.backfill_decision_fields import BackfillDecisionFields
-from opsconsole.stores.moments import read_moment
 from opsconsole.stores.store import Store
+from opsconsole.timestamps import read_moment
 
 SAMPLE = 20_000  # filled audits whose payload is read
 WINDOWS = 20  # in as many places, evenly over the keys

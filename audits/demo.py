@@ -12,10 +12,10 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 
 from audits.models import GuardianVerdict, InboxEntry, TaskAudit
-from opsconsole.display import figure
+from opsconsole.formatting import figure
 from opsconsole.stores.store import Store
-from tasks.demo.agentos import belongings
-from tasks.models import Task
+from tasks.agentos.demo import belongings
+from tasks.agentos.models import Task
 
 TASKS = 60
 AUDITS = 5_000

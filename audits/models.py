@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
+from opsconsole.stores.fields import RawTextField, RawTimestampField
 
-from opsconsole.stores.models import RawTextField, RawTimestampField, StoreModel
-from tasks.models import Task
+from opsconsole.stores.models import StoreModel
+from tasks.agentos.models import Task
 
 
 class TaskAudit(StoreModel):

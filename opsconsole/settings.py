@@ -66,7 +66,7 @@ INSTALLED_APPS = [
     "csp",
     "django_structlog",
     "opsconsole.stores",
-    "opsconsole.operations",
+    "opsconsole.engine",
     "opsconsole.api",
     "opsconsole",
     "import_export",  # after the console, which holds its commands back
@@ -77,23 +77,23 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "opsconsole.middleware.TrustedProxyMiddleware",
+    "opsconsole.console.middleware.TrustedProxyMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "opsconsole.middleware.StaticFilesMiddleware",
+    "opsconsole.console.middleware.StaticFilesMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "opsconsole.api.sessions.SessionLimitsMiddleware",
+    "opsconsole.accounts.sessions.SessionLimitsMiddleware",
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "csp.middleware.CSPMiddleware",
     "django_structlog.middlewares.RequestMiddleware",
     "axes.middleware.AxesMiddleware",
-    "opsconsole.stores.middleware.StoreTrouble",
-    "opsconsole.middleware.BadQueryMiddleware",  # asked before: what a query string can't hold is no store's trouble
+    "opsconsole.console.store_errors.StoreTrouble",
+    "opsconsole.console.middleware.BadQueryMiddleware",  # asked before: what a query string can't hold is no store's trouble
 ]
 
 TEMPLATES = [
@@ -168,14 +168,14 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
-SESSION_ENGINE = "opsconsole.api.sessions"
+SESSION_ENGINE = "opsconsole.accounts.sessions"
 SESSION_HOURS = env("SESSION_HOURS", read.number(0.1, 8760), 12.0 if PRODUCTION else 336.0)
 SESSION_IDLE_HOURS = env("SESSION_IDLE_HOURS", read.number(0.1, 8760), 1.0 if PRODUCTION else 336.0)
 SESSION_COOKIE_AGE = int(SESSION_HOURS * 3600)
 TOKEN_DAYS = env("TOKEN_DAYS", read.whole_number(1, 3650), 90)
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
-AXES_HANDLER = "opsconsole.lockout.LockoutHandler"
+AXES_HANDLER = "opsconsole.accounts.lockout.LockoutHandler"
 AXES_FAILURE_LIMIT = 5  # of one account from one address: a stranger elsewhere can't lock an account
 AXES_COOLOFF_TIME = 0.25  # hours
 AXES_RESET_ON_SUCCESS = True
@@ -189,7 +189,7 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 FILE_UPLOAD_HANDLERS = [
-    "opsconsole.uploads.CappedUpload",
+    "opsconsole.console.uploads.CappedUpload",
     "django.core.files.uploadhandler.MemoryFileUploadHandler",
     "django.core.files.uploadhandler.TemporaryFileUploadHandler",
 ]
@@ -238,7 +238,7 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"},
 }
 
-# --- the queue: it only wakes the runner up (opsconsole/operations/jobs.py) --------------------------
+# --- the queue: it only wakes the runner up (opsconsole/engine/queue.py) --------------------------
 
 env("Q_CLUSTER_NAME", read.choice("opsconsole", "long"), "opsconsole")  # django-q reads it itself
 Q_CLUSTER: dict[str, Any] = {
@@ -312,7 +312,7 @@ RUN_HOLD_MAX_ACTIVE_CONNECTIONS = env("RUN_HOLD_MAX_ACTIVE_CONNECTIONS", read.wh
 
 UNDO_MIN_DAYS = env("UNDO_MIN_DAYS", read.whole_number(1, 3650), 30)
 
-# --- alerts: who is told about findings, failed and overdue runs (opsconsole/operations/alerts.py) -----
+# --- alerts: who is told about findings, failed and overdue runs (opsconsole/engine/notifications.py) -----
 
 ALERT_EMAILS: list[str] = env("ALERT_EMAILS", read.listed(read.email), [])
 ALERT_WEBHOOK_URL = env("ALERT_WEBHOOK_URL", read.http_url, "", secret=True)
@@ -381,15 +381,15 @@ UNFOLD = {
     "SHOW_HISTORY": False,
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_LANGUAGES": True,
-    "DASHBOARD_CALLBACK": "opsconsole.care.front.front_context",
-    "GLOBAL_CALLBACK": "opsconsole.admin.site_context",
-    "ENVIRONMENT_TITLE_PREFIX": "opsconsole.admin.title_prefix",
+    "DASHBOARD_CALLBACK": "opsconsole.console.dashboard.front_context",
+    "GLOBAL_CALLBACK": "opsconsole.console.base_admin.site_context",
+    "ENVIRONMENT_TITLE_PREFIX": "opsconsole.console.base_admin.title_prefix",
     "STYLES": [
         lambda request: static("opsconsole/console.css"),
         lambda request: static("opsconsole/front.css"),
     ],
     "SCRIPTS": [lambda request: static("opsconsole/console.js")],
-    "SIDEBAR": {"show_search": True, "navigation": "opsconsole.admin.navigation"},
+    "SIDEBAR": {"show_search": True, "navigation": "opsconsole.console.base_admin.navigation"},
     "COLORS": {
         "primary": {
             "50": "oklch(97% .014 254.6)",

@@ -9,12 +9,12 @@ from django.contrib import admin
 from django.urls import URLPattern, include, path, re_path
 from django.views.generic import RedirectView
 
-from opsconsole.api import console
-from opsconsole.api.pages import sessions
-from opsconsole.care import views as care
-from opsconsole.care import watching
-from opsconsole.operations import views
-from tasks.views import search_page
+from opsconsole.api import endpoints
+from opsconsole.console import dashboard_views as care
+from opsconsole.console import operation_views
+from opsconsole.console.session_views import sessions
+from opsconsole.monitoring import health
+from tasks.agentos.views import search_page
 
 
 def _page(route: str, view: Callable[..., Any], name: str) -> URLPattern:
@@ -23,29 +23,29 @@ def _page(route: str, view: Callable[..., Any], name: str) -> URLPattern:
 
 
 urlpatterns = [
-    path("api/", include(console.urls())),  # clients poll: theirs are found first
+    path("api/", include(endpoints.urls())),  # clients poll: theirs are found first
     path("i18n/", include("django.conf.urls.i18n")),
-    _page("", views.operations, "operations"),
-    _page("emergency/", views.emergency, "emergency"),
-    _page("<str:name>/plan/", views.plan, "plan"),
-    _page("<str:name>/schedule/", views.schedule, "schedule"),
-    _page("run/<int:pk>/change/", views.run_page, "run"),
-    _page("run/<int:pk>/live/", views.live, "run-live"),
-    _page("run/<int:pk>/confirm/", views.confirm, "run-confirm"),
-    _page("run/<int:pk>/replan/", views.replan, "run-replan"),
-    _page("run/<int:pk>/note/", views.note, "run-note"),
+    _page("", operation_views.operations, "operations"),
+    _page("emergency/", operation_views.emergency, "emergency"),
+    _page("<str:name>/plan/", operation_views.plan, "plan"),
+    _page("<str:name>/schedule/", operation_views.schedule, "schedule"),
+    _page("run/<int:pk>/change/", operation_views.run_page, "run"),
+    _page("run/<int:pk>/live/", operation_views.live, "run-live"),
+    _page("run/<int:pk>/confirm/", operation_views.confirm, "run-confirm"),
+    _page("run/<int:pk>/replan/", operation_views.replan, "run-replan"),
+    _page("run/<int:pk>/note/", operation_views.note, "run-note"),
     re_path(
         r"^admin/operations/run/(?P<pk>\d+)/(?P<verb>pause|resume|cancel|approve|reject|undo|retry)/$",
-        admin.site.admin_view(views.act),
+        admin.site.admin_view(operation_views.act),
         name="run-act",
     ),
     path("admin/sessions/", admin.site.admin_view(sessions), name="sessions"),
     path("admin/search/", admin.site.admin_view(search_page), name="search"),
-    path("healthz", watching.healthz, name="healthz"),
-    path("readyz", watching.Readiness.as_view(), name="readyz"),
-    path("metrics", watching.metrics, name="metrics"),
+    path("healthz", health.healthz, name="healthz"),
+    path("readyz", health.Readiness.as_view(), name="readyz"),
+    path("metrics", health.metrics, name="metrics"),
     path("admin/front/live/", admin.site.admin_view(care.front_live), name="front-live"),
-    path("admin/stores/", admin.site.admin_view(care.stores), name="care-stores"),
+    path("admin/stores/", admin.site.admin_view(care.stores), name="stores"),
     path("admin/", admin.site.urls),
     path("", RedirectView.as_view(pattern_name="admin:index")),
 ]

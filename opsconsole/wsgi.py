@@ -14,7 +14,7 @@ os.environ["OPSCONSOLE_POOL"] = "true"
 try:
     application = get_wsgi_application()
 
-    from opsconsole.operations import environments  # its models need the settings
+    from opsconsole.engine import environments  # its models need the settings
 
     if sentence := environments.refusal():
         raise ImproperlyConfigured(sentence)

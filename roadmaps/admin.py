@@ -17,9 +17,9 @@ from django.utils.translation import gettext_lazy
 from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.decorators import display
 
-from opsconsole.display import copyable, moment
-from opsconsole.operations.admin import OperationActionsMixin
-from opsconsole.stores.admin import DayFilter, ExactFilter, StoreModelAdmin, json_block, table
+from opsconsole.console.run_admin import OperationActionsMixin
+from opsconsole.console.store_admin import DayFilter, ExactFilter, StoreModelAdmin, json_block, table
+from opsconsole.formatting import copyable, moment
 from opsconsole.stores.store import Store, StoreUnusable
 from roadmaps.consistency import TASK_COLUMNS, states
 from roadmaps.content import NEEDS

@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 from ninja import Router
 
 from opsconsole.api.auth import access
-from opsconsole.api.console import error, tagged
+from opsconsole.api.endpoints import error, tagged
 from opsconsole.stores.store import Store, StoreUnusable
 from roadmaps.content import KEY, Roadmap, contents, roadmaps
 from roadmaps.models import QuizMetadata, ResourceRecommendationMetadata, TutorialMetadata

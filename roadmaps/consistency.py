@@ -13,7 +13,7 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from opsconsole.display import duration
+from opsconsole.formatting import duration
 from opsconsole.stores.store import Store
 from roadmaps import framework, langgraph, resume
 from roadmaps.content import COMPLETED, COPIED, KEY, PARTS, Content, Row, contents, roadmaps

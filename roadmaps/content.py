@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from django.db import OperationalError
 from django.db.models import Model
 
-from opsconsole.stores.moments import read_moment
 from opsconsole.stores.store import Store
+from opsconsole.timestamps import read_moment
 from roadmaps.models import QuizMetadata, ResourceRecommendationMetadata, RoadmapMetadata, TutorialMetadata
 from roadmaps.times import moved_at
 

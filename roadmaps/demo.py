@@ -12,7 +12,7 @@ from typing import Any
 from django.db import transaction
 from django.utils.translation import gettext as _
 
-from opsconsole.display import figure
+from opsconsole.formatting import figure
 from opsconsole.stores.store import Store
 from roadmaps.models import (
     QuizMetadata,

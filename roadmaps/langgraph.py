@@ -15,8 +15,8 @@ from uuid import UUID
 
 from django.utils.translation import gettext as _
 
-from opsconsole.stores.moments import read_moment
 from opsconsole.stores.store import Store
+from opsconsole.timestamps import read_moment
 from roadmaps.checkpoint_tables import APART, NoCheckpoints, Read, only_path, outdated, place, reader
 from roadmaps.serialized import Decoder, Inert, Unreadable, plain
 

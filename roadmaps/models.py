@@ -8,9 +8,10 @@ from __future__ import annotations
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+from opsconsole.stores.fields import RawTextField, RawTimestampField
 
-from opsconsole.operations.models import Run
-from opsconsole.stores.models import RawTextField, RawTimestampField, StoreModel
+from opsconsole.engine.models import Run
+from opsconsole.stores.models import StoreModel
 
 
 class RoadmapTask(StoreModel):

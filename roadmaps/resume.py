@@ -19,7 +19,7 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _
 
-from opsconsole.operations.alerts import SIGNATURE, TIMESTAMP, signature
+from opsconsole.engine.notifications import SIGNATURE, TIMESTAMP, signature
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.store import Store, StoreUnusable
 from roadmaps import checkpoint_tables, langgraph

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.conf import settings
 
-from opsconsole.stores.moments import read_moment
+from opsconsole.timestamps import read_moment
 from roadmaps.models import RoadmapTask
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from opsconsole.display import difference, figure, pretty_json
+from opsconsole.formatting import difference, figure, pretty_json
 from opsconsole.stores.store import Store
 from roadmaps import framework
 from roadmaps.consistency import compare

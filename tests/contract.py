@@ -20,12 +20,12 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from opsconsole.operations import planning, registry, runner, runs
-from opsconsole.operations.base import Operation
-from opsconsole.operations.models import Batch, Event, Lock, Run, SetAside, Status, Trigger
-from opsconsole.operations.planning import Plan
-from opsconsole.operations.runner import Fenced, Runner
-from opsconsole.operations.runs import Actor, UnableToRun
+from opsconsole.engine import executor, lifecycle, planner, registry
+from opsconsole.engine.executor import Fenced, Runner
+from opsconsole.engine.lifecycle import Actor, UnableToRun
+from opsconsole.engine.models import Batch, Event, Lock, Run, SetAside, Status, Trigger
+from opsconsole.engine.operation import Operation
+from opsconsole.engine.planner import Plan
 from opsconsole.stores.store import Store
 from tests.driver import interposed
 from tests.outside import Row, Tables, dump, execute, schema
@@ -41,18 +41,18 @@ class Crash(BaseException):
 def operation_called(name: str, store: Store | None = None, /, **params: Any) -> Operation:
     cls = registry.operation(name)
     cleaned = registry.clean(cls, params)
-    return planning.operation_on(cls, store or cls.locate(cleaned), cleaned)
+    return planner.operation_on(cls, store or cls.locate(cleaned), cleaned)
 
 
 def plan_whole(operation: Operation) -> Plan:
-    return planning.count_outcomes(planning.plan(operation))
+    return planner.count_outcomes(planner.plan(operation))
 
 
 def start(operation: Operation, **options: Any) -> Run:
     """Plan and confirm; the run is this process's to work on."""
-    planned = plan_whole(operation) if operation.pins_rows else planning.plan(operation)
-    run = runs.draft(planned, TESTER, **options)
-    return runs.confirm(run, TESTER, background=False)
+    planned = plan_whole(operation) if operation.pins_rows else planner.plan(operation)
+    run = lifecycle.draft(planned, TESTER, **options)
+    return lifecycle.confirm(run, TESTER, background=False)
 
 
 def work(run: Run, **options: Any) -> Run:
@@ -98,8 +98,8 @@ def die(run: Run) -> Run:
     """The worker's process is gone: its connections are cut, and somebody takes the run over."""
     for connection in connections.all(initialized_only=True):
         connection.close()
-    Run.objects.filter(pk=run.pk).update(worker={**runs.this_worker(), "pid": 2**22 + 1})
-    return runs.claim(Run.objects.get(pk=run.pk))
+    Run.objects.filter(pk=run.pk).update(worker={**lifecycle.this_worker(), "pid": 2**22 + 1})
+    return lifecycle.claim(Run.objects.get(pk=run.pk))
 
 
 def after_batches(count: int) -> tuple[Callable[[], bool], Callable[[Run], None]]:
@@ -144,7 +144,7 @@ class Contract:
     @pytest.fixture(autouse=True)
     def _batches_as_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A slow machine would make them smaller."""
-        monkeypatch.setattr(runner, "TARGET_SECONDS", 3600.0)
+        monkeypatch.setattr(executor, "TARGET_SECONDS", 3600.0)
 
     @pytest.fixture
     def store(self, make_attached: Any, engine: str) -> Store:
@@ -281,7 +281,7 @@ class Contract:
             slices += 1
             if run.status == Status.INTERRUPTED:
                 assert slices < 1000
-                run = runs.claim(run)
+                run = lifecycle.claim(run)
         assert slices > 2
         assert dump(store) == after
         stopped, whole = figures(run), self.expected_figures(store, run)
@@ -301,7 +301,7 @@ class Contract:
         run, call = self.start(store, batch_size=7), 3
         if point == "while recovering":
             until, on_progress = after_batches(3)
-            run, call = runs.claim(work(run, until=until, on_progress=on_progress)), 1
+            run, call = lifecycle.claim(work(run, until=until, on_progress=on_progress)), 1
         monkeypatch.setattr(*interposed(point, call, crash))
         with pytest.raises(Crash):
             work(run)
@@ -323,8 +323,8 @@ class Contract:
         taken: list[Any] = []
 
         def take_over() -> None:
-            Run.objects.update(lease_until=timezone.now() - runs.LEASE)
-            taken.extend((runs.claim(Run.objects.get()), dump(store)))
+            Run.objects.update(lease_until=timezone.now() - lifecycle.LEASE)
+            taken.extend((lifecycle.claim(Run.objects.get()), dump(store)))
 
         run = self.start(store, batch_size=7)
         monkeypatch.setattr(*interposed("after the image", 3, take_over))
@@ -345,7 +345,7 @@ class Contract:
         kept = store.path.with_suffix(".kept")
         for batches in (1, 3):
             until, on_progress = after_batches(batches)
-            run = runs.claim(work(run, until=until, on_progress=on_progress))
+            run = lifecycle.claim(work(run, until=until, on_progress=on_progress))
             store.close()
             if batches == 1:
                 shutil.copyfile(store.path, kept)
@@ -362,7 +362,7 @@ class Contract:
         self, store: Store, after: Tables, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """One more per batch would be one per row at a million rows."""
-        monkeypatch.setattr(runner, "HOLD_CHECK_SECONDS", 3600.0)  # by the clock, and not by the batch
+        monkeypatch.setattr(executor, "HOLD_CHECK_SECONDS", 3600.0)  # by the clock, and not by the batch
 
         def per_batch(size: int) -> int:
             counts, seen = [0], []
@@ -424,7 +424,7 @@ class Contract:
         assert SetAside.objects.get().retried_by == retry
 
     def test_error_budget_stops_the_run(self, store: Store, before: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(runner, "BUDGET_AFTER", 10)
+        monkeypatch.setattr(executor, "BUDGET_AFTER", 10)
 
         def change(operation: Operation, unit: Any) -> Any:
             raise ZeroDivisionError("out of luck")
@@ -537,18 +537,18 @@ class Contract:
 
     def test_pause_and_resume(self, store: Store, after: Tables) -> None:
         run = self.start(store, batch_size=7)
-        run = work(run, on_progress=once(lambda: runs.pause(Run.objects.get(pk=run.pk), TESTER)))
+        run = work(run, on_progress=once(lambda: lifecycle.pause(Run.objects.get(pk=run.pk), TESTER)))
         assert run.status == Status.PAUSED
         assert 0 < run.seen < run.total
         with pytest.raises(UnableToRun, match=f"run {run.pk}"):
             self.execute(store)
-        run = work(runs.claim(run))
+        run = work(lifecycle.claim(run))
         assert run.status == Status.SUCCEEDED
         assert dump(store) == after
 
     def test_cancelled_halfway_and_undone(self, store: Store, before: Tables, after: Tables) -> None:
         run = self.start(store, batch_size=7)
-        run = work(run, on_progress=once(lambda: runs.cancel(Run.objects.get(pk=run.pk), TESTER)))
+        run = work(run, on_progress=once(lambda: lifecycle.cancel(Run.objects.get(pk=run.pk), TESTER)))
         assert run.status == Status.CANCELLED
         assert 0 < run.changed < len(list(self.changed(before, after)))
         assert dump(store) != before

@@ -15,12 +15,12 @@ from typing import Any
 
 # Where a worker can die within a batch: (owner, its function, before or after it).
 POINTS = {
-    "before the image": ("opsconsole.operations.runner:Runner", "_prepare", "before"),
-    "within the image's commit": ("opsconsole.operations.models:SetAside.objects", "bulk_create", "after"),
-    "after the image": ("opsconsole.operations.runner:Runner", "_prepare", "after"),
+    "before the image": ("opsconsole.engine.executor:Runner", "_prepare", "before"),
+    "within the image's commit": ("opsconsole.engine.models:SetAside.objects", "bulk_create", "after"),
+    "after the image": ("opsconsole.engine.executor:Runner", "_prepare", "after"),
     "while writing": ("opsconsole.stores.rows", "write", "after"),
-    "after the store's commit": ("opsconsole.operations.runner:Runner", "_count", "before"),
-    "while recovering": ("opsconsole.operations.runner:Runner", "_stands", "after"),
+    "after the store's commit": ("opsconsole.engine.executor:Runner", "_count", "before"),
+    "while recovering": ("opsconsole.engine.executor:Runner", "_stands", "after"),
 }
 
 
@@ -52,7 +52,7 @@ def main(accident: dict[str, Any], command: list[str]) -> None:
     from django.core.management import execute_from_command_line
     from django.db.backends.signals import connection_created
 
-    from opsconsole.operations.runner import Runner
+    from opsconsole.engine.executor import Runner
 
     if "at" in accident:
         number = getattr(signal, accident["signal"])

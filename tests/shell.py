@@ -17,7 +17,7 @@ from tests import forking
 
 TOKEN = """
 from django.contrib.auth.models import User
-from opsconsole.api.models import Token
+from opsconsole.accounts.models import Token
 print(Token.make(User.objects.get(username="{name}"), "tests"))
 """
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from opsconsole.operations import planning, runs
-from opsconsole.operations.models import Finding, Run, Status
-from opsconsole.operations.runs import UnableToRun
-from opsconsole.operations.selection import Selection
+from opsconsole.engine import lifecycle, planner
+from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.models import Finding, Run, Status
+from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store
 from roadmaps.models import Acceptance
 from tests import roadmaps
@@ -32,8 +32,8 @@ def store(make_roadmaps: Any) -> Store:
 
 
 def decide(store: Store, *keys: str, **params: Any) -> Run:
-    planned = planning.plan(operation_called(NAME, store, **params), Selection(list(keys)) if keys else Selection())
-    return work(runs.confirm(runs.draft(planned, TESTER), TESTER, background=False))
+    planned = planner.plan(operation_called(NAME, store, **params), Selection(list(keys)) if keys else Selection())
+    return work(lifecycle.confirm(lifecycle.draft(planned, TESTER), TESTER, background=False))
 
 
 def open_codes(store: Store) -> set[str]:
@@ -78,6 +78,6 @@ def test_a_task_that_is_not_partial(store: Store) -> None:
 def test_a_decision_has_a_reason(store: Store) -> None:
     with pytest.raises(UnableToRun, match="Say why"):
         decide(store)
-    planned = planning.plan(operation_called(NAME, store))
-    work(runs.confirm(runs.draft(planned, TESTER, note="agreed with the author"), TESTER, background=False))
+    planned = planner.plan(operation_called(NAME, store))
+    work(lifecycle.confirm(lifecycle.draft(planned, TESTER, note="agreed with the author"), TESTER, background=False))
     assert Acceptance.objects.get().reason == "agreed with the author"

@@ -14,11 +14,11 @@ from django.db.models import UUIDField
 from django.test import Client
 from django.urls import URLResolver, get_resolver
 
-from opsconsole.operations import planning, registry, runs
-from opsconsole.operations.models import Run, Status, Trigger
-from opsconsole.operations.runs import Actor
-from opsconsole.people import PLATFORMS
-from opsconsole.stores.editing import EditableStoreAdmin
+from opsconsole.console.accounts import PLATFORMS
+from opsconsole.console.editing import EditableStoreAdmin
+from opsconsole.engine import lifecycle, planner, registry
+from opsconsole.engine.lifecycle import Actor
+from opsconsole.engine.models import Run, Status, Trigger
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
 BACKFILL = "audits.backfill_decision_fields"
@@ -86,7 +86,7 @@ PAGES: dict[str, dict[str, str]] = {
     "readyz": {"GET": ALL, "POST": "MMMMMM"},
     "metrics": {"GET": "---YYY", "POST": "MMMMMM"},
     "front-live": {"GET": RUNS, "POST": NOT_SO},
-    "care-stores": {"GET": RUNS, "POST": NOT_SO},
+    "stores": {"GET": RUNS, "POST": NOT_SO},
     "api/": {"GET": "NNNNNN", "POST": "NNNNNN"},
     "api:api-root": {"GET": "NNNNNN", "POST": "NNNNNN"},
     "api:openapi": {"GET": STAFF, "POST": "MMMMMM"},
@@ -111,7 +111,7 @@ KINDS = {
     "password_change": {"GET": "add", "POST": "add"},
     "old": {"GET": "staff", "POST": "staff"},  # leads to "change"
 }
-SUPERUSERS_TABLES = {"auth.user", "auth.group", "api.token"}
+SUPERUSERS_TABLES = {"auth.user", "auth.group", "accounts.token"}
 
 
 def expected(address: Address, method: str) -> str:
@@ -123,9 +123,9 @@ def expected(address: Address, method: str) -> str:
     view, edit = RUNS, OPERATE if isinstance(address.model_admin, EditableStoreAdmin) else NOBODY
     if label in SUPERUSERS_TABLES:
         view, edit = SUPER, SUPER
-    if label == "tasks.taskstatus":
+    if label == "records.taskstatus":
         view = STATUS
-    change = NOBODY if label == "api.token" else edit
+    change = NOBODY if label == "accounts.token" else edit
     rights = {"view": view, "add": edit, "change": change, "nobody": NOBODY, "staff": STAFF}
     return rights[KINDS[address.kind][method]]
 
@@ -147,8 +147,8 @@ def path_of(address: Address, run: Run) -> str:
 @pytest.fixture
 def run(alice: User) -> Run:
     cls = registry.operation(BACKFILL)
-    planned = planning.count_outcomes(planning.plan(planning.operation_on(cls, cls.locate({}), {})))
-    return runs.draft(planned, Actor("alice", "here", Trigger.ADMIN, alice))
+    planned = planner.count_outcomes(planner.plan(planner.operation_on(cls, cls.locate({}), {})))
+    return lifecycle.draft(planned, Actor("alice", "here", Trigger.ADMIN, alice))
 
 
 @pytest.fixture

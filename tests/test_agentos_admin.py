@@ -23,12 +23,12 @@ from django.urls import reverse
 from openpyxl import Workbook, load_workbook
 
 from audits import demo as audits_demo
-from opsconsole.operations import runs
-from opsconsole.operations.models import Run
-from opsconsole.operations.runner import Runner
-from opsconsole.stores import exchange, formats
+from opsconsole.console import file_formats, store_import_export
+from opsconsole.engine import lifecycle
+from opsconsole.engine.executor import Runner
+from opsconsole.engine.models import Run
 from opsconsole.stores.router import store_of
-from tasks.demo import agentos as agentos_demo
+from tasks.agentos import demo as agentos_demo
 from tests import agentos
 from tests.conftest import attach_url
 from tests.test_audits_admin import signed_in
@@ -38,23 +38,23 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 AT = "2026-01-20 10:00:00"
 # Model → table, its columns, and a row of each number.
 TABLES = {
-    "tasks.task": (
+    "agentos.task": (
         "tasks",
         "task_id title status session_id metadata",
         lambda n: (f"T{n:04}", f"task {n}", "running", f"S{n % 7}", '{"a": 1}'),
     ),
-    "tasks.tasklineage": ("task_lineage", "task_id kind ref_id", lambda n: ("T0000", "intent", f"ref {n}")),
-    "tasks.taskreposcope": (
+    "agentos.tasklineage": ("task_lineage", "task_id kind ref_id", lambda n: ("T0000", "intent", f"ref {n}")),
+    "agentos.taskreposcope": (
         "task_repo_scope",
         "task_id repo_id scope path_filters",
         lambda n: ("T0000", f"r{n}", "paths", '["a/*"]'),
     ),
-    "tasks.taskdependency": (
+    "agentos.taskdependency": (
         "task_dependency",
         "task_id depends_on_task_id dependency_type",
         lambda n: ("T0000", f"T{n + 1:04}", "blocks"),
     ),
-    "tasks.taskartifactref": (
+    "agentos.taskartifactref": (
         "task_artifact_ref",
         "task_id repo_id ref_type ref_value",
         lambda n: ("T0000", "r", "commit", f"{n:040x}"),
@@ -70,40 +70,40 @@ TABLES = {
         "id task_id event_type event_ts created_at",
         lambda n: (f"I{n:04}", "T0000", "x", AT, AT),
     ),
-    "tasks.project": ("projects", "id path name tags", lambda n: (f"P{n:04}", f"/srv/{n}", f"project {n}", '["a"]')),
-    "tasks.projectrepo": ("project_repos", "project_id repo_id repo_path", lambda n: ("P0000", f"r{n}", "/srv/r")),
-    "tasks.webuisession": (
+    "agentos.project": ("projects", "id path name tags", lambda n: (f"P{n:04}", f"/srv/{n}", f"project {n}", '["a"]')),
+    "agentos.projectrepo": ("project_repos", "project_id repo_id repo_path", lambda n: ("P0000", f"r{n}", "/srv/r")),
+    "agentos.webuisession": (
         "webui_sessions",
         "session_id user_id created_at updated_at",
         lambda n: (f"S{n}", "ann", AT, AT),
     ),
-    "tasks.webuimessage": (
+    "agentos.webuimessage": (
         "webui_messages",
         "message_id session_id role content created_at",
         lambda n: (f"M{n:04}", "S0", "user", f"words {n}", AT),
     ),
-    "tasks.kbsource": (
+    "agentos.kbsource": (
         "kb_sources",
         "source_id project_id source_type source_path",
         lambda n: (f"K{n:04}", "P0000", "file", f"/doc/{n}"),
     ),
-    "tasks.kbchunk": (
+    "agentos.kbchunk": (
         "kb_chunks",
         "chunk_id source_id content chunk_index created_at",
         lambda n: (f"C{n:04}", "K0000", f"text {n}", n, AT),
     ),
-    "tasks.kbembedding": (
+    "agentos.kbembedding": (
         "kb_embeddings",
         "chunk_id embedding model_name created_at",
         lambda n: (f"C{n:04}", struct.pack("<4f", 1, 0.5, -0.25, n), "small", AT),
     ),
-    "tasks.memoryitem": (
+    "agentos.memoryitem": (
         "memory_items",
         "id scope type content project_id",
         lambda n: (f"Y{n:04}", "project", "decision", '{"what": "x"}', "P0000"),
     ),
 }
-READ_ONLY = {"audits.taskaudit", "audits.guardianverdict", "audits.inboxentry", "tasks.kbembedding"}
+READ_ONLY = {"audits.taskaudit", "audits.guardianverdict", "audits.inboxentry", "agentos.kbembedding"}
 EDITABLE = sorted(set(TABLES) - READ_ONLY)
 
 
@@ -215,7 +215,7 @@ def test_a_task_shows_all_that_belongs_to_it(alices, two_tasks):
         "INSERT INTO guardian_verdicts (id, task_id, triggered_by, policy_json, decision, created_at)"
         " VALUES ('v1', 'a', 'x', '{}', 'reject', 'never')"
     )
-    page = alices.get(url("tasks.task", "change", "a")).content.decode()
+    page = alices.get(url("agentos.task", "change", "a")).content.decode()
     for text in ("c0ffee", "repo-7", "pull/12", "TOOL_CALLED", "v1", "reject", "第二个任务", "graph-gone", "vanished"):
         assert text in page, text
     assert "first &lt;b&gt;" in page
@@ -226,7 +226,7 @@ def test_a_task_shows_all_that_belongs_to_it(alices, two_tasks):
 
 def test_a_cycle_is_drawn_and_named(alices, two_tasks):
     depend(two_tasks, ("a", "b"), ("b", "a"), ("a", "a"))
-    page = alices.get(url("tasks.task", "change", "a")).content.decode()
+    page = alices.get(url("agentos.task", "change", "a")).content.decode()
     assert "form a cycle" in page
     assert page.count("graph-cycle") == 3
 
@@ -235,7 +235,7 @@ def test_a_large_graph_is_cut(alices, managed):
     for number in range(200):
         managed.execute("INSERT INTO tasks (task_id, title) VALUES (?, ?)", f"t{number}", f"task {number}")
     depend(managed, *((f"t{number}", "t0") for number in range(1, 200)))
-    page = alices.get(url("tasks.task", "change", "t0")).content.decode()
+    page = alices.get(url("agentos.task", "change", "t0")).content.decode()
     assert "Only the nearest 50 tasks are drawn." in page
     assert page.count("<g class=") == 50
 
@@ -257,7 +257,7 @@ def test_a_session_is_a_conversation(alices, managed):
             content,
             at,
         )
-    page = alices.get(url("tasks.webuisession", "change", "s")).content.decode()
+    page = alices.get(url("agentos.webuisession", "change", "s")).content.decode()
     assert (
         page.index("请迁移数据库\n第二行")
         < page.index("Done &lt;i&gt;now&lt;/i&gt;")
@@ -279,9 +279,9 @@ def test_a_session_is_a_conversation(alices, managed):
 def test_embeddings_have_a_dimension_and_a_norm(alices, managed, value, words):
     fill(managed, 1)
     managed.execute("UPDATE kb_embeddings SET embedding = ?", value)
-    assert words in alices.get(url("tasks.kbembedding", "changelist")).content.decode()
-    assert words in alices.get(url("tasks.kbembedding", "change", "C0000")).content.decode()
-    assert words in alices.get(url("tasks.kbchunk", "change", "C0000")).content.decode()
+    assert words in alices.get(url("agentos.kbembedding", "changelist")).content.decode()
+    assert words in alices.get(url("agentos.kbembedding", "change", "C0000")).content.decode()
+    assert words in alices.get(url("agentos.kbchunk", "change", "C0000")).content.decode()
 
 
 GARBAGE = {
@@ -347,18 +347,20 @@ def test_a_row_without_a_key_breaks_nothing(alices, managed):
         managed.execute("INSERT INTO tasks (task_id, title) VALUES (NULL, 'no key')")
     managed.execute("INSERT INTO tasks (task_id, title) VALUES ('', 'empty key')")
     managed.execute("INSERT INTO tasks (task_id, title) VALUES (?, 'odd key')", "a/b_5F?c")
-    page = alices.get(url("tasks.task", "changelist"))
+    page = alices.get(url("agentos.task", "changelist"))
     assert "odd key" in page.content.decode()
-    assert alices.get(url("tasks.task", "change", "a_2Fb_5F5F_3Fc")).status_code == 200
+    assert alices.get(url("agentos.task", "change", "a_2Fb_5F5F_3Fc")).status_code == 200
 
 
 def test_choices_are_counted_by_their_index(alices, managed):
     fill(managed, 12)
     managed.execute("UPDATE projects SET status = 'archived' WHERE id < 'P0005'")
-    page = alices.get(url("tasks.project", "changelist")).content.decode()
+    page = alices.get(url("agentos.project", "changelist")).content.decode()
     assert "archived (5)" in page
     assert "active (7)" in page
-    assert len(alices.get(url("tasks.project", "changelist", status__exact="archived")).context["cl"].result_list) == 5
+    assert (
+        len(alices.get(url("agentos.project", "changelist", status__exact="archived")).context["cl"].result_list) == 5
+    )
 
 
 def test_words_are_found_best_first_and_marked(alices, managed):
@@ -384,14 +386,14 @@ def test_words_are_found_best_first_and_marked(alices, managed):
         page = alices.get(url(model, "changelist", q=words))
         return [row.pk for row in page.context["cl"].result_list], page.content.decode()
 
-    keys, page = found("tasks.kbchunk", "gateway")
+    keys, page = found("agentos.kbchunk", "gateway")
     assert keys == ["c1", "c2"]
     assert "<mark>gateway</mark>" in page
-    assert found("tasks.kbchunk", "网关")[0] == ["c3"]
-    assert found("tasks.kbchunk", "c2")[0] == ["c2"]
-    assert found("tasks.memoryitem", "GATEWAY")[0] == ["m"]
-    assert found("tasks.memoryitem", "nothing of the kind")[0] == []
-    assert found("tasks.memoryitem", '"')[0] == []
+    assert found("agentos.kbchunk", "网关")[0] == ["c3"]
+    assert found("agentos.kbchunk", "c2")[0] == ["c2"]
+    assert found("agentos.memoryitem", "GATEWAY")[0] == ["m"]
+    assert found("agentos.memoryitem", "nothing of the kind")[0] == []
+    assert found("agentos.memoryitem", '"')[0] == []
 
 
 @pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
@@ -406,7 +408,7 @@ def test_the_demo_has_something_in_every_table(alices, managed):
     gone = "SELECT COUNT(*) FROM task_artifact_ref WHERE task_id NOT IN (SELECT task_id FROM tasks)"
     assert managed.execute(gone) == [(1,)]
     task = f"01JHT{5:021d}"
-    assert "form a cycle" in alices.get(url("tasks.task", "change", task)).content.decode()
+    assert "form a cycle" in alices.get(url("agentos.task", "change", task)).content.decode()
     for model in TABLES:
         assert alices.get(url(model, "changelist")).status_code == 200
 
@@ -424,16 +426,16 @@ def test_an_attached_store_shows_what_it_has_and_is_only_read(alices, tmp_path, 
         assert alices.get(url(model, "changelist")).status_code == (200 if there else 503)
         if there:
             assert alices.get(url(model, "export")).status_code == 200
-            assert b"audit_id" in export(alices, "audits.taskaudit", formats.CSV)
+            assert b"audit_id" in export(alices, "audits.taskaudit", file_formats.CSV)
         if model in EDITABLE:
             assert alices.get(url(model, "add")).status_code == 403
             assert alices.get(url(model, "import")).status_code == 403
     key = f"01TASK{0:020d}"
-    page = alices.get(url("tasks.task", "change", key))
+    page = alices.get(url("agentos.task", "change", key))
     assert page.status_code == 200
     assert f"{key}/edit/" not in page.content.decode()
-    assert alices.post(url("tasks.task", "change", key), {"title": "x"}).status_code == 403
-    assert alices.post(url("tasks.task", "delete", key), {"post": "yes"}).status_code == 403
+    assert alices.post(url("agentos.task", "change", key), {"title": "x"}).status_code == 403
+    assert alices.post(url("agentos.task", "delete", key), {"post": "yes"}).status_code == 403
     assert (tmp_path / "old.db").read_bytes() == before
 
 
@@ -479,10 +481,10 @@ def test_only_what_was_changed_is_written_and_it_is_logged(bobs, managed, bob):
         "{broken\nlines ",
     )
     before = managed.execute("SELECT * FROM tasks")
-    assert save(bobs, "tasks.task", "t").status_code == 302
+    assert save(bobs, "agentos.task", "t").status_code == 302
     assert managed.execute("SELECT * FROM tasks") == before
     with CaptureQueriesContext(connections["agentos"]) as seen:
-        assert save(bobs, "tasks.task", "t", title=" 007 ").status_code == 302
+        assert save(bobs, "agentos.task", "t", title=" 007 ").status_code == 302
     written = [query["sql"] for query in seen if query["sql"].startswith("UPDATE")]
     assert all('"metadata"' not in sql and '"title"' in sql for sql in written)
     assert managed.execute("SELECT title, status, metadata, created_by, session_id FROM tasks") == [
@@ -494,10 +496,10 @@ def test_only_what_was_changed_is_written_and_it_is_logged(bobs, managed, bob):
 
 def test_what_the_database_refuses_is_said_in_the_form(bobs, managed):
     managed.execute("INSERT INTO projects (id, path) VALUES ('p', '/p')")
-    page = save(bobs, "tasks.project", "p", tags="{broken")
+    page = save(bobs, "agentos.project", "p", tags="{broken")
     assert page.status_code == 200
     assert "Invalid tags: must be valid JSON" in page.content.decode()
-    page = bobs.post(url("tasks.projectrepo", "add"), {"project": "nowhere", "repo_id": "r", "repo_path": "/r"})
+    page = bobs.post(url("agentos.projectrepo", "add"), {"project": "nowhere", "repo_id": "r", "repo_path": "/r"})
     assert page.status_code == 200
     assert managed.execute("SELECT tags FROM projects") == [(None,)]
     assert managed.execute("SELECT COUNT(*) FROM project_repos") == [(0,)]
@@ -506,14 +508,16 @@ def test_what_the_database_refuses_is_said_in_the_form(bobs, managed):
 
 def test_rows_are_added_by_hand(bobs, managed):
     assert (
-        bobs.post(url("tasks.task", "add"), {"task_id": "007", "title": "new", "status": "created"}).status_code == 302
+        bobs.post(url("agentos.task", "add"), {"task_id": "007", "title": "new", "status": "created"}).status_code
+        == 302
     )
     assert managed.execute("SELECT task_id, title, metadata FROM tasks") == [("007", "new", None)]
-    page = bobs.post(url("tasks.task", "add"), {"task_id": "007", "title": "again"})
+    page = bobs.post(url("agentos.task", "add"), {"task_id": "007", "title": "again"})
     assert page.status_code == 200
     assert (
         bobs.post(
-            url("tasks.taskdependency", "add"), {"task": "007", "depends_on_task": "007", "dependency_type": "requires"}
+            url("agentos.taskdependency", "add"),
+            {"task": "007", "depends_on_task": "007", "dependency_type": "requires"},
         ).status_code
         == 302
     )
@@ -524,10 +528,10 @@ def test_a_dangling_reference_may_stay(bobs, managed):
     managed.execute(
         "INSERT INTO task_artifact_ref (task_id, repo_id, ref_type, ref_value) VALUES ('gone', 'r', 'odd', 'x')"
     )
-    key = first_key(managed, "tasks.taskartifactref")
-    assert save(bobs, "tasks.taskartifactref", key, summary="kept").status_code == 302
+    key = first_key(managed, "agentos.taskartifactref")
+    assert save(bobs, "agentos.taskartifactref", key, summary="kept").status_code == 302
     assert managed.execute("SELECT task_id, ref_type, summary FROM task_artifact_ref") == [("gone", "odd", "kept")]
-    assert save(bobs, "tasks.taskartifactref", key, task="elsewhere").status_code == 200
+    assert save(bobs, "agentos.taskartifactref", key, task="elsewhere").status_code == 200
 
 
 # --- deleting -------------------------------------------------------------------------------------------------
@@ -543,13 +547,13 @@ def plan_delete(client, model, *keys):
 def executed(client, run):
     assert client.post(reverse("run-confirm", args=[run.pk]), {"digest": run.digest}).status_code == 302
     run.refresh_from_db()
-    return Runner(runs.claim(run)).work()
+    return Runner(lifecycle.claim(run)).work()
 
 
 def test_a_delete_is_a_run_and_can_be_undone(bobs, managed):
     fill(managed, 5)
     before = {table: managed.execute(f"SELECT * FROM {table} ORDER BY 1") for table in ("tasks", "task_audits")}
-    run = plan_delete(bobs, "tasks.task", "T0000")
+    run = plan_delete(bobs, "agentos.task", "T0000")
     assert run.plan["rows"] == {"task_lineage": 5, "task_repo_scope": 5, "task_audits": 5, "tasks": 1}
     page = bobs.get(reverse("run", args=[run.pk])).content.decode()
     assert "Delete 1 row" in page
@@ -566,7 +570,7 @@ def test_a_delete_is_a_run_and_can_be_undone(bobs, managed):
 
 def test_what_is_referred_to_stays(bobs, managed):
     fill(managed, 3)
-    run = plan_delete(bobs, "tasks.project", "P0000")
+    run = plan_delete(bobs, "agentos.project", "P0000")
     assert run.plan["reasons"]["unfit"] == {"referenced": 1}
     assert "kb_sources: 3 rows refer to it" in bobs.get(reverse("run", args=[run.pk])).content.decode()
     assert managed.execute("SELECT COUNT(*) FROM projects WHERE id = 'P0000'") == [(1,)]
@@ -579,25 +583,25 @@ def test_rows_of_an_unknown_table_keep_theirs(bobs, managed):
         " lineage_id BIGINT REFERENCES task_lineage (lineage_id) ON DELETE CASCADE)"
     )
     managed.execute("INSERT INTO task_runs SELECT 'r', MIN(lineage_id) FROM task_lineage")
-    run = plan_delete(bobs, "tasks.task", "T0000")
+    run = plan_delete(bobs, "agentos.task", "T0000")
     assert run.plan["reasons"]["unfit"] == {"referenced": 1}
     assert managed.execute("SELECT COUNT(*) FROM task_runs") == [(1,)]
 
 
 def test_selected_rows_go_together(bobs, managed):
     fill(managed, 4)
-    run = executed(bobs, plan_delete(bobs, "tasks.task", "T0000", "T0001"))
+    run = executed(bobs, plan_delete(bobs, "agentos.task", "T0000", "T0001"))
     assert (run.status, run.changed) == ("succeeded", 2)
     assert managed.execute("SELECT COUNT(*) FROM tasks") == [(2,)]
 
 
 def test_djangos_own_delete_is_off_for_everybody(alices, managed):
     fill(managed, 1)
-    key = first_key(managed, "tasks.task")
-    assert alices.get(url("tasks.task", "delete", key)).status_code == 403
-    assert alices.post(url("tasks.task", "delete", key), {"post": "yes"}).status_code == 403
+    key = first_key(managed, "agentos.task")
+    assert alices.get(url("agentos.task", "delete", key)).status_code == 403
+    assert alices.post(url("agentos.task", "delete", key), {"post": "yes"}).status_code == 403
     data = {"action": "delete_selected", "_selected_action": [key], "post": "yes"}
-    alices.post(url("tasks.task", "changelist"), data)
+    alices.post(url("agentos.task", "changelist"), data)
     assert managed.execute("SELECT COUNT(*) FROM tasks") == [(1,)]
     request = RequestFactory().get("/")
     for model, model_admin in admin.site._registry.items():
@@ -607,7 +611,7 @@ def test_djangos_own_delete_is_off_for_everybody(alices, managed):
 
 # --- files ----------------------------------------------------------------------------------------------------
 
-FORMATS = (formats.CSV, formats.XLSX, formats.JSON)
+FORMATS = (file_formats.CSV, file_formats.XLSX, file_formats.JSON)
 in_each_format = pytest.mark.parametrize("format_", FORMATS, ids=lambda cls: cls.__name__)
 
 
@@ -660,11 +664,11 @@ def test_a_file_gives_back_exactly_what_was_exported(bobs, managed, format_):
             f"{number:03}", text if text is not None else "", text, text,
         )  # fmt: skip
     before = managed.execute("SELECT * FROM tasks ORDER BY task_id")
-    content = export(bobs, "tasks.task", format_)
-    page = bobs.get(upload(bobs, "tasks.task", format_, content).url)
+    content = export(bobs, "agentos.task", format_)
+    page = bobs.get(upload(bobs, "agentos.task", format_, content).url)
     assert f"0 new, 0 changed, {len(ODD)} as they are. There is nothing to import." in page.content.decode()
     managed.execute("DELETE FROM tasks")
-    assert upload(bobs, "tasks.task", format_, content).status_code == 302
+    assert upload(bobs, "agentos.task", format_, content).status_code == 302
     run = Run.objects.latest("pk")
     assert outcome_of(run) == (len(ODD), 0, 0)
     assert managed.execute("SELECT COUNT(*) FROM tasks") == [(0,)]  # a preview
@@ -678,9 +682,9 @@ def test_all_tables_can_be_exported(alices, managed, format_):
     fill(managed, 3)
     for model, (_table, columns, _row) in TABLES.items():
         content = export(alices, model, format_)
-        if format_ is formats.CSV:
+        if format_ is file_formats.CSV:
             rows = list(csv.DictReader(io.StringIO(content.decode())))
-        elif format_ is formats.JSON:
+        elif format_ is file_formats.JSON:
             rows = json.loads(content)
         else:
             sheet = load_workbook(io.BytesIO(content)).active
@@ -692,14 +696,14 @@ def test_all_tables_can_be_exported(alices, managed, format_):
 
 def test_an_export_is_of_what_the_list_shows(alices, managed):
     fill(managed, 5)
-    assert len(json.loads(export(alices, "tasks.task", formats.JSON, session_id="S1"))) == 1
+    assert len(json.loads(export(alices, "agentos.task", file_formats.JSON, session_id="S1"))) == 1
 
 
 def test_changes_are_previewed_and_only_they_are_written(bobs, managed):
     managed.execute("INSERT INTO projects (id, path, name) VALUES ('p', '/p', 'old')")
     managed.execute("INSERT INTO projects (id, path, name) VALUES ('q', '/q', 'same')")
     content = b"id,name\r\np,new\r\nq,same\r\n"
-    page = bobs.get(upload(bobs, "tasks.project", formats.CSV, content).url)
+    page = bobs.get(upload(bobs, "agentos.project", file_formats.CSV, content).url)
     run = Run.objects.latest("pk")
     assert outcome_of(run) == (0, 1, 1)
     assert run.writes == {"projects": ["name"]}
@@ -711,29 +715,29 @@ def test_changes_are_previewed_and_only_they_are_written(bobs, managed):
 @pytest.mark.parametrize(
     ("model", "content", "said"),
     [
-        ("tasks.project", "id,path,tags\na,/a,[]\nb,/b,{broken\n", "Row 2 The database refuses it: Invalid tags"),
-        ("tasks.project", "id,path,status\na,/a,gone\n", "Row 1, status: gone is none of active, archived, deleted."),
-        ("tasks.project", "id,path\n,/a\n", "Row 1, id: A new row needs it."),
+        ("agentos.project", "id,path,tags\na,/a,[]\nb,/b,{broken\n", "Row 2 The database refuses it: Invalid tags"),
+        ("agentos.project", "id,path,status\na,/a,gone\n", "Row 1, status: gone is none of active, archived, deleted."),
+        ("agentos.project", "id,path\n,/a\n", "Row 1, id: A new row needs it."),
         (
-            "tasks.projectrepo",
+            "agentos.projectrepo",
             "project_id,repo_id,repo_path\nnowhere,r,/r\n",
             ("Row 1, project_id: There is no project nowhere.", "Key (project_id)=(nowhere) is not present in table"),
         ),
-        ("tasks.project", "id,path,colour\na,/a,red\n", "projects has no column colour."),
-        ("tasks.project", "id,path,id\na,/a,b\n", "these columns twice: id"),
-        ("tasks.project", "id,path\na,/a\na,/b\n", "Row 2 The database refuses it:"),
+        ("agentos.project", "id,path,colour\na,/a,red\n", "projects has no column colour."),
+        ("agentos.project", "id,path,id\na,/a,b\n", "these columns twice: id"),
+        ("agentos.project", "id,path\na,/a\na,/b\n", "Row 2 The database refuses it:"),
         (
-            "tasks.kbchunk",
+            "agentos.kbchunk",
             "chunk_id,source_id,content,chunk_index,created_at\nc,s,x,one,now\n",
             "Row 1, chunk_index: one is no whole number.",
         ),
-        ("tasks.project", "path\n/a\n", "Row 1, id: A new row needs it."),
-        ("tasks.project", "id,name\na,b\n", "Row 1, path: A new row needs it."),
-        ("tasks.kbsource", "source_id,project_id,source_type,source_path\n", "The file has no rows."),
+        ("agentos.project", "path\n/a\n", "Row 1, id: A new row needs it."),
+        ("agentos.project", "id,name\na,b\n", "Row 1, path: A new row needs it."),
+        ("agentos.kbsource", "source_id,project_id,source_type,source_path\n", "The file has no rows."),
     ],
 )  # fmt: skip
 def test_what_can_not_be_imported_is_said_by_row(bobs, managed, model, content, said):
-    page = upload(bobs, model, formats.CSV, content.encode())
+    page = upload(bobs, model, file_formats.CSV, content.encode())
     assert page.status_code == 200
     text = " ".join(page.content.decode().replace("<strong>", "").replace("</strong>", "").split())
     assert any(words in text for words in ([said] if isinstance(said, str) else said)), page.context["preview"]
@@ -742,7 +746,7 @@ def test_what_can_not_be_imported_is_said_by_row(bobs, managed, model, content, 
 
 
 def test_a_row_that_no_longer_fits_fails_alone(bobs, managed):
-    assert upload(bobs, "tasks.project", formats.CSV, b"id,path\na,/a\nb,/b\n").status_code == 302
+    assert upload(bobs, "agentos.project", file_formats.CSV, b"id,path\na,/a\nb,/b\n").status_code == 302
     managed.execute("CREATE UNIQUE INDEX one_path ON projects (path)")
     managed.execute("INSERT INTO projects (id, path) VALUES ('c', '/b')")
     run = executed(bobs, Run.objects.latest("pk"))
@@ -757,23 +761,23 @@ def test_a_row_that_no_longer_fits_fails_alone(bobs, managed):
 @in_each_format
 @pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
 def test_too_many_rows_are_refused(bobs, managed, format_, monkeypatch):
-    monkeypatch.setattr(formats, "MAX_IMPORTED", 20)
+    monkeypatch.setattr(file_formats, "MAX_IMPORTED", 20)
     data = tablib.Dataset(*[(f"t{number}", "x") for number in range(21)], headers=["task_id", "title"])
-    page = upload(bobs, "tasks.task", format_, format_().export_data(data))
+    page = upload(bobs, "agentos.task", format_, format_().export_data(data))
     assert "The file has more than 20 rows." in page.content.decode()
 
 
 @pytest.mark.parametrize(
     ("format_", "content"),
     [
-        (formats.CSV, b"\xff\xfe"), (formats.CSV, b""), (formats.CSV, b'id\n"open'), (formats.JSON, b"{"),
-        (formats.JSON, b"[1]"),
-        (formats.XLSX, b"no zip"), (formats.JSON, b"[" * 5_000),
+        (file_formats.CSV, b"\xff\xfe"), (file_formats.CSV, b""), (file_formats.CSV, b'id\n"open'), (file_formats.JSON, b"{"),
+        (file_formats.JSON, b"[1]"),
+        (file_formats.XLSX, b"no zip"), (file_formats.JSON, b"[" * 5_000),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
 def test_a_file_that_can_not_be_read_is_said_to_be(bobs, managed, format_, content):
-    page = upload(bobs, "tasks.task", format_, content)
+    page = upload(bobs, "agentos.task", format_, content)
     assert page.status_code == 200
     assert page.context["form"].errors["import_file"]
 
@@ -784,7 +788,7 @@ def test_json_rows_may_differ_in_their_keys_and_hold_documents(bobs, managed):
     rows = (
         b'[{"path": "/new", "id": "p", "settings": {"a": 1.50}}, {"id": "q", "name": 7, "path": "/q", "tags": ["x"]}]'
     )
-    imported(bobs, "tasks.project", formats.JSON, rows)
+    imported(bobs, "agentos.project", file_formats.JSON, rows)
     assert managed.execute("SELECT id, path, name, tags, settings FROM projects ORDER BY id") == [
         ("p", "/new", "kept", None, '{"a": 1.50}'),
         ("q", "/q", "7", '["x"]', None),
@@ -800,7 +804,7 @@ def test_numbers_and_dates_of_a_spreadsheet_become_text(bobs, managed):
     book.active.append([7, 1.5, True, datetime(2026, 1, 20, 10), None])  # noqa: DTZ001
     out = io.BytesIO()
     book.save(out)
-    imported(bobs, "tasks.task", formats.XLSX, out.getvalue())
+    imported(bobs, "agentos.task", file_formats.XLSX, out.getvalue())
     assert managed.execute("SELECT task_id, title, status, created_at, metadata FROM tasks") == [
         ("7", "1.5", "true", "2026-01-20 10:00:00", None)
     ]
@@ -852,7 +856,7 @@ LARGE = 2**53 + 1
 def test_what_a_spreadsheet_does_not_hold_is_said_by_row_and_column(bobs, managed, rows, said):
     managed.execute("INSERT INTO tasks (task_id, title) VALUES ('t', 't')")
     content = workbook(["lineage_id", "task_id", "kind", "ref_id"], *rows)
-    page = upload(bobs, "tasks.tasklineage", formats.XLSX, content)
+    page = upload(bobs, "agentos.tasklineage", file_formats.XLSX, content)
     text = " ".join(html.unescape(page.content.decode()).replace("<strong>", "").replace("</strong>", "").split())
     assert said in text, page.context.get("preview")
     assert not Run.objects.exists()
@@ -863,7 +867,7 @@ def test_what_a_spreadsheet_does_not_hold_is_said_by_row_and_column(bobs, manage
 def test_a_formula_counts_as_what_it_came_to(bobs, managed):
     content = workbook(["task_id", "title"], ["a", '="two"&" words"'], [None, None], ["b", "=6*7"])
     content = calculated(calculated(content, "B2", "two words", ' t="str"'), "B4", "42")
-    imported(bobs, "tasks.task", formats.XLSX, content)
+    imported(bobs, "agentos.task", file_formats.XLSX, content)
     assert managed.execute("SELECT task_id, title FROM tasks ORDER BY 1") == [("a", "two words"), ("b", "42")]
 
 
@@ -875,7 +879,7 @@ def test_a_sheet_that_says_it_is_smaller_is_read_whole(bobs, managed):
         for name in old.namelist():
             new.writestr(name, old.read(name).replace(b'<dimension ref="A1:B3" />', b'<dimension ref="A1:A2" />'))
     assert b'ref="A1:A2"' in zipfile.ZipFile(found).read("xl/worksheets/sheet1.xml")
-    imported(bobs, "tasks.task", formats.XLSX, found.getvalue())
+    imported(bobs, "agentos.task", file_formats.XLSX, found.getvalue())
     assert managed.execute("SELECT task_id, title FROM tasks ORDER BY 1") == [("a", "x"), ("b", "y")]
 
 
@@ -889,11 +893,11 @@ def test_large_numbers_survive_a_file(bobs, managed, format_):
             number,
             str(number),
         )
-    content = export(bobs, "tasks.tasklineage", format_)
-    page = bobs.get(upload(bobs, "tasks.tasklineage", format_, content).url)
+    content = export(bobs, "agentos.tasklineage", format_)
+    page = bobs.get(upload(bobs, "agentos.tasklineage", format_, content).url)
     assert "0 new, 0 changed, 4 as they are." in page.content.decode()
     managed.execute("DELETE FROM task_lineage")
-    imported(bobs, "tasks.tasklineage", format_, content)
+    imported(bobs, "agentos.tasklineage", format_, content)
     assert [row[0] for row in managed.execute("SELECT lineage_id FROM task_lineage ORDER BY 1")] == numbers
 
 
@@ -901,19 +905,19 @@ def test_large_numbers_survive_a_file(bobs, managed, format_):
     ("format_", "content", "said"),
     [
         (
-            formats.JSON,
+            file_formats.JSON,
             '[{"id": "a", "confidence": 1}, {"id": "m", "confidence": NaN}]',
             "Row 2, confidence: NaN is no JSON.",
         ),
-        (formats.JSON, '[{"id": "m", "content": {"a": [1, -Infinity]}}]', "Row 1, content: -Infinity is no JSON."),
-        (formats.JSON, '[{"id": "m", "confidence": 1e999}]', "Row 1, confidence: 1e999 is no number."),
-        (formats.CSV, "id,confidence\nm,nan\n", "Row 1, confidence: nan is no number."),
-        (formats.CSV, "id,confidence\nm,inf\n", "Row 1, confidence: inf is no number."),
+        (file_formats.JSON, '[{"id": "m", "content": {"a": [1, -Infinity]}}]', "Row 1, content: -Infinity is no JSON."),
+        (file_formats.JSON, '[{"id": "m", "confidence": 1e999}]', "Row 1, confidence: 1e999 is no number."),
+        (file_formats.CSV, "id,confidence\nm,nan\n", "Row 1, confidence: nan is no number."),
+        (file_formats.CSV, "id,confidence\nm,inf\n", "Row 1, confidence: inf is no number."),
     ],
 )
 def test_what_is_no_number_is_said_by_row_and_column(bobs, managed, format_, content, said):
     managed.execute("INSERT INTO memory_items (id, scope, type, content) VALUES ('m', 'task', 'fact', '{}')")
-    page = upload(bobs, "tasks.memoryitem", format_, content.encode())
+    page = upload(bobs, "agentos.memoryitem", format_, content.encode())
     text = " ".join(html.unescape(page.content.decode()).replace("<strong>", "").replace("</strong>", "").split())
     assert said in text
     assert not Run.objects.exists()
@@ -925,7 +929,7 @@ def test_an_export_holds_what_no_file_has_numbers_for(bobs, managed, format_):
     for name, value in (("a", "NaN"), ("b", "-Infinity"), ("c", "0.1")):
         columns, values = "id, scope, type, content, confidence", f"?, 'task', 'fact', '{{}}', '{value}'"
         managed.execute(f"INSERT INTO memory_items ({columns}) VALUES ({values})", name)
-    content = export(bobs, "tasks.memoryitem", format_)
+    content = export(bobs, "agentos.memoryitem", format_)
     dataset = format_().create_dataset(content)
     assert sorted(map(str, dataset["confidence"])) == ["-Infinity", "0.1", "NaN"]
 
@@ -933,7 +937,7 @@ def test_an_export_holds_what_no_file_has_numbers_for(bobs, managed, format_):
 def test_generated_keys_go_on_after_imported_ones(bobs, managed):
     managed.execute("INSERT INTO tasks (task_id, title) VALUES ('t', 't')")
     content = b"lineage_id,task_id,kind,ref_id\r\n50,t,intent,a\r\n,t,intent,b\r\n"
-    imported(bobs, "tasks.tasklineage", formats.CSV, content)
+    imported(bobs, "agentos.tasklineage", file_formats.CSV, content)
     managed.execute("INSERT INTO task_lineage (task_id, kind, ref_id) VALUES ('t', 'intent', 'c')")
     keys = [row[0] for row in managed.execute("SELECT lineage_id FROM task_lineage ORDER BY lineage_id")]
     assert len(keys) == 3
@@ -944,9 +948,9 @@ def test_generated_keys_go_on_after_imported_ones(bobs, managed):
 def test_too_long_for_a_cell_and_too_many_to_export(alices, managed, monkeypatch):
     managed.execute("INSERT INTO tasks (task_id, title) VALUES ('t', ?)", "x" * 40_000)
     managed.execute("INSERT INTO tasks (task_id, title) VALUES ('u', 'u')")
-    address = url("tasks.task", "export")
-    page = alices.post(address, {"format": number_of(formats.XLSX), "resource": "0", "taskresource_title": "on"})
+    address = url("agentos.task", "export")
+    page = alices.post(address, {"format": number_of(file_formats.XLSX), "resource": "0", "taskresource_title": "on"})
     assert "longer than a cell of XLSX can be" in page.content.decode()
-    monkeypatch.setattr(exchange, "MAX_EXPORTED", 1)
-    page = alices.post(address, {"format": number_of(formats.CSV), "resource": "0", "taskresource_title": "on"})
+    monkeypatch.setattr(store_import_export, "MAX_EXPORTED", 1)
+    page = alices.post(address, {"format": number_of(file_formats.CSV), "resource": "0", "taskresource_title": "on"})
     assert "more than 1 rows" in page.content.decode()

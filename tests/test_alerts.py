@@ -15,8 +15,8 @@ from django.core import mail
 from django.db import transaction
 from django.utils import timezone
 
-from opsconsole.operations import alerts, jobs, registry, runs
-from opsconsole.operations.models import Alert, Delivery, Event, Run, Status, Switch, Trigger
+from opsconsole.engine import lifecycle, notifications, queue, registry
+from opsconsole.engine.models import Alert, Delivery, Event, Run, Status, Switch, Trigger
 from tests.contract import TESTER, execute_run, operation_called
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
@@ -71,18 +71,18 @@ def due_again() -> None:
 
 
 def test_one_key_is_told_once(people, receiver):
-    assert alerts.tell("incident/1", "Something\nnew", "What it is")
-    assert not alerts.tell("incident/1", "Something else", "")
-    assert alerts.deliver() == 2
-    assert alerts.deliver() == 0
+    assert notifications.tell("incident/1", "Something\nnew", "What it is")
+    assert not notifications.tell("incident/1", "Something else", "")
+    assert notifications.deliver() == 2
+    assert notifications.deliver() == 0
     (message,) = mail.outbox
     assert (message.subject, message.body, message.to) == ("Something new", "What it is", people)
     assert len(receiver.got) == 1
 
 
 def test_the_webhook_is_signed(receiver):
-    alerts.tell("incident/1", "Something", "What it is")
-    alerts.deliver()
+    notifications.tell("incident/1", "Something", "What it is")
+    notifications.deliver()
     headers, body = receiver.got[0]
     told = json.loads(body)
     assert {name: told[name] for name in ("key", "subject", "text", "environment")} == {
@@ -91,9 +91,9 @@ def test_the_webhook_is_signed(receiver):
         "text": "What it is",
         "environment": "development",
     }
-    wanted = alerts.signature("quite secret", headers[alerts.TIMESTAMP], body)
-    assert headers[alerts.SIGNATURE] == wanted
-    assert wanted != alerts.signature("quite secret", "1", body)
+    wanted = notifications.signature("quite secret", headers[notifications.TIMESTAMP], body)
+    assert headers[notifications.SIGNATURE] == wanted
+    assert wanted != notifications.signature("quite secret", "1", body)
 
 
 def test_a_failed_delivery_is_tried_again(people, receiver, monkeypatch, client, alice):
@@ -104,9 +104,9 @@ def test_a_failed_delivery_is_tried_again(people, receiver, monkeypatch, client,
 
     with monkeypatch.context() as patch:
         patch.setattr("django.core.mail.backends.locmem.EmailBackend.send_messages", refuse)
-        alerts.tell("incident/1", "Something", "")
-        assert alerts.deliver() == 0
-    assert alerts.deliver() == 0, "not before its time"
+        notifications.tell("incident/1", "Something", "")
+        assert notifications.deliver() == 0
+    assert notifications.deliver() == 0, "not before its time"
     assert {d.channel: d.last_error.partition(":")[0] for d in Delivery.objects.all()} == {
         "mail": "SMTPServerDisconnected",
         "webhook": "HTTPStatusError",
@@ -118,7 +118,7 @@ def test_a_failed_delivery_is_tried_again(people, receiver, monkeypatch, client,
 
     receiver.answer = 200
     due_again()
-    assert alerts.deliver() == 2
+    assert notifications.deliver() == 2
     assert (len(mail.outbox), len(receiver.got)) == (1, 2)
     assert list(Delivery.objects.values_list("attempts", "next_try_at", "last_error")) == [(2, None, "")] * 2
     assert "no server here" not in client.get("/admin/operations/alert/").content.decode()
@@ -126,29 +126,29 @@ def test_a_failed_delivery_is_tried_again(people, receiver, monkeypatch, client,
 
 def test_a_lasting_failure_is_given_up(receiver):
     receiver.answer = 500
-    alerts.tell("incident/1", "Something", "")
+    notifications.tell("incident/1", "Something", "")
     delays = []
     for _attempt in range(20):
         before = timezone.now()
-        alerts.deliver()
+        notifications.deliver()
         found = Delivery.objects.get()
         if found.next_try_at is None:
             break
         delays.append(round((found.next_try_at - before) / timedelta(minutes=1)))
         due_again()
-    assert delays == list(alerts.BACKOFF_MINUTES)
+    assert delays == list(notifications.BACKOFF_MINUTES)
     assert len(receiver.got) == len(delays) + 1
 
 
 def test_an_alert_is_told_with_what_it_is_about_or_not_at_all(people):
     with transaction.atomic():
-        alerts.tell("incident/1", "Something", "")
+        notifications.tell("incident/1", "Something", "")
         transaction.set_rollback(True)
     assert not Alert.objects.exists()
 
 
 def test_without_a_channel_it_is_only_seen_in_the_console():
-    alerts.tell("incident/1", "Something", "")
+    notifications.tell("incident/1", "Something", "")
     assert Alert.objects.count() == 1
     assert not Delivery.objects.exists()
 
@@ -174,8 +174,8 @@ def test_a_failed_run_and_one_that_needs_attention(make_attached, monkeypatch):
 
 
 def test_the_emergency_switch():
-    runs.hold_all(TESTER, "a fire")
-    runs.release_all(TESTER)
+    lifecycle.hold_all(TESTER, "a fire")
+    lifecycle.release_all(TESTER)
     held, released = Alert.objects.order_by("pk")
     assert TESTER.name in held.subject
     assert "a fire" in held.text
@@ -184,29 +184,29 @@ def test_the_emergency_switch():
 
 def test_an_overdue_run_is_told_once_for_each_due_time():
     Switch.objects.create(operation="operations.prune_runs", on=True, cron="*/20 * * * *")
-    jobs.tell_overdue()
-    jobs.tell_overdue()
+    queue.tell_overdue()
+    queue.tell_overdue()
     alert = Alert.objects.get()
     assert "operations.prune_runs is overdue" in alert.subject
     assert "It has not run yet" in alert.text
 
 
 def test_what_has_just_been_switched_on_or_has_run_is_not_overdue():
-    jobs.switch("operations.prune_runs", on=True, cron="0 4 1 1 *", actor=TESTER)
-    jobs.tell_overdue()
+    queue.switch("operations.prune_runs", on=True, cron="0 4 1 1 *", actor=TESTER)
+    queue.tell_overdue()
     assert not Alert.objects.exists()
     Event.objects.all()._raw_delete("default")
     run = Run.objects.create(
         operation="operations.prune_runs", trigger=Trigger.SCHEDULE, status=Status.SUCCEEDED, store="default"
     )
-    jobs.tell_overdue()
+    queue.tell_overdue()
     assert not Alert.objects.exists()
     Run.objects.filter(pk=run.pk).update(status=Status.QUEUED)
-    jobs.tell_overdue()
+    queue.tell_overdue()
     assert "is still queued" in Alert.objects.get().text
 
 
 def test_the_beat_delivers(people):
-    alerts.tell("incident/1", "Something", "")
-    jobs.beat()
+    notifications.tell("incident/1", "Something", "")
+    queue.beat()
     assert len(mail.outbox) == 1

@@ -10,9 +10,9 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from opsconsole.api import console
-from opsconsole.api.models import Token, digest
-from opsconsole.operations.models import Event
+from opsconsole.accounts.models import Token, digest
+from opsconsole.api import endpoints
+from opsconsole.engine.models import Event
 
 pytestmark = pytest.mark.django_db(transaction=True)
 DOCUMENT = "/api/v1/openapi.json"
@@ -92,7 +92,7 @@ def test_wrong_method(client, secret):
 
 
 def test_what_fails_is_logged_and_says_nothing_of_the_inside(client, secret, monkeypatch, caplog):
-    monkeypatch.setattr(console.api, "get_openapi_schema", lambda: 1 / 0)
+    monkeypatch.setattr(endpoints.api, "get_openapi_schema", lambda: 1 / 0)
     answer = client.get(DOCUMENT, headers=bearer(secret))
     assert code(answer) == (500, "failed")
     assert "division" not in answer.content.decode()
@@ -104,20 +104,20 @@ def test_what_fails_is_logged_and_says_nothing_of_the_inside(client, secret, mon
 
 def test_made_in_the_admin_and_shown_once(client, alice, bob):
     client.force_login(alice)
-    page = client.post(reverse("admin:api_token_add"), {"user": bob.pk, "name": "dashboards"})
+    page = client.post(reverse("admin:accounts_token_add"), {"user": bob.pk, "name": "dashboards"})
     token = Token.objects.get()
     secret = page.context["secret"]
     assert token.digest == digest(secret)
     assert secret in page.content.decode()
     assert "no-store" in page["Cache-Control"]
     assert LogEntry.objects.filter(object_id=str(token.pk)).exists()
-    assert secret not in client.get(reverse("admin:api_token_changelist")).content.decode()
-    assert secret not in client.get(reverse("admin:api_token_change", args=[token.pk])).content.decode()
+    assert secret not in client.get(reverse("admin:accounts_token_changelist")).content.decode()
+    assert secret not in client.get(reverse("admin:accounts_token_change", args=[token.pk])).content.decode()
     assert Client().get(DOCUMENT, headers=bearer(secret)).status_code == 200
     revoke = {"action": "revoke", "_selected_action": [token.pk]}
-    page = client.post(reverse("admin:api_token_changelist"), revoke, follow=True).content.decode()
+    page = client.post(reverse("admin:accounts_token_changelist"), revoke, follow=True).content.decode()
     assert "1 token is revoked." in page
-    client.post(reverse("admin:api_token_changelist"), revoke)
+    client.post(reverse("admin:accounts_token_changelist"), revoke)
     assert [event.who for event in Event.objects.filter(verb="token_revoked")] == ["alice"]
     assert Event.objects.get(verb="token_added").detail["token"] == str(token)
     assert Client().get(DOCUMENT, headers=bearer(secret)).status_code == 401
@@ -125,5 +125,5 @@ def test_made_in_the_admin_and_shown_once(client, alice, bob):
 
 def test_only_superusers_make_tokens(client, bob):
     client.force_login(bob)
-    assert client.get(reverse("admin:api_token_changelist")).status_code == 403
-    assert client.post(reverse("admin:api_token_add"), {"user": bob.pk, "name": "x"}).status_code == 403
+    assert client.get(reverse("admin:accounts_token_changelist")).status_code == 403
+    assert client.post(reverse("admin:accounts_token_add"), {"user": bob.pk, "name": "x"}).status_code == 403

@@ -13,16 +13,16 @@ from django.core.management.base import CommandError
 from django.urls import reverse
 from django.utils import timezone
 
-from opsconsole.operations import jobs, runs
-from opsconsole.operations.models import Alert, Lock, PinnedRows, Run, Status
-from opsconsole.operations.runs import Actor, PlanDrifted, UnableToRun
-from tasks.models import MemoryItem
+from opsconsole.engine import lifecycle, queue
+from opsconsole.engine.lifecycle import Actor, PlanDrifted, UnableToRun
+from opsconsole.engine.models import Alert, Lock, PinnedRows, Run, Status
+from tasks.agentos.models import MemoryItem
 from tests.contract import TESTER, operation_called, plan_whole, start, work
 from tests.test_checklist import ALL, environment, make_backup
 from tests.test_duties import acting
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix"])
-CLEAN = "tasks.clean_memory_items"
+CLEAN = "agentos.clean_memory_items"
 
 
 def item(key: str, **columns: Any) -> None:
@@ -47,13 +47,13 @@ def waiting(items: None, settings: Any, tmp_path: Any, bob: User) -> Run:
     bob.save()
     environment(settings, "production")
     make_backup(operation_called(CLEAN).at, tmp_path)
-    run = runs.draft(plan_whole(operation_called(CLEAN)), acting(bob))
-    return jobs.confirm(run, acting(bob), ALL)
+    run = lifecycle.draft(plan_whole(operation_called(CLEAN)), acting(bob))
+    return queue.confirm(run, acting(bob), ALL)
 
 
 def advance(run: Run) -> Run:
     run.refresh_from_db()
-    jobs.advance(run.pk, run.generation)
+    queue.advance(run.pk, run.generation)
     run.refresh_from_db()
     return run
 
@@ -67,7 +67,7 @@ CHANGES: dict[str, Callable[[], Any]] = {
 
 def test_rows_that_appeared_are_not_touched(waiting: Run, alice: User) -> None:
     item("b")
-    jobs.approve(waiting, acting(alice))
+    queue.approve(waiting, acting(alice))
     item("d")
     run = advance(waiting)
     assert (run.status, run.total, run.changed) == (Status.SUCCEEDED, 3, 3)
@@ -77,10 +77,10 @@ def test_rows_that_appeared_are_not_touched(waiting: Run, alice: User) -> None:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_confirmation_of_changed_rows_is_refused(items: None, change: str) -> None:
-    run = runs.draft(plan_whole(operation_called(CLEAN)), TESTER)
+    run = lifecycle.draft(plan_whole(operation_called(CLEAN)), TESTER)
     CHANGES[change]()
     with pytest.raises(PlanDrifted):
-        runs.confirm(run, TESTER, background=False)
+        lifecycle.confirm(run, TESTER, background=False)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -97,7 +97,7 @@ def test_a_difference_stops_the_run_and_plans_it_again(
         page = client.post(reverse("run-act", args=[waiting.pk, "approve"]), follow=True).content.decode()
         assert "have changed since they were confirmed" in page
     else:
-        jobs.approve(waiting, acting(alice))
+        queue.approve(waiting, acting(alice))
         CHANGES[change]()
         advance(waiting)
         page = client.get(reverse("run", args=[waiting.pk])).content.decode()
@@ -128,12 +128,12 @@ def test_a_resumed_run_is_not_compared_again(items: None) -> None:
     seen: list[Run] = []
     run = work(run, until=lambda: len(seen) >= 1, on_progress=seen.append)
     assert run.status == Status.INTERRUPTED
-    run = work(runs.claim(run))
+    run = work(lifecycle.claim(run))
     assert (run.status, keys()) == (Status.SUCCEEDED, set())
 
 
 def test_deletes_and_external_effects_are_pinned() -> None:
-    from opsconsole.operations import registry
+    from opsconsole.engine import registry
 
     for cls in registry.operations().values():
         operation = cls.__new__(cls)
@@ -147,16 +147,16 @@ def test_deletes_and_external_effects_are_pinned() -> None:
 
 def test_a_waiting_run_holds_nothing(waiting: Run, alice: User, settings: Any) -> None:
     assert not Lock.objects.exists()
-    other = start(operation_called("tasks.archive_projects"))
+    other = start(operation_called("agentos.archive_projects"))
     work(other)
-    jobs.approve(waiting, acting(alice))
+    queue.approve(waiting, acting(alice))
     assert not Lock.objects.exists()
-    run = runs.claim(Run.objects.get(pk=waiting.pk))
+    run = lifecycle.claim(Run.objects.get(pk=waiting.pk))
     assert set(run.locks.values_list("table", flat=True)) == {"memory_items"}
 
 
 def test_an_approved_run_waits_for_its_target(waiting: Run, alice: User) -> None:
-    jobs.approve(waiting, acting(alice))
+    queue.approve(waiting, acting(alice))
     holder = Run.objects.create(operation=CLEAN, store="agentos", location="x", identity=waiting.identity)
     Lock.objects.create(run=holder, identity=waiting.identity, table="memory_items")
     run = advance(waiting)
@@ -170,16 +170,16 @@ def test_an_approved_run_waits_for_its_target(waiting: Run, alice: User) -> None
 def test_a_run_that_nobody_approves_expires(waiting: Run, settings: Any, alice: User) -> None:
     assert Alert.objects.filter(key=f"approval/{waiting.pk}").exists()
     settings.RUN_APPROVAL_HOURS = 24
-    jobs.beat()
+    queue.beat()
     waiting.refresh_from_db()
     assert waiting.status == Status.AWAITING_APPROVAL
     Run.objects.filter(pk=waiting.pk).update(confirmed_at=timezone.now() - timedelta(hours=25))
-    jobs.beat()
+    queue.beat()
     waiting.refresh_from_db()
     assert (waiting.status, waiting.rejection) == (Status.REJECTED, "expired")
     assert Alert.objects.get(key=f"rejected/{waiting.pk}").to == ["bob@example.org"]
     with pytest.raises(UnableToRun, match="does not wait for approval"):
-        jobs.approve(waiting, acting(alice))
+        queue.approve(waiting, acting(alice))
     assert keys() == {"a", "c", "e"}
 
 
@@ -187,7 +187,7 @@ def test_a_run_that_nobody_approves_expires(waiting: Run, settings: Any, alice: 
 def test_rejecting_says_why(
     waiting: Run, alice: User, client: Any, face: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    from opsconsole.api.models import Token
+    from opsconsole.accounts.models import Token
 
     if face == "page":
         client.force_login(alice, backend="django.contrib.auth.backends.ModelBackend")
@@ -211,12 +211,12 @@ def test_rejecting_needs_the_right(waiting: Run) -> None:
     vera = User.objects.create_user("vera")
     for actor in (acting(vera), Actor("root@host", "host", TESTER.trigger)):
         with pytest.raises(UnableToRun, match="needs an account that may approve it"):
-            runs.reject(waiting, actor, "no")
+            lifecycle.reject(waiting, actor, "no")
 
 
 def test_a_queued_run_whose_plan_was_altered_fails(items: None) -> None:
     """It is woken each minute; it never becomes again what was confirmed."""
-    run = jobs.confirm(runs.draft(plan_whole(operation_called(CLEAN)), TESTER), TESTER)
+    run = queue.confirm(lifecycle.draft(plan_whole(operation_called(CLEAN)), TESTER), TESTER)
     Run.objects.filter(pk=run.pk).update(bound="zz")
     run = advance(run)
     assert run.status == Status.FAILED

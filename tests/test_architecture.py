@@ -12,9 +12,9 @@ from django.apps import apps
 from django.core.management import call_command
 from django.db import models, router
 
-from opsconsole.operations import registry
-from opsconsole.operations.base import Operation
-from opsconsole.operations.models import ENDED, RESUMABLE, TRANSITIONS, Event, Status
+from opsconsole.engine import registry
+from opsconsole.engine.models import ENDED, RESUMABLE, TRANSITIONS, Event, Status
+from opsconsole.engine.operation import Operation
 from opsconsole.stores.models import StoreModel
 
 TESTS = Path(__file__).parent

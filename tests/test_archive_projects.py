@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from opsconsole.operations.base import Operation
-from opsconsole.operations.models import Run
+from opsconsole.engine.models import Run
+from opsconsole.engine.operation import Operation
 from opsconsole.stores.store import Store, StoreUnusable
 from tests.contract import Contract, execute_run, operation_called, plan_whole
 from tests.outside import Tables, dump, execute, neighbour
 
-NAME = "tasks.archive_projects"
+NAME = "agentos.archive_projects"
 DDL = """CREATE TABLE projects (
     id TEXT PRIMARY KEY, path TEXT NOT NULL, added_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP,
     name TEXT NOT NULL DEFAULT '', description TEXT, status TEXT DEFAULT 'active', tags TEXT, default_repo_id TEXT,

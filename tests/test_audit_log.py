@@ -13,12 +13,12 @@ from django.core.management.base import CommandError
 from django.db import connections
 from django.utils import timezone
 
-from opsconsole.care.archive import file_digest
-from opsconsole.care.folders import listed_files
-from opsconsole.care.models import Backup
+from opsconsole.backups.files import file_digest
+from opsconsole.backups.folders import listed_files
 from opsconsole.care.notes import beside
-from opsconsole.operations import audit_log, runs
-from opsconsole.operations.models import Event
+from opsconsole.engine import audit_log, lifecycle
+from opsconsole.engine.models import Event
+from opsconsole.stores.models import Backup
 from tests.contract import TESTER, execute_run, operation_called
 from tests.test_checklist import make_backup
 from tests.test_proxies import printed
@@ -29,7 +29,9 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 @pytest.fixture
 def entries() -> int:
     for number in range(5):
-        runs.record(None, "note", TESTER, text=f"日誌 {number}", share=1.5 * number, large=1e16, nested={"b": [1, 2.0]})
+        lifecycle.record(
+            None, "note", TESTER, text=f"日誌 {number}", share=1.5 * number, large=1e16, nested={"b": [1, 2.0]}
+        )
     return Event.objects.count()
 
 
@@ -81,13 +83,13 @@ def test_the_first_broken_entry_is_named(entries: int, change: str) -> None:
 def test_a_log_that_was_cut_short_or_written_anew_does_not_fit_its_backups(
     entries: int, tmp_path: Any, settings: Any
 ) -> None:
-    backup = make_backup(operation_called("tasks.clean_memory_items").at, tmp_path)
+    backup = make_backup(operation_called("agentos.clean_memory_items").at, tmp_path)
     backup.audit_entries, backup.audit_head = audit_log.head()
     backup.save()
     sql("DELETE FROM operations_event WHERE number = 5")
     with pytest.raises(CommandError, match=r"Entry 5 was removed: .*backup-1 noted 5 entries"):
         call_command("verify_audit_log")
-    runs.record(None, "note", TESTER, text="another")
+    lifecycle.record(None, "note", TESTER, text="another")
     with pytest.raises(CommandError, match=r"Entry 5 .* was written anew.*backup-1 noted another"):
         call_command("verify_audit_log")
 
@@ -95,7 +97,7 @@ def test_a_log_that_was_cut_short_or_written_anew_does_not_fit_its_backups(
 def test_another_key_makes_no_seal_that_fits(entries: int, settings: Any) -> None:
     key = settings.AUDIT_LOG_KEY
     settings.AUDIT_LOG_KEY = "what somebody guesses who has the database and not the key"
-    runs.record(None, "approved", TESTER)
+    lifecycle.record(None, "approved", TESTER)
     settings.AUDIT_LOG_KEY = key
     with pytest.raises(CommandError, match="Entry 6"):
         call_command("verify_audit_log")
@@ -106,7 +108,7 @@ def test_a_key_that_fits_nothing_is_called_wrong(entries: int, settings: Any, ap
     """Not the first entry forged; also where the console has gone on with the new key."""
     former, settings.AUDIT_LOG_KEY = settings.AUDIT_LOG_KEY, "k" * 32
     for number in range(appended):
-        runs.record(None, "note", TESTER, text=str(number))
+        lifecycle.record(None, "note", TESTER, text=str(number))
     with pytest.raises(CommandError, match="Wrong key: none fits the first 5 entries") as wrong:
         call_command("verify_audit_log")
     assert wrong.value.returncode == 1
@@ -130,7 +132,7 @@ def test_without_a_key_of_its_own_the_log_has_the_secret_key(tmp_path: Any) -> N
 @pytest.fixture
 def backup(tmp_path: Any, entries: int, settings: Any) -> Backup:
     settings.BACKUP_FOLDERS = [tmp_path]
-    run = execute_run(operation_called("care.backup_store", store="agentos"))
+    run = execute_run(operation_called("backups.backup_store", store="agentos"))
     assert run.status == "succeeded"
     return Backup.objects.get()
 
@@ -164,7 +166,7 @@ def test_a_backup_that_was_exchanged_is_not_restored(backup: Backup) -> None:
     path = Path(backup.path)
     path.write_bytes(path.read_bytes() + bytes(1))
     sql("UPDATE care_backup SET digest = %s, size = %s", file_digest(path), path.stat().st_size)
-    operation = operation_called("care.restore_store", store="agentos", file=path.name, as_="beside")
+    operation = operation_called("backups.restore_store", store="agentos", file=path.name, as_="beside")
     run = execute_run(operation)
     assert run.status != "succeeded"
     assert "no longer as it was written" in run.units_set_aside.get().error
@@ -174,8 +176,8 @@ def test_the_note_goes_with_its_backup(backup: Backup) -> None:
     old = timezone.now() - timedelta(days=400)
     Backup.objects.update(at=old)
     sql("UPDATE care_backup SET verified_at = NULL")
-    newer = execute_run(operation_called("care.backup_store", store="agentos"))
-    execute_run(operation_called("care.prune_backups", days=30, newest=1))
+    newer = execute_run(operation_called("backups.backup_store", store="agentos"))
+    execute_run(operation_called("backups.prune_backups", days=30, newest=1))
     kept = [Path(one.path) for one in Backup.objects.all()]
     assert [one.run_id for one in Backup.objects.all()] == [newer.pk]
     assert sorted(Path(backup.path).parent.iterdir()) == sorted([*kept, *map(beside, kept)])
@@ -184,7 +186,7 @@ def test_the_note_goes_with_its_backup(backup: Backup) -> None:
 def test_entries_of_many_threads_make_one_chain(entries: int) -> None:
     def append() -> None:
         for number in range(5):
-            runs.record(None, "note", TESTER, text=str(number))
+            lifecycle.record(None, "note", TESTER, text=str(number))
         connections.close_all()
 
     threads = [threading.Thread(target=append) for _ in range(4)]

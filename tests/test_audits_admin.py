@@ -15,14 +15,14 @@ from audits import admin as audits_admin
 from audits.coverage import WINDOWS
 from audits.demo import load
 from audits.models import TaskAudit
-from opsconsole.operations.models import Run
-from tasks.models import Task
+from opsconsole.engine.models import Run
+from tasks.agentos.models import Task
 from tests import agentos
 from tests.conftest import attach_url
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
 
-MODELS = ("audits_taskaudit", "audits_guardianverdict", "audits_inboxentry", "tasks_task")
+MODELS = ("audits_taskaudit", "audits_guardianverdict", "audits_inboxentry", "agentos_task")
 AUDITS = "/admin/audits/taskaudit/"
 COVERAGE = "/admin/audits/taskaudit/coverage/"
 TABLES = ("tasks", "task_audits", "guardian_verdicts", "supervisor_inbox")
@@ -75,7 +75,7 @@ def queries(client, address):
         f"{AUDITS}?event_type=SUPERVISOR_PAUSED&level__exact=info&created_at_from=2025-11-01",
         f"{AUDITS}?q=01TASK{1:020d}",
         f"{AUDITS}?task_id=01TASK{1:020d}",
-        f"/admin/tasks/task/01TASK{0:020d}/change/",
+        f"/admin/agentos/task/01TASK{0:020d}/change/",
     ],
 )
 def test_the_number_of_queries_does_not_grow(alices, fill, address):
@@ -148,7 +148,7 @@ def test_garbage_has_its_page(alices):
         page = alices.get(f"{AUDITS}{key}/change/")
         assert page.status_code == 200
         assert "</pre><script>" not in page.content.decode()
-    assert alices.get(f"/admin/tasks/task/{task.pk}/change/").status_code == 200
+    assert alices.get(f"/admin/agentos/task/{task.pk}/change/").status_code == 200
     assert alices.get(COVERAGE).status_code == 200
 
 
@@ -160,7 +160,7 @@ def test_a_task_that_is_gone_breaks_nothing(alices, fill):
     assert alices.get(AUDITS).status_code == 200
     key = TaskAudit.objects.order_by("pk").values_list("pk", flat=True)[0]
     assert alices.get(f"{AUDITS}{key}/change/").status_code == 200
-    assert alices.get(f"/admin/tasks/task/01TASK{0:020d}/change/").status_code == 302  # said on the front page
+    assert alices.get(f"/admin/agentos/task/01TASK{0:020d}/change/").status_code == 302  # said on the front page
 
 
 def test_deep_payloads_have_their_page(alices):
@@ -179,7 +179,7 @@ def test_lists_and_pages_open(alices, fill, model):
         "audits_taskaudit": 1,
         "audits_guardianverdict": f"01VERDICT{0:017d}",
         "audits_inboxentry": f"01INBOX{0:019d}",
-        "tasks_task": f"01TASK{0:020d}",
+        "agentos_task": f"01TASK{0:020d}",
     }[model]
     assert alices.get(reverse(f"admin:{model}_change", args=[key])).status_code == 200
     if model.startswith("audits"):  # tasks may be edited: see test_agentos_admin.py
@@ -188,7 +188,7 @@ def test_lists_and_pages_open(alices, fill, model):
 
 def test_a_page_of_a_task_shows_its_newest_audits(alices, fill):
     fill(200)
-    page = alices.get(f"/admin/tasks/task/01TASK{1:020d}/change/").content.decode()
+    page = alices.get(f"/admin/agentos/task/01TASK{1:020d}/change/").content.decode()
     newest = TaskAudit.objects.filter(task_id=f"01TASK{1:020d}").order_by("-pk").values_list("pk", flat=True)
     assert f"{AUDITS}{newest[0]}/change/" in page
     assert f"{AUDITS}{newest[19]}/change/" in page
@@ -246,7 +246,7 @@ def test_older_stores_show_what_they_have(alices, tmp_path, version):
         assert "ALTER TABLE task_audits ADD COLUMN source_event_ts TEXT" in coverage.content.decode()
 
 
-@pytest.mark.parametrize("address", [AUDITS, COVERAGE, f"{AUDITS}1/change/", "/admin/tasks/task/"])
+@pytest.mark.parametrize("address", [AUDITS, COVERAGE, f"{AUDITS}1/change/", "/admin/agentos/task/"])
 def test_a_store_without_the_tables_says_so(alices, tmp_path, address):
     with closing(sqlite3.connect(tmp_path / "other.db")) as other:
         other.execute("CREATE TABLE something (else_ TEXT)")
@@ -277,7 +277,7 @@ def test_postgresql_shows_the_same(alices, attached):
     assert alices.get(COVERAGE).status_code == 200
     for key in made.values_list("pk", flat=True)[:12]:
         assert alices.get(f"{AUDITS}{key}/change/").status_code == 200
-    assert alices.get(f"/admin/tasks/task/{audit.task_id}/change/").status_code == 200
+    assert alices.get(f"/admin/agentos/task/{audit.task_id}/change/").status_code == 200
 
 
 # --- people ------------------------------------------------------------------------------------------

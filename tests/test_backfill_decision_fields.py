@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from audits.coverage import coverage
-from opsconsole.operations.models import Status
+from opsconsole.engine.models import Status
 from opsconsole.stores.store import Store
 from tests import agentos, model
 from tests.conftest import ENGINES, Attached, attach_url, forget_attached

@@ -14,15 +14,15 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connections
 
-from opsconsole.operations.models import Status
+from opsconsole.engine.models import Status
 from opsconsole.stores.store import Store, StoreUnusable
-from tasks import lookup
+from tasks.records import query_plan
 from tests import records
 from tests.contract import Contract, execute_run, left_by, operation_called, undo
 from tests.outside import Tables, dump, schema
 from tests.test_check_execution_index import codes
 
-NAME = "tasks.backfill_execution_ids"
+NAME = "records.backfill_execution_ids"
 ENGINES = ("sqlite", "postgresql")
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "records"])
@@ -83,12 +83,12 @@ def test_what_postgresql_cannot_hold(make_records: records.Maker) -> None:
 def test_figures_say_how_a_record_is_found(make_records: records.Maker, engine: str) -> None:
     store, client = make_records(engine, records.rows(60), index=False)
     run = execute_run(operation_called(NAME, store))
-    assert not lookup.is_by_index(run.before["lookup_plan"])
-    assert not lookup.is_by_index(run.after["lookup_plan"])
+    assert not query_plan.is_by_index(run.before["lookup_plan"])
+    assert not query_plan.is_by_index(run.after["lookup_plan"])
     assert run.after["json_scan_ms"] > 0
     client.execute("CREATE INDEX idx_test_records_execution_id ON test_records (execution_id)")
     deadline = time.monotonic() + 10  # PostgreSQL uses it once no older snapshot is left
-    while not lookup.is_by_index(lookup.plan_of(store, possible=True)):
+    while not query_plan.is_by_index(query_plan.plan_of(store, possible=True)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     again = execute_run(operation_called(NAME, store))
@@ -111,7 +111,7 @@ def test_a_gzip_bomb_is_set_aside_not_unpacked(make_records: records.Maker, engi
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_batch_is_cut_by_bytes(make_records: records.Maker, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookup, "BATCH_BYTES", 25_000)
+    monkeypatch.setattr(query_plan, "BATCH_BYTES", 25_000)
     kinds = [records.Kind(records.summary(n, x="y" * size), 0, "", True) for n, size in enumerate((9_000,) * 6)]
     kinds.insert(3, records.Kind(records.summary(99, x="y" * 90_000), 0, "", True))
     store, _client = make_records(engine, ((key, kind, None) for key, kind in enumerate(kinds, 1)))
@@ -136,7 +136,7 @@ def test_fifty_megabytes_take_little_more(make_records: records.Maker, tmp_path:
     script = (
         "import os, sys, resource, django; os.environ['DJANGO_SETTINGS_MODULE'] = 'opsconsole.settings';"
         "django.setup();"
-        "from opsconsole.stores.store import attach_file; from tasks.operations.backfill_execution_ids import *;"
+        "from opsconsole.stores.store import attach_file; from tasks.records.operations.backfill_execution_ids import *;"
         "o = BackfillExecutionIds(attach_file('records', sys.argv[1]));"
         "o.at.tables; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "found = [o.change(unit) for unit in o.fetch(o.scope(), after=None, bound=99, limit=1000)];"
@@ -170,7 +170,7 @@ def test_what_a_refusal_prints_works_when_it_is_followed(make_records: records.M
     """Stores from before the repair have an index of the documented name on an expression."""
     store, client = make_records(engine, (), column=False)
     client.execute(f"CREATE INDEX idx_test_records_execution_id ON {whose}")
-    (found,) = operation_called("tasks.check_execution_index", store).ask("lookup")  # type: ignore[attr-defined]
+    (found,) = operation_called("records.check_execution_index", store).ask("lookup")  # type: ignore[attr-defined]
     with pytest.raises(StoreUnusable) as refused:
         execute_run(operation_called(NAME, store))
     statements = str(refused.value).splitlines()[-2:]

@@ -17,12 +17,13 @@ import pyrage
 import pytest
 from django.conf import settings
 
-from opsconsole.care import archive, backups, dumps, pg_tools
-from opsconsole.care.models import Backup
+from opsconsole.backups import dump, files, pg_client
+from opsconsole.backups.operations.backup_store import BackupStore
 from opsconsole.care.notes import beside
-from opsconsole.care.operations.backup_store import BackupStore
-from opsconsole.operations import jobs
-from opsconsole.operations.models import Run, Status
+from opsconsole.engine import queue
+from opsconsole.engine.models import Run, Status
+from opsconsole.stores import backups
+from opsconsole.stores.models import Backup
 from opsconsole.stores.store import Store, StoreUnusable
 from tests import agentos
 from tests.conftest import attach_url
@@ -40,7 +41,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def back_up(store: Store, **params: Any) -> Backup:
-    run = execute_run(operation_called("care.backup_store", store, store=store.name, **params))
+    run = execute_run(operation_called("backups.backup_store", store, store=store.name, **params))
     assert run.status == Status.SUCCEEDED, [unit.error for unit in run.units_set_aside.all()]
     return Backup.objects.get(run=run)
 
@@ -48,7 +49,7 @@ def back_up(store: Store, **params: Any) -> Backup:
 def content(backup: Backup, folder: Path) -> Path:
     """What a SQLite backup holds, as a file to be opened."""
     path = folder / "content.sqlite3"
-    with archive.opened(Path(backup.path)) as stream:
+    with files.opened(Path(backup.path)) as stream:
         path.write_bytes(stream.read())
     return path
 
@@ -75,7 +76,7 @@ def test_plain_text_for_those_who_move(managed: Any, tmp_path: Path) -> None:
     managed.execute("INSERT INTO tasks (task_id, title) VALUES (?, ?)", "t1", "one\ntwo")
     backup = back_up(managed.store, plain=True)
     assert backup.path.endswith(".sql.gz")
-    with archive.opened(Path(backup.path)) as stream:
+    with files.opened(Path(backup.path)) as stream:
         text = stream.read().decode()
     assert "CREATE TABLE" in text
     if managed.engine == "sqlite":
@@ -153,8 +154,8 @@ def test_cut_off_in_the_middle_is_not_listed_and_is_made_anew(
 ) -> None:
     if managed.engine == "postgresql" and step == "archive.content_digest":
         step = "pg_tools.read_dump"
-    module = {"archive": archive, "pg_tools": pg_tools}[step.partition(".")[0]]
-    run = start(operation_called("care.backup_store", managed.store, store="agentos"))
+    module = {"archive": files, "pg_tools": pg_client}[step.partition(".")[0]]
+    run = start(operation_called("backups.backup_store", managed.store, store="agentos"))
 
     def crash(*_args: Any, **_options: Any) -> Any:
         raise Crash
@@ -188,15 +189,15 @@ def test_killed_in_the_middle(tmp_path: Path, empty_console: Path) -> None:
 
 
 def test_what_does_not_read_back_is_not_listed(managed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = archive.write
+    write = files.write
 
     def damaged(source: Any, path: Path, *, compress: bool) -> str:
         digest = write(source, path, compress=compress)
         path.write_bytes(path.read_bytes()[:-400])
         return digest
 
-    monkeypatch.setattr(archive, "write", damaged)
-    run = execute_run(operation_called("care.backup_store", managed.store, store="agentos"))
+    monkeypatch.setattr(files, "write", damaged)
+    run = execute_run(operation_called("backups.backup_store", managed.store, store="agentos"))
     assert (run.status, run.set_aside) == (Status.NEEDS_ATTENTION, 1)
     assert not Backup.objects.exists()
     assert list((settings.DATA_DIR / "backups").iterdir()) == []
@@ -211,7 +212,7 @@ def test_a_damaged_store_is_told(tmp_path: Path) -> None:
     path.write_bytes(data)
     from opsconsole.stores.store import attach_file
 
-    run = execute_run(operation_called("care.backup_store", attach_file("agentos", path), store="agentos"))
+    run = execute_run(operation_called("backups.backup_store", attach_file("agentos", path), store="agentos"))
     assert run.status == Status.NEEDS_ATTENTION
     assert "integrity check" in run.units_set_aside.get().error
 
@@ -246,7 +247,7 @@ def test_refusals(managed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert (done.returncode, done.stdout) == (2, "")
     monkeypatch.setattr(settings, "BACKUP_ENCRYPTION_KEY", "hunter2")
     with pytest.raises(StoreUnusable, match="age-keygen") as refused:
-        start(operation_called("care.backup_store", managed.store, store="agentos"))
+        start(operation_called("backups.backup_store", managed.store, store="agentos"))
     assert "hunter2" not in str(refused.value)
 
 
@@ -267,10 +268,10 @@ def test_the_password_is_in_no_argument_and_in_no_error(postgres: Any, monkeypat
     assert {env["PGSSLMODE"] for _command, env in seen} == {"prefer"}
     assert "hunter2" not in str([command for command, _env in seen])
     assert "hunter2" not in str(list(Run.objects.values())) + backup.path
-    monkeypatch.setattr(pg_tools, "_candidates", lambda name: iter([Path(sys.executable)]))
+    monkeypatch.setattr(pg_client, "_candidates", lambda name: iter([Path(sys.executable)]))
     with pytest.raises(StoreUnusable, match="install a newer one"):
         back_up(store)
-    monkeypatch.setattr(pg_tools, "_candidates", lambda name: iter([]))
+    monkeypatch.setattr(pg_client, "_candidates", lambda name: iter([]))
     with pytest.raises(StoreUnusable, match="not installed"):
         back_up(store)
 
@@ -278,8 +279,8 @@ def test_the_password_is_in_no_argument_and_in_no_error(postgres: Any, monkeypat
 def test_each_store_has_a_run_of_its_own_by_schedule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert [one["store"] for one in BackupStore.occasions()] == ["default", *settings.STORES]
     attach_url("helix", f"sqlite:///{tmp_path}/gone.db")
-    jobs.tick("care.backup_store", "2026-11-24T02:00:00")
-    jobs.tick("care.backup_store", "2026-11-24T02:00:00")
+    queue.tick("backups.backup_store", "2026-11-24T02:00:00")
+    queue.tick("backups.backup_store", "2026-11-24T02:00:00")
     assert sorted(Run.objects.values_list("store", flat=True)) == ["agentos", "default", "records", "roadmaps"]
 
 
@@ -292,7 +293,7 @@ def test_a_store_that_is_a_schema(postgres: Any) -> None:
             client.execute(f"CREATE SCHEMA {schema}")
             client.execute(f"CREATE TABLE {schema}.tasks (task_id text)")
     store = attach_url("agentos", f"{url}?options=-c%20search_path%3Dagentos")
-    assert dumps.has_own_schema(store)
+    assert dump.has_own_schema(store)
     assert back_up(store).rows == {"agentos.tasks": 0}
 
 
@@ -301,7 +302,7 @@ def test_the_plain_text_of_sqlite_loads_with_its_full_text_tables(managed: Any, 
         return  # psql's own format: see above
     managed.execute("INSERT INTO memory_items (id, scope, type, content) VALUES ('m', 'task', 'decision', '\"words\"')")
     backup = back_up(managed.store, plain=True)
-    with archive.opened(Path(backup.path)) as content, closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+    with files.opened(Path(backup.path)) as content, closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
         copy.executescript(content.read().decode())
     with closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
         assert copy.execute("SELECT COUNT(*) FROM memory_fts WHERE memory_fts MATCH 'words'").fetchone() == (1,)

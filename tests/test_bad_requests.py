@@ -40,7 +40,7 @@ QUERIES = [
     "id__exact__exact=1",
 ]
 # All queries on some models of each kind, and those that reach the database on every model.
-SOME = {"auth.user", "operations.run", "tasks.task", "tasks.testrecord"}
+SOME = {"auth.user", "operations.run", "agentos.task", "records.testrecord"}
 EVERYWHERE = ["pk__regex=(", "pk__in=99999999999999999999999", "x__y=z"]
 
 

@@ -10,10 +10,10 @@ from django.urls import reverse
 from playwright.sync_api import expect, sync_playwright
 
 from audits.models import TaskAudit
-from opsconsole.operations import runs
-from opsconsole.operations.models import Run, Status, Trigger
-from opsconsole.operations.runner import Runner
-from tasks.models import Task
+from opsconsole.engine import lifecycle
+from opsconsole.engine.executor import Runner
+from opsconsole.engine.models import Run, Status, Trigger
+from tasks.agentos.models import Task
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
 
@@ -78,7 +78,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     expect(page.get_by_text("No worker has been seen yet.")).to_be_visible()
 
     run.refresh_from_db()
-    run = runs.claim(run)
+    run = lifecycle.claim(run)
     steps = iter(range(3))
     run = Runner(run).work(until=lambda: next(steps, None) is None, hand_over=lambda run, seconds: None)
     assert 0 < run.seen < 40
@@ -90,7 +90,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     assert Run.objects.get(pk=run.pk).status == Status.PAUSED
     page.get_by_role("button", name="Resume").click(timeout=10_000)
     expect(page.locator("#live")).to_contain_text("queued", ignore_case=True)
-    Runner(runs.claim(Run.objects.get(pk=run.pk))).work()
+    Runner(lifecycle.claim(Run.objects.get(pk=run.pk))).work()
     expect(page.get_by_role("heading", name="Verification")).to_be_visible(timeout=10_000)
 
     page.get_by_role("link", name="Changes (35)").click()
@@ -102,7 +102,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     page.get_by_role("button", name="Restore 35 rows").click()
     undo = Run.objects.latest("pk")
     page.wait_for_url(f"**{reverse('run', args=[undo.pk])}")
-    Runner(runs.claim(undo)).work()
+    Runner(lifecycle.claim(undo)).work()
     expect(page.get_by_role("heading", name="Verification")).to_be_visible(timeout=10_000)
     assert not TaskAudit.objects.filter(source_event_ts__isnull=False).exists()
 
@@ -111,7 +111,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
 def test_on_a_phone(open_page, live_server, audits, scheme):
     page = open_page(color_scheme=scheme)
     run = plan(page, live_server)
-    runs.confirm(run, runs.Actor("bob", "here", Trigger.ADMIN), background=False)
+    lifecycle.confirm(run, lifecycle.Actor("bob", "here", Trigger.ADMIN), background=False)
     done = Runner(Run.objects.get(pk=run.pk)).work()
     page.set_viewport_size({"width": 360, "height": 740})
     address = reverse("run", args=[done.pk])
@@ -133,7 +133,7 @@ def test_without_javascript(open_page, live_server, audits):
     run = plan(page, live_server)
     page.get_by_role("button", name="Fill 35 audits").click()
     expect(page.get_by_text("JavaScript is off: this page does not refresh by itself.")).to_be_visible()
-    Runner(runs.claim(Run.objects.get(pk=run.pk))).work()
+    Runner(lifecycle.claim(Run.objects.get(pk=run.pk))).work()
     page.get_by_role("link", name="Refresh").click()
     expect(page.get_by_text("35", exact=True).first).to_be_visible()
     expect(page.get_by_role("button", name="Plan the undo")).to_be_visible()
@@ -176,7 +176,7 @@ def test_a_row_is_edited_and_a_file_imported(open_page, live_server, tmp_path):
     text = '\n{"a": 1}\r\nlast\n'
     Task.objects.create(task_id="T1", title="one", metadata=text)
     page = open_page()
-    page.goto(live_server.url + reverse("admin:tasks_task_change", args=["T1"], query={"edit": 1}))
+    page.goto(live_server.url + reverse("admin:agentos_task_change", args=["T1"], query={"edit": 1}))
     page.get_by_label("Title").fill("two")
     Task.objects.update(title="theirs", status="running")
     page.get_by_role("button", name="Save", exact=True).click()
@@ -192,11 +192,11 @@ def test_a_row_is_edited_and_a_file_imported(open_page, live_server, tmp_path):
 
     file = tmp_path / "tasks.csv"
     file.write_text("task_id,title\nT1,three\nT2,new\n")
-    page.goto(live_server.url + reverse("admin:tasks_task_import"))
+    page.goto(live_server.url + reverse("admin:agentos_task_import"))
     page.locator("input[type=file]").set_input_files(file)
     page.get_by_role("button", name="Preview").click()
     expect(page.locator("#plan-sentence")).to_contain_text("Write 2 rows")
     page.get_by_role("button", name="Write 2 rows").click()
     expect(page.get_by_text("Import of tasks.csv").first).to_be_visible()
-    Runner(runs.claim(Run.objects.latest("pk"))).work()
+    Runner(lifecycle.claim(Run.objects.latest("pk"))).work()
     assert set(Task.objects.values_list("task_id", "title")) == {("T1", "three"), ("T2", "new")}

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
-from opsconsole.operations.models import Finding
+from opsconsole.engine.models import Finding
 from tests import records
 from tests.contract import execute_run, operation_called
 from tests.outside import dump, schema
 
-NAME = "tasks.check_execution_index"
+NAME = "records.check_execution_index"
 ENGINES = ("sqlite", "postgresql")
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "records"])
@@ -40,7 +40,7 @@ def test_the_share_that_is_filled(make_records: records.Maker, engine: str) -> N
     kind = records.kinds(1)[0]
     store, _client = make_records(engine, [(1, kind, "there"), (2, kind, None), (3, kind, None), (4, kind, "too")])
     assert codes(store) == {"not_filled": {"waiting": 2, "records": 4, "filled": 2, "percent": 50.0}}
-    execute_run(operation_called("tasks.backfill_execution_ids", store))
+    execute_run(operation_called("records.backfill_execution_ids", store))
     assert codes(store) == {}
 
 

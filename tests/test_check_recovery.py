@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from opsconsole.operations.models import Finding, Status
+from opsconsole.engine.models import Finding, Status
 from opsconsole.stores.store import Store
 from roadmaps.operations.check_recovery import CheckRecovery
 from tests import roadmaps

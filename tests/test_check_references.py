@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsconsole.operations.models import Status
+from audits.operations.check_references import circles
+from opsconsole.engine.models import Status
 from opsconsole.stores.store import Store
-from tasks.operations.check_references import circles
 from tests.contract import execute_run, operation_called
 from tests.outside import dump, neighbour, schema
 
-NAME = "tasks.check_references"
+NAME = "audits.check_references"
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
 

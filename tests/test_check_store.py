@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from opsconsole.care.models import Backup
-from opsconsole.care.stats import stats
-from opsconsole.operations.models import Finding, Status
+from opsconsole.engine.models import Finding, Status
+from opsconsole.monitoring.stats import stats
+from opsconsole.stores.models import Backup
 from opsconsole.stores.store import Store, attach_file
 from tests import agentos
 from tests.conftest import attach_url, forget_attached
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 
 def found(store: Store) -> dict[str, set[str]]:
     """Code → subjects."""
-    run = execute_run(operation_called("care.check_store", store, store=store.name))
+    run = execute_run(operation_called("monitoring.check_store", store, store=store.name))
     assert run.status == Status.SUCCEEDED, [unit.error for unit in run.units_set_aside.all()]
     codes: dict[str, set[str]] = {}
     for code, subject in Finding.objects.filter(last_run=run, resolved_at=None).values_list("code", "subject"):
@@ -93,7 +93,7 @@ def test_damage_and_a_rollback_journal(tmp_path: Path) -> None:
     for page in range(60, 64):
         data[page * 4096 : page * 4096 + 200] = b"\xff" * 200
     path.write_bytes(data)
-    run = execute_run(operation_called("care.check_store", attach_file("agentos", path), store="agentos"))
+    run = execute_run(operation_called("monitoring.check_store", attach_file("agentos", path), store="agentos"))
     assert run.status == Status.SUCCEEDED, run.error
     codes = Finding.objects.filter(last_run=run, priority="immediate").values_list("code", flat=True)
     assert {"damaged", "unanswered"} <= set(codes)
@@ -147,7 +147,7 @@ def test_names_are_identifiers_and_nothing_else(managed: Any, tmp_path: Path, mo
     if managed.engine == "sqlite":  # PostgreSQL's figures are estimates
         rows = {one["table"]: one["rows"] for one in stats(Store("agentos", "agentos"))["tables"]}
         assert {name: rows[name] for name in NAMES} == dict.fromkeys(NAMES, 1)
-    run = execute_run(operation_called("care.backup_store", store="agentos"))
+    run = execute_run(operation_called("backups.backup_store", store="agentos"))
     assert run.status == Status.SUCCEEDED, [unit.error for unit in run.units_set_aside.all()]
     counted = {table.removeprefix("public."): rows for table, rows in Backup.objects.get(run=run).rows.items()}
     assert {name: counted[name] for name in NAMES} == dict.fromkeys(NAMES, 1)
@@ -201,6 +201,6 @@ def test_a_damaged_full_text_index_of_a_managed_store(managed: Any) -> None:
     before = dump(managed.store)
     assert found(managed.store)["damaged_index"] == {"memory_fts"}
     assert dump(managed.store) == before
-    run = execute_run(operation_called("tasks.rebuild_search_index", Store("agentos", "agentos")))
+    run = execute_run(operation_called("agentos.rebuild_search_index", Store("agentos", "agentos")))
     assert run.status == Status.SUCCEEDED
     assert "damaged_index" not in found(Store("agentos", "agentos"))

@@ -11,11 +11,11 @@ import pytest
 from django.core.management import call_command
 from django.utils import timezone
 
-from opsconsole.care.models import Backup
-from opsconsole.operations import checklist, jobs, planning, registry, runs
-from opsconsole.operations.models import Event, Run, Status, Trigger
-from opsconsole.operations.runs import Actor, UnableToRun
-from opsconsole.operations.selection import Selection
+from opsconsole.engine import checklist, lifecycle, planner, queue, registry
+from opsconsole.engine.lifecycle import Actor, UnableToRun
+from opsconsole.engine.models import Event, Run, Status, Trigger
+from opsconsole.engine.selection import Selection
+from opsconsole.stores.models import Backup
 from opsconsole.stores.store import Store
 from tests import helix
 from tests.contract import TESTER, operation_called, work
@@ -23,7 +23,7 @@ from tests.outside import dump
 from tests.shell import Shell
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "helix"])
-CLEAN = "tasks.clean_dirty_jobs"
+CLEAN = "helix.clean_dirty_jobs"
 ALL = list(checklist.ITEMS)
 
 
@@ -40,8 +40,8 @@ def environment(settings: Any, name: str) -> None:
 
 
 def drafted(store: Store, *keys: int, actor: Actor = TESTER) -> Run:
-    planned = planning.plan(operation_called(CLEAN, store), Selection(list(keys)))
-    return runs.draft(planning.count_outcomes(planned), actor)
+    planned = planner.plan(operation_called(CLEAN, store), Selection(list(keys)))
+    return lifecycle.draft(planner.count_outcomes(planned), actor)
 
 
 def make_backup(store: Store, tmp_path: Any, *, hours: float = 1, verified: bool = True) -> Backup:
@@ -73,7 +73,7 @@ def test_every_operation_that_deletes_has_it(settings):
 
 def test_what_the_console_knows_is_said(store, tmp_path):
     make_backup(store, tmp_path, hours=2)
-    planned = planning.count_outcomes(planning.plan(operation_called(CLEAN, store), Selection([1, 2, 5])))
+    planned = planner.count_outcomes(planner.plan(operation_called(CLEAN, store), Selection([1, 2, 5])))
     facts = {line.code: " ".join(line.facts) for line in checklist.lines(planned)}
     assert "artifacts 4, tasks 8, jobs 3" in facts["ownership"]
     assert "FAILED 1, IN_PROGRESS 2" in facts["ownership"]
@@ -85,7 +85,7 @@ def test_what_the_console_knows_is_said(store, tmp_path):
 
 
 def test_in_development_nothing_stands_in_the_way(store, settings):
-    run = runs.confirm(drafted(store, 3), TESTER, background=False)
+    run = lifecycle.confirm(drafted(store, 3), TESTER, background=False)
     assert work(run).status == Status.SUCCEEDED
 
 
@@ -93,9 +93,9 @@ def test_in_staging_every_item_is_confirmed_by_name(store, settings):
     environment(settings, "staging")
     run = drafted(store, 3)
     with pytest.raises(UnableToRun, match="backup, scope, rollback"):
-        runs.confirm(run, TESTER, background=False, checked=["ownership", "dependencies"])
+        lifecycle.confirm(run, TESTER, background=False, checked=["ownership", "dependencies"])
     assert Run.objects.get().status == Status.PLANNED
-    run = runs.confirm(run, TESTER, background=False, checked=ALL)
+    run = lifecycle.confirm(run, TESTER, background=False, checked=ALL)
     assert run.status == Status.RUNNING
     event = Event.objects.get(run=run, verb="confirmed")
     assert (event.who, event.detail["checklist"]) == (TESTER.name, ALL)
@@ -108,7 +108,7 @@ def test_production_wants_a_fresh_backup(store, settings, tmp_path):
 
     def refused() -> str:
         with pytest.raises(UnableToRun) as refusal:
-            runs.confirm(run, TESTER, background=True, checked=ALL)
+            lifecycle.confirm(run, TESTER, background=True, checked=ALL)
         return str(refusal.value)
 
     assert "no verified backup" in refused()
@@ -117,7 +117,7 @@ def test_production_wants_a_fresh_backup(store, settings, tmp_path):
     make_backup(store, tmp_path, hours=30)
     assert "is 30 h old, and may be at most 24 h" in refused()
     make_backup(store, tmp_path, hours=23)
-    assert runs.confirm(run, TESTER, background=True, checked=ALL).status == Status.AWAITING_APPROVAL
+    assert lifecycle.confirm(run, TESTER, background=True, checked=ALL).status == Status.AWAITING_APPROVAL
 
 
 def test_a_second_person_approves_the_plan(store, settings, tmp_path, alice, bob):
@@ -125,19 +125,19 @@ def test_a_second_person_approves_the_plan(store, settings, tmp_path, alice, bob
     environment(settings, "production")
     old = make_backup(store, tmp_path)
     first, second = (Actor(user.username, "here", Trigger.ADMIN, user) for user in (bob, alice))
-    run = jobs.confirm(drafted(store, 3, 4, actor=first), first, ALL)
+    run = queue.confirm(drafted(store, 3, 4, actor=first), first, ALL)
     assert run.status == Status.AWAITING_APPROVAL
     with pytest.raises(UnableToRun, match="second person"):
-        jobs.approve(run, first)
+        queue.approve(run, first)
     Backup.objects.filter(pk=old.pk).update(at=timezone.now() - timedelta(hours=99))
     with pytest.raises(UnableToRun, match=r"(99 h|4 days) old"):
-        jobs.approve(run, second)
+        queue.approve(run, second)
     make_backup(store, tmp_path, hours=3)
-    jobs.approve(run, second)
+    queue.approve(run, second)
     before = dump(store)
     digest = Event.objects.get(run=run, verb="approved").detail["digest"]
     assert digest == run.digest
-    assert jobs.advance(run.pk, Run.objects.get().generation) == "succeeded"
+    assert queue.advance(run.pk, Run.objects.get().generation) == "succeeded"
     assert Run.objects.get().status == Status.SUCCEEDED
     assert before["jobs"].keys() - dump(store)["jobs"].keys() == {3, 4}
 
@@ -149,7 +149,7 @@ def test_the_page_in_production(store, settings, tmp_path, client, alice, bob):
     environment(settings, "production")
     client.force_login(bob)
     selected = {"action": CLEAN, "_selected_action": ["3", "7"]}
-    response = client.post("/admin/tasks/helixjob/", selected, follow=True)
+    response = client.post("/admin/helix/helixjob/", selected, follow=True)
     run = Run.objects.get()
     page = response.content.decode()
     assert "There is no verified backup of helix" in page
@@ -177,7 +177,7 @@ def test_the_page_in_production(store, settings, tmp_path, client, alice, bob):
     client.post(f"/admin/operations/run/{run.pk}/approve/")
     run.refresh_from_db()
     assert run.status == Status.QUEUED
-    jobs.advance(run.pk, run.generation)
+    queue.advance(run.pk, run.generation)
     report = client.get(f"/admin/operations/run/{run.pk}/change/?tab=report").content.decode()
     assert "bob: Whose data, What depends on it, Backup, Scope, Way back" in report
     assert "incident 4711" in report
@@ -185,7 +185,7 @@ def test_the_page_in_production(store, settings, tmp_path, client, alice, bob):
 
 def test_in_development_the_page_shows_it_and_asks_nothing(store, client, bob):
     client.force_login(bob)
-    page = client.post("/admin/tasks/helixjob/", {"action": CLEAN, "_selected_action": ["3"]}, follow=True)
+    page = client.post("/admin/helix/helixjob/", {"action": CLEAN, "_selected_action": ["3"]}, follow=True)
     assert "Whose data" in page.content.decode()
     assert 'name="checked"' not in page.content.decode()
 

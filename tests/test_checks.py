@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from opsconsole.checks import check_queue
+from opsconsole.engine.queue_checks import check_queue
 from tests.shell import Shell
 
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from opsconsole.operations import planning, runner, runs
-from opsconsole.operations.models import Run, Status
-from opsconsole.operations.runs import PlanDrifted, UnableToRun
-from opsconsole.operations.selection import Selection
+from opsconsole.engine import executor, lifecycle, planner
+from opsconsole.engine.lifecycle import PlanDrifted, UnableToRun
+from opsconsole.engine.models import Run, Status
+from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store
 from tests import helix
 from tests.conftest import HELIX_ENGINES
@@ -23,18 +23,18 @@ from tests.outside import Row, Tables, dump, execute, schema
 from tests.shell import Shell
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "helix"])
-CLEAN = "tasks.clean_dirty_jobs"
+CLEAN = "helix.clean_dirty_jobs"
 
 
 def planned_run(store: Store, *keys: int, note: str = "", **params: Any) -> Run:
     """A counted plan, as the plan page and the shell keep it."""
     operation = operation_called(CLEAN, store, **params)
-    planned = planning.plan(operation, Selection(list(keys)) if keys else Selection())
-    return runs.draft(planning.count_outcomes(planned), TESTER, note=note)
+    planned = planner.plan(operation, Selection(list(keys)) if keys else Selection())
+    return lifecycle.draft(planner.count_outcomes(planned), TESTER, note=note)
 
 
 def confirmed(store: Store, *keys: int, **options: Any) -> Run:
-    return runs.confirm(planned_run(store, *keys, **options), TESTER, background=False)
+    return lifecycle.confirm(planned_run(store, *keys, **options), TESTER, background=False)
 
 
 def without_jobs(tables: Tables, jobs: set[int]) -> Tables:
@@ -103,7 +103,7 @@ def test_a_job_that_changes_after_the_plan_is_left_alone(make_helix, engine, cha
 def test_a_child_that_comes_in_the_last_moment(make_helix, engine, monkeypatch):
     """After the batch was read and before it is written."""
     store = make_helix(engine, helix.one_of_each())
-    real = runner.Runner._apply
+    real = executor.Runner._apply
     late: list[int] = []
 
     def apply(worker: Any, writes: Any, *rest: Any) -> None:
@@ -112,7 +112,7 @@ def test_a_child_that_comes_in_the_last_moment(make_helix, engine, monkeypatch):
             execute(store, CHANGES["a task added"])
         real(worker, writes, *rest)
 
-    monkeypatch.setattr(runner.Runner, "_apply", apply)
+    monkeypatch.setattr(executor.Runner, "_apply", apply)
     run = work(confirmed(store))
     assert late
     assert set(dump(store)["jobs"]) == {3, 7, 8, 9}
@@ -123,10 +123,10 @@ def test_a_child_that_comes_in_the_last_moment(make_helix, engine, monkeypatch):
 def test_a_confirmation_is_refused_once_the_rows_have_moved(make_helix):
     store = make_helix("postgresql-enum", helix.one_of_each())
     run = planned_run(store, 3)
-    runs.require_unchanged(run)
+    lifecycle.require_unchanged(run)
     execute(store, CHANGES["a task restarted"])
     with pytest.raises(PlanDrifted):
-        runs.require_unchanged(run)
+        lifecycle.require_unchanged(run)
 
 
 def test_jobs_made_or_gone_after_the_plan(make_helix):
@@ -163,10 +163,10 @@ def test_two_operators_at_once(make_helix):
     second = confirmed(store, 5)
     with pytest.raises(UnableToRun, match="is held by"):
         confirmed(store)
-    repair = operation_called("tasks.repair_dirty_jobs", store)
-    drafted = runs.draft(planning.count_outcomes(planning.plan(repair, Selection([3]))), TESTER)
+    repair = operation_called("helix.repair_dirty_jobs", store)
+    drafted = lifecycle.draft(planner.count_outcomes(planner.plan(repair, Selection([3]))), TESTER)
     with pytest.raises(UnableToRun, match=f"run {first.pk}"):
-        runs.confirm(drafted, TESTER, background=False)
+        lifecycle.confirm(drafted, TESTER, background=False)
     assert [work(run).status for run in (second, first)] == [Status.SUCCEEDED] * 2
     assert set(dump(store)["jobs"]) == {1, 2, 6, 7, 8, 9}
 
@@ -185,11 +185,11 @@ def test_all_that_a_list_shows(make_helix, client, bob):
     make_helix("postgresql-enum", helix.one_of_each())
     client.force_login(bob)
     chosen = {"action": CLEAN, "_selected_action": ["3"], "select_across": "1"}
-    page = client.post("/admin/tasks/helixjob/?status__exact=IN_PROGRESS", chosen, follow=True).content.decode()
+    page = client.post("/admin/helix/helixjob/?status__exact=IN_PROGRESS", chosen, follow=True).content.decode()
     run = Run.objects.get()
     assert (run.total, run.plan["rows"]) == (5, {"artifacts": 6, "tasks": 12, "jobs": 5})
     assert "Delete 5 jobs" in page
-    assert work(runs.confirm(run, TESTER, background=False)).changed == 5
+    assert work(lifecycle.confirm(run, TESTER, background=False)).changed == 5
 
 
 # --- the platform's health ---------------------------------------------------------------------------------
@@ -231,13 +231,13 @@ def test_a_clean_is_green_only_when_the_platform_answers(make_helix, health, set
 def test_a_clean_is_green_only_when_nothing_of_it_is_left(make_helix, monkeypatch):
     """Without foreign keys an agent can finish a task whose row has just gone."""
     store = make_helix("sqlite", helix.one_of_each(), orphans=[(900, 10_000)])
-    real = runner.Runner._finish
+    real = executor.Runner._finish
 
     def finish(worker: Any) -> Run:
         execute(store, *helix.orphan(901, 6))
         return real(worker)
 
-    monkeypatch.setattr(runner.Runner, "_finish", finish)
+    monkeypatch.setattr(executor.Runner, "_finish", finish)
     run = work(confirmed(store, 3))
     assert run.status == Status.NEEDS_ATTENTION
     assert "1 artifacts" in run.error

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 from django.utils import timezone
+from opsconsole.stores.fields import moment_text
 
-from opsconsole.operations.models import Status
-from opsconsole.stores.models import moment_text
+from opsconsole.engine.models import Status
 from opsconsole.stores.store import Store, StoreUnusable
 from tests.contract import Contract, execute_run, left_by, operation_called, plan_whole, start, undo, work
 from tests.outside import Tables, dump, execute, neighbour
 
-NAME = "tasks.clean_memory_items"
+NAME = "agentos.clean_memory_items"
 DDL = """CREATE TABLE memory_items (
     id TEXT PRIMARY KEY, scope TEXT NOT NULL, type TEXT NOT NULL, content TEXT NOT NULL, tags TEXT, sources TEXT,
     created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, updated_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP,

@@ -15,8 +15,8 @@ from contextlib import closing
 import pytest
 from django.core.management import get_commands, load_command_class
 
-from opsconsole.operations import registry
-from opsconsole.operations.management.base import ConsoleCommand
+from opsconsole.cli.command import ConsoleCommand
+from opsconsole.engine import registry
 from tests import agentos
 from tests.shell import ROOT, Shell
 
@@ -224,7 +224,7 @@ def test_production_wants_a_name(shell, store):
 
 PEOPLE = """
 from django.contrib.auth.models import Group, User
-from opsconsole.people import make_groups
+from opsconsole.console.accounts import make_groups
 make_groups()
 for name, group in (("bob", "Operators"), ("vera", "Viewers")):
     User.objects.create_user(name).groups.add(Group.objects.get(name=group))

@@ -11,7 +11,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, transaction
 
-from opsconsole.operations.models import Status
+from opsconsole.engine.models import Status
 from opsconsole.stores.config import FIXED, settings_of, startup_options
 from opsconsole.stores.connection import connect, connect_async
 from opsconsole.stores.store import Store, StoreUnusable
@@ -202,7 +202,7 @@ def test_an_undo_restores_the_date_whatever_the_database_writes(postgres: Any, a
         )
         owner.execute(f"ALTER DATABASE \"{name}\" SET datestyle TO 'SQL, DMY'")
     store = attach_url("agentos", url)
-    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    run = execute_run(operation_called("agentos.clean_memory_items", store))
     assert run.changed == 1
     with psycopg.connect(url, autocommit=True) as owner:
         owner.execute(f'ALTER DATABASE "{name}" RESET datestyle')

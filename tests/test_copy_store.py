@@ -7,13 +7,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from opsconsole.backups.models import TableCopy
 
-from opsconsole.care import copying
-from opsconsole.care.models import TableCopy
-from opsconsole.care.operations.copy_store import target_store
-from opsconsole.operations import registry
-from opsconsole.operations.models import Run, Status
-from opsconsole.operations.planning import UnableToPlan
+from opsconsole.backups import copying
+from opsconsole.backups.operations.copy_store import target_store
+from opsconsole.engine import registry
+from opsconsole.engine.models import Run, Status
+from opsconsole.engine.planner import UnableToPlan
 from opsconsole.stores.store import Store
 from tests.conftest import attach_url, forget_attached
 from tests.contract import Crash, die, execute_run, operation_called, plan_whole, start, work
@@ -55,7 +55,7 @@ def fill(managed: Any, count: int = 300) -> None:
 
 
 def copy(**options: Any) -> Run:
-    return execute_run(operation_called("care.copy_store", store="agentos", to="agentos_new"), **options)
+    return execute_run(operation_called("backups.copy_store", store="agentos", to="agentos_new"), **options)
 
 
 def test_everything_arrives(managed: Any, target: Any) -> None:
@@ -104,7 +104,7 @@ def test_what_the_target_can_not_hold_is_listed(managed: Any, target: Any) -> No
 def test_a_copy_that_died_goes_on(managed: Any, target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(managed, 100)
     monkeypatch.setattr(copying, "BATCH", 10)
-    run = start(operation_called("care.copy_store", store="agentos", to="agentos_new"))
+    run = start(operation_called("backups.copy_store", store="agentos", to="agentos_new"))
     insert = copying.TableCopying._insert
     calls: list[int] = []
 
@@ -152,7 +152,7 @@ def test_what_the_console_does_not_know_is_named(managed: Any, target: Any) -> N
     managed.execute("CREATE TABLE nothing_in_it (x INTEGER)")
     managed.execute(f"ALTER TABLE tasks ADD COLUMN {quoted(ODD)} TEXT")
     managed.execute(f"UPDATE tasks SET {quoted(ODD)} = 'x' WHERE task_id < 't00003'")
-    planned = plan_whole(operation_called("care.copy_store", store="agentos", to="agentos_new"))
+    planned = plan_whole(operation_called("backups.copy_store", store="agentos", to="agentos_new"))
     assert planned.reasons["unfit"] == {"unknown_table": 2}
     assert any(ODD in entry["detail"] for entry in planned.sample)
     run = copy()
@@ -160,7 +160,7 @@ def test_what_the_console_does_not_know_is_named(managed: Any, target: Any) -> N
     assert "Stays behind: " in run.error
     for named in (f"{ODD} (2 rows)", "nothing_in_it (0 rows)", f"tasks.{ODD} (3 rows)"):
         assert named in run.error
-    made = registry.operation("care.copy_store").made(run.pk)
+    made = registry.operation("backups.copy_store").made(run.pk)
     assert made["stays_behind"] == {"tables": {ODD: 2, "nothing_in_it": 0}, "columns": {f"tasks.{ODD}": 3}}
     assert set(TableCopy.objects.exclude(agrees=None).values_list("agrees", flat=True)) == {True}
     assert len(dump(Store("agentos_new", "agentos"))["tasks"]) == 20
@@ -301,7 +301,7 @@ def test_a_copy_that_died_names_what_it_left_before(managed: Any, target: Any, m
         managed.execute("SET session_replication_role = replica")
         managed.execute("UPDATE task_audits SET task_id = 'gone' WHERE audit_id = 4")
         left = {"task_audits": [4]}
-    run = start(operation_called("care.copy_store", store="agentos", to="agentos_new"))
+    run = start(operation_called("backups.copy_store", store="agentos", to="agentos_new"))
     read = copying.TableCopying._read
     calls: list[str] = []
 
@@ -396,7 +396,7 @@ def test_refusals(managed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UnableToPlan, match=VARIABLE):
         copy()
     with pytest.raises(UnableToPlan, match="in use"):
-        operation_called("care.copy_store", store="agentos", to="helix")
+        operation_called("backups.copy_store", store="agentos", to="helix")
     for bad in ("postgresql://u:p@h:port/x", "postgresql://u:se/cret@h/x", "postgresql://u:p@h/x?pool_max=many"):
         monkeypatch.setenv(VARIABLE, bad)
         with pytest.raises(UnableToPlan) as refused:

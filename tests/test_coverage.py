@@ -13,8 +13,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from audits.coverage import Spread, coverage, lag
-from opsconsole.stores.moments import read_moment
 from opsconsole.stores.store import StoreUnusable
+from opsconsole.timestamps import read_moment
 from tests import agentos, model
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from opsconsole.operations import planning, runs
-from opsconsole.operations.models import Status
-from opsconsole.operations.operations import delete_rows
-from opsconsole.operations.planning import UnableToPlan
-from opsconsole.operations.selection import Selection
+from opsconsole.engine import lifecycle, planner
+from opsconsole.engine.models import Status
+from opsconsole.engine.operations import delete_rows
+from opsconsole.engine.planner import UnableToPlan
+from opsconsole.engine.selection import Selection
 from tests.contract import TESTER, operation_called, undo, work
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
@@ -18,16 +18,16 @@ NAME = "operations.delete_rows"
 
 
 def test_it_wants_chosen_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.models import Task
+    from tasks.agentos.models import Task
 
     Task.objects.bulk_create(Task(task_id=f"t{number}", title="one") for number in range(3))
     operation = operation_called(NAME, store="agentos", table="tasks")
     with pytest.raises(UnableToPlan, match="No rows are chosen"):
-        planning.plan(operation)
+        planner.plan(operation)
     monkeypatch.setattr(delete_rows, "MAX_ROWS", 2)
     with pytest.raises(UnableToPlan, match="At most 2 rows"):
-        planning.plan(operation, Selection(["t0", "t1", "t2"]))
-    assert planning.plan(operation, Selection(["t0", "t1"])).total == 2
+        planner.plan(operation, Selection(["t0", "t1", "t2"]))
+    assert planner.plan(operation, Selection(["t0", "t1"])).total == 2
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_chosen_rows_that_refer_to_each_other(managed: Any, size: int, action: s
     before = managed.execute("SELECT * FROM tasks ORDER BY 1")
     operation = operation_called(NAME, store="agentos", table="tasks")
     chosen = Selection([f"t{number}" for number in range(6)])
-    planned = planning.count_outcomes(planning.plan(operation, chosen))
+    planned = planner.count_outcomes(planner.plan(operation, chosen))
     assert planned.reasons["changed"] == {"": 2}
     assert planned.reasons["skipped"] == {"along": 3}
     assert planned.reasons["unfit"] == {"referenced": 1}
-    run = work(runs.confirm(runs.draft(planned, TESTER, batch_size=size), TESTER, background=False))
+    run = work(lifecycle.confirm(lifecycle.draft(planned, TESTER, batch_size=size), TESTER, background=False))
     assert (run.status, run.changed, run.unfit, run.set_aside) == (Status.SUCCEEDED, 2, 1, 0)
     assert managed.execute("SELECT task_id FROM tasks") == [("t4",)]
     assert undo(run, batch_size=size).status == Status.SUCCEEDED

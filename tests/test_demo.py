@@ -11,13 +11,13 @@ import urllib.request
 
 import psutil
 import pytest
+import tasks.demo
 from django.core.management import call_command
 
 import audits.demo
 import roadmaps.demo
-import tasks.demo
 from roadmaps.models import RoadmapMetadata
-from tasks.models import HelixJob
+from tasks.helix.models import HelixJob
 from tests.conftest import attach_url, forget_attached
 from tests.shell import Shell
 

@@ -11,18 +11,18 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.urls import reverse
 
-from opsconsole.api.models import Token
-from opsconsole.operations import jobs, runs
-from opsconsole.operations.management import accounts
-from opsconsole.operations.models import Event, Run, Status, Switch, SystemUser, Trigger
-from opsconsole.operations.runs import Actor, UnableToRun
-from opsconsole.people import link, make_superuser
+from opsconsole.accounts.models import Token
+from opsconsole.cli import accounts
+from opsconsole.console.accounts import link, make_superuser
+from opsconsole.engine import lifecycle, queue
+from opsconsole.engine.lifecycle import Actor, UnableToRun
+from opsconsole.engine.models import Event, Run, Status, Switch, SystemUser, Trigger
 from tests.contract import TESTER, operation_called, plan_whole
 from tests.shell import Shell
 from tests.test_checklist import ALL, Terminal, environment, make_backup
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
-CLEAN = "tasks.clean_memory_items"
+CLEAN = "agentos.clean_memory_items"
 
 
 def operator(name: str) -> User:
@@ -43,8 +43,8 @@ def production(settings: Any, tmp_path: Any) -> None:
 
 def waiting(planner: User | None, confirmer: User | None) -> Run:
     actor = acting(planner) if planner else TESTER
-    run = runs.draft(plan_whole(operation_called(CLEAN)), actor)
-    jobs.confirm(run, acting(confirmer) if confirmer else TESTER, ALL)
+    run = lifecycle.draft(plan_whole(operation_called(CLEAN)), actor)
+    queue.confirm(run, acting(confirmer) if confirmer else TESTER, ALL)
     assert run.status == Status.AWAITING_APPROVAL
     return run
 
@@ -55,10 +55,10 @@ def test_whoever_planned_or_confirmed_it_does_not_approve_it(production: None, b
     assert (run.user, run.confirmed_by) == (bob, carol)
     for person, sentence in ((bob, "You planned"), (carol, "You confirmed"), (vera, "may not approve")):
         with pytest.raises(UnableToRun, match=sentence):
-            jobs.approve(run, acting(person))
+            queue.approve(run, acting(person))
     with pytest.raises(UnableToRun, match="needs an account"):
-        jobs.approve(run, Actor("root@host", "host", Trigger.SHELL))
-    jobs.approve(run, acting(alice))
+        queue.approve(run, Actor("root@host", "host", Trigger.SHELL))
+    queue.approve(run, acting(alice))
     run.refresh_from_db()
     assert (run.status, run.approved_by) == (Status.QUEUED, alice)
 
@@ -76,19 +76,19 @@ def test_whoever_changed_the_parameters_is_the_planner(client: Any, production: 
 def test_whoever_switched_the_schedule_on_does_not_approve_its_run(
     production: None, bob: User, alice: User, settings: Any
 ) -> None:
-    from tasks.models import MemoryItem
+    from tasks.agentos.models import MemoryItem
 
     MemoryItem.objects.create(
         id="m", scope="task", type="decision", content="{}", expires_at="2020-01-01T00:00:00Z", auto_cleanup=1
     )
-    jobs.switch(CLEAN, on=True, cron="0 3 * * *", actor=acting(bob))
+    queue.switch(CLEAN, on=True, cron="0 3 * * *", actor=acting(bob))
     assert Switch.objects.get().changed_by == bob
-    jobs.tick(CLEAN, "2026-01-01 03:00:00")
+    queue.tick(CLEAN, "2026-01-01 03:00:00")
     run = Run.objects.get()
     assert (run.status, run.changed_by, run.user) == (Status.AWAITING_APPROVAL, bob, None)
     with pytest.raises(UnableToRun, match="You last changed the schedule"):
-        jobs.approve(run, acting(bob))
-    jobs.approve(run, acting(alice))
+        queue.approve(run, acting(bob))
+    queue.approve(run, acting(alice))
     run.refresh_from_db()
     assert run.status == Status.QUEUED
 
@@ -142,7 +142,7 @@ def test_the_shell_lists_what_waits_for_this_person(
     carol, dora = operator("carol"), operator("dora")
     run = waiting(bob, carol)
     Run.objects.filter(pk=run.pk).update(changed_by=dora)
-    runs.draft(plan_whole(operation_called(CLEAN)), acting(alice))  # planned, it waits for nobody
+    lifecycle.draft(plan_whole(operation_called(CLEAN)), acting(alice))  # planned, it waits for nobody
     person = {"planned": bob, "confirmed": carol, "scheduled": dora, "other": alice}[part]
     monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.make(person, "test"))
     call_command("runs", "list", "--awaiting-me", "--json")

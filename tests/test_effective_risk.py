@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from django.urls import reverse
 
-from opsconsole.operations import checklist, planning, runs
-from opsconsole.operations.base import Risk
-from opsconsole.operations.models import Run, Status
-from opsconsole.operations.runs import UnableToRun
-from opsconsole.operations.selection import Selection
+from opsconsole.engine import checklist, lifecycle, planner
+from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.models import Run, Status
+from opsconsole.engine.operation import Risk
+from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store
 from tests import helix
 from tests.contract import TESTER, execute_run, forbid, operation_called, plan_whole, undo, work
@@ -19,7 +19,7 @@ from tests.outside import dump
 from tests.test_checklist import ALL, environment, make_backup
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix"])
-CLEAN = "tasks.clean_dirty_jobs"
+CLEAN = "helix.clean_dirty_jobs"
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def store(make_helix: Any) -> Store:
 
 
 def cleaned(store: Store, *keys: int) -> Run:
-    planned = planning.plan(operation_called(CLEAN, store), Selection(list(keys)))
-    run = runs.draft(planning.count_outcomes(planned), TESTER)
-    return work(runs.confirm(run, TESTER, background=False))
+    planned = planner.plan(operation_called(CLEAN, store), Selection(list(keys)))
+    run = lifecycle.draft(planner.count_outcomes(planned), TESTER)
+    return work(lifecycle.confirm(run, TESTER, background=False))
 
 
 def risk_of(name: str, run: Run) -> Risk:
@@ -65,20 +65,20 @@ def test_a_delete_by_any_name_needs_checklist_backup_and_approval(
     environment(settings, "production")
     operation = operation_called("operations.undo_run", run=back.pk)
     assert checklist.is_asked(operation)
-    assert runs.needs_typing(operation)
-    assert runs.needs_approval(operation)
-    run = runs.draft(plan_whole(operation), TESTER)
+    assert lifecycle.needs_typing(operation)
+    assert lifecycle.needs_approval(operation)
+    run = lifecycle.draft(plan_whole(operation), TESTER)
     with pytest.raises(UnableToRun, match="checklist"):
-        runs.confirm(run, TESTER, background=True)
+        lifecycle.confirm(run, TESTER, background=True)
     with pytest.raises(UnableToRun, match="no verified backup"):
-        runs.confirm(run, TESTER, background=True, checked=ALL)
+        lifecycle.confirm(run, TESTER, background=True, checked=ALL)
     make_backup(store, tmp_path)
     client.force_login(bob)
     page = client.get(reverse("run", args=[run.pk])).content.decode()
     assert page.count('name="checked"') == len(ALL)
     assert "Type operations.undo_run to confirm" in page
     assert "a second person must approve it" in page
-    assert runs.confirm(run, TESTER, background=True, checked=ALL).status == Status.AWAITING_APPROVAL
+    assert lifecycle.confirm(run, TESTER, background=True, checked=ALL).status == Status.AWAITING_APPROVAL
     assert 3 in dump(store)["jobs"]
 
 

@@ -8,9 +8,9 @@ import io
 import pytest
 from django.test import Client
 
-from opsconsole.operations import findings, runs
-from opsconsole.operations.models import Alert, Event, Finding, Hold, Run, Status
-from opsconsole.operations.runs import UnableToRun
+from opsconsole.engine import findings, lifecycle
+from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.models import Alert, Event, Finding, Hold, Run, Status
 from tests import helix
 from tests.contract import TESTER, execute_run, operation_called, start
 from tests.shell import Shell
@@ -45,11 +45,11 @@ def test_holding_and_releasing(client, bob, viewer):
 
 def test_a_backup_runs_while_all_else_is_held(make_helix, tmp_path, settings):
     make_helix("sqlite", helix.one_of_each())
-    runs.hold_all(TESTER, "a fire")
+    lifecycle.hold_all(TESTER, "a fire")
     with pytest.raises(UnableToRun, match="release-all"):
         start(operation_called("operations.prune_runs"))
     settings.BACKUP_FOLDERS = [tmp_path]
-    run = execute_run(operation_called("care.backup_store", store="default", to=str(tmp_path)))
+    run = execute_run(operation_called("backups.backup_store", store="default", to=str(tmp_path)))
     assert run.status == Status.SUCCEEDED, run.error
 
 
@@ -58,7 +58,7 @@ def test_a_backup_runs_while_all_else_is_held(make_helix, tmp_path, settings):
 
 def cleaned(make_helix) -> Run:
     store = make_helix("postgresql-enum", helix.one_of_each())
-    return execute_run(operation_called("tasks.clean_dirty_jobs", store), note="duplicate keys since noon")
+    return execute_run(operation_called("helix.clean_dirty_jobs", store), note="duplicate keys since noon")
 
 
 def test_a_note_is_added_after_the_end(make_helix, client, bob, viewer):
@@ -77,7 +77,7 @@ def test_a_note_is_added_after_the_end(make_helix, client, bob, viewer):
 
 def test_notes_are_exported(make_helix, tmp_path, empty_console, client, alice):
     run = cleaned(make_helix)
-    runs.add_note(run, TESTER, "an agent had to be restarted")
+    lifecycle.add_note(run, TESTER, "an agent had to be restarted")
     client.force_login(alice)
     fields = dict.fromkeys(("runresource_id", "runresource_note", "runresource_notes", "runresource_before"), "on")
     answer = client.post("/admin/operations/run/export/", {"format": "0", "resource": "0", **fields})
@@ -89,10 +89,10 @@ def test_notes_are_exported(make_helix, tmp_path, empty_console, client, alice):
 
 def test_findings_lead_to_a_plan_for_them_alone(make_helix, client, bob):
     make_helix("postgresql-enum", helix.one_of_each())
-    scan = execute_run(operation_called("tasks.scan_dirty_data"))
+    scan = execute_run(operation_called("helix.scan_dirty_data"))
     chosen = list(Finding.objects.filter(code__in="CD").values_list("pk", flat=True))
     client.force_login(bob)
-    action = {"action": "tasks.clean_dirty_jobs", "_selected_action": chosen}
+    action = {"action": "helix.clean_dirty_jobs", "_selected_action": chosen}
     response = client.post("/admin/operations/finding/", action, follow=True)
     assert "Delete 2 jobs" in response.content.decode()
     assert Run.objects.latest("pk").selection == {"keys": [3, 4]}

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from opsconsole.operations import runs
-from opsconsole.operations.models import Installation, Run
-from opsconsole.operations.runs import UnableToRun
+from opsconsole.engine import lifecycle
+from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.models import Installation, Run
 from tests import agentos
 from tests.contract import TESTER, operation_called, plan_whole
 from tests.shell import ROOT, Shell, nothing_appears
@@ -85,17 +85,17 @@ def test_the_web_server_does_not_start(shell: Shell) -> None:
 def test_a_process_that_began_earlier_confirms_and_claims_nothing(
     settings: Any, recorded: str, claimed: str, is_refused: bool
 ) -> None:
-    run = runs.draft(plan_whole(operation_called("audits.backfill_decision_fields")), TESTER)
+    run = lifecycle.draft(plan_whole(operation_called("audits.backfill_decision_fields")), TESTER)
     settings.ENVIRONMENT = claimed
     if recorded:
         Installation.objects.update_or_create(pk=1, defaults={"environment": recorded})
     else:
         Installation.objects.all().delete()
     if not is_refused:
-        runs.confirm(run, TESTER, background=True)
-        runs.claim(run)
+        lifecycle.confirm(run, TESTER, background=True)
+        lifecycle.claim(run)
         return
-    for attempt in (lambda: runs.confirm(run, TESTER, background=True), lambda: runs.claim(run)):
+    for attempt in (lambda: lifecycle.confirm(run, TESTER, background=True), lambda: lifecycle.claim(run)):
         with pytest.raises(UnableToRun, match=f"set up as {recorded}"):
             attempt()
     assert Run.objects.get().status == "planned"

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from django.db import DatabaseError, OperationalError
 
-from opsconsole.operations.models import Status
-from opsconsole.operations.runner import Runner
+from opsconsole.engine.executor import Runner
+from opsconsole.engine.models import Status
 from opsconsole.stores import rows
 from opsconsole.stores.errors import ErrorKind, classify
 from opsconsole.stores.store import Store
@@ -210,7 +210,7 @@ def test_a_statement_that_is_refused_within_a_trigger_fails_its_row(make_attache
         f" $$ DECLARE gone TEXT; BEGIN {BROKEN_TRIGGER[state]} RETURN OLD; END $$",
         "CREATE TRIGGER odd BEFORE DELETE ON memory_items FOR EACH ROW WHEN (OLD.id = 'mem1') EXECUTE FUNCTION odd()",
     )
-    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    run = execute_run(operation_called("agentos.clean_memory_items", store))
     assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 2, 1)
     assert list(dump(store)["memory_items"]) == ["mem1"]
 
@@ -228,7 +228,7 @@ def test_a_reference_to_a_partition_keeps_its_row(make_attached: Any) -> None:
         "CREATE TABLE child (ref TEXT REFERENCES part0 (id) ON DELETE CASCADE)",
         "INSERT INTO child VALUES ('mem1')",
     )
-    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    run = execute_run(operation_called("agentos.clean_memory_items", store))
     assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 2, 1)
     assert "child" in run.units_set_aside.get().error
     assert list(dump(store)["part0"]) == ["mem1"]
@@ -241,7 +241,7 @@ def test_a_reference_compares_as_its_parent_does(make_attached: Any) -> None:
         "CREATE TABLE child (ref TEXT REFERENCES memory_items (id) ON DELETE CASCADE)",
         "INSERT INTO child VALUES ('MEM1')",
     )
-    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    run = execute_run(operation_called("agentos.clean_memory_items", store))
     assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 2, 1)
     assert list(dump(store)["memory_items"]) == ["mem1"]
 
@@ -255,7 +255,7 @@ def test_a_reference_between_collations_keeps_its_row(make_attached: Any, parent
         "INSERT INTO child VALUES ('mem1')",
     )
     before = dump(store)
-    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    run = execute_run(operation_called("agentos.clean_memory_items", store))
     assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 2, 1)
     assert "child" in run.units_set_aside.get().error
     assert undo(run).changed == 2
@@ -301,7 +301,7 @@ def test_turkish_letters_are_four_letters(postgres: Any, rules: str) -> None:
     audits = [dump(store)["task_audits"][key] for key in sorted(before["task_audits"])][: len(LETTERS)]
     assert [row["source_event_ts"] for row in audits] == list(LETTERS)
     assert filled.status == Status.SUCCEEDED
-    cleaned = execute_run(operation_called("tasks.clean_memory_items", store))
+    cleaned = execute_run(operation_called("agentos.clean_memory_items", store))
     assert (cleaned.changed, list(dump(store)["memory_items"])) == (len(LETTERS) - 1, ["ı"])
     assert "Iıİi" in cleaned.units_set_aside.get().error
     assert undo(cleaned).changed == cleaned.changed
@@ -318,7 +318,7 @@ def test_a_trigger_is_seen_whatever_its_name(make_attached: Any) -> None:
         "CREATE TRIGGER on_begin_delete BEFORE DELETE ON memory_items WHEN OLD.id = 'mem1'"
         " BEGIN SELECT RAISE(IGNORE); END",
     )
-    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    run = execute_run(operation_called("agentos.clean_memory_items", store))
     assert "trigger on_begin_delete on memory_items" in run.units_set_aside.get().error
     assert (run.status, run.changed) == (Status.NEEDS_ATTENTION, 2)
 
@@ -330,7 +330,7 @@ def test_a_column_whose_name_looks_like_a_type_is_kept_as_it_is(make_attached: A
         "ALTER TABLE memory_items ADD COLUMN \"when [timestamp]\" TEXT DEFAULT '2026-01-01 00:00:00'",
     )
     before = dump(store)
-    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    run = execute_run(operation_called("agentos.clean_memory_items", store))
     assert run.changed == 3
     assert undo(run).status == Status.SUCCEEDED
     assert dump(store) == before
@@ -362,7 +362,7 @@ def test_a_row_that_others_keep_changing_holds_up_no_other(
         return batch
 
     monkeypatch.setattr(Runner, "_prepare", change_after)
-    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    run = execute_run(operation_called("agentos.clean_memory_items", store))
     assert (run.changed, run.skipped) == (2, 1)
     assert list(dump(store)["memory_items"]) == ["mem1"]
 
@@ -472,7 +472,7 @@ def test_rows_that_take_each_other_along_are_deleted_and_come_back(make_attached
         "UPDATE memory_items SET next = CASE id WHEN 'mem0' THEN 'mem1' WHEN 'mem1' THEN 'mem2' ELSE 'mem0' END",
     )
     before = dump(store)
-    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    run = execute_run(operation_called("agentos.clean_memory_items", store))
     assert (run.status, run.changed, run.skipped, run.set_aside) == (Status.SUCCEEDED, 3, 0, 0)
     assert not dump(store)["memory_items"]
     assert undo(run).changed == 3
@@ -487,7 +487,7 @@ def test_no_trigger_deletes_a_row_of_the_run_without_its_image(
     """The trigger of one row deletes another, of the same batch or of a later one."""
     store = with_items(fresh(make_attached, engine), DDL, SIBLING[engine])
     before = dump(store)
-    run = execute_run(operation_called("tasks.clean_memory_items", store), batch_size=batch_size)
+    run = execute_run(operation_called("agentos.clean_memory_items", store), batch_size=batch_size)
     kept = dump(store)["memory_items"]
     assert (run.changed, run.skipped, run.set_aside) == (3 - len(kept), 0, len(kept))
     if kept:

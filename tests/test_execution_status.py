@@ -24,17 +24,17 @@ from django.db import connections
 from django.test import Client
 from redis.exceptions import RedisError
 
-from opsconsole.api.models import Token
+from opsconsole.accounts.models import Token
+from opsconsole.console.accounts import PLATFORMS, make_groups
 from opsconsole.env import cache_url
 from opsconsole.live_cache import TIMEOUT_SECONDS, live_cache
-from opsconsole.people import PLATFORMS, make_groups
 from opsconsole.stores.config import database
 from opsconsole.stores.postgresql import base as pooled
 from opsconsole.stores.postgresql import prompt
 from opsconsole.stores.postgresql.prompt import rows
 from opsconsole.stores.store import Store
-from tasks import executions
-from tasks.executions import cache
+from tasks.records import status as executions
+from tasks.records.status import cache
 from tests import records
 from tests.redis import NoRedis, RedisServer
 

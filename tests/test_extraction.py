@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from audits.operations.backfill_decision_fields import BackfillDecisionFields
-from opsconsole.operations.base import Changed, Unfit
-from opsconsole.operations.models import Status
+from opsconsole.engine.models import Status
+from opsconsole.engine.operation import Changed, Unfit
 from opsconsole.stores.catalog import Column
 from opsconsole.stores.store import Store
 from tests import model

@@ -12,7 +12,7 @@ import pytest
 from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-from opsconsole.operations.base import Operation
+from opsconsole.engine.operation import Operation
 from opsconsole.stores.store import Store, StoreUnusable
 from roadmaps.operations.fail_unrecoverable import REASON
 from tests import roadmaps

@@ -12,10 +12,10 @@ from django.test import Client
 from django.utils import timezone
 
 from audits.models import TaskAudit
-from opsconsole.operations import findings, jobs, registry, runner, runs
-from opsconsole.operations.base import Act, Changed, Check, Found, Listed, Outcome, Risk, Unfit
-from opsconsole.operations.models import Finding, Run, Status
-from opsconsole.operations.runs import UnableToRun
+from opsconsole.engine import executor, findings, lifecycle, queue, registry
+from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.models import Finding, Run, Status
+from opsconsole.engine.operation import Act, Changed, Check, Found, Listed, Outcome, Risk, Unfit
 from opsconsole.stores.store import Store
 from tests.contract import Crash, after_batches, die, execute_run, operation_called, start, work
 
@@ -138,7 +138,7 @@ def test_a_scan_whose_worker_dies_is_asked_again(monkeypatch: pytest.MonkeyPatch
 
 
 def test_transient_trouble_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "BACKOFF_SECONDS", (0.01,))
+    monkeypatch.setattr(executor, "BACKOFF_SECONDS", (0.01,))
     RingBells.fails = {"middle": OperationalError("database is locked")}
     run = execute_run(operation_called("tests.ring_bells"))
     assert (run.status, run.changed, run.set_aside) == (Status.SUCCEEDED, 3, 0)
@@ -150,7 +150,7 @@ def test_acts_stop_between_units_and_go_on() -> None:
     until, on_progress = after_batches(1)
     run = work(run, until=until, on_progress=on_progress)
     assert (run.status, RingBells.rung) == (Status.INTERRUPTED, ["low"])
-    run = work(runs.claim(run))
+    run = work(lifecycle.claim(run))
     assert (run.status, run.changed, RingBells.rung) == (Status.SUCCEEDED, 3, ["low", "middle", "high"])
     with pytest.raises(UnableToRun, match="can't be undone: Ring the bells"):
         operation_called("operations.undo_run", run=run.pk)
@@ -167,7 +167,7 @@ def test_acts_that_fail_and_acts_that_can_not_be_done() -> None:
 
 def test_a_long_act_keeps_its_lease_and_one_that_lost_its_run_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(operation_called("tests.ring_bells"))
-    monkeypatch.setattr(runner, "LEASE", timedelta(seconds=0.6))
+    monkeypatch.setattr(executor, "LEASE", timedelta(seconds=0.6))
     seen: list[Any] = []
 
     def act(operation: Any, unit: Any) -> Outcome:
@@ -181,7 +181,7 @@ def test_a_long_act_keeps_its_lease_and_one_that_lost_its_run_counts_nothing(mon
         return Changed(())
 
     monkeypatch.setattr(RingBells, "act", act)
-    with pytest.raises(runner.Fenced):
+    with pytest.raises(executor.Fenced):
         work(run)
     assert seen == ["low"]
     assert Run.objects.get(pk=run.pk).changed == 0, "the first act was not written down by the second batch"
@@ -195,7 +195,7 @@ def test_scan_from_the_page_is_queued_and_shown(bob: Any, charlie: Any, client: 
     response = client.post("/admin/operations/tests.look_around/plan/")
     run = Run.objects.get()
     assert (response.status_code, run.status) == (302, Status.QUEUED)
-    assert jobs.advance(run.pk, run.generation) == Status.SUCCEEDED
+    assert queue.advance(run.pk, run.generation) == Status.SUCCEEDED
     page = client.get(f"/admin/operations/run/{run.pk}/change/").content.decode()
     assert "1 new, 0 persisting, 0 resolved" in page
     assert "key is lost" in page

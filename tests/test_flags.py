@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import pytest
 from django.core.management import get_commands, load_command_class
 
-from opsconsole.api.models import Token
-from opsconsole.operations import runs
-from opsconsole.operations.models import Run
+from opsconsole.accounts.models import Token
+from opsconsole.engine import lifecycle
+from opsconsole.engine.models import Run
 from tests.contract import TESTER, operation_called, plan_whole
 from tests.test_commands import own_commands
 
@@ -105,7 +105,7 @@ def test_every_flag_has_a_line() -> None:
 def console(bob: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
     """The console with a run and an account that an authenticated shell has; gives a command's end."""
     monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.make(bob, "test"))
-    runs.draft(plan_whole(operation_called("audits.backfill_decision_fields")), TESTER)
+    lifecycle.draft(plan_whole(operation_called("audits.backfill_decision_fields")), TESTER)
 
     def run(words: list[str]) -> tuple[int, str, str]:
         found = load_command_class(get_commands()[words[0]], words[0])

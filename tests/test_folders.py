@@ -13,11 +13,11 @@ from django.contrib.staticfiles.finders import get_finder
 from django.test import Client
 from django.urls import reverse
 
-from opsconsole.care import folders
-from opsconsole.care.models import Backup
-from opsconsole.middleware import StaticFilesMiddleware
-from opsconsole.operations.models import Run, Status
+from opsconsole.backups import folders
+from opsconsole.console.middleware import StaticFilesMiddleware
+from opsconsole.engine.models import Run, Status
 from opsconsole.static_files import PUBLISHED, manifest, publish, storage
+from opsconsole.stores.models import Backup
 from opsconsole.stores.store import StoreUnusable
 from tests.contract import execute_run, operation_called, plan_whole
 from tests.shell import Shell
@@ -72,7 +72,7 @@ def test_backups_are_for_the_console_alone(settings: Any, tmp_path: Path) -> Non
     settings.DATA_DIR = tmp_path / "data"
     before = os.umask(0)
     try:
-        run = execute_run(operation_called("care.backup_store", store="default"))
+        run = execute_run(operation_called("backups.backup_store", store="default"))
     finally:
         os.umask(before)
     path = Path(Backup.objects.get(run=run).path)
@@ -86,21 +86,21 @@ def test_the_console_is_not_backed_up_into_another_folder(roots: Any, settings: 
     target = settings.STATIC_ROOT if folder == "static" else folder
     Path(settings.STATIC_ROOT).mkdir(parents=True, exist_ok=True)
     with pytest.raises(StoreUnusable, match="is not below"):
-        plan_whole(operation_called("care.backup_store", store="default", to=str(target)))
+        plan_whole(operation_called("backups.backup_store", store="default", to=str(target)))
     client = Client()
     client.force_login(bob, "django.contrib.auth.backends.ModelBackend")
-    client.post(reverse("plan", args=["care.backup_store"]), {"asked": "1", "store": "default", "to": str(target)})
+    client.post(reverse("plan", args=["backups.backup_store"]), {"asked": "1", "store": "default", "to": str(target)})
     assert not Run.objects.exclude(status=Status.PLANNED).exists()
 
 
 def test_the_browser_picks_from_a_list(roots: Any, alice: Any) -> None:
     client = Client()
     client.force_login(alice, "django.contrib.auth.backends.ModelBackend")
-    page = client.post(reverse("plan", args=["care.restore_store"])).content.decode()
+    page = client.post(reverse("plan", args=["backups.restore_store"])).content.decode()
     assert '<option value="sub/file.gz">' in page
     assert '<input type="text" name="file"' not in page
     page = client.post(
-        reverse("plan", args=["care.restore_store"]), {"asked": "1", "store": "agentos", "file": "/etc/passwd"}
+        reverse("plan", args=["backups.restore_store"]), {"asked": "1", "store": "agentos", "file": "/etc/passwd"}
     ).content.decode()
     assert "is not below" in page
 

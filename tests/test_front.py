@@ -12,14 +12,14 @@ from django.conf import settings
 from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
+from opsconsole.monitoring.models import Measurement
 
 from audits.models import TaskAudit
-from opsconsole.care import measuring
-from opsconsole.care.models import Measurement
-from opsconsole.operations import jobs
-from opsconsole.operations.models import Finding, Run, Status
+from opsconsole.engine import queue
+from opsconsole.engine.models import Finding, Run, Status
+from opsconsole.monitoring import measurements
 from opsconsole.stores.store import Store
-from tasks.models import Task
+from tasks.agentos.models import Task
 from tests.conftest import attach_url
 from tests.contract import execute_run, operation_called
 from tests.test_backup_store import back_up
@@ -43,7 +43,7 @@ def make_audits(count: int) -> None:
 
 def find(count: int) -> None:
     """As many findings of the newest scan of the references."""
-    scan = Run.objects.filter(operation="tasks.check_references").latest("pk")
+    scan = Run.objects.filter(operation="audits.check_references").latest("pk")
     Finding.objects.bulk_create(
         Finding(
             operation=scan.operation,
@@ -63,7 +63,7 @@ def find(count: int) -> None:
 
 
 def measure() -> None:
-    execute_run(operation_called("care.measure_stores"))
+    execute_run(operation_called("console.measure_stores"))
 
 
 def card(page: str, store: str) -> str:
@@ -87,7 +87,7 @@ def test_what_is_wrong_and_the_button_that_repairs_it(bob: Any, client: Client) 
     assert response.status_code == 302
     client.post(f"/admin/operations/run/{run.pk}/confirm/", {"digest": run.digest})
     run.refresh_from_db()
-    assert jobs.advance(run.pk, run.generation) == Status.SUCCEEDED
+    assert queue.advance(run.pk, run.generation) == Status.SUCCEEDED
     page = client.get("/admin/").content.decode()
     assert "supervisor audits" not in card(page, "agentos"), "what a run repaired is not open until the next measuring"
 
@@ -112,7 +112,7 @@ def test_the_number_of_queries_does_not_grow(bob: Any, client: Client, django_as
     client.force_login(bob)
     make_audits(10)
     measure()
-    execute_run(operation_called("tasks.check_references"))
+    execute_run(operation_called("audits.check_references"))
     execute_run(operation_called("audits.backfill_decision_fields"))
     find(1)
     few = queries()
@@ -165,21 +165,21 @@ def test_who_may_look(charlie: Any, viewer: Any, client: Client) -> None:
 
 def test_measure_now_is_a_run(bob: Any, client: Client) -> None:
     client.force_login(bob)
-    client.post("/admin/operations/care.measure_stores/plan/")
+    client.post("/admin/operations/console.measure_stores/plan/")
     run = Run.objects.get()
     assert run.status == Status.QUEUED
-    assert jobs.advance(run.pk, run.generation) == Status.SUCCEEDED
-    assert Measurement.objects.filter(name=measuring.SIZE).count() == 5
+    assert queue.advance(run.pk, run.generation) == Status.SUCCEEDED
+    assert Measurement.objects.filter(name=measurements.SIZE).count() == 5
 
 
 def test_since_when_and_how_it_moved() -> None:
     store = Store("helix", "helix")
     for value in (0, 5, 7, 0, 3):
-        measuring.keep(store, [measuring.Figure("problem:x", value)])
+        measurements.keep(store, [measurements.Figure("problem:x", value)])
     row = Measurement.objects.get(name="problem:x")
     assert (row.value, row.before) == (3, 0)
     assert row.since == row.at
-    measuring.keep(store, [measuring.Figure("problem:x", 4)])
+    measurements.keep(store, [measurements.Figure("problem:x", 4)])
     again = Measurement.objects.get(name="problem:x")
     assert (again.value, again.before, again.since) == (4, 3, row.since)
 
@@ -187,20 +187,20 @@ def test_since_when_and_how_it_moved() -> None:
 def test_a_backup_is_planned_and_made_from_the_page(bob: Any, client: Client) -> None:
     client.force_login(bob)
     measure()
-    assert 'action="/admin/operations/care.backup_store/plan/"' in client.get("/admin/").content.decode()
-    response = client.post("/admin/operations/care.backup_store/plan/", {"asked": "1", "store": "helix"})
+    assert 'action="/admin/operations/backups.backup_store/plan/"' in client.get("/admin/").content.decode()
+    response = client.post("/admin/operations/backups.backup_store/plan/", {"asked": "1", "store": "helix"})
     run = Run.objects.latest("pk")
     assert (response.status_code, run.store) == (302, "helix")
     page = client.get(f"/admin/operations/run/{run.pk}/change/").content.decode()
     assert "Back up helix" in page
     client.post(f"/admin/operations/run/{run.pk}/confirm/", {"digest": run.digest})
     run.refresh_from_db()
-    assert jobs.advance(run.pk, run.generation) == Status.SUCCEEDED
+    assert queue.advance(run.pk, run.generation) == Status.SUCCEEDED
     assert client.get(f"/admin/operations/run/{run.pk}/change/").status_code == 200
-    assert ".sqlite3.gz" in client.get("/admin/care/backup/").content.decode()
-    client.post("/admin/operations/care.check_store/plan/", {"asked": "1", "store": "helix"})
+    assert ".sqlite3.gz" in client.get("/admin/stores/backup/").content.decode()
+    client.post("/admin/operations/monitoring.check_store/plan/", {"asked": "1", "store": "helix"})
     check = Run.objects.latest("pk")
-    assert (check.operation, check.status) == ("care.check_store", Status.QUEUED)
-    client.post("/admin/operations/care.upgrade_store/plan/", {"asked": "1", "store": "helix"})
+    assert (check.operation, check.status) == ("monitoring.check_store", Status.QUEUED)
+    client.post("/admin/operations/backups.upgrade_store/plan/", {"asked": "1", "store": "helix"})
     page = client.get(f"/admin/operations/run/{Run.objects.latest('pk').pk}/change/").content.decode()
     assert "it has all documented columns and indexes" in page

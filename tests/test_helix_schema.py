@@ -12,10 +12,10 @@ import pytest
 from django.core.management import call_command
 from django.test import Client
 
-from opsconsole.operations.models import Status
+from opsconsole.engine.models import Status
 from opsconsole.stores.store import Store
-from tasks.demo import helix as demo
-from tasks.models import HelixArtifact, HelixJob, HelixTask
+from tasks.helix import demo
+from tasks.helix.models import HelixArtifact, HelixJob, HelixTask
 from tests.conftest import attach_url, forget_attached
 from tests.contract import execute_run, operation_called, undo
 from tests.outside import dump, execute, neighbour
@@ -45,9 +45,9 @@ def test_the_demo_shows_one_of_each_and_can_be_cleaned(store: Store) -> None:
     assert list(demo.load()) == []
     assert 35 <= HelixJob.objects.count() <= 45
     before = dump(store)
-    scan = execute_run(operation_called("tasks.scan_dirty_data"))
+    scan = execute_run(operation_called("helix.scan_dirty_data"))
     assert {code: scan.after[code] for code in "ABCDEF"} == {"A": 1, "B": 1, "C": 1, "D": 1, "E": 2, "F": 1}
-    run = execute_run(operation_called("tasks.clean_dirty_jobs"))
+    run = execute_run(operation_called("helix.clean_dirty_jobs"))
     assert (run.status, run.changed) == (Status.SUCCEEDED, 6)
     assert undo(run).status == Status.SUCCEEDED
     assert dump(store) == before
@@ -97,15 +97,15 @@ def test_lists_and_pages(store: Store, client: Client, viewer: Any) -> None:
         assert client.get(f"/admin/tasks/{name}/").status_code == 200
         assert client.get(f"/admin/tasks/{name}/1/change/").status_code == 200
     for query in ("?status__exact=FAILED", "?session_id=session-001", f"?q={job.pk}", "?created_at_from=2026-01-01"):
-        assert client.get(f"/admin/tasks/helixjob/{query}").status_code == 200
+        assert client.get(f"/admin/helix/helixjob/{query}").status_code == 200
     for query in (f"?job_id={job.pk}", "?job_id=abc", "?status__exact=RETRYING", "?agent_id=AGENT_1"):
-        assert client.get(f"/admin/tasks/helixtask/{query}").status_code == 200
-    assert client.post("/admin/tasks/helixjob/add/").status_code == 403
+        assert client.get(f"/admin/helix/helixtask/{query}").status_code == 200
+    assert client.post("/admin/helix/helixjob/add/").status_code == 403
 
 
 def test_an_attached_store_that_lacks_a_table(store: Store, client: Client, viewer: Any) -> None:
     execute(store, "DROP TABLE system_logs")
     client.force_login(viewer)
-    page = client.get("/admin/tasks/systemlog/")
+    page = client.get("/admin/helix/systemlog/")
     assert page.status_code == 503
     assert "has no table system_logs" in page.content.decode()

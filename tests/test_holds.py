@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 from django.db import connections
 
-from opsconsole.operations import planning, runs
-from opsconsole.operations.holds import hold_reason
-from opsconsole.operations.models import Event, Run, Status
-from opsconsole.operations.runs import UnableToRun
+from opsconsole.engine import lifecycle, planner
+from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.models import Event, Run, Status
+from opsconsole.engine.throttle import hold_reason
 from tests.contract import TESTER, execute_run, operation_called, start, work
 from tests.outside import neighbour
 
@@ -57,8 +57,8 @@ def test_a_hold_file(store, settings, tmp_path):
 def test_the_emergency_switch(store):
     """A run that works waits, none begins, and both leave a trace."""
     run = start(operation_called(BACKFILL, store))
-    runs.hold_all(TESTER, "a fire")
-    thread, waited = later(lambda: runs.release_all(TESTER))
+    lifecycle.hold_all(TESTER, "a fire")
+    thread, waited = later(lambda: lifecycle.release_all(TESTER))
     with pytest.raises(UnableToRun, match="release-all"):
         start(operation_called("operations.prune_runs"))
     run = work(run)
@@ -73,7 +73,7 @@ def test_a_waiting_run_can_be_cancelled(store, settings, tmp_path):
     file.touch()
     settings.RUN_HOLD_FILE = str(file)
     run = start(operation_called(BACKFILL, store))
-    thread, _waited = later(lambda: runs.cancel(Run.objects.get(pk=run.pk), TESTER))
+    thread, _waited = later(lambda: lifecycle.cancel(Run.objects.get(pk=run.pk), TESTER))
     run = work(run)
     thread.join()
     assert (run.status, run.changed) == (Status.CANCELLED, 0)
@@ -95,5 +95,5 @@ def test_active_connections(make_attached, settings):
 def test_what_cannot_be_observed_is_a_warning(store, settings):
     settings.RUN_HOLD_MAX_REPLICA_LAG_SECONDS = 5.0
     assert hold_reason(store) == ""
-    planned = planning.plan(operation_called(BACKFILL, store))
-    assert any("RUN_HOLD_MAX_REPLICA_LAG_SECONDS" in sentence for sentence in planning.advice(planned))
+    planned = planner.plan(operation_called(BACKFILL, store))
+    assert any("RUN_HOLD_MAX_REPLICA_LAG_SECONDS" in sentence for sentence in planner.advice(planned))

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from openpyxl import Workbook, load_workbook
 
+from opsconsole.console import file_formats, workbook
+from opsconsole.console.workbook import Unreadable
 from opsconsole.escaping import for_cell, from_cell
-from opsconsole.stores import formats, workbook
-from opsconsole.stores.workbook import Unreadable
 
 SHEET = "xl/worksheets/sheet1.xml"
 STRINGS = "xl/sharedStrings.xml"
@@ -99,7 +99,7 @@ def test_a_workbook_within_limits(name: str) -> None:
     assert len(data) < 12 << 20
     began = time.process_time()
     with pytest.raises(Unreadable) as refused:
-        formats.XLSX().create_dataset(data)
+        file_formats.XLSX().create_dataset(data)
     assert time.process_time() - began < 3, "about a second where nothing else runs"
     assert str(refused.value).endswith(".")
 
@@ -109,7 +109,7 @@ def test_a_workbook_needs_little_memory() -> None:
     tracemalloc.start()
     try:
         with pytest.raises(Unreadable):
-            formats.XLSX().create_dataset(data)
+            file_formats.XLSX().create_dataset(data)
         assert tracemalloc.get_traced_memory()[1] < 200 << 20
     finally:
         tracemalloc.stop()
@@ -140,15 +140,15 @@ def test_text_within_limits(kind: str, content: Any) -> None:
     data = content()
     began = time.process_time()
     with pytest.raises(Unreadable):
-        getattr(formats, kind)().create_dataset(data)
+        getattr(file_formats, kind)().create_dataset(data)
     assert time.process_time() - began < 3
 
 
 def test_json_is_read_object_by_object() -> None:
-    found = formats.JSON().create_dataset(b' [ {"a": 1.50, "b": {"x": [1e400]}} , {"b": null} ] ')
+    found = file_formats.JSON().create_dataset(b' [ {"a": 1.50, "b": {"x": [1e400]}} , {"b": null} ] ')
     assert found.headers == ["a", "b"]
     assert list(found[0]) == ["1.50", '{"x": [1e400]}']
-    assert formats.JSON().create_dataset(b'[{"a": 1}]').height == 1
+    assert file_formats.JSON().create_dataset(b'[{"a": 1}]').height == 1
 
 
 def test_ten_thousand_rows_are_read_in_time() -> None:
@@ -156,7 +156,7 @@ def test_ten_thousand_rows_are_read_in_time() -> None:
     heads = "".join(f'<c t="inlineStr"><is><t>c{n}</t></is></c>' for n in range(20))
     data = sheet(f"<row>{heads}</row>{row * 10_000}")
     began = time.process_time()
-    assert formats.XLSX().create_dataset(data).height == 10_000
+    assert file_formats.XLSX().create_dataset(data).height == 10_000
     assert time.process_time() - began < 3
 
 
@@ -173,7 +173,7 @@ def test_ten_thousand_rows_are_read_in_time() -> None:
 )
 def test_a_cell_without_an_exact_value_is_named(cells: str, said: str) -> None:
     with pytest.raises(Unreadable) as refused:
-        formats.XLSX().create_dataset(sheet(f"{HEAD}<row>{cells}</row>"))
+        file_formats.XLSX().create_dataset(sheet(f"{HEAD}<row>{cells}</row>"))
     assert said in str(refused.value)
 
 
@@ -188,7 +188,7 @@ def test_values_that_a_spreadsheet_program_writes() -> None:
         '<rPh><t>c</t></rPh></is></c><c r="G2"/>'
     )
     heads = "".join(f'<c t="inlineStr"><is><t>{name}</t></is></c>' for name in "abcdefg")
-    found = formats.XLSX().create_dataset(sheet(f"<row>{heads}</row><row/><row>{cells}</row>"))
+    found = file_formats.XLSX().create_dataset(sheet(f"<row>{heads}</row><row/><row>{cells}</row>"))
     assert list(found[0]) == [2, None, None, 1.5, "false", "ab", None]
 
 
@@ -196,10 +196,10 @@ def test_large_numbers_come_back() -> None:
     import tablib
 
     data = tablib.Dataset((2**53 + 1, -(2**62), 7), headers=["a", "b", "c"])
-    content = formats.XLSX().export_data(data)
+    content = file_formats.XLSX().export_data(data)
     row = list(load_workbook(io.BytesIO(content)).active.iter_rows(values_only=True))[1]
     assert row == (str(2**53 + 1), str(-(2**62)), 7)
-    assert list(formats.XLSX().create_dataset(content)[0]) == [str(2**53 + 1), str(-(2**62)), 7]
+    assert list(file_formats.XLSX().create_dataset(content)[0]) == [str(2**53 + 1), str(-(2**62)), 7]
 
 
 FORMULAS = (
@@ -226,10 +226,10 @@ def test_no_part_is_read_beyond_its_limits(monkeypatch: pytest.MonkeyPatch) -> N
         size = made.getinfo(SHEET).file_size
     lying = bytes(data).replace(size.to_bytes(4, "little"), (100).to_bytes(4, "little"))
     with pytest.raises(Unreadable):
-        formats.XLSX().create_dataset(lying)
+        file_formats.XLSX().create_dataset(lying)
     monkeypatch.setattr(workbook, "MAX_UNPACKED", 1_000)
     with pytest.raises(Unreadable, match="unpacked"):
-        formats.XLSX().create_dataset(bytes(data))
+        file_formats.XLSX().create_dataset(bytes(data))
 
 
 @pytest.mark.django_db(transaction=True)

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opsconsole.backups.models import TableCopy
 
-from opsconsole.care import dumps, stats
-from opsconsole.care.models import Backup, TableCopy
-from opsconsole.care.rebuild import rebuild
-from opsconsole.care.schema import missing
-from opsconsole.operations.models import Finding, Run, Status
+from opsconsole.backups import dump
+from opsconsole.backups.salvage import rebuild
+from opsconsole.cli.management.commands.stores import report
+from opsconsole.engine.models import Finding, Run, Status
+from opsconsole.monitoring import stats
 from opsconsole.stores.cascade import cascade, references
 from opsconsole.stores.catalog import identifier, quote
-from opsconsole.stores.management.commands.stores import report
+from opsconsole.stores.models import Backup
+from opsconsole.stores.schema_diff import missing
 from opsconsole.stores.store import Store
 from tests.contract import execute_run, operation_called
 from tests.test_copy_store import target  # noqa: F401
@@ -83,7 +85,7 @@ def test_a_name_is_one_identifier() -> None:
 
 @pytest.mark.parametrize("plain_text", [False, True], ids=["binary", "plain"])
 def test_backups(hostile: Any, plain_text: bool) -> None:
-    done = run("care.backup_store", plain=plain_text)
+    done = run("backups.backup_store", plain=plain_text)
     rows = Backup.objects.get(run_id=done.pk).rows
     assert {name.removeprefix("public.") for name in rows} > set(NAMES)
     assert untouched(hostile)
@@ -91,7 +93,7 @@ def test_backups(hostile: Any, plain_text: bool) -> None:
 
 def test_check_stats_and_stores(hostile: Any) -> None:
     plain(hostile, f"UPDATE memory_items SET {identifier(NAMES[0] + '!')} = 'x'")
-    run("care.check_store")
+    run("monitoring.check_store")
     assert not Finding.objects.filter(code__in=["unanswered", "broken_reference"]).exists()
     tables = {row["table"]: row["rows"] for row in stats.stats(hostile.store)["tables"]}
     assert set(NAMES) <= set(tables)
@@ -109,7 +111,7 @@ def test_a_dangling_reference_is_found(hostile: Any) -> None:
         hostile.execute("SET session_replication_role = replica")
     for name in NAMES:
         plain(hostile, f"UPDATE {identifier(name)} SET item = 'gone'")
-    run("care.check_store")
+    run("monitoring.check_store")
     assert Finding.objects.filter(code="dangling_reference").count() == len(NAMES)
 
 
@@ -125,7 +127,7 @@ def test_a_clean(hostile: Any) -> None:
     hostile.execute(
         "UPDATE memory_items SET auto_cleanup = ?, expires_at = '2020-01-01'", hostile.engine == "sqlite" or 1
     )
-    done = execute_run(operation_called("tasks.clean_memory_items"))
+    done = execute_run(operation_called("agentos.clean_memory_items"))
     assert (done.status, done.changed) == (Status.SUCCEEDED, 1)
     undone = execute_run(operation_called("operations.undo_run", run=done.pk))
     assert (undone.status, undone.changed) == (Status.SUCCEEDED, 1)
@@ -137,7 +139,7 @@ def test_a_clean(hostile: Any) -> None:
 
 def test_a_copy(hostile: Any, target: Any) -> None:  # noqa: F811
     """Columns of these names go along where the target has them."""
-    run("care.copy_store", to="agentos_new")
+    run("backups.copy_store", to="agentos_new")
     assert TableCopy.objects.get(table="memory_items").agrees
     assert untouched(hostile)
 
@@ -157,7 +159,7 @@ def test_the_plain_text_of_sqlite_loads(hostile: Any) -> None:
             "INSERT INTO odd (rowid, t) VALUES (7, 'a' || char(0) || char(39) || 'b'), (11, X'00FF');"
             "INSERT INTO keyed VALUES ('k')"
         )
-        loaded.executescript(dumps._Lines(source).read(1 << 30).decode())
+        loaded.executescript(dump._Lines(source).read(1 << 30).decode())
         odd = "SELECT rowid, typeof(t), hex(t) FROM odd"
         assert loaded.execute(odd).fetchall() == source.execute(odd).fetchall()
         assert loaded.execute("SELECT k FROM keyed").fetchall() == [("k",)]

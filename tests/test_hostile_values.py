@@ -23,9 +23,9 @@ from django.db import DatabaseError, connections
 from django.urls import reverse
 from openpyxl import load_workbook
 
-from opsconsole.operations import alerts
-from opsconsole.operations.models import Alert, Delivery, Event, Finding, Run
-from opsconsole.stores import formats
+from opsconsole.console import file_formats
+from opsconsole.engine import notifications
+from opsconsole.engine.models import Alert, Delivery, Event, Finding, Run
 from opsconsole.stores.router import store_of
 from opsconsole.stores.store import Store
 from tests.contract import execute_run, operation_called, start, work
@@ -198,12 +198,12 @@ def pages_of(client: Any, model: Any) -> list[str]:
 
 OPERATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("audits.backfill_decision_fields", {}),
-    ("tasks.scan_dirty_data", {}),
-    ("tasks.check_references", {}),
-    ("tasks.backfill_execution_ids", {}),
+    ("helix.scan_dirty_data", {}),
+    ("audits.check_references", {}),
+    ("records.backfill_execution_ids", {}),
     ("roadmaps.check_recovery", {}),
-    ("tasks.clean_memory_items", {}),
-    *(("care.check_store", {"store": name}) for name in STORES),
+    ("agentos.clean_memory_items", {}),
+    *(("monitoring.check_store", {"store": name}) for name in STORES),
 )
 
 
@@ -224,9 +224,9 @@ def test_runs_findings_and_messages(hostile: Any, monkeypatch: pytest.MonkeyPatc
             seen(hostile, reverse("run", args=[run.pk]) + tab)
         seen(hostile, reverse("run-live", args=[run.pk]))
     assert Finding.objects.filter(subject__contains="script").exists()
-    alerts.tell("key", f"{MIX} {SECRET}", f"{MIX} {SECRET}")
+    notifications.tell("key", f"{MIX} {SECRET}", f"{MIX} {SECRET}")
     while Delivery.objects.filter(delivered_at=None).exists():
-        assert alerts.deliver()
+        assert notifications.deliver()
     assert len(mail.outbox) == len(sent) == Alert.objects.count()
     texts = [f"{one.subject} {one.body}" for one in mail.outbox]
     for text in texts + [json.dumps(json.loads(one), ensure_ascii=False) for one in sent]:
@@ -251,9 +251,9 @@ def test_exports_of_tables(hostile: Any, kind: str) -> None:
         client.execute("DELETE FROM tasks WHERE task_id LIKE 'key %' OR instr(title, char(0))")
         client.execute(f"DELETE FROM tasks WHERE CAST(title AS BLOB) = X'{SURROGATE.hex()}'")
         client.commit()
-        data = exported(hostile, "tasks_task", "taskresource", kind)
+        data = exported(hostile, "agentos_task", "taskresource", kind)
         assert not [text[:40] for text in cells(kind, data) if FORMULA.match(text)]
-        format_: Any = {"csv": formats.CSV, "xlsx": formats.XLSX}[kind]
+        format_: Any = {"csv": file_formats.CSV, "xlsx": file_formats.XLSX}[kind]
         dataset = format_().create_dataset(data)
         assert set(dataset["title"]) == {row[0] for row in client.execute("SELECT title FROM tasks")}
 
@@ -306,8 +306,8 @@ def test_pages_and_checks_on_postgresql(postgres: Any, agentos_template: str, ho
     for model in models_of("agentos"):
         for page in pages_of(hostile, model):
             seen(hostile, page)
-    execute_run(operation_called("care.check_store", store="agentos"))
-    execute_run(operation_called("tasks.check_references"))
+    execute_run(operation_called("monitoring.check_store", store="agentos"))
+    execute_run(operation_called("audits.check_references"))
     for run in Run.objects.all():
         seen(hostile, reverse("run", args=[run.pk]))
     store.close()

@@ -11,8 +11,8 @@ from django.conf import settings
 from django.core.cache import cache
 from django.test import Client
 
-from opsconsole.operations import planning, runs
-from opsconsole.operations.runs import UnableToRun
+from opsconsole.engine import lifecycle, planner
+from opsconsole.engine.lifecycle import UnableToRun
 from tests.conftest import attach_url, forget_attached
 from tests.contract import TESTER, after_batches, operation_called, start, work
 from tests.pooler import Pooler
@@ -73,9 +73,9 @@ def test_two_runs_on_one_database_at_once_are_refused_whatever_it_is_called(data
     store = attach_url("agentos", database)
     first = start(operation_called(BACKFILL, store))
     again = attach_url("agentos", database.replace("127.0.0.1", "localhost"))
-    run = runs.draft(planning.plan(operation_called(BACKFILL, again)), TESTER)
+    run = lifecycle.draft(planner.plan(operation_called(BACKFILL, again)), TESTER)
     with pytest.raises(UnableToRun, match=rf"held by run {first.pk}"):
-        runs.confirm(run, TESTER, background=False)
+        lifecycle.confirm(run, TESTER, background=False)
 
 
 def test_another_database_at_the_same_address_is_not_resumed(
@@ -87,7 +87,7 @@ def test_another_database_at_the_same_address_is_not_resumed(
     store = attach_url("agentos", postgres.create_database("identity", like=agentos_template))
     assert store.location == run.location
     with pytest.raises(UnableToRun, match="is not the database that run"):
-        runs.operation_of(run)
+        lifecycle.operation_of(run)
 
 
 def test_pages_know_a_servers_backups_without_waiting_for_it(

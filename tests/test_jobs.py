@@ -19,10 +19,10 @@ from django.db import transaction
 from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 
-from opsconsole.operations import jobs, planning, runs
-from opsconsole.operations.management.output import result_of
-from opsconsole.operations.models import Event, Run, Status, Switch
-from opsconsole.operations.runs import UnableToRun
+from opsconsole.cli.output import result_of
+from opsconsole.engine import lifecycle, planner, queue
+from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.models import Event, Run, Status, Switch
 from opsconsole.stores import rows
 from tests import agentos
 from tests.conftest import attach_url
@@ -48,34 +48,34 @@ def store(make_attached):
 
 
 def draft(store, **options):
-    return runs.draft(planning.plan(operation_called(BACKFILL, store)), TESTER, **options)
+    return lifecycle.draft(planner.plan(operation_called(BACKFILL, store)), TESTER, **options)
 
 
 def test_run_and_message_are_queued_together_or_not_at_all(store):
     run = draft(store)
     with transaction.atomic():
-        jobs.confirm(run, TESTER)
+        queue.confirm(run, TESTER)
         transaction.set_rollback(True)
     assert queued() == []
     assert Run.objects.get().status == Status.PLANNED
 
     run.refresh_from_db()
-    jobs.confirm(run, TESTER)
+    queue.confirm(run, TESTER)
     assert queued() == [("advance", run.pk, 0)]
     assert Run.objects.get().status == Status.QUEUED
 
 
 def test_a_run_in_slices(store, monkeypatch):
     """Every slice but the last hands over; an outdated or doubled message gets nothing."""
-    monkeypatch.setattr(jobs, "SLICE_SECONDS", 0.0)
-    run = jobs.confirm(draft(store, batch_size=50), TESTER)
+    monkeypatch.setattr(queue, "SLICE_SECONDS", 0.0)
+    run = queue.confirm(draft(store, batch_size=50), TESTER)
     statuses = []
     while queued():
         job, run_id, generation = queued()[0]
         OrmQ.objects.first().delete()
         assert job == "advance"
-        statuses.append(jobs.advance(run_id, generation))
-        assert "went on elsewhere" in jobs.advance(run_id, generation) or statuses[-1] == Status.SUCCEEDED
+        statuses.append(queue.advance(run_id, generation))
+        assert "went on elsewhere" in queue.advance(run_id, generation) or statuses[-1] == Status.SUCCEEDED
         assert len(statuses) < 50
     run.refresh_from_db()
     assert run.status == Status.SUCCEEDED
@@ -84,37 +84,37 @@ def test_a_run_in_slices(store, monkeypatch):
 
 
 def test_a_run_that_lost_its_worker_or_its_message_is_woken(store):
-    run = jobs.confirm(draft(store), TESTER)
+    run = queue.confirm(draft(store), TESTER)
     OrmQ.objects.all().delete()
-    assert jobs.reap() == []  # its message may only be late
+    assert queue.reap() == []  # its message may only be late
     Run.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
-    assert [woken.pk for woken in jobs.reap()] == [run.pk]
+    assert [woken.pk for woken in queue.reap()] == [run.pk]
     OrmQ.objects.all().delete()
 
-    run = runs.claim(Run.objects.get())
-    assert jobs.reap() == []  # this process lives
+    run = lifecycle.claim(Run.objects.get())
+    assert queue.reap() == []  # this process lives
     Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
-    jobs.reap()
+    queue.reap()
     assert queued() == [("advance", run.pk, run.generation)]
     assert Run.objects.get().attempts == 1
 
 
 def test_a_run_that_kills_every_worker_is_failed(store, monkeypatch):
-    run = jobs.confirm(draft(store), TESTER)
+    run = queue.confirm(draft(store), TESTER)
 
     def crash(*_):
         raise Crash
 
     monkeypatch.setattr(rows, "write", crash)
-    for _attempt in range(runs.MAX_ATTEMPTS):
-        run = runs.claim(Run.objects.get(pk=run.pk))
+    for _attempt in range(lifecycle.MAX_ATTEMPTS):
+        run = lifecycle.claim(Run.objects.get(pk=run.pk))
         with pytest.raises(Crash):  # in the middle of its first batch
             work(run)
         Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
-        jobs.reap()
-    run = runs.claim(Run.objects.get(pk=run.pk))
+        queue.reap()
+    run = lifecycle.claim(Run.objects.get(pk=run.pk))
     Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
-    jobs.reap()
+    queue.reap()
     run.refresh_from_db()
     assert run.status == Status.FAILED
     assert "5 times" in run.error
@@ -122,16 +122,16 @@ def test_a_run_that_kills_every_worker_is_failed(store, monkeypatch):
 
 
 def test_a_large_plan_is_counted_in_slices(store, monkeypatch):
-    monkeypatch.setattr(jobs, "SLICE_SECONDS", 0.0)
-    monkeypatch.setattr(planning, "DEFAULT_BATCH_SIZE", 20)
+    monkeypatch.setattr(queue, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(planner, "DEFAULT_BATCH_SIZE", 20)
     run = draft(store)
-    jobs.plan_in_background(run)
+    queue.plan_in_background(run)
     slices = 0
     while queued():
         _job, run_id, generation = queued()[0]
         OrmQ.objects.first().delete()
-        jobs.count(run_id, generation)
-        assert jobs.count(run_id, generation) in {"gone", "counted"}
+        queue.count(run_id, generation)
+        assert queue.count(run_id, generation) in {"gone", "counted"}
         slices += 1
         assert slices < 50
     run.refresh_from_db()
@@ -142,11 +142,11 @@ def test_a_large_plan_is_counted_in_slices(store, monkeypatch):
 
 
 def test_a_tick_makes_one_run(monkeypatch):
-    assert jobs.tick(BACKFILL, "2026-11-23T02:30").startswith("run ")
-    assert "not finished" in jobs.tick(BACKFILL, "2026-11-24T02:30")
+    assert queue.tick(BACKFILL, "2026-11-23T02:30").startswith("run ")
+    assert "not finished" in queue.tick(BACKFILL, "2026-11-24T02:30")
     for message in queued():
-        jobs.advance(*message[1:])
-    assert jobs.tick(BACKFILL, "2026-11-23T02:30") == "this tick has its run already"
+        queue.advance(*message[1:])
+    assert queue.tick(BACKFILL, "2026-11-23T02:30") == "this tick has its run already"
     assert Run.objects.get().status == Status.SUCCEEDED
     assert Run.objects.get().trigger == "schedule"
 
@@ -154,29 +154,29 @@ def test_a_tick_makes_one_run(monkeypatch):
 def test_a_tick_on_an_unfit_store_leaves_a_trace(make_attached):
     made = make_attached("sqlite", 30, version="0.20.0")
     attach_url("agentos", f"sqlite:///{made.url}")
-    assert "source_event_ts" in jobs.tick(BACKFILL, "2026-11-23T02:30")
+    assert "source_event_ts" in queue.tick(BACKFILL, "2026-11-23T02:30")
     assert Event.objects.get().verb == "schedule_refused"
 
 
 def test_schedules_follow_their_switch():
-    jobs.sync_schedules()
-    assert sorted(Schedule.objects.values_list("name", flat=True)) == [jobs.BEAT, f"{jobs.BEAT} long"]
-    jobs.switch(BACKFILL, on=True, cron="0 3 * * *", actor=TESTER)
-    schedule = Schedule.objects.get(name=f"{jobs.OPERATION_PREFIX}{BACKFILL}")
+    queue.sync_schedules()
+    assert sorted(Schedule.objects.values_list("name", flat=True)) == [queue.BEAT, f"{queue.BEAT} long"]
+    queue.switch(BACKFILL, on=True, cron="0 3 * * *", actor=TESTER)
+    schedule = Schedule.objects.get(name=f"{queue.OPERATION_PREFIX}{BACKFILL}")
     assert timezone.localtime(schedule.next_run).hour == 3
 
-    jobs.switch(BACKFILL, on=True, cron="0 5 * * *", actor=TESTER)  # the due time follows the rule
+    queue.switch(BACKFILL, on=True, cron="0 5 * * *", actor=TESTER)  # the due time follows the rule
     schedule.refresh_from_db()
     assert timezone.localtime(schedule.next_run).hour == 5
     due = schedule.next_run
-    jobs.sync_schedules()
+    queue.sync_schedules()
     schedule.refresh_from_db()
     assert schedule.next_run == due
 
     with pytest.raises(UnableToRun, match="no cron rule"):
-        jobs.switch(BACKFILL, on=True, cron="at night", actor=TESTER)
-    jobs.switch(BACKFILL, on=False, cron="0 5 * * *", actor=TESTER)
-    assert not Schedule.objects.filter(name__startswith=jobs.OPERATION_PREFIX).exists()
+        queue.switch(BACKFILL, on=True, cron="at night", actor=TESTER)
+    queue.switch(BACKFILL, on=False, cron="0 5 * * *", actor=TESTER)
+    assert not Schedule.objects.filter(name__startswith=queue.OPERATION_PREFIX).exists()
     assert not Switch.objects.get().on
     assert [event.verb for event in Event.objects.all()] == ["schedule"] * 3
 
@@ -240,7 +240,7 @@ def locked(request, make_attached):
         holder = psycopg.connect(made.url, autocommit=True, application_name="nightly migration")
         attach_url("agentos", f"{made.url}?options=-c%20lock_timeout%3D1s")
         lock, free = "BEGIN; LOCK TABLE task_audits IN ACCESS EXCLUSIVE MODE", "ROLLBACK"
-    run = jobs.confirm(draft(made.store), TESTER)
+    run = queue.confirm(draft(made.store), TESTER)
     holder.execute(lock)
     with closing(holder):
         yield run, (lambda: holder.execute(free)), request.param != "sqlite"
@@ -260,16 +260,16 @@ def test_a_run_that_waits_for_a_lock_lets_its_worker_go(locked, client, bob):
     for attempt in range(3):
         _job, run_id, generation = take()
         started = time.monotonic()
-        jobs.advance(run_id, generation)
+        queue.advance(run_id, generation)
         assert time.monotonic() - started < 2.5, "the worker is free for the next job"
         run.refresh_from_db()
         assert (run.status, run.waiting_code, run.worker, run.waits) == ("running", "lock", {}, attempt + 1)
         since = since or run.waiting_since
         assert run.waiting_since == since
         delay = OrmQ.objects.get().lock - timezone.now()
-        assert timedelta(seconds=-1) < delay - timedelta(seconds=runs.WAIT_SECONDS[attempt]) < timedelta(seconds=1)
+        assert timedelta(seconds=-1) < delay - timedelta(seconds=lifecycle.WAIT_SECONDS[attempt]) < timedelta(seconds=1)
         assert run.lease_until - timezone.now() > delay, "nothing else wakes it before"
-    assert jobs.reap() == []
+    assert queue.reap() == []
     waiting = result_of(run)["waiting"]
     assert (waiting["code"], waiting["since"]) == ("lock", since)
     assert not named or ("task_audits" in waiting["reason"] and "nightly migration" in waiting["reason"])
@@ -278,7 +278,7 @@ def test_a_run_that_waits_for_a_lock_lets_its_worker_go(locked, client, bob):
 
     free()
     while queued():
-        jobs.advance(*take()[1:])
+        queue.advance(*take()[1:])
     run.refresh_from_db()
     assert (run.status, run.waiting, run.waiting_code, run.waits) == (Status.SUCCEEDED, "", "", 0)
     assert result_of(run)["waiting"] is None
@@ -288,46 +288,46 @@ def test_a_run_that_waits_for_a_lock_lets_its_worker_go(locked, client, bob):
 @pytest.mark.parametrize("locked", ["sqlite"], indirect=True)
 def test_a_run_that_waits_is_cancelled_or_paused_at_once(locked):
     run, free, _named = locked
-    jobs.advance(*take()[1:])
+    queue.advance(*take()[1:])
     run.refresh_from_db()
-    runs.pause(run, TESTER)
+    lifecycle.pause(run, TESTER)
     assert Run.objects.get().status == Status.PAUSED
     _job, *late = take()
-    assert "went on elsewhere" in jobs.advance(*late)
+    assert "went on elsewhere" in queue.advance(*late)
     free()
-    jobs.resume(run, TESTER)
-    jobs.advance(*take()[1:])
+    queue.resume(run, TESTER)
+    queue.advance(*take()[1:])
     assert Run.objects.get().status == Status.SUCCEEDED
 
 
 def test_a_run_whose_server_is_gone_lets_its_worker_go(make_attached, postgres):
     made = make_attached("postgresql-jsonb", 60)
-    run = jobs.confirm(draft(made.store), TESTER)
+    run = queue.confirm(draft(made.store), TESTER)
     attach_url("agentos", "postgresql://nobody@127.0.0.1:1/gone")
-    jobs.advance(*take()[1:])
+    queue.advance(*take()[1:])
     run.refresh_from_db()
     assert (run.status, run.waiting_code, run.waits) == ("queued", "connection", 1)
     attach_url("agentos", made.url)
-    jobs.advance(*take()[1:])
+    queue.advance(*take()[1:])
     assert Run.objects.get().status == Status.SUCCEEDED
 
 
 def test_a_run_that_is_held_lets_its_worker_go(store, settings, tmp_path):
-    run = jobs.confirm(draft(store), TESTER)
+    run = queue.confirm(draft(store), TESTER)
     file = tmp_path / "hold"
     file.touch()
     settings.RUN_HOLD_FILE = str(file)
-    jobs.advance(*take()[1:])
+    queue.advance(*take()[1:])
     run.refresh_from_db()
     assert (run.status, run.waiting_code) == ("running", "throttle")
     file.unlink()
-    runs.hold_all(TESTER, "a fire")
-    jobs.advance(*take()[1:])
+    lifecycle.hold_all(TESTER, "a fire")
+    queue.advance(*take()[1:])
     run.refresh_from_db()
     assert (run.status, run.waiting_code) == ("running", "freeze")
     assert "a fire" in run.waiting
-    runs.release_all(TESTER)
-    jobs.advance(*take()[1:])
+    lifecycle.release_all(TESTER)
+    queue.advance(*take()[1:])
     assert Run.objects.get().status == Status.SUCCEEDED
 
 
@@ -336,23 +336,23 @@ def test_a_schedule_whose_store_is_locked_is_tried_again(make_attached, monkeypa
     attach_url("agentos", f"{made.url}?options=-c%20lock_timeout%3D200")
     with psycopg.connect(made.url) as holder:
         holder.execute("LOCK TABLE task_audits IN ACCESS EXCLUSIVE MODE")
-        assert "is locked" in jobs.tick(BACKFILL, "2026-11-23T02:30")
+        assert "is locked" in queue.tick(BACKFILL, "2026-11-23T02:30")
     job, *args = take()
     assert (job, args) == ("tick", [BACKFILL, "2026-11-23T02:30", 2])
     assert not Event.objects.filter(verb="schedule_refused").exists()
-    assert jobs.tick(*args).startswith("run ")
+    assert queue.tick(*args).startswith("run ")
     with psycopg.connect(made.url) as holder:
         holder.execute("LOCK TABLE task_audits IN ACCESS EXCLUSIVE MODE")
         take()
-        jobs.tick(BACKFILL, "2026-11-24T02:30", jobs.TICK_RETRIES + 1)
+        queue.tick(BACKFILL, "2026-11-24T02:30", queue.TICK_RETRIES + 1)
     assert Event.objects.filter(verb="schedule_refused").exists()
 
 
 def test_a_plan_whose_store_is_locked_is_counted_later(make_attached):
     made = make_attached("postgresql-jsonb", 30)
     run = draft(attach_url("agentos", f"{made.url}?options=-c%20lock_timeout%3D200"))
-    jobs.plan_in_background(run)
+    queue.plan_in_background(run)
     with psycopg.connect(made.url) as holder:
         holder.execute("LOCK TABLE task_audits IN ACCESS EXCLUSIVE MODE")
-        jobs.count(*take()[1:])
-    assert jobs.count(*take()[1:]) == "counted"
+        queue.count(*take()[1:])
+    assert queue.count(*take()[1:]) == "counted"

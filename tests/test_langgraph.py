@@ -19,9 +19,9 @@ import ormsgpack
 import psycopg
 import pytest
 
-from opsconsole.operations.models import Run, Status
+from opsconsole.engine.models import Run, Status
 from opsconsole.stores.store import Store, StoreUnusable
-from roadmaps import langgraph, recoveries, resume
+from roadmaps import attempts, langgraph, resume
 from roadmaps.operations.sync_results import moving
 from roadmaps.savers import Restricted, build
 from roadmaps.serialized import Decoder, Inert, Unreadable
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "road
 @pytest.fixture(autouse=True)
 def notes(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     settings.TASK_RECOVERY_DELAY_SECONDS = 0
-    monkeypatch.setattr(recoveries, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(attempts, "POLL_SECONDS", 0.01)
     monkeypatch.setenv("GRAPH_NOTES", str(tmp_path / "notes"))
     monkeypatch.delenv("GRAPH_ACCIDENT", raising=False)
     return tmp_path / "notes"

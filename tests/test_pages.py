@@ -11,12 +11,12 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from audits.models import TaskAudit
-from opsconsole.operations import planning, registry, runs
-from opsconsole.operations.models import Event, Run, Status, Switch, Trigger
-from opsconsole.operations.pages import Changes, RunPage
-from opsconsole.operations.runner import Runner
-from opsconsole.operations.runs import Actor
-from tasks.models import Task
+from opsconsole.console.pages import Changes, RunPage
+from opsconsole.engine import lifecycle, planner, registry
+from opsconsole.engine.executor import Runner
+from opsconsole.engine.lifecycle import Actor
+from opsconsole.engine.models import Event, Run, Status, Switch, Trigger
+from tasks.agentos.models import Task
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
 
@@ -67,7 +67,7 @@ def confirm(client, run, **data):
 
 def work(run):
     run.refresh_from_db()
-    return Runner(runs.claim(run)).work()
+    return Runner(lifecycle.claim(run)).work()
 
 
 # --- plan, confirm, look, undo ------------------------------------------------------------------------
@@ -164,15 +164,15 @@ def test_a_target_that_another_run_holds_is_refused_beside_the_button(bobs, audi
 
 
 def test_a_large_plan_is_counted_in_the_background(bobs, audits, monkeypatch):
-    from opsconsole.operations import jobs
+    from opsconsole.engine import queue
 
-    monkeypatch.setattr(runs, "RECOUNTED_UNITS", 10)
+    monkeypatch.setattr(lifecycle, "RECOUNTED_UNITS", 10)
     run = plan_of(bobs)
     text = page_of(bobs, run)
     assert "Counting the outcomes: 0 of 30." in text
     assert "You can leave this page and come back to it." in text
     assert confirm(bobs, run).status_code == 409
-    jobs.count(run.pk, run.generation)
+    queue.count(run.pk, run.generation)
     run.refresh_from_db()
     assert "Fill 27 audits" in page_of(bobs, run)
     assert bobs.get(reverse("run-live", args=[run.pk])).headers["HX-Refresh"] == "true"
@@ -290,8 +290,8 @@ def test_a_list_offers_a_viewer_no_operation(client, viewer, audits):
 @pytest.fixture
 def planned(audits, alice):
     cls = registry.operation(BACKFILL)
-    plan = planning.count_outcomes(planning.plan(planning.operation_on(cls, cls.locate({}), {})))
-    return runs.draft(plan, Actor("alice", "here", Trigger.ADMIN, alice))
+    plan = planner.count_outcomes(planner.plan(planner.operation_on(cls, cls.locate({}), {})))
+    return lifecycle.draft(plan, Actor("alice", "here", Trigger.ADMIN, alice))
 
 
 def posts(run):
@@ -362,7 +362,7 @@ def test_a_running_run_is_asked(bobs, audits):
     run = plan_of(bobs)
     confirm(bobs, run)
     run.refresh_from_db()
-    run = runs.claim(run)
+    run = lifecycle.claim(run)
     text = bobs.post(reverse("run-act", args=[run.pk, "pause"]), follow=True).content.decode()
     assert "Asked; the worker stops after this batch." in text
     assert "Pause is asked" in text

@@ -8,8 +8,8 @@ from django.contrib.auth.models import Group, User
 from django.test import RequestFactory
 from django.urls import reverse
 
-from opsconsole.operations.models import Event
-from opsconsole.people import OPERATORS, VIEWERS, make_groups
+from opsconsole.console.accounts import OPERATORS, VIEWERS, make_groups
+from opsconsole.engine.models import Event
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from audits import demo as audits
-from opsconsole.operations import registry
-from opsconsole.operations.base import Act
-from opsconsole.operations.models import Run, Status
+from opsconsole.engine import registry
+from opsconsole.engine.models import Run, Status
+from opsconsole.engine.operation import Act
 from opsconsole.stores.store import Store
-from tasks.demo import agentos as tasks
+from tasks.agentos import demo as tasks
 from tests import helix, roadmaps
 from tests.contract import execute_run, operation_called, undo
 from tests.outside import neighbour
@@ -85,11 +85,11 @@ def test_every_operation_that_changes_a_platforms_rows_is_tried_here() -> None:
         "audits.backfill_decision_fields",
         "roadmaps.fail_unrecoverable",
         "roadmaps.sync_results",
-        "tasks.archive_projects",
-        "tasks.backfill_execution_ids",  # of rows that no platform asks for by their state
-        "tasks.clean_dirty_jobs",
-        "tasks.clean_memory_items",
-        "tasks.repair_dirty_jobs",
+        "agentos.archive_projects",
+        "records.backfill_execution_ids",  # of rows that no platform asks for by their state
+        "helix.clean_dirty_jobs",
+        "agentos.clean_memory_items",
+        "helix.repair_dirty_jobs",
     }
 
 
@@ -98,7 +98,7 @@ def test_every_operation_that_changes_a_platforms_rows_is_tried_here() -> None:
 def test_helix_cleaned(make_helix: Any, engine: str, jobs: list[helix.Job]) -> None:
     store = make_helix(engine, jobs)
     before = work_for(store, HELIX)
-    run = finished(execute_run(operation_called("tasks.clean_dirty_jobs", store)))
+    run = finished(execute_run(operation_called("helix.clean_dirty_jobs", store)))
     assert not more(before, work_for(store, HELIX))
     undo(run)
     assert work_for(store, HELIX) == before
@@ -115,7 +115,7 @@ def test_helix_repaired(make_helix: Any, engine: str, jobs: list[helix.Job]) -> 
     }
     again = work_for(store, lost)[""]
     before = work_for(store, HELIX)
-    run = finished(execute_run(operation_called("tasks.repair_dirty_jobs", store)))
+    run = finished(execute_run(operation_called("helix.repair_dirty_jobs", store)))
     after = work_for(store, HELIX)
     assert more(before, after) == {"tasks to work on": again}
     assert not again & after["tasks whose successor is to be made"]
@@ -159,7 +159,7 @@ def test_roadmaps(make_roadmaps: Any, engine: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["audits.backfill_decision_fields", "tasks.archive_projects", "tasks.clean_memory_items"]
+    "name", ["audits.backfill_decision_fields", "agentos.archive_projects", "agentos.clean_memory_items"]
 )
 def test_agentos(managed: Any, name: str) -> None:
     """On the sample data of the demo."""

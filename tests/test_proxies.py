@@ -12,8 +12,8 @@ from django.http import HttpResponse
 from django.test import Client, RequestFactory
 from django.urls import reverse
 
-from opsconsole.middleware import TrustedProxyMiddleware
-from opsconsole.operations.models import Event
+from opsconsole.console.middleware import TrustedProxyMiddleware
+from opsconsole.engine.models import Event
 from tests.shell import ROOT, Shell
 
 PROXY, OTHER, CLIENT, STRANGER = "10.0.0.1", "10.0.0.2", "203.0.113.9", "198.51.100.7"

@@ -10,8 +10,8 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
-from opsconsole.care.models import Backup
-from opsconsole.operations.models import Status
+from opsconsole.engine.models import Status
+from opsconsole.stores.models import Backup
 from tests.contract import execute_run, operation_called
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
@@ -25,11 +25,11 @@ def test_old_ones_go_and_the_newest_stay(tmp_path: Path) -> None:
             at = timezone.now() - timedelta(days=days)
             Backup.objects.create(store="agentos", identity=identity, path=str(path), size=1, at=at, verified_at=at)
     (tmp_path / "two-60").unlink()
-    run = execute_run(operation_called("care.prune_backups", days="30", newest="2"))
+    run = execute_run(operation_called("backups.prune_backups", days="30", newest="2"))
     assert (run.status, run.changed) == (Status.SUCCEEDED, 4)
     left = sorted(Path(path).name for path in Backup.objects.values_list("path", flat=True))
     assert left == sorted(file.name for file in tmp_path.iterdir()) == ["one-1", "one-40", "two-1", "two-40"]
-    assert execute_run(operation_called("care.prune_backups", days="30", newest="2")).total == 0
+    assert execute_run(operation_called("backups.prune_backups", days="30", newest="2")).total == 0
 
 
 def test_what_was_left_behind_goes_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,5 +41,5 @@ def test_what_was_left_behind_goes_after_a_while(tmp_path: Path, monkeypatch: py
     long_ago = (timezone.now() - timedelta(days=3)).timestamp()
     for name in ("agentos-1.partial.dump", "x.restoring", "agentos-1-damaged"):
         os.utime(folder / name, (long_ago, long_ago))
-    execute_run(operation_called("care.prune_backups"))
+    execute_run(operation_called("backups.prune_backups"))
     assert {file.name for file in folder.iterdir()} == {"agentos-2.partial.dump", "agentos-1-damaged"}

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from opsconsole.operations.models import Finding, Run, Status
+from opsconsole.engine.models import Finding, Run, Status
 from tests.contract import execute_run, operation_called
 
 NAME = "operations.prune_findings"
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 
 
 def test_old_resolved_findings_go_and_open_ones_stay() -> None:
-    scan = execute_run(operation_called("tasks.check_references"))
+    scan = execute_run(operation_called("audits.check_references"))
     now = timezone.now()
     for subject, days in (("open", None), ("fresh", 10), ("old", 181), ("older", 400)):
         Finding.objects.create(

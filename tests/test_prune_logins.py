@@ -9,8 +9,8 @@ import pytest
 from axes.models import AccessAttempt, AccessLog
 from django.utils import timezone
 
-from opsconsole.api.models import Session, Token
-from opsconsole.operations.models import Status
+from opsconsole.accounts.models import Session, Token
+from opsconsole.engine.models import Status
 from tests.contract import execute_run, operation_called
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
@@ -27,11 +27,11 @@ def test_what_has_expired_goes(alice: Any) -> None:
         for model in (AccessAttempt, AccessLog):
             model.objects.filter(username=f"u{days}").update(attempt_time=at)
     Token.make(alice, "never", expires_at=None)
-    run = execute_run(operation_called("operations.prune_logins"))
+    run = execute_run(operation_called("accounts.prune_logins"))
     assert (run.status, run.changed) == (Status.SUCCEEDED, 4)
     assert list(Session.objects.values_list("session_key", flat=True)) == ["k-1"]
     assert set(Token.objects.values_list("name", flat=True)) == {"t-1", "t1", "never"}
     for model in (AccessAttempt, AccessLog):
         assert set(model.objects.values_list("username", flat=True)) == {"u-1", "u1"}
-    run = execute_run(operation_called("operations.prune_logins"))
+    run = execute_run(operation_called("accounts.prune_logins"))
     assert (run.status, run.changed) == (Status.SUCCEEDED, 0)

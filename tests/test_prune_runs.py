@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from opsconsole.operations.base import Risk
-from opsconsole.operations.models import Batch, Event, GivenRows, Run, Status, Trigger
-from opsconsole.operations.planning import advice
-from opsconsole.operations.runs import Actor, UnableToRun, confirm, draft
+from opsconsole.engine.lifecycle import Actor, UnableToRun, confirm, draft
+from opsconsole.engine.models import Batch, Event, GivenRows, Run, Status, Trigger
+from opsconsole.engine.operation import Risk
+from opsconsole.engine.planner import advice
 from opsconsole.stores.rows import Write
 from opsconsole.stores.store import Store
 from tests.contract import execute_run, operation_called, plan_whole, undo

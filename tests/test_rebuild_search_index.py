@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from opsconsole.operations.models import Status
-from tasks import search
+from opsconsole.engine.models import Status
+from tasks.agentos import search
 from tests.conftest import Managed
 from tests.contract import execute_run, left_by, operation_called, plan_whole
 from tests.outside import dump, schema
 
-NAME = "tasks.rebuild_search_index"
+NAME = "agentos.rebuild_search_index"
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from opsconsole.care.rebuild import rebuild
+from opsconsole.backups.salvage import rebuild
 from opsconsole.stores.store import StoreUnusable
 from tests import agentos
 from tests.conftest import Managed

@@ -11,7 +11,7 @@ from tests import records
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "records"])
 
-RECORDS, STATUSES = "admin:tasks_testrecord_changelist", "admin:tasks_taskstatus_changelist"
+RECORDS, STATUSES = "admin:records_testrecord_changelist", "admin:records_taskstatus_changelist"
 WORDS = {
     "broken_json": "broken JSON",
     "broken_gzip": "broken gzip",
@@ -28,7 +28,7 @@ def http(alice: User) -> Client:
 
 
 def page(http: Client, key: int) -> str:
-    answer = http.get(reverse("admin:tasks_testrecord_change", args=[key]))
+    answer = http.get(reverse("admin:records_testrecord_change", args=[key]))
     assert answer.status_code == 200
     return answer.content.decode()
 
@@ -52,7 +52,7 @@ def test_the_page_says_what_pollers_are_told(make_records: records.Maker, http: 
     _store, client = make_records("sqlite", [(1, records.kinds(1)[0], "an-id")], by_url=True)
     assert "test_records" in page(http, 1)
     client.execute("INSERT INTO task_statuses (task_id, progress, stage) VALUES ('an-id', 30, 'ai_fetching')")
-    shown = http.get(reverse("admin:tasks_taskstatus_change", args=[1])).content.decode()
+    shown = http.get(reverse("admin:records_taskstatus_change", args=[1])).content.decode()
     assert "asking the AI models" in shown
     assert "&quot;source&quot;" in shown or "source" in shown
 

@@ -8,10 +8,10 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import call_command
 
-from opsconsole.operations import jobs, planning, runs
-from opsconsole.operations.models import Run, Status, Trigger
-from opsconsole.operations.runs import Actor, UnableToRun
-from opsconsole.operations.selection import Selection
+from opsconsole.engine import lifecycle, planner, queue
+from opsconsole.engine.lifecycle import Actor, UnableToRun
+from opsconsole.engine.models import Run, Status, Trigger
+from opsconsole.engine.selection import Selection
 from tests.contract import TESTER, operation_called, work
 from tests.outside import dump
 from tests.roadmaps import Maker, concept, minutes_ago
@@ -31,15 +31,15 @@ def test_a_schedule_starts_one_run_per_task(make_roadmaps: Any, settings: Any) -
     url = make_roadmaps("postgresql-json", maker.rows)
     begin(address_of(url), "t0", "t1", "t2")
     operation = operation_called("roadmaps.recover_interrupted", url)
-    run = work(runs.confirm(runs.draft(planning.plan(operation), TESTER), TESTER, background=False))
+    run = work(lifecycle.confirm(lifecycle.draft(planner.plan(operation), TESTER), TESTER, background=False))
     assert (run.status, run.reasons["changed"]) == (Status.SUCCEEDED, {"started": 3})
     started = Run.objects.filter(operation=NAME).order_by("pk")
     assert [one.selection["keys"] for one in started] == [["t2"], ["t1"], ["t0"]], "oldest first"
     assert {one.status for one in started} == {Status.QUEUED}
-    again = work(runs.confirm(runs.draft(planning.plan(operation), TESTER), TESTER, background=False))
+    again = work(lifecycle.confirm(lifecycle.draft(planner.plan(operation), TESTER), TESTER, background=False))
     assert again.reasons["skipped"] == {"under_way": 3}
     for one in started:
-        assert jobs.advance(one.pk, one.generation) == Status.SUCCEEDED
+        assert queue.advance(one.pk, one.generation) == Status.SUCCEEDED
     assert {row["status"] for row in dump(url)["roadmap_tasks"].values()} == {"completed"}
     settings.ENABLE_TASK_RECOVERY = False
     assert list(type(operation).occasions()) == []
@@ -58,22 +58,22 @@ def test_in_production_a_second_person_approves_what_the_schedule_starts(
     store = make_roadmaps("sqlite", maker.rows)
     begin(address_of(store), "t")
     schedule = Actor("schedule", "here", Trigger.SCHEDULE)
-    planned = planning.plan(operation_called("roadmaps.recover_interrupted", store))
-    run = runs.draft(planned, schedule, changed_by=bob)
-    assert runs.confirm(run, schedule, background=True).status == Status.AWAITING_APPROVAL
+    planned = planner.plan(operation_called("roadmaps.recover_interrupted", store))
+    run = lifecycle.draft(planned, schedule, changed_by=bob)
+    assert lifecycle.confirm(run, schedule, background=True).status == Status.AWAITING_APPROVAL
     with pytest.raises(UnableToRun, match="You last changed the schedule"):
-        runs.approve(run, Actor("bob", "here", Trigger.SHELL, bob))
-    runs.approve(run, Actor("alice", "here", Trigger.ADMIN, alice))
-    work(runs.claim(Run.objects.get(pk=run.pk)))
+        lifecycle.approve(run, Actor("bob", "here", Trigger.SHELL, bob))
+    lifecycle.approve(run, Actor("alice", "here", Trigger.ADMIN, alice))
+    work(lifecycle.claim(Run.objects.get(pk=run.pk)))
     started = Run.objects.get(operation=NAME)
     assert (started.status, started.approved_by, started.changed_by) == (Status.QUEUED, alice, bob)
     for keys, held in (["t"], True), (["other"], False):
-        mine = runs.draft(planning.plan(operation_called(NAME, store), Selection(keys)), TESTER)
+        mine = lifecycle.draft(planner.plan(operation_called(NAME, store), Selection(keys)), TESTER)
         if held:
             with pytest.raises(UnableToRun, match=f"held by run {started.pk}"):
-                runs.confirm(mine, TESTER, background=False)
+                lifecycle.confirm(mine, TESTER, background=False)
         else:
-            assert runs.confirm(mine, TESTER, background=False).status == Status.AWAITING_APPROVAL
+            assert lifecycle.confirm(mine, TESTER, background=False).status == Status.AWAITING_APPROVAL
 
 
 def test_a_due_time_with_nothing_to_recover_asks_nobody(make_roadmaps: Any, settings: Any) -> None:
@@ -81,5 +81,5 @@ def test_a_due_time_with_nothing_to_recover_asks_nobody(make_roadmaps: Any, sett
     store = make_roadmaps("sqlite", Maker().rows)
     begin(address_of(store))
     schedule = Actor("schedule", "here", Trigger.SCHEDULE)
-    run = runs.draft(planning.plan(operation_called("roadmaps.recover_interrupted", store)), schedule)
-    assert work(runs.confirm(run, schedule, background=False)).status == Status.SUCCEEDED
+    run = lifecycle.draft(planner.plan(operation_called("roadmaps.recover_interrupted", store)), schedule)
+    assert work(lifecycle.confirm(run, schedule, background=False)).status == Status.SUCCEEDED

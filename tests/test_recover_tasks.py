@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from opsconsole.operations import alerts, planning, runs
-from opsconsole.operations.models import Alert, Run, Status
-from opsconsole.operations.selection import Selection
+from opsconsole.engine import lifecycle, notifications, planner
+from opsconsole.engine.models import Alert, Run, Status
+from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store
-from roadmaps import recoveries, resume
+from roadmaps import attempts, resume
 from roadmaps.models import Recovery
 from roadmaps.resume import NotConfigured
 from tests.contract import TESTER, Crash, die, operation_called, plan_whole, work
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "road
 def _workflow(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.ROADMAPS_WORKFLOW_GRAPH = "tests.graphs.make"
     settings.TASK_RECOVERY_DELAY_SECONDS = 0
-    monkeypatch.setattr(recoveries, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(attempts, "POLL_SECONDS", 0.01)
     monkeypatch.setenv("GRAPH_NOTES", str(tmp_path / "notes"))
     monkeypatch.delenv("GRAPH_ACCIDENT", raising=False)
 
@@ -97,8 +97,8 @@ def a_store(make_roadmaps: Any, engine: str, *, complete: bool = True, **columns
 
 
 def recover(store: Store, *keys: str) -> Run:
-    planned = planning.plan(operation_called(NAME, store), Selection(list(keys)) if keys else Selection())
-    return work(runs.confirm(runs.draft(planned, TESTER), TESTER, background=False))
+    planned = planner.plan(operation_called(NAME, store), Selection(list(keys)) if keys else Selection())
+    return work(lifecycle.confirm(lifecycle.draft(planned, TESTER), TESTER, background=False))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -133,7 +133,7 @@ def test_a_graph_that_raises_leaves_the_task_recoverable(
         run = recover(store)
         assert (run.status, run.set_aside) == (Status.NEEDS_ATTENTION, 1)
         assert run.units_set_aside.get().error == "the model is overloaded"
-        assert recoveries.failures(store.identity(), INCIDENT) == failed
+        assert attempts.failures(store.identity(), INCIDENT) == failed
     assert dump(store)["roadmap_tasks"] == before
     assert nodes_run(notes) == ["intent", "curriculum", "tutorials"]
     assert Alert.objects.filter(key__startswith="recovery/").count() == 1
@@ -142,7 +142,7 @@ def test_a_graph_that_raises_leaves_the_task_recoverable(
     monkeypatch.delenv("GRAPH_ACCIDENT")
     assert recover(store, INCIDENT).status == Status.SUCCEEDED
     assert nodes_run(notes) == list(NODES)
-    assert recoveries.failures(store.identity(), INCIDENT) == 0
+    assert attempts.failures(store.identity(), INCIDENT) == 0
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -228,8 +228,8 @@ def test_the_worker_of_the_console_is_killed_too(make_roadmaps: Any, notes: Path
         return True
 
     monkeypatch.setattr(resume, "resume", half)
-    planned = planning.plan(operation_called(NAME, store))
-    run = runs.confirm(runs.draft(planned, TESTER), TESTER, background=False)
+    planned = planner.plan(operation_called(NAME, store))
+    run = lifecycle.confirm(lifecycle.draft(planned, TESTER), TESTER, background=False)
     with pytest.raises(Crash):
         work(run)
     assert Recovery.objects.get().outcome == "running"
@@ -250,7 +250,7 @@ def test_at_most_so_many_at_once_and_with_the_delay(make_roadmaps: Any, settings
         store="roadmaps",
         identity="x",
         status=Status.RUNNING,
-        worker=runs.this_worker(),
+        worker=lifecycle.this_worker(),
         lease_until=timezone.now() + timedelta(minutes=1),
     )
     first = Recovery.objects.create(identity="x", task_id="other", run=other)
@@ -260,16 +260,16 @@ def test_at_most_so_many_at_once_and_with_the_delay(make_roadmaps: Any, settings
         waited.append(seconds)
         Run.objects.filter(pk=other.pk).update(status=Status.SUCCEEDED)
 
-    monkeypatch.setattr("roadmaps.recoveries.time.sleep", sleep)
-    with recoveries.attempt(store.identity(), INCIDENT, None):
+    monkeypatch.setattr("roadmaps.attempts.time.sleep", sleep)
+    with attempts.attempt(store.identity(), INCIDENT, None):
         pass
     assert len(waited) == 1
     first.refresh_from_db()
     assert first.outcome == "failed", "its run is over, and it did not say how it ended"
     settings.TASK_RECOVERY_DELAY_SECONDS = 3600
     long_ago = timezone.now() - timedelta(hours=2)
-    monkeypatch.setattr("roadmaps.recoveries.time.sleep", lambda seconds: Recovery.objects.update(started_at=long_ago))
-    with recoveries.attempt(store.identity(), INCIDENT, None):
+    monkeypatch.setattr("roadmaps.attempts.time.sleep", lambda seconds: Recovery.objects.update(started_at=long_ago))
+    with attempts.attempt(store.identity(), INCIDENT, None):
         assert Recovery.objects.count() == 3
 
 
@@ -288,7 +288,7 @@ def test_the_resume_endpoint(make_roadmaps: Any, settings: Any, monkeypatch: pyt
         assert run.reasons["changed"] == {"recovered": 1}
     headers, body = platform.seen[-1]
     assert json.loads(body)["task_id"] == INCIDENT
-    assert headers[alerts.SIGNATURE] == alerts.signature("s3cret", headers[alerts.TIMESTAMP], body)
+    assert headers[notifications.SIGNATURE] == notifications.signature("s3cret", headers[notifications.TIMESTAMP], body)
     assert headers["Idempotency-Key"].startswith(INCIDENT)
     assert dump(store)["roadmap_tasks"][INCIDENT]["status"] == "partial_failure"
 

@@ -15,13 +15,13 @@ from django.test import RequestFactory
 from django.views.debug import get_exception_reporter_class
 from structlog.stdlib import ProcessorFormatter
 
-from opsconsole.operations import alerts
-from opsconsole.operations.management.output import Output
-from opsconsole.operations.models import Delivery, Event, Run
+from opsconsole.cli.output import Output
+from opsconsole.engine import notifications
+from opsconsole.engine.models import Delivery, Event, Run
 from opsconsole.redaction import hide_secrets, redact, shown_url
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.store import StoreUnusable
-from tasks.operations.clean_dirty_jobs import health_problems
+from tasks.helix.operations.clean_dirty_jobs import health_problems
 
 PASSWORD = "pä55 w'ord/<&>\"x"
 HOOK = "https://hooks.example.org/services/T00000001/B00000002/abcdefghijklmnopqrst?key=query-secret-1"
@@ -149,8 +149,8 @@ def test_messages_and_why_they_did_not_arrive(monkeypatch: pytest.MonkeyPatch) -
         return httpx.Response(404, request=httpx.Request("POST", url))
 
     monkeypatch.setattr(httpx, "post", refuse)
-    assert alerts.tell("key", TEXT, TEXT)
-    assert alerts.deliver() == 0
+    assert notifications.tell("key", TEXT, TEXT)
+    assert notifications.deliver() == 0
     delivery = Delivery.objects.get()
     assert "404" in delivery.last_error
     assert is_clean(delivery.last_error + delivery.alert.subject + delivery.alert.text)

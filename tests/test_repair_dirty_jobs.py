@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from opsconsole.operations import planning, runs
-from opsconsole.operations.models import Run, Status
-from opsconsole.operations.selection import Selection
+from opsconsole.engine import lifecycle, planner
+from opsconsole.engine.models import Run, Status
+from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store
 from tests import helix
 from tests.conftest import HELIX_ENGINES
@@ -17,15 +17,15 @@ from tests.contract import TESTER, Contract, left_by, operation_called, plan_who
 from tests.outside import Row, Tables, dump, execute
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "helix"])
-REPAIR = "tasks.repair_dirty_jobs"
+REPAIR = "helix.repair_dirty_jobs"
 CLEARED = ("output_data", "assigned_at", "started_at", "completed_at")
 OPEN = {"PENDING", "ASSIGNED", "IN_PROGRESS", "RETRYING"}
 
 
 def repaired(store: Store, *keys: int) -> Run:
-    planned = planning.plan(operation_called(REPAIR, store), Selection(list(keys)) if keys else Selection())
-    run = runs.draft(planning.count_outcomes(planned), TESTER)
-    return work(runs.confirm(run, TESTER, background=False))
+    planned = planner.plan(operation_called(REPAIR, store), Selection(list(keys)) if keys else Selection())
+    run = lifecycle.draft(planner.count_outcomes(planned), TESTER)
+    return work(lifecycle.confirm(run, TESTER, background=False))
 
 
 def expected(tables: Tables) -> Tables:
@@ -60,7 +60,7 @@ def test_each_type_is_set_right_and_back(make_helix, engine):
     store = make_helix(engine, helix.one_of_each())
     before = dump(store)
     operation = operation_called(REPAIR, store)
-    assert any("touch_jobs" in sentence for sentence in planning.advice(plan_whole(operation)))
+    assert any("touch_jobs" in sentence for sentence in planner.advice(plan_whole(operation)))
     run = repaired(store)
     after = dump(store)
     assert without(after, "updated_at") == without(expected(before), "updated_at")
@@ -109,9 +109,9 @@ def test_artifacts_of_vanished_tasks(make_helix):
 
 def test_a_vanished_task_that_is_back_keeps_its_artifacts(make_helix):
     store = make_helix("sqlite", [], orphans=[(901, 77)])
-    planned = planning.count_outcomes(planning.plan(operation_called(REPAIR, store)))
+    planned = planner.count_outcomes(planner.plan(operation_called(REPAIR, store)))
     assert planned.counts()["changed"] == 1
-    run = runs.confirm(runs.draft(planned, TESTER), TESTER, background=False)
+    run = lifecycle.confirm(lifecycle.draft(planned, TESTER), TESTER, background=False)
     execute(
         store, "INSERT INTO tasks (id, job_id, agent_id, status, input_data) VALUES (77, 1, 'A', 'COMPLETED', '{}')"
     )
@@ -121,8 +121,8 @@ def test_a_vanished_task_that_is_back_keeps_its_artifacts(make_helix):
 
 def test_a_job_that_changes_after_the_plan_is_left_alone(make_helix):
     store = make_helix("postgresql-enum", helix.one_of_each())
-    planned = planning.count_outcomes(planning.plan(operation_called(REPAIR, store)))
-    run = runs.confirm(runs.draft(planned, TESTER), TESTER, background=False)
+    planned = planner.count_outcomes(planner.plan(operation_called(REPAIR, store)))
+    run = lifecycle.confirm(lifecycle.draft(planned, TESTER), TESTER, background=False)
     execute(store, "UPDATE tasks SET status = 'PENDING' WHERE id = (SELECT MIN(id) FROM tasks WHERE job_id = 3)")
     run = work(run)
     assert dump(store)["jobs"][3]["status"] == "IN_PROGRESS"

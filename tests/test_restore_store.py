@@ -10,11 +10,11 @@ import pyrage
 import pytest
 from django.conf import settings
 
-from opsconsole.care import restores
-from opsconsole.care.models import Backup
-from opsconsole.operations import runs
-from opsconsole.operations.models import Run, Status
-from opsconsole.operations.planning import UnableToPlan
+from opsconsole.backups import restore as restores
+from opsconsole.engine import lifecycle
+from opsconsole.engine.models import Run, Status
+from opsconsole.engine.planner import UnableToPlan
+from opsconsole.stores.models import Backup
 from opsconsole.stores.store import Store, StoreUnusable, attach_file
 from tests import agentos
 from tests.contract import TESTER, Crash, die, execute_run, operation_called, plan_whole, start, work
@@ -47,7 +47,7 @@ def saved(managed: Any) -> Any:
 
 
 def restore(store: Store, file: Any, **params: Any) -> Run:
-    return execute_run(operation_called("care.restore_store", store, store=store.name, file=str(file), **params))
+    return execute_run(operation_called("backups.restore_store", store, store=store.name, file=str(file), **params))
 
 
 def ids(tables: Any) -> set[str]:
@@ -96,7 +96,7 @@ def test_beside(saved: Any, tmp_path: Path, request: pytest.FixtureRequest) -> N
 
 def test_a_second_attempt_keeps_the_state_before(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = dump(saved.store)
-    run = start(operation_called("care.restore_store", saved.store, store="agentos", file=saved.backup.path))
+    run = start(operation_called("backups.restore_store", saved.store, store="agentos", file=saved.backup.path))
     real = restores.restore
 
     def crash(*args: Any) -> None:
@@ -127,7 +127,7 @@ def test_broken_files_are_refused(saved: Any, tmp_path: Path) -> None:
     damaged.write_bytes(data)
     for file in (cut, other, damaged, tmp_path / "missing", tmp_path):
         with pytest.raises(StoreUnusable):
-            plan_whole(operation_called("care.restore_store", saved.store, store="agentos", file=str(file)))
+            plan_whole(operation_called("backups.restore_store", saved.store, store="agentos", file=str(file)))
     assert dump(saved.store) == now
 
 
@@ -175,9 +175,9 @@ def test_attached_and_the_console_itself_are_refused(tmp_path: Path) -> None:
 
 def test_nothing_else_runs_on_the_store_meanwhile(saved: Any) -> None:
     run = start(operation_called("audits.backfill_decision_fields", saved.store))
-    with pytest.raises(runs.UnableToRun, match="is held by run"):
+    with pytest.raises(lifecycle.UnableToRun, match="is held by run"):
         restore(saved.store, saved.backup.path)
-    runs.cancel(run, TESTER)
+    lifecycle.cancel(run, TESTER)
 
 
 def test_a_damaged_store_is_restored_and_its_files_are_kept(saved: Any) -> None:

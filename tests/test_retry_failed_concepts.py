@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from opsconsole.operations import alerts, planning, runs
-from opsconsole.operations.models import Run, Status
-from opsconsole.operations.selection import Selection
+from opsconsole.engine import lifecycle, notifications, planner
+from opsconsole.engine.models import Run, Status
+from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store, StoreUnusable
 from tests import roadmaps
 from tests.contract import TESTER, execute_run, operation_called, plan_whole, work
@@ -33,8 +33,8 @@ def partial(make_roadmaps: Any, engine: str) -> Store:
 
 
 def retry(store: Store, *keys: str) -> Run:
-    planned = planning.plan(operation_called(NAME, store), Selection(list(keys)) if keys else Selection())
-    return work(runs.confirm(runs.draft(planned, TESTER), TESTER, background=False))
+    planned = planner.plan(operation_called(NAME, store), Selection(list(keys)) if keys else Selection())
+    return work(lifecycle.confirm(lifecycle.draft(planned, TESTER), TESTER, background=False))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -58,7 +58,7 @@ def test_the_platform_is_asked_for_each_part_that_failed(make_roadmaps: Any, set
     assert (asked["task_id"], asked["roadmap_id"]) == (INCIDENT, INCIDENT_ROADMAP)
     wanted = [("c26", "quiz"), *((key, part) for key in ("c27", "c28", "c29") for part in PARTS)]
     assert [(one["concept_id"], one["content_type"]) for one in asked["concepts"]] == wanted
-    assert headers[alerts.SIGNATURE] == alerts.signature("s3cret", headers[alerts.TIMESTAMP], body)
+    assert headers[notifications.SIGNATURE] == notifications.signature("s3cret", headers[notifications.TIMESTAMP], body)
     assert headers["Idempotency-Key"] == f"{INCIDENT}:retry:{run.pk}"
     assert dump(store) == before, "only the platform writes"
 

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from opsconsole.operations import registry
-from opsconsole.operations.base import Act, Changed, Outcome, Risk
-from opsconsole.operations.models import Status
-from opsconsole.operations.runs import UnableToRun
-from tasks.models import Task
+from opsconsole.engine import registry
+from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.models import Status
+from opsconsole.engine.operation import Act, Changed, Outcome, Risk
+from tasks.agentos.models import Task
 from tests.contract import execute_run, forbid, operation_called
 from tests.outside import dump, execute
 from tests.test_backfill_decision_fields import NAME, expected

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 from django.apps import apps
 
-from opsconsole.operations import registry
-from opsconsole.operations.base import Risk
-from opsconsole.operations.models import Run, Status
-from opsconsole.operations.runner import Runner
+from opsconsole.engine import registry
+from opsconsole.engine.executor import Runner
+from opsconsole.engine.models import Run, Status
+from opsconsole.engine.operation import Risk
 from opsconsole.stores.router import store_of
 from opsconsole.stores.store import StoreUnusable
 from tests.conftest import attach_url
@@ -46,7 +46,7 @@ def restricted(postgres: Any, agentos_template: str) -> Any:
 def test_a_clean_is_refused_before_it_begins(restricted: Any) -> None:
     store, owner, role = restricted
     with pytest.raises(StoreUnusable) as refused:
-        start(operation_called("tasks.clean_memory_items", store))
+        start(operation_called("agentos.clean_memory_items", store))
     assert "lacks DELETE memory_items" in str(refused.value)
     assert f'GRANT DELETE ON "public"."memory_items" TO "{role}";' in str(refused.value)
     assert "hunter2" not in str(refused.value)
@@ -54,7 +54,7 @@ def test_a_clean_is_refused_before_it_begins(restricted: Any) -> None:
     assert owner.execute("SELECT COUNT(*) FROM memory_items").fetchone() == (1,)
     for statement in str(refused.value).splitlines()[1:]:
         owner.execute(statement)
-    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    run = execute_run(operation_called("agentos.clean_memory_items", store))
     assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
     with pytest.raises(StoreUnusable, match="lacks INSERT memory_items"):
         undo(run)
@@ -106,16 +106,16 @@ def test_a_trigger_that_lacks_a_right_fails_its_row(restricted: Any) -> None:
         "CREATE TRIGGER odd BEFORE DELETE ON memory_items FOR EACH ROW WHEN (OLD.id = 'm') EXECUTE FUNCTION odd();"
         f"GRANT INSERT, UPDATE, DELETE ON memory_items TO {role}"
     )
-    run = execute_run(operation_called("tasks.clean_memory_items", store))
+    run = execute_run(operation_called("agentos.clean_memory_items", store))
     assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 1, 1)
     assert "closed" in run.units_set_aside.get().error
 
 
 def test_checks_and_measuring_need_to_read_only(restricted: Any) -> None:
     store, _owner, _role = restricted
-    assert execute_run(operation_called("care.check_store", store, store="agentos")).status == Status.SUCCEEDED
-    assert execute_run(operation_called("tasks.check_references", store)).status == Status.SUCCEEDED
-    assert execute_run(operation_called("care.measure_stores")).reasons["skipped"]["measured"] == 5
+    assert execute_run(operation_called("monitoring.check_store", store, store="agentos")).status == Status.SUCCEEDED
+    assert execute_run(operation_called("audits.check_references", store)).status == Status.SUCCEEDED
+    assert execute_run(operation_called("console.measure_stores")).reasons["skipped"]["measured"] == 5
 
 
 def test_the_documentation_names_every_grant() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from opsconsole.operations.models import Run
+from opsconsole.engine.models import Run
 from tests import roadmaps
 from tests.conftest import attach_url
 from tests.roadmaps import INCIDENT, INCIDENT_ROADMAP, Maker, concept

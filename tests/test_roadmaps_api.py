@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from opsconsole.api.models import Token
+from opsconsole.accounts.models import Token
 from tests import roadmaps
 from tests.conftest import attach_url
 from tests.outside import execute

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from opsconsole.operations.models import Alert, Finding, Status
+from opsconsole.engine.models import Alert, Finding, Status
 from opsconsole.stores.store import Store
-from tasks.dirty_data import dirty_jobs, jobs_with_all
-from tasks.models import HelixJob
-from tasks.operations.scan_dirty_data import ScanDirtyData
+from tasks.helix.dirty_data import dirty_jobs, jobs_with_all
+from tasks.helix.models import HelixJob
+from tasks.helix.operations.scan_dirty_data import ScanDirtyData
 from tests import helix
 from tests.conftest import HELIX_ENGINES
 from tests.contract import execute_run, operation_called
@@ -24,7 +24,7 @@ from tests.outside import dump, execute, schema
 from tests.shell import Shell
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "helix"])
-SCAN = "tasks.scan_dirty_data"
+SCAN = "helix.scan_dirty_data"
 
 
 def found_in(store: Store) -> dict[tuple[str, Any], tuple[list[int], list[int]]]:
@@ -150,7 +150,7 @@ def test_findings_are_kept_and_told_once(make_helix):
     first = execute_run(operation_called(SCAN))
     assert (first.status, first.after["new"]) == (Status.SUCCEEDED, len(helix.expected(helix.one_of_each())))
     told = Alert.objects.get()
-    assert "7 new findings of tasks.scan_dirty_data in helix" in told.subject
+    assert "7 new findings of helix.scan_dirty_data in helix" in told.subject
     assert "A: 1 (periodic)" in told.text
 
     second = execute_run(operation_called(SCAN))

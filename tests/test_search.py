@@ -18,10 +18,10 @@ from django.urls import reverse
 
 from opsconsole.stores import rows
 from opsconsole.stores.store import Store, StoreUnusable, attach_file
-from tasks import search as searching
-from tasks.models import KbChunk, MemoryItem
-from tasks.query import json_strings
-from tasks.search import check, method_of, rebuild, search, search_queryset
+from tasks.agentos import search as searching
+from tasks.agentos.models import KbChunk, MemoryItem
+from tasks.agentos.search import check, method_of, rebuild, search, search_queryset
+from tasks.agentos.search_query import json_strings
 from tests.conftest import Managed, attach_url
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])

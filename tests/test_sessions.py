@@ -10,10 +10,10 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from opsconsole.accounts.models import Scope, Session, Token
+from opsconsole.accounts.sessions import STARTED, USED
 from opsconsole.api import auth
-from opsconsole.api.models import Scope, Session, Token
-from opsconsole.api.sessions import STARTED, USED
-from opsconsole.operations.models import Event
+from opsconsole.engine.models import Event
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
 ELSEWHERE: dict[str, Any] = {"REMOTE_ADDR": "203.0.113.9", "HTTP_USER_AGENT": "Firefox on <b>Debian</b>"}
@@ -96,7 +96,7 @@ def test_everybody_lists_and_revokes_their_own(alice: Any, bob: Any, charlie: An
 
 # --- tokens ----------------------------------------------------------------------------------------------
 
-READ, REPORT = "tasks.view_taskstatus", "tasks.report_taskstatus"
+READ, REPORT = "records.view_taskstatus", "records.report_taskstatus"
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ import pytest
 from tests import agentos, helix
 from tests.shell import ROOT, Shell
 
-LOCKED_PAGES = ["/admin/audits/taskaudit/", "/admin/tasks/helixjob/"] * 3
-OTHER_PAGES = ("/admin/", "/admin/tasks/testrecord/", "/admin/operations/run/", "/metrics", "/readyz")
+LOCKED_PAGES = ["/admin/audits/taskaudit/", "/admin/helix/helixjob/"] * 3
+OTHER_PAGES = ("/admin/", "/admin/records/testrecord/", "/admin/operations/run/", "/metrics", "/readyz")
 # How long the locks are held. The proof of the documentation: SLOW_STORE_SECONDS=60.
 LOCKED_SECONDS = float(os.environ.get("SLOW_STORE_SECONDS", "12"))
 
@@ -38,18 +38,18 @@ from datetime import timedelta
 from django.contrib.auth.models import User
 from django.utils import timezone
 from django_q.models import OrmQ
-from opsconsole.operations import jobs, planning, registry, runs
-from opsconsole.operations.models import Run, Trigger
+from opsconsole.engine import jobs, planning, registry, runs
+from opsconsole.engine.models import Run, Trigger
 bob = User.objects.create_superuser("bob", password="correct horse")
 actor = runs.Actor("bob", "here", Trigger.ADMIN, bob)
-for name, values in (("audits.backfill_decision_fields", {}), ("care.check_store", {"store": "agentos"}),
-                     ("tasks.repair_dirty_jobs", {}), ("care.check_store", {"store": "helix"})):
+for name, values in (("audits.backfill_decision_fields", {}), ("monitoring.check_store", {"store": "agentos"}),
+                     ("helix.repair_dirty_jobs", {}), ("monitoring.check_store", {"store": "helix"})):
     cls = registry.operation(name)
     params = registry.clean(cls, values)
     planned = planning.plan(planning.operation_on(cls, cls.locate(params), params))
     planning.count_outcomes(planned)
     run = runs.draft(planned, actor, note="as usual")
-    jobs.confirm(run, actor, list(__import__("opsconsole.operations.checklist").operations.checklist.ITEMS))
+    jobs.confirm(run, actor, list(__import__("opsconsole.engine.checklist").operations.checklist.ITEMS))
 OrmQ.objects.update(lock=timezone.now() + timedelta(days=1))
 Run.objects.update(lease_until=timezone.now() + timedelta(days=1))  # nobody wakes them
 """
@@ -175,7 +175,7 @@ def test_one_slow_store_does_not_stop_the_rest(console: tuple[Shell, str, Path],
         """From the request to the end of a run on a store that nobody locks."""
         ((before,),) = ask("SELECT MAX(id) FROM operations_run")
         started = time.monotonic()
-        web.post("/admin/operations/care.check_store/plan/", asked="1", store="roadmaps")
+        web.post("/admin/operations/monitoring.check_store/plan/", asked="1", store="roadmaps")
         ended = f"SELECT 1 FROM operations_run WHERE id > {before} AND finished_at IS NOT NULL"
         wait_for(lambda: ask(ended), 120)
         return time.monotonic() - started
@@ -236,7 +236,7 @@ def test_one_slow_store_does_not_stop_the_rest(console: tuple[Shell, str, Path],
         wait_for(lambda: len(ask(ended)) == 4, 60)
         assert {status for (status,) in ask(ended)} <= {"succeeded", "needs_attention"}
         assert web.get("/admin/audits/taskaudit/")[0] == 200
-        assert web.get("/admin/tasks/helixjob/")[0] == 200
+        assert web.get("/admin/helix/helixjob/")[0] == 200
 
 
 def _answers(port: int) -> bool:

@@ -16,9 +16,9 @@ from django.conf import settings
 from django.db import OperationalError, connections
 from django.test import Client
 
+from opsconsole.console import store_errors
+from opsconsole.engine import lifecycle
 from opsconsole.env import database_url
-from opsconsole.operations import runs
-from opsconsole.stores import middleware
 from opsconsole.stores.config import database
 from opsconsole.stores.errors import is_lock
 from opsconsole.stores.postgresql import base as pooled
@@ -33,11 +33,11 @@ AUDITS = "/admin/audits/taskaudit/"
 @pytest.fixture(autouse=True)
 def _not_known_to_be_locked(monkeypatch: pytest.MonkeyPatch, bob: Any, client: Client) -> Iterator[None]:
     monkeypatch.setattr(settings, "STORE_LOCK_SECONDS", 0.5)
-    middleware._locked_until.clear()
+    store_errors._locked_until.clear()
     client.force_login(bob)
     client.get(AUDITS)  # the first page of a process compiles templates
     yield
-    middleware._locked_until.clear()
+    store_errors._locked_until.clear()
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def locked(request: pytest.FixtureRequest, make_attached: Any) -> Iterator[Any]:
     else:
         store = attach_url("agentos", f"{made.url}?options=-c%20lock_timeout%3D500")
         lock = locked_table(made.url, "task_audits")
-    plan = runs.draft(plan_whole(operation_called(BACKFILL, store)), TESTER)
+    plan = lifecycle.draft(plan_whole(operation_called(BACKFILL, store)), TESTER)
     run = execute_run(operation_called(BACKFILL, store))
     store.close()
     with lock as pid:
@@ -162,7 +162,7 @@ def test_one_request_waits_for_a_file_once(make_attached: Any, monkeypatch: pyte
     """Each statement of SQLite has a time limit of its own: a page's many would add up."""
     made = make_attached("sqlite", 30)
     store = attach_url("agentos", f"sqlite:///{made.url}")
-    patience = middleware.Patience("agentos")
+    patience = store_errors.Patience("agentos")
     with closing(sqlite3.connect(made.url, isolation_level=None, check_same_thread=False)) as holder:
         with connections["agentos"].execute_wrapper(patience):
             for _statement in range(5):
@@ -182,7 +182,7 @@ def test_one_request_waits_for_a_file_once(make_attached: Any, monkeypatch: pyte
 def test_a_statement_of_sqlite_that_takes_too_long_is_stopped(
     bob: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(middleware, "STATEMENT_SECONDS", 0.2)
+    monkeypatch.setattr(store_errors, "STATEMENT_SECONDS", 0.2)
     client.force_login(bob)
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT MAX(i) FROM n"
     from audits.admin import TaskAuditAdmin
@@ -225,7 +225,7 @@ def test_a_server_that_never_answers_holds_up_few_requests(bob: Any, client: Cli
 
 @both
 def test_the_api_names_what_locks_a_store(locked: Any, bob: Any, client: Client) -> None:
-    from opsconsole.api.console import api
+    from opsconsole.api.endpoints import api
 
     said = locked[2]
     client.force_login(bob)

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from opsconsole.operations import planning, runs
-from opsconsole.operations.base import Operation
-from opsconsole.operations.models import Run, Status
-from opsconsole.operations.runner import Runner
-from opsconsole.operations.selection import Selection
+from opsconsole.engine import lifecycle, planner
+from opsconsole.engine.executor import Runner
+from opsconsole.engine.models import Run, Status
+from opsconsole.engine.operation import Operation
+from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store
 from roadmaps.operations.sync_results import WRITTEN
 from roadmaps.times import local_text
@@ -42,7 +42,7 @@ def _frozen() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Operation, "__init__", at_noon)
-        patch.setattr(planning, "SHOWN_CHARACTERS", 1_000_000)
+        patch.setattr(planner, "SHOWN_CHARACTERS", 1_000_000)
         yield
 
 
@@ -73,8 +73,8 @@ class TestContract(Contract):
 def on(store: Store, *keys: str, **params: Any) -> Run:
     """A run of these tasks, or of all stuck ones."""
     operation = operation_called(NAME, store, **params)
-    planned = planning.plan(operation, Selection(list(keys)) if keys else Selection())
-    return work(runs.confirm(runs.draft(planned, TESTER), TESTER, background=False))
+    planned = planner.plan(operation, Selection(list(keys)) if keys else Selection())
+    return work(lifecycle.confirm(lifecycle.draft(planned, TESTER), TESTER, background=False))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -155,10 +155,10 @@ def test_a_task_that_went_on_by_itself(make_roadmaps: Any) -> None:
     roadmaps.incident(maker)
     store = make_roadmaps("sqlite", maker.rows)
     operation = operation_called(NAME, store, force=True)
-    run = runs.draft(planning.plan(operation, Selection([INCIDENT])), TESTER)
+    run = lifecycle.draft(planner.plan(operation, Selection([INCIDENT])), TESTER)
     execute(store, "UPDATE roadmap_tasks SET updated_at = '2026-03-01 12:00:01'")
     before = dump(store)
-    run = work(runs.confirm(run, TESTER, background=False))
+    run = work(lifecycle.confirm(run, TESTER, background=False))
     assert run.reasons["skipped"] == {"went_on": 1}
     assert dump(store) == before
     stuck = start(operation_called(NAME, store))
@@ -241,7 +241,7 @@ def test_a_store_without_deleted_at(make_roadmaps: Any, engine: str) -> None:
 def test_the_plan_shows_where_the_document_changes(make_roadmaps: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     maker = Maker()
     roadmaps.incident(maker)
-    monkeypatch.setattr(planning, "SHOWN_CHARACTERS", 500)
+    monkeypatch.setattr(planner, "SHOWN_CHARACTERS", 500)
     planned = plan_whole(operation_called(NAME, make_roadmaps("sqlite", maker.rows)))
     shown = planned.sample[0]["rows"][0]
     assert '"content_status": "pending"' in shown["before"]["framework_data"]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from audits.models import GuardianVerdict
-from opsconsole.operations import registry, runs
-from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange
-from opsconsole.operations.models import Run, Status
+from opsconsole.engine import lifecycle, registry
+from opsconsole.engine.models import Run, Status
+from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange
 from opsconsole.stores.store import Store
 from tests.contract import after_batches, execute_run, left_by, operation_called, plan_whole, start, undo, work
 from tests.outside import dump, execute, neighbour
@@ -174,7 +174,7 @@ def test_an_undo_goes_on_beneath_parents_that_a_trigger_touches(make_families: A
         until, on_progress = after_batches(1)
         undone = work(undone, until=until, on_progress=on_progress)
         if undone.status == Status.INTERRUPTED:
-            undone = runs.claim(undone)
+            undone = lifecycle.claim(undone)
     assert (undone.changed, conflicts(undone)) == (3 * FAMILIES, {})
     after = dump(store)
     assert {row["name"] for row in after["parents"].values()} == {"has children"}

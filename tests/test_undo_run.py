@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from audits.models import GuardianVerdict
-from opsconsole.operations import registry, runs
-from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange
-from opsconsole.operations.models import Status
-from opsconsole.operations.runs import UnableToRun
+from opsconsole.engine import lifecycle, registry
+from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.models import Status
+from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange
 from opsconsole.stores.store import Store
 from tests.contract import (
     Crash,
@@ -128,7 +128,7 @@ def test_worker_dies(store: Store, point: str, monkeypatch: pytest.MonkeyPatch) 
         run, call = start(operation, batch_size=7), 2
         if point == "while recovering":
             until, on_progress = after_batches(2)
-            run, call = runs.claim(work(run, until=until, on_progress=on_progress)), 1
+            run, call = lifecycle.claim(work(run, until=until, on_progress=on_progress)), 1
         monkeypatch.setattr(*interposed(point, call, crash))
         with pytest.raises(Crash):
             work(run)
@@ -210,6 +210,6 @@ def test_figures_of_the_same_work_are_the_same(store: Store) -> None:
         run = work(run, until=until, on_progress=on_progress)
         slices += 1
         if run.status == Status.INTERRUPTED:
-            run = runs.claim(run)
+            run = lifecycle.claim(run)
     assert slices > 5
     assert figures(run) == figures(whole)

@@ -14,12 +14,11 @@ from django.conf import settings
 from django.db import DatabaseError, transaction
 from django.test import Client
 
-from opsconsole.care import schema
-from opsconsole.care.models import Backup
-from opsconsole.operations import planning
-from opsconsole.operations.models import Run, Status
-from opsconsole.operations.planning import UnableToPlan
-from opsconsole.stores import remedies
+from opsconsole.engine import planner
+from opsconsole.engine.models import Run, Status
+from opsconsole.engine.planner import UnableToPlan
+from opsconsole.stores import remedies, schema_diff
+from opsconsole.stores.models import Backup
 from opsconsole.stores.store import Store, StoreUnusable, attach_file
 from tests import agentos, agentos_versions
 from tests.conftest import attach_url, forget_attached
@@ -38,7 +37,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def upgrade(store: Store) -> Run:
-    run = execute_run(operation_called("care.upgrade_store", store, store=store.name))
+    run = execute_run(operation_called("backups.upgrade_store", store, store=store.name))
     assert run.status == Status.SUCCEEDED, [unit.error for unit in run.units_set_aside.all()]
     return run
 
@@ -47,14 +46,14 @@ def upgrade(store: Store) -> Run:
 def test_an_older_store(make_attached: Any, engine: str) -> None:
     attached = make_attached(engine, 300, version="0.20.0")
     store = attached.store
-    assert {"task_audits.source_event_ts", "task_audits.verdict_id"} <= {one.name for one in schema.missing(store)}
+    assert {"task_audits.source_event_ts", "task_audits.verdict_id"} <= {one.name for one in schema_diff.missing(store)}
     before, before_shape = dump(store), shape(store)
-    planned = plan_whole(operation_called("care.upgrade_store", store, store="agentos"))
+    planned = plan_whole(operation_called("backups.upgrade_store", store, store="agentos"))
     assert "ADD COLUMN" in planned.sample[0]["detail"]
     assert (dump(store), shape(store)) == (before, before_shape), "the plan writes nothing"
     run = upgrade(store)
     fresh = Store(store.alias, store.name)
-    assert [one.name for one in schema.missing(fresh) if one.kind != "table"] == ["task_audits.verdict_id"]
+    assert [one.name for one in schema_diff.missing(fresh) if one.kind != "table"] == ["task_audits.verdict_id"]
     after = dump(store)
     for table, rows in before.items():
         for key, row in rows.items():
@@ -67,7 +66,7 @@ def test_an_older_store(make_attached: Any, engine: str) -> None:
 
 
 def test_a_managed_store_is_complete(managed: Any) -> None:
-    assert schema.missing(managed.store) == []
+    assert schema_diff.missing(managed.store) == []
     assert upgrade(managed.store).reasons["skipped"] == {"complete": 1}
 
 
@@ -160,7 +159,7 @@ def test_columns_that_a_migration_will_add_are_left_to_it(make_versioned: Any) -
     before = shape(store)
     for asked in (
         lambda: execute_run(operation_called(BACKFILL, store)),
-        lambda: execute_run(operation_called("care.upgrade_store", store, store="agentos", needed_by=BACKFILL)),
+        lambda: execute_run(operation_called("backups.upgrade_store", store, store="agentos", needed_by=BACKFILL)),
     ):
         with pytest.raises((StoreUnusable, UnableToPlan)) as refused:
             asked()
@@ -183,10 +182,10 @@ def test_a_plan_says_which_migration_brings_what_it_adds(make_versioned: Any) ->
     execute(store, "DROP INDEX idx_task_audits_lag")
     execute(store, "ALTER TABLE task_audits DROP COLUMN supervisor_processed_at")
     store = Store(store.alias, store.name)
-    operation = operation_called("care.upgrade_store", store, store="agentos", needed_by=BACKFILL)
+    operation = operation_called("backups.upgrade_store", store, store="agentos", needed_by=BACKFILL)
     planned = plan_whole(operation)
     assert "ADD COLUMN" in planned.sample[0]["detail"]
-    assert "AgentOS itself brings task_audits.supervisor_processed_at with its migration v15." in planning.advice(
+    assert "AgentOS itself brings task_audits.supervisor_processed_at with its migration v15." in planner.advice(
         planned
     )
     assert execute_run(operation).status == Status.SUCCEEDED
@@ -198,13 +197,15 @@ def test_a_key_that_is_missing_is_another_shape(make_versioned: Any) -> None:
     store = make_versioned(53)
     before = shape(store)
     with pytest.raises(StoreUnusable, match="its key is project_id, and the console knows id") as refused:
-        execute_run(operation_called("tasks.archive_projects", store))
+        execute_run(operation_called("agentos.archive_projects", store))
     assert "ADD COLUMN" not in str(refused.value)
     with pytest.raises(UnableToPlan, match="its key is project_id, and the console knows id"):
-        execute_run(operation_called("care.upgrade_store", store, store="agentos", needed_by="tasks.archive_projects"))
+        execute_run(
+            operation_called("backups.upgrade_store", store, store="agentos", needed_by="agentos.archive_projects")
+        )
     assert shape(store) == before
-    planned = plan_whole(operation_called("care.upgrade_store", store, store="agentos"))
-    assert any("The table projects has another shape" in sentence for sentence in planning.advice(planned))
+    planned = plan_whole(operation_called("backups.upgrade_store", store, store="agentos"))
+    assert any("The table projects has another shape" in sentence for sentence in planner.advice(planned))
     upgrade(store)
     assert "id" not in shapes(store)["projects"]
     assert "lineage_id" not in shapes(store)["task_lineage"]
@@ -216,7 +217,7 @@ def test_a_check_advises_nothing_that_stops_the_platform(make_versioned: Any) ->
     agentos_versions.migrate(other)
     wanted = shapes(other)
     store = make_versioned(12)
-    check: Any = operation_called("care.check_store", store, store="agentos")
+    check: Any = operation_called("monitoring.check_store", store, store="agentos")
     found = {one.code: one for one in check.ask("schema")}
     assert {"absent_table", "pending_migration", "other_shape", "missing_index"} == set(found)
     for one in check.ask("schema"):
@@ -228,7 +229,7 @@ def test_a_check_advises_nothing_that_stops_the_platform(make_versioned: Any) ->
 
 def test_an_operation_that_does_not_exist(make_versioned: Any) -> None:
     with pytest.raises(UnableToPlan, match="No operation of agentos is called nothing"):
-        plan_whole(operation_called("care.upgrade_store", make_versioned(20), store="agentos", needed_by="nothing"))
+        plan_whole(operation_called("backups.upgrade_store", make_versioned(20), store="agentos", needed_by="nothing"))
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-jsonb"])
@@ -236,7 +237,7 @@ def test_columns_that_a_revision_of_alembic_will_add(make_roadmaps: Any, engine:
     store = make_roadmaps(engine, {})
     execute(store, "ALTER TABLE roadmap_tasks DROP COLUMN execution_summary")
     fresh = Store(store.alias, store.name)
-    assert "roadmap_tasks.execution_summary" in [one.name for one in schema.missing(fresh) if one.kind == "column"]
+    assert "roadmap_tasks.execution_summary" in [one.name for one in schema_diff.missing(fresh) if one.kind == "column"]
     execute(store, "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
     upgrade(Store(store.alias, store.name))
     assert "execution_summary" not in shapes(store)["roadmap_tasks"]
@@ -256,8 +257,8 @@ def test_behind_a_pooler_in_transaction_mode(managed: Any, postgres: Any, tmp_pa
         address = f"postgresql://postgres@127.0.0.1:{pooler.port}/{managed.url.rpartition('/')[2]}?pooler=transaction"
         store = attach_url("agentos", address, attached=False)
         with pytest.raises(StoreUnusable, match="a pooler in transaction mode, which can't dump"):
-            execute_run(operation_called("care.upgrade_store", store, store="agentos"))
-        run = execute_run(operation_called("tasks.rebuild_search_index", store))
+            execute_run(operation_called("backups.upgrade_store", store, store="agentos"))
+        run = execute_run(operation_called("agentos.rebuild_search_index", store))
         assert run.status == Status.SUCCEEDED, [unit.error for unit in run.units_set_aside.all()]
     finally:
         forget_attached()
@@ -275,10 +276,10 @@ def test_an_index_whose_name_something_else_has(managed: Any, name_of: str) -> N
     else:
         managed.execute("CREATE TABLE idx_tasks_session (x INTEGER)")
     store = Store("agentos", "agentos")
-    (missing,) = schema.missing(store)
+    (missing,) = schema_diff.missing(store)
     assert missing.kind == "index"
     upgrade(store)
-    assert schema.missing(Store("agentos", "agentos")) == []
+    assert schema_diff.missing(Store("agentos", "agentos")) == []
     found = remedies.indexes(Store("agentos", "agentos"))
     assert found[missing.name].columns == ("session_id",)
     if name_of == "index":
@@ -297,15 +298,15 @@ def test_an_index_whose_name_something_else_has(managed: Any, name_of: str) -> N
 def test_an_index_that_is_not_the_documented_one(managed: Any, name: str, other: str) -> None:
     managed.execute(f"DROP INDEX {name}")
     managed.execute(other)
-    assert [one.name for one in schema.missing(Store("agentos", "agentos"))] == [f"{name}_2"]
+    assert [one.name for one in schema_diff.missing(Store("agentos", "agentos"))] == [f"{name}_2"]
     upgrade(Store("agentos", "agentos"))
-    assert schema.missing(Store("agentos", "agentos")) == []
+    assert schema_diff.missing(Store("agentos", "agentos")) == []
 
 
 def test_an_index_without_the_nulls_serves(managed: Any) -> None:
     managed.execute("DROP INDEX idx_tasks_session")
     managed.execute("CREATE INDEX other ON tasks (session_id) WHERE session_id IS NOT NULL")
-    assert schema.missing(Store("agentos", "agentos")) == []
+    assert schema_diff.missing(Store("agentos", "agentos")) == []
 
 
 class _Undone(Exception):
@@ -322,24 +323,24 @@ def added_again(store: Store) -> int:
             store.query("SELECT name FROM sqlite_master WHERE type = 'index' AND sql > ''") if not cascade else ()
         ):
             store.execute(f'DROP INDEX "{name[0]}"')
-        for table, columns in schema.documented(store.name, store.vendor).columns.items():
+        for table, columns in schema_diff.documented(store.name, store.vendor).columns.items():
             for column in columns:
                 if column != remedies.key_of(models[table]):
                     with suppress(DatabaseError), transaction.atomic(using=store.alias):
                         store.execute(f'ALTER TABLE "{table}" DROP COLUMN "{column}"{cascade}')
                         gone.add(f"{table}.{column}")
-        missing = schema.missing(Store(store.alias, store.name))
+        missing = schema_diff.missing(Store(store.alias, store.name))
         assert {one.name for one in missing if one.kind == "column"} == gone
         for one in missing:
             store.execute(one.statement)
-        assert schema.missing(Store(store.alias, store.name)) == []
+        assert schema_diff.missing(Store(store.alias, store.name)) == []
         raise _Undone
     return len(gone)
 
 
 def test_every_column_of_agentos_can_be_added_again(managed: Any) -> None:
     assert added_again(managed.store) > 60
-    assert schema.missing(Store("agentos", "agentos")) == []
+    assert schema_diff.missing(Store("agentos", "agentos")) == []
 
 
 @pytest.mark.parametrize("name", ["helix", "records", "roadmaps"])
@@ -351,10 +352,10 @@ def test_an_index_that_is_half_made(managed: Any) -> None:
     if managed.engine == "sqlite":
         return  # it has no such thing
     managed.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_tasks_status'::regclass")
-    (missing,) = schema.missing(Store("agentos", "agentos"))
+    (missing,) = schema_diff.missing(Store("agentos", "agentos"))
     assert missing.statement == 'REINDEX INDEX CONCURRENTLY "idx_tasks_status"'
     upgrade(Store("agentos", "agentos"))
-    assert schema.missing(Store("agentos", "agentos")) == []
+    assert schema_diff.missing(Store("agentos", "agentos")) == []
 
 
 def test_the_page_of_a_table_of_another_shape_says_so(make_versioned: Any, viewer: Any, client: Client) -> None:
@@ -362,8 +363,8 @@ def test_the_page_of_a_table_of_another_shape_says_so(make_versioned: Any, viewe
     store = make_versioned(53)
     if store.path is not None:
         attach_url("agentos", f"sqlite:///{store.path}")
-    for address in ("/admin/tasks/project/", "/admin/tasks/project/p/change/"):
+    for address in ("/admin/agentos/project/", "/admin/agentos/project/p/change/"):
         page = client.get(address)
         assert page.status_code == 503
         assert "its key is project_id, and the console knows id" in page.content.decode()
-    assert client.get("/admin/tasks/task/").status_code == 200
+    assert client.get("/admin/agentos/task/").status_code == 200

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from opsconsole.operations.models import Status
-from tasks.operations.verify_dirty_cleanup import VerifyDirtyCleanup
+from opsconsole.engine.models import Status
+from tasks.helix.operations.verify_dirty_cleanup import VerifyDirtyCleanup
 from tests import helix
 from tests.conftest import HELIX_ENGINES
 from tests.contract import execute_run

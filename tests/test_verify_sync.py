@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from opsconsole.operations.models import Finding, Status
+from opsconsole.engine.models import Finding, Status
 from tests import roadmaps
 from tests.contract import execute_run, operation_called
 from tests.outside import execute

@@ -15,8 +15,8 @@ from django.test import Client
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from opsconsole.operations import jobs
-from opsconsole.operations.models import Heartbeat
+from opsconsole.engine import queue
+from opsconsole.engine.models import Heartbeat
 from opsconsole.stores.store import Store
 from tests.conftest import attach_url
 from tests.contract import execute_run, operation_called
@@ -46,7 +46,7 @@ def test_alive_and_ready(client: Client, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert said["worker"].endswith("never seen")
     for cluster in ("", "long"):
-        Heartbeat.objects.create(host=jobs.heartbeat_name("here", cluster), at=timezone.now())
+        Heartbeat.objects.create(host=queue.heartbeat_name("here", cluster), at=timezone.now())
     assert set(lines(client).values()) == {"OK"}
     assert client.get("/readyz?all").status_code == 200
     attach_url("helix", "postgresql://nobody:hunter2@127.0.0.1:1/gone")
@@ -81,8 +81,8 @@ def test_reasons_are_not_for_everybody(client: Client, bob: Any, monkeypatch: py
 
 def test_metrics_parse_and_hold_the_figures(client: Client, django_assert_max_num_queries: Any) -> None:
     back_up(Store("agentos", "agentos"))
-    execute_run(operation_called("tasks.check_references"))
-    execute_run(operation_called("care.measure_stores"))
+    execute_run(operation_called("audits.check_references"))
+    execute_run(operation_called("console.measure_stores"))
     with django_assert_max_num_queries(15):
         text = client.get("/metrics").content.decode()
     samples = {
@@ -90,18 +90,18 @@ def test_metrics_parse_and_hold_the_figures(client: Client, django_assert_max_nu
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    assert samples["opsconsole_runs", ("care.backup_store", "succeeded")] == 1
+    assert samples["opsconsole_runs", ("backups.backup_store", "succeeded")] == 1
     assert 0 <= samples["opsconsole_backup_age_seconds", ("agentos",)] < 60
     assert samples["opsconsole_store_up", ("helix",)] == 1
     assert samples["opsconsole_store_size_bytes", ("agentos",)] > 0
     assert samples["opsconsole_queue_length", ()] == 0
-    assert samples["opsconsole_batch_seconds_count", ("care.backup_store",)] == 1
+    assert samples["opsconsole_batch_seconds_count", ("backups.backup_store",)] == 1
 
 
 def test_the_dashboard_asks_for_metrics_that_exist(client: Client) -> None:
     back_up(Store("agentos", "agentos"))
-    execute_run(operation_called("care.measure_stores"))
-    Heartbeat.objects.create(host=jobs.heartbeat_name("here"), at=timezone.now())
+    execute_run(operation_called("console.measure_stores"))
+    Heartbeat.objects.create(host=queue.heartbeat_name("here"), at=timezone.now())
     there = set(re.findall(r"# TYPE (\w+)", client.get("/metrics").content.decode()))
     board = json.loads((Path(__file__).resolve().parent.parent / "docs" / "grafana-dashboard.json").read_text())
     for panel in board["panels"]:
@@ -111,7 +111,7 @@ def test_the_dashboard_asks_for_metrics_that_exist(client: Client) -> None:
 
 
 def test_store_stats(managed: Any, client: Client, bob: Any) -> None:
-    from opsconsole.care.stats import stats
+    from opsconsole.monitoring.stats import stats
 
     managed.execute("INSERT INTO tasks (task_id, title) VALUES ('t', 'one')")
     if managed.engine == "postgresql":
@@ -135,26 +135,26 @@ def test_store_stats(managed: Any, client: Client, bob: Any) -> None:
 
 
 def test_a_crowded_server_is_told(postgres: Any, client: Client, bob: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from opsconsole.operations.models import Alert
+    from opsconsole.engine.models import Alert
 
     attach_url("records", postgres.create_database("crowded"))
     monkeypatch.setattr(settings, "CONNECTIONS_ALERT_PERCENT", 0)
-    execute_run(operation_called("care.measure_stores"))
+    execute_run(operation_called("console.measure_stores"))
     client.force_login(bob)
     assert "connections are taken" in client.get("/admin/").content.decode()
     assert Alert.objects.filter(subject__contains="connections").count() == 1
-    execute_run(operation_called("care.measure_stores"))
+    execute_run(operation_called("console.measure_stores"))
     assert Alert.objects.filter(subject__contains="connections").count() == 1
 
 
 def test_an_overdue_backup_is_told_once_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
-    from opsconsole.care.models import Backup
-    from opsconsole.operations.models import Alert
+    from opsconsole.engine.models import Alert
+    from opsconsole.stores.models import Backup
 
-    execute_run(operation_called("care.measure_stores"))
+    execute_run(operation_called("console.measure_stores"))
     assert not Alert.objects.exists(), "who never made a backup has read so on the front page"
     back_up(Store("agentos", "agentos"))
     Backup.objects.update(at=timezone.now() - timedelta(days=3))
     for _times in range(2):
-        execute_run(operation_called("care.measure_stores"))
+        execute_run(operation_called("console.measure_stores"))
     assert "no verified backup for 72 h" in Alert.objects.get().subject

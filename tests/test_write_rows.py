@@ -14,13 +14,13 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
-from opsconsole.operations import jobs, runs
-from opsconsole.operations.base import Risk
-from opsconsole.operations.models import GivenRows, Hold, Run, Status
-from opsconsole.operations.operations import write_rows
-from opsconsole.operations.planning import UnableToPlan
-from opsconsole.stores import formats
-from opsconsole.stores.editing import raw_values
+from opsconsole.console import file_formats
+from opsconsole.console.editing import raw_values
+from opsconsole.engine import lifecycle, queue
+from opsconsole.engine.models import GivenRows, Hold, Run, Status
+from opsconsole.engine.operation import Risk
+from opsconsole.engine.operations import write_rows
+from opsconsole.engine.planner import UnableToPlan
 from opsconsole.stores.rows import Write
 from tests.contract import Crash, die, execute_run, left_by, operation_called, plan_whole, start, undo, work
 from tests.driver import POINTS, interposed
@@ -66,7 +66,7 @@ def said(response):
 
 def test_saving_a_form_is_a_run_that_can_be_undone(bobs, task, bob):
     before = task.execute("SELECT * FROM tasks")
-    answer = save(bobs, "tasks.task", "t", title="new", metadata='{"a": 1}')
+    answer = save(bobs, "agentos.task", "t", title="new", metadata='{"a": 1}')
     run = Run.objects.get()
     assert (run.operation, run.status, run.changed, run.user) == (NAME, Status.SUCCEEDED, 1, bob)
     assert run.writes == {"tasks": ["title", "metadata"]}
@@ -83,7 +83,7 @@ def test_saving_a_form_is_a_run_that_can_be_undone(bobs, task, bob):
 
 
 def test_an_undo_leaves_what_changed_since(bobs, task):
-    save(bobs, "tasks.task", "t", title="new")
+    save(bobs, "agentos.task", "t", title="new")
     task.execute("UPDATE tasks SET title = 'newer'")
     undone = undo(Run.objects.get())
     assert left_by(undone) == {"unfit": {"conflict": ["tasks t"]}}
@@ -91,39 +91,39 @@ def test_an_undo_leaves_what_changed_since(bobs, task):
 
 
 def test_what_others_changed_meanwhile_is_not_overwritten(bobs, task):
-    page = bobs.get(url("tasks.task", "change", "t", edit=1))
+    page = bobs.get(url("agentos.task", "change", "t", edit=1))
     data = form_data(page) | {"title": "mine"}
     task.execute("UPDATE tasks SET title = 'theirs', status = 'running'")
-    page = bobs.post(url("tasks.task", "change", "t", edit=1), data)
+    page = bobs.post(url("agentos.task", "change", "t", edit=1), data)
     assert page.status_code == 200
     assert "Somebody has changed this to theirs since the form was opened." in said(page)
     assert tasks(task) == [("t", "theirs", "running")]
     assert not Run.objects.exists()
     again = form_data(page)
     assert again["title"] == "mine"
-    assert bobs.post(url("tasks.task", "change", "t", edit=1), again).status_code == 302
+    assert bobs.post(url("agentos.task", "change", "t", edit=1), again).status_code == 302
     assert tasks(task) == [("t", "mine", "running")]  # the status that nobody touched here is theirs
     assert Run.objects.get().writes == {"tasks": ["title"]}
 
 
 def test_a_row_that_was_deleted_meanwhile_is_not_made_again(bobs, task):
-    data = form_data(bobs.get(url("tasks.task", "change", "t", edit=1))) | {"title": "mine"}
+    data = form_data(bobs.get(url("agentos.task", "change", "t", edit=1))) | {"title": "mine"}
     task.execute("DELETE FROM tasks")
-    bobs.post(url("tasks.task", "change", "t", edit=1), data)
+    bobs.post(url("agentos.task", "change", "t", edit=1), data)
     assert tasks(task) == []
     assert not Run.objects.exists()
 
 
 @pytest.mark.parametrize("change", ["UPDATE tasks SET title = 'theirs'", "DELETE FROM tasks"])
 def test_what_changes_between_the_form_and_its_run_is_a_conflict(bobs, task, change, monkeypatch):
-    run_now = jobs.run_now
+    run_now = queue.run_now
 
     def later(*args: Any) -> Run:
         task.execute(change)
         return run_now(*args)
 
-    monkeypatch.setattr(jobs, "run_now", later)
-    page = save(bobs, "tasks.task", "t", title="mine")
+    monkeypatch.setattr(queue, "run_now", later)
+    page = save(bobs, "agentos.task", "t", title="mine")
     left = tasks(task)
     run = Run.objects.get()
     assert (run.changed, run.unfit) == (0, 1)
@@ -140,11 +140,11 @@ def test_what_changes_between_the_form_and_its_run_is_a_conflict(bobs, task, cha
 def test_what_nobody_touched_is_not_written(bobs, task, text):
     task.execute("UPDATE tasks SET metadata = ?, created_by = ?", text, text)
     before = task.execute("SELECT metadata, created_by FROM tasks")
-    data = form_data(bobs.get(url("tasks.task", "change", "t", edit=1)))
+    data = form_data(bobs.get(url("agentos.task", "change", "t", edit=1)))
     posted = {
         name: value.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\r\n") for name, value in data.items()
     }
-    assert bobs.post(url("tasks.task", "change", "t", edit=1), posted | {"title": "new"}).status_code == 302
+    assert bobs.post(url("agentos.task", "change", "t", edit=1), posted | {"title": "new"}).status_code == 302
     assert task.execute("SELECT metadata, created_by FROM tasks") == before
     assert Run.objects.get().writes == {"tasks": ["title"]}
 
@@ -153,7 +153,7 @@ def test_an_added_row_goes_by_its_undo(bobs, task):
     """The key comes from the database: an identity column, or SQLite's AUTOINCREMENT."""
     data = {"task": "t", "kind": "intent", "ref_id": "r"}
     for _number in range(2):
-        assert bobs.post(url("tasks.tasklineage", "add"), data).status_code == 302
+        assert bobs.post(url("agentos.tasklineage", "add"), data).status_code == 302
     task.execute("INSERT INTO task_lineage (task_id, kind, ref_id) VALUES ('t', 'intent', 'plain')")
     keys = [key for (key,) in task.execute("SELECT lineage_id FROM task_lineage ORDER BY 1")]
     assert len(set(keys)) == 3
@@ -173,7 +173,9 @@ def test_an_identity_key_comes_from_its_sequence(bobs, task, identity):
     task.execute("ALTER TABLE task_lineage ALTER lineage_id DROP IDENTITY IF EXISTS")
     task.execute("ALTER TABLE task_lineage ALTER lineage_id DROP DEFAULT")
     task.execute(f"ALTER TABLE task_lineage ALTER lineage_id ADD GENERATED {identity} AS IDENTITY (START WITH 70)")
-    assert bobs.post(url("tasks.tasklineage", "add"), {"task": "t", "kind": "intent", "ref_id": "r"}).status_code == 302
+    assert (
+        bobs.post(url("agentos.tasklineage", "add"), {"task": "t", "kind": "intent", "ref_id": "r"}).status_code == 302
+    )
     (found,) = task.execute("SELECT lineage_id FROM task_lineage")
     assert found[0] >= 70
     task.execute("INSERT INTO task_lineage (task_id, kind, ref_id) VALUES ('t', 'intent', 'plain')")
@@ -186,7 +188,7 @@ def test_what_stands_against_a_run_stands_above_the_form(bobs, task):
             other = start(given(Write("tasks", ("status",), [("t", ("created",), ("x",))])))
         else:
             hold = Hold.objects.create(who="ann", note="stop")
-        page = save(bobs, "tasks.task", "t", title="mine")
+        page = save(bobs, "agentos.task", "t", title="mine")
         assert sentence in said(page)
         assert form_data(page)["title"] == "mine"
         if number:
@@ -200,7 +202,7 @@ def test_what_stands_against_a_run_stands_above_the_form(bobs, task):
 @in_sqlite
 def test_what_a_trigger_ignores_is_said_above_the_form(bobs, task):
     task.execute("CREATE TRIGGER keep BEFORE UPDATE ON tasks BEGIN SELECT RAISE(IGNORE); END")
-    page = save(bobs, "tasks.task", "t", title="mine")
+    page = save(bobs, "agentos.task", "t", title="mine")
     assert "trigger keep on tasks" in said(page)
     assert form_data(page)["title"] == "mine"
     assert tasks(task) == [("t", "old", "created")]
@@ -208,8 +210,8 @@ def test_what_a_trigger_ignores_is_said_above_the_form(bobs, task):
 
 @in_sqlite
 def test_where_it_has_to_wait_a_worker_goes_on_with_it(bobs, task, monkeypatch):
-    monkeypatch.setattr(jobs, "PATIENCE_SECONDS", 0.0)
-    advance = jobs.advance
+    monkeypatch.setattr(queue, "PATIENCE_SECONDS", 0.0)
+    advance = queue.advance
 
     def locked(*args: Any) -> str:
         task.execute("BEGIN IMMEDIATE")
@@ -218,8 +220,8 @@ def test_where_it_has_to_wait_a_worker_goes_on_with_it(bobs, task, monkeypatch):
         finally:
             task.execute("ROLLBACK")
 
-    monkeypatch.setattr(jobs, "advance", locked)
-    answer = save(bobs, "tasks.task", "t", title="mine")
+    monkeypatch.setattr(queue, "advance", locked)
+    answer = save(bobs, "agentos.task", "t", title="mine")
     run = Run.objects.get()
     assert answer.url == reverse("run", args=[run.pk])
     assert (run.ended, run.waiting_code) == (False, "lock")
@@ -230,14 +232,14 @@ def test_where_it_has_to_wait_a_worker_goes_on_with_it(bobs, task, monkeypatch):
 
 
 def test_a_locked_store_is_said_and_nothing_is_planned(bobs, task):
-    data = form_data(bobs.get(url("tasks.task", "change", "t", edit=1))) | {"title": "mine"}
+    data = form_data(bobs.get(url("agentos.task", "change", "t", edit=1))) | {"title": "mine"}
     task.execute("BEGIN IMMEDIATE" if task.engine == "sqlite" else "BEGIN")
     task.execute("UPDATE tasks SET session_id = 's'")
-    answer = bobs.post(url("tasks.task", "change", "t", edit=1), data)
+    answer = bobs.post(url("agentos.task", "change", "t", edit=1), data)
     task.execute("COMMIT")
     assert answer.status_code == 503
     assert not Run.objects.exists()
-    assert bobs.post(url("tasks.task", "change", "t", edit=1), data).status_code == 302  # the browser goes back
+    assert bobs.post(url("agentos.task", "change", "t", edit=1), data).status_code == 302  # the browser goes back
     assert tasks(task) == [("t", "mine", "created")]
 
 
@@ -245,14 +247,14 @@ def test_a_worker_goes_on_where_the_web_server_died(bobs, task, monkeypatch):
     def crash(*args: Any) -> str:
         raise Crash
 
-    monkeypatch.setattr(jobs, "advance", crash)
+    monkeypatch.setattr(queue, "advance", crash)
     with pytest.raises(Crash):
-        save(bobs, "tasks.task", "t", title="mine")
+        save(bobs, "agentos.task", "t", title="mine")
     monkeypatch.undo()
     assert tasks(task) == [("t", "old", "created")]
     Run.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
-    (run,) = runs.reap()
-    jobs.advance(run.pk, run.generation)
+    (run,) = lifecycle.reap()
+    queue.advance(run.pk, run.generation)
     assert tasks(task) == [("t", "mine", "created")]
 
 
@@ -277,15 +279,15 @@ def test_values_are_written_as_the_database_holds_them(managed, field, value, in
 def test_a_small_run_waits_for_another_small_one(bobs, task, monkeypatch):
     other = start(given(Write("tasks", ("status",), [("t", ("created",), ("x",))])))
     monkeypatch.setattr(
-        "opsconsole.operations.jobs.time.sleep", lambda seconds: work(other) if seconds in jobs.HELD_SECONDS else None
+        "opsconsole.engine.queue.time.sleep", lambda seconds: work(other) if seconds in queue.HELD_SECONDS else None
     )
-    assert save(bobs, "tasks.task", "t", title="mine").status_code == 302
+    assert save(bobs, "agentos.task", "t", title="mine").status_code == 302
     assert tasks(task) == [("t", "mine", "x")]
 
 
 def test_where_more_than_a_click_is_asked_saving_leads_to_the_plan(bobs, task, monkeypatch):
-    monkeypatch.setattr(runs, "needs_approval", lambda operation, trigger=None: True)
-    answer = save(bobs, "tasks.task", "t", title="mine")
+    monkeypatch.setattr(lifecycle, "needs_approval", lambda operation, trigger=None: True)
+    answer = save(bobs, "agentos.task", "t", title="mine")
     run = Run.objects.get()
     assert answer.url == reverse("run", args=[run.pk])
     assert run.status == Status.PLANNED
@@ -298,11 +300,11 @@ def test_where_more_than_a_click_is_asked_saving_leads_to_the_plan(bobs, task, m
 
 def test_in_production_the_undo_of_an_added_row_is_a_delete(bobs, task, settings):
     settings.PRODUCTION, settings.ENVIRONMENT = True, "production"
-    assert save(bobs, "tasks.task", "t", title="mine").status_code == 302  # a change asks for a click there too
-    assert bobs.post(url("tasks.task", "add"), {"task_id": "u", "title": "new"}).status_code == 302
+    assert save(bobs, "agentos.task", "t", title="mine").status_code == 302  # a change asks for a click there too
+    assert bobs.post(url("agentos.task", "add"), {"task_id": "u", "title": "new"}).status_code == 302
     changed, added = Run.objects.order_by("pk")
-    assert not runs.asks_more(operation_called("operations.undo_run", run=changed.pk))
-    assert runs.asks_more(operation_called("operations.undo_run", run=added.pk))
+    assert not lifecycle.asks_more(operation_called("operations.undo_run", run=changed.pk))
+    assert lifecycle.asks_more(operation_called("operations.undo_run", run=added.pk))
 
 
 def test_who_may_not_run_operations_may_not_edit(client, charlie, task):
@@ -314,10 +316,10 @@ def test_who_may_not_run_operations_may_not_edit(client, charlie, task):
         )
     )
     signed_in(client, charlie)
-    assert client.get(url("tasks.task", "change", "t")).status_code == 200
-    for page in (url("tasks.task", "add"), url("tasks.task", "import")):
+    assert client.get(url("agentos.task", "change", "t")).status_code == 200
+    for page in (url("agentos.task", "add"), url("agentos.task", "import")):
         assert client.get(page).status_code == 403
-    assert client.post(url("tasks.task", "change", "t", edit=1), {"title": "x"}).status_code == 403
+    assert client.post(url("agentos.task", "change", "t", edit=1), {"title": "x"}).status_code == 403
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -331,7 +333,7 @@ def test_an_import_writes_what_its_plan_shows_and_can_be_undone(bobs, managed):
     for key in "pqrs":
         name = "same" if key == "q" else "old"
         managed.execute("INSERT INTO projects (id, path, name) VALUES (?, ?, ?)", key, f"/{key}", name)
-    assert upload(bobs, "tasks.project", formats.CSV, FILE).status_code == 302
+    assert upload(bobs, "agentos.project", file_formats.CSV, FILE).status_code == 302
     run = Run.objects.get()
     assert outcome_of(run) == (2, 3, 1)
     assert run.note == "Import of rows.csv"
@@ -362,7 +364,7 @@ def test_an_import_writes_what_its_plan_shows_and_can_be_undone(bobs, managed):
 
 def test_a_file_of_many_rows_stays_out_of_the_parameters(bobs, managed):
     rows = [{"task_id": f"t{number}", "title": f"secret {number}"} for number in range(3_000)]
-    assert upload(bobs, "tasks.task", formats.JSON, json.dumps(rows).encode()).status_code == 302
+    assert upload(bobs, "agentos.task", file_formats.JSON, json.dumps(rows).encode()).status_code == 302
     run = Run.objects.get()
     assert outcome_of(run) == (3_000, 0, 0)
     assert len(json.dumps(run.params)) < 200
@@ -373,14 +375,14 @@ def test_a_file_of_many_rows_stays_out_of_the_parameters(bobs, managed):
 def test_a_file_may_have_rows_with_and_without_a_key(bobs, managed):
     managed.execute("INSERT INTO tasks (task_id, title) VALUES ('t', 'x')")
     content = b"lineage_id,task_id,kind,ref_id,phase\n5,t,intent,a,\n,t,intent,b,\n9,t,commit,c,x\n"
-    assert upload(bobs, "tasks.tasklineage", formats.CSV, content).status_code == 302
+    assert upload(bobs, "agentos.tasklineage", file_formats.CSV, content).status_code == 302
     assert executed(bobs, Run.objects.latest("pk")).status == Status.SUCCEEDED
     assert managed.execute("SELECT COUNT(*), COUNT(DISTINCT lineage_id) FROM task_lineage") == [(3, 3)]
 
 
 @in_sqlite
 def test_its_pages_stay_without_the_rows(bobs, task):
-    save(bobs, "tasks.task", "t", title="mine")
+    save(bobs, "agentos.task", "t", title="mine")
     run = Run.objects.get()
     GivenRows.objects.all().delete()
     for tab in ("events", "batches", "set_aside", "left", "changes", "plan", "report"):
@@ -394,7 +396,7 @@ def test_it_is_planned_from_its_forms_and_from_its_plan_only(bobs, managed):
     page = bobs.post(reverse("plan", args=[NAME]))
     assert page.status_code == 409
     assert "No rows are given." in said(page)
-    assert upload(bobs, "tasks.project", formats.CSV, b"id,path\np,/p\n").status_code == 302
+    assert upload(bobs, "agentos.project", file_formats.CSV, b"id,path\np,/p\n").status_code == 302
     first = Run.objects.get()
     assert "Plan with these parameters" not in said(bobs.get(reverse("run", args=[first.pk])))
     assert bobs.post(reverse("run-replan", args=[first.pk])).status_code == 302
@@ -432,7 +434,7 @@ def test_worker_dies(managed, point, monkeypatch):
         if point == "while recovering":
             stopped: list[Run] = []
             run = work(run, until=lambda: len(stopped) >= 2, on_progress=stopped.append)
-            run, call = runs.claim(run), 1
+            run, call = lifecycle.claim(run), 1
         monkeypatch.setattr(*interposed(point, call, crash))
         with pytest.raises(Crash):
             work(run)
@@ -519,7 +521,7 @@ def test_commands_that_write_without_a_run_are_held_back(name):
 
     command = load_command_class(get_commands()[name], name)
     with pytest.raises(SystemExit) as ended:
-        command.run_from_argv(["manage.py", name, "tasks.Task", "rows.csv", "--noinput"])
+        command.run_from_argv(["manage.py", name, "agentos.Task", "rows.csv", "--noinput"])
     assert ended.value.code == 2
     with pytest.raises(CommandError, match="on the page of the table's list"):
         call_command(name)

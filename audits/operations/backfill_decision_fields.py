@@ -16,8 +16,8 @@ from django.utils.translation import gettext_lazy as _
 
 from audits.extraction import KEYS, Unreadable, read_object, time_in
 from audits.models import TaskAudit
-from opsconsole.display import figure
-from opsconsole.operations.base import Changed, Operation, Outcome, Problem, Risk, RowChange, Schedule, Unfit
+from opsconsole.engine.operation import Changed, Operation, Outcome, Problem, Risk, RowChange, Schedule, Unfit
+from opsconsole.formatting import figure
 
 # How PostgreSQL writes a timestamp whose year has four digits.
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.(\d+))?([+-]\d\d(?::\d\d){0,2})?", re.ASCII)

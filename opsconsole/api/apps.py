@@ -14,9 +14,9 @@ class ApiConfig(AppConfig):
         from django.contrib.auth.models import Group, User
         from django.contrib.auth.signals import user_logged_in
 
-        from opsconsole.api.auth import forget
-        from opsconsole.api.models import Token
-        from opsconsole.api.sessions import begin
+        from opsconsole.accounts.models import Token
+        from opsconsole.accounts.sessions import begin
+        from opsconsole.accounts.tokens import forget
 
         user_logged_in.connect(begin, dispatch_uid="opsconsole.api")
         for model in (Token, User):

@@ -20,7 +20,7 @@ from ninja.errors import AuthenticationError, AuthorizationError
 from ninja.security import HttpBearer
 from ninja.security import SessionAuth as NinjaSessionAuth
 
-from opsconsole.api.models import Scope, Token, digest
+from opsconsole.accounts.models import Scope, Token, digest
 
 
 def access(permission: str = "") -> list[Callable[[HttpRequest], Any]]:

@@ -13,10 +13,10 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
-from opsconsole.care import archive
-from opsconsole.care.folders import NOTE, folders
-from opsconsole.operations.audit_log import Note
-from opsconsole.operations.seals import is_sealed, seal
+from opsconsole.backups import files
+from opsconsole.backups.folders import NOTE, folders
+from opsconsole.engine.audit_log import Note
+from opsconsole.engine.seals import is_sealed, seal
 from opsconsole.stores.store import StoreUnusable
 
 
@@ -31,13 +31,13 @@ def beside(path: Path) -> Path:
 def write(path: Path, *, digest: str, entries: int, head: str) -> None:
     """Note beside the backup `path` the SHA-256 of its file, and the audit log's length and newest seal."""
     noted = {"file": path.name, "sha256": digest, "audit_entries": entries, "audit_head": head}
-    partial = path.with_name(f"{path.name}{archive.PARTIAL}{NOTE}")
+    partial = path.with_name(f"{path.name}{files.PARTIAL}{NOTE}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "w") as file:
         json.dump({**noted, "seal": seal(noted)}, file)
         file.flush()
         os.fsync(file.fileno())
-    archive.publish(partial, beside(path))
+    files.publish(partial, beside(path))
 
 
 def digest_beside(path: Path) -> str | None:
@@ -51,7 +51,7 @@ def audit_notes() -> Iterator[Note]:
     for root in folders():
         for folder, _folders, names in os.walk(root):
             for path in (Path(folder, name) for name in sorted(names) if name.endswith(NOTE)):
-                if archive.PARTIAL not in path.name:
+                if files.PARTIAL not in path.name:
                     noted = _read(path)
                     yield Note(noted["audit_entries"], noted["audit_head"], str(path))
 

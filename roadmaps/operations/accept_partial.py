@@ -11,9 +11,9 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.display import figure
-from opsconsole.operations.base import Act, Changed, Outcome, Risk, Skip
-from opsconsole.operations.models import Run
+from opsconsole.engine.models import Run
+from opsconsole.engine.operation import Act, Changed, Outcome, Risk, Skip
+from opsconsole.formatting import figure
 from roadmaps.consistency import TASK_COLUMNS, accepted_tasks, states
 from roadmaps.content import NEEDS
 from roadmaps.models import Acceptance, RoadmapTask

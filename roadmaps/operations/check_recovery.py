@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.operations.base import Check, Found, Priority, Schedule
+from opsconsole.engine.operation import Check, Found, Priority, Schedule
 from roadmaps.consistency import PARTIAL, SHOWN_CONCEPTS, STATUS, TASK_COLUMNS, State, sentence, states
 from roadmaps.content import NEEDS
 from roadmaps.models import RoadmapTask

@@ -10,8 +10,8 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from opsconsole.display import figure
-from opsconsole.operations.base import Changed, Operation, Outcome, Risk, RowChange, Skip
+from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Skip
+from opsconsole.formatting import figure
 from opsconsole.stores.rows import Key
 from roadmaps import checkpoint_tables, langgraph
 from roadmaps.content import NEEDS

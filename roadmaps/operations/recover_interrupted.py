@@ -11,12 +11,12 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from opsconsole.display import figure
-from opsconsole.operations import jobs, planning, runs
-from opsconsole.operations.base import Changed, Outcome, Schedule, Skip
-from opsconsole.operations.models import Run, Trigger
-from opsconsole.operations.runs import Actor, UnableToRun
-from opsconsole.operations.selection import Selection
+from opsconsole.engine import lifecycle, planner, queue
+from opsconsole.engine.lifecycle import Actor, UnableToRun
+from opsconsole.engine.models import Run, Trigger
+from opsconsole.engine.operation import Changed, Outcome, Schedule, Skip
+from opsconsole.engine.selection import Selection
+from opsconsole.formatting import figure
 from roadmaps.operations.recover_tasks import RecoverTasks
 
 
@@ -47,15 +47,15 @@ class RecoverInterrupted(RecoverTasks):
             return outcome
         recovery = RecoverTasks(self.at)
         selection = Selection([unit.pk])
-        if runs.same_command(recovery, selection) is not None:
+        if lifecycle.same_command(recovery, selection) is not None:
             return Skip("under_way")
         actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
         mine = Run.objects.get(pk=cast(int, self.run_id))
-        run = runs.draft(planning.plan(recovery, selection), actor, changed_by=mine.changed_by)
+        run = lifecycle.draft(planner.plan(recovery, selection), actor, changed_by=mine.changed_by)
         try:
-            jobs.confirm(run, actor, part_of=mine)
+            queue.confirm(run, actor, part_of=mine)
         except UnableToRun:  # somebody has just begun it
-            runs.cancel(run, actor)
+            lifecycle.cancel(run, actor)
             return Skip("under_way")
         return Changed((), "started")
 

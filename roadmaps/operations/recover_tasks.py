@@ -15,17 +15,17 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
+from opsconsole.stores.fields import Moment
 
-from opsconsole.display import figure
-from opsconsole.operations import planning, registry, runs
-from opsconsole.operations.base import LONG_CLUSTER, Act, Changed, Operation, Outcome, Risk, Skip, Unfit
-from opsconsole.operations.models import Run, Trigger
-from opsconsole.operations.runner import Runner
-from opsconsole.operations.runs import Actor
-from opsconsole.operations.selection import Selection
-from opsconsole.stores.models import Moment
+from opsconsole.engine import lifecycle, planner, registry
+from opsconsole.engine.executor import Runner
+from opsconsole.engine.lifecycle import Actor
+from opsconsole.engine.models import Run, Trigger
+from opsconsole.engine.operation import LONG_CLUSTER, Act, Changed, Operation, Outcome, Risk, Skip, Unfit
+from opsconsole.engine.selection import Selection
+from opsconsole.formatting import figure
 from opsconsole.stores.rows import Key
-from roadmaps import langgraph, recoveries, resume
+from roadmaps import attempts, langgraph, resume
 from roadmaps.consistency import states
 from roadmaps.content import NEEDS, contents
 from roadmaps.langgraph import Node, Position, Shape
@@ -115,7 +115,7 @@ class RecoverTasks(Act):
         made = contents(self.at, [unit.roadmap_id])[unit.roadmap_id].moved() if unit.roadmap_id else None
         if any(is_at_work(unit.status, at, timezone.now()) for at in (last_moved(unit), made)):
             return Skip("moves")
-        if self._chosen is None and recoveries.failures(self.at.identity(), unit.pk) >= recoveries.MAX_FAILURES:
+        if self._chosen is None and attempts.failures(self.at.identity(), unit.pk) >= attempts.MAX_FAILURES:
             return Skip("left_for_people")
         return None
 
@@ -140,7 +140,7 @@ class RecoverTasks(Act):
         held = self._held(position)
         if held is not None:
             return held
-        with recoveries.attempt(self.at.identity(), unit.pk, self.run_id):
+        with attempts.attempt(self.at.identity(), unit.pk, self.run_id):
             handed_over = not position.over and resume.resume(self.at, unit.pk, position)
             after = self._position(unit.pk)
             if after is not None and after.asks:
@@ -157,11 +157,11 @@ class RecoverTasks(Act):
     def _run(self, name: str, key: str, params: Mapping[str, Any]) -> Run:
         """Another operation on this one task: planned and run like any, in the name of who started this one."""
         cls = registry.operation(name)
-        operation = planning.operation_on(cls, self.at, registry.clean(cls, params))
-        planned = planning.plan(operation, Selection([key]))
-        begun = runs.same_command(operation, planned.selection)  # by a worker that was lost
+        operation = planner.operation_on(cls, self.at, registry.clean(cls, params))
+        planned = planner.plan(operation, Selection([key]))
+        begun = lifecycle.same_command(operation, planned.selection)  # by a worker that was lost
         if begun is not None:
-            return Runner(runs.claim(begun)).work()
+            return Runner(lifecycle.claim(begun)).work()
         mine = Run.objects.filter(pk=self.run_id or 0).first()
         actor = Actor(
             mine.started_by if mine else "console",
@@ -170,7 +170,7 @@ class RecoverTasks(Act):
             mine.user if mine else None,
         )
         note = gettext("after run %(run)s") % {"run": self.run_id}
-        return Runner(runs.confirm(runs.draft(planned, actor, note=note), actor, background=False)).work()
+        return Runner(lifecycle.confirm(lifecycle.draft(planned, actor, note=note), actor, background=False)).work()
 
     def _verify(self, key: str) -> None:
         for state in states(self.at, timezone.now(), self.domain().filter(pk=key)):
@@ -214,8 +214,8 @@ def interrupted(operation: Operation) -> Q:
     )
     given_up = [
         task
-        for task, failed in recoveries.left_for_people(operation.at.identity()).items()
-        if failed >= recoveries.MAX_FAILURES
+        for task, failed in attempts.left_for_people(operation.at.identity()).items()
+        if failed >= attempts.MAX_FAILURES
     ]
     return (
         stuck(operation)

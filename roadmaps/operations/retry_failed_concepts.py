@@ -11,8 +11,8 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.display import figure
-from opsconsole.operations.base import Act, Changed, Outcome, Risk, Skip, Unfit
+from opsconsole.engine.operation import Act, Changed, Outcome, Risk, Skip, Unfit
+from opsconsole.formatting import figure
 from opsconsole.stores.rows import Key
 from roadmaps import framework
 from roadmaps.content import NEEDS, PARTS, Content, Roadmap, contents, roadmaps

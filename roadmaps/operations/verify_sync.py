@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.operations.base import Check, Found
+from opsconsole.engine.operation import Check, Found
 from roadmaps.consistency import SETTLED, TASK_COLUMNS, State, sentence, states
 from roadmaps.content import NEEDS
 from roadmaps.models import RoadmapTask

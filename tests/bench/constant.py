@@ -20,10 +20,10 @@ def _application() -> WSGIHandler:
     from django.http import HttpRequest, HttpResponse
     from django.urls import path
 
-    from opsconsole.api import console
+    from opsconsole.api import endpoints
     from opsconsole.api.auth import access
 
-    @console.api.get("/constant", auth=access("tasks.view_taskstatus"), include_in_schema=False)
+    @endpoints.api.get("/constant", auth=access("records.view_taskstatus"), include_in_schema=False)
     def constant_behind_the_token(request: HttpRequest) -> HttpResponse:
         return HttpResponse(BODY, content_type="application/json")
 

@@ -44,8 +44,8 @@ def _measure(rows: int, folder: Path, psql: list[str]) -> None:
     django.setup()
     from django.core.management import call_command
 
-    from opsconsole.care import copying
-    from opsconsole.care.operations.copy_store import target_store
+    from opsconsole.backups import copying
+    from opsconsole.backups.operations.copy_store import target_store
     from opsconsole.stores.store import Store
 
     call_command("migrate", database="agentos", verbosity=0)

@@ -195,7 +195,7 @@ def _token(environment: dict[str, str]) -> str:
     """Sets the console up; a viewer's token."""
     subprocess.run([sys.executable, "manage.py", "setup"], cwd=ROOT, env=environment, check=True, capture_output=True)
     script = (
-        "from django.contrib.auth.models import Group, User; from opsconsole.api.models import Token;"
+        "from django.contrib.auth.models import Group, User; from opsconsole.accounts.models import Token;"
         "user = User.objects.create_user('poller'); user.groups.set(Group.objects.filter(name='Viewers'));"
         "print(Token.make(user, 'bench'))"
     )

@@ -13,21 +13,21 @@ from typing import Any
 from unittest.mock import patch
 
 from django.db import DatabaseError
+from opsconsole.backups.models import TableCopy
 from tablib import Dataset
 
-from opsconsole.care.models import TableCopy
-from opsconsole.operations.models import GivenRows, Run, Status
-from opsconsole.stores.exchange import problems_of, resource_of
+from opsconsole.console.store_import_export import problems_of, resource_of
+from opsconsole.engine.models import GivenRows, Run, Status
 from opsconsole.stores.rows import RowsChanged
 from opsconsole.stores.store import Store
-from tasks.models import MemoryItem
+from tasks.agentos.models import MemoryItem
 from tests.matrix.harness import CATALOGUE, Dump, Place, Row, close_readers, copied, differences, dump, filled, moment
 from tests.matrix.judging import REFUSALS, Refused, Wrong, check_refusal, columns_of, failures, limited, run_operation
 from tests.matrix.kinds import CLEAN_MEMORY, PAST, Kind
 from tests.matrix.oddities import ALONE, FILLS, TEXTUAL, Oddity
 from tests.matrix.stores import Stores
 
-COPY = replace(CLEAN_MEMORY, name="copy", operation="care.copy_store", event="UPDATE")
+COPY = replace(CLEAN_MEMORY, name="copy", operation="backups.copy_store", event="UPDATE")
 IMPORT = replace(CLEAN_MEMORY, name="import", operation="operations.write_rows", event="UPDATE", column="content")
 KNOWN = ("memory_items", "task_audits", "tasks", "schema_version")
 VARIABLE = "AGENTOS_NEW_DATABASE_URL"

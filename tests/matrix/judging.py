@@ -11,11 +11,11 @@ from typing import Any
 import psycopg
 from django.db import DatabaseError, InterfaceError
 
-from opsconsole.operations import planning, runs
-from opsconsole.operations.models import Run, Status
-from opsconsole.operations.planning import UnableToPlan
-from opsconsole.operations.runs import UnableToRun
-from opsconsole.operations.selection import Selection
+from opsconsole.engine import lifecycle, planner
+from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.models import Run, Status
+from opsconsole.engine.planner import UnableToPlan
+from opsconsole.engine.selection import Selection
 from opsconsole.stores.sqlite import RAW_KEY
 from opsconsole.stores.store import Store, StoreUnusable
 from tests.contract import TESTER, left_by, operation_called, work
@@ -128,10 +128,10 @@ def run_operation(
     """Plan, confirm and work, as every face of the console does. Also returns what the plan says."""
     operation = operation_called(name, store, **params)
     try:
-        planned = planning.count_outcomes(planning.plan(operation, Selection(list(chosen) or None)))
+        planned = planner.count_outcomes(planner.plan(operation, Selection(list(chosen) or None)))
         facts = operation.facts(planned.units) if chosen else {}
-        advice = " ".join([*planning.advice(planned), *(text for texts in facts.values() for text in texts)])
-        run = runs.confirm(runs.draft(planned, TESTER, batch_size=4), TESTER, background=False)
+        advice = " ".join([*planner.advice(planned), *(text for texts in facts.values() for text in texts)])
+        run = lifecycle.confirm(lifecycle.draft(planned, TESTER, batch_size=4), TESTER, background=False)
     except DatabaseError as error:
         raise Refused(str(operation.at.unusable(error))) from error  # what every face says then
     try:

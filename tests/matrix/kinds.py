@@ -307,7 +307,7 @@ FILL_AUDITS = Kind(
 )
 CLEAN_MEMORY = Kind(
     "clean_memory",
-    "tasks.clean_memory_items",
+    "agentos.clean_memory_items",
     "agentos",
     _agentos,
     _cleaned,
@@ -322,7 +322,7 @@ CLEAN_MEMORY = Kind(
 )
 FILL_IDS = Kind(
     "fill_ids",
-    "tasks.backfill_execution_ids",
+    "records.backfill_execution_ids",
     "records",
     _records,
     _ids,
@@ -338,7 +338,7 @@ FILL_IDS = Kind(
 )
 CLEAN_JOBS = Kind(
     "clean_jobs",
-    "tasks.clean_dirty_jobs",
+    "helix.clean_dirty_jobs",
     "helix",
     _helix,
     _without_dirty,

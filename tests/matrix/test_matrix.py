@@ -15,8 +15,8 @@ from django.db import connections
 from hypothesis import HealthCheck, Phase, assume, given, reject, settings
 from hypothesis import strategies as st
 
-from opsconsole.operations import planning, runner
-from opsconsole.operations.base import Operation
+from opsconsole.engine import executor, planner
+from opsconsole.engine.operation import Operation
 from tests import roadmaps
 from tests.conftest import SESSION, forget_attached
 from tests.matrix.exchanging import COPY, IMPORT, examine_copy, examine_import, is_about
@@ -57,8 +57,8 @@ def _at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
         self.as_of = roadmaps.AS_OF
 
     monkeypatch.setattr(Operation, "__init__", made)
-    monkeypatch.setattr(planning, "SHOWN_CHARACTERS", 1_000)
-    monkeypatch.setattr(runner, "PAUSE_SECONDS", 0)  # nobody else waits for these stores
+    monkeypatch.setattr(planner, "SHOWN_CHARACTERS", 1_000)
+    monkeypatch.setattr(executor, "PAUSE_SECONDS", 0)  # nobody else waits for these stores
 
 
 def cases() -> Iterator[Any]:

@@ -10,11 +10,11 @@ from django.utils.translation import gettext_noop
 from rich.table import Table
 
 from audits.coverage import VERDICTS, Figures, coverage
-from opsconsole.display import figure
-from opsconsole.operations import registry
-from opsconsole.operations.management.base import ConsoleCommand, chosen_store
-from opsconsole.operations.management.output import Output
-from opsconsole.operations.planning import operation_on
+from opsconsole.cli.command import ConsoleCommand, chosen_store
+from opsconsole.cli.output import Output
+from opsconsole.engine import registry
+from opsconsole.engine.planner import operation_on
+from opsconsole.formatting import figure
 
 PIPE_WIDTH = 120
 

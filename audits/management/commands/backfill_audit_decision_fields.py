@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.utils.translation import gettext_noop
 
-from opsconsole.operations.management.base import OperationCommand
+from opsconsole.cli.command import OperationCommand
 
 
 class Command(OperationCommand):

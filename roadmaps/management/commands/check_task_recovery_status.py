@@ -6,11 +6,11 @@ from django.conf import settings
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.display import figure
-from opsconsole.operations.management.output import Output
+from opsconsole.cli.output import Output
+from opsconsole.formatting import figure
+from roadmaps.cli import StatesCommand, counted
 from roadmaps.consistency import State
 from roadmaps.content import PARTS
-from roadmaps.management.states import StatesCommand, counted
 
 
 class Command(StatesCommand):

@@ -6,7 +6,7 @@ from django.conf import settings
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.operations.management.base import OperationCommand, Refused
+from opsconsole.cli.command import OperationCommand, Refused
 
 
 class Command(OperationCommand):

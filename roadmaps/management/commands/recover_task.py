@@ -6,8 +6,8 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.operations.management.base import OperationCommand, add_keys_argument
-from roadmaps.management.states import refuse_moving
+from opsconsole.cli.command import OperationCommand, add_keys_argument
+from roadmaps.cli import refuse_moving
 
 
 class Command(OperationCommand):

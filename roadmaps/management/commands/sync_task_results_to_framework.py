@@ -6,8 +6,8 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.operations.management.base import OperationCommand
-from roadmaps.management.states import refuse_moving, require_choice
+from opsconsole.cli.command import OperationCommand
+from roadmaps.cli import refuse_moving, require_choice
 
 
 class Command(OperationCommand):

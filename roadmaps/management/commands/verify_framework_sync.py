@@ -6,10 +6,10 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.operations.management.output import Output
+from opsconsole.cli.output import Output
+from roadmaps.cli import StatesCommand, counted
 from roadmaps.consistency import State
 from roadmaps.content import PARTS
-from roadmaps.management.states import StatesCommand, counted
 from roadmaps.operations.verify_sync import CODES
 
 

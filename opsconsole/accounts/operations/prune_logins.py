@@ -1,0 +1,53 @@
+"""Retention: remove sessions, lockouts and tokens that have expired."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from axes.models import AccessAttempt, AccessLog
+from django.db import models
+from django.db.models import QuerySet
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.accounts.models import Session, Token
+from opsconsole.engine.operation import Act, Changed, Item, Listed, Outcome, Risk, Schedule, Skip
+
+KEEP = timedelta(days=30)  # a lockout lasts minutes; who tried what is of use for some time
+
+
+class PruneLogins(Listed, Act):
+    title = _("Prune logins")
+    description = _(
+        "Removes expired sessions, and failed logins, logins and expired tokens that are older than 30 days. "
+        "The worker itself removes the results of finished jobs."
+    )
+    store = "default"
+    model = Session
+    risk = Risk.CHANGE  # of what the console keeps, never of a store's rows
+    schedule = Schedule("25 4 * * *")
+    reasons = {"none": _("nothing had expired")}
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return {}
+
+    def items(self) -> list[str]:
+        return ["sessions", "failed logins", "logins", "tokens"]
+
+    def change(self, unit: Item) -> Outcome:
+        return Changed(()) if self._expired(unit).exists() else Skip("none")
+
+    def act(self, unit: Item) -> Outcome:
+        removed, _by_model = self._expired(unit).delete()
+        return Changed(()) if removed else Skip("none")
+
+    def _expired(self, unit: Item) -> QuerySet[Any]:
+        old = self.as_of - KEEP
+        expired: dict[str, QuerySet[Any]] = {
+            "sessions": Session.objects.filter(expire_date__lt=self.as_of),
+            "failed logins": AccessAttempt.objects.filter(attempt_time__lt=old),
+            "logins": AccessLog.objects.filter(attempt_time__lt=old),
+            "tokens": Token.objects.filter(expires_at__lt=old),
+        }
+        return expired[unit.name]

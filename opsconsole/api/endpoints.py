@@ -1,0 +1,222 @@
+"""The one API, `/api/v1/`. An app's operations are found in `<app>/api.py`: a `router` there, and nothing elsewhere.
+
+    router = Router(tags=["executions"], auth=access("records.view_taskstatus"))
+
+Every answer is JSON, errors too: `{"error": {"code", "message"}}`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from django.apps import apps
+from django.contrib.auth.decorators import login_not_required
+from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
+from django.db import DatabaseError, InterfaceError
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotModified, RawPostDataException
+from django.http.multipartparser import MultiPartParserError
+from django.http.response import HttpResponseBase
+from django.urls import URLPattern, path, re_path
+from django.utils.functional import SimpleLazyObject
+from django.utils.http import parse_etags
+from django.utils.module_loading import module_has_submodule
+from django.utils.translation import gettext as _
+from django.views.decorators.csrf import csrf_exempt
+from ninja import NinjaAPI, Router, Schema
+from ninja.errors import HttpError, ValidationError
+from ninja.renderers import BaseRenderer
+
+from opsconsole.api.auth import access
+from opsconsole.console.store_errors import explain, store_in_trouble
+from opsconsole.stores.store import StoreUnusable
+
+logger = logging.getLogger("opsconsole.api")
+
+CODES = {
+    HTTPStatus.BAD_REQUEST: "bad_request",
+    HTTPStatus.UNAUTHORIZED: "not_authenticated",
+    HTTPStatus.FORBIDDEN: "forbidden",
+    HTTPStatus.NOT_FOUND: "not_found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too_large",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "invalid",
+    HTTPStatus.TOO_MANY_REQUESTS: "too_many_requests",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "failed",
+    HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
+}
+
+
+def as_json(value: Any) -> bytes:
+    """Also what orjson refuses: lone surrogates, and integers beyond 64 bits."""
+    try:
+        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        return json.dumps(value, default=str).encode()
+
+
+def tagged(request: HttpRequest, content: bytes) -> HttpResponse:
+    """JSON with an ETag, so that a poll that brings nothing new is short."""
+    tag = f'"{hashlib.blake2b(content, digest_size=16).hexdigest()}"'
+    known = request.META.get("HTTP_IF_NONE_MATCH", "")
+    response: HttpResponse
+    if known and (known.strip() == "*" or tag in [one.removeprefix("W/") for one in parse_etags(known)]):
+        response = HttpResponseNotModified()
+    else:
+        response = HttpResponse(content, content_type="application/json")
+    response["ETag"] = tag
+    response["Cache-Control"] = "private, no-cache"
+    return response
+
+
+class JSON(BaseRenderer):
+    media_type = "application/json"
+
+    def render(self, request: HttpRequest, data: Any, *, response_status: int) -> bytes:
+        return as_json(data)
+
+
+class API(NinjaAPI):
+    def create_temporal_response(self, request: HttpRequest) -> HttpResponse:
+        """Operations that answer often make their own response: Ninja's is made where it is used."""
+        response: Any = SimpleLazyObject(functools.partial(super().create_temporal_response, request))
+        return response  # type: ignore[no-any-return]
+
+
+api = API(
+    title="OpsConsole",
+    version="1",
+    urls_namespace="api",
+    renderer=JSON(),
+    openapi_url="",  # below, behind the same login as everything else
+    docs_url="",
+    auth=access(),
+)
+
+
+@api.get("/openapi.json", tags=["console"], summary="This document")
+def openapi(request: HttpRequest) -> Any:
+    return api.get_openapi_schema()
+
+
+# --- errors ---------------------------------------------------------------------------------------------
+
+
+class Problem(Schema):
+    code: str
+    message: str
+
+
+class Error(Schema):
+    """Every answer that is none."""
+
+    error: Problem
+
+
+def error(status: int, message: str, **more: Any) -> HttpResponse:
+    """The answer that says what went wrong, for a program (`code`) and for a person (`message`)."""
+    code = CODES.get(HTTPStatus(status), "error")
+    content = orjson.dumps({"error": {"code": code, "message": message, **more}}, default=str)
+    response = HttpResponse(content, status=status, content_type="application/json")
+    if status == HTTPStatus.UNAUTHORIZED:
+        response["WWW-Authenticate"] = 'Bearer realm="OpsConsole"'
+    return response
+
+
+@api.exception_handler(HttpError)
+def _http_error(request: HttpRequest, raised: Any) -> HttpResponse:
+    message = str(raised)
+    if message == "Unauthorized":
+        message = _("Send a token (Authorization: Bearer …), or sign in to the console.")
+    return error(raised.status_code, message)
+
+
+@api.exception_handler(ValidationError)
+def _invalid(request: HttpRequest, raised: Any) -> HttpResponse:
+    fields = [{"field": ".".join(map(str, one["loc"])), "message": one["msg"]} for one in raised.errors]
+    return error(422, "; ".join(f"{one['field']}: {one['message']}" for one in fields), fields=fields)
+
+
+@api.exception_handler(Http404)
+def _not_found(request: HttpRequest, raised: Any = None) -> HttpResponse:
+    return error(404, _("There is nothing at %(path)s.") % {"path": request.path})
+
+
+@api.exception_handler(RequestDataTooBig)
+def _too_large(request: HttpRequest, raised: Any) -> HttpResponse:
+    return error(413, _("This is more than the console takes at once."))
+
+
+@api.exception_handler(RawPostDataException)
+@api.exception_handler(MultiPartParserError)
+@api.exception_handler(SuspiciousOperation)
+def _unreadable(request: HttpRequest, raised: Any) -> HttpResponse:
+    return error(400, _("The body can't be read. Send it as application/json."))
+
+
+@api.exception_handler(DatabaseError)
+@api.exception_handler(InterfaceError)
+@api.exception_handler(StoreUnusable)
+def _unavailable(request: HttpRequest, raised: Any) -> HttpResponse:
+    """A store in trouble is named, with the transactions that lock it; of the console's own database the log tells."""
+    logger.error("a database failed: %s %s", request.method, request.path, exc_info=raised)
+    store = store_in_trouble(request, raised)
+    if store is None and not isinstance(raised, StoreUnusable):
+        return error(503, _("A database can't be asked; the console's log says why."))
+    sentence, found = explain(raised, store)
+    return error(503, " ".join([sentence, *(one.words for one in found)]))
+
+
+@api.exception_handler(Exception)
+def _failed(request: HttpRequest, raised: Any) -> HttpResponse:
+    logger.error("request failed: %s %s", request.method, request.path, exc_info=raised)
+    return error(500, _("The console failed to answer; its log says why."))
+
+
+# --- addresses --------------------------------------------------------------------------------------------
+
+
+def urls() -> list[URLPattern]:
+    """Everything below `/api/`. No request there is sent to the login page: a program could not follow."""
+    for router in _routers():
+        api.add_router("", router)
+    patterns, _app, _namespace = api.urls
+    for pattern in patterns:
+        pattern.callback = _json_only(pattern.callback)  # type: ignore[arg-type]
+    return [
+        path("v1/", (patterns, "api", "api")),  # type: ignore[list-item]
+        re_path("", login_not_required(csrf_exempt(_not_found))),
+    ]
+
+
+def _routers() -> Iterator[Router]:
+    for app in apps.get_app_configs():
+        if app.module is not None and module_has_submodule(app.module, "api"):
+            router = getattr(importlib.import_module(f"{app.name}.api"), "router", None)
+            if isinstance(router, Router):
+                yield router
+
+
+def _json_only(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    """What Ninja answers by itself, without asking a handler."""
+
+    @functools.wraps(view, assigned=())
+    def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        try:
+            response = view(request, *args, **kwargs)
+        except Http404:
+            return _not_found(request)
+        if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            refused = error(405, _("%(method)s is not possible here.") % {"method": request.method})
+            refused["Allow"] = response["Allow"]
+            return refused
+        return response
+
+    return login_not_required(csrf_exempt(answer))

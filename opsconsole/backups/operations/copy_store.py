@@ -1,0 +1,252 @@
+"""Move a store: all its tables into an empty database, SQLite to PostgreSQL or back, compared when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, connections
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.backups import copying
+from opsconsole.backups.models import TableCopy
+from opsconsole.backups.params import OnNamedStore, StoreField
+from opsconsole.engine.operation import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk, Unfit
+from opsconsole.engine.planner import UnableToPlan
+from opsconsole.env import Environment, database_url, text
+from opsconsole.formatting import figure
+from opsconsole.stores import remedies, schema_diff
+from opsconsole.stores.catalog import other_relations
+from opsconsole.stores.config import database
+from opsconsole.stores.router import DEFAULT
+from opsconsole.stores.store import Store, all_stores
+
+
+class CopyStore(OnNamedStore, Listed, Act):
+    title = _("Copy a store")
+    description = _(
+        "Copies the tables of a store that the console knows into an empty database that another variable names, "
+        "SQLite to PostgreSQL or back, and compares rows and contents. What stays behind is listed: tables and columns "
+        "that the console does not know, and rows that the target can't hold. The source is only read."
+    )
+    model = TableCopy
+    risk = Risk.MAKE
+    touches_store = False
+    cluster = LONG_CLUSTER
+    reasons = {
+        "unknown_table": _("a table that the console does not know stays behind"),
+        "no_table": _("a table that the target lacks stays behind"),
+        "no_key": _("a table without a key stays behind: its rows can't be told apart"),
+        "other_key": _("a table whose key the target lacks stays behind"),
+    }
+
+    class Params(forms.Form):
+        store = StoreField()
+        to = forms.RegexField(
+            r"^[a-z][a-z0-9_]{0,40}$",
+            label=_("target"),
+            help_text=_("the target's alias: its variable …_DATABASE_URL names the database to fill"),
+        )
+
+    def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
+        super().__init__(store, params)
+        self.target = target_store(store, self.params["to"])
+
+    def bound(self) -> int:
+        """Refuses a target that holds something already, and one that is the source."""
+        self.at.require_file()
+        if self.at.name == DEFAULT:
+            raise UnableToPlan(gettext("The console itself is not copied: back it up, and restore it elsewhere."))
+        self._require_tables()
+        if self.target.location == self.at.location:
+            raise UnableToPlan(gettext("%(to)s is the store itself.") % {"to": self.params["to"]})
+        if self.target.path is not None and not self.target.path.parent.is_dir():
+            raise UnableToPlan(
+                gettext("%(path)s is no folder: make it first, or name another one.")
+                % {"path": self.target.path.parent}
+            )
+        try:
+            filled = self._filled()
+        except DatabaseError as error:
+            raise self.target.unusable(error) from error
+        if filled:
+            raise UnableToPlan(
+                gettext("%(location)s holds rows already (%(tables)s): name an empty database.")
+                % {"location": self.target.location, "tables": ", ".join(sorted(filled)[:5])}
+            )
+        return len(self.items())
+
+    def _require_tables(self) -> None:
+        """Refuse a store whose documented tables the role does not see, or whose rows are not its own."""
+        known = {model._meta.db_table for model in self.at.models()}
+        if not known & set(self.at.tables) and (sentence := remedies.closed_schema(self.at)):
+            raise UnableToPlan(sentence)
+        for table, kind in sorted(other_relations(self.at).items()):
+            if table in known:
+                raise UnableToPlan(remedies.kind_sentence(table, kind))
+
+    def _filled(self) -> list[str]:
+        if not self._target_tables():
+            return []
+        with copying.side(Store(self.target.alias, self.target.name)) as target:
+            return [table for table in copying.sources_of(target.store) if target.count(table)]
+
+    def _target_tables(self) -> Mapping[str, Collection[str]]:
+        path = self.target.path
+        if path is not None and not (path.exists() and path.stat().st_size):  # opening it would make it
+            return {}
+        return Store(self.target.alias, self.target.name).tables
+
+    def items(self) -> list[str]:
+        """Its tables, those that others refer to first."""
+        return copying.sources_of(self.at)
+
+    def change(self, unit: Item) -> Outcome:
+        columns = self._target_columns(unit.name)
+        obstacle = copying.obstacle(self.at, unit.name, columns)
+        if obstacle or columns is None:
+            return Unfit(obstacle)
+        left = [name for name in self.at.tables[unit.name] if name not in columns]
+        detail = gettext("The target lacks the columns %(names)s.") % {"names": ", ".join(left)} if left else ""
+        return Changed((), "", detail)
+
+    def _target_columns(self, table: str) -> Collection[str] | None:
+        """Those that the target has, or will have once its documented tables are made."""
+        tables = self._target_tables()
+        documented = schema_diff.documented(self.at.name, self.target.vendor)
+        if table == "django_migrations" or (table == "schema_version" and not set(documented.tables) & set(tables)):
+            return self.at.tables[table] if table == "django_migrations" else ("version", "applied_at")
+        if set(documented.tables) & set(tables):
+            return tables.get(table)
+        return documented.columns.get(table)
+
+    def act(self, unit: Item) -> Outcome:
+        if not set(schema_diff.documented(self.at.name, self.target.vendor).tables) & set(self._target_tables()):
+            copying.make_tables(self.target)
+        fresh = Store(self.target.alias, self.target.name)
+        if unit.name == "django_migrations":
+            make_migrations_table(fresh)
+            fresh = Store(self.target.alias, self.target.name)
+        record, _made = TableCopy.objects.get_or_create(run_id=int(self.run_id or 0), table=unit.name)
+        record.obstacle = copying.obstacle(self.at, unit.name, fresh.tables.get(unit.name))
+        with copying.side(self.at) as source:
+            record.source_rows = source.count(unit.name)
+            if record.obstacle:
+                record.save()
+                return Unfit(record.obstacle)
+            with copying.side(fresh) as target:
+                table = copying.TableCopying(source, target, unit.name)
+                table.run()
+                record.agrees = table.agrees()
+                record.source_rows, record.target_rows = source.count(unit.name), target.count(unit.name)
+            names = [name for name in self.at.tables[unit.name] if name not in table.columns]
+            record.columns_left = {name: source.count_values(unit.name, name) for name in names}
+        record.left_rows = len(table.left) + table.unnamed
+        record.left = [
+            [", ".join(map(str, key)) if len(key) > 1 or not isinstance(key[0], int) else key[0], reason]
+            for key, reason in list(table.left.items())[: copying.SHOWN_LEFT]
+        ]
+        if table.unnamed:
+            record.left.append(["NULL", gettext("the row has no key")])
+        record.save()
+        return Changed(())
+
+    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
+        records = list(TableCopy.objects.filter(run=self.run_id).order_by("pk"))
+        sentences = []
+        for record in records:
+            if record.left_rows:
+                sentences.append(
+                    ngettext(
+                        "%(count)s row of %(table)s could not be copied, first: %(first)s.",
+                        "%(count)s rows of %(table)s could not be copied, first: %(first)s.",
+                        record.left_rows,
+                    )
+                    % {
+                        "count": figure(record.left_rows),
+                        "table": record.table,
+                        "first": ": ".join(map(str, record.left[0])),
+                    }
+                )
+            if record.agrees is False:
+                sentences.append(gettext("%(table)s differs from its source.") % {"table": record.table})
+        behind = [f"{record.table} ({_rows(record.source_rows)})" for record in records if record.obstacle]
+        behind += [
+            f"{record.table}.{name} ({_rows(count)})"
+            for record in records
+            for name, count in record.columns_left.items()
+        ]
+        if behind:
+            sentences.append(gettext("Stays behind: %(names)s.") % {"names": ", ".join(behind)})
+        return sentences
+
+    @classmethod
+    def made(cls, run_id: int) -> dict[str, Any]:
+        records = list(TableCopy.objects.filter(run=run_id).order_by("pk"))
+        return {
+            "tables": {
+                record.table: {
+                    "source_rows": record.source_rows,
+                    "target_rows": record.target_rows,
+                    "set_aside": record.left_rows,
+                    "agrees": record.agrees,
+                }
+                for record in records
+                if not record.obstacle
+            },
+            "stays_behind": {
+                "tables": {record.table: record.source_rows for record in records if record.obstacle},
+                "columns": {
+                    f"{record.table}.{name}": count for record in records for name, count in record.columns_left.items()
+                },
+            },
+        }
+
+    def advice(self, total: int) -> list[str]:
+        return [
+            gettext(
+                "The target is %(location)s (%(engine)s). Stop the platform's writers: rows written behind the copy "
+                "are missing."
+            )
+            % {"location": self.target.location, "engine": self.target.vendor}
+        ]
+
+    def action_label(self, count: int) -> str:
+        return ngettext("Copy %(count)s table", "Copy %(count)s tables", count) % {"count": figure(count)}
+
+
+def _rows(count: int) -> str:
+    return ngettext("%(count)s row", "%(count)s rows", count) % {"count": figure(count)}
+
+
+def target_store(store: Store, alias: str) -> Store:
+    """The database that `<ALIAS>_DATABASE_URL` names, for this process. Raises UnableToPlan."""
+    if alias in {known.alias for known in all_stores()}:
+        raise UnableToPlan(
+            gettext("%(alias)s is a store in use: name another alias, such as %(example)s.")
+            % {"alias": alias, "example": f"{store.name}_new"}
+        )
+    variable = f"{alias.upper()}_DATABASE_URL"
+    env = Environment()
+    if not env.values.get(variable):
+        raise UnableToPlan(gettext("Set %(variable)s to the database to copy into.") % {"variable": variable})
+    if alias not in connections.settings:
+        try:
+            password = env(f"{alias.upper()}_DATABASE_PASSWORD", text, "", secret=True)
+            url: dict[str, Any] = env(variable, database_url, {}, secret=True)
+            config = database(url, password=password, attached=False, pool=False)
+        except ImproperlyConfigured as error:
+            raise UnableToPlan(str(error)) from None
+        connections.settings[alias] = config
+        connections.configure_settings(connections.settings)
+    return Store(alias, store.name)
+
+
+def make_migrations_table(store: Store) -> None:
+    """So that `setup` knows later which migrations the copied tables hold."""
+    from django.db.migrations.recorder import MigrationRecorder
+
+    MigrationRecorder(store.connection).ensure_schema()

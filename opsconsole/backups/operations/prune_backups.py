@@ -1,0 +1,83 @@
+"""Retention: old backups go, the newest ones of each store stay."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from django import forms
+from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+from opsconsole.backups.files import PARTIAL
+from opsconsole.backups.folders import folders
+from opsconsole.backups.restore import RESTORING
+from opsconsole.care import notes
+from opsconsole.engine.operation import Act, Changed, Outcome, Risk, Schedule
+from opsconsole.formatting import figure
+from opsconsole.stores.models import Backup
+
+KEEP_DAYS = 30
+KEEP_NEWEST = 7
+LEFT_BEHIND = timedelta(days=2)
+
+
+class PruneBackups(Act):
+    title = _("Prune backups")
+    description = _(
+        "Removes backups that are older than the given days. The newest ones of each database stay, however old; "
+        "a backup whose file is gone already is struck off the list."
+    )
+    store = "default"
+    model = Backup
+    reads = ("path",)
+    writes = {"care_backup": ()}
+    risk = Risk.CHANGE  # of what the console made itself, never of a store's rows
+    schedule = Schedule("30 5 * * *")
+
+    class Params(forms.Form):
+        days = forms.IntegerField(
+            min_value=1, initial=KEEP_DAYS, required=False, label=_("days"), help_text=_("keep this many days")
+        )
+        newest = forms.IntegerField(
+            min_value=1,
+            initial=KEEP_NEWEST,
+            required=False,
+            label=_("newest"),
+            help_text=_("keep this many of each database, however old"),
+        )
+
+    def scope(self) -> QuerySet[Backup]:
+        old = self.as_of - timedelta(days=self.params.get("days") or KEEP_DAYS)
+        newer = (
+            Backup.objects.filter(Q(at__gt=OuterRef("at")) | Q(at=OuterRef("at"), pk__gt=OuterRef("pk")))
+            .filter(identity=OuterRef("identity"), verified_at__isnull=False)
+            .order_by()
+            .values("identity")
+            .annotate(count=Count("pk"))
+            .values("count")
+        )
+        counted = self.domain().filter(at__lt=old).alias(newer=Subquery(newer))
+        kept: QuerySet[Backup] = counted.filter(newer__gte=self.params.get("newest") or KEEP_NEWEST)
+        return kept
+
+    def act(self, unit: Any) -> Outcome:
+        for file in (Path(unit.path), notes.beside(Path(unit.path))):
+            file.unlink(missing_ok=True)
+        Backup.objects.filter(pk=unit.pk).delete()
+        return Changed(())
+
+    def finished(self, run_id: int) -> None:
+        """What a process left behind that was killed in the middle and never came back."""
+        limit = (self.as_of - LEFT_BEHIND).timestamp()
+        for file in (file for folder in filter(Path.is_dir, folders()) for file in folder.iterdir()):
+            if (PARTIAL in file.name or file.suffix == RESTORING) and file.stat().st_mtime < limit:
+                file.unlink(missing_ok=True)
+
+    def label(self, unit: Any) -> str:
+        return Path(unit.path).name
+
+    def action_label(self, count: int) -> str:
+        return ngettext("Remove %(count)s backup", "Remove %(count)s backups", count) % {"count": figure(count)}

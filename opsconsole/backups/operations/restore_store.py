@@ -1,0 +1,133 @@
+"""Document 001: a backup is put back into its managed store, or beside it. The state before is backed up first."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from django import forms
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.backups import dump, files, pg_client, restore
+from opsconsole.backups.folders import below, folder_of, listed_files
+from opsconsole.backups.params import OnNamedStore, StoreField, choose_from
+from opsconsole.care import notes
+from opsconsole.engine.operation import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk
+from opsconsole.engine.planner import UnableToPlan
+from opsconsole.stores.models import Backup
+from opsconsole.stores.router import DEFAULT
+from opsconsole.stores.store import Store
+
+
+class RestoreStore(OnNamedStore, Listed, Act):
+    title = _("Restore a store")
+    description = _(
+        "Puts a backup back: the whole store becomes what the file holds, after a backup of its state before; "
+        "or, with a name, the file becomes a new database beside it. The file is read and checked first."
+    )
+    model = Backup
+    risk = Risk.DELETE
+    backs_up = True
+    cluster = LONG_CLUSTER
+
+    class Params(forms.Form):
+        store = StoreField()
+        file = forms.CharField(
+            label=_("file"), help_text=_("the backup's file, below BACKUP_FOLDERS"), widget=forms.Select
+        )
+        as_ = forms.CharField(
+            required=False, label=_("beside, as"), help_text=_("the name of a new database beside the store")
+        )
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            choose_from(self.fields["file"], listed_files)
+
+    def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
+        super().__init__(store, params)
+        self.beside: str = self.params.get("as_") or ""
+        # All of the store is held while it is replaced. It may be too damaged to be asked for its tables.
+        self.writes = {} if self.beside else {model._meta.db_table: () for model in store.models()}
+
+    def bound(self) -> int:
+        """Refuses before anything is written."""
+        if not self.at.managed:
+            raise UnableToPlan(
+                gettext("%(location)s is attached, somebody else's: restore it by its own means.")
+                % {"location": self.at.location}
+            )
+        if self.beside:
+            restore.beside(self.at, self.beside)
+        elif self.at.name == DEFAULT:
+            raise UnableToPlan(
+                gettext(
+                    "The console can't be restored while it runs: restore it beside (--as), stop it, exchange the two."
+                )
+            )
+        files.identity()
+        if self.at.path is None:
+            for name in ("pg_dump", "pg_restore"):
+                pg_client.tool(name, self.at)
+        listed = self._listed()
+        if listed is None or not listed.is_there:  # else it is read when it is restored: that may take long
+            restore.examine(self.at, self.file)
+        return 1
+
+    @property
+    def file(self) -> Path:
+        """Where the file is. Raises StoreUnusable for one outside the configured folders."""
+        return below(str(self.params["file"]))
+
+    def _listed(self) -> Backup | None:
+        """The file as one of the console's own for this store."""
+        listed = Backup.objects.filter(path=str(self.file), store=self.at.name, engine=self.at.vendor)
+        return listed.exclude(format="sql").first()
+
+    def items(self) -> list[str]:
+        return [self.beside or self.at.alias]
+
+    def act(self, unit: Item) -> Outcome:
+        restore.examine(self.at, self.file)
+        listed = self._listed()
+        known = {listed.digest if listed is not None else None, notes.digest_beside(self.file)} - {None}
+        if known and known != {files.file_digest(self.file)}:
+            raise restore.Unrestorable(gettext("The file is no longer as it was written: take another backup."))
+        if self.beside:
+            restore.restore_beside(self.at, self.file, self.beside)
+            return Changed(())
+        # A second attempt must not put the restored state in the place of the state before.
+        if not any(backup.is_there for backup in Backup.objects.filter(run=self.run_id)):
+            self._back_up()
+        restore.restore(self.at, self.file)
+        return Changed(())
+
+    def _back_up(self) -> None:
+        """The state before. Of a damaged SQLite store, whose backup would stand no check, its files as they are."""
+        try:
+            dump.write(self.at, folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
+        except (dump.BackupFailed, sqlite3.DatabaseError):
+            if self.at.path is None:
+                raise
+            restore.keep_files(self.at.path, f"{self.at.alias}-{self.as_of:%Y%m%dT%H%M%SZ}-{self.run_id}-damaged")
+
+    @classmethod
+    def made(cls, run_id: int) -> dict[str, Any]:
+        before = Backup.objects.filter(run=run_id).first()
+        return {} if before is None else {"state_before": before.path}
+
+    def advice(self, total: int) -> list[str]:
+        if self.beside:
+            return []
+        return [
+            gettext("Everything written to %(store)s since that backup goes; its state now is backed up first.")
+            % {"store": self.at.alias},
+            gettext("After an older backup run `python manage.py setup`: it brings the tables up to date."),
+        ]
+
+    def action_label(self, count: int) -> str:
+        if self.beside:
+            return gettext("Restore as %(name)s") % {"name": self.beside}
+        return gettext("Restore %(store)s") % {"store": self.at.alias}

@@ -1,0 +1,176 @@
+"""Documents 000 to 004: bring an older store to the documented columns and indexes. Nothing else changes a schema."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from django import forms
+from django.db import transaction
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.backups import dump, pg_client
+from opsconsole.backups.folders import folder_of
+from opsconsole.backups.params import OnNamedStore, StoreParams
+from opsconsole.engine import registry
+from opsconsole.engine.operation import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk, Skip
+from opsconsole.engine.planner import UnableToPlan
+from opsconsole.engine.requirements import needed_columns
+from opsconsole.formatting import figure
+from opsconsole.stores import schema_diff
+from opsconsole.stores.identify import system_of
+from opsconsole.stores.models import Backup
+from opsconsole.stores.store import Store
+
+
+class UpgradeStore(OnNamedStore, Listed, Act):
+    title = _("Upgrade a store's schema")
+    description = _(
+        "Adds the documented columns and indexes that the store lacks, after a backup; to an attached store only "
+        "columns that operations of the console need. No table is made, nothing is renamed, and nothing that is there "
+        "is changed. Columns that the platform's own migrations will add are left to them."
+    )
+    model = Backup
+    risk = Risk.CHANGE
+    backs_up = True
+    cluster = LONG_CLUSTER
+    reasons = {
+        "complete": _("it has all documented columns and indexes"),
+        "nothing_to_add": _("it lacks nothing that can be added"),
+    }
+
+    class Params(StoreParams):
+        needed_by = forms.CharField(
+            required=False,
+            label=_("needed by"),
+            help_text=_("the name of an operation: only what it needs is added"),
+        )
+
+    def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
+        super().__init__(store, params)
+        known = schema_diff.documented(store.name, store.vendor).tables
+        self.writes = {table: () for table in known if table in store.tables}
+
+    def bound(self) -> int:
+        """Refuse a store of another platform, and one to which nothing of what is asked can be added."""
+        system = system_of(self.at.tables)
+        if system not in {None, self.at.name}:
+            raise UnableToPlan(
+                gettext("%(location)s holds the tables of %(system)s, not of %(store)s.")
+                % {"location": self.at.location, "system": system, "store": self.at.name}
+            )
+        name = self.params.get("needed_by", "")
+        if name and not needed_columns(self.at, name):
+            raise UnableToPlan(
+                gettext("No operation of %(store)s is called %(name)s. There are: %(names)s.")
+                % {
+                    "store": self.at.name,
+                    "name": name,
+                    "names": ", ".join(
+                        other
+                        for other, cls in registry.operations().items()
+                        if getattr(cls, "store", None) == self.at.name
+                    ),
+                }
+            )
+        missing = self._missing()
+        in_the_way = [one.statement for one in missing if one.kind in {"shape", "migration"}]
+        if in_the_way and (name or not any(one.kind in schema_diff.ADDED for one in missing)):
+            raise UnableToPlan(
+                " ".join([gettext("Nothing is added to %(location)s.") % {"location": self.at.location}, *in_the_way])
+            )
+        if self.at.vendor == "postgresql" and self._to_add():
+            pg_client.environment(self.at)  # refuses a pooler: neither the backup nor the indexes can go through it
+        return len(self.items())
+
+    def items(self) -> list[str]:
+        return [self.at.alias]
+
+    def _missing(self) -> list[schema_diff.Missing]:
+        """As the store is now: what was read of it before is forgotten."""
+        fresh, name = Store(self.at.alias, self.at.name), self.params.get("needed_by", "")
+        needed = None if fresh.managed and not name else needed_columns(fresh, name)
+        found = schema_diff.missing(fresh, needed)
+        if name and needed is not None:
+            return [one for one in found if one.table in needed and one.columns <= needed[one.table]]
+        return found
+
+    def _to_add(self) -> list[schema_diff.Missing]:
+        return [one for one in self._missing() if one.kind in schema_diff.ADDED]
+
+    def change(self, unit: Item) -> Outcome:
+        statements = [f"{one.statement};" for one in self._to_add()]
+        return Changed((), "", "\n".join(statements)) if statements else self._skip()
+
+    def _skip(self) -> Skip:
+        return Skip("nothing_to_add" if schema_diff.missing(Store(self.at.alias, self.at.name)) else "complete")
+
+    def act(self, unit: Item) -> Outcome:
+        missing = self._to_add()
+        if not missing:
+            return self._skip()
+        if not any(backup.is_there for backup in Backup.objects.filter(run=self.run_id)):
+            dump.write(self.at, folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
+        columns = [one for one in missing if one.kind == "column"]
+        indexes = [one for one in missing if one.kind != "column"]
+        with transaction.atomic(using=self.at.alias):
+            self._execute(columns)
+            if self.at.vendor == "sqlite":
+                self._execute(indexes)
+        if self.at.vendor == "postgresql":
+            self._make_concurrently(indexes)
+        return Changed(())
+
+    def _execute(self, additions: Iterable[schema_diff.Missing]) -> None:
+        with self.at.connection.cursor() as cursor:
+            for one in additions:
+                cursor.execute(one.statement)
+
+    def _make_concurrently(self, indexes: Iterable[schema_diff.Missing]) -> None:
+        """Let the platform write meanwhile."""
+        with self.at.connection.cursor() as cursor:
+            for one in indexes:
+                cursor.execute(re.sub(r"^(CREATE (?:UNIQUE )?INDEX) ", r"\1 CONCURRENTLY ", one.statement))
+
+    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
+        lacking = [one.name for one in self._to_add()]
+        return [gettext("Still missing: %(names)s.") % {"names": ", ".join(lacking)}] if lacking else []
+
+    @classmethod
+    def made(cls, run_id: int) -> dict[str, Any]:
+        before = Backup.objects.filter(run=run_id).first()
+        return {} if before is None else {"state_before": before.path}
+
+    def advice(self, total: int) -> list[str]:
+        missing = self._missing()
+        sentences = [one.statement for one in missing if one.kind in {"shape", "migration"}]
+        if tables := [one.name for one in missing if one.kind == "table"]:
+            sentences.append(
+                gettext("It lacks whole tables, too, which this does not make: %(tables)s.")
+                % {"tables": ", ".join(tables)}
+            )
+        return [*sentences, *self._behind(missing)]
+
+    def _behind(self, missing: Iterable[schema_diff.Missing]) -> Iterator[str]:
+        """Say which of the platform's own migrations brought the columns that are added."""
+        models = {model._meta.db_table: model for model in self.at.models()}
+        found: dict[Any, list[str]] = {}
+        for one in missing:
+            for column in one.columns if one.kind == "column" else ():
+                migration = getattr(models[one.table], "added_by", {}).get(column)
+                found.setdefault(migration, []).append(one.name)
+        found.pop(None, None)
+        for migration, names in found.items():
+            yield gettext("%(platform)s itself brings %(columns)s with its migration %(migration)s.") % {
+                "platform": self.at.title,
+                "columns": ", ".join(names),
+                "migration": f"v{migration}" if isinstance(migration, int) else migration,
+            }
+
+    def action_label(self, count: int) -> str:
+        additions = len(self._to_add())
+        return ngettext("Add %(count)s column or index", "Add %(count)s columns and indexes", additions) % {
+            "count": figure(additions)
+        }

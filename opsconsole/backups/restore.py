@@ -1,0 +1,190 @@
+"""Put a backup back: read and checked to its end before anything is touched."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+from django.utils.translation import gettext as _
+from psycopg import sql
+
+from opsconsole.backups import dump, files, pg_client
+from opsconsole.backups.folders import folder_of
+from opsconsole.stores.catalog import identifier
+from opsconsole.stores.connection import connect
+from opsconsole.stores.identify import system_of
+from opsconsole.stores.store import Store, StoreUnusable
+
+HEADS = {b"SQLite format 3\0": "sqlite", b"PGDMP": "postgresql"}
+RESTORING = ".restoring"
+
+
+class Unrestorable(StoreUnusable):
+    """The file can't be put into this store. The message says why."""
+
+
+class Held(NamedTuple):
+    """What a backup holds: table → columns, and table → rows."""
+
+    engine: str
+    columns: dict[str, tuple[str, ...]]
+    rows: dict[str, int]
+
+
+def examine(store: Store, path: Path) -> Held:
+    """Read the file to its end. Raises Unrestorable for what is broken, or not of this system and engine."""
+    if not path.is_file():
+        raise Unrestorable(_("%(path)s is no file: `backup_store --list` shows those there are.") % {"path": path})
+    log = Path(f"{path}-wal")
+    if log.exists() and log.stat().st_size:
+        raise Unrestorable(
+            _("%(path)s has a log beside it with its newest rows: fold it in first, with sqlite3's VACUUM.")
+            % {"path": path}
+        )
+    try:
+        with files.opened(path) as content:
+            head = content.read(16)
+        engine = next((name for start, name in HEADS.items() if head.startswith(start)), None)
+        if engine is None:
+            raise Unrestorable(
+                _("%(path)s is neither a SQLite database nor a dump of pg_dump's custom format.") % {"path": path}
+            )
+        if engine != store.vendor:
+            raise Unrestorable(
+                _("%(path)s is of %(engine)s, and %(store)s is on %(own)s: `copy_store` moves between them.")
+                % {"path": path, "engine": engine, "store": store.alias, "own": store.vendor}
+            )
+        held = _examine_sqlite(path) if engine == "sqlite" else _examine_postgresql(store, path)
+    except (files.BrokenArchive, dump.BackupFailed, pg_client.ToolFailed, OSError) as error:
+        raise Unrestorable(_("%(path)s can't be restored: %(reason)s") % {"path": path, "reason": error}) from error
+    system = system_of(held.columns)
+    if system != store.name:
+        raise Unrestorable(
+            _("%(path)s does not hold %(store)s: its tables are those of %(system)s.")
+            % {"path": path, "store": store.name, "system": system or _("no system known here")}
+        )
+    return held
+
+
+def _examine_sqlite(path: Path) -> Held:
+    with unpacked(path) as copy, closing(sqlite3.connect(copy)) as connection:
+        rows = dump.checked_rows(connection)
+        columns = {
+            table: tuple(row[1] for row in connection.execute(f"PRAGMA table_info({identifier(table)})"))
+            for table in rows
+        }
+    return Held("sqlite", columns, rows)
+
+
+def _examine_postgresql(store: Store, path: Path) -> Held:
+    found = dump.read_content(store, path)
+    columns = {table.partition(".")[2]: content.columns for table, content in found.items()}
+    return Held("postgresql", columns, {table: content.rows for table, content in found.items()})
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """What the file holds, as a file of its own that goes again."""
+    descriptor, name = tempfile.mkstemp(dir=folder_of(""), suffix=RESTORING)
+    copy = Path(name)
+    try:
+        with open(descriptor, "wb") as target, files.opened(path) as content:
+            while portion := content.read(files.PORTION):
+                target.write(portion)
+        yield copy
+    finally:
+        for left in (copy, Path(f"{copy}-wal"), Path(f"{copy}-shm"), Path(f"{copy}-journal")):
+            left.unlink(missing_ok=True)
+
+
+# --- into a store --------------------------------------------------------------------------------------------
+
+
+def restore(store: Store, path: Path) -> None:
+    """The store becomes what the file holds, all of it or nothing. Raises what the engine says when it can't."""
+    store.close()  # nobody of ours shall stand in the way
+    if store.path is not None:
+        with unpacked(path) as copy, closing(sqlite3.connect(copy)) as source:
+            with closing(sqlite3.connect(store.path, timeout=5)) as target:
+                source.backup(target, progress=dump.progress(bounded=False), sleep=0.05)
+            held = dump.checked_rows(source)
+        with closing(sqlite3.connect(store.path)) as target:
+            now = dump.checked_rows(target)
+    else:
+        _pg_restore(store, path, str(store.connection.settings_dict["NAME"]), "--clean", "--if-exists")
+        held = {table: content.rows for table, content in dump.read_content(store, path).items()}
+        now = dump.count_rows(store, sorted({table.partition(".")[0] for table in held}))
+    differing = sorted(table for table, rows in held.items() if now.get(table) != rows)
+    if differing:  # somebody wrote to it already, or it is not what was read
+        raise dump.BackupFailed(
+            _("The restored store and the file differ in the number of rows of %(tables)s.")
+            % {"tables": ", ".join(differing[:5])}
+        )
+
+
+def _pg_restore(store: Store, path: Path, database: str, *flags: str) -> None:
+    command: list[str | Path] = [pg_client.tool("pg_restore", store), "--no-password", "--no-owner", "--no-privileges"]
+    command += ["--single-transaction", "--exit-on-error", *flags, f"--dbname={database}"]
+    env = pg_client.environment(store, dbname=database)
+    with files.opened(path) as content, dump.fed(content) as end, pg_client.started(command, env, end) as said:
+        said.read()
+
+
+def keep_files(path: Path, name: str) -> None:
+    """A SQLite database and its log among the backups, as they are; what was kept before stays."""
+    folder = folder_of("")
+    for ending in ("", "-wal"):
+        source, target = Path(f"{path}{ending}"), folder / f"{name}{ending}"
+        if source.exists() and not target.exists():
+            shutil.copy2(source, target)
+            target.chmod(0o600)
+
+
+# --- beside it -------------------------------------------------------------------------------------------------
+
+
+def beside(store: Store, name: str) -> str:
+    """Where `name` beside the store is: a file, or a database. Raises Unrestorable where something is there."""
+    if not (name.isidentifier() and name.isascii() and name == name.lower() and len(name) <= 40):
+        raise Unrestorable(_("%(name)s is no name: small letters, digits and _ are wanted.") % {"name": repr(name)})
+    if store.path is not None:
+        place = str(store.path.with_name(f"{name}.sqlite3"))
+        taken = Path(place).exists()
+    else:
+        place = name
+        with store.connection.cursor() as cursor:
+            cursor.execute("SELECT EXISTS (SELECT FROM pg_database WHERE datname = %s)", [name])
+            taken = cursor.fetchone()[0]
+    if taken:
+        raise Unrestorable(_("%(place)s is there already: give another name.") % {"place": place})
+    return place
+
+
+def restore_beside(store: Store, path: Path, name: str) -> None:
+    """A new file, or a new database on the same server. It gets its name when all of it is there."""
+    if store.path is not None:
+        with unpacked(path) as copy:
+            draft = store.path.with_name(f"{name}.restoring")
+            shutil.move(copy, draft)  # the folder of the copy may be on another file system
+        files.publish(draft, store.path.with_name(f"{name}.sqlite3"))
+        return
+    draft_name = f"{name}_restoring"
+    with _administering(store) as connection:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(draft_name)))
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(draft_name)))
+    _pg_restore(store, path, draft_name)
+    with _administering(store) as connection:
+        names = sql.Identifier(draft_name), sql.Identifier(name)
+        connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(*names))
+
+
+@contextmanager
+def _administering(store: Store) -> Iterator[psycopg.Connection[Any]]:
+    with connect(store) as connection:
+        yield connection

@@ -1,0 +1,226 @@
+"""Save what can be read of a damaged SQLite file into a new one."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from django.utils.translation import gettext as _
+
+from opsconsole.backups import files
+from opsconsole.stores.catalog import identifier
+from opsconsole.stores.sqlite import tolerant_text
+from opsconsole.stores.store import StoreUnusable
+
+PORTION = 1_000
+LAST_ROWID = 1 << 62
+
+
+@dataclass
+class Saved:
+    """What became of it: rows by table, and in sentences what could not be read or made."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+
+
+def rebuild(damaged: Path, target: Path) -> Saved:
+    """Read table by table around what is damaged. `target` gets its name when all is written."""
+    if target.exists():
+        raise StoreUnusable(_("%(path)s is there already: name a new file.") % {"path": target})
+    if not target.parent.is_dir():
+        raise StoreUnusable(_("%(path)s is no folder.") % {"path": target.parent})
+    draft = target.with_name(f"{target.name}.partial")
+    if draft.exists():
+        raise StoreUnusable(_("%(path)s is there already: name a new file.") % {"path": draft})
+    saved = Saved()
+    # Neither the file nor its log is changed: SQLite's own way of reading would mend or fold them.
+    address = f"file:{quote(str(damaged.absolute()))}?mode=ro"
+    try:
+        with closing(sqlite3.connect(address, uri=True)) as source, closing(sqlite3.connect(draft)) as copy:
+            source.text_factory = tolerant_text
+            copy.isolation_level = None
+            copy.execute("PRAGMA foreign_keys=OFF")
+            _save(source, copy, saved)
+        files.publish(draft, target)
+    except (sqlite3.Error, OSError) as error:
+        raise StoreUnusable(_("%(path)s can't be written: %(reason)s.") % {"path": target, "reason": error}) from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return saved
+
+
+def _save(source: sqlite3.Connection, copy: sqlite3.Connection, saved: Saved) -> None:
+    try:
+        master = source.execute("SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master").fetchall()
+        shadows = {row[1] for row in source.execute("PRAGMA table_list") if row[2] == "shadow"}
+    except sqlite3.DatabaseError as error:
+        raise StoreUnusable(
+            _("Not even its list of tables can be read (%(reason)s): restore a backup.") % {"reason": error}
+        ) from error
+    tables = [
+        (name, sql)
+        for kind, name, _table, root, sql in master
+        if kind == "table" and root and sql and not name.startswith("sqlite_") and name not in shadows
+    ]
+    for name, sql in tables:
+        copy.execute(sql)
+        copy.execute("BEGIN")
+        saved.rows[name] = sum(_insert(copy, name, portion, saved) for portion in _portions(source, name, sql, saved))
+        copy.execute("COMMIT")
+    later = {"index": 0, "table": 1, "trigger": 2, "view": 3}
+    for kind, name, _table, root, sql in sorted(master, key=lambda row: later.get(row[0], 9)):
+        if sql and (kind != "table" or not root):
+            try:
+                copy.execute(sql)
+                if kind == "table":
+                    made = [(one, text) for _kind, one, _of, _page, text in master if one in shadows]
+                    own = [(one, text) for one, text in made if one.startswith(f"{name}_")]
+                    _fill_virtual(source, copy, name, sql, own, saved)
+            except sqlite3.DatabaseError as error:
+                saved.lost.append(
+                    _("%(kind)s %(name)s could not be made: %(reason)s") % {"kind": kind, "name": name, "reason": error}
+                )
+    for text in [row[0] for row in copy.execute("PRAGMA integrity_check(20)")]:
+        if text != "ok":
+            saved.lost.append(text)
+    for table, count in copy.execute('SELECT "table", COUNT(*) FROM pragma_foreign_key_check GROUP BY 1'):
+        saved.lost.append(
+            _("%(count)d rows of %(table)s refer to rows that are not there") % {"table": table, "count": count}
+        )
+
+
+def _fill_virtual(
+    source: sqlite3.Connection, copy: sqlite3.Connection, name: str, sql: str, shadows: list[Any], saved: Saved
+) -> None:
+    """A full-text table: from its own rows, from its shadow tables where it keeps no text, or from its table's rows."""
+    if f"{name}_content" in {shadow for shadow, _text in shadows}:
+        columns = ["rowid", *_columns(source, name)]
+        rows = source.execute(f"SELECT {', '.join(columns)} FROM {identifier(name)}").fetchall()
+        saved.rows[name] = _insert(copy, name, (columns, rows), saved)
+    elif "content=''" in sql.replace(" ", ""):
+        for shadow, text in shadows:
+            copy.execute(f"DELETE FROM {identifier(shadow)}")
+            for portion in _portions(source, shadow, text, saved):
+                _insert(copy, shadow, portion, saved)
+    else:
+        copy.execute(f"INSERT INTO {identifier(name)}({identifier(name)}) VALUES ('rebuild')")
+
+
+def _columns(source: sqlite3.Connection, name: str) -> list[str]:
+    """Those that are stored: a generated one makes itself again, and a hidden one is a virtual table's own."""
+    rows = source.execute(f"PRAGMA table_xinfo({identifier(name)})").fetchall()
+    return [identifier(row[1]) for row in rows if not row[6]]
+
+
+def _insert(copy: sqlite3.Connection, name: str, portion: tuple[list[str], list[Any]], saved: Saved) -> int:
+    columns, rows = portion
+    marks = ", ".join("?" * len(columns))
+    sql = f"INSERT INTO {identifier(name)} ({', '.join(columns)}) VALUES ({marks})"
+    done = 0
+    for row in rows:
+        try:
+            copy.execute(sql, row)
+            done += 1
+        except sqlite3.DatabaseError as error:
+            saved.lost.append(
+                _("a row of %(table)s could not be written: %(reason)s") % {"table": name, "reason": error}
+            )
+    return done
+
+
+def _portions(source: sqlite3.Connection, name: str, sql: str, saved: Saved) -> Iterator[tuple[list[str], list[Any]]]:
+    columns = _columns(source, name)
+    if "WITHOUT ROWID" in sql.upper():
+        yield from _without_rowid(source, name, columns, saved)
+        return
+    columns = ["rowid", *columns]
+    select = f"SELECT {', '.join(columns)} FROM {identifier(name)} WHERE rowid > ? ORDER BY rowid"
+    last = -LAST_ROWID
+    while True:
+        rows: list[Any] = []
+        try:
+            for row in source.execute(select, [last]):
+                rows.append(row)
+                if len(rows) >= PORTION:
+                    break
+        except sqlite3.DatabaseError:
+            if rows:
+                last = rows[-1][0]
+                yield columns, rows
+            # The driver reads one row ahead: the next one may be readable alone.
+            row, skipped = _next_readable(source, f"{select} LIMIT 1", last)
+            if skipped:
+                since = _("the beginning") if last == -LAST_ROWID else str(last)
+                until = _("the end") if row is None else str(row[0])
+                values = {"table": name, "since": since, "until": until}
+                saved.lost.append(_("%(table)s: rows between %(since)s and %(until)s can't be read") % values)
+            if row is None:
+                return
+            rows = [row]
+        if not rows:
+            return
+        last = rows[-1][0]
+        yield columns, rows
+
+
+def _next_readable(source: sqlite3.Connection, sql: str, last: int) -> tuple[Any, bool]:
+    """The first row behind `last` that can be read again, None at the end; and whether damage lies before it.
+
+    In steps that double, then back by halves.
+    """
+
+    def read(rowid: int) -> Any:
+        """The row behind `rowid`, () beyond the end; None: damaged."""
+        try:
+            return source.execute(sql, [rowid]).fetchone() or ()
+        except sqlite3.DatabaseError:
+            return None
+
+    row = read(last)
+    if row is not None:
+        return row or None, False
+    base, step = max(last, 0), 1
+    while (row := read(base + step)) is None:
+        step *= 2
+        if step > LAST_ROWID:
+            return None, True
+    low, high = base + step // 2, base + step  # damaged … readable
+    while high - low > 1:
+        middle = (low + high) // 2
+        if (there := read(middle)) is None:
+            low = middle
+        else:
+            high, row = middle, there
+    return row or None, True
+
+
+def _without_rowid(
+    source: sqlite3.Connection, name: str, columns: list[str], saved: Saved
+) -> Iterator[tuple[list[str], list[Any]]]:
+    """From its beginning to the damage, and from its end back to it."""
+    seen: set[Any] = set()
+    key = [identifier(row[1]) for row in source.execute(f"PRAGMA table_info({identifier(name)})") if row[5]]
+    for order in ("ASC", "DESC"):
+        rows: list[Any] = []
+        by = ", ".join(f"{column} {order}" for column in key)
+        try:
+            for row in source.execute(f"SELECT {', '.join(columns)} FROM {identifier(name)} ORDER BY {by}"):
+                if row in seen:
+                    break
+                rows.append(row)
+        except sqlite3.DatabaseError as error:
+            seen.update(rows)
+            yield columns, rows
+            if order == "ASC":
+                saved.lost.append(
+                    _("%(table)s: rows in its middle can't be read: %(reason)s") % {"table": name, "reason": error}
+                )
+            continue
+        yield columns, rows
+        return

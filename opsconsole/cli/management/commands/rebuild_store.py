@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
+from opsconsole.backups.salvage import rebuild
+from opsconsole.cli.command import EXIT_ATTENTION, ConsoleCommand, add_json_flag
+from opsconsole.cli.output import Output
+from opsconsole.formatting import figure
+from opsconsole.stores.store import attach_file
+
+
+class Command(ConsoleCommand):
+    help = gettext_noop("Write what can be read of a damaged SQLite file into a new one, and list what could not.")
+    examples = (
+        "rebuild_store --db-path store.db --to rebuilt.db",
+        "rebuild_store --db-path store.db --to rebuilt.db --json",
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--db-path", metavar="FILE", required=True, help=_("the damaged file; it is only read"))
+        parser.add_argument("--to", metavar="FILE", required=True, help=_("the new file"))
+        add_json_flag(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        output = Output(as_json=options["json"], no_color=options["no_color"])
+        attach_file("agentos", options["db_path"], read_only=True)  # refuses what is no file
+        saved = rebuild(Path(options["db_path"]), Path(options["to"]))
+        if options["json"]:
+            output.json({"file": str(Path(options["to"]).absolute()), "rows": saved.rows, "lost": saved.lost})
+        else:
+            rows = [(table, figure(count)) for table, count in sorted(saved.rows.items())]
+            output.table([(_("table"), _("rows")), *rows], right=(1,), heading=True)
+            for sentence in saved.lost:
+                output.line(sentence)
+        if saved.lost:
+            sys.exit(EXIT_ATTENTION)

@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from django.utils.translation import gettext_noop
+
+from opsconsole.cli.command import OperationCommand
+
+
+class Command(OperationCommand):
+    operation = "backups.restore_store"
+    positional = ("store", "file")
+    help = gettext_noop("Put a backup back into its managed store, or beside it. Dry run unless --execute.")
+    examples = (
+        "restore_store agentos agentos-20261124T020000Z-7.sqlite3.gz --execute",
+        "restore_store agentos agentos-20261124T020000Z-7.sqlite3.gz --as agentos_monday --execute",
+    )

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
+from opsconsole.cli.command import (
+    ConsoleCommand,
+    add_check_flags,
+    add_common_flags,
+    add_verb,
+    flag_of,
+    run_check,
+    run_operation,
+)
+from opsconsole.engine import registry
+from opsconsole.engine.operation import Check
+
+
+class Command(ConsoleCommand):
+    help = gettext_noop("Plan any operation by its name, and run it with --execute.")
+    examples = (
+        "run audits.backfill_decision_fields --db-path /path/to/store.db",
+        'run operations.undo_run --run 7 --execute --note "wrong store"',
+    )
+
+    asked: Sequence[str] = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        names = parser.add_subparsers(dest="operation", metavar="NAME", required=True)
+        for name, cls in registry.operations().items():
+            example = f"run {name}{_required(cls)}"
+            flags = add_verb(names, name, help=str(cls.title), examples=(example, f"{example} --execute"))
+            flags.description = str(cls.description)
+            registry.add_arguments(cls, flags)
+            if issubclass(cls, Check):
+                add_check_flags(flags)
+                flags.add_argument("--execute", action="store_true", help=_("keep the findings, as a run"))
+            else:
+                add_common_flags(flags)
+            if cls.selects and not cls.about_runs:
+                flags.add_argument("--keys", nargs="+", metavar="KEY", help=_("only these units, by their keys"))
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        self.asked = argv[2:3]
+        super().run_from_argv(argv)
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        for name in self.asked:
+            if not name.startswith("-"):
+                registry.operation(name)  # an unknown one is refused with the list of those there are
+        return super().create_parser(prog_name, subcommand, **kwargs)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        cls = registry.operation(options["operation"])
+        values = registry.values_of(cls, options)
+        if issubclass(cls, Check):
+            run_check(cls, values, options, keep=options["execute"])
+        else:
+            run_operation(cls, values, options, execute=options["execute"])
+
+
+def _required(cls: Any) -> str:
+    return "".join(
+        f" {flag_of(name)} {1 if 'Integer' in type(field).__name__ else 'VALUE'}"
+        for name, field in cls.Params.base_fields.items()
+        if field.required
+    )

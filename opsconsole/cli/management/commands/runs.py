@@ -1,0 +1,310 @@
+"""The verbs of the run page, for the shell."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.db.models import Count
+from django.utils import timezone
+from django.utils.formats import date_format
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
+from opsconsole.cli.command import (
+    ConsoleCommand,
+    Refused,
+    add_common_flags,
+    add_json_flag,
+    add_user_flag,
+    add_verb,
+    require_setup,
+    run_operation,
+    shell_actor,
+)
+from opsconsole.cli.output import Output, line_of, result_of, status_label
+from opsconsole.engine import lifecycle, queue, registry
+from opsconsole.engine.labels import reason_label, verb_label
+from opsconsole.engine.lifecycle import run_called
+from opsconsole.engine.models import Run
+from opsconsole.escaping import for_terminal
+from opsconsole.formatting import figure
+
+SHOWN_RUNS = 50
+SHOWN_EVENTS = 20
+FORMATS = ("csv", "xlsx", "json")
+
+
+class Command(ConsoleCommand):
+    help = gettext_noop("List, show, steer, undo and export runs.")
+    examples = ("runs list --limit 10", "runs undo 7 --execute")
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        self.verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+        listing = self._verb("list", _("newest first"), "runs list", "runs list --json --limit 100")
+        listing.add_argument("--limit", type=_positive, metavar="N", help=_("how many; 50 by default, with --json all"))
+        listing.add_argument(
+            "--awaiting-me",
+            action="store_true",
+            help=_("only those that this account may approve now"),
+        )
+        add_user_flag(listing)
+        add_json_flag(listing)
+        add_json_flag(self._verb_of_run("show", _("a run as it stands now")))
+        for name, text in (
+            ("pause", _("ask the worker to pause after its batch")),
+            ("resume", _("queue a paused or interrupted run for the background")),
+            ("cancel", _("ask the worker to end after its batch; what is changed stays, and can be undone")),
+            ("approve", _("agree, as a second person, to a run that waits for it")),
+        ):
+            verb = self._verb_of_run(name, text)
+            add_user_flag(verb)
+            add_json_flag(verb)
+        rejecting = self._verb(
+            "reject",
+            _("refuse a run that waits for approval"),
+            'runs reject 7 --reason "the rows are still needed"',
+            'runs reject 7 --reason "the rows are still needed" --json',
+        )
+        rejecting.add_argument("run", type=_positive, metavar="ID", help=_("the run's number"))
+        rejecting.add_argument("--reason", required=True, metavar="TEXT", help=_("why; its planner is told"))
+        add_user_flag(rejecting)
+        add_json_flag(rejecting)
+        noting = self._verb_of_run(
+            "note", _("add to a run's record what was difficult, how it was solved"), "--user mira"
+        )
+        noting.add_argument("text", metavar="TEXT", help=_("what is to be kept"))
+        add_user_flag(noting)
+        add_common_flags(self._verb_of_run("retry", _("try again the units that a run set aside")))
+        add_common_flags(self._verb_of_run("undo", _("plan the undo of a run, or do it with --execute"), "--execute"))
+        export = self._verb("export", _("all runs as a table"), "runs export", "runs export --to runs.xlsx")
+        export.add_argument("--format", choices=FORMATS, help=_("by default from the file's name, else csv"))
+        export.add_argument("--to", type=Path, metavar="FILE", help=_("a new file; standard output without"))
+        hold = self._verb(
+            "hold-all",
+            _("the emergency switch: every run waits at its next batch, none starts"),
+            'runs hold-all --note "incident 4711"',
+            'runs hold-all --note "failover" --user mira',
+        )
+        hold.add_argument("--note", required=True, metavar="TEXT", help=_("why; kept in the trail"))
+        add_user_flag(hold)
+        release = self._verb("release-all", _("let all runs go on"), "runs release-all", "runs release-all --user mira")
+        add_user_flag(release)
+
+    def _verb(self, name: str, text: str, *examples: str) -> argparse.ArgumentParser:
+        return add_verb(self.verbs, name, help=text, examples=examples)
+
+    def _verb_of_run(self, name: str, text: str, flag: str = "--json") -> argparse.ArgumentParser:
+        parser = self._verb(name, text, f"runs {name} 7", f"runs {name} 7 {flag}")
+        parser.add_argument("run", type=_positive, metavar="ID", help=_("the run's number"))
+        return parser
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        require_setup()
+        getattr(self, "_" + options["verb"].replace("-", "_"))(options)
+
+    # --- looking ----------------------------------------------------------------------------------------
+
+    def _list(self, options: dict[str, Any]) -> None:
+        output = _output(options)
+        limit = options["limit"] or (None if options["json"] else SHOWN_RUNS)
+        listed: Any = _awaiting(options["user"]) if options["awaiting_me"] else Run.objects.order_by("-pk")
+        found = list(listed[:limit])
+        if options["json"]:
+            output.json({"runs": [line_of(run) for run in found]})
+            return
+        rows = [
+            (
+                str(run.pk),
+                run.operation,
+                run.store,
+                status_label(run.status),
+                figure(run.total),
+                figure(run.changed),
+                figure(run.set_aside),
+                run.started_by,
+                _moment(run.created_at),
+            )
+            for run in found
+        ]
+        heading = (
+            _("run"),
+            _("operation"),
+            _("store"),
+            _("status"),
+            _("in scope"),
+            _("changed"),
+            _("set aside"),
+            _("started by"),
+            _("created at"),
+        )
+        output.table([heading, *rows], right=(0, 4, 5, 6), heading=True)
+        more = (len(listed) if options["awaiting_me"] else listed.count()) - len(found)
+        if more > 0:
+            output.line(_("… and %(count)s more: --limit N shows them.") % {"count": figure(more)})
+
+    def _show(self, options: dict[str, Any]) -> None:
+        run, output = run_called(options["run"]), _output(options)
+        aside = list(run.units_set_aside.filter(retried_by=None).values("reason").annotate(units=Count("pk")))
+        if options["json"]:
+            output.json(
+                result_of(run)
+                | {
+                    "params": run.params,
+                    "note": run.note,
+                    "user": run.user.get_username() if run.user else None,
+                    "parent": run.parent_id,
+                    "units_set_aside": {entry["reason"]: entry["units"] for entry in aside},
+                    "undoable": run.undoable,
+                    "events": [
+                        {"at": e.at, "verb": e.verb, "who": e.who, "from": e.origin, "detail": e.detail}
+                        for e in run.events.order_by("pk")
+                    ],
+                }
+            )
+            return
+        cls = registry.operations().get(run.operation)
+        output.line(str(cls.title) if cls else run.operation, style="bold")
+        facts = [
+            (_("Operation:"), run.operation),
+            (_("Database:"), run.location),
+            (_("Parameters:"), ", ".join(f"{name}={value}" for name, value in run.params.items())),
+            (_("Started by:"), f"{run.started_by} ({run.get_trigger_display()}), {_moment(run.created_at)}"),
+            (_("Note:"), run.note),
+            (_("Rejected:"), run.rejection),
+            (_("Waits:"), run.waiting),
+            (_("Asked:"), run.get_request_display() if run.request else ""),
+        ]
+        output.table([fact for fact in facts if fact[1]])
+        output.line()
+        output.run(run)
+        if run.error:
+            output.line(run.error)
+        if aside:
+            output.line()
+            rows = [(reason_label(cls, entry["reason"]), figure(entry["units"])) for entry in aside]
+            output.table([(_("units set aside"), ""), *rows], right=(1,), heading=True)
+        output.line()
+        events = list(run.events.order_by("-pk")[:SHOWN_EVENTS])
+        output.table([(_moment(e.at), verb_label(e.verb), e.who) for e in reversed(events)])
+
+    def _export(self, options: dict[str, Any]) -> None:
+        from opsconsole.console import file_formats
+        from opsconsole.console.run_admin import RunResource
+
+        target: Path | None = options["to"]
+        name = options["format"] or (target.suffix.lstrip(".").lower() if target else "") or FORMATS[0]
+        if name not in FORMATS:
+            raise Refused(
+                _("%(path)s: give --format, one of %(names)s.") % {"path": target, "names": ", ".join(FORMATS)}
+            )
+        if target is None and name == "xlsx" and sys.stdout.isatty():
+            raise Refused(_("A workbook is no text: give --to FILE."))
+        dataset = RunResource().export(Run.objects.order_by("pk"))
+        try:
+            data = getattr(file_formats, name.upper())().export_data(dataset)
+        except ValueError as error:
+            raise Refused(error) from None
+        if target is None and sys.stdout.isatty():
+            sys.stdout.write(for_terminal(data.decode()))
+            return
+        if target is None:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            return
+        try:
+            with target.open("xb") as file:
+                file.write(data)
+        except OSError as error:
+            raise Refused(
+                _("%(path)s can't be written: %(reason)s.") % {"path": target, "reason": error.strerror}
+            ) from None
+        count = figure(len(dataset))
+        sys.stderr.write(_("%(count)s runs written to %(path)s.") % {"count": count, "path": target} + "\n")
+
+    # --- asking -----------------------------------------------------------------------------------------
+
+    def _pause(self, options: dict[str, Any]) -> None:
+        _steer(options, lifecycle.pause)
+
+    def _resume(self, options: dict[str, Any]) -> None:
+        _steer(options, queue.resume)
+
+    def _cancel(self, options: dict[str, Any]) -> None:
+        _steer(options, lifecycle.cancel)
+
+    def _approve(self, options: dict[str, Any]) -> None:
+        _steer(options, queue.approve, permission="operations.approve_run")
+
+    def _reject(self, options: dict[str, Any]) -> None:
+        _steer(options, partial(lifecycle.reject, reason=options["reason"]), permission="operations.approve_run")
+
+    def _note(self, options: dict[str, Any]) -> None:
+        run = run_called(options["run"])
+        lifecycle.add_note(run, shell_actor(options["user"]), options["text"])
+        _output(options).line(_("Noted with run %(run)d.") % {"run": run.pk})
+
+    def _hold_all(self, options: dict[str, Any]) -> None:
+        lifecycle.hold_all(shell_actor(options["user"]), options["note"])
+        _output(options).line(_("All runs are held: `runs release-all` lets them go on."))
+
+    def _release_all(self, options: dict[str, Any]) -> None:
+        lifecycle.release_all(shell_actor(options["user"]))
+        _output(options).line(_("All runs may go on."))
+
+    def _undo(self, options: dict[str, Any]) -> None:
+        _about(options, "operations.undo_run", execute=options["execute"])
+
+    def _retry(self, options: dict[str, Any]) -> None:
+        _about(options, "operations.retry_set_aside", execute=not options["dry_run"], asks=False)
+
+
+def _awaiting(name: str | None) -> list[Run]:
+    actor = shell_actor(name, "operations.approve_run")
+    if actor.user is None:
+        raise Refused(
+            _(
+                "Approvals need an account. Set OPSCONSOLE_TOKEN, give --user on a terminal, "
+                "or have your system user linked with `accounts link`."
+            )
+        )
+    return lifecycle.awaiting(actor)
+
+
+def _steer(options: dict[str, Any], verb: Callable[..., Any], permission: str = "operations.operate_run") -> None:
+    run = run_called(options["run"])
+    verb(run, shell_actor(options["user"], permission))
+    run.refresh_from_db()
+    output = _output(options)
+    if output.as_json:
+        output.run(run)
+    elif run.request:
+        text = _("Run %(run)d: asked to %(request)s; the worker stops after this batch.")
+        output.line(text % {"run": run.pk, "request": run.get_request_display()})
+    else:
+        output.line(_("Run %(run)d: %(status)s") % {"run": run.pk, "status": run.get_status_display()})
+
+
+def _about(options: dict[str, Any], operation: str, *, execute: bool, asks: bool = True) -> None:
+    """Undo and retry are operations on the run's own store."""
+    values = {"run": run_called(options["run"]).pk}
+    run_operation(registry.operation(operation), values, options, execute=execute, asks=asks)
+
+
+def _output(options: dict[str, Any]) -> Output:
+    return Output(as_json=options.get("json", False), no_color=options["no_color"])
+
+
+def _moment(at: Any) -> str:
+    return date_format(timezone.localtime(at), "Y-m-d H:i:s")
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 63):
+        raise argparse.ArgumentTypeError(_("a whole number above 0 is wanted, not %s") % repr(text))
+    return int(text)

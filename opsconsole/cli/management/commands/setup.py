@@ -1,0 +1,83 @@
+"""Make or renew the console's databases. Safe to repeat."""
+
+from __future__ import annotations
+
+import importlib
+import socket
+from importlib.util import find_spec
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import CommandParser
+from django.db import DatabaseError
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
+from opsconsole.cli.accounts import system_user, system_user_at_host
+from opsconsole.cli.command import ConsoleCommand, Refused, require_environment
+from opsconsole.console.accounts import link, make_groups, make_superuser
+from opsconsole.engine import environments
+from opsconsole.engine.lifecycle import Actor
+from opsconsole.engine.models import SystemUser, Trigger
+from opsconsole.stores.store import all_stores
+
+
+class Command(ConsoleCommand):
+    help = gettext_noop("Migrate the console's own database and every managed store, and sync the schedules.")
+    examples = ("setup", "setup --demo --superuser admin")
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--demo", action="store_true", help=_("load sample data with its incidents"))
+        parser.add_argument("--superuser", metavar="NAME", help=_("make this account, with a new password"))
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        require_environment()
+        try:
+            settings.DATA_DIR.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Refused(
+                _("%(path)s can't be made: %(reason)s.") % {"path": settings.DATA_DIR, "reason": error.strerror}
+            ) from None
+        for store in all_stores():
+            if not store.managed:
+                self.stdout.write(_("%(store)s: attached, left as it is") % {"store": store.alias})
+                continue
+            try:
+                call_command("migrate", database=store.alias, interactive=False, verbosity=0)
+            except DatabaseError as error:
+                raise Refused(store.unusable(error)) from error
+            self.stdout.write(_("%(store)s: ready at %(at)s") % {"store": store.alias, "at": store.location})
+        environments.record()
+        make_groups()
+        if options["demo"]:
+            self._load_demo()
+        if options["superuser"]:
+            self._make_superuser(options["superuser"])
+
+    def _load_demo(self) -> None:
+        """Each app brings its own incident; one that has rows already is left alone."""
+        for app in apps.get_app_configs():
+            if find_spec(f"{app.name}.demo") is not None:
+                for line in importlib.import_module(f"{app.name}.demo").load():
+                    self.stdout.write(line)
+
+    def _make_superuser(self, name: str) -> None:
+        password = make_superuser(name)
+        if password is None:
+            self.stdout.write(_("The account %(name)s exists: its password stays.") % {"name": name})
+        else:
+            self.stdout.write(_("Account %(name)s, password %(password)s") % {"name": name, "password": password})
+            self._link_the_first(name)
+
+    def _link_the_first(self, name: str) -> None:
+        """The system user who makes a new console's first account is that account in the shell."""
+        users: Any = get_user_model()
+        if users.objects.count() > 1 or SystemUser.objects.exists():
+            return
+        account = users.objects.get(**{users.USERNAME_FIELD: name})
+        link(account, system_user(), Actor(system_user_at_host(), socket.gethostname(), Trigger.SHELL))
+        values = {"system_user": system_user(), "name": name}
+        self.stdout.write(_("In the shell, the system user %(system_user)s is %(name)s.") % values)

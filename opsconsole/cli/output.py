@@ -1,0 +1,349 @@
+"""What a command prints: for people on a terminal, for a log, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from django.utils.translation import gettext as _
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+from opsconsole.engine import registry
+from opsconsole.engine.findings import MOVES
+from opsconsole.engine.labels import outcome_label, reason_label
+from opsconsole.engine.models import Run, Status
+from opsconsole.engine.operation import Check, Found, Operation, Priority
+from opsconsole.engine.planner import OUTCOMES, Plan, advice
+from opsconsole.escaping import for_terminal, in_json
+from opsconsole.formatting import duration, figure, figure_or_words
+from opsconsole.redaction import hide_secrets, redact
+
+LINE_EVERY_SECONDS = 3.0
+SHOWN_SAMPLE = 20
+SHOWN_FINDINGS = 200
+RULE = 80
+
+
+class SafeConsole(Console):
+    """A console that shows text as it is: what a terminal would obey or hide is escaped, in tables and bars too."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(for_terminal(segment.text), segment.style)
+
+
+class PatientConsole(SafeConsole):
+    """Goes quiet when its reader is gone (`| head`): a run is not ended by that."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        discard_output()
+
+
+def discard_output() -> None:
+    """Nobody reads standard output any more: what is still written there goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Output:
+    """Prints to standard output; with `as_json` or `bare` everything but the result to standard error."""
+
+    def __init__(self, *, as_json: bool, bare: bool = False, no_color: bool = False) -> None:
+        self.as_json = as_json
+        look: dict[str, Any] = {"highlight": False, "soft_wrap": True, "no_color": no_color or None}
+        self.console = PatientConsole(stderr=as_json or bare, **look)
+        self.errors = SafeConsole(stderr=True, **look)
+
+    def line(self, text: str = "", *, style: str | None = None) -> None:
+        self.console.print(for_terminal(hide_secrets(text)), markup=False, style=style)
+
+    def error(self, text: str) -> None:
+        self.errors.print(for_terminal(redact(text)), markup=False)
+
+    def table(self, rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), heading: bool = False) -> None:
+        """Aligned columns, however wide the terminal; those numbered in `right` to the right."""
+        if not rows:
+            return
+        rows = [[for_terminal(cell, one_line=True) for cell in row] for row in rows]
+        widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+        for number, row in enumerate(rows):
+            cells = []
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True)):
+                space = " " * (width - cell_len(cell))
+                cells.append(space + cell if place in right else cell + space)
+            self.line("  ".join(cells).rstrip(), style="bold" if heading and not number else None)
+
+    def json(self, result: Any) -> None:
+        """The one JSON object, on standard output. ASCII where the reader's encoding is not UTF-8."""
+        unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        self.bare(in_json(json.dumps(result, ensure_ascii=not unicode, default=str)))
+
+    def bare(self, text: str) -> None:
+        """The result alone, for scripts."""
+        try:
+            sys.stdout.write(for_terminal(hide_secrets(text)) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            discard_output()
+
+    # --- an operation --------------------------------------------------------------------------------
+
+    def header(self, operation: Operation, batch_size: int, *, mode: str) -> None:
+        self.line("=" * RULE)
+        self.line(str(operation.title), style="bold")
+        self.line("=" * RULE)
+        self.table(
+            [
+                (_("Database:"), operation.at.location),
+                (_("Batch size:"), figure(batch_size)),
+                (_("Mode:"), mode),
+            ]
+        )
+        self.line("=" * RULE)
+
+    def need(self, operation: Operation, planned: Plan) -> None:
+        """What there is to do, and what was known before."""
+        self.line()
+        self.line(_("In scope: %(total)s") % {"total": figure(planned.total)})
+        others = {name: value for name, value in planned.before.items() if name != "in_scope"}
+        self.table([(f"{label}:", value) for label, value in _figures(operation, others)], right=(1,))
+        for sentence in advice(planned):
+            self.line(sentence)
+        self.line()
+
+    def sample(self, operation: Operation, sample: list[dict[str, Any]]) -> None:
+        """Some of the rows, as they are and as they would be."""
+        if self.as_json:
+            return
+        for entry in sample[:SHOWN_SAMPLE]:
+            if entry["outcome"] != "changed":
+                what = f"{outcome_label(entry['outcome'])}: {reason_label(operation, entry['reason'])}"
+                self._sampled(f"{operation.key_name}={entry['unit']}: {what}")
+                continue
+            if not entry["rows"]:
+                what = entry["detail"] or reason_label(operation, entry["reason"])
+                self._sampled(f"{entry['unit']}: {what}".rstrip(": "))
+            for row in entry["rows"]:
+                self._sampled(f"{_row_name(operation, entry, row)}: {_difference(row)}")
+        if len(sample) > SHOWN_SAMPLE:
+            self.line(_("… and more: --json shows about fifty."))
+        if sample:
+            self.line()
+
+    def _sampled(self, text: str) -> None:
+        self.line(f"[DRY-RUN] {for_terminal(text, one_line=True)}")
+
+    @contextmanager
+    def progress(self, total: int) -> Iterator[Callable[[int], None]]:
+        """A live bar on a terminal, a line every few seconds in a pipe. Yields: call it with what is done."""
+        progress = self._bar(total) if self.console.is_terminal else self._lines(total)
+        with progress as advance:
+            yield advance
+
+    @contextmanager
+    def _bar(self, total: int) -> Iterator[Callable[[int], None]]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console) as bar:
+            pace = Pace()
+            job = bar.add_task(_("Progress"), total=max(total, 1), rate="")
+            yield lambda done: bar.update(job, completed=done, rate=rate_text(pace.rate(done)))
+
+    @contextmanager
+    def _lines(self, total: int) -> Iterator[Callable[[int], None]]:
+        pace = Pace()
+        last = time.monotonic()
+
+        def advance(done: int) -> None:
+            nonlocal last
+            rate = pace.rate(done)
+            if time.monotonic() - last < LINE_EVERY_SECONDS:
+                return
+            last = time.monotonic()
+            self.line(
+                _("Progress: %(done)s/%(total)s (%(percent).1f%%)  Rate: %(rate)s  Time left: %(left)s")
+                % {
+                    "done": figure(done),
+                    "total": figure(total),
+                    "percent": 100 * done / total if total else 100.0,
+                    "rate": rate_text(rate),
+                    "left": duration((total - done) / rate) if rate else "?",
+                }
+            )
+
+        yield advance
+
+    def findings(self, check: Check, found: Sequence[Found], run: Run | None) -> None:
+        """What a check found: a line each and the counts, or the JSON object."""
+        if self.as_json:
+            moved = {name: run.after[name] for name in MOVES} if run else {}
+            self.json(
+                {"run": run.pk if run else None, "operation": check.name, "store": check.at.name}
+                | {"location": check.at.location, "status": run.status if run else Status.PLANNED.value}
+                | moved
+                | check.report(found)
+            )
+            return
+        self.line(f"{check.title} · {check.at.location}", style="bold")
+        rows = [(one.code, one.subject, str(Priority(one.priority).label), check.sentence(one)) for one in found]
+        heading = (_("problem"), _("subject"), _("priority"), _("detail"))
+        self.table([heading, *rows[:SHOWN_FINDINGS]] if rows else [], heading=True)
+        if len(rows) > SHOWN_FINDINGS:
+            more = figure(len(rows) - SHOWN_FINDINGS)
+            self.line(_("… and %(count)s more: --json shows all.") % {"count": more})
+        self.line()
+        if not found:
+            self.line(_("Nothing found."))
+        counts: dict[str, int] = {}
+        for one in found:
+            counts[one.code] = counts.get(one.code, 0) + 1
+        self.table([(code, figure(count)) for code, count in sorted(counts.items())], right=(1,))
+        for sentence in check.remarks():
+            self.line(sentence)
+        if run is not None:
+            self.line(
+                _("Run %(run)d: %(new)s new, %(persisting)s persisting, %(resolved)s resolved since the scan before.")
+                % {"run": run.pk, **{name: figure(run.after[name]) for name in MOVES}}
+            )
+
+    def run(self, run: Run) -> None:
+        """A run as it stands now."""
+        self.result(registry.operations().get(run.operation), result_of(run))
+
+    def result(self, operation: Operation | type[Operation] | None, result: dict[str, Any]) -> None:
+        """The figures at the end: a table, or the JSON object."""
+        if self.as_json:
+            self.json(result)
+            return
+        rows = [] if result["run"] is None else [(_("Run"), str(result["run"]))]
+        rows += [(_("Status"), status_label(result["status"])), (_("In scope"), figure(result["total"]))]
+        for outcome in OUTCOMES:
+            rows.append((outcome_label(outcome), figure(result[outcome])))
+            rows += [
+                (f"  {reason_label(operation, reason)}", figure(count))
+                for reason, count in sorted(result["reasons"].get(outcome, {}).items())
+                if reason and count
+            ]
+        rows += [
+            (_("Batches"), figure(result["batches"])),
+            (_("Rate"), rate_text(result["rows_per_second"])),
+            (_("Time"), duration(result["elapsed_seconds"])),
+        ]
+        self.table(rows, right=(1,))
+        made = operation.made(result["run"]) if operation is not None and result["run"] is not None else {}
+        self.table([(name, str(value)) for name, value in made.items()])
+        figures = result["after"]
+        if figures:
+            self.line()
+            before = dict(_figures(operation, result["before"]))
+            self.table(
+                [("", _("before"), _("after"))]
+                + [(label, before.get(label, ""), value) for label, value in _figures(operation, figures)],
+                right=(1, 2),
+                heading=True,
+            )
+        if operation is not None and result["mode"] == "dry-run":
+            figures = result["before"]
+        for sentence in operation.summary(figures) if operation and figures else ():
+            self.line(sentence)
+
+
+class Pace:
+    """Units per second since the first that was seen: a run that goes on has done some before."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._first: int | None = None
+
+    def rate(self, done: int) -> float:
+        if self._first is None:
+            self._first, self._started = done, time.monotonic()
+            return 0.0
+        seconds = time.monotonic() - self._started
+        return (done - self._first) / seconds if seconds else 0.0
+
+
+def line_of(run: Run) -> dict[str, Any]:
+    """A run in a list's JSON."""
+    return {
+        "run": run.pk,
+        "operation": run.operation,
+        "store": run.store,
+        "status": run.status,
+        "mode": mode_of(run),
+        "total": run.total,
+        **{outcome: getattr(run, outcome) for outcome in OUTCOMES},
+        "started_by": run.started_by,
+        "trigger": run.trigger,
+        "created_at": run.created_at.isoformat(),
+        "finished_at": run.finished_at.isoformat() if run.finished_at else None,
+    }
+
+
+def result_of(run: Run) -> dict[str, Any]:
+    """The JSON object of a run."""
+    return line_of(run) | {
+        "location": run.location,
+        "reasons": run.reasons,
+        "batches": run.batches_done,
+        "elapsed_seconds": round(run.elapsed_seconds, 3),
+        "rows_per_second": round(run.rows_per_second, 1),
+        "before": run.before,
+        "after": run.after,
+        "sample": run.plan.get("sample", []),
+        "error": run.error,
+        "rejection": run.rejection,
+        "waiting": waiting_of(run),
+        **(registry.operations()[run.operation].made(run.pk) if run.operation in registry.operations() else {}),
+    }
+
+
+def waiting_of(run: Run) -> dict[str, Any] | None:
+    """What an unfinished run waits for: a code for programs, since when, and the reason in words."""
+    if not run.waiting_code or run.ended:
+        return None
+    return {"code": run.waiting_code, "since": run.waiting_since, "reason": run.waiting}
+
+
+def mode_of(run: Run) -> str:
+    """A plan that nobody has confirmed is a dry run."""
+    return "dry-run" if run.status == Status.PLANNED else "execute"
+
+
+def status_label(status: str) -> str:
+    return str(Status(status).label)
+
+
+def rate_text(rate: float) -> str:
+    return _("%(rate)s rows/s") % {"rate": figure(round(rate))}
+
+
+def _figures(operation: Operation | type[Operation] | None, figures: dict[str, Any]) -> list[tuple[str, str]]:
+    labels = operation.figure_labels if operation else {}
+    return [(str(labels.get(name, name)), figure_or_words(value)) for name, value in figures.items()]
+
+
+def _row_name(operation: Operation, entry: dict[str, Any], row: dict[str, Any]) -> str:
+    if row["key"] == entry["key"]:
+        return f"{operation.key_name}={entry['unit']}"
+    return f"{row['table']} {row['key']}"
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if row["after"] is None:
+        return _("will be deleted")
+    values = ", ".join(f"{name}={'NULL' if value is None else value}" for name, value in row["after"].items())
+    return (_("will insert %s") if row["before"] is None else _("will set %s")) % values

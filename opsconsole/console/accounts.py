@@ -1,0 +1,77 @@
+"""The three kinds of people: superuser, operator (may plan and run), viewer (may look); and platforms that report."""
+
+from __future__ import annotations
+
+import secrets
+
+from django.contrib import admin
+from django.contrib.auth import get_permission_codename, get_user_model
+from django.contrib.auth.models import Group, Permission, User
+from django.db import transaction
+from django.db.models import Q
+from django.utils.translation import gettext as _
+
+from opsconsole.console.editing import EditableStoreAdmin
+from opsconsole.engine.lifecycle import Actor, UnableToRun, record
+from opsconsole.engine.models import SystemUser
+
+MAX_SYSTEM_USER = 150
+VIEWERS, OPERATORS, PLATFORMS = "Viewers", "Operators", "Platforms"
+
+
+def make_groups() -> None:
+    """Make the groups, or give them the rights that new models have brought."""
+    views = Permission.objects.filter(codename__startswith="view_").exclude(
+        content_type__app_label__in=("auth", "sessions", "axes", "contenttypes", "admin", "api")
+    )
+    operates = Permission.objects.filter(
+        content_type__app_label="operations", codename__in=("operate_run", "approve_run", "change_switch")
+    )
+    edits = Permission.objects.filter(_by_hand())
+    Group.objects.get_or_create(name=VIEWERS)[0].permissions.set(views)
+    Group.objects.get_or_create(name=OPERATORS)[0].permissions.set(views | operates | edits)
+    reports = Permission.objects.filter(codename__in=("report_taskstatus", "view_taskstatus"))
+    Group.objects.get_or_create(name=PLATFORMS)[0].permissions.set(reports)
+
+
+def _by_hand() -> Q:
+    """The rights to what the admin lets people edit; in an attached store they are of no use."""
+    rights = Q(pk__in=())
+    for model, model_admin in admin.site._registry.items():
+        if isinstance(model_admin, EditableStoreAdmin):
+            names = [get_permission_codename(verb, model._meta) for verb in ("add", "change", "delete")]
+            rights |= Q(content_type__app_label=model._meta.app_label, codename__in=names)
+    return rights
+
+
+def make_superuser(name: str) -> str | None:
+    """A new superuser's password, told once and kept nowhere; None when the account exists already."""
+    users = get_user_model()
+    if users.objects.filter(**{users.USERNAME_FIELD: name}).exists():
+        return None
+    password = secrets.token_urlsafe(12)
+    users.objects.create_superuser(name, password=password)
+    return password
+
+
+def link(account: User, system_user: str, actor: Actor) -> None:
+    """Say which account a system user is: one system user is one person. Raises UnableToRun."""
+    if not (system_user.strip() and system_user.isprintable() and len(system_user) <= MAX_SYSTEM_USER):
+        raise UnableToRun(_("%(name)s is no name of a system user.") % {"name": repr(system_user[:MAX_SYSTEM_USER])})
+    with transaction.atomic():
+        found, new = SystemUser.objects.get_or_create(name=system_user, defaults={"account": account})
+        if not new and found.account_id != account.pk:
+            raise UnableToRun(
+                _("The system user %(name)s is linked to %(account)s already. End that link first: `accounts unlink`.")
+                % {"name": system_user, "account": found.account.get_username()}
+            )
+        if new:
+            record(None, "account_linked", actor, account=account.get_username(), system_user=system_user)
+
+
+def unlink(system_user: str, actor: Actor) -> None:
+    """End a link. Raises UnableToRun."""
+    with transaction.atomic():
+        if not SystemUser.objects.filter(name=system_user).delete()[0]:
+            raise UnableToRun(_("The system user %(name)s is linked to no account.") % {"name": system_user})
+        record(None, "account_unlinked", actor, system_user=system_user)

@@ -1,0 +1,42 @@
+"""The list of backups."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.console.base_admin import ConsoleModelAdmin, ViewOnlyMixin
+from opsconsole.formatting import copyable, moment
+from opsconsole.stores.models import Backup
+
+
+@admin.register(Backup)
+class BackupAdmin(ViewOnlyMixin, ConsoleModelAdmin):
+    list_display = ("file", "store", "state_of", "bytes", "verified", "encrypted", "run")
+    list_display_links = None
+    list_filter = ("encrypted",)
+    search_fields = ("=path", "=store")
+    search_help_text = _("Searches the exact name of a store or the exact path.")
+    ordering = ("-at", "-pk")
+    sortable_by = ()
+
+    @admin.display(description=_("file"))
+    def file(self, backup: Backup) -> str:
+        return copyable(backup.path) if backup.is_there else _("%(path)s (gone)") % {"path": backup.path}
+
+    @admin.display(description=_("state of"))
+    def state_of(self, backup: Backup) -> str:
+        return moment(backup.at)
+
+    @admin.display(description=_("size"))
+    def bytes(self, backup: Backup) -> str:
+        return filesizeformat(backup.size)
+
+    @admin.display(description=_("verified at"))
+    def verified(self, backup: Backup) -> str:
+        return moment(backup.verified_at)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return bool(self.has_view_permission(request))

@@ -1,0 +1,256 @@
+"""What every admin class of the console shares, and the console's accounts.
+
+The theme is known here, in `operations/admin.py`, `queue_admin.py` and the templates, nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group, User
+from django.core.paginator import Paginator
+from django.db import models
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.functional import cached_property
+from django.utils.text import capfirst
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from unfold.admin import ModelAdmin
+from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+from unfold.views import ChangeList
+
+from opsconsole.engine.lifecycle import actor_of, record
+from opsconsole.engine.models import Hold
+from opsconsole.formatting import environment_label, figure
+from opsconsole.stores.router import DEFAULT, store_of
+from opsconsole.stores.store import TITLES
+
+COUNT_CAP = 10_000
+
+
+class CappedPaginator(Paginator):  # type: ignore[type-arg]
+    """Counts up to a cap: a changelist over millions of rows opens as fast as a small one."""
+
+    template_name = "admin/capped_pagination.html"
+
+    @cached_property
+    def count(self) -> int:
+        rows: Any = self.object_list
+        return int(rows.order_by()[: COUNT_CAP + 1].count())
+
+    @property
+    def words(self) -> str:
+        """The count for people, "10,000+" above the cap."""
+        return figure(COUNT_CAP) + "+" if self.count > COUNT_CAP else figure(self.count)
+
+
+class ConsoleChangeList(ChangeList):
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.full_result_count = self.result_count  # the foot of the list says it, capped
+        self.result_words = self.paginator.words
+
+
+class ConsoleModelAdmin(ModelAdmin):
+    """The one base of all admin classes: lists that stay fast at any size."""
+
+    paginator = CappedPaginator
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    list_per_page = 100
+    list_max_show_all = 0
+    list_fullwidth = True
+    compressed_fields = True
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return ConsoleChangeList
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Refuse lookups whose value the database would have to compile or unpack."""
+        if lookup.rpartition("__")[2] in {"regex", "iregex", "range"}:
+            return False
+        return bool(super().lookup_allowed(lookup, value, request))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Django's delete is off: rows go by a planned run, accounts are deactivated, tokens are revoked."""
+        return False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        response: Any = super().changelist_view(request, extra_context)
+        context = getattr(response, "context_data", None)
+        if context is not None and "cl" in context:
+            context["selection_note_all"] = _("All %(count)s selected") % {"count": context["cl"].result_words}
+        return response  # type: ignore[no-any-return]
+
+
+class AuditedMixin:
+    """Rows of which each addition and change is an entry of the audit log, with the names of the fields."""
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        self._record("added", request, obj, message)
+        return super().log_addition(request, obj, message)  # type: ignore[misc]
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        self._record("changed", request, obj, message)
+        return super().log_change(request, obj, message)  # type: ignore[misc]
+
+    def _record(self, verb: str, request: HttpRequest, obj: Any, message: Any) -> None:
+        name = "account" if isinstance(obj, User) else obj._meta.model_name
+        record(None, f"{name}_{verb}", actor_of(request), **{name: str(obj)}, message=message)
+
+
+class ViewOnlyMixin:
+    """Rows that nobody adds or edits by hand."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+# --- the theme asks: see UNFOLD in the settings ------------------------------------------------------------
+
+
+def site_context(request: HttpRequest) -> dict[str, Any]:
+    """For every page: the environment's band, and who holds all runs, if somebody does."""
+    hold = Hold.objects.order_by("pk").first() if request.user.is_authenticated else None
+    return {"band": {"code": settings.ENVIRONMENT, "name": environment_label()}, "hold": hold}
+
+
+def title_prefix(request: HttpRequest) -> str:
+    """Browser tabs tell production apart, too."""
+    return "" if settings.ENVIRONMENT == "development" else f"[{environment_label()}]"
+
+
+ICONS = {
+    "auth.user": "person",
+    "auth.group": "group",
+    "accounts.token": "key",
+    "operations.run": "play_circle",
+    "operations.event": "history",
+    "stores.backup": "archive",
+    "operations.alert": "notifications",
+    "operations.finding": "report",
+    "agentos.task": "task",
+    "agentos.tasklineage": "timeline",
+    "agentos.taskreposcope": "rule_folder",
+    "agentos.taskdependency": "account_tree",
+    "agentos.taskartifactref": "inventory_2",
+    "agentos.project": "workspaces",
+    "agentos.projectrepo": "folder_code",
+    "agentos.webuisession": "forum",
+    "agentos.webuimessage": "chat",
+    "agentos.kbsource": "library_books",
+    "agentos.kbchunk": "article",
+    "agentos.kbembedding": "scatter_plot",
+    "agentos.memoryitem": "neurology",
+    "helix.helixjob": "work",
+    "helix.helixtask": "smart_toy",
+    "helix.helixartifact": "deployed_code",
+    "helix.agentprompt": "terminal",
+    "helix.systemlog": "receipt_long",
+    "roadmaps.roadmaptask": "route",
+    "roadmaps.roadmapmetadata": "map",
+    "roadmaps.tutorialmetadata": "menu_book",
+    "roadmaps.resourcerecommendationmetadata": "link",
+    "roadmaps.quizmetadata": "quiz",
+    "records.testrecord": "lab_profile",
+    "records.taskstatus": "hourglass",
+    "audits.taskaudit": "fact_check",
+    "audits.guardianverdict": "gavel",
+    "audits.inboxentry": "inbox",
+    "django_q.schedule": "schedule",
+    "django_q.ormq": "hourglass_top",
+    "django_q.success": "task_alt",
+    "django_q.failure": "error",
+}
+
+
+def navigation(request: HttpRequest) -> list[dict[str, Any]]:
+    """The sidebar: the console's own pages, then each store's tables, as far as this person may look."""
+    groups: dict[str, list[type[models.Model]]] = {name: [] for name in ("operations", *TITLES, "django_q", "auth")}
+    for model, model_admin in admin.site._registry.items():
+        if model_admin.has_view_permission(request):
+            store, label = store_of(model), model._meta.app_label
+            groups.setdefault(PLACES.get(label, label) if store == DEFAULT else store, []).append(model)
+    titles = {**TITLES, "operations": _("Operations"), "django_q": _("Queue"), "auth": _("Accounts")}
+    sidebar: list[dict[str, Any]] = [
+        {"title": titles.get(name, name), "separator": True, "items": [_item(model) for model in found]}
+        for name, found in groups.items()
+        if found
+    ]
+    url = reverse("sessions")
+    mine = {"title": _("Sessions"), "icon": "devices", "link": url, "active": request.path == url}
+    if not groups.get("auth"):
+        sidebar.append({"title": titles["auth"], "separator": True, "items": []})
+    next(entry for entry in sidebar if entry["title"] == titles["auth"])["items"].append(mine)
+    if request.user.has_perm("operations.view_run"):
+        url = reverse("operations")
+        everything = {"title": _("All operations"), "icon": "tactic", "link": url, "active": request.path == url}
+        sidebar[0]["items"].insert(0, everything)
+        for place, (name, title, icon) in enumerate(
+            (("admin:index", _("Overview"), "monitor_heart"), ("stores", _("Stores"), "database"))
+        ):
+            url = reverse(name)
+            entry = {"title": title, "icon": icon, "link": url, "active": request.path == url}
+            sidebar[0]["items"].insert(place, entry)
+        url = reverse("emergency")
+        switch = {"title": _("Emergency switch"), "icon": "emergency_home", "link": url, "active": request.path == url}
+        sidebar[0]["items"].append(switch)
+    if any(request.user.has_perm(f"tasks.view_{name}") for name in ("memoryitem", "kbchunk")):
+        url = reverse("search")
+        item = {"title": _("Search"), "icon": "search", "link": url, "active": request.path == url}
+        sidebar.insert(0, {"items": [item]})
+    return sidebar
+
+
+PLACES = {"api": "auth", "care": "operations"}  # apps that stand with another's tables
+NAMES = {
+    "django_q.schedule": gettext_lazy("Schedules"),
+    "django_q.ormq": gettext_lazy("Waiting jobs"),
+    "django_q.success": gettext_lazy("Finished jobs"),
+    "django_q.failure": gettext_lazy("Failed jobs"),
+}
+
+
+def _item(model: type[models.Model]) -> dict[str, Any]:
+    meta = model._meta
+    return {
+        "title": NAMES.get(meta.label_lower) or capfirst(meta.verbose_name_plural),
+        "icon": ICONS.get(meta.label_lower, "table_rows"),
+        "link": reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist"),
+    }
+
+
+# --- accounts -----------------------------------------------------------------------------------------------
+
+admin.site.unregister(User)
+admin.site.unregister(Group)
+
+
+@admin.register(User)
+class UserAdmin(AuditedMixin, DjangoUserAdmin, ConsoleModelAdmin):  # type: ignore[misc, type-arg]
+    form = UserChangeForm
+    add_form = UserCreationForm
+    change_password_form = AdminPasswordChangeForm
+    list_filter = ("is_active", "is_staff", "is_superuser")
+    filter_horizontal = ()
+    # What people may do hangs on their groups: see people.py.
+    fieldsets = (
+        (None, {"fields": ("username", "password")}),
+        (gettext_lazy("Person"), {"fields": ("first_name", "last_name", "email")}),
+        (gettext_lazy("Rights"), {"fields": ("is_active", "is_staff", "is_superuser", "groups")}),
+        (gettext_lazy("Dates"), {"fields": ("last_login", "date_joined")}),
+    )
+    readonly_fields = ("last_login", "date_joined")
+
+
+@admin.register(Group)
+class GroupAdmin(AuditedMixin, DjangoGroupAdmin, ConsoleModelAdmin):  # type: ignore[misc]
+    filter_horizontal = ()

@@ -1,0 +1,85 @@
+"""Pages of store care."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.template.defaultfilters import filesizeformat
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_safe
+
+from opsconsole.console.dashboard import Front
+from opsconsole.console.operation_views import needs
+from opsconsole.formatting import figure, moment
+from opsconsole.monitoring.connectivity import unreachable
+from opsconsole.monitoring.stats import stats
+from opsconsole.stores.store import Store, StoreUnusable, all_stores
+
+
+@require_safe
+@needs("view_run")
+def front_live(request: HttpRequest) -> HttpResponse:
+    """What moves on the front page: asked for again and again while something runs."""
+    return render(request, "console/_running.html", {"front": Front()})
+
+
+class Listing(NamedTuple):
+    title: str
+    headers: list[str]
+    rows: list[list[Any]]
+
+
+@require_safe
+@needs("view_run")
+def stores(request: HttpRequest) -> HttpResponse:
+    """Sizes, rows, connections, locks and pools, asked now; a store that is down says so in its place."""
+    known = list(all_stores())
+    down = unreachable(known[1:])
+    context = {
+        **admin.site.each_context(request),
+        "title": _("Stores"),
+        "reports": [_report(store, down.get(store.alias, "")) for store in known],
+        "may_operate": request.user.has_perm("operations.operate_run"),
+    }
+    return render(request, "console/stores.html", context)
+
+
+def _report(store: Store, error: str) -> dict[str, Any]:
+    report: dict[str, Any] = {}
+    if not error:
+        try:
+            report = stats(store)
+        except StoreUnusable as unusable:
+            error = str(unusable)
+    tables = [
+        _listing(_("Tables"), report.get("tables", [])),
+        _listing(_("Connections"), report.get("connections", {}).get("by", [])),
+        _listing(_("Locks waited for"), report.get("locks_waited_for", [])),
+        _listing(_("Indexes never used"), report.get("unused_indexes", [])),
+    ]
+    operations = [
+        ("backups.backup_store", _("Plan the backup")),
+        ("monitoring.check_store", _("Check now")),
+        ("backups.upgrade_store", _("Plan the upgrade")),
+    ]
+    shown = [table for table in tables if table.rows]
+    return {"store": store, "error": error, "report": report, "tables": shown, "operations": operations}
+
+
+def _listing(title: str, rows: list[dict[str, Any]]) -> Listing:
+    headers = [name.replace("_", " ") for name in rows[0] if name != "estimated"] if rows else []
+    return Listing(title, headers, [[_cell(row, name) for name in row if name != "estimated"] for row in rows])
+
+
+def _cell(row: dict[str, Any], name: str) -> Any:
+    value = row[name]
+    if name in {"bytes", "index_bytes"}:
+        return filesizeformat(value)
+    if name == "last_autovacuum":
+        return moment(value)
+    if name == "rows" and row.get("estimated"):
+        return f"≈ {figure(value)}"
+    return figure(value) if isinstance(value, int) and name != "pid" else value

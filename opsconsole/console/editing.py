@@ -1,0 +1,432 @@
+"""Rows of a managed store added and changed by hand: a form says what is to be written, and a run writes it.
+
+A page shows its row until somebody asks to edit it, and only what they changed is written: an odd value in another
+column stays as it is. The form tries the write and takes it back, so that the database's own checks speak above it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from typing import Any, ClassVar, NamedTuple, cast
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.db import DatabaseError, DataError, IntegrityError, InternalError, models, transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from unfold.decorators import action
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from opsconsole.console.store_admin import StoreModelAdmin, row_url
+from opsconsole.formatting import excerpt
+from opsconsole.stores import rows
+from opsconsole.stores.errors import ErrorKind, classify, sqlstate
+from opsconsole.stores.router import store_of
+from opsconsole.stores.rows import Key, RowsChanged, Values, Write
+from opsconsole.stores.store import Store, StoreUnusable
+
+
+def refusal(error: Exception) -> str:
+    """Why the database did not take a row: its own words, without the statement."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[:1] + [line for line in lines[1:] if line.startswith("DETAIL")]
+    return _("The database refuses it: %(reason)s") % {"reason": " ".join(said) or type(error).__name__}
+
+
+def is_managed(model: type[models.Model]) -> bool:
+    name = store_of(model)
+    return Store(name, name).managed
+
+
+def raw_values(store: Store, instance: models.Model, columns: Sequence[Any]) -> Values:
+    """What a run writes for the values of a model's row."""
+
+    def raw(column: Any) -> Any:
+        value = getattr(instance, column.attname)
+        if isinstance(value, bytes | memoryview):
+            return bytes(value)
+        prepared = column.get_db_prep_save(value, store.connection)
+        return int(prepared) if isinstance(prepared, bool) and store.vendor == "sqlite" else prepared
+
+    return store.raw(tuple(map(raw, columns))) or ()
+
+
+class Unsaved(Exception):
+    """What a valid form says was not written. The message says why and what to do."""
+
+
+class Given(NamedTuple):
+    """A row as somebody wants it. A new one without a key gets one."""
+
+    key: Key | None
+    columns: tuple[str, ...]
+    values: Values
+    new: bool
+
+
+def given_rows(store: Store, table: str, given: Sequence[Given]) -> list[Write]:
+    """What a run is to write, with what the rows hold now. Raises RowsChanged for values that a column would alter."""
+    name = store.key_column(table)
+    known = {row.key for row in given if row.key is not None}
+    made = iter(rows.new_keys(store, table, sum(row.key is None for row in given), known))
+    groups: dict[tuple[str, ...], list[Key]] = {}
+    for row in given:
+        if not row.new and row.key is not None:
+            groups.setdefault(row.columns, []).append(row.key)
+    held = {columns: rows.read(store, table, columns, keys) for columns, keys in groups.items()}
+    writes: list[Write] = []
+    for row in given:
+        if row.key is None:
+            key = next(made)
+            row = Given(key, (name, *row.columns), (key, *row.values), True)
+        gone = (None,) * len(row.columns)
+        old = None if row.new else held[row.columns].get(row.key, gone)  # type: ignore[arg-type]
+        if not writes or writes[-1].columns != row.columns or (writes[-1].kind == "insert") != row.new:
+            writes.append(Write(table, row.columns, []))
+        writes[-1].rows.append((row.key, old, row.values))  # type: ignore[arg-type]
+    return [rows.normalized(store, write) for write in writes]
+
+
+class ExactField(forms.CharField):
+    """Text as it was typed; line ends and NULL stay what they were where nothing else was changed."""
+
+    def __init__(self, *, nullable: bool, **kwargs: Any) -> None:
+        super().__init__(strip=False, **kwargs)
+        self.nullable = nullable
+        self.current: Any = None  # what the row holds
+
+    def clean(self, value: Any) -> Any:
+        text = super().clean(value)
+        if _unix(text) == _unix(self.current):
+            return self.current
+        if not text:
+            return None if self.nullable else ""
+        return text if "\r\n" in str(self.current or "") else _unix(text)
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return _unix(initial) != _unix(data)
+
+
+def _unix(text: Any) -> str:
+    """A text with the line ends that every browser gives back."""
+    return "" if text is None else str(text).replace("\r\n", "\n").replace("\r", "\n")
+
+
+class ReferenceField(forms.ModelChoiceField):  # type: ignore[type-arg]
+    """A key of another table's row. One that dangles already may stay."""
+
+    current: Any = None
+
+    def to_python(self, value: Any) -> Any:
+        if value not in self.empty_values and str(value) == str(self.current):
+            model: Any = self.queryset.model  # type: ignore[union-attr]
+            return model(pk=value)
+        return super().to_python(value)
+
+
+def _shown(field: forms.Field, value: Any) -> str:
+    """A digest of what the widget of a field shows of a value: the same when nobody has touched it."""
+    text = value if isinstance(value, bool) else field.widget.format_value(value)
+    return hashlib.sha256(_unix(text).encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
+    """Says what was changed; tries it before it says that it is right."""
+
+    opened = forms.CharField(required=False, widget=forms.HiddenInput)  # what each field showed when it was opened
+    refusal = ""  # why the run did not write what the form had found right
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        exists = not self.instance._state.adding
+        for name, form_field in self._columns():
+            column = self._meta.model._meta.get_field(name)
+            stored = getattr(self.instance, column.attname) if exists else None
+            if isinstance(form_field, ExactField | ReferenceField):
+                form_field.current = stored
+            if exists and stored in (None, ""):
+                form_field.required = False  # it may stay as it is
+            if isinstance(form_field, forms.TypedChoiceField) and stored not in (None, ""):
+                choices = list(cast("Any", form_field.choices))
+                if stored not in dict(choices):
+                    form_field.choices = [*choices, (stored, str(stored))]
+            single_line = isinstance(form_field.widget, UnfoldAdminTextInputWidget)
+            if single_line and "\n" in _unix(stored):
+                form_field.widget = forms.Textarea(attrs=form_field.widget.attrs)
+            if isinstance(form_field.widget, forms.Textarea):
+                form_field.widget.template_name = forms.Textarea.template_name  # the theme's loses a first empty line
+        if exists:
+            self.initial["opened"] = json.dumps(self._stamps(dict(self.initial)))
+
+    def _columns(self) -> Iterator[tuple[str, forms.Field]]:
+        return ((name, form_field) for name, form_field in self.fields.items() if name != "opened")
+
+    def _stamps(self, values: dict[str, Any]) -> dict[str, str]:
+        return {name: _shown(field, field.prepare_value(values.get(name))) for name, field in self._columns()}
+
+    # --- what was changed, by whom ---------------------------------------------------------------------------
+
+    @cached_property
+    def _opened(self) -> dict[str, Any]:
+        try:
+            opened = json.loads(self.data.get(self.add_prefix("opened"), ""))
+        except ValueError:
+            return {}
+        return opened if isinstance(opened, dict) else {}
+
+    @cached_property
+    def changed_data(self) -> list[str]:
+        """The fields that whoever filled in the form has touched; not those that others have changed since."""
+        touched = []
+        for name, field in self._columns():
+            posted = field.widget.value_from_datadict(self.data, self.files, self.add_prefix(name))
+            if name in self._opened:
+                if _shown(field, posted) != self._opened[name]:
+                    touched.append(name)
+            elif field.has_changed(self[name].initial, posted):
+                touched.append(name)
+        return touched
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean()
+        if self.refusal:
+            self.add_error(None, ValidationError(self.refusal))
+        if not self.instance._state.adding:
+            self._require_as_opened()
+        return cleaned
+
+    def _require_as_opened(self) -> None:
+        """Say which of the changed values somebody else has changed since the form was opened."""
+        columns = [field.column for field in self._written]
+        self.held = rows.read(self.store, self._table, columns, [self._key]).get(self._key) if columns else ()
+        now = type(self.instance)._base_manager.using(self.store.alias).filter(pk=self.instance.pk).first()
+        if now is None or self.held is None:
+            self.add_error(None, ValidationError(_("Somebody has deleted this row since the form was opened.")))
+            return
+        values = forms.model_to_dict(now, [name for name, _field in self._columns()])
+        stamps = self._stamps(values)
+        moved = [name for name in self.changed_data if self._opened.get(name, stamps[name]) != stamps[name]]
+        for name in moved:
+            self.add_error(
+                name,
+                ValidationError(
+                    _("Somebody has changed this to %(value)s since the form was opened. Save again to replace it.")
+                    % {"value": excerpt(values[name], 200) if values[name] not in (None, "") else "NULL"}
+                ),
+            )
+        if moved:  # whoever saves again has seen these
+            data = cast("QueryDict", self.data).copy()
+            data[self.add_prefix("opened")] = json.dumps(self._opened | {name: stamps[name] for name in moved})
+            self.data = data
+
+    def _get_validation_exclusions(self) -> set[str]:
+        """What nobody touched is not judged."""
+        exclude: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]
+        if not self.instance._state.adding:
+            exclude |= set(self.fields) - set(self.changed_data)
+        return exclude
+
+    # --- what is to be written ---------------------------------------------------------------------------------
+
+    @cached_property
+    def store(self) -> Store:
+        name = store_of(self._meta.model)
+        return Store(name, name)
+
+    @property
+    def _table(self) -> str:
+        return str(self._meta.model._meta.db_table)
+
+    @property
+    def _key(self) -> Key:
+        return rows.plain_key(self.instance.pk)
+
+    @cached_property
+    def _written(self) -> list[Any]:
+        """The columns that the form changes; of a new row, all that the store has."""
+        adding, there = self.instance._state.adding, self.store.tables[self._table]
+        return [
+            field
+            for field in self._meta.model._meta.concrete_fields
+            if (field.column in there if adding else field.name in self.changed_data)
+        ]
+
+    def _post_clean(self) -> None:
+        super()._post_clean()  # type: ignore[misc]
+        if self.errors or not self.changed_data:
+            return
+        using = self.store.alias
+        adding, key = self.instance._state.adding, self.instance.pk
+        try:
+            with transaction.atomic(using=using):
+                if adding:
+                    self.instance.save(force_insert=True, using=using)
+                else:
+                    self.instance.save(update_fields=self.changed_data, using=using)
+                rows.check_deferred(self.store)
+                transaction.set_rollback(True, using=using)
+        except (IntegrityError, DataError, InternalError, OverflowError) as error:
+            self.add_error(None, ValidationError(refusal(error)))
+        except DatabaseError as error:
+            if classify(error) != ErrorKind.PERMANENT or sqlstate(error) is not None:
+                raise
+            # Django's own: a trigger ignored it. The run says so, with the trigger's name.
+        finally:
+            self.instance._state.adding = adding
+            if adding:
+                self.instance.pk = key
+
+    def writes(self) -> list[Write]:
+        """What a run is to write: nothing where nothing was changed. Raises RowsChanged."""
+        adding, fields = self.instance._state.adding, self._written
+        if not fields:
+            return []
+        if adding and self.instance.pk is None:
+            fields = [field for field in fields if not field.primary_key]
+        columns = tuple(field.column for field in fields)
+        values = raw_values(self.store, self.instance, fields)
+        if adding:
+            key = None if self.instance.pk is None else self._key
+            return given_rows(self.store, self._table, [Given(key, columns, values, True)])
+        return [rows.normalized(self.store, Write(self._table, columns, [(self._key, self.held, values)]))]
+
+
+class EditableStoreAdmin(StoreModelAdmin):
+    """Rows that people with the right may add, change and delete, in a managed store."""
+
+    form = StoreForm
+    # Text columns that have a text area; all others have one line.
+    documents: ClassVar[tuple[str, ...]] = ()
+    actions_detail = ("edit",)
+
+    def __init__(self, model: type[models.Model], admin_site: Any) -> None:
+        super().__init__(model, admin_site)
+        self.raw_id_fields = [field.name for field in model._meta.fields if isinstance(field, models.ForeignKey)]
+
+    # --- who may ---------------------------------------------------------------------------------------------
+
+    def may(self, request: HttpRequest, verb: str) -> bool:
+        """Whether this person may write rows of this table, and run what writes them."""
+        meta = self.model._meta
+        wanted = (f"{meta.app_label}.{verb}_{meta.model_name}", "operations.operate_run")
+        return is_managed(self.model) and request.user.has_perms(wanted)
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.may(request, "add")
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """One row's page is for reading until it is asked for with `?edit=1`."""
+        asked = request.method == "POST" or "edit" in request.GET
+        return self.may(request, "change") and (obj is None or asked)
+
+    def has_edit_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return self.may(request, "change") and "edit" not in request.GET
+
+    @action(description=gettext_lazy("Edit"), url_path="edit", permissions=["edit"], icon="edit")
+    def edit(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return HttpResponseRedirect(f"{row_url(self.model._meta.label_lower, object_id)}?edit=1")
+
+    # --- the form --------------------------------------------------------------------------------------------
+
+    def edited(self) -> list[str]:
+        return [field.name for field in self.model._meta.concrete_fields if field.editable]
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        shown = super().get_fieldsets(request, obj)
+        if obj is not None and not self.has_change_permission(request, obj):
+            return shown
+        generated = isinstance(self.model._meta.pk, models.AutoField | models.BigAutoField)
+        fields = [name for name in self.edited() if not (generated and name == self.model._meta.pk.name)]
+        return [(None, {"fields": fields if obj is None else [*fields, "opened"]})]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        if obj is None:
+            return []
+        if self.has_change_permission(request, obj):
+            return [self.model._meta.pk.name]
+        return super().get_readonly_fields(request, obj)
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if isinstance(db_field, models.ForeignKey):
+            kwargs["form_class"] = ReferenceField
+        if isinstance(db_field, models.TextField) and not db_field.choices:
+            if db_field.name not in self.documents:
+                kwargs["widget"] = UnfoldAdminTextInputWidget
+            kwargs |= {"form_class": ExactField, "nullable": db_field.null}
+        return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        form: Any = super().get_form(request, obj, change, **kwargs)
+        form.refusal = getattr(request, "refusal", "")
+        return form
+
+    # --- saving: Django calls these in a transaction of the store, and the run needs its own ----------------------
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """Once the form is right, a run writes what it says. What stands against it is said above the form."""
+        request.steps = []  # type: ignore[attr-defined]
+        response = super().changeform_view(request, object_id, form_url, extra_context)
+        steps: list[Callable[[], Any]] = request.steps  # type: ignore[attr-defined]
+        if not steps:
+            return response
+        try:
+            return self._saved(request, *steps)
+        except Unsaved as reason:
+            request.refusal = str(reason)  # type: ignore[attr-defined]
+        except (StoreUnusable, DatabaseError) as error:
+            return self.unusable(request, error)
+        return super().changeform_view(request, object_id, form_url, extra_context)
+
+    def _saved(self, request: HttpRequest, save: Callable[[], HttpResponse | None], *steps: Any) -> HttpResponse:
+        if (elsewhere := save()) is not None:
+            return elsewhere
+        for step in steps:
+            response: HttpResponse = step()
+        return response
+
+    def carry_out(self, request: HttpRequest, writes: Sequence[Write]) -> HttpResponse | None:
+        """Write rows by a run. Returns where to go if it has not written them yet. Raises Unsaved."""
+        raise NotImplementedError
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        def save() -> HttpResponse | None:
+            try:
+                writes = form.writes()
+            except RowsChanged as error:
+                raise Unsaved(" ".join(map(str, error.refused.values()))) from error
+            if not writes:
+                return None
+            obj.pk = obj.pk if change else self.model._meta.pk.to_python(writes[0].rows[0][0])
+            return self.carry_out(request, writes)
+
+        self._later(request, save)
+
+    def log_addition(self, request: HttpRequest, *args: Any) -> None:
+        self._later(request, partial(super().log_addition, request, *args))
+
+    def log_change(self, request: HttpRequest, *args: Any) -> None:
+        self._later(request, partial(super().log_change, request, *args))
+
+    def response_add(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._later(request, partial(super().response_add, request, *args, **kwargs))
+
+    def response_change(self, request: HttpRequest, *args: Any) -> HttpResponse:
+        return self._later(request, partial(super().response_change, request, *args))
+
+    @staticmethod
+    def _later(request: HttpRequest, step: Callable[[], Any]) -> HttpResponse:
+        request.steps.append(step)  # type: ignore[attr-defined]
+        return HttpResponse()
+
+    def response_post_save_change(self, request: HttpRequest, obj: Any) -> HttpResponse:
+        return HttpResponseRedirect(row_url(self.model._meta.label_lower, obj.pk))

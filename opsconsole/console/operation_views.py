@@ -1,0 +1,435 @@
+"""The console's pages about operations: each checks again what this person may do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST, require_safe
+from unfold.widgets import CHECKBOX_CLASSES, INPUT_CLASSES, SELECT_CLASSES
+
+from opsconsole.console.pages import (
+    REFUSALS,
+    Changes,
+    EmergencyPage,
+    PlanPage,
+    RunPage,
+    Table,
+    described,
+    plan_differences,
+)
+from opsconsole.engine import lifecycle, planner, queue, registry
+from opsconsole.engine.lifecycle import Actor, PlanDrifted, actor_of
+from opsconsole.engine.models import Run, Status
+from opsconsole.engine.operation import Operation, Risk
+from opsconsole.engine.registry import UnknownOperation
+from opsconsole.engine.selection import Selection
+from opsconsole.stores.store import StoreUnusable
+
+MAX_BATCH_SIZE = 100_000
+TABS = ("findings", "events", "batches", "set_aside", "left", "changes", "plan", "report")
+
+View = Callable[..., HttpResponse]
+
+
+def needs(permission: str) -> Callable[[View], View]:
+    """Refuse who lacks `operations.<permission>`; the console's login comes first, in the address."""
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            if not request.user.has_perm(f"operations.{permission}"):
+                raise PermissionDenied
+            return view(request, *args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+def _render(request: HttpRequest, template: str, title: str, *, status: int = 200, **context: Any) -> HttpResponse:
+    context = {**admin.site.each_context(request), "title": title, **context}
+    return render(request, template, context, status=status)
+
+
+# --- planning ------------------------------------------------------------------------------------------------
+
+
+def _dress(form: forms.Form) -> forms.Form:
+    for field in form.fields.values():
+        widget = field.widget
+        classes = INPUT_CLASSES
+        if isinstance(widget, forms.CheckboxInput):
+            classes = CHECKBOX_CLASSES
+        elif isinstance(widget, forms.Select):
+            classes = SELECT_CLASSES
+        widget.attrs["class"] = " ".join(classes)
+    return form
+
+
+def start_plan(
+    request: HttpRequest,
+    operation_name: str,
+    selection: Selection = Selection(),  # noqa: B008  # immutable
+    params: dict[str, Any] | None = None,
+    note: str = "",
+) -> HttpResponse:
+    """Plan an operation for this person and go to the plan's page. Counts small plans at once.
+
+    What only reads changes nothing, so there is nothing to confirm: it is queued.
+    `params`: as the form takes them; None: its initial values, and the form is shown if they don't do.
+    """
+    if not request.user.has_perm("operations.operate_run"):
+        raise PermissionDenied
+    cls = _operation_or_404(operation_name)
+    form = _dress(cls.Params(data=_initial(cls) if params is None else params))
+    if not form.is_valid():
+        asked = params is not None
+        return _render(
+            request,
+            "console/params.html",
+            str(cls.title),
+            operation=described(cls),
+            form=form if asked else _dress(cls.Params()),
+            status=400 if asked else 200,
+        )
+    try:
+        if getattr(cls, "risk", None) == Risk.READ:
+            run = _scan(request, cls, dict(form.cleaned_data))
+        else:
+            run = _plan(request, cls, dict(form.cleaned_data), selection, note)
+    except REFUSALS as error:
+        if isinstance(error, StoreUnusable) and error.error is not None:
+            raise  # the store is in trouble: see StoreTrouble
+        return _refused(request, str(cls.title), str(error))
+    return redirect("run", run.pk)
+
+
+def _plan(request: HttpRequest, cls: type[Operation], params: dict[str, Any], selection: Selection, note: str) -> Run:
+    planned = planner.plan(planner.operation_on(cls, cls.locate(params), params), selection)
+    if planned.total <= lifecycle.RECOUNTED_UNITS:
+        planner.count_outcomes(planned)
+    run = lifecycle.draft(planned, actor_of(request), note=note)
+    if not planned.counted:
+        queue.plan_in_background(run)
+    return run
+
+
+def plan_now(request: HttpRequest, operation_name: str, params: dict[str, Any]) -> tuple[Run, bool]:
+    """Plan a few rows; return the plan, and whether its confirmation asks for more than a click. Raises REFUSALS."""
+    run = _plan(request, registry.operation(operation_name), params, Selection(), "")
+    return run, lifecycle.asks_more(lifecycle.operation_of(run))
+
+
+def _scan(request: HttpRequest, cls: type[Operation], params: dict[str, Any]) -> Run:
+    planned = planner.plan(planner.operation_on(cls, cls.locate(params), params))
+    unfinished = lifecycle.same_command(planned.operation, planned.selection)
+    return unfinished or queue.confirm(lifecycle.draft(planned, actor_of(request)), actor_of(request))
+
+
+def _operation_or_404(name: str) -> type[Operation]:
+    try:
+        return registry.operation(name)
+    except UnknownOperation as error:
+        raise Http404(str(error)) from None
+
+
+def _refused(request: HttpRequest, title: str, sentence: str, back: Run | None = None) -> HttpResponse:
+    return _render(request, "console/refused.html", title, sentence=sentence, back=back, status=409)
+
+
+@require_POST
+@needs("operate_run")
+def plan(request: HttpRequest, name: str) -> HttpResponse:
+    """Plan an operation for everything in scope, with the parameters that its form asks for."""
+    asked = "asked" in request.POST  # the form of parameters was shown
+    return start_plan(request, name, params=_posted(_operation_or_404(name), request) if asked else None)
+
+
+@require_POST
+@needs("operate_run")
+def replan(request: HttpRequest, pk: int) -> HttpResponse:
+    """The same plan anew, with other parameters or with the store as it is now."""
+    run = get_object_or_404(Run, pk=pk, status=Status.PLANNED)
+    cls = _operation_or_404(run.operation)
+    params = _posted(cls, request) if _asks(run, cls) else run.params
+    response = start_plan(request, run.operation, Selection(**run.selection), params, note=run.note)
+    if response.status_code == 302:
+        lifecycle.cancel(run, actor_of(request))
+    return response
+
+
+def _asks(run: Run, cls: type[Operation] | Operation) -> bool:
+    """Whether a plan can be made anew with other parameters: not with those of another run or of a form."""
+    return not run.parent_id and not all(field.widget.is_hidden for field in cls.Params.base_fields.values())
+
+
+def _initial(cls: type[Operation]) -> dict[str, Any]:
+    return {name: field.initial for name, field in cls.Params().fields.items()}
+
+
+def _posted(cls: type[Operation], request: HttpRequest) -> dict[str, Any]:
+    """The form's values as posted; several of one name stay several."""
+    form = cls.Params(data=request.POST)
+    return {
+        name: field.widget.value_from_datadict(request.POST, request.FILES, name) for name, field in form.fields.items()
+    }
+
+
+# --- one run: its plan until it is confirmed, its execution after ----------------------------------------------
+
+
+@require_safe
+@needs("view_run")
+def run_page(request: HttpRequest, pk: int) -> HttpResponse:
+    run = get_object_or_404(Run.objects.select_related("parent"), pk=pk)
+    if run.status == Status.PLANNED:
+        return _plan_page(request, run)
+    page = RunPage(run, request.user)  # type: ignore[arg-type]
+    tab = request.GET.get("tab", "findings" if page.is_check else "events")
+    tab = tab if tab in TABS else "events"
+    context: dict[str, Any] = {"page": page, "run": run, "tab": tab, "tabs": page.tabs(tab)}
+    if tab == "changes":
+        batch = request.GET.get("batch", "")
+        context["changes"] = Changes(
+            page, key=request.GET.get("key", ""), batch=int(batch) if batch.isdecimal() else None
+        )
+    if tab == "plan":
+        context["planned"] = PlanPage(run)
+    return _render(request, "console/run.html", _title(run), children=run.children.order_by("pk"), **context)
+
+
+def _title(run: Run) -> str:
+    return _("Run %(run)d") % {"run": run.pk} if run.status != Status.PLANNED else _("Plan %(run)d") % {"run": run.pk}
+
+
+def _plan_page(
+    request: HttpRequest,
+    run: Run,
+    *,
+    error: str = "",
+    drift: Table | None = None,
+    typed_error: str = "",
+    status: int = 200,
+) -> HttpResponse:
+    page = PlanPage(run)
+    if drift is None and run.replaces is not None:
+        drift = plan_differences(run.replaces, run)
+    form = None
+    if page.operation is not None and _asks(run, page.operation):
+        form = _dress(page.operation.Params(initial=run.params))
+    return _render(
+        request,
+        "console/plan.html",
+        _title(run),
+        status=status,
+        page=page,
+        run=run,
+        form=form,
+        error=error,
+        drift=drift,
+        typed_error=typed_error,
+        checked=request.POST.getlist("checked"),
+        may_operate=request.user.has_perm("operations.operate_run"),
+    )
+
+
+@require_safe
+@needs("view_run")
+def live(request: HttpRequest, pk: int) -> HttpResponse:
+    """What moves on a plan's or a run's page, asked for every two seconds."""
+    run = get_object_or_404(Run, pk=pk)
+    if run.status == Status.PLANNED:
+        counting = PlanPage(run)
+        response = render(request, "console/_counting.html", {"page": counting, "run": run})
+        over = counting.counted
+    else:
+        page = RunPage(run, request.user)  # type: ignore[arg-type]
+        shown = request.GET.get("state", "")
+        context = {"page": page, "run": run, "verbs_moved": shown != page.state}
+        response = render(request, "console/_live.html", context)
+        over = run.ended or shown.startswith(Status.PLANNED)
+    if over:
+        response["HX-Refresh"] = "true"
+    return response
+
+
+@require_POST
+@needs("operate_run")
+def confirm(request: HttpRequest, pk: int) -> HttpResponse:
+    """Execute a plan, if the store still is as the plan saw it; else show the new one."""
+    run = get_object_or_404(Run, pk=pk)
+    if run.status != Status.PLANNED:
+        messages.info(request, _("This plan has been confirmed already."))
+        return redirect("run", run.pk)
+    page, actor = PlanPage(run), actor_of(request)
+    if page.problem:
+        return _plan_page(request, run, error=page.problem, status=409)
+    if not page.counted:
+        return _plan_page(request, run, error=_("The outcomes are not counted yet."), status=409)
+    if page.typed and request.POST.get("typed", "").strip() != page.typed:
+        wanted = _("Type %(name)s to confirm.") % {"name": page.typed}
+        return _plan_page(request, run, typed_error=wanted, status=400)
+    run.note = request.POST.get("note", run.note)[:2000]
+    run.fast = "fast" in request.POST
+    size = request.POST.get("batch_size", "")
+    if size.isdecimal() and 1 <= int(size) <= MAX_BATCH_SIZE and not page.fixed_batch:
+        run.batch_size = int(size)
+    try:
+        if request.POST.get("digest") != run.digest:
+            raise PlanDrifted
+        run.save(update_fields=("note", "fast", "batch_size"))
+        queue.confirm(run, actor, request.POST.getlist("checked"))
+    except PlanDrifted:
+        return _show_new_plan(request, run)
+    except REFUSALS as error:
+        run.refresh_from_db()
+        return _plan_page(request, run, error=str(error), status=409)
+    return redirect("run", run.pk)
+
+
+def _show_new_plan(request: HttpRequest, old: Run) -> HttpResponse:
+    """The data moved since the plan: what changed, and the plan as it would be now."""
+    cls = registry.operation(old.operation)
+    try:
+        params = dict(lifecycle.operation_of(old).params)
+        new = _plan(request, cls, params, Selection(**old.selection), old.note)
+    except REFUSALS as error:
+        return _plan_page(request, old, error=str(error), status=409)
+    lifecycle.cancel(old, actor_of(request))
+    return _plan_page(request, new, drift=plan_differences(old, new), status=409)
+
+
+# --- verbs ------------------------------------------------------------------------------------------------------
+
+
+@require_POST
+def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
+    """Pause, resume, cancel, approve, reject a run; plan its undo or the retry of what it set aside."""
+    needed = "operations.approve_run" if verb in {"approve", "reject"} else "operations.operate_run"
+    if not request.user.has_perm(needed):
+        raise PermissionDenied
+    run = get_object_or_404(Run, pk=pk)
+    if verb == "undo":
+        return start_plan(request, "operations.undo_run", params={"run": run.pk})
+    if verb == "retry":
+        return start_plan(request, "operations.retry_set_aside", params={"run": run.pk})
+    asks: dict[str, Callable[[Run, Actor], Any]] = {
+        "pause": lifecycle.pause,
+        "cancel": lifecycle.cancel,
+        "resume": queue.resume,
+        "approve": queue.approve,
+        "reject": partial(lifecycle.reject, reason=request.POST.get("reason", "")),
+    }
+    try:
+        asks[verb](run, actor_of(request))
+    except REFUSALS as error:
+        messages.warning(request, str(error))
+    else:
+        if run.request:
+            messages.info(request, _("Asked; the worker stops after this batch."))
+    return redirect("run", run.pk)
+
+
+@require_POST
+@needs("operate_run")
+def note(request: HttpRequest, pk: int) -> HttpResponse:
+    """Add a note to a run's record."""
+    run = get_object_or_404(Run, pk=pk)
+    try:
+        lifecycle.add_note(run, actor_of(request), request.POST.get("text", ""))
+    except REFUSALS as error:
+        messages.warning(request, str(error))
+    return redirect(f"{reverse('run', args=[run.pk])}?tab=report#tabs")
+
+
+# --- the emergency switch ----------------------------------------------------------------------------------------
+
+
+@needs("view_run")
+def emergency(request: HttpRequest) -> HttpResponse:
+    """Hold all runs, or let them go on; and back the stores up. It ends no process."""
+    error = ""
+    if request.method == "POST":
+        if not request.user.has_perm("operations.operate_run"):
+            raise PermissionDenied
+        reason = request.POST.get("note", "").strip()
+        if "release" in request.POST:
+            lifecycle.release_all(actor_of(request))
+            return redirect("emergency")
+        if reason:
+            lifecycle.hold_all(actor_of(request), reason[:2000])
+            return redirect("emergency")
+        error = _("Say why: everybody sees it.")
+    return _render(
+        request,
+        "console/emergency.html",
+        _("Emergency switch"),
+        page=EmergencyPage(),
+        error=error,
+        may_operate=request.user.has_perm("operations.operate_run"),
+        status=400 if error else 200,
+    )
+
+
+# --- all operations ----------------------------------------------------------------------------------------------
+
+
+@require_safe
+@needs("view_run")
+def operations(request: HttpRequest) -> HttpResponse:
+    """Every operation: what it does, how risky it is, its schedule, its last run."""
+    return _operations(request)
+
+
+def _operations(request: HttpRequest, *, errors: dict[str, str] | None = None) -> HttpResponse:
+    schedules = {state.operation.name: state for state in queue.schedules()}
+    last: dict[str, Run] = {}
+    for name in registry.operations():  # one indexed statement each: there are few
+        newest = Run.objects.filter(operation=name).exclude(status=Status.PLANNED).defer("plan", "reasons")
+        if (run := newest.order_by("-pk").first()) is not None:
+            last[name] = run
+    listed = [
+        {
+            "operation": described(cls),
+            "name": name,
+            "schedule": schedules.get(name),
+            "last": last.get(name),
+            "error": (errors or {}).get(name, ""),
+        }
+        for name, cls in registry.operations().items()
+    ]
+    return _render(
+        request,
+        "console/operations.html",
+        _("Operations"),
+        listed=listed,
+        may_operate=request.user.has_perm("operations.operate_run"),
+        may_schedule=request.user.has_perm("operations.change_switch"),
+        status=400 if errors else 200,
+    )
+
+
+@require_POST
+@needs("change_switch")
+def schedule(request: HttpRequest, name: str) -> HttpResponse:
+    """Switch an operation's schedule on or off, or change when it runs."""
+    _operation_or_404(name)
+    try:
+        queue.switch(
+            name,
+            on=request.POST.get("on") == "1",
+            cron=request.POST.get("cron", "").strip(),
+            actor=actor_of(request),
+        )
+    except REFUSALS as error:
+        return _operations(request, errors={name: str(error)})
+    return redirect("operations")

@@ -1,0 +1,74 @@
+"""The queue's own pages, to look at: nobody starts, resubmits or edits a run behind the engine's back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.utils.translation import gettext_lazy as _
+from django_q.models import Failure, OrmQ, Schedule, Success
+
+from opsconsole.console.base_admin import ConsoleModelAdmin, ViewOnlyMixin
+from opsconsole.formatting import moment
+
+
+class QueueAdmin(ViewOnlyMixin, ConsoleModelAdmin):
+    actions = None
+    search_help_text = _("Searches the name.")
+
+
+class ResultAdmin(QueueAdmin):
+    list_display = ("name", "func", "started_at", "stopped_at", "attempt_count")
+    search_fields = ("name",)
+    fields = ("name", "func", "args", "kwargs", "result", "started_at", "stopped_at", "attempt_count")
+
+    @admin.display(description=_("started"), ordering="started")
+    def started_at(self, job: Any) -> str:
+        return moment(job.started)
+
+    @admin.display(description=_("stopped"), ordering="stopped")
+    def stopped_at(self, job: Any) -> str:
+        return moment(job.stopped)
+
+
+class SuccessAdmin(ResultAdmin):
+    def get_queryset(self, request: Any) -> Any:
+        return super().get_queryset(request).filter(success=True)
+
+
+class FailureAdmin(ResultAdmin):
+    def get_queryset(self, request: Any) -> Any:
+        return super().get_queryset(request).filter(success=False)
+
+
+class ScheduleAdmin(QueueAdmin):
+    list_display = ("name", "func", "cron", "next_run_at")
+    search_fields = ("name",)
+    fields = ("name", "func", "args", "kwargs", "cron", "next_run_at")
+
+    @admin.display(description=_("next run"), ordering="next_run")
+    def next_run_at(self, schedule: Any) -> str:
+        return moment(schedule.next_run)
+
+
+class WaitingAdmin(QueueAdmin):
+    list_display = ("id", "job", "taken_until")
+    fields = ("id", "key", "job", "taken_until")
+
+    @admin.display(description=_("job"))
+    def job(self, waiting: Any) -> str:
+        return str(waiting.name())
+
+    @admin.display(description=_("taken until"), ordering="lock")
+    def taken_until(self, waiting: Any) -> str:
+        return moment(waiting.lock)
+
+
+for model, model_admin in {
+    Schedule: ScheduleAdmin,
+    OrmQ: WaitingAdmin,
+    Success: SuccessAdmin,
+    Failure: FailureAdmin,
+}.items():
+    admin.site.unregister(model)
+    admin.site.register(model, model_admin)

@@ -1,0 +1,522 @@
+"""Runs and events as lists to look at and export, and the operations of a model above and in its list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.text import format_lazy
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+from import_export import fields, resources
+from import_export.admin import ExportMixin
+from unfold.contrib.filters.admin import ChoicesRadioFilter, RadioFilter
+from unfold.contrib.import_export.forms import ExportForm
+from unfold.decorators import display
+
+from opsconsole.console import operation_views, pages
+from opsconsole.console.base_admin import ConsoleModelAdmin, ViewOnlyMixin
+from opsconsole.console.editing import Unsaved
+from opsconsole.console.file_formats import CSV, JSON, XLSX
+from opsconsole.engine import lifecycle as runs
+from opsconsole.engine import queue, registry
+from opsconsole.engine.labels import STATUS_VARIANTS, VERB_LABELS, operation_title, verb_label
+from opsconsole.engine.models import Alert, Channel, Delivery, Event, Finding, GivenRows, Run
+from opsconsole.engine.operation import Check, Operation
+from opsconsole.engine.selection import Selection
+from opsconsole.formatting import copyable, duration, figure, moment
+from opsconsole.stores.router import store_of
+from opsconsole.stores.rows import Write
+
+DELETE_ROWS = "operations.delete_rows"
+WRITE_ROWS = "operations.write_rows"
+
+
+class OperationActionsMixin:
+    """A list's operations, from the registry: for selected rows, for all that match, for everything in scope."""
+
+    list_before_template = "console/list_operations.html"
+    change_form_outer_before_template = "console/row_operations.html"
+    model: Any
+
+    def operations(self, request: HttpRequest) -> list[type[Operation]]:
+        """Operations on this table that this person may run."""
+        if not request.user.has_perm("operations.operate_run"):
+            return []
+        return [
+            cls
+            for cls in registry.operations().values()
+            if getattr(cls, "model", None) is self.model and not cls.about_runs
+        ]
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        actions: dict[str, Any] = super().get_actions(request)  # type: ignore[misc]
+        if "_popup" not in request.GET:
+            for cls in self.row_operations(request):
+                params = self.table_params if cls.name == DELETE_ROWS else None
+                actions[cls.name] = (_planner(cls.name, params), cls.name, cls.title)
+        return actions
+
+    def row_operations(self, request: HttpRequest) -> list[type[Operation]]:
+        """Operations that take chosen rows; deleting them is one, where this person may."""
+        found = [cls for cls in self.operations(request) if cls.selects]
+        may = getattr(self, "may", None)
+        if may is not None and may(request, "delete") and request.user.has_perm("operations.operate_run"):
+            found.append(registry.operation(DELETE_ROWS))
+        return found
+
+    @property
+    def table_params(self) -> dict[str, Any]:
+        """Store and table, as parameters."""
+        return {"store": store_of(self.model), "table": self.model._meta.db_table}
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        context = {
+            "operations": list(map(pages.described, self.operations(request))),
+            **(extra_context or {}),
+        }
+        response: HttpResponse = super().changelist_view(request, context)  # type: ignore[misc]
+        return response
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """A row's page has the operations that take chosen rows, for this one: as the list's actions do."""
+        context = {
+            "row_operations": [pages.described(cls) for cls in self.row_operations(request)],
+            "row_keys": [] if object_id is None else [unquote(object_id)],
+            **(extra_context or {}),
+        }
+        response: HttpResponse = super().changeform_view(request, object_id, form_url, context)  # type: ignore[misc]
+        return response
+
+
+class WriteByRunMixin(OperationActionsMixin):
+    """What people edit, add and import is written by runs: see `stores.editing` and `stores.exchange`."""
+
+    def _write_params(self, writes: Sequence[Write]) -> dict[str, Any]:
+        return {**self.table_params, "rows": GivenRows.keep(writes)}
+
+    def plan_import(self, request: HttpRequest, writes: Sequence[Write], file_name: str) -> HttpResponse:
+        note = gettext("Import of %(file)s") % {"file": file_name}
+        return operation_views.start_plan(request, WRITE_ROWS, params=self._write_params(writes), note=note)
+
+    def carry_out(self, request: HttpRequest, writes: Sequence[Write]) -> HttpResponse | None:
+        """Write what a form says: within the request where a click is enough, else from the plan's page."""
+        try:
+            run, asks_more = operation_views.plan_now(request, WRITE_ROWS, self._write_params(writes))
+            if not asks_more:
+                run = queue.run_now(run, runs.actor_of(request))
+        except pages.REFUSALS as error:
+            raise Unsaved(str(error)) from error
+        address = reverse("run", args=[run.pk])
+        if run.ended and run.changed < 1:
+            raise Unsaved(_why_unsaved(run))
+        if run.ended:
+            link = format_html('<a class="text-link" href="{}">{}</a>', address, gettext("See the run, or undo it"))
+            messages.info(request, format_html("{} {}", gettext("Run %(run)d wrote it.") % {"run": run.pk}, link))
+            return None
+        if not asks_more:
+            messages.warning(
+                request, gettext("Run %(run)d will write it when it can.") % {"run": run.pk} + " " + run.waiting
+            )
+        return redirect(address)
+
+
+def _why_unsaved(run: Run) -> str:
+    failed = run.units_set_aside.first()
+    return (
+        failed.error if failed is not None else run.error or gettext("Somebody has just changed this row. Save again.")
+    )
+
+
+def _planner(
+    name: str, params: dict[str, Any] | None = None
+) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResponse]:
+    """The list's action that plans operation `name`; it asks nothing before the plan page."""
+
+    def plan(model_admin: Any, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
+        if request.POST.get("select_across") == "1":
+            selection = Selection(query=request.GET.urlencode())
+        else:
+            selection = Selection(keys=sorted(queryset.values_list("pk", flat=True)))
+        return operation_views.start_plan(request, name, selection=selection, params=params)
+
+    return plan
+
+
+# --- what the console keeps about its own work ---------------------------------------------------------------
+
+
+class ExportAdmin(ViewOnlyMixin, ExportMixin, ConsoleModelAdmin):
+    """Lists to look at and to export."""
+
+    export_form_class = ExportForm
+    formats = (CSV, XLSX, JSON)
+    actions = None
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("operations.view_run")
+
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+
+class OperationFilter(admin.SimpleListFilter):
+    title = _("operation")
+    parameter_name = "operation"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [(name, cls.title) for name, cls in registry.operations().items()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(operation=self.value()) if self.value() else queryset
+
+
+class ConsoleResource(resources.ModelResource):
+    """What the console keeps about itself: nobody imports it, so an empty text is an empty cell."""
+
+    def after_export(self, queryset: QuerySet[Any], dataset: Any, **kwargs: Any) -> None:
+        dataset.never_null = dataset.headers
+
+
+class RunResource(ConsoleResource):
+    rows_per_second = fields.Field(attribute="rows_per_second", readonly=True)
+    notes = fields.Field(readonly=True)
+
+    def before_export(self, queryset: QuerySet[Run], **kwargs: Any) -> None:
+        self._notes: dict[int | None, list[str]] = {}
+        for event in Event.objects.filter(verb="note").order_by("pk").iterator():
+            self._notes.setdefault(event.run_id, []).append(f"{event.who}: {event.detail.get('text', '')}")
+
+    def dehydrate_notes(self, run: Run) -> str:
+        """What people noted of it: the difficulties, and how they were solved."""
+        return "\n".join(self._notes.get(run.pk, ()))
+
+    class Meta:
+        model = Run
+        fields = (
+            "id",
+            "operation",
+            "store",
+            "location",
+            "params",
+            "status",
+            "trigger",
+            "started_by",
+            "note",
+            "code_version",
+            "digest",
+            "total",
+            "changed",
+            "skipped",
+            "unfit",
+            "set_aside",
+            "batches_done",
+            "elapsed_seconds",
+            "rows_per_second",
+            "before",
+            "after",
+            "error",
+            "notes",
+            "created_at",
+            "started_at",
+            "finished_at",
+        )
+        export_order = fields
+
+
+@admin.register(Run)
+class RunAdmin(ExportAdmin):
+    """Its pages are `views.run_page`: a plan until it is confirmed, a run after."""
+
+    resource_classes = (RunResource,)
+    list_display = ("run", "state", "started", "in_store", "outcome", "created", "took")
+    list_display_links = None
+    list_filter = ("status", "trigger", OperationFilter)
+    search_fields = ("started_by", "note", "operation")
+    search_help_text = _("Searches who started it, the note and the operation's name.")
+    ordering = ("-id",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
+        # The plan and what it froze are large, and the list shows none of it.
+        runs: QuerySet[Run] = super().get_queryset(request)
+        return runs.defer("plan", "selection", "reasons", "before", "after", "cursor")
+
+    def get_export_queryset(self, request: HttpRequest) -> QuerySet[Run]:
+        runs: QuerySet[Run] = super().get_export_queryset(request)
+        return runs.defer(None).defer("plan")
+
+    @admin.display(description=_("run"), ordering="id")
+    def run(self, run: Run) -> str:
+        return format_html(
+            '<a href="{}" class="row-link"><strong>{}</strong> {}</a>',
+            reverse("run", args=[run.pk]),
+            run.pk,
+            operation_title(run.operation),
+        )
+
+    @display(description=_("status"), label=STATUS_VARIANTS)
+    def state(self, run: Run) -> tuple[str, str]:
+        return run.status, run.get_status_display()
+
+    @admin.display(description=_("started by"))
+    def started(self, run: Run) -> str:
+        return format_html("{}<br><small>{}</small>", run.started_by, run.get_trigger_display())
+
+    @admin.display(description=_("store"))
+    def in_store(self, run: Run) -> str:
+        return format_html('<span title="{}">{}</span>', run.location, run.store)
+
+    @admin.display(description=_("changed of in scope"))
+    def outcome(self, run: Run) -> str:
+        text = format_html("{} / {}", figure(run.changed), figure(run.total))
+        if run.set_aside:
+            text = format_html("{}<br><small>{} {}</small>", text, figure(run.set_aside), _("set aside"))
+        return text
+
+    @admin.display(description=_("created at"), ordering="id")
+    def created(self, run: Run) -> str:
+        return moment(run.created_at)
+
+    @admin.display(description=_("took"))
+    def took(self, run: Run) -> str:
+        return duration(run.elapsed_seconds) if run.elapsed_seconds else "–"
+
+
+class OpenFilter(RadioFilter):
+    title = _("state")
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("open", _("open")), ("resolved", _("resolved"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(resolved_at__isnull=self.value() == "open") if self.value() else queryset
+
+
+class CheckFilter(OperationFilter):
+    title = _("check")
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [(name, cls.title) for name, cls in registry.operations().items() if issubclass(cls, Check)]
+
+
+class FindingResource(ConsoleResource):
+    class Meta:
+        model = Finding
+        fields = ("operation", "store", "code", "subject", "priority", "data", "found_at", "seen_at", "resolved_at")
+        export_order = fields
+
+
+@admin.register(Finding)
+class FindingAdmin(ExportAdmin):
+    """What checks found; nobody edits it."""
+
+    resource_classes = (FindingResource,)
+    list_display = ("code", "about", "urgency", "words", "since", "seen", "resolved", "scan")
+    list_display_links = None
+    list_filter = (OpenFilter, CheckFilter, ("priority", ChoicesRadioFilter))
+    search_fields = ("=subject", "=code")
+    search_help_text = _("Searches the exact key of a subject or the exact code of a problem.")
+    ordering = ("-id",)
+    list_select_related = ("last_run",)
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """Whatever repairs some finding, for those that are selected."""
+        if not request.user.has_perm("operations.operate_run"):
+            return {}
+        names = {name for cls in registry.operations().values() for name in getattr(cls, "repairs", {}).values()}
+        return {
+            name: (_repairer(name), name, format_lazy("{} {}", _("Plan:"), cls.title))
+            for name, cls in registry.operations().items()
+            if name in names and cls.selects
+        }
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Finding]:
+        found: QuerySet[Finding] = super().get_queryset(request)
+        return found.defer("last_run__plan", "last_run__selection", "last_run__reasons")
+
+    @admin.display(description=_("subject"))
+    def about(self, finding: Finding) -> str:
+        return format_html('<span class="wraps">{}</span>', pages.finding_link(finding))
+
+    @display(description=_("priority"), label={"immediate": "danger", "planned": "warning", "periodic": "info"})
+    def urgency(self, finding: Finding) -> tuple[str, str]:
+        return finding.priority, finding.get_priority_display()
+
+    @admin.display(description=_("detail"))
+    def words(self, finding: Finding) -> str:
+        return pages.finding_words(finding)
+
+    @admin.display(description=_("found at"))
+    def since(self, finding: Finding) -> str:
+        return moment(finding.found_at)
+
+    @admin.display(description=_("last seen at"))
+    def seen(self, finding: Finding) -> str:
+        return moment(finding.seen_at)
+
+    @admin.display(description=_("resolved at"))
+    def resolved(self, finding: Finding) -> str:
+        return moment(finding.resolved_at)
+
+    @admin.display(description=_("run"))
+    def scan(self, finding: Finding) -> str:
+        url = reverse("run", args=[finding.last_run_id])
+        return format_html('<a href="{}" class="row-link">{}</a>', url, finding.last_run_id)
+
+
+def _repairer(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResponse | None]:
+    """The action that plans operation `name` for the rows that the selected findings are about."""
+
+    def plan(model_admin: Any, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        cls = registry.operation(name)
+        field, table = cls.model._meta.pk, cls.model._meta.db_table
+        keys = set()
+        for finding in queryset.filter(resolved_at=None, store=cls.store, last_run__attached_path=""):
+            place = pages.finding_place(finding)
+            if place is not None and place[0] == table:
+                keys.add(field.to_python(place[1]))
+        if not keys:
+            messages.warning(request, _("None of these findings is open and about a row that this operation works on."))
+            return None
+        return operation_views.start_plan(request, name, selection=Selection(keys=sorted(keys)))
+
+    return plan
+
+
+class VerbFilter(admin.SimpleListFilter):
+    title = _("verb")
+    parameter_name = "verb"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(verb, str(label)) for verb, label in VERB_LABELS.items()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(verb=self.value()) if self.value() else queryset
+
+
+class EventResource(ConsoleResource):
+    operation = fields.Field(attribute="run__operation", readonly=True)
+
+    class Meta:
+        model = Event
+        fields = ("id", "at", "verb", "who", "origin", "run", "operation", "detail")
+        export_order = fields
+
+
+@admin.register(Event)
+class EventAdmin(ExportAdmin):
+    resource_classes = (EventResource,)
+    list_display = ("when", "what", "who", "from_where", "about", "more")
+    list_display_links = None
+    list_filter = (VerbFilter,)
+    search_fields = ("=who", "=run__id")
+    search_help_text = _("Searches the exact name of a person or the number of a run.")
+    ordering = ("-at",)
+    list_select_related = ("run",)
+    fields = ("when", "what", "who", "from_where", "about", "more")
+
+    @admin.display(description=_("at"), ordering="at")
+    def when(self, event: Event) -> str:
+        return moment(event.at)
+
+    @admin.display(description=_("verb"))
+    def what(self, event: Event) -> str:
+        return verb_label(event.verb)
+
+    @admin.display(description=_("from"))
+    def from_where(self, event: Event) -> str:
+        return copyable(event.origin)
+
+    @admin.display(description=_("run"))
+    def about(self, event: Event) -> str:
+        if event.run is None:
+            return "–"
+        title = format_lazy("{} {}", event.run_id, operation_title(event.run.operation))
+        return format_html('<a href="{}" class="row-link">{}</a>', reverse("run", args=[event.run_id]), title)
+
+    @admin.display(description=_("detail"))
+    def more(self, event: Event) -> str:
+        return pages.detail_words(event.detail) or "–"
+
+
+class DeliveryFilter(RadioFilter):
+    title = _("delivery")
+    parameter_name = "delivery"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("waiting", _("not delivered yet")), ("given_up", _("given up"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if not self.value():
+            return queryset
+        open_ = Delivery.objects.filter(delivered_at=None, next_try_at__isnull=self.value() == "given_up")
+        return queryset.filter(pk__in=open_.values("alert"))
+
+
+class AlertResource(ConsoleResource):
+    class Meta:
+        model = Alert
+        fields = ("id", "key", "subject", "text", "at")
+        export_order = fields
+
+
+@admin.register(Alert)
+class AlertAdmin(ExportAdmin):
+    """What people were told, and whether it reached them."""
+
+    resource_classes = (AlertResource,)
+    list_display = ("told", "subject", "by_mail", "by_webhook")
+    list_filter = (DeliveryFilter,)
+    search_fields = ("=key",)
+    search_help_text = _("Searches the exact key of an alert.")
+    ordering = ("-id",)
+    fields = ("told", "key", "subject", "text", "by_mail", "by_webhook")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Alert]:
+        alerts: QuerySet[Alert] = super().get_queryset(request)
+        return alerts.prefetch_related("deliveries")
+
+    @admin.display(description=_("at"), ordering="id")
+    def told(self, alert: Alert) -> str:
+        return moment(alert.at)
+
+    @admin.display(description=_("by mail"))
+    def by_mail(self, alert: Alert) -> str:
+        return _delivery_words(alert, Channel.MAIL)
+
+    @admin.display(description=_("by webhook"))
+    def by_webhook(self, alert: Alert) -> str:
+        return _delivery_words(alert, Channel.WEBHOOK)
+
+
+def _delivery_words(alert: Alert, channel: Channel) -> str:
+    """How far an alert has come through one channel."""
+    found = next((one for one in alert.deliveries.all() if one.channel == channel), None)
+    if found is None:
+        return str(_("not set up then"))
+    if found.delivered_at:
+        return format_html("{} {}", _("delivered"), moment(found.delivered_at))
+    if not found.attempts:
+        return str(_("waits for the queue"))
+    state = format_html("{} {}", _("next try"), moment(found.next_try_at)) if found.next_try_at else _("given up")
+    return format_html(
+        '{}<small class="why">{}</small>',
+        format_html(
+            "{} · {}", ngettext("%(count)d try", "%(count)d tries", found.attempts) % {"count": found.attempts}, state
+        ),
+        found.last_error,
+    )

@@ -1,0 +1,418 @@
+"""What the lists and pages of a source system's tables share: any store may be behind, and any value may be odd.
+
+Here they are looked at; what is edited, exchanged and deleted by hand is in `editing` and `exchange`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date, timedelta
+from functools import partial
+from typing import Any, ClassVar
+
+from django.contrib import admin, messages
+from django.contrib.admin.utils import quote
+from django.db import DatabaseError, models
+from django.db.models import Model, Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.loader import render_to_string
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.dateparse import parse_date
+from django.utils.html import format_html
+from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext as _
+from unfold.contrib.filters.admin import ChoicesRadioFilter, TextFilter
+from unfold.contrib.filters.forms import RangeDateForm
+
+from opsconsole.console.base_admin import COUNT_CAP, ConsoleModelAdmin, ViewOnlyMixin
+from opsconsole.console.store_errors import unusable
+from opsconsole.formatting import copyable, excerpt, figure, moment, pretty_json
+from opsconsole.stores import catalog, remedies
+from opsconsole.stores.fields import RawTimestampField
+from opsconsole.stores.router import store_of
+from opsconsole.stores.store import Store, StoreUnusable
+
+
+class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
+    """Rows of a store, to look at: only columns that it has, and a sentence where it has no such table."""
+
+    # Column → how its value is shown; times and the key's text need none.
+    shows: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
+    # Column → value → colour: in lists as a badge, with the words of the column's choices.
+    badges: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    # Below the columns of a row's page: methods that take the row and its store.
+    panels: ClassVar[Sequence[tuple[Any, dict[str, Any]]]] = ()
+    # Which columns a displayed method, filter or panel reads, where its name does not say it …
+    needs: ClassVar[Mapping[Any, tuple[str, ...]]] = {}
+    # … and which other tables.
+    tables: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    # Long columns that no list shows: they are read for the page of one row only.
+    heavy: ClassVar[tuple[str, ...]] = ()
+    # Indexed columns; a search is for exactly one of their values.
+    searched: ClassVar[tuple[str, ...]] = ()
+    ordering = ("-pk",)
+    sortable_by: ClassVar[Sequence[str]] = ()
+    list_filter_submit = True
+
+    def __init__(self, model: type[Model], admin_site: Any) -> None:
+        super().__init__(model, admin_site)
+        self._cells: dict[tuple[str, bool], Callable[[Any], Any]] = {}
+
+    def store(self, request: HttpRequest) -> Store:
+        """The store, asked once per request what it holds."""
+        found: Store | None = getattr(request, "store", None)
+        if found is None:
+            name = store_of(self.model)
+            found = request.store = Store(name, name)  # type: ignore[attr-defined]
+        return found
+
+    def columns(self, request: HttpRequest) -> list[str]:
+        """Columns that both the model and the store have. Raises StoreUnusable where the table is missing."""
+        store, table = self.store(request), self.model._meta.db_table
+        if table not in store.tables:
+            raise StoreUnusable(
+                _("%(location)s has no table %(table)s.") % {"location": store.location, "table": table}
+            )
+        return [f.column for f in self.model._meta.concrete_fields if f.column in store.tables[table]]
+
+    def readable(self, request: HttpRequest, names: Any) -> list[Any]:
+        """Those of `names` whose columns the store has."""
+        known = {field.column for field in self.model._meta.concrete_fields}
+        lacking = known - set(self.columns(request))
+        there = self.store(request).tables
+        return [
+            name
+            for name in names
+            if lacking.isdisjoint(self._reads(name)) and all(table in there for table in self.tables.get(name, ()))
+        ]
+
+    def _reads(self, name: Any) -> tuple[str, ...]:
+        if isinstance(name, tuple):  # (field, filter class)
+            name = name[0]
+        column = name.parameter_name if isinstance(name, type) and issubclass(name, ExactFilter) else name
+        return self.needs.get(name, (column,))
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        names = self.readable(request, super().get_list_display(request))
+        return [self.cell(name, in_list=True) for name in names]
+
+    def get_sortable_by(self, request: HttpRequest) -> list[Any]:
+        return [self.cell(name, in_list=True) for name in super().get_sortable_by(request)]
+
+    def get_list_filter(self, request: HttpRequest) -> list[Any]:
+        return self.readable(request, super().get_list_filter(request))
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        store = self.store(request)
+        shown = [
+            (title, {**options, "fields": [self.cell(name) for name in self.readable(request, options["fields"])]})
+            for title, options in super().get_fieldsets(request, obj)
+        ]
+        below = [
+            (
+                title,
+                {**options, "fields": [self.panel(name, store) for name in self.readable(request, options["fields"])]},
+            )
+            for title, options in (self.panels if obj is not None else ())
+        ]
+        return [(title, options) for title, options in (*shown, *below) if options["fields"]]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return [name for __, options in self.get_fieldsets(request, obj) for name in options["fields"]]
+
+    # --- how columns are shown -----------------------------------------------------------------------------
+
+    def cell(self, name: Any, *, in_list: bool = False) -> Any:
+        """A column as something that shows it; a method's name as it is."""
+        if not isinstance(name, str) or hasattr(self, name):
+            return name
+        if (name, in_list) not in self._cells:
+            self._cells[name, in_list] = self._cell(name, in_list)
+        return self._cells[name, in_list]
+
+    def _cell(self, name: str, in_list: bool) -> Callable[[Any], Any]:
+        field = self.model._meta.get_field(name)
+        words: Callable[[Any], Any] = self.shows.get(name) or (
+            moment if isinstance(field, RawTimestampField) else copyable if field.primary_key else _plain
+        )
+        if choices := dict(getattr(field, "flatchoices", ())):
+            words = partial(_choice, choices)
+
+        def shown(row: Any) -> Any:
+            value = getattr(row, name)
+            if in_list and name in self.badges and value is not None:
+                return value, words(value)
+            return words(value) if in_list else _once(row, name, partial(words, value))
+
+        shown.__name__ = name
+        shown.short_description = field.verbose_name  # type: ignore[attr-defined]
+        shown.admin_order_field = name  # type: ignore[attr-defined]
+        if in_list and name in self.badges:
+            shown.label = dict(self.badges[name])  # type: ignore[attr-defined]
+        return shown
+
+    def panel(self, name: str, store: Store) -> Callable[[Any], Any]:
+        method = getattr(self, name)
+
+        def shown(row: Any) -> Any:
+            return _once(row, name, partial(method, row, store))
+
+        shown.__name__ = name
+        shown.short_description = method.short_description  # type: ignore[attr-defined]
+        return shown
+
+    # --- rows ----------------------------------------------------------------------------------------------
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows: QuerySet[Any] = super().get_queryset(request)
+        columns = self.columns(request)
+        if not getattr(request, "of_one_row", False):
+            columns = [column for column in columns if column not in self.heavy]
+        return rows.only(*(f.name for f in self.model._meta.concrete_fields if f.column in columns))
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        request.of_one_row = True  # type: ignore[attr-defined]
+        return super().get_object(request, object_id, from_field)
+
+    # --- search: by index only ---------------------------------------------------------------------------
+
+    def get_search_fields(self, request: HttpRequest) -> list[str]:
+        return self.readable(request, self.searched)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Rows that hold exactly this value in a searched column."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        matches = Q()
+        for name in self.get_search_fields(request):
+            field = self.model._meta.get_field(name)
+            target = getattr(field, "target_field", field)
+            if not isinstance(target, models.IntegerField) or _KEY.fullmatch(term):  # AutoFields among them
+                matches |= Q(**{name: term})
+        return queryset.filter(matches) if matches else queryset.none(), False
+
+    # --- a store that can't be read ------------------------------------------------------------------------
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        try:
+            self._require_key(request)
+            self._say_what_is_missing(request)
+            return _rendered(super().changelist_view(request, extra_context))
+        except (StoreUnusable, DatabaseError) as error:
+            return self.unusable(request, error)
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            self._require_key(request)
+            return _rendered(super().changeform_view(request, *args, **kwargs))
+        except (StoreUnusable, DatabaseError) as error:
+            return self.unusable(request, error)
+
+    def unusable(self, request: HttpRequest, error: Exception) -> HttpResponse:
+        return unusable(request, error, self.store(request))
+
+    def _require_key(self, request: HttpRequest) -> None:
+        """Refuse to show a table of another shape: no row of it can be named."""
+        if self.has_view_permission(request) and remedies.other_shape(self.store(request), self.model):
+            raise StoreUnusable(remedies.shape_sentence(self.store(request), self.model))
+
+    def _say_what_is_missing(self, request: HttpRequest) -> None:
+        if not self.has_view_permission(request):
+            return  # refused in a moment
+        have = self.columns(request)
+        missing = [f.column for f in self.model._meta.concrete_fields if f.column not in have]
+        if missing:
+            messages.warning(
+                request,
+                _("%(location)s lacks %(columns)s: what depends on them is not shown.")
+                % {"location": self.store(request).location, "columns": ", ".join(missing)},
+            )
+
+
+def _rendered(response: HttpResponse) -> HttpResponse:
+    """Rendered now, so that what the store refuses while it is read is still caught."""
+    return response.render() if isinstance(response, TemplateResponse) else response
+
+
+class ExactFilter(TextFilter):
+    """Rows with exactly this text in the column `parameter_name`, by its index; some may be `suggested`."""
+
+    template = "console/exact_filter.html"
+    suggested: ClassVar[tuple[str, ...]] = ()
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        value = (self.value() or "").strip()
+        return queryset.filter(**{self.parameter_name: value}) if value else queryset
+
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
+        for choice in super().choices(changelist):
+            choice["form"].fields[self.parameter_name].widget.attrs["list"] = f"suggested-{self.parameter_name}"
+            yield choice
+
+
+class CountedChoicesFilter(ChoicesRadioFilter):
+    """Documented values with how many rows have each, as far as an index tells it at once: one query."""
+
+    def __init__(self, field: Any, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+        self.request = request
+        super().__init__(field, request, *args, **kwargs)
+
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
+        counts = self._counts(changelist.model_admin, changelist.model)
+        for choice in super().choices(changelist):
+            radio = choice["form"].fields[self.lookup_kwarg]
+            radio.choices = [
+                (value, f"{words} ({counts[value]})" if value in counts else words) for value, words in radio.choices
+            ]
+            yield choice
+
+    def _counts(self, model_admin: Any, model: type[Model]) -> dict[Any, str]:
+        store: Store = model_admin.store(self.request)
+        table, column = catalog.quote(model._meta.db_table), catalog.quote(self.field.column)
+        if not store.indexes_on(model._meta.db_table, [self.field.column]):
+            return {}
+        values = [value for value, _words in self.field.flatchoices]
+        one = f"(SELECT COUNT(*) FROM (SELECT 1 FROM {table} WHERE {column} = %s LIMIT %s) AS t)"  # noqa: S608
+        with store.connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT {', '.join([one] * len(values))}",
+                [parameter for value in values for parameter in (value, COUNT_CAP + 1)],
+            )
+            found = cursor.fetchone()
+        return {
+            value: f"{figure(COUNT_CAP)}+" if count > COUNT_CAP else figure(count)
+            for value, count in zip(values, found, strict=True)
+        }
+
+
+class DayFilter(admin.FieldListFilter):
+    """From one day to another, both included, as the store's text says it: UTC, by the text's own order."""
+
+    template = "unfold/filters/filters_date_range.html"
+    form_class = RangeDateForm
+
+    def __init__(self, field: Any, request: Any, params: Any, model: Any, model_admin: Any, field_path: str) -> None:
+        self.ends = [f"{field_path}_from", f"{field_path}_to"]
+        super().__init__(field, request, params, model, model_admin, field_path)
+
+    def expected_parameters(self) -> list[str | None]:
+        return list(self.ends)
+
+    def day(self, end: str) -> date | None:
+        value = self.used_parameters.get(end) or ""
+        try:
+            return parse_date(str(value[-1] if isinstance(value, list) else value))
+        except ValueError:
+            return None
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        first, last = map(self.day, self.ends)
+        if first:
+            queryset = queryset.filter(**{f"{self.field_path}__gte": first.isoformat()})
+        if last and last < date.max:
+            queryset = queryset.filter(**{f"{self.field_path}__lt": (last + timedelta(days=1)).isoformat()})
+        return queryset
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        yield {"form": self.form_class(name=self.field_path, data={end: self.day(end) for end in self.ends})}
+
+
+# --- values and tables of the pages -------------------------------------------------------------------------
+
+
+def _once(row: Any, name: str, words: Callable[[], Any]) -> Any:
+    """A page asks for each value several times; queries and highlighting are not for free."""
+    shown: dict[str, Any] = row.__dict__.setdefault("_shown", {})
+    if name not in shown:
+        shown[name] = words()
+    return shown[name]
+
+
+def _plain(value: Any) -> str:
+    return "–" if value is None or value == "" else excerpt(value, 2_000) if isinstance(value, bytes) else str(value)
+
+
+def _choice(choices: Mapping[Any, Any], value: Any) -> str:
+    """The words of a documented value; any other as it stands."""
+    known = value in choices if isinstance(value, str | int) else False
+    return str(choices[value]) if known else _plain(value)
+
+
+def row_link(model: str, key: Any, text: Any = None) -> SafeString | str:
+    """To the page of a row of `app.model`; whether the row is still there, that page says."""
+    if key is None or key == "":
+        return "–"
+    shown = key if text in (None, "") else text
+    return format_html('<a class="row-link" href="{}">{}</a>', row_url(model, key), excerpt(shown, 80))
+
+
+def row_url(model: str, key: Any) -> str:
+    return reverse(f"admin:{model.replace('.', '_')}_change", args=[quote(str(key))])
+
+
+def linked(model: str) -> Callable[[Any], SafeString | str]:
+    """For `shows`: a key as a link to its row."""
+    return partial(row_link, model)
+
+
+def long_text(value: Any) -> SafeString | str:
+    """A text as it is, with its own lines."""
+    if value is None or value == "":
+        return "–"
+    return format_html('<div class="long-text">{}</div>', value if isinstance(value, str) else excerpt(value, 2_000))
+
+
+def table(headers: Sequence[Any], rows: Sequence[Sequence[Any]]) -> SafeString:
+    """A table of the theme, as a field's value."""
+    text = render_to_string("unfold/components/table.html", {"table": {"headers": headers, "rows": rows}})
+    return format_html('<div class="roomy">{}</div>', text)
+
+
+NEWEST = 20
+
+
+def newest(
+    rows: QuerySet[Any],
+    store: Store,
+    columns: Mapping[str, Callable[[Any], Any]],
+    *,
+    all_of_them: tuple[Any, dict[str, Any]] | None = None,
+) -> SafeString | str:
+    """The newest of `rows` as a table of those `columns` that the store has; where there are more, a link to all.
+
+    The first column is a row's key. One query.
+    """
+    model = rows.model
+    there = store.tables[model._meta.db_table]
+    fields = [field for name in columns for field in [model._meta.get_field(name)] if field.column in there]
+    found = list(rows.using(store.alias).values_list(*(field.attname for field in fields))[: NEWEST + 1])
+    if not found:
+        return _("none")
+    shown = table(
+        [str(field.verbose_name) for field in fields],
+        [
+            [columns[name](value) for name, value in zip((f.attname for f in fields), row, strict=True)]
+            for row in found[:NEWEST]
+        ],
+    )
+    if len(found) <= NEWEST or all_of_them is None:
+        return shown
+    text, query = all_of_them
+    url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist", query=query)
+    return format_html('{}<p class="mt-4"><a class="text-link" href="{}">{}</a></p>', shown, url, text)
+
+
+_KEY = re.compile(r"\d{1,18}", re.ASCII)
+
+
+def json_block(text: Any) -> SafeString | str:
+    """A document on a page of its own: unfolded, and shown whatever it holds."""
+    if text is not None and not isinstance(text, str):
+        text = excerpt(text, 2_000)
+    shown = str(pretty_json(text, colours=True)).replace("<details", "<details open", 1)
+    return mark_safe(shown)  # noqa: S308  # escaped by pretty_json

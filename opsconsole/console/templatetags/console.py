@@ -1,0 +1,44 @@
+"""`opsconsole.formatting` for templates, and the theme's path above a page for keys of any kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import template
+from django.contrib.admin.utils import quote
+from django.utils.safestring import SafeString
+from unfold.templatetags import unfold
+
+from opsconsole import formatting
+
+register = template.Library()
+for show in (
+    formatting.figure,
+    formatting.moment,
+    formatting.duration,
+    formatting.copyable,
+    formatting.pretty_json,
+):
+    register.filter(show.__name__, show)
+
+
+class _Linkable:
+    """A row as the theme links to it: it does not quote keys, and one with a line end has no address."""
+
+    def __init__(self, row: Any) -> None:
+        self._row, self._meta, self.pk = row, row._meta, quote(str(row.pk))
+
+    def __str__(self) -> str:
+        return str(self._row)
+
+
+_header_title = unfold.header_title
+
+
+def header_title(context: Any) -> SafeString:
+    rows = {name: _Linkable(context[name]) for name in ("original", "object") if hasattr(context.get(name), "_meta")}
+    with context.push(**rows):
+        return SafeString(_header_title(context))
+
+
+unfold.register.simple_tag(header_title, takes_context=True)

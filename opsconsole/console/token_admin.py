@@ -1,0 +1,90 @@
+"""Tokens: made for an account, shown once, revoked at any time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from opsconsole.accounts.models import Token
+from opsconsole.console.base_admin import AuditedMixin, ConsoleModelAdmin
+from opsconsole.engine.lifecycle import actor_of, record
+from opsconsole.formatting import figure, moment
+
+
+@admin.register(Token)
+class TokenAdmin(AuditedMixin, ConsoleModelAdmin):
+    list_display = ("name", "user", "scope", "begins", "made", "used", "expires")
+    list_select_related = ("user",)
+    search_fields = ("name", "user__username")
+    search_help_text = gettext_lazy("Searches names of tokens and accounts.")
+    fields = ("user", "name", "scope", "expires_at")
+    autocomplete_fields = ("user",)
+    actions = ("revoke",)
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("accounts.delete_token")
+
+    @admin.action(description=gettext_lazy("Revoke"), permissions=["revoke"])
+    def revoke(self, request: HttpRequest, tokens: QuerySet[Token]) -> None:
+        """End the chosen tokens now; `accounts.prune_logins` removes them later."""
+        count = 0
+        with transaction.atomic():
+            for token in tokens.select_related("user"):
+                if token.end():
+                    record(
+                        None, "token_revoked", actor_of(request), token=str(token), account=token.user.get_username()
+                    )
+                    count += 1
+        text = ngettext("%(count)s token is revoked.", "%(count)s tokens are revoked.", count)
+        self.message_user(request, text % {"count": figure(count)})
+
+    @admin.display(description=gettext_lazy("begins with"))
+    def begins(self, token: Token) -> str:
+        return f"{token.begins_with}…"
+
+    @admin.display(description=gettext_lazy("made at"), ordering="made_at")
+    def made(self, token: Token) -> str:
+        return moment(token.made_at)
+
+    @admin.display(description=gettext_lazy("last used at"), ordering="last_used_at")
+    def used(self, token: Token) -> str:
+        return moment(token.last_used_at) if token.last_used_at else _("never")
+
+    @admin.display(description=gettext_lazy("expires at"), ordering="expires_at")
+    def expires(self, token: Token) -> str:
+        if token.expires_at is None:
+            return _("never")
+        ended = token.expires_at <= timezone.now()
+        return _("%(at)s, ended") % {"at": moment(token.expires_at)} if ended else moment(token.expires_at)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False  # another account or another end is another token
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        form = super().get_form(request, obj, change=change, **kwargs)
+        if "scope" in form.base_fields:
+            form.base_fields["scope"].required = False  # what is not sent has the model's default
+        return form
+
+    def save_model(self, request: HttpRequest, obj: Token, form: Any, change: bool) -> None:
+        request.secret = obj.draw()  # type: ignore[attr-defined]  # for the one page that shows it
+        super().save_model(request, obj, form, change)
+
+    def response_add(self, request: HttpRequest, obj: Token, post_url_continue: str | None = None) -> HttpResponse:
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Token %(name)s") % {"name": obj.name},
+            "token": obj,
+            "secret": request.secret,  # type: ignore[attr-defined]
+            "list_url": reverse("admin:accounts_token_changelist"),
+        }
+        return TemplateResponse(request, "console/token.html", context)  # like every admin page, in no cache

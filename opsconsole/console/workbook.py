@@ -1,0 +1,401 @@
+"""The first sheet of an XLSX workbook, a row at a time: within limits, and without what its XML could do to a parser.
+
+The general libraries unpack a workbook's strings and rows before anybody can say that there are too many.
+"""
+
+from __future__ import annotations
+
+import io
+import posixpath
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime, time
+from typing import Any
+from xml.parsers import expat
+
+from django.utils.translation import gettext as _
+from openpyxl.styles.numbers import BUILTIN_FORMATS, is_date_format, is_timedelta_format
+from openpyxl.utils.datetime import MAC_EPOCH, WINDOWS_EPOCH, from_excel
+
+from opsconsole.formatting import figure
+
+MAX_BYTES = 16 << 20  # of a file
+MAX_UNPACKED = 64 << 20
+MAX_PARTS = 1_000
+MAX_COLUMNS = 500
+MAX_CELLS = 500_000
+MAX_CHARACTERS = 16 << 20  # of all cells together, as often as they show the same string
+MAX_BLANK_ROWS = 50_000
+MAX_XML_DEPTH = 64
+MAX_NODES = 3_000_000  # elements and attributes of a part
+PORTION = 64 << 10  # no tag is longer
+EXACT = 2**53  # a workbook's numbers are floats
+
+
+class Unreadable(Exception):
+    """The file can't be imported. The message says why and what to do."""
+
+
+class Problem(str):
+    """What is wrong with one cell; the row and the column are said by who knows them."""
+
+
+class Rounded(str):
+    """A number of a spreadsheet that may have been another one: it keeps whole numbers only below 2^53."""
+
+
+def is_rounded(number: float) -> bool:
+    return abs(number) >= EXACT
+
+
+def too_large(what: str, limit: int) -> Unreadable:
+    return Unreadable(
+        _("The file has more than %(limit)s %(what)s. Split it.") % {"what": what, "limit": figure(limit)}
+    )
+
+
+def rows(data: bytes) -> Iterator[list[Any]]:
+    """Rows of cells: None, text, a number, true or false, a time, or a Problem. Raises Unreadable."""
+    with _opened(data) as book:
+        root = _relations(book, "")
+        main = _target(root, "/officeDocument")
+        sheets, epoch = _sheets(book, main)
+        relations = _relations(book, main)
+        sheet = next((relations[key][1] for key in sheets if relations.get(key, ("",))[0].endswith("/worksheet")), None)
+        if sheet is None:
+            raise Unreadable(_("The workbook has no sheet."))
+        strings = _strings(book, _target(relations, "/sharedStrings", ""))
+        formats = _formats(book, _target(relations, "/styles", ""))
+        yield from _Sheet(strings, formats, epoch).rows(book, sheet)
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[zipfile.ZipFile]:
+    try:
+        if data.count(b"PK\x01\x02") > MAX_PARTS:
+            raise too_large(_("parts"), MAX_PARTS)
+        with zipfile.ZipFile(io.BytesIO(data)) as book:
+            parts = book.infolist()
+            # What a part holds beyond the size that it declares is not read.
+            if sum(part.file_size for part in parts) > MAX_UNPACKED:
+                raise Unreadable(
+                    _("The workbook holds more than %(limit)s MiB when it is unpacked. Split it.")
+                    % {"limit": figure(MAX_UNPACKED >> 20)}
+                )
+            if any(part.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED} for part in parts):
+                raise Unreadable(_("The file is no XLSX workbook."))
+            yield book
+    except _BROKEN:
+        raise Unreadable(_("The file is no XLSX workbook.")) from None
+
+
+# What zipfile, zlib, expat and the reading below say of a file that is none.
+_BROKEN = (zipfile.BadZipFile, zlib.error, expat.ExpatError, OSError, LookupError, ValueError, RuntimeError, EOFError)
+
+
+class _Parser:
+    """An XML part, by its elements' local names. Document types, and with them entities, are refused."""
+
+    def __init__(self, start: Callable[[str, dict[str, str]], None], end: Callable[[str], None] | None = None) -> None:
+        self._start, self._end, self._depth, self._nodes = start, end, 0, 0
+        self.text: Callable[[str], None] | None = None
+
+    def parse(self, book: zipfile.ZipFile, name: str) -> None:
+        for _nothing in self.portions(book, name):
+            pass
+
+    def portions(self, book: zipfile.ZipFile, name: str) -> Iterator[None]:
+        """Parse a part; what its handlers found can be taken after each portion."""
+        parser = expat.ParserCreate(namespace_separator=" ")
+        parser.buffer_text = True
+        parser.StartElementHandler = self._started
+        parser.EndElementHandler = self._ended
+        parser.StartDoctypeDeclHandler = _refuse_doctype
+        if self.text is not None:
+            parser.CharacterDataHandler = self.text
+        with book.open(name) as part:
+            given = 0
+            while portion := part.read(PORTION):
+                parser.Parse(portion)
+                given += len(portion)
+                if given - parser.CurrentByteIndex > 2 * PORTION:
+                    raise Unreadable(_("The file is no XLSX workbook."))
+                yield
+        parser.Parse(b"", True)
+        yield
+
+    def _started(self, name: str, attributes: dict[str, str]) -> None:
+        self._depth += 1
+        self._nodes += 1 + len(attributes)
+        if self._depth > MAX_XML_DEPTH:
+            raise Unreadable(_("The file is no XLSX workbook."))
+        if self._nodes > MAX_NODES:
+            raise too_large(_("cells"), MAX_CELLS)
+        self._start(_local(name), attributes)
+
+    def _ended(self, name: str) -> None:
+        self._depth -= 1
+        if self._end is not None:
+            self._end(_local(name))
+
+
+def _refuse_doctype(*_anything: Any) -> None:
+    raise Unreadable(_("The file is no XLSX workbook."))
+
+
+def _local(name: str) -> str:
+    return name.rpartition(" ")[2]
+
+
+def _relations(book: zipfile.ZipFile, part: str) -> dict[str, tuple[str, str]]:
+    """Id → type and target of what a part refers to."""
+    folder, _slash, file = part.rpartition("/")
+    found: dict[str, tuple[str, str]] = {}
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        if name == "Relationship" and len(found) < MAX_PARTS:
+            target = posixpath.normpath(posixpath.join("/", folder, attributes["Target"])).lstrip("/")
+            found[attributes["Id"]] = attributes["Type"], target
+
+    _Parser(start).parse(book, posixpath.join(folder, "_rels", f"{file}.rels"))
+    return found
+
+
+def _target(relations: dict[str, tuple[str, str]], type_: str, *default: str) -> str:
+    return next((target for kind, target in relations.values() if kind.endswith(type_)), *default)
+
+
+def _sheets(book: zipfile.ZipFile, main: str) -> tuple[list[str], datetime]:
+    """The ids of the sheets, and the day from which dates are counted."""
+    sheets: list[str] = []
+    epoch = WINDOWS_EPOCH
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal epoch
+        if name == "sheet" and len(sheets) < MAX_PARTS:
+            sheets.extend(value for key, value in attributes.items() if _local(key) == "id")
+        elif name == "workbookPr" and attributes.get("date1904") in {"1", "true"}:
+            epoch = MAC_EPOCH
+
+    _Parser(start).parse(book, main)
+    return sheets, epoch
+
+
+def _formats(book: zipfile.ZipFile, name: str) -> list[str]:
+    """The format of numbers for each style of cells."""
+    own: dict[str, str] = {}
+    styles: list[str] = []
+    inside = False
+
+    def start(element: str, attributes: dict[str, str]) -> None:
+        nonlocal inside
+        if len(own) + len(styles) > MAX_CELLS:
+            raise too_large(_("styles"), MAX_CELLS)
+        if element == "numFmt":
+            own[attributes["numFmtId"]] = attributes["formatCode"][:255]
+        elif element == "cellXfs":
+            inside = True
+        elif element == "xf" and inside:
+            number = attributes.get("numFmtId", "0")
+            styles.append(own.get(number) or BUILTIN_FORMATS.get(int(number), "General"))
+
+    def end(element: str) -> None:
+        nonlocal inside
+        inside = inside and element != "cellXfs"
+
+    if name:
+        _Parser(start, end).parse(book, name)
+    return styles
+
+
+def _strings(book: zipfile.ZipFile, name: str) -> list[str]:
+    found: list[str] = []
+    text = _Text()
+
+    def start(element: str, attributes: dict[str, str]) -> None:
+        text.start(element)
+
+    def end(element: str) -> None:
+        text.end(element)
+        if element == "si":
+            if len(found) >= MAX_CELLS:
+                raise too_large(_("strings"), MAX_CELLS)
+            found.append(text.take())
+
+    parser = _Parser(start, end)
+    parser.text = text.add
+    if name:
+        parser.parse(book, name)
+    return found
+
+
+class _Text:
+    """The text of a string, whose parts may look differently; how it is read aloud (`rPh`) is no part of it."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._wanted = self._aloud = False
+
+    def start(self, element: str) -> None:
+        if element == "rPh":
+            self._aloud = True
+        elif element == "t":
+            self._wanted = not self._aloud
+
+    def end(self, element: str) -> None:
+        if element == "rPh":
+            self._aloud = False
+        elif element == "t":
+            self._wanted = False
+
+    def add(self, text: str) -> None:
+        if self._wanted:
+            self._parts.append(text)
+
+    def take(self) -> str:
+        text, self._parts = "".join(self._parts), []
+        return _XML_ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)
+
+
+class _Sheet:
+    """A sheet's rows, as its elements come."""
+
+    def __init__(self, strings: list[str], formats: list[str], epoch: datetime) -> None:
+        self._strings, self._formats, self._epoch = strings, formats, epoch
+        self._dates: dict[str, bool | None] = {}
+        self._row: list[Any] = []
+        self._rows: list[list[Any]] = []
+        self._blank = self._cells = self._characters = 0
+        self._cell: dict[str, str] = {}
+        self._value: list[str] | None = None
+        self._raw = ""
+        self._given = self._formula = False
+        self._text = _Text()
+
+    def rows(self, book: zipfile.ZipFile, name: str) -> Iterator[list[Any]]:
+        parser = _Parser(self._start, self._end)
+        parser.text = self._add
+        for _portion in parser.portions(book, name):
+            found, self._rows = self._rows, []
+            yield from found
+
+    def _start(self, element: str, attributes: dict[str, str]) -> None:
+        if element == "c":
+            self._cell, self._raw, self._given, self._formula = attributes, "", False, False
+            self._count_cells(1)
+        elif element == "v":
+            self._value = []
+        elif element == "f":
+            self._formula = True
+        elif element == "row":
+            self._row = []
+        else:
+            self._text.start(element)
+
+    def _add(self, text: str) -> None:
+        if self._value is not None:
+            self._value.append(text)
+        else:
+            self._text.add(text)
+
+    def _end(self, element: str) -> None:
+        if element == "v" and self._value is not None:
+            self._raw, self._given, self._value = "".join(self._value), True, None
+        elif element == "c":
+            self._place(self._read())
+        elif element == "row":
+            self._finish()
+        else:
+            self._text.end(element)
+
+    def _place(self, value: Any) -> None:
+        letters = _COLUMN.match(self._cell.get("r", ""))
+        column = _number(letters[0]) if letters else len(self._row)
+        if value is None:
+            return
+        if column >= MAX_COLUMNS:
+            raise too_large(_("columns"), MAX_COLUMNS)
+        gap = column - len(self._row)
+        if gap > 0:
+            self._count_cells(gap)
+        self._row += [None] * (gap + 1)
+        self._row[column] = value
+        if isinstance(value, str):
+            self._characters += len(value)
+            if self._characters > MAX_CHARACTERS:
+                raise too_large(_("characters"), MAX_CHARACTERS)
+
+    def _count_cells(self, count: int) -> None:
+        self._cells += count
+        if self._cells > MAX_CELLS:
+            raise too_large(_("cells"), MAX_CELLS)
+
+    def _finish(self) -> None:
+        if self._row:
+            self._rows.append(self._row)
+            return
+        self._blank += 1
+        if self._blank > MAX_BLANK_ROWS:
+            raise too_large(_("blank rows"), MAX_BLANK_ROWS)
+
+    def _read(self) -> Any:
+        kind, raw = self._cell.get("t", "n"), self._raw
+        if kind == "inlineStr":
+            return self._text.take()
+        if self._formula and not self._raw.strip() and (kind != "str" or not self._given):
+            return Problem(_("The formula has no value. Replace it by its value."))
+        if kind == "s":
+            return self._strings[int(raw)] if raw else None
+        if kind == "str":
+            return _XML_ESCAPED.sub(lambda found: chr(int(found[1], 16)), raw)
+        if kind == "e":
+            return Problem(_("The cell holds the error %(error)s.") % {"error": raw[:20]})
+        if not raw.strip():
+            return None
+        if kind == "b":
+            return raw.strip() == "1"
+        if kind == "d":
+            return datetime.fromisoformat(raw)
+        return self._numeric(raw.strip())
+
+    def _numeric(self, raw: str) -> Any:
+        if not _NUMBER.fullmatch(raw):
+            return Problem(_("%(text)s is no number.") % {"text": raw[:40]})
+        number = float(raw)
+        style = self._cell.get("s", "0")
+        if style not in self._dates:
+            place = int(style)
+            self._dates[style] = _dates(self._formats[place]) if place < len(self._formats) else None
+        dates = self._dates[style]
+        if dates is not None:
+            try:
+                found: date | time | None = from_excel(number, self._epoch, timedelta=dates)
+            except (ValueError, OverflowError):
+                return Problem(_("%(text)s is no date.") % {"text": raw[:40]})
+            return found
+        if is_rounded(number):
+            return Rounded(f"{int(raw):d}" if _WHOLE.fullmatch(raw) else f"{number:.0f}")
+        return int(raw) if _WHOLE.fullmatch(raw) else number
+
+
+def _dates(code: str) -> bool | None:
+    """Whether a format shows a length of time; None where it shows no time at all."""
+    return bool(is_timedelta_format(code)) if is_date_format(code) else None
+
+
+def _number(letters: str) -> int:
+    """A column's letters as its number, from 0."""
+    number = 0
+    for letter in letters:
+        number = number * 26 + ord(letter) - 64
+    return number - 1
+
+
+_COLUMN = re.compile(r"[A-Z]{1,3}")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
+_WHOLE = re.compile(r"[+-]?\d{1,400}", re.ASCII)
+# What XML can't hold is written as `_x000D_`.
+_XML_ESCAPED = re.compile(r"_x([0-9A-Fa-f]{4})_")

@@ -1,0 +1,84 @@
+"""Whether the audit log is whole: every entry's seal, one after another, and what was noted of it outside the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from django.db.models import QuerySet
+from django.utils.translation import gettext as _
+
+from opsconsole.engine.models import Event
+from opsconsole.engine.seals import fits
+from opsconsole.formatting import figure
+
+FORGED = 2  # a changed entry and its successor may fit no key; where more do not at the beginning, the key is wrong
+
+
+class Note(NamedTuple):
+    """Length and newest seal of the log when a backup was made, and where this is noted."""
+
+    entries: int
+    head: str
+    where: str
+
+
+def head() -> tuple[int, str]:
+    """Return the number of entries and the newest seal."""
+    newest = _entries().order_by("-number").first()
+    return (newest.number or 0, newest.seal) if newest is not None else (0, "")
+
+
+def first_broken(notes: Iterable[Note]) -> str:
+    """Return what is wrong with the first entry that is not as it was written; empty where all are.
+
+    `notes`: of backups, kept outside the log.
+    """
+    noted: dict[int, list[Note]] = {}
+    for note in notes:
+        noted.setdefault(note.entries, []).append(note)
+    before, expected = "", 1
+    for event in _entries().order_by("number").iterator(chunk_size=1000):
+        if event.number != expected:
+            return _("Entry %(number)d was removed.") % {"number": expected}
+        entry = {"number": event.number, "verb": event.verb, "who": event.who, "at": event.at.isoformat()}
+        if not fits(before, event):
+            count = _leading_misfits() if expected == 1 else 0
+            if count > FORGED or count == _entries().count():
+                return _(
+                    "Wrong key: none fits the first %(count)s entries. Set AUDIT_LOG_KEY to the key that sealed them, "
+                    "or add it to AUDIT_LOG_KEY_FALLBACKS."
+                ) % {"count": figure(count)}
+            return _("Entry %(number)d (%(verb)s, %(who)s, %(at)s) was changed or inserted.") % entry
+        if other := next((note for note in noted.pop(expected, ()) if note.head != event.seal), None):
+            return _(
+                "Entry %(number)d (%(verb)s, %(who)s, %(at)s) was written anew, or one before it: "
+                "%(where)s noted another seal."
+            ) % {**entry, "where": other.where}
+        before, expected = event.seal, expected + 1
+    if noted and (most := max(noted)) >= expected:
+        return _("Entry %(number)d was removed: %(where)s noted %(count)d entries.") % {
+            "number": expected,
+            "count": most,
+            "where": noted[most][0].where,
+        }
+    if (strange := Event.objects.filter(number=None).order_by("pk").first()) is not None:
+        return _("An entry without a number (%(verb)s, %(who)s) was inserted.") % {
+            "verb": strange.verb,
+            "who": strange.who,
+        }
+    return ""
+
+
+def _leading_misfits() -> int:
+    """Return how many entries at the beginning no key fits, each after the seal that stands before it."""
+    before, count = "", 0
+    for event in _entries().order_by("number").iterator(chunk_size=1000):
+        if fits(before, event):
+            break
+        before, count = event.seal, count + 1
+    return count
+
+
+def _entries() -> QuerySet[Event]:
+    return Event.objects.exclude(number=None)

@@ -1,0 +1,139 @@
+"""The checklist before rows are deleted: what the console can establish itself, and what a person confirms by name.
+
+Document 003 has it for HELIX; every operation that deletes gets it. In development nothing of it stands in the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.db import DatabaseError
+from django.template.defaultfilters import filesizeformat
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from opsconsole.engine.operation import Operation, Risk
+from opsconsole.engine.planner import Plan
+from opsconsole.formatting import duration, environment_label, figure
+from opsconsole.stores.backups import newest_verified
+from opsconsole.stores.store import Store, StoreUnusable
+
+
+class Item(NamedTuple):
+    """One line of the checklist: its title, and what a person confirms."""
+
+    title: Any
+    question: Any
+
+
+ITEMS = {
+    "ownership": Item(gettext_lazy("Whose data"), gettext_lazy("I know which rows go, and they are ours to remove")),
+    "dependencies": Item(
+        gettext_lazy("What depends on it"), gettext_lazy("nobody and nothing else still needs these rows")
+    ),
+    "backup": Item(gettext_lazy("Backup"), gettext_lazy("the backup named here can be restored if it must be")),
+    "scope": Item(gettext_lazy("Scope"), gettext_lazy("the users and processes that this touches know of it")),
+    "rollback": Item(gettext_lazy("Way back"), gettext_lazy("I know how to undo this, and who does it")),
+}
+
+
+class Line(NamedTuple):
+    """An item as the page and the shell show it: with the facts that the console knows."""
+
+    code: str
+    title: str
+    question: str
+    facts: list[str]
+
+
+def has_checklist(operation: Operation) -> bool:
+    return operation.effective_risk() == Risk.DELETE
+
+
+def is_asked(operation: Operation) -> bool:
+    """Return whether a person must confirm it: everywhere but in development."""
+    return has_checklist(operation) and settings.ENVIRONMENT != "development"
+
+
+def missing(operation: Operation, checked: Sequence[str]) -> list[str]:
+    """Return the items that a person still has to confirm."""
+    return [code for code in ITEMS if code not in checked] if is_asked(operation) else []
+
+
+def objection(operation: Operation) -> str:
+    """Return why it can't be confirmed now: in production it needs a fresh backup."""
+    if not (has_checklist(operation) and settings.PRODUCTION) or operation.backs_up:
+        return ""
+    store = operation.at
+    backup = newest_verified(store)
+    limit = timedelta(hours=settings.BACKUP_MAX_AGE_HOURS)
+    if backup is not None and timezone.now() - backup.at <= limit:
+        return ""
+    values = {"store": store.alias, "limit": duration(limit.total_seconds())}
+    if backup is None:
+        text = _("There is no verified backup of %(store)s: make one first, with `backup_store %(store)s`.")
+        return text % values
+    age = duration((timezone.now() - backup.at).total_seconds())
+    return _(
+        "The newest verified backup of %(store)s is %(age)s old, and may be at most %(limit)s: "
+        "make one first, with `backup_store %(store)s`."
+    ) % {**values, "age": age}
+
+
+def lines(planned: Plan) -> list[Line]:
+    """The checklist of a plan; empty where its operation has none."""
+    operation = planned.operation
+    if not has_checklist(operation):
+        return []
+    own = _own_facts(planned)
+    facts: dict[str, list[str]] = {
+        "ownership": _rows(planned),
+        "dependencies": [],
+        "backup": [backup_words(operation.at)],
+        "scope": [
+            _("%(location)s is reached; this is %(environment)s.")
+            % {"location": operation.at.location, "environment": environment_label()}
+        ],
+        "rollback": [
+            _("Every row is kept in the console's own database before it goes: the run can be undone.")
+            if operation.undoable
+            else _("This can't be undone.")
+        ],
+    }
+    return [
+        Line(code, str(item.title), str(item.question), [*facts[code], *own.get(code, ())])
+        for code, item in ITEMS.items()
+    ]
+
+
+def _own_facts(planned: Plan) -> Mapping[str, Sequence[str]]:
+    try:
+        return planned.operation.facts(planned.units)
+    except (DatabaseError, StoreUnusable) as error:
+        return {"scope": [str(error)]}
+
+
+def _rows(planned: Plan) -> list[str]:
+    if not planned.counted:
+        return [_("Units in scope: %(count)s.") % {"count": figure(planned.total)}]
+    tables = ", ".join(f"{table} {figure(count)}" for table, count in planned.rows.items()) or _("none")
+    return [_("Rows: %(tables)s.") % {"tables": tables}]
+
+
+def backup_words(store: Store) -> str:
+    """The newest verified backup of a store, in a sentence."""
+    try:
+        backup = newest_verified(store)
+    except StoreUnusable as error:
+        return str(error)
+    if backup is None:
+        return _("No verified backup of %(store)s is known.") % {"store": store.alias}
+    return _("Newest verified backup: %(age)s old, %(size)s, %(path)s.") % {
+        "age": duration((timezone.now() - backup.at).total_seconds()),
+        "size": filesizeformat(backup.size),
+        "path": backup.path,
+    }

@@ -1,0 +1,982 @@
+"""Step, finish, stop: the only code that writes to a store in bulk.
+
+A batch in order: read its units, ask the operation, store the before-image durably in `default`, take
+the store's write lock, check that this worker still holds the run, write under preconditions, commit.
+Console and store are two databases; after a crash between the two commits the rows tell which came last.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
+
+from django.db import DatabaseError, InterfaceError, connections, transaction
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from opsconsole.engine import findings, lifecycle
+from opsconsole.engine.lifecycle import (
+    LEASE,
+    NOT_WAITING,
+    UnableToRun,
+    interrupt,
+    operation_of,
+    record,
+    release,
+    tell,
+    worker_actor,
+)
+from opsconsole.engine.models import Batch, PinnedRows, Request, Run, SetAside, Status, pack
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Changed, Check, Item, Outcome, Skip
+from opsconsole.engine.planner import (
+    OUTCOMES,
+    Outcomes,
+    Sampler,
+    Unreadable,
+    chosen_units,
+    digest_of,
+    measure,
+    merge,
+    outcomes_of,
+    read_batch,
+)
+from opsconsole.engine.seals import number_of
+from opsconsole.engine.selection import Selection
+from opsconsole.engine.throttle import hold_reason
+from opsconsole.stores import preflight, rows
+from opsconsole.stores.connection import platform_search_path
+from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
+from opsconsole.stores.locks import why_it_waits
+from opsconsole.stores.rows import Key, RowKey, RowsChanged, Write
+from opsconsole.stores.store import Store, text_of
+
+logger = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 0.002  # without it SQLite's waiting writers starve: their busy handler sleeps
+TARGET_SECONDS = 0.1  # of a batch of 1,000 units; five times as long halves it
+HOLD_CHECK_SECONDS = 1.0
+MARK_SECONDS = 0.25  # an answer of PostgreSQL may be so old
+BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+PATIENCE_SECONDS = 60.0  # a foreground run waits this long for a lost or locked store
+BUDGET_AFTER, BUDGET_SHARE = 100, 0.01
+MAX_MOVES = 5
+WAL_LIMIT_BYTES = 64 * 1024 * 1024
+FAST_CHECKPOINT_PAGES = 16_000  # 64 MB; the usual 1,000 are folded into the file every second batch
+
+
+class Fenced(Exception):
+    """Another worker has taken the run over, or somebody ended it: this one stops."""
+
+
+class RestoreRefused(UnableToRun):
+    """Rows that were deleted can't be put back exactly: nothing is deleted."""
+
+
+class _Undone(Exception):
+    """Takes back what was tried behind a savepoint."""
+
+
+class _Read(NamedTuple):
+    """A batch as it was read: its units, the cursor before it, and `rows.mark` from before."""
+
+    units: list[Any]
+    after: Key | None
+    since: int
+
+
+class _Pending(NamedTuple):
+    """A batch on its way into the store."""
+
+    batch: Batch
+    units: list[Any]
+    found: Outcomes
+    writes: list[Write]
+    done: Future[None]
+    started: float
+
+    @property
+    def cursor(self) -> Any:
+        return self.batch.cursor
+
+
+class _Writer:
+    """Writes to the store. PostgreSQL does so in a thread with connections of its own: the next batch is
+    read and judged while the server works. SQLite gains nothing by that (measured), and a neighbour gets
+    its turn while the next batch is read.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._thread = ThreadPoolExecutor(1, "store-writer") if store.vendor == "postgresql" else None
+
+    def start(self, apply: Callable[[], None]) -> Future[None]:
+        if self._thread is not None:
+            return self._thread.submit(apply)
+        done: Future[None] = Future()
+        try:
+            apply()
+            done.set_result(None)
+        except Exception as error:  # noqa: BLE001  # whoever asks for the result gets it
+            done.set_exception(error)
+        return done
+
+    def reconnect(self) -> None:
+        """Give up connections that may be broken."""
+        self.store.close()
+        if self._thread is not None:  # its own connection to `default`, which it asks for the fence, too
+            self._thread.submit(connections.close_all).result()
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.submit(connections.close_all).result()
+            self._thread.shutdown()
+
+
+class Runner:
+    """Works on one claimed run. Made anew after a crash or for the next slice, it goes on where the last stood."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.operation = operation_of(run)
+        self.operation.run_id = run.pk
+        self.store = self.operation.at
+        self.selection = Selection(**run.selection)
+        self.units = chosen_units(self.operation, self.selection)
+        self._pinned = PinnedRows.of(run) if self.operation.pins_rows else None
+        if self.operation.exact and self._pinned is not None:
+            self.units = self.operation.choose(self.units, list(self._pinned))
+        self.size = max(1, run.batch_size >> run.waits)  # less to wait for where it had to wait
+        self.request = Request(run.request)
+        self._writer = _Writer(self.store)
+        self._pending: _Pending | None = None  # being written to the store
+        self._open: Batch | None = None  # committed in the store, not yet marked so in `default`
+        self._started = time.monotonic()
+        self._elapsed_before = run.elapsed_seconds
+        self._suspects: dict[Key, tuple[str, int]] = {}  # unit → what it held when its write failed; how often
+        self._verdicts: dict[Key, Exception | Skip] = {}  # unit → why it is not written with its batch
+        self._retries = 0  # of the batch that is being written
+        self._has_versions = False
+        self._marked = float("-inf"), 0  # when `rows.mark` was asked, and its answer
+        # SQLite: `rows.mark` from before the first batch, where this worker does them all.
+        self._began_at: int | None = None
+        self._search_path = ""  # for the store's triggers, where it is not the connection's own
+        # Whether what a delete takes needs no trial any more, or has been tried.
+        self._restorable = not (self.operation.undoable and run.plan.get("restorable", True))
+        self._isolating = 0  # units in which one is known that can't be written
+        self._held_checked = 0.0
+        if run.fast and self.store.vendor == "sqlite":
+            with self.store.connection.cursor() as cursor:
+                cursor.execute(f"PRAGMA wal_autocheckpoint={FAST_CHECKPOINT_PAGES}")
+        self._lock_number = number_of(f"opsconsole:{run.identity}:{','.join(sorted(run.writes))}")
+
+    # --- the loop ----------------------------------------------------------------------------------------
+
+    def work(
+        self,
+        *,
+        until: Callable[[], bool] = lambda: False,
+        on_progress: Callable[[Run], None] = lambda run: None,
+        hand_over: Callable[[Run, float], None] | None = None,
+        patience: float = PATIENCE_SECONDS,
+    ) -> Run:
+        """Batches until the end, a person's request, or `until()`; then the run says how it stands.
+
+        `hand_over` is called, in the transaction that ends this slice, when `until()` ends it or the run has to
+        wait: it wakes the next one after so many seconds. Without it the run waits here, and is interrupted in the
+        end. `patience`: seconds of trouble in a row.
+        Raises Fenced when another worker has the run, and the database's error when it lasts.
+        """
+        try:
+            return self._work(until, on_progress, hand_over, patience)
+        finally:
+            self._writer.close()
+
+    def _work(
+        self,
+        until: Callable[[], bool],
+        on_progress: Callable[[Run], None],
+        hand_over: Callable[[Run, float], None] | None,
+        patience: float,
+    ) -> Run:
+        trouble_since: float | None = None
+        tries = 0
+        recovered = stepped = False
+        while True:
+            began = time.monotonic()
+            try:
+                if not recovered:
+                    self._recover()
+                    recovered = True
+                # A slice hands over only after a batch of its own, or slow beginnings would never move.
+                time_is_up = until() and (stepped or hand_over is None)
+                if (self.request or time_is_up) and self._see_through():
+                    return self._stop(hand_over)
+                if hold := self._hold():
+                    if hand_over is None:
+                        self._wait(*hold, HOLD_CHECK_SECONDS)
+                    elif self._see_through():
+                        self._save()
+                        return self._let_go(*hold, hand_over)
+                    continue
+                started = time.monotonic()
+                done = self.run.batches_done
+                more = self._step()
+                stepped = True
+                if self.run.batches_done > done:  # a batch begun is no sign of health yet
+                    trouble_since, tries = None, 0
+                if not more:
+                    return self._finish()
+                if self.run.error and self._see_through():
+                    return self._end(Status.FAILED)
+                self._adapt(time.monotonic() - started)
+                on_progress(self.run)
+                if not self.run.fast:
+                    time.sleep(PAUSE_SECONDS)
+            except (DatabaseError, InterfaceError) as error:
+                kind = classify(error)
+                if kind not in {ErrorKind.TRANSIENT, ErrorKind.RESOURCE}:
+                    self._fail(error)
+                    raise
+                trouble_since = trouble_since or (time.monotonic() if hand_over is None else began)
+                lasts = time.monotonic() - trouble_since > patience
+                if kind == ErrorKind.RESOURCE or (until() and hand_over is None) or (lasts and hand_over is None):
+                    interrupt(self.run, first_line(error), trouble_code(error))
+                    raise
+                # What the store has committed is not known now: look again before the next batch.
+                recovered = self._drop_pending()
+                reason = why_it_waits(self.store, error)
+                if lasts and hand_over is not None:
+                    return self._let_go(trouble_code(error), reason, hand_over)
+                self.size = max(1, self.size // 2)
+                self._wait(trouble_code(error), reason, BACKOFF_SECONDS[min(tries, len(BACKOFF_SECONDS) - 1)])
+                self._writer.reconnect()
+                tries += 1
+            except Fenced:
+                raise
+            except Exception as error:
+                self._fail(error)
+                raise
+
+    def _fail(self, error: Exception) -> None:
+        logger.error("A run failed", exc_info=error)
+        self._drop_pending()
+        self.run.error = first_line(error)
+        self._end(Status.FAILED)
+
+    def _step(self) -> bool:
+        """Read and judge one batch, see the one before it through, write this one; False when none is left."""
+        if self.run.bound is None:
+            return False
+        act = partial(self._answer, self.operation) if isinstance(self.operation, Check) else self.operation.act
+        if act is not None:
+            return self._do(self.run.bound, act)
+        # An undo may meet a row again that the batch before it writes; a batch that is tried again has its turn alone.
+        if (self._retries or not self.operation.rejudges) and not self._see_through():
+            return True
+        after = self.run.cursor if self._pending is None else self._pending.cursor
+        since = self._mark()
+        units = self._read(after, self.run.bound, self.size)
+        sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
+        found = outcomes_of(self.operation, units, sampler, change=self._change)
+        if sampler is not None:  # the shell confirms without counting: its run shows what it did first
+            self.run.plan["sample"] = sampler.sample()
+        if not self._see_through() or self.run.error:
+            return True  # the batch before is read again, and this one after it; or it was the last
+        if not units:
+            return False
+        self._write(_Read(units, after, since), found)
+        if self._pending is not None and self._pending.done.done():
+            self._see_through()
+        return True
+
+    def _mark(self) -> int:
+        """Return `rows.mark`. PostgreSQL is asked a few times a second: by an old answer more rows may have changed."""
+        now = time.monotonic()
+        if self.store.vendor == "sqlite" or now - self._marked[0] > MARK_SECONDS:
+            self._marked = now, rows.mark(self.store)
+        return self._marked[1]
+
+    def _read(self, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        """Return the next units; where the plan has pinned its own, only these."""
+        while units := read_batch(self.operation, self.units, after=after, bound=bound, limit=limit):
+            mine = [unit for unit in units if self._pinned is None or unit.pk in self._pinned]
+            if mine:
+                return mine
+            after = units[-1].pk
+        return []
+
+    @property
+    def _change(self) -> Callable[[Any], Outcome]:
+        """What becomes of a unit: the operation's answer, or the verdict on a unit that could not be written."""
+        change = self.operation.change if self._pinned is None else self._as_pinned
+        if not self._verdicts:
+            return change
+
+        def judged(unit: Any) -> Outcome:
+            verdict = self._verdicts.get(unit.pk)
+            if isinstance(verdict, Exception):
+                raise verdict
+            return verdict or change(unit)
+
+        return judged
+
+    def _as_pinned(self, unit: Any) -> Outcome:
+        """What becomes of a unit that still is as the plan showed it."""
+        outcome = self.operation.change(unit)
+        if isinstance(outcome, Changed) and digest_of(outcome, unit) != (self._pinned or {}).get(unit.pk):
+            return Skip("changed_since")
+        return outcome
+
+    def _do(self, bound: Key, act: Callable[[Any], Outcome]) -> bool:
+        """One unit that writes no rows: a question is asked, or an act done. It is noted once it is over: a
+        worker that dies before leaves it to be done again.
+        """
+        units = self._read(self.run.cursor, bound, 1)
+        if not units:
+            return False
+        started = time.monotonic()
+        with self._leased():
+            found = outcomes_of(self.operation, units, change=act, is_fatal=_concerns_the_run)
+        batch = self._prepare([], found, units[-1].pk)
+        batch.seconds = time.monotonic() - started
+        self._open = batch
+        self._count(batch, found.reasons, 1)
+        self._check_budget()
+        return True
+
+    def _answer(self, check: Check, question: Item) -> Outcome:
+        """Ask one question, and keep what it finds as it comes."""
+        answer = iter(check.ask(question.name))
+        while portion := list(islice(answer, findings.PORTION)):
+            findings.keep(self.run, question.name, portion)
+        findings.settle(self.run, question.name)
+        return check.change(question)
+
+    @contextmanager
+    def _leased(self) -> Iterator[None]:
+        """Keep the lease while something takes long. Raises Fenced when the run went to another worker."""
+        over, lost = threading.Event(), threading.Event()
+
+        def renew() -> None:
+            try:
+                while not over.wait(LEASE.total_seconds() / 3):
+                    try:
+                        if not self._mine().update(lease_until=timezone.now() + LEASE):
+                            lost.set()
+                            return
+                    except (DatabaseError, InterfaceError):  # asked again in a moment
+                        logger.warning("The lease could not be renewed", exc_info=True)
+                        connections["default"].close()
+            finally:
+                connections.close_all()
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        if lost.is_set():
+            raise Fenced
+
+    def _mine(self) -> QuerySet[Run]:
+        """The run, as long as this worker has it."""
+        return Run.objects.filter(pk=self.run.pk, generation=self.run.generation, status=Status.RUNNING)
+
+    def _write(self, read: _Read, found: Outcomes) -> None:
+        """Before-image, then the store's transaction. The cursor moves only when both are committed."""
+        started, units = time.monotonic(), read.units
+        try:
+            writes = self._final(found.writes)
+            batch = self._prepare(writes, found, units[-1].pk)
+        except Exception as error:
+            if not _concerns_rows(error):
+                raise
+            self._isolate(units, error, [])
+            return
+        done = self._writer.start(lambda: self._apply(writes, read))
+        self._pending = _Pending(batch, units, found, writes, done, started)
+
+    def _apply(self, writes: list[Write], read: _Read) -> None:
+        """The store's transaction: lock parents before children, delete children before parents."""
+        if not writes:
+            return
+        with self._store_transaction():
+            deletes = [write for write in writes if write.kind == "delete"]
+            since = self._guard(read)
+            for write in reversed(writes if since is None else deletes):
+                rows.lock(self.store, write)
+            if since is None and (self.store.vendor == "postgresql" or rows.mark(self.store) != read.since):
+                self._require_as_read(read, deletes)
+            for write in deletes:
+                self._require_unreferenced(write, deletes)
+            if self._search_path:  # not before: the operation's own queries need the configured schema
+                self.store.query("SELECT set_config('search_path', %s, true)", [self._search_path])
+            with self._every_delete_recorded(deletes):
+                for write in writes:
+                    rows.write(self.store, write, since=since)
+                rows.check_deferred(self.store)
+            for write in writes:
+                rows.verify(self.store, write)
+            if deletes and not self._restorable:
+                self._try_restore(deletes)
+
+    def _guard(self, read: _Read) -> int | None:
+        """By what PostgreSQL leaves alone the rows that may have changed since they were read. Where some may, or
+        where it can't, None: they are locked, and read once more.
+        """
+        return read.since if self._has_versions and not self._retries else None
+
+    def _require_as_read(self, read: _Read, deletes: list[Write]) -> None:
+        """Read once more, under the lock, what was judged. Raises RowsChanged where something else came of it."""
+        again: dict[Key, Any] = {}
+        after, last = read.after, read.units[-1].pk
+        while after != last and (
+            units := read_batch(self.operation, self.units, after=after, bound=last, limit=len(read.units))
+        ):
+            again |= {unit.pk: unit for unit in units}
+            after = units[-1].pk
+        unmet: dict[RowKey, Exception | None] = {}
+        for unit in read.units:
+            now = again.get(unit.pk)
+            if now == unit or not isinstance(outcome := self._outcome(unit), Changed):
+                continue
+            if now is None or self._outcome(now) != outcome:
+                unmet |= dict.fromkeys(((row.table, row.key) for row in outcome.rows), None)
+        for write in deletes:  # of which the image holds more than what was judged
+            found = rows.read(self.store, write.table, write.columns, [row[0] for row in write.rows])
+            unmet |= {
+                (write.table, key): None for key, old, _new in write.rows if found.get(key) != self.store.raw(old)
+            }
+        if unmet:
+            raise RowsChanged(unmet)
+
+    @contextmanager
+    def _every_delete_recorded(self, deletes: list[Write]) -> Iterator[None]:
+        """Let no trigger delete rows of the run's own tables but those that the before-image of this batch holds.
+
+        Cascades need no such look: a row that others refer to is not deleted without them.
+        """
+        fired = {one.name: write.table for write in deletes for one in self.store.triggers(write.table, "DELETE")}
+        tables = [one.table for one in self.operation.targets() if one.kind == "delete"] if fired else []
+        before = {table: rows.deleted(self.store, table) for table in tables}
+        yield
+        for table, count in before.items():
+            recorded = sum(len(write.rows) for write in deletes if write.table == table)
+            if rows.deleted(self.store, table) - count > recorded:
+                raise rows.UnrecordedDelete(
+                    _(
+                        "Its delete makes a trigger (%(names)s) delete other rows of %(table)s, which no before-image "
+                        "would hold. It was left as it is."
+                    )
+                    % {"names": ", ".join(sorted(fired)), "table": table}
+                )
+
+    def _try_restore(self, deletes: list[Write]) -> None:
+        """Put the first rows back behind a savepoint, and take that back: what can't be undone is not begun."""
+        table = ""
+        try:
+            with transaction.atomic(using=self.store.alias):
+                back = [Write(one.table, one.columns, one.reversed().rows[::-1]) for one in reversed(deletes)]
+                for write in back:
+                    table = write.table
+                    rows.write(self.store, write)
+                rows.check_deferred(self.store)
+                for write in back:
+                    rows.verify(self.store, write)
+                raise _Undone
+        except _Undone:
+            # Where keys, checks or triggers may refuse a single row, each batch is tried.
+            self._restorable = not any(preflight.may_refuse_a_row(self.store, write.table) for write in deletes)
+        except Exception as error:
+            if not _concerns_rows(error) or self.run.batches_done:
+                raise  # a later batch goes on without the row
+            reasons = [error, *error.refused.values()] if isinstance(error, RowsChanged) else [error]
+            raise RestoreRefused(
+                _("Deleted rows of %(table)s could not be put back exactly: %(reason)s Nothing was deleted.")
+                % {
+                    "table": table,
+                    "reason": next((first_line(one) for one in reversed(reasons) if str(one)), _("they stay away.")),
+                }
+            ) from error
+
+    def _see_through(self) -> bool:
+        """Wait for the batch that is being written; False when it was not, and its units are read again."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return True
+        try:
+            pending.done.result()
+        except Exception as error:
+            if isinstance(error, RestoreRefused) or _concerns_rows(error):
+                pending.batch.delete()  # the store has rolled back: this image is of nothing
+            if not _concerns_rows(error):
+                raise
+            self._isolate(pending.units, error, pending.writes)
+            return False
+        self._suspects.clear()
+        self._verdicts.clear()
+        self._retries = 0
+        pending.batch.seconds = time.monotonic() - pending.started
+        self._open = pending.batch
+        self._count(pending.batch, pending.found.reasons, 1)
+        self._isolating -= len(pending.units)
+        self._check_budget()
+        return True
+
+    # --- rows that can't be written -----------------------------------------------------------------------
+
+    def _isolate(self, units: list[Any], error: Exception, writes: list[Write]) -> None:
+        """Find the units that can't be written; the batch is read again without them.
+
+        Where the error names no rows, smaller and smaller batches leave the unit alone.
+        """
+        self._retries += 1
+        if isinstance(error, RowsChanged) and self._retries <= 2 * MAX_MOVES:
+            self._judge(units, error, writes)
+        elif len(units) > 1:
+            self._isolating = max(self._isolating, len(units))
+            self.size = max(1, len(units) // 2)
+            self._retries = 0
+        else:
+            self._isolating = 0  # found: larger batches again, another one is looked for in the same way
+            self._verdicts[units[0].pk] = error
+
+    def _judge(self, units: list[Any], error: RowsChanged, writes: list[Write]) -> None:
+        """Decide on the units whose rows were not written.
+
+        A row that two reads show unchanged was not changed by another client: it has the reason that was given.
+        """
+        held = {(write.table, key): old for write in writes for key, old, _new in write.rows} | error.held
+        for unit in units:
+            outcome = self._outcome(unit)
+            written = [(row.table, row.key) for row in outcome.rows] if isinstance(outcome, Changed) else []
+            if refused := [error.refused[row] for row in written if row in error.refused]:
+                self._verdicts[unit.pk] = refused[0]
+            elif unmet := [error.unmet[row] for row in written if row in error.unmet]:
+                before, times = self._suspects.get(unit.pk, ("", 0))
+                holds = repr([(row, held.get(row)) for row in written])
+                reasons = [reason for reason in unmet if reason is not None]
+                if reasons and holds == before:
+                    self._verdicts[unit.pk] = reasons[0]
+                elif times >= MAX_MOVES:
+                    self._verdicts[unit.pk] = Skip("moved")
+                self._suspects[unit.pk] = holds, times + 1
+
+    def _prepare(self, writes: list[Write], found: Outcomes, cursor: Any) -> Batch:
+        """The durable commit: what the last batch was is known now, and what the next one will change."""
+        run = self.run
+        batch = Batch(
+            run=run,
+            number=run.batches_done + 1,
+            cursor=cursor,
+            rows=sum(len(write.rows) for write in writes),
+            # What can't be undone keeps no image, and is idempotent: in doubt it is done again.
+            image=pack(writes if self.operation.undoable else [], found.left, found.reasons),
+            **found.counts(),
+        )
+        with _durable():
+            self._save()
+            batch.save(force_insert=True)
+            SetAside.objects.bulk_create(
+                SetAside(
+                    run=run,
+                    batch=batch,
+                    key=key,
+                    label=label,
+                    reason=type(error).__name__,
+                    error=first_line(error),
+                )
+                for key, label, error in found.errors
+            )
+        self._open = None
+        return batch
+
+    def _save(self, **fields: Any) -> None:
+        """Write down how far the run is, and that its last batch is committed. Raises Fenced."""
+        run = self.run
+        run.elapsed_seconds = self._elapsed_before + time.monotonic() - self._started
+        progress = {
+            name: getattr(run, name) for name in ("cursor", *OUTCOMES, "reasons", "batches_done", "elapsed_seconds")
+        }
+        if run.waiting and (self._open is not None or "status" in fields):  # a batch begun is no sign of health yet
+            fields = NOT_WAITING | fields
+            for name in NOT_WAITING:
+                setattr(run, name, fields[name])
+        fields.setdefault("lease_until", timezone.now() + LEASE)
+        if self._open is not None:  # a batch of this worker's own stands: it is no worker that only dies
+            fields["attempts"] = 0
+        if not self._mine().update(**progress, **fields):
+            raise Fenced
+        if self._open is not None:
+            Batch.objects.filter(pk=self._open.pk).update(committed=True, seconds=self._open.seconds)
+
+    @contextmanager
+    def _store_transaction(self) -> Iterator[None]:
+        """The store's write lock first, then the fence: a worker that was given up can't get past it."""
+        connection = self.store.connection
+        with transaction.atomic(using=self.store.alias):
+            if connection.vendor == "postgresql":
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT pg_advisory_xact_lock(%s)", [self._lock_number])
+            current = Run.objects.filter(pk=self.run.pk, status=Status.RUNNING)
+            state = current.values_list("generation", "request").first()
+            if state is None or state[0] != self.run.generation:
+                raise Fenced
+            self.request = Request(state[1])
+            yield
+
+    def _drop_pending(self) -> bool:
+        """Wait for the batch that is being written without asking how it went: `_recover` will see. False."""
+        if self._pending is not None:
+            self._pending.done.exception()
+            self._pending = None
+        return False
+
+    # --- what a crash, a lost connection or a power loss left open ---------------------------------------
+
+    def _recover(self) -> None:
+        """Ask the rows which batches the store has kept; forget the images of those it has not.
+
+        A crash leaves at most one batch in doubt. A power loss may have taken the last commits of a
+        SQLite store with it: so the newest batches are looked at until one is found that stands.
+        """
+        self.run.refresh_from_db()
+        self._open = None
+        fired = [  # read once, before the first batch
+            one
+            for target in self.operation.targets()
+            if target.table in self.store.tables
+            for one in self.store.triggers(target.table, target.kind.upper())
+        ]
+        self._began_at = None
+        if self.store.vendor == "sqlite" and self.operation.writes and not self.run.seen:
+            self._began_at = rows.mark(self.store)
+        if self.store.vendor == "postgresql":
+            self._has_versions = rows.has_versions(self.store, self.operation.writes)
+            self._search_path = platform_search_path(self.store) if fired else ""
+        with self._store_transaction():
+            lost_from = None
+            for batch in self.run.batches.order_by("-number").iterator(chunk_size=1):
+                stands = self._stands(batch)
+                if stands is False:
+                    lost_from = batch.number
+                elif stands:
+                    break
+        with _durable():
+            doubtful = self.run.batches.filter(Q(committed=False) | Q(number__gte=lost_from or 1 << 31))
+            for batch in doubtful.order_by("number"):
+                lost = lost_from is not None and batch.number >= lost_from
+                if lost and batch.committed:
+                    self._count(batch, batch.reasons, -1)
+                elif not lost and not batch.committed:
+                    self._count(batch, batch.reasons, 1)
+                    self.run.cursor = batch.cursor
+                if lost:
+                    batch.delete()
+                else:
+                    Batch.objects.filter(pk=batch.pk).update(committed=True)
+            if lost_from is not None:
+                newest = self.run.batches.order_by("-number").first()
+                self.run.cursor = newest.cursor if newest else None
+            self._save()
+
+    def _stands(self, batch: Batch) -> bool | None:
+        """Whether the store has this batch; None when it wrote nothing."""
+        wrote = False if batch.rows and not (batch.committed or self.operation.undoable) else None
+        for write in batch.writes:
+            wrote = True
+            current = rows.read(self.store, write.table, write.columns, [row[0] for row in write.rows])
+            for key, old, new in write.rows:
+                now = current.get(key)
+                if now == self.store.raw(new) and old != new:
+                    return True
+                if now == self.store.raw(old):
+                    wrote = False
+            if wrote is False:
+                return False
+        return wrote
+
+    # --- deletes --------------------------------------------------------------------------------------------
+
+    def _final(self, writes: list[Write]) -> list[Write]:
+        """Writes as they are kept and executed: whole rows for deletes, new values as the database writes them."""
+        return [
+            rows.children_first(self.store, self._whole(write))
+            if write.kind == "delete"
+            else rows.normalized(self.store, write)
+            for write in writes
+        ]
+
+    def _whole(self, write: Write) -> Write:
+        """A delete with the whole row as its before-image. Raises RowsChanged where a row is no longer as judged."""
+        stored = self.store.tables[write.table].stored
+        columns = (*stored, *(name for name in write.columns if name not in stored))
+        found = rows.read(self.store, write.table, columns, [row[0] for row in write.rows])
+        judged = [columns.index(name) for name in write.columns]
+        unmet: dict[RowKey, Exception | None] = {}
+        held: dict[RowKey, Any] = {}
+        for key, old, _new in write.rows:
+            row = found.get(key)
+            # Compared as texts: SQLite may hold a number where the decision was made on its text.
+            if row is None or [text_of(row[place]) for place in judged] != list(map(text_of, old or ())):
+                unmet[write.table, key] = rows.WriteIgnored(
+                    _("A row of %(table)s can't be read exactly, so no undo could restore it. It was left as it is.")
+                    % {"table": write.table}
+                )
+                held[write.table, key] = row
+        if unmet:
+            raise RowsChanged(unmet, held=held)
+        kept = len(stored)
+        return Write(write.table, stored, [(row[0], found[row[0]][:kept], None) for row in write.rows])
+
+    def _require_unreferenced(self, write: Write, deletes: list[Write]) -> None:
+        """Nothing goes that the image does not hold: no child added since, no row of a table that is not ours."""
+        going = {one.table: [row[0] for row in one.rows] for one in deletes}
+        unmet: dict[RowKey, Exception | None] = {}
+        refused: dict[RowKey, Exception] = {}
+        for reference in self.store.foreign_keys:
+            if not self.store.is_parent(reference, write.table):
+                continue
+            child = rows.known_table(self.store, reference)
+            referring = rows.references(
+                self.store, reference, write.table, going[write.table], but=going.get(child or "", ())
+            )
+            for key, found in referring.items():
+                reason = rows.StillReferenced(
+                    ngettext(
+                        "%(count)d row of %(child)s refers to it and would be changed with it. It was left as it is.",
+                        "%(count)d rows of %(child)s refer to it and would be changed with it. It was left as it is.",
+                        len(found),
+                    )
+                    % {"count": len(found), "child": reference.child}
+                )
+                if child in self.operation.writes:
+                    unmet[write.table, key] = reason
+                else:
+                    refused[write.table, key] = reason
+        if unmet or refused:
+            raise RowsChanged(unmet, refused)
+
+    # --- politeness ---------------------------------------------------------------------------------------------
+
+    def _adapt(self, seconds: float) -> None:
+        """Smaller batches when one takes five times its target, larger ones again when all is well."""
+        target = TARGET_SECONDS * max(1.0, self.run.batch_size / DEFAULT_BATCH_SIZE)
+        if seconds > 5 * target:
+            self.size = max(1, self.size // 2)
+        elif seconds < target and self._isolating <= 0:
+            self.size = min(self.run.batch_size, self.size * 2)
+        self._truncate_log()
+
+    def _truncate_log(self) -> None:
+        """Fold SQLite's log into the file when others' reading has let it grow."""
+        path = self.store.path
+        if path is None or self.run.batches_done % 50:
+            return
+        try:
+            size = os.stat(f"{path}-wal").st_size
+        except FileNotFoundError:
+            return
+        if size > WAL_LIMIT_BYTES:
+            with self.store.connection.cursor() as cursor:
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _hold(self) -> tuple[str, str] | None:
+        """Code and reason where the emergency switch or a configured signal says wait. Looks once a second."""
+        now = time.monotonic()
+        if now - self._held_checked < HOLD_CHECK_SECONDS:
+            return None
+        self._held_checked = now
+        if self.operation.touches_store and (reason := lifecycle.freeze_reason()):
+            found = "freeze", reason
+        elif reason := hold_reason(self.store):
+            found = "throttle", reason
+        else:
+            return None
+        self._held_checked = 0.0
+        return found
+
+    def _let_go(self, code: str, reason: str, hand_over: Callable[[Run, float], None]) -> Run:
+        """End the slice while the run waits, so that its worker takes the next job; wake it later."""
+        with transaction.atomic():
+            hand_over(self.run, lifecycle.let_go(self.run, code, reason))
+        return self.run
+
+    def _wait(self, code: str, reason: str, seconds: float) -> None:
+        """Say why nothing moves, keep the lease, hear requests."""
+        logger.info("Run %s waits: %s", self.run.pk, reason)
+        fields: dict[str, Any] = {"waiting": reason, "waiting_code": code, "lease_until": timezone.now() + LEASE}
+        if self.run.waiting_code != code:
+            fields["waiting_since"] = timezone.now()
+        try:
+            if not self._mine().update(**fields):
+                raise Fenced
+            self.request = Request(self._mine().values_list("request", flat=True).get())
+        except (DatabaseError, InterfaceError):  # the console's own database is the one in trouble
+            logger.warning("The wait could not be written down", exc_info=True)
+            connections["default"].close()
+        self.run.waiting, self.run.waiting_code = reason, code
+        time.sleep(seconds)
+
+    def _check_budget(self) -> None:
+        run = self.run
+        if run.seen >= BUDGET_AFTER and run.set_aside > run.seen * BUDGET_SHARE:
+            run.error = _("Stopped: %(count)d of %(seen)d units were set aside, more than 1 %%.") % {
+                "count": run.set_aside,
+                "seen": run.seen,
+            }
+
+    # --- ends ------------------------------------------------------------------------------------------------------
+
+    def _stop(self, hand_over: Callable[[Run, float], None] | None) -> Run:
+        """Between two batches: paused, cancelled, or handed to the next slice, or stopped by a signal."""
+        if self.request == Request.CANCEL:
+            return self._end(Status.CANCELLED)
+        with transaction.atomic():
+            if self.request == Request.PAUSE:
+                self._leave(Status.PAUSED)
+            elif hand_over is not None:
+                self._save(worker={}, lease_until=timezone.now() + LEASE)
+                hand_over(self.run, 0.0)
+            else:
+                self._leave(Status.INTERRUPTED)
+        self._open = None
+        return self.run
+
+    def _leave(self, status: Status) -> None:
+        self._save(status=status, worker={}, request=Request.NONE, lease_until=None)
+        self.run.status = status
+        record(self.run, status.value, worker_actor(self.run))
+
+    def _finish(self) -> Run:
+        """Measure what remains. Green only when the store says so."""
+        run = self.run
+        gone = run.total - run.seen
+        if gone > 0:
+            merge(run.reasons, {"skipped": {"gone": gone}})
+            run.skipped += gone
+        if isinstance(self.operation, Check):
+            run.after, problems = findings.figures(run), []
+        elif run.bound is not None:
+            run.after = measure(self.operation, self.selection, run.bound)
+            problems = self.operation.verify(run.after, self._explained(gone))
+        else:
+            run.after, problems = run.before, []
+        run.error = " ".join(problems)
+        self.operation.finished(run.pk)
+        return self._end(Status.NEEDS_ATTENTION if problems or run.set_aside else Status.SUCCEEDED)
+
+    def _explained(self, gone: int) -> int:
+        """Count the units still in scope of which the store says why: in one walk they are read and judged once more.
+
+        A unit that would change now is explained only where the run names it as failed. Judging again would say the
+        same where as many stay as the run has left alone, and nobody else has written since it began. Units that the
+        plan has not pinned appeared since, and are not touched.
+        """
+        run = self.run
+        counted = self.operation.act is not None or not self.operation.rejudges
+        left = run.unfit + run.set_aside + run.skipped - max(gone, 0)
+        if run.bound is None or (left == run.after["in_scope"] and self._is_undisturbed()):
+            return left
+        if counted and self._pinned is None:
+            return left
+        explained = left if counted else 0
+        failed = {str(key) for key in run.units_set_aside.values_list("key", flat=True)}
+        units, after = self.units.all(), None
+        while found := read_batch(self.operation, units, after=after, bound=run.bound, limit=run.batch_size):
+            if counted:
+                explained += sum(unit.pk not in (self._pinned or ()) for unit in found)
+            else:
+                due = (isinstance(self._outcome(unit), Changed) for unit in found)
+                explained += sum(str(unit.pk) in failed or not is_due for unit, is_due in zip(found, due, strict=True))
+            after = found[-1].pk
+        return explained
+
+    def _is_undisturbed(self) -> bool:
+        """Whether SQLite says that no other connection has committed since this run began."""
+        return self._began_at is not None and rows.mark(self.store) == self._began_at
+
+    def _outcome(self, unit: Any) -> Outcome | None:
+        """What becomes of a unit, None where that raises or it can't be read."""
+        if isinstance(unit, Unreadable):
+            return None
+        try:
+            return self._change(unit)
+        except Exception:  # noqa: BLE001  # it fails, and is counted so
+            return None
+
+    def _end(self, status: Status) -> Run:
+        run = self.run
+        with transaction.atomic():
+            self._save(
+                status=status,
+                finished_at=timezone.now(),
+                worker={},
+                lease_until=None,
+                request=Request.NONE,
+                error=run.error,
+                after=run.after,
+                plan=run.plan,
+            )
+            release(run)
+            record(run, status.value, worker_actor(run), before=run.before, after=run.after, error=run.error)
+            run.status = status
+            tell(run)
+        self._open = None
+        run.status = status
+        run.refresh_from_db()
+        return run
+
+    def _count(self, batch: Batch, reasons: dict[str, dict[str, int]], sign: int) -> None:
+        """Add a batch to the run's figures, or take it away again."""
+        run = self.run
+        for outcome in OUTCOMES:
+            setattr(run, outcome, getattr(run, outcome) + sign * getattr(batch, outcome))
+        merge(
+            run.reasons,
+            {name: {reason: sign * n for reason, n in counts.items()} for name, counts in reasons.items()},
+        )
+        run.batches_done += sign
+        if sign > 0:
+            run.cursor = batch.cursor
+
+
+def _concerns_rows(error: Exception) -> bool:
+    """Whether some rows of a batch can't be written, as opposed to the whole run's trouble."""
+    return isinstance(error, RowsChanged | rows.UnrecordedDelete) or classify(error) == ErrorKind.ROW
+
+
+def _concerns_the_run(error: Exception) -> bool:
+    """Whether an error of an action is the whole run's: the worker lost it, or a database has trouble."""
+    if isinstance(error, DatabaseError | InterfaceError):
+        return classify(error) in {ErrorKind.TRANSIENT, ErrorKind.RESOURCE}
+    return isinstance(error, Fenced)
+
+
+@contextmanager
+def _durable() -> Iterator[None]:
+    """A transaction in `default` that is on the disk when it ends."""
+    connection = connections["default"]
+    sqlite = connection.vendor == "sqlite" and not connection.in_atomic_block
+    if sqlite:
+        connection.cursor().execute("PRAGMA synchronous=FULL")
+    try:
+        with transaction.atomic():
+            if connection.vendor == "postgresql":
+                connection.cursor().execute("SET LOCAL synchronous_commit = on")
+            yield
+    finally:
+        if sqlite and connection.connection is not None:
+            connection.cursor().execute("PRAGMA synchronous=NORMAL")

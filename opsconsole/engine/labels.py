@@ -1,0 +1,88 @@
+"""Codes in words: outcomes, reasons, verbs, for pages and for the shell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.engine import registry
+from opsconsole.engine.models import Status
+
+OUTCOME_LABELS = {
+    "changed": _("Changed"),
+    "skipped": _("Skipped"),
+    "unfit": _("Unfit"),
+    "set_aside": _("Set aside"),
+}
+# The engine's own reasons; an operation's stand in its `reasons`.
+REASON_LABELS = {
+    "gone": _("no longer in scope when its turn came"),
+    "moved": _("changed by others while it was being written"),
+    "changed_since": _("changed since the plan"),
+    "unreadable": _("a value that can't be read"),
+    "UnnamedKey": _("its key is not UTF-8"),
+    "WriteIgnored": _("the database ignored the write"),
+    "ValueAltered": _("the database stored another value"),
+    "DuplicateKey": _("another row has the same key"),
+    "StillReferenced": _("other rows still refer to it"),
+}
+
+
+def outcome_label(outcome: str) -> str:
+    return str(OUTCOME_LABELS[outcome])
+
+
+def reason_label(operation: Any, reason: str) -> str:
+    """`operation`: instance or class, or None when its code is gone."""
+    own = operation.reasons if operation is not None else {}
+    return str(own.get(reason) or REASON_LABELS.get(reason) or reason)
+
+
+# How a status looks: the theme's label variants. The word always stands beside the colour.
+STATUS_VARIANTS = {
+    Status.PLANNED.value: "default",
+    Status.AWAITING_APPROVAL.value: "warning",
+    Status.QUEUED.value: "info",
+    Status.RUNNING.value: "info",
+    Status.PAUSED.value: "warning",
+    Status.INTERRUPTED.value: "warning",
+    Status.SUCCEEDED.value: "success",
+    Status.NEEDS_ATTENTION.value: "warning",
+    Status.FAILED.value: "danger",
+    Status.CANCELLED.value: "default",
+    Status.REJECTED.value: "danger",
+}
+VERB_LABELS = {
+    "planned": _("planned"),
+    "confirmed": _("confirmed"),
+    "approved": _("approved"),
+    "pause": _("asked to pause"),
+    "cancel": _("asked to cancel"),
+    "resumed": _("resumed"),
+    "note": _("noted"),
+    "hold_all": _("held all runs"),
+    "release_all": _("released all runs"),
+    "account_linked": _("linked a system user to an account"),
+    "account_unlinked": _("ended a system user's link"),
+    "account_added": _("added an account"),
+    "account_changed": _("changed an account"),
+    "group_added": _("added a group"),
+    "group_changed": _("changed a group"),
+    "token_added": _("made a token"),
+    "token_revoked": _("revoked a token"),
+    "session_revoked": _("revoked a session"),
+    "schedule": _("changed the schedule"),
+    "schedule_refused": _("could not start as scheduled"),
+    **{status.value: status.label for status in Status if status not in {Status.PLANNED, Status.QUEUED}},
+}
+
+
+def verb_label(verb: str) -> str:
+    return str(VERB_LABELS.get(verb, verb))
+
+
+def operation_title(name: str) -> str:
+    """An operation's title; its name when its code is gone."""
+    cls = registry.operations().get(name)
+    return str(cls.title) if cls is not None else name

@@ -1,0 +1,826 @@
+"""A run's life around its work: drafted, confirmed, approved, steered, claimed, given up; its locks and its trail."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any, NoReturn
+
+import orjson
+import psutil
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    transaction,
+)
+from django.db.models import Q
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+import opsconsole
+from opsconsole.engine import checklist, environments, findings, notifications, registry
+from opsconsole.engine.models import (
+    ENDED,
+    RESUMABLE,
+    TRANSITIONS,
+    Event,
+    Hold,
+    Lock,
+    PinnedRows,
+    Rejection,
+    Request,
+    Run,
+    Status,
+    Trigger,
+)
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Check, Operation, Priority, Risk
+from opsconsole.engine.planner import Plan, count_outcomes, moved_units, operation_on, plan
+from opsconsole.engine.seals import serialised
+from opsconsole.engine.selection import Selection
+from opsconsole.stores.preflight import require_privileges
+from opsconsole.stores.store import Store, attach_file
+
+logger = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=30)
+RECOUNTED_UNITS = 20_000  # a plan of up to as many is counted while somebody waits
+COMPARED_UNITS = 200_000  # and compared as a whole before a worker begins with it
+MAX_WAITS = 100
+NOT_WAITING: dict[str, Any] = {"waiting": "", "waiting_code": "", "waiting_since": None, "waits": 0}
+WAIT_SECONDS = (1, 2, 5, 10, 20, 30)  # until a run that let its worker go is tried again
+MAX_ATTEMPTS = 5  # workers lost in a row without one batch
+MAX_NOTE = 10_000
+
+
+class UnableToRun(Exception):
+    """The run can't be started or changed as asked. The message says why and what to do."""
+
+
+class PlanDrifted(UnableToRun):
+    """The store no longer is as the confirmed plan saw it."""
+
+
+class TargetHeld(UnableToRun):
+    """Another run holds a target."""
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who does something, from where."""
+
+    name: str
+    origin: str
+    trigger: Trigger
+    user: User | None = None
+
+
+def actor_of(request: HttpRequest) -> Actor:
+    """Return who asks on a page."""
+    name = request.user.get_username()
+    return Actor(name, request.META.get("REMOTE_ADDR", ""), Trigger.ADMIN, request.user)  # type: ignore[arg-type]
+
+
+# --- confirming ---------------------------------------------------------------------------------------
+
+
+def needs_typing(operation: Operation) -> bool:
+    """Return whether a confirmation asks for typing: what can't be undone, and deletes in production."""
+    risk = operation.effective_risk()
+    if risk in {Risk.READ, Risk.MAKE}:
+        return False
+    return not operation.undoable or (risk == Risk.DELETE and settings.PRODUCTION)
+
+
+def needs_approval(operation: Operation) -> bool:
+    """Return whether a second person must approve, whoever or whatever starts it."""
+    return operation.effective_risk() in {Risk.DELETE, Risk.OUTSIDE} and settings.PRODUCTION
+
+
+def asks_more(operation: Operation) -> bool:
+    """Return whether a confirmation asks for more than a click."""
+    asked = needs_typing(operation) or needs_approval(operation) or operation.wants_note or operation.superusers_only
+    return asked or bool(checklist.missing(operation, ()) or checklist.objection(operation))
+
+
+def require_environment() -> None:
+    """Refuse a process that claims a lower environment than the console's. Raises UnableToRun."""
+    if sentence := environments.refusal():
+        raise UnableToRun(sentence)
+
+
+def fingerprint(operation: Operation, selection: Selection) -> str:
+    """The same for the same command: operation, database, parameters, selection."""
+    parts = [operation.name, operation.at.identity(), operation.params, selection.as_json()]
+    return hashlib.sha256(orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def draft(
+    planned: Plan,
+    actor: Actor,
+    *,
+    note: str = "",
+    batch_size: int | None = None,
+    fast: bool = False,
+    tick: str | None = None,
+    changed_by: User | None = None,
+) -> Run:
+    """Keep a plan, so that it has an address; nothing is locked yet.
+
+    `changed_by`: the account that last changed the schedule that starts it.
+    """
+    operation = planned.operation
+    store = operation.at
+    run = Run(
+        operation=operation.name,
+        store=store.name,
+        location=store.location,
+        identity=store.identity(),
+        attached_path=str(store.path) if store.path and store.alias != store.name else "",
+        params=_plain(operation.params),
+        selection=planned.selection.as_json(),
+        fingerprint=fingerprint(operation, planned.selection),
+        writes={table: list(columns) for table, columns in operation.writes.items()},
+        parent_id=operation.params.get("run"),
+        trigger=actor.trigger,
+        tick=tick,
+        user=actor.user,
+        started_by=actor.name,
+        changed_by=changed_by,
+        note=note,
+        code_version=opsconsole.__version__,
+        batch_size=operation.batch_size or batch_size or DEFAULT_BATCH_SIZE,
+        fast=fast,
+        waiting="",
+    )
+    if operation.pins_rows and not planned.counted and planned.total <= RECOUNTED_UNITS:
+        count_outcomes(planned)
+    keep_plan(run, planned)
+    with transaction.atomic():
+        run.save()
+        keep_pinned(run, planned)
+        record(run, "planned", actor, digest=run.digest, total=run.total, note=note)
+    return run
+
+
+def keep_plan(run: Run, planned: Plan) -> None:
+    """Put what is planned so far into `run`, unsaved."""
+    run.bound = planned.bound
+    run.total = planned.total
+    run.before = planned.before
+    run.digest = planned.digest()
+    run.plan = {
+        "counted": planned.counted,
+        "reasons": planned.reasons,
+        "sample": planned.sample,
+        "batches": planned.batches,
+        "seconds": planned.seconds,
+        "cursor": planned.cursor,
+        "rows_digest": planned.rows_digest,
+        "rows": planned.rows,
+        "notes": planned.notes,
+        "restorable": planned.restorable,
+        "planned_at": timezone.now().isoformat(),
+        "as_of": planned.operation.as_of.isoformat(),
+    }
+
+
+def plan_of(run: Run) -> Plan:
+    """The plan as it was kept, to be counted further or compared."""
+    kept = run.plan
+    return Plan(
+        operation_of(run),
+        Selection(**run.selection),
+        run.bound,
+        run.before,
+        reasons=kept["reasons"],
+        sample=kept["sample"],
+        batches=kept["batches"],
+        seconds=kept["seconds"],
+        cursor=kept["cursor"],
+        counted=kept["counted"],
+        rows_digest=kept["rows_digest"],
+        rows=kept.get("rows", {}),
+        notes=kept.get("notes", []),
+        restorable=kept.get("restorable", True),
+    )
+
+
+def keep_pinned(run: Run, planned: Plan) -> None:
+    """Save the units that `planned` has pinned since the last call."""
+    PinnedRows.keep(run, planned.pinned)
+    planned.pinned.clear()
+
+
+def require_unchanged(run: Run, limit: int = RECOUNTED_UNITS) -> None:
+    """Compare the plan, and the rows of a plan that pins them, with the store. Raises PlanDrifted.
+
+    Of other operations parameters, store and bound are compared: counts move on a live store. Rows that
+    appeared are no difference, since the run does not touch them. Above `limit` units, each is compared when
+    its batch comes.
+    """
+    kept = plan_of(run)
+    if kept.digest() != run.digest:
+        raise UnableToRun(_("Run %(run)d is no longer what was planned. Plan it again.") % {"run": run.pk})
+    if kept.operation.pins_rows and kept.counted and kept.total <= limit and moved_units(kept, PinnedRows.of(run)):
+        raise PlanDrifted(_("The rows have changed since the plan was made. Nothing was written."))
+
+
+def confirm(
+    run: Run, actor: Actor, *, background: bool, checked: Sequence[str] = (), part_of: Run | None = None
+) -> Run:
+    """A person says yes to a drafted plan: lock its targets, and queue it or take it at once.
+
+    `checked`: the items of the checklist that this person confirms. `part_of`: the run that starts it, whose
+    approval covers it. Raises UnableToRun when the items do not do, or when another run holds a target.
+    """
+    require_environment()
+    if is_held(registry.operations().get(run.operation)):
+        raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
+    operation = operation_of(run)
+    require_grounds(run, operation, actor, checked)
+    require_unchanged(run)
+    approver = part_of.approved_by if part_of is not None else None
+    # Only the rows that the plan would change are touched: a due time that finds none asks nobody.
+    idle = run.trigger == Trigger.SCHEDULE and not any(run.plan["reasons"].get("changed", {}).values())
+    approval = needs_approval(operation) and approver is None and not idle
+    status = Status.AWAITING_APPROVAL if approval else Status.QUEUED if background else Status.RUNNING
+    with transaction.atomic():
+        require_free(run)
+        if status != Status.AWAITING_APPROVAL:
+            _take_locks(run)
+        _move(
+            run,
+            status,
+            in_background=background,
+            lease_until=timezone.now() + LEASE,
+            confirmed_by=actor.user,
+            confirmed_at=timezone.now(),
+            approved_by=approver,
+        )
+        if status == Status.RUNNING:
+            run.worker = this_worker()
+            run.generation += 1
+            run.started_at = timezone.now()
+            run.save(update_fields=("worker", "generation", "started_at"))
+        record(run, "confirmed", actor, digest=run.digest, background=background, checklist=list(checked))
+        if approval:
+            ask_for_approval(run)
+    return run
+
+
+def require_grounds(run: Run, operation: Operation, actor: Actor, checked: Sequence[str]) -> None:
+    """Raises UnableToRun where a plan may not be confirmed so: no reason given, checklist, age of the backup."""
+    if operation.superusers_only and not (actor.user and actor.user.is_superuser):
+        raise UnableToRun(_("This plan needs a superuser. Ask a superuser to confirm it."))
+    if operation.wants_note and not run.note.strip():
+        raise UnableToRun(_("Say why: this needs a note."))
+    if operation.pins_rows and not run.plan["counted"]:
+        raise UnableToRun(_("The outcomes are not counted yet."))
+    unchecked = checklist.missing(operation, checked) if actor.trigger != Trigger.SCHEDULE else []
+    if unchecked:
+        raise UnableToRun(_("Not confirmed of the checklist: %(items)s.") % {"items": ", ".join(unchecked)})
+    if objection := checklist.objection(operation):
+        raise UnableToRun(objection)
+    require_privileges(operation.at, operation.read_columns(), operation.targets())
+
+
+def approve(run: Run, actor: Actor) -> None:
+    """Approve a plan as a second person. Raises UnableToRun for everybody who had a part in it."""
+    require_environment()
+    require_waiting(run)
+    if refusal := refusal_to_approve(run, actor):
+        raise UnableToRun(refusal)
+    if objection := checklist.objection(operation_of(run)):
+        raise UnableToRun(objection)
+    require_unchanged(run)
+    with transaction.atomic():
+        _move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE, approved_by=actor.user)
+        record(run, "approved", actor, digest=run.digest)
+
+
+def reject(run: Run, actor: Actor, reason: str) -> None:
+    """Refuse a run that waits for approval, and tell its planner why."""
+    require_waiting(run)
+    account = actor.user
+    if account is None or not account.has_perm("operations.approve_run"):
+        raise UnableToRun(
+            _("Rejecting run %(run)d needs an account that may approve it. Set OPSCONSOLE_TOKEN, or give --user.")
+            % {"run": run.pk}
+        )
+    if not reason.strip():
+        raise UnableToRun(_("The reason is empty. Say why the run is rejected."))
+    _reject(run, actor, reason.strip()[:MAX_NOTE])
+
+
+def _reject(run: Run, actor: Actor, reason: str) -> None:
+    with transaction.atomic():
+        _move(run, Status.REJECTED, rejection=reason, finished_at=timezone.now(), generation=run.generation + 1)
+        release(run)
+        record(run, "rejected", actor, reason=reason)
+        words = Rejection(reason).label if reason in Rejection.values else reason
+        values = {"run": run.pk, "operation": run.operation, "store": run.store, "who": actor.name}
+        notifications.tell(
+            f"rejected/{run.pk}",
+            _("Run %(run)d of %(operation)s on %(store)s was rejected") % values,
+            _("By: %(who)s") % values + "\n" + _("Why: %(note)s") % {"note": words},
+            to=addresses(run.user, run.confirmed_by, run.approved_by, actor.user),
+        )
+
+
+def expire_waiting() -> None:
+    """Reject the runs that wait for an approval for too long."""
+    since = timezone.now() - timedelta(hours=settings.RUN_APPROVAL_HOURS)
+    for run in Run.objects.filter(status=Status.AWAITING_APPROVAL, confirmed_at__lt=since):
+        try:
+            _reject(run, Actor(f"worker@{_host()}", f"{_host()}:{os.getpid()}", Trigger(run.trigger)), "expired")
+        except UnableToRun:  # somebody has just approved or cancelled it
+            continue
+
+
+def ask_for_approval(run: Run) -> None:
+    """Tell those who may approve a run that it waits for them."""
+    users = User.objects.with_perm("operations.approve_run", backend="django.contrib.auth.backends.ModelBackend")
+    theirs = {run.user_id, run.confirmed_by_id, run.changed_by_id}
+    values = {"run": run.pk, "operation": run.operation, "store": run.store, "who": run.started_by}
+    notifications.tell(
+        f"approval/{run.pk}",
+        _("Run %(run)d of %(operation)s on %(store)s waits for approval") % values,
+        _("Planned by: %(who)s") % values + "\n" + _("Why: %(note)s") % {"note": run.note or "–"},
+        to=addresses(*(user for user in users if user.pk not in theirs)),
+    )
+
+
+def addresses(*users: User | None) -> list[str]:
+    """Return the mail addresses of those who have one."""
+    return sorted({user.email for user in users if user is not None and user.email})
+
+
+def replace_plan(run: Run, actor: Actor) -> NoReturn:
+    """Stop a confirmed run whose rows have changed, and plan it again for its planner. Raises PlanDrifted."""
+    operation = operation_of(run)
+    fresh = plan(operation_on(type(operation), operation.at, run.params), Selection(**run.selection))
+    count_outcomes(fresh)
+    planner = Actor(run.started_by, actor.origin, Trigger(run.trigger), run.user)
+    with transaction.atomic():
+        _reject(run, actor, Rejection.ROWS_CHANGED.value)
+        new = draft(fresh, planner, note=run.note, batch_size=run.batch_size, fast=run.fast, changed_by=run.changed_by)
+        Run.objects.filter(pk=new.pk).update(replaces=run)
+    raise PlanDrifted(
+        _("The rows of run %(run)d have changed since they were confirmed. Nothing was written: see plan %(new)d.")
+        % {"run": run.pk, "new": new.pk}
+    )
+
+
+def release(run: Run) -> None:
+    """Give up what a run holds that has ended: its targets, and the units that it might touch."""
+    run.locks.all().delete()
+    run.pinned.all().delete()
+
+
+def require_waiting(run: Run) -> None:
+    if run.status != Status.AWAITING_APPROVAL:
+        raise UnableToRun(_("Run %(run)d does not wait for approval.") % {"run": run.pk})
+
+
+def refusal_to_approve(run: Run, actor: Actor) -> str:
+    """Return why this person can't approve the run: no right, or a part in it. Empty: they can."""
+    account, values = actor.user, {"run": run.pk}
+    if account is None:
+        return _("Approving run %(run)d needs an account. Set OPSCONSOLE_TOKEN, or give --user on a terminal.") % values
+    if not account.has_perm("operations.approve_run"):
+        return _("%(name)s may not approve runs.") % {"name": account.get_username()}
+    parts = {
+        _("You planned run %(run)d. It needs a second person to approve it."): run.user_id == account.pk
+        or run.started_by in {actor.name, actor.origin},
+        _("You confirmed run %(run)d. It needs a second person to approve it."): run.confirmed_by_id == account.pk,
+        _("You last changed the schedule of run %(run)d. It needs a second person to approve it."): run.changed_by_id
+        == account.pk,
+    }
+    return next((sentence % values for sentence, is_theirs in parts.items() if is_theirs), "")
+
+
+def awaiting(actor: Actor) -> list[Run]:
+    """Return the runs that wait for an approval which this person may give, newest first."""
+    waiting = Run.objects.filter(status=Status.AWAITING_APPROVAL).order_by("-pk")
+    return [run for run in waiting if not refusal_to_approve(run, actor)]
+
+
+def _lock_keys(run: Run) -> tuple[list[str], list[str]]:
+    """Return the tables that a run locks, and the keys in them; none: the whole tables."""
+    cls = registry.operation(run.operation)
+    keys = [str(key) for key in run.selection.get("keys", ())] if cls.locks_units else []
+    return [*run.writes, *cls.locks], keys
+
+
+def require_free(run: Run) -> None:
+    """Refuse while another run holds a target. Raises UnableToRun."""
+    tables, keys = _lock_keys(run)
+    for table in tables:
+        held = Lock.objects.filter(identity=run.identity, table=table).exclude(run=run)
+        if keys:
+            held = held.filter(Q(key="") | Q(key__in=keys))
+        holder = held.select_related("run").first()
+        if holder is not None:
+            raise TargetHeld(_held_by(holder.run, table))
+
+
+def _take_locks(run: Run) -> None:
+    with serialised("locks"):
+        require_free(run)
+        tables, keys = _lock_keys(run)
+        for table in tables:
+            for key in keys or [""]:
+                Lock.objects.get_or_create(run=run, identity=run.identity, table=table, key=key)
+
+
+def _held_by(run: Run, table: str) -> str:
+    values = {"table": table, "location": run.location, "run": run.pk, "status": run.get_status_display()}
+    if run.status in RESUMABLE:
+        return (
+            _(
+                "%(table)s of %(location)s is held by run %(run)d (%(status)s): "
+                "`runs resume %(run)d` or `runs cancel %(run)d` first."
+            )
+            % values
+        )
+    return (
+        _("%(table)s of %(location)s is held by run %(run)d (%(status)s): wait for it, or `runs cancel %(run)d`.")
+        % values
+    )
+
+
+def _plain(values: Mapping[str, Any]) -> Any:
+    """Cleaned form values as JSON keeps them."""
+    return orjson.loads(orjson.dumps(dict(values), default=str))
+
+
+# --- the trail and the status ------------------------------------------------------------------------------
+
+
+def record(run: Run | None, verb: str, actor: Actor, **detail: Any) -> None:
+    """Append to the audit log."""
+    Event.objects.create(run=run, verb=verb, who=actor.name, origin=actor.origin, detail=_plain(detail))
+
+
+def _move(run: Run, status: Status, **fields: Any) -> None:
+    """Change the status if it still is what we saw; raises UnableToRun when somebody was faster."""
+    if status not in TRANSITIONS[run.status]:
+        raise UnableToRun(
+            _("Run %(run)d is %(status)s: that is not possible now.")
+            % {"run": run.pk, "status": run.get_status_display()}
+        )
+    met = Run.objects.filter(pk=run.pk, status=run.status, generation=run.generation).update(status=status, **fields)
+    if not met:
+        raise UnableToRun(_("Run %(run)d has just changed: look again.") % {"run": run.pk})
+    run.status = status
+    for name, value in fields.items():
+        setattr(run, name, value)
+
+
+# --- what people ask --------------------------------------------------------------------------------------
+
+
+def pause(run: Run, actor: Actor) -> None:
+    """Ask the worker to pause after its batch; a run that nobody works on pauses at once."""
+    _ask(run, actor, Request.PAUSE, Status.PAUSED)
+
+
+def cancel(run: Run, actor: Actor) -> None:
+    """Ask the worker to end after its batch; what is changed stays, and can be undone."""
+    _ask(run, actor, Request.CANCEL, Status.CANCELLED)
+
+
+def _ask(run: Run, actor: Actor, request: Request, status: Status) -> None:
+    with transaction.atomic():
+        if run.status == Status.RUNNING and run.worker and not is_abandoned(run):
+            Run.objects.filter(pk=run.pk, status=Status.RUNNING).update(request=request)
+            run.request = request
+        else:
+            fields: dict[str, Any] = {"request": Request.NONE, "generation": run.generation + 1}
+            if status in ENDED:
+                fields["finished_at"] = timezone.now()
+            _move(run, status, **fields)
+            if status in ENDED:
+                release(run)
+        record(run, request.value, actor)
+
+
+def resume(run: Run, actor: Actor) -> None:
+    """Queue a paused or interrupted run for the background."""
+    if run.status == Status.RUNNING and is_abandoned(run):
+        _move(run, Status.INTERRUPTED)
+    if run.status not in RESUMABLE:
+        raise UnableToRun(
+            _("Run %(run)d is %(status)s: only a paused or interrupted run can be resumed.")
+            % {"run": run.pk, "status": run.get_status_display()}
+        )
+    with transaction.atomic():
+        _move(
+            run,
+            Status.QUEUED,
+            in_background=True,
+            request=Request.NONE,
+            attempts=0,
+            lease_until=timezone.now() + LEASE,
+            **NOT_WAITING,
+        )
+        record(run, "resumed", actor)
+
+
+def add_note(run: Run, actor: Actor, text: str) -> None:
+    """What somebody has to say about a run, then or later: what was difficult, how it was solved."""
+    if not text.strip():
+        raise UnableToRun(_("The note is empty."))
+    record(run, "note", actor, text=text.strip()[:MAX_NOTE])
+
+
+def is_held(cls: type[Operation] | None) -> bool:
+    """Whether the emergency switch stops this operation: all but those that only read a store, such as a backup."""
+    return (cls is None or cls.touches_store) and Hold.objects.exists()
+
+
+def freeze_reason() -> str:
+    """Return why the emergency switch stops runs now, empty when it does not."""
+    hold = Hold.objects.order_by("pk").first()
+    return _("All runs are held by %(who)s: %(note)s") % {"who": hold.who, "note": hold.note} if hold else ""
+
+
+def hold_all(actor: Actor, note: str) -> None:
+    """The emergency switch: all runs wait at their next batch, none starts."""
+    with transaction.atomic():
+        hold = Hold.objects.create(who=actor.name, note=note)
+        record(None, "hold_all", actor, note=note)
+        subject = _("All runs are held by %(who)s") % {"who": actor.name}
+        notifications.tell(f"hold/{hold.pk}", subject, _("Why: %(note)s") % {"note": note})
+
+
+def release_all(actor: Actor) -> None:
+    with transaction.atomic():
+        newest = Hold.objects.order_by("-pk").first()
+        Hold.objects.all().delete()
+        record(None, "release_all", actor)
+        if newest is not None:
+            text = _("They were held by %(who)s: %(note)s") % {"who": newest.who, "note": newest.note}
+            notifications.tell(
+                f"release/{newest.pk}", _("All runs go on: released by %(who)s") % {"who": actor.name}, text
+            )
+
+
+# --- workers -----------------------------------------------------------------------------------------------
+
+
+@cache
+def _host() -> str:
+    return socket.gethostname()
+
+
+def this_worker() -> dict[str, Any]:
+    process = psutil.Process()
+    return {"host": _host(), "pid": process.pid, "started": process.create_time()}
+
+
+def is_abandoned(run: Run) -> bool:
+    """Whether a run that says `running` has no worker: its process is gone, or its lease has lapsed."""
+    if run.status != Status.RUNNING:
+        return False
+    if run.lease_until is None or run.lease_until < timezone.now():
+        return True
+    worker = run.worker
+    if not worker or worker["host"] != _host():
+        return False
+    try:
+        process = psutil.Process(worker["pid"])
+        return abs(process.create_time() - worker["started"]) > 1 or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def same_command(operation: Operation, selection: Selection) -> Run | None:
+    """The unfinished run of the same command, if there is one."""
+    unfinished = Run.objects.exclude(status__in=(*ENDED, Status.PLANNED))
+    return unfinished.filter(fingerprint=fingerprint(operation, selection)).order_by("-pk").first()
+
+
+def claim(run: Run, *, generation: int | None = None) -> Run:
+    """Take a run over: from now on only this process works on it. Raises UnableToRun when it is taken.
+
+    `generation`: of the wake-up that asks; an outdated one gets nothing.
+    """
+    if generation is not None and generation != run.generation:
+        raise UnableToRun(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+    require_environment()
+    if is_held(registry.operations().get(run.operation)):
+        raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
+    handed_over = run.status == Status.RUNNING and not run.worker
+    if run.status == Status.RUNNING and not handed_over and not is_abandoned(run):
+        raise UnableToRun(_("Run %(run)d is already running: see `runs show %(run)d`.") % {"run": run.pk})
+    if run.status != Status.RUNNING and Status.RUNNING not in TRANSITIONS[run.status]:
+        raise UnableToRun(
+            _("Run %(run)d is %(status)s: that is not possible now.")
+            % {"run": run.pk, "status": run.get_status_display()}
+        )
+    died = run.status == Status.RUNNING and not handed_over
+    if run.status == Status.QUEUED and run.started_at is None:
+        begin(run)
+    met = Run.objects.filter(pk=run.pk, generation=run.generation, status=run.status).update(
+        status=Status.RUNNING,
+        generation=run.generation + 1,
+        worker=this_worker(),
+        lease_until=timezone.now() + LEASE,
+        attempts=run.attempts + (1 if died else 0),
+        started_at=run.started_at or timezone.now(),
+        request=Request.NONE if run.status in RESUMABLE else run.request,
+    )
+    if not met:
+        raise UnableToRun(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+    run.refresh_from_db()
+    return run
+
+
+def begin(run: Run) -> None:
+    """Take the targets of a run that begins, once its rows are found as they were approved. Raises UnableToRun."""
+    try:
+        require_unchanged(run, COMPARED_UNITS)
+    except PlanDrifted:
+        replace_plan(run, worker_actor(run))
+    except UnableToRun as error:  # it will never be what was planned again
+        give_up(run, str(error))
+        raise
+    try:
+        _take_locks(run)
+    except TargetHeld as held:  # it waits; the next minute tries again
+        Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(
+            waiting=str(held),
+            waiting_code="target",
+            waiting_since=run.waiting_since or timezone.now(),
+            lease_until=timezone.now() + LEASE,
+        )
+        raise
+
+
+def run_called(number: int) -> Run:
+    """The run with this number; raises UnableToRun."""
+    run = Run.objects.filter(pk=number).first()
+    if run is None:
+        raise UnableToRun(_("There is no run %(run)d: `runs list` shows those there are.") % {"run": number})
+    return run
+
+
+def store_of(run: Run, *, ask_server: bool = True) -> Store:
+    """The store of a run, attached again if it was a file. Refuses another database in its place.
+
+    `ask_server`: pages that show what is kept of a run do not wait for its server.
+    """
+    if run.attached_path:
+        cls = registry.operations().get(run.operation)
+        store = attach_file(
+            run.store,
+            run.attached_path,
+            read_only=cls is not None and (issubclass(cls, Check) or not cls.touches_store),
+        )
+    else:
+        store = Store(run.store, run.store)
+    if (ask_server or store.path is not None) and store.identity() != run.identity:
+        raise UnableToRun(
+            _(
+                "%(location)s is not the database that run %(run)d worked on: "
+                "the file was replaced, or the store now points elsewhere."
+            )
+            % {"location": run.location, "run": run.pk}
+        )
+    return store
+
+
+def operation_of(run: Run, *, ask_server: bool = True) -> Operation:
+    cls = registry.operation(run.operation)
+    operation = operation_on(cls, store_of(run, ask_server=ask_server), run.params)
+    operation.as_of = datetime.fromisoformat(run.plan["as_of"])
+    return operation
+
+
+# --- ends that are not the work's ---------------------------------------------------------------------------
+
+
+def let_go(run: Run, code: str, reason: str) -> float:
+    """Give the worker back while a run waits; return after how many seconds it is to be woken.
+
+    Raises UnableToRun when another worker has the run, or it was ended.
+    """
+    seconds = WAIT_SECONDS[min(run.waits, len(WAIT_SECONDS) - 1)]
+    now = timezone.now()
+    since = run.waiting_since if run.waiting_code == code and run.waiting_since else now
+    fields = {
+        "worker": {},
+        "lease_until": now + timedelta(seconds=seconds) + LEASE,
+        "waiting": reason,
+        "waiting_code": code,
+        "waiting_since": since,
+        "waits": min(run.waits + 1, MAX_WAITS),
+    }
+    mine = Run.objects.filter(pk=run.pk, generation=run.generation, status=run.status)
+    if not mine.update(**fields):
+        raise UnableToRun(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+    for name, value in fields.items():
+        setattr(run, name, value)
+    logger.info("Run %s lets its worker go: %s", run.pk, reason)
+    return seconds
+
+
+def interrupt(run: Run, reason: str, code: str = "") -> None:
+    """Note that its worker stopped. Best effort: the database that would note it may be the one that is gone."""
+    try:
+        Run.objects.filter(pk=run.pk, generation=run.generation, status=Status.RUNNING).update(
+            status=Status.INTERRUPTED,
+            waiting=reason,
+            waiting_code=code,
+            waiting_since=timezone.now(),
+            worker={},
+        )
+    except (DatabaseError, InterfaceError):
+        logger.warning("The interruption could not be written down", exc_info=True)
+
+
+def reap() -> list[Run]:
+    """Background runs whose worker is gone, queued again; foreground ones marked as interrupted.
+
+    Bounds the attempts: a run that loses its worker five times without one batch is failed.
+    """
+    revived = []
+    now = timezone.now()
+    left = Run.objects.filter(
+        Q(status=Status.RUNNING)
+        | Q(status=Status.INTERRUPTED, in_background=True)
+        | Q(status=Status.QUEUED, lease_until__lt=now)
+    ).order_by("pk")
+    for run in left:
+        if run.status == Status.QUEUED:  # its message was lost, or came while all runs were held
+            Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(lease_until=now + LEASE)
+            revived.append(run)
+            continue
+        if run.status == Status.RUNNING and not is_abandoned(run):
+            continue
+        try:
+            if run.attempts >= MAX_ATTEMPTS:
+                error = _("Its worker was lost %(count)d times in a row without finishing a batch.")
+                give_up(run, error % {"count": run.attempts})
+                continue
+            if run.status == Status.RUNNING and not run.in_background:
+                _move(run, Status.INTERRUPTED, worker={}, lease_until=None)
+                continue
+            attempts = run.attempts + (1 if run.worker else 0)  # waiting between two slices is no loss
+            lease = timezone.now() + LEASE
+            _move(run, Status.QUEUED, attempts=attempts, worker={}, lease_until=lease)
+        except UnableToRun:  # somebody else has just moved it
+            continue
+        revived.append(run)
+    return revived
+
+
+def give_up(run: Run, error: str) -> None:
+    """Fail a run that no worker can work on."""
+    with transaction.atomic():
+        _move(run, Status.FAILED, error=error, finished_at=timezone.now(), generation=run.generation + 1)
+        release(run)
+        record(run, "failed", worker_actor(run), error=error)
+        tell(run)
+
+
+def tell(run: Run) -> None:
+    """Tell the alert list how a run ended, where they should know: it failed, needs attention, found something new."""
+    facts = [
+        _("Run %(run)d: %(operation)s") % {"run": run.pk, "operation": run.operation},
+        _("Database: %(location)s") % {"location": run.location},
+        _("Started by: %(who)s") % {"who": run.started_by},
+        *filter(None, (run.note, run.error)),
+        _("Look at it with `runs show %(run)d`, or on its page.") % {"run": run.pk},
+    ]
+    values = {"run": run.pk, "operation": run.operation, "store": run.store, "status": run.get_status_display()}
+    if run.status in {Status.FAILED, Status.NEEDS_ATTENTION}:
+        subject = _("Run %(run)d of %(operation)s on %(store)s: %(status)s") % values
+        notifications.tell(f"run/{run.pk}", subject, "\n".join(facts))
+    if run.status == Status.FAILED or run.attached_path:  # a file that somebody looked at once is nobody's watch
+        return
+    news = findings.news(run)
+    new = sum(news.values())
+    if new:
+        subject = ngettext(
+            "%(count)d new finding of %(operation)s in %(store)s",
+            "%(count)d new findings of %(operation)s in %(store)s",
+            new,
+        ) % {**values, "count": new}
+        kinds = [f"{code}: {count} ({Priority(priority).label})" for (code, priority), count in news.items()]
+        notifications.tell(f"findings/{run.pk}", subject, "\n".join([*facts, "", *kinds]))
+
+
+def worker_actor(run: Run) -> Actor:
+    return Actor(f"worker@{_host()}", f"{_host()}:{os.getpid()}", Trigger(run.trigger))

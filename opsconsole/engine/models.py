@@ -1,0 +1,597 @@
+"""What the console keeps about its own work, in `default`: runs, batches with their before-images, events, locks."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from django.conf import settings
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.engine.fields import RedactedText
+from opsconsole.engine.operation import Priority
+from opsconsole.engine.seals import seal_of, serialised
+from opsconsole.redaction import redact_all
+from opsconsole.stores.rows import Write
+from opsconsole.stores.sqlite import RawText
+
+
+class Status(models.TextChoices):
+    PLANNED = "planned", _("planned")
+    AWAITING_APPROVAL = "awaiting_approval", _("awaiting approval")
+    QUEUED = "queued", _("queued")
+    RUNNING = "running", _("running")
+    PAUSED = "paused", _("paused")
+    INTERRUPTED = "interrupted", _("interrupted")
+    SUCCEEDED = "succeeded", _("succeeded")
+    NEEDS_ATTENTION = "needs_attention", _("needs attention")
+    FAILED = "failed", _("failed")
+    CANCELLED = "cancelled", _("cancelled")
+    REJECTED = "rejected", _("rejected")
+
+
+# From each status, where a run can go, and what takes it there. Anything else is refused.
+TRANSITIONS: dict[str, frozenset[str]] = {
+    # confirmed; or confirmed where a second person must agree; or given up
+    Status.PLANNED: frozenset({Status.QUEUED, Status.RUNNING, Status.AWAITING_APPROVAL, Status.CANCELLED}),
+    # approved; rejected, expired or no longer what was confirmed; withdrawn
+    Status.AWAITING_APPROVAL: frozenset({Status.QUEUED, Status.REJECTED, Status.CANCELLED}),
+    # a worker took it; its rows are no longer what was approved; somebody paused or cancelled it before
+    Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.CANCELLED, Status.FAILED, Status.REJECTED}),
+    # all ends; asked to pause; its worker died or was stopped; taken over by another worker
+    Status.RUNNING: frozenset(
+        {
+            Status.QUEUED,
+            Status.PAUSED,
+            Status.INTERRUPTED,
+            Status.SUCCEEDED,
+            Status.NEEDS_ATTENTION,
+            Status.FAILED,
+            Status.CANCELLED,
+        }
+    ),
+    # resumed in the background or by the same command; cancelled
+    Status.PAUSED: frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLED}),
+    Status.INTERRUPTED: frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLED, Status.FAILED}),
+    # ends: what they left is undone or retried by runs of their own
+    Status.SUCCEEDED: frozenset(),
+    Status.NEEDS_ATTENTION: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.CANCELLED: frozenset(),
+    Status.REJECTED: frozenset(),
+}
+
+ENDED = frozenset(status for status, targets in TRANSITIONS.items() if not targets)
+# Nobody works on these, and the same command or `resume` goes on with them.
+RESUMABLE = frozenset({Status.PAUSED, Status.INTERRUPTED})
+
+
+class Trigger(models.TextChoices):
+    ADMIN = "admin", _("console")
+    SHELL = "shell", _("shell")
+    SCHEDULE = "schedule", _("schedule")
+
+
+class Rejection(models.TextChoices):
+    """Why a run was rejected without a person."""
+
+    EXPIRED = "expired", _("expired: nobody approved it in time")
+    ROWS_CHANGED = "rows_changed", _("the rows changed since they were confirmed")
+
+
+class Request(models.TextChoices):
+    """What a person asked of the worker; it answers at the next batch."""
+
+    NONE = "", ""
+    PAUSE = "pause", _("pause")
+    CANCEL = "cancel", _("cancel")
+
+
+class Run(models.Model):
+    """A plan, and once it is confirmed, its execution. Names its operation by text: history outlives code."""
+
+    operation = models.CharField(_("operation"), max_length=100)
+    store = models.CharField(_("store"), max_length=50)
+    location = models.TextField(_("location"))
+    identity = models.TextField()
+    attached_path = models.TextField(blank=True)  # of a --db-path store
+    params = models.JSONField(_("parameters"), default=dict)
+    selection = models.JSONField(_("selection"), default=dict)
+    fingerprint = models.CharField(max_length=64)  # operation, store, parameters, selection: the same command
+    writes = models.JSONField(default=dict)
+    parent = models.ForeignKey(
+        "self", models.PROTECT, null=True, related_name="children", verbose_name=_("run it refers to")
+    )
+
+    status = models.CharField(_("status"), max_length=20, choices=Status, default=Status.PLANNED)
+    trigger = models.CharField(_("started from"), max_length=10, choices=Trigger)
+    tick = models.CharField(max_length=150, null=True, unique=True)  # a schedule's due time: one run each
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="runs", verbose_name=_("account")
+    )
+    started_by = models.CharField(_("started by"), max_length=150)  # account, or user@host of the shell
+    confirmed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+", verbose_name=_("confirmed by")
+    )
+    confirmed_at = models.DateTimeField(_("confirmed at"), null=True)
+    changed_by = models.ForeignKey(  # the account that last changed the schedule that started it
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+", verbose_name=_("schedule changed by")
+    )
+    approved_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+", verbose_name=_("approved by")
+    )
+    rejection = models.TextField(_("reason of the rejection"), blank=True)  # a person's words, or one of Rejection
+    replaces = models.ForeignKey(  # the run whose rows were no longer what had been confirmed
+        "self", models.PROTECT, null=True, related_name="replacements", verbose_name=_("run it replaces")
+    )
+    note = models.TextField(_("note"), blank=True)
+    code_version = models.CharField(_("code version"), max_length=50)
+
+    # The plan.
+    bound = models.JSONField(null=True)
+    total = models.BigIntegerField(_("in scope"), default=0)
+    digest = models.CharField(max_length=64, blank=True)
+    plan = models.JSONField(default=dict)  # outcomes by reason, sample, advice; empty until planned
+
+    # The execution.
+    batch_size = models.PositiveIntegerField(_("batch size"), default=1000)
+    fast = models.BooleanField(_("fast"), default=False)
+    cursor = models.JSONField(null=True)
+    changed = models.BigIntegerField(_("changed"), default=0)
+    skipped = models.BigIntegerField(_("skipped"), default=0)
+    unfit = models.BigIntegerField(_("unfit"), default=0)
+    set_aside = models.BigIntegerField(_("set aside"), default=0)
+    reasons = models.JSONField(default=dict)  # outcome → reason → count
+    batches_done = models.PositiveIntegerField(_("batches"), default=0)
+    elapsed_seconds = models.FloatField(_("elapsed"), default=0)
+    before = models.JSONField(default=dict)
+    after = models.JSONField(default=dict)
+    waiting = RedactedText(blank=True)  # why it does not move
+    waiting_code = models.CharField(max_length=20, blank=True)  # the same for programs: lock, throttle, freeze …
+    waiting_since = models.DateTimeField(null=True)
+    waits = models.PositiveSmallIntegerField(default=0)  # workers in a row that it let go because it had to wait
+    error = RedactedText(_("error"), blank=True)
+
+    # Who works on it. `generation` fences: whoever took the run over has the higher one.
+    generation = models.PositiveIntegerField(default=0)
+    worker = models.JSONField(default=dict)  # host, pid, started; empty between two slices
+    in_background = models.BooleanField(default=False)
+    lease_until = models.DateTimeField(null=True)
+    attempts = models.PositiveIntegerField(default=0)  # of workers, since the last batch
+    request = models.CharField(max_length=10, choices=Request, default=Request.NONE, blank=True)
+
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+    started_at = models.DateTimeField(_("started at"), null=True)
+    finished_at = models.DateTimeField(_("finished at"), null=True)
+
+    class Meta:
+        verbose_name = _("run")
+        verbose_name_plural = _("runs")
+        indexes = (
+            models.Index(fields=("status", "-id"), name="run_status"),
+            models.Index(fields=("operation", "-id"), name="run_operation"),
+            models.Index(fields=("fingerprint", "status"), name="run_fingerprint"),
+        )
+        permissions = (
+            ("operate_run", _("Can plan and run operations")),
+            ("approve_run", _("Can approve another person's run")),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.pk}"
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+    @property
+    def seen(self) -> int:
+        """Units that have an outcome."""
+        return self.changed + self.skipped + self.unfit + self.set_aside
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.seen / self.elapsed_seconds if self.elapsed_seconds else 0.0
+
+    @property
+    def undoable(self) -> bool:
+        """Whether it changed something whose before-images still stand."""
+        return (
+            self.status in {*ENDED, *RESUMABLE}
+            and self.changed > 0
+            and self.batches.filter(changed__gt=0, image__isnull=False).exists()
+        )
+
+
+class PinnedRows(models.Model):
+    """Part of what a plan showed of a run that deletes or reaches outside: key and digest of each unit.
+
+    Exactly these units are worked on, as they were then. They go when the run ends.
+    """
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="pinned")
+    number = models.PositiveIntegerField()
+    units = models.BinaryField()  # compressed JSON
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("run", "number"), name="pinned_number"),)
+
+    def __str__(self) -> str:
+        return f"{self.run_id}/{self.number}"
+
+    @classmethod
+    def keep(cls, run: Run, units: list[tuple[Any, str]]) -> None:
+        """Append units to those that are kept of `run`."""
+        if units:
+            packed = zlib.compress(orjson.dumps(units), 1)
+            cls.objects.create(run=run, number=cls.objects.filter(run=run).count(), units=packed)
+
+    @classmethod
+    def of(cls, run: Run) -> dict[Any, str]:
+        """Return key → digest of all that are kept of `run`."""
+        parts = cls.objects.filter(run=run).order_by("number").values_list("units", flat=True)
+        return {key: digest for part in parts for key, digest in orjson.loads(zlib.decompress(part))}
+
+
+class GivenRows(models.Model):
+    """Rows as people gave them, in a form or a file: keys, values that they had, values that they are to have.
+
+    They are kept like a before-image and as long as one. A plan names them by their digest, so that nothing else is
+    confirmed, approved and written.
+    """
+
+    digest = models.CharField(max_length=64, primary_key=True)
+    inserts = models.JSONField(default=list)  # columns of the new rows
+    updates = models.JSONField(default=list)  # columns that change in the others
+    count = models.PositiveIntegerField(_("rows"))
+    image = models.BinaryField()  # compressed: see `pack`
+    at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return self.digest
+
+    @classmethod
+    def keep(cls, writes: Sequence[Write]) -> str:
+        """Keep the rows and return their digest. Raises TypeError for what can't be kept exactly."""
+        image = pack(list(writes), {}, {})
+        digest = hashlib.sha256(image).hexdigest()
+        columns: dict[str, dict[str, None]] = {"insert": {}, "update": {}}
+        for write in writes:
+            if any(old != new for _key, old, new in write.rows):
+                columns[write.kind].update(dict.fromkeys(write.columns))
+        values = {
+            "inserts": list(columns["insert"]),
+            "updates": list(columns["update"]),
+            "count": sum(len(write.rows) for write in writes),
+            "image": image,
+            "at": timezone.now(),
+        }
+        cls.objects.update_or_create(digest=digest, defaults=values)
+        return digest
+
+    @property
+    def writes(self) -> list[Write]:
+        """The rows, in the order in which they were given. Raises ValueError where they are others by now."""
+        if hashlib.sha256(self.image).hexdigest() != self.digest:
+            raise ValueError(f"The digest of the given rows is not {self.digest}.")
+        return writes_of(self.image)
+
+
+class Batch(models.Model):
+    """One transaction of a run, and what was there before it.
+
+    Written as `prepared`, durably, before the store commits; `committed` once the store is known to
+    have. After a crash the rows themselves tell which it is.
+    """
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="batches")
+    number = models.PositiveIntegerField(_("batch"))
+    committed = models.BooleanField(default=False)
+    cursor = models.JSONField()  # the run's, once this batch is committed
+    changed = models.PositiveIntegerField(_("changed"), default=0)
+    skipped = models.PositiveIntegerField(_("skipped"), default=0)
+    unfit = models.PositiveIntegerField(_("unfit"), default=0)
+    set_aside = models.PositiveIntegerField(_("set aside"), default=0)
+    rows = models.PositiveIntegerField(_("rows written"), default=0)
+    seconds = models.FloatField(_("seconds"), default=0)
+    prepared_at = models.DateTimeField(default=timezone.now)
+    image = models.BinaryField(null=True)  # compressed: see `pack`; None once pruned
+
+    class Meta:
+        verbose_name = _("batch")
+        verbose_name_plural = _("batches")
+        constraints = (models.UniqueConstraint(fields=("run", "number"), name="batch_number"),)
+
+    def __str__(self) -> str:
+        return f"{self.run_id}/{self.number}"
+
+    @property
+    def writes(self) -> list[Write]:
+        """What was written, with before- and after-values, in the order of writing."""
+        return [] if self.image is None else writes_of(self.image)
+
+    @property
+    def left(self) -> dict[str, dict[str, list[Any]]]:
+        """Outcome (skipped, unfit) → reason → labels of the units that stayed as they were."""
+        return {} if self.image is None else unpack(self.image)["left"]
+
+    @property
+    def reasons(self) -> dict[str, dict[str, int]]:
+        """Outcome → reason → units."""
+        return {} if self.image is None else unpack(self.image)["reasons"]
+
+
+def pack(writes: list[Write], left: dict[str, dict[str, list[str]]], reasons: dict[str, dict[str, int]]) -> bytes:
+    """The image of a batch: its writes with all values, what it left alone, and counts by reason.
+
+    JSON, compressed; bytes in it become `{"$b": hex}`, and texts that are not UTF-8 `{"$t": hex}`.
+    Raises TypeError for what can't be kept exactly.
+    """
+    plain = [(write.table, write.columns, write.rows) for write in writes]
+    image = orjson.dumps({"writes": plain, "left": left, "reasons": reasons}, default=_encode)
+    return zlib.compress(image, 1)
+
+
+def unpack(image: bytes | memoryview) -> dict[str, Any]:
+    """Writes, labels and counts of an image."""
+    text = zlib.decompress(image)
+    unpacked: dict[str, Any] = orjson.loads(text)
+    # Inside a string the quote would be escaped: only real markers match.
+    return _decode(unpacked) if b'{"$b":' in text or b'{"$t":' in text else unpacked
+
+
+def writes_of(image: bytes | memoryview) -> list[Write]:
+    """The writes of an image, with before- and after-values."""
+    return [
+        Write(table, tuple(columns), [(k, o and tuple(o), n and tuple(n)) for k, o, n in rows])
+        for table, columns, rows in unpack(image)["writes"]
+    ]
+
+
+def _encode(value: Any) -> dict[str, str]:
+    if isinstance(value, RawText):
+        return {"$t": value.hex()}
+    if isinstance(value, bytes | memoryview):
+        return {"$b": bytes(value).hex()}
+    raise TypeError(f"{type(value).__name__} is no raw value of a store")
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, dict):
+        if "$b" in value:
+            return bytes.fromhex(value["$b"])
+        return RawText.fromhex(value["$t"]) if "$t" in value else {k: _decode(v) for k, v in value.items()}
+    return [_decode(item) for item in value] if isinstance(value, list) else value
+
+
+class SetAside(models.Model):
+    """A unit whose change raised or whose write failed; it can be retried alone."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="units_set_aside")
+    batch = models.ForeignKey(Batch, models.CASCADE, related_name="units_set_aside")
+    key = models.JSONField(_("key"))
+    label = models.TextField(_("unit"))
+    reason = models.CharField(_("reason"), max_length=200)
+    error = RedactedText(_("error"))
+    at = models.DateTimeField(_("at"), default=timezone.now)
+    retried_by = models.ForeignKey(Run, models.SET_NULL, null=True, related_name="+")
+
+    class Meta:
+        verbose_name = _("unit set aside")
+        verbose_name_plural = _("units set aside")
+
+    def __str__(self) -> str:
+        return self.label
+
+
+class Finding(models.Model):
+    """A problem that a check found in a store, from the scan that saw it first to the one that no longer did."""
+
+    operation = models.CharField(_("check"), max_length=100)
+    store = models.CharField(_("store"), max_length=50)
+    identity = models.TextField()
+    question = models.CharField(max_length=100)
+    code = models.CharField(_("problem"), max_length=100)
+    subject = models.TextField(_("subject"))
+    priority = models.CharField(_("priority"), max_length=20, choices=Priority)
+    data = models.JSONField(default=dict)
+    found_at = models.DateTimeField(_("found at"))
+    seen_at = models.DateTimeField(_("last seen at"))
+    resolved_at = models.DateTimeField(_("resolved at"), null=True)
+    first_run = models.ForeignKey(Run, models.PROTECT, related_name="+")
+    last_run = models.ForeignKey(Run, models.PROTECT, related_name="findings")
+    resolved_run = models.ForeignKey(Run, models.PROTECT, null=True, related_name="+")
+
+    class Meta:
+        verbose_name = _("finding")
+        verbose_name_plural = _("findings")
+        constraints = (
+            models.UniqueConstraint(fields=("operation", "identity", "code", "subject"), name="finding_problem"),
+        )
+        indexes = (
+            models.Index(fields=("operation", "code", "resolved_at"), name="finding_open"),
+            models.Index(fields=("last_run", "question"), name="finding_run"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.subject}"
+
+
+class Lock(models.Model):
+    """A target that a run holds: a table of a store, or one key of it (`key` empty: the whole table)."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="locks")
+    identity = models.TextField()
+    table = models.TextField()
+    key = models.TextField(blank=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("identity", "table", "key"), name="lock_target"),)
+
+    def __str__(self) -> str:
+        return f"{self.table} {self.key}".strip()
+
+
+class AppendOnly(models.QuerySet["Event"]):
+    """Entries can be added and read."""
+
+    def update(self, **kwargs: Any) -> int:
+        raise TypeError("Events are appended, never changed.")
+
+    def bulk_update(self, *args: Any, **kwargs: Any) -> int:
+        raise TypeError("Events are appended, never changed.")
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        raise TypeError("Events are appended, never removed.")
+
+
+class Event(models.Model):
+    """One entry of the trail: appended, never changed."""
+
+    run = models.ForeignKey(Run, models.PROTECT, null=True, related_name="events")
+    at = models.DateTimeField(_("at"), default=timezone.now)
+    verb = models.CharField(_("verb"), max_length=40)
+    who = models.CharField(_("who"), max_length=150)
+    origin = models.CharField(_("from"), max_length=150, blank=True)  # address or host
+    detail = models.JSONField(_("detail"), default=dict)
+    number = models.BigIntegerField(unique=True, null=True, editable=False)  # its place in the log
+    seal = models.CharField(max_length=64, editable=False, default="")  # over itself and the seal before it
+
+    objects = AppendOnly.as_manager()
+
+    class Meta:
+        verbose_name = _("event")
+        verbose_name_plural = _("events")
+        indexes = (
+            models.Index(fields=("-at",), name="event_at"),
+            models.Index(fields=("verb", "-at"), name="event_verb"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.run_id}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if self.pk is not None:
+            raise TypeError("Events are appended, never changed.")
+        self.detail = redact_all(self.detail)
+        with serialised("audit log"):
+            last = Event.objects.exclude(number=None).order_by("-number").values_list("number", "seal").first()
+            number, before = last or (0, "")
+            self.number = number + 1
+            self.seal = seal_of(before, self)
+            super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        raise TypeError("Events are appended, never removed.")
+
+
+class Switch(models.Model):
+    """An operation's schedule as people set it here: off until somebody switches it on."""
+
+    operation = models.CharField(_("operation"), max_length=100, primary_key=True)
+    on = models.BooleanField(_("on"), default=False)
+    cron = models.CharField(_("cron"), max_length=100)
+    changed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+", verbose_name=_("changed by")
+    )
+
+    class Meta:
+        verbose_name = _("schedule")
+        verbose_name_plural = _("schedules")
+
+    def __str__(self) -> str:
+        return self.operation
+
+
+class Heartbeat(models.Model):
+    """When a worker was last seen alive, per cluster and host: `cluster@host`."""
+
+    host = models.CharField(max_length=150, primary_key=True)
+    at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.host
+
+
+class Hold(models.Model):
+    """The emergency switch: while a row stands, every run waits at its next batch and none starts."""
+
+    who = models.CharField(max_length=150)
+    note = models.TextField()
+    at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return self.note
+
+
+class Channel(models.TextChoices):
+    MAIL = "mail", _("mail")
+    WEBHOOK = "webhook", _("webhook")
+
+
+class Alert(models.Model):
+    """What the people on the alert list are told, once for each key."""
+
+    key = models.CharField(_("key"), max_length=200, unique=True)
+    subject = models.CharField(_("subject"), max_length=300)
+    text = models.TextField(_("text"))
+    to = models.JSONField(_("also to"), default=list)  # mail addresses beside the alert list's
+    at = models.DateTimeField(_("at"), default=timezone.now)
+
+    class Meta:
+        verbose_name = _("alert")
+        verbose_name_plural = _("alerts")
+
+    def __str__(self) -> str:
+        return self.subject
+
+
+class Delivery(models.Model):
+    """An alert on its way through one channel: the outbox."""
+
+    alert = models.ForeignKey(Alert, models.CASCADE, related_name="deliveries")
+    channel = models.CharField(_("channel"), max_length=10, choices=Channel)
+    attempts = models.PositiveIntegerField(_("attempts"), default=0)
+    next_try_at = models.DateTimeField(_("next try at"), null=True, default=timezone.now)  # None: delivered, given up
+    delivered_at = models.DateTimeField(_("delivered at"), null=True)
+    last_error = models.TextField(_("error"), blank=True)
+
+    class Meta:
+        verbose_name = _("delivery")
+        verbose_name_plural = _("deliveries")
+        constraints = (models.UniqueConstraint(fields=("alert", "channel"), name="delivery_channel"),)
+        indexes = (models.Index(fields=("next_try_at",), name="delivery_next_try"),)
+
+    def __str__(self) -> str:
+        return f"{self.alert_id} {self.channel}"
+
+
+class SystemUser(models.Model):
+    """Which account a user of the operating system is: one person."""
+
+    name = models.CharField(_("system user"), max_length=150, primary_key=True)
+    account = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="system_users", verbose_name=_("account")
+    )
+    at = models.DateTimeField(_("linked at"), default=timezone.now)
+
+    class Meta:
+        verbose_name = _("system user")
+        verbose_name_plural = _("system users")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Installation(models.Model):
+    """The one row that says which environment this console is: `setup` writes it."""
+
+    environment = models.CharField(_("environment"), max_length=20)
+
+    def __str__(self) -> str:
+        return self.environment

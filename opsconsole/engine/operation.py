@@ -1,0 +1,448 @@
+"""An operation, declared: which units, what becomes of each, what may be written, how one sees that it worked.
+
+It knows no run, no request and no queue. `docs/writing-operations.md` shows a whole one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from django import forms
+from django.db import models
+from django.db.models import QuerySet
+from django.db.models.functions import Cast
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext, pgettext_lazy
+
+from opsconsole.formatting import figure
+from opsconsole.stores.preflight import Target
+from opsconsole.stores.rows import Key, plain_key
+from opsconsole.stores.sqlite import RAW_KEY
+from opsconsole.stores.store import Store
+
+DEFAULT_BATCH_SIZE = 1_000
+LONG_CLUSTER = "long"
+
+
+class Risk(models.TextChoices):
+    """What can go wrong, worst last. It decides what the console asks before execution."""
+
+    READ = "read", _("reads only")
+    MAKE = "make", _("makes what can be made again")
+    FILL = "fill", _("fills empty columns")
+    CHANGE = "change", _("changes values")
+    DELETE = "delete", _("deletes rows")
+    OUTSIDE = "outside", _("reaches outside; can't be undone")
+
+
+class RowChange(NamedTuple):
+    """One row. `old` and `new` map the same columns to raw values; an insert has no old, a delete no new.
+
+    A delete's `old` holds what the decision stood on, or nothing: the engine keeps the whole row.
+    """
+
+    table: str
+    key: Key
+    old: Mapping[str, Any] | None
+    new: Mapping[str, Any] | None
+
+
+class Changed(NamedTuple):
+    """The unit changes: its rows, in the order in which they are written. `reason` is a code counted apart.
+
+    `detail` says in words what rows can't: it is shown in the plan.
+    """
+
+    rows: Sequence[RowChange]
+    reason: str = ""
+    detail: str = ""
+
+
+class Skip(NamedTuple):
+    """Nothing to do for this unit."""
+
+    reason: str
+
+
+class Unfit(NamedTuple):
+    """The operation can't change this unit, and expected so: it stays as it is, counted and listed."""
+
+    reason: str
+
+
+Outcome = Changed | Skip | Unfit
+
+
+class Priority(models.TextChoices):
+    """How soon a finding should be seen to, most urgent first."""
+
+    IMMEDIATE = "immediate", _("immediate")
+    PLANNED = "planned", pgettext_lazy("priority", "planned")
+    PERIODIC = "periodic", _("periodic")
+
+
+class Found(NamedTuple):
+    """One problem of one subject, as a check finds it. Code and subject tell it apart from scan to scan.
+
+    `data` is what its sentence and reports are made of, as JSON holds it.
+    """
+
+    code: str
+    subject: str
+    data: Mapping[str, Any] = {}
+    priority: str = Priority.PLANNED.value
+
+
+class Problem(NamedTuple):
+    """What units in scope mean where they should not be there: what they are called, and how soon to see to them."""
+
+    kind: Any
+    priority: str = Priority.PLANNED.value
+
+
+class Schedule(NamedTuple):
+    """When the operation runs by itself, once somebody has switched it on."""
+
+    cron: str
+
+
+class Operation:
+    """The declaration. The module's name is the operation's, and the class's is the same in capitals."""
+
+    title: ClassVar[Any]  # one line: an imperative verb and its object
+    description: ClassVar[Any]
+    store: ClassVar[str]
+    model: ClassVar[type[models.Model]]  # the table whose rows are the units, or their roots
+    reads: ClassVar[tuple[str, ...]] = ()  # columns that `change` sees, beside key and `writes`
+    writes: Mapping[str, tuple[str, ...]] = {}  # table → columns that may change
+    risk: ClassVar[Risk]  # of its kind; what is asked before execution follows `effective_risk`
+    undoable: bool = True
+    batch_size: int | None = None  # set: fixed, and --batch-size is refused
+    locks: ClassVar[tuple[str, ...]] = ()  # what a run holds beside the tables of `writes`
+    locks_units: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
+    touches_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
+    backs_up: bool = False  # it makes a backup itself before it writes
+    selects: ClassVar[bool] = True  # its units are rows of `model`, and people may choose among them
+    takes_chosen: ClassVar[bool] = False  # chosen units need not be in scope: what becomes of each is said of each
+    exact: ClassVar[bool] = False  # a unit that is no longer as the plan showed it is skipped: for few, dear units
+    cluster: ClassVar[str] = ""  # LONG_CLUSTER where one unit may take more than minutes
+    rejudges: ClassVar[bool] = True  # what is still in scope after a run is judged once more, to explain it
+    about_runs: ClassVar[bool] = False  # its units come from another run: parameter `run`
+    schedule: ClassVar[Schedule | None] = None
+    problem: ClassVar[Problem | None] = None  # set: units in scope stand on the front page
+    reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, unfit units and kinds of change
+    figure_labels: ClassVar[Mapping[str, Any]] = {"in_scope": _("in scope")}  # figure → words
+    observed: frozenset[str] = frozenset()  # figures that move by themselves, such as times: never compared
+    Params: type[forms.Form] = forms.Form
+    act: Callable[[Any], Outcome] | None = None  # does a unit itself, instead of row changes: see `Act`
+    run_id: int | None = None  # the run that works on it; none while it is planned
+    selected = False  # whether somebody chose among its units
+    _chosen: Collection[Key] | None = None  # the keys, where somebody named them
+
+    name: ClassVar[str]  # <app>.<verb_object>, from where the class stands
+
+    def __init_subclass__(cls) -> None:
+        if "name" not in vars(cls):
+            app, _dot, module = cls.__module__.rpartition(".operations.")
+            cls.name = f"{app.rpartition('.')[2]}.{module}"
+
+    def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
+        self.at = store
+        self.params = dict(params or {})
+        self.as_of = timezone.now()  # when it was planned: a run that goes on later sees the same "now"
+
+    # --- what an operation says ---------------------------------------------------------------------
+
+    def domain(self) -> QuerySet[Any]:
+        """The units that the figures are about. Default: every row of `model`."""
+        return self.model._default_manager.using(self.at.alias)
+
+    def scope(self) -> QuerySet[Any]:
+        """The units of the domain with which there is something to do."""
+        return self.domain()
+
+    def change(self, unit: Any) -> Outcome:
+        """What becomes of `unit`: a pure function. What it raises sets the unit aside."""
+        raise NotImplementedError
+
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+        """Figures shown before and after; `in_scope` is what is still to do. Numbers, or words where none say it.
+
+        `narrow` keeps a queryset to what was selected and planned.
+        """
+        return {"in_scope": narrow(self.scope()).count()}
+
+    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
+        """What is wrong after the last batch, in sentences. `left`: units of which the store says why they stayed."""
+        remaining = after["in_scope"] - left
+        if remaining <= 0:
+            return []
+        return [
+            ngettext(
+                "%(count)d row in scope still waits: run the operation again.",
+                "%(count)d rows in scope still wait: run the operation again.",
+                remaining,
+            )
+            % {"count": remaining}
+        ]
+
+    def effective_risk(self) -> Risk:
+        """Return what can go wrong with this very plan: an undo or a retry may delete where its class says less."""
+        return self.risk
+
+    @property
+    def superusers_only(self) -> bool:
+        """Return whether only a superuser may confirm this plan."""
+        return False
+
+    @property
+    def pins_rows(self) -> bool:
+        """Whether the plan keeps what it showed of each unit, and a run touches exactly these as they were."""
+        return self.exact or self.effective_risk() in {Risk.DELETE, Risk.OUTSIDE}
+
+    @property
+    def wants_note(self) -> bool:
+        """Whether nobody may confirm it without saying why."""
+        return False
+
+    def facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+        """Item of the checklist (see `checklist.py`) → what the operation can say about it, of `units`."""
+        return {}
+
+    def finished(self, run_id: int) -> None:
+        """Called after the last batch of a run, before it ends."""
+
+    @classmethod
+    def made(cls, run_id: int) -> dict[str, Any]:
+        """What a run left beside changed rows, such as a file: shown at its end."""
+        return {}
+
+    @classmethod
+    def occasions(cls) -> Iterable[Mapping[str, Any]]:
+        """The parameters of what its schedule starts: a run each."""
+        return [{}]
+
+    def action_label(self, count: int) -> str:
+        """What the button says: a verb and the figure."""
+        return ngettext("Change %(count)s row", "Change %(count)s rows", count) % {"count": figure(count)}
+
+    @classmethod
+    def summary(cls, figures: Mapping[str, int]) -> list[str]:
+        """Closing sentences about the figures, such as a share."""
+        return []
+
+    def advice(self, total: int) -> list[str]:
+        """Sentences for the plan, about this store and this many units."""
+        return []
+
+    # --- what the engine asks; an operation whose units are no rows overrides it ---------------------------
+
+    def bound(self) -> Key | None:
+        """The last unit that the plan covers: rows made later are not touched."""
+        # Not MAX(), which PostgreSQL before 18 has not for UUIDs.
+        last = self.domain().order_by("-pk").values_list("pk", flat=True).first()
+        return None if last is None else plain_key(last)
+
+    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+        """Those that have one of `keys`: of `units`, or of all with `takes_chosen`."""
+        self._chosen = keys
+        return (self.domain() if self.takes_chosen else units).filter(pk__in=list(map(as_stored, keys)))
+
+    def up_to(self, units: QuerySet[Any], bound: Key) -> QuerySet[Any]:
+        return units.filter(pk__lte=as_stored(bound))
+
+    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        """The next `limit` units behind `after`, in the order of their `pk`: a constant number of statements."""
+        with self.at.in_key_order():
+            return self.named(self.behind(units, after=after, bound=bound)[:limit])
+
+    def behind(self, units: QuerySet[Any], *, after: Key | None, bound: Key) -> QuerySet[Any]:
+        """The units behind `after`, up to `bound`, in the order of their keys."""
+        rows = self.up_to(units, bound).order_by("pk")
+        return rows if after is None else rows.filter(pk__gt=as_stored(after))
+
+    def named(self, rows: QuerySet[Any]) -> list[Any]:
+        """Read `rows` as units: the key, plain, and `columns`."""
+        found = list(rows.values_list("pk", *self.columns, named=True))
+        if found and not isinstance(found[0].pk, int | str):
+            return [row._replace(pk=plain_key(row.pk)) for row in found]
+        return found
+
+    def next_key(self, units: QuerySet[Any], *, after: Key | None, bound: Key) -> Key | None:
+        """The key of the next unit behind `after`, whatever else it holds."""
+        key = self.behind(units, after=after, bound=bound).values_list("pk", flat=True).first()
+        return None if key is None else plain_key(key)
+
+    def label(self, unit: Any) -> str:
+        """How people call the unit."""
+        return str(unit.pk)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of `model` that a unit carries."""
+        written = self.writes.get(self.model._meta.db_table, ())
+        return tuple(dict.fromkeys((*self.reads, *written)))
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        """Model → columns that the store must have."""
+        return {self.model: (str(self.model._meta.pk.column), *self.columns)}
+
+    def targets(self) -> list[Target]:
+        """What a run does to which table, beside reading. Empty for what writes no rows by itself."""
+        if self.act is not None:
+            return []
+        found = []
+        for table, columns in self.writes.items():
+            if self.inserts(table):
+                found.append(Target("insert", table, tuple(columns)))
+            elif columns:
+                found.append(Target("update", table, tuple(columns)))
+            elif self.risk == Risk.DELETE:
+                found.append(Target("delete", table))
+        return found
+
+    def read_columns(self) -> list[tuple[str, str]]:
+        """Table and column of what the store must let us read."""
+        return [(model._meta.db_table, column) for model, columns in self.needs().items() for column in columns]
+
+    def inserts(self, table: str) -> bool:
+        """Whether it makes rows of `table`: nothing else writes a key."""
+        return table in self.at.tables and self.at.key_column(table) in self.writes[table]
+
+    @classmethod
+    def locate(cls, params: Mapping[str, Any]) -> Store:
+        """The store that is worked on, unless the caller names one."""
+        return Store(cls.store, cls.store)
+
+    @property
+    def key_name(self) -> str:
+        """The name of the unit's key."""
+        return str(self.model._meta.pk.column)
+
+
+def as_stored(key: Key) -> Any:
+    """A key for a filter: a text goes to the database as it is, though the model may expect a number."""
+    if isinstance(key, str) and key.startswith(RAW_KEY):  # a text of SQLite that is not UTF-8
+        raw = bytes.fromhex(key.removeprefix(RAW_KEY))
+        return Cast(models.Value(raw, models.BinaryField()), models.TextField())
+    return models.Value(key) if isinstance(key, str) else key
+
+
+class Item(NamedTuple):
+    """A unit that is no row: its place in the operation's own list, from 1, and its name there."""
+
+    pk: int
+    name: str
+
+
+class Listed(Operation):
+    """An operation whose units are a short list of its own instead of rows."""
+
+    selects = False
+    batch_size: int | None = 1
+
+    def items(self) -> Sequence[str]:
+        """Their names, in order; the same for the same parameters."""
+        raise NotImplementedError
+
+    def domain(self) -> QuerySet[Any]:
+        return self.model._default_manager.using(self.at.alias).none()
+
+    _only: frozenset[Key] | None = None
+
+    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+        self._only = frozenset(keys)
+        return units
+
+    def _units(self) -> list[Item]:
+        listed = [Item(place, name) for place, name in enumerate(self.items(), 1)]
+        return [unit for unit in listed if self._only is None or unit.pk in self._only]
+
+    def bound(self) -> Key | None:
+        return len(self.items()) or None
+
+    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        return [unit for unit in self._units() if unit.pk > int(after or 0)][:limit]
+
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        return {"in_scope": len(self._units())}
+
+    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
+        return []
+
+    def label(self, unit: Any) -> str:
+        return str(unit.name)
+
+
+class Check(Listed):
+    """Reads only: asks a store its questions, one after another, and keeps what it finds.
+
+    A run of it is one scan. What an earlier scan found and this one does not is resolved.
+    """
+
+    risk = Risk.READ
+    undoable = False
+    questions: ClassVar[tuple[str, ...]]
+    sentences: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s out of `data`; else `reasons`
+    repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation whose plan repairs it
+    chosen: Sequence[Key] | None = None  # subjects that somebody names; such an answer is no scan and is not kept
+
+    def items(self) -> Sequence[str]:
+        return self.questions
+
+    def change(self, unit: Item) -> Outcome:
+        return Skip("asked")
+
+    def ask(self, question: str) -> Iterable[Found]:
+        """Everything wrong that this question finds, in set-based SQL, as it comes."""
+        raise NotImplementedError
+
+    def sentence(self, found: Found) -> str:
+        """What is wrong, in words: the code's, with its `data` put in."""
+        words = str(self.sentences.get(found.code) or self.reasons.get(found.code, found.code))
+        return words % found.data if "%(" in words else words
+
+    def place(self, found: Found) -> tuple[str, Key]:
+        """Table and key of the row that it is about."""
+        return self.model._meta.db_table, found.subject
+
+    def remarks(self) -> list[str]:
+        """What else one should know of the store, in sentences below the findings."""
+        return []
+
+    def report(self, found: Sequence[Found]) -> dict[str, Any]:
+        """The JSON object of the answer."""
+        counts = dict.fromkeys(self.reasons, 0)
+        for one in found:
+            counts[one.code] = counts.get(one.code, 0) + 1
+        return {"findings": [self.as_json(one) for one in found], "counts": counts}
+
+    def as_json(self, found: Found) -> dict[str, Any]:
+        """One finding in the report."""
+        return {
+            "code": found.code,
+            "subject": found.subject,
+            "priority": found.priority,
+            "detail": self.sentence(found),
+            **found.data,
+        }
+
+
+class Act(Operation):
+    """Does its units itself, without row changes and before-images: set-based SQL, a file, a reach outside.
+
+    A unit whose worker died is done again: `act` must be idempotent.
+    """
+
+    undoable = False
+    batch_size: int | None = 1
+
+    def change(self, unit: Any) -> Outcome:
+        """What would become of it: Changed without rows, Skip or Unfit. Reads only."""
+        return Changed(())
+
+    def act(self, unit: Any) -> Outcome:
+        """Do it, and say what became of it. What it raises sets the unit aside."""
+        raise NotImplementedError

@@ -1,0 +1,165 @@
+"""Delete chosen rows of a managed store by hand, with everything that goes with them, so that it can be undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from django import forms
+from django.db import models
+from django.db.models import QuerySet
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
+from opsconsole.engine.planner import UnableToPlan
+from opsconsole.formatting import figure
+from opsconsole.stores import rows
+from opsconsole.stores.cascade import cascade, delete_order, references
+from opsconsole.stores.rows import Key, RowKey, Values
+from opsconsole.stores.store import Store, all_stores
+
+MAX_ROWS = 10_000
+
+
+class Doomed(NamedTuple):
+    """A chosen row, the rows that go with it in the order in which they go, and why it does not go itself."""
+
+    pk: Key
+    rows: Sequence[tuple[str, Key, Mapping[str, Any]]]
+    kept: bool = False
+    along: bool = False
+
+
+class DeleteRows(Operation):
+    title = _("Delete rows")
+    description = _(
+        "Deletes the chosen rows of a managed store, and the rows that go with them by the store's own foreign keys. "
+        "Every row is kept before it goes. A row that others refer to stays."
+    )
+    risk = Risk.DELETE
+    takes_chosen = True
+    reasons = {
+        "referenced": _("other rows refer to it: delete those first"),
+        "along": _("goes with another chosen row"),
+    }
+    figure_labels = {"in_scope": _("chosen rows")}
+
+    class Params(forms.Form):
+        store = forms.CharField(label=_("store"), help_text=_("a managed store"))
+        table = forms.CharField(label=_("table"), help_text=_("the table whose rows are chosen"))
+
+    def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
+        super().__init__(store, params)
+        table = self.params["table"]
+        known = {model._meta.db_table: model for model in store.models()}
+        if store.name == "default" or not store.managed:
+            raise UnableToPlan(
+                gettext("%(store)s is not a managed store. Its rows are changed by its own operations only.")
+                % {"store": store.alias}
+            )
+        if table not in known:
+            raise UnableToPlan(
+                gettext("%(store)s has no table %(table)s that the console knows. There are: %(tables)s.")
+                % {"store": store.alias, "table": table, "tables": ", ".join(sorted(known))}
+            )
+        self.model = known[table]  # type: ignore[misc]  # of this plan
+        self._referring = references(store)
+        self.writes = dict.fromkeys(delete_order(table, self._referring), ())
+
+    @classmethod
+    def locate(cls, params: Mapping[str, Any]) -> Store:
+        name = params["store"]
+        if name not in {store.alias for store in all_stores()}:
+            raise UnableToPlan(gettext("No store is called %(name)s.") % {"name": name})
+        return Store(name, name)
+
+    # --- which rows -----------------------------------------------------------------------------------------
+
+    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+        if len(keys) > MAX_ROWS:
+            self._refuse()
+        return super().choose(units, keys)
+
+    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        found = super().fetch(units, after=after, bound=bound, limit=limit)
+        chosen = self.up_to(units, bound).order_by("pk").values_list("pk", flat=True)
+        return self._doomed([unit.pk for unit in found], map(rows.plain_key, chosen)) if found else []
+
+    def measure(self, narrow: Any) -> dict[str, Any]:
+        count = narrow(self.scope()).count()
+        if not self.selected:
+            raise UnableToPlan(gettext("No rows are chosen. Choose them in the list, or name them by --keys."))
+        if count > MAX_ROWS:
+            self._refuse()
+        return {"in_scope": count}
+
+    def _refuse(self) -> None:
+        raise UnableToPlan(
+            gettext("At most %(count)s rows are deleted by hand. Choose fewer.") % {"count": figure(MAX_ROWS)}
+        )
+
+    # --- what goes with them ----------------------------------------------------------------------------------
+
+    def _doomed(self, keys: Sequence[Key], chosen: Iterable[Key]) -> list[Doomed]:
+        """Return the rows with all that goes with each; a row that goes with several is the first one's."""
+        table = self.model._meta.db_table
+        found = cascade(self.at, table, chosen, self._referring)
+        going: dict[Key, list[tuple[str, Key, Mapping[str, Any]]]] = {key: [] for key in keys}
+        mine = [row for row, owner in found.owners.items() if owner in going]
+        values = self._values(mine)
+        order = {name: place for place, name in enumerate(self.writes)}
+        for row in sorted(mine, key=lambda row: order[row[0]]):
+            if row in values:
+                going[found.owners[row]].append((*row, values[row]))
+        return [
+            Doomed(key, going[key], key in found.kept_by, found.owners.get((table, key), key) != key) for key in keys
+        ]
+
+    def _values(self, owner: Iterable[RowKey]) -> dict[RowKey, Mapping[str, Any]]:
+        by_table: dict[str, list[Key]] = {}
+        for table, key in owner:
+            by_table.setdefault(table, []).append(key)
+        found: dict[RowKey, Mapping[str, Any]] = {}
+        for table, keys in by_table.items():
+            columns = self.at.tables[table].stored
+            read: Mapping[Key, Values] = rows.read(self.at, table, columns, keys)
+            found |= {(table, key): dict(zip(columns, row, strict=True)) for key, row in read.items()}
+        return found
+
+    def change(self, unit: Doomed) -> Outcome:
+        if unit.kept:
+            return Unfit("referenced")
+        if unit.along:
+            return Skip("along")
+        if not unit.rows:
+            return Skip("gone")
+        return Changed([RowChange(table, key, old, None) for table, key, old in unit.rows])
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return {self.model: (str(self.model._meta.pk.column),)}
+
+    def facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+        """What goes along, and what keeps rows: counted by the store's own foreign keys."""
+        keys = list(units.values_list("pk", flat=True)[:MAX_ROWS])
+        found = cascade(self.at, self.model._meta.db_table, map(rows.plain_key, keys), self._referring)
+        return {"dependencies": [*_going(found.along), *_staying(found.staying)]}
+
+    def action_label(self, count: int) -> str:
+        return ngettext("Delete %(count)s row", "Delete %(count)s rows", count) % {"count": figure(count)}
+
+
+def _going(counts: Mapping[str, int]) -> list[str]:
+    return [
+        gettext("%(table)s: %(count)s rows go with them.") % {"table": table, "count": figure(count)}
+        for table, count in sorted(counts.items())
+    ]
+
+
+def _staying(counts: Mapping[tuple[str, bool], int]) -> list[str]:
+    known = gettext("%(table)s: %(count)s rows refer to it; delete those first")
+    unknown = gettext("%(table)s: %(count)s rows of a table that the console does not know")
+    return [
+        (known if has_model else unknown) % {"table": table, "count": figure(count)}
+        for (table, has_model), count in sorted(counts.items())
+    ]

@@ -1,0 +1,48 @@
+"""Retention: forget findings that were resolved long ago."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django import forms
+from django.db.models import QuerySet
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+from opsconsole.engine.models import Finding
+from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Schedule
+from opsconsole.formatting import figure
+
+KEEP_DAYS = 180
+
+
+class PruneFindings(Operation):
+    title = _("Prune resolved findings")
+    description = _("Forgets findings that were resolved longer ago than the given days. Open findings stay.")
+    store = "default"
+    model = Finding
+    reads = ("resolved_at",)
+    writes = {"operations_finding": ()}
+    risk = Risk.CHANGE  # of what the console keeps, never of a store's rows
+    undoable = False
+    schedule = Schedule("20 4 * * *")
+
+    class Params(forms.Form):
+        days = forms.IntegerField(
+            min_value=1,
+            initial=KEEP_DAYS,
+            required=False,
+            label=_("days"),
+            help_text=_("keep this many days"),
+        )
+
+    def scope(self) -> QuerySet[Finding]:
+        before = self.as_of - timedelta(days=self.params.get("days") or KEEP_DAYS)
+        return self.domain().filter(resolved_at__lt=before)
+
+    def change(self, unit: Any) -> Outcome:
+        return Changed((RowChange("operations_finding", unit.pk, {}, None),))
+
+    def action_label(self, count: int) -> str:
+        return ngettext("Forget %(count)s finding", "Forget %(count)s findings", count) % {"count": figure(count)}

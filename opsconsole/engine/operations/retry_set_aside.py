@@ -1,0 +1,118 @@
+"""Try again the units that a run set aside, by the same operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from django import forms
+from django.db import models
+from django.db.models import QuerySet
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.engine import registry
+from opsconsole.engine.lifecycle import UnableToRun, run_called, store_of
+from opsconsole.engine.models import SetAside
+from opsconsole.engine.operation import Check, Operation, Outcome, Risk
+from opsconsole.stores.preflight import Target
+from opsconsole.stores.rows import Key
+from opsconsole.stores.store import Store
+
+
+class RetrySetAside(Operation):
+    title = _("Retry units set aside")
+    description = _("Runs the operation again for the units that a run set aside, and for these alone.")
+    risk = Risk.CHANGE
+    about_runs = True
+
+    class Params(forms.Form):
+        run = forms.IntegerField(min_value=1, label=_("run"), help_text=_("the run that set them aside"))
+
+    def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
+        super().__init__(store, params)
+        run = run_called(self.params["run"])
+        self._waiting = SetAside.objects.filter(run=run, retried_by=None)
+        self._keys = list(self._waiting.values_list("key", flat=True))
+        if not self._keys and not self._waiting.model.objects.filter(run=run).exists():
+            raise UnableToRun(gettext("Run %(run)d set nothing aside.") % {"run": run.pk})
+        cls = registry.operation(run.operation)
+        if issubclass(cls, Check):
+            raise UnableToRun(gettext("Run %(run)d only read: scan again instead.") % {"run": run.pk})
+        self._again = cls(store, run.params)
+        self.model, self.writes = self.again.model, self.again.writes  # type: ignore[misc]  # as of that run
+        self.batch_size, self.reasons = self.again.batch_size, self.again.reasons  # type: ignore[misc]
+        self.act = None if self.again.act is None else self._act
+        self.figure_labels = self.again.figure_labels  # type: ignore[misc]
+        self.observed = self.again.observed
+        self.undoable, self.backs_up = self.again.undoable, self.again.backs_up
+
+    def effective_risk(self) -> Risk:
+        """Return the risk of that run's operation: a retry of a delete is a delete."""
+        return self.again.effective_risk()
+
+    @property
+    def superusers_only(self) -> bool:
+        return self.again.superusers_only
+
+    @property
+    def wants_note(self) -> bool:
+        return self.again.wants_note
+
+    def facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+        return self.again.facts(units)
+
+    @property
+    def again(self) -> Operation:
+        """That run's operation, at this plan's moment and for this run."""
+        self._again.as_of, self._again.run_id = self.as_of, self.run_id
+        return self._again
+
+    @classmethod
+    def locate(cls, params: Mapping[str, Any]) -> Store:
+        return store_of(run_called(params["run"]))
+
+    def domain(self) -> QuerySet[Any]:
+        return self.again.choose(self.again.domain(), self._keys)
+
+    def scope(self) -> QuerySet[Any]:
+        return self.again.choose(self.again.scope(), self._keys)
+
+    def bound(self) -> Key | None:
+        return self.again.bound()
+
+    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        return self.again.fetch(units, after=after, bound=bound, limit=limit)
+
+    def next_key(self, units: QuerySet[Any], *, after: Key | None, bound: Key) -> Key | None:
+        return self.again.next_key(units, after=after, bound=bound)
+
+    def targets(self) -> list[Target]:
+        return self.again.targets()
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return self.again.needs()
+
+    def change(self, unit: Any) -> Outcome:
+        return self.again.change(unit)
+
+    def _act(self, unit: Any) -> Outcome:
+        return self.again.act(unit)  # type: ignore[misc]  # it has one
+
+    def label(self, unit: Any) -> str:
+        return self.again.label(unit)
+
+    @property
+    def key_name(self) -> str:
+        return self.again.key_name
+
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+        return self.again.measure(lambda units: narrow(self.again.choose(units, self._keys)))
+
+    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
+        return self.again.verify(after, left)
+
+    def finished(self, run_id: int) -> None:
+        """What this run did not set aside again is settled."""
+        again = SetAside.objects.filter(run_id=run_id).values_list("label", flat=True)
+        self._waiting.exclude(label__in=list(again)).update(retried_by=run_id)

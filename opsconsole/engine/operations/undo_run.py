@@ -1,0 +1,434 @@
+"""Put back what a run changed, row by row, where nobody has changed it since."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from django import forms
+from django.db import models
+from django.db.models import Max, Min, QuerySet, Sum
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.engine import registry
+from opsconsole.engine.lifecycle import UnableToRun, run_called, store_of
+from opsconsole.engine.models import Batch, Run
+from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
+from opsconsole.formatting import figure
+from opsconsole.stores import rows
+from opsconsole.stores.catalog import ForeignKey
+from opsconsole.stores.preflight import Target
+from opsconsole.stores.rows import Key, RowKey, Values, Write, is_bigint
+from opsconsole.stores.store import Store, text_of
+
+KEPT_BATCHES = 4  # whose images are kept unpacked
+REVERSED = {"insert": "delete", "delete": "insert", "update": "update"}
+INDEX_BITS = 20  # a unit's key: batches counted from the last one, then the row's place in its batch
+
+
+class Written(NamedTuple):
+    """A row that the run wrote: as it was (None: no such row), and as it was written."""
+
+    table: str
+    columns: tuple[str, ...]
+    key: Key
+    before: Values | None
+    written: Values | None
+
+
+class ChangedRow(NamedTuple):
+    """A row that the run wrote: as it was, as it was written, as it is now (None: no such row)."""
+
+    pk: int
+    table: str
+    key: Key
+    columns: tuple[str, ...]
+    before: Values | None
+    written: Values | None
+    now: Values | None
+    adrift: bool = False  # it refers to a row that the run deleted and that has not come back
+    homeless: bool = False  # SQLite: another row has its rowid, and a full-text index refers to rows by it
+
+
+# Table and columns → values as compared → the rows that had them, each with its exact values.
+Index = dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], list[tuple[int, tuple[str, ...]]]]]
+
+
+class UndoRun(Operation):
+    title = _("Undo a run")
+    description = _(
+        "Gives every row that the run changed its values back, where it still holds what the run wrote. "
+        "Rows that changed since are listed as conflicts and stay as they are."
+    )
+    model = Batch
+    risk = Risk.CHANGE
+    about_runs = True
+    rejudges = False  # rows that the run wrote stay in its scope
+    reasons = {
+        "as_before": _("already as before the run"),
+        "conflict": _("conflict: changed since the run"),
+        "parent": _("conflict: a row that it refers to was deleted by the run and has not come back"),
+        "rowid_taken": _("conflict: another row has its rowid, which a full-text index refers to"),
+    }
+    figure_labels = {
+        "in_scope": _("rows that the run wrote"),
+        "as_written": _("still as the run wrote them, and can be undone"),
+    }
+
+    class Params(forms.Form):
+        run = forms.IntegerField(min_value=1, label=_("run"), help_text=_("the run to undo"))
+
+    def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
+        super().__init__(store, params)
+        self.run = run_called(self.params["run"])
+        cls = registry.operations().get(self.run.operation)
+        if cls is not None and not cls.undoable:
+            raise UnableToRun(
+                gettext("Run %(run)d can't be undone: %(title)s keeps no before-images.")
+                % {"run": self.run.pk, "title": cls.title}
+            )
+        if not self.run.undoable:
+            raise UnableToRun(
+                gettext("Run %(run)d left nothing to undo: it changed no row, or its before-images were pruned.")
+                % {"run": self.run.pk}
+            )
+        self.writes = {table: tuple(columns) for table, columns in self.run.writes.items()}
+        self._chosen: frozenset[Key] | None = None
+        self._unpacked: dict[int, list[Written]] = {}
+        self._indexed: tuple[int, Index] = (-1, {})
+        self._restored: set[RowKey] = set()
+        self._restored_up_to = 0
+
+    @classmethod
+    def locate(cls, params: Mapping[str, Any]) -> Store:
+        return store_of(run_called(params["run"]))
+
+    def domain(self) -> QuerySet[Batch]:
+        return self.run.batches.filter(rows__gt=0, image__isnull=False)
+
+    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+        self._chosen = frozenset(keys)
+        return units
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return {}  # the columns are those that the run wrote: its store had them
+
+    def bound(self) -> Key | None:
+        ends = self.domain().aggregate(first=Min("number"), last=Max("number"))
+        if ends["last"] is None:
+            return None
+        return self._key(ends["first"], (1 << INDEX_BITS) - 1)
+
+    def _key(self, number: int, index: int) -> int:
+        # The last batch of a run is undone first. `batches_done` no longer moves: the run has ended.
+        return (self.run.batches_done - number) << INDEX_BITS | index
+
+    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        start = 0 if after is None else int(after) + 1
+        number = self.run.batches_done - (start >> INDEX_BITS)
+        index = start & ((1 << INDEX_BITS) - 1)
+        while True:
+            batch = units.filter(number__lte=number).order_by("-number").first()
+            if batch is None:
+                return []
+            offset = index if batch.number == number else 0
+            found = self._current(self._key(batch.number, offset), self._rows(batch)[offset : offset + limit])
+            if found:
+                return found
+            number, index = batch.number - 1, 0
+
+    def _rows(self, batch: Batch) -> list[Written]:
+        """The rows of a batch as they are undone: last written first among tables."""
+        if batch.number not in self._unpacked:
+            while len(self._unpacked) >= KEPT_BATCHES:
+                del self._unpacked[next(iter(self._unpacked))]
+            self._unpacked[batch.number] = [
+                Written(write.table, write.columns, *row)
+                for write in reversed(batch.writes)
+                for row in reversed(write.rows)
+            ]
+        return self._unpacked[batch.number]
+
+    def _current(self, first: int, written: list[Written]) -> list[ChangedRow]:
+        """The rows with their values of now, and with what keeps them away."""
+        units = self._with_rowids(self._read({first + place: row for place, row in enumerate(written)}))
+        if self._references:
+            units = self._mark_adrift(first, units)
+        return [unit for unit in units if self._is_chosen(unit.pk)]
+
+    def _read(self, written: Mapping[int, Written]) -> list[ChangedRow]:
+        """One statement per table and set of columns."""
+        groups: dict[tuple[str, tuple[str, ...]], list[Key]] = {}
+        for row in written.values():
+            groups.setdefault((row.table, row.columns), []).append(row.key)
+        now = {group: rows.read(self.at, *group, keys) for group, keys in groups.items()}
+        return [
+            ChangedRow(
+                pk, row.table, row.key, row.columns, row.before, row.written, now[row.table, row.columns].get(row.key)
+            )
+            for pk, row in written.items()
+        ]
+
+    def _is_chosen(self, pk: int) -> bool:
+        return self._chosen is None or pk in self._chosen
+
+    # --- rows that refer to others ----------------------------------------------------------------------------
+
+    @cached_property
+    def _references(self) -> Mapping[str, Sequence[tuple[ForeignKey, str]]]:
+        """Table → its foreign keys to tables that the run wrote to."""
+        found: dict[str, list[tuple[ForeignKey, str]]] = {}
+        for reference in self.at.foreign_keys:
+            child = rows.known_table(self.at, reference)
+            for parent in self.writes.keys() & self.at.tables.keys():
+                if child is not None and self.at.is_parent(reference, parent):
+                    found.setdefault(child, []).append((reference, parent))
+        return found
+
+    def _mark_adrift(self, first: int, units: list[ChangedRow]) -> list[ChangedRow]:
+        """Mark the rows whose parents do not come back. A key alone says nothing: another row may have it by now."""
+        known = {unit.pk: unit for unit in units}
+        parents: dict[int, list[int]] = {}
+        waiting = units
+        while waiting:
+            for unit in waiting:
+                parents[unit.pk] = self._parents(unit)
+            missing = {pk for unit in waiting for pk in parents[unit.pk]} - known.keys()
+            waiting = self._with_rowids(self._read({pk: self._image(pk) for pk in sorted(missing)}))
+            known |= {unit.pk: unit for unit in waiting}
+        back: dict[int, bool] = {}
+
+        def is_back(pk: int) -> bool:
+            unit = known[pk]
+            if unit.now is not None:
+                return self._is_as_before(unit) or (unit.table, unit.key) in self._rows_restored()
+            had_its_turn = pk < first and self.run_id is not None
+            return self._is_chosen(pk) and not had_its_turn and not unit.homeless and has_parents(pk)
+
+        def has_parents(pk: int) -> bool:
+            for parent in parents[pk]:
+                if parent not in back and (parent < pk or known[parent].now is not None):  # else a circle
+                    back[parent] = is_back(parent)
+            return all(back.get(parent, True) for parent in parents[pk])
+
+        return [unit._replace(adrift=not has_parents(unit.pk)) for unit in units]
+
+    def _parents(self, unit: ChangedRow) -> list[int]:
+        """The rows deleted by the run that the row referred to: they are undone before it."""
+        found: list[int] = []
+        before = dict(zip(unit.columns, unit.before or (), strict=False))
+        for reference, parent in self._references.get(unit.table, ()):
+            values = tuple(map(before.get, reference.columns))
+            if None in values:
+                continue
+            group, (text, alike) = (parent, reference.referred), _texts(values)
+            candidates = self._deleted_with(unit.pk)[group].get(alike) or self._deleted[group].get(alike, [])
+            exact = [pk for pk, one in candidates if one == text]
+            found += [pk for pk in exact or [pk for pk, _text in candidates] if pk != unit.pk]
+        return found
+
+    def _deleted_with(self, pk: int) -> Index:
+        """The rows deleted in the same batch: nearly every parent is there."""
+        number = self.run.batches_done - (pk >> INDEX_BITS)
+        if self._indexed[0] != number:
+            self._indexed = number, self._index(self.domain().filter(number=number))
+        return self._indexed[1]
+
+    @cached_property
+    def _deleted(self) -> Index:
+        """All rows that the run deleted."""
+        return self._index(self.domain())
+
+    def _index(self, batches: QuerySet[Batch]) -> Index:
+        """Table and referred columns → values → the rows deleted that had these."""
+        groups = {(parent, one.referred) for found in self._references.values() for one, parent in found}
+        index: Index = {group: {} for group in groups}
+        for batch in batches.iterator(chunk_size=1):
+            for place, row in enumerate(self._rows(batch)):
+                if row.before is None or row.written is not None:
+                    continue
+                values = dict(zip(row.columns, row.before, strict=True))
+                for group in groups:
+                    if group[0] == row.table:
+                        text, alike = _texts([values.get(name) for name in group[1]])
+                        index[group].setdefault(alike, []).append((self._key(batch.number, place), text))
+        return index
+
+    def _image(self, pk: int) -> Written:
+        number = self.run.batches_done - (pk >> INDEX_BITS)
+        if number not in self._unpacked:
+            self._rows(self.domain().get(number=number))
+        return self._unpacked[number][pk & ((1 << INDEX_BITS) - 1)]
+
+    def _rows_restored(self) -> set[RowKey]:
+        """The rows that this very undo has inserted: a trigger may have changed them since."""
+        batches = Batch.objects.filter(run=self.run_id, number__gt=self._restored_up_to).order_by("number")
+        for batch in batches.iterator(chunk_size=1):
+            self._restored |= {(one.table, row[0]) for one in batch.writes if one.kind == "insert" for row in one.rows}
+            self._restored_up_to = batch.number
+        return self._restored
+
+    # --- rowids -----------------------------------------------------------------------------------------------
+
+    def _with_rowids(self, units: list[ChangedRow]) -> list[ChangedRow]:
+        """Give the rows whose rowid another row has by now one that no row has and no row of the run had."""
+        if self.at.vendor != "sqlite":
+            return units
+        gone: dict[str, list[ChangedRow]] = {}
+        for unit in units:
+            if unit.now is None and unit.before is not None and self._rowid(unit):
+                gone.setdefault(unit.table, []).append(unit)
+        moved: dict[int, ChangedRow] = {}
+        for table, rows_gone in gone.items():
+            taken = rows.known_rowids(self.at, table, [unit.before[0] for unit in rows_gone if unit.before])
+            homeless = bool(taken) and self.at.is_indexed_by_rowid(table)
+            free = max(rows.highest_rowid(self.at, table), self._highest_rowids[table]) if taken else 0
+            for unit in rows_gone:
+                if unit.before is not None and unit.before[0] in taken:
+                    free += 1
+                    moved[unit.pk] = unit._replace(homeless=homeless, **_with_rowid(unit, free))
+        return [moved.get(unit.pk, unit) for unit in units]
+
+    def _rowid(self, unit: ChangedRow | Write) -> str:
+        """The rowid that the image of a deleted row of SQLite begins with; empty where it has none."""
+        table = self.at.tables.get(unit.table)
+        return table.rowid if table is not None and unit.columns[0] == table.rowid else ""
+
+    @cached_property
+    def _highest_rowids(self) -> Mapping[str, int]:
+        """Table → the highest rowid of the rows that the run deleted."""
+        found: dict[str, int] = {}
+        for batch in self.domain().iterator(chunk_size=1):
+            for write in batch.writes:
+                if write.kind == "delete" and self._rowid(write):
+                    rowids = [row[1][0] for row in write.rows if row[1] is not None]
+                    found[write.table] = max([*rowids, found.get(write.table, 0)])
+        return found
+
+    # --- what becomes of them -----------------------------------------------------------------------------------
+
+    def _is_as_before(self, unit: ChangedRow) -> bool:
+        """Whether the row holds what it held before the run. SQLite's rowid does not count: nobody could choose it."""
+        if unit.now is None or unit.before is None:
+            return unit.now == unit.before
+        start = 1 if self._rowid(unit) else 0
+        return unit.now[start:] == (self.at.raw(unit.before) or ())[start:]
+
+    def change(self, unit: ChangedRow) -> Outcome:
+        if self._is_as_before(unit):
+            return Skip("as_before")
+        if unit.now != self.at.raw(unit.written):
+            return Unfit("conflict")
+        if unit.adrift:
+            return Unfit("parent")
+        if unit.homeless:
+            return Unfit("rowid_taken")
+        old = None if unit.written is None else dict(zip(unit.columns, unit.written, strict=True))
+        new = None if unit.before is None else dict(zip(unit.columns, unit.before, strict=True))
+        return Changed((RowChange(unit.table, unit.key, old, new),))
+
+    def effective_risk(self) -> Risk:
+        """Return what the undo would do: rows that the run inserted are deleted."""
+        return Risk.DELETE if self._deletes else Risk.CHANGE
+
+    @cached_property
+    def _deletes(self) -> bool:
+        if any(self._kind(self.run, table) == "insert" for table, columns in self.writes.items() if not columns):
+            return True
+        if not any(map(self.inserts, filter(self.writes.get, self.writes))):
+            return False
+        # Which rows of a table whose keys it writes a run has inserted, its images alone tell.
+        batches = self.domain().order_by("-number").iterator(chunk_size=1)
+        return any(write.kind == "insert" for batch in batches for write in batch.writes)
+
+    @cached_property
+    def _only_deletes(self) -> bool:
+        """Whether the run changed nothing in the tables whose rows it inserted."""
+        batches = self.domain().iterator(chunk_size=1)
+        return all(
+            write.kind == "insert" or not self.inserts(write.table) for batch in batches for write in batch.writes
+        )
+
+    def targets(self) -> list[Target]:
+        """Rows that the run deleted are inserted again, those that it inserted go, all others are updated."""
+        found = []
+        for table, columns in self.writes.items():
+            kind = REVERSED[self._kind(self.run, table)]
+            if kind == "insert" and not columns:
+                columns = self.at.tables[table].stored if table in self.at.tables else ()
+            found.append(Target(kind, table, columns))
+            if kind == "delete" and columns and not self._only_deletes:
+                key = self.at.key_column(table)
+                found.append(Target("update", table, tuple(name for name in columns if name != key)))
+        return found
+
+    def _kind(self, run: Run, table: str) -> str:
+        """Return what a run does to a table: an undo does the opposite of its run, a retry the same."""
+        if run.parent is not None and run.operation == self.name:
+            return REVERSED[self._kind(run.parent, table)]
+        if run.parent is not None:
+            return self._kind(run.parent, table)
+        if not run.writes[table]:
+            return "delete"
+        return "insert" if self.inserts(table) else "update"
+
+    def read_columns(self) -> list[tuple[str, str]]:
+        return []  # the targets name them
+
+    def label(self, unit: ChangedRow) -> str:
+        return f"{unit.table} {unit.key}"
+
+    @property
+    def key_name(self) -> str:
+        return "row"
+
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        written = sum(isinstance(self.change(unit), Changed) for unit in self._all())
+        total = self.domain().aggregate(rows=Sum("rows"))["rows"] or 0
+        if self._chosen is not None:
+            total = len(self._chosen)
+        return {"in_scope": total, "as_written": written}
+
+    def _all(self) -> Iterator[ChangedRow]:
+        for batch in self.domain().order_by("-number").iterator(chunk_size=1):
+            yield from self._current(self._key(batch.number, 0), self._rows(batch))
+
+    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
+        remaining = after["as_written"]
+        if not remaining:
+            return []
+        return [
+            ngettext(
+                "%(count)d row still holds what the run wrote.",
+                "%(count)d rows still hold what the run wrote.",
+                remaining,
+            )
+            % {"count": remaining}
+        ]
+
+    def action_label(self, count: int) -> str:
+        if self._deletes and {target.kind for target in self.targets()} == {"delete"}:
+            return ngettext("Delete %(count)s row", "Delete %(count)s rows", count) % {"count": figure(count)}
+        return ngettext("Restore %(count)s row", "Restore %(count)s rows", count) % {"count": figure(count)}
+
+
+def _with_rowid(unit: ChangedRow, rowid: int) -> dict[str, Any]:
+    """What the row is given back under another rowid; above the highest there can be, SQLite finds one itself."""
+    rest = (unit.before or ())[1:]
+    return {"before": (rowid, *rest)} if is_bigint(rowid) else {"before": rest, "columns": unit.columns[1:]}
+
+
+def _texts(values: Sequence[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Values of a key as texts, and so that what a database may take for equal is equal: case, spaces, zeros."""
+    texts = tuple(str(text_of(value)) for value in values)
+    return texts, tuple(map(_alike, texts))
+
+
+def _alike(text: str) -> str:
+    try:
+        return str(Decimal(text).normalize())
+    except InvalidOperation:
+        return text.rstrip().casefold()

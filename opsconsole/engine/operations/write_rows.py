@@ -1,0 +1,185 @@
+"""Write rows as people gave them, in a form or a file: changed rows and new ones, of a managed store only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from django import forms
+from django.db import models
+from django.db.models import QuerySet
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.engine.models import GivenRows, SetAside
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Changed, Listed, Outcome, Risk, RowChange, Skip, Unfit
+from opsconsole.engine.planner import UnableToPlan
+from opsconsole.formatting import figure
+from opsconsole.stores import rows
+from opsconsole.stores.preflight import Target
+from opsconsole.stores.rows import Key, Values
+from opsconsole.stores.store import Store, all_stores
+
+MAX_ROWS = 10_000
+
+
+class GivenRow(NamedTuple):
+    """A row as it was given, and as it is now (None: no such row). A new one has no old values."""
+
+    pk: int  # its place among them, from 1
+    key: Key
+    columns: tuple[str, ...]
+    old: Values | None
+    new: Values
+    now: Values | None
+
+
+class WriteRows(Listed):
+    title = _("Write rows")
+    description = _(
+        "Writes rows of a managed store as they were given in a form or a file. Only columns that differ are written, "
+        "where the row still holds what it held then. Rows that changed since are conflicts and stay as they are."
+    )
+    risk = Risk.CHANGE
+    batch_size = None
+    rejudges = False  # rows that it wrote stay in its scope
+    reasons = {
+        "new": _("new row"),
+        "updated": _("changed row"),
+        "as_given": _("already as given"),
+        "conflict": _("conflict: changed since it was given"),
+        "exists": _("conflict: another row has this key"),
+        "deleted": _("conflict: deleted since it was given"),
+    }
+    figure_labels = {"in_scope": _("given rows"), "to_write": _("rows still to write")}
+
+    class Params(forms.Form):
+        store = forms.CharField(
+            label=_("store"), help_text=_("a managed store"), required=False, widget=forms.HiddenInput
+        )
+        table = forms.CharField(
+            label=_("table"), help_text=_("the table of the rows"), required=False, widget=forms.HiddenInput
+        )
+        rows = forms.CharField(
+            label=_("rows"), help_text=_("the digest of the given rows"), required=False, widget=forms.HiddenInput
+        )
+
+    def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
+        super().__init__(store, params)
+        table = self.params["table"]
+        known = {model._meta.db_table: model for model in store.models()}
+        if store.name == "default" or not store.managed or table not in known:
+            raise UnableToPlan(
+                gettext("%(table)s is not a table of a managed store. Its rows are changed by its own operations only.")
+                % {"table": f"{store.alias}.{table}"}
+            )
+        given = GivenRows.objects.defer("image").filter(digest=self.params["rows"]).first()
+        if given is None:
+            raise UnableToPlan(gettext("The given rows are no longer kept. Edit the row or import the file again."))
+        if given.count > MAX_ROWS:
+            raise UnableToPlan(
+                gettext("At most %(count)s rows are written by hand. Give fewer.") % {"count": figure(MAX_ROWS)}
+            )
+        self.given = given
+        self.model = known[table]  # type: ignore[misc]  # of this plan
+        self.writes = {table: tuple(dict.fromkeys((*given.inserts, *given.updates)))}
+        self._table = table
+
+    @classmethod
+    def locate(cls, params: Mapping[str, Any]) -> Store:
+        if not params["rows"]:
+            raise UnableToPlan(gettext("No rows are given. Open a row to edit it, or import a file into its list."))
+        name = params["store"]
+        if name not in {store.alias for store in all_stores()}:
+            raise UnableToPlan(gettext("No store is called %(name)s.") % {"name": name})
+        return Store(name, name)
+
+    # --- which rows -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def _rows(self) -> list[GivenRow]:
+        try:
+            writes = self.given.writes
+        except ValueError:
+            raise UnableToPlan(
+                gettext("The given rows are not those that were planned. Edit the row or import the file again.")
+            ) from None
+        flat = [(write.columns, *row) for write in writes for row in write.rows]
+        return [
+            GivenRow(place, key, columns, old, new or (), None)
+            for place, (columns, key, old, new) in enumerate(flat, 1)
+        ]
+
+    def bound(self) -> Key | None:
+        return self.given.count or None
+
+    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        behind = self._rows[int(after or 0) :]
+        return self._current([row for row in behind if self._only is None or row.pk in self._only][:limit])
+
+    def _current(self, given: list[GivenRow]) -> list[GivenRow]:
+        """The rows with their values of now: one statement per set of columns."""
+        groups: dict[tuple[str, ...], list[Key]] = {}
+        for row in given:
+            groups.setdefault(row.columns, []).append(row.key)
+        now = {columns: rows.read(self.at, self._table, columns, keys) for columns, keys in groups.items()}
+        return [row._replace(now=now[row.columns].get(row.key)) for row in given]
+
+    def _all(self) -> Iterator[GivenRow]:
+        after = 0
+        while found := self.fetch(self.domain(), after=after, bound=self.given.count, limit=DEFAULT_BATCH_SIZE):
+            yield from found
+            after = found[-1].pk
+
+    def label(self, unit: GivenRow) -> str:
+        return str(unit.key)
+
+    @property
+    def key_name(self) -> str:
+        return "row"
+
+    # --- what becomes of them ---------------------------------------------------------------------------------
+
+    def change(self, unit: GivenRow) -> Outcome:
+        new, old = self.at.raw(unit.new), self.at.raw(unit.old)
+        if unit.now == new:
+            return Skip("as_given")
+        if unit.now != old:
+            return Unfit("exists" if old is None else "deleted" if unit.now is None else "conflict")
+        before = None if unit.old is None else dict(zip(unit.columns, unit.old, strict=True))
+        after = dict(zip(unit.columns, unit.new, strict=True))
+        return Changed((RowChange(self._table, unit.key, before, after),), "new" if old is None else "updated")
+
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        found = list(self._all())
+        return {"in_scope": len(found), "to_write": sum(isinstance(self.change(row), Changed) for row in found)}
+
+    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
+        remaining = after["to_write"] - SetAside.objects.filter(run__pk=self.run_id or 0).count()
+        if remaining <= 0:
+            return []
+        return [
+            ngettext(
+                "%(count)d row holds again what it held before.",
+                "%(count)d rows hold again what they held before.",
+                remaining,
+            )
+            % {"count": remaining}
+        ]
+
+    # --- what the engine asks -----------------------------------------------------------------------------------
+
+    def targets(self) -> list[Target]:
+        found = []
+        if self.given.inserts:
+            found.append(Target("insert", self._table, tuple(self.given.inserts)))
+        if self.given.updates:
+            found.append(Target("update", self._table, tuple(self.given.updates)))
+        return found
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return {self.model: (str(self.model._meta.pk.column), *self.writes[self._table])}
+
+    def action_label(self, count: int) -> str:
+        return ngettext("Write %(count)s row", "Write %(count)s rows", count) % {"count": figure(count)}

@@ -1,0 +1,441 @@
+"""A plan: read-only. What would happen to every unit, by the very code that would do it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
+from itertools import takewhile
+from typing import Any, NamedTuple, TypeVar
+
+import orjson
+from django.db.models import QuerySet
+from django.utils.translation import gettext as _
+
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Changed, Operation, Outcome, RowChange, Skip, Unfit
+from opsconsole.engine.selection import Selection
+from opsconsole.engine.throttle import unobservable
+from opsconsole.stores import preflight
+from opsconsole.stores.errors import ErrorKind, classify, first_line
+from opsconsole.stores.rows import Key, Write, plain_key
+from opsconsole.stores.sqlite import UndecodableText
+from opsconsole.stores.store import Store
+
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")
+SHOWN_CHARACTERS = 500
+SHOWN_BEFORE = 80  # characters of a long value before the first that differs
+OUTCOMES = ("changed", "skipped", "unfit", "set_aside")
+_Operation = TypeVar("_Operation", bound=Operation)
+_NAMES: dict[type, str] = {Changed: "changed", Skip: "skipped", Unfit: "unfit"}
+
+
+class UnableToPlan(Exception):
+    """The operation can't be planned as asked. The message says what to do."""
+
+
+@dataclass
+class Outcomes:
+    """What became of a batch of units: writes grouped by table and columns, and all others by reason."""
+
+    writes: list[Write] = field(default_factory=list)
+    reasons: dict[str, dict[str, int]] = field(default_factory=lambda: {name: {} for name in OUTCOMES})
+    left: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # skipped, unfit → reason → labels
+    errors: list[tuple[Key, str, Exception]] = field(default_factory=list)  # key, label, what `change` raised
+
+    def count(self, outcome: str) -> int:
+        return sum(self.reasons[outcome].values())
+
+    def counts(self) -> dict[str, int]:
+        return {name: self.count(name) for name in OUTCOMES}
+
+
+def outcomes_of(
+    operation: Operation,
+    units: list[Any],
+    sampler: Sampler | None = None,
+    change: Callable[[Any], Outcome] | None = None,
+    is_fatal: Callable[[Exception], bool] = lambda error: False,
+) -> Outcomes:
+    """Ask the operation about each of `units`. This is the preview and the execution alike.
+
+    `change`: what is asked instead of the operation's own; `is_fatal`: whether an error is not a unit's own.
+    """
+    found = Outcomes()
+    if units and isinstance(units[0], Unreadable):
+        return _unreadable(units[0], sampler)
+    writes: dict[tuple[Any, ...], list[Any]] = {}
+    changed: dict[str, int] = defaultdict(int)
+    change = change or operation.change
+    for unit in units:
+        try:
+            outcome = change(unit)
+        except Exception as error:  # one unit's trouble is no other's
+            if is_fatal(error):
+                raise
+            found.errors.append((unit.pk, operation.label(unit), error))
+            if sampler is not None:
+                sampler.keep("set_aside", type(error).__name__, operation, unit)
+            continue
+        if sampler is not None:
+            sampler.keep(_NAMES[type(outcome)], outcome.reason, operation, unit, outcome)
+        if isinstance(outcome, Changed):
+            changed[outcome.reason] += 1
+            for table, key, old, new in outcome.rows:
+                columns = tuple(old if new is None else new)  # type: ignore[arg-type]
+                group = (table, old is None, new is None, columns)
+                rows = writes.get(group)
+                if rows is None:
+                    rows = writes[group] = []
+                rows.append(
+                    (
+                        key,
+                        None if old is None else tuple(old.values()),
+                        None if new is None else tuple(new.values()),
+                    )
+                )
+        else:
+            name = _NAMES[type(outcome)]
+            labels = found.left.setdefault(name, {}).setdefault(outcome.reason, [])
+            labels.append(operation.label(unit))
+    found.writes = [Write(group[0], group[3], rows) for group, rows in writes.items()]
+    found.reasons["changed"] = dict(changed)
+    for name, reasons in found.left.items():
+        found.reasons[name] = {reason: len(labels) for reason, labels in reasons.items()}
+    for _key, _label, raised in found.errors:
+        reason = type(raised).__name__
+        found.reasons["set_aside"][reason] = found.reasons["set_aside"].get(reason, 0) + 1
+    return found
+
+
+class UnnamedKey(Exception):
+    """A key that no statement can name exactly."""
+
+
+class Unreadable(NamedTuple):
+    """A unit that can't be read exactly: it alone is a batch. A value makes it invalid, a key makes it fail."""
+
+    pk: Key
+    label: str
+    error: Exception
+
+
+def _unreadable(unit: Unreadable, sampler: Sampler | None) -> Outcomes:
+    found = Outcomes()
+    if isinstance(unit.error, UnnamedKey):
+        outcome, reason = "set_aside", type(unit.error).__name__
+        found.errors.append((unit.pk, unit.label, unit.error))
+    else:
+        outcome, reason = "unfit", "unreadable"
+        found.left = {outcome: {reason: [f"{unit.label}: {first_line(unit.error)}"]}}
+    found.reasons[outcome] = {reason: 1}
+    if sampler is not None:
+        sampler.add(outcome, reason, unit.pk, unit.label)
+    return found
+
+
+def read_batch(operation: Operation, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+    """The next units, as `Operation.fetch`. A unit that can't be read comes alone, as Unreadable."""
+    while True:
+        try:
+            found = operation.fetch(units, after=after, bound=bound, limit=limit)
+            odd = next((place for place, unit in enumerate(found) if type(unit.pk) is UndecodableText), None)
+            if odd == 0:
+                key, table = found[0].pk, operation.model._meta.db_table
+                text = _(
+                    "The key %(key)s of %(table)s is not UTF-8, so that the row can't be named. It was left as it is."
+                )
+                return [Unreadable(plain_key(key), str(key), UnnamedKey(text % {"key": key, "table": table}))]
+            return found[:odd]
+        except Exception as error:
+            if classify(error) != ErrorKind.ROW or not operation.selects:
+                raise
+            if limit > 1:
+                limit //= 2
+                continue
+            key = operation.next_key(units, after=after, bound=bound)
+            return [] if key is None else [Unreadable(key, str(key), error)]
+
+
+@dataclass
+class Plan:
+    """An operation on a store, frozen: parameters, selection, bound, figures; outcomes once counted."""
+
+    operation: Operation
+    selection: Selection
+    bound: Key | None
+    before: dict[str, Any]
+    reasons: dict[str, dict[str, int]] = field(default_factory=lambda: {name: {} for name in OUTCOMES})
+    sample: list[dict[str, Any]] = field(default_factory=list)
+    batches: int = 0
+    seconds: float = 0.0
+    cursor: Key | None = None  # counted up to here
+    counted: bool = False
+    rows_digest: str = ""  # of the very units and of what becomes of each, where the operation pins them
+    rows: dict[str, int] = field(default_factory=dict)  # table → rows that would be written
+    pinned: list[tuple[Key, str]] = field(default_factory=list)  # units and a digest of what becomes of each
+    notes: list[str] = field(default_factory=list)  # what the store does on the way, in sentences
+    restorable: bool = True  # rows that it deletes can be inserted again
+
+    @property
+    def total(self) -> int:
+        return int(self.before["in_scope"])
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """The figures that say whether the store is still as it was."""
+        return {name: value for name, value in self.before.items() if name not in self.operation.observed}
+
+    @cached_property
+    def units(self) -> QuerySet[Any]:
+        """Scope and selection; `fetch` keeps to the bound."""
+        return chosen_units(self.operation, self.selection)
+
+    def counts(self) -> dict[str, int]:
+        return {name: sum(self.reasons[name].values()) for name in OUTCOMES}
+
+    def digest(self) -> str:
+        """What a confirmation confirms: parameters, selection, bound, counts, and for deletes the rows."""
+        covered = [
+            self.operation.name,
+            self.operation.at.identity(),
+            self.operation.params,
+            self.selection.as_json(),
+            self.bound,
+            self.total,
+            self.reasons if self.counted else None,
+            self.rows_digest,
+        ]
+        return hashlib.sha256(orjson.dumps(covered, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def chosen_units(operation: Operation, selection: Selection) -> QuerySet[Any]:
+    return selection.narrow(operation.scope(), operation)
+
+
+def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # noqa: B008  # immutable
+    """Validate the store, freeze the bound, count the scope. Raises StoreUnusable."""
+    store, needs = operation.at, operation.needs()
+    store.require({model: tuple(columns) for model, columns in needs.items()})
+    preflight.require_readable(store, (model._meta.db_table for model in needs))
+    preflight.require_privileges(store, operation.read_columns(), [])
+    targets = operation.targets()
+    checked = preflight.examine(store, targets, undoable=operation.undoable) if targets else preflight.Preflight()
+    bound = operation.bound()
+    before = {"in_scope": 0} if bound is None else measure(operation, selection, bound)
+    obstacles = [_("This cannot be undone: %(reason)s") % {"reason": one} for one in checked.undo_obstacles]
+    return Plan(operation, selection, bound, before, notes=[*checked.notes, *obstacles], restorable=not obstacles)
+
+
+def measure(operation: Operation, selection: Selection, bound: Key) -> dict[str, Any]:
+    """The operation's figures over what was selected, up to the bound."""
+
+    def narrow(units: QuerySet[Any]) -> QuerySet[Any]:
+        return operation.up_to(selection.narrow(units, operation), bound)
+
+    return operation.measure(narrow)
+
+
+def advice(planned: Plan) -> list[str]:
+    """What one should know before execution: the operation's own advice, indexes, signals not seen."""
+    operation = planned.operation
+    sentences = list(operation.advice(planned.total))
+    for table, columns in operation.writes.items():
+        indexes = operation.at.indexes_on(table, columns) if table in operation.at.tables else []
+        if indexes:
+            sentences.append(
+                _(
+                    "Indexes on the written columns of %(table)s (%(indexes)s) are kept up with every row: "
+                    "expect 0.4 to 0.6 of the speed without them."
+                )
+                % {"table": table, "indexes": ", ".join(indexes)}
+            )
+    return [*sentences, *planned.notes, *unobservable(operation.at)]
+
+
+def count_outcomes(
+    planned: Plan,
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    until: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[Plan], None] = lambda planned: None,
+) -> Plan:
+    """Walk the scope and fill in outcomes and sample, until the end or `until()`. Writes nothing.
+
+    Called again on the same plan, it goes on behind `planned.cursor`.
+    """
+    started = time.monotonic() - planned.seconds
+    sampler = Sampler(planned.sample)
+    for units in walk(planned, batch_size=batch_size, after=planned.cursor):
+        found = outcomes_of(planned.operation, units, sampler, change=_pinning(planned, units))
+        merge(planned.reasons, found.reasons)
+        for write in found.writes:
+            planned.rows[write.table] = planned.rows.get(write.table, 0) + len(write.rows)
+        planned.cursor = units[-1].pk
+        planned.batches += 1
+        planned.seconds = time.monotonic() - started
+        on_progress(planned)
+        if until():
+            break
+    else:
+        planned.counted = True
+    planned.sample = sampler.sample()
+    return planned
+
+
+def _pinning(planned: Plan, units: list[Any]) -> Callable[[Any], Outcome] | None:
+    """Of an operation that pins its rows: its `change`, which keeps the unit and what becomes of it."""
+    operation = planned.operation
+    if not operation.pins_rows:
+        return None
+
+    def pin(unit: Any, digest: str) -> None:
+        planned.pinned.append((unit.pk, digest))
+        planned.rows_digest = hashlib.sha256(f"{planned.rows_digest} {unit.pk} {digest}".encode()).hexdigest()
+
+    def change(unit: Any) -> Outcome:
+        try:
+            outcome = operation.change(unit)
+        except Exception:
+            pin(unit, "")
+            raise
+        pin(unit, digest_of(outcome, unit))
+        return outcome
+
+    if isinstance(units[0], Unreadable):
+        pin(units[0], "")
+    return change
+
+
+def digest_of(outcome: Outcome, unit: Any) -> str:
+    """Return a digest of what becomes of a unit and of what that stands on; empty where it stays as it is."""
+    if not isinstance(outcome, Changed):
+        return ""
+    # An action has no rows: its unit has the columns that it reads.
+    stands_on: Any = outcome.rows if outcome.rows else [outcome.detail, _comparable(unit)]
+    told = orjson.dumps([outcome.reason, stands_on], default=str, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    return hashlib.sha256(told).hexdigest()[:16]
+
+
+def _comparable(value: Any) -> Any:
+    """A value as another process sees it too: sets are sorted, and objects have no address."""
+    if isinstance(value, Mapping):
+        return {str(key): _comparable(one) for key, one in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(str(_comparable(one)) for one in value)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_comparable(one) for one in value]
+    if is_dataclass(value):
+        return {one.name: _comparable(getattr(value, one.name)) for one in fields(value)}
+    return _ADDRESS.sub("", str(value))
+
+
+def moved_units(planned: Plan, pinned: Mapping[Key, str]) -> list[Key]:
+    """Return those of the pinned units that are gone or that would no longer become what the plan showed."""
+    waiting = dict(pinned)
+    for units in walk(planned, batch_size=DEFAULT_BATCH_SIZE):
+        for unit in units:
+            if unit.pk in waiting and _digest_now(planned.operation, unit) == waiting[unit.pk]:
+                del waiting[unit.pk]
+    return list(waiting)
+
+
+def _digest_now(operation: Operation, unit: Any) -> str:
+    try:
+        return "" if isinstance(unit, Unreadable) else digest_of(operation.change(unit), unit)
+    except Exception:  # noqa: BLE001  # it would fail, and is counted so
+        return ""
+
+
+def walk(planned: Plan, *, batch_size: int, after: Key | None = None) -> Iterator[list[Any]]:
+    """The units of a plan, a batch at a time, in keyset order up to the bound."""
+    if planned.bound is None:
+        return
+    while units := read_batch(planned.operation, planned.units, after=after, bound=planned.bound, limit=batch_size):
+        yield units
+        after = units[-1].pk
+
+
+def merge(reasons: dict[str, dict[str, int]], more: dict[str, dict[str, int]]) -> None:
+    """Add the counts of `more` to `reasons`, in place."""
+    for outcome, counts in more.items():
+        target = reasons.setdefault(outcome, {})
+        for reason, count in counts.items():
+            target[reason] = target.get(reason, 0) + count
+
+
+class Sampler:
+    """About fifty units, so chosen that each kind of outcome is seen: the first few of each kind."""
+
+    PER_KIND = 12
+
+    def __init__(self, entries: Iterable[dict[str, Any]] = ()) -> None:
+        self._kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for entry in entries:
+            self._kinds.setdefault((entry["outcome"], entry["reason"]), []).append(entry)
+
+    def keep(self, outcome: str, reason: str, operation: Operation, unit: Any, found: Outcome | None = None) -> None:
+        if len(self._kinds.get((outcome, reason), ())) < self.PER_KIND:
+            rows, detail = getattr(found, "rows", ()), getattr(found, "detail", "")
+            self.add(outcome, reason, unit.pk, operation.label(unit), rows, detail)
+
+    def add(
+        self, outcome: str, reason: str, key: Key, label: str, rows: Iterable[RowChange] = (), detail: str = ""
+    ) -> None:
+        """Keep a unit for the sample, unless there are enough of its kind."""
+        kept = self._kinds.setdefault((outcome, reason), [])
+        if len(kept) < self.PER_KIND:
+            shown = [_shown(row) for row in rows]
+            kept.append(
+                {"key": key, "unit": label, "outcome": outcome, "reason": reason, "rows": shown, "detail": detail}
+            )
+
+    def sample(self) -> list[dict[str, Any]]:
+        chosen = [entry for kind in self._kinds.values() for entry in kind]
+        return sorted(chosen, key=lambda entry: str(entry["key"]).zfill(20))
+
+
+def _shown(row: RowChange) -> dict[str, Any]:
+    before, after = dict(row.old or {}), dict(row.new or {})
+    for name in before.keys() & after.keys():
+        before[name], after[name] = _where_they_differ(before[name], after[name])
+    return {
+        "table": row.table,
+        "key": row.key,
+        "before": None if row.old is None else {name: _text(value) for name, value in before.items()},
+        "after": None if row.new is None else {name: _text(value) for name, value in after.items()},
+    }
+
+
+def _where_they_differ(before: Any, after: Any) -> tuple[Any, Any]:
+    """Two documents from shortly before the first difference on: what they begin with alike shows nothing."""
+    if not (isinstance(before, str) and isinstance(after, str)) or before == after:
+        return before, after
+    if max(len(before), len(after)) <= SHOWN_CHARACTERS:
+        return before, after
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))
+    start = sum(1 for _pair in alike) - SHOWN_BEFORE
+    return (f"…{before[start:]}", f"…{after[start:]}") if start > 0 else (before, after)
+
+
+def _text(value: Any) -> Any:
+    """A value to be shown: documents and images are clipped."""
+    if value is None or isinstance(value, int | float):
+        return value
+    text = str(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
+
+
+def operation_on(cls: type[_Operation], store: Store, params: dict[str, Any]) -> _Operation:
+    """`cls` on `store`; refuses a store of another system."""
+    operation = cls(store, params)
+    wanted = getattr(cls, "store", None)
+    if wanted and store.name != wanted:
+        raise UnableToPlan(
+            _("%(operation)s works on the store %(wanted)s, not on %(store)s.")
+            % {"operation": cls.name, "wanted": wanted, "store": store.alias}
+        )
+    return operation

@@ -1,0 +1,455 @@
+"""The queue: it wakes the runner up, and nothing else. The only importer of django_q.
+
+A message carries a run's id and generation. Whatever is lost, doubled or late is harmless: an outdated
+generation gets nothing, and every minute `beat` wakes what no message will.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from croniter import croniter
+from django.db import DatabaseError, IntegrityError, InterfaceError, transaction
+from django.db.models import Max, Q
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django_q.brokers.orm import ORM
+from django_q.models import Failure, Schedule, Success
+from django_q.tasks import async_task
+
+from opsconsole.engine import lifecycle, notifications, planner, registry
+from opsconsole.engine.executor import Fenced, Runner
+from opsconsole.engine.lifecycle import Actor, PlanDrifted, TargetHeld, UnableToRun
+from opsconsole.engine.models import ENDED, Event, Heartbeat, Hold, Run, Status, Switch, Trigger
+from opsconsole.engine.operation import LONG_CLUSTER, Operation
+from opsconsole.engine.planner import UnableToPlan
+from opsconsole.engine.registry import UnknownOperation
+from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
+from opsconsole.stores.locks import brief_lock_waits, why_it_waits
+from opsconsole.stores.store import Store, StoreUnusable
+
+logger = logging.getLogger(__name__)
+
+SLICE_SECONDS = 20.0
+PATIENCE_SECONDS = 0.9  # less than the wait for a lock: a run that has to wait lets its worker go
+HELD_SECONDS = (0.1, 0.2, 0.4)  # between the tries of a small run whose target another run holds
+TICK_RETRIES, TICK_RETRY_SECONDS = 30, 60.0  # a schedule's due time that meets a store in trouble
+WORKER_SEEN = timedelta(minutes=2)
+KEEP_RESULTS = timedelta(days=7)
+OVERDUE = timedelta(minutes=15)  # after its due time, a scheduled run should have begun
+
+BEAT = "opsconsole: beat"
+OPERATION_PREFIX = "operation: "
+
+
+# --- what people start ------------------------------------------------------------------------------------
+
+
+def confirm(run: Run, actor: Actor, checked: Sequence[str] = (), part_of: Run | None = None) -> Run:
+    """Lock a plan's targets and queue it: both or neither."""
+    with transaction.atomic():
+        lifecycle.confirm(run, actor, background=True, checked=checked, part_of=part_of)
+        if run.status == Status.QUEUED:
+            wake(run)
+    return run
+
+
+def run_now(run: Run, actor: Actor) -> Run:
+    """Confirm a small plan and work on it here, for one slice. Where it has to wait, workers go on with it.
+
+    A plan that can't be confirmed is dropped: raises UnableToRun.
+    """
+    for seconds in (*HELD_SECONDS, None):
+        try:
+            lifecycle.confirm(run, actor, background=True)
+            break
+        except UnableToRun as reason:
+            if isinstance(reason, TargetHeld) and seconds is not None:  # perhaps another small run
+                time.sleep(seconds)
+                continue
+            run.refresh_from_db()
+            lifecycle.cancel(run, actor)
+            raise
+    advance(run.pk, run.generation)
+    run.refresh_from_db()
+    return run
+
+
+def resume(run: Run, actor: Actor) -> None:
+    with transaction.atomic():
+        lifecycle.resume(run, actor)
+        wake(run)
+
+
+def approve(run: Run, actor: Actor) -> None:
+    """Approve a run and queue it. Where its rows have changed, it is planned again instead: raises PlanDrifted."""
+    try:
+        with transaction.atomic():
+            lifecycle.approve(run, actor)
+            wake(run)
+    except PlanDrifted:
+        lifecycle.replace_plan(run, actor)
+
+
+def plan_in_background(run: Run) -> None:
+    """Count a large plan's outcomes in the queue; `run.plan["counted"]` turns true."""
+    with transaction.atomic():
+        _enqueue(count, run)
+
+
+def wake(run: Run, seconds: float = 0.0) -> None:
+    """One message for a queued or handed-over run, in the caller's transaction; handed out after `seconds`."""
+    _enqueue(advance, run, seconds)
+
+
+def _enqueue(job: Callable[..., Any], run: Run, seconds: float = 0.0) -> None:
+    cls = registry.operations().get(run.operation)
+    cluster = cls.cluster if cls is not None and job is advance else ""
+    _send(job, run.pk, run.generation, cluster=cluster, seconds=seconds)
+
+
+def _send(job: Callable[..., Any], *args: Any, cluster: str = "", seconds: float = 0.0) -> None:
+    broker = _Later(cluster or None, seconds) if seconds else None
+    async_task(f"{__name__}.{job.__name__}", *args, cluster=cluster or None, broker=broker)
+
+
+class _Later(ORM):  # type: ignore[misc]
+    """The queue, for a message that is handed out after a while."""
+
+    def __init__(self, list_key: str | None, seconds: float) -> None:
+        super().__init__(list_key)
+        self.delay = timedelta(seconds=seconds)
+
+    def enqueue(self, task: str) -> int:
+        message = self.get_connection().create(key=self.list_key, payload=task, lock=timezone.now() + self.delay)
+        return int(message.pk)
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------
+
+
+def advance(run_id: int, generation: int) -> str:
+    """Work on a run for one slice; its successor is queued in the transaction that ends the slice."""
+    run = Run.objects.filter(pk=run_id).first()
+    if run is None:
+        return "gone"
+    mine = run.generation == generation and not run.worker
+    with ExitStack() as stack:
+        if mine and run.waits:  # see whether it is free, and let the worker go at once where it is not
+            with suppress(UnableToRun, StoreUnusable, DatabaseError, InterfaceError):
+                stack.enter_context(brief_lock_waits(lifecycle.store_of(run)))
+        try:
+            if mine and lifecycle.is_held(registry.operations().get(run.operation)):
+                return _let_go(run, "freeze", lifecycle.freeze_reason())
+            run = lifecycle.claim(run, generation=generation)
+        except UnableToRun as reason:
+            return str(reason)
+        except (StoreUnusable, DatabaseError, InterfaceError) as error:
+            return _not_now(run, error)
+        try:
+            worker = Runner(run)
+        except (UnableToRun, UnableToPlan, UnknownOperation, StoreUnusable, DatabaseError, InterfaceError) as error:
+            return _not_now(run, error)
+        deadline = time.monotonic() + SLICE_SECONDS
+        patience = 0.0 if run.waits else PATIENCE_SECONDS
+        try:
+            worker.work(until=lambda: time.monotonic() > deadline, hand_over=wake, patience=patience)
+        except (Fenced, UnableToRun) as reason:
+            return str(reason)
+        except (DatabaseError, InterfaceError):
+            # The run says why it is interrupted; `beat` takes it up again.
+            logger.warning("Run %s was interrupted", run_id, exc_info=True)
+    return run.status
+
+
+def _not_now(run: Run, error: Exception) -> str:
+    """A run that could not begin its slice waits where waiting may help; otherwise it has failed."""
+    trouble = _trouble(error)
+    if trouble is not None:
+        return _let_go(run, trouble_code(trouble), why_it_waits(Store(run.store, run.store), trouble))
+    lifecycle.give_up(run, first_line(error))
+    return run.status
+
+
+def _let_go(run: Run, code: str, reason: str) -> str:
+    with transaction.atomic():
+        wake(run, lifecycle.let_go(run, code, reason))
+    return reason
+
+
+def _trouble(error: Exception) -> Exception | None:
+    """The database's error that waiting may help, None where it does not."""
+    cause = error.error if isinstance(error, StoreUnusable) else error
+    is_one = isinstance(cause, DatabaseError | InterfaceError) and classify(cause) == ErrorKind.TRANSIENT
+    return cause if is_one else None
+
+
+def count(run_id: int, generation: int) -> str:
+    """Count a plan's outcomes for one slice. A store in trouble is tried again later."""
+    try:
+        return _count(run_id, generation)
+    except (StoreUnusable, DatabaseError, InterfaceError) as error:
+        if _trouble(error) is None:
+            raise
+        _send(count, run_id, generation, seconds=lifecycle.WAIT_SECONDS[-1])
+        return first_line(error)
+
+
+def _count(run_id: int, generation: int) -> str:
+    run = Run.objects.filter(pk=run_id, status=Status.PLANNED, generation=generation).first()
+    if run is None:
+        return "gone"
+    deadline = time.monotonic() + SLICE_SECONDS
+    planned = lifecycle.plan_of(run)
+
+    def keep(planned: planner.Plan) -> bool:
+        lifecycle.keep_plan(run, planned)
+        with transaction.atomic():
+            mine = Run.objects.filter(pk=run_id, status=Status.PLANNED, generation=generation)
+            met = bool(mine.update(plan=run.plan, digest=run.digest))
+            if met:
+                lifecycle.keep_pinned(run, planned)
+        return met
+
+    shown = time.monotonic()
+
+    def show(planned: planner.Plan) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > 1:
+            shown = time.monotonic()
+            keep(planned)
+
+    planner.count_outcomes(planned, until=lambda: time.monotonic() > deadline, on_progress=show)
+    with transaction.atomic():
+        if keep(planned) and not planned.counted:
+            run.generation += 1
+            Run.objects.filter(pk=run_id).update(generation=run.generation)
+            _enqueue(count, run)
+    return "counted" if planned.counted else "continues"
+
+
+def tick(operation: str, due: str, tries: int = 1) -> str:
+    """A schedule's due time: plan and queue a run for each of its occasions, once for each due time.
+
+    Where a store is in trouble, it is tried again each minute for half an hour.
+    """
+    cls = registry.operation(operation)
+    answers, again = [], False
+    for values in cls.occasions():
+        try:
+            answers.append(_occasion(cls, registry.clean(cls, values), f"{operation} {due}", last=tries > TICK_RETRIES))
+        except _TryAgain as reason:
+            answers.append(str(reason))
+            again = True
+    if again:
+        _send(tick, operation, due, tries + 1, seconds=TICK_RETRY_SECONDS)
+    return "; ".join(answers)
+
+
+class _TryAgain(Exception):
+    """The store of an occasion is in trouble."""
+
+
+def _occasion(cls: type[Operation], params: dict[str, Any], due: str, *, last: bool) -> str:
+    operation, own = cls.name, getattr(cls, "store", None)
+    actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
+    store = cls.locate(params)
+    try:
+        planned = planner.plan(planner.operation_on(cls, store, params))
+    except (StoreUnusable, DatabaseError) as error:
+        reason = str(store.unusable(error) if isinstance(error, DatabaseError) else error)
+        if _trouble(error) is not None and not last:
+            raise _TryAgain(reason) from error
+        lifecycle.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=reason)
+        return reason
+    unfinished = lifecycle.same_command(planned.operation, planned.selection)
+    if unfinished is None and planned.operation.pins_rows:
+        planner.count_outcomes(planned)
+    if unfinished is not None:
+        return f"run {unfinished.pk} of the same command is not finished"
+    try:
+        with transaction.atomic():
+            tick = due if store.alias == own else f"{due} {store.alias}"
+            setting = Switch.objects.filter(operation=operation).select_related("changed_by").first()
+            run = lifecycle.draft(planned, actor, tick=tick, changed_by=setting.changed_by if setting else None)
+            confirm(run, actor)
+    except IntegrityError:
+        return "this tick has its run already"
+    except UnableToRun as reason:  # held, or production wants a fresh backup first
+        lifecycle.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=str(reason))
+        return str(reason)
+    return f"run {run.pk}"
+
+
+def beat(cluster: str = "") -> None:
+    """Each minute: say that a worker lives, wake what lost its worker or its message, tell what is overdue,
+    deliver alerts, prune old results.
+    """
+    Heartbeat.objects.update_or_create(
+        host=heartbeat_name(socket.gethostname(), cluster), defaults={"at": timezone.now()}
+    )
+    if cluster:
+        return
+    if not Hold.objects.exists():
+        for run in reap():
+            logger.info("Run %s goes on", run.pk)
+        tell_overdue()
+    lifecycle.expire_waiting()
+    notifications.deliver()
+    old = timezone.now() - KEEP_RESULTS
+    Success.objects.filter(stopped__lt=old).delete()
+    Failure.objects.filter(stopped__lt=old).delete()
+
+
+def reap() -> list[Run]:
+    """Wake every background run that no worker and no message will."""
+    with transaction.atomic():
+        revived = lifecycle.reap()
+        for run in revived:
+            wake(run)
+    return revived
+
+
+# --- schedules --------------------------------------------------------------------------------------------------
+
+
+def tell_overdue() -> None:
+    """Tell of each scheduled run that was due a while ago and was not made, or has not begun."""
+    now = timezone.localtime()
+    for switch in Switch.objects.filter(on=True):
+        due: datetime = croniter(switch.cron, now - OVERDUE).get_prev(datetime)
+        set_at = Event.objects.filter(verb="schedule", detail__operation=switch.operation).order_by("-pk").first()
+        if set_at is not None and set_at.at > due:
+            continue
+        run = Run.objects.filter(trigger=Trigger.SCHEDULE, operation=switch.operation).order_by("-pk").first()
+        if run is not None and run.created_at >= due and run.status != Status.QUEUED:
+            continue
+        values = {"operation": switch.operation, "due": f"{due:%Y-%m-%d %H:%M %Z}"}
+        if run is None:
+            text = _("It has not run yet.")
+        else:
+            state = {"run": run.pk, "status": run.get_status_display()}
+            text = (
+                _("Its last run %(run)d is %(status)s.")
+                if run.status in ENDED
+                else _("Run %(run)d is still %(status)s.")
+            ) % state
+        notifications.tell(
+            f"overdue/{switch.operation}/{due.isoformat()}", _("%(operation)s is overdue: due %(due)s") % values, text
+        )
+
+
+class ScheduleState(NamedTuple):
+    """An operation's schedule as the console shows it."""
+
+    operation: type[Operation]
+    switch: Switch
+    next_run: datetime | None
+    last_run: Run | None
+
+
+def schedules() -> list[ScheduleState]:
+    """Every operation that has a schedule, switched on or not."""
+    switches = Switch.objects.in_bulk()
+    next_runs = dict(Schedule.objects.filter(name__startswith=OPERATION_PREFIX).values_list("name", "next_run"))
+    newest = Run.objects.filter(trigger=Trigger.SCHEDULE).order_by().values("operation").annotate(last=Max("pk"))
+    last_runs = {
+        run.operation: run for run in Run.objects.filter(pk__in=newest.values("last")).defer("plan", "selection")
+    }
+    return [
+        ScheduleState(
+            cls,
+            switches.get(name) or Switch(operation=name, cron=cls.schedule.cron),
+            next_runs.get(OPERATION_PREFIX + name),
+            last_runs.get(name),
+        )
+        for name, cls in registry.operations().items()
+        if cls.schedule is not None
+    ]
+
+
+def switch(operation: str, *, on: bool, cron: str, actor: Actor) -> None:
+    """Switch an operation's schedule on or off, or change when it runs. Raises UnableToRun."""
+    if not croniter.is_valid(cron):
+        raise UnableToRun(
+            _("%(cron)s is no cron rule: five fields are wanted, such as 30 2 * * *.") % {"cron": repr(cron)}
+        )
+    with transaction.atomic():
+        Switch.objects.update_or_create(
+            operation=operation, defaults={"on": on, "cron": cron, "changed_by": actor.user}
+        )
+        sync_schedules()
+        lifecycle.record(None, "schedule", actor, operation=operation, on=on, cron=cron)
+
+
+def sync_schedules() -> None:
+    """Make the queue's schedules what is declared and switched on. Safe to repeat."""
+    wanted: dict[str, dict[str, Any]] = {
+        name: {
+            "func": f"{__name__}.beat",
+            "schedule_type": Schedule.MINUTES,
+            "minutes": 1,
+            "cron": None,
+            "kwargs": repr({"cluster": cluster}) if cluster else None,
+            "intended_date_kwarg": None,
+            "cluster": cluster,
+        }
+        for name, cluster in ((BEAT, None), (f"{BEAT} {LONG_CLUSTER}", LONG_CLUSTER))
+    }
+    on = Switch.objects.filter(on=True)
+    for setting in on:
+        cls = registry.operations().get(setting.operation)
+        if cls is not None and cls.schedule is not None:
+            wanted[OPERATION_PREFIX + setting.operation] = {
+                "func": f"{__name__}.tick",
+                "schedule_type": Schedule.CRON,
+                "minutes": None,
+                "cron": setting.cron,
+                "kwargs": repr({"operation": setting.operation}),
+                "intended_date_kwarg": "due",
+                "cluster": None,
+            }
+    with transaction.atomic():
+        present = {
+            schedule.name: schedule
+            for schedule in Schedule.objects.select_for_update().filter(
+                Q(name__startswith=OPERATION_PREFIX) | Q(name__startswith=BEAT)
+            )
+        }
+        for name in set(present) - set(wanted):
+            Schedule.objects.filter(name=name).delete()
+        for name, fields in wanted.items():
+            schedule = present.get(name)
+            if schedule is None:
+                schedule = Schedule(name=name, repeats=-1)
+            elif all(getattr(schedule, field) == value for field, value in fields.items()):
+                continue
+            for field, value in fields.items():
+                setattr(schedule, field, value)
+            # A changed rule keeps its old due time unless it is worked out anew.
+            schedule.next_run = _next_run(fields)
+            schedule.save()
+
+
+def _next_run(fields: dict[str, Any]) -> datetime:
+    now = timezone.localtime()
+    if fields["cron"]:
+        due: datetime = croniter(fields["cron"], now).get_next(datetime)
+        return due
+    return now + timedelta(seconds=5)
+
+
+def heartbeat_name(host: str, cluster: str = "") -> str:
+    return f"{cluster}@{host}"
+
+
+def worker_seen(cluster: str = "") -> datetime | None:
+    """When a worker of this cluster was last seen alive, on whatever host."""
+    newest = Heartbeat.objects.filter(host__startswith=f"{cluster}@").order_by("-at").first()
+    return newest.at if newest else None

@@ -1,0 +1,108 @@
+"""Every operation by its name, and its parameters between form and command line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from django import forms
+from django.apps import apps
+from django.utils.translation import gettext as _
+
+from opsconsole.engine.operation import Operation
+
+
+class UnknownOperation(Exception):
+    """No operation has this name. The message lists those that exist."""
+
+
+class InvalidParameters(Exception):
+    """The parameters don't fit. The message names each and what is wrong with it."""
+
+
+@cache
+def operations() -> dict[str, type[Operation]]:
+    """Name → class, from `<app>/operations/<verb_object>.py` of every installed app."""
+    found: dict[str, type[Operation]] = {}
+    for app in apps.get_app_configs():
+        try:
+            package = importlib.import_module(f"{app.name}.operations")
+        except ModuleNotFoundError as error:
+            if error.name != f"{app.name}.operations":
+                raise
+            continue
+        for module_info in pkgutil.iter_modules(package.__path__):
+            module = importlib.import_module(f"{package.__name__}.{module_info.name}")
+            wanted = module_info.name.replace("_", "")
+            for cls in vars(module).values():
+                if (
+                    inspect.isclass(cls)
+                    and issubclass(cls, Operation)
+                    and cls.__module__ == module.__name__
+                    and cls.__name__.lower() == wanted
+                ):
+                    found[cls.name] = cls
+    return dict(sorted(found.items()))
+
+
+def operation(name: str) -> type[Operation]:
+    """The operation called `name`; raises UnknownOperation."""
+    try:
+        return operations()[name]
+    except KeyError:
+        raise UnknownOperation(
+            _("No operation is called %(name)s. There are: %(names)s.")
+            % {"name": name, "names": ", ".join(operations())}
+        ) from None
+
+
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
+
+
+def clean(cls: type[Operation], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` through the operation's form; raises InvalidParameters with one sentence per field."""
+    form = cls.Params(data=dict(values))
+    for name, field in form.fields.items():
+        # Django takes the digits of every script, and drops a ".0".
+        if isinstance(field, forms.IntegerField) and not _NUMBER.fullmatch(str(values.get(name) or 0)):
+            form.add_error(name, field.error_messages["invalid"])
+    if not form.is_valid():
+        sentences = [
+            f"{'' if field == '__all__' else f'{field}: '}{error}"
+            for field, errors in form.errors.items()
+            for error in errors
+        ]
+        raise InvalidParameters(" ".join(sentences))
+    return dict(form.cleaned_data)
+
+
+def add_arguments(cls: type[Operation], parser: argparse.ArgumentParser, *, positional: Sequence[str] = ()) -> None:
+    """A flag per form field; those named `positional` are arguments without one."""
+    for name, field in cls.Params.base_fields.items():
+        options: dict[str, Any] = {"help": str(field.help_text or field.label or name)}
+        if isinstance(field, forms.BooleanField):
+            parser.add_argument(_flag(name), action="store_true", dest=name, **options)
+            continue
+        if isinstance(field, forms.MultipleChoiceField | forms.TypedMultipleChoiceField):
+            options["nargs"] = "+"
+        if name in positional:
+            if not field.required:
+                options["nargs"] = "?"
+            parser.add_argument(name, metavar=name.upper(), **options)
+        else:
+            parser.add_argument(_flag(name), dest=name, required=field.required, default=field.initial, **options)
+
+
+def values_of(cls: type[Operation], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The form's values among parsed command-line `options`."""
+    return {name: options[name] for name in cls.Params.base_fields if options.get(name) is not None}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.rstrip("_").replace("_", "-")  # a field called after a word of Python's has one behind it

@@ -1,0 +1,241 @@
+"""How values are shown on pages: figures, moments, identifiers, JSON, differences."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterable
+from datetime import UTC, datetime, tzinfo
+from typing import Any
+
+from django.conf import settings
+from django.utils import timezone
+from django.utils.formats import number_format
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers.data import JsonLexer
+
+from opsconsole.timestamps import read_moment
+
+PRETTY_CHARACTERS = 20_000
+ENVIRONMENTS = {
+    "development": gettext_lazy("Development"),
+    "staging": gettext_lazy("Staging"),
+    "production": gettext_lazy("Production"),
+}
+
+
+def environment_label() -> str:
+    """The environment's risk rating in words."""
+    return str(ENVIRONMENTS[settings.ENVIRONMENT])
+
+
+def figure(number: float | None, decimals: int | None = None) -> str:
+    """A number with the separators of the language."""
+    return "–" if number is None else str(number_format(number, decimals, force_grouping=True))
+
+
+def figure_or_words(value: Any) -> str:
+    """A figure of a run: most are numbers, some words."""
+    return value if isinstance(value, str) else figure(value)
+
+
+def moment(value: datetime | str | None, zone: tzinfo = UTC) -> SafeString | str:
+    """A time in the viewer's zone, with the store's own text on hover; text that is no time as it stands.
+
+    Without JavaScript it is shown in the console's zone, and the hover text says which.
+    """
+    if value is None:
+        return "–"
+    at = value if isinstance(value, datetime) else read_moment(str(value), zone)
+    if at is None:
+        return excerpt(value, 80)
+    try:
+        local = timezone.localtime(at)
+    except OverflowError:  # the first or last day that there is, in another zone
+        return str(value)
+    own = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}" if isinstance(value, datetime) else str(value)
+    return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), own, f"{local:%Y-%m-%d %H:%M:%S}")
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time in the two largest of its units that matter."""
+    if seconds is None:
+        return "–"
+    if seconds < 0.1:
+        return _("less than 0.1 s")
+    if seconds < 10:
+        return _("%(n)s s") % {"n": figure(seconds, 1)}
+    if seconds < 100:
+        return _("%(n)s s") % {"n": figure(round(seconds))}
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return _("%(n)s min") % {"n": figure(minutes)}
+    hours = round(seconds / 3600)
+    if hours < 72:
+        return _("%(n)s h") % {"n": figure(hours)}
+    days = round(hours / 24)
+    return ngettext("%(n)s day", "%(n)s days", days) % {"n": figure(days)}
+
+
+def duration_range(low: float, high: float) -> str:
+    """Between `low` and `high` seconds, in words."""
+    if high < 1:
+        return _("less than a second")
+    first, last = duration(low), duration(max(high, math.ceil(low)))
+    return first if first == last else _("%(low)s to %(high)s") % {"low": first, "high": last}
+
+
+def copyable(text: Any) -> SafeString | str:
+    """An identifier that a click copies."""
+    if text in (None, ""):
+        return "–"
+    return format_html(
+        '<button type="button" class="copyable" data-copy="{0}" title="{1}">{0}</button>', text, _("Copy")
+    )
+
+
+def pretty_json(text: str | None, keys: Iterable[str] = (), *, colours: bool = False) -> SafeString | str:
+    """JSON folded to its interesting `keys` (default: the first three), unfolded indented; anything else as text."""
+    if text is None:
+        return "–"
+    try:
+        document = json.loads(text)
+        # An escaped lone surrogate is JSON, and no page can carry one.
+        indented = json.dumps(document, indent=2, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    except (ValueError, RecursionError):
+        return format_html('<code class="broken" title="{}">{}</code>', _("no JSON"), text[:PRETTY_CHARACTERS])
+    if not isinstance(document, dict | list):
+        return format_html("<code>{}</code>", text[:PRETTY_CHARACTERS])
+    folded: Any = [_("list of %(n)s") % {"n": figure(len(document))}]
+    if isinstance(document, list) and document and not any(isinstance(part, dict | list) for part in document):
+        folded = [*map(_short, document[:3]), *(["…"] if len(document) > 3 else [])]
+    if isinstance(document, dict):
+        wanted = [key for key in keys if key in document] or list(document)[:3]
+        folded = [f"{key}: {_short(document[key])}" for key in wanted] or ["{}"]
+    return format_html(
+        '<details class="json"><summary>{}</summary><pre tabindex="0">{}</pre></details>',
+        format_html_join(" · ", "<code>{}</code>", ((part,) for part in folded)),
+        highlighted(indented[:PRETTY_CHARACTERS]) if colours else indented[:PRETTY_CHARACTERS],
+    )
+
+
+_JSON = JsonLexer(stripnl=False, ensurenl=False)
+_SPANS = HtmlFormatter(nowrap=True, classprefix="json-")
+
+
+def highlighted(text: str) -> SafeString:
+    """JSON with its kinds of value marked by classes; the colours are in console.css."""
+    return mark_safe(str(highlight(text, _JSON, _SPANS)))  # noqa: S308  # the formatter escapes
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = text.encode(errors="backslashreplace").decode()
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def excerpt(value: Any, characters: int = 160) -> str:
+    """The beginning of a longer text, on one line; bytes as figures."""
+    if value is None:
+        return "–"
+    text = " ".join(_value(value).split())
+    return text if len(text) <= characters else f"{text[: characters - 1]}…"
+
+
+# --- vectors ------------------------------------------------------------------------------------------------
+
+PLAUSIBLE = 1e6  # no embedding holds a greater number; bytes read at the wrong width do
+
+
+def vector(value: Any) -> list[float] | None:
+    """The numbers of an embedding: float32 or float64, little endian, or a JSON list; None for all else."""
+    if isinstance(value, memoryview | bytearray):
+        value = bytes(value)
+    if isinstance(value, bytes):
+        if not value.lstrip().startswith(b"["):
+            return _floats(value)
+        value = value.decode(errors="replace")
+    if not isinstance(value, str):
+        return None
+    try:
+        numbers = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(numbers, list) or not numbers:
+        return None
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
+        return None
+    return numbers
+
+
+def _floats(data: bytes) -> list[float] | None:
+    for width, code in ((4, "f"), (8, "d")):
+        if not data or len(data) % width:
+            continue
+        numbers = list(struct.unpack(f"<{len(data) // width}{code}", data))
+        # The lower half of a round float64 is a float32 of zero.
+        halves = width == 4 and len(data) % 8 == 0 and any(numbers) and not any(numbers[::2])
+        if not halves and all(map(_plausible, numbers)):
+            return numbers
+    return None
+
+
+def _plausible(number: float) -> bool:
+    """Whether this may be a component. Halves of wider numbers, and text, are too large, too small or none."""
+    return number == 0 or 1e-20 < abs(number) < PLAUSIBLE
+
+
+def vector_words(value: Any) -> str:
+    """An embedding as its dimension and norm; bytes of an unknown form as their number."""
+    numbers = vector(value)
+    if numbers is None:
+        if isinstance(value, str):
+            return ngettext("%(n)s character, no vector", "%(n)s characters, no vector", len(value)) % {
+                "n": figure(len(value))
+            }
+        size = len(value) if isinstance(value, bytes | bytearray | memoryview) else 0
+        return ngettext("%(n)s byte of an unknown form", "%(n)s bytes of an unknown form", size) % {"n": figure(size)}
+    try:
+        norm = math.hypot(*numbers)
+    except OverflowError:  # whole numbers beyond any float
+        norm = math.inf
+    return _("%(n)s dimensions, norm %(norm)s") % {"n": figure(len(numbers)), "norm": f"{norm:.4g}"}
+
+
+def difference(before: Any, after: Any) -> SafeString:
+    """One value's change, with what differs marked: `del` and `ins`."""
+    if before == after:
+        return format_html("<span>{}</span>", _value(after))
+    if not (isinstance(before, str) and isinstance(after, str)):
+        return format_html(
+            '<del>{}</del> <span aria-hidden="true">→</span> <ins>{}</ins>', _value(before), _value(after)
+        )
+    head = next(
+        (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
+        min(len(before), len(after)),
+    )
+    rest = min(len(before), len(after)) - head
+    tail = next((i for i in range(rest) if before[-1 - i] != after[-1 - i]), rest)
+    return format_html(
+        '<span>{}<del>{}</del>{}</span> <span aria-hidden="true">→</span> <span>{}<ins>{}</ins>{}</span>',
+        before[:head],
+        before[head : len(before) - tail],
+        before[len(before) - tail :],
+        after[:head],
+        after[head : len(after) - tail],
+        after[len(after) - tail :],
+    )
+
+
+def _value(value: Any) -> SafeString | str:
+    if value is None:
+        return format_html('<i class="null">{}</i>', "NULL")
+    if isinstance(value, bytes):
+        return f"0x{value[:64].hex()}"
+    return str(value)

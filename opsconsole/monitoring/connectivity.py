@@ -1,0 +1,82 @@
+"""Whether a store answers, asked in passing: bounded in time, so that one that is down holds up no page."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+from django.core.cache import cache
+from django.utils.translation import gettext as _
+
+from opsconsole.engine.models import Run
+from opsconsole.stores.connection import connection_parameters
+from opsconsole.stores.errors import first_line
+from opsconsole.stores.router import DEFAULT
+from opsconsole.stores.store import Store, StoreUnusable
+
+CONNECT_SECONDS, ANSWER_SECONDS = 2, 3.0
+REMEMBERED_SECONDS = 15
+
+
+def unreachable(stores: Sequence[Store]) -> dict[str, str]:
+    """Alias → why it does not answer, of those that don't. Servers are asked at once, and not again for a while."""
+    found: dict[str, str] = {}
+    asked = {}
+    pool = ThreadPoolExecutor(max(len(stores), 1), "reach")
+    for store in stores:
+        if store.path is not None:
+            found[store.alias] = _file(store)
+            continue
+        key = f"reach:{store.alias}:{hashlib.sha256(store.location.encode()).hexdigest()}"
+        remembered = cache.get(key)
+        if remembered is not None:
+            found[store.alias] = remembered
+        else:
+            asked[store.alias] = key, pool.submit(_server, store, connection_parameters(store))
+    for alias, (key, answer) in asked.items():
+        try:
+            found[alias] = answer.result(ANSWER_SECONDS)
+        except TimeoutError:
+            found[alias] = _("it does not answer within %(seconds)d s") % {"seconds": ANSWER_SECONDS}
+        cache.set(key, found[alias], REMEMBERED_SECONDS)
+    pool.shutdown(wait=False)
+    return {alias: reason for alias, reason in found.items() if reason}
+
+
+def identities(stores: Iterable[Store]) -> dict[str, str]:
+    """Identity → alias, of those whose identity is known. Asks no store that may be down.
+
+    A server's is what it said when it was asked last, else that of its newest run.
+    """
+    found: dict[str, str] = {}
+    for store in stores:
+        identity = store.known_identity()
+        if identity is None and store.alias == DEFAULT and store.path is None:
+            identity = store.identity()
+        elif identity is None and store.path is None:
+            runs = Run.objects.filter(location=store.location).order_by("-pk")
+            identity = runs.values_list("identity", flat=True).first()
+        if identity:
+            found[identity] = store.alias
+    return found
+
+
+def _file(store: Store) -> str:
+    try:
+        store.require_file()
+    except StoreUnusable as error:
+        return str(error)
+    return ""
+
+
+def _server(store: Store, address: dict[str, Any]) -> str:
+    """Why it does not answer. One that does is asked which database it is."""
+    try:
+        with psycopg.connect(**{**address, "connect_timeout": CONNECT_SECONDS}, autocommit=True) as connection:
+            store.learn_identity(lambda sql: connection.execute(sql).fetchall())
+    except psycopg.Error as error:
+        return first_line(error)
+    return ""

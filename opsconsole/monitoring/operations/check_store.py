@@ -1,0 +1,404 @@
+"""Document 001: is the store sound, does it hold what its models say, are its hot queries served by an index."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import orjson
+from django.conf import settings
+from django.db import DatabaseError, transaction
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.backups import dump
+from opsconsole.backups.folders import folder_of
+from opsconsole.backups.params import OnNamedStore, StoreParams
+from opsconsole.engine.operation import Check, Found, Priority, Schedule
+from opsconsole.engine.requirements import needed_columns
+from opsconsole.monitoring.expectations import HOT_QUERIES, JSON_COLUMNS, SERVER_MEMORY, HotQuery
+from opsconsole.stores import schema_diff
+from opsconsole.stores.catalog import escape, identifier, quote
+from opsconsole.stores.config import is_writable
+from opsconsole.stores.errors import ErrorKind, classify, first_line, sqlite_code
+from opsconsole.stores.models import Backup
+from opsconsole.stores.router import DEFAULT
+from opsconsole.stores.store import StoreUnusable
+
+SHOWN = 20  # keys, values or lines of one finding
+READ_ROWS = 2_000
+_FULL_TEXT = re.compile(r"\bUSING\s+(fts[345])\b", re.IGNORECASE)
+IS_JSON_SINCE = 160_000  # PostgreSQL's own predicate; the type itself reads differently
+
+
+class CheckStore(OnNamedStore, Check):
+    title = _("Check a store")
+    description = _(
+        "Looks for damage, dangling references, broken JSON, values outside their enumeration, missing tables, columns "
+        "and indexes, hot queries without an index, and server settings below what is advised. Reads only."
+    )
+    model = Backup
+    schedule = Schedule("0 3 * * 0")
+    Params = StoreParams
+    questions = ("integrity", "references", "json", "enumerations", "schema", "hot queries", "settings")
+    sentences = {
+        "damaged": _("SQLite's integrity check says: %(text)s"),
+        "damaged_index": _(
+            "the full-text index %(name)s does not hold what its rows say (%(text)s); it is made again by: "
+            "%(statement)s"
+        ),
+        "unchecked_index": _("the full-text index %(name)s can't be checked: %(text)s"),
+        "unanswered": _("the question “%(question)s” got no answer: %(text)s"),
+        "invalid_index": _("the index %(name)s of %(table)s is invalid: REINDEX it, or drop it and make it again"),
+        "dangling_reference": _(
+            "%(rows)d rows of %(table)s refer by %(column)s to rows of %(parent)s that are not there"
+        ),
+        "broken_reference": _("the foreign keys of %(table)s can't be checked: %(text)s"),
+        "invalid_json": _("%(rows)d rows of %(table)s hold no JSON in %(column)s, among them %(keys)s"),
+        "outside_enumeration": _("%(rows)d rows of %(table)s have %(value)s in %(column)s, which no document names"),
+        "missing_table": _("the table %(name)s is missing; it would be made by: %(statement)s"),
+        "absent_table": _("the table %(name)s is missing; the platform's own migrations make it"),
+        "missing_column": _("the column %(name)s is missing; it would be added by: %(statement)s"),
+        "missing_index": _("the index %(name)s is missing; it would be made by: %(statement)s"),
+        "other_shape": "%(statement)s",
+        "pending_migration": _("%(name)s is missing. %(statement)s"),
+        "query_without_index": _("the query “%(name)s” reads all of %(table)s"),
+        "setting_advised": _("%(name)s is %(value)s; advised is %(advised)s"),
+    }
+    reasons = {
+        "damaged": _("damaged pages"),
+        "damaged_index": _("full-text indexes that do not hold what their rows say"),
+        "unchecked_index": _("full-text indexes that can't be checked"),
+        "unanswered": _("questions without an answer"),
+        "invalid_index": _("invalid indexes"),
+        "dangling_reference": _("foreign keys with dangling rows"),
+        "broken_reference": _("foreign keys that can't be checked"),
+        "invalid_json": _("columns with broken JSON"),
+        "outside_enumeration": _("values outside their enumeration"),
+        "missing_table": _("documented tables missing"),
+        "absent_table": _("documented tables that the platform has not made"),
+        "missing_column": _("documented columns missing"),
+        "missing_index": _("documented indexes missing"),
+        "other_shape": _("tables of another shape"),
+        "pending_migration": _("columns that the platform's own migrations add"),
+        "query_without_index": _("hot queries without an index"),
+        "setting_advised": _("settings below what is advised"),
+    }
+    repairs = dict.fromkeys(("missing_column", "missing_index"), "backups.upgrade_store")
+
+    @classmethod
+    def occasions(cls) -> Iterable[Mapping[str, Any]]:
+        return [{"store": name} for name in (DEFAULT, *settings.STORES)]
+
+    def bound(self) -> int:
+        self.at.require_file()
+        self.at.connection.ensure_connection()
+        return len(self.questions)
+
+    def ask(self, question: str) -> Iterable[Found]:
+        questions: dict[str, Callable[[], Iterator[Found]]] = {
+            "integrity": self._integrity,
+            "references": self._references,
+            "json": self._json,
+            "enumerations": self._enumerations,
+            "schema": self._schema,
+            "hot queries": self._hot_queries,
+            "settings": self._settings,
+        }
+        try:
+            yield from questions[question]()
+        except (DatabaseError, sqlite3.Error, OSError) as error:  # damage, a table that the role may not read, no space
+            if classify(error) == ErrorKind.TRANSIENT:
+                raise
+            data = {"question": question, "text": first_line(error)}
+            yield Found("unanswered", question, data, Priority.IMMEDIATE.value)
+
+    def _rows(self, sql: str, values: Iterable[Any] = ()) -> list[Any]:
+        with self.at.connection.cursor() as cursor:
+            cursor.execute(sql, list(values))
+            return list(cursor.fetchall())
+
+    # --- damage ----------------------------------------------------------------------------------------------
+
+    def _integrity(self) -> Iterator[Found]:
+        if self.at.vendor == "postgresql":
+            for table, name in self._rows(_INVALID_INDEXES):
+                yield Found("invalid_index", name, {"table": table, "name": name}, Priority.IMMEDIATE.value)
+            return
+        try:
+            said = [str(row[0]) for row in self._rows(f"PRAGMA integrity_check({SHOWN})")]
+        except DatabaseError as error:
+            said = [str(error)]
+        if said != ["ok"]:
+            for text in said:
+                yield Found("damaged", text[:200], {"text": text[:500]}, Priority.IMMEDIATE.value)
+        else:
+            yield from self._search_indexes()
+
+    def _search_indexes(self) -> Iterator[Found]:
+        """Compare each full-text index with its rows. SQLite asks for the write lock, so a store that is not ours is
+        checked in a copy.
+        """
+        declared = self._rows("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND rootpage = 0")
+        kinds = {name: match[1].lower() for name, sql in declared if (match := _FULL_TEXT.search(sql))}
+        if not kinds:
+            return
+        found: list[Found] = []
+        with self._checked_connection() as execute:
+            for name, kind in kinds.items():
+                table = identifier(name)
+                columns, values = ("", "'integrity-check'") if kind != "fts5" else (", rank", "'integrity-check', 1")
+                try:
+                    execute(f"INSERT INTO {table} ({table}{columns}) VALUES ({values})")
+                except (DatabaseError, sqlite3.Error) as error:
+                    if classify(error) == ErrorKind.TRANSIENT:
+                        raise
+                    damaged = sqlite_code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CORRUPT_VTAB}
+                    statement = f"INSERT INTO {table} ({table}) VALUES ('rebuild')"
+                    data = {"name": name, "text": first_line(error), "statement": statement}
+                    priority = Priority.IMMEDIATE if damaged else Priority.PERIODIC
+                    found.append(Found("damaged_index" if damaged else "unchecked_index", name, data, priority.value))
+        yield from found  # when the lock is given back
+
+    @contextmanager
+    def _checked_connection(self) -> Iterator[Callable[[str], Any]]:
+        """Where a statement may take the write lock; nothing that it writes stays."""
+        path = self.at.path
+        if self.at.managed and path is not None and is_writable(path):
+            with transaction.atomic(using=self.at.alias), self.at.connection.cursor() as cursor:
+                yield cursor.execute
+                transaction.set_rollback(True, using=self.at.alias)
+            return
+        with TemporaryDirectory(dir=folder_of("")) as folder:
+            copy = Path(folder, "copy.sqlite3")
+            dump.copy_database(self.at, copy)
+            with closing(sqlite3.connect(copy)) as connection:
+                yield connection.execute
+
+    # --- foreign keys of the database's own -------------------------------------------------------------------
+
+    def _references(self) -> Iterator[Found]:
+        yield from self._dangling_sqlite() if self.at.vendor == "sqlite" else self._dangling_postgresql()
+
+    def _dangling_sqlite(self) -> Iterator[Found]:
+        for table in self.at.tables:
+            columns = dict(self._rows('SELECT id, "from" FROM pragma_foreign_key_list(%s)', [table]))
+            if not columns:
+                continue
+            try:
+                # Grouped in SQL: there may be millions of them.
+                found = self._rows(
+                    "SELECT parent, fkid, COUNT(*) FROM pragma_foreign_key_check(%s) GROUP BY 1, 2", [table]
+                )
+            except DatabaseError as error:
+                yield Found("broken_reference", table, {"table": table, "text": str(error)})
+                continue
+            for parent, number, rows in found:
+                yield self._dangling(table, columns[number], parent, rows)
+
+    def _dangling_postgresql(self) -> Iterator[Found]:
+        for table, parent, columns, parent_columns in self._rows(_FOREIGN_KEYS):
+            pairs = [(quote(a), quote(b)) for a, b in zip(columns, parent_columns, strict=True)]
+            condition = " AND ".join(f"p.{theirs} = c.{ours}" for ours, theirs in pairs)
+            filled = " AND ".join(f"c.{ours} IS NOT NULL" for ours, _theirs in pairs)
+            ((rows,),) = self._rows(
+                f"SELECT COUNT(*) FROM {escape(table)} AS c WHERE {filled}"  # names out of the catalogue, quoted
+                f" AND NOT EXISTS (SELECT FROM {escape(parent)} AS p WHERE {condition})"
+            )
+            if rows:
+                yield self._dangling(table, ", ".join(columns), parent, rows)
+
+    @staticmethod
+    def _dangling(table: str, column: str, parent: str, rows: int) -> Found:
+        data = {"table": table, "column": column, "parent": parent, "rows": rows}
+        return Found("dangling_reference", f"{table}.{column}", data)
+
+    # --- values ---------------------------------------------------------------------------------------------------
+
+    def _json(self) -> Iterator[Found]:
+        for table, columns in JSON_COLUMNS.get(self.at.name, {}).items():
+            for column in columns:
+                declared = self.at.tables[table].columns.get(column) if table in self.at.tables else None
+                if declared is None or declared.base in {"json", "jsonb"}:
+                    continue
+                rows, keys = self._broken(table, column)
+                if rows:
+                    data = {"table": table, "column": column, "rows": rows, "keys": ", ".join(map(str, keys))}
+                    yield Found("invalid_json", f"{table}.{column}", data)
+
+    def _broken(self, table: str, column: str) -> tuple[int, list[Any]]:
+        """How many rows, and the keys of the first ones."""
+        name, at = quote(column), quote(table)
+        key = next((quote(n) for n, declared in self.at.tables[table].items() if declared.primary_key), name)
+        condition = self._is_broken(name)
+        if condition:
+            ((rows,),) = self._rows(f"SELECT COUNT(*) FROM {at} WHERE {condition}")
+            first = f"SELECT {key} FROM {at} WHERE {condition} LIMIT {SHOWN}"
+            return rows, [row[0] for row in self._rows(first)] if rows else []
+        rows = 0
+        keys: list[Any] = []
+        with transaction.atomic(using=self.at.alias), self.at.connection.chunked_cursor() as cursor:
+            cursor.execute(f"SELECT {key}, {name}::text FROM {at} WHERE {name} IS NOT NULL", [])
+            while portion := cursor.fetchmany(READ_ROWS):
+                for row_key, text in portion:
+                    if not _is_json(text):
+                        rows += 1
+                        if len(keys) < SHOWN:
+                            keys.append(row_key)
+        return rows, keys
+
+    def _is_broken(self, name: str) -> str:
+        """The condition in SQL, where the engine has one."""
+        if self.at.vendor == "sqlite":
+            return f"{name} IS NOT NULL AND NOT json_valid({name})"
+        if int(self.at.connection.pg_version) >= IS_JSON_SINCE:  # type: ignore[attr-defined]
+            return f"{name} IS NOT NULL AND {name} IS NOT JSON"
+        return ""
+
+    def _enumerations(self) -> Iterator[Found]:
+        for model in self.at.models():
+            table = model._meta.db_table
+            for one in model._meta.concrete_fields:
+                if not one.flatchoices or one.column is None or one.column not in self.at.tables.get(table, {}):
+                    continue
+                values = [str(value) for value, _label in one.flatchoices]
+                name, marks = quote(one.column), ", ".join(["%s"] * len(values))
+                text = f"CAST({name} AS TEXT)"
+                sql = (
+                    f"SELECT {text}, COUNT(*) FROM {quote(table)} WHERE {name} IS NOT NULL"
+                    f" AND {text} NOT IN ({marks}) GROUP BY 1 ORDER BY 2 DESC LIMIT {SHOWN}"
+                )
+                for value, rows in self._rows(sql, values):
+                    shown = str(value)[:100]
+                    data = {"table": table, "column": str(one.column), "value": shown, "rows": rows}
+                    yield Found("outside_enumeration", f"{table}.{one.column}={shown}", data)
+
+    # --- schema ---------------------------------------------------------------------------------------------------
+
+    def _schema(self) -> Iterator[Found]:
+        codes = {"shape": "other_shape", "migration": "pending_migration"}
+        needed = None
+        if not self.at.managed:  # a platform makes its tables itself, and would find ours in their place
+            codes |= {"table": "absent_table"}
+            needed = needed_columns(self.at)
+        for one in schema_diff.missing(self.at, needed):
+            if one.kind != "invalid":  # which the question of integrity has found
+                code = codes.get(one.kind, f"missing_{one.kind}")
+                yield Found(code, one.name, {"name": one.name, "statement": one.statement})
+        known = schema_diff.documented(self.at.name, self.at.vendor).tables
+        for name in self.at.missing():  # what only the models know: the console's own tables
+            table = name.partition(".")[0]
+            if table not in known:
+                kind = "column" if "." in name else "table"
+                yield Found(f"missing_{kind}", name, {"name": name, "statement": "python manage.py setup"})
+
+    def _hot_queries(self) -> Iterator[Found]:
+        for query, by_index in self._explained():
+            if not by_index:
+                yield Found("query_without_index", query.name, {"name": query.name, "table": query.table})
+
+    def _explained(self) -> Iterator[tuple[HotQuery, bool]]:
+        """The hot queries that this store can answer, and whether the database uses an index for each."""
+        reads_all = self._reads_all_sqlite if self.at.vendor == "sqlite" else self._reads_all_postgresql
+        for query in HOT_QUERIES.get(self.at.name, ()):
+            if set(query.columns) <= set(self.at.tables.get(query.table, ())):
+                yield query, not reads_all(query.sql)
+
+    @cached_property
+    def _hot(self) -> dict[str, bool]:
+        """Hot query → whether an index serves it; empty where the store is too damaged to say."""
+        try:
+            return {query.name: by_index for query, by_index in self._explained()}
+        except (DatabaseError, StoreUnusable):
+            return {}
+
+    def remarks(self) -> list[str]:
+        by_index = ", ".join(name for name, uses in self._hot.items() if uses)
+        return [gettext("Hot queries served by an index: %(names)s.") % {"names": by_index}] if by_index else []
+
+    def report(self, found: Sequence[Found]) -> dict[str, Any]:
+        return super().report(found) | {"hot_queries": self._hot}
+
+    def _reads_all_sqlite(self, sql: str) -> bool:
+        steps = [str(row[3]) for row in self._rows(f"EXPLAIN QUERY PLAN {sql}")]
+        return any((step.startswith("SCAN") and "USING" not in step) or "TEMP B-TREE" in step for step in steps)
+
+    def _reads_all_postgresql(self, sql: str) -> bool:
+        """Small tables are scanned all the same, so the planner is asked what it would do if it must not."""
+        with transaction.atomic(using=self.at.alias):
+            self._rows("SELECT set_config('enable_seqscan', 'off', true)")
+            ((plan,),) = self._rows(f"EXPLAIN (FORMAT JSON) {sql}")
+        return "Seq Scan" in json.dumps(plan)
+
+    # --- settings ------------------------------------------------------------------------------------------------
+
+    def _settings(self) -> Iterator[Found]:
+        if self.at.vendor == "sqlite":
+            ((mode,),) = self._rows("PRAGMA journal_mode")
+            if mode != "wal":
+                yield self._advised("journal_mode", mode, "wal")
+            return
+        for name, value, unit_bytes in self._rows(_MEMORY):
+            advised = SERVER_MEMORY[name]
+            if int(value) * int(unit_bytes) < _bytes(advised):
+                yield self._advised(name, _size(int(value) * int(unit_bytes)), advised)
+
+    @staticmethod
+    def _advised(name: str, value: str, advised: str) -> Found:
+        return Found(
+            "setting_advised", name, {"name": name, "value": value, "advised": advised}, Priority.PERIODIC.value
+        )
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        try:  # what orjson refuses alone: numbers and depths beyond its own
+            json.loads(text, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            return False
+    return True
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _bytes(text: str) -> int:
+    number, unit = int(text[:-2]), text[-2:]
+    return number * {"kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}[unit]
+
+
+def _size(size: int) -> str:
+    for unit, factor in (("GB", 1 << 30), ("MB", 1 << 20)):
+        if size >= factor and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return f"{size // 1024}kB"
+
+
+_INVALID_INDEXES = """
+    SELECT i.indrelid::regclass::text, i.indexrelid::regclass::text FROM pg_index AS i
+    JOIN pg_class AS c ON c.oid = i.indexrelid
+    WHERE NOT i.indisvalid AND c.relkind = 'i' AND pg_table_is_visible(i.indrelid)
+"""
+_FOREIGN_KEYS = """
+    SELECT c.conrelid::regclass::text, c.confrelid::regclass::text,
+           ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k(n, o)
+                 JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.n ORDER BY k.o),
+           ARRAY(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS k(n, o)
+                 JOIN pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.n ORDER BY k.o)
+    FROM pg_constraint AS c WHERE c.contype = 'f' AND c.conparentid = 0 AND pg_table_is_visible(c.conrelid)
+    ORDER BY 1, c.conname
+"""
+_MEMORY = """
+    SELECT name, setting::bigint, CASE unit WHEN '8kB' THEN 8192 ELSE 1024 END FROM pg_settings
+    WHERE name IN ('shared_buffers', 'effective_cache_size', 'work_mem') AND unit IN ('8kB', 'kB')
+"""

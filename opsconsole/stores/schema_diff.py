@@ -1,0 +1,195 @@
+"""The documented tables, columns and indexes of a store, out of the very statements that its migrations run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NamedTuple
+
+import sqlparse
+from django.db.migrations.loader import MigrationLoader
+from django.db.models import Model
+
+from opsconsole.stores import remedies
+from opsconsole.stores.catalog import identifier
+from opsconsole.stores.remedies import Index
+from opsconsole.stores.schema import StoreSQL
+from opsconsole.stores.store import Store
+
+
+@dataclass
+class Documented:
+    """As the documents have it, on one engine."""
+
+    tables: dict[str, str] = field(default_factory=dict)  # table → CREATE TABLE
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)  # table → column → its declaration
+    indexes: dict[str, tuple[Index, str]] = field(default_factory=dict)  # index → what it is on, CREATE INDEX
+
+
+class Missing(NamedTuple):
+    """Something that the store lacks, and the statement that adds it; or, where none may, the reason in its place.
+
+    `invalid` is an index that PostgreSQL has not finished, `shape` a table whose key is another one, `migration` a
+    column that the platform itself adds later.
+    """
+
+    kind: str  # table, column, index, invalid; shape, migration
+    name: str
+    statement: str
+    table: str
+    columns: frozenset[str] = frozenset()
+
+
+ADDED = ("column", "index", "invalid")
+
+
+@cache
+def documented(store: str, vendor: str) -> Documented:
+    """The console's own database has none: Django makes it. What the console adds itself, such as an index of
+    words, is no part of the documents.
+    """
+    found = Documented()
+    known = {model._meta.db_table for model in Store(store, store).models()}
+    for statement in statements(store, vendor):
+        if table := _TABLE.match(statement):
+            name = _plain(table[1])
+            if name not in known:
+                continue
+            found.tables[name] = statement
+            found.columns[name] = dict(_declarations(statement))
+        elif index := _INDEX.match(statement):
+            columns = tuple(_plain(part.split()[0]) for part in _parts(statement[index.end() :]))
+            if _plain(index[2]) in known and all(map(str.isidentifier, columns)):
+                unique = bool(re.match(r"CREATE\s+UNIQUE", statement, re.IGNORECASE))
+                wanted = Index(_plain(index[2]), columns, unique, remedies.condition(statement))
+                found.indexes[_plain(index[1])] = wanted, statement
+    return found
+
+
+def statements(store: str, vendor: str) -> Iterator[str]:
+    loader = MigrationLoader(None, ignore_no_migrations=True)
+    graph = loader.graph
+    ordered = dict.fromkeys(key for leaf in graph.leaf_nodes() for key in graph.forwards_plan(leaf))
+    for key in ordered:
+        migration: Any = loader.disk_migrations.get(key)
+        for operation in _flat(migration.operations if migration else ()):
+            if isinstance(operation, StoreSQL) and operation.store == store:
+                for statement in sqlparse.split(sqlparse.format(operation.scripts[vendor], strip_comments=True)):
+                    yield statement.strip().rstrip(";")
+
+
+def _flat(operations: Iterable[Any]) -> Iterator[Any]:
+    for operation in operations:
+        yield operation
+        yield from _flat(getattr(operation, "database_operations", ()))
+
+
+_NAME = r'("(?:[^"]|"")+"|\w+)'
+_TABLE = re.compile(rf"CREATE TABLE (?:IF NOT EXISTS )?{_NAME}\s*\(", re.IGNORECASE)
+_INDEX = re.compile(
+    rf"CREATE (?:UNIQUE )?INDEX (?:IF NOT EXISTS )?{_NAME}\s+ON {_NAME}\s*(?:USING \w+\s*)?\(", re.IGNORECASE
+)
+_CONSTRAINTS = {"UNIQUE", "FOREIGN", "PRIMARY", "CHECK", "CONSTRAINT", "EXCLUDE", "LIKE"}
+
+
+def _declarations(statement: str) -> Iterator[tuple[str, str]]:
+    """Column → its declaration, of a CREATE TABLE."""
+    for part in _parts(statement[statement.index("(") + 1 :]):
+        name, _space, declaration = part.partition(" ")
+        if name.upper() not in _CONSTRAINTS:
+            yield _plain(name), " ".join(declaration.split())
+
+
+def _parts(text: str) -> list[str]:
+    """What stands between the commas, up to the parenthesis that closes the one before `text`."""
+    parts, depth, start, quote = [], 0, 0, ""
+    for place, character in enumerate(text):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character == "(":
+            depth += 1
+        elif character == ")" and depth:
+            depth -= 1
+        elif character == ")" or (character == "," and not depth):
+            parts.append(text[start:place].strip())
+            start = place + 1
+            if character == ")":
+                break
+    return parts
+
+
+def _plain(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def missing(store: Store, needed: Mapping[str, Collection[str]] | None = None) -> list[Missing]:
+    """What the documents have and the store lacks, in the order in which it can be added.
+
+    `needed` (table → columns): no other columns are missed.
+    """
+    wanted = documented(store.name, store.vendor)
+    models = {model._meta.db_table: model for model in store.models()}
+    shapes = [table for table in wanted.tables if table in models and remedies.other_shape(store, models[table])]
+    found = [Missing("table", name, sql, name) for name, sql in wanted.tables.items() if name not in store.tables]
+    found += [Missing("shape", table, remedies.shape_sentence(store, models[table]), table) for table in shapes]
+    there = {table: set(columns) for table, columns in store.tables.items() if table not in shapes}
+    for table, columns in wanted.columns.items():
+        names = [
+            name
+            for name in columns
+            if name not in there.get(table, columns) and (needed is None or name in needed.get(table, ()))
+        ]
+        found += _missing_columns(store, models[table], names, columns) if names else ()
+    for one in found:
+        if one.kind == "column":
+            there[one.table] |= one.columns
+    indexes = _missing_indexes(store, wanted)
+    return found + [one for one in indexes if one.table in there and one.columns <= there[one.table]]
+
+
+def _missing_columns(
+    store: Store, model: type[Model], names: Iterable[str], declarations: Mapping[str, str]
+) -> Iterator[Missing]:
+    table = model._meta.db_table
+    later = remedies.pending_migrations(store, model, names)
+    for migration, columns in later.items():
+        sentence = remedies.migration_sentence(store, table, columns, migration)
+        yield Missing(
+            "migration", ", ".join(f"{table}.{name}" for name in columns), sentence, table, frozenset(columns)
+        )
+    left_out = {name for columns in later.values() for name in columns}
+    for name in names:
+        if name not in left_out:
+            statement = _added(store, table, name, declarations[name])
+            yield Missing("column", f"{table}.{name}", statement, table, frozenset({name}))
+
+
+def _missing_indexes(store: Store, wanted: Documented) -> Iterator[Missing]:
+    """Those that no index of the store stands for. Another index may have the documented name."""
+    there = remedies.indexes(store)
+    taken = remedies.names_taken(store)
+    for name, (index, statement) in wanted.indexes.items():
+        serving = {other: one.valid for other, one in there.items() if one.serves(index)}
+        if any(serving.values()):
+            continue
+        if serving:  # only PostgreSQL has invalid ones: what an attempt left half made
+            kind, other = "invalid", min(serving)
+            statement = f"REINDEX INDEX CONCURRENTLY {identifier(other)}"
+        else:
+            kind, other = "index", remedies.free_name(name, taken)
+            statement = re.sub(rf"(INDEX (?:IF NOT EXISTS )?){_NAME}", rf"\1{other}", statement, count=1)
+        yield Missing(kind, other, statement, index.table, frozenset(map(str, index.columns)))
+
+
+def _added(store: Store, table: str, column: str, declaration: str) -> str:
+    """Rows are there already: what a table's first declaration may say, an added column may not."""
+    declaration = re.sub(r"\bPRIMARY KEY\b|\bUNIQUE\b|\bAUTOINCREMENT\b", "", declaration, flags=re.IGNORECASE)
+    if store.vendor == "sqlite":  # wants a constant, and no reference with a default
+        declaration = re.sub(r"\s*DEFAULT CURRENT_\w+", "", declaration, flags=re.IGNORECASE)
+    if not re.search(r"\bDEFAULT\b", declaration, re.IGNORECASE):
+        declaration = re.sub(r"\s*\bNOT NULL\b", "", declaration, flags=re.IGNORECASE)
+    return f"ALTER TABLE {identifier(table)} ADD COLUMN {identifier(column)} {' '.join(declaration.split())}"

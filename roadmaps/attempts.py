@@ -1,0 +1,90 @@
+"""Attempts to recover a task: how many go on at once over the whole cluster, and how many have failed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from django.conf import settings
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from opsconsole.engine import notifications
+from opsconsole.engine.lifecycle import is_abandoned
+from opsconsole.engine.models import Status
+from opsconsole.engine.seals import serialised
+from opsconsole.redaction import redact
+from roadmaps.models import Recovery
+
+MAX_FAILURES = 3  # then a task is left for a person
+POLL_SECONDS = 1.0
+
+Outcome = Recovery.Outcome
+
+
+def failures(identity: str, task_id: str) -> int:
+    """Attempts that have failed since one succeeded."""
+    return left_for_people(identity).get(task_id, 0)
+
+
+def left_for_people(identity: str) -> dict[str, int]:
+    """Task → attempts that have failed in a row."""
+    failed: dict[str, int] = {}
+    rows = Recovery.objects.filter(identity=identity).order_by("pk").values_list("task_id", "outcome")
+    for task_id, outcome in rows.iterator():
+        if outcome == Outcome.FAILED:
+            failed[task_id] = failed.get(task_id, 0) + 1
+        elif outcome == Outcome.RECOVERED:
+            failed.pop(task_id, None)
+    return failed
+
+
+@contextmanager
+def attempt(identity: str, task_id: str, run_id: int | None) -> Iterator[Recovery]:
+    """One attempt, once it is this one's turn; how it ends is written down. The third failure is told."""
+    mine = _begin(identity, task_id, run_id)
+    try:
+        yield mine
+    except Exception as error:
+        _end(mine, Outcome.FAILED, redact(str(error)) or type(error).__name__)
+        count = failures(identity, task_id)
+        if count >= MAX_FAILURES:
+            notifications.tell(
+                f"recovery/{mine.pk}",
+                _("Task %(task)s could not be recovered %(count)d times: it is left for a person")
+                % {"task": task_id, "count": count},
+                _("The last time: %(error)s") % {"error": mine.error},
+            )
+        raise
+    _end(mine, Outcome.RECOVERED)
+
+
+def _begin(identity: str, task_id: str, run_id: int | None) -> Recovery:
+    """Wait for a place among those that may go on at once, and for the delay since the last start."""
+    while True:
+        with serialised("recoveries"):
+            _bury(identity, task_id)
+            running = Recovery.objects.filter(outcome=Outcome.RUNNING).count()
+            newest = Recovery.objects.order_by("-started_at").first()
+            delay = timedelta(seconds=settings.TASK_RECOVERY_DELAY_SECONDS)
+            if running < settings.TASK_RECOVERY_MAX_CONCURRENT and (
+                newest is None or newest.started_at + delay <= timezone.now()
+            ):
+                return Recovery.objects.create(identity=identity, task_id=task_id, run_id=run_id)
+        time.sleep(POLL_SECONDS)
+
+
+def _bury(identity: str, task_id: str) -> None:
+    """Attempts whose worker is gone have failed; so has an earlier one of this task: its run holds the task's lock."""
+    for one in Recovery.objects.filter(outcome=Outcome.RUNNING).select_related("run"):
+        run = one.run
+        alive = run is not None and run.status == Status.RUNNING and not is_abandoned(run)
+        if not alive or (one.identity, one.task_id) == (identity, task_id):
+            _end(one, Outcome.FAILED, _("Its worker was lost."))
+
+
+def _end(one: Recovery, outcome: Outcome, error: str = "") -> None:
+    one.outcome, one.error, one.finished_at = outcome, error[:2000], timezone.now()
+    one.save(update_fields=("outcome", "error", "finished_at"))

@@ -1,0 +1,104 @@
+"""Full-text search of AgentOS's memory and knowledge, from the shell."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import CommandParser
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+from rich.table import Table
+from rich.text import Text
+
+from opsconsole.cli.command import ConsoleCommand, add_json_flag
+from opsconsole.cli.output import Output
+from opsconsole.stores.store import Store, attach_file
+from tasks.agentos.search import LIMIT, MAX_LIMIT, SOURCES, Found, Hit, search
+
+PIPE_WIDTH = 120
+
+
+class Command(ConsoleCommand):
+    help = gettext_noop(
+        'Search memory and knowledge: words that must all occur, "phrases", beginnings* and -words that must not.'
+    )
+    examples = ("search 'redis timeout'", "search '\"数据 库\" -draft' --in knowledge --json")
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("text", nargs="+", metavar="TEXT", help=_("what to look for, best in quotes"))
+        parser.add_argument("--in", dest="source", choices=list(SOURCES), help=_("only there"))
+        parser.add_argument("--limit", type=_limit, default=LIMIT, metavar="N", help=_("so many results (1 … 500)"))
+        where = parser.add_mutually_exclusive_group()
+        where.add_argument("--database", metavar="ALIAS", choices=settings.STORES, help=_("the store to look at"))
+        where.add_argument("--db-path", metavar="FILE", help=_("attach this SQLite file for this one call"))
+        add_json_flag(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        alias = options["database"] or "agentos"
+        if options["db_path"] is None:
+            store = Store(alias, alias)
+        else:
+            store = attach_file("agentos", options["db_path"], read_only=True)
+        store.require_file()
+        sources = (options["source"],) if options["source"] else tuple(SOURCES)
+        found = search(store, " ".join(options["text"]), sources=sources, limit=options["limit"])
+        output = Output(as_json=options["json"], no_color=options["no_color"])
+        if options["json"]:
+            output.json(result_of(found))
+        else:
+            show(found, output)
+
+
+def _limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_LIMIT):
+        raise argparse.ArgumentTypeError(_("a whole number from 1 to 500 is wanted, not %s") % repr(text))
+    return int(text)
+
+
+def result_of(found: Found) -> dict[str, Any]:
+    """For scripts. `rank` counts from the best, 1, on."""
+    return {
+        "query": found.query.text,
+        "method": found.method,
+        "methods": {name: str(method) for name, method in found.methods.items()},
+        "more": found.more,
+        "results": [
+            {
+                "in": hit.source.name,
+                "id": hit.key,
+                "rank": place,
+                "score": round(hit.score, 4),
+                "snippet": str(hit.snippet),
+                **hit.values,
+            }
+            for place, hit in enumerate(found.hits, 1)
+        ],
+    }
+
+
+def show(found: Found, output: Output) -> None:
+    if not output.console.is_terminal:
+        output.console.width = PIPE_WIDTH
+    for title, words in found.method_words:
+        output.line(f"{title}: {words}")
+    if not found.query:
+        output.line(_("There is no word in that to look for."))
+    elif not found.hits:
+        output.line(_("Nothing found."))
+    else:
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        table.add_column("", justify="right")
+        table.add_column(_("In"))
+        table.add_column(_("Key"), overflow="fold")
+        table.add_column(_("Text"), overflow="fold", ratio=1)
+        for place, hit in enumerate(found.hits, 1):
+            table.add_row(str(place), str(hit.source.title), Text(hit.key), _marked(hit))
+        output.console.print(table)
+        if found.more:
+            output.line(_("There is more: --limit shows up to 500."))
+
+
+def _marked(hit: Hit) -> Text:
+    return Text.assemble(*((part, "bold reverse" if marked else "") for part, marked in hit.snippet.parts))

@@ -1,0 +1,61 @@
+"""Document 001: projects have a status; those that nobody has touched for long are archived."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django import forms
+from django.db.models import F, QuerySet, Value
+from django.db.models.functions import Coalesce
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+from opsconsole.stores.fields import Moment, moment_text
+
+from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Schedule
+from opsconsole.formatting import figure
+from tasks.agentos.models import Project
+
+IDLE_DAYS = 180
+
+
+class ArchiveProjects(Operation):
+    title = _("Archive idle projects")
+    description = _(
+        "Sets the status of active projects to archived when their updated_at is older than the given days. "
+        "Nothing of a project is removed."
+    )
+    store = "agentos"
+    model = Project
+    writes = {"projects": ("status", "updated_at")}
+    risk = Risk.CHANGE
+    schedule = Schedule("0 5 * * 1")
+    figure_labels = {"in_scope": _("active and idle")}
+
+    class Params(forms.Form):
+        idle_days = forms.IntegerField(
+            min_value=0,
+            max_value=36_500,
+            initial=IDLE_DAYS,
+            required=False,
+            label=_("idle days"),
+            help_text=_("days without an update; 0 takes every active project that is chosen"),
+        )
+
+    def scope(self) -> QuerySet[Project]:
+        days = self.params.get("idle_days")
+        active = self.domain().filter(status=Project.Status.ACTIVE)
+        if days == 0:
+            return active
+        since = self.as_of - timedelta(days=IDLE_DAYS if days is None else days)
+        touched = Moment(Coalesce(F("updated_at"), F("created_at"), F("added_at")))
+        idle: QuerySet[Project] = active.alias(touched=touched).filter(touched__lt=Moment(Value(moment_text(since))))
+        return idle
+
+    def change(self, unit: Any) -> Outcome:
+        old = {"status": unit.status, "updated_at": unit.updated_at}
+        new = {"status": Project.Status.ARCHIVED.value, "updated_at": moment_text(self.as_of)}
+        return Changed((RowChange("projects", unit.pk, old, new),))
+
+    def action_label(self, count: int) -> str:
+        return ngettext("Archive %(count)s project", "Archive %(count)s projects", count) % {"count": figure(count)}

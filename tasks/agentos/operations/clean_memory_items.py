@@ -1,0 +1,95 @@
+"""Document 001: what agents remember has an end; expired items that may go are removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django import forms
+from django.db.models import Count, F, Q, QuerySet, Value
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+from opsconsole.stores.fields import Moment, moment_text
+
+from opsconsole.engine.operation import (
+    Changed,
+    Operation,
+    Outcome,
+    Priority,
+    Problem,
+    Risk,
+    RowChange,
+    Schedule,
+    Skip,
+    Unfit,
+)
+from opsconsole.formatting import figure
+from opsconsole.timestamps import read_moment
+from tasks.agentos.models import MemoryItem
+
+
+class CleanMemoryItems(Operation):
+    title = _("Remove expired memory items")
+    description = _(
+        "Removes memory items whose expires_at has passed and whose auto_cleanup is on. "
+        "Items without expires_at stay, and so does what was used since the plan."
+    )
+    store = "agentos"
+    model = MemoryItem
+    reads = ("expires_at", "auto_cleanup", "created_at", "last_used_at", "use_count", "retention_type")
+    writes = {"memory_items": ()}
+    risk = Risk.DELETE
+    schedule = Schedule("45 3 * * *")
+    problem = Problem(_("expired memory items"), Priority.PERIODIC.value)
+    reasons = {
+        "expired": _("expired"),
+        "not_expired": _("not expired yet"),
+        "used_since": _("used since the plan"),
+        "made_since": _("made since the plan"),
+        "unreadable_time": _("expires_at is no time"),
+    }
+    figure_labels = {"in_scope": _("expired, may go"), "memory_items": _("memory items")}
+
+    class Params(forms.Form):
+        retention_type = forms.CharField(
+            required=False,
+            label=_("retention type"),
+            help_text=_("only items of this retention type, such as project or temporary"),
+        )
+
+    def domain(self) -> QuerySet[MemoryItem]:
+        items = super().domain()
+        retention = self.params.get("retention_type")
+        return items.filter(retention_type=retention) if retention else items
+
+    def scope(self) -> QuerySet[MemoryItem]:
+        ends = self.domain().filter(auto_cleanup=1, expires_at__isnull=False).alias(ends=Moment(F("expires_at")))
+        return ends.filter(Q(ends__lte=Moment(Value(moment_text(self.as_of)))) | Q(ends__isnull=True))
+
+    def change(self, unit: Any) -> Outcome:
+        ends = read_moment(str(unit.expires_at))
+        if ends is None:
+            return Unfit("unreadable_time")
+        if ends > self.as_of:  # in a form that SQLite's own functions don't read
+            return Skip("not_expired")
+        for column, reason in (("last_used_at", "used_since"), ("created_at", "made_since")):
+            at = getattr(unit, column) and read_moment(str(getattr(unit, column)))
+            if at and at > self.as_of:
+                return Skip(reason)
+        judged = {name: getattr(unit, name) for name in self.reads}
+        return Changed((RowChange("memory_items", unit.pk, judged, None),), "expired")
+
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        """With one figure per retention type, since that is how people decide."""
+        kinds = narrow(self.scope()).order_by().values_list("retention_type").annotate(items=Count("pk"))
+        figures = {str(kind): items for kind, items in kinds.order_by("retention_type")}
+        return {
+            "in_scope": sum(figures.values()),
+            "memory_items": narrow(self.domain()).count(),
+            **{f"retention_type {kind}": items for kind, items in figures.items()},
+        }
+
+    def action_label(self, count: int) -> str:
+        return ngettext("Remove %(count)s memory item", "Remove %(count)s memory items", count) % {
+            "count": figure(count)
+        }

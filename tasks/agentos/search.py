@@ -1,0 +1,544 @@
+"""Full-text search of memory and knowledge, with whatever the store has for it.
+
+A managed store has the indexes of migration 0002. An attached one gets none: there the documented FTS5 tables
+answer, if they are in step, or the newest rows are read. The answer says which.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin.utils import quote
+from django.db import DatabaseError, transaction
+from django.db.models import Model, QuerySet
+from django.db.models.expressions import RawSQL
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from opsconsole.formatting import figure
+from opsconsole.stores.connection import is_pooler
+from opsconsole.stores.router import store_of
+from opsconsole.stores.store import Store
+from tasks.agentos.models import KbChunk, MemoryItem
+from tasks.agentos.search_query import HAN, Query, Snippet, Term, is_han, json_strings, pieces
+
+LIMIT = 20
+MAX_LIMIT = 500
+CANDIDATES = 500  # that many matches are ranked
+SCANNED = 20_000  # rows, where there is no index
+CHARACTERS = 64_000  # of a text: what stands behind them is not searched
+PROBES = 500  # rows that a check looks up by
+PROBED_WORDS = 8  # of their words
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table that can be searched, and what it has for it."""
+
+    name: str
+    title: Any
+    model: type[Model]
+    columns: tuple[str, ...]  # searched, the last one is always there
+    is_json: bool
+    shown: tuple[str, ...]
+    documented: str
+    grams: str
+    index: str
+    text: str  # what the index on PostgreSQL is of
+
+    @property
+    def table(self) -> str:
+        return self.model._meta.db_table
+
+    @property
+    def key(self) -> str:
+        return str(self.model._meta.pk.column)
+
+
+SOURCES = {
+    "memory": Source(
+        name="memory",
+        title=gettext_lazy("Memory"),
+        model=MemoryItem,
+        columns=("tags", "content"),
+        is_json=True,
+        shown=("type", "scope", "project_id"),
+        documented="memory_fts",
+        grams="memory_grams",
+        index="memory_items_search",
+        text="coalesce(json_strings(tags) || chr(10), '') || json_strings(content)",
+    ),
+    "knowledge": Source(
+        name="knowledge",
+        title=gettext_lazy("Knowledge"),
+        model=KbChunk,
+        columns=("content",),
+        is_json=False,
+        shown=("source_id", "chunk_index"),
+        documented="kb_chunks_fts",
+        grams="kb_chunks_grams",
+        index="kb_chunks_search",
+        text="content",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a search was answered: "index", "documented index", "scan of 300 rows"."""
+
+    name: str
+    rows: int = 0
+    capped: bool = False
+
+    def __str__(self) -> str:
+        return f"scan of {self.rows} rows" if self.name == "scan" else self.name
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        if self.name == "index":
+            return _("by the index")
+        if self.name == "documented index":
+            return _("by the documented index: words as it knows them")
+        if self.capped:
+            return _("by reading the newest %(count)s rows: older ones were not searched") % {
+                "count": figure(self.rows)
+            }
+        return _("by reading all %(count)s rows") % {"count": figure(self.rows)}
+
+
+INDEX = Method("index")
+DOCUMENTED_INDEX = Method("documented index")
+
+
+@dataclass
+class Hit:
+    """A row that was found. `score`: the higher, the better."""
+
+    source: Source
+    query: Query
+    key: str
+    text: str
+    score: float
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def snippet(self) -> Snippet:
+        return self.query.snippet(self.text)
+
+    @property
+    def link(self) -> str:
+        """The row's page, where there is one."""
+        meta = self.source.model._meta
+        if not admin.site.is_registered(self.source.model):
+            return ""
+        return reverse(f"admin:{meta.app_label}_{meta.model_name}_change", args=[quote(self.key)])
+
+
+@dataclass
+class Found:
+    """The answer: `hits` from the best on, and how each source was searched."""
+
+    query: Query
+    hits: list[Hit] = field(default_factory=list)
+    methods: dict[str, Method] = field(default_factory=dict)
+    more: bool = False  # matches than those in `hits`
+
+    @property
+    def method(self) -> str:
+        """For scripts: one word of all sources, or each with its own."""
+        different = dict.fromkeys(map(str, self.methods.values()))
+        if len(different) <= 1:
+            return next(iter(different), "")
+        return "; ".join(f"{name}: {method}" for name, method in self.methods.items())
+
+    @property
+    def method_words(self) -> list[tuple[str, str]]:
+        return [(str(SOURCES[name].title), method.words) for name, method in self.methods.items()]
+
+
+def search(store: Store, text: str, *, sources: tuple[str, ...] = tuple(SOURCES), limit: int = LIMIT) -> Found:
+    """The best matches of `text` in `store`. Raises StoreUnusable.
+
+    Of several sources, those that an older store lacks are left out, unless it has none of them.
+    """
+    found = Found(Query(text))
+    there = [name for name in sources if SOURCES[name].table in store.tables] or list(sources[:1])
+    for name in there:
+        source = SOURCES[name]
+        store.require({source.model: (source.key, source.columns[-1])})
+        try:
+            hits, method = _matches(store, source, found.query)
+        except DatabaseError as error:
+            raise store.unusable(error) from error
+        found.methods[name] = method
+        found.hits += hits
+    found.hits.sort(key=lambda hit: (-hit.score, hit.key))
+    found.more = len(found.hits) > limit
+    del found.hits[limit:]
+    _fill(store, found.hits)
+    return found
+
+
+def search_queryset(queryset: QuerySet[Any], text: str) -> QuerySet[Any]:
+    """The rows of `queryset` that match `text`, for the search box of a list of MemoryItem or KbChunk.
+
+    In the admin:
+
+        def get_search_results(self, request, queryset, search_term):
+            return (search_queryset(queryset, search_term) if search_term.strip() else queryset), False
+
+    Works on the store that the queryset reads. By the index it takes all matches; without one the first
+    `CANDIDATES` of the newest `SCANNED` rows: `method_of(queryset, text)` says which it was, for the help text.
+    """
+    store, source, query = _asked(queryset, text)
+    if not query:
+        return queryset.none()
+    engine = _engine(store, source, query)
+    if isinstance(engine, Index):
+        return queryset.filter(pk__in=RawSQL(*engine.keys(query)))  # noqa: S611  # names of ours, values as parameters
+    return queryset.filter(pk__in=[hit.key for hit in _matches(store, source, query)[0]])
+
+
+def method_of(queryset: QuerySet[Any], text: str) -> Method:
+    """How `search_queryset` answers."""
+    return _engine(*_asked(queryset, text)).method
+
+
+def _asked(queryset: QuerySet[Any], text: str) -> tuple[Store, Source, Query]:
+    source = next(source for source in SOURCES.values() if source.model is queryset.model)
+    return Store(queryset.db, store_of(queryset.model)), source, Query(text)
+
+
+def _matches(store: Store, source: Source, query: Query) -> tuple[list[Hit], Method]:
+    """Up to `CANDIDATES` matches, each checked against the text that stands there now."""
+    engine = _engine(store, source, query)
+    if not query:
+        return [], engine.method
+    if isinstance(engine, FullTextTable):
+        try:
+            hits, strangers = _checked(engine, query)
+            if strangers <= len(hits):
+                return hits, engine.method
+        except DatabaseError:
+            pass
+        engine = Scan(store, source)  # the index is damaged, or out of step since a VACUUM
+    return _checked(engine, query)[0], engine.method
+
+
+def _checked(engine: Engine, query: Query) -> tuple[list[Hit], int]:
+    """The candidates that match, and how many don't."""
+    hits: list[Hit] = []
+    strangers = 0
+    for key, text in engine.candidates(query):
+        score = query.score(text)
+        if score:
+            hits.append(Hit(engine.source, query, key, text, score))
+        else:
+            strangers += 1
+        if len(hits) == CANDIDATES:
+            break
+    return hits, strangers
+
+
+def _fill(store: Store, hits: list[Hit]) -> None:
+    """What else is shown of the rows that were found: one query per source."""
+    for source in SOURCES.values():
+        wanted = {hit.key: hit for hit in hits if hit.source is source}
+        columns = [name for name in source.shown if name in store.tables.get(source.table, {})]
+        if wanted and columns:
+            rows = source.model._base_manager.using(store.alias).filter(pk__in=list(wanted))
+            for key, *values in rows.values_list("pk", *columns):
+                wanted[key].values.update(zip(columns, values, strict=True))
+
+
+# --- engines ------------------------------------------------------------------------------------------------
+
+
+class Engine:
+    """One way of finding rows. What it yields may be more than what matches, never less."""
+
+    method: Method = INDEX
+
+    def __init__(self, store: Store, source: Source) -> None:
+        self.store, self.source = store, source
+
+    def candidates(self, query: Query) -> Iterator[tuple[str, str]]:
+        """Up to `CANDIDATES` keys with their texts."""
+        raise NotImplementedError
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The searched columns that the store has, as text."""
+        there = self.store.tables[self.source.table]
+        return [f"CAST({name} AS TEXT)" for name in self.source.columns if name in there]
+
+    def _read(self, sql: str, values: list[Any]) -> Iterator[tuple[str, str]]:
+        """Keys and searched texts out of keys and columns."""
+        plain = json_strings if self.source.is_json else str
+        with self.store.connection.cursor() as cursor:
+            cursor.execute(sql, values)
+            for key, *columns in cursor:
+                text = "\n".join(plain(column) for column in columns if column is not None)
+                yield key or "", text[:CHARACTERS]
+
+
+class Index(Engine):
+    """A full-text index that can be part of a larger query."""
+
+    def keys(self, query: Query) -> tuple[str, list[Any]]:
+        """A query for the keys of all matches, and its values."""
+        raise NotImplementedError
+
+
+class FullTextTable(Engine):
+    """An FTS5 table, best first."""
+
+    fts: str
+
+    def candidates(self, query: Query) -> Iterator[tuple[str, str]]:
+        source = self.source
+        best = f"SELECT rowid AS place FROM {self.fts} WHERE {self.fts} MATCH %s ORDER BY rank LIMIT {CANDIDATES}"
+        return self._read(
+            f"SELECT {source.key}, {', '.join(self.columns)}"
+            f" FROM ({best}) AS best LEFT JOIN {source.table} AS t ON t.rowid = best.place",
+            [self.match(query)],
+        )
+
+    def match(self, query: Query) -> str:
+        """The query in FTS5's own language."""
+        wanted = " AND ".join(map(_fts5, query.terms))
+        return f"({wanted}) NOT ({' OR '.join(map(_fts5, query.excluded))})" if query.excluded else wanted
+
+
+class GramsTable(FullTextTable, Index):
+    """The console's own FTS5 table beside the documented one."""
+
+    @property
+    def fts(self) -> str:  # type: ignore[override]
+        return self.source.grams
+
+    def keys(self, query: Query) -> tuple[str, list[Any]]:
+        source = self.source
+        return (
+            f"SELECT {source.key} FROM {source.table} WHERE rowid IN"
+            f" (SELECT rowid FROM {self.fts} WHERE {self.fts} MATCH %s)",
+            [self.match(query)],
+        )
+
+
+class DocumentedTable(FullTextTable):
+    """The documented FTS5 table. It knows Chinese only as whole runs, and JSON with its escapes: for ASCII alone."""
+
+    method = DOCUMENTED_INDEX
+
+    @property
+    def fts(self) -> str:  # type: ignore[override]
+        return self.source.documented
+
+
+def _fts5(term: Term) -> str:
+    words, prefix = term.words()
+    return f'"{" ".join(words)}"{" *" if prefix else ""}'
+
+
+class Tsvector(Index):
+    """The console's own GIN index. It holds no places that reach far enough: phrases are looked up in the text."""
+
+    def keys(self, query: Query) -> tuple[str, list[Any]]:
+        condition, values = self._condition(query)
+        return f"SELECT {self.source.key} FROM {self.source.table} WHERE {condition}", values
+
+    def candidates(self, query: Query) -> Iterator[tuple[str, str]]:
+        condition, values = self._condition(query)
+        return self._read(
+            f"SELECT {self.source.key}, {', '.join(self.columns)} FROM {self.source.table}"
+            f" WHERE {condition} LIMIT {CANDIDATES}",
+            values,
+        )
+
+    def _condition(self, query: Query) -> tuple[str, list[Any]]:
+        words = " & ".join(map(_tsquery, query.terms))
+        conditions = [f"search_words({self.source.text}) @@ to_tsquery('pg_catalog.simple', %s)"]
+        values = [words]
+        text = f"left({self.source.text}, {CHARACTERS})"
+        for term in (*query.terms, *query.excluded):
+            if term.excluded or len(term.words()[0]) > 1:
+                if len(term.pieces) == 1 and is_han(term.pieces[0]):  # no regular expression is needed
+                    conditions.append(f"strpos({text}, %s) {'=' if term.excluded else '>'} 0")
+                    values.append(term.pieces[0])
+                else:
+                    conditions.append(f"{text} {'!~*' if term.excluded else '~*'} %s")
+                    values.append(_posix(term))
+        return " AND ".join(conditions), values
+
+
+def _tsquery(term: Term) -> str:
+    words, prefix = term.words()
+    return " & ".join(f"'{word}'" for word in words) + (":*" if prefix else "")
+
+
+def _posix(term: Term) -> str:
+    """The term as a regular expression of PostgreSQL."""
+    edge = f"(?:^|$|[^[:alnum:]]|[{HAN}])"
+    pattern = "" if is_han(term.pieces[0]) else edge
+    for before, piece in zip((None, *term.pieces), term.pieces, strict=False):
+        if before is not None:
+            pattern += "[^[:alnum:]]+" if is_han(before) == is_han(piece) else "[^[:alnum:]]*"
+        pattern += piece
+    return pattern if is_han(term.pieces[-1]) or term.prefix else pattern + edge
+
+
+class Scan(Engine):
+    """Without an index: the newest rows, read in one pass, those kept out that lack a piece of the query."""
+
+    @cached_property
+    def method(self) -> Method:  # type: ignore[override]
+        with self.store.connection.cursor() as cursor:
+            cursor.execute(f"SELECT COUNT(*) FROM (SELECT 1 FROM {self.source.table} LIMIT {SCANNED + 1}) AS counted")
+            count = int(cursor.fetchone()[0])
+        return Method("scan", min(count, SCANNED), capped=count > SCANNED)
+
+    def candidates(self, query: Query) -> Iterator[tuple[str, str]]:
+        source, condition = self.source, "TRUE"
+        # PostgreSQL knows no order of insertion; the keys begin with a time.
+        newest, like = ("rowid", "LIKE") if self.store.vendor == "sqlite" else (source.key, 'COLLATE "C" ILIKE')
+        names = [f"column_{number}" for number in range(len(self.columns))]
+        columns = ", ".join(f"{column} AS {name}" for column, name in zip(self.columns, names, strict=True))
+        values: list[str] = []
+        for term in query.terms:
+            piece = max(term.pieces, key=len)
+            if piece.isascii() or is_han(piece):  # LIKE does not know every alphabet's capitals
+                forms = dict.fromkeys((piece, json.dumps(piece)[1:-1]))  # JSON may be in ASCII
+                either = [f"{name} {like} %s ESCAPE '!'" for name in names for _ in forms]
+                condition += f" AND ({' OR '.join(either)})"
+                values += [f"%{form}%" for form in forms] * len(names)
+        return self._read(
+            f"SELECT place, {', '.join(names)} FROM (SELECT {source.key} AS place, {columns} FROM {source.table}"
+            f" ORDER BY {newest} DESC LIMIT {SCANNED}) AS newest WHERE {condition}",
+            values,
+        )
+
+
+def _engine(store: Store, source: Source, query: Query) -> Engine:
+    """The best that the store has."""
+    if store.vendor == "postgresql":
+        return (Tsvector if _has_tsvector(store, source) else Scan)(store, source)
+    virtual = store.virtual_tables()
+    if source.grams in virtual:
+        return GramsTable(store, source)
+    if source.documented in virtual and query.text.isascii() and _counts_agree(store, source):
+        return DocumentedTable(store, source)
+    return Scan(store, source)
+
+
+def _has_tsvector(store: Store, source: Source) -> bool:
+    with store.connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT i.indisvalid FROM pg_index AS i"
+            " WHERE i.indexrelid = to_regclass(%s) AND to_regprocedure('search_words(text)') IS NOT NULL",
+            [source.index],
+        )
+        row = cursor.fetchone()
+    return bool(row and row[0])
+
+
+def _counts_agree(store: Store, source: Source) -> bool:
+    """Whether the documented index has as many rows as its table: else nobody keeps it in step."""
+    try:
+        with store.connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT (SELECT COUNT(*) FROM {source.documented}_docsize) = (SELECT COUNT(*) FROM {source.table})"
+            )
+            return bool(cursor.fetchone()[0])
+    except DatabaseError:
+        return False
+
+
+# --- care ---------------------------------------------------------------------------------------------------
+
+
+def rebuild(store: Store, *names: str) -> None:
+    """Build the indexes of a managed store anew: after a VACUUM, which renumbers rows, and after a restore.
+
+    `names`: of SOURCES; none: all of them. Nobody sees an index that is half built.
+    """
+    for source in (SOURCES[name] for name in names or SOURCES):
+        if store.vendor == "postgresql":
+            # Behind a pooler every statement is in a transaction, where nothing is built concurrently.
+            concurrently = "" if is_pooler(store) else "CONCURRENTLY "
+            with store.connection.cursor() as cursor:
+                cursor.execute(f"REINDEX INDEX {concurrently}{source.index}")
+            continue
+        fts, grams = source.documented, source.grams
+        with transaction.atomic(using=store.alias), store.connection.cursor() as cursor:
+            cursor.execute(f"INSERT INTO {fts} ({fts}) VALUES ('rebuild')")
+            cursor.execute(f"INSERT INTO {grams} ({grams}) VALUES ('delete-all')")
+            cursor.execute(f"INSERT INTO {grams} (rowid, words) SELECT rowid, words FROM {grams}_text")
+
+
+def check(store: Store) -> list[str]:
+    """What is wrong with the indexes of a managed store, in sentences; an empty list if nothing is."""
+    if store.vendor == "postgresql":
+        return [
+            _("The index %(index)s is missing or invalid.") % {"index": source.index}
+            for source in SOURCES.values()
+            if not _has_tsvector(store, source)
+        ]
+    problems: list[str] = []
+    virtual = store.virtual_tables()
+    for source in SOURCES.values():
+        for fts in (source.documented, source.grams):
+            if fts not in virtual:
+                problems.append(_("The full-text table %(table)s is missing.") % {"table": fts})
+            else:
+                problems += _check_fts(store, source, fts)
+    return problems
+
+
+def _check_fts(store: Store, source: Source, fts: str) -> list[str]:
+    with store.connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT (SELECT COUNT(*) FROM {fts}_docsize), (SELECT COUNT(*) FROM {source.table}),"
+            f" (SELECT COUNT(*) FROM {source.table} AS t"
+            f"  WHERE NOT EXISTS (SELECT 1 FROM {fts}_docsize AS d WHERE d.id = t.rowid))"
+        )
+        indexed, rows, lacking = cursor.fetchone()
+        if indexed != rows or lacking:
+            return [
+                _("%(table)s has %(indexed)s of %(rows)s rows, and lacks %(lacking)s.")
+                % {"table": fts, "indexed": figure(indexed), "rows": figure(rows), "lacking": figure(lacking)}
+            ]
+        try:  # the rank asks for a comparison with the rows, too
+            cursor.execute(f"INSERT INTO {fts} ({fts}, rank) VALUES ('integrity-check', 1)")
+            if fts != source.grams or not (astray := _astray(cursor, source)):
+                return []
+            reason = _("of %(count)s rows, %(astray)s are not found by their own words") % astray
+        except DatabaseError as error:
+            reason = str(error)
+    return [_("%(table)s does not hold what its rows say: %(reason)s.") % {"table": fts, "reason": reason}]
+
+
+def _astray(cursor: Any, source: Source) -> dict[str, str]:
+    """The grams keep no text to compare with: how many rows, evenly over the table, are not found by their words."""
+    grams = source.grams
+    cursor.execute(f"SELECT rowid FROM {source.table} ORDER BY rowid")
+    places = [row[0] for row in cursor.fetchall()]
+    places = places[:: len(places) // PROBES + 1]
+    astray = 0
+    for place in places:
+        cursor.execute(f"SELECT words FROM {grams}_text WHERE rowid = %s", [place])
+        text = cursor.fetchone()[0] or ""
+        words = [word for word in dict.fromkeys(pieces(text)) if word.isascii() or is_han(word)]  # as all see them
+        if words and "\\x" not in text:  # what is no UTF-8 is shown otherwise than it was indexed
+            match = " AND ".join(f'"{word}"' for word in words[:: len(words) // PROBED_WORDS + 1])
+            cursor.execute(f"SELECT 1 FROM {grams} WHERE {grams} MATCH %s AND rowid = %s", [match, place])
+            astray += cursor.fetchone() is None
+    return {"count": figure(len(places)), "astray": figure(astray)} if astray else {}

@@ -1,0 +1,240 @@
+"""HELIX: jobs with their tasks and artifacts, agents' prompts and the system log, to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from opsconsole.console.run_admin import OperationActionsMixin
+from opsconsole.console.store_admin import (
+    CountedChoicesFilter,
+    DayFilter,
+    ExactFilter,
+    StoreModelAdmin,
+    json_block,
+    linked,
+    long_text,
+    newest,
+    row_link,
+    table,
+)
+from opsconsole.console.store_import_export import ExportStoreMixin
+from opsconsole.formatting import copyable, excerpt, figure, moment, pretty_json
+from opsconsole.stores.store import Store
+from tasks.helix.dirty_data import jobs_with_all
+from tasks.helix.models import AgentPrompt, HelixArtifact, HelixJob, HelixTask, SystemLog
+from tasks.helix.operations.scan_dirty_data import ScanDirtyData
+
+SHOWN_TASKS = 200
+JOB_COLOURS = {
+    "PENDING": "default",
+    "IN_PROGRESS": "info",
+    "COMPLETED": "success",
+    "FAILED": "danger",
+    "CANCELLED": "warning",
+}
+TASK_COLOURS = {
+    "PENDING": "default",
+    "ASSIGNED": "info",
+    "IN_PROGRESS": "info",
+    "COMPLETED": "success",
+    "FAILED": "danger",
+    "RETRYING": "warning",
+}
+
+to_job, to_task, to_artifact = linked("helix.helixjob"), linked("helix.helixtask"), linked("helix.helixartifact")
+
+
+class HelixAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
+    """A table of HELIX: the platform writes it, and operations repair it."""
+
+
+class SessionFilter(ExactFilter):
+    title = gettext_lazy("session, exactly")
+    parameter_name = "session_id"
+
+
+class NumberFilter(ExactFilter):
+    """Rows with this number, and none where it is no number."""
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        value = (self.value() or "").strip()
+        if value and not (value.isascii() and value.isdigit() and len(value) <= 18):
+            return queryset.none()
+        return super().queryset(request, queryset)
+
+
+class JobFilter(NumberFilter):
+    title = gettext_lazy("job, exactly")
+    parameter_name = "job_id"
+
+
+class TaskFilter(NumberFilter):
+    title = gettext_lazy("task, exactly")
+    parameter_name = "task_id"
+
+
+class AgentFilter(ExactFilter):
+    title = gettext_lazy("agent, exactly")
+    parameter_name = "agent_id"
+    suggested = tuple(f"AGENT_{number}" for number in range(1, 6))
+
+
+class LevelFilter(ExactFilter):
+    title = gettext_lazy("level, exactly")
+    parameter_name = "level"
+    suggested = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+@admin.register(HelixJob)
+class HelixJobAdmin(HelixAdmin):
+    list_display = ("id", "status", "asked", "session_id", "created_at", "updated_at")
+    sortable_by = ("id",)
+    list_filter = (("status", CountedChoicesFilter), SessionFilter, ("created_at", DayFilter))
+    searched = ("id", "session_id")
+    search_help_text = gettext_lazy("Searches the number of a job and a session's exact identifier.")
+    badges = {"status": JOB_COLOURS}
+    shows = {"id": str, "session_id": copyable, "initial_request": json_block, "error_message": long_text}
+    needs = {"asked": ("initial_request",), "problems": ("status",), "its_tasks": ()}
+    tables = {"problems": ("tasks", "artifacts"), "its_tasks": ("tasks", "artifacts")}
+    fieldsets = (
+        (None, {"fields": ("id", "status", "session_id", "created_at", "updated_at", "completed_at", "error_message")}),
+        (gettext_lazy("Request"), {"fields": ("initial_request",)}),
+    )
+    panels = (
+        (gettext_lazy("Dirty data"), {"fields": ("problems",)}),
+        (gettext_lazy("Tasks"), {"fields": ("its_tasks",)}),
+    )
+
+    @admin.display(description=gettext_lazy("request"))
+    def asked(self, job: HelixJob) -> str:
+        return pretty_json(job.initial_request, keys=("chat_input", "brand", "topic"))
+
+    @admin.display(description=gettext_lazy("findings"))
+    def problems(self, job: HelixJob, store: Store) -> str:
+        """As the scan would judge it now."""
+        found = [problem for unit in jobs_with_all(store, [job.pk]) for problem in unit.problems().items()]
+        if not found:
+            return _("none")
+        return table(
+            [_("Type"), _("Meaning"), _("Tasks")],
+            [
+                [code, str(ScanDirtyData.reasons[code]), ", ".join(str(task.pk) for task in tasks)]
+                for code, tasks in found
+            ],
+        )
+
+    @admin.display(description=gettext_lazy("tasks"))
+    def its_tasks(self, job: HelixJob, store: Store) -> str:
+        """All of them, each with its artifacts: two queries."""
+        rows = HelixTask.objects.using(store.alias).filter(job_id=job.pk).order_by("pk")
+        columns = ("pk", "agent_id", "status", "retry_count", "updated_at", "error_log")
+        found = list(rows.values_list(*columns)[:SHOWN_TASKS])
+        names: dict[int, list[tuple[int, str]]] = {}
+        artifacts = HelixArtifact.objects.using(store.alias).filter(task_id__in=[row[0] for row in found])
+        for task, pk, name in artifacts.order_by("pk").values_list("task_id", "pk", "name"):
+            names.setdefault(task, []).append((pk, name))
+        if not found:
+            return _("none")
+        words = dict(HelixTask.Status.choices)
+        return table(
+            [_("Task"), _("Agent"), _("Status"), _("Retries"), _("Updated at"), _("Artifacts"), _("Error")],
+            [
+                [
+                    to_task(pk),
+                    agent,
+                    str(words.get(status, status)),
+                    figure(retries),
+                    moment(updated_at),
+                    _joined(names.get(pk, [])),
+                    excerpt(error, 120) if error else "–",
+                ]
+                for pk, agent, status, retries, updated_at, error in found
+            ],
+        )
+
+
+def _joined(artifacts: list[tuple[int, str]]) -> SafeString | str:
+    return format_html_join(", ", "{}", ((row_link("helix.helixartifact", pk, name),) for pk, name in artifacts)) or "–"
+
+
+@admin.register(HelixTask)
+class HelixTaskAdmin(HelixAdmin):
+    list_display = ("id", "job_id", "agent_id", "status", "retry_count", "created_at", "updated_at")
+    sortable_by = ("id",)
+    list_filter = (("status", CountedChoicesFilter), JobFilter, AgentFilter)
+    searched = ("id", "job_id")
+    search_help_text = gettext_lazy("Searches the number of a task or of a job.")
+    heavy = ("input_data", "output_data", "error_log")
+    badges = {"status": TASK_COLOURS}
+    shows = {"id": str, "job_id": to_job, "input_data": json_block, "output_data": json_block, "error_log": long_text}
+    needs = {"its_artifacts": ()}
+    tables = {"its_artifacts": ("artifacts",)}
+    fieldsets = (
+        (None, {"fields": ("id", "job_id", "agent_id", "status", "retry_count", "error_log")}),
+        (
+            gettext_lazy("Times"),
+            {"fields": ("created_at", "updated_at", "assigned_at", "started_at", "completed_at")},
+        ),
+        (gettext_lazy("Documents"), {"fields": ("input_data", "output_data")}),
+    )
+    panels = ((gettext_lazy("Artifacts"), {"fields": ("its_artifacts",)}),)
+
+    @admin.display(description=gettext_lazy("artifacts"))
+    def its_artifacts(self, task: HelixTask, store: Store) -> str:
+        columns: dict[str, Callable[[Any], Any]] = {
+            "id": to_artifact,
+            "name": str,
+            "schema_id": str,
+            "created_at": moment,
+        }
+        rows = HelixArtifact.objects.filter(task_id=task.pk).order_by("-pk")
+        return newest(rows, store, columns, all_of_them=(_("All artifacts of this task"), {"task_id": task.pk}))
+
+
+@admin.register(HelixArtifact)
+class HelixArtifactAdmin(HelixAdmin):
+    list_display = ("id", "task_id", "name", "schema_id", "created_at")
+    sortable_by = ("id",)
+    list_filter = (TaskFilter,)
+    searched = ("id", "task_id")
+    search_help_text = gettext_lazy("Searches the number of an artifact or of a task.")
+    heavy = ("payload",)
+    shows = {"id": str, "task_id": to_task, "payload": json_block}
+    fieldsets = ((None, {"fields": ("id", "task_id", "name", "schema_id", "created_at", "payload")}),)
+
+
+@admin.register(AgentPrompt)
+class AgentPromptAdmin(HelixAdmin):
+    list_display = ("id", "agent_id", "version", "is_active", "created_at", "created_by")
+    list_filter = (AgentFilter,)
+    searched = ("id", "agent_id")
+    search_help_text = gettext_lazy("Searches the number of a prompt and the exact name of an agent.")
+    heavy = ("prompt_text",)
+    shows = {"id": str, "prompt_text": long_text}
+    fieldsets = (
+        (None, {"fields": ("id", "agent_id", "version", "is_active", "created_at", "created_by", "prompt_text")}),
+    )
+
+
+@admin.register(SystemLog)
+class SystemLogAdmin(HelixAdmin):
+    list_display = ("id", "level", "component", "words", "created_at")
+    list_filter = (LevelFilter, ("created_at", DayFilter))
+    searched = ("id",)
+    search_help_text = gettext_lazy("Searches the number of an entry.")
+    shows = {"id": str, "message": long_text, "metadata": json_block}
+    needs = {"words": ("message",)}
+    fieldsets = ((None, {"fields": ("id", "level", "component", "message", "created_at", "metadata")}),)
+
+    @admin.display(description=gettext_lazy("message"))
+    def words(self, entry: SystemLog) -> str:
+        return excerpt(entry.message, 200)

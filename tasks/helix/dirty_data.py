@@ -1,0 +1,172 @@
+"""HELIX's dirty data, types A to F of document 003: the questions in SQL, and a job with what belongs to it.
+
+A  a task COMPLETED without any artifact
+B  an artifact whose task is FAILED, or gone
+C  a job IN_PROGRESS whose tasks have all FAILED
+D  a job IN_PROGRESS with a FAILED task that used up its retries
+E  a job IN_PROGRESS with some, not all, tasks FAILED
+F  an artifact on a task that is still to be worked on: its next attempt will collide
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.db.models.expressions import RawSQL
+
+from opsconsole.stores.rows import Key
+from opsconsole.stores.store import Store
+from tasks.helix.models import HelixArtifact, HelixJob, HelixTask
+
+OPEN_STATUSES = ("PENDING", "ASSIGNED", "IN_PROGRESS", "RETRYING")
+FETCHED_ROWS = 2_000
+
+# Each yields (job, its status, task, artifact). Statuses are enum types on PostgreSQL: a literal takes the
+# column's own type. NOT EXISTS and GROUP BY, because NOT IN and EXISTS per job end late or never without
+# the right index.
+_FAILED_SHARE = """
+    SELECT t.job_id, 'IN_PROGRESS', t.id, NULL FROM tasks AS t
+    WHERE t.status = 'FAILED' AND t.job_id IN (
+        SELECT c.job_id FROM tasks AS c JOIN jobs AS j ON j.id = c.job_id WHERE j.status = 'IN_PROGRESS'
+        GROUP BY c.job_id HAVING {condition}
+    )
+"""
+# Asked for the few rows that are found. As a join it would lead SQLite's planner through all artifacts, and so
+# would F's own: CROSS JOIN keeps the order there, and is any join to PostgreSQL.
+_JOB_STATUS = "(SELECT CAST(j.status AS TEXT) FROM jobs AS j WHERE j.id = t.job_id)"
+_FAILED = "SUM(CASE WHEN c.status = 'FAILED' THEN 1 ELSE 0 END)"
+QUESTIONS = {
+    "A": """
+        SELECT t.job_id, {job_status}, t.id, NULL FROM tasks AS t
+        WHERE t.status = 'COMPLETED' AND NOT EXISTS (SELECT 1 FROM artifacts AS a WHERE a.task_id = t.id)
+    """,
+    "B": """
+        SELECT t.job_id, {job_status}, a.task_id, a.id FROM artifacts AS a LEFT JOIN tasks AS t ON t.id = a.task_id
+        WHERE t.id IS NULL OR t.status = 'FAILED'
+    """,
+    "C": _FAILED_SHARE.format(condition=f"COUNT(*) = {_FAILED}"),
+    "D": """
+        SELECT t.job_id, 'IN_PROGRESS', t.id, NULL FROM tasks AS t JOIN jobs AS j ON j.id = t.job_id
+        WHERE t.status = 'FAILED' AND t.retry_count >= {max_retries} AND j.status = 'IN_PROGRESS'
+    """,
+    "E": _FAILED_SHARE.format(condition=f"{_FAILED} BETWEEN 1 AND COUNT(*) - 1"),
+    "F": """
+        SELECT t.job_id, {job_status}, a.task_id, a.id FROM tasks AS t CROSS JOIN artifacts AS a
+        WHERE a.task_id = t.id AND t.status IN ('PENDING', 'ASSIGNED', 'IN_PROGRESS', 'RETRYING')
+    """,
+}
+
+NEEDS: dict[Any, tuple[str, ...]] = {
+    HelixJob: ("id", "status", "session_id", "updated_at"),
+    HelixTask: ("id", "job_id", "status", "retry_count", "updated_at"),
+    HelixArtifact: ("id", "task_id", "name"),
+}
+
+
+class Row(NamedTuple):
+    """What a question yields."""
+
+    job: int | None
+    job_status: str | None
+    task: int | None
+    artifact: int | None
+
+
+def question(code: str) -> str:
+    sql = QUESTIONS[code].replace("{max_retries}", str(settings.HELIX_MAX_RETRY_COUNT))
+    return sql.replace("{job_status}", _JOB_STATUS)
+
+
+def ask(store: Store, code: str) -> Iterator[Row]:
+    """The answer to one question, as it comes."""
+    with store.connection.cursor() as cursor:
+        cursor.execute(question(code))
+        while rows := cursor.fetchmany(FETCHED_ROWS):
+            yield from map(Row._make, rows)
+
+
+def dirty_jobs(codes: Sequence[str] = tuple(QUESTIONS)) -> RawSQL:
+    """The jobs that have a finding of these types, for a lookup `…__in`: one pass per type."""
+    return RawSQL(" UNION ".join(f"SELECT {code}.job_id FROM ({question(code)}) AS {code}" for code in codes), [])  # noqa: S608, S611
+
+
+def orphaned_tasks(store: Store) -> list[int]:
+    """Tasks that are gone and whose artifacts are not."""
+    sql = """
+        SELECT DISTINCT a.task_id FROM artifacts AS a LEFT JOIN tasks AS t ON t.id = a.task_id
+        WHERE t.id IS NULL AND a.task_id IS NOT NULL ORDER BY a.task_id
+    """
+    with store.connection.cursor() as cursor:
+        cursor.execute(sql)
+        return [row[0] for row in cursor.fetchall()]
+
+
+def among(store: Store, keys: Sequence[Key]) -> RawSQL:
+    """`keys` for a lookup `…__in`, however many."""
+    if store.vendor == "sqlite":
+        return RawSQL("SELECT value FROM json_each(%s)", [json.dumps(list(keys))])
+    return RawSQL("SELECT unnest(%s::bigint[])", [list(keys)])
+
+
+class TaskOf(NamedTuple):
+    """A task of a job, and its artifacts' keys and names."""
+
+    pk: int
+    status: str | None
+    retry_count: int
+    updated_at: str | None
+    more: tuple[Any, ...]  # the columns that an operation asked for
+    artifacts: tuple[tuple[int, str], ...]
+
+
+class JobUnit(NamedTuple):
+    """A job with its tasks and their artifacts."""
+
+    pk: int
+    status: str | None
+    updated_at: str | None
+    more: tuple[Any, ...]
+    tasks: tuple[TaskOf, ...]
+
+    def problems(self) -> dict[str, list[TaskOf]]:
+        """Type → the tasks that show it. The same questions as in SQL, for this one job."""
+        failed = [task for task in self.tasks if task.status == "FAILED"]
+        found = {
+            "A": [task for task in self.tasks if task.status == "COMPLETED" and not task.artifacts],
+            "B": [task for task in failed if task.artifacts],
+            "F": [task for task in self.tasks if task.status in OPEN_STATUSES and task.artifacts],
+        }
+        if self.status == "IN_PROGRESS":
+            found["C" if len(failed) == len(self.tasks) else "E"] = failed
+            found["D"] = [task for task in failed if (task.retry_count or 0) >= settings.HELIX_MAX_RETRY_COUNT]
+        return {code: tasks for code, tasks in sorted(found.items()) if tasks}
+
+
+def jobs_with_all(
+    store: Store, keys: Sequence[int], *, of_job: Sequence[str] = (), of_task: Sequence[str] = ()
+) -> list[JobUnit]:
+    """These jobs with all that belongs to them, as the database holds it: three statements."""
+    jobs = HelixJob.objects.using(store.alias).filter(pk__in=among(store, keys)).order_by("pk")
+    tasks = HelixTask.objects.using(store.alias).filter(job_id__in=among(store, keys)).order_by("pk")
+    found = list(tasks.values_list("job_id", "pk", "status", "retry_count", "updated_at", *of_task))
+    artifacts = artifacts_of(store, [task[1] for task in found])
+    of: dict[int, list[TaskOf]] = {}
+    for job, pk, status, retry_count, updated_at, *more in found:
+        task = TaskOf(pk, status, retry_count, updated_at, tuple(more), tuple(artifacts.get(pk, ())))
+        of.setdefault(job, []).append(task)
+    return [
+        JobUnit(pk, status, updated_at, tuple(more), tuple(of.get(pk, ())))
+        for pk, status, updated_at, *more in jobs.values_list("pk", "status", "updated_at", *of_job)
+    ]
+
+
+def artifacts_of(store: Store, tasks: Sequence[int]) -> dict[int, list[tuple[int, str]]]:
+    """Task → its artifacts' keys and names."""
+    found: dict[int, list[tuple[int, str]]] = {}
+    rows = HelixArtifact.objects.using(store.alias).filter(task_id__in=among(store, tasks)).order_by("pk")
+    for task, pk, name in rows.values_list("task_id", "pk", "name"):
+        found.setdefault(task, []).append((pk, name))
+    return found

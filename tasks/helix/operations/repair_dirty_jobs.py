@@ -1,0 +1,141 @@
+"""Document 003: set right what can be set right, for those who do not want to delete jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from django.db import models
+from django.db.models import QuerySet
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Skip
+from opsconsole.formatting import figure
+from opsconsole.stores.rows import Key
+from tasks.helix.dirty_data import (
+    NEEDS,
+    JobUnit,
+    TaskOf,
+    among,
+    artifacts_of,
+    dirty_jobs,
+    jobs_with_all,
+    orphaned_tasks,
+)
+from tasks.helix.models import HelixJob, HelixTask
+
+REPAIRED = ("A", "B", "C", "F")
+OVER = ("FAILED", "CANCELLED")
+CLEARED = ("output_data", "assigned_at", "started_at", "completed_at")
+ERROR_MESSAGE = "OpsConsole: all {tasks} tasks of this job have failed."
+
+
+class Orphans(NamedTuple):
+    """The artifacts of a task that is gone; as a unit, its key is the task's, negated."""
+
+    pk: int
+    artifacts: tuple[tuple[int, str], ...]
+
+
+class RepairDirtyJobs(Operation):
+    title = _("Repair dirty HELIX jobs")
+    description = _(
+        "Sets a job in progress whose tasks have all failed to FAILED, a completed task without artifact back to "
+        "PENDING, and removes artifacts that failed, vanished or unfinished tasks have left. Jobs and tasks stay."
+    )
+    store = "helix"
+    model = HelixJob
+    writes = {"jobs": ("status", "error_message"), "tasks": ("status", *CLEARED), "artifacts": ()}
+    risk = Risk.DELETE  # of artifacts
+    batch_size = 1
+    locks_units = True
+    exact = True
+    reasons = {
+        "no_finding": _("without a finding"),
+        "to_decide": _("its failed tasks may still be retried, or the job be cleaned: that is for a person to decide"),
+        "over": _("its job has failed or was cancelled: no agent shall work on it again"),
+    }
+    figure_labels = {"in_scope": _("jobs to repair"), "vanished_tasks": _("vanished tasks with artifacts")}
+
+    _listed: tuple[QuerySet[Any], list[int]] | None = None
+    _vanished: list[int] | None = None  # among those chosen; None where nothing was chosen
+
+    def scope(self) -> QuerySet[HelixJob]:
+        return self.domain().filter(pk__in=dirty_jobs(REPAIRED))
+
+    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+        self._vanished = [int(key) for key in keys if int(key) < 0]
+        return self.domain().filter(pk__in=among(self.at, keys))
+
+    def bound(self) -> Key | None:
+        return super().bound() or 0  # without any job there may still be artifacts
+
+    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        # The questions are asked once, not for every job: `change` judges each anew.
+        if self._listed is None or self._listed[0] is not units:
+            vanished = self._vanished
+            if vanished is None:
+                vanished = [] if self.selected else [-task for task in orphaned_tasks(self.at)]
+            self._listed = units, sorted([*vanished, *units.values_list("pk", flat=True)])
+        keys = [key for key in self._listed[1] if (after is None or key > int(after)) and key <= int(bound)]
+        for start in range(0, len(keys), limit):
+            if found := self._units(keys[start : start + limit]):
+                return found
+        return []
+
+    def _units(self, keys: list[int]) -> list[Any]:
+        vanished = [-key for key in keys if key < 0]
+        back = set(HelixTask.objects.using(self.at.alias).filter(pk__in=vanished).values_list("pk", flat=True))
+        artifacts = artifacts_of(self.at, [task for task in vanished if task not in back]) if vanished else {}
+        orphans = [Orphans(-task, tuple(artifacts[task])) for task in vanished if task in artifacts]
+        jobs = [key for key in keys if key >= 0]
+        of_job, of_task = ("error_message",), CLEARED
+        return [*orphans, *(jobs_with_all(self.at, jobs, of_job=of_job, of_task=of_task) if jobs else ())]
+
+    def change(self, unit: JobUnit | Orphans) -> Outcome:
+        if isinstance(unit, Orphans):
+            return Changed(tuple(_artifact(-unit.pk, *artifact) for artifact in unit.artifacts), "B")
+        problems = unit.problems()
+        rows: list[RowChange] = []
+        reasons = []
+        for code in ("B", "F"):
+            for task in problems.get(code, ()):
+                rows.extend(_artifact(task.pk, *artifact) for artifact in task.artifacts)
+                reasons.append(code)
+        if "A" in problems and unit.status not in OVER:
+            rows.extend(map(_back_to_pending, problems["A"]))
+            reasons.append("A")
+        if "C" in problems:
+            old = {"status": unit.status, "error_message": unit.more[0]}
+            message = ERROR_MESSAGE.format(tasks=len(unit.tasks))
+            rows.append(RowChange("jobs", unit.pk, old, {"status": "FAILED", "error_message": message}))
+            reasons.append("C")
+        if rows:
+            return Changed(tuple(rows), ", ".join(sorted(set(reasons))))
+        return Skip("over" if "A" in problems else "to_decide" if problems else "no_finding")
+
+    def label(self, unit: JobUnit | Orphans) -> str:
+        return f"task {-unit.pk}" if isinstance(unit, Orphans) else str(unit.pk)
+
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        jobs = narrow(self.scope()).count()
+        vanished = 0 if self.selected else len(orphaned_tasks(self.at))
+        return {"in_scope": jobs + vanished, "vanished_tasks": vanished}
+
+    def action_label(self, count: int) -> str:
+        return ngettext("Repair %(count)s job", "Repair %(count)s jobs", count) % {"count": figure(count)}
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return {
+            model: dict.fromkeys((*columns, *self.writes[model._meta.db_table])) for model, columns in NEEDS.items()
+        }
+
+
+def _artifact(task: int, pk: int, name: str) -> RowChange:
+    return RowChange("artifacts", pk, {"task_id": task, "name": name}, None)
+
+
+def _back_to_pending(task: TaskOf) -> RowChange:
+    old: Mapping[str, Any] = {"status": task.status, **dict(zip(CLEARED, task.more, strict=True))}
+    return RowChange("tasks", task.pk, old, {"status": "PENDING", **dict.fromkeys(CLEARED)})

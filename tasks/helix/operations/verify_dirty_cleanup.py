@@ -1,0 +1,63 @@
+"""Document 003, section 5.1: the two consistency queries, after a clean and on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.engine.operation import Check, Found
+from opsconsole.stores.rows import Key
+from tasks.helix.dirty_data import FETCHED_ROWS, NEEDS
+from tasks.helix.models import HelixJob
+
+QUERIES = {
+    "orphaned_artifact": """
+        SELECT a.id, a.task_id, a.name FROM artifacts AS a LEFT JOIN tasks AS t ON a.task_id = t.id WHERE t.id IS NULL
+    """,
+    "completed_without_artifact": """
+        SELECT t.id, t.job_id, t.agent_id FROM tasks AS t
+        WHERE t.status = 'COMPLETED' AND NOT EXISTS (SELECT 1 FROM artifacts AS a WHERE a.task_id = t.id)
+    """,
+}
+COLUMNS = {
+    "orphaned_artifact": ("artifact_id", "task_id", "name"),
+    "completed_without_artifact": ("task_id", "job_id", "agent_id"),
+}
+
+
+class VerifyDirtyCleanup(Check):
+    title = _("Verify HELIX after a clean")
+    description = _(
+        "Asks for artifacts without a task and for completed tasks without an artifact. Nothing is changed."
+    )
+    store = "helix"
+    model = HelixJob
+    questions = tuple(QUERIES)
+    reasons = {
+        "orphaned_artifact": _("an artifact whose task is gone"),
+        "completed_without_artifact": _("a completed task without artifact"),
+    }
+    sentences = {
+        "orphaned_artifact": _("artifact %(artifact_id)s (%(name)s) refers to task %(task_id)s, which is gone"),
+        "completed_without_artifact": _(
+            "task %(task_id)s of job %(job_id)s (%(agent_id)s) is completed without artifact"
+        ),
+    }
+    repairs = dict.fromkeys(QUERIES, "helix.repair_dirty_jobs")
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return {model: columns for model, columns in NEEDS.items() if model is not HelixJob}
+
+    def place(self, found: Found) -> tuple[str, Key]:
+        return ("artifacts" if found.code == "orphaned_artifact" else "tasks"), found.subject
+
+    def ask(self, question: str) -> Iterable[Found]:
+        with self.at.connection.cursor() as cursor:
+            cursor.execute(QUERIES[question])
+            while rows := cursor.fetchmany(FETCHED_ROWS):
+                for row in rows:
+                    data: dict[str, Any] = dict(zip(COLUMNS[question], row, strict=True))
+                    yield Found(question, str(row[0]), data)

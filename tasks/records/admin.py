@@ -1,0 +1,144 @@
+"""Execution records: results whatever their form, and how far each run is, to look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from unfold.contrib.filters.admin import ChoicesRadioFilter, RadioFilter
+
+from opsconsole.api.endpoints import as_json
+from opsconsole.console.run_admin import OperationActionsMixin
+from opsconsole.console.store_admin import DayFilter, ExactFilter, StoreModelAdmin, json_block
+from opsconsole.console.store_import_export import ExportStoreMixin
+from opsconsole.formatting import copyable
+from opsconsole.stores.store import Store
+from tasks.records import status as executions
+from tasks.records.models import TaskStatus, TestRecord
+from tasks.records.operations.backfill_execution_ids import BackfillExecutionIds
+from tasks.records.summaries import AT_ONCE, Unreadable, document
+
+
+class RecordsAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
+    """A table of the records store: the platform writes it, and operations repair it."""
+
+    def answer(self, execution_id: str | None, store: Store) -> str:
+        """What clients that poll are told."""
+        if not execution_id:
+            return _("Nobody can ask: the record has no execution id.")
+        asked = executions.ask([execution_id], store)
+        answer = asked.answers.get(execution_id)
+        return json_block(as_json(answer).decode()) if answer else _("not known")
+
+
+class ExecutionFilter(ExactFilter):
+    title = gettext_lazy("execution, exactly")
+    parameter_name = "execution_id"
+
+
+class StatusExecutionFilter(ExactFilter):
+    title = gettext_lazy("execution, exactly")
+    parameter_name = "task_id"
+
+
+class FilledFilter(RadioFilter):
+    """In the very words of the backfill's scope."""
+
+    title = gettext_lazy("execution id")
+    parameter_name = "execution_id_is"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("lacking", _("lacking")), ("filled", _("filled"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() not in {"lacking", "filled"}:
+            return queryset
+        return queryset.filter(execution_id__isnull=self.value() == "lacking")
+
+
+@admin.register(TestRecord)
+class TestRecordAdmin(RecordsAdmin):
+    __test__ = False
+
+    list_display = ("id", "brand_name", "execution_id", "overall_score", "total_tests", "user_id", "test_date")
+    sortable_by = ("id",)
+    list_filter = (FilledFilter, ExecutionFilter, ("test_date", DayFilter))
+    searched = ("id", "execution_id")
+    search_help_text = gettext_lazy("Searches the number of a record and the exact id of an execution.")
+    shows = {"execution_id": copyable, "ai_models_used": json_block, "questions_used": json_block}
+    heavy = ("results_summary", "detailed_results", "ai_models_used", "questions_used")
+    needs = {
+        FilledFilter: ("execution_id",),
+        "summary": ("results_summary", "is_summary_compressed"),
+        "details": ("detailed_results", "is_detailed_compressed"),
+        "answered": ("execution_id",),
+    }
+    tables = {"answered": ("task_statuses",)}
+    fieldsets = (
+        (
+            None,
+            {"fields": ("id", "brand_name", "execution_id", "overall_score", "total_tests", "user_id", "test_date")},
+        ),
+        (gettext_lazy("Asked"), {"fields": ("ai_models_used", "questions_used")}),
+        (gettext_lazy("Results"), {"fields": ("summary", "details")}),
+    )
+    panels = ((gettext_lazy("Status endpoint"), {"fields": ("answered",)}),)
+
+    @admin.display(description=gettext_lazy("summary"))
+    def summary(self, record: TestRecord) -> str:
+        return _document(record.results_summary, record.is_summary_compressed)
+
+    @admin.display(description=gettext_lazy("details"))
+    def details(self, record: TestRecord) -> str:
+        return _document(record.detailed_results, record.is_detailed_compressed)
+
+    @admin.display(description=gettext_lazy("answer"))
+    def answered(self, record: TestRecord, store: Store) -> str:
+        return self.answer(record.execution_id, store)
+
+
+@admin.register(TaskStatus)
+class TaskStatusAdmin(RecordsAdmin):
+    list_display = ("task_id", "progress", "stage", "is_completed", "status_text", "created_at", "updated_at")
+    sortable_by = ()
+    list_filter = (StatusExecutionFilter, ("stage", ChoicesRadioFilter), ("updated_at", DayFilter))
+    searched = ("task_id",)
+    search_help_text = gettext_lazy("Searches the exact id of an execution.")
+    shows = {"task_id": copyable}
+    badges = {
+        "stage": {
+            "init": "default",
+            "ai_fetching": "info",
+            "analyzing": "info",
+            "completed": "success",
+            "failed": "danger",
+        }
+    }
+    fieldsets = ((None, {"fields": list_display}),)
+    needs = {"answered": ("task_id",)}
+    tables = {"answered": ("test_records",)}
+    panels = ((gettext_lazy("Status endpoint"), {"fields": ("answered",)}),)
+
+    @admin.display(description=gettext_lazy("answer"))
+    def answered(self, status: TaskStatus, store: Store) -> str:
+        return self.answer(status.task_id, store)
+
+
+def _document(stored: Any, compressed: Any) -> str:
+    """Formatted JSON; what is broken is shown as broken, with its beginning."""
+    if stored is None:
+        return "–"
+    try:
+        return json_block(as_json(document(stored, compressed, limit=AT_ONCE)).decode())
+    except Unreadable as error:
+        reason = error.reason
+    if reason == "too_large":
+        return _("longer than a page shows: the status endpoint links to it")
+    words = BackfillExecutionIds.reasons.get(reason, reason)
+    begins = bytes(stored[:200]) if not isinstance(stored, str) else stored[:200].encode()
+    return format_html('{} <code class="broken">{}</code>', words, begins.decode("utf-8", "backslashreplace"))

@@ -1,0 +1,171 @@
+"""The status of executions, for clients that poll and for platforms that report (document 002)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext as _
+from ninja import Path, Query, Router, Schema
+from pydantic import ConfigDict, Field
+
+from opsconsole.api.auth import access
+from opsconsole.api.endpoints import Error, as_json, error, tagged
+from tasks.records import status as executions
+from tasks.records.models import ExecutionStatus, Stage
+
+router = Router(tags=["executions"], auth=access("records.view_taskstatus"))
+
+MOST_AT_ONCE = 100
+POLL_AGAIN_SECONDS = 2
+TRY_AGAIN_SECONDS = 5
+
+ExecutionId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class Link(Schema):
+    """Results over 1 MB: fetch them from here."""
+
+    url: str
+
+
+class Status(Schema):
+    """How far a run is."""
+
+    task_id: str
+    progress: int
+    stage: str
+    status: str
+    is_completed: bool
+    created_at: str | None
+    results: Link | Any
+    detailed_results: Link | Any
+    source: str
+
+
+class Statuses(Schema):
+    """Those that are known; ids that nobody knows; ids that a layer may know which could not be asked."""
+
+    executions: list[Status]
+    unknown: list[str]
+    unavailable: list[str]
+
+
+class Report(Schema):
+    """What a platform says of a run of its own."""
+
+    model_config = ConfigDict(use_enum_values=True)
+
+    task_id: str | None = None
+    progress: Annotated[int, Field(ge=0, le=100)] = 0
+    stage: Stage
+    status: ExecutionStatus | None = None
+    is_completed: bool = False
+    created_at: str | None = None
+    results: Any = None
+    detailed_results: Any = None
+
+
+class Wanted(Schema):
+    ids: Annotated[list[ExecutionId], Field(min_length=1, max_length=MOST_AT_ONCE)]
+
+
+ERRORS = {404: Error, 503: Error}
+
+
+@router.get("/executions/status", response=Statuses, url_name="statuses")
+def statuses(request: HttpRequest, wanted: Query[Wanted]) -> HttpResponse:
+    """Of up to 100 executions: `?ids=…&ids=…`."""
+    return _statuses(request, wanted.ids)
+
+
+@router.post("/executions/status", response=Statuses, url_name="statuses")
+def statuses_of(request: HttpRequest, wanted: Wanted) -> HttpResponse:
+    """The same, for ids that are too many for an address."""
+    return _statuses(request, wanted.ids)
+
+
+def _statuses(request: HttpRequest, ids: list[str]) -> HttpResponse:
+    ids = list(dict.fromkeys(ids))
+    asked = executions.ask(ids)
+    missing = [one for one in ids if one not in asked.answers]
+    answer = {
+        "executions": list(asked.answers.values()),
+        "unknown": [one for one in missing if one not in asked.open],
+        "unavailable": [one for one in missing if one in asked.open],
+    }
+    return _answer(request, answer, running=not all(map(_ended, asked.answers.values())))
+
+
+@router.get("/executions/{execution_id}/status", response={200: Status, **ERRORS}, url_name="status")
+def status(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpResponse:
+    """From the live layer, else the platform's tables; 404 only when all were asked and none knows it."""
+    asked = executions.ask([execution_id])
+    answer = asked.answers.get(execution_id)
+    if answer is None:
+        return _unknown(execution_id, asked_all=not asked.open)
+    return _answer(request, answer, running=not _ended(answer))
+
+
+@router.put(
+    "/executions/{execution_id}/status",
+    response={200: Status, **ERRORS},
+    url_name="status",
+    auth=access("records.report_taskstatus"),
+)
+def report(request: HttpRequest, execution_id: Path[ExecutionId], said: Report) -> HttpResponse:
+    """Write the live layer, for platforms without a Redis of their own."""
+    if said.task_id not in (None, execution_id):
+        values = {"said": said.task_id, "id": execution_id}
+        return error(422, _("task_id is %(said)s, and the address says %(id)s.") % values)
+    try:
+        executions.report(execution_id, {**said.model_dump(exclude_none=True), "task_id": execution_id})
+    except Exception as raised:  # noqa: BLE001  # whatever a cache raises
+        executions.logger.warning("the live layer can't be written: %s", raised)
+        return _later(error(503, _("The live layer can't be written.")))
+    return status(request, execution_id)
+
+
+@router.get("/executions/{execution_id}/results", response={200: Any, **ERRORS}, url_name="results")
+def results(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpResponse:
+    """What `results` of the status links to."""
+    return _long(execution_id, "results")
+
+
+@router.get("/executions/{execution_id}/detailed_results", response={200: Any, **ERRORS}, url_name="detailed_results")
+def detailed_results(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpResponse:
+    """What `detailed_results` of the status links to."""
+    return _long(execution_id, "detailed_results")
+
+
+def _long(execution_id: str, part: str) -> HttpResponse:
+    value, asked_all = executions.long_document(execution_id, part)
+    if value is None:
+        return _unknown(execution_id, asked_all=asked_all)
+    return HttpResponse(as_json(value), content_type="application/json")
+
+
+# --- answers ----------------------------------------------------------------------------------------------
+
+
+def _ended(answer: dict[str, Any]) -> bool:
+    return bool(answer["is_completed"] or answer["status"] == ExecutionStatus.FAILED)
+
+
+def _answer(request: HttpRequest, answer: Any, *, running: bool) -> HttpResponse:
+    """And when to come back, while it runs."""
+    response = tagged(request, as_json(answer))
+    if running:
+        response["Retry-After"] = str(POLL_AGAIN_SECONDS)
+    return response
+
+
+def _unknown(execution_id: str, *, asked_all: bool) -> HttpResponse:
+    if asked_all:
+        return error(404, _("No execution %(id)s is known.") % {"id": execution_id})
+    return _later(error(503, _("Not everybody who may know of %(id)s could be asked.") % {"id": execution_id}))
+
+
+def _later(response: HttpResponse) -> HttpResponse:
+    response["Retry-After"] = str(TRY_AGAIN_SECONDS)
+    return response

@@ -1,0 +1,49 @@
+"""What the status endpoint answers, for the shell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
+from opsconsole.cli.command import ConsoleCommand, Refused, add_json_flag
+from opsconsole.cli.output import Output
+from opsconsole.stores.store import attach_file
+from tasks.records import status
+
+
+class Command(ConsoleCommand):
+    help = gettext_noop("Show how far an execution is, from the live layer, else from the platform's tables.")
+    examples = ("execution_status 7f3c2a1e-51d2-4b8e-9d0a-2f6f1c9f0a11", "execution_status ID --json")
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("execution_id", metavar="ID", help=_("the execution's id, also called task_id"))
+        parser.add_argument("--db-path", metavar="FILE", help=_("attach this SQLite file for this one call"))
+        add_json_flag(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        execution_id, path = options["execution_id"], options["db_path"]
+        store = None if path is None else attach_file("records", path, read_only=True)
+        asked = status.ask([execution_id], store)
+        answer = asked.answers.get(execution_id)
+        if answer is None:
+            sentence = (
+                _("Not everybody who may know of %(id)s could be asked.")
+                if asked.open
+                else _("No execution %(id)s is known.")
+            )
+            raise Refused(sentence % {"id": execution_id})
+        output = Output(as_json=options["json"], no_color=options["no_color"])
+        if options["json"]:
+            output.json(answer)
+        else:
+            output.table([(f"{name}:", _shown(value)) for name, value in answer.items()])
+
+
+def _shown(value: Any) -> str:
+    """One line; long results by their length."""
+    if isinstance(value, list | dict) and "url" not in value:
+        return _("%(count)d entries") % {"count": len(value)}
+    return str(value)

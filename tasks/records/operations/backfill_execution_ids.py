@@ -1,0 +1,109 @@
+"""Document 002: find a run's results by an indexed column instead of a scan of all summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from django.db.models import QuerySet
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.engine.operation import (
+    Changed,
+    Operation,
+    Outcome,
+    Problem,
+    Risk,
+    RowChange,
+    Schedule,
+    Unfit,
+    as_stored,
+)
+from opsconsole.formatting import figure
+from opsconsole.stores.rows import Key, plain_key
+from tasks.records.models import TestRecord
+from tasks.records.query_plan import is_by_index, look_up, within_bytes
+from tasks.records.summaries import Unreadable, execution_id
+
+
+class BackfillExecutionIds(Operation):
+    title = _("Fill the execution ids of test records")
+    description = _(
+        "Fills execution_id, where it is NULL, from the summary, compressed ones included. "
+        "A value that stands is never overwritten."
+    )
+    store = "records"
+    model = TestRecord
+    reads = ("results_summary", "is_summary_compressed")
+    writes = {"test_records": ("execution_id",)}
+    risk = Risk.FILL
+    schedule = Schedule("15 3 * * *")
+    problem = Problem(_("records without execution id"))
+    reasons = {
+        "from_summary": _("filled from the summary"),
+        "empty": _("no summary"),
+        "broken_json": _("broken JSON"),
+        "broken_gzip": _("broken gzip"),
+        "not_text": _("neither text nor gzip"),
+        "not_an_object": _("JSON that is no object"),
+        "too_deep": _("nested too deeply for any parser"),
+        "too_large": _("over 64 MB when unpacked"),
+        "no_execution_id": _("a summary without an execution_id"),
+        "cannot_be_stored": _("a value that the store can't hold"),
+    }
+    figure_labels = {
+        "in_scope": _("to fill"),
+        "records": _("test records"),
+        "filled": _("with execution_id"),
+        "lookup_plan": _("how a record is found by its id"),
+        "lookup_ms": _("time of that, in ms"),
+        "json_scan_ms": _("time of a scan of all summaries instead, in ms"),
+    }
+    observed = frozenset(("lookup_plan", "lookup_ms", "json_scan_ms"))
+
+    def scope(self) -> QuerySet[TestRecord]:
+        return self.domain().filter(execution_id=None)
+
+    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        """Two statements: which keys, as many as their summaries' sizes allow, and then these."""
+        with self.at.in_key_order():
+            keys = within_bytes(self.at, self.behind(units, after=after, bound=bound)[:limit])
+        chosen = TestRecord.objects.using(self.at.alias).filter(pk__in=[as_stored(plain_key(key)) for key in keys])
+        return self.named(chosen.order_by("pk")) if keys else []
+
+    def change(self, unit: Any) -> Outcome:
+        try:
+            found = execution_id(unit.results_summary, unit.is_summary_compressed)
+        except Unreadable as error:
+            return Unfit(error.reason)
+        if not self.at.holds(found):
+            return Unfit("cannot_be_stored")
+        changed = RowChange("test_records", unit.pk, {"execution_id": None}, {"execution_id": found})
+        return Changed((changed,), "from_summary")
+
+    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+        waiting = narrow(self.scope()).count()
+        # `>= ''` is IS NOT NULL in words that SQLite counts by the index; else it reads every row.
+        filled = narrow(self.domain().filter(execution_id__gte="")).count()
+        lookup = look_up(self.at, waiting + filled)
+        return {
+            "in_scope": waiting,
+            "records": waiting + filled,
+            "filled": filled,
+            "lookup_plan": lookup.plan,
+            "lookup_ms": round(lookup.seconds * 1000, 3),
+            "json_scan_ms": round(lookup.scan_seconds * 1000, 1),
+        }
+
+    def action_label(self, count: int) -> str:
+        return ngettext("Fill %(count)s execution id", "Fill %(count)s execution ids", count) % {"count": figure(count)}
+
+    @classmethod
+    def summary(cls, figures: Mapping[str, Any]) -> list[str]:
+        if not figures.get("records"):
+            return []
+        values = {"lookup": figure(figures["lookup_ms"], 3), "scan": figure(figures["json_scan_ms"], 1)}
+        if is_by_index(figures["lookup_plan"]):
+            return [gettext("A record is found by the index in %(lookup)s ms; a scan would take %(scan)s ms.") % values]
+        return [gettext("A record is found without the index, in %(lookup)s ms: see check_execution_index.") % values]

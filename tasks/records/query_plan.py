@@ -1,0 +1,127 @@
+"""How a record is found by its execution, as the database itself says: by the index, or by a scan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from django.db import models, transaction
+from django.db.models import F, QuerySet
+from django.db.models.functions import Cast
+
+from opsconsole.engine.operation import as_stored
+from opsconsole.stores.rows import is_numbered, plain_key
+from opsconsole.stores.store import Store
+from tasks.records.models import TestRecord
+from tasks.records.summaries import Unreadable, execution_id
+
+INDEX = "idx_test_records_execution_id"
+BATCH_BYTES = 8 * 1024 * 1024  # of stored summaries that are read at once, where one alone is not more
+SAMPLED = 1_000
+PATIENCE_SECONDS = 1.0
+
+
+class StoredBytes(models.Func):
+    """How much a summary takes, as it is stored; the document itself is not read, where the engine need not."""
+
+    arity = 1
+    output_field = models.BigIntegerField()
+
+    def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> tuple[str, Any]:
+        return self.as_sql(compiler, connection, function="LENGTH", **extra)
+
+    def as_postgresql(self, compiler: Any, connection: Any, **extra: Any) -> tuple[str, Any]:
+        return self.as_sql(compiler, connection, function="OCTET_LENGTH", **extra)
+
+
+def stored_bytes(store: Store) -> StoredBytes:
+    """The expression for this store: PostgreSQL measures bytes and text, and no json."""
+    json = store.tables["test_records"]["results_summary"].base in {"json", "jsonb"}
+    return StoredBytes(Cast("results_summary", models.TextField()) if json else F("results_summary"))
+
+
+def within_bytes(store: Store, records: QuerySet[Any]) -> list[int]:
+    """The first keys of `records` whose summaries may be in memory together: one, however large, or more."""
+    keys: list[int] = []
+    room = BATCH_BYTES
+    for key, size in records.values_list("pk", stored_bytes(store)):
+        room -= size or 0
+        if keys and room < 0:
+            break
+        keys.append(key)
+    return keys
+
+
+class Lookup(NamedTuple):
+    """The plan of a lookup, how long it takes, and how long a scan of all summaries for the same would take."""
+
+    plan: str
+    by_index: bool
+    seconds: float
+    scan_seconds: float
+
+
+def look_up(store: Store, records: int) -> Lookup:
+    """Measured on this store of so many records; the scan on its newest ones, for all of them."""
+    started = time.perf_counter()
+    rows = TestRecord.objects.using(store.alias).order_by("-pk")
+    sample = rows.filter(pk__in=[as_stored(plain_key(key)) for key in within_bytes(store, rows[:SAMPLED])])
+    wanted, read = "none", 0
+    for summary, compressed in sample.values_list("results_summary", "is_summary_compressed"):
+        with suppress(Unreadable):
+            found = execution_id(summary, compressed)
+            wanted = found if store.holds(found) else wanted
+        read += 1
+        if time.perf_counter() - started > PATIENCE_SECONDS:
+            break
+    scan = (time.perf_counter() - started) * records / read if read else 0.0
+    plan = plan_of(store, wanted)
+    return Lookup(plan, is_by_index(plan), _seconds(store, wanted), scan)
+
+
+def _newest(store: Store) -> str:
+    """The lookup. `id + 0`: else PostgreSQL, where it takes an id for frequent, walks the primary key from its end."""
+    key = "id + 0" if is_numbered(store, "test_records") else "id"
+    return f"FROM test_records WHERE execution_id = %s ORDER BY {key} DESC LIMIT 1"  # constants
+
+
+def _seconds(store: Store, wanted: str) -> float:
+    """Of one lookup: the best of three, as long as they are short."""
+    best = float("inf")
+    begun = time.perf_counter()
+    for _attempt in range(3):
+        started = time.perf_counter()
+        with store.connection.cursor() as cursor:
+            cursor.execute(f"SELECT id {_newest(store)}", [wanted])  # a constant
+            cursor.fetchall()
+        best = min(best, time.perf_counter() - started)
+        if time.perf_counter() - begun > PATIENCE_SECONDS:
+            break
+    return best
+
+
+def plan_of(store: Store, wanted: str = "none", *, possible: bool = False) -> str:
+    """The database's own words. `possible`: whether the index can be used, even where so few rows don't need it."""
+    with transaction.atomic(using=store.alias), store.connection.cursor() as cursor:
+        if store.vendor == "sqlite":
+            # An EXPLAIN alone does not notice that somebody has made an index since, nor does one that is prepared.
+            cursor.execute("SELECT 1 FROM test_records LIMIT 1")
+            cursor.fetchall()
+            cursor.execute(f"EXPLAIN QUERY PLAN SELECT id {_newest(store)} -- {time.monotonic_ns()}", [wanted])
+            return _in_short(row[-1] for row in cursor.fetchall())
+        if possible:
+            cursor.execute("SELECT set_config('enable_seqscan', 'off', true)")
+        cursor.execute(f"EXPLAIN (COSTS OFF) SELECT id {_newest(store)}", [wanted])
+        return _in_short(row[0].replace("->", "").strip() for row in cursor.fetchall())
+
+
+def _in_short(steps: Iterable[str]) -> str:
+    """How rows are found; not how the few that are found are put in order."""
+    return "; ".join(step for step in steps if not step.startswith(("USE TEMP", "Limit", "Sort")))
+
+
+def is_by_index(plan: str) -> bool:
+    """SQLite says SEARCH … (execution_id=?), PostgreSQL Index Cond: (execution_id = …)."""
+    return "(execution_id=?" in plan or "Index Cond: (execution_id =" in plan
