@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
-from opsconsole.stores.fields import RawTextField, RawTimestampField
 
+from opsconsole.stores.fields import RawTextField, RawTimestampField
 from opsconsole.stores.models import StoreModel
 from tasks.agentos.models import Task
 
@@ -43,6 +43,7 @@ class TaskAudit(StoreModel):
     verdict_id = models.TextField(_("verdict"), null=True)
 
     class Meta:
+        managed = False
         db_table = "task_audits"
         verbose_name = _("audit")
         verbose_name_plural = _("audits")
@@ -70,6 +71,7 @@ class GuardianVerdict(StoreModel):
     created_at = RawTextField(_("created at"))
 
     class Meta:
+        managed = False
         db_table = "guardian_verdicts"
         verbose_name = _("guardian verdict")
         verbose_name_plural = _("guardian verdicts")
@@ -99,6 +101,7 @@ class InboxEntry(StoreModel):
     created_at = RawTextField(_("created at"))
 
     class Meta:
+        managed = False
         db_table = "supervisor_inbox"
         verbose_name = _("supervisor inbox entry")
         verbose_name_plural = _("supervisor inbox")

@@ -67,13 +67,18 @@ INSTALLED_APPS = [
     "django_structlog",
     "opsconsole.stores",
     "opsconsole.engine",
+    "opsconsole.accounts",
+    "opsconsole.backups",
+    "opsconsole.console",
+    "opsconsole.cli",
     "opsconsole.api",
-    "opsconsole",
     "import_export",  # after the console, which holds its commands back
-    "tasks",
+    "tasks.agentos",
     "audits",
+    "tasks.helix",
+    "tasks.records",
     "roadmaps",
-    "opsconsole.care",  # after the platforms: its sample data measures theirs
+    "opsconsole.monitoring",  # after the platforms: its sample data measures theirs
 ]
 
 MIDDLEWARE = [
@@ -93,7 +98,8 @@ MIDDLEWARE = [
     "django_structlog.middlewares.RequestMiddleware",
     "axes.middleware.AxesMiddleware",
     "opsconsole.console.store_errors.StoreTrouble",
-    "opsconsole.console.middleware.BadQueryMiddleware",  # asked before: what a query string can't hold is no store's trouble
+    # Before the stores are queried: an unreadable query string is no error of a store.
+    "opsconsole.console.middleware.BadQueryMiddleware",
 ]
 
 TEMPLATES = [

@@ -8,9 +8,9 @@ from __future__ import annotations
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
-from opsconsole.stores.fields import RawTextField, RawTimestampField
 
 from opsconsole.engine.models import Run
+from opsconsole.stores.fields import RawTextField, RawTimestampField
 from opsconsole.stores.models import StoreModel
 
 
@@ -56,6 +56,7 @@ class RoadmapTask(StoreModel):
     execution_summary = RawTextField(_("summary"), null=True)
 
     class Meta:
+        managed = False
         db_table = "roadmap_tasks"
         verbose_name = _("roadmap task")
         verbose_name_plural = _("roadmap tasks")
@@ -81,6 +82,7 @@ class RoadmapMetadata(StoreModel):
     deleted_by = models.TextField(_("deleted by"), null=True)
 
     class Meta:
+        managed = False
         db_table = "roadmap_metadata"
         verbose_name = _("roadmap")
         verbose_name_plural = _("roadmaps")
@@ -108,6 +110,7 @@ class TutorialMetadata(StoreModel):
     generated_at = RawTimestampField(_("generated at"), null=True)
 
     class Meta:
+        managed = False
         db_table = "tutorial_metadata"
         verbose_name = _("tutorial")
         verbose_name_plural = _("tutorials")
@@ -130,6 +133,7 @@ class ResourceRecommendationMetadata(StoreModel):
     generated_at = RawTimestampField(_("generated at"), null=True)
 
     class Meta:
+        managed = False
         db_table = "resource_recommendation_metadata"
         verbose_name = _("resource recommendation")
         verbose_name_plural = _("resource recommendations")
@@ -154,6 +158,7 @@ class QuizMetadata(StoreModel):
     generated_at = RawTimestampField(_("generated at"), null=True)
 
     class Meta:
+        managed = False
         db_table = "quiz_metadata"
         verbose_name = _("quiz")
         verbose_name_plural = _("quizzes")

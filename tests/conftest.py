@@ -344,10 +344,11 @@ class Managed:
 @pytest.fixture(scope="session")
 def agentos_template(postgres: Any, django_db_setup: None, django_db_blocker: Any) -> str:
     """The name of a PostgreSQL database with a managed AgentOS store's tables: to be copied."""
+    from opsconsole.stores import schema
+
     name = "agentos_template"
     with django_db_blocker.unblock():
-        attach_url("agentos", postgres.create_database(name), attached=False)
-        call_command("migrate", database="agentos", verbosity=0)
+        schema.make_tables(attach_url("agentos", postgres.create_database(name), attached=False))
         forget_attached()
     return name
 

@@ -770,7 +770,8 @@ def test_too_many_rows_are_refused(bobs, managed, format_, monkeypatch):
 @pytest.mark.parametrize(
     ("format_", "content"),
     [
-        (file_formats.CSV, b"\xff\xfe"), (file_formats.CSV, b""), (file_formats.CSV, b'id\n"open'), (file_formats.JSON, b"{"),
+        (file_formats.CSV, b"\xff\xfe"), (file_formats.CSV, b""), (file_formats.CSV, b'id\n"open'),
+        (file_formats.JSON, b"{"),
         (file_formats.JSON, b"[1]"),
         (file_formats.XLSX, b"no zip"), (file_formats.JSON, b"[" * 5_000),
     ],

@@ -136,7 +136,8 @@ def test_fifty_megabytes_take_little_more(make_records: records.Maker, tmp_path:
     script = (
         "import os, sys, resource, django; os.environ['DJANGO_SETTINGS_MODULE'] = 'opsconsole.settings';"
         "django.setup();"
-        "from opsconsole.stores.store import attach_file; from tasks.records.operations.backfill_execution_ids import *;"
+        "from opsconsole.stores.store import attach_file;"
+        "from tasks.records.operations.backfill_execution_ids import *;"
         "o = BackfillExecutionIds(attach_file('records', sys.argv[1]));"
         "o.at.tables; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "found = [o.change(unit) for unit in o.fetch(o.scope(), after=None, bound=99, limit=1000)];"

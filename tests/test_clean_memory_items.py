@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from django.utils import timezone
-from opsconsole.stores.fields import moment_text
 
 from opsconsole.engine.models import Status
+from opsconsole.stores.fields import moment_text
 from opsconsole.stores.store import Store, StoreUnusable
 from tests.contract import Contract, execute_run, left_by, operation_called, plan_whole, start, undo, work
 from tests.outside import Tables, dump, execute, neighbour

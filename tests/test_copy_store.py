@@ -7,9 +7,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from opsconsole.backups.models import TableCopy
 
 from opsconsole.backups import copying
+from opsconsole.backups.models import TableCopy
 from opsconsole.backups.operations.copy_store import target_store
 from opsconsole.engine import registry
 from opsconsole.engine.models import Run, Status
@@ -65,7 +65,7 @@ def test_everything_arrives(managed: Any, target: Any) -> None:
     assert set(TableCopy.objects.values_list("agrees", flat=True)) == {True}
     there = Store("agentos_new", "agentos")
     ours, theirs = dump(managed.store), dump(there)
-    for table in ("tasks", "task_audits", "projects", "memory_items", "django_migrations"):
+    for table in ("tasks", "task_audits", "projects", "memory_items"):
         assert set(theirs[table]) == set(ours[table]), table
     row, other = ours["tasks"]["t00003"], theirs["tasks"]["t00003"]
     assert {n: v for n, v in row.items() if n != "created_at"} == {n: v for n, v in other.items() if n != "created_at"}
@@ -237,7 +237,7 @@ def test_partitions_are_their_table_and_heirs_are_not(managed: Any, target: Any)
 
 
 def clear(store: Store) -> None:
-    for table in ("memory_items", "projects", "task_audits", "tasks", "schema_version", "django_migrations"):
+    for table in ("memory_items", "projects", "task_audits", "tasks", "schema_version"):
         execute(store, f"DELETE FROM {table}")
 
 

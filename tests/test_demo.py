@@ -8,14 +8,13 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from importlib import import_module
 
 import psutil
 import pytest
-import tasks.demo
-from django.core.management import call_command
 
-import audits.demo
-import roadmaps.demo
+from opsconsole.stores import schema
+from opsconsole.stores.platforms import platform_apps
 from roadmaps.models import RoadmapMetadata
 from tasks.helix.models import HelixJob
 from tests.conftest import attach_url, forget_attached
@@ -132,9 +131,8 @@ def test_the_sample_data_fit_into_postgresql(postgres):
     """Enum, `json` and `jsonb` columns take what the models write, also many rows at once."""
     names = ("agentos", "helix", "records", "roadmaps")
     for name in names:
-        attach_url(name, postgres.create_database(f"demo_{name}"), attached=False)
-        call_command("migrate", database=name, verbosity=0)
-    lines = [line for module in (tasks.demo, audits.demo, roadmaps.demo) for line in module.load()]
+        schema.make_tables(attach_url(name, postgres.create_database(f"demo_{name}"), attached=False))
+    lines = [line for app in platform_apps() for line in import_module(f"{app.name}.demo").load()]
     assert len(lines) == 5, lines
     assert RoadmapMetadata.objects.count() == 12
     assert HelixJob.objects.filter(status="IN_PROGRESS").exists()

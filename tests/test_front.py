@@ -12,12 +12,12 @@ from django.conf import settings
 from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
-from opsconsole.monitoring.models import Measurement
 
 from audits.models import TaskAudit
 from opsconsole.engine import queue
 from opsconsole.engine.models import Finding, Run, Status
 from opsconsole.monitoring import measurements
+from opsconsole.monitoring.models import Measurement
 from opsconsole.stores.store import Store
 from tasks.agentos.models import Task
 from tests.conftest import attach_url

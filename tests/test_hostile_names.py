@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opsconsole.backups.models import TableCopy
 
 from opsconsole.backups import dump
+from opsconsole.backups.models import TableCopy
 from opsconsole.backups.salvage import rebuild
 from opsconsole.cli.management.commands.stores import report
 from opsconsole.engine.models import Finding, Run, Status
@@ -18,7 +18,7 @@ from opsconsole.monitoring import stats
 from opsconsole.stores.cascade import cascade, references
 from opsconsole.stores.catalog import identifier, quote
 from opsconsole.stores.models import Backup
-from opsconsole.stores.schema_diff import missing
+from opsconsole.stores.schema import missing
 from opsconsole.stores.store import Store
 from tests.contract import execute_run, operation_called
 from tests.test_copy_store import target  # noqa: F401

@@ -49,7 +49,7 @@ FORMULA = re.compile(r"[\s\x00\ufeff\u200b]*[=+\-@]")
 
 
 def models_of(name: str) -> list[Any]:
-    return [model for model in apps.get_models() if store_of(model) == name and model._meta.managed]
+    return [model for model in apps.get_models() if store_of(model) == name]
 
 
 def rows_of(columns: list[Any], *, types: bool) -> Iterator[list[Any]]:

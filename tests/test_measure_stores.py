@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from opsconsole.monitoring.models import Measurement
 
 from audits.models import TaskAudit
 from opsconsole.engine.models import Status
 from opsconsole.monitoring import measurements
+from opsconsole.monitoring.models import Measurement
 from tasks.agentos.models import Task
 from tests.conftest import attach_url
 from tests.contract import execute_run, operation_called

@@ -10,9 +10,9 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from opsconsole.accounts import tokens
 from opsconsole.accounts.models import Scope, Session, Token
 from opsconsole.accounts.sessions import STARTED, USED
-from opsconsole.api import auth
 from opsconsole.engine.models import Event
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
@@ -124,7 +124,7 @@ def test_scopes_at_the_endpoints(alice: Any, scope: Scope, codes: tuple[int, ...
         client.get("/api/v1/openapi.json", headers=headers),
     )
     assert tuple(answer.status_code for answer in answers) == codes
-    assert (auth.account_of(headers["Authorization"].partition(" ")[2]) is None) is (scope != Scope.FULL)
+    assert (tokens.account_of(headers["Authorization"].partition(" ")[2]) is None) is (scope != Scope.FULL)
 
 
 def test_tokens_expire_and_show_their_use(alice: Any, settings: Any) -> None:
@@ -137,10 +137,10 @@ def test_tokens_expire_and_show_their_use(alice: Any, settings: Any) -> None:
     Client().get("/api/v1/openapi.json", headers=headers)
     first = Token.objects.get().last_used_at
     assert first is not None
-    auth.forget()
+    tokens.forget()
     Client().get("/api/v1/openapi.json", headers=headers)
     assert Token.objects.get().last_used_at == first, "noted every ten minutes"
     Token.objects.update(last_used_at=first - timedelta(minutes=11))
-    auth.forget()
+    tokens.forget()
     Client().get("/api/v1/openapi.json", headers=headers)
     assert Token.objects.filter(last_used_at__gte=first).exists()

@@ -17,7 +17,7 @@ from django.test import Client
 from opsconsole.engine import planner
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.planner import UnableToPlan
-from opsconsole.stores import remedies, schema_diff
+from opsconsole.stores import remedies, schema
 from opsconsole.stores.models import Backup
 from opsconsole.stores.store import Store, StoreUnusable, attach_file
 from tests import agentos, agentos_versions
@@ -46,14 +46,14 @@ def upgrade(store: Store) -> Run:
 def test_an_older_store(make_attached: Any, engine: str) -> None:
     attached = make_attached(engine, 300, version="0.20.0")
     store = attached.store
-    assert {"task_audits.source_event_ts", "task_audits.verdict_id"} <= {one.name for one in schema_diff.missing(store)}
+    assert {"task_audits.source_event_ts", "task_audits.verdict_id"} <= {one.name for one in schema.missing(store)}
     before, before_shape = dump(store), shape(store)
     planned = plan_whole(operation_called("backups.upgrade_store", store, store="agentos"))
     assert "ADD COLUMN" in planned.sample[0]["detail"]
     assert (dump(store), shape(store)) == (before, before_shape), "the plan writes nothing"
     run = upgrade(store)
     fresh = Store(store.alias, store.name)
-    assert [one.name for one in schema_diff.missing(fresh) if one.kind != "table"] == ["task_audits.verdict_id"]
+    assert [one.name for one in schema.missing(fresh) if one.kind != "table"] == ["task_audits.verdict_id"]
     after = dump(store)
     for table, rows in before.items():
         for key, row in rows.items():
@@ -66,7 +66,7 @@ def test_an_older_store(make_attached: Any, engine: str) -> None:
 
 
 def test_a_managed_store_is_complete(managed: Any) -> None:
-    assert schema_diff.missing(managed.store) == []
+    assert schema.missing(managed.store) == []
     assert upgrade(managed.store).reasons["skipped"] == {"complete": 1}
 
 
@@ -237,7 +237,7 @@ def test_columns_that_a_revision_of_alembic_will_add(make_roadmaps: Any, engine:
     store = make_roadmaps(engine, {})
     execute(store, "ALTER TABLE roadmap_tasks DROP COLUMN execution_summary")
     fresh = Store(store.alias, store.name)
-    assert "roadmap_tasks.execution_summary" in [one.name for one in schema_diff.missing(fresh) if one.kind == "column"]
+    assert "roadmap_tasks.execution_summary" in [one.name for one in schema.missing(fresh) if one.kind == "column"]
     execute(store, "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
     upgrade(Store(store.alias, store.name))
     assert "execution_summary" not in shapes(store)["roadmap_tasks"]
@@ -276,10 +276,10 @@ def test_an_index_whose_name_something_else_has(managed: Any, name_of: str) -> N
     else:
         managed.execute("CREATE TABLE idx_tasks_session (x INTEGER)")
     store = Store("agentos", "agentos")
-    (missing,) = schema_diff.missing(store)
+    (missing,) = schema.missing(store)
     assert missing.kind == "index"
     upgrade(store)
-    assert schema_diff.missing(Store("agentos", "agentos")) == []
+    assert schema.missing(Store("agentos", "agentos")) == []
     found = remedies.indexes(Store("agentos", "agentos"))
     assert found[missing.name].columns == ("session_id",)
     if name_of == "index":
@@ -298,15 +298,15 @@ def test_an_index_whose_name_something_else_has(managed: Any, name_of: str) -> N
 def test_an_index_that_is_not_the_documented_one(managed: Any, name: str, other: str) -> None:
     managed.execute(f"DROP INDEX {name}")
     managed.execute(other)
-    assert [one.name for one in schema_diff.missing(Store("agentos", "agentos"))] == [f"{name}_2"]
+    assert [one.name for one in schema.missing(Store("agentos", "agentos"))] == [f"{name}_2"]
     upgrade(Store("agentos", "agentos"))
-    assert schema_diff.missing(Store("agentos", "agentos")) == []
+    assert schema.missing(Store("agentos", "agentos")) == []
 
 
 def test_an_index_without_the_nulls_serves(managed: Any) -> None:
     managed.execute("DROP INDEX idx_tasks_session")
     managed.execute("CREATE INDEX other ON tasks (session_id) WHERE session_id IS NOT NULL")
-    assert schema_diff.missing(Store("agentos", "agentos")) == []
+    assert schema.missing(Store("agentos", "agentos")) == []
 
 
 class _Undone(Exception):
@@ -323,24 +323,24 @@ def added_again(store: Store) -> int:
             store.query("SELECT name FROM sqlite_master WHERE type = 'index' AND sql > ''") if not cascade else ()
         ):
             store.execute(f'DROP INDEX "{name[0]}"')
-        for table, columns in schema_diff.documented(store.name, store.vendor).columns.items():
+        for table, columns in schema.documented(store.name, store.vendor).columns.items():
             for column in columns:
                 if column != remedies.key_of(models[table]):
                     with suppress(DatabaseError), transaction.atomic(using=store.alias):
                         store.execute(f'ALTER TABLE "{table}" DROP COLUMN "{column}"{cascade}')
                         gone.add(f"{table}.{column}")
-        missing = schema_diff.missing(Store(store.alias, store.name))
+        missing = schema.missing(Store(store.alias, store.name))
         assert {one.name for one in missing if one.kind == "column"} == gone
         for one in missing:
             store.execute(one.statement)
-        assert schema_diff.missing(Store(store.alias, store.name)) == []
+        assert schema.missing(Store(store.alias, store.name)) == []
         raise _Undone
     return len(gone)
 
 
 def test_every_column_of_agentos_can_be_added_again(managed: Any) -> None:
     assert added_again(managed.store) > 60
-    assert schema_diff.missing(Store("agentos", "agentos")) == []
+    assert schema.missing(Store("agentos", "agentos")) == []
 
 
 @pytest.mark.parametrize("name", ["helix", "records", "roadmaps"])
@@ -352,10 +352,10 @@ def test_an_index_that_is_half_made(managed: Any) -> None:
     if managed.engine == "sqlite":
         return  # it has no such thing
     managed.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_tasks_status'::regclass")
-    (missing,) = schema_diff.missing(Store("agentos", "agentos"))
+    (missing,) = schema.missing(Store("agentos", "agentos"))
     assert missing.statement == 'REINDEX INDEX CONCURRENTLY "idx_tasks_status"'
     upgrade(Store("agentos", "agentos"))
-    assert schema_diff.missing(Store("agentos", "agentos")) == []
+    assert schema.missing(Store("agentos", "agentos")) == []
 
 
 def test_the_page_of_a_table_of_another_shape_says_so(make_versioned: Any, viewer: Any, client: Client) -> None:

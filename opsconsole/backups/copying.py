@@ -20,7 +20,7 @@ import psycopg
 from django.db import transaction
 from django.utils.translation import gettext as _
 
-from opsconsole.stores import schema_diff
+from opsconsole.stores import schema
 from opsconsole.stores.catalog import Table, identifier, quote
 from opsconsole.stores.connection import connect
 from opsconsole.stores.errors import ErrorKind, classify, first_line
@@ -31,7 +31,7 @@ BATCH = 5_000
 SHOWN_LEFT = 1_000
 Row = tuple[Any, ...]
 Convert = Callable[[Any], Any]
-OWN = ("django_migrations", "schema_version")  # tables that belong to a store and have no model
+OWN = ("schema_version",)  # tables that belong to a store and have no model
 
 
 class Side(Protocol):
@@ -584,7 +584,7 @@ def order(store: Store, tables: Sequence[str]) -> list[str]:
         child, parent = named.get(key.child_oid or key.child), named.get(key.parent_oid or key.parent)
         if child and parent and child != parent:
             parents[child].add(parent)
-    for child, statement in schema_diff.documented(store.name, store.vendor).tables.items():
+    for child, statement in schema.documented(store.name, store.vendor).tables.items():
         if child in parents:
             parents[child] |= {one for one in _REFERENCES.findall(statement) if one in parents and one != child}
     ordered: list[str] = []
@@ -599,8 +599,8 @@ def order(store: Store, tables: Sequence[str]) -> list[str]:
 def make_tables(store: Store) -> None:
     """The documented tables, in a target that has none."""
     with transaction.atomic(using=store.alias), store.connection.cursor() as cursor:
-        for statement in schema_diff.statements(store.name, store.vendor):
+        for statement in schema.statements(store.name, store.vendor):
             cursor.execute(statement)
         there = Store(store.alias, store.name).tables
-        for table in {*schema_diff.documented(store.name, store.vendor).tables, "schema_version"} & set(there):
+        for table in {*schema.documented(store.name, store.vendor).tables, "schema_version"} & set(there):
             cursor.execute(f"DELETE FROM {identifier(table)}")  # what the statements filled in: the source has its own

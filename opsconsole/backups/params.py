@@ -10,12 +10,13 @@ from django.conf import settings
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from opsconsole.stores.platforms import store_titles
 from opsconsole.stores.router import DEFAULT
-from opsconsole.stores.store import TITLES, Store
+from opsconsole.stores.store import Store
 
 
 def _stores() -> list[tuple[str, Any]]:
-    return [(name, TITLES[name]) for name in (DEFAULT, *settings.STORES)]
+    return [(name, store_titles()[name]) for name in (DEFAULT, *settings.STORES)]
 
 
 class StoreField(forms.ChoiceField):

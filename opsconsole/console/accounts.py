@@ -22,7 +22,7 @@ VIEWERS, OPERATORS, PLATFORMS = "Viewers", "Operators", "Platforms"
 def make_groups() -> None:
     """Make the groups, or give them the rights that new models have brought."""
     views = Permission.objects.filter(codename__startswith="view_").exclude(
-        content_type__app_label__in=("auth", "sessions", "axes", "contenttypes", "admin", "api")
+        content_type__app_label__in=("auth", "sessions", "axes", "contenttypes", "admin", "accounts")
     )
     operates = Permission.objects.filter(
         content_type__app_label="operations", codename__in=("operate_run", "approve_run", "change_switch")

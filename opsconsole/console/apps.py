@@ -4,7 +4,8 @@ from django.apps import AppConfig
 
 
 class ConsoleConfig(AppConfig):
-    name = "opsconsole"
+    name = "opsconsole.console"
+    label = "console"
     verbose_name = "OpsConsole"
 
     def ready(self) -> None:

@@ -27,8 +27,8 @@ from unfold.views import ChangeList
 from opsconsole.engine.lifecycle import actor_of, record
 from opsconsole.engine.models import Hold
 from opsconsole.formatting import environment_label, figure
+from opsconsole.stores.platforms import platform_apps, store_titles
 from opsconsole.stores.router import DEFAULT, store_of
-from opsconsole.stores.store import TITLES
 
 COUNT_CAP = 10_000
 
@@ -137,34 +137,6 @@ ICONS = {
     "stores.backup": "archive",
     "operations.alert": "notifications",
     "operations.finding": "report",
-    "agentos.task": "task",
-    "agentos.tasklineage": "timeline",
-    "agentos.taskreposcope": "rule_folder",
-    "agentos.taskdependency": "account_tree",
-    "agentos.taskartifactref": "inventory_2",
-    "agentos.project": "workspaces",
-    "agentos.projectrepo": "folder_code",
-    "agentos.webuisession": "forum",
-    "agentos.webuimessage": "chat",
-    "agentos.kbsource": "library_books",
-    "agentos.kbchunk": "article",
-    "agentos.kbembedding": "scatter_plot",
-    "agentos.memoryitem": "neurology",
-    "helix.helixjob": "work",
-    "helix.helixtask": "smart_toy",
-    "helix.helixartifact": "deployed_code",
-    "helix.agentprompt": "terminal",
-    "helix.systemlog": "receipt_long",
-    "roadmaps.roadmaptask": "route",
-    "roadmaps.roadmapmetadata": "map",
-    "roadmaps.tutorialmetadata": "menu_book",
-    "roadmaps.resourcerecommendationmetadata": "link",
-    "roadmaps.quizmetadata": "quiz",
-    "records.testrecord": "lab_profile",
-    "records.taskstatus": "hourglass",
-    "audits.taskaudit": "fact_check",
-    "audits.guardianverdict": "gavel",
-    "audits.inboxentry": "inbox",
     "django_q.schedule": "schedule",
     "django_q.ormq": "hourglass_top",
     "django_q.success": "task_alt",
@@ -172,14 +144,21 @@ ICONS = {
 }
 
 
+def _icons() -> dict[str, str]:
+    own = {f"{app.label}.{model}": icon for app in platform_apps() for model, icon in app.icons.items()}
+    return {**ICONS, **own}
+
+
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     """The sidebar: the console's own pages, then each store's tables, as far as this person may look."""
-    groups: dict[str, list[type[models.Model]]] = {name: [] for name in ("operations", *TITLES, "django_q", "auth")}
+    groups: dict[str, list[type[models.Model]]] = {
+        name: [] for name in ("operations", *store_titles(), "django_q", "auth")
+    }
     for model, model_admin in admin.site._registry.items():
         if model_admin.has_view_permission(request):
             store, label = store_of(model), model._meta.app_label
             groups.setdefault(PLACES.get(label, label) if store == DEFAULT else store, []).append(model)
-    titles = {**TITLES, "operations": _("Operations"), "django_q": _("Queue"), "auth": _("Accounts")}
+    titles = {**store_titles(), "operations": _("Operations"), "django_q": _("Queue"), "auth": _("Accounts")}
     sidebar: list[dict[str, Any]] = [
         {"title": titles.get(name, name), "separator": True, "items": [_item(model) for model in found]}
         for name, found in groups.items()
@@ -203,14 +182,14 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         url = reverse("emergency")
         switch = {"title": _("Emergency switch"), "icon": "emergency_home", "link": url, "active": request.path == url}
         sidebar[0]["items"].append(switch)
-    if any(request.user.has_perm(f"tasks.view_{name}") for name in ("memoryitem", "kbchunk")):
+    if any(request.user.has_perm(f"agentos.view_{name}") for name in ("memoryitem", "kbchunk")):
         url = reverse("search")
         item = {"title": _("Search"), "icon": "search", "link": url, "active": request.path == url}
         sidebar.insert(0, {"items": [item]})
     return sidebar
 
 
-PLACES = {"api": "auth", "care": "operations"}  # apps that stand with another's tables
+PLACES = {"accounts": "auth", "stores": "operations"}  # apps that stand with another's tables
 NAMES = {
     "django_q.schedule": gettext_lazy("Schedules"),
     "django_q.ormq": gettext_lazy("Waiting jobs"),
@@ -223,7 +202,7 @@ def _item(model: type[models.Model]) -> dict[str, Any]:
     meta = model._meta
     return {
         "title": NAMES.get(meta.label_lower) or capfirst(meta.verbose_name_plural),
-        "icon": ICONS.get(meta.label_lower, "table_rows"),
+        "icon": _icons().get(meta.label_lower, "table_rows"),
         "link": reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist"),
     }
 

@@ -31,14 +31,14 @@ from opsconsole.monitoring.connectivity import identities, unreachable
 from opsconsole.monitoring.measurements import CONNECTIONS, FINDING, LACKS, PROBLEM, SIZE, problem_operations
 from opsconsole.monitoring.models import Measurement
 from opsconsole.stores.models import Backup
+from opsconsole.stores.platforms import store_titles
 from opsconsole.stores.router import store_of
-from opsconsole.stores.store import TITLES, Store, all_stores
+from opsconsole.stores.store import Store, all_stores
 
 CHART_DAYS = 30
 SHOWN_RUNS = 8
 SHOWN_KINDS = 6
 ATTENTION_DAYS = 7
-OVERDUE = timedelta(minutes=10)
 OLD_FIGURES = timedelta(hours=2)
 COLOURS = ("#2563eb", "#db2777", "#d97706", "#059669", "#7c3aed", "#dc2626", "#64748b")
 GOOD, WARN, BAD = "success", "warning", "danger"
@@ -272,7 +272,7 @@ class Front:
                 row["seen"],
                 link,
                 cls.repairs.get(row["code"], ""),
-                {"store": store.alias} if cls.name.startswith("care.") else {},
+                {"store": store.alias} if "store" in cls.Params.base_fields else {},
                 _("Plan the repair"),
             )
 
@@ -370,7 +370,7 @@ class Front:
 
     def _overdue(self) -> Iterable[Line]:
         for state in self._schedules:
-            if state.switch.on and state.next_run is not None and self.now - state.next_run > OVERDUE:
+            if state.switch.on and state.next_run is not None and self.now - state.next_run > queue.OVERDUE:
                 kind = _("overdue by schedule: %(title)s") % {"title": state.operation.title}
                 store = self._by_alias.get(getattr(state.operation, "store", ""), self.stores[0])
                 link = reverse("operations") + f"#{state.operation.name}"
@@ -556,5 +556,5 @@ def front_context(request: HttpRequest, context: dict[str, Any]) -> dict[str, An
         context["front"] = Front()
         context["may_operate"] = request.user.has_perm("operations.operate_run")
         context["title"] = _("Overview")
-        context["stores_title"] = TITLES
+        context["stores_title"] = store_titles()
     return context

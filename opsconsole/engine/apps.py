@@ -13,6 +13,8 @@ class OperationsConfig(AppConfig):
     verbose_name = _("Operations")
 
     def ready(self) -> None:
+        from opsconsole.engine import queue_checks  # noqa: F401
+
         post_migrate.connect(sync_schedules, sender=self, dispatch_uid="opsconsole.engine")
 
 

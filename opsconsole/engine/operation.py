@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from django import forms
+from django.apps import apps
 from django.db import models
 from django.db.models import QuerySet
 from django.db.models.functions import Cast
@@ -145,8 +146,9 @@ class Operation:
 
     def __init_subclass__(cls) -> None:
         if "name" not in vars(cls):
-            app, _dot, module = cls.__module__.rpartition(".operations.")
-            cls.name = f"{app.rpartition('.')[2]}.{module}"
+            package, _dot, module = cls.__module__.rpartition(".operations.")
+            app = apps.get_containing_app_config(package) if apps.apps_ready else None
+            cls.name = f"{app.label if app else package.rpartition('.')[2]}.{module}"
 
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         self.at = store

@@ -4,7 +4,7 @@ from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
 
 
-class CareConfig(AppConfig):
-    name = "opsconsole.care"
-    label = "care"
-    verbose_name = _("Store care")
+class MonitoringConfig(AppConfig):
+    name = "opsconsole.monitoring"
+    label = "monitoring"
+    verbose_name = _("Monitoring")

@@ -30,7 +30,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from opsconsole.console.dashboard import OVERDUE
 from opsconsole.engine import queue as jobs
 from opsconsole.engine.models import Finding, Hold, Run, Status
 from opsconsole.engine.operation import LONG_CLUSTER
@@ -123,7 +122,7 @@ class Schedules(_Line):
         late = [
             state.operation.name
             for state in jobs.schedules()
-            if state.switch.on and state.next_run is not None and now - state.next_run > OVERDUE
+            if state.switch.on and state.next_run is not None and now - state.next_run > jobs.OVERDUE
         ]
         return f"overdue: {', '.join(late)}" if late else ""
 

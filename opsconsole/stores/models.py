@@ -1,13 +1,13 @@
-"""What every model of a source system shares: it knows its store, and it reads dirty values without raising."""
+"""The base of every model of a platform's table, and the backups of stores."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
 from django.db import models
+from django.utils.translation import gettext_lazy as _
 
 
 class StoreModel(models.Model):
@@ -23,66 +23,37 @@ class StoreModel(models.Model):
         abstract = True
 
 
-@models.TextField.register_lookup
-class HasWord(models.Lookup):
-    """`has_word`: whether a text contains these letters, upper or lower case, in every database alike.
+class Backup(models.Model):
+    """A whole file, written and checked. A backup that was cut off in the middle never gets here."""
 
-    Only A to Z have two cases here. A database's own rules differ (in Turkish the capital of i is no I), and a
-    column whose collation is not deterministic takes no LIKE at all.
-    """
+    store = models.CharField(_("store"), max_length=50)
+    identity = models.TextField()
+    path = models.TextField(_("file"), unique=True)
+    size = models.BigIntegerField(_("size"))
+    digest = models.CharField(max_length=64)  # SHA-256 of the file
+    at = models.DateTimeField(_("state of"))  # the moment whose state it holds
+    verified_at = models.DateTimeField(_("verified at"), null=True)
+    engine = models.CharField(_("engine"), max_length=20)
+    format = models.CharField(_("format"), max_length=20)  # sqlite, custom, sql
+    encrypted = models.BooleanField(_("encrypted"), default=False)
+    rows = models.JSONField(default=dict)  # table → rows
+    run = models.ForeignKey("operations.Run", models.SET_NULL, null=True, related_name="backups")
 
-    lookup_name = "has_word"
-    prepare_rhs = False
+    audit_entries = models.BigIntegerField(null=True)  # the audit log's length and newest seal when it was made
+    audit_head = models.CharField(max_length=64, blank=True)
 
-    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, Any]:
-        text, params = self.process_lhs(compiler, connection)
-        template = 'UPPER(({})::text COLLATE "C") LIKE %s' if connection.vendor == "postgresql" else "{} LIKE %s"
-        escaped = re.sub("([!%_])", r"!\1", str(self.rhs).upper())
-        return f"{template.format(text)} ESCAPE '!'", [*params, f"%{escaped}%"]
+    class Meta:
+        verbose_name = _("backup")
+        verbose_name_plural = _("backups")
+        indexes = (models.Index(fields=("identity", "-at"), name="backup_newest"),)
 
+    def __str__(self) -> str:
+        return Path(self.path).name
 
-class RawTextField(models.TextField):  # type: ignore[type-arg]  # a str, whatever the column is
-    """A text column read exactly as the database holds it, whatever it holds.
-
-    JSON columns too: `json` and `jsonb` come as their text, and broken JSON in a text column is only
-    text. The cast keeps every driver's converters away: they lose digits and raise on garbage.
-    """
-
-    def select_format(self, compiler: Any, sql: str, params: Any) -> tuple[str, Any]:
-        return f"CAST({sql} AS TEXT)", params
-
-    def get_placeholder(self, value: Any, compiler: Any, connection: Any) -> str:
-        """A literal takes the type of its column, `jsonb` or an enum; Django's arrays of many rows are text."""
-        return "%s"
-
-
-class RawTimestampField(RawTextField):
-    """A `TIMESTAMP` column without zone (UTC), read as text: deployed stores hold more than times there."""
-
-    def db_type(self, connection: Any) -> str:
-        return "timestamp"
-
-    def get_prep_value(self, value: Any) -> Any:
-        return value if value is None else str(value)
-
-
-class Moment(models.Func):
-    """A stored time as something that compares by time, whatever its form; NULL where it is none.
-
-    SQLite holds times as text with a space, a `T`, a zone or fractions, and its own functions read them all.
-    A PostgreSQL timestamp compares as it is; text in UTC is compared as text.
-    """
-
-    arity = 1
-    output_field = models.TextField()
-
-    def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> tuple[str, Any]:
-        return self.as_sql(compiler, connection, template="julianday(%(expressions)s)", **extra)
-
-    def as_postgresql(self, compiler: Any, connection: Any, **extra: Any) -> tuple[str, Any]:
-        return self.as_sql(compiler, connection, template="%(expressions)s", **extra)
-
-
-def moment_text(at: datetime) -> str:
-    """A moment as `CURRENT_TIMESTAMP` writes it: UTC, without zone."""
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    @property
+    def is_there(self) -> bool:
+        """Whether the file still lies where it was written, as long as it was."""
+        try:
+            return Path(self.path).stat().st_size == self.size
+        except OSError:
+            return False

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.apps import apps
-from django.conf import settings
 from django.db.models import Model
 
 from opsconsole.stores.models import StoreModel
@@ -32,11 +30,5 @@ class StoreRouter:
         return store_of(type(one)) == store_of(type(other))
 
     def allow_migrate(self, db: str, app_label: str, model_name: str | None = None, **hints: Any) -> bool:
-        """Only a managed store gets tables, and only its own."""
-        store = hints.get("store")
-        if store is None and model_name is not None:
-            try:  # a migration's historical model has lost its `store`; the real one knows
-                store = store_of(apps.get_model(app_label, model_name))
-            except LookupError:
-                store = DEFAULT
-        return db == (store or DEFAULT) and db not in settings.ATTACHED_STORES
+        """Migrations are for the console's own database; the tables of stores come from `schema/<engine>.sql`."""
+        return db == DEFAULT

@@ -1,56 +1,209 @@
-"""The documented tables of a managed store, as a migration operation.
-
-Django 5.2 makes neither database-level cascades nor immediate foreign keys, and a plain `sqlite3` or
-`psql` client shall be held to the documented schema: so the tables come from the document's own DDL,
-one text per engine, beside Django's state.
-"""
+"""The documented tables, columns and indexes of a store, from its apps' `schema/<engine>.sql`."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
 import sqlparse
-from django.db import router
-from django.db.migrations.operations.base import Operation
+from django.db import transaction
+from django.db.models import Model
+
+from opsconsole.stores import remedies
+from opsconsole.stores.catalog import identifier
+from opsconsole.stores.platforms import platform_apps
+from opsconsole.stores.remedies import Index
+from opsconsole.stores.store import Store
 
 
-class StoreSQL(Operation):
-    """Statements for one store: `sqlite` or `postgresql`, whichever engine it is on."""
+@dataclass
+class Documented:
+    """As the documents have it, on one engine."""
 
-    reduces_to_sql = True
-    reversible = True
+    tables: dict[str, str] = field(default_factory=dict)  # table → CREATE TABLE
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)  # table → column → its declaration
+    indexes: dict[str, tuple[Index, str]] = field(default_factory=dict)  # index → what it is on, CREATE INDEX
 
-    def __init__(
-        self,
-        store: str,
-        *,
-        sqlite: str,
-        postgresql: str,
-        reverse: str = "",
-        reverse_sqlite: str = "",
-        reverse_postgresql: str = "",
-    ) -> None:
-        """`reverse` is for both engines, or one of the others where they differ."""
-        self.store = store
-        self.scripts = {"sqlite": sqlite, "postgresql": postgresql}
-        self.reverse = {"sqlite": reverse_sqlite or reverse, "postgresql": reverse_postgresql or reverse}
 
-    def state_forwards(self, app_label: str, state: Any) -> None:
-        """The state stands beside it, in `SeparateDatabaseAndState`."""
+class Missing(NamedTuple):
+    """Something that the store lacks, and the statement that adds it; or, where none may, the reason in its place.
 
-    def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        self._execute(app_label, schema_editor, self.scripts)
+    `invalid` is an index that PostgreSQL has not finished, `shape` a table whose key is another one, `migration` a
+    column that the platform itself adds later.
+    """
 
-    def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        self._execute(app_label, schema_editor, self.reverse)
+    kind: str  # table, column, index, invalid; shape, migration
+    name: str
+    statement: str
+    table: str
+    columns: frozenset[str] = frozenset()
 
-    def _execute(self, app_label: str, schema_editor: Any, scripts: dict[str, str]) -> None:
-        connection = schema_editor.connection
-        if not router.allow_migrate(connection.alias, app_label, store=self.store):
-            return
-        # sqlparse knows that a trigger's body holds semicolons.
-        for statement in sqlparse.split(scripts[connection.vendor]):
-            schema_editor.execute(statement.rstrip(";"), params=None)
 
-    def describe(self) -> str:
-        return f"Documented tables of {self.store}"
+ADDED = ("column", "index", "invalid")
+
+
+@cache
+def documented(store: str, vendor: str) -> Documented:
+    """The console's own database has none: Django makes it. What the console adds itself, such as an index of
+    words, is no part of the documents.
+    """
+    found = Documented()
+    known = {model._meta.db_table for model in Store(store, store).models()}
+    for statement in statements(store, vendor):
+        if table := _TABLE.match(statement):
+            name = _plain(table[1])
+            if name not in known:
+                continue
+            found.tables[name] = statement
+            found.columns[name] = dict(_declarations(statement))
+        elif index := _INDEX.match(statement):
+            columns = tuple(_plain(part.split()[0]) for part in _parts(statement[index.end() :]))
+            if _plain(index[2]) in known and all(map(str.isidentifier, columns)):
+                unique = bool(re.match(r"CREATE\s+UNIQUE", statement, re.IGNORECASE))
+                wanted = Index(_plain(index[2]), columns, unique, remedies.condition(statement))
+                found.indexes[_plain(index[1])] = wanted, statement
+    return found
+
+
+def make_tables(store: Store) -> list[str]:
+    """Create the documented tables of each app that has none in a managed store; return the apps.
+
+    An app with some of its tables is left as it is: `upgrade_store` adds what is missing.
+    """
+    made = []
+    store.connection.ensure_connection()  # makes the file of an embedded store
+    for app in platform_apps(store.name):
+        documented_here = {_plain(found[1]) for one in _script(app.path, store.vendor) if (found := _TABLE.match(one))}
+        if documented_here.isdisjoint(Store(store.alias, store.name).tables):
+            with transaction.atomic(using=store.alias), store.connection.cursor() as cursor:
+                for statement in _script(app.path, store.vendor):
+                    cursor.execute(statement)
+            made.append(app.name)
+    return made
+
+
+def statements(store: str, vendor: str) -> Iterator[str]:
+    """Yield the statements that make the documented tables of a store."""
+    for app in platform_apps(store):
+        yield from _script(app.path, vendor)
+
+
+@cache
+def _script(app: str, vendor: str) -> tuple[str, ...]:
+    text = (Path(app) / "schema" / f"{vendor}.sql").read_text(encoding="utf-8")
+    # sqlparse knows that a trigger's body holds semicolons.
+    found = (one.strip().rstrip(";") for one in sqlparse.split(sqlparse.format(text, strip_comments=True)))
+    return tuple(one for one in found if one)
+
+
+_NAME = r'("(?:[^"]|"")+"|\w+)'
+_TABLE = re.compile(rf"CREATE TABLE (?:IF NOT EXISTS )?{_NAME}\s*\(", re.IGNORECASE)
+_INDEX = re.compile(
+    rf"CREATE (?:UNIQUE )?INDEX (?:IF NOT EXISTS )?{_NAME}\s+ON {_NAME}\s*(?:USING \w+\s*)?\(", re.IGNORECASE
+)
+_CONSTRAINTS = {"UNIQUE", "FOREIGN", "PRIMARY", "CHECK", "CONSTRAINT", "EXCLUDE", "LIKE"}
+
+
+def _declarations(statement: str) -> Iterator[tuple[str, str]]:
+    """Column → its declaration, of a CREATE TABLE."""
+    for part in _parts(statement[statement.index("(") + 1 :]):
+        name, _space, declaration = part.partition(" ")
+        if name.upper() not in _CONSTRAINTS:
+            yield _plain(name), " ".join(declaration.split())
+
+
+def _parts(text: str) -> list[str]:
+    """What stands between the commas, up to the parenthesis that closes the one before `text`."""
+    parts, depth, start, quote = [], 0, 0, ""
+    for place, character in enumerate(text):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character == "(":
+            depth += 1
+        elif character == ")" and depth:
+            depth -= 1
+        elif character == ")" or (character == "," and not depth):
+            parts.append(text[start:place].strip())
+            start = place + 1
+            if character == ")":
+                break
+    return parts
+
+
+def _plain(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def missing(store: Store, needed: Mapping[str, Collection[str]] | None = None) -> list[Missing]:
+    """What the documents have and the store lacks, in the order in which it can be added.
+
+    `needed` (table → columns): no other columns are missed.
+    """
+    wanted = documented(store.name, store.vendor)
+    models = {model._meta.db_table: model for model in store.models()}
+    shapes = [table for table in wanted.tables if table in models and remedies.other_shape(store, models[table])]
+    found = [Missing("table", name, sql, name) for name, sql in wanted.tables.items() if name not in store.tables]
+    found += [Missing("shape", table, remedies.shape_sentence(store, models[table]), table) for table in shapes]
+    there = {table: set(columns) for table, columns in store.tables.items() if table not in shapes}
+    for table, columns in wanted.columns.items():
+        names = [
+            name
+            for name in columns
+            if name not in there.get(table, columns) and (needed is None or name in needed.get(table, ()))
+        ]
+        found += _missing_columns(store, models[table], names, columns) if names else ()
+    for one in found:
+        if one.kind == "column":
+            there[one.table] |= one.columns
+    indexes = _missing_indexes(store, wanted)
+    return found + [one for one in indexes if one.table in there and one.columns <= there[one.table]]
+
+
+def _missing_columns(
+    store: Store, model: type[Model], names: Iterable[str], declarations: Mapping[str, str]
+) -> Iterator[Missing]:
+    table = model._meta.db_table
+    later = remedies.pending_migrations(store, model, names)
+    for migration, columns in later.items():
+        sentence = remedies.migration_sentence(store, table, columns, migration)
+        yield Missing(
+            "migration", ", ".join(f"{table}.{name}" for name in columns), sentence, table, frozenset(columns)
+        )
+    left_out = {name for columns in later.values() for name in columns}
+    for name in names:
+        if name not in left_out:
+            statement = _added(store, table, name, declarations[name])
+            yield Missing("column", f"{table}.{name}", statement, table, frozenset({name}))
+
+
+def _missing_indexes(store: Store, wanted: Documented) -> Iterator[Missing]:
+    """Those that no index of the store stands for. Another index may have the documented name."""
+    there = remedies.indexes(store)
+    taken = remedies.names_taken(store)
+    for name, (index, statement) in wanted.indexes.items():
+        serving = {other: one.valid for other, one in there.items() if one.serves(index)}
+        if any(serving.values()):
+            continue
+        if serving:  # only PostgreSQL has invalid ones: what an attempt left half made
+            kind, other = "invalid", min(serving)
+            statement = f"REINDEX INDEX CONCURRENTLY {identifier(other)}"
+        else:
+            kind, other = "index", remedies.free_name(name, taken)
+            statement = re.sub(rf"(INDEX (?:IF NOT EXISTS )?){_NAME}", rf"\1{other}", statement, count=1)
+        yield Missing(kind, other, statement, index.table, frozenset(map(str, index.columns)))
+
+
+def _added(store: Store, table: str, column: str, declaration: str) -> str:
+    """Rows are there already: what a table's first declaration may say, an added column may not."""
+    declaration = re.sub(r"\bPRIMARY KEY\b|\bUNIQUE\b|\bAUTOINCREMENT\b", "", declaration, flags=re.IGNORECASE)
+    if store.vendor == "sqlite":  # wants a constant, and no reference with a default
+        declaration = re.sub(r"\s*DEFAULT CURRENT_\w+", "", declaration, flags=re.IGNORECASE)
+    if not re.search(r"\bDEFAULT\b", declaration, re.IGNORECASE):
+        declaration = re.sub(r"\s*\bNOT NULL\b", "", declaration, flags=re.IGNORECASE)
+    return f"ALTER TABLE {identifier(table)} ADD COLUMN {identifier(column)} {' '.join(declaration.split())}"

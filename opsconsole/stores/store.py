@@ -19,23 +19,15 @@ from django.db import DatabaseError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 
 from opsconsole.redaction import redact
 from opsconsole.stores import remedies
 from opsconsole.stores.catalog import ForeignKey, Table, TriggerInfo, foreign_keys, read_tables, triggers
 from opsconsole.stores.config import is_writable, sqlite
 from opsconsole.stores.errors import first_line, is_unreachable, sqlite_code, sqlstate
+from opsconsole.stores.platforms import store_titles
 from opsconsole.stores.router import DEFAULT, store_of
 from opsconsole.stores.sqlite import RawText, exact_text, tolerant_text
-
-TITLES = {
-    DEFAULT: gettext_lazy("Console"),
-    "agentos": "AgentOS",
-    "helix": "HELIX",
-    "records": gettext_lazy("Execution records"),
-    "roadmaps": gettext_lazy("Roadmaps"),
-}
 
 
 class StoreUnusable(Exception):
@@ -115,7 +107,7 @@ class Store:
 
     @property
     def title(self) -> str:
-        return str(TITLES[self.name])
+        return store_titles()[self.name]
 
     @cached_property
     def vendor(self) -> str:
@@ -249,12 +241,8 @@ class Store:
         return {model._meta.db_table: model for model in self.models()}
 
     def models(self) -> list[type[Model]]:
-        """Those whose tables it should have: an unmanaged model's may be absent."""
-        return [
-            model
-            for model in apps.get_models(include_auto_created=True)
-            if store_of(model) == self.name and model._meta.managed
-        ]
+        """Return the models whose tables the store should have."""
+        return [model for model in apps.get_models(include_auto_created=True) if store_of(model) == self.name]
 
     @contextmanager
     def in_key_order(self) -> Iterator[None]:

@@ -15,7 +15,6 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
-from opsconsole.stores.fields import Moment
 
 from opsconsole.engine import lifecycle, planner, registry
 from opsconsole.engine.executor import Runner
@@ -24,6 +23,7 @@ from opsconsole.engine.models import Run, Trigger
 from opsconsole.engine.operation import LONG_CLUSTER, Act, Changed, Operation, Outcome, Risk, Skip, Unfit
 from opsconsole.engine.selection import Selection
 from opsconsole.formatting import figure
+from opsconsole.stores.fields import Moment
 from opsconsole.stores.rows import Key
 from roadmaps import attempts, langgraph, resume
 from roadmaps.consistency import states

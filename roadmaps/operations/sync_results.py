@@ -14,10 +14,10 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
-from opsconsole.stores.fields import Moment
 
 from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
 from opsconsole.formatting import figure
+from opsconsole.stores.fields import Moment
 from opsconsole.stores.rows import Key
 from roadmaps import framework, langgraph
 from roadmaps.content import NEEDS, PARTS, TABLES, Content, Roadmap, contents, roadmaps

@@ -6,18 +6,11 @@ dangling one must not break a page.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from django.db import models
 from django.utils.translation import gettext_lazy as _
-from opsconsole.stores.fields import RawTextField, RawTimestampField
 
+from opsconsole.stores.fields import RawTextField, RawTimestampField, now_text
 from opsconsole.stores.models import StoreModel
-
-
-def now_text() -> str:
-    """What the documented `DEFAULT CURRENT_TIMESTAMP` writes."""
-    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 class Task(StoreModel):
@@ -38,6 +31,7 @@ class Task(StoreModel):
     router_version = models.TextField(_("router version"), null=True, blank=True)
 
     class Meta:
+        managed = False
         db_table = "tasks"
         verbose_name = _("task")
         verbose_name_plural = _("tasks")
@@ -68,6 +62,7 @@ class TaskLineage(StoreModel):
     metadata = RawTextField(_("metadata"), null=True, blank=True)
 
     class Meta:
+        managed = False
         db_table = "task_lineage"
         verbose_name = _("task lineage")
         verbose_name_plural = _("task lineage")
@@ -97,6 +92,7 @@ class TaskRepoScope(StoreModel):
     metadata = RawTextField(_("metadata"), null=True, blank=True)
 
     class Meta:
+        managed = False
         db_table = "task_repo_scope"
         verbose_name = _("task's repository scope")
         verbose_name_plural = _("tasks' repository scopes")
@@ -129,6 +125,7 @@ class TaskDependency(StoreModel):
     metadata = RawTextField(_("metadata"), null=True, blank=True)
 
     class Meta:
+        managed = False
         db_table = "task_dependency"
         verbose_name = _("task dependency")
         verbose_name_plural = _("task dependencies")
@@ -167,6 +164,7 @@ class TaskArtifactRef(StoreModel):
     metadata = RawTextField(_("metadata"), null=True, blank=True)
 
     class Meta:
+        managed = False
         db_table = "task_artifact_ref"
         verbose_name = _("task artifact")
         verbose_name_plural = _("task artifacts")
@@ -207,6 +205,7 @@ class Project(StoreModel):
     created_by = models.TextField(_("created by"), null=True, blank=True)
 
     class Meta:
+        managed = False
         db_table = "projects"
         verbose_name = _("project")
         verbose_name_plural = _("projects")
@@ -234,6 +233,7 @@ class ProjectRepo(StoreModel):
     added_at = RawTimestampField(_("added at"), null=True, blank=True, default=now_text)
 
     class Meta:
+        managed = False
         db_table = "project_repos"
         verbose_name = _("project repository")
         verbose_name_plural = _("project repositories")
@@ -257,6 +257,7 @@ class WebuiSession(StoreModel):
     metadata = RawTextField(_("metadata"), null=True, blank=True)
 
     class Meta:
+        managed = False
         db_table = "webui_sessions"
         verbose_name = _("session")
         verbose_name_plural = _("sessions")
@@ -289,6 +290,7 @@ class WebuiMessage(StoreModel):
     metadata = RawTextField(_("metadata"), null=True, blank=True)
 
     class Meta:
+        managed = False
         db_table = "webui_messages"
         verbose_name = _("message")
         verbose_name_plural = _("messages")
@@ -317,6 +319,7 @@ class KbSource(StoreModel):
     metadata = RawTextField(_("metadata"), null=True, blank=True)
 
     class Meta:
+        managed = False
         db_table = "kb_sources"
         verbose_name = _("knowledge source")
         verbose_name_plural = _("knowledge sources")
@@ -340,6 +343,7 @@ class KbChunk(StoreModel):
     created_at = RawTextField(_("created at"), default=now_text)
 
     class Meta:
+        managed = False
         db_table = "kb_chunks"
         verbose_name = _("knowledge chunk")
         verbose_name_plural = _("knowledge chunks")
@@ -366,6 +370,7 @@ class KbEmbedding(StoreModel):
     created_at = RawTextField(_("created at"), default=now_text)
 
     class Meta:
+        managed = False
         db_table = "kb_embeddings"
         verbose_name = _("embedding")
         verbose_name_plural = _("embeddings")
@@ -418,6 +423,7 @@ class MemoryItem(StoreModel):
     auto_cleanup = models.IntegerField(_("cleaned up by itself"), null=True, blank=True, default=1)
 
     class Meta:
+        managed = False
         db_table = "memory_items"
         verbose_name = _("memory item")
         verbose_name_plural = _("memory")

@@ -10,8 +10,8 @@ from typing import Any
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
-from opsconsole.stores.fields import RawTextField, RawTimestampField
 
+from opsconsole.stores.fields import RawTextField, RawTimestampField
 from opsconsole.stores.models import StoreModel
 
 
@@ -42,6 +42,7 @@ class HelixJob(StoreModel):
     error_message = models.TextField(_("error message"), null=True, blank=True)
 
     class Meta:
+        managed = False
         db_table = "jobs"
         verbose_name = _("job")
         verbose_name_plural = _("jobs")
@@ -83,6 +84,7 @@ class HelixTask(StoreModel):
     updated_at = ZonedTimestampField(_("updated at"), null=True, blank=True)
 
     class Meta:
+        managed = False
         db_table = "tasks"
         verbose_name = _("agent task")
         verbose_name_plural = _("agent tasks")
@@ -109,6 +111,7 @@ class HelixArtifact(StoreModel):
     created_at = ZonedTimestampField(_("created at"), null=True, blank=True)
 
     class Meta:
+        managed = False
         db_table = "artifacts"
         verbose_name = _("artifact")
         verbose_name_plural = _("artifacts")
@@ -130,6 +133,7 @@ class AgentPrompt(StoreModel):
     created_by = models.CharField(_("created by"), max_length=100, null=True, blank=True)
 
     class Meta:
+        managed = False
         db_table = "agent_prompts"
         verbose_name = _("agent prompt")
         verbose_name_plural = _("agent prompts")
@@ -152,6 +156,7 @@ class SystemLog(StoreModel):
     created_at = ZonedTimestampField(_("created at"), null=True, blank=True)
 
     class Meta:
+        managed = False
         db_table = "system_logs"
         verbose_name = _("log entry")
         verbose_name_plural = _("system log")

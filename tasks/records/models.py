@@ -6,10 +6,9 @@ from typing import Any
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
-from opsconsole.stores.fields import RawTextField, RawTimestampField
 
+from opsconsole.stores.fields import RawTextField, RawTimestampField, now_text
 from opsconsole.stores.models import StoreModel
-from tasks.agentos.models import now_text
 
 
 class RawDocumentField(models.BinaryField):  # type: ignore[type-arg]  # what `tasks.records.summaries` reads
@@ -49,6 +48,7 @@ class TestRecord(StoreModel):
     execution_id = models.TextField(_("execution"), null=True, blank=True)
 
     class Meta:
+        managed = False
         db_table = "test_records"
         verbose_name = _("test record")
         verbose_name_plural = _("test records")
@@ -91,6 +91,7 @@ class TaskStatus(StoreModel):
     updated_at = RawTimestampField(_("updated at"), null=True, blank=True, default=now_text)
 
     class Meta:
+        managed = False
         db_table = "task_statuses"
         verbose_name = _("execution status")
         verbose_name_plural = _("execution statuses")

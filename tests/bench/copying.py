@@ -42,14 +42,14 @@ def _measure(rows: int, folder: Path, psql: list[str]) -> None:
     import django
 
     django.setup()
-    from django.core.management import call_command
 
     from opsconsole.backups import copying
     from opsconsole.backups.operations.copy_store import target_store
+    from opsconsole.stores import schema
     from opsconsole.stores.store import Store
 
-    call_command("migrate", database="agentos", verbosity=0)
     source = Store("agentos", "agentos")
+    schema.make_tables(source)
     random, tasks = Random(1), max(rows // 50, 1)
     with closing(sqlite3.connect(str(source.path))) as client:
         client.executemany("INSERT INTO tasks (task_id, title) VALUES (?, 'x')", [(f"t{n}",) for n in range(tasks)])

@@ -13,9 +13,9 @@ from typing import Any
 from unittest.mock import patch
 
 from django.db import DatabaseError
-from opsconsole.backups.models import TableCopy
 from tablib import Dataset
 
+from opsconsole.backups.models import TableCopy
 from opsconsole.console.store_import_export import problems_of, resource_of
 from opsconsole.engine.models import GivenRows, Run, Status
 from opsconsole.stores.rows import RowsChanged

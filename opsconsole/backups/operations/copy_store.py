@@ -18,7 +18,7 @@ from opsconsole.engine.operation import LONG_CLUSTER, Act, Changed, Item, Listed
 from opsconsole.engine.planner import UnableToPlan
 from opsconsole.env import Environment, database_url, text
 from opsconsole.formatting import figure
-from opsconsole.stores import remedies, schema_diff
+from opsconsole.stores import remedies, schema
 from opsconsole.stores.catalog import other_relations
 from opsconsole.stores.config import database
 from opsconsole.stores.router import DEFAULT
@@ -116,20 +116,17 @@ class CopyStore(OnNamedStore, Listed, Act):
     def _target_columns(self, table: str) -> Collection[str] | None:
         """Those that the target has, or will have once its documented tables are made."""
         tables = self._target_tables()
-        documented = schema_diff.documented(self.at.name, self.target.vendor)
-        if table == "django_migrations" or (table == "schema_version" and not set(documented.tables) & set(tables)):
-            return self.at.tables[table] if table == "django_migrations" else ("version", "applied_at")
+        documented = schema.documented(self.at.name, self.target.vendor)
+        if table == "schema_version" and not set(documented.tables) & set(tables):
+            return ("version", "applied_at")
         if set(documented.tables) & set(tables):
             return tables.get(table)
         return documented.columns.get(table)
 
     def act(self, unit: Item) -> Outcome:
-        if not set(schema_diff.documented(self.at.name, self.target.vendor).tables) & set(self._target_tables()):
+        if not set(schema.documented(self.at.name, self.target.vendor).tables) & set(self._target_tables()):
             copying.make_tables(self.target)
         fresh = Store(self.target.alias, self.target.name)
-        if unit.name == "django_migrations":
-            make_migrations_table(fresh)
-            fresh = Store(self.target.alias, self.target.name)
         record, _made = TableCopy.objects.get_or_create(run_id=int(self.run_id or 0), table=unit.name)
         record.obstacle = copying.obstacle(self.at, unit.name, fresh.tables.get(unit.name))
         with copying.side(self.at) as source:
@@ -243,10 +240,3 @@ def target_store(store: Store, alias: str) -> Store:
         connections.settings[alias] = config
         connections.configure_settings(connections.settings)
     return Store(alias, store.name)
-
-
-def make_migrations_table(store: Store) -> None:
-    """So that `setup` knows later which migrations the copied tables hold."""
-    from django.db.migrations.recorder import MigrationRecorder
-
-    MigrationRecorder(store.connection).ensure_schema()

@@ -33,7 +33,7 @@ class PruneBackups(Act):
     store = "default"
     model = Backup
     reads = ("path",)
-    writes = {"care_backup": ()}
+    writes = {"stores_backup": ()}
     risk = Risk.CHANGE  # of what the console made itself, never of a store's rows
     schedule = Schedule("30 5 * * *")
 

@@ -19,7 +19,7 @@ from opsconsole.engine.operation import LONG_CLUSTER, Act, Changed, Item, Listed
 from opsconsole.engine.planner import UnableToPlan
 from opsconsole.engine.requirements import needed_columns
 from opsconsole.formatting import figure
-from opsconsole.stores import schema_diff
+from opsconsole.stores import schema
 from opsconsole.stores.identify import system_of
 from opsconsole.stores.models import Backup
 from opsconsole.stores.store import Store
@@ -50,7 +50,7 @@ class UpgradeStore(OnNamedStore, Listed, Act):
 
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         super().__init__(store, params)
-        known = schema_diff.documented(store.name, store.vendor).tables
+        known = schema.documented(store.name, store.vendor).tables
         self.writes = {table: () for table in known if table in store.tables}
 
     def bound(self) -> int:
@@ -77,7 +77,7 @@ class UpgradeStore(OnNamedStore, Listed, Act):
             )
         missing = self._missing()
         in_the_way = [one.statement for one in missing if one.kind in {"shape", "migration"}]
-        if in_the_way and (name or not any(one.kind in schema_diff.ADDED for one in missing)):
+        if in_the_way and (name or not any(one.kind in schema.ADDED for one in missing)):
             raise UnableToPlan(
                 " ".join([gettext("Nothing is added to %(location)s.") % {"location": self.at.location}, *in_the_way])
             )
@@ -88,24 +88,24 @@ class UpgradeStore(OnNamedStore, Listed, Act):
     def items(self) -> list[str]:
         return [self.at.alias]
 
-    def _missing(self) -> list[schema_diff.Missing]:
+    def _missing(self) -> list[schema.Missing]:
         """As the store is now: what was read of it before is forgotten."""
         fresh, name = Store(self.at.alias, self.at.name), self.params.get("needed_by", "")
         needed = None if fresh.managed and not name else needed_columns(fresh, name)
-        found = schema_diff.missing(fresh, needed)
+        found = schema.missing(fresh, needed)
         if name and needed is not None:
             return [one for one in found if one.table in needed and one.columns <= needed[one.table]]
         return found
 
-    def _to_add(self) -> list[schema_diff.Missing]:
-        return [one for one in self._missing() if one.kind in schema_diff.ADDED]
+    def _to_add(self) -> list[schema.Missing]:
+        return [one for one in self._missing() if one.kind in schema.ADDED]
 
     def change(self, unit: Item) -> Outcome:
         statements = [f"{one.statement};" for one in self._to_add()]
         return Changed((), "", "\n".join(statements)) if statements else self._skip()
 
     def _skip(self) -> Skip:
-        return Skip("nothing_to_add" if schema_diff.missing(Store(self.at.alias, self.at.name)) else "complete")
+        return Skip("nothing_to_add" if schema.missing(Store(self.at.alias, self.at.name)) else "complete")
 
     def act(self, unit: Item) -> Outcome:
         missing = self._to_add()
@@ -123,12 +123,12 @@ class UpgradeStore(OnNamedStore, Listed, Act):
             self._make_concurrently(indexes)
         return Changed(())
 
-    def _execute(self, additions: Iterable[schema_diff.Missing]) -> None:
+    def _execute(self, additions: Iterable[schema.Missing]) -> None:
         with self.at.connection.cursor() as cursor:
             for one in additions:
                 cursor.execute(one.statement)
 
-    def _make_concurrently(self, indexes: Iterable[schema_diff.Missing]) -> None:
+    def _make_concurrently(self, indexes: Iterable[schema.Missing]) -> None:
         """Let the platform write meanwhile."""
         with self.at.connection.cursor() as cursor:
             for one in indexes:
@@ -153,7 +153,7 @@ class UpgradeStore(OnNamedStore, Listed, Act):
             )
         return [*sentences, *self._behind(missing)]
 
-    def _behind(self, missing: Iterable[schema_diff.Missing]) -> Iterator[str]:
+    def _behind(self, missing: Iterable[schema.Missing]) -> Iterator[str]:
         """Say which of the platform's own migrations brought the columns that are added."""
         models = {model._meta.db_table: model for model in self.at.models()}
         found: dict[Any, list[str]] = {}

@@ -23,12 +23,12 @@ from opsconsole.backups.folders import folder_of
 from opsconsole.backups.params import OnNamedStore, StoreParams
 from opsconsole.engine.operation import Check, Found, Priority, Schedule
 from opsconsole.engine.requirements import needed_columns
-from opsconsole.monitoring.expectations import HOT_QUERIES, JSON_COLUMNS, SERVER_MEMORY, HotQuery
-from opsconsole.stores import schema_diff
+from opsconsole.stores import schema
 from opsconsole.stores.catalog import escape, identifier, quote
 from opsconsole.stores.config import is_writable
 from opsconsole.stores.errors import ErrorKind, classify, first_line, sqlite_code
 from opsconsole.stores.models import Backup
+from opsconsole.stores.platforms import HotQuery, platform_apps
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import StoreUnusable
 
@@ -223,7 +223,8 @@ class CheckStore(OnNamedStore, Check):
     # --- values ---------------------------------------------------------------------------------------------------
 
     def _json(self) -> Iterator[Found]:
-        for table, columns in JSON_COLUMNS.get(self.at.name, {}).items():
+        declared_json = {name: one for app in platform_apps(self.at.name) for name, one in app.json_columns.items()}
+        for table, columns in declared_json.items():
             for column in columns:
                 declared = self.at.tables[table].columns.get(column) if table in self.at.tables else None
                 if declared is None or declared.base in {"json", "jsonb"}:
@@ -288,11 +289,11 @@ class CheckStore(OnNamedStore, Check):
         if not self.at.managed:  # a platform makes its tables itself, and would find ours in their place
             codes |= {"table": "absent_table"}
             needed = needed_columns(self.at)
-        for one in schema_diff.missing(self.at, needed):
+        for one in schema.missing(self.at, needed):
             if one.kind != "invalid":  # which the question of integrity has found
                 code = codes.get(one.kind, f"missing_{one.kind}")
                 yield Found(code, one.name, {"name": one.name, "statement": one.statement})
-        known = schema_diff.documented(self.at.name, self.at.vendor).tables
+        known = schema.documented(self.at.name, self.at.vendor).tables
         for name in self.at.missing():  # what only the models know: the console's own tables
             table = name.partition(".")[0]
             if table not in known:
@@ -307,7 +308,7 @@ class CheckStore(OnNamedStore, Check):
     def _explained(self) -> Iterator[tuple[HotQuery, bool]]:
         """The hot queries that this store can answer, and whether the database uses an index for each."""
         reads_all = self._reads_all_sqlite if self.at.vendor == "sqlite" else self._reads_all_postgresql
-        for query in HOT_QUERIES.get(self.at.name, ()):
+        for query in (query for app in platform_apps(self.at.name) for query in app.hot_queries):
             if set(query.columns) <= set(self.at.tables.get(query.table, ())):
                 yield query, not reads_all(query.sql)
 
@@ -345,8 +346,9 @@ class CheckStore(OnNamedStore, Check):
             if mode != "wal":
                 yield self._advised("journal_mode", mode, "wal")
             return
-        for name, value, unit_bytes in self._rows(_MEMORY):
-            advised = SERVER_MEMORY[name]
+        wanted = {name: size for app in platform_apps(self.at.name) for name, size in app.server_memory.items()}
+        for name, value, unit_bytes in self._rows(_MEMORY) if wanted else ():
+            advised = wanted[name]
             if int(value) * int(unit_bytes) < _bytes(advised):
                 yield self._advised(name, _size(int(value) * int(unit_bytes)), advised)
 

@@ -10,10 +10,10 @@ from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Coalesce
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
-from opsconsole.stores.fields import Moment, moment_text
 
 from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Schedule
 from opsconsole.formatting import figure
+from opsconsole.stores.fields import Moment, moment_text
 from tasks.agentos.models import Project
 
 IDLE_DAYS = 180

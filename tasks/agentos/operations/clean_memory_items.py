@@ -9,7 +9,6 @@ from django import forms
 from django.db.models import Count, F, Q, QuerySet, Value
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
-from opsconsole.stores.fields import Moment, moment_text
 
 from opsconsole.engine.operation import (
     Changed,
@@ -24,6 +23,7 @@ from opsconsole.engine.operation import (
     Unfit,
 )
 from opsconsole.formatting import figure
+from opsconsole.stores.fields import Moment, moment_text
 from opsconsole.timestamps import read_moment
 from tasks.agentos.models import MemoryItem
 

@@ -1,21 +1,22 @@
-"""Django's `migrate`, held back from attached stores: it would make its own table and ours there."""
+"""Django's `migrate`, for the console's own database only."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import CommandError
 from django.core.management.commands import migrate
 from django.utils.translation import gettext as _
 
+from opsconsole.stores.router import DEFAULT
+
 
 class Command(migrate.Command):
     def handle(self, *args: Any, **options: Any) -> None:
-        alias = options["database"]
-        if alias in settings.ATTACHED_STORES:
+        if options["database"] != DEFAULT:
             raise CommandError(
-                _("%(store)s is attached: nothing is ever created in it. See `upgrade_store`.") % {"store": alias},
+                _("%(store)s is a store: it has no migrations. Run `setup`, or `upgrade_store %(store)s`.")
+                % {"store": options["database"]},
                 returncode=2,
             )
         super().handle(*args, **options)

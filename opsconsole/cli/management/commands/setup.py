@@ -22,6 +22,8 @@ from opsconsole.console.accounts import link, make_groups, make_superuser
 from opsconsole.engine import environments
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import SystemUser, Trigger
+from opsconsole.stores import schema
+from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import all_stores
 
 
@@ -46,7 +48,10 @@ class Command(ConsoleCommand):
                 self.stdout.write(_("%(store)s: attached, left as it is") % {"store": store.alias})
                 continue
             try:
-                call_command("migrate", database=store.alias, interactive=False, verbosity=0)
+                if store.alias == DEFAULT:
+                    call_command("migrate", interactive=False, verbosity=0)
+                else:
+                    schema.make_tables(store)
             except DatabaseError as error:
                 raise Refused(store.unusable(error)) from error
             self.stdout.write(_("%(store)s: ready at %(at)s") % {"store": store.alias, "at": store.location})

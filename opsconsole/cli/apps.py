@@ -4,6 +4,7 @@ from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
 
 
-class TasksConfig(AppConfig):
-    name = "tasks"
-    verbose_name = _("Tasks")
+class CliConfig(AppConfig):
+    name = "opsconsole.cli"
+    label = "cli"
+    verbose_name = _("Commands")

@@ -1,0 +1,7 @@
+"""The admin classes of the console's own tables: importing them registers them."""
+
+from __future__ import annotations
+
+from opsconsole.console import backup_admin, base_admin, run_admin, token_admin
+
+__all__ = ["backup_admin", "base_admin", "run_admin", "token_admin"]
