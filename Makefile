@@ -52,8 +52,8 @@ lint: $(DEV) ## style, types, import rules, migrations, documentation
 	$(PY) -m tests.docs_check
 
 bench: $(DEV) ## the figures in the documentation, measured on this machine
-	@$(PY) -m tests.bench $(ARGS)
-	@$(if $(ARGS),,for part in $(BENCHES); do $(PY) -m tests.bench.$$part; done)
+	@$(PY) -m tests.benchmarks $(ARGS)
+	@$(if $(ARGS),,for part in $(BENCHES); do $(PY) -m tests.benchmarks.$$part; done)
 
 messages: $(DEV) ## collects and compiles the translations
 	@command -v xgettext >/dev/null || { echo "gettext is missing: apt-get install gettext" >&2; exit 1; }

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg
 import pytest
 
-from tests import agentos, helix, roadmaps
-from tests.postgres import NoServer, hold, quick_folder, release, remove_abandoned, shared_server, start_server
+from tests.support import agentos, helix, roadmaps
+from tests.support.postgres import NoServer, hold, quick_folder, release, remove_abandoned, shared_server, start_server
 
-pytest_plugins = ("tests.records",)
+pytest_plugins = ("tests.support.records",)
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -90,7 +90,7 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
     from opsconsole.stores.store import Store
-    from tests.payloads import PayloadType
+    from tests.support.payloads import PayloadType
 
 # pytest-django's live server would serve static files itself: ours come from the middleware, as in production.
 handlers.StaticFilesHandler = lambda application: application  # type: ignore[assignment,misc,return-value]
@@ -221,7 +221,7 @@ def attach_url(name: str, url: str, *, attached: bool = True) -> Store:
 
 @dataclass
 class Attached:
-    """Somebody else's AgentOS store, filled by `tests.agentos`; `url` is a file's path on SQLite."""
+    """Somebody else's AgentOS store, filled by `tests.support.agentos`; `url` is a file's path on SQLite."""
 
     store: Store
     engine: str

@@ -16,8 +16,8 @@ from django.core.management import get_commands, load_command_class
 from opsconsole.accounts.models import Token
 from opsconsole.engine import lifecycle
 from opsconsole.engine.models import Run
-from tests.contract import TESTER, operation_called, plan_whole
-from tests.test_commands import own_commands
+from tests.cli.test_commands import own_commands
+from tests.support.contract import TESTER, operation_called, plan_whole
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
 
@@ -26,7 +26,7 @@ DJANGOS = {
     *("--traceback", "--no-color", "--force-color", "--skip-checks"),
 }
 NUMBERS = ["-1", "x", "1.5", "1e3", "2 h 30", "٣"]
-ANY_TEXT: list[str] = []  # each is good: tests/test_hostile_values.py
+ANY_TEXT: list[str] = []  # each is good: tests/console/test_hostile_values.py
 BAD: dict[str, list[str]] = {
     "--as": ["Not a name", "../x", "a;b"],
     "--batch-size": ["0", "-5", "100001", "abc", "1.5", "", "٣"],

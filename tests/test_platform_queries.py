@@ -18,11 +18,11 @@ from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Act
 from opsconsole.stores.store import Store
 from tasks.agentos import demo as tasks
-from tests import helix, roadmaps
-from tests.contract import execute_run, operation_called, undo
-from tests.outside import neighbour
-from tests.roadmaps import ENGINES
-from tests.test_fail_unrecoverable import make_tables
+from tests.roadmaps.test_fail_unrecoverable import make_tables
+from tests.support import helix, roadmaps
+from tests.support.contract import execute_run, operation_called, undo
+from tests.support.plain_client import neighbour
+from tests.support.roadmaps import ENGINES
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
 

@@ -13,8 +13,8 @@ from opsconsole.engine import lifecycle, registry
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange
 from opsconsole.stores.store import Store
-from tests.contract import after_batches, execute_run, left_by, operation_called, plan_whole, start, undo, work
-from tests.outside import dump, execute, neighbour
+from tests.support.contract import after_batches, execute_run, left_by, operation_called, plan_whole, start, undo, work
+from tests.support.plain_client import dump, execute, neighbour
 
 NAME = "tests.delete_families"
 ENGINES = ["sqlite", "postgresql-text"]

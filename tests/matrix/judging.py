@@ -18,11 +18,11 @@ from opsconsole.engine.planner import UnableToPlan
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.sqlite import RAW_KEY
 from opsconsole.stores.store import Store, StoreUnusable
-from tests.contract import TESTER, left_by, operation_called, work
 from tests.matrix.harness import Dump, Place, apply, copied, differences, dump, filled, moment, reader, unclear
 from tests.matrix.kinds import Kind
 from tests.matrix.oddities import Oddity
 from tests.matrix.stores import Stores
+from tests.support.contract import TESTER, left_by, operation_called, work
 
 REFUSALS = (StoreUnusable, UnableToPlan, UnableToRun)
 PATIENCE = 0.2

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests import agentos, helix, model, records, roadmaps
 from tests.matrix.harness import Dump, Row
+from tests.support import agentos, helix, records, reference_backfill, roadmaps
 
 Statement = str | tuple[str, Sequence[Any]]
 PAST, FUTURE = "2026-01-20 10:00:00", "2999-01-01 00:00:00"
@@ -117,9 +117,9 @@ def _filled(tables: Dump, engine: str, stay: Collection[str]) -> Dump:
         if any(_odd(text) for text in texts[:2]) or texts[0] is None:
             continue
         texts[2] = _utc(texts[2])
-        for _key, outcome in model.expected_rows([(0, *texts)], engine):  # type: ignore[list-item,arg-type]
-            if not isinstance(outcome, model.Unfit):
-                row |= dict(zip(model.KEYS, outcome, strict=True))
+        for _key, outcome in reference_backfill.expected_rows([(0, *texts)], engine):  # type: ignore[list-item,arg-type]
+            if not isinstance(outcome, reference_backfill.Unfit):
+                row |= dict(zip(reference_backfill.KEYS, outcome, strict=True))
     return tables
 
 

@@ -16,8 +16,8 @@ from tests.conftest import attach_url, forget_attached
 from tests.matrix.harness import Place, apply, close_readers, create, filled
 from tests.matrix.kinds import Kind
 from tests.matrix.oddities import Oddity
-from tests.pooler import Pooler
-from tests.postgres import Server
+from tests.support.pooler import Pooler
+from tests.support.postgres import Server
 
 ROLE = "matrix_role"
 

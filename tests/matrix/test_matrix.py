@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from opsconsole.engine import executor, planner
 from opsconsole.engine.operation import Operation
-from tests import roadmaps
 from tests.conftest import SESSION, forget_attached
 from tests.matrix.exchanging import COPY, IMPORT, examine_copy, examine_import, is_about
 from tests.matrix.judging import Unmakeable, Wrong, examine, examine_together
 from tests.matrix.kinds import CHOSEN, RUNS, Kind
 from tests.matrix.oddities import ODDITIES, Oddity
 from tests.matrix.stores import Stores, opened
+from tests.support import roadmaps
 
 
 @pytest.fixture(autouse=True)

@@ -1,1 +1,0 @@
-"""Measures the audit backfill: `python -m tests.bench --help`. It prints figures and never fails on one."""

@@ -1,0 +1,149 @@
+"""How fast the lists of AgentOS open with 1,000 and with 1,000,000 rows: `python -m tests.benchmarks.lists --help`.
+
+Each figure is the median of `--repeat` requests by Django's own test client, after one that is not counted; the
+page is rendered. It prints figures and never fails on one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console as Terminal
+from rich.table import Table
+
+from tests.benchmarks.stores import own_server
+
+AT = "2026-01-20 10:00:00"
+#: Table → its columns and, for the row n, their values in SQL that both engines know.
+FILL = {
+    "tasks": ("task_id, title, status, session_id", "'T' || n, 'task ' || n, 'running', 'S' || (n % 1000)"),
+    "task_lineage": ("task_id, kind, ref_id", "'T' || n, 'intent', 'ref ' || n"),
+    "task_dependency": ("task_id, depends_on_task_id", "'T' || n, 'T' || (n / 2)"),
+    "task_artifact_ref": ("task_id, repo_id, ref_type, ref_value", "'T' || n, 'r', 'commit', 'c' || n"),
+    "projects": ("id, path, name, tags", "'P' || n, '/srv/' || n, 'project ' || n, '[]'"),
+    "memory_items": (
+        "id, scope, type, content",
+        "'Y' || n, 'global', 'decision', '{\"summary\": \"word' || (n % 5000) || ' and some more\"}'",
+    ),
+    "webui_sessions": ("session_id, user_id, created_at, updated_at", f"'S' || n, 'u' || (n % 100), '{AT}', '{AT}'"),
+    "webui_messages": (
+        "message_id, session_id, role, content, created_at",
+        f"'M' || n, 'S' || (n / 100 + 1), 'user', 'words ' || n, '{AT}'",
+    ),
+}
+PAGES = {
+    "tasks": "/admin/agentos/task/",
+    "tasks, one status": "/admin/agentos/task/?status=running",
+    "tasks, by key": "/admin/agentos/task/?q=T7",
+    "tasks, one day": "/admin/agentos/task/?created_at_from=2020-01-01",
+    "lineage": "/admin/agentos/tasklineage/",
+    "dependencies": "/admin/agentos/taskdependency/",
+    "artifacts": "/admin/agentos/taskartifactref/",
+    "projects, counted": "/admin/agentos/project/",
+    "memory": "/admin/agentos/memoryitem/",
+    "memory, a word": "/admin/agentos/memoryitem/?q=word7",
+    "sessions": "/admin/agentos/webuisession/",
+    "messages": "/admin/agentos/webuimessage/",
+    "messages, page 10": "/admin/agentos/webuimessage/?p=10",
+    "a task's page": "/admin/agentos/task/T7/change/",
+    "a session's page": "/admin/agentos/webuisession/S7/change/",
+}
+
+
+def fill(store: Any, rows: int) -> None:
+    series = (
+        f"WITH RECURSIVE series(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM series WHERE n < {rows})"
+        if store.vendor == "sqlite"
+        else f"WITH series AS (SELECT generate_series(1, {rows}) AS n)"
+    )
+    with store.cursor() as cursor:
+        for table in reversed(FILL):
+            cursor.execute(f"DELETE FROM {table}")
+        for table, (columns, values) in FILL.items():
+            cursor.execute(f"{series} INSERT INTO {table} ({columns}) SELECT {values} FROM series")
+        cursor.execute("ANALYZE" if store.vendor == "sqlite" else "VACUUM ANALYZE")
+
+
+def measure(client: Any, repeat: int) -> dict[str, float]:
+    found = {}
+    for name, page in PAGES.items():
+        took = []
+        for _ in range(repeat + 1):
+            start = time.perf_counter()
+            answer = client.get(page)
+            took.append((time.perf_counter() - start) * 1000)
+            assert answer.status_code == 200, (page, answer.status_code)
+        found[name] = statistics.median(took[1:])
+    return found
+
+
+@contextmanager
+def address(engine: str, folder: Path) -> Iterator[str]:
+    if engine == "sqlite":
+        yield f"sqlite:///{folder}/agentos.sqlite3"
+        return
+    with own_server(folder) as server:
+        yield server.create_database("lists")
+
+
+def run(engine: str, sizes: list[int], repeat: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="opsconsole-lists-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with address(engine, folder) as url:
+            os.environ |= {
+                "OPSCONSOLE_ENV_FILE": os.devnull,
+                "OPSCONSOLE_DATA_DIR": str(folder),
+                "AGENTOS_DATABASE_URL": url,
+                "DJANGO_SETTINGS_MODULE": "opsconsole.settings",
+                "ALLOWED_HOSTS": "testserver",
+            }
+            import django
+
+            django.setup()
+            from django.contrib.auth.models import User
+            from django.core.management import call_command
+            from django.db import connections
+            from django.test import Client
+
+            with Path(os.devnull).open("w") as nowhere:
+                call_command("setup", stdout=nowhere)
+            client = Client()
+            client.force_login(
+                User.objects.create_superuser("bench"), backend="django.contrib.auth.backends.ModelBackend"
+            )
+            figures = {}
+            for rows in sizes:
+                start = time.monotonic()
+                fill(connections["agentos"], rows)
+                print(f"{engine}: {rows:,} rows in each of {len(FILL)} tables after {time.monotonic() - start:.0f} s")
+                figures[rows] = measure(client, repeat)
+            table = Table(box=SIMPLE, title=f"{engine}, ms")
+            for column in ("page", *(f"{rows:,} rows" for rows in sizes)):
+                table.add_column(column, justify="left" if column == "page" else "right")
+            for page in PAGES:
+                table.add_row(page, *(f"{figures[rows][page]:.0f}" for rows in sizes))
+            Terminal(width=100).print(table)
+            connections.close_all()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.lists", description=__doc__)
+    parser.add_argument("engine", choices=("sqlite", "postgresql"))
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 1_000_000])
+    parser.add_argument("--repeat", type=int, default=5)
+    options = parser.parse_args()
+    run(options.engine, options.rows, options.repeat)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""The front page: constant in queries, one store's trouble is one card's, and what to press first."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.cache import cache
+from django.test import Client
+from django.utils import timezone
+
+from audits.models import TaskAudit
+from opsconsole.engine import queue
+from opsconsole.engine.models import Finding, Run, Status
+from opsconsole.monitoring import measurements
+from opsconsole.monitoring.models import Measurement
+from opsconsole.stores.store import Store
+from tasks.agentos.models import Task
+from tests.backups.test_backup_store import back_up
+from tests.conftest import attach_url
+from tests.support.contract import execute_run, operation_called
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
+
+
+@pytest.fixture(autouse=True)
+def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.clear()
+    monkeypatch.setattr(settings, "DATA_DIR", tmp_path / "data")
+
+
+def make_audits(count: int) -> None:
+    task, _made = Task.objects.get_or_create(task_id="T1", title="one")
+    TaskAudit.objects.bulk_create(
+        TaskAudit(task=task, event_type="SUPERVISOR_DECISION", payload="{}", created_at="2026-01-01 00:00:00")
+        for _number in range(count)
+    )
+
+
+def find(count: int) -> None:
+    """As many findings of the newest scan of the references."""
+    scan = Run.objects.filter(operation="audits.check_references").latest("pk")
+    Finding.objects.bulk_create(
+        Finding(
+            operation=scan.operation,
+            store="agentos",
+            identity=scan.identity,
+            question="q",
+            code=f"code_{number % 7}",
+            subject=f"{count} {number}",
+            priority="planned",
+            found_at=timezone.now(),
+            seen_at=timezone.now(),
+            first_run=scan,
+            last_run=scan,
+        )
+        for number in range(count)
+    )
+
+
+def measure() -> None:
+    execute_run(operation_called("console.measure_stores"))
+
+
+def card(page: str, store: str) -> str:
+    return re.search(rf'id="store-{store}".*?</li>\s*(?=<li class="store-card|</ul>)', page, re.S)[0]  # type: ignore[index]
+
+
+def test_what_is_wrong_and_the_button_that_repairs_it(bob: Any, client: Client) -> None:
+    client.force_login(bob)
+    assert client.get("/").headers["Location"] == "/admin/"
+    assert "Nothing is measured yet" in client.get("/admin/").content.decode()
+    make_audits(30)
+    measure()
+    page = client.get("/admin/").content.decode()
+    assert "supervisor audits without decision times" in page
+    assert "supervisor audits without decision times: 30" in card(page, "agentos")
+    assert 'action="/admin/operations/audits.backfill_decision_fields/plan/"' in page
+    assert "needs a look" in card(page, "agentos")
+    assert "in order" in card(page, "helix")
+    response = client.post("/admin/operations/audits.backfill_decision_fields/plan/")
+    run = Run.objects.latest("pk")
+    assert response.status_code == 302
+    client.post(f"/admin/operations/run/{run.pk}/confirm/", {"digest": run.digest})
+    run.refresh_from_db()
+    assert queue.advance(run.pk, run.generation) == Status.SUCCEEDED
+    page = client.get("/admin/").content.decode()
+    assert "supervisor audits" not in card(page, "agentos"), "what a run repaired is not open until the next measuring"
+
+
+def test_no_open_problems_is_said(bob: Any, client: Client) -> None:
+    client.force_login(bob)
+    for name in ("default", *settings.STORES):
+        back_up(Store(name, name))
+    measure()
+    page = client.get("/admin/").content.decode()
+    assert "No open problems as of" in page
+    assert "needs a look" not in page
+
+
+def test_the_number_of_queries_does_not_grow(bob: Any, client: Client, django_assert_max_num_queries: Any) -> None:
+    def queries() -> int:
+        client.get("/admin/")  # what a first visit looks up is kept
+        with django_assert_max_num_queries(60) as seen:
+            assert client.get("/admin/").status_code == 200
+        return len(seen.captured_queries)
+
+    client.force_login(bob)
+    make_audits(10)
+    measure()
+    execute_run(operation_called("audits.check_references"))
+    execute_run(operation_called("audits.backfill_decision_fields"))
+    find(1)
+    few = queries()
+    make_audits(5_000)
+    for days in range(1, 29):
+        Measurement.objects.bulk_create(
+            Measurement(
+                day=timezone.localdate() - timedelta(days=days), store=row.store, name=row.name, value=7, at=row.at
+            )
+            for row in Measurement.objects.filter(day=timezone.localdate())
+        )
+    find(3_000)
+    for _number in range(10):
+        execute_run(operation_called("audits.backfill_decision_fields"))
+    measure()
+    assert queries() == few
+    assert "code 3" in client.get("/admin/").content.decode()
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+def test_a_store_that_is_down_turns_its_own_card_red(bob: Any, client: Client, tmp_path: Path, engine: str) -> None:
+    for name in ("default", *settings.STORES):
+        back_up(Store(name, name))
+    measure()
+    where = f"sqlite:///{tmp_path}/gone.db" if engine == "sqlite" else "postgresql://nobody:hunter2@127.0.0.1:1/gone"
+    attach_url("helix", where)
+    client.force_login(bob)
+    started = timezone.now()
+    page = client.get("/admin/").content.decode()
+    assert timezone.now() - started < timedelta(seconds=5)
+    assert "in trouble" in card(page, "helix")
+    assert "reached" in card(page, "helix")
+    for other in ("default", "agentos", "records", "roadmaps"):
+        assert "in order" in card(page, other)
+    assert "hunter2" not in page
+    measure()
+    assert Run.objects.latest("pk").reasons["skipped"] == {"measured": 4, "down": 1}
+
+
+def test_who_may_look(charlie: Any, viewer: Any, client: Client) -> None:
+    client.force_login(charlie)
+    assert "store-card" not in client.get("/admin/").content.decode()
+    assert client.get("/admin/front/live/").status_code == 403
+    client.force_login(viewer)
+    page = client.get("/admin/").content.decode()
+    assert "store-card" in page
+    assert "Measure now" not in page
+    assert client.get("/admin/front/live/").status_code == 200
+
+
+def test_measure_now_is_a_run(bob: Any, client: Client) -> None:
+    client.force_login(bob)
+    client.post("/admin/operations/console.measure_stores/plan/")
+    run = Run.objects.get()
+    assert run.status == Status.QUEUED
+    assert queue.advance(run.pk, run.generation) == Status.SUCCEEDED
+    assert Measurement.objects.filter(name=measurements.SIZE).count() == 5
+
+
+def test_since_when_and_how_it_moved() -> None:
+    store = Store("helix", "helix")
+    for value in (0, 5, 7, 0, 3):
+        measurements.keep(store, [measurements.Figure("problem:x", value)])
+    row = Measurement.objects.get(name="problem:x")
+    assert (row.value, row.before) == (3, 0)
+    assert row.since == row.at
+    measurements.keep(store, [measurements.Figure("problem:x", 4)])
+    again = Measurement.objects.get(name="problem:x")
+    assert (again.value, again.before, again.since) == (4, 3, row.since)
+
+
+def test_a_backup_is_planned_and_made_from_the_page(bob: Any, client: Client) -> None:
+    client.force_login(bob)
+    measure()
+    assert 'action="/admin/operations/backups.backup_store/plan/"' in client.get("/admin/").content.decode()
+    response = client.post("/admin/operations/backups.backup_store/plan/", {"asked": "1", "store": "helix"})
+    run = Run.objects.latest("pk")
+    assert (response.status_code, run.store) == (302, "helix")
+    page = client.get(f"/admin/operations/run/{run.pk}/change/").content.decode()
+    assert "Back up helix" in page
+    client.post(f"/admin/operations/run/{run.pk}/confirm/", {"digest": run.digest})
+    run.refresh_from_db()
+    assert queue.advance(run.pk, run.generation) == Status.SUCCEEDED
+    assert client.get(f"/admin/operations/run/{run.pk}/change/").status_code == 200
+    assert ".sqlite3.gz" in client.get("/admin/stores/backup/").content.decode()
+    client.post("/admin/operations/monitoring.check_store/plan/", {"asked": "1", "store": "helix"})
+    check = Run.objects.latest("pk")
+    assert (check.operation, check.status) == ("monitoring.check_store", Status.QUEUED)
+    client.post("/admin/operations/backups.upgrade_store/plan/", {"asked": "1", "store": "helix"})
+    page = client.get(f"/admin/operations/run/{Run.objects.latest('pk').pk}/change/").content.decode()
+    assert "it has all documented columns and indexes" in page

@@ -1,0 +1,142 @@
+"""A PostgreSQL role with the least rights: what it was granted works, what it lacks is said before anything begins."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from django.apps import apps
+
+from opsconsole.engine import registry
+from opsconsole.engine.executor import Runner
+from opsconsole.engine.models import Run, Status
+from opsconsole.engine.operation import Risk
+from opsconsole.stores.router import store_of
+from opsconsole.stores.store import StoreUnusable
+from tests.conftest import attach_url
+from tests.support.contract import execute_run, operation_called, start, undo
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def restricted(postgres: Any, agentos_template: str) -> Any:
+    """An AgentOS database with something to do, seen by a role that may only read; and its owner's connection."""
+    url = postgres.create_database("restricted", like=agentos_template)
+    role = postgres.create_role("agentos_ops", "LOGIN PASSWORD 'hunter2'")
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+        owner.execute("INSERT INTO tasks (task_id, title) VALUES ('t', 'one')")
+        owner.execute("INSERT INTO task_audits (task_id, event_type, payload) VALUES ('t', 'SUPERVISOR_X', '{}')")
+        owner.execute(
+            "INSERT INTO memory_items (id, scope, type, content, expires_at)"
+            " VALUES ('m', 'task', 'decision', '{}', '2020-01-01')"
+        )
+        store = attach_url("agentos", url.replace("postgres@", f"{role}:hunter2@"))
+        yield store, owner, role
+        store.close()
+    postgres.drop_database("restricted")
+    postgres.drop_role("agentos_ops")
+
+
+def test_a_clean_is_refused_before_it_begins(restricted: Any) -> None:
+    store, owner, role = restricted
+    with pytest.raises(StoreUnusable) as refused:
+        start(operation_called("agentos.clean_memory_items", store))
+    assert "lacks DELETE memory_items" in str(refused.value)
+    assert f'GRANT DELETE ON "public"."memory_items" TO "{role}";' in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+    assert Run.objects.get().status == Status.PLANNED
+    assert owner.execute("SELECT COUNT(*) FROM memory_items").fetchone() == (1,)
+    for statement in str(refused.value).splitlines()[1:]:
+        owner.execute(statement)
+    run = execute_run(operation_called("agentos.clean_memory_items", store))
+    assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
+    with pytest.raises(StoreUnusable, match="lacks INSERT memory_items"):
+        undo(run)
+    owner.execute(f"GRANT INSERT ON memory_items TO {role}")
+    assert undo(run).changed == 1
+
+
+def test_a_backfill_needs_its_two_columns_only(restricted: Any) -> None:
+    store, owner, role = restricted
+    with pytest.raises(StoreUnusable, match=r"lacks UPDATE task_audits\.source_event_ts, UPDATE"):
+        start(operation_called("audits.backfill_decision_fields", store))
+    owner.execute(f"GRANT UPDATE (source_event_ts, supervisor_processed_at) ON task_audits TO {role}")
+    run = execute_run(operation_called("audits.backfill_decision_fields", store))
+    assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
+
+
+def test_rights_on_columns_alone_are_enough(restricted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a role may not see the version of a row, by which the console tells whether it has changed."""
+    store, owner, role = restricted
+    columns = ", ".join(store.tables["task_audits"])
+    owner.execute(f"REVOKE SELECT ON task_audits FROM {role}")
+    owner.execute(
+        f"GRANT SELECT ({columns}), UPDATE (source_event_ts, supervisor_processed_at) ON task_audits TO {role}"
+    )
+    payload = '{"source_event_ts": "new", "supervisor_processed_at": "new"}'
+    real, changes = Runner._prepare, [payload]
+
+    def prepare(worker: Runner, *args: Any) -> Any:
+        batch = real(worker, *args)
+        if changes:
+            owner.execute("UPDATE task_audits SET payload = %s", [changes.pop()])
+        return batch
+
+    monkeypatch.setattr(Runner, "_prepare", prepare)
+    run = execute_run(operation_called("audits.backfill_decision_fields", store))
+    assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
+    assert owner.execute("SELECT source_event_ts FROM task_audits").fetchall() == [("new",)]
+    assert undo(run).changed == 1
+
+
+def test_a_trigger_that_lacks_a_right_fails_its_row(restricted: Any) -> None:
+    store, owner, role = restricted
+    owner.execute(
+        "INSERT INTO memory_items (id, scope, type, content, expires_at)"
+        " VALUES ('n', 'task', 'decision', '{}', '2020-01-01');"
+        "CREATE TABLE closed (id INTEGER);"
+        "CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO closed VALUES (1); RETURN OLD; END $$;"
+        "CREATE TRIGGER odd BEFORE DELETE ON memory_items FOR EACH ROW WHEN (OLD.id = 'm') EXECUTE FUNCTION odd();"
+        f"GRANT INSERT, UPDATE, DELETE ON memory_items TO {role}"
+    )
+    run = execute_run(operation_called("agentos.clean_memory_items", store))
+    assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 1, 1)
+    assert "closed" in run.units_set_aside.get().error
+
+
+def test_checks_and_measuring_need_to_read_only(restricted: Any) -> None:
+    store, _owner, _role = restricted
+    assert execute_run(operation_called("monitoring.check_store", store, store="agentos")).status == Status.SUCCEEDED
+    assert execute_run(operation_called("audits.check_references", store)).status == Status.SUCCEEDED
+    assert execute_run(operation_called("console.measure_stores")).reasons["skipped"]["measured"] == 5
+
+
+def test_the_documentation_names_every_grant() -> None:
+    """docs/production.md has, for each store, what its operations write."""
+    text = (ROOT / "docs" / "production.md").read_text()
+    models = [model for model in apps.get_models() if store_of(model) != "default"]
+    keys = {(store_of(model), model._meta.db_table): model._meta.pk.column for model in models}
+    for name, cls in registry.operations().items():
+        store = getattr(cls, "store", None)
+        if cls.about_runs or store in {None, "default"} or cls.act is not None or not cls.writes:
+            continue
+        for table, columns in cls.writes.items():
+            if cls.risk == Risk.DELETE and not columns:
+                assert re.search(rf"GRANT [A-Z, ]*DELETE[A-Z, ]* ON [\w, ]*\b{table}\b[\w, ]* TO {store}_ops", text), (
+                    name
+                )
+            key = keys[store, table]
+            if key in columns:
+                assert re.search(rf"GRANT [A-Z, ]*INSERT[A-Z, ]* ON {table} TO {store}_ops", text), name
+                continue
+            for column in columns:
+                found = re.search(rf"GRANT UPDATE \(([^)]*)\) ON {table} TO {store}_ops", text)
+                assert found, f"{name}: {table}"
+                assert column in found[1].split(", "), f"{name}: {table}.{column}"

@@ -1,0 +1,212 @@
+"""Alerts: once for each key, by mail and by signed webhook, tried again later, seen in the console."""
+
+from __future__ import annotations
+
+import json
+import smtplib
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from django.core import mail
+from django.db import transaction
+from django.utils import timezone
+
+from opsconsole.engine import lifecycle, notifications, queue, registry
+from opsconsole.engine.models import Alert, Delivery, Event, Run, Status, Switch, Trigger
+from tests.support.contract import TESTER, execute_run, operation_called
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
+BACKFILL = "audits.backfill_decision_fields"
+
+
+class Receiver:
+    """A webhook's other end: what it got, and what it answers."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[dict[str, str], bytes]] = []
+        self.answer = 204
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.got.append((dict(self.headers), body))
+                self.send_response(receiver.answer)
+                self.end_headers()
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def receiver(settings) -> Iterator[Receiver]:
+    receiver = Receiver()
+    settings.ALERT_WEBHOOK_URL, settings.ALERT_WEBHOOK_SECRET = receiver.url, "quite secret"
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def people(settings) -> list[str]:
+    settings.ALERT_EMAILS = ["oncall@example.org", "ops@example.org"]
+    return list(settings.ALERT_EMAILS)
+
+
+def due_again() -> None:
+    Delivery.objects.filter(next_try_at__isnull=False).update(next_try_at=timezone.now())
+
+
+def test_one_key_is_told_once(people, receiver):
+    assert notifications.tell("incident/1", "Something\nnew", "What it is")
+    assert not notifications.tell("incident/1", "Something else", "")
+    assert notifications.deliver() == 2
+    assert notifications.deliver() == 0
+    (message,) = mail.outbox
+    assert (message.subject, message.body, message.to) == ("Something new", "What it is", people)
+    assert len(receiver.got) == 1
+
+
+def test_the_webhook_is_signed(receiver):
+    notifications.tell("incident/1", "Something", "What it is")
+    notifications.deliver()
+    headers, body = receiver.got[0]
+    told = json.loads(body)
+    assert {name: told[name] for name in ("key", "subject", "text", "environment")} == {
+        "key": "incident/1",
+        "subject": "Something",
+        "text": "What it is",
+        "environment": "development",
+    }
+    wanted = notifications.signature("quite secret", headers[notifications.TIMESTAMP], body)
+    assert headers[notifications.SIGNATURE] == wanted
+    assert wanted != notifications.signature("quite secret", "1", body)
+
+
+def test_a_failed_delivery_is_tried_again(people, receiver, monkeypatch, client, alice):
+    receiver.answer = 503
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise smtplib.SMTPServerDisconnected("no server here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("django.core.mail.backends.locmem.EmailBackend.send_messages", refuse)
+        notifications.tell("incident/1", "Something", "")
+        assert notifications.deliver() == 0
+    assert notifications.deliver() == 0, "not before its time"
+    assert {d.channel: d.last_error.partition(":")[0] for d in Delivery.objects.all()} == {
+        "mail": "SMTPServerDisconnected",
+        "webhook": "HTTPStatusError",
+    }
+    client.force_login(alice)
+    page = client.get("/admin/operations/alert/").content.decode()
+    assert "no server here" in page
+    assert "503" in page
+
+    receiver.answer = 200
+    due_again()
+    assert notifications.deliver() == 2
+    assert (len(mail.outbox), len(receiver.got)) == (1, 2)
+    assert list(Delivery.objects.values_list("attempts", "next_try_at", "last_error")) == [(2, None, "")] * 2
+    assert "no server here" not in client.get("/admin/operations/alert/").content.decode()
+
+
+def test_a_lasting_failure_is_given_up(receiver):
+    receiver.answer = 500
+    notifications.tell("incident/1", "Something", "")
+    delays = []
+    for _attempt in range(20):
+        before = timezone.now()
+        notifications.deliver()
+        found = Delivery.objects.get()
+        if found.next_try_at is None:
+            break
+        delays.append(round((found.next_try_at - before) / timedelta(minutes=1)))
+        due_again()
+    assert delays == list(notifications.BACKOFF_MINUTES)
+    assert len(receiver.got) == len(delays) + 1
+
+
+def test_an_alert_is_told_with_what_it_is_about_or_not_at_all(people):
+    with transaction.atomic():
+        notifications.tell("incident/1", "Something", "")
+        transaction.set_rollback(True)
+    assert not Alert.objects.exists()
+
+
+def test_without_a_channel_it_is_only_seen_in_the_console():
+    notifications.tell("incident/1", "Something", "")
+    assert Alert.objects.count() == 1
+    assert not Delivery.objects.exists()
+
+
+# --- what is told -----------------------------------------------------------------------------------------
+
+
+def test_a_failed_run_and_one_that_needs_attention(make_attached, monkeypatch):
+    store = make_attached("sqlite", 60).store
+
+    def change(operation: Any, unit: Any) -> Any:
+        raise ZeroDivisionError("out of luck")
+
+    monkeypatch.setattr(registry.operation(BACKFILL), "change", change)
+    run = execute_run(operation_called(BACKFILL, store))
+    assert run.status == Status.NEEDS_ATTENTION
+    alert = Alert.objects.get()
+    assert alert.key == f"run/{run.pk}"
+    assert "needs attention" in alert.subject
+    monkeypatch.undo()
+    assert execute_run(operation_called(BACKFILL, store)).status == Status.SUCCEEDED
+    assert Alert.objects.count() == 1
+
+
+def test_the_emergency_switch():
+    lifecycle.hold_all(TESTER, "a fire")
+    lifecycle.release_all(TESTER)
+    held, released = Alert.objects.order_by("pk")
+    assert TESTER.name in held.subject
+    assert "a fire" in held.text
+    assert TESTER.name in released.subject
+
+
+def test_an_overdue_run_is_told_once_for_each_due_time():
+    Switch.objects.create(operation="operations.prune_runs", on=True, cron="*/20 * * * *")
+    queue.tell_overdue()
+    queue.tell_overdue()
+    alert = Alert.objects.get()
+    assert "operations.prune_runs is overdue" in alert.subject
+    assert "It has not run yet" in alert.text
+
+
+def test_what_has_just_been_switched_on_or_has_run_is_not_overdue():
+    queue.switch("operations.prune_runs", on=True, cron="0 4 1 1 *", actor=TESTER)
+    queue.tell_overdue()
+    assert not Alert.objects.exists()
+    Event.objects.all()._raw_delete("default")
+    run = Run.objects.create(
+        operation="operations.prune_runs", trigger=Trigger.SCHEDULE, status=Status.SUCCEEDED, store="default"
+    )
+    queue.tell_overdue()
+    assert not Alert.objects.exists()
+    Run.objects.filter(pk=run.pk).update(status=Status.QUEUED)
+    queue.tell_overdue()
+    assert "is still queued" in Alert.objects.get().text
+
+
+def test_the_beat_delivers(people):
+    notifications.tell("incident/1", "Something", "")
+    queue.beat()
+    assert len(mail.outbox) == 1

@@ -1,0 +1,204 @@
+"""Checks and acts, the kinds of operation that write no rows: findings from scan to scan, deaths, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import pytest
+from django.db import OperationalError
+from django.test import Client
+from django.utils import timezone
+
+from audits.models import TaskAudit
+from opsconsole.engine import executor, findings, lifecycle, queue, registry
+from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.models import Finding, Run, Status
+from opsconsole.engine.operation import Act, Changed, Check, Found, Listed, Outcome, Risk, Unfit
+from opsconsole.stores.store import Store
+from tests.support.contract import Crash, after_batches, die, execute_run, operation_called, start, work
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
+
+
+class LookAround(Check):
+    title = "Look around"
+    description = "Finds what the test has hidden."
+    store = "agentos"
+    model = TaskAudit
+    questions = ("north", "south")
+    reasons = {"lost": "something lost", "late": "something late"}
+    sentences = {"lost": "%(thing)s is lost", "late": "%(thing)s is late"}
+
+    hidden: ClassVar[dict[str, list[Found | Exception | type[BaseException]]]] = {}
+
+    def ask(self, question: str) -> Iterable[Found]:
+        for one in self.hidden.get(question, []):
+            if not isinstance(one, Found):
+                raise one
+            yield one
+
+
+class RingBells(Listed, Act):
+    title = "Ring the bells"
+    description = "Rings each bell, and notes it."
+    store = "agentos"
+    model = TaskAudit
+    risk = Risk.MAKE
+    reasons = {"cracked": "the bell is cracked"}
+
+    rung: ClassVar[list[str]] = []
+    fails: ClassVar[dict[str, Any]] = {}
+
+    def items(self) -> list[str]:
+        return ["low", "middle", "high"]
+
+    def act(self, unit: Any) -> Outcome:
+        trouble = self.fails.get(unit.name)
+        if isinstance(trouble, Unfit):
+            return trouble
+        self.rung.append(unit.name)
+        if trouble is not None:
+            raise self.fails.pop(unit.name)
+        return Changed(())
+
+
+@pytest.fixture(autouse=True)
+def _operations() -> Iterator[None]:
+    for cls, name in ((LookAround, "tests.look_around"), (RingBells, "tests.ring_bells")):
+        cls.name = name
+        registry.operations()[name] = cls
+    LookAround.hidden, RingBells.rung, RingBells.fails = {}, [], {}
+    yield
+    for name in ("tests.look_around", "tests.ring_bells"):
+        del registry.operations()[name]
+
+
+def lost(subject: str, thing: str = "key") -> Found:
+    return Found("lost", subject, {"thing": thing}, "immediate")
+
+
+def scan() -> Run:
+    return execute_run(operation_called("tests.look_around"))
+
+
+def open_subjects() -> set[str]:
+    identity = Store("agentos", "agentos").identity()
+    return set(findings.open_findings("tests.look_around", identity).values_list("subject", flat=True))
+
+
+def test_new_persisting_resolved_and_back_again() -> None:
+    LookAround.hidden = {"north": [lost("1"), lost("2")], "south": [Found("late", "1", {"thing": "train"})]}
+    first = scan()
+    assert (first.status, first.total, first.seen) == (Status.SUCCEEDED, 2, 2)
+    assert first.after == {"late": 1, "lost": 2, "new": 3, "persisting": 0, "resolved": 0}
+    LookAround.hidden = {"north": [lost("2", "ring"), lost("3")], "south": []}
+    second = scan()
+    assert second.after == {"lost": 2, "new": 1, "persisting": 1, "resolved": 2}
+    assert open_subjects() == {"2", "3"}
+    kept = Finding.objects.get(subject="2")
+    assert (kept.first_run, kept.last_run, kept.data) == (first, second, {"thing": "ring"})
+    resolved = Finding.objects.get(code="lost", subject="1")
+    assert (resolved.resolved_run, resolved.last_run) == (second, first)
+    LookAround.hidden = {"north": [lost("1")]}
+    third = scan()
+    assert third.after == {"lost": 1, "new": 1, "persisting": 0, "resolved": 2}
+    back = Finding.objects.get(code="lost", subject="1")
+    assert (back.first_run, back.resolved_at, back.resolved_run) == (third, None, None)
+
+
+def test_many_findings_are_written_in_portions(django_assert_max_num_queries: Any) -> None:
+    LookAround.hidden = {"north": [lost(str(number)) for number in range(2_500)]}
+    assert scan().after["lost"] == 2_500
+    with django_assert_max_num_queries(250):  # 2,500 findings known: 3 portions, each split by SQLite's variables
+        assert scan().after == {"lost": 2_500, "new": 0, "persisting": 2_500, "resolved": 0}
+
+
+def test_a_question_that_fails_is_set_aside_and_the_others_are_asked() -> None:
+    LookAround.hidden = {"north": [lost("1"), ValueError("no such land")], "south": [lost("9")]}
+    run = scan()
+    assert (run.status, run.set_aside, run.skipped) == (Status.NEEDS_ATTENTION, 1, 1)
+    assert run.units_set_aside.get().error == "no such land"
+    assert open_subjects() == {"9"}
+    LookAround.hidden = {"south": [ValueError("still")]}
+    assert scan().status == Status.NEEDS_ATTENTION
+    assert open_subjects() == {"9"}, "what could not be asked is not resolved"
+
+
+def test_a_scan_whose_worker_dies_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    LookAround.hidden = {"north": [lost("1")], "south": [lost("2"), Crash]}
+    run = start(operation_called("tests.look_around"))
+    with pytest.raises(Crash):
+        work(run)
+    LookAround.hidden = {"south": [lost("2")]}
+    run = work(die(run))
+    assert (run.status, run.seen, run.batches_done) == (Status.SUCCEEDED, 2, 2)
+    assert run.after == {"lost": 2, "new": 2, "persisting": 0, "resolved": 0}
+
+
+def test_transient_trouble_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "BACKOFF_SECONDS", (0.01,))
+    RingBells.fails = {"middle": OperationalError("database is locked")}
+    run = execute_run(operation_called("tests.ring_bells"))
+    assert (run.status, run.changed, run.set_aside) == (Status.SUCCEEDED, 3, 0)
+    assert RingBells.rung == ["low", "middle", "middle", "high"]
+
+
+def test_acts_stop_between_units_and_go_on() -> None:
+    run = start(operation_called("tests.ring_bells"))
+    until, on_progress = after_batches(1)
+    run = work(run, until=until, on_progress=on_progress)
+    assert (run.status, RingBells.rung) == (Status.INTERRUPTED, ["low"])
+    run = work(lifecycle.claim(run))
+    assert (run.status, run.changed, RingBells.rung) == (Status.SUCCEEDED, 3, ["low", "middle", "high"])
+    with pytest.raises(UnableToRun, match="can't be undone: Ring the bells"):
+        operation_called("operations.undo_run", run=run.pk)
+
+
+def test_acts_that_fail_and_acts_that_can_not_be_done() -> None:
+    RingBells.fails = {"low": Unfit("cracked"), "high": RuntimeError("the rope broke")}
+    run = execute_run(operation_called("tests.ring_bells"))
+    assert (run.status, run.changed, run.unfit, run.set_aside) == (Status.NEEDS_ATTENTION, 1, 1, 1)
+    assert run.reasons["unfit"] == {"cracked": 1}
+    again = execute_run(operation_called("operations.retry_set_aside", run=run.pk))
+    assert (again.status, RingBells.rung[-1]) == (Status.SUCCEEDED, "high")
+
+
+def test_a_long_act_keeps_its_lease_and_one_that_lost_its_run_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start(operation_called("tests.ring_bells"))
+    monkeypatch.setattr(executor, "LEASE", timedelta(seconds=0.6))
+    seen: list[Any] = []
+
+    def act(operation: Any, unit: Any) -> Outcome:
+        Run.objects.filter(pk=run.pk).update(lease_until=None)
+        deadline = timezone.now() + timedelta(seconds=5)
+        while not seen and timezone.now() < deadline:
+            if Run.objects.get(pk=run.pk).lease_until is not None:
+                seen.append(unit.name)
+        if unit.name == "middle":
+            Run.objects.filter(pk=run.pk).update(generation=99)
+        return Changed(())
+
+    monkeypatch.setattr(RingBells, "act", act)
+    with pytest.raises(executor.Fenced):
+        work(run)
+    assert seen == ["low"]
+    assert Run.objects.get(pk=run.pk).changed == 0, "the first act was not written down by the second batch"
+
+
+def test_scan_from_the_page_is_queued_and_shown(bob: Any, charlie: Any, client: Client) -> None:
+    client.force_login(charlie)
+    assert client.post("/admin/operations/tests.look_around/plan/").status_code == 403
+    client.force_login(bob)
+    LookAround.hidden = {"north": [lost("<b>1</b>")]}
+    response = client.post("/admin/operations/tests.look_around/plan/")
+    run = Run.objects.get()
+    assert (response.status_code, run.status) == (302, Status.QUEUED)
+    assert queue.advance(run.pk, run.generation) == Status.SUCCEEDED
+    page = client.get(f"/admin/operations/run/{run.pk}/change/").content.decode()
+    assert "1 new, 0 persisting, 0 resolved" in page
+    assert "key is lost" in page
+    assert "<b>1</b>" not in page
+    listed = client.get("/admin/operations/finding/?state=open").content.decode()
+    assert "key is lost" in listed

@@ -1,0 +1,99 @@
+"""What holds runs: a file, connections, the emergency switch; and what can't be observed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from django.db import connections
+
+from opsconsole.engine import lifecycle, planner
+from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.models import Event, Run, Status
+from opsconsole.engine.throttle import hold_reason
+from tests.support.contract import TESTER, execute_run, operation_called, start, work
+from tests.support.plain_client import neighbour
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
+BACKFILL = "audits.backfill_decision_fields"
+
+
+@pytest.fixture
+def store(make_attached):
+    return make_attached("sqlite", 60).store
+
+
+def later(call: Callable[[], object]) -> tuple[threading.Thread, list[str]]:
+    """`call` once the run says that it waits, in a thread with connections of its own; and what it said."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 20
+        while not Run.objects.exclude(waiting="").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        waited.extend(Run.objects.values_list("waiting", flat=True))
+        call()
+        connections.close_all()
+
+    waited: list[str] = []
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread, waited
+
+
+def test_a_hold_file(store, settings, tmp_path):
+    """The run waits, says why, and goes on when the file is gone."""
+    file = tmp_path / "hold"
+    file.touch()
+    settings.RUN_HOLD_FILE = str(file)
+    thread, waited = later(file.unlink)
+    run = execute_run(operation_called(BACKFILL, store))
+    thread.join()
+    assert str(file) in waited[0]
+    assert (run.status, run.waiting) == (Status.SUCCEEDED, "")
+
+
+def test_the_emergency_switch(store):
+    """A run that works waits, none begins, and both leave a trace."""
+    run = start(operation_called(BACKFILL, store))
+    lifecycle.hold_all(TESTER, "a fire")
+    thread, waited = later(lambda: lifecycle.release_all(TESTER))
+    with pytest.raises(UnableToRun, match="release-all"):
+        start(operation_called("operations.prune_runs"))
+    run = work(run)
+    thread.join()
+    assert "a fire" in waited[0]
+    assert run.status == Status.SUCCEEDED
+    assert list(Event.objects.filter(run=None).values_list("verb", flat=True)) == ["hold_all", "release_all"]
+
+
+def test_a_waiting_run_can_be_cancelled(store, settings, tmp_path):
+    file = tmp_path / "hold"
+    file.touch()
+    settings.RUN_HOLD_FILE = str(file)
+    run = start(operation_called(BACKFILL, store))
+    thread, _waited = later(lambda: lifecycle.cancel(Run.objects.get(pk=run.pk), TESTER))
+    run = work(run)
+    thread.join()
+    assert (run.status, run.changed) == (Status.CANCELLED, 0)
+
+
+def test_active_connections(make_attached, settings):
+    store = make_attached("postgresql-text", 30).store
+    settings.RUN_HOLD_MAX_ACTIVE_CONNECTIONS = 1000
+    assert hold_reason(store) == ""
+    settings.RUN_HOLD_MAX_ACTIVE_CONNECTIONS = 0
+    with neighbour(store) as other:
+        busy = threading.Thread(target=lambda: other.execute("SELECT pg_sleep(2)"))
+        busy.start()
+        time.sleep(0.5)
+        assert "active" in hold_reason(store)
+        busy.join()
+
+
+def test_what_cannot_be_observed_is_a_warning(store, settings):
+    settings.RUN_HOLD_MAX_REPLICA_LAG_SECONDS = 5.0
+    assert hold_reason(store) == ""
+    planned = planner.plan(operation_called(BACKFILL, store))
+    assert any("RUN_HOLD_MAX_REPLICA_LAG_SECONDS" in sentence for sentence in planner.advice(planned))

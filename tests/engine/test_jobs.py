@@ -1,0 +1,358 @@
+"""The queue: what is queued with its run, slices, takeover, planning, ticks, schedules; and a real cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import time
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+from django.db import transaction
+from django.utils import timezone
+from django_q.models import OrmQ, Schedule
+
+from opsconsole.cli.output import result_of
+from opsconsole.engine import lifecycle, planner, queue
+from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.models import Event, Run, Status, Switch
+from opsconsole.stores import rows
+from tests.conftest import attach_url
+from tests.support import agentos
+from tests.support.contract import TESTER, Crash, operation_called, plan_whole, work
+from tests.support.reference_backfill import Unfit, expected_rows
+from tests.support.subprocess_cli import Shell
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
+BACKFILL = "audits.backfill_decision_fields"
+
+
+def queued() -> list[tuple[str, int, int]]:
+    """What waits in the queue: job, run, generation."""
+    return [
+        (task["func"].rpartition(".")[2], *task["args"])
+        for task in (message.task for message in OrmQ.objects.order_by("pk"))
+    ]
+
+
+@pytest.fixture
+def store(make_attached):
+    return make_attached("sqlite", 300).store
+
+
+def draft(store, **options):
+    return lifecycle.draft(planner.plan(operation_called(BACKFILL, store)), TESTER, **options)
+
+
+def test_run_and_message_are_queued_together_or_not_at_all(store):
+    run = draft(store)
+    with transaction.atomic():
+        queue.confirm(run, TESTER)
+        transaction.set_rollback(True)
+    assert queued() == []
+    assert Run.objects.get().status == Status.PLANNED
+
+    run.refresh_from_db()
+    queue.confirm(run, TESTER)
+    assert queued() == [("advance", run.pk, 0)]
+    assert Run.objects.get().status == Status.QUEUED
+
+
+def test_a_run_in_slices(store, monkeypatch):
+    """Every slice but the last hands over; an outdated or doubled message gets nothing."""
+    monkeypatch.setattr(queue, "SLICE_SECONDS", 0.0)
+    run = queue.confirm(draft(store, batch_size=50), TESTER)
+    statuses = []
+    while queued():
+        job, run_id, generation = queued()[0]
+        OrmQ.objects.first().delete()
+        assert job == "advance"
+        statuses.append(queue.advance(run_id, generation))
+        assert "went on elsewhere" in queue.advance(run_id, generation) or statuses[-1] == Status.SUCCEEDED
+        assert len(statuses) < 50
+    run.refresh_from_db()
+    assert run.status == Status.SUCCEEDED
+    assert run.seen == run.total
+    assert run.generation == len(statuses) > 2
+
+
+def test_a_run_that_lost_its_worker_or_its_message_is_woken(store):
+    run = queue.confirm(draft(store), TESTER)
+    OrmQ.objects.all().delete()
+    assert queue.reap() == []  # its message may only be late
+    Run.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
+    assert [woken.pk for woken in queue.reap()] == [run.pk]
+    OrmQ.objects.all().delete()
+
+    run = lifecycle.claim(Run.objects.get())
+    assert queue.reap() == []  # this process lives
+    Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
+    queue.reap()
+    assert queued() == [("advance", run.pk, run.generation)]
+    assert Run.objects.get().attempts == 1
+
+
+def test_a_run_that_kills_every_worker_is_failed(store, monkeypatch):
+    run = queue.confirm(draft(store), TESTER)
+
+    def crash(*_):
+        raise Crash
+
+    monkeypatch.setattr(rows, "write", crash)
+    for _attempt in range(lifecycle.MAX_ATTEMPTS):
+        run = lifecycle.claim(Run.objects.get(pk=run.pk))
+        with pytest.raises(Crash):  # in the middle of its first batch
+            work(run)
+        Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
+        queue.reap()
+    run = lifecycle.claim(Run.objects.get(pk=run.pk))
+    Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
+    queue.reap()
+    run.refresh_from_db()
+    assert run.status == Status.FAILED
+    assert "5 times" in run.error
+    assert not run.locks.exists()
+
+
+def test_a_large_plan_is_counted_in_slices(store, monkeypatch):
+    monkeypatch.setattr(queue, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(planner, "DEFAULT_BATCH_SIZE", 20)
+    run = draft(store)
+    queue.plan_in_background(run)
+    slices = 0
+    while queued():
+        _job, run_id, generation = queued()[0]
+        OrmQ.objects.first().delete()
+        queue.count(run_id, generation)
+        assert queue.count(run_id, generation) in {"gone", "counted"}
+        slices += 1
+        assert slices < 50
+    run.refresh_from_db()
+    whole = plan_whole(operation_called(BACKFILL, store))
+    assert run.plan["counted"]
+    assert run.plan["reasons"] == whole.reasons
+    assert run.digest == whole.digest()
+
+
+def test_a_tick_makes_one_run(monkeypatch):
+    assert queue.tick(BACKFILL, "2026-11-23T02:30").startswith("run ")
+    assert "not finished" in queue.tick(BACKFILL, "2026-11-24T02:30")
+    for message in queued():
+        queue.advance(*message[1:])
+    assert queue.tick(BACKFILL, "2026-11-23T02:30") == "this tick has its run already"
+    assert Run.objects.get().status == Status.SUCCEEDED
+    assert Run.objects.get().trigger == "schedule"
+
+
+def test_a_tick_on_an_unfit_store_leaves_a_trace(make_attached):
+    made = make_attached("sqlite", 30, version="0.20.0")
+    attach_url("agentos", f"sqlite:///{made.url}")
+    assert "source_event_ts" in queue.tick(BACKFILL, "2026-11-23T02:30")
+    assert Event.objects.get().verb == "schedule_refused"
+
+
+def test_schedules_follow_their_switch():
+    queue.sync_schedules()
+    assert sorted(Schedule.objects.values_list("name", flat=True)) == [queue.BEAT, f"{queue.BEAT} long"]
+    queue.switch(BACKFILL, on=True, cron="0 3 * * *", actor=TESTER)
+    schedule = Schedule.objects.get(name=f"{queue.OPERATION_PREFIX}{BACKFILL}")
+    assert timezone.localtime(schedule.next_run).hour == 3
+
+    queue.switch(BACKFILL, on=True, cron="0 5 * * *", actor=TESTER)  # the due time follows the rule
+    schedule.refresh_from_db()
+    assert timezone.localtime(schedule.next_run).hour == 5
+    due = schedule.next_run
+    queue.sync_schedules()
+    schedule.refresh_from_db()
+    assert schedule.next_run == due
+
+    with pytest.raises(UnableToRun, match="no cron rule"):
+        queue.switch(BACKFILL, on=True, cron="at night", actor=TESTER)
+    queue.switch(BACKFILL, on=False, cron="0 5 * * *", actor=TESTER)
+    assert not Schedule.objects.filter(name__startswith=queue.OPERATION_PREFIX).exists()
+    assert not Switch.objects.get().on
+    assert [event.verb for event in Event.objects.all()] == ["schedule"] * 3
+
+
+def test_a_real_cluster_survives_the_loss_of_its_worker(tmp_path, empty_console, make_attached):
+    """The worker is killed in the middle of a run; the run goes on by itself, and every row is right."""
+    shell = Shell(tmp_path / "console", empty_console, {"OPSCONSOLE_WORKERS": "1"})
+    made = make_attached("sqlite", 20_000)
+    started = shell.run("backfill_audit_decision_fields", "--db-path", made.url, "--background", "--batch-size", "20")
+    assert started.returncode == 0, started.stderr
+    cluster = shell.start("qcluster")
+    killed = False
+    deadline = time.monotonic() + 150
+    try:
+        while True:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            with closing(sqlite3.connect(shell.folder / "default.sqlite3", timeout=10)) as console, console:
+                status, changed, unfit, worker = console.execute(
+                    "SELECT status, changed, unfit, worker FROM operations_run"
+                ).fetchone()
+                pid = json.loads(worker).get("pid")
+                if status == "running" and not killed and changed and pid:
+                    os.kill(pid, signal.SIGKILL)
+                    killed = True
+                    # The beat that finds it comes each minute: let it be due.
+                    console.execute("UPDATE django_q_schedule SET next_run = datetime('now', '-1 minute')")
+            if status not in {"queued", "running"}:
+                break
+        assert killed
+        assert (status, changed + unfit) == ("succeeded", made.made.in_scope)
+    finally:
+        processes = [psutil.Process(cluster.pid), *psutil.Process(cluster.pid).children(recursive=True)]
+        cluster.send_signal(signal.SIGTERM)
+        try:
+            cluster.wait(20)
+        finally:
+            for process in processes:
+                if process.is_running():
+                    process.kill()
+    assert agentos.create_sqlite(tmp_path / "before.db", 20_000) == made.made
+    after = {audit.audit_id: audit[4:] for audit in agentos.read_sqlite(Path(made.url))}
+    for audit_id, wanted in expected_rows(agentos.read_sqlite(tmp_path / "before.db"), "sqlite"):
+        if not isinstance(wanted, Unfit):
+            assert after[audit_id] == wanted
+
+
+# --- a store that makes runs wait ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def locked(request, make_attached):
+    """A store whose audits another client keeps locked until `free()`, on both engines."""
+    made = make_attached(request.param, 60)
+    holder: Any
+    if request.param == "sqlite":
+        holder = sqlite3.connect(made.url, isolation_level=None)
+        made.store.connection.settings_dict["OPTIONS"]["timeout"] = 1
+        lock, free = "BEGIN IMMEDIATE", "ROLLBACK"
+    else:
+        holder = psycopg.connect(made.url, autocommit=True, application_name="nightly migration")
+        attach_url("agentos", f"{made.url}?options=-c%20lock_timeout%3D1s")
+        lock, free = "BEGIN; LOCK TABLE task_audits IN ACCESS EXCLUSIVE MODE", "ROLLBACK"
+    run = queue.confirm(draft(made.store), TESTER)
+    holder.execute(lock)
+    with closing(holder):
+        yield run, (lambda: holder.execute(free)), request.param != "sqlite"
+
+
+def take() -> tuple[Any, ...]:
+    message = OrmQ.objects.get()
+    job, *args = queued()[0]
+    message.delete()
+    return job, *args
+
+
+@pytest.mark.parametrize("locked", ["sqlite", "postgresql-jsonb"], indirect=True)
+def test_a_run_that_waits_for_a_lock_lets_its_worker_go(locked, client, bob):
+    run, free, named = locked
+    since = None
+    for attempt in range(3):
+        _job, run_id, generation = take()
+        started = time.monotonic()
+        queue.advance(run_id, generation)
+        assert time.monotonic() - started < 2.5, "the worker is free for the next job"
+        run.refresh_from_db()
+        assert (run.status, run.waiting_code, run.worker, run.waits) == ("running", "lock", {}, attempt + 1)
+        since = since or run.waiting_since
+        assert run.waiting_since == since
+        delay = OrmQ.objects.get().lock - timezone.now()
+        assert timedelta(seconds=-1) < delay - timedelta(seconds=lifecycle.WAIT_SECONDS[attempt]) < timedelta(seconds=1)
+        assert run.lease_until - timezone.now() > delay, "nothing else wakes it before"
+    assert queue.reap() == []
+    waiting = result_of(run)["waiting"]
+    assert (waiting["code"], waiting["since"]) == ("lock", since)
+    assert not named or ("task_audits" in waiting["reason"] and "nightly migration" in waiting["reason"])
+    client.force_login(bob)
+    assert "Waiting: " in client.get(f"/admin/operations/run/{run.pk}/change/").content.decode()
+
+    free()
+    while queued():
+        queue.advance(*take()[1:])
+    run.refresh_from_db()
+    assert (run.status, run.waiting, run.waiting_code, run.waits) == (Status.SUCCEEDED, "", "", 0)
+    assert result_of(run)["waiting"] is None
+    assert run.attempts == 0
+
+
+@pytest.mark.parametrize("locked", ["sqlite"], indirect=True)
+def test_a_run_that_waits_is_cancelled_or_paused_at_once(locked):
+    run, free, _named = locked
+    queue.advance(*take()[1:])
+    run.refresh_from_db()
+    lifecycle.pause(run, TESTER)
+    assert Run.objects.get().status == Status.PAUSED
+    _job, *late = take()
+    assert "went on elsewhere" in queue.advance(*late)
+    free()
+    queue.resume(run, TESTER)
+    queue.advance(*take()[1:])
+    assert Run.objects.get().status == Status.SUCCEEDED
+
+
+def test_a_run_whose_server_is_gone_lets_its_worker_go(make_attached, postgres):
+    made = make_attached("postgresql-jsonb", 60)
+    run = queue.confirm(draft(made.store), TESTER)
+    attach_url("agentos", "postgresql://nobody@127.0.0.1:1/gone")
+    queue.advance(*take()[1:])
+    run.refresh_from_db()
+    assert (run.status, run.waiting_code, run.waits) == ("queued", "connection", 1)
+    attach_url("agentos", made.url)
+    queue.advance(*take()[1:])
+    assert Run.objects.get().status == Status.SUCCEEDED
+
+
+def test_a_run_that_is_held_lets_its_worker_go(store, settings, tmp_path):
+    run = queue.confirm(draft(store), TESTER)
+    file = tmp_path / "hold"
+    file.touch()
+    settings.RUN_HOLD_FILE = str(file)
+    queue.advance(*take()[1:])
+    run.refresh_from_db()
+    assert (run.status, run.waiting_code) == ("running", "throttle")
+    file.unlink()
+    lifecycle.hold_all(TESTER, "a fire")
+    queue.advance(*take()[1:])
+    run.refresh_from_db()
+    assert (run.status, run.waiting_code) == ("running", "freeze")
+    assert "a fire" in run.waiting
+    lifecycle.release_all(TESTER)
+    queue.advance(*take()[1:])
+    assert Run.objects.get().status == Status.SUCCEEDED
+
+
+def test_a_schedule_whose_store_is_locked_is_tried_again(make_attached, monkeypatch):
+    made = make_attached("postgresql-jsonb", 30)
+    attach_url("agentos", f"{made.url}?options=-c%20lock_timeout%3D200")
+    with psycopg.connect(made.url) as holder:
+        holder.execute("LOCK TABLE task_audits IN ACCESS EXCLUSIVE MODE")
+        assert "is locked" in queue.tick(BACKFILL, "2026-11-23T02:30")
+    job, *args = take()
+    assert (job, args) == ("tick", [BACKFILL, "2026-11-23T02:30", 2])
+    assert not Event.objects.filter(verb="schedule_refused").exists()
+    assert queue.tick(*args).startswith("run ")
+    with psycopg.connect(made.url) as holder:
+        holder.execute("LOCK TABLE task_audits IN ACCESS EXCLUSIVE MODE")
+        take()
+        queue.tick(BACKFILL, "2026-11-24T02:30", queue.TICK_RETRIES + 1)
+    assert Event.objects.filter(verb="schedule_refused").exists()
+
+
+def test_a_plan_whose_store_is_locked_is_counted_later(make_attached):
+    made = make_attached("postgresql-jsonb", 30)
+    run = draft(attach_url("agentos", f"{made.url}?options=-c%20lock_timeout%3D200"))
+    queue.plan_in_background(run)
+    with psycopg.connect(made.url) as holder:
+        holder.execute("LOCK TABLE task_audits IN ACCESS EXCLUSIVE MODE")
+        queue.count(*take()[1:])
+    assert queue.count(*take()[1:]) == "counted"

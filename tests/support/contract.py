@@ -1,0 +1,621 @@
+"""What every changing operation keeps. An operation's test inherits it and gives two things:
+
+class TestBackfillDecisionFields(Contract):
+    operation = "audits.backfill_decision_fields"
+
+    def rows(self, make_attached, engine) -> Store:  # a store with something of every kind to do
+    def expected(self, tables, vendor) -> Tables:    # the same tables after the run, by other means
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import pytest
+from django.db import connections
+from django.utils import timezone
+
+from opsconsole.engine import executor, lifecycle, planner, registry
+from opsconsole.engine.executor import Fenced, Runner
+from opsconsole.engine.lifecycle import Actor, UnableToRun
+from opsconsole.engine.models import Batch, Event, Lock, Run, SetAside, Status, Trigger
+from opsconsole.engine.operation import Operation
+from opsconsole.engine.planner import Plan
+from opsconsole.stores.store import Store
+from tests.support.fault_injection import interposed
+from tests.support.plain_client import Row, Tables, dump, execute, schema
+
+TESTER = Actor("tester", "here", Trigger.SHELL)
+OUTCOMES = ("changed", "skipped", "unfit", "set_aside")
+
+
+class Crash(BaseException):
+    """Ends a run where it stands, as SIGKILL does: nothing of ours catches it."""
+
+
+def operation_called(name: str, store: Store | None = None, /, **params: Any) -> Operation:
+    cls = registry.operation(name)
+    cleaned = registry.clean(cls, params)
+    return planner.operation_on(cls, store or cls.locate(cleaned), cleaned)
+
+
+def plan_whole(operation: Operation) -> Plan:
+    return planner.count_outcomes(planner.plan(operation))
+
+
+def start(operation: Operation, **options: Any) -> Run:
+    """Plan and confirm; the run is this process's to work on."""
+    planned = plan_whole(operation) if operation.pins_rows else planner.plan(operation)
+    run = lifecycle.draft(planned, TESTER, **options)
+    return lifecycle.confirm(run, TESTER, background=False)
+
+
+def work(run: Run, **options: Any) -> Run:
+    return Runner(run).work(**options)
+
+
+def execute_run(operation: Operation, **options: Any) -> Run:
+    return work(start(operation, **options))
+
+
+def undo(run: Run, **options: Any) -> Run:
+    return execute_run(operation_called("operations.undo_run", run=run.pk), **options)
+
+
+def figures(run: Run) -> dict[str, Any]:
+    reasons = {name: {k: n for k, n in counts.items() if n} for name, counts in run.reasons.items()}
+    observed = registry.operation(run.operation).observed
+    return {
+        "total": run.total,
+        "reasons": {name: counts for name, counts in reasons.items() if counts},
+        "after": {name: value for name, value in run.after.items() if name not in observed},
+        "status": run.status,
+        **{outcome: getattr(run, outcome) for outcome in OUTCOMES},
+    }
+
+
+def rows_of(run: Run) -> int:
+    """Rows that a run has written: an undo's units."""
+    return sum(run.batches.values_list("rows", flat=True))
+
+
+def left_by(run: Run) -> dict[str, dict[str, list[str]]]:
+    """Outcome → reason → labels, over all batches."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for batch in run.batches.order_by("number"):
+        for outcome, reasons in batch.left.items():
+            for reason, labels in reasons.items():
+                found.setdefault(outcome, {}).setdefault(reason, []).extend(labels)
+    return found
+
+
+def die(run: Run) -> Run:
+    """The worker's process is gone: its connections are cut, and somebody takes the run over."""
+    for connection in connections.all(initialized_only=True):
+        connection.close()
+    Run.objects.filter(pk=run.pk).update(worker={**lifecycle.this_worker(), "pid": 2**22 + 1})
+    return lifecycle.claim(Run.objects.get(pk=run.pk))
+
+
+def after_batches(count: int) -> tuple[Callable[[], bool], Callable[[Run], None]]:
+    """`until` and `on_progress` that stop a run after so many batches."""
+    seen: list[Run] = []
+    return (lambda: len(seen) >= count), seen.append
+
+
+def once(call: Callable[[], None]) -> Callable[..., None]:
+    """`call`, the first time."""
+    todo = [call]
+    return lambda *_: todo.pop()() if todo else None
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
+class Contract:
+    operation: ClassVar[str]
+    params: ClassVar[dict[str, Any]] = {}
+    engines: ClassVar[tuple[str, ...]] = ("sqlite", "postgresql-text")
+    unique: ClassVar[tuple[str, ...]] = ()  # columns that a copy of a row must leave NULL
+    # Where a worker dies; all of them for an operation of each kind, and for the others where most can go wrong.
+    points: ClassVar[tuple[str, ...]] = ("after the image", "after the store's commit")
+    late_key: ClassVar[Any] = 10**9  # behind every key of the store
+    meddled: ClassVar[Row] = {}  # what a neighbour writes to one row, so that there is nothing to do for it any more
+    batch_sizes: ClassVar[tuple[int, ...]] = (1, 7, 500)
+    statements: ClassVar[int] = 20  # a batch has fewer
+
+    def rows(self, make_attached: Any, engine: str) -> Store:
+        raise NotImplementedError
+
+    def expected(self, tables: Tables, vendor: str) -> Tables:
+        raise NotImplementedError
+
+    # --- what the tests below stand on ------------------------------------------------------------------
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "engine" in metafunc.fixturenames:
+            metafunc.parametrize("engine", self.engines)
+        if "point" in metafunc.fixturenames:
+            metafunc.parametrize("point", self.points)
+
+    @pytest.fixture(autouse=True)
+    def _batches_as_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A slow machine would make them smaller."""
+        monkeypatch.setattr(executor, "TARGET_SECONDS", 3600.0)
+
+    @pytest.fixture
+    def store(self, make_attached: Any, engine: str) -> Store:
+        return self.rows(make_attached, engine)
+
+    @pytest.fixture
+    def before(self, store: Store) -> Tables:
+        return dump(store)
+
+    @pytest.fixture
+    def after(self, before: Tables, store: Store) -> Tables:
+        after = self.expected(deepcopy(before), store.vendor)
+        assert len(list(self.changed(before, after))) >= 5, "too little to do for a test"
+        return after
+
+    def on(self, store: Store) -> Operation:
+        return operation_called(self.operation, store, **self.params)
+
+    def start(self, store: Store, **options: Any) -> Run:
+        return start(self.on(store), **options)
+
+    def execute(self, store: Store, **options: Any) -> Run:
+        return execute_run(self.on(store), **options)
+
+    @property
+    def table(self) -> str:
+        return str(registry.operation(self.operation).model._meta.db_table)
+
+    def changed(self, before: Tables, after: Tables) -> Iterator[Any]:
+        """Keys of the units that change, in order."""
+        for key in sorted(before[self.table]):
+            if before[self.table][key] != after[self.table].get(key):
+                yield key
+
+    def a_change(self, before: Tables, after: Tables, place: int = 2) -> Any:
+        return list(self.changed(before, after))[place]
+
+    def with_unit_as_before(self, after: Tables, before: Tables, key: Any) -> Tables:
+        """What the run leaves when it leaves this unit alone."""
+        tables = deepcopy(after)
+        tables[self.table][key] = before[self.table][key]
+        return tables
+
+    @property
+    def deletes(self) -> bool:
+        return not registry.operation(self.operation).writes[self.table]
+
+    def add_row(self, store: Store, row: Row) -> None:
+        marks = ", ".join("?" * len(row))
+        execute(store, f"INSERT INTO {self.table} ({', '.join(row)}) VALUES ({marks})", list(row.values()))
+
+    def put_back(self, store: Store, row: Row, values: Row) -> None:
+        """Somebody else writes to a row that the run has changed, or makes it again where the run deleted it."""
+        if self.deletes:
+            self.add_row(store, row | values)
+        else:
+            self.set_row(store, row[store.key_column(self.table)], values)
+
+    def beneath(self, tables: Tables, key: Any) -> list[tuple[str, Any]]:
+        """Table and key of the rows that go with a row: they do not come back beneath another one."""
+        return []
+
+    def set_row(self, store: Store, key: Any, values: Row) -> None:
+        """Somebody else writes to one row."""
+        assign = ", ".join(f"{name} = ?" for name in values)
+        sql = f"UPDATE {self.table} SET {assign} WHERE {store.key_column(self.table)} = ?"
+        execute(store, sql, [*values.values(), key])
+
+    # --- planning ---------------------------------------------------------------------------------------
+
+    def test_preview_writes_nothing(self, store: Store, before: Tables) -> None:
+        shape = schema(store)
+        store.close()
+        content = store.path and store.path.read_bytes()
+        plan_whole(self.on(store))
+        store.close()
+        assert (store.path and store.path.read_bytes()) == content
+        assert (dump(store), schema(store)) == (before, shape)
+        assert not Run.objects.exists()
+        assert not Event.objects.exists()
+
+    def test_preview_is_the_execution(self, store: Store, before: Tables, after: Tables) -> None:
+        planned = plan_whole(self.on(store))
+        run = self.execute(store)
+        assert (planned.total, planned.counts()) == (
+            run.total,
+            {name: getattr(run, name) for name in OUTCOMES},
+        )
+        assert planned.reasons == run.reasons
+        shown = [row for entry in planned.sample for row in entry["rows"]]
+        assert shown
+        for row in shown:
+            for moment, tables in (("before", before), ("after", after)):
+                for column, value in (row[moment] or {}).items():
+                    assert store.raw((value,)) == (tables[row["table"]][row["key"]][column],)
+
+    # --- execution --------------------------------------------------------------------------------------
+
+    def test_applies_exactly_what_is_expected(self, store: Store, before: Tables, after: Tables) -> None:
+        """Every column of every table, those unknown to the console included; and nothing is made."""
+        shape = schema(store)
+        run = self.execute(store)
+        assert dump(store) == after
+        assert schema(store) == shape
+        assert run.status == Status.SUCCEEDED, run.error
+        assert run.changed == len(list(self.changed(before, after)))
+        assert run.seen == run.total
+        assert run.set_aside == 0
+        assert not Lock.objects.exists()
+        assert not Batch.objects.filter(committed=False).exists()
+
+    def test_second_run_changes_nothing(self, store: Store, after: Tables) -> None:
+        first = self.execute(store)
+        second = self.execute(store)
+        assert second.changed == 0
+        assert (second.status, second.unfit) == (Status.SUCCEEDED, first.unfit)
+        assert dump(store) == after
+
+    def test_batch_size_makes_no_difference(self, store: Store, before: Tables, after: Tables) -> None:
+        results = []
+        for size in self.batch_sizes:
+            run = self.execute(store, batch_size=size, fast=True)
+            assert dump(store) == after
+            results.append(figures(run))
+            undo(run)
+            assert dump(store) == before
+        assert all(result == results[0] for result in results)
+
+    def test_stopped_after_every_batch_and_resumed(self, store: Store, after: Tables) -> None:
+        run, slices = self.start(store, batch_size=7), 0
+        while run.status == Status.RUNNING:
+            until, on_progress = after_batches(1)
+            run = work(run, until=until, on_progress=on_progress)
+            slices += 1
+            if run.status == Status.INTERRUPTED:
+                assert slices < 1000
+                run = lifecycle.claim(run)
+        assert slices > 2
+        assert dump(store) == after
+        stopped, whole = figures(run), self.expected_figures(store, run)
+        assert stopped == whole
+
+    def expected_figures(self, store: Store, run: Run) -> dict[str, Any]:
+        """What an uninterrupted run of the same store says."""
+        undo(run)
+        return figures(self.execute(store))
+
+    def test_worker_dies_within_a_batch(
+        self, store: Store, before: Tables, after: Tables, point: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def crash() -> None:
+            raise Crash
+
+        run, call = self.start(store, batch_size=7), 3
+        if point == "while recovering":
+            until, on_progress = after_batches(3)
+            run, call = lifecycle.claim(work(run, until=until, on_progress=on_progress)), 1
+        monkeypatch.setattr(*interposed(point, call, crash))
+        with pytest.raises(Crash):
+            work(run)
+        monkeypatch.undo()
+        run = work(die(run))
+        assert dump(store) == after
+        assert run.status == Status.SUCCEEDED, run.error
+        assert run.seen == run.total
+        undone = undo(run)
+        assert dump(store) == before
+        assert undone.unfit == 0
+        again = self.execute(store)
+        assert figures(again) == figures(run)
+
+    def test_a_worker_that_was_given_up_writes_no_more(
+        self, store: Store, after: Tables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its lease lapses between before-image and store; it comes back while another has the run."""
+        taken: list[Any] = []
+
+        def take_over() -> None:
+            Run.objects.update(lease_until=timezone.now() - lifecycle.LEASE)
+            taken.extend((lifecycle.claim(Run.objects.get()), dump(store)))
+
+        run = self.start(store, batch_size=7)
+        monkeypatch.setattr(*interposed("after the image", 3, take_over))
+        with pytest.raises(Fenced):
+            work(run)
+        monkeypatch.undo()
+        other, seen = taken
+        assert dump(store) == seen
+        other = work(other)
+        assert dump(store) == after
+        assert (other.status, other.seen) == (Status.SUCCEEDED, other.total)
+
+    def test_power_loss_takes_the_last_batches(self, store: Store, before: Tables, after: Tables) -> None:
+        """SQLite with synchronous=NORMAL may lose its newest commits; the console's images are not lost."""
+        if store.path is None:
+            return  # PostgreSQL waits for its disk
+        run = self.start(store, batch_size=7)
+        kept = store.path.with_suffix(".kept")
+        for batches in (1, 3):
+            until, on_progress = after_batches(batches)
+            run = lifecycle.claim(work(run, until=until, on_progress=on_progress))
+            store.close()
+            if batches == 1:
+                shutil.copyfile(store.path, kept)
+        shutil.copyfile(kept, store.path)  # the same file, as it was three batches ago
+        kept.unlink()
+        run = work(die(run))
+        assert dump(store) == after
+        assert run.seen == run.total
+        assert run.changed == len(list(self.changed(before, after)))
+        undo(run)
+        assert dump(store) == before
+
+    def test_statements_per_batch_are_constant(
+        self, store: Store, after: Tables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One more per batch would be one per row at a million rows."""
+        monkeypatch.setattr(executor, "HOLD_CHECK_SECONDS", 3600.0)  # by the clock, and not by the batch
+
+        def per_batch(size: int) -> int:
+            counts, seen = [0], []
+
+            def count(call: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+                counts[0] += 1
+                return call(sql, params, many, context)
+
+            with _wrapped(count, "default", store.alias):
+                run = work(self.start(store, batch_size=size), on_progress=lambda run: seen.append(counts[0]))
+            undo(run)
+            assert len(seen) > 2
+            return max(b - a for a, b in pairwise(seen))
+
+        few, many = per_batch(4), per_batch(16)
+        assert few == many < self.statements, (few, many)
+
+    # --- units that can't be changed --------------------------------------------------------------------
+
+    def test_unit_whose_change_raises_is_set_aside(
+        self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bad = self.a_change(before, after)
+        cls = registry.operation(self.operation)
+        real = cls.change
+
+        def change(operation: Operation, unit: Any) -> Any:
+            if unit.pk == bad:
+                raise ZeroDivisionError("out of luck")
+            return real(operation, unit)
+
+        monkeypatch.setattr(cls, "change", change)
+        planned = plan_whole(self.on(store))
+        run = self.execute(store)
+        assert planned.counts()["set_aside"] == 1
+        self.check_set_aside(store, run, bad, before, after, "out of luck")
+        monkeypatch.undo()
+        self.check_retried(store, run, after)
+
+    @pytest.mark.parametrize("size", [1, 500])
+    def test_row_whose_write_fails_is_set_aside(self, store: Store, before: Tables, after: Tables, size: int) -> None:
+        bad = self.a_change(before, after)
+        mend = forbid(store, self.table, bad)
+        run = self.execute(store, batch_size=size)
+        self.check_set_aside(store, run, bad, before, after, "forbidden")
+        mend()
+        self.check_retried(store, run, after)
+
+    def check_set_aside(self, store: Store, run: Run, bad: Any, before: Tables, after: Tables, error: str) -> None:
+        assert dump(store) == self.with_unit_as_before(after, before, bad)
+        assert [(entry.key, entry.error) for entry in SetAside.objects.all()] == [(bad, error)]
+        assert (run.status, run.set_aside) == (Status.NEEDS_ATTENTION, 1)
+        assert run.seen == run.total
+
+    def check_retried(self, store: Store, run: Run, after: Tables) -> None:
+        retry = execute_run(operation_called("operations.retry_set_aside", run=run.pk))
+        assert dump(store) == after
+        assert (retry.status, retry.changed, retry.total) == (Status.SUCCEEDED, 1, 1)
+        assert SetAside.objects.get().retried_by == retry
+
+    def test_error_budget_stops_the_run(self, store: Store, before: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(executor, "BUDGET_AFTER", 10)
+
+        def change(operation: Operation, unit: Any) -> Any:
+            raise ZeroDivisionError("out of luck")
+
+        monkeypatch.setattr(registry.operation(self.operation), "change", change)
+        run = self.execute(store, batch_size=4)
+        count = 10 if run.batch_size == 1 else 12
+        assert (run.status, run.set_aside, run.changed) == (Status.FAILED, count, 0)
+        assert f"{count} of {count}" in run.error
+        assert dump(store) == before
+        assert not Lock.objects.exists()
+
+    # --- others, meanwhile ------------------------------------------------------------------------------
+
+    def test_verify_finds_a_leftover(self, store: Store, before: Tables, after: Tables) -> None:
+        key = self.a_change(before, after, place=0)
+        plant = once(lambda: self.put_back(store, before[self.table][key], self.written(before, key)))
+
+        def on_progress(run: Run) -> None:
+            if run.batches_done > 1:  # so the first batch, the row's own, is committed
+                plant()
+
+        run = work(self.start(store, batch_size=4), on_progress=on_progress)
+        assert run.status == Status.NEEDS_ATTENTION
+        assert "1 row" in run.error
+
+    def written(self, tables: Tables, key: Any) -> Row:
+        """The columns of a row that the operation may write."""
+        columns = registry.operation(self.operation).writes[self.table] or self.meddled
+        return {name: tables[self.table][key][name] for name in columns}
+
+    def meddling(self, tables: Tables, key: Any) -> Row:
+        return self.meddled or dict.fromkeys(self.written(tables, key), "neighbour")
+
+    def test_rows_made_after_the_plan_are_left_alone(self, store: Store, before: Tables, after: Tables) -> None:
+        run = self.start(store)
+        row = dict(before[self.table][self.a_change(before, after)])
+        key = store.key_column(self.table)
+        row |= {key: self.late_key, **dict.fromkeys(self.unique)}
+        self.add_row(store, row)
+        run = work(run)
+        assert run.status == Status.SUCCEEDED
+        assert dump(store)[self.table].pop(self.late_key) == before_text(store, row, key)
+        assert self.execute(store).changed == 1
+
+    def test_a_neighbours_value_is_not_overwritten(
+        self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It writes to a row of the batch after that was read."""
+        key = self.a_change(before, after)
+        values = self.meddling(before, key)
+        self.interfere(monkeypatch, once(lambda: self.set_row(store, key, values)))
+        run = self.execute(store)
+        after = self.with_unit_as_before(after, before, key)
+        after[self.table][key] = before[self.table][key] | values
+        assert dump(store) == after
+        assert run.status == Status.SUCCEEDED
+        assert run.changed == len(list(self.changed(before, after))) - 1
+        assert undo(run).unfit == 0
+        before[self.table][key] |= values
+        assert dump(store) == before
+
+    def test_a_row_that_never_stands_still_is_skipped(
+        self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key = self.a_change(before, after)
+        old, new = self.written(before, key), self.meddling(before, key)
+        self.interfere(monkeypatch, lambda: self.set_row(store, key, new), only=key)
+        real = Runner._see_through
+
+        def see_through(worker: Runner) -> bool:
+            stands = real(worker)
+            if not stands:
+                self.set_row(store, key, old)
+            return stands
+
+        monkeypatch.setattr(Runner, "_see_through", see_through)
+        run = self.execute(store)
+        assert left_by(run)["skipped"] == {"moved": [str(key)]}
+        assert (run.changed, run.seen) == (len(list(self.changed(before, after))) - 1, run.total)
+        after = self.with_unit_as_before(after, before, key)
+        after[self.table][key] = before[self.table][key] | old
+        assert dump(store) == after
+
+    def interfere(self, monkeypatch: pytest.MonkeyPatch, call: Callable[..., None], *, only: Any = None) -> None:
+        """`call` whenever a batch (with the row `only`) is read and not yet written."""
+        real = Runner._prepare
+
+        def prepare(worker: Runner, writes: Any, *rest: Any) -> Batch:
+            keys = [row[0] for write in writes for row in write.rows]
+            if keys and only in (None, *keys):
+                call()
+            return real(worker, writes, *rest)
+
+        monkeypatch.setattr(Runner, "_prepare", prepare)
+
+    def test_a_row_that_goes_meanwhile_is_counted(self, store: Store, before: Tables, after: Tables) -> None:
+        key = self.a_change(before, after, place=-1)
+        run = self.start(store, batch_size=4)
+        sql = f"DELETE FROM {self.table} WHERE {store.key_column(self.table)} = ?"
+        run = work(run, on_progress=once(lambda: execute(store, sql, [key])))
+        assert (run.status, run.skipped, run.seen) == (Status.SUCCEEDED, 1, run.total)
+        assert run.reasons["skipped"] == {"gone": 1}
+        if not self.deletes:
+            after = self.with_unit_as_before(after, before, key)
+        after[self.table].pop(key, None)
+        assert dump(store) == after
+
+    # --- what people ask --------------------------------------------------------------------------------
+
+    def test_pause_and_resume(self, store: Store, after: Tables) -> None:
+        run = self.start(store, batch_size=7)
+        run = work(run, on_progress=once(lambda: lifecycle.pause(Run.objects.get(pk=run.pk), TESTER)))
+        assert run.status == Status.PAUSED
+        assert 0 < run.seen < run.total
+        with pytest.raises(UnableToRun, match=f"run {run.pk}"):
+            self.execute(store)
+        run = work(lifecycle.claim(run))
+        assert run.status == Status.SUCCEEDED
+        assert dump(store) == after
+
+    def test_cancelled_halfway_and_undone(self, store: Store, before: Tables, after: Tables) -> None:
+        run = self.start(store, batch_size=7)
+        run = work(run, on_progress=once(lambda: lifecycle.cancel(Run.objects.get(pk=run.pk), TESTER)))
+        assert run.status == Status.CANCELLED
+        assert 0 < run.changed < len(list(self.changed(before, after)))
+        assert dump(store) != before
+        undone = undo(run)
+        assert (undone.status, undone.changed) == (Status.SUCCEEDED, rows_of(run))
+        assert dump(store) == before
+
+    # --- undo -------------------------------------------------------------------------------------------
+
+    def test_undo_leaves_what_changed_since(self, store: Store, before: Tables, after: Tables) -> None:
+        run = self.execute(store)
+        key = self.a_change(before, after)
+        values = self.meddling(before, key)
+        self.put_back(store, before[self.table][key], values)
+        beneath = self.beneath(before, key)
+        planned = plan_whole(operation_called("operations.undo_run", run=run.pk))
+        assert planned.counts()["unfit"] == 1 + len(beneath)
+        undone = undo(run, batch_size=7)
+        before[self.table][key] |= values
+        for table, child in beneath:
+            del before[table][child]
+        assert dump(store) == before
+        unfit = {reason: sorted(labels) for reason, labels in left_by(undone).pop("unfit").items()}
+        assert unfit.pop("conflict") == [f"{self.table} {key}"]
+        assert unfit == ({"parent": sorted(f"{table} {child}" for table, child in beneath)} if beneath else {})
+        assert undone.changed == rows_of(run) - 1 - len(beneath)
+
+    def test_undo_is_undone(self, store: Store, after: Tables) -> None:
+        undo(undo(self.execute(store)))
+        assert dump(store) == after
+
+
+def before_text(store: Store, row: Row, key: str) -> Row:
+    """A row as `dump` shows it: on PostgreSQL everything is text."""
+    return row | {key: str(row[key])} if store.vendor == "postgresql" else row
+
+
+@contextmanager
+def _wrapped(wrapper: Any, *aliases: str) -> Iterator[None]:
+    first, second = aliases
+    with connections[first].execute_wrapper(wrapper), connections[second].execute_wrapper(wrapper):
+        yield
+
+
+def forbid(store: Store, table: str, key: Any) -> Callable[[], None]:
+    """A trigger of the platform's own that refuses any write to one row; returns what takes it away."""
+    condition = f"OLD.{store.key_column(table)} = {key!r}"
+    if store.vendor == "sqlite":
+        for event in ("UPDATE", "DELETE"):
+            execute(
+                store,
+                f"CREATE TRIGGER forbids_{event} BEFORE {event} ON {table} WHEN {condition} "
+                "BEGIN SELECT RAISE(ABORT, 'forbidden'); END",
+            )
+
+        def mend() -> None:
+            for event in ("UPDATE", "DELETE"):
+                execute(store, f"DROP TRIGGER forbids_{event}")
+
+        return mend
+    execute(
+        store,
+        "CREATE FUNCTION forbids() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'forbidden'; END $$",
+    )
+    execute(
+        store,
+        f"CREATE TRIGGER forbids BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW WHEN ({condition}) "
+        "EXECUTE FUNCTION forbids()",
+    )
+    return lambda: execute(store, "DROP FUNCTION forbids CASCADE")

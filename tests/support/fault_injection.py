@@ -1,0 +1,73 @@
+"""`manage.py` with an accident: `python -m tests.support.fault_injection '{"at": "after the image", …}' COMMAND …`.
+
+Keys: `at` a point of `POINTS`, `call` the how-manieth time counts, `signal` sent to this very process there;
+`patience` seconds that the runner waits for a lost store; `pages` that the console's own database may have.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pkgutil
+import signal
+import sys
+from typing import Any
+
+# Where a worker can die within a batch: (owner, its function, before or after it).
+POINTS = {
+    "before the image": ("opsconsole.engine.executor:Runner", "_prepare", "before"),
+    "within the image's commit": ("opsconsole.engine.models:SetAside.objects", "bulk_create", "after"),
+    "after the image": ("opsconsole.engine.executor:Runner", "_prepare", "after"),
+    "while writing": ("opsconsole.stores.rows", "write", "after"),
+    "after the store's commit": ("opsconsole.engine.executor:Runner", "_count", "before"),
+    "while recovering": ("opsconsole.engine.executor:Runner", "_stands", "after"),
+}
+
+
+def interposed(point: str, call: int, accident: Any) -> tuple[Any, str, Any]:
+    """Owner, name and function that lets `accident()` happen at the `call`-th time at `point`."""
+    where, name, moment = POINTS[point]
+    owner = pkgutil.resolve_name(where)
+    real = getattr(owner, name)
+    calls = 0
+
+    def function(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call and moment == "before":
+            accident()
+        result = real(*args, **options)
+        if calls == call and moment == "after":
+            accident()
+        return result
+
+    return owner, name, function
+
+
+def main(accident: dict[str, Any], command: list[str]) -> None:
+    import django
+
+    os.environ["DJANGO_SETTINGS_MODULE"] = "opsconsole.settings"
+    django.setup()
+    from django.core.management import execute_from_command_line
+    from django.db.backends.signals import connection_created
+
+    from opsconsole.engine.executor import Runner
+
+    if "at" in accident:
+        number = getattr(signal, accident["signal"])
+        setattr(*interposed(accident["at"], accident["call"], lambda: os.kill(os.getpid(), number)))
+    if "patience" in accident:
+        Runner.work.__kwdefaults__["patience"] = accident["patience"]  # type: ignore[index]
+    if "pages" in accident:
+
+        def limit(connection: Any, **rest: Any) -> None:
+            if connection.alias == "default":
+                connection.cursor().execute(f"PRAGMA max_page_count={accident['pages']}")
+
+        connection_created.connect(limit, weak=False)
+    execute_from_command_line(["manage.py", *command])
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), sys.argv[2:])
