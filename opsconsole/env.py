@@ -286,11 +286,16 @@ _TLS: dict[str, Parser[Any]] = {
 
 
 def cache_url(value: str) -> dict[str, Any]:
-    """Return Django's settings of a cache."""
+    """Return Django's settings of the live cache. Platforms write to it, too: plain keys, JSON values."""
+
+    def plain_key(key: str, prefix: str, version: int) -> str:
+        return f"{prefix}{key}"
+
     try:
         parts = _split(value, "locmemcache", "redis", "rediss")
         if value == "locmemcache://":
-            return {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": ""}
+            memory = "django.core.cache.backends.locmem.LocMemCache"
+            return {"BACKEND": memory, "KEY_FUNCTION": plain_key, "OPTIONS": {"MAX_ENTRIES": 10_000}}
         for name, given in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)):
             if parts.scheme != "rediss" or name not in _TLS:
                 raise ValueError(value)
@@ -302,7 +307,14 @@ def cache_url(value: str) -> dict[str, Any]:
             location = f"unix://{parts.path}"
         elif not _has_host(parts) or not re.fullmatch(r"(/[0-9]{0,3})?", parts.path):
             raise ValueError(value)
-        return {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": location}
+        options = {
+            "serializer": "opsconsole.jsontext.JSONSerializer",
+            "socket_timeout": 0.5,
+            "socket_connect_timeout": 0.5,
+            "retry_on_error": [],
+        }
+        redis = "django.core.cache.backends.redis.RedisCache"
+        return {"BACKEND": redis, "LOCATION": location, "KEY_FUNCTION": plain_key, "OPTIONS": options}
     except ValueError:
         raise ValueError(
             "locmemcache://, redis://host:6379/0, rediss://host:6379/0 or redis:///path/to/socket"

@@ -16,7 +16,6 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole import env as read
 from opsconsole.env import Environment, read_file
-from opsconsole.live_cache import live_cache
 from opsconsole.redaction import redact_line
 from opsconsole.stores.config import LOCK_SECONDS, database
 from opsconsole.stores.secret import secret_key
@@ -151,12 +150,12 @@ DATABASES = {
 DATABASE_ROUTERS = ["opsconsole.stores.router.StoreRouter"]
 SILENCED_SYSTEM_CHECKS = ["models.W035"]  # AgentOS and HELIX both have a table `tasks`, each in its own store
 
-# --- caches: only the status of executions reads what platforms write ----------------------------------
+# --- caches ---------------------------------------------------------------------------------------------
 
 CACHES = {
     # This process's own, so that no page waits for a cache server or believes what is in one.
     "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "console"},
-    "live": live_cache(env("CACHE_URL", read.cache_url, read.cache_url("locmemcache://"), secret=True)),
+    "live": env("CACHE_URL", read.cache_url, read.cache_url("locmemcache://"), secret=True),
 }
 
 # --- people ---------------------------------------------------------------------------------------

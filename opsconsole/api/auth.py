@@ -27,22 +27,14 @@ class TokenAuth(HttpBearer):
         super().__init__()
         self.permission = permission
 
-    def __call__(self, request: HttpRequest) -> Any:
-        """As its parent does, but `request.headers` would name all headers anew for the one that is asked for."""
-        scheme, _space, token = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
-        return self.authenticate(request, token) if scheme.lower() == self.openapi_scheme else None
-
     def authenticate(self, request: HttpRequest, token: str) -> Any:
         found = valid_token(token)
         if found is None:
             raise AuthenticationError(message=_("This token is not known, was revoked, or has expired."))
         if not Scope(found.scope).allows(self.permission):
             raise AuthorizationError(message=_("The scope of this token does not allow this."))
-        request.user = user = found.user
-        if self.permission not in found.rights:
-            _permitted(user, self.permission)
-            found.rights.add(self.permission)
-        return user
+        request.user = found.user
+        return _permitted(found.user, self.permission)
 
 
 class SessionAuth(NinjaSessionAuth):

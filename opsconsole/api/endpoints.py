@@ -25,7 +25,6 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotModif
 from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, re_path
-from django.utils.functional import SimpleLazyObject
 from django.utils.http import parse_etags
 from django.utils.module_loading import module_has_submodule
 from django.utils.translation import gettext as _
@@ -83,14 +82,7 @@ class JSON(BaseRenderer):
         return as_json(data)
 
 
-class API(NinjaAPI):
-    def create_temporal_response(self, request: HttpRequest) -> HttpResponse:
-        """Operations that answer often make their own response: Ninja's is made where it is used."""
-        response: Any = SimpleLazyObject(functools.partial(super().create_temporal_response, request))
-        return response  # type: ignore[no-any-return]
-
-
-api = API(
+api = NinjaAPI(
     title="OpsConsole",
     version="1",
     urls_namespace="api",

@@ -61,23 +61,19 @@ class StoreTrouble:
 class Patience:
     """One request's statements on one store.
 
-    A request waits for a store's locks once: after it waited in vain, its next statement fails at once. What it
-    waited for SQLite, whose time limit is for each statement, is taken from what it may still wait. Other requests
-    of this process then hardly wait either, so that a locked store does not keep all threads.
+    A request waits for a store's locks once: after it waited in vain, its next statements and the other requests of
+    this process hardly wait, so that a locked store does not keep all threads. What a request waited for SQLite,
+    whose time limit is for each statement, is taken from what it may still wait.
     """
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
         self.error: Error | None = None  # the last one
-        self._waited_in_vain: Error | None = None
         self._changed: Any = None  # the connection whose limits are not the usual ones
         self._deadline = 0.0
         self._spent = 0.0
 
     def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
-        if self._waited_in_vain is not None:
-            self.error = type(self._waited_in_vain)(*self._waited_in_vain.args)
-            raise self.error from self._waited_in_vain.__cause__
         started = time.monotonic()
         self._limit(context["connection"], started)
         try:
@@ -85,7 +81,6 @@ class Patience:
         except Error as error:
             self.error = error
             if is_lock(error):
-                self._waited_in_vain = error
                 _locked_until[self.alias] = time.monotonic() + LOCKED_SECONDS
             raise
         finally:
@@ -105,10 +100,6 @@ class Patience:
         elif known_locked and self._changed is None:
             limit_lock_wait(wrapper, LOCKED_LOCK_SECONDS)
             self._changed = wrapper
-
-    def forgive(self) -> None:
-        """Let the store be asked once more: who locks it is asked."""
-        self._waited_in_vain = None
 
     def end(self) -> None:
         """Give the connection its usual limits back."""
@@ -148,8 +139,6 @@ def unusable(request: HttpRequest, error: Exception, store: Store | None) -> Htt
     cause = error.error if isinstance(error, StoreUnusable) else error
     if cause is not None and classify(cause) == ErrorKind.PERMANENT:
         logger.error("%s: %s", request.path, error, exc_info=error)
-    for one in getattr(request, _ATTRIBUTE, []):
-        one.forgive()
     sentence, found = explain(error, store)
     context = {
         **admin.site.each_context(request),

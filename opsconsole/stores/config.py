@@ -123,6 +123,7 @@ def database(
         "max_size": options.pop("pool_max", 30),
         "timeout": options.pop("pool_timeout", 30.0),
         "max_lifetime": options.pop("pool_lifetime", 3600.0),
+        "reconnect_timeout": 0,  # the next request tries again
     }
     if pool:
         options["pool"] = pool_options

@@ -31,7 +31,7 @@ class RecordsAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
         """What clients that poll are told."""
         if not execution_id:
             return _("Nobody can ask: the record has no execution id.")
-        asked = executions.ask([execution_id], store)
+        asked = executions.get_statuses([execution_id], store)
         answer = asked.answers.get(execution_id)
         return json_block(as_json(answer).decode()) if answer else _("not known")
 

@@ -87,12 +87,12 @@ def statuses_of(request: HttpRequest, wanted: Wanted) -> HttpResponse:
 
 def _statuses(request: HttpRequest, ids: list[str]) -> HttpResponse:
     ids = list(dict.fromkeys(ids))
-    asked = executions.ask(ids)
+    asked = executions.get_statuses(ids)
     missing = [one for one in ids if one not in asked.answers]
     answer = {
         "executions": list(asked.answers.values()),
-        "unknown": [one for one in missing if one not in asked.open],
-        "unavailable": [one for one in missing if one in asked.open],
+        "unknown": [one for one in missing if one not in asked.unavailable],
+        "unavailable": [one for one in missing if one in asked.unavailable],
     }
     return _answer(request, answer, running=not all(map(_ended, asked.answers.values())))
 
@@ -100,10 +100,10 @@ def _statuses(request: HttpRequest, ids: list[str]) -> HttpResponse:
 @router.get("/executions/{execution_id}/status", response={200: Status, **ERRORS}, url_name="status")
 def status(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpResponse:
     """From the live layer, else the platform's tables; 404 only when all were asked and none knows it."""
-    asked = executions.ask([execution_id])
+    asked = executions.get_statuses([execution_id])
     answer = asked.answers.get(execution_id)
     if answer is None:
-        return _unknown(execution_id, asked_all=not asked.open)
+        return _unknown(execution_id, asked_all=not asked.unavailable)
     return _answer(request, answer, running=not _ended(answer))
 
 

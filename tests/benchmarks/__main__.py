@@ -24,7 +24,6 @@ from rich.box import SIMPLE
 from rich.console import Console as Terminal
 from rich.table import Table
 
-from tests.benchmarks import status
 from tests.benchmarks.baselines import one_update, row_by_row
 from tests.benchmarks.command import Console, Ran, UnableToRun
 from tests.benchmarks.neighbour import RATE, Neighbour
@@ -34,8 +33,7 @@ from tests.support.postgres import NoServer, Server
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PARTS = ("speed", "indexes", "again", "neighbour", "status")
-STATUS_ROWS = 1_000_000  # records, at most
+PARTS = ("speed", "indexes", "again", "neighbour")
 #: Contestants: the command's flags, or None for the one UPDATE.
 CONTESTANTS: dict[str, tuple[str, ...] | None] = {"one UPDATE": None, "defaults": (), "--fast": ("--fast",)}
 
@@ -418,12 +416,7 @@ def main() -> None:
         for engine in options.engines.split(","):
             with ExitStack() as ours, Console() as console:
                 if stores := _stores(engine, cache, options.postgres, ours):
-                    if options.parts != ["status"]:
-                        Bench(stores, console, report, options).everything(options.rows)
-                    if "status" in options.parts:
-                        server = stores.server if isinstance(stores, PostgresStores) else None
-                        rows = max(row for row in options.rows if row <= STATUS_ROWS)
-                        status.measure(engine, cache, server, rows, report, rounds=options.repeat, seconds=10)
+                    Bench(stores, console, report, options).everything(options.rows)
         _machine(report, "after", cache)
 
 

@@ -1,32 +1,18 @@
-"""Django's engine for PostgreSQL, with the settings of `opsconsole.stores.connection` and a pool that costs little."""
+"""Django's engine for PostgreSQL with the settings of `opsconsole.stores.connection`, and a pool that fails at once."""
 
 from __future__ import annotations
 
-import select
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from django.db.backends.postgresql import base
-from psycopg import Connection
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
 from opsconsole.stores import connection
-from opsconsole.stores.postgresql.prompt import LOOK_SECONDS, rows
 
+RETRY_SECONDS = 0.1
 SLOW_SECONDS, LEFT_ALONE_SECONDS = 1.0, 5.0
-_unanswered: dict[str, tuple[float, str]] = {}  # alias → until when its server is left alone, and what it failed with
-
-
-def check(connection: Connection) -> None:
-    """Raises what psycopg raises, where the server has closed the connection: then there is something to be read.
-
-    That may as well be a notice, so only then the server is asked. Each page would ask it for nothing else.
-    """
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):
-        ConnectionPool.check_connection(connection)
+_unanswered: dict[str, tuple[float, str]] = {}  # alias -> until when its server is not tried again, and its error
 
 
 def raw_parameters(wrapper: Any) -> dict[str, Any]:
@@ -40,25 +26,14 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return connection.parameters(super().get_connection_params())
 
     def _configure_timezone(self, connection: Any) -> bool:
-        """Nothing: every connection has its time zone from the start, and a pooler's must not keep one."""
+        """Do nothing: every connection has its time zone from the start, and a pooler's must not keep one."""
         return False
 
-    @property
-    def pool(self) -> ConnectionPool | None:
-        known: ConnectionPool | None = self._connection_pools.get(self.alias)  # type: ignore[attr-defined]
-        if known is None:
-            known = super().pool
-            if known is not None:
-                known._check = check  # Django names a check of its own
-                known.timeout = LOOK_SECONDS  # so often whoever waits looks whether there is a server
-                known.reconnect_timeout = 0  # whoever comes next tries again
-        return known
-
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        """Waits as long as `pool_timeout` says for what others give back, and not for a server that can't be reached.
+        """Wait up to `pool_timeout` for a connection of the pool. If the server is unreachable, fail at once.
 
-        The pool alone would wait, and every thread of the web server with it. Raises what connecting raises. A server
-        that took long to fail is not asked again for some seconds.
+        The pool alone would let every thread of the web server wait for a server that is down. A server that took
+        long to fail is not tried again for some seconds. Raises the errors of connecting.
         """
         pool = self.pool
         if pool is None:
@@ -67,14 +42,14 @@ class DatabaseWrapper(base.DatabaseWrapper):
         if time.monotonic() < until:
             raise self.Database.OperationalError(reason)
         patience = self.settings_dict["OPTIONS"]["pool"]["timeout"]
-        deadline = time.monotonic() + patience
+        pool.timeout, deadline = RETRY_SECONDS, time.monotonic() + patience
         while True:
             try:
                 return super().get_new_connection(conn_params)
             except PoolTimeout:
                 if time.monotonic() > deadline:
-                    raise PoolTimeout(f"nobody gave a connection back in {patience:g} s") from None
-                if not pool.get_stats()["pool_size"]:  # nor is it trying to get one
+                    raise PoolTimeout(f"no connection became free in {patience:g} s") from None
+                if not pool.get_stats()["pool_size"]:
                     self._try_server(conn_params or self.get_connection_params())
 
     def _try_server(self, conn_params: dict[str, Any]) -> None:
@@ -85,25 +60,3 @@ class DatabaseWrapper(base.DatabaseWrapper):
             if time.monotonic() - began > SLOW_SECONDS:
                 _unanswered[self.alias] = time.monotonic() + LEFT_ALONE_SECONDS, str(error)
             raise
-
-    def prompt_rows(
-        self, sql: str, values: Sequence[Any], *, seconds: float, prepare: bool = False
-    ) -> list[tuple[Any, ...]]:
-        """The rows of a statement that the processes of the web server ask again and again, in `seconds` or not at all.
-
-        The pool gives a connection for it alone: making it Django's for the whole request would cost as much.
-        """
-        pool = self.pool
-        with self.wrap_database_errors:
-            if self.settings_dict["OPTIONS"].get("pooler"):  # neither prepared statements nor a session's settings
-                with self.cursor() as cursor:
-                    cursor.execute(sql, values)
-                    return list(cursor.fetchall())
-            if pool is None or self.connection is not None:
-                self.ensure_connection()
-                return rows(self.connection, sql, values, seconds=seconds, prepare=prepare)
-            lent = self.get_new_connection({})
-            try:
-                return rows(lent, sql, values, seconds=seconds, prepare=prepare)
-            finally:
-                pool.putconn(lent)

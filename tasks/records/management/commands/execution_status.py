@@ -26,12 +26,12 @@ class Command(ConsoleCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         execution_id, path = options["execution_id"], options["db_path"]
         store = None if path is None else attach_file("records", path, read_only=True)
-        asked = status.ask([execution_id], store)
+        asked = status.get_statuses([execution_id], store)
         answer = asked.answers.get(execution_id)
         if answer is None:
             sentence = (
                 _("Not everybody who may know of %(id)s could be asked.")
-                if asked.open
+                if asked.unavailable
                 else _("No execution %(id)s is known.")
             )
             raise Refused(sentence % {"id": execution_id})
