@@ -49,7 +49,7 @@ for name, values in (("audits.backfill_decision_fields", {}), ("monitoring.check
     planned = planner.plan(planner.operation_on(cls, cls.locate(params), params))
     planner.count_outcomes(planned)
     run = lifecycle.draft(planned, actor, note="as usual")
-    queue.confirm(run, actor, list(__import__("opsconsole.engine.checklist").operations.checklist.ITEMS))
+    queue.confirm(run, actor, list(__import__("opsconsole.engine.checklist").engine.checklist.ITEMS))
 OrmQ.objects.update(lock=timezone.now() + timedelta(days=1))
 Run.objects.update(lease_until=timezone.now() + timedelta(days=1))  # nobody wakes them
 """

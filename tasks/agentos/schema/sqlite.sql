@@ -189,205 +189,110 @@ BEGIN
     END;
 END;
 
+-- Full-text search. The documented FTS5 tables index a run of Chinese as one word, so each has a second index of
+-- pairs of characters ("grams"): every Chinese, Japanese or Korean character starts a word with the next character.
+-- Both index the first 64,000 characters. Of JSON, the strings and numbers are indexed. `tasks/agentos/search.py`
+-- queries with the same words.
+
 CREATE VIRTUAL TABLE memory_fts USING fts5(
     id UNINDEXED,
     content, tags,
     content='memory_items',
     content_rowid='rowid'
 );
-CREATE VIEW memory_grams_text (rowid, words) AS
-    SELECT entry.rowid, (
-        WITH RECURSIVE source(text) AS (SELECT substr(coalesce((CASE WHEN json_valid(CAST(entry.tags AS TEXT)) THEN (
-            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(entry.tags) WHERE type IN ('text', 'integer', 'real')
-        ) ELSE entry.tags END) || char(10), '') || (CASE WHEN json_valid(CAST(entry.content AS TEXT)) THEN (
-            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(entry.content) WHERE type IN ('text', 'integer', 'real')
-        ) ELSE entry.content END), 1, 64000)),
-        step(at, i, piece, pair) AS (
-            SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
-            UNION ALL
-            SELECT
-                CASE WHEN i < 128 THEN at ELSE at + 128 END,
-                CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-                CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-                CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-            FROM step, source WHERE length(pair) = 2
-        )
-        SELECT coalesce(group_concat(
-            CASE
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
-                ELSE substr(pair, 1, 1)
-            END, ''), (SELECT text FROM source)) FROM step
-    ) FROM memory_items AS entry;
 CREATE VIRTUAL TABLE memory_grams USING fts5(
     words,
     content='',
     tokenize='unicode61 remove_diacritics 0'
 );
+-- Rows that leave the index: old versions, and what INSERT OR REPLACE removes without firing a trigger.
 CREATE TABLE memory_fts_replaced (place INTEGER PRIMARY KEY, id, content, tags);
+CREATE VIEW memory_grams_text (rowid, words) AS SELECT entry.rowid, (
+    WITH RECURSIVE source(text) AS (SELECT substr(
+        coalesce((CASE WHEN json_valid(CAST(entry.tags AS TEXT)) THEN (
+            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(entry.tags) WHERE type IN ('text', 'integer', 'real')
+        ) ELSE entry.tags END) || char(10), '')
+        || (CASE WHEN json_valid(CAST(entry.content AS TEXT)) THEN (
+            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(entry.content) WHERE type IN ('text', 'integer', 'real')
+        ) ELSE entry.content END), 1, 64000
+    )),
+    step(at, i, piece, pair) AS (
+        SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
+        UNION ALL
+        SELECT
+            CASE WHEN i < 128 THEN at ELSE at + 128 END,
+            CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
+            CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
+            CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
+        FROM step, source WHERE length(pair) = 2
+    )
+    SELECT coalesce(group_concat(
+        CASE
+            WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
+            WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
+            ELSE substr(pair, 1, 1)
+        END, ''), (SELECT text FROM source)) FROM step
+) FROM memory_items AS entry;
+CREATE VIEW memory_grams_replaced (rowid, words) AS SELECT entry.place, (
+    WITH RECURSIVE source(text) AS (SELECT substr(
+        coalesce((CASE WHEN json_valid(CAST(entry.tags AS TEXT)) THEN (
+            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(entry.tags) WHERE type IN ('text', 'integer', 'real')
+        ) ELSE entry.tags END) || char(10), '')
+        || (CASE WHEN json_valid(CAST(entry.content AS TEXT)) THEN (
+            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(entry.content) WHERE type IN ('text', 'integer', 'real')
+        ) ELSE entry.content END), 1, 64000
+    )),
+    step(at, i, piece, pair) AS (
+        SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
+        UNION ALL
+        SELECT
+            CASE WHEN i < 128 THEN at ELSE at + 128 END,
+            CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
+            CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
+            CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
+        FROM step, source WHERE length(pair) = 2
+    )
+    SELECT coalesce(group_concat(
+        CASE
+            WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
+            WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
+            ELSE substr(pair, 1, 1)
+        END, ''), (SELECT text FROM source)) FROM step
+) FROM memory_fts_replaced AS entry;
 CREATE TRIGGER memory_fts_before_insert BEFORE INSERT ON memory_items BEGIN
     DELETE FROM memory_fts_replaced;
     INSERT INTO memory_fts_replaced SELECT rowid, id, content, tags FROM memory_items WHERE id = NEW.id;
 END;
 CREATE TRIGGER memory_fts_after_insert AFTER INSERT ON memory_items BEGIN
-    INSERT INTO memory_fts (memory_fts, rowid, id, content, tags) SELECT 'delete', replaced.place, id, content, tags FROM memory_fts_replaced AS replaced ;
-    INSERT INTO memory_grams (memory_grams, rowid, words) SELECT 'delete', replaced.place, (
-        WITH RECURSIVE source(text) AS (SELECT substr(coalesce((CASE WHEN json_valid(CAST(replaced.tags AS TEXT)) THEN (
-            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(replaced.tags) WHERE type IN ('text', 'integer', 'real')
-        ) ELSE replaced.tags END) || char(10), '') || (CASE WHEN json_valid(CAST(replaced.content AS TEXT)) THEN (
-            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(replaced.content) WHERE type IN ('text', 'integer', 'real')
-        ) ELSE replaced.content END), 1, 64000)),
-        step(at, i, piece, pair) AS (
-            SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
-            UNION ALL
-            SELECT
-                CASE WHEN i < 128 THEN at ELSE at + 128 END,
-                CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-                CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-                CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-            FROM step, source WHERE length(pair) = 2
-        )
-        SELECT coalesce(group_concat(
-            CASE
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
-                ELSE substr(pair, 1, 1)
-            END, ''), (SELECT text FROM source)) FROM step
-    ) FROM memory_fts_replaced AS replaced ;
+    INSERT INTO memory_fts (memory_fts, rowid, id, content, tags) SELECT 'delete', place, id, content, tags FROM memory_fts_replaced;
+    INSERT INTO memory_grams (memory_grams, rowid, words) SELECT 'delete', rowid, words FROM memory_grams_replaced;
     DELETE FROM memory_fts_replaced;
     INSERT INTO memory_fts (rowid, id, content, tags) VALUES (NEW.rowid, NEW.id, NEW.content, NEW.tags);
-    INSERT INTO memory_grams (rowid, words) VALUES (NEW.rowid, (
-        WITH RECURSIVE source(text) AS (SELECT substr(coalesce((CASE WHEN json_valid(CAST(NEW.tags AS TEXT)) THEN (
-            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(NEW.tags) WHERE type IN ('text', 'integer', 'real')
-        ) ELSE NEW.tags END) || char(10), '') || (CASE WHEN json_valid(CAST(NEW.content AS TEXT)) THEN (
-            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(NEW.content) WHERE type IN ('text', 'integer', 'real')
-        ) ELSE NEW.content END), 1, 64000)),
-        step(at, i, piece, pair) AS (
-            SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
-            UNION ALL
-            SELECT
-                CASE WHEN i < 128 THEN at ELSE at + 128 END,
-                CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-                CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-                CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-            FROM step, source WHERE length(pair) = 2
-        )
-        SELECT coalesce(group_concat(
-            CASE
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
-                ELSE substr(pair, 1, 1)
-            END, ''), (SELECT text FROM source)) FROM step
-    ));
+    INSERT INTO memory_grams (rowid, words) SELECT rowid, words FROM memory_grams_text WHERE rowid = NEW.rowid;
 END;
-CREATE TRIGGER memory_fts_before_update BEFORE UPDATE ON memory_items WHEN OLD.id IS NOT NEW.id BEGIN
+CREATE TRIGGER memory_fts_before_update BEFORE UPDATE ON memory_items
+WHEN OLD.rowid IS NOT NEW.rowid OR OLD.id IS NOT NEW.id OR OLD.content IS NOT NEW.content OR OLD.tags IS NOT NEW.tags BEGIN
     DELETE FROM memory_fts_replaced;
-    INSERT INTO memory_fts_replaced SELECT rowid, id, content, tags FROM memory_items WHERE id = NEW.id;
+    INSERT INTO memory_fts_replaced
+    SELECT rowid, id, content, tags FROM memory_items WHERE id = NEW.id AND rowid <> OLD.rowid;
 END;
-CREATE TRIGGER memory_fts_after_update AFTER UPDATE ON memory_items WHEN OLD.rowid IS NOT NEW.rowid OR OLD.id IS NOT NEW.id OR OLD.content IS NOT NEW.content OR OLD.tags IS NOT NEW.tags BEGIN
-    INSERT INTO memory_fts (memory_fts, rowid, id, content, tags) SELECT 'delete', replaced.place, id, content, tags FROM memory_fts_replaced AS replaced WHERE OLD.id IS NOT NEW.id;
-    INSERT INTO memory_grams (memory_grams, rowid, words) SELECT 'delete', replaced.place, (
-        WITH RECURSIVE source(text) AS (SELECT substr(coalesce((CASE WHEN json_valid(CAST(replaced.tags AS TEXT)) THEN (
-            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(replaced.tags) WHERE type IN ('text', 'integer', 'real')
-        ) ELSE replaced.tags END) || char(10), '') || (CASE WHEN json_valid(CAST(replaced.content AS TEXT)) THEN (
-            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(replaced.content) WHERE type IN ('text', 'integer', 'real')
-        ) ELSE replaced.content END), 1, 64000)),
-        step(at, i, piece, pair) AS (
-            SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
-            UNION ALL
-            SELECT
-                CASE WHEN i < 128 THEN at ELSE at + 128 END,
-                CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-                CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-                CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-            FROM step, source WHERE length(pair) = 2
-        )
-        SELECT coalesce(group_concat(
-            CASE
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
-                ELSE substr(pair, 1, 1)
-            END, ''), (SELECT text FROM source)) FROM step
-    ) FROM memory_fts_replaced AS replaced WHERE OLD.id IS NOT NEW.id;
+CREATE TRIGGER memory_fts_after_update AFTER UPDATE ON memory_items
+WHEN OLD.rowid IS NOT NEW.rowid OR OLD.id IS NOT NEW.id OR OLD.content IS NOT NEW.content OR OLD.tags IS NOT NEW.tags BEGIN
+    DELETE FROM memory_fts_replaced WHERE place = OLD.rowid;
+    INSERT INTO memory_fts_replaced VALUES (OLD.rowid, OLD.id, OLD.content, OLD.tags);
+    INSERT INTO memory_fts (memory_fts, rowid, id, content, tags) SELECT 'delete', place, id, content, tags FROM memory_fts_replaced;
+    INSERT INTO memory_grams (memory_grams, rowid, words) SELECT 'delete', rowid, words FROM memory_grams_replaced;
     DELETE FROM memory_fts_replaced;
-    INSERT INTO memory_fts (memory_fts, rowid, id, content, tags) SELECT 'delete', OLD.rowid, OLD.id, OLD.content, OLD.tags ;
-    INSERT INTO memory_grams (memory_grams, rowid, words) SELECT 'delete', OLD.rowid, (
-        WITH RECURSIVE source(text) AS (SELECT substr(coalesce((CASE WHEN json_valid(CAST(OLD.tags AS TEXT)) THEN (
-            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(OLD.tags) WHERE type IN ('text', 'integer', 'real')
-        ) ELSE OLD.tags END) || char(10), '') || (CASE WHEN json_valid(CAST(OLD.content AS TEXT)) THEN (
-            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(OLD.content) WHERE type IN ('text', 'integer', 'real')
-        ) ELSE OLD.content END), 1, 64000)),
-        step(at, i, piece, pair) AS (
-            SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
-            UNION ALL
-            SELECT
-                CASE WHEN i < 128 THEN at ELSE at + 128 END,
-                CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-                CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-                CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-            FROM step, source WHERE length(pair) = 2
-        )
-        SELECT coalesce(group_concat(
-            CASE
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
-                ELSE substr(pair, 1, 1)
-            END, ''), (SELECT text FROM source)) FROM step
-    ) ;
     INSERT INTO memory_fts (rowid, id, content, tags) VALUES (NEW.rowid, NEW.id, NEW.content, NEW.tags);
-    INSERT INTO memory_grams (rowid, words) VALUES (NEW.rowid, (
-        WITH RECURSIVE source(text) AS (SELECT substr(coalesce((CASE WHEN json_valid(CAST(NEW.tags AS TEXT)) THEN (
-            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(NEW.tags) WHERE type IN ('text', 'integer', 'real')
-        ) ELSE NEW.tags END) || char(10), '') || (CASE WHEN json_valid(CAST(NEW.content AS TEXT)) THEN (
-            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(NEW.content) WHERE type IN ('text', 'integer', 'real')
-        ) ELSE NEW.content END), 1, 64000)),
-        step(at, i, piece, pair) AS (
-            SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
-            UNION ALL
-            SELECT
-                CASE WHEN i < 128 THEN at ELSE at + 128 END,
-                CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-                CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-                CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-            FROM step, source WHERE length(pair) = 2
-        )
-        SELECT coalesce(group_concat(
-            CASE
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
-                ELSE substr(pair, 1, 1)
-            END, ''), (SELECT text FROM source)) FROM step
-    ));
+    INSERT INTO memory_grams (rowid, words) SELECT rowid, words FROM memory_grams_text WHERE rowid = NEW.rowid;
 END;
 CREATE TRIGGER memory_fts_after_delete AFTER DELETE ON memory_items BEGIN
     DELETE FROM memory_fts_replaced WHERE place = OLD.rowid;
-    INSERT INTO memory_fts (memory_fts, rowid, id, content, tags) SELECT 'delete', OLD.rowid, OLD.id, OLD.content, OLD.tags ;
-    INSERT INTO memory_grams (memory_grams, rowid, words) SELECT 'delete', OLD.rowid, (
-        WITH RECURSIVE source(text) AS (SELECT substr(coalesce((CASE WHEN json_valid(CAST(OLD.tags AS TEXT)) THEN (
-            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(OLD.tags) WHERE type IN ('text', 'integer', 'real')
-        ) ELSE OLD.tags END) || char(10), '') || (CASE WHEN json_valid(CAST(OLD.content AS TEXT)) THEN (
-            SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(OLD.content) WHERE type IN ('text', 'integer', 'real')
-        ) ELSE OLD.content END), 1, 64000)),
-        step(at, i, piece, pair) AS (
-            SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
-            UNION ALL
-            SELECT
-                CASE WHEN i < 128 THEN at ELSE at + 128 END,
-                CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-                CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-                CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-            FROM step, source WHERE length(pair) = 2
-        )
-        SELECT coalesce(group_concat(
-            CASE
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
-                ELSE substr(pair, 1, 1)
-            END, ''), (SELECT text FROM source)) FROM step
-    ) ;
+    INSERT INTO memory_fts_replaced VALUES (OLD.rowid, OLD.id, OLD.content, OLD.tags);
+    INSERT INTO memory_fts (memory_fts, rowid, id, content, tags) VALUES ('delete', OLD.rowid, OLD.id, OLD.content, OLD.tags);
+    INSERT INTO memory_grams (memory_grams, rowid, words) SELECT 'delete', rowid, words FROM memory_grams_replaced WHERE rowid = OLD.rowid;
+    DELETE FROM memory_fts_replaced WHERE place = OLD.rowid;
 END;
-INSERT INTO memory_fts (memory_fts) VALUES ('rebuild');
-INSERT INTO memory_grams (rowid, words) SELECT rowid, words FROM memory_grams_text;
 
 CREATE VIRTUAL TABLE kb_chunks_fts USING fts5(
     chunk_id UNINDEXED,
@@ -395,168 +300,86 @@ CREATE VIRTUAL TABLE kb_chunks_fts USING fts5(
     content='kb_chunks',
     content_rowid='rowid'
 );
-CREATE VIEW kb_chunks_grams_text (rowid, words) AS
-    SELECT entry.rowid, (
-        WITH RECURSIVE source(text) AS (SELECT substr(entry.content, 1, 64000)),
-        step(at, i, piece, pair) AS (
-            SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
-            UNION ALL
-            SELECT
-                CASE WHEN i < 128 THEN at ELSE at + 128 END,
-                CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-                CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-                CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-            FROM step, source WHERE length(pair) = 2
-        )
-        SELECT coalesce(group_concat(
-            CASE
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
-                ELSE substr(pair, 1, 1)
-            END, ''), (SELECT text FROM source)) FROM step
-    ) FROM kb_chunks AS entry;
 CREATE VIRTUAL TABLE kb_chunks_grams USING fts5(
     words,
     content='',
     tokenize='unicode61 remove_diacritics 0'
 );
+-- Rows that leave the index: old versions, and what INSERT OR REPLACE removes without firing a trigger.
 CREATE TABLE kb_chunks_fts_replaced (place INTEGER PRIMARY KEY, chunk_id, content);
+CREATE VIEW kb_chunks_grams_text (rowid, words) AS SELECT entry.rowid, (
+    WITH RECURSIVE source(text) AS (SELECT substr(
+        entry.content, 1, 64000
+    )),
+    step(at, i, piece, pair) AS (
+        SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
+        UNION ALL
+        SELECT
+            CASE WHEN i < 128 THEN at ELSE at + 128 END,
+            CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
+            CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
+            CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
+        FROM step, source WHERE length(pair) = 2
+    )
+    SELECT coalesce(group_concat(
+        CASE
+            WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
+            WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
+            ELSE substr(pair, 1, 1)
+        END, ''), (SELECT text FROM source)) FROM step
+) FROM kb_chunks AS entry;
+CREATE VIEW kb_chunks_grams_replaced (rowid, words) AS SELECT entry.place, (
+    WITH RECURSIVE source(text) AS (SELECT substr(
+        entry.content, 1, 64000
+    )),
+    step(at, i, piece, pair) AS (
+        SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
+        UNION ALL
+        SELECT
+            CASE WHEN i < 128 THEN at ELSE at + 128 END,
+            CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
+            CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
+            CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
+        FROM step, source WHERE length(pair) = 2
+    )
+    SELECT coalesce(group_concat(
+        CASE
+            WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
+            WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
+            ELSE substr(pair, 1, 1)
+        END, ''), (SELECT text FROM source)) FROM step
+) FROM kb_chunks_fts_replaced AS entry;
 CREATE TRIGGER kb_chunks_fts_before_insert BEFORE INSERT ON kb_chunks BEGIN
     DELETE FROM kb_chunks_fts_replaced;
     INSERT INTO kb_chunks_fts_replaced SELECT rowid, chunk_id, content FROM kb_chunks WHERE chunk_id = NEW.chunk_id;
 END;
 CREATE TRIGGER kb_chunks_fts_after_insert AFTER INSERT ON kb_chunks BEGIN
-    INSERT INTO kb_chunks_fts (kb_chunks_fts, rowid, chunk_id, content) SELECT 'delete', replaced.place, chunk_id, content FROM kb_chunks_fts_replaced AS replaced ;
-    INSERT INTO kb_chunks_grams (kb_chunks_grams, rowid, words) SELECT 'delete', replaced.place, (
-        WITH RECURSIVE source(text) AS (SELECT substr(replaced.content, 1, 64000)),
-        step(at, i, piece, pair) AS (
-            SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
-            UNION ALL
-            SELECT
-                CASE WHEN i < 128 THEN at ELSE at + 128 END,
-                CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-                CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-                CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-            FROM step, source WHERE length(pair) = 2
-        )
-        SELECT coalesce(group_concat(
-            CASE
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
-                ELSE substr(pair, 1, 1)
-            END, ''), (SELECT text FROM source)) FROM step
-    ) FROM kb_chunks_fts_replaced AS replaced ;
+    INSERT INTO kb_chunks_fts (kb_chunks_fts, rowid, chunk_id, content) SELECT 'delete', place, chunk_id, content FROM kb_chunks_fts_replaced;
+    INSERT INTO kb_chunks_grams (kb_chunks_grams, rowid, words) SELECT 'delete', rowid, words FROM kb_chunks_grams_replaced;
     DELETE FROM kb_chunks_fts_replaced;
     INSERT INTO kb_chunks_fts (rowid, chunk_id, content) VALUES (NEW.rowid, NEW.chunk_id, NEW.content);
-    INSERT INTO kb_chunks_grams (rowid, words) VALUES (NEW.rowid, (
-        WITH RECURSIVE source(text) AS (SELECT substr(NEW.content, 1, 64000)),
-        step(at, i, piece, pair) AS (
-            SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
-            UNION ALL
-            SELECT
-                CASE WHEN i < 128 THEN at ELSE at + 128 END,
-                CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-                CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-                CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-            FROM step, source WHERE length(pair) = 2
-        )
-        SELECT coalesce(group_concat(
-            CASE
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
-                ELSE substr(pair, 1, 1)
-            END, ''), (SELECT text FROM source)) FROM step
-    ));
+    INSERT INTO kb_chunks_grams (rowid, words) SELECT rowid, words FROM kb_chunks_grams_text WHERE rowid = NEW.rowid;
 END;
-CREATE TRIGGER kb_chunks_fts_before_update BEFORE UPDATE ON kb_chunks WHEN OLD.chunk_id IS NOT NEW.chunk_id BEGIN
+CREATE TRIGGER kb_chunks_fts_before_update BEFORE UPDATE ON kb_chunks
+WHEN OLD.rowid IS NOT NEW.rowid OR OLD.chunk_id IS NOT NEW.chunk_id OR OLD.content IS NOT NEW.content BEGIN
     DELETE FROM kb_chunks_fts_replaced;
-    INSERT INTO kb_chunks_fts_replaced SELECT rowid, chunk_id, content FROM kb_chunks WHERE chunk_id = NEW.chunk_id;
+    INSERT INTO kb_chunks_fts_replaced
+    SELECT rowid, chunk_id, content FROM kb_chunks WHERE chunk_id = NEW.chunk_id AND rowid <> OLD.rowid;
 END;
-CREATE TRIGGER kb_chunks_fts_after_update AFTER UPDATE ON kb_chunks WHEN OLD.rowid IS NOT NEW.rowid OR OLD.chunk_id IS NOT NEW.chunk_id OR OLD.content IS NOT NEW.content BEGIN
-    INSERT INTO kb_chunks_fts (kb_chunks_fts, rowid, chunk_id, content) SELECT 'delete', replaced.place, chunk_id, content FROM kb_chunks_fts_replaced AS replaced WHERE OLD.chunk_id IS NOT NEW.chunk_id;
-    INSERT INTO kb_chunks_grams (kb_chunks_grams, rowid, words) SELECT 'delete', replaced.place, (
-        WITH RECURSIVE source(text) AS (SELECT substr(replaced.content, 1, 64000)),
-        step(at, i, piece, pair) AS (
-            SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
-            UNION ALL
-            SELECT
-                CASE WHEN i < 128 THEN at ELSE at + 128 END,
-                CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-                CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-                CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-            FROM step, source WHERE length(pair) = 2
-        )
-        SELECT coalesce(group_concat(
-            CASE
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
-                ELSE substr(pair, 1, 1)
-            END, ''), (SELECT text FROM source)) FROM step
-    ) FROM kb_chunks_fts_replaced AS replaced WHERE OLD.chunk_id IS NOT NEW.chunk_id;
+CREATE TRIGGER kb_chunks_fts_after_update AFTER UPDATE ON kb_chunks
+WHEN OLD.rowid IS NOT NEW.rowid OR OLD.chunk_id IS NOT NEW.chunk_id OR OLD.content IS NOT NEW.content BEGIN
+    DELETE FROM kb_chunks_fts_replaced WHERE place = OLD.rowid;
+    INSERT INTO kb_chunks_fts_replaced VALUES (OLD.rowid, OLD.chunk_id, OLD.content);
+    INSERT INTO kb_chunks_fts (kb_chunks_fts, rowid, chunk_id, content) SELECT 'delete', place, chunk_id, content FROM kb_chunks_fts_replaced;
+    INSERT INTO kb_chunks_grams (kb_chunks_grams, rowid, words) SELECT 'delete', rowid, words FROM kb_chunks_grams_replaced;
     DELETE FROM kb_chunks_fts_replaced;
-    INSERT INTO kb_chunks_fts (kb_chunks_fts, rowid, chunk_id, content) SELECT 'delete', OLD.rowid, OLD.chunk_id, OLD.content ;
-    INSERT INTO kb_chunks_grams (kb_chunks_grams, rowid, words) SELECT 'delete', OLD.rowid, (
-        WITH RECURSIVE source(text) AS (SELECT substr(OLD.content, 1, 64000)),
-        step(at, i, piece, pair) AS (
-            SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
-            UNION ALL
-            SELECT
-                CASE WHEN i < 128 THEN at ELSE at + 128 END,
-                CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-                CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-                CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-            FROM step, source WHERE length(pair) = 2
-        )
-        SELECT coalesce(group_concat(
-            CASE
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
-                ELSE substr(pair, 1, 1)
-            END, ''), (SELECT text FROM source)) FROM step
-    ) ;
     INSERT INTO kb_chunks_fts (rowid, chunk_id, content) VALUES (NEW.rowid, NEW.chunk_id, NEW.content);
-    INSERT INTO kb_chunks_grams (rowid, words) VALUES (NEW.rowid, (
-        WITH RECURSIVE source(text) AS (SELECT substr(NEW.content, 1, 64000)),
-        step(at, i, piece, pair) AS (
-            SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
-            UNION ALL
-            SELECT
-                CASE WHEN i < 128 THEN at ELSE at + 128 END,
-                CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-                CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-                CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-            FROM step, source WHERE length(pair) = 2
-        )
-        SELECT coalesce(group_concat(
-            CASE
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
-                ELSE substr(pair, 1, 1)
-            END, ''), (SELECT text FROM source)) FROM step
-    ));
+    INSERT INTO kb_chunks_grams (rowid, words) SELECT rowid, words FROM kb_chunks_grams_text WHERE rowid = NEW.rowid;
 END;
 CREATE TRIGGER kb_chunks_fts_after_delete AFTER DELETE ON kb_chunks BEGIN
     DELETE FROM kb_chunks_fts_replaced WHERE place = OLD.rowid;
-    INSERT INTO kb_chunks_fts (kb_chunks_fts, rowid, chunk_id, content) SELECT 'delete', OLD.rowid, OLD.chunk_id, OLD.content ;
-    INSERT INTO kb_chunks_grams (kb_chunks_grams, rowid, words) SELECT 'delete', OLD.rowid, (
-        WITH RECURSIVE source(text) AS (SELECT substr(OLD.content, 1, 64000)),
-        step(at, i, piece, pair) AS (
-            SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
-            UNION ALL
-            SELECT
-                CASE WHEN i < 128 THEN at ELSE at + 128 END,
-                CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-                CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-                CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-            FROM step, source WHERE length(pair) = 2
-        )
-        SELECT coalesce(group_concat(
-            CASE
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
-                WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
-                ELSE substr(pair, 1, 1)
-            END, ''), (SELECT text FROM source)) FROM step
-    ) ;
+    INSERT INTO kb_chunks_fts_replaced VALUES (OLD.rowid, OLD.chunk_id, OLD.content);
+    INSERT INTO kb_chunks_fts (kb_chunks_fts, rowid, chunk_id, content) VALUES ('delete', OLD.rowid, OLD.chunk_id, OLD.content);
+    INSERT INTO kb_chunks_grams (kb_chunks_grams, rowid, words) SELECT 'delete', rowid, words FROM kb_chunks_grams_replaced WHERE rowid = OLD.rowid;
+    DELETE FROM kb_chunks_fts_replaced WHERE place = OLD.rowid;
 END;
-INSERT INTO kb_chunks_fts (kb_chunks_fts) VALUES ('rebuild');
-INSERT INTO kb_chunks_grams (rowid, words) SELECT rowid, words FROM kb_chunks_grams_text;
