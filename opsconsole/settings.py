@@ -228,7 +228,7 @@ CONTENT_SECURITY_POLICY = {
 
 LANGUAGES = [("en", _("English")), ("zh-hans", _("Simplified Chinese"))]
 LANGUAGE_CODE = env("OPSCONSOLE_LANGUAGE", read.choice(*dict(LANGUAGES)), "en")
-LOCALE_PATHS = [BASE_DIR / "opsconsole" / "locale"]
+LOCALE_PATHS = [BASE_DIR / "opsconsole" / name for name in ("locale", "locale_theme")]
 TIME_ZONE = env("OPSCONSOLE_TIME_ZONE", read.zone, ZoneInfo("UTC")).key
 USE_TZ = True
 USE_THOUSAND_SEPARATOR = True
