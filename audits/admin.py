@@ -23,10 +23,17 @@ from audits.extraction import KEYS
 from audits.models import GuardianVerdict, InboxEntry, TaskAudit
 from audits.operations.backfill_decision_fields import BackfillDecisionFields
 from opsconsole.console.run_admin import OperationActionsMixin
-from opsconsole.console.store_admin import DayFilter, ExactFilter, StoreModelAdmin, json_block, linked, row_link
+from opsconsole.console.store_admin import (
+    DateRangeFilter,
+    ExactTextFilter,
+    StoreModelAdmin,
+    json_block,
+    linked,
+    row_link,
+)
 from opsconsole.console.store_import_export import ExportStoreMixin
-from opsconsole.formatting import copyable, figure, moment, pretty_json
-from opsconsole.stores.store import StoreUnusable
+from opsconsole.formatting import copy_button, figure, moment, pretty_json
+from opsconsole.stores.store import StoreUnavailable
 
 # So many audits the coverage page reads for what SQL can't tell; the command reads all.
 NEWEST_AUDITS = 200_000
@@ -49,13 +56,13 @@ SUPERVISOR_EVENTS = tuple(
 task_link = linked("agentos.task")
 
 
-class EventTypeFilter(ExactFilter):
+class EventTypeFilter(ExactTextFilter):
     title = _("event type, exactly")
     parameter_name = "event_type"
     suggested = SUPERVISOR_EVENTS
 
 
-class TaskFilter(ExactFilter):
+class TaskFilter(ExactTextFilter):
     title = _("task, exactly")
     parameter_name = "task_id"
 
@@ -88,7 +95,7 @@ class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
         EventTypeFilter,
         ("level", ChoicesRadioFilter),
         TaskFilter,
-        ("created_at", DayFilter),
+        ("created_at", DateRangeFilter),
     )
     searched = ("audit_id", "task_id", "decision_id")
     search_help_text = _("Searches the number of an audit and the exact identifier of a task or a decision.")
@@ -142,7 +149,7 @@ class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
 
     @admin.display(description=_("decision"))
     def decision(self, audit: TaskAudit) -> str:
-        return copyable(audit.decision_id)
+        return copy_button(audit.decision_id)
 
     @admin.display(description=_("verdict"))
     def verdict(self, audit: TaskAudit) -> str:
@@ -157,7 +164,7 @@ class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
         """The verification query of the backfill as a page."""
         try:
             figures = coverage(self.store(request), newest=NEWEST_AUDITS, sample=NEWEST_SAMPLE)
-        except (StoreUnusable, DatabaseError) as error:
+        except (StoreUnavailable, DatabaseError) as error:
             return self.unusable(request, error)
         context = {
             **self.admin_site.each_context(request),
@@ -172,7 +179,7 @@ class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
 @admin.register(GuardianVerdict)
 class GuardianVerdictAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
     list_display = ("id", "decision", "task_id", "triggered_by", "reasons", "created_at")
-    list_filter = (TaskFilter, ("decision", ChoicesRadioFilter), ("created_at", DayFilter))
+    list_filter = (TaskFilter, ("decision", ChoicesRadioFilter), ("created_at", DateRangeFilter))
     searched = ("id", "task_id")
     search_help_text = _("Searches the exact identifier of a verdict or of a task.")
     heavy = ("policy_json",)
@@ -198,7 +205,7 @@ class GuardianVerdictAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAd
 @admin.register(InboxEntry)
 class InboxEntryAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
     list_display = ("id", "status", "event_type", "task_id", "event_ts", "processed_at")
-    list_filter = (TaskFilter, EventTypeFilter, ("status", ChoicesRadioFilter), ("created_at", DayFilter))
+    list_filter = (TaskFilter, EventTypeFilter, ("status", ChoicesRadioFilter), ("created_at", DateRangeFilter))
     searched = ("id", "task_id")
     search_help_text = _("Searches the exact identifier of an entry or of a task.")
     heavy = ("payload_json",)

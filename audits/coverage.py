@@ -24,7 +24,7 @@ from audits.extraction import KEYS, Unreadable, read_object, time_in
 from audits.models import TaskAudit
 from audits.operations.backfill_decision_fields import BackfillDecisionFields
 from opsconsole.stores.store import Store
-from opsconsole.timestamps import read_moment
+from opsconsole.timestamps import parse_timestamp
 
 SAMPLE = 20_000  # filled audits whose payload is read
 WINDOWS = 20  # in as many places, evenly over the keys
@@ -45,7 +45,7 @@ def coverage(store: Store, *, newest: int | None = None, sample: int = SAMPLE) -
     """
     store.require({TaskAudit: ("audit_id", "event_type", "payload", *KEYS)})
     as_of = timezone.now()
-    supervisor = BackfillDecisionFields(store).domain().order_by()
+    supervisor = BackfillDecisionFields(store).population().order_by()
     try:
         older = _older_than_newest(store, newest)
         looked_at = supervisor if older is None else supervisor.filter(pk__gt=older)
@@ -140,12 +140,12 @@ def lag(pairs: Iterable[tuple[str | None, str | None]]) -> Figures:
 
     Negative ones are measured like all others, and counted as well.
     """
-    spread, unreadable, without_both = Spread(), 0, 0
+    spread, unreadable, without_both = Histogram(), 0, 0
     for source, processed in pairs:
         if source is None or processed is None:
             without_both += 1
             continue
-        begin, end = read_moment(source), read_moment(processed)
+        begin, end = parse_timestamp(source), parse_timestamp(processed)
         if begin is None or end is None:
             unreadable += 1
         else:
@@ -158,7 +158,7 @@ def lag(pairs: Iterable[tuple[str | None, str | None]]) -> Figures:
     }
 
 
-class Spread:
+class Histogram:
     """The distribution of microseconds, in bounded memory: up to `EXACT` different values are kept as they
     are, more of them to four digits. Smallest, largest and mean are exact at any number.
     """
@@ -180,14 +180,14 @@ class Spread:
         self.count += 1
         self.negative += value < 0
         self.sum += value
-        self.values[value if self.exact else four_digits(value)] += 1
+        self.values[value if self.exact else round_significant(value)] += 1
         if self.exact and len(self.values) > self.EXACT:
             self._round()
 
     def _round(self) -> None:
         rounded: Counter[int] = Counter()
         for value, times in self.values.items():
-            rounded[four_digits(value)] += times
+            rounded[round_significant(value)] += times
         self.values, self.exact = rounded, False
 
     def figures(self) -> Figures:
@@ -206,7 +206,7 @@ class Spread:
         }
 
 
-def four_digits(value: int) -> int:
+def round_significant(value: int) -> int:
     return round(value, 4 - len(str(abs(value))))
 
 

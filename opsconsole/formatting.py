@@ -20,7 +20,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers.data import JsonLexer
 
-from opsconsole.timestamps import read_moment
+from opsconsole.timestamps import parse_timestamp
 
 PRETTY_CHARACTERS = 20_000
 ENVIRONMENTS = {
@@ -52,7 +52,7 @@ def moment(value: datetime | str | None, zone: tzinfo = UTC) -> SafeString | str
     """
     if value is None:
         return "–"
-    at = value if isinstance(value, datetime) else read_moment(str(value), zone)
+    at = value if isinstance(value, datetime) else parse_timestamp(str(value), zone)
     if at is None:
         return excerpt(value, 80)
     try:
@@ -91,7 +91,7 @@ def duration_range(low: float, high: float) -> str:
     return first if first == last else _("%(low)s to %(high)s") % {"low": first, "high": last}
 
 
-def copyable(text: Any) -> SafeString | str:
+def copy_button(text: Any) -> SafeString | str:
     """An identifier that a click copies."""
     if text in (None, ""):
         return "–"

@@ -10,7 +10,7 @@ FIRST_MILLISECONDS = 1e11  # as seconds this were the year 5138, as milliseconds
 _NUMBER = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?([eE][+-]?\d{1,2})?", re.ASCII)
 
 
-def read_moment(text: str, zone: tzinfo = UTC) -> datetime | None:
+def parse_timestamp(text: str, zone: tzinfo = UTC) -> datetime | None:
     """ISO 8601, in `zone` where it names none, or epoch seconds or milliseconds. None for all else.
 
     Made for millions: the usual forms cost half a microsecond.

@@ -18,9 +18,9 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.decorators import display
 
 from opsconsole.console.run_admin import OperationActionsMixin
-from opsconsole.console.store_admin import DayFilter, ExactFilter, StoreModelAdmin, json_block, table
-from opsconsole.formatting import copyable, moment
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.console.store_admin import DateRangeFilter, ExactTextFilter, StoreModelAdmin, json_block, table
+from opsconsole.formatting import copy_button, moment
+from opsconsole.stores.store import Store, StoreUnavailable
 from roadmaps.consistency import TASK_COLUMNS, states
 from roadmaps.content import NEEDS
 from roadmaps.models import (
@@ -55,12 +55,12 @@ def link(model: str, key: str | None, words: str = "") -> str:
     return format_html('<a class="text-link" href="{}">{}</a>', url, words or key)
 
 
-class RoadmapFilter(ExactFilter):
+class RoadmapFilter(ExactTextFilter):
     title = gettext_lazy("roadmap, exactly")
     parameter_name = "roadmap_id"
 
 
-class ConceptFilter(ExactFilter):
+class ConceptFilter(ExactTextFilter):
     title = gettext_lazy("concept, exactly")
     parameter_name = "concept_id"
 
@@ -72,7 +72,7 @@ class RoadmapTaskAdmin(OperationActionsMixin, StoreModelAdmin):
         ("status", ChoicesRadioFilter),
         ("task_type", ChoicesRadioFilter),
         RoadmapFilter,
-        ("updated_at", DayFilter),
+        ("updated_at", DateRangeFilter),
     )
     searched = ("task_id", "roadmap_id")
     search_help_text = gettext_lazy("Searches a task's or a roadmap's exact identifier.")
@@ -119,7 +119,7 @@ class RoadmapTaskAdmin(OperationActionsMixin, StoreModelAdmin):
 
     @admin.display(description=gettext_lazy("task"))
     def copy_identifier(self, task: RoadmapTask) -> str:
-        return copyable(task.pk)
+        return copy_button(task.pk)
 
     @display(description=gettext_lazy("status"), label=STATUS_VARIANTS)
     def state(self, task: RoadmapTask) -> tuple[str, str]:
@@ -159,7 +159,7 @@ class RoadmapTaskAdmin(OperationActionsMixin, StoreModelAdmin):
         store.require({model: tuple(columns) for model, columns in NEEDS.items()})
         try:
             found = next(iter(states(store, timezone.now(), RoadmapTask.objects.filter(pk=task.pk))), None)
-        except StoreUnusable as error:  # where the checkpoints are is another database
+        except StoreUnavailable as error:  # where the checkpoints are is another database
             return str(error)
         if found is None or not found.problems:
             return _("none")
@@ -183,7 +183,7 @@ class RoadmapTaskAdmin(OperationActionsMixin, StoreModelAdmin):
 @admin.register(RoadmapMetadata)
 class RoadmapMetadataAdmin(StoreModelAdmin):
     list_display = ("name", "identifier", "user_id", "created", "deleted")
-    list_filter = (("created_at", DayFilter),)
+    list_filter = (("created_at", DateRangeFilter),)
     searched = ("roadmap_id",)
     search_help_text = gettext_lazy("Searches a roadmap's exact identifier.")
     fieldsets = (
@@ -225,7 +225,7 @@ class RoadmapMetadataAdmin(StoreModelAdmin):
 
     @admin.display(description=gettext_lazy("roadmap"), ordering="pk")
     def identifier(self, roadmap: RoadmapMetadata) -> str:
-        return copyable(roadmap.pk)
+        return copy_button(roadmap.pk)
 
     @admin.display(description=gettext_lazy("created at"))
     def created(self, roadmap: RoadmapMetadata) -> str:

@@ -13,7 +13,7 @@ from ninja import Router
 
 from opsconsole.api.auth import access
 from opsconsole.api.endpoints import error, tagged
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 from roadmaps.content import KEY, Roadmap, contents, roadmaps
 from roadmaps.models import QuizMetadata, ResourceRecommendationMetadata, TutorialMetadata
 
@@ -107,7 +107,7 @@ def health(request: HttpRequest) -> HttpResponse:
 
 # --- what they share ---------------------------------------------------------------------------------------------
 
-_UNREADABLE = (StoreUnusable, DatabaseError, InterfaceError)
+_UNREADABLE = (StoreUnavailable, DatabaseError, InterfaceError)
 
 
 def _store() -> Store:
@@ -155,5 +155,5 @@ def _not_found() -> HttpResponse:
 
 
 def _unavailable(reason: Exception) -> HttpResponse:
-    sentence = reason if isinstance(reason, StoreUnusable) else _store().unusable(reason)
+    sentence = reason if isinstance(reason, StoreUnavailable) else _store().unusable(reason)
     return error(503, str(sentence))

@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from opsconsole.engine import notifications
-from opsconsole.engine.lifecycle import is_abandoned
+from opsconsole.engine.lifecycle import is_stale
 from opsconsole.engine.models import Status
 from opsconsole.engine.seals import serialised
 from opsconsole.redaction import redact
@@ -80,7 +80,7 @@ def _bury(identity: str, task_id: str) -> None:
     """Attempts whose worker is gone have failed; so has an earlier one of this task: its run holds the task's lock."""
     for one in Recovery.objects.filter(outcome=Outcome.RUNNING).select_related("run"):
         run = one.run
-        alive = run is not None and run.status == Status.RUNNING and not is_abandoned(run)
+        alive = run is not None and run.status == Status.RUNNING and not is_stale(run)
         if not alive or (one.identity, one.task_id) == (identity, task_id):
             _end(one, Outcome.FAILED, _("Its worker was lost."))
 

@@ -21,7 +21,7 @@ from opsconsole.env import database_url
 from opsconsole.stores import config as store_config
 from opsconsole.stores.config import is_writable
 from opsconsole.stores.connection import connect, connect_async
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 
 # What LangGraph's savers read and write, by table. Older ones lack some of it.
 _KEY = ("thread_id", "checkpoint_ns", "checkpoint_id")
@@ -43,7 +43,7 @@ APART = "apart"  # a checkpoint whose values are in blobs
 Read = Callable[[str, Sequence[Any]], list[Any]]
 
 
-class NoCheckpoints(StoreUnusable):
+class NoCheckpoints(StoreUnavailable):
     """The tables of LangGraph are not there."""
 
 
@@ -105,7 +105,7 @@ def _require_file(where: Store, *, writes: bool) -> None:
     if not where.path.is_file():
         raise NoCheckpoints(_missing(where))
     if writes and not is_writable(where.path):
-        raise StoreUnusable(_("%(path)s is read-only: a workflow can't go on there.") % {"path": where.path})
+        raise StoreUnavailable(_("%(path)s is read-only: a workflow can't go on there.") % {"path": where.path})
 
 
 def _uri(path: Path) -> str:
@@ -121,10 +121,10 @@ def _said(where: Store) -> Iterator[None]:
         raise _unusable(str(where.unusable(error))) from error
 
 
-def _unusable(reason: str) -> StoreUnusable:
+def _unusable(reason: str) -> StoreUnavailable:
     if settings.ROADMAPS_CHECKPOINT_URL:
         reason = _("ROADMAPS_CHECKPOINT_URL: %(reason)s") % {"reason": reason}
-    return StoreUnusable(" ".join(reason.split()))
+    return StoreUnavailable(" ".join(reason.split()))
 
 
 # --- statements --------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def require(store: Store, *, writes: bool) -> None:
     _require_file(where, writes=writes)
     with reader(store) as (read, lacks):
         if lacks and (writes or not only_path(lacks)):
-            raise StoreUnusable(outdated(where, lacks))
+            raise StoreUnavailable(outdated(where, lacks))
         if writes and where.path is None:
             _require_rights(where, read)
 
@@ -236,12 +236,12 @@ def _require_rights(where: Store, read: Read) -> None:
     """PostgreSQL: what a saver would meet after a node has run, and its result could not be kept."""
     role, read_only, not_null, *rights = read(_RIGHTS, [])[0]
     if read_only:
-        raise StoreUnusable(
+        raise StoreUnavailable(
             _("%(where)s is read-only: a workflow can't go on there. Name the primary server in its URL.")
             % {"where": where.location}
         )
     if not all(rights):
-        raise StoreUnusable(
+        raise StoreUnavailable(
             _("The role %(role)s may not write to the tables of LangGraph in %(where)s. Execute: %(grant)s")
             % {
                 "role": role,
@@ -250,7 +250,7 @@ def _require_rights(where: Store, read: Read) -> None:
             }
         )
     if not_null:
-        raise StoreUnusable(
+        raise StoreUnavailable(
             _("The tables of LangGraph in %(where)s are older than its savers. Execute: %(statement)s")
             % {"where": where.location, "statement": "ALTER TABLE checkpoint_blobs ALTER COLUMN blob DROP NOT NULL"}
         )

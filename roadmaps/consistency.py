@@ -155,7 +155,7 @@ def states(store: Store, as_of: datetime, tasks: QuerySet[RoadmapTask] | None = 
     after: str | None = None
     while True:
         portion = rows.order_by("pk") if after is None else rows.order_by("pk").filter(pk__gt=after)
-        with store.in_key_order():
+        with store.keyset_planner_hints():
             batch = [Task(*row) for row in portion.values_list(*TASK_COLUMNS)[:BATCH]]
         if not batch:
             return

@@ -14,7 +14,7 @@ from django.db import OperationalError
 from django.db.models import Model
 
 from opsconsole.stores.store import Store
-from opsconsole.timestamps import read_moment
+from opsconsole.timestamps import parse_timestamp
 from roadmaps.models import QuizMetadata, ResourceRecommendationMetadata, RoadmapMetadata, TutorialMetadata
 from roadmaps.times import moved_at
 
@@ -118,7 +118,7 @@ class Content:
 
 def _rank(row: Row) -> tuple[int, float, str]:
     """By version and `generated_at`, whatever its form; by the key at last, so that the answer is always the same."""
-    at = read_moment(str(row[GENERATED_AT])) if row[GENERATED_AT] else None
+    at = parse_timestamp(str(row[GENERATED_AT])) if row[GENERATED_AT] else None
     return _number(row[VERSION]), (at.timestamp() if at else float("-inf")), str(row[KEY])
 
 
@@ -181,7 +181,7 @@ def _rows(store: Store, sql: str, keys: Iterable[str]) -> list[Row]:
     wanted = list(keys)
     if store.path is not None:
         try:
-            with store.quick_text():
+            with store.fast_text_decoding():
                 return read()
         except OperationalError as error:
             if "decode" not in str(error).lower():

@@ -16,7 +16,7 @@ from uuid import UUID
 from django.utils.translation import gettext as _
 
 from opsconsole.stores.store import Store
-from opsconsole.timestamps import read_moment
+from opsconsole.timestamps import parse_timestamp
 from roadmaps.checkpoint_tables import APART, NoCheckpoints, Read, only_path, outdated, place, reader
 from roadmaps.serialized import Decoder, Inert, Unreadable, plain
 
@@ -226,7 +226,7 @@ class _Reading:
             by_task.setdefault(write.task, []).append(write)
         answered |= any(write.channel == RESUME for write in by_task.pop(NO_TASK, ()))
         begun = {task: _Begun(found) for task, found in by_task.items()}
-        step, at = head.metadata.get("step"), read_moment(str(head.content.get("ts")))
+        step, at = head.metadata.get("step"), parse_timestamp(str(head.content.get("ts")))
         where = Position(head.key, step if isinstance(step, int) else None, at, answered=answered)
         asked = [task for task in begun.values() if task.asks]
         unclear = len(asked) > 1 or any(task.answered for task in asked)

@@ -21,7 +21,7 @@ from django.utils.translation import gettext as _
 
 from opsconsole.engine.notifications import SIGNATURE, TIMESTAMP, signature
 from opsconsole.stores.errors import first_line
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 from roadmaps import checkpoint_tables, langgraph
 from roadmaps.content import contents
 from roadmaps.langgraph import Position, Shape, config_of
@@ -33,7 +33,7 @@ TIMEOUT = httpx.Timeout(600, connect=10)  # an endpoint that resumes at once may
 POLL_SECONDS = 5.0
 
 
-class NotConfigured(StoreUnusable):
+class NotConfigured(StoreUnavailable):
     """Neither a graph nor an endpoint is known, or the graph can't be had."""
 
 
@@ -74,7 +74,7 @@ def shape(store: Store) -> Shape:
     found = _found()
     try:
         return _shape_of(store, found)
-    except StoreUnusable:
+    except StoreUnavailable:
         raise
     except Exception as error:
         raise _no_graph(found, error) from error

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.conf import settings
 
-from opsconsole.timestamps import read_moment
+from opsconsole.timestamps import parse_timestamp
 from roadmaps.models import RoadmapTask
 
 
@@ -42,7 +42,7 @@ def _is_repeated(local: datetime) -> bool:
 
 def moved_at(text: str | None) -> datetime | None:
     """A stored time as a moment; None for what is no time."""
-    found = read_moment(text, settings.ROADMAPS_TIME_ZONE) if text else None
+    found = parse_timestamp(text, settings.ROADMAPS_TIME_ZONE) if text else None
     try:
         return found and max(found.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
     except (OverflowError, ValueError):  # at the ends of the calendar

@@ -24,7 +24,7 @@ every_operation = pytest.mark.parametrize("cls", OPERATIONS.values(), ids=OPERAT
 
 
 def test_operations_are_found() -> None:
-    assert {"audits.backfill_decision_fields", "operations.undo_run", "operations.retry_set_aside"} <= set(OPERATIONS)
+    assert {"audits.backfill_decision_fields", "operations.undo_run", "operations.retry_failed_rows"} <= set(OPERATIONS)
 
 
 @every_operation
@@ -82,12 +82,12 @@ def test_its_flags_are_its_form(cls: type[Operation]) -> None:
 @every_operation
 def test_it_says_what_it_writes(cls: type[Operation]) -> None:
     """Tables and columns of its own store's models, or those of the run that it is about."""
-    if getattr(cls, "about_runs", False) or not hasattr(cls, "store"):  # or of whatever store it is asked to
+    if getattr(cls, "targets_run", False) or not hasattr(cls, "store_alias"):  # or of whatever store it is asked to
         return
-    tables = {model._meta.db_table: model for model in apps.get_models() if _store(model) == cls.store}
+    tables = {model._meta.db_table: model for model in apps.get_models() if _store(model) == cls.store_alias}
     for table, columns in cls.writes.items():
         assert set(columns) <= {field.column for field in tables[table]._meta.concrete_fields}
-    assert _store(cls.model) == cls.store
+    assert _store(cls.model) == cls.store_alias
 
 
 def _store(model: type[models.Model]) -> str:

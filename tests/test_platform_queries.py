@@ -15,7 +15,7 @@ import pytest
 from audits import demo as audits
 from opsconsole.engine import registry
 from opsconsole.engine.models import Run, Status
-from opsconsole.engine.operation import Act
+from opsconsole.engine.operation import Action
 from opsconsole.stores.store import Store
 from tasks.agentos import demo as tasks
 from tests.roadmaps.test_fail_unrecoverable import make_tables
@@ -79,7 +79,7 @@ def test_every_operation_that_changes_a_platforms_rows_is_tried_here() -> None:
     changing = {
         name
         for name, cls in registry.operations().items()
-        if cls.writes and isinstance(cls.writes, dict) and not issubclass(cls, Act) and cls.undoable
+        if cls.writes and isinstance(cls.writes, dict) and not issubclass(cls, Action) and cls.undoable
     }
     assert {name for name in changing if not name.startswith("operations.")} == {
         "audits.backfill_decision_fields",

@@ -11,7 +11,7 @@ import pytest
 from audits.models import GuardianVerdict
 from opsconsole.engine import lifecycle, registry
 from opsconsole.engine.models import Run, Status
-from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange
+from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange
 from opsconsole.stores.store import Store
 from tests.support.contract import after_batches, execute_run, left_by, operation_called, plan_whole, start, undo, work
 from tests.support.plain_client import dump, execute, neighbour
@@ -36,13 +36,13 @@ class DeleteFamilies(Operation):
 
     title = "Delete families"
     description = "Deletes each parent with its child and grandchild."
-    store = "agentos"
+    store_alias = "agentos"
     model = GuardianVerdict
     writes = dict.fromkeys(TABLES, ())
     risk = Risk.DELETE
 
-    def change(self, unit: Any) -> Outcome:
-        return Changed([RowChange(table, key, {}, None) for table, key in self.family(unit.pk)])
+    def process(self, unit: Any) -> Outcome:
+        return Change([RowChange(table, key, {}, None) for table, key in self.family(unit.pk)])
 
     def family(self, key: str) -> list[tuple[str, str]]:
         return [("grandchildren", f"g{key}"), ("children", f"c{key}"), ("parents", key)]
@@ -82,7 +82,7 @@ def make_families(make_attached: Any, registered: None) -> Callable[..., Store]:
 
 
 def conflicts(run: Run) -> dict[str, list[str]]:
-    return {reason: sorted(labels) for reason, labels in left_by(run).get("unfit", {}).items()}
+    return {reason: sorted(labels) for reason, labels in left_by(run).get("invalid", {}).items()}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -118,7 +118,7 @@ def test_a_row_that_can_not_come_back_leaves_its_children_away(make_families: An
     execute(store, "INSERT INTO parents VALUES ('new', 1, 'x', 'another', NULL)")
     undone = undo(run, batch_size=size)
     assert undone.status == Status.NEEDS_ATTENTION
-    assert list(undone.units_set_aside.values_list("label", flat=True)) == ["parents p1"]
+    assert list(undone.failed_items.values_list("label", flat=True)) == ["parents p1"]
     assert conflicts(undone) == {"parent": ["children cp1", "grandchildren gp1"]}
     before["parents"]["new"] = before["parents"].pop("p1") | {"id": "new", "name": "another"}
     del before["children"]["cp1"], before["grandchildren"]["gp1"]

@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy as _
 
 from audits.extraction import KEYS, Unreadable, read_object, time_in
 from audits.models import TaskAudit
-from opsconsole.engine.operation import Changed, Operation, Outcome, Problem, Risk, RowChange, Schedule, Unfit
+from opsconsole.engine.operation import Change, Invalid, Operation, Outcome, Problem, Risk, RowChange, Schedule
 from opsconsole.formatting import figure
 
 # How PostgreSQL writes a timestamp whose year has four digits.
@@ -29,7 +29,7 @@ class BackfillDecisionFields(Operation):
         "Fills source_event_ts and supervisor_processed_at, where they are NULL, from the payload, "
         "else from created_at. A value that stands is never overwritten."
     )
-    store = "agentos"
+    store_alias = "agentos"
     model = TaskAudit
     reads = ("payload", "created_at")
     writes = {"task_audits": tuple(KEYS)}
@@ -46,7 +46,7 @@ class BackfillDecisionFields(Operation):
         "no_time": _("created_at is infinite or has no year of four digits"),
         "no_created_at": _("neither the fields nor created_at"),
     }
-    figure_labels = {
+    statistic_labels = {
         "in_scope": _("to fill"),
         "filled": _("already filled, both times"),
         "supervisor_audits": _("supervisor audits"),
@@ -54,13 +54,13 @@ class BackfillDecisionFields(Operation):
         "supervisor_processed_at": _("with supervisor_processed_at"),
     }
 
-    def domain(self) -> QuerySet[TaskAudit]:
-        return super().domain().filter(event_type__has_word="SUPERVISOR")
+    def population(self) -> QuerySet[TaskAudit]:
+        return super().population().filter(event_type__has_word="SUPERVISOR")
 
-    def scope(self) -> QuerySet[TaskAudit]:
-        return self.domain().filter(_UNFILLED)
+    def queryset(self) -> QuerySet[TaskAudit]:
+        return self.population().filter(_UNFILLED)
 
-    def change(self, unit: Any) -> Outcome:
+    def process(self, unit: Any) -> Outcome:
         _pk, payload, created_at, *columns = unit
         try:
             document = read_object(payload)
@@ -73,19 +73,19 @@ class BackfillDecisionFields(Operation):
                 value = time_in(document, keys, payload)
                 if value is None:
                     if created_at is None:
-                        return Unfit("no_created_at")
+                        return Invalid("no_created_at")
                     value, reason = self._written(created_at), "without_fields"
                     if value is None:
-                        return Unfit("no_time")
-                elif not self.at.holds(value):
-                    return Unfit("cannot_be_stored")
+                        return Invalid("no_time")
+                elif not self.store.holds(value):
+                    return Invalid("cannot_be_stored")
                 old[column], new[column] = None, value
         except Unreadable as error:
-            return Unfit(error.reason)
-        return Changed((RowChange("task_audits", unit.pk, old, new),), reason)
+            return Invalid(error.reason)
+        return Change((RowChange("task_audits", unit.pk, old, new),), reason)
 
-    def measure(self, narrow: Callable[[QuerySet[TaskAudit]], QuerySet[TaskAudit]]) -> dict[str, int]:
-        figures = narrow(self.domain()).aggregate(
+    def statistics(self, narrow: Callable[[QuerySet[TaskAudit]], QuerySet[TaskAudit]]) -> dict[str, int]:
+        figures = narrow(self.population()).aggregate(
             in_scope=Count("pk", filter=_UNFILLED),
             supervisor_audits=Count("pk"),
             source_event_ts=Count("source_event_ts"),
@@ -115,13 +115,13 @@ class BackfillDecisionFields(Operation):
     @cached_property
     def _created_at_is_timestamp(self) -> bool:
         """Whether PostgreSQL holds times there, with a zone or without, and not text."""
-        return self.at.tables["task_audits"]["created_at"].is_timestamp
+        return self.store.tables["task_audits"]["created_at"].is_timestamp
 
     def action_label(self, count: int) -> str:
         return ngettext("Fill %(count)s audit", "Fill %(count)s audits", count) % {"count": figure(count)}
 
     @classmethod
-    def summary(cls, figures: Mapping[str, int]) -> list[str]:
+    def result_notes(cls, figures: Mapping[str, int]) -> list[str]:
         """The document's verification query, for both columns."""
         audits = figures.get("supervisor_audits", 0)
         if not audits:
@@ -137,7 +137,7 @@ class BackfillDecisionFields(Operation):
             for column in KEYS
         ]
 
-    def advice(self, total: int) -> list[str]:
+    def plan_notes(self, total: int) -> list[str]:
         """The document's table of batch sizes."""
         if not total:
             return []

@@ -9,7 +9,7 @@ from django.db.models import Count, Exists, Min, Model, OuterRef
 from django.utils.translation import gettext_lazy as _
 
 from audits.models import GuardianVerdict, InboxEntry, TaskAudit
-from opsconsole.engine.operation import Check, Found, Schedule
+from opsconsole.engine.operation import Check, FindingData, Schedule
 from tasks.agentos.models import (
     KbChunk,
     KbEmbedding,
@@ -69,11 +69,11 @@ class CheckReferences(Check):
         "Finds rows that name a task, project, session, source or chunk that is not there, and tasks that depend "
         "on each other in a circle."
     )
-    store = "agentos"
+    store_alias = "agentos"
     model = Task
     schedule = Schedule("30 4 * * *")
-    questions = (*(reference.question for reference in REFERENCES), CYCLES)
-    sentences = {
+    rules = (*(reference.question for reference in REFERENCES), CYCLES)
+    messages = {
         "dangling_task": _("a task that is not there"),
         "artifact_of_vanished_task": _("artifacts of a task that is not there"),
         "dangling_session": _("a session that is not there"),
@@ -82,7 +82,7 @@ class CheckReferences(Check):
         "dangling_chunk": _("a chunk that is not there"),
         "dependency_cycle": _("tasks that wait for each other"),
     }
-    sentences = {
+    messages = {
         "dangling_task": _("%(table)s.%(column)s names the task %(missing)s, which is not there (%(rows)d ×)"),
         "artifact_of_vanished_task": _("artifacts of the task %(missing)s, which is not there (%(rows)d ×)"),
         "dangling_session": _("%(table)s.%(column)s names the session %(missing)s, which is not there (%(rows)d ×)"),
@@ -101,9 +101,9 @@ class CheckReferences(Check):
         "dependency_cycle": _("circles of tasks that wait for each other"),
     }
 
-    def items(self) -> list[str]:
+    def item_names(self) -> list[str]:
         """Only about tables that the store has: older ones lack some."""
-        tables = self.at.tables
+        tables = self.store.tables
         asked = [
             one.question
             for one in REFERENCES
@@ -112,23 +112,23 @@ class CheckReferences(Check):
         ]
         return [*asked, CYCLES] if TaskDependency._meta.db_table in tables else asked
 
-    def ask(self, question: str) -> Iterable[Found]:
+    def run_rule(self, question: str) -> Iterable[FindingData]:
         if question == CYCLES:
             return self._cycles()
         return self._dangling(next(one for one in REFERENCES if one.question == question))
 
-    def place(self, found: Found) -> tuple[str, str]:
+    def target(self, found: FindingData) -> tuple[str, str]:
         """The first of the rows that name what is missing; of a circle, its first task."""
         if found.code == "dependency_cycle":
             return "tasks", found.subject
         return found.data["table"], found.data["first"]
 
-    def _dangling(self, reference: Reference) -> Iterator[Found]:
+    def _dangling(self, reference: Reference) -> Iterator[FindingData]:
         """One finding for each missing row, however many name it."""
         child, column = reference.child, reference.column
-        there = reference.parent._default_manager.using(self.at.alias).filter(pk=OuterRef(column))
+        there = reference.parent._default_manager.using(self.store.alias).filter(pk=OuterRef(column))
         rows = (
-            child._default_manager.using(self.at.alias)
+            child._default_manager.using(self.store.alias)
             .filter(~Exists(there), **{f"{column}__isnull": False})
             .order_by()
             .values_list(column)
@@ -137,13 +137,13 @@ class CheckReferences(Check):
         table = child._meta.db_table
         for missing, count, first in rows.iterator(chunk_size=READ_ROWS):
             data = {"table": table, "column": column, "missing": missing, "rows": count, "first": str(first)}
-            yield Found(reference.code, f"{reference.question} {missing}", data)
+            yield FindingData(reference.code, f"{reference.question} {missing}", data)
 
-    def _cycles(self) -> Iterator[Found]:
-        edges = TaskDependency.objects.using(self.at.alias).values_list("task_id", "depends_on_task_id")
+    def _cycles(self) -> Iterator[FindingData]:
+        edges = TaskDependency.objects.using(self.store.alias).values_list("task_id", "depends_on_task_id")
         for circle in circles(edges.iterator(chunk_size=READ_ROWS)):
             shown = ", ".join(circle[:SHOWN_TASKS])
-            yield Found("dependency_cycle", circle[0], {"size": len(circle), "tasks": shown})
+            yield FindingData("dependency_cycle", circle[0], {"size": len(circle), "tasks": shown})
 
 
 def circles(edges: Iterable[tuple[str, str]]) -> list[list[str]]:

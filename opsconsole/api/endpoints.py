@@ -35,7 +35,7 @@ from ninja.renderers import BaseRenderer
 
 from opsconsole.api.auth import access
 from opsconsole.console.store_errors import explain, store_in_trouble
-from opsconsole.stores.store import StoreUnusable
+from opsconsole.stores.store import StoreUnavailable
 
 logger = logging.getLogger("opsconsole.api")
 
@@ -155,12 +155,12 @@ def _unreadable(request: HttpRequest, raised: Any) -> HttpResponse:
 
 @api.exception_handler(DatabaseError)
 @api.exception_handler(InterfaceError)
-@api.exception_handler(StoreUnusable)
+@api.exception_handler(StoreUnavailable)
 def _unavailable(request: HttpRequest, raised: Any) -> HttpResponse:
     """A store in trouble is named, with the transactions that lock it; of the console's own database the log tells."""
     logger.error("a database failed: %s %s", request.method, request.path, exc_info=raised)
     store = store_in_trouble(request, raised)
-    if store is None and not isinstance(raised, StoreUnusable):
+    if store is None and not isinstance(raised, StoreUnavailable):
         return error(503, _("A database can't be asked; the console's log says why."))
     sentence, found = explain(raised, store)
     return error(503, " ".join([sentence, *(one.words for one in found)]))

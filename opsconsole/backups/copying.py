@@ -25,7 +25,7 @@ from opsconsole.stores.catalog import Table, identifier, quote
 from opsconsole.stores.connection import connect
 from opsconsole.stores.errors import ErrorKind, classify, first_line
 from opsconsole.stores.store import Store
-from opsconsole.timestamps import read_moment
+from opsconsole.timestamps import parse_timestamp
 
 BATCH = 5_000
 SHOWN_LEFT = 1_000
@@ -288,14 +288,14 @@ def kind_of(base: str) -> str:
     return _KINDS.get(base, "text")
 
 
-class Unheld(ValueError):
+class Unstorable(ValueError):
     """A value that the target's column can't hold."""
 
 
 def _to_moment(value: Any) -> str:
-    at = read_moment(str(value))
+    at = parse_timestamp(str(value))
     if at is None:
-        raise Unheld(_("%(value)s is no time") % {"value": str(value)[:50]})
+        raise Unstorable(_("%(value)s is no time") % {"value": str(value)[:50]})
     return at.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds") + "+00"
 
 
@@ -308,13 +308,13 @@ def _to_bool(value: Any) -> bool:
         return True
     if str(value).lower() in {"0", "f", "false"}:
         return False
-    raise Unheld(_("%(value)s is neither true nor false") % {"value": str(value)[:50]})
+    raise Unstorable(_("%(value)s is neither true nor false") % {"value": str(value)[:50]})
 
 
 def _to_text(value: Any) -> str:
     text = value if isinstance(value, str) else value.decode() if isinstance(value, bytes) else str(value)
     if "\x00" in text:
-        raise Unheld(_("a text of PostgreSQL can't hold U+0000"))
+        raise Unstorable(_("a text of PostgreSQL can't hold U+0000"))
     return text
 
 
@@ -327,7 +327,7 @@ def _to_json(value: Any) -> str:
     try:
         json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        raise Unheld(_("it is no JSON")) from None
+        raise Unstorable(_("it is no JSON")) from None
     return text
 
 
@@ -337,11 +337,11 @@ def _refuse(constant: str) -> None:
 
 def _to_int(value: Any) -> int:
     if isinstance(value, float) and not value.is_integer():
-        raise Unheld(_("%(value)s is no whole number") % {"value": value})
+        raise Unstorable(_("%(value)s is no whole number") % {"value": value})
     try:
         return int(value)
     except ValueError:
-        raise Unheld(_("%(value)s is no whole number") % {"value": str(value)[:50]}) from None
+        raise Unstorable(_("%(value)s is no whole number") % {"value": str(value)[:50]}) from None
 
 
 def _whole_number(base: str) -> Convert:
@@ -350,7 +350,7 @@ def _whole_number(base: str) -> Convert:
     def convert(value: Any) -> int:
         number = _to_int(value)
         if not -limit <= number < limit:
-            raise Unheld(_("%(value)s is beyond the range of %(type)s") % {"value": number, "type": base})
+            raise Unstorable(_("%(value)s is beyond the range of %(type)s") % {"value": number, "type": base})
         return number
 
     return convert
@@ -374,7 +374,7 @@ def _converter(base: str) -> Convert:
 
 
 def _same_moment(value: Any) -> Any:
-    at = read_moment(str(value))
+    at = parse_timestamp(str(value))
     return str(value) if at is None else at.timestamp()
 
 
@@ -414,7 +414,7 @@ _SAME: dict[str, Convert] = {
 # --- a table --------------------------------------------------------------------------------------------------
 
 
-class TableCopying:
+class TableCopyJob:
     """One table on its way from `source` to `target`."""
 
     def __init__(self, source: Side, target: Side, table: str) -> None:

@@ -18,7 +18,7 @@ import pyrage
 from django.conf import settings
 from django.utils.translation import gettext as _
 
-from opsconsole.stores.store import StoreUnusable
+from opsconsole.stores.store import StoreUnavailable
 
 ENCRYPTED = ".age"
 COMPRESSED = ".gz"
@@ -38,7 +38,7 @@ def identity() -> pyrage.x25519.Identity | None:
     try:
         return pyrage.x25519.Identity.from_str(settings.BACKUP_ENCRYPTION_KEY)
     except pyrage.IdentityError:
-        raise StoreUnusable(
+        raise StoreUnavailable(
             _("BACKUP_ENCRYPTION_KEY is no age identity: make one with `age-keygen`, it begins with AGE-SECRET-KEY-1.")
         ) from None
 

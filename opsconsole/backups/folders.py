@@ -8,7 +8,7 @@ from pathlib import Path
 from django.conf import settings
 from django.utils.translation import gettext as _
 
-from opsconsole.stores.store import StoreUnusable
+from opsconsole.stores.store import StoreUnavailable
 
 MOST_LISTED = 500
 NOTE = ".audit"  # ends the name of the note beside a backup
@@ -29,12 +29,12 @@ def folder_of(text: str) -> Path:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreUnusable(
+            raise StoreUnavailable(
                 _("The backup folder %(path)s can't be used: %(reason)s. See BACKUP_FOLDERS.")
                 % {"path": folder, "reason": error.strerror}
             ) from None
     if not folder.is_dir():
-        raise StoreUnusable(_("%(path)s is no folder. Make it first, or name another one.") % {"path": text})
+        raise StoreUnavailable(_("%(path)s is no folder. Make it first, or name another one.") % {"path": text})
     return folder
 
 
@@ -49,7 +49,7 @@ def below(text: str) -> Path:
         found = next(filter(Path.exists, candidates), candidates[0])
         if any(found.is_relative_to(root) for root in roots):
             return found
-    raise StoreUnusable(
+    raise StoreUnavailable(
         _("%(path)s is not below %(folders)s. Name a path there, or set BACKUP_FOLDERS.")
         % {"path": text, "folders": ", ".join(map(str, roots))}
     )

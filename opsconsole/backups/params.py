@@ -44,7 +44,7 @@ class OnNamedStore:
     """Of an operation on a whole store, whichever its parameters name: it needs no columns of it."""
 
     @classmethod
-    def locate(cls, params: Mapping[str, Any]) -> Store:
+    def resolve_store(cls, params: Mapping[str, Any]) -> Store:
         return Store(params["store"], params["store"])
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:

@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from psycopg import pq
 
 from opsconsole.stores.connection import connection_parameters, is_pooler
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 
 FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
 ENVIRONMENT = {
@@ -52,7 +52,7 @@ def tool(name: str, store: Store) -> Path:
     else:
         text = _("%(tool)s is not installed: install the client programs of PostgreSQL %(server)d or newer.")
         values = {}
-    raise StoreUnusable(text % {"location": store.location, "server": server, "tool": name, **values})
+    raise StoreUnavailable(text % {"location": store.location, "server": server, "tool": name, **values})
 
 
 def _candidates(name: str) -> Iterator[Path]:
@@ -76,7 +76,7 @@ def environment(store: Store, **changed: str) -> dict[str, str]:
     Raises StoreUnusable behind a pooler in transaction mode: the programs need a session of their own.
     """
     if is_pooler(store):
-        raise StoreUnusable(
+        raise StoreUnavailable(
             _(
                 "%(location)s is reached through a pooler in transaction mode, which can't dump or restore. "
                 "Give a URL that leads to the server itself."

@@ -19,13 +19,13 @@ from opsconsole.backups.folders import folder_of
 from opsconsole.stores.catalog import identifier
 from opsconsole.stores.connection import connect
 from opsconsole.stores.identify import system_of
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 
 HEADS = {b"SQLite format 3\0": "sqlite", b"PGDMP": "postgresql"}
 RESTORING = ".restoring"
 
 
-class Unrestorable(StoreUnusable):
+class RestoreRefused(StoreUnavailable):
     """The file can't be put into this store. The message says why."""
 
 
@@ -40,10 +40,10 @@ class Held(NamedTuple):
 def examine(store: Store, path: Path) -> Held:
     """Read the file to its end. Raises Unrestorable for what is broken, or not of this system and engine."""
     if not path.is_file():
-        raise Unrestorable(_("%(path)s is no file: `backup_store --list` shows those there are.") % {"path": path})
+        raise RestoreRefused(_("%(path)s is no file: `backup_store --list` shows those there are.") % {"path": path})
     log = Path(f"{path}-wal")
     if log.exists() and log.stat().st_size:
-        raise Unrestorable(
+        raise RestoreRefused(
             _("%(path)s has a log beside it with its newest rows: fold it in first, with sqlite3's VACUUM.")
             % {"path": path}
         )
@@ -52,20 +52,20 @@ def examine(store: Store, path: Path) -> Held:
             head = content.read(16)
         engine = next((name for start, name in HEADS.items() if head.startswith(start)), None)
         if engine is None:
-            raise Unrestorable(
+            raise RestoreRefused(
                 _("%(path)s is neither a SQLite database nor a dump of pg_dump's custom format.") % {"path": path}
             )
         if engine != store.vendor:
-            raise Unrestorable(
+            raise RestoreRefused(
                 _("%(path)s is of %(engine)s, and %(store)s is on %(own)s: `copy_store` moves between them.")
                 % {"path": path, "engine": engine, "store": store.alias, "own": store.vendor}
             )
         held = _examine_sqlite(path) if engine == "sqlite" else _examine_postgresql(store, path)
     except (files.BrokenArchive, dump.BackupFailed, pg_client.ToolFailed, OSError) as error:
-        raise Unrestorable(_("%(path)s can't be restored: %(reason)s") % {"path": path, "reason": error}) from error
+        raise RestoreRefused(_("%(path)s can't be restored: %(reason)s") % {"path": path, "reason": error}) from error
     system = system_of(held.columns)
     if system != store.name:
-        raise Unrestorable(
+        raise RestoreRefused(
             _("%(path)s does not hold %(store)s: its tables are those of %(system)s.")
             % {"path": path, "store": store.name, "system": system or _("no system known here")}
         )
@@ -152,7 +152,7 @@ def keep_files(path: Path, name: str) -> None:
 def beside(store: Store, name: str) -> str:
     """Where `name` beside the store is: a file, or a database. Raises Unrestorable where something is there."""
     if not (name.isidentifier() and name.isascii() and name == name.lower() and len(name) <= 40):
-        raise Unrestorable(_("%(name)s is no name: small letters, digits and _ are wanted.") % {"name": repr(name)})
+        raise RestoreRefused(_("%(name)s is no name: small letters, digits and _ are wanted.") % {"name": repr(name)})
     if store.path is not None:
         place = str(store.path.with_name(f"{name}.sqlite3"))
         taken = Path(place).exists()
@@ -162,7 +162,7 @@ def beside(store: Store, name: str) -> str:
             cursor.execute("SELECT EXISTS (SELECT FROM pg_database WHERE datname = %s)", [name])
             taken = cursor.fetchone()[0]
     if taken:
-        raise Unrestorable(_("%(place)s is there already: give another name.") % {"place": place})
+        raise RestoreRefused(_("%(place)s is there already: give another name.") % {"place": place})
     return place
 
 

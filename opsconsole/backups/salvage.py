@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from opsconsole.backups import files
 from opsconsole.stores.catalog import identifier
 from opsconsole.stores.sqlite import tolerant_text
-from opsconsole.stores.store import StoreUnusable
+from opsconsole.stores.store import StoreUnavailable
 
 PORTION = 1_000
 LAST_ROWID = 1 << 62
@@ -32,12 +32,12 @@ class Saved:
 def rebuild(damaged: Path, target: Path) -> Saved:
     """Read table by table around what is damaged. `target` gets its name when all is written."""
     if target.exists():
-        raise StoreUnusable(_("%(path)s is there already: name a new file.") % {"path": target})
+        raise StoreUnavailable(_("%(path)s is there already: name a new file.") % {"path": target})
     if not target.parent.is_dir():
-        raise StoreUnusable(_("%(path)s is no folder.") % {"path": target.parent})
+        raise StoreUnavailable(_("%(path)s is no folder.") % {"path": target.parent})
     draft = target.with_name(f"{target.name}.partial")
     if draft.exists():
-        raise StoreUnusable(_("%(path)s is there already: name a new file.") % {"path": draft})
+        raise StoreUnavailable(_("%(path)s is there already: name a new file.") % {"path": draft})
     saved = Saved()
     # Neither the file nor its log is changed: SQLite's own way of reading would mend or fold them.
     address = f"file:{quote(str(damaged.absolute()))}?mode=ro"
@@ -49,7 +49,9 @@ def rebuild(damaged: Path, target: Path) -> Saved:
             _save(source, copy, saved)
         files.publish(draft, target)
     except (sqlite3.Error, OSError) as error:
-        raise StoreUnusable(_("%(path)s can't be written: %(reason)s.") % {"path": target, "reason": error}) from error
+        raise StoreUnavailable(
+            _("%(path)s can't be written: %(reason)s.") % {"path": target, "reason": error}
+        ) from error
     finally:
         draft.unlink(missing_ok=True)
     return saved
@@ -60,7 +62,7 @@ def _save(source: sqlite3.Connection, copy: sqlite3.Connection, saved: Saved) ->
         master = source.execute("SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master").fetchall()
         shadows = {row[1] for row in source.execute("PRAGMA table_list") if row[2] == "shadow"}
     except sqlite3.DatabaseError as error:
-        raise StoreUnusable(
+        raise StoreUnavailable(
             _("Not even its list of tables can be read (%(reason)s): restore a backup.") % {"reason": error}
         ) from error
     tables = [

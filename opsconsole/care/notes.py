@@ -17,10 +17,10 @@ from opsconsole.backups import files
 from opsconsole.backups.folders import NOTE, folders
 from opsconsole.engine.audit_log import Note
 from opsconsole.engine.seals import is_sealed, seal
-from opsconsole.stores.store import StoreUnusable
+from opsconsole.stores.store import StoreUnavailable
 
 
-class AlteredNote(StoreUnusable):
+class AlteredNote(StoreUnavailable):
     """The note is not as it was written."""
 
 

@@ -22,11 +22,11 @@ from django.utils.translation import gettext as _
 from opsconsole.cli.accounts import NotAuthenticated, authenticated, system_user_at_host
 from opsconsole.cli.output import Output, discard_output
 from opsconsole.engine import checklist, environments, executor, findings, lifecycle, planner, queue, registry
-from opsconsole.engine.executor import Fenced
-from opsconsole.engine.lifecycle import Actor, UnableToRun
+from opsconsole.engine.executor import LostOwnership
+from opsconsole.engine.lifecycle import Actor, RunRefused
 from opsconsole.engine.models import RESUMABLE, Run, Status, Trigger
-from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Check, Found, Operation, Risk, as_stored
-from opsconsole.engine.planner import Plan, UnableToPlan
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Check, FindingData, Operation, Risk, as_stored
+from opsconsole.engine.planner import Plan, PlanRefused
 from opsconsole.engine.registry import InvalidParameters, UnknownOperation
 from opsconsole.engine.selection import Selection
 from opsconsole.escaping import for_terminal
@@ -36,7 +36,7 @@ from opsconsole.stores.errors import first_line
 from opsconsole.stores.preflight import require_privileges
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.rows import Key, is_bigint, is_numbered, plain_key
-from opsconsole.stores.store import Store, StoreUnusable, all_stores, attach_file
+from opsconsole.stores.store import Store, StoreUnavailable, all_stores, attach_file
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_ATTENTION, EXIT_INTERRUPTED = 1, 2, 3, 130
 MAX_BATCH_SIZE = 100_000
@@ -50,7 +50,7 @@ class Refused(CommandError):
         super().__init__(str(message), returncode=EXIT_REFUSED)
 
 
-REFUSALS = (UnableToRun, UnableToPlan, UnknownOperation, InvalidParameters, StoreUnusable)
+REFUSALS = (RunRefused, PlanRefused, UnknownOperation, InvalidParameters, StoreUnavailable)
 
 
 class HelpFormatter(DjangoHelpFormatter):
@@ -158,7 +158,7 @@ def require_setup() -> None:
     try:
         Store(DEFAULT, DEFAULT).require_file()
         Run.objects.exists()
-    except StoreUnusable:
+    except StoreUnavailable:
         raise not_set_up from None
     except DatabaseError as error:
         if "no such table" in str(error) or "does not exist" in str(error):
@@ -317,7 +317,7 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
             found, run = _scan(planned, options, output, actor)
         else:
             with reading(store):
-                found, run = [one for item in operation.items() for one in operation.ask(item)], None
+                found, run = [one for item in operation.item_names() for one in operation.run_rule(item)], None
     except KeyboardInterrupt:
         raise CommandError(_("Stopped: nothing was written."), returncode=EXIT_INTERRUPTED) from None
     finally:
@@ -329,7 +329,7 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
         sys.exit(EXIT_ATTENTION)
 
 
-def _scan(planned: Plan, options: dict[str, Any], output: Output, actor: Actor | None) -> tuple[list[Found], Run]:
+def _scan(planned: Plan, options: dict[str, Any], output: Output, actor: Actor | None) -> tuple[list[FindingData], Run]:
     """The check as a run: taken over when it was interrupted, in this process or in the background."""
     actor = actor or shell_actor(None, "operations.view_run")
     run = lifecycle.same_command(planned.operation, planned.selection)
@@ -354,7 +354,7 @@ def _scan(planned: Plan, options: dict[str, Any], output: Output, actor: Actor |
         worker.store.close()
     if run.status not in {Status.SUCCEEDED, Status.NEEDS_ATTENTION}:
         raise CommandError(run.error or _("Stopped."), returncode=EXIT_INTERRUPTED)
-    for unit in run.units_set_aside.order_by("pk"):
+    for unit in run.failed_items.order_by("pk"):
         output.error(f"{unit.label}: {unit.error}")
     return list(findings.of_run(run)), run
 
@@ -362,25 +362,29 @@ def _scan(planned: Plan, options: dict[str, Any], output: Output, actor: Actor |
 def known_keys(operation: Operation, keys: Sequence[str]) -> list[Key]:
     """`keys` as the operation's table has them; refuses what is none of its rows."""
     field = operation.model._meta.pk
-    numbered = is_numbered(operation.at, operation.model._meta.db_table)
+    numbered = is_numbered(operation.store, operation.model._meta.db_table)
     cleaned: list[Key] = []
     for key in dict.fromkeys(keys):
         try:
             value: Key = field.to_python(key) if numbered else key
-            if not operation.at.holds(str(key)) or (isinstance(value, int) and not is_bigint(value)):
+            if not operation.store.holds(str(key)) or (isinstance(value, int) and not is_bigint(value)):
                 raise ValidationError(key)
             cleaned.append(value)
         except ValidationError:
             raise Refused(
                 _("%(key)s is no key of %(table)s.") % {"key": repr(key), "table": operation.model._meta.db_table}
             ) from None
-    rows = operation.model._default_manager.using(operation.at.alias)
+    rows = operation.model._default_manager.using(operation.store.alias)
     known = {plain_key(key) for key in rows.filter(pk__in=list(map(as_stored, cleaned))).values_list("pk", flat=True)}
     unknown = [str(key) for key in cleaned if key not in known]
     if unknown:
         raise Refused(
             _("%(table)s of %(location)s has no row with the key %(keys)s.")
-            % {"table": operation.model._meta.db_table, "location": operation.at.location, "keys": ", ".join(unknown)}
+            % {
+                "table": operation.model._meta.db_table,
+                "location": operation.store.location,
+                "keys": ", ".join(unknown),
+            }
         )
     return cleaned
 
@@ -403,15 +407,15 @@ def run_operation(
             % {"operation": cls.name, "size": cls.batch_size}
         )
     params = registry.clean(cls, values)
-    if execute or cls.about_runs or options["user"]:
+    if execute or cls.targets_run or options["user"]:
         require_setup()
     actor = shell_actor(options["user"]) if execute or options["user"] else None
     output = Output(as_json=options["json"], bare=options["background"] and execute, no_color=options["no_color"])
-    store = chosen_store(cls, params, options, read_only=not (execute and cls.touches_store))
+    store = chosen_store(cls, params, options, read_only=not (execute and cls.writes_store))
     try:
         operation = planner.operation_on(cls, store, params)
         with reading(store):
-            operation.at.require({model: tuple(columns) for model, columns in operation.needs().items()})
+            operation.store.require({model: tuple(columns) for model, columns in operation.needs().items()})
             selection = Selection(known_keys(operation, options["keys"])) if options.get("keys") else Selection()
         size = operation.batch_size or options["batch_size"] or DEFAULT_BATCH_SIZE
         if execute and actor is not None:
@@ -426,7 +430,7 @@ def run_operation(
 
 def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str, Any], *, read_only: bool) -> Store:
     """--db-path, --database, or the operation's own store."""
-    own = cls.locate(params)
+    own = cls.resolve_store(params)
     if options["db_path"] is not None:
         store = attach_file(own.name, options["db_path"], read_only=read_only)
     elif options["database"] is not None:
@@ -444,7 +448,7 @@ def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str
     else:
         store = own
     store.require_file()
-    if cls.about_runs and store.identity() != own.identity():
+    if cls.targets_run and store.identity() != own.identity():
         raise Refused(
             _("That run worked on %(location)s, not on %(other)s.")
             % {"location": own.location, "other": store.location}
@@ -462,7 +466,7 @@ def reading(store: Store) -> Iterator[None]:
 
 
 def _dry_run(operation: Operation, selection: Selection, size: int, output: Output) -> None:
-    with reading(operation.at):
+    with reading(operation.store):
         planned = planner.plan(operation, selection)
         output.header(operation, size, mode=_("DRY-RUN (preview)"))
         output.need(operation, planned)
@@ -475,8 +479,8 @@ def _dry_run(operation: Operation, selection: Selection, size: int, output: Outp
     result = {
         "run": None,
         "operation": operation.name,
-        "store": operation.at.name,
-        "location": operation.at.location,
+        "store": operation.store.name,
+        "location": operation.store.location,
         "mode": "dry-run",
         "status": Status.PLANNED.value,
         "total": planned.total,
@@ -502,15 +506,15 @@ def _execute(
     output: Output,
     asks: bool,
 ) -> None:
-    if operation.touches_store:
-        with reading(operation.at):
-            operation.at.require_writable()
-            require_privileges(operation.at, operation.read_columns(), operation.targets())
+    if operation.writes_store:
+        with reading(operation.store):
+            operation.store.require_writable()
+            require_privileges(operation.store, operation.read_columns(), operation.targets())
     run = lifecycle.same_command(operation, selection)
     if run is not None:
         run = _take_over(run, size, actor, options, output)
     else:
-        with reading(operation.at):
+        with reading(operation.store):
             planned = planner.plan(operation, selection)
             if operation.pins_rows:
                 planner.count_outcomes(planned)
@@ -524,7 +528,7 @@ def _execute(
                 queue.confirm(run, actor, checked)
             else:
                 lifecycle.confirm(run, actor, background=False, checked=checked)
-        except UnableToRun:
+        except RunRefused:
             lifecycle.cancel(run, actor)
             raise
     if run.status in {Status.QUEUED, Status.AWAITING_APPROVAL}:
@@ -590,7 +594,7 @@ def _ask(operation: Operation, planned: Plan, options: dict[str, Any], output: O
     if not sys.stdin.isatty():
         raise Refused(_("This asks before it writes: give --yes where nobody can answer."))
     wanted = operation.name if typing else "yes"
-    output.line(f"{operation.action_label(planned.total)} · {operation.at.location}")
+    output.line(f"{operation.action_label(planned.total)} · {operation.store.location}")
     output.console.print(_("Type %(wanted)s to go on: ") % {"wanted": wanted}, markup=False, end="")
     answer = sys.stdin.readline()
     if answer.strip() != wanted:
@@ -616,7 +620,7 @@ def _work(run: Run, output: Output) -> None:
     try:
         with stop_signals() as stopped, output.progress(run.total) as advance:
             run = worker.work(until=stopped, on_progress=lambda r: advance(r.seen))
-    except Fenced:
+    except LostOwnership:
         raise Refused(_("Run %(run)d was taken over elsewhere.") % {"run": run.pk}) from None
     except KeyboardInterrupt:
         worker.store.close()
@@ -645,7 +649,7 @@ def _work(run: Run, output: Output) -> None:
         sys.exit(EXIT_INTERRUPTED)
     if run.error:
         output.error(run.error)
-    for unit in run.units_set_aside.order_by("pk")[:SHOWN_ERRORS]:
+    for unit in run.failed_items.order_by("pk")[:SHOWN_ERRORS]:
         output.error(f"{unit.label}: {unit.error}")
     if run.status in {Status.FAILED, Status.CANCELLED}:
         sys.exit(EXIT_FAILED)

@@ -20,7 +20,7 @@ from opsconsole.engine import registry
 from opsconsole.engine.findings import MOVES
 from opsconsole.engine.labels import outcome_label, reason_label
 from opsconsole.engine.models import Run, Status
-from opsconsole.engine.operation import Check, Found, Operation, Priority
+from opsconsole.engine.operation import Check, FindingData, Operation, Priority
 from opsconsole.engine.planner import OUTCOMES, Plan, advice
 from opsconsole.escaping import for_terminal, in_json
 from opsconsole.formatting import duration, figure, figure_or_words
@@ -102,7 +102,7 @@ class Output:
         self.line("=" * RULE)
         self.table(
             [
-                (_("Database:"), operation.at.location),
+                (_("Database:"), operation.store.location),
                 (_("Batch size:"), figure(batch_size)),
                 (_("Mode:"), mode),
             ]
@@ -186,18 +186,18 @@ class Output:
 
         yield advance
 
-    def findings(self, check: Check, found: Sequence[Found], run: Run | None) -> None:
+    def findings(self, check: Check, found: Sequence[FindingData], run: Run | None) -> None:
         """What a check found: a line each and the counts, or the JSON object."""
         if self.as_json:
             moved = {name: run.after[name] for name in MOVES} if run else {}
             self.json(
-                {"run": run.pk if run else None, "operation": check.name, "store": check.at.name}
-                | {"location": check.at.location, "status": run.status if run else Status.PLANNED.value}
+                {"run": run.pk if run else None, "operation": check.name, "store": check.store.name}
+                | {"location": check.store.location, "status": run.status if run else Status.PLANNED.value}
                 | moved
                 | check.report(found)
             )
             return
-        self.line(f"{check.title} · {check.at.location}", style="bold")
+        self.line(f"{check.title} · {check.store.location}", style="bold")
         rows = [(one.code, one.subject, str(Priority(one.priority).label), check.sentence(one)) for one in found]
         heading = (_("problem"), _("subject"), _("priority"), _("detail"))
         self.table([heading, *rows[:SHOWN_FINDINGS]] if rows else [], heading=True)
@@ -211,7 +211,7 @@ class Output:
         for one in found:
             counts[one.code] = counts.get(one.code, 0) + 1
         self.table([(code, figure(count)) for code, count in sorted(counts.items())], right=(1,))
-        for sentence in check.remarks():
+        for sentence in check.notes():
             self.line(sentence)
         if run is not None:
             self.line(
@@ -243,7 +243,7 @@ class Output:
             (_("Time"), duration(result["elapsed_seconds"])),
         ]
         self.table(rows, right=(1,))
-        made = operation.made(result["run"]) if operation is not None and result["run"] is not None else {}
+        made = operation.result_details(result["run"]) if operation is not None and result["run"] is not None else {}
         self.table([(name, str(value)) for name, value in made.items()])
         figures = result["after"]
         if figures:
@@ -257,7 +257,7 @@ class Output:
             )
         if operation is not None and result["mode"] == "dry-run":
             figures = result["before"]
-        for sentence in operation.summary(figures) if operation and figures else ():
+        for sentence in operation.result_notes(figures) if operation and figures else ():
             self.line(sentence)
 
 
@@ -307,7 +307,11 @@ def result_of(run: Run) -> dict[str, Any]:
         "error": run.error,
         "rejection": run.rejection,
         "waiting": waiting_of(run),
-        **(registry.operations()[run.operation].made(run.pk) if run.operation in registry.operations() else {}),
+        **(
+            registry.operations()[run.operation].result_details(run.pk)
+            if run.operation in registry.operations()
+            else {}
+        ),
     }
 
 
@@ -332,7 +336,7 @@ def rate_text(rate: float) -> str:
 
 
 def _figures(operation: Operation | type[Operation] | None, figures: dict[str, Any]) -> list[tuple[str, str]]:
-    labels = operation.figure_labels if operation else {}
+    labels = operation.statistic_labels if operation else {}
     return [(str(labels.get(name, name)), figure_or_words(value)) for name, value in figures.items()]
 
 

@@ -12,7 +12,7 @@ from django.db.models import Q
 from django.utils.translation import gettext as _
 
 from opsconsole.console.editing import EditableStoreAdmin
-from opsconsole.engine.lifecycle import Actor, UnableToRun, record
+from opsconsole.engine.lifecycle import Actor, RunRefused, record
 from opsconsole.engine.models import SystemUser
 
 MAX_SYSTEM_USER = 150
@@ -25,7 +25,7 @@ def make_groups() -> None:
         content_type__app_label__in=("auth", "sessions", "axes", "contenttypes", "admin", "accounts")
     )
     operates = Permission.objects.filter(
-        content_type__app_label="operations", codename__in=("operate_run", "approve_run", "change_switch")
+        content_type__app_label="operations", codename__in=("operate_run", "approve_run", "change_schedulesetting")
     )
     edits = Permission.objects.filter(_by_hand())
     Group.objects.get_or_create(name=VIEWERS)[0].permissions.set(views)
@@ -57,11 +57,11 @@ def make_superuser(name: str) -> str | None:
 def link(account: User, system_user: str, actor: Actor) -> None:
     """Say which account a system user is: one system user is one person. Raises UnableToRun."""
     if not (system_user.strip() and system_user.isprintable() and len(system_user) <= MAX_SYSTEM_USER):
-        raise UnableToRun(_("%(name)s is no name of a system user.") % {"name": repr(system_user[:MAX_SYSTEM_USER])})
+        raise RunRefused(_("%(name)s is no name of a system user.") % {"name": repr(system_user[:MAX_SYSTEM_USER])})
     with transaction.atomic():
         found, new = SystemUser.objects.get_or_create(name=system_user, defaults={"account": account})
         if not new and found.account_id != account.pk:
-            raise UnableToRun(
+            raise RunRefused(
                 _("The system user %(name)s is linked to %(account)s already. End that link first: `accounts unlink`.")
                 % {"name": system_user, "account": found.account.get_username()}
             )
@@ -73,5 +73,5 @@ def unlink(system_user: str, actor: Actor) -> None:
     """End a link. Raises UnableToRun."""
     with transaction.atomic():
         if not SystemUser.objects.filter(name=system_user).delete()[0]:
-            raise UnableToRun(_("The system user %(name)s is linked to no account.") % {"name": system_user})
+            raise RunRefused(_("The system user %(name)s is linked to no account.") % {"name": system_user})
         record(None, "account_unlinked", actor, system_user=system_user)

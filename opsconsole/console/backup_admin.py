@@ -8,7 +8,7 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.console.base_admin import ConsoleModelAdmin, ViewOnlyMixin
-from opsconsole.formatting import copyable, moment
+from opsconsole.formatting import copy_button, moment
 from opsconsole.stores.models import Backup
 
 
@@ -24,7 +24,7 @@ class BackupAdmin(ViewOnlyMixin, ConsoleModelAdmin):
 
     @admin.display(description=_("file"))
     def file(self, backup: Backup) -> str:
-        return copyable(backup.path) if backup.is_there else _("%(path)s (gone)") % {"path": backup.path}
+        return copy_button(backup.path) if backup.is_there else _("%(path)s (gone)") % {"path": backup.path}
 
     @admin.display(description=_("state of"))
     def state_of(self, backup: Backup) -> str:

@@ -25,7 +25,7 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 from unfold.views import ChangeList
 
 from opsconsole.engine.lifecycle import actor_of, record
-from opsconsole.engine.models import Hold
+from opsconsole.engine.models import Freeze
 from opsconsole.formatting import environment_label, figure
 from opsconsole.stores.platforms import platform_apps, store_titles
 from opsconsole.stores.router import DEFAULT, store_of
@@ -119,7 +119,7 @@ class ViewOnlyMixin:
 
 def site_context(request: HttpRequest) -> dict[str, Any]:
     """For every page: the environment's band, and who holds all runs, if somebody does."""
-    hold = Hold.objects.order_by("pk").first() if request.user.is_authenticated else None
+    hold = Freeze.objects.order_by("pk").first() if request.user.is_authenticated else None
     return {"band": {"code": settings.ENVIRONMENT, "name": environment_label()}, "hold": hold}
 
 

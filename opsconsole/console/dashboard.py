@@ -47,7 +47,7 @@ _RANK = {priority: rank for rank, priority in enumerate(Priority.values)}
 
 
 @dataclass
-class Card:
+class StoreCard:
     """A store at a glance."""
 
     store: Store
@@ -65,7 +65,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Line:
+class ProblemRow:
     """An open problem: one kind in one store."""
 
     priority: str
@@ -106,7 +106,7 @@ class Chart(NamedTuple):
     table: Table
 
 
-class Front:
+class Dashboard:
     """Everything on the page, in a constant number of statements on the console's own database."""
 
     def __init__(self) -> None:
@@ -150,14 +150,14 @@ class Front:
         return {self._identities[identity]: at for identity, at in newest}
 
     @cached_property
-    def cards(self) -> list[Card]:
-        open_by_store: dict[str, list[Line]] = defaultdict(list)
+    def cards(self) -> list[StoreCard]:
+        open_by_store: dict[str, list[ProblemRow]] = defaultdict(list)
         for line in self.problems:
             open_by_store[line.store.alias].append(line)
         return [self._card(store, open_by_store[store.alias]) for store in self.stores]
 
-    def _card(self, store: Store, lines: Sequence[Line]) -> Card:
-        card = Card(store)
+    def _card(self, store: Store, lines: Sequence[ProblemRow]) -> StoreCard:
+        card = StoreCard(store)
         if store.alias in self.down:
             card.add(BAD, _("can't be reached: %(reason)s") % {"reason": self.down[store.alias]})
         for line in lines[:3]:
@@ -195,31 +195,31 @@ class Front:
     # --- open problems ----------------------------------------------------------------------------------------
 
     @cached_property
-    def problems(self) -> list[Line]:
+    def problems(self) -> list[ProblemRow]:
         """Worst first."""
         found = [
             *self._unreachable(),
             *self._found(),
             *self._in_scope(),
             *self._lacking(),
-            *self._crowded(),
+            *self._connection_limit(),
             *self._without_backup(),
             *self._overdue(),
         ]
-        kept: dict[tuple[str, str], Line] = {}  # two checks may see the same: the more urgent one says it
+        kept: dict[tuple[str, str], ProblemRow] = {}  # two checks may see the same: the more urgent one says it
         for line in sorted(found, key=lambda line: (_RANK[line.priority], -(line.count or 0), line.kind)):
             kept.setdefault((line.store.alias, str(line.kind)), line)
         return list(kept.values())
 
-    def alarming(self) -> list[Line]:
+    def alerts_due(self) -> list[ProblemRow]:
         """What people are told of: stores that are down, crowded servers, and backups that ran out."""
         late = [line for line in self._without_backup() if line.store.alias in self._backups]
-        return [*self._unreachable(), *self._crowded(), *late]
+        return [*self._unreachable(), *self._connection_limit(), *late]
 
-    def _unreachable(self) -> Iterable[Line]:
+    def _unreachable(self) -> Iterable[ProblemRow]:
         for alias, reason in self.down.items():
             store = self._by_alias[alias]
-            yield Line(
+            yield ProblemRow(
                 Priority.IMMEDIATE.value,
                 _("can't be reached"),
                 store,
@@ -231,7 +231,7 @@ class Front:
                 code="down",
             )
 
-    def _found(self) -> Iterable[Line]:
+    def _found(self) -> Iterable[ProblemRow]:
         """What checks found and did not see resolved since, by kind."""
         rows = list(
             Finding.objects.filter(identity__in=self._identities, resolved_at=None)
@@ -262,7 +262,7 @@ class Front:
             store = self._by_alias[self._identities[row["identity"]]]
             link = f"{reverse('admin:operations_finding_changelist')}?state=open&q={row['code']}"
             new, resolved = row["new"], gone.get((row["scan"], row["code"]), 0)
-            yield Line(
+            yield ProblemRow(
                 row["priority"],
                 _kind(cls, row["code"]),
                 store,
@@ -284,7 +284,7 @@ class Front:
         last = newest.annotate(last=Max("pk")).values("last")
         return {run.operation: run for run in Run.objects.filter(pk__in=last).only(*_REPAIR_COLUMNS)}
 
-    def _in_scope(self) -> Iterable[Line]:
+    def _in_scope(self) -> Iterable[ProblemRow]:
         for (alias, name), row in self._latest.items():
             cls = registry.operations().get(name.removeprefix(PROBLEM)) if name.startswith(PROBLEM) else None
             if cls is None or cls.problem is None or alias not in self._by_alias:
@@ -297,7 +297,7 @@ class Front:
             change = row.value - (row.before if row.before is not None else 0)
             moved = _("new") if not row.before else _moved(max(change, 0), max(-change, 0))
             link = _rows_link(cls)
-            yield Line(
+            yield ProblemRow(
                 cls.problem.priority,
                 str(cls.problem.kind),
                 self._by_alias[alias],
@@ -311,12 +311,12 @@ class Front:
                 _("Plan the repair"),
             )
 
-    def _lacking(self) -> Iterable[Line]:
+    def _lacking(self) -> Iterable[ProblemRow]:
         for (alias, name), row in self._latest.items():
             if name == LACKS and row.value and alias in self._by_alias:
                 kind = ngettext("table or column missing", "tables or columns missing", row.value)
                 params = {"store": alias}
-                yield Line(
+                yield ProblemRow(
                     Priority.PLANNED.value,
                     kind,
                     self._by_alias[alias],
@@ -330,17 +330,17 @@ class Front:
                     _("Plan the upgrade"),
                 )
 
-    def _crowded(self) -> Iterable[Line]:
+    def _connection_limit(self) -> Iterable[ProblemRow]:
         for (alias, name), row in self._latest.items():
             taken = row.value or 0
             if name == CONNECTIONS and alias in self._by_alias and taken >= settings.CONNECTIONS_ALERT_PERCENT:
                 kind = _("per cent of the server's connections are taken (%(share)s)") % {"share": row.text}
                 link = f"{reverse('stores')}#{alias}"
-                yield Line(
+                yield ProblemRow(
                     Priority.IMMEDIATE.value, kind, self._by_alias[alias], taken, None, "", row.at, link, code="crowded"
                 )
 
-    def _without_backup(self) -> Iterable[Line]:
+    def _without_backup(self) -> Iterable[ProblemRow]:
         limit = timedelta(hours=settings.BACKUP_MAX_AGE_HOURS)
         for store in self.stores:
             at = self._backups.get(store.alias)
@@ -353,7 +353,7 @@ class Front:
                 % {"hours": figure((self.now - at) / timedelta(hours=1), 0)}
             )
             priority = Priority.IMMEDIATE if settings.PRODUCTION else Priority.PERIODIC
-            yield Line(
+            yield ProblemRow(
                 priority.value,
                 kind,
                 store,
@@ -368,13 +368,13 @@ class Front:
                 "backup",
             )
 
-    def _overdue(self) -> Iterable[Line]:
+    def _overdue(self) -> Iterable[ProblemRow]:
         for state in self._schedules:
             if state.switch.on and state.next_run is not None and self.now - state.next_run > queue.OVERDUE:
                 kind = _("overdue by schedule: %(title)s") % {"title": state.operation.title}
                 store = self._by_alias.get(getattr(state.operation, "store", ""), self.stores[0])
                 link = reverse("operations") + f"#{state.operation.name}"
-                yield Line(Priority.IMMEDIATE.value, kind, store, None, state.next_run, "", self.now, link)
+                yield ProblemRow(Priority.IMMEDIATE.value, kind, store, None, state.next_run, "", self.now, link)
 
     # --- runs -----------------------------------------------------------------------------------------------------
 
@@ -401,7 +401,7 @@ class Front:
         return [_run_line(run) for run in _runs().filter(status__in=[Status.RUNNING, Status.QUEUED])[:SHOWN_RUNS]]
 
     @cached_property
-    def lately(self) -> list[RunLine]:
+    def recent_runs(self) -> list[RunLine]:
         return [_run_line(run) for run in _runs().filter(status__in=list(ENDED))[:SHOWN_RUNS]]
 
     @cached_property
@@ -503,7 +503,7 @@ def _kind_of_figure(name: str) -> str:
 
 def _rows_link(cls: Any) -> str:
     model = cls.model
-    if model not in admin.site._registry or store_of(model) != cls.store:
+    if model not in admin.site._registry or store_of(model) != cls.store_alias:
         return ""
     return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
 
@@ -553,7 +553,7 @@ _OPTIONS = {
 def front_context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """What the theme's index page gets: see UNFOLD in the settings."""
     if request.user.has_perm("operations.view_run"):
-        context["front"] = Front()
+        context["front"] = Dashboard()
         context["may_operate"] = request.user.has_perm("operations.operate_run")
         context["title"] = _("Overview")
         context["stores_title"] = store_titles()

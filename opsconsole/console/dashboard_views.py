@@ -11,19 +11,19 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from opsconsole.console.dashboard import Front
+from opsconsole.console.dashboard import Dashboard
 from opsconsole.console.operation_views import needs
 from opsconsole.formatting import figure, moment
 from opsconsole.monitoring.connectivity import unreachable
 from opsconsole.monitoring.stats import stats
-from opsconsole.stores.store import Store, StoreUnusable, all_stores
+from opsconsole.stores.store import Store, StoreUnavailable, all_stores
 
 
 @require_safe
 @needs("view_run")
 def front_live(request: HttpRequest) -> HttpResponse:
     """What moves on the front page: asked for again and again while something runs."""
-    return render(request, "console/_running.html", {"front": Front()})
+    return render(request, "console/_running.html", {"front": Dashboard()})
 
 
 class Listing(NamedTuple):
@@ -52,7 +52,7 @@ def _report(store: Store, error: str) -> dict[str, Any]:
     if not error:
         try:
             report = stats(store)
-        except StoreUnusable as unusable:
+        except StoreUnavailable as unusable:
             error = str(unusable)
     tables = [
         _listing(_("Tables"), report.get("tables", [])),

@@ -27,7 +27,7 @@ from opsconsole.stores import rows
 from opsconsole.stores.errors import ErrorKind, classify, sqlstate
 from opsconsole.stores.router import store_of
 from opsconsole.stores.rows import Key, RowsChanged, Values, Write
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 
 
 def refusal(error: Exception) -> str:
@@ -383,7 +383,7 @@ class EditableStoreAdmin(StoreModelAdmin):
             return self._saved(request, *steps)
         except Unsaved as reason:
             request.refusal = str(reason)  # type: ignore[attr-defined]
-        except (StoreUnusable, DatabaseError) as error:
+        except (StoreUnavailable, DatabaseError) as error:
             return self.unusable(request, error)
         return super().changeform_view(request, object_id, form_url, extra_context)
 

@@ -32,10 +32,10 @@ from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.registry import UnknownOperation
 from opsconsole.engine.selection import Selection
-from opsconsole.stores.store import StoreUnusable
+from opsconsole.stores.store import StoreUnavailable
 
 MAX_BATCH_SIZE = 100_000
-TABS = ("findings", "events", "batches", "set_aside", "left", "changes", "plan", "report")
+TABS = ("findings", "events", "batches", "failed", "left", "changes", "plan", "report")
 
 View = Callable[..., HttpResponse]
 
@@ -107,14 +107,14 @@ def start_plan(
         else:
             run = _plan(request, cls, dict(form.cleaned_data), selection, note)
     except REFUSALS as error:
-        if isinstance(error, StoreUnusable) and error.error is not None:
+        if isinstance(error, StoreUnavailable) and error.error is not None:
             raise  # the store is in trouble: see StoreTrouble
         return _refused(request, str(cls.title), str(error))
     return redirect("run", run.pk)
 
 
 def _plan(request: HttpRequest, cls: type[Operation], params: dict[str, Any], selection: Selection, note: str) -> Run:
-    planned = planner.plan(planner.operation_on(cls, cls.locate(params), params), selection)
+    planned = planner.plan(planner.operation_on(cls, cls.resolve_store(params), params), selection)
     if planned.total <= lifecycle.RECOUNTED_UNITS:
         planner.count_outcomes(planned)
     run = lifecycle.draft(planned, actor_of(request), note=note)
@@ -130,7 +130,7 @@ def plan_now(request: HttpRequest, operation_name: str, params: dict[str, Any]) 
 
 
 def _scan(request: HttpRequest, cls: type[Operation], params: dict[str, Any]) -> Run:
-    planned = planner.plan(planner.operation_on(cls, cls.locate(params), params))
+    planned = planner.plan(planner.operation_on(cls, cls.resolve_store(params), params))
     unfinished = lifecycle.same_command(planned.operation, planned.selection)
     return unfinished or queue.confirm(lifecycle.draft(planned, actor_of(request)), actor_of(request))
 
@@ -321,7 +321,7 @@ def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
     if verb == "undo":
         return start_plan(request, "operations.undo_run", params={"run": run.pk})
     if verb == "retry":
-        return start_plan(request, "operations.retry_set_aside", params={"run": run.pk})
+        return start_plan(request, "operations.retry_failed_rows", params={"run": run.pk})
     asks: dict[str, Callable[[Run, Actor], Any]] = {
         "pause": lifecycle.pause,
         "cancel": lifecycle.cancel,
@@ -413,13 +413,13 @@ def _operations(request: HttpRequest, *, errors: dict[str, str] | None = None) -
         _("Operations"),
         listed=listed,
         may_operate=request.user.has_perm("operations.operate_run"),
-        may_schedule=request.user.has_perm("operations.change_switch"),
+        may_schedule=request.user.has_perm("operations.change_schedulesetting"),
         status=400 if errors else 200,
     )
 
 
 @require_POST
-@needs("change_switch")
+@needs("change_schedulesetting")
 def schedule(request: HttpRequest, name: str) -> HttpResponse:
     """Switch an operation's schedule on or off, or change when it runs."""
     _operation_or_404(name)

@@ -25,18 +25,18 @@ from django.utils.translation import ngettext
 from opsconsole.engine import checklist, findings, notifications, queue, registry
 from opsconsole.engine import lifecycle as runs
 from opsconsole.engine.labels import STATUS_VARIANTS, operation_title, outcome_label, reason_label, verb_label
-from opsconsole.engine.lifecycle import Actor, UnableToRun
-from opsconsole.engine.models import ENDED, RESUMABLE, Batch, Finding, Hold, Rejection, Request, Run, Status, Trigger
+from opsconsole.engine.lifecycle import Actor, RunRefused
+from opsconsole.engine.models import ENDED, RESUMABLE, Batch, Finding, Freeze, Rejection, Request, Run, Status, Trigger
 from opsconsole.engine.operation import Check, Operation, Risk
-from opsconsole.engine.planner import OUTCOMES, UnableToPlan, advice
+from opsconsole.engine.planner import OUTCOMES, PlanRefused, advice
 from opsconsole.engine.registry import InvalidParameters, UnknownOperation
 from opsconsole.engine.selection import Selection
-from opsconsole.formatting import copyable, difference, duration, duration_range, figure, figure_or_words, moment
+from opsconsole.formatting import copy_button, difference, duration, duration_range, figure, figure_or_words, moment
 from opsconsole.stores.router import store_of as store_of_model
 from opsconsole.stores.rows import Key
-from opsconsole.stores.store import Store, StoreUnusable, all_stores
+from opsconsole.stores.store import Store, StoreUnavailable, all_stores
 
-REFUSALS = (UnableToRun, UnableToPlan, UnknownOperation, InvalidParameters, StoreUnusable)
+REFUSALS = (RunRefused, PlanRefused, UnknownOperation, InvalidParameters, StoreUnavailable)
 
 SHOWN_ROWS = 100
 SHOWN_BATCHES = 60
@@ -69,14 +69,14 @@ class Described(NamedTuple):
     title: str
     description: str
     risk: str
-    about_runs: bool
+    targets_run: bool
     is_check: bool
 
 
 def described(cls: type[Operation]) -> Described:
     risk = str(getattr(getattr(cls, "risk", None), "label", ""))
     is_check = issubclass(cls, Check)
-    return Described(cls.name, str(cls.title), str(cls.description), risk, cls.about_runs, is_check)
+    return Described(cls.name, str(cls.title), str(cls.description), risk, cls.targets_run, is_check)
 
 
 class _Page:
@@ -139,7 +139,7 @@ class _Page:
         ]
 
     def figure_label(self, name: str) -> str:
-        labels = self.operation.figure_labels if self.operation is not None else {}
+        labels = self.operation.statistic_labels if self.operation is not None else {}
         return str(labels.get(name, name.replace("_", " ")))
 
     def _outcome_table(self, reasons: dict[str, dict[str, int]], whole: int) -> Table:
@@ -204,11 +204,11 @@ def row_link(run: Run, table: str, key: Key, text: str) -> SafeString | str:
     """A row's name, linked to its page where it has one. A file outside the console has none."""
     model = None if run.attached_path else _admin_models().get((run.store, table))
     if model is None:
-        return copyable(text)
+        return copy_button(text)
     try:
         url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_change", args=[quote(key)])
     except NoReverseMatch:
-        return copyable(text)
+        return copy_button(text)
     return format_html('<a href="{}" class="row-link">{}</a>', url, text)
 
 
@@ -331,7 +331,7 @@ class PlanPage(_Page):
         rows: list[dict[str, Any]] = entry["rows"]
         table = next(iter(self.run.writes), "")
         own = (row for row in rows if row["table"] == table and row["key"] == entry["key"])
-        if self.cls is not None and not self.cls.selects:
+        if self.cls is not None and not self.cls.selectable:
             table = ""  # the unit's key is its place in a list
         return next(own, rows[0] if rows else {"table": table, "key": entry["key"]})
 
@@ -349,11 +349,11 @@ class PlanPage(_Page):
                 else _("Only rows of %(tables)s may change.")
             )
             sentences.append(words % {"tables": whole})
-        if self.run.bound is not None and self.run.parent_id is None and self.cls is not None and self.cls.selects:
+        if self.run.bound is not None and self.run.parent_id is None and self.cls is not None and self.cls.selectable:
             sentences.append(
                 _("Rows made after the plan are left alone: it ends at key %(bound)s.") % {"bound": self.run.bound}
             )
-        for outcome in ("unfit", "set_aside", "skipped"):
+        for outcome in ("invalid", "failed", "skipped"):
             if self.counts[outcome]:
                 why = ", ".join(
                     f"{reason_label(self.operation, reason)} ({figure(count)})"
@@ -419,7 +419,7 @@ class PlanPage(_Page):
         return self.operation.name if self._asked and runs.needs_typing(self.operation) else ""
 
     @cached_property
-    def checklist(self) -> list[checklist.Line]:
+    def checklist(self) -> list[checklist.ProblemRow]:
         """What deletes has one: facts, and what a person confirms."""
         return [] if self.problem else checklist.lines(runs.plan_of(self.run))
 
@@ -462,7 +462,7 @@ def plan_differences(old: Run, new: Run) -> Table:
     lines = [
         (after.figure_label(name), old.before.get(name), value)
         for name, value in new.before.items()
-        if name not in after.operation.observed
+        if name not in after.operation.volatile_statistics
     ]
     if before.counted and after.counted:
         lines += [(outcome_label(name), before.counts[name], after.counts[name]) for name in OUTCOMES]
@@ -564,14 +564,14 @@ class RunPage(_Page):
         sentences: list[SafeString | str] = []
         if run.status == Status.RUNNING and run.request:
             sentences.append(asked[Request(run.request)])
-        hold = Hold.objects.order_by("pk").first() if self.live else None
+        hold = Freeze.objects.order_by("pk").first() if self.live else None
         if hold is not None:
             held = _("All runs are held by %(who)s: %(note)s. They go on after `runs release-all`.")
             sentences.append(held % {"who": hold.who, "note": hold.note})
         elif run.waiting and self.live:
             since = format_html(" ({} {})", _("since"), moment(run.waiting_since)) if run.waiting_since else ""
             sentences.append(format_html("{}{}{}", _("Waiting: "), run.waiting, since))
-        if run.status == Status.RUNNING and runs.is_abandoned(run):
+        if run.status == Status.RUNNING and runs.is_stale(run):
             sentences.append(
                 _("Its worker is gone. In the background it goes on by itself within two minutes.")
                 if run.in_background
@@ -600,7 +600,7 @@ class RunPage(_Page):
         verbs = [Verb("approve", _("Approve"), "primary")] if self.may_approve else []
         if not may("operations.operate_run"):
             return verbs
-        if run.status in RESUMABLE or (run.status == Status.RUNNING and runs.is_abandoned(run)):
+        if run.status in RESUMABLE or (run.status == Status.RUNNING and runs.is_stale(run)):
             verbs.append(Verb("resume", _("Resume"), "primary"))
         if run.status in {Status.RUNNING, Status.QUEUED} and not run.request:
             verbs.append(Verb("pause", _("Pause")))
@@ -642,7 +642,7 @@ class RunPage(_Page):
     @cached_property
     def waiting_aside(self) -> int:
         """Units set aside that no retry has settled."""
-        return self.run.units_set_aside.filter(retried_by=None).count() if self.run.set_aside else 0
+        return self.run.failed_items.filter(retried_by=None).count() if self.run.failed else 0
 
     @property
     def retry_label(self) -> str:
@@ -674,15 +674,17 @@ class RunPage(_Page):
 
     @property
     def summary(self) -> list[str]:
-        return list(self.operation.summary(self.run.after)) if self.operation is not None and self.run.after else []
+        return (
+            list(self.operation.result_notes(self.run.after)) if self.operation is not None and self.run.after else []
+        )
 
     @property
     def next_step(self) -> tuple[str, str] | None:
         """Address and words of the next useful thing."""
         if not self.run.ended:
             return None
-        if self.run.set_aside:
-            return "?tab=set_aside", _("See what was set aside")
+        if self.run.failed:
+            return "?tab=failed", _("See what was set aside")
         if self.run.changed and any(self.run.batches.values_list("rows", flat=True)[:1]):
             return "?tab=changes", _("See the changes, before and after")
         return (self.rows_url, _("See the rows")) if self.rows_url else None
@@ -697,15 +699,15 @@ class RunPage(_Page):
                 ("findings", _("Findings"), sum(self.found.values())),
                 ("events", _("Events"), None),
                 ("batches", _("Questions"), run.batches_done),
-                ("set_aside", _("Set aside"), run.set_aside),
+                ("failed", _("Failed"), run.failed),
                 ("report", _("Report"), None),
             ]
             return self._linked(found, current)
         found = [
             ("events", _("Events"), None),
             ("batches", _("Batches"), run.batches_done),
-            ("set_aside", _("Set aside"), run.set_aside),
-            ("left", _("Left as they are"), run.unfit + run.skipped),
+            ("failed", _("Failed"), run.failed),
+            ("left", _("Left as they are"), run.invalid + run.skipped),
             ("changes", _("Changes"), run.changed),
             ("plan", _("Plan"), None),
             ("report", _("Report"), None),
@@ -778,7 +780,7 @@ class RunPage(_Page):
         rows = [
             [
                 format_html('<a class="row-link" href="?tab=changes&amp;batch={0}#tabs">{0}</a>', batch.number),
-                figure(batch.changed + batch.skipped + batch.unfit + batch.set_aside),
+                figure(batch.changed + batch.skipped + batch.invalid + batch.failed),
                 figure(batch.rows),
                 duration_milliseconds(batch.seconds),
                 moment(batch.prepared_at),
@@ -792,7 +794,7 @@ class RunPage(_Page):
         """Title and data, for the theme's chart: size and duration of the newest batches."""
         batches = self._batches[::-1]
         numbers = [batch.number for batch in batches]
-        sizes = [batch.changed + batch.skipped + batch.unfit + batch.set_aside for batch in batches]
+        sizes = [batch.changed + batch.skipped + batch.invalid + batch.failed for batch in batches]
         times = [round(batch.seconds * 1000, 1) for batch in batches]
         return [
             (_("Rows per batch"), _chart(numbers, _("rows"), sizes, "var(--color-primary-600)")),
@@ -803,9 +805,9 @@ class RunPage(_Page):
         ]
 
     @property
-    def set_aside(self) -> list[tuple[str, Table]]:
+    def failed(self) -> list[tuple[str, Table]]:
         """Reason with its count, and the first of its units."""
-        units = self.run.units_set_aside
+        units = self.run.failed_items
         groups = units.values_list("reason").annotate(count=Count("pk")).order_by("-count")
         return [
             (
@@ -831,7 +833,7 @@ class RunPage(_Page):
     def left(self) -> list[tuple[str, str, int, list[Any]]]:
         """Outcome, reason, units, and the first labels, of units that stayed as they were."""
         labels: dict[tuple[str, str], list[str]] = {}
-        batches = self.run.batches.exclude(skipped=0, unfit=0).order_by("number")[:SEARCHED_BATCHES]
+        batches = self.run.batches.exclude(skipped=0, invalid=0).order_by("number")[:SEARCHED_BATCHES]
         for batch in batches.iterator(chunk_size=5):
             for outcome, reasons in batch.left.items():
                 for reason, found in reasons.items():
@@ -846,7 +848,7 @@ class RunPage(_Page):
                 count,
                 [row_link(self.run, table, label, label) for label in labels.get((outcome, reason), [])[:SHOWN_ROWS]],
             )
-            for outcome in ("unfit", "skipped")
+            for outcome in ("invalid", "skipped")
             for reason, count in self.run.reasons.get(outcome, {}).items()
             if count
         ]
@@ -866,7 +868,7 @@ class RunPage(_Page):
             (_("Status"), self.status),
             (_("Started by"), f"{run.started_by} ({run.get_trigger_display()})"),
             *self._agreed,
-            (_("Plan"), copyable(run.digest)),
+            (_("Plan"), copy_button(run.digest)),
             (_("Code version"), run.code_version),
             (_("Created"), moment(run.created_at)),
             (_("Started"), moment(run.started_at)),
@@ -908,7 +910,7 @@ class RunPage(_Page):
         found: list[SafeString | str] = [run.error] if run.error else []
         found += [
             format_html("{}: {} ({})", swatch(outcome), reason_label(self.operation, reason), figure(count))
-            for outcome in ("skipped", "unfit", "set_aside")
+            for outcome in ("skipped", "invalid", "failed")
             for reason, count in run.reasons.get(outcome, {}).items()
             if count
         ]
@@ -923,8 +925,8 @@ class EmergencyPage:
     """The emergency switch: how it stands, what it would stop, and the backups that there are."""
 
     @cached_property
-    def hold(self) -> Hold | None:
-        return Hold.objects.order_by("pk").first()
+    def hold(self) -> Freeze | None:
+        return Freeze.objects.order_by("pk").first()
 
     @cached_property
     def unfinished(self) -> list[Run]:
@@ -957,13 +959,13 @@ def _check_of(finding: Finding) -> Check | None:
 def finding_place(finding: Finding) -> tuple[str, Key] | None:
     """Table and key of the row that a finding is about; None where the check's code is gone."""
     check = _check_of(finding)
-    return None if check is None else check.place(findings.found_of(finding))
+    return None if check is None else check.target(findings.found_of(finding))
 
 
 def finding_link(finding: Finding) -> SafeString | str:
     """The row that a finding is about, where it has a page."""
     place = finding_place(finding)
-    return copyable(finding.subject) if place is None else row_link(finding.last_run, *place, finding.subject)
+    return copy_button(finding.subject) if place is None else row_link(finding.last_run, *place, finding.subject)
 
 
 def finding_words(finding: Finding) -> str:

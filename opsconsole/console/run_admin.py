@@ -31,7 +31,7 @@ from opsconsole.engine.labels import STATUS_VARIANTS, VERB_LABELS, operation_tit
 from opsconsole.engine.models import Alert, Channel, Delivery, Event, Finding, GivenRows, Run
 from opsconsole.engine.operation import Check, Operation
 from opsconsole.engine.selection import Selection
-from opsconsole.formatting import copyable, duration, figure, moment
+from opsconsole.formatting import copy_button, duration, figure, moment
 from opsconsole.stores.router import store_of
 from opsconsole.stores.rows import Write
 
@@ -53,7 +53,7 @@ class OperationActionsMixin:
         return [
             cls
             for cls in registry.operations().values()
-            if getattr(cls, "model", None) is self.model and not cls.about_runs
+            if getattr(cls, "model", None) is self.model and not cls.targets_run
         ]
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class OperationActionsMixin:
 
     def row_operations(self, request: HttpRequest) -> list[type[Operation]]:
         """Operations that take chosen rows; deleting them is one, where this person may."""
-        found = [cls for cls in self.operations(request) if cls.selects]
+        found = [cls for cls in self.operations(request) if cls.selectable]
         may = getattr(self, "may", None)
         if may is not None and may(request, "delete") and request.user.has_perm("operations.operate_run"):
             found.append(registry.operation(DELETE_ROWS))
@@ -135,7 +135,7 @@ class WriteByRunMixin(OperationActionsMixin):
 
 
 def _why_unsaved(run: Run) -> str:
-    failed = run.units_set_aside.first()
+    failed = run.failed_items.first()
     return (
         failed.error if failed is not None else run.error or gettext("Somebody has just changed this row. Save again.")
     )
@@ -221,8 +221,8 @@ class RunResource(ConsoleResource):
             "total",
             "changed",
             "skipped",
-            "unfit",
-            "set_aside",
+            "invalid",
+            "failed",
             "batches_done",
             "elapsed_seconds",
             "rows_per_second",
@@ -282,8 +282,8 @@ class RunAdmin(ExportAdmin):
     @admin.display(description=_("changed of in scope"))
     def outcome(self, run: Run) -> str:
         text = format_html("{} / {}", figure(run.changed), figure(run.total))
-        if run.set_aside:
-            text = format_html("{}<br><small>{} {}</small>", text, figure(run.set_aside), _("set aside"))
+        if run.failed:
+            text = format_html("{}<br><small>{} {}</small>", text, figure(run.failed), _("failed"))
         return text
 
     @admin.display(description=_("created at"), ordering="id")
@@ -341,7 +341,7 @@ class FindingAdmin(ExportAdmin):
         return {
             name: (_repairer(name), name, format_lazy("{} {}", _("Plan:"), cls.title))
             for name, cls in registry.operations().items()
-            if name in names and cls.selects
+            if name in names and cls.selectable
         }
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Finding]:
@@ -385,7 +385,7 @@ def _repairer(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResp
         cls = registry.operation(name)
         field, table = cls.model._meta.pk, cls.model._meta.db_table
         keys = set()
-        for finding in queryset.filter(resolved_at=None, store=cls.store, last_run__attached_path=""):
+        for finding in queryset.filter(resolved_at=None, store=cls.store_alias, last_run__attached_path=""):
             place = pages.finding_place(finding)
             if place is not None and place[0] == table:
                 keys.add(field.to_python(place[1]))
@@ -439,7 +439,7 @@ class EventAdmin(ExportAdmin):
 
     @admin.display(description=_("from"))
     def from_where(self, event: Event) -> str:
-        return copyable(event.origin)
+        return copy_button(event.origin)
 
     @admin.display(description=_("run"))
     def about(self, event: Event) -> str:

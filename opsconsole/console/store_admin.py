@@ -28,11 +28,11 @@ from unfold.contrib.filters.forms import RangeDateForm
 
 from opsconsole.console.base_admin import COUNT_CAP, ConsoleModelAdmin, ViewOnlyMixin
 from opsconsole.console.store_errors import unusable
-from opsconsole.formatting import copyable, excerpt, figure, moment, pretty_json
+from opsconsole.formatting import copy_button, excerpt, figure, moment, pretty_json
 from opsconsole.stores import catalog, remedies
 from opsconsole.stores.fields import RawTimestampField
 from opsconsole.stores.router import store_of
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 
 
 class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
@@ -72,7 +72,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         """Columns that both the model and the store have. Raises StoreUnusable where the table is missing."""
         store, table = self.store(request), self.model._meta.db_table
         if table not in store.tables:
-            raise StoreUnusable(
+            raise StoreUnavailable(
                 _("%(location)s has no table %(table)s.") % {"location": store.location, "table": table}
             )
         return [f.column for f in self.model._meta.concrete_fields if f.column in store.tables[table]]
@@ -91,7 +91,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     def _reads(self, name: Any) -> tuple[str, ...]:
         if isinstance(name, tuple):  # (field, filter class)
             name = name[0]
-        column = name.parameter_name if isinstance(name, type) and issubclass(name, ExactFilter) else name
+        column = name.parameter_name if isinstance(name, type) and issubclass(name, ExactTextFilter) else name
         return self.needs.get(name, (column,))
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
@@ -135,7 +135,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     def _cell(self, name: str, in_list: bool) -> Callable[[Any], Any]:
         field = self.model._meta.get_field(name)
         words: Callable[[Any], Any] = self.shows.get(name) or (
-            moment if isinstance(field, RawTimestampField) else copyable if field.primary_key else _plain
+            moment if isinstance(field, RawTimestampField) else copy_button if field.primary_key else _plain
         )
         if choices := dict(getattr(field, "flatchoices", ())):
             words = partial(_choice, choices)
@@ -203,14 +203,14 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
             self._require_key(request)
             self._say_what_is_missing(request)
             return _rendered(super().changelist_view(request, extra_context))
-        except (StoreUnusable, DatabaseError) as error:
+        except (StoreUnavailable, DatabaseError) as error:
             return self.unusable(request, error)
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
             self._require_key(request)
             return _rendered(super().changeform_view(request, *args, **kwargs))
-        except (StoreUnusable, DatabaseError) as error:
+        except (StoreUnavailable, DatabaseError) as error:
             return self.unusable(request, error)
 
     def unusable(self, request: HttpRequest, error: Exception) -> HttpResponse:
@@ -219,7 +219,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     def _require_key(self, request: HttpRequest) -> None:
         """Refuse to show a table of another shape: no row of it can be named."""
         if self.has_view_permission(request) and remedies.other_shape(self.store(request), self.model):
-            raise StoreUnusable(remedies.shape_sentence(self.store(request), self.model))
+            raise StoreUnavailable(remedies.shape_sentence(self.store(request), self.model))
 
     def _say_what_is_missing(self, request: HttpRequest) -> None:
         if not self.has_view_permission(request):
@@ -239,7 +239,7 @@ def _rendered(response: HttpResponse) -> HttpResponse:
     return response.render() if isinstance(response, TemplateResponse) else response
 
 
-class ExactFilter(TextFilter):
+class ExactTextFilter(TextFilter):
     """Rows with exactly this text in the column `parameter_name`, by its index; some may be `suggested`."""
 
     template = "console/exact_filter.html"
@@ -290,7 +290,7 @@ class CountedChoicesFilter(ChoicesRadioFilter):
         }
 
 
-class DayFilter(admin.FieldListFilter):
+class DateRangeFilter(admin.FieldListFilter):
     """From one day to another, both included, as the store's text says it: UTC, by the text's own order."""
 
     template = "unfold/filters/filters_date_range.html"

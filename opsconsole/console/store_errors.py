@@ -20,7 +20,7 @@ from django.utils.translation import gettext as _
 from opsconsole.stores.errors import ErrorKind, classify, is_lock
 from opsconsole.stores.locks import LOCKED_LOCK_SECONDS, Blocker, blockers, limit_lock_wait, reset_lock_wait
 from opsconsole.stores.router import DEFAULT
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +50,10 @@ class StoreTrouble:
                 one.end()
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        if not isinstance(error, (StoreUnusable, DatabaseError, InterfaceError)):
+        if not isinstance(error, (StoreUnavailable, DatabaseError, InterfaceError)):
             return None
         store = store_in_trouble(request, error)
-        if store is None and not isinstance(error, StoreUnusable):
+        if store is None and not isinstance(error, StoreUnavailable):
             return _console_in_trouble(error)
         return unusable(request, error, store)
 
@@ -116,7 +116,7 @@ class Patience:
 
 def store_in_trouble(request: HttpRequest, error: Exception) -> Store | None:
     """Return the store whose error this is, None where it is the console's own database or nobody's."""
-    if isinstance(error, StoreUnusable):
+    if isinstance(error, StoreUnavailable):
         found: Store | None = error.store or getattr(request, "store", None)
         return found
     patience: list[Patience] = getattr(request, _ATTRIBUTE, [])
@@ -128,15 +128,15 @@ def store_in_trouble(request: HttpRequest, error: Exception) -> Store | None:
 
 def explain(error: Exception, store: Store | None) -> tuple[str, list[Blocker]]:
     """Return the sentence about an error of a store, and who locks its tables where that is the reason."""
-    sentence = error if isinstance(error, StoreUnusable) or store is None else store.unusable(error)
-    cause = error.error if isinstance(error, StoreUnusable) else error
+    sentence = error if isinstance(error, StoreUnavailable) or store is None else store.unusable(error)
+    cause = error.error if isinstance(error, StoreUnavailable) else error
     found = blockers(store) if store is not None and cause is not None and is_lock(cause) else []
     return str(sentence), found
 
 
 def unusable(request: HttpRequest, error: Exception, store: Store | None) -> HttpResponse:
     """Return the page that says what is wrong with a store, who locks it, and what to do."""
-    cause = error.error if isinstance(error, StoreUnusable) else error
+    cause = error.error if isinstance(error, StoreUnavailable) else error
     if cause is not None and classify(cause) == ErrorKind.PERMANENT:
         logger.error("%s: %s", request.path, error, exc_info=error)
     sentence, found = explain(error, store)

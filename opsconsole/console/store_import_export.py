@@ -38,7 +38,7 @@ from opsconsole.stores.errors import ErrorKind, classify, sqlstate
 from opsconsole.stores.preflight import Target
 from opsconsole.stores.router import store_of
 from opsconsole.stores.rows import RowsChanged, Write, check_deferred, is_bigint, plain_key
-from opsconsole.stores.store import Store, StoreUnusable, text_of
+from opsconsole.stores.store import Store, StoreUnavailable, text_of
 
 MAX_EXPORTED = 100_000
 PREVIEWED = 100
@@ -46,7 +46,7 @@ PREVIEWED = 100
 # --- values of columns ----------------------------------------------------------------------------------------
 
 
-class Exactly(widgets.Widget):  # type: ignore[misc]
+class TextWidget(widgets.Widget):  # type: ignore[misc]
     """A column's value in a file: NULL is NULL, and text is text."""
 
     takes_rounded = False
@@ -72,7 +72,7 @@ class Exactly(widgets.Widget):  # type: ignore[misc]
         return value
 
 
-class WholeNumber(Exactly):
+class IntegerWidget(TextWidget):
     def read(self, value: Any) -> int:
         if isinstance(value, float) and value.is_integer():
             return int(value)  # a spreadsheet knows no other numbers
@@ -84,7 +84,7 @@ class WholeNumber(Exactly):
         raise ValueError(_("%(value)s is no whole number.") % {"value": excerpt(value, 40) or "''"})
 
 
-class Number(Exactly):
+class Number(TextWidget):
     takes_rounded = True
 
     def read(self, value: Any) -> float:
@@ -97,7 +97,7 @@ class Number(Exactly):
         return number
 
 
-class Bytes(Exactly):
+class Bytes(TextWidget):
     """Base64."""
 
     def read(self, value: Any) -> bytes:
@@ -114,13 +114,13 @@ def _field(column: Any) -> fields.Field:
     kinds = (
         (models.BinaryField, Bytes),
         (models.FloatField, Number),
-        (models.IntegerField, WholeNumber),  # AutoField among them
+        (models.IntegerField, IntegerWidget),  # AutoField among them
     )
-    widget = next((kind for field, kind in kinds if isinstance(column, field)), Exactly)
+    widget = next((kind for field, kind in kinds if isinstance(column, field)), TextWidget)
     return fields.Field(attribute=column.attname, column_name=column.column, widget=widget(column))
 
 
-class StoredRows(BaseInstanceLoader):  # type: ignore[misc]
+class PrefetchedRows(BaseInstanceLoader):  # type: ignore[misc]
     """The rows that a file names by their keys, read in batches beforehand."""
 
     def __init__(self, resource: Any, dataset: Any = None) -> None:
@@ -212,7 +212,7 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
         try:
             preflight.examine(self.store, targets, undoable=False)
             preflight.require_privileges(self.store, [(table, name) for name in columns], targets)
-        except StoreUnusable as error:
+        except StoreUnavailable as error:
             raise ValidationError(str(error)) from error
 
     @cached_property
@@ -358,7 +358,7 @@ def resource_of(model: type[models.Model]) -> type[StoreResource]:
             "model": model,
             "name": str(model._meta.verbose_name_plural),
             "import_id_fields": [model._meta.pk.name],
-            "instance_loader_class": StoredRows,
+            "instance_loader_class": PrefetchedRows,
             "skip_unchanged": True,
             "report_skipped": True,
             "use_transactions": True,
@@ -397,7 +397,7 @@ class ExportStoreMixin(ExportMixin):  # type: ignore[misc]
         try:
             response: HttpResponse = super().export_action(request)
             return response.render() if isinstance(response, TemplateResponse) else response
-        except (StoreUnusable, DatabaseError) as error:
+        except (StoreUnavailable, DatabaseError) as error:
             return self.unusable(request, error)  # type: ignore[no-any-return]
 
 
@@ -445,7 +445,7 @@ class ExchangeStoreMixin(ImportMixin, ExportStoreMixin):  # type: ignore[misc]
                 response.context_data["columns"] = ", ".join(field.column for field in self.model._meta.concrete_fields)
                 response.context_data["preview"] = _preview(result) if result is not None else None
             return response.render() if isinstance(response, TemplateResponse) else response
-        except (StoreUnusable, DatabaseError) as error:
+        except (StoreUnavailable, DatabaseError) as error:
             return self.unusable(request, error)  # type: ignore[no-any-return]
 
     def process_dataset(self, dataset: Any, form: Any, request: HttpRequest, **kwargs: Any) -> Result:

@@ -20,10 +20,10 @@ from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.planner import Plan
 from opsconsole.formatting import duration, environment_label, figure
 from opsconsole.stores.backups import newest_verified
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 
 
-class Item(NamedTuple):
+class NamedItem(NamedTuple):
     """One line of the checklist: its title, and what a person confirms."""
 
     title: Any
@@ -31,17 +31,19 @@ class Item(NamedTuple):
 
 
 ITEMS = {
-    "ownership": Item(gettext_lazy("Whose data"), gettext_lazy("I know which rows go, and they are ours to remove")),
-    "dependencies": Item(
+    "ownership": NamedItem(
+        gettext_lazy("Whose data"), gettext_lazy("I know which rows go, and they are ours to remove")
+    ),
+    "dependencies": NamedItem(
         gettext_lazy("What depends on it"), gettext_lazy("nobody and nothing else still needs these rows")
     ),
-    "backup": Item(gettext_lazy("Backup"), gettext_lazy("the backup named here can be restored if it must be")),
-    "scope": Item(gettext_lazy("Scope"), gettext_lazy("the users and processes that this touches know of it")),
-    "rollback": Item(gettext_lazy("Way back"), gettext_lazy("I know how to undo this, and who does it")),
+    "backup": NamedItem(gettext_lazy("Backup"), gettext_lazy("the backup named here can be restored if it must be")),
+    "scope": NamedItem(gettext_lazy("Scope"), gettext_lazy("the users and processes that this touches know of it")),
+    "rollback": NamedItem(gettext_lazy("Way back"), gettext_lazy("I know how to undo this, and who does it")),
 }
 
 
-class Line(NamedTuple):
+class ProblemRow(NamedTuple):
     """An item as the page and the shell show it: with the facts that the console knows."""
 
     code: str
@@ -66,9 +68,9 @@ def missing(operation: Operation, checked: Sequence[str]) -> list[str]:
 
 def objection(operation: Operation) -> str:
     """Return why it can't be confirmed now: in production it needs a fresh backup."""
-    if not (has_checklist(operation) and settings.PRODUCTION) or operation.backs_up:
+    if not (has_checklist(operation) and settings.PRODUCTION) or operation.creates_backup:
         return ""
-    store = operation.at
+    store = operation.store
     backup = newest_verified(store)
     limit = timedelta(hours=settings.BACKUP_MAX_AGE_HOURS)
     if backup is not None and timezone.now() - backup.at <= limit:
@@ -84,7 +86,7 @@ def objection(operation: Operation) -> str:
     ) % {**values, "age": age}
 
 
-def lines(planned: Plan) -> list[Line]:
+def lines(planned: Plan) -> list[ProblemRow]:
     """The checklist of a plan; empty where its operation has none."""
     operation = planned.operation
     if not has_checklist(operation):
@@ -93,10 +95,10 @@ def lines(planned: Plan) -> list[Line]:
     facts: dict[str, list[str]] = {
         "ownership": _rows(planned),
         "dependencies": [],
-        "backup": [backup_words(operation.at)],
+        "backup": [backup_words(operation.store)],
         "scope": [
             _("%(location)s is reached; this is %(environment)s.")
-            % {"location": operation.at.location, "environment": environment_label()}
+            % {"location": operation.store.location, "environment": environment_label()}
         ],
         "rollback": [
             _("Every row is kept in the console's own database before it goes: the run can be undone.")
@@ -105,15 +107,15 @@ def lines(planned: Plan) -> list[Line]:
         ],
     }
     return [
-        Line(code, str(item.title), str(item.question), [*facts[code], *own.get(code, ())])
+        ProblemRow(code, str(item.title), str(item.question), [*facts[code], *own.get(code, ())])
         for code, item in ITEMS.items()
     ]
 
 
 def _own_facts(planned: Plan) -> Mapping[str, Sequence[str]]:
     try:
-        return planned.operation.facts(planned.units)
-    except (DatabaseError, StoreUnusable) as error:
+        return planned.operation.checklist_facts(planned.units)
+    except (DatabaseError, StoreUnavailable) as error:
         return {"scope": [str(error)]}
 
 
@@ -128,7 +130,7 @@ def backup_words(store: Store) -> str:
     """The newest verified backup of a store, in a sentence."""
     try:
         backup = newest_verified(store)
-    except StoreUnusable as error:
+    except StoreUnavailable as error:
         return str(error)
     if backup is None:
         return _("No verified backup of %(store)s is known.") % {"store": store.alias}

@@ -28,7 +28,7 @@ from opsconsole.engine import findings, lifecycle
 from opsconsole.engine.lifecycle import (
     LEASE,
     NOT_WAITING,
-    UnableToRun,
+    RunRefused,
     interrupt,
     operation_of,
     record,
@@ -36,8 +36,8 @@ from opsconsole.engine.lifecycle import (
     tell,
     worker_actor,
 )
-from opsconsole.engine.models import Batch, PinnedRows, Request, Run, SetAside, Status, pack
-from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Changed, Check, Item, Outcome, Skip
+from opsconsole.engine.models import Batch, FailedItem, PinnedRows, Request, Run, Status, pack
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Change, Check, NamedItem, Outcome, Skip
 from opsconsole.engine.planner import (
     OUTCOMES,
     Outcomes,
@@ -74,11 +74,11 @@ WAL_LIMIT_BYTES = 64 * 1024 * 1024
 FAST_CHECKPOINT_PAGES = 16_000  # 64 MB; the usual 1,000 are folded into the file every second batch
 
 
-class Fenced(Exception):
+class LostOwnership(Exception):
     """Another worker has taken the run over, or somebody ended it: this one stops."""
 
 
-class RestoreRefused(UnableToRun):
+class RestoreRefused(RunRefused):
     """Rows that were deleted can't be put back exactly: nothing is deleted."""
 
 
@@ -149,12 +149,12 @@ class Runner:
         self.run = run
         self.operation = operation_of(run)
         self.operation.run_id = run.pk
-        self.store = self.operation.at
+        self.store = self.operation.store
         self.selection = Selection(**run.selection)
         self.units = chosen_units(self.operation, self.selection)
         self._pinned = PinnedRows.of(run) if self.operation.pins_rows else None
-        if self.operation.exact and self._pinned is not None:
-            self.units = self.operation.choose(self.units, list(self._pinned))
+        if self.operation.pin_rows and self._pinned is not None:
+            self.units = self.operation.select(self.units, list(self._pinned))
         self.size = max(1, run.batch_size >> run.waits)  # less to wait for where it had to wait
         self.request = Request(run.request)
         self._writer = _Writer(self.store)
@@ -261,7 +261,7 @@ class Runner:
                 self._wait(trouble_code(error), reason, BACKOFF_SECONDS[min(tries, len(BACKOFF_SECONDS) - 1)])
                 self._writer.reconnect()
                 tries += 1
-            except Fenced:
+            except LostOwnership:
                 raise
             except Exception as error:
                 self._fail(error)
@@ -277,7 +277,7 @@ class Runner:
         """Read and judge one batch, see the one before it through, write this one; False when none is left."""
         if self.run.bound is None:
             return False
-        act = partial(self._answer, self.operation) if isinstance(self.operation, Check) else self.operation.act
+        act = partial(self._answer, self.operation) if isinstance(self.operation, Check) else self.operation.perform
         if act is not None:
             return self._do(self.run.bound, act)
         # An undo may meet a row again that the batch before it writes; a batch that is tried again has its turn alone.
@@ -318,7 +318,7 @@ class Runner:
     @property
     def _change(self) -> Callable[[Any], Outcome]:
         """What becomes of a unit: the operation's answer, or the verdict on a unit that could not be written."""
-        change = self.operation.change if self._pinned is None else self._as_pinned
+        change = self.operation.process if self._pinned is None else self._as_pinned
         if not self._verdicts:
             return change
 
@@ -332,8 +332,8 @@ class Runner:
 
     def _as_pinned(self, unit: Any) -> Outcome:
         """What becomes of a unit that still is as the plan showed it."""
-        outcome = self.operation.change(unit)
-        if isinstance(outcome, Changed) and digest_of(outcome, unit) != (self._pinned or {}).get(unit.pk):
+        outcome = self.operation.process(unit)
+        if isinstance(outcome, Change) and digest_of(outcome, unit) != (self._pinned or {}).get(unit.pk):
             return Skip("changed_since")
         return outcome
 
@@ -354,13 +354,13 @@ class Runner:
         self._check_budget()
         return True
 
-    def _answer(self, check: Check, question: Item) -> Outcome:
+    def _answer(self, check: Check, question: NamedItem) -> Outcome:
         """Ask one question, and keep what it finds as it comes."""
-        answer = iter(check.ask(question.name))
+        answer = iter(check.run_rule(question.name))
         while portion := list(islice(answer, findings.PORTION)):
             findings.keep(self.run, question.name, portion)
         findings.settle(self.run, question.name)
-        return check.change(question)
+        return check.process(question)
 
     @contextmanager
     def _leased(self) -> Iterator[None]:
@@ -388,7 +388,7 @@ class Runner:
             over.set()
             thread.join()
         if lost.is_set():
-            raise Fenced
+            raise LostOwnership
 
     def _mine(self) -> QuerySet[Run]:
         """The run, as long as this worker has it."""
@@ -450,7 +450,7 @@ class Runner:
         unmet: dict[RowKey, Exception | None] = {}
         for unit in read.units:
             now = again.get(unit.pk)
-            if now == unit or not isinstance(outcome := self._outcome(unit), Changed):
+            if now == unit or not isinstance(outcome := self._outcome(unit), Change):
                 continue
             if now is None or self._outcome(now) != outcome:
                 unmet |= dict.fromkeys(((row.table, row.key) for row in outcome.rows), None)
@@ -561,7 +561,7 @@ class Runner:
         held = {(write.table, key): old for write in writes for key, old, _new in write.rows} | error.held
         for unit in units:
             outcome = self._outcome(unit)
-            written = [(row.table, row.key) for row in outcome.rows] if isinstance(outcome, Changed) else []
+            written = [(row.table, row.key) for row in outcome.rows] if isinstance(outcome, Change) else []
             if refused := [error.refused[row] for row in written if row in error.refused]:
                 self._verdicts[unit.pk] = refused[0]
             elif unmet := [error.unmet[row] for row in written if row in error.unmet]:
@@ -589,8 +589,8 @@ class Runner:
         with _durable():
             self._save()
             batch.save(force_insert=True)
-            SetAside.objects.bulk_create(
-                SetAside(
+            FailedItem.objects.bulk_create(
+                FailedItem(
                     run=run,
                     batch=batch,
                     key=key,
@@ -618,7 +618,7 @@ class Runner:
         if self._open is not None:  # a batch of this worker's own stands: it is no worker that only dies
             fields["attempts"] = 0
         if not self._mine().update(**progress, **fields):
-            raise Fenced
+            raise LostOwnership
         if self._open is not None:
             Batch.objects.filter(pk=self._open.pk).update(committed=True, seconds=self._open.seconds)
 
@@ -633,7 +633,7 @@ class Runner:
             current = Run.objects.filter(pk=self.run.pk, status=Status.RUNNING)
             state = current.values_list("generation", "request").first()
             if state is None or state[0] != self.run.generation:
-                raise Fenced
+                raise LostOwnership
             self.request = Request(state[1])
             yield
 
@@ -799,7 +799,7 @@ class Runner:
         if now - self._held_checked < HOLD_CHECK_SECONDS:
             return None
         self._held_checked = now
-        if self.operation.touches_store and (reason := lifecycle.freeze_reason()):
+        if self.operation.writes_store and (reason := lifecycle.freeze_reason()):
             found = "freeze", reason
         elif reason := hold_reason(self.store):
             found = "throttle", reason
@@ -822,7 +822,7 @@ class Runner:
             fields["waiting_since"] = timezone.now()
         try:
             if not self._mine().update(**fields):
-                raise Fenced
+                raise LostOwnership
             self.request = Request(self._mine().values_list("request", flat=True).get())
         except (DatabaseError, InterfaceError):  # the console's own database is the one in trouble
             logger.warning("The wait could not be written down", exc_info=True)
@@ -832,9 +832,9 @@ class Runner:
 
     def _check_budget(self) -> None:
         run = self.run
-        if run.seen >= BUDGET_AFTER and run.set_aside > run.seen * BUDGET_SHARE:
+        if run.seen >= BUDGET_AFTER and run.failed > run.seen * BUDGET_SHARE:
             run.error = _("Stopped: %(count)d of %(seen)d units were set aside, more than 1 %%.") % {
-                "count": run.set_aside,
+                "count": run.failed,
                 "seen": run.seen,
             }
 
@@ -875,8 +875,8 @@ class Runner:
         else:
             run.after, problems = run.before, []
         run.error = " ".join(problems)
-        self.operation.finished(run.pk)
-        return self._end(Status.NEEDS_ATTENTION if problems or run.set_aside else Status.SUCCEEDED)
+        self.operation.on_finish(run.pk)
+        return self._end(Status.NEEDS_ATTENTION if problems or run.failed else Status.SUCCEEDED)
 
     def _explained(self, gone: int) -> int:
         """Count the units still in scope of which the store says why: in one walk they are read and judged once more.
@@ -886,20 +886,20 @@ class Runner:
         plan has not pinned appeared since, and are not touched.
         """
         run = self.run
-        counted = self.operation.act is not None or not self.operation.rejudges
-        left = run.unfit + run.set_aside + run.skipped - max(gone, 0)
+        counted = self.operation.perform is not None or not self.operation.rejudges
+        left = run.invalid + run.failed + run.skipped - max(gone, 0)
         if run.bound is None or (left == run.after["in_scope"] and self._is_undisturbed()):
             return left
         if counted and self._pinned is None:
             return left
         explained = left if counted else 0
-        failed = {str(key) for key in run.units_set_aside.values_list("key", flat=True)}
+        failed = {str(key) for key in run.failed_items.values_list("key", flat=True)}
         units, after = self.units.all(), None
         while found := read_batch(self.operation, units, after=after, bound=run.bound, limit=run.batch_size):
             if counted:
                 explained += sum(unit.pk not in (self._pinned or ()) for unit in found)
             else:
-                due = (isinstance(self._outcome(unit), Changed) for unit in found)
+                due = (isinstance(self._outcome(unit), Change) for unit in found)
                 explained += sum(str(unit.pk) in failed or not is_due for unit, is_due in zip(found, due, strict=True))
             after = found[-1].pk
         return explained
@@ -962,7 +962,7 @@ def _concerns_the_run(error: Exception) -> bool:
     """Whether an error of an action is the whole run's: the worker lost it, or a database has trouble."""
     if isinstance(error, DatabaseError | InterfaceError):
         return classify(error) in {ErrorKind.TRANSIENT, ErrorKind.RESOURCE}
-    return isinstance(error, Fenced)
+    return isinstance(error, LostOwnership)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from django.db.models import Count, QuerySet
 from django.utils import timezone
 
 from opsconsole.engine.models import Finding, Run
-from opsconsole.engine.operation import Found
+from opsconsole.engine.operation import FindingData
 
 PORTION = 1_000  # findings per statement
 MOVES = ("new", "persisting", "resolved")  # how findings moved since the scan before
@@ -26,7 +26,7 @@ _RENEWED = (
 )
 
 
-def keep(run: Run, question: str, found: Sequence[Found]) -> None:
+def keep(run: Run, question: str, found: Sequence[FindingData]) -> None:
     """Write down a portion of what `run` finds. A problem that was resolved and is back counts as new."""
     portion = {(one.code, one.subject): one for one in found}
     known = {
@@ -97,12 +97,12 @@ def news(run: Run) -> dict[tuple[str, str], int]:
     }
 
 
-def of_run(run: Run) -> Iterator[Found]:
+def of_run(run: Run) -> Iterator[FindingData]:
     """What a scan found, as the check said it."""
     for finding in Finding.objects.filter(last_run=run).order_by("question", "pk").iterator(chunk_size=PORTION):
         yield found_of(finding)
 
 
-def found_of(finding: Finding) -> Found:
+def found_of(finding: Finding) -> FindingData:
     data: dict[str, Any] = finding.data
-    return Found(finding.code, finding.subject, data, finding.priority)
+    return FindingData(finding.code, finding.subject, data, finding.priority)

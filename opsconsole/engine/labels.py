@@ -12,8 +12,8 @@ from opsconsole.engine.models import Status
 OUTCOME_LABELS = {
     "changed": _("Changed"),
     "skipped": _("Skipped"),
-    "unfit": _("Unfit"),
-    "set_aside": _("Set aside"),
+    "invalid": _("Invalid"),
+    "failed": _("Failed"),
 }
 # The engine's own reasons; an operation's stand in its `reasons`.
 REASON_LABELS = {

@@ -34,7 +34,7 @@ from opsconsole.engine.models import (
     RESUMABLE,
     TRANSITIONS,
     Event,
-    Hold,
+    Freeze,
     Lock,
     PinnedRows,
     Rejection,
@@ -62,15 +62,15 @@ MAX_ATTEMPTS = 5  # workers lost in a row without one batch
 MAX_NOTE = 10_000
 
 
-class UnableToRun(Exception):
+class RunRefused(Exception):
     """The run can't be started or changed as asked. The message says why and what to do."""
 
 
-class PlanDrifted(UnableToRun):
+class PlanDrifted(RunRefused):
     """The store no longer is as the confirmed plan saw it."""
 
 
-class TargetHeld(UnableToRun):
+class TargetHeld(RunRefused):
     """Another run holds a target."""
 
 
@@ -108,19 +108,19 @@ def needs_approval(operation: Operation) -> bool:
 
 def asks_more(operation: Operation) -> bool:
     """Return whether a confirmation asks for more than a click."""
-    asked = needs_typing(operation) or needs_approval(operation) or operation.wants_note or operation.superusers_only
+    asked = needs_typing(operation) or needs_approval(operation) or operation.requires_note or operation.superusers_only
     return asked or bool(checklist.missing(operation, ()) or checklist.objection(operation))
 
 
 def require_environment() -> None:
     """Refuse a process that claims a lower environment than the console's. Raises UnableToRun."""
     if sentence := environments.refusal():
-        raise UnableToRun(sentence)
+        raise RunRefused(sentence)
 
 
 def fingerprint(operation: Operation, selection: Selection) -> str:
     """The same for the same command: operation, database, parameters, selection."""
-    parts = [operation.name, operation.at.identity(), operation.params, selection.as_json()]
+    parts = [operation.name, operation.store.identity(), operation.params, selection.as_json()]
     return hashlib.sha256(orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
@@ -139,7 +139,7 @@ def draft(
     `changed_by`: the account that last changed the schedule that starts it.
     """
     operation = planned.operation
-    store = operation.at
+    store = operation.store
     run = Run(
         operation=operation.name,
         store=store.name,
@@ -164,7 +164,7 @@ def draft(
     )
     if operation.pins_rows and not planned.counted and planned.total <= RECOUNTED_UNITS:
         count_outcomes(planned)
-    keep_plan(run, planned)
+    store_plan(run, planned)
     with transaction.atomic():
         run.save()
         keep_pinned(run, planned)
@@ -172,7 +172,7 @@ def draft(
     return run
 
 
-def keep_plan(run: Run, planned: Plan) -> None:
+def store_plan(run: Run, planned: Plan) -> None:
     """Put what is planned so far into `run`, unsaved."""
     run.bound = planned.bound
     run.total = planned.total
@@ -230,7 +230,7 @@ def require_unchanged(run: Run, limit: int = RECOUNTED_UNITS) -> None:
     """
     kept = plan_of(run)
     if kept.digest() != run.digest:
-        raise UnableToRun(_("Run %(run)d is no longer what was planned. Plan it again.") % {"run": run.pk})
+        raise RunRefused(_("Run %(run)d is no longer what was planned. Plan it again.") % {"run": run.pk})
     if kept.operation.pins_rows and kept.counted and kept.total <= limit and moved_units(kept, PinnedRows.of(run)):
         raise PlanDrifted(_("The rows have changed since the plan was made. Nothing was written."))
 
@@ -245,9 +245,9 @@ def confirm(
     """
     require_environment()
     if is_held(registry.operations().get(run.operation)):
-        raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
+        raise RunRefused(_("All runs are held: `runs release-all` lets them go on."))
     operation = operation_of(run)
-    require_grounds(run, operation, actor, checked)
+    validate_confirmation(run, operation, actor, checked)
     require_unchanged(run)
     approver = part_of.approved_by if part_of is not None else None
     # Only the rows that the plan would change are touched: a due time that finds none asks nobody.
@@ -278,20 +278,20 @@ def confirm(
     return run
 
 
-def require_grounds(run: Run, operation: Operation, actor: Actor, checked: Sequence[str]) -> None:
+def validate_confirmation(run: Run, operation: Operation, actor: Actor, checked: Sequence[str]) -> None:
     """Raises UnableToRun where a plan may not be confirmed so: no reason given, checklist, age of the backup."""
     if operation.superusers_only and not (actor.user and actor.user.is_superuser):
-        raise UnableToRun(_("This plan needs a superuser. Ask a superuser to confirm it."))
-    if operation.wants_note and not run.note.strip():
-        raise UnableToRun(_("Say why: this needs a note."))
+        raise RunRefused(_("This plan needs a superuser. Ask a superuser to confirm it."))
+    if operation.requires_note and not run.note.strip():
+        raise RunRefused(_("Say why: this needs a note."))
     if operation.pins_rows and not run.plan["counted"]:
-        raise UnableToRun(_("The outcomes are not counted yet."))
+        raise RunRefused(_("The outcomes are not counted yet."))
     unchecked = checklist.missing(operation, checked) if actor.trigger != Trigger.SCHEDULE else []
     if unchecked:
-        raise UnableToRun(_("Not confirmed of the checklist: %(items)s.") % {"items": ", ".join(unchecked)})
+        raise RunRefused(_("Not confirmed of the checklist: %(items)s.") % {"items": ", ".join(unchecked)})
     if objection := checklist.objection(operation):
-        raise UnableToRun(objection)
-    require_privileges(operation.at, operation.read_columns(), operation.targets())
+        raise RunRefused(objection)
+    require_privileges(operation.store, operation.read_columns(), operation.targets())
 
 
 def approve(run: Run, actor: Actor) -> None:
@@ -299,9 +299,9 @@ def approve(run: Run, actor: Actor) -> None:
     require_environment()
     require_waiting(run)
     if refusal := refusal_to_approve(run, actor):
-        raise UnableToRun(refusal)
+        raise RunRefused(refusal)
     if objection := checklist.objection(operation_of(run)):
-        raise UnableToRun(objection)
+        raise RunRefused(objection)
     require_unchanged(run)
     with transaction.atomic():
         _move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE, approved_by=actor.user)
@@ -313,12 +313,12 @@ def reject(run: Run, actor: Actor, reason: str) -> None:
     require_waiting(run)
     account = actor.user
     if account is None or not account.has_perm("operations.approve_run"):
-        raise UnableToRun(
+        raise RunRefused(
             _("Rejecting run %(run)d needs an account that may approve it. Set OPSCONSOLE_TOKEN, or give --user.")
             % {"run": run.pk}
         )
     if not reason.strip():
-        raise UnableToRun(_("The reason is empty. Say why the run is rejected."))
+        raise RunRefused(_("The reason is empty. Say why the run is rejected."))
     _reject(run, actor, reason.strip()[:MAX_NOTE])
 
 
@@ -343,7 +343,7 @@ def expire_waiting() -> None:
     for run in Run.objects.filter(status=Status.AWAITING_APPROVAL, confirmed_at__lt=since):
         try:
             _reject(run, Actor(f"worker@{_host()}", f"{_host()}:{os.getpid()}", Trigger(run.trigger)), "expired")
-        except UnableToRun:  # somebody has just approved or cancelled it
+        except RunRefused:  # somebody has just approved or cancelled it
             continue
 
 
@@ -368,7 +368,7 @@ def addresses(*users: User | None) -> list[str]:
 def replace_plan(run: Run, actor: Actor) -> NoReturn:
     """Stop a confirmed run whose rows have changed, and plan it again for its planner. Raises PlanDrifted."""
     operation = operation_of(run)
-    fresh = plan(operation_on(type(operation), operation.at, run.params), Selection(**run.selection))
+    fresh = plan(operation_on(type(operation), operation.store, run.params), Selection(**run.selection))
     count_outcomes(fresh)
     planner = Actor(run.started_by, actor.origin, Trigger(run.trigger), run.user)
     with transaction.atomic():
@@ -389,7 +389,7 @@ def release(run: Run) -> None:
 
 def require_waiting(run: Run) -> None:
     if run.status != Status.AWAITING_APPROVAL:
-        raise UnableToRun(_("Run %(run)d does not wait for approval.") % {"run": run.pk})
+        raise RunRefused(_("Run %(run)d does not wait for approval.") % {"run": run.pk})
 
 
 def refusal_to_approve(run: Run, actor: Actor) -> str:
@@ -475,13 +475,13 @@ def record(run: Run | None, verb: str, actor: Actor, **detail: Any) -> None:
 def _move(run: Run, status: Status, **fields: Any) -> None:
     """Change the status if it still is what we saw; raises UnableToRun when somebody was faster."""
     if status not in TRANSITIONS[run.status]:
-        raise UnableToRun(
+        raise RunRefused(
             _("Run %(run)d is %(status)s: that is not possible now.")
             % {"run": run.pk, "status": run.get_status_display()}
         )
     met = Run.objects.filter(pk=run.pk, status=run.status, generation=run.generation).update(status=status, **fields)
     if not met:
-        raise UnableToRun(_("Run %(run)d has just changed: look again.") % {"run": run.pk})
+        raise RunRefused(_("Run %(run)d has just changed: look again.") % {"run": run.pk})
     run.status = status
     for name, value in fields.items():
         setattr(run, name, value)
@@ -502,7 +502,7 @@ def cancel(run: Run, actor: Actor) -> None:
 
 def _ask(run: Run, actor: Actor, request: Request, status: Status) -> None:
     with transaction.atomic():
-        if run.status == Status.RUNNING and run.worker and not is_abandoned(run):
+        if run.status == Status.RUNNING and run.worker and not is_stale(run):
             Run.objects.filter(pk=run.pk, status=Status.RUNNING).update(request=request)
             run.request = request
         else:
@@ -517,10 +517,10 @@ def _ask(run: Run, actor: Actor, request: Request, status: Status) -> None:
 
 def resume(run: Run, actor: Actor) -> None:
     """Queue a paused or interrupted run for the background."""
-    if run.status == Status.RUNNING and is_abandoned(run):
+    if run.status == Status.RUNNING and is_stale(run):
         _move(run, Status.INTERRUPTED)
     if run.status not in RESUMABLE:
-        raise UnableToRun(
+        raise RunRefused(
             _("Run %(run)d is %(status)s: only a paused or interrupted run can be resumed.")
             % {"run": run.pk, "status": run.get_status_display()}
         )
@@ -540,25 +540,25 @@ def resume(run: Run, actor: Actor) -> None:
 def add_note(run: Run, actor: Actor, text: str) -> None:
     """What somebody has to say about a run, then or later: what was difficult, how it was solved."""
     if not text.strip():
-        raise UnableToRun(_("The note is empty."))
+        raise RunRefused(_("The note is empty."))
     record(run, "note", actor, text=text.strip()[:MAX_NOTE])
 
 
 def is_held(cls: type[Operation] | None) -> bool:
     """Whether the emergency switch stops this operation: all but those that only read a store, such as a backup."""
-    return (cls is None or cls.touches_store) and Hold.objects.exists()
+    return (cls is None or cls.writes_store) and Freeze.objects.exists()
 
 
 def freeze_reason() -> str:
     """Return why the emergency switch stops runs now, empty when it does not."""
-    hold = Hold.objects.order_by("pk").first()
+    hold = Freeze.objects.order_by("pk").first()
     return _("All runs are held by %(who)s: %(note)s") % {"who": hold.who, "note": hold.note} if hold else ""
 
 
 def hold_all(actor: Actor, note: str) -> None:
     """The emergency switch: all runs wait at their next batch, none starts."""
     with transaction.atomic():
-        hold = Hold.objects.create(who=actor.name, note=note)
+        hold = Freeze.objects.create(who=actor.name, note=note)
         record(None, "hold_all", actor, note=note)
         subject = _("All runs are held by %(who)s") % {"who": actor.name}
         notifications.tell(f"hold/{hold.pk}", subject, _("Why: %(note)s") % {"note": note})
@@ -566,8 +566,8 @@ def hold_all(actor: Actor, note: str) -> None:
 
 def release_all(actor: Actor) -> None:
     with transaction.atomic():
-        newest = Hold.objects.order_by("-pk").first()
-        Hold.objects.all().delete()
+        newest = Freeze.objects.order_by("-pk").first()
+        Freeze.objects.all().delete()
         record(None, "release_all", actor)
         if newest is not None:
             text = _("They were held by %(who)s: %(note)s") % {"who": newest.who, "note": newest.note}
@@ -589,7 +589,7 @@ def this_worker() -> dict[str, Any]:
     return {"host": _host(), "pid": process.pid, "started": process.create_time()}
 
 
-def is_abandoned(run: Run) -> bool:
+def is_stale(run: Run) -> bool:
     """Whether a run that says `running` has no worker: its process is gone, or its lease has lapsed."""
     if run.status != Status.RUNNING:
         return False
@@ -617,15 +617,15 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
     `generation`: of the wake-up that asks; an outdated one gets nothing.
     """
     if generation is not None and generation != run.generation:
-        raise UnableToRun(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+        raise RunRefused(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
     require_environment()
     if is_held(registry.operations().get(run.operation)):
-        raise UnableToRun(_("All runs are held: `runs release-all` lets them go on."))
+        raise RunRefused(_("All runs are held: `runs release-all` lets them go on."))
     handed_over = run.status == Status.RUNNING and not run.worker
-    if run.status == Status.RUNNING and not handed_over and not is_abandoned(run):
-        raise UnableToRun(_("Run %(run)d is already running: see `runs show %(run)d`.") % {"run": run.pk})
+    if run.status == Status.RUNNING and not handed_over and not is_stale(run):
+        raise RunRefused(_("Run %(run)d is already running: see `runs show %(run)d`.") % {"run": run.pk})
     if run.status != Status.RUNNING and Status.RUNNING not in TRANSITIONS[run.status]:
-        raise UnableToRun(
+        raise RunRefused(
             _("Run %(run)d is %(status)s: that is not possible now.")
             % {"run": run.pk, "status": run.get_status_display()}
         )
@@ -642,7 +642,7 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
         request=Request.NONE if run.status in RESUMABLE else run.request,
     )
     if not met:
-        raise UnableToRun(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+        raise RunRefused(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
     run.refresh_from_db()
     return run
 
@@ -653,8 +653,8 @@ def begin(run: Run) -> None:
         require_unchanged(run, COMPARED_UNITS)
     except PlanDrifted:
         replace_plan(run, worker_actor(run))
-    except UnableToRun as error:  # it will never be what was planned again
-        give_up(run, str(error))
+    except RunRefused as error:  # it will never be what was planned again
+        fail_run(run, str(error))
         raise
     try:
         _take_locks(run)
@@ -668,11 +668,11 @@ def begin(run: Run) -> None:
         raise
 
 
-def run_called(number: int) -> Run:
+def get_run(number: int) -> Run:
     """The run with this number; raises UnableToRun."""
     run = Run.objects.filter(pk=number).first()
     if run is None:
-        raise UnableToRun(_("There is no run %(run)d: `runs list` shows those there are.") % {"run": number})
+        raise RunRefused(_("There is no run %(run)d: `runs list` shows those there are.") % {"run": number})
     return run
 
 
@@ -686,12 +686,12 @@ def store_of(run: Run, *, ask_server: bool = True) -> Store:
         store = attach_file(
             run.store,
             run.attached_path,
-            read_only=cls is not None and (issubclass(cls, Check) or not cls.touches_store),
+            read_only=cls is not None and (issubclass(cls, Check) or not cls.writes_store),
         )
     else:
         store = Store(run.store, run.store)
     if (ask_server or store.path is not None) and store.identity() != run.identity:
-        raise UnableToRun(
+        raise RunRefused(
             _(
                 "%(location)s is not the database that run %(run)d worked on: "
                 "the file was replaced, or the store now points elsewhere."
@@ -729,7 +729,7 @@ def let_go(run: Run, code: str, reason: str) -> float:
     }
     mine = Run.objects.filter(pk=run.pk, generation=run.generation, status=run.status)
     if not mine.update(**fields):
-        raise UnableToRun(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+        raise RunRefused(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
     for name, value in fields.items():
         setattr(run, name, value)
     logger.info("Run %s lets its worker go: %s", run.pk, reason)
@@ -750,7 +750,7 @@ def interrupt(run: Run, reason: str, code: str = "") -> None:
         logger.warning("The interruption could not be written down", exc_info=True)
 
 
-def reap() -> list[Run]:
+def requeue_stale_runs() -> list[Run]:
     """Background runs whose worker is gone, queued again; foreground ones marked as interrupted.
 
     Bounds the attempts: a run that loses its worker five times without one batch is failed.
@@ -767,12 +767,12 @@ def reap() -> list[Run]:
             Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(lease_until=now + LEASE)
             revived.append(run)
             continue
-        if run.status == Status.RUNNING and not is_abandoned(run):
+        if run.status == Status.RUNNING and not is_stale(run):
             continue
         try:
             if run.attempts >= MAX_ATTEMPTS:
                 error = _("Its worker was lost %(count)d times in a row without finishing a batch.")
-                give_up(run, error % {"count": run.attempts})
+                fail_run(run, error % {"count": run.attempts})
                 continue
             if run.status == Status.RUNNING and not run.in_background:
                 _move(run, Status.INTERRUPTED, worker={}, lease_until=None)
@@ -780,13 +780,13 @@ def reap() -> list[Run]:
             attempts = run.attempts + (1 if run.worker else 0)  # waiting between two slices is no loss
             lease = timezone.now() + LEASE
             _move(run, Status.QUEUED, attempts=attempts, worker={}, lease_until=lease)
-        except UnableToRun:  # somebody else has just moved it
+        except RunRefused:  # somebody else has just moved it
             continue
         revived.append(run)
     return revived
 
 
-def give_up(run: Run, error: str) -> None:
+def fail_run(run: Run, error: str) -> None:
     """Fail a run that no worker can work on."""
     with transaction.atomic():
         _move(run, Status.FAILED, error=error, finished_at=timezone.now(), generation=run.generation + 1)

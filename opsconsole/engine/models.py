@@ -144,8 +144,8 @@ class Run(models.Model):
     cursor = models.JSONField(null=True)
     changed = models.BigIntegerField(_("changed"), default=0)
     skipped = models.BigIntegerField(_("skipped"), default=0)
-    unfit = models.BigIntegerField(_("unfit"), default=0)
-    set_aside = models.BigIntegerField(_("set aside"), default=0)
+    invalid = models.BigIntegerField(_("invalid"), default=0)
+    failed = models.BigIntegerField(_("failed"), default=0)
     reasons = models.JSONField(default=dict)  # outcome → reason → count
     batches_done = models.PositiveIntegerField(_("batches"), default=0)
     elapsed_seconds = models.FloatField(_("elapsed"), default=0)
@@ -192,7 +192,7 @@ class Run(models.Model):
     @property
     def seen(self) -> int:
         """Units that have an outcome."""
-        return self.changed + self.skipped + self.unfit + self.set_aside
+        return self.changed + self.skipped + self.invalid + self.failed
 
     @property
     def rows_per_second(self) -> float:
@@ -295,8 +295,8 @@ class Batch(models.Model):
     cursor = models.JSONField()  # the run's, once this batch is committed
     changed = models.PositiveIntegerField(_("changed"), default=0)
     skipped = models.PositiveIntegerField(_("skipped"), default=0)
-    unfit = models.PositiveIntegerField(_("unfit"), default=0)
-    set_aside = models.PositiveIntegerField(_("set aside"), default=0)
+    invalid = models.PositiveIntegerField(_("invalid"), default=0)
+    failed = models.PositiveIntegerField(_("failed"), default=0)
     rows = models.PositiveIntegerField(_("rows written"), default=0)
     seconds = models.FloatField(_("seconds"), default=0)
     prepared_at = models.DateTimeField(default=timezone.now)
@@ -317,7 +317,7 @@ class Batch(models.Model):
 
     @property
     def left(self) -> dict[str, dict[str, list[Any]]]:
-        """Outcome (skipped, unfit) → reason → labels of the units that stayed as they were."""
+        """Outcome (skipped, invalid) → reason → labels of the units that stayed as they were."""
         return {} if self.image is None else unpack(self.image)["left"]
 
     @property
@@ -369,11 +369,11 @@ def _decode(value: Any) -> Any:
     return [_decode(item) for item in value] if isinstance(value, list) else value
 
 
-class SetAside(models.Model):
+class FailedItem(models.Model):
     """A unit whose change raised or whose write failed; it can be retried alone."""
 
-    run = models.ForeignKey(Run, models.CASCADE, related_name="units_set_aside")
-    batch = models.ForeignKey(Batch, models.CASCADE, related_name="units_set_aside")
+    run = models.ForeignKey(Run, models.CASCADE, related_name="failed_items")
+    batch = models.ForeignKey(Batch, models.CASCADE, related_name="failed_items")
     key = models.JSONField(_("key"))
     label = models.TextField(_("unit"))
     reason = models.CharField(_("reason"), max_length=200)
@@ -490,7 +490,7 @@ class Event(models.Model):
         raise TypeError("Events are appended, never removed.")
 
 
-class Switch(models.Model):
+class ScheduleSetting(models.Model):
     """An operation's schedule as people set it here: off until somebody switches it on."""
 
     operation = models.CharField(_("operation"), max_length=100, primary_key=True)
@@ -518,7 +518,7 @@ class Heartbeat(models.Model):
         return self.host
 
 
-class Hold(models.Model):
+class Freeze(models.Model):
     """The emergency switch: while a row stands, every run waits at its next batch and none starts."""
 
     who = models.CharField(max_length=150)

@@ -50,7 +50,7 @@ class RowChange(NamedTuple):
     new: Mapping[str, Any] | None
 
 
-class Changed(NamedTuple):
+class Change(NamedTuple):
     """The unit changes: its rows, in the order in which they are written. `reason` is a code counted apart.
 
     `detail` says in words what rows can't: it is shown in the plan.
@@ -67,13 +67,13 @@ class Skip(NamedTuple):
     reason: str
 
 
-class Unfit(NamedTuple):
+class Invalid(NamedTuple):
     """The operation can't change this unit, and expected so: it stays as it is, counted and listed."""
 
     reason: str
 
 
-Outcome = Changed | Skip | Unfit
+Outcome = Change | Skip | Invalid
 
 
 class Priority(models.TextChoices):
@@ -84,7 +84,7 @@ class Priority(models.TextChoices):
     PERIODIC = "periodic", _("periodic")
 
 
-class Found(NamedTuple):
+class FindingData(NamedTuple):
     """One problem of one subject, as a check finds it. Code and subject tell it apart from scan to scan.
 
     `data` is what its sentence and reports are made of, as JSON holds it.
@@ -114,7 +114,7 @@ class Operation:
 
     title: ClassVar[Any]  # one line: an imperative verb and its object
     description: ClassVar[Any]
-    store: ClassVar[str]
+    store_alias: ClassVar[str]
     model: ClassVar[type[models.Model]]  # the table whose rows are the units, or their roots
     reads: ClassVar[tuple[str, ...]] = ()  # columns that `change` sees, beside key and `writes`
     writes: Mapping[str, tuple[str, ...]] = {}  # table → columns that may change
@@ -123,21 +123,23 @@ class Operation:
     batch_size: int | None = None  # set: fixed, and --batch-size is refused
     locks: ClassVar[tuple[str, ...]] = ()  # what a run holds beside the tables of `writes`
     locks_units: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
-    touches_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
-    backs_up: bool = False  # it makes a backup itself before it writes
-    selects: ClassVar[bool] = True  # its units are rows of `model`, and people may choose among them
-    takes_chosen: ClassVar[bool] = False  # chosen units need not be in scope: what becomes of each is said of each
-    exact: ClassVar[bool] = False  # a unit that is no longer as the plan showed it is skipped: for few, dear units
+    writes_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
+    creates_backup: bool = False  # it makes a backup itself before it writes
+    selectable: ClassVar[bool] = True  # its units are rows of `model`, and people may choose among them
+    allow_out_of_scope: ClassVar[bool] = (
+        False  # chosen units need not be in scope: what becomes of each is said of each
+    )
+    pin_rows: ClassVar[bool] = False  # a unit that is no longer as the plan showed it is skipped: for few, dear units
     cluster: ClassVar[str] = ""  # LONG_CLUSTER where one unit may take more than minutes
     rejudges: ClassVar[bool] = True  # what is still in scope after a run is judged once more, to explain it
-    about_runs: ClassVar[bool] = False  # its units come from another run: parameter `run`
+    targets_run: ClassVar[bool] = False  # its units come from another run: parameter `run`
     schedule: ClassVar[Schedule | None] = None
     problem: ClassVar[Problem | None] = None  # set: units in scope stand on the front page
-    reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, unfit units and kinds of change
-    figure_labels: ClassVar[Mapping[str, Any]] = {"in_scope": _("in scope")}  # figure → words
-    observed: frozenset[str] = frozenset()  # figures that move by themselves, such as times: never compared
+    reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, invalid units and kinds of change
+    statistic_labels: ClassVar[Mapping[str, Any]] = {"in_scope": _("in scope")}  # figure → words
+    volatile_statistics: frozenset[str] = frozenset()  # figures that move by themselves, such as times: never compared
     Params: type[forms.Form] = forms.Form
-    act: Callable[[Any], Outcome] | None = None  # does a unit itself, instead of row changes: see `Act`
+    perform: Callable[[Any], Outcome] | None = None  # does a unit itself, instead of row changes: see `Act`
     run_id: int | None = None  # the run that works on it; none while it is planned
     selected = False  # whether somebody chose among its units
     _chosen: Collection[Key] | None = None  # the keys, where somebody named them
@@ -151,30 +153,30 @@ class Operation:
             cls.name = f"{app.label if app else package.rpartition('.')[2]}.{module}"
 
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
-        self.at = store
+        self.store = store
         self.params = dict(params or {})
         self.as_of = timezone.now()  # when it was planned: a run that goes on later sees the same "now"
 
     # --- what an operation says ---------------------------------------------------------------------
 
-    def domain(self) -> QuerySet[Any]:
+    def population(self) -> QuerySet[Any]:
         """The units that the figures are about. Default: every row of `model`."""
-        return self.model._default_manager.using(self.at.alias)
+        return self.model._default_manager.using(self.store.alias)
 
-    def scope(self) -> QuerySet[Any]:
+    def queryset(self) -> QuerySet[Any]:
         """The units of the domain with which there is something to do."""
-        return self.domain()
+        return self.population()
 
-    def change(self, unit: Any) -> Outcome:
+    def process(self, unit: Any) -> Outcome:
         """What becomes of `unit`: a pure function. What it raises sets the unit aside."""
         raise NotImplementedError
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
         """Figures shown before and after; `in_scope` is what is still to do. Numbers, or words where none say it.
 
         `narrow` keeps a queryset to what was selected and planned.
         """
-        return {"in_scope": narrow(self.scope()).count()}
+        return {"in_scope": narrow(self.queryset()).count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """What is wrong after the last batch, in sentences. `left`: units of which the store says why they stayed."""
@@ -202,27 +204,27 @@ class Operation:
     @property
     def pins_rows(self) -> bool:
         """Whether the plan keeps what it showed of each unit, and a run touches exactly these as they were."""
-        return self.exact or self.effective_risk() in {Risk.DELETE, Risk.OUTSIDE}
+        return self.pin_rows or self.effective_risk() in {Risk.DELETE, Risk.OUTSIDE}
 
     @property
-    def wants_note(self) -> bool:
+    def requires_note(self) -> bool:
         """Whether nobody may confirm it without saying why."""
         return False
 
-    def facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+    def checklist_facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
         """Item of the checklist (see `checklist.py`) → what the operation can say about it, of `units`."""
         return {}
 
-    def finished(self, run_id: int) -> None:
+    def on_finish(self, run_id: int) -> None:
         """Called after the last batch of a run, before it ends."""
 
     @classmethod
-    def made(cls, run_id: int) -> dict[str, Any]:
+    def result_details(cls, run_id: int) -> dict[str, Any]:
         """What a run left beside changed rows, such as a file: shown at its end."""
         return {}
 
     @classmethod
-    def occasions(cls) -> Iterable[Mapping[str, Any]]:
+    def schedule_params(cls) -> Iterable[Mapping[str, Any]]:
         """The parameters of what its schedule starts: a run each."""
         return [{}]
 
@@ -231,11 +233,11 @@ class Operation:
         return ngettext("Change %(count)s row", "Change %(count)s rows", count) % {"count": figure(count)}
 
     @classmethod
-    def summary(cls, figures: Mapping[str, int]) -> list[str]:
+    def result_notes(cls, figures: Mapping[str, int]) -> list[str]:
         """Closing sentences about the figures, such as a share."""
         return []
 
-    def advice(self, total: int) -> list[str]:
+    def plan_notes(self, total: int) -> list[str]:
         """Sentences for the plan, about this store and this many units."""
         return []
 
@@ -244,20 +246,20 @@ class Operation:
     def bound(self) -> Key | None:
         """The last unit that the plan covers: rows made later are not touched."""
         # Not MAX(), which PostgreSQL before 18 has not for UUIDs.
-        last = self.domain().order_by("-pk").values_list("pk", flat=True).first()
+        last = self.population().order_by("-pk").values_list("pk", flat=True).first()
         return None if last is None else plain_key(last)
 
-    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+    def select(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         """Those that have one of `keys`: of `units`, or of all with `takes_chosen`."""
         self._chosen = keys
-        return (self.domain() if self.takes_chosen else units).filter(pk__in=list(map(as_stored, keys)))
+        return (self.population() if self.allow_out_of_scope else units).filter(pk__in=list(map(as_stored, keys)))
 
     def up_to(self, units: QuerySet[Any], bound: Key) -> QuerySet[Any]:
         return units.filter(pk__lte=as_stored(bound))
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         """The next `limit` units behind `after`, in the order of their `pk`: a constant number of statements."""
-        with self.at.in_key_order():
+        with self.store.keyset_planner_hints():
             return self.named(self.behind(units, after=after, bound=bound)[:limit])
 
     def behind(self, units: QuerySet[Any], *, after: Key | None, bound: Key) -> QuerySet[Any]:
@@ -293,7 +295,7 @@ class Operation:
 
     def targets(self) -> list[Target]:
         """What a run does to which table, beside reading. Empty for what writes no rows by itself."""
-        if self.act is not None:
+        if self.perform is not None:
             return []
         found = []
         for table, columns in self.writes.items():
@@ -311,12 +313,12 @@ class Operation:
 
     def inserts(self, table: str) -> bool:
         """Whether it makes rows of `table`: nothing else writes a key."""
-        return table in self.at.tables and self.at.key_column(table) in self.writes[table]
+        return table in self.store.tables and self.store.key_column(table) in self.writes[table]
 
     @classmethod
-    def locate(cls, params: Mapping[str, Any]) -> Store:
+    def resolve_store(cls, params: Mapping[str, Any]) -> Store:
         """The store that is worked on, unless the caller names one."""
-        return Store(cls.store, cls.store)
+        return Store(cls.store_alias, cls.store_alias)
 
     @property
     def key_name(self) -> str:
@@ -332,43 +334,43 @@ def as_stored(key: Key) -> Any:
     return models.Value(key) if isinstance(key, str) else key
 
 
-class Item(NamedTuple):
+class NamedItem(NamedTuple):
     """A unit that is no row: its place in the operation's own list, from 1, and its name there."""
 
     pk: int
     name: str
 
 
-class Listed(Operation):
+class NamedItemsMixin(Operation):
     """An operation whose units are a short list of its own instead of rows."""
 
-    selects = False
+    selectable = False
     batch_size: int | None = 1
 
-    def items(self) -> Sequence[str]:
+    def item_names(self) -> Sequence[str]:
         """Their names, in order; the same for the same parameters."""
         raise NotImplementedError
 
-    def domain(self) -> QuerySet[Any]:
-        return self.model._default_manager.using(self.at.alias).none()
+    def population(self) -> QuerySet[Any]:
+        return self.model._default_manager.using(self.store.alias).none()
 
     _only: frozenset[Key] | None = None
 
-    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+    def select(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         self._only = frozenset(keys)
         return units
 
-    def _units(self) -> list[Item]:
-        listed = [Item(place, name) for place, name in enumerate(self.items(), 1)]
+    def _units(self) -> list[NamedItem]:
+        listed = [NamedItem(place, name) for place, name in enumerate(self.item_names(), 1)]
         return [unit for unit in listed if self._only is None or unit.pk in self._only]
 
     def bound(self) -> Key | None:
-        return len(self.items()) or None
+        return len(self.item_names()) or None
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         return [unit for unit in self._units() if unit.pk > int(after or 0)][:limit]
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         return {"in_scope": len(self._units())}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
@@ -378,7 +380,7 @@ class Listed(Operation):
         return str(unit.name)
 
 
-class Check(Listed):
+class Check(NamedItemsMixin):
     """Reads only: asks a store its questions, one after another, and keeps what it finds.
 
     A run of it is one scan. What an earlier scan found and this one does not is resolved.
@@ -386,42 +388,42 @@ class Check(Listed):
 
     risk = Risk.READ
     undoable = False
-    questions: ClassVar[tuple[str, ...]]
-    sentences: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s out of `data`; else `reasons`
+    rules: ClassVar[tuple[str, ...]]
+    messages: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s out of `data`; else `reasons`
     repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation whose plan repairs it
     chosen: Sequence[Key] | None = None  # subjects that somebody names; such an answer is no scan and is not kept
 
-    def items(self) -> Sequence[str]:
-        return self.questions
+    def item_names(self) -> Sequence[str]:
+        return self.rules
 
-    def change(self, unit: Item) -> Outcome:
+    def process(self, unit: NamedItem) -> Outcome:
         return Skip("asked")
 
-    def ask(self, question: str) -> Iterable[Found]:
+    def run_rule(self, question: str) -> Iterable[FindingData]:
         """Everything wrong that this question finds, in set-based SQL, as it comes."""
         raise NotImplementedError
 
-    def sentence(self, found: Found) -> str:
+    def sentence(self, found: FindingData) -> str:
         """What is wrong, in words: the code's, with its `data` put in."""
-        words = str(self.sentences.get(found.code) or self.reasons.get(found.code, found.code))
+        words = str(self.messages.get(found.code) or self.reasons.get(found.code, found.code))
         return words % found.data if "%(" in words else words
 
-    def place(self, found: Found) -> tuple[str, Key]:
+    def target(self, found: FindingData) -> tuple[str, Key]:
         """Table and key of the row that it is about."""
         return self.model._meta.db_table, found.subject
 
-    def remarks(self) -> list[str]:
+    def notes(self) -> list[str]:
         """What else one should know of the store, in sentences below the findings."""
         return []
 
-    def report(self, found: Sequence[Found]) -> dict[str, Any]:
+    def report(self, found: Sequence[FindingData]) -> dict[str, Any]:
         """The JSON object of the answer."""
         counts = dict.fromkeys(self.reasons, 0)
         for one in found:
             counts[one.code] = counts.get(one.code, 0) + 1
         return {"findings": [self.as_json(one) for one in found], "counts": counts}
 
-    def as_json(self, found: Found) -> dict[str, Any]:
+    def as_json(self, found: FindingData) -> dict[str, Any]:
         """One finding in the report."""
         return {
             "code": found.code,
@@ -432,7 +434,7 @@ class Check(Listed):
         }
 
 
-class Act(Operation):
+class Action(Operation):
     """Does its units itself, without row changes and before-images: set-based SQL, a file, a reach outside.
 
     A unit whose worker died is done again: `act` must be idempotent.
@@ -441,10 +443,10 @@ class Act(Operation):
     undoable = False
     batch_size: int | None = 1
 
-    def change(self, unit: Any) -> Outcome:
+    def process(self, unit: Any) -> Outcome:
         """What would become of it: Changed without rows, Skip or Unfit. Reads only."""
-        return Changed(())
+        return Change(())
 
-    def act(self, unit: Any) -> Outcome:
+    def perform(self, unit: Any) -> Outcome:
         """Do it, and say what became of it. What it raises sets the unit aside."""
         raise NotImplementedError

@@ -16,7 +16,7 @@ import orjson
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
-from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Changed, Operation, Outcome, RowChange, Skip, Unfit
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Change, Invalid, Operation, Outcome, RowChange, Skip
 from opsconsole.engine.selection import Selection
 from opsconsole.engine.throttle import unobservable
 from opsconsole.stores import preflight
@@ -28,12 +28,12 @@ from opsconsole.stores.store import Store
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")
 SHOWN_CHARACTERS = 500
 SHOWN_BEFORE = 80  # characters of a long value before the first that differs
-OUTCOMES = ("changed", "skipped", "unfit", "set_aside")
+OUTCOMES = ("changed", "skipped", "invalid", "failed")
 _Operation = TypeVar("_Operation", bound=Operation)
-_NAMES: dict[type, str] = {Changed: "changed", Skip: "skipped", Unfit: "unfit"}
+_NAMES: dict[type, str] = {Change: "changed", Skip: "skipped", Invalid: "invalid"}
 
 
-class UnableToPlan(Exception):
+class PlanRefused(Exception):
     """The operation can't be planned as asked. The message says what to do."""
 
 
@@ -43,7 +43,7 @@ class Outcomes:
 
     writes: list[Write] = field(default_factory=list)
     reasons: dict[str, dict[str, int]] = field(default_factory=lambda: {name: {} for name in OUTCOMES})
-    left: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # skipped, unfit → reason → labels
+    left: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # skipped, invalid → reason → labels
     errors: list[tuple[Key, str, Exception]] = field(default_factory=list)  # key, label, what `change` raised
 
     def count(self, outcome: str) -> int:
@@ -69,7 +69,7 @@ def outcomes_of(
         return _unreadable(units[0], sampler)
     writes: dict[tuple[Any, ...], list[Any]] = {}
     changed: dict[str, int] = defaultdict(int)
-    change = change or operation.change
+    change = change or operation.process
     for unit in units:
         try:
             outcome = change(unit)
@@ -78,11 +78,11 @@ def outcomes_of(
                 raise
             found.errors.append((unit.pk, operation.label(unit), error))
             if sampler is not None:
-                sampler.keep("set_aside", type(error).__name__, operation, unit)
+                sampler.keep("failed", type(error).__name__, operation, unit)
             continue
         if sampler is not None:
             sampler.keep(_NAMES[type(outcome)], outcome.reason, operation, unit, outcome)
-        if isinstance(outcome, Changed):
+        if isinstance(outcome, Change):
             changed[outcome.reason] += 1
             for table, key, old, new in outcome.rows:
                 columns = tuple(old if new is None else new)  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def outcomes_of(
         found.reasons[name] = {reason: len(labels) for reason, labels in reasons.items()}
     for _key, _label, raised in found.errors:
         reason = type(raised).__name__
-        found.reasons["set_aside"][reason] = found.reasons["set_aside"].get(reason, 0) + 1
+        found.reasons["failed"][reason] = found.reasons["failed"].get(reason, 0) + 1
     return found
 
 
@@ -126,10 +126,10 @@ class Unreadable(NamedTuple):
 def _unreadable(unit: Unreadable, sampler: Sampler | None) -> Outcomes:
     found = Outcomes()
     if isinstance(unit.error, UnnamedKey):
-        outcome, reason = "set_aside", type(unit.error).__name__
+        outcome, reason = "failed", type(unit.error).__name__
         found.errors.append((unit.pk, unit.label, unit.error))
     else:
-        outcome, reason = "unfit", "unreadable"
+        outcome, reason = "invalid", "unreadable"
         found.left = {outcome: {reason: [f"{unit.label}: {first_line(unit.error)}"]}}
     found.reasons[outcome] = {reason: 1}
     if sampler is not None:
@@ -151,7 +151,7 @@ def read_batch(operation: Operation, units: QuerySet[Any], *, after: Key | None,
                 return [Unreadable(plain_key(key), str(key), UnnamedKey(text % {"key": key, "table": table}))]
             return found[:odd]
         except Exception as error:
-            if classify(error) != ErrorKind.ROW or not operation.selects:
+            if classify(error) != ErrorKind.ROW or not operation.selectable:
                 raise
             if limit > 1:
                 limit //= 2
@@ -187,7 +187,7 @@ class Plan:
     @property
     def compared(self) -> dict[str, Any]:
         """The figures that say whether the store is still as it was."""
-        return {name: value for name, value in self.before.items() if name not in self.operation.observed}
+        return {name: value for name, value in self.before.items() if name not in self.operation.volatile_statistics}
 
     @cached_property
     def units(self) -> QuerySet[Any]:
@@ -201,7 +201,7 @@ class Plan:
         """What a confirmation confirms: parameters, selection, bound, counts, and for deletes the rows."""
         covered = [
             self.operation.name,
-            self.operation.at.identity(),
+            self.operation.store.identity(),
             self.operation.params,
             self.selection.as_json(),
             self.bound,
@@ -213,12 +213,12 @@ class Plan:
 
 
 def chosen_units(operation: Operation, selection: Selection) -> QuerySet[Any]:
-    return selection.narrow(operation.scope(), operation)
+    return selection.narrow(operation.queryset(), operation)
 
 
 def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # noqa: B008  # immutable
     """Validate the store, freeze the bound, count the scope. Raises StoreUnusable."""
-    store, needs = operation.at, operation.needs()
+    store, needs = operation.store, operation.needs()
     store.require({model: tuple(columns) for model, columns in needs.items()})
     preflight.require_readable(store, (model._meta.db_table for model in needs))
     preflight.require_privileges(store, operation.read_columns(), [])
@@ -236,15 +236,15 @@ def measure(operation: Operation, selection: Selection, bound: Key) -> dict[str,
     def narrow(units: QuerySet[Any]) -> QuerySet[Any]:
         return operation.up_to(selection.narrow(units, operation), bound)
 
-    return operation.measure(narrow)
+    return operation.statistics(narrow)
 
 
 def advice(planned: Plan) -> list[str]:
     """What one should know before execution: the operation's own advice, indexes, signals not seen."""
     operation = planned.operation
-    sentences = list(operation.advice(planned.total))
+    sentences = list(operation.plan_notes(planned.total))
     for table, columns in operation.writes.items():
-        indexes = operation.at.indexes_on(table, columns) if table in operation.at.tables else []
+        indexes = operation.store.indexes_on(table, columns) if table in operation.store.tables else []
         if indexes:
             sentences.append(
                 _(
@@ -253,7 +253,7 @@ def advice(planned: Plan) -> list[str]:
                 )
                 % {"table": table, "indexes": ", ".join(indexes)}
             )
-    return [*sentences, *planned.notes, *unobservable(operation.at)]
+    return [*sentences, *planned.notes, *unobservable(operation.store)]
 
 
 def count_outcomes(
@@ -298,7 +298,7 @@ def _pinning(planned: Plan, units: list[Any]) -> Callable[[Any], Outcome] | None
 
     def change(unit: Any) -> Outcome:
         try:
-            outcome = operation.change(unit)
+            outcome = operation.process(unit)
         except Exception:
             pin(unit, "")
             raise
@@ -312,7 +312,7 @@ def _pinning(planned: Plan, units: list[Any]) -> Callable[[Any], Outcome] | None
 
 def digest_of(outcome: Outcome, unit: Any) -> str:
     """Return a digest of what becomes of a unit and of what that stands on; empty where it stays as it is."""
-    if not isinstance(outcome, Changed):
+    if not isinstance(outcome, Change):
         return ""
     # An action has no rows: its unit has the columns that it reads.
     stands_on: Any = outcome.rows if outcome.rows else [outcome.detail, _comparable(unit)]
@@ -345,7 +345,7 @@ def moved_units(planned: Plan, pinned: Mapping[Key, str]) -> list[Key]:
 
 def _digest_now(operation: Operation, unit: Any) -> str:
     try:
-        return "" if isinstance(unit, Unreadable) else digest_of(operation.change(unit), unit)
+        return "" if isinstance(unit, Unreadable) else digest_of(operation.process(unit), unit)
     except Exception:  # noqa: BLE001  # it would fail, and is counted so
         return ""
 
@@ -432,9 +432,9 @@ def _text(value: Any) -> Any:
 def operation_on(cls: type[_Operation], store: Store, params: dict[str, Any]) -> _Operation:
     """`cls` on `store`; refuses a store of another system."""
     operation = cls(store, params)
-    wanted = getattr(cls, "store", None)
+    wanted = getattr(cls, "store_alias", None)
     if wanted and store.name != wanted:
-        raise UnableToPlan(
+        raise PlanRefused(
             _("%(operation)s works on the store %(wanted)s, not on %(store)s.")
             % {"operation": cls.name, "wanted": wanted, "store": store.alias}
         )

@@ -24,15 +24,15 @@ from django_q.models import Failure, Schedule, Success
 from django_q.tasks import async_task
 
 from opsconsole.engine import lifecycle, notifications, planner, registry
-from opsconsole.engine.executor import Fenced, Runner
-from opsconsole.engine.lifecycle import Actor, PlanDrifted, TargetHeld, UnableToRun
-from opsconsole.engine.models import ENDED, Event, Heartbeat, Hold, Run, Status, Switch, Trigger
+from opsconsole.engine.executor import LostOwnership, Runner
+from opsconsole.engine.lifecycle import Actor, PlanDrifted, RunRefused, TargetHeld
+from opsconsole.engine.models import ENDED, Event, Freeze, Heartbeat, Run, ScheduleSetting, Status, Trigger
 from opsconsole.engine.operation import LONG_CLUSTER, Operation
-from opsconsole.engine.planner import UnableToPlan
+from opsconsole.engine.planner import PlanRefused
 from opsconsole.engine.registry import UnknownOperation
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import brief_lock_waits, why_it_waits
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def run_now(run: Run, actor: Actor) -> Run:
         try:
             lifecycle.confirm(run, actor, background=True)
             break
-        except UnableToRun as reason:
+        except RunRefused as reason:
             if isinstance(reason, TargetHeld) and seconds is not None:  # perhaps another small run
                 time.sleep(seconds)
                 continue
@@ -142,25 +142,25 @@ def advance(run_id: int, generation: int) -> str:
     mine = run.generation == generation and not run.worker
     with ExitStack() as stack:
         if mine and run.waits:  # see whether it is free, and let the worker go at once where it is not
-            with suppress(UnableToRun, StoreUnusable, DatabaseError, InterfaceError):
+            with suppress(RunRefused, StoreUnavailable, DatabaseError, InterfaceError):
                 stack.enter_context(brief_lock_waits(lifecycle.store_of(run)))
         try:
             if mine and lifecycle.is_held(registry.operations().get(run.operation)):
                 return _let_go(run, "freeze", lifecycle.freeze_reason())
             run = lifecycle.claim(run, generation=generation)
-        except UnableToRun as reason:
+        except RunRefused as reason:
             return str(reason)
-        except (StoreUnusable, DatabaseError, InterfaceError) as error:
+        except (StoreUnavailable, DatabaseError, InterfaceError) as error:
             return _not_now(run, error)
         try:
             worker = Runner(run)
-        except (UnableToRun, UnableToPlan, UnknownOperation, StoreUnusable, DatabaseError, InterfaceError) as error:
+        except (RunRefused, PlanRefused, UnknownOperation, StoreUnavailable, DatabaseError, InterfaceError) as error:
             return _not_now(run, error)
         deadline = time.monotonic() + SLICE_SECONDS
         patience = 0.0 if run.waits else PATIENCE_SECONDS
         try:
             worker.work(until=lambda: time.monotonic() > deadline, hand_over=wake, patience=patience)
-        except (Fenced, UnableToRun) as reason:
+        except (LostOwnership, RunRefused) as reason:
             return str(reason)
         except (DatabaseError, InterfaceError):
             # The run says why it is interrupted; `beat` takes it up again.
@@ -173,7 +173,7 @@ def _not_now(run: Run, error: Exception) -> str:
     trouble = _trouble(error)
     if trouble is not None:
         return _let_go(run, trouble_code(trouble), why_it_waits(Store(run.store, run.store), trouble))
-    lifecycle.give_up(run, first_line(error))
+    lifecycle.fail_run(run, first_line(error))
     return run.status
 
 
@@ -185,7 +185,7 @@ def _let_go(run: Run, code: str, reason: str) -> str:
 
 def _trouble(error: Exception) -> Exception | None:
     """The database's error that waiting may help, None where it does not."""
-    cause = error.error if isinstance(error, StoreUnusable) else error
+    cause = error.error if isinstance(error, StoreUnavailable) else error
     is_one = isinstance(cause, DatabaseError | InterfaceError) and classify(cause) == ErrorKind.TRANSIENT
     return cause if is_one else None
 
@@ -194,7 +194,7 @@ def count(run_id: int, generation: int) -> str:
     """Count a plan's outcomes for one slice. A store in trouble is tried again later."""
     try:
         return _count(run_id, generation)
-    except (StoreUnusable, DatabaseError, InterfaceError) as error:
+    except (StoreUnavailable, DatabaseError, InterfaceError) as error:
         if _trouble(error) is None:
             raise
         _send(count, run_id, generation, seconds=lifecycle.WAIT_SECONDS[-1])
@@ -209,7 +209,7 @@ def _count(run_id: int, generation: int) -> str:
     planned = lifecycle.plan_of(run)
 
     def keep(planned: planner.Plan) -> bool:
-        lifecycle.keep_plan(run, planned)
+        lifecycle.store_plan(run, planned)
         with transaction.atomic():
             mine = Run.objects.filter(pk=run_id, status=Status.PLANNED, generation=generation)
             met = bool(mine.update(plan=run.plan, digest=run.digest))
@@ -241,7 +241,7 @@ def tick(operation: str, due: str, tries: int = 1) -> str:
     """
     cls = registry.operation(operation)
     answers, again = [], False
-    for values in cls.occasions():
+    for values in cls.schedule_params():
         try:
             answers.append(_occasion(cls, registry.clean(cls, values), f"{operation} {due}", last=tries > TICK_RETRIES))
         except _TryAgain as reason:
@@ -257,12 +257,12 @@ class _TryAgain(Exception):
 
 
 def _occasion(cls: type[Operation], params: dict[str, Any], due: str, *, last: bool) -> str:
-    operation, own = cls.name, getattr(cls, "store", None)
+    operation, own = cls.name, getattr(cls, "store_alias", None)
     actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
-    store = cls.locate(params)
+    store = cls.resolve_store(params)
     try:
         planned = planner.plan(planner.operation_on(cls, store, params))
-    except (StoreUnusable, DatabaseError) as error:
+    except (StoreUnavailable, DatabaseError) as error:
         reason = str(store.unusable(error) if isinstance(error, DatabaseError) else error)
         if _trouble(error) is not None and not last:
             raise _TryAgain(reason) from error
@@ -276,12 +276,12 @@ def _occasion(cls: type[Operation], params: dict[str, Any], due: str, *, last: b
     try:
         with transaction.atomic():
             tick = due if store.alias == own else f"{due} {store.alias}"
-            setting = Switch.objects.filter(operation=operation).select_related("changed_by").first()
+            setting = ScheduleSetting.objects.filter(operation=operation).select_related("changed_by").first()
             run = lifecycle.draft(planned, actor, tick=tick, changed_by=setting.changed_by if setting else None)
             confirm(run, actor)
     except IntegrityError:
         return "this tick has its run already"
-    except UnableToRun as reason:  # held, or production wants a fresh backup first
+    except RunRefused as reason:  # held, or production wants a fresh backup first
         lifecycle.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=str(reason))
         return str(reason)
     return f"run {run.pk}"
@@ -296,8 +296,8 @@ def beat(cluster: str = "") -> None:
     )
     if cluster:
         return
-    if not Hold.objects.exists():
-        for run in reap():
+    if not Freeze.objects.exists():
+        for run in requeue_stale_runs():
             logger.info("Run %s goes on", run.pk)
         tell_overdue()
     lifecycle.expire_waiting()
@@ -307,10 +307,10 @@ def beat(cluster: str = "") -> None:
     Failure.objects.filter(stopped__lt=old).delete()
 
 
-def reap() -> list[Run]:
+def requeue_stale_runs() -> list[Run]:
     """Wake every background run that no worker and no message will."""
     with transaction.atomic():
-        revived = lifecycle.reap()
+        revived = lifecycle.requeue_stale_runs()
         for run in revived:
             wake(run)
     return revived
@@ -322,7 +322,7 @@ def reap() -> list[Run]:
 def tell_overdue() -> None:
     """Tell of each scheduled run that was due a while ago and was not made, or has not begun."""
     now = timezone.localtime()
-    for switch in Switch.objects.filter(on=True):
+    for switch in ScheduleSetting.objects.filter(on=True):
         due: datetime = croniter(switch.cron, now - OVERDUE).get_prev(datetime)
         set_at = Event.objects.filter(verb="schedule", detail__operation=switch.operation).order_by("-pk").first()
         if set_at is not None and set_at.at > due:
@@ -349,14 +349,14 @@ class ScheduleState(NamedTuple):
     """An operation's schedule as the console shows it."""
 
     operation: type[Operation]
-    switch: Switch
+    switch: ScheduleSetting
     next_run: datetime | None
     last_run: Run | None
 
 
 def schedules() -> list[ScheduleState]:
     """Every operation that has a schedule, switched on or not."""
-    switches = Switch.objects.in_bulk()
+    switches = ScheduleSetting.objects.in_bulk()
     next_runs = dict(Schedule.objects.filter(name__startswith=OPERATION_PREFIX).values_list("name", "next_run"))
     newest = Run.objects.filter(trigger=Trigger.SCHEDULE).order_by().values("operation").annotate(last=Max("pk"))
     last_runs = {
@@ -365,7 +365,7 @@ def schedules() -> list[ScheduleState]:
     return [
         ScheduleState(
             cls,
-            switches.get(name) or Switch(operation=name, cron=cls.schedule.cron),
+            switches.get(name) or ScheduleSetting(operation=name, cron=cls.schedule.cron),
             next_runs.get(OPERATION_PREFIX + name),
             last_runs.get(name),
         )
@@ -377,11 +377,11 @@ def schedules() -> list[ScheduleState]:
 def switch(operation: str, *, on: bool, cron: str, actor: Actor) -> None:
     """Switch an operation's schedule on or off, or change when it runs. Raises UnableToRun."""
     if not croniter.is_valid(cron):
-        raise UnableToRun(
+        raise RunRefused(
             _("%(cron)s is no cron rule: five fields are wanted, such as 30 2 * * *.") % {"cron": repr(cron)}
         )
     with transaction.atomic():
-        Switch.objects.update_or_create(
+        ScheduleSetting.objects.update_or_create(
             operation=operation, defaults={"on": on, "cron": cron, "changed_by": actor.user}
         )
         sync_schedules()
@@ -402,7 +402,7 @@ def sync_schedules() -> None:
         }
         for name, cluster in ((BEAT, None), (f"{BEAT} {LONG_CLUSTER}", LONG_CLUSTER))
     }
-    on = Switch.objects.filter(on=True)
+    on = ScheduleSetting.objects.filter(on=True)
     for setting in on:
         cls = registry.operations().get(setting.operation)
         if cls is not None and cls.schedule is not None:

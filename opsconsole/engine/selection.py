@@ -30,7 +30,7 @@ class Selection(NamedTuple):
         """`units` that are chosen."""
         operation.selected = self != Selection()
         if self.keys is not None:
-            return operation.choose(units, self.keys)
+            return operation.select(units, self.keys)
         if self.query is not None:
             shown = _changelist_queryset(operation.model, self.query)
             return units.filter(pk__in=shown.using(units.db).order_by().values("pk"))

@@ -15,7 +15,7 @@ from opsconsole.engine.models import Run
 from opsconsole.stores.connection import connection_parameters
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.router import DEFAULT
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 
 CONNECT_SECONDS, ANSWER_SECONDS = 2, 3.0
 REMEMBERED_SECONDS = 15
@@ -67,7 +67,7 @@ def identities(stores: Iterable[Store]) -> dict[str, str]:
 def _file(store: Store) -> str:
     try:
         store.require_file()
-    except StoreUnusable as error:
+    except StoreUnavailable as error:
         return str(error)
     return ""
 

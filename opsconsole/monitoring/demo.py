@@ -16,7 +16,7 @@ from opsconsole.engine.operation import Check
 from opsconsole.engine.registry import InvalidParameters
 from opsconsole.monitoring import measurements
 from opsconsole.monitoring.models import Measurement
-from opsconsole.stores.store import StoreUnusable, all_stores
+from opsconsole.stores.store import StoreUnavailable, all_stores
 
 
 def load() -> Iterator[str]:
@@ -24,7 +24,7 @@ def load() -> Iterator[str]:
         return
     scans = sum(scan(cls) for cls in registry.operations().values() if issubclass(cls, Check))
     for store in all_stores():
-        with suppress(StoreUnusable):
+        with suppress(StoreUnavailable):
             measurements.measure(store)
     yield _("console: %(scans)d scans made, all stores measured") % {"scans": scans}
 
@@ -33,10 +33,10 @@ def scan(cls: type[Check]) -> int:
     """Ask a check all its questions, for each of its occasions; how many scans that were."""
     made = 0
     actor = Actor("demo", socket.gethostname(), Trigger.SHELL)
-    for values in cls.occasions():
-        with suppress(StoreUnusable, InvalidParameters):
+    for values in cls.schedule_params():
+        with suppress(StoreUnavailable, InvalidParameters):
             params = registry.clean(cls, values)
-            planned = planner.plan(planner.operation_on(cls, cls.locate(params), params))
+            planned = planner.plan(planner.operation_on(cls, cls.resolve_store(params), params))
             run = lifecycle.confirm(lifecycle.draft(planned, actor), actor, background=False)
             Runner(run).work()
             made += 1

@@ -31,7 +31,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from opsconsole.engine import queue as jobs
-from opsconsole.engine.models import Finding, Hold, Run, Status
+from opsconsole.engine.models import Finding, Freeze, Run, Status
 from opsconsole.engine.operation import LONG_CLUSTER
 from opsconsole.monitoring.connectivity import identities, unreachable
 from opsconsole.monitoring.measurements import PROBLEM, SIZE
@@ -98,7 +98,7 @@ class StoreAnswers(_Line):
 @dataclasses.dataclass
 class Queue(_Line):
     def trouble(self) -> str:
-        if Hold.objects.exists():
+        if Freeze.objects.exists():
             return "all runs are held"
         late = Run.objects.filter(status=Status.QUEUED, created_at__lt=timezone.now() - QUEUE_WAITS).count()
         return f"{late} runs wait longer than {QUEUE_WAITS}" if late else ""
@@ -220,14 +220,14 @@ class Figures(Collector):
     def _runs(self) -> Iterator[Metric]:
         by_status = GaugeMetricFamily("opsconsole_runs", "Runs", labels=["operation", "status"])
         changed = CounterMetricFamily("opsconsole_rows_changed", "Units changed by runs", labels=["operation"])
-        aside = CounterMetricFamily("opsconsole_set_aside", "Units set aside by runs", labels=["operation"])
+        aside = CounterMetricFamily("opsconsole_failed_rows", "Units set aside by runs", labels=["operation"])
         batches = SummaryMetricFamily("opsconsole_batch_seconds", "Seconds per batch", labels=["operation"])
         totals: dict[str, list[float]] = {}
         rows = Run.objects.exclude(status=Status.PLANNED).order_by().values("operation", "status")
         for row in rows.annotate(
             runs=Count("pk"),
             rows=Sum("changed"),
-            aside=Sum("set_aside"),
+            aside=Sum("failed"),
             count=Sum("batches_done"),
             seconds=Sum("elapsed_seconds"),
         ):
@@ -235,9 +235,9 @@ class Figures(Collector):
             total = totals.get(row["operation"], [0, 0, 0, 0])
             parts = (row["rows"], row["aside"], row["count"], row["seconds"])
             totals[row["operation"]] = [have + (more or 0) for have, more in zip(total, parts, strict=True)]
-        for operation, (rows_changed, set_aside, count, seconds) in sorted(totals.items()):
+        for operation, (rows_changed, failed, count, seconds) in sorted(totals.items()):
             changed.add_metric([operation], rows_changed)
-            aside.add_metric([operation], set_aside)
+            aside.add_metric([operation], failed)
             batches.add_metric([operation], count_value=int(count), sum_value=seconds)
         queue = GaugeMetricFamily("opsconsole_queue_length", "Runs that wait for a worker")
         queue.add_metric([], Run.objects.filter(status=Status.QUEUED).count())

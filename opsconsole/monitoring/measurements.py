@@ -16,7 +16,7 @@ from opsconsole.engine.operation import Operation
 from opsconsole.engine.registry import InvalidParameters
 from opsconsole.monitoring.models import Measurement
 from opsconsole.monitoring.stats import connections_used
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 
 KEPT_DAYS, COMPARED_DAYS = 400, 40
 SIZE, LACKS, CONNECTIONS = "size_bytes", "lacks", "connections_percent"
@@ -45,10 +45,10 @@ def figures(store: Store) -> Iterator[Figure]:
     except (DatabaseError, InterfaceError) as error:
         raise store.unusable(error) from error
     except OSError as error:
-        raise StoreUnusable(str(error)) from error
+        raise StoreUnavailable(str(error)) from error
     yield Figure(LACKS, len(missing), ", ".join(missing[:10]))
     for name, cls in problem_operations().items():
-        if cls.store == store.name:
+        if cls.store_alias == store.name:
             yield _in_scope(store, name, cls)
     found = Finding.objects.filter(identity=store.identity(), resolved_at=None).order_by()
     for row in found.values("operation", "code").annotate(count=Count("pk")):
@@ -59,7 +59,7 @@ def _in_scope(store: Store, name: str, cls: type[Operation]) -> Figure:
     try:
         operation = planner.operation_on(cls, store, registry.clean(cls, {}))
         return Figure(PROBLEM + name, planner.plan(operation).total)
-    except (StoreUnusable, InvalidParameters) as error:
+    except (StoreUnavailable, InvalidParameters) as error:
         return Figure(PROBLEM + name, None, str(error))
     except (DatabaseError, InterfaceError) as error:
         return Figure(PROBLEM + name, None, str(store.unusable(error)))

@@ -52,7 +52,7 @@ class RawTimestampField(RawTextField):
         return value if value is None else str(value)
 
 
-class Moment(models.Func):
+class SortableTimestamp(models.Func):
     """A stored time as something that compares by time, whatever its form; NULL where it is none.
 
     SQLite holds times as text with a space, a `T`, a zone or fractions, and its own functions read them all.

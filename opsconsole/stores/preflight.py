@@ -18,7 +18,7 @@ from opsconsole.stores import rows
 from opsconsole.stores.catalog import ForeignKey, Table, TriggerInfo, other_relations, quote
 from opsconsole.stores.errors import ErrorKind, classify, first_line, sqlstate
 from opsconsole.stores.remedies import closed_schema, kind_sentence
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 
 
 class Target(NamedTuple):
@@ -84,7 +84,7 @@ def require_privileges(store: Store, reads: Iterable[tuple[str, str]], targets: 
         return
     wanted = dict.fromkeys(_privileges(store, reads, targets))
     if missing := missing_privileges(store, list(wanted)):
-        raise StoreUnusable(
+        raise StoreUnavailable(
             _("%(location)s: the role %(role)s lacks %(rights)s. Nothing was written. Its owner grants it with:")
             % {
                 "location": store.location,
@@ -186,7 +186,7 @@ def require_readable(store: Store, tables: Iterable[str]) -> None:
             raise _row_security(store, name)
 
 
-def _row_security(store: Store, name: str) -> StoreUnusable:
+def _row_security(store: Store, name: str) -> StoreUnavailable:
     return _refusal(
         store,
         _(
@@ -213,9 +213,9 @@ def _require_tables(store: Store, targets: Sequence[Target]) -> None:
     if missing:
         kind = other_relations(store).get(missing[0])
         if kind:
-            raise StoreUnusable(f"{store.location}: {kind_sentence(missing[0], kind)}")
+            raise StoreUnavailable(f"{store.location}: {kind_sentence(missing[0], kind)}")
         if sentence := closed_schema(store):
-            raise StoreUnusable(sentence)
+            raise StoreUnavailable(sentence)
         raise _refusal(store, _("The table %(table)s is missing."), table=missing[0])
     require_readable(store, (target.table for target in targets))
 
@@ -423,8 +423,8 @@ def _undo_obstacles(store: Store, targets: Sequence[Target]) -> Iterator[str]:
                 }
 
 
-def _refusal(store: Store, text: str, **values: object) -> StoreUnusable:
+def _refusal(store: Store, text: str, **values: object) -> StoreUnavailable:
     sentence = text % values
-    return StoreUnusable(
+    return StoreUnavailable(
         _("%(location)s: %(sentence)s Nothing was written.") % {"location": store.location, "sentence": sentence}
     )

@@ -30,7 +30,7 @@ from opsconsole.stores.router import DEFAULT, store_of
 from opsconsole.stores.sqlite import RawText, exact_text, tolerant_text
 
 
-class StoreUnusable(Exception):
+class StoreUnavailable(Exception):
     """The store can't be used for what was asked. The message says why and what to do, without secrets."""
 
     def __init__(self, message: object = "") -> None:
@@ -47,7 +47,7 @@ def attach_file(store: str, path: str | Path, *, read_only: bool = False) -> Sto
     shows when it is first read.
     """
     if not str(path):
-        raise StoreUnusable(_("The path is empty: name a SQLite file."))
+        raise StoreUnavailable(_("The path is empty: name a SQLite file."))
     real = Path(os.path.realpath(path))
     _require_file(real, shown=str(path), remedy=_("check the path"))
     writable = is_writable(real)
@@ -70,7 +70,7 @@ def _require_file(path: Path, *, shown: str, remedy: str) -> None:
     except FileNotFoundError:
         text = _("%(path)s does not exist: %(remedy)s.")
     except OSError as error:
-        raise StoreUnusable(
+        raise StoreUnavailable(
             _("%(path)s can't be read: %(reason)s.") % {"path": shown, "reason": error.strerror}
         ) from None
     else:
@@ -84,11 +84,11 @@ def _require_file(path: Path, *, shown: str, remedy: str) -> None:
             text = _("%(path)s is empty, it holds no database: %(remedy)s.")
         else:
             return
-    raise StoreUnusable(text % {"path": shown, "remedy": remedy})
+    raise StoreUnavailable(text % {"path": shown, "remedy": remedy})
 
 
-def _read_only(path: Path | str) -> StoreUnusable:
-    return StoreUnusable(
+def _read_only(path: Path | str) -> StoreUnavailable:
+    return StoreUnavailable(
         _("%(path)s is read-only: nothing was written. Make it and its folder writable, or use --dry-run.")
         % {"path": path}
     )
@@ -162,7 +162,7 @@ class Store:
         try:
             status = real.stat()
         except OSError:
-            raise StoreUnusable(_("%(path)s does not exist: check the path.") % {"path": real}) from None
+            raise StoreUnavailable(_("%(path)s does not exist: check the path.") % {"path": real}) from None
         return f"sqlite:{real}:{status.st_dev}:{status.st_ino}"
 
     def learn_identity(self, query: Callable[[str], list[Any]]) -> str:
@@ -176,7 +176,7 @@ class Store:
             return _identities.get((self.alias, self.location))
         try:
             return self.identity()
-        except StoreUnusable:
+        except StoreUnavailable:
             return None
 
     def require_file(self) -> None:
@@ -225,7 +225,7 @@ class Store:
         key = self.tables[table].key
         if len(key) == 1:
             return key[0]
-        raise StoreUnusable(
+        raise StoreUnavailable(
             _("%(table)s of %(location)s has no key of one column. Rows of it can't be told apart.")
             % {"table": table, "location": self.location}
         )
@@ -245,7 +245,7 @@ class Store:
         return [model for model in apps.get_models(include_auto_created=True) if store_of(model) == self.name]
 
     @contextmanager
-    def in_key_order(self) -> Iterator[None]:
+    def keyset_planner_hints(self) -> Iterator[None]:
         """Reading by key, a batch at a time. PostgreSQL's planner can't know how many rows a scope has; where
         it guesses too few, it would scan and sort the whole table for every batch.
         """
@@ -261,7 +261,7 @@ class Store:
             yield
 
     @contextmanager
-    def quick_text(self) -> Iterator[None]:
+    def fast_text_decoding(self) -> Iterator[None]:
         """Reading a great many texts of a SQLite file by the driver's own decoder, which raises OperationalError
         where one is no UTF-8; usually each goes through `tolerant_text`.
         """
@@ -347,9 +347,9 @@ class Store:
         """Refuse a store that lacks what an operation needs, with what to do about it."""
         missing = remedies.lacks(self, needs)
         if missing.names and (sentence := remedies.closed_schema(self)):
-            raise StoreUnusable(sentence)
+            raise StoreUnavailable(sentence)
         if missing.names:
-            raise StoreUnusable(remedies.sentence(self, missing))
+            raise StoreUnavailable(remedies.sentence(self, missing))
 
     def require_writable(self) -> None:
         """Take the write lock once and give it back: refuses a read-only or locked store. Writes nothing."""
@@ -360,16 +360,18 @@ class Store:
                 with transaction.atomic(using=self.alias):
                     pass
             elif self.query("SELECT current_setting('transaction_read_only')")[0][0] == "on":
-                raise StoreUnusable(_("%(location)s is read-only: nothing was written.") % {"location": self.location})
+                raise StoreUnavailable(
+                    _("%(location)s is read-only: nothing was written.") % {"location": self.location}
+                )
         except DatabaseError as error:
             raise self.unusable(error) from error
 
-    def unusable(self, error: Exception) -> StoreUnusable:
+    def unusable(self, error: Exception) -> StoreUnavailable:
         """The sentence for a driver's error while opening or first reading the store."""
         reason = first_line(error)
         code, state = sqlite_code(error), sqlstate(error)
         if state == "42P01" and not self.connection.in_atomic_block and (sentence := remedies.closed_schema(self)):
-            return StoreUnusable(sentence)
+            return StoreUnavailable(sentence)
         primary = None if code is None else code & 0xFF
         if primary in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} or state == "55P03":
             text = _("%(location)s is locked by another process: nothing was written. Try again later.")
@@ -390,7 +392,7 @@ class Store:
             text = _("%(location)s can't be reached: %(reason)s")
         else:
             text = _("%(location)s refused a statement: %(reason)s")
-        found = StoreUnusable(text % {"location": self.location, "reason": reason})
+        found = StoreUnavailable(text % {"location": self.location, "reason": reason})
         found.store, found.error = self, error
         return found
 

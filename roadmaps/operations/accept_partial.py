@@ -12,25 +12,25 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.models import Run
-from opsconsole.engine.operation import Act, Changed, Outcome, Risk, Skip
+from opsconsole.engine.operation import Action, Change, Outcome, Risk, Skip
 from opsconsole.formatting import figure
 from roadmaps.consistency import TASK_COLUMNS, accepted_tasks, states
 from roadmaps.content import NEEDS
 from roadmaps.models import Acceptance, RoadmapTask
 
 
-class AcceptPartial(Act):
+class AcceptPartial(Action):
     title = _("Accept partial results as final")
     description = _(
         "Records that the concepts which failed need no further work: such a task is no open problem any more. "
         "The decision is kept in the console with its reason; nothing is written to the store."
     )
-    store = "roadmaps"
+    store_alias = "roadmaps"
     model = RoadmapTask
     reads = ("status",)
     risk = Risk.MAKE
-    takes_chosen = True
-    touches_store = False
+    allow_out_of_scope = True
+    writes_store = False
     reasons = {
         "accepted": _("accepted as final"),
         "withdrawn": _("no longer accepted"),
@@ -38,7 +38,7 @@ class AcceptPartial(Act):
         "accepted_before": _("accepted before"),
         "not_accepted": _("was not accepted"),
     }
-    figure_labels = {"in_scope": _("partial results to decide about"), "accepted": _("accepted")}
+    statistic_labels = {"in_scope": _("partial results to decide about"), "accepted": _("accepted")}
 
     class Params(forms.Form):
         reason = forms.CharField(
@@ -52,36 +52,36 @@ class AcceptPartial(Act):
         )
 
     @property
-    def wants_note(self) -> bool:
+    def requires_note(self) -> bool:
         return not self.params.get("reason")
 
-    def scope(self) -> QuerySet[RoadmapTask]:
-        partial, accepted = self.domain().filter(status=RoadmapTask.Status.PARTIAL_FAILURE), list(self._accepted())
+    def queryset(self) -> QuerySet[RoadmapTask]:
+        partial, accepted = self.population().filter(status=RoadmapTask.Status.PARTIAL_FAILURE), list(self._accepted())
         return partial.filter(pk__in=accepted) if self._withdraws else partial.exclude(pk__in=accepted)
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {RoadmapTask: TASK_COLUMNS, **NEEDS}
 
-    def change(self, unit: Any) -> Outcome:
+    def process(self, unit: Any) -> Outcome:
         failed, accepted = self._failed(unit.pk)
         if self._withdraws:
-            return Changed((), "withdrawn") if unit.pk in self._accepted() else Skip("not_accepted")
+            return Change((), "withdrawn") if unit.pk in self._accepted() else Skip("not_accepted")
         if unit.status != RoadmapTask.Status.PARTIAL_FAILURE:
             return Skip("not_partial")
         if accepted:
             return Skip("accepted_before")
         named = gettext("failed: %(concepts)s") % {"concepts": ", ".join(failed)}
-        return Changed((), "accepted", named)
+        return Change((), "accepted", named)
 
-    def act(self, unit: Any) -> Outcome:
-        outcome = self.change(unit)
-        if isinstance(outcome, Changed):
+    def perform(self, unit: Any) -> Outcome:
+        outcome = self.process(unit)
+        if isinstance(outcome, Change):
             reason = self.params.get("reason") or Run.objects.get(pk=self.run_id or 0).note
-            decided = Acceptance.objects.filter(identity=self.at.identity(), task_id=unit.pk)
+            decided = Acceptance.objects.filter(identity=self.store.identity(), task_id=unit.pk)
             decided.delete()
             if not self._withdraws:
                 Acceptance.objects.create(
-                    identity=self.at.identity(),
+                    identity=self.store.identity(),
                     task_id=unit.pk,
                     failed_concepts=self._failed(unit.pk)[0],
                     reason=reason,
@@ -91,19 +91,19 @@ class AcceptPartial(Act):
 
     def _failed(self, key: str) -> tuple[list[str], bool]:
         """The concepts that lack content now, and whether that was accepted already."""
-        for state in states(self.at, self.as_of, self.domain().filter(pk=key)):
+        for state in states(self.store, self.as_of, self.population().filter(pk=key)):
             return state.comparison.failed, state.accepted
         return [], False
 
     def _accepted(self) -> Mapping[str, set[str]]:
-        return accepted_tasks(self.at)
+        return accepted_tasks(self.store)
 
     @property
     def _withdraws(self) -> bool:
         return bool(self.params.get("withdraw"))
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        return {"in_scope": narrow(self.scope()).count(), "accepted": len(self._accepted())}
+    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        return {"in_scope": narrow(self.queryset()).count(), "accepted": len(self._accepted())}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """The decision stands as soon as it is written."""

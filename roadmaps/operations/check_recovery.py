@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Check, Found, Priority, Schedule
+from opsconsole.engine.operation import Check, FindingData, Priority, Schedule
 from roadmaps.consistency import PARTIAL, SHOWN_CONCEPTS, STATUS, TASK_COLUMNS, State, sentence, states
 from roadmaps.content import NEEDS
 from roadmaps.models import RoadmapTask
@@ -19,10 +19,10 @@ class CheckRecovery(Check):
         "Compares each task, its framework and the content tables: tasks that are stuck, statuses that the rows "
         "do not justify, references that are missing or dangling, and partial results that nobody has accepted."
     )
-    store = "roadmaps"
+    store_alias = "roadmaps"
     model = RoadmapTask
     schedule = Schedule("*/10 * * * *")
-    questions = ("tasks",)
+    rules = ("tasks",)
     reasons = {
         "stuck": _("stuck"),
         "framework_behind_content": _("the framework is behind the content tables"),
@@ -57,10 +57,10 @@ class CheckRecovery(Check):
 
     def states(self) -> Iterator[State]:
         """Of every task, or of those that somebody named."""
-        tasks = RoadmapTask.objects.using(self.at.alias)
-        return states(self.at, self.as_of, tasks if self.chosen is None else tasks.filter(pk__in=list(self.chosen)))
+        tasks = RoadmapTask.objects.using(self.store.alias)
+        return states(self.store, self.as_of, tasks if self.chosen is None else tasks.filter(pk__in=list(self.chosen)))
 
-    def ask(self, question: str) -> Iterator[Found]:
+    def run_rule(self, question: str) -> Iterator[FindingData]:
         for state in self.states():
             for problem in state.problems:
                 data = {
@@ -70,7 +70,7 @@ class CheckRecovery(Check):
                     "names": list(problem.names),
                 }
                 urgent = problem.code in {"stuck", "no_checkpoint", "checkpoint_unreadable", "waits_for_a_person"}
-                yield Found(
+                yield FindingData(
                     problem.code,
                     state.task.task_id,
                     data,
@@ -79,7 +79,7 @@ class CheckRecovery(Check):
             if state.task.status == STATUS.PARTIAL_FAILURE and state.comparison.failed and not state.accepted:
                 failed = state.comparison.failed
                 data = {"roadmap_id": state.task.roadmap_id, "count": len(failed), "names": failed[:SHOWN_CONCEPTS]}
-                yield Found(PARTIAL, state.task.task_id, data, Priority.PERIODIC.value)
+                yield FindingData(PARTIAL, state.task.task_id, data, Priority.PERIODIC.value)
 
-    def sentence(self, found: Found) -> str:
+    def sentence(self, found: FindingData) -> str:
         return sentence(found.code, int(found.data.get("count", 0)), found.data.get("names", ()))

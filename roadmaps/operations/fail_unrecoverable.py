@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Skip
+from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Skip
 from opsconsole.formatting import figure
 from opsconsole.stores.rows import Key
 from roadmaps import checkpoint_tables, langgraph
@@ -37,7 +37,7 @@ class FailUnrecoverable(Operation):
         "Sets stuck creation tasks that left no checkpoint to failed, with the step recovery_failed and the reason. "
         "What was generated stays, and a sync may still use it."
     )
-    store = "roadmaps"
+    store_alias = "roadmaps"
     model = RoadmapTask
     reads = ("task_type", "created_at")
     writes = {"roadmap_tasks": ("status", "current_step", "error_message", "updated_at")}
@@ -49,24 +49,24 @@ class FailUnrecoverable(Operation):
         "not_processing": _("not processing"),
         "went_on": _("moves, or went on by itself since the plan"),
     }
-    figure_labels = {"in_scope": _("stuck creation tasks")}
+    statistic_labels = {"in_scope": _("stuck creation tasks")}
 
-    def scope(self) -> QuerySet[RoadmapTask]:
-        return self.domain().filter(stuck(self) & of_living_roadmap(self), task_type=RoadmapTask.Type.CREATION)
+    def queryset(self) -> QuerySet[RoadmapTask]:
+        return self.population().filter(stuck(self) & of_living_roadmap(self), task_type=RoadmapTask.Type.CREATION)
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         tasks = super().fetch(units, after=after, bound=bound, limit=limit)
-        resumable = langgraph.threads(self.at, (task.pk for task in tasks))
+        resumable = langgraph.threads(self.store, (task.pk for task in tasks))
         return [Unrecoverable(task.pk, task, task.pk in resumable) for task in tasks]
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {**super().needs(), **NEEDS}
 
     def bound(self) -> Key | None:
-        checkpoint_tables.require_tables(self.at)  # refuses where there is no telling
+        checkpoint_tables.require_tables(self.store)  # refuses where there is no telling
         return super().bound()
 
-    def change(self, unit: Unrecoverable) -> Outcome:
+    def process(self, unit: Unrecoverable) -> Outcome:
         task = unit.task
         if task.status != RoadmapTask.Status.PROCESSING:
             return Skip("not_processing")
@@ -82,7 +82,7 @@ class FailUnrecoverable(Operation):
             "error_message": REASON,
             "updated_at": local_text(self.as_of),
         }
-        return Changed((RowChange("roadmap_tasks", unit.pk, old, new),), "no_checkpoint")
+        return Change((RowChange("roadmap_tasks", unit.pk, old, new),), "no_checkpoint")
 
     def action_label(self, count: int) -> str:
         return ngettext("Fail %(count)s task", "Fail %(count)s tasks", count) % {"count": figure(count)}

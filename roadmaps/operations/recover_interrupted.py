@@ -12,9 +12,9 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from opsconsole.engine import lifecycle, planner, queue
-from opsconsole.engine.lifecycle import Actor, UnableToRun
+from opsconsole.engine.lifecycle import Actor, RunRefused
 from opsconsole.engine.models import Run, Trigger
-from opsconsole.engine.operation import Changed, Outcome, Schedule, Skip
+from opsconsole.engine.operation import Change, Outcome, Schedule, Skip
 from opsconsole.engine.selection import Selection
 from opsconsole.formatting import figure
 from roadmaps.operations.recover_tasks import RecoverTasks
@@ -26,7 +26,7 @@ class RecoverInterrupted(RecoverTasks):
         "Starts one background run of the recovery for each interrupted creation task, oldest first. How many go on "
         "at once, and how long after each other they start, is set by TASK_RECOVERY_MAX_CONCURRENT and _DELAY_SECONDS."
     )
-    selects = False  # to recover chosen tasks is the other operation
+    selectable = False  # to recover chosen tasks is the other operation
     cluster = ""
     locks = ()
     locks_units = False
@@ -38,14 +38,14 @@ class RecoverInterrupted(RecoverTasks):
     }
 
     @classmethod
-    def occasions(cls) -> Iterable[Mapping[str, Any]]:
+    def schedule_params(cls) -> Iterable[Mapping[str, Any]]:
         return [{}] if settings.ENABLE_TASK_RECOVERY else []
 
-    def act(self, unit: Any) -> Outcome:
-        outcome = self.change(unit)
-        if not isinstance(outcome, Changed):
+    def perform(self, unit: Any) -> Outcome:
+        outcome = self.process(unit)
+        if not isinstance(outcome, Change):
             return outcome
-        recovery = RecoverTasks(self.at)
+        recovery = RecoverTasks(self.store)
         selection = Selection([unit.pk])
         if lifecycle.same_command(recovery, selection) is not None:
             return Skip("under_way")
@@ -54,13 +54,13 @@ class RecoverInterrupted(RecoverTasks):
         run = lifecycle.draft(planner.plan(recovery, selection), actor, changed_by=mine.changed_by)
         try:
             queue.confirm(run, actor, part_of=mine)
-        except UnableToRun:  # somebody has just begun it
+        except RunRefused:  # somebody has just begun it
             lifecycle.cancel(run, actor)
             return Skip("under_way")
-        return Changed((), "started")
+        return Change((), "started")
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        return {"in_scope": narrow(self.scope()).count()}
+    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        return {"in_scope": narrow(self.queryset()).count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """The runs that it started say how they ended."""

@@ -20,10 +20,10 @@ from opsconsole.engine import lifecycle, planner, registry
 from opsconsole.engine.executor import Runner
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Run, Trigger
-from opsconsole.engine.operation import LONG_CLUSTER, Act, Changed, Operation, Outcome, Risk, Skip, Unfit
+from opsconsole.engine.operation import LONG_CLUSTER, Action, Change, Invalid, Operation, Outcome, Risk, Skip
 from opsconsole.engine.selection import Selection
 from opsconsole.formatting import figure
-from opsconsole.stores.fields import Moment
+from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.stores.rows import Key
 from roadmaps import attempts, langgraph, resume
 from roadmaps.consistency import states
@@ -39,21 +39,21 @@ STATUS = RoadmapTask.Status
 ONCE_INTERRUPTED = (STATUS.PROCESSING.value, STATUS.FAILED.value)
 
 
-class RecoverTasks(Act):
+class RecoverTasks(Action):
     title = _("Recover interrupted tasks")
     description = _(
         "Goes on with each interrupted task from its last LangGraph checkpoint, through the configured graph or the "
         "platform's resume endpoint; then syncs its results and verifies them. What has no checkpoint becomes failed. "
         "Where the workflow waits for a person, or its checkpoint can't be read, nothing is run."
     )
-    store = "roadmaps"
+    store_alias = "roadmaps"
     model = RoadmapTask
     reads = ("status", "current_step", "task_type", "created_at", "updated_at", "roadmap_id")
     risk = Risk.OUTSIDE
     cluster = LONG_CLUSTER
     locks: ClassVar[tuple[str, ...]] = ("checkpoints",)
     locks_units = True
-    takes_chosen = True
+    allow_out_of_scope = True
     reasons = {
         "from_checkpoint": _("goes on from its checkpoint"),
         "over": _("its workflow is over: its results are synced"),
@@ -66,11 +66,11 @@ class RecoverTasks(Act):
         "moves": _("moves: a worker of the platform has it"),
         "left_for_people": _("failed to recover three times: left for a person"),
     }
-    figure_labels = {"in_scope": _("interrupted tasks")}
+    statistic_labels = {"in_scope": _("interrupted tasks")}
 
-    def scope(self) -> QuerySet[RoadmapTask]:
+    def queryset(self) -> QuerySet[RoadmapTask]:
         """Stuck creation tasks that are young enough; what failed three times is left for a person."""
-        return self.domain().filter(interrupted(self))
+        return self.population().filter(interrupted(self))
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {**super().needs(), **NEEDS}
@@ -82,7 +82,7 @@ class RecoverTasks(Act):
 
     def _require_backend(self) -> None:
         if not self._is_known:
-            self._shape, self._is_known = resume.require_backend(self.at), True
+            self._shape, self._is_known = resume.require_backend(self.store), True
 
     _shape: Shape | None = None
     _is_known = False
@@ -91,73 +91,73 @@ class RecoverTasks(Act):
         """Oldest first."""
         rows = sorted(super().fetch(units, after=None, bound=bound, limit=_FEW), key=_age)
         if after is not None:
-            begun = self.domain().filter(pk=after).values_list("pk", *self.columns, named=True).first()
+            begun = self.population().filter(pk=after).values_list("pk", *self.columns, named=True).first()
             rows = [row for row in rows if begun is None or _age(row) > _age(begun)]
         return rows[:limit]
 
     # --- what becomes of one -----------------------------------------------------------------------------
 
-    def change(self, unit: Any) -> Outcome:
+    def process(self, unit: Any) -> Outcome:
         """Where it stands, as the checkpoint says: which nodes run next, and why."""
         left = self._left_alone(unit)
         if left is not None:
             return left
         position = self._position(unit.pk)
         if position is None:
-            return Changed((), "no_checkpoint")
-        return self._held(position) or Changed((), "over" if position.over else "from_checkpoint", _words(position))
+            return Change((), "no_checkpoint")
+        return self._held(position) or Change((), "over" if position.over else "from_checkpoint", _words(position))
 
     def _left_alone(self, unit: Any) -> Skip | None:
         if unit.status == STATUS.HUMAN_REVIEW_PENDING:
             return Skip("waits_for_a_person")
         if unit.status not in ONCE_INTERRUPTED:
             return Skip("not_interrupted")
-        made = contents(self.at, [unit.roadmap_id])[unit.roadmap_id].moved() if unit.roadmap_id else None
+        made = contents(self.store, [unit.roadmap_id])[unit.roadmap_id].moved() if unit.roadmap_id else None
         if any(is_at_work(unit.status, at, timezone.now()) for at in (last_moved(unit), made)):
             return Skip("moves")
-        if self._chosen is None and attempts.failures(self.at.identity(), unit.pk) >= attempts.MAX_FAILURES:
+        if self._chosen is None and attempts.failures(self.store.identity(), unit.pk) >= attempts.MAX_FAILURES:
             return Skip("left_for_people")
         return None
 
     def _position(self, key: str) -> Position | None:
         self._require_backend()
-        return langgraph.position(self.at, key, self._shape)
+        return langgraph.position(self.store, key, self._shape)
 
-    def _held(self, position: Position) -> Skip | Unfit | None:
+    def _held(self, position: Position) -> Skip | Invalid | None:
         """Why nothing is run."""
         if position.unreadable:
-            return Unfit("checkpoint_unreadable")
+            return Invalid("checkpoint_unreadable")
         return Skip("waits_for_a_person") if position.asks else None
 
-    def act(self, unit: Any) -> Outcome:
+    def perform(self, unit: Any) -> Outcome:
         left = self._left_alone(unit)
         if left is not None:
             return left
         position = self._position(unit.pk)
         if position is None:
             self._run("roadmaps.fail_unrecoverable", unit.pk, {})
-            return Changed((), "no_checkpoint")
+            return Change((), "no_checkpoint")
         held = self._held(position)
         if held is not None:
             return held
-        with attempts.attempt(self.at.identity(), unit.pk, self.run_id):
-            handed_over = not position.over and resume.resume(self.at, unit.pk, position)
+        with attempts.attempt(self.store.identity(), unit.pk, self.run_id):
+            handed_over = not position.over and resume.resume(self.store, unit.pk, position)
             after = self._position(unit.pk)
             if after is not None and after.asks:
                 return Skip("waits_for_a_person")
             if handed_over and (after is None or not after.over):
                 raise ResumeFailed(gettext("The workflow stopped before its end."))
             run = self._run("roadmaps.sync_results", unit.pk, {"force": True, "handed_over": handed_over})
-            if run.error or run.unfit or run.set_aside or set(run.reasons.get("skipped", ())) - _FINE:
+            if run.error or run.invalid or run.failed or set(run.reasons.get("skipped", ())) - _FINE:
                 raise ResumeFailed(gettext("The results could not be synced: see run %(run)d.") % {"run": run.pk})
             self._verify(unit.pk)
         generating = "generating" in {**run.reasons.get("changed", {}), **run.reasons.get("skipped", {})}
-        return Changed((), "generating" if generating else "recovered", _words(position))
+        return Change((), "generating" if generating else "recovered", _words(position))
 
     def _run(self, name: str, key: str, params: Mapping[str, Any]) -> Run:
         """Another operation on this one task: planned and run like any, in the name of who started this one."""
         cls = registry.operation(name)
-        operation = planner.operation_on(cls, self.at, registry.clean(cls, params))
+        operation = planner.operation_on(cls, self.store, registry.clean(cls, params))
         planned = planner.plan(operation, Selection([key]))
         begun = lifecycle.same_command(operation, planned.selection)  # by a worker that was lost
         if begun is not None:
@@ -173,20 +173,20 @@ class RecoverTasks(Act):
         return Runner(lifecycle.confirm(lifecycle.draft(planned, actor, note=note), actor, background=False)).work()
 
     def _verify(self, key: str) -> None:
-        for state in states(self.at, timezone.now(), self.domain().filter(pk=key)):
+        for state in states(self.store, timezone.now(), self.population().filter(pk=key)):
             wrong = [problem.detail for problem in state.problems if problem.code in CODES]
             if wrong:
                 raise ResumeFailed("; ".join(wrong))
 
     # --- how one sees that it worked ---------------------------------------------------------------------
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        return {"in_scope": narrow(self.scope()).count()}
+    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        return {"in_scope": narrow(self.queryset()).count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """Each was verified when it was over; chosen tasks stay chosen. What can't be read waits for a person."""
-        keys = self.scope().values_list("pk", flat=True) if self._chosen is None else map(str, self._chosen)
-        found = langgraph.positions(self.at, keys, self._shape)
+        keys = self.queryset().values_list("pk", flat=True) if self._chosen is None else map(str, self._chosen)
+        found = langgraph.positions(self.store, keys, self._shape)
         unreadable = sorted(key for key, position in found.items() if position.unreadable)
         problems = [] if self._chosen is not None else super().verify(after, left)
         if unreadable:
@@ -210,11 +210,11 @@ def interrupted(operation: Operation) -> Q:
     """Creation tasks that are stuck, and begun within the maximal age."""
     since = operation.as_of - timedelta(hours=settings.TASK_RECOVERY_MAX_AGE_HOURS)
     young = models.lookups.GreaterThanOrEqual(
-        Moment(Coalesce(F("created_at"), F("updated_at"))), Moment(Value(bound_text(since)))
+        SortableTimestamp(Coalesce(F("created_at"), F("updated_at"))), SortableTimestamp(Value(bound_text(since)))
     )
     given_up = [
         task
-        for task, failed in attempts.left_for_people(operation.at.identity()).items()
+        for task, failed in attempts.left_for_people(operation.store.identity()).items()
         if failed >= attempts.MAX_FAILURES
     ]
     return (

@@ -11,7 +11,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Act, Changed, Outcome, Risk, Skip, Unfit
+from opsconsole.engine.operation import Action, Change, Invalid, Outcome, Risk, Skip
 from opsconsole.formatting import figure
 from opsconsole.stores.rows import Key
 from roadmaps import framework
@@ -36,18 +36,18 @@ class Partial(NamedTuple):
     asked: frozenset[tuple[str | None, str | None]]  # (concept, type) of open retries
 
 
-class RetryFailedConcepts(Act):
+class RetryFailedConcepts(Action):
     title = _("Retry concepts that failed")
     description = _(
         "Asks the platform, at ROADMAPS_RETRY_URL, for each part of a concept that has no content. The platform starts "
         "its own workers; nothing is written to the store. What is being retried is not asked for again."
     )
-    store = "roadmaps"
+    store_alias = "roadmaps"
     model = RoadmapTask
     reads = ("status", "user_id", "roadmap_id")
     risk = Risk.OUTSIDE
     locks_units = True
-    takes_chosen = True
+    allow_out_of_scope = True
     reasons = {
         "asked": _("asked for again"),
         "nothing_failed": _("nothing failed, or all of it is being retried"),
@@ -60,14 +60,14 @@ class RetryFailedConcepts(Act):
         "no_concepts": _("the framework has no concepts"),
         "too_deep": _("the framework is nested too deeply for any parser"),
     }
-    figure_labels = {"in_scope": _("failed in part, and not being retried"), "open": _("open retries")}
+    statistic_labels = {"in_scope": _("failed in part, and not being retried"), "open": _("open retries")}
 
-    def scope(self) -> QuerySet[RoadmapTask]:
+    def queryset(self) -> QuerySet[RoadmapTask]:
         """Creation tasks that failed in part, whose roadmap nobody retries."""
         open_ones = RoadmapTask.objects.filter(
             roadmap_id=OuterRef("roadmap_id"), status__in=OPEN, task_type__startswith="retry_"
         )
-        partial = self.domain().filter(of_living_roadmap(self), status=STATUS.PARTIAL_FAILURE, task_type="creation")
+        partial = self.population().filter(of_living_roadmap(self), status=STATUS.PARTIAL_FAILURE, task_type="creation")
         return partial.filter(~Exists(open_ones))
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
@@ -86,10 +86,10 @@ class RetryFailedConcepts(Act):
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         tasks = super().fetch(units, after=after, bound=bound, limit=limit)
-        found = roadmaps(self.at, {task.roadmap_id for task in tasks if task.roadmap_id})
-        content = contents(self.at, found)
+        found = roadmaps(self.store, {task.roadmap_id for task in tasks if task.roadmap_id})
+        content = contents(self.store, found)
         asked: dict[str, set[tuple[str | None, str | None]]] = {}
-        retries = self.domain().filter(roadmap_id__in=list(found), status__in=OPEN, task_type__startswith="retry_")
+        retries = self.population().filter(roadmap_id__in=list(found), status__in=OPEN, task_type__startswith="retry_")
         for roadmap, concept, kind in retries.values_list("roadmap_id", "concept_id", "task_type"):
             asked.setdefault(str(roadmap), set()).add((concept, kind))
         return [
@@ -103,13 +103,13 @@ class RetryFailedConcepts(Act):
             for task in tasks
         ]
 
-    def change(self, unit: Partial) -> Outcome:
+    def process(self, unit: Partial) -> Outcome:
         outcome, _wanted = self._asked_for(unit)
         return outcome
 
-    def act(self, unit: Partial) -> Outcome:
+    def perform(self, unit: Partial) -> Outcome:
         outcome, wanted = self._asked_for(unit)
-        if isinstance(outcome, Changed):
+        if isinstance(outcome, Change):
             document = {
                 "task_id": unit.pk,
                 "roadmap_id": unit.task.roadmap_id,
@@ -125,13 +125,13 @@ class RetryFailedConcepts(Act):
         if unit.task.status != STATUS.PARTIAL_FAILURE:
             return Skip("not_partial"), []
         if unit.roadmap is None:
-            return Unfit("roadmap_missing"), []
+            return Invalid("roadmap_missing"), []
         if unit.roadmap.deleted:
             return Skip("deleted"), []
         try:
             concepts = framework.concepts_in(unit.roadmap.framework)
         except framework.Unreadable as error:
-            return Unfit(error.reason), []
+            return Invalid(error.reason), []
         wanted = [
             (key, part.name)
             for key in dict.fromkeys(concept.key for concept in concepts)
@@ -141,11 +141,11 @@ class RetryFailedConcepts(Act):
         if not wanted:
             return Skip("nothing_failed"), []
         detail = ngettext("%(count)d part", "%(count)d parts", len(wanted)) % {"count": len(wanted)}
-        return Changed((), "asked", detail), wanted
+        return Change((), "asked", detail), wanted
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        open_ones = self.domain().filter(status__in=OPEN, task_type__startswith="retry_")
-        return {"in_scope": narrow(self.scope()).count(), "open": open_ones.count()}
+    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        open_ones = self.population().filter(status__in=OPEN, task_type__startswith="retry_")
+        return {"in_scope": narrow(self.queryset()).count(), "open": open_ones.count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """The platform has taken it; what becomes of it is seen by the checks."""

@@ -15,9 +15,9 @@ from django.utils import timezone
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
+from opsconsole.engine.operation import Change, Invalid, Operation, Outcome, Risk, RowChange, Skip
 from opsconsole.formatting import figure
-from opsconsole.stores.fields import Moment
+from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.stores.rows import Key
 from roadmaps import framework, langgraph
 from roadmaps.content import NEEDS, PARTS, TABLES, Content, Roadmap, contents, roadmaps
@@ -51,13 +51,13 @@ class SyncResults(Operation):
         "A task that still moves is left alone, and so are roadmaps that were deleted. While a worker may still be "
         "generating content, parts without it stay as they are, and the task is not over."
     )
-    store = "roadmaps"
+    store_alias = "roadmaps"
     model = RoadmapTask
     reads = ("roadmap_id", "created_at")
     writes = {"roadmap_metadata": ("framework_data",), "roadmap_tasks": WRITTEN}
     risk = Risk.CHANGE
     locks_units = True
-    takes_chosen = True  # whether they are stuck or not
+    allow_out_of_scope = True  # whether they are stuck or not
     reasons = {
         "completed": _("completed: every concept has its content"),
         "partial_failure": _("failed in part: some concepts lack content"),
@@ -76,7 +76,7 @@ class SyncResults(Operation):
         "no_concepts": _("the framework has no concepts"),
         "too_deep": _("the framework is nested too deeply for any parser"),
     }
-    figure_labels = {
+    statistic_labels = {
         "in_scope": _("stuck, or chosen"),
         **{f"status {status.value}": status.label for status in STATUS},
     }
@@ -95,9 +95,9 @@ class SyncResults(Operation):
 
     # --- units ----------------------------------------------------------------------------------------------
 
-    def scope(self) -> QuerySet[RoadmapTask]:
+    def queryset(self) -> QuerySet[RoadmapTask]:
         """Every stuck task, but those of deleted roadmaps."""
-        return self.domain().filter(stuck(self) & of_living_roadmap(self))
+        return self.population().filter(stuck(self) & of_living_roadmap(self))
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {**super().needs(), **NEEDS}
@@ -109,10 +109,10 @@ class SyncResults(Operation):
             if task.roadmap_id and task.roadmap_id in tasks:
                 break
             tasks[task.roadmap_id or (task.pk,)] = task
-        found = roadmaps(self.at, (key for key in tasks if isinstance(key, str)))
-        content = contents(self.at, found)
+        found = roadmaps(self.store, (key for key in tasks if isinstance(key, str)))
+        content = contents(self.store, found)
         at_work = [task.pk for task in tasks.values() if task.status == STATUS.PROCESSING]
-        checkpoints = langgraph.threads(self.at, at_work)
+        checkpoints = langgraph.threads(self.store, at_work)
         return [
             TaskOfRoadmap(
                 task.pk,
@@ -126,7 +126,7 @@ class SyncResults(Operation):
 
     # --- what becomes of one ----------------------------------------------------------------------------------
 
-    def change(self, unit: TaskOfRoadmap) -> Outcome:
+    def process(self, unit: TaskOfRoadmap) -> Outcome:
         task, roadmap = unit.task, unit.roadmap
         if task.status in LEFT_ALONE:
             return Skip(LEFT_ALONE[task.status])
@@ -139,13 +139,13 @@ class SyncResults(Operation):
         if at_work and not self.params.get("force"):
             return Skip("moves")
         if roadmap is None:
-            return Unfit("roadmap_missing")
+            return Invalid("roadmap_missing")
         if roadmap.deleted:
             return Skip("deleted")
         try:
             concepts = framework.concepts_in(roadmap.framework)
         except framework.Unreadable as error:
-            return Unfit(error.reason)
+            return Invalid(error.reason)
         complete = sum(not unit.content.lacks(concept.key) for concept in concepts)
         detail = gettext("%(complete)d of %(concepts)d concepts complete") % {
             "complete": complete,
@@ -166,7 +166,7 @@ class SyncResults(Operation):
         before = {column: getattr(task, column) for column in WRITTEN}
         after = before | settled | {"updated_at": now, "completed_at": now}
         rows.append(RowChange("roadmap_tasks", task.pk, before, after))
-        return Changed(rows, str(settled["status"]), detail)
+        return Change(rows, str(settled["status"]), detail)
 
     def _so_far(self, unit: TaskOfRoadmap, framework_data: str | None, detail: str) -> Outcome:
         """What is there goes into the framework; the task is not over. What was handed over just now has moved."""
@@ -175,7 +175,7 @@ class SyncResults(Operation):
         after = before | {"updated_at": local_text(self.as_of)}
         if (rows or self.params.get("handed_over")) and unit.task.status == STATUS.PROCESSING and before != after:
             rows.append(RowChange("roadmap_tasks", unit.pk, before, after))
-        return Changed(rows, "generating", detail) if rows else Skip("generating")
+        return Change(rows, "generating", detail) if rows else Skip("generating")
 
     def _framework_rows(self, roadmap: Any, framework_data: str | None) -> list[RowChange]:
         if framework_data == roadmap.framework:
@@ -228,14 +228,14 @@ class SyncResults(Operation):
         return framework.as_text(document, binary=self._is_binary("roadmap_tasks", column))
 
     def _is_binary(self, table: str, column: str) -> bool:
-        return self.at.tables[table][column].base == "jsonb"
+        return self.store.tables[table][column].base == "jsonb"
 
     # --- how one sees that it worked --------------------------------------------------------------------------
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        by_status = narrow(self.domain()).order_by().values_list("status").annotate(tasks=Count("pk"))
+    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        by_status = narrow(self.population()).order_by().values_list("status").annotate(tasks=Count("pk"))
         figures = {f"status {status}": tasks for status, tasks in by_status.order_by("status")}
-        return {"in_scope": narrow(self.scope()).count(), **figures}
+        return {"in_scope": narrow(self.queryset()).count(), **figures}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """Chosen tasks stay chosen: they are judged once more."""
@@ -245,9 +245,9 @@ class SyncResults(Operation):
 
     def _still_to_do(self) -> int:
         bound, after, left = self.bound(), None, 0
-        units = self.domain().filter(pk__in=list(self._chosen or ()))
+        units = self.population().filter(pk__in=list(self._chosen or ()))
         while bound is not None and (batch := self.fetch(units, after=after, bound=bound, limit=500)):
-            left += sum(isinstance(self.change(unit), Changed) for unit in batch)
+            left += sum(isinstance(self.process(unit), Change) for unit in batch)
             after = batch[-1].pk
         return left
 
@@ -257,18 +257,18 @@ class SyncResults(Operation):
 
 def stuck(operation: Operation) -> Q:
     """Processing, and neither the task nor its content moved for the configured time, in the store's own zone."""
-    since = Moment(Value(bound_text(stuck_before(operation.as_of))))
-    moved = Moment(Coalesce(F("updated_at"), F("created_at")))
+    since = SortableTimestamp(Value(bound_text(stuck_before(operation.as_of))))
+    moved = SortableTimestamp(Coalesce(F("updated_at"), F("created_at")))
     found = Q(status=STATUS.PROCESSING.value) & Q(models.lookups.LessThan(moved, since))
     for model in TABLES:
-        made = models.lookups.GreaterThanOrEqual(Moment(F("generated_at")), since)
+        made = models.lookups.GreaterThanOrEqual(SortableTimestamp(F("generated_at")), since)
         found &= ~Q(Exists(model._default_manager.filter(made, roadmap_id=OuterRef("roadmap_id"))))
     return found
 
 
 def of_living_roadmap(operation: Operation) -> Q:
     """Its roadmap was not deleted, as far as the store knows such a thing."""
-    if "deleted_at" not in operation.at.tables["roadmap_metadata"]:
+    if "deleted_at" not in operation.store.tables["roadmap_metadata"]:
         return Q()
     deleted = RoadmapMetadata.objects.filter(pk=OuterRef("roadmap_id"), deleted_at__isnull=False)
     return ~Q(Exists(deleted))
@@ -277,9 +277,9 @@ def of_living_roadmap(operation: Operation) -> Q:
 def moving(operation: Operation, keys: Sequence[Key]) -> list[str]:
     """Those of the tasks that are at work, or whose content is being made."""
     moved = Coalesce("updated_at", "created_at")
-    rows = operation.domain().filter(pk__in=list(keys), status=STATUS.PROCESSING.value).order_by("pk")
+    rows = operation.population().filter(pk__in=list(keys), status=STATUS.PROCESSING.value).order_by("pk")
     found = list(rows.values_list("pk", "status", moved, "roadmap_id"))
-    content = contents(operation.at, {roadmap for *_rest, roadmap in found if roadmap})
+    content = contents(operation.store, {roadmap for *_rest, roadmap in found if roadmap})
     return [
         str(key)
         for key, status, text, roadmap in found

@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Check, Found
+from opsconsole.engine.operation import Check, FindingData
 from roadmaps.consistency import SETTLED, TASK_COLUMNS, State, sentence, states
 from roadmaps.content import NEEDS
 from roadmaps.models import RoadmapTask
@@ -29,9 +29,9 @@ class VerifySync(Check):
         "Looks at tasks that are completed or failed in part: whether each status in the framework is justified by a "
         "row, and each completed part refers to one."
     )
-    store = "roadmaps"
+    store_alias = "roadmaps"
     model = RoadmapTask
-    questions = ("settled tasks",)
+    rules = ("settled tasks",)
     reasons = {
         "framework_behind_content": _("the framework is behind the content tables"),
         "framework_ahead_of_content": _("the framework says completed without a row"),
@@ -47,11 +47,11 @@ class VerifySync(Check):
 
     def states(self) -> Iterator[State]:
         """Of every settled task, or of those that somebody named, whatever their status."""
-        tasks = RoadmapTask.objects.using(self.at.alias)
+        tasks = RoadmapTask.objects.using(self.store.alias)
         chosen = Q(status__in=SETTLED) if self.chosen is None else Q(pk__in=list(self.chosen))
-        return states(self.at, self.as_of, tasks.filter(chosen))
+        return states(self.store, self.as_of, tasks.filter(chosen))
 
-    def ask(self, question: str) -> Iterator[Found]:
+    def run_rule(self, question: str) -> Iterator[FindingData]:
         for state in self.states():
             for problem in state.problems:
                 if problem.code in CODES:
@@ -60,7 +60,7 @@ class VerifySync(Check):
                         "count": problem.places,
                         "names": list(problem.names),
                     }
-                    yield Found(problem.code, state.task.task_id, data)
+                    yield FindingData(problem.code, state.task.task_id, data)
 
-    def sentence(self, found: Found) -> str:
+    def sentence(self, found: FindingData) -> str:
         return sentence(found.code, int(found.data.get("count", 0)), found.data.get("names", ()))

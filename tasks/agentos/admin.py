@@ -20,8 +20,8 @@ from opsconsole.console.editing import EditableStoreAdmin
 from opsconsole.console.run_admin import OperationActionsMixin, WriteByRunMixin
 from opsconsole.console.store_admin import (
     CountedChoicesFilter,
-    DayFilter,
-    ExactFilter,
+    DateRangeFilter,
+    ExactTextFilter,
     StoreModelAdmin,
     json_block,
     linked,
@@ -30,7 +30,7 @@ from opsconsole.console.store_admin import (
     row_link,
 )
 from opsconsole.console.store_import_export import ExchangeStoreMixin, ExportStoreMixin
-from opsconsole.formatting import copyable, excerpt, figure, moment, pretty_json, vector, vector_words
+from opsconsole.formatting import copy_button, excerpt, figure, moment, pretty_json, vector, vector_words
 from opsconsole.stores.store import Store
 from tasks.agentos import dependency_graph
 from tasks.agentos.models import (
@@ -61,48 +61,48 @@ class AgentosAdmin(WriteByRunMixin, ExchangeStoreMixin, EditableStoreAdmin):
     """A table of AgentOS that people may edit, where the store is the console's own."""
 
 
-class StatusFilter(ExactFilter):
+class StatusFilter(ExactTextFilter):
     title = gettext_lazy("status")
     parameter_name = "status"
     suggested = ("created", "planned", "running", "paused", "completed", "failed", "cancelled")
 
 
-class TaskFilter(ExactFilter):
+class TaskFilter(ExactTextFilter):
     title = gettext_lazy("task, exactly")
     parameter_name = "task_id"
 
 
-class DependsOnFilter(ExactFilter):
+class DependsOnFilter(ExactTextFilter):
     title = gettext_lazy("depends on, exactly")
     parameter_name = "depends_on_task_id"
 
 
-class RepoFilter(ExactFilter):
+class RepoFilter(ExactTextFilter):
     title = gettext_lazy("repository, exactly")
     parameter_name = "repo_id"
 
 
-class ProjectFilter(ExactFilter):
+class ProjectFilter(ExactTextFilter):
     title = gettext_lazy("project, exactly")
     parameter_name = "project_id"
 
 
-class UserFilter(ExactFilter):
+class UserFilter(ExactTextFilter):
     title = gettext_lazy("user, exactly")
     parameter_name = "user_id"
 
 
-class SessionFilter(ExactFilter):
+class SessionFilter(ExactTextFilter):
     title = gettext_lazy("session, exactly")
     parameter_name = "session_id"
 
 
-class SourceFilter(ExactFilter):
+class SourceFilter(ExactTextFilter):
     title = gettext_lazy("source, exactly")
     parameter_name = "source_id"
 
 
-class ModelFilter(ExactFilter):
+class ModelFilter(ExactTextFilter):
     title = gettext_lazy("model, exactly")
     parameter_name = "model_name"
 
@@ -113,14 +113,14 @@ class ModelFilter(ExactFilter):
 @admin.register(Task)
 class TaskAdmin(AgentosAdmin):
     list_display = ("title", "task_id", "status", "session_id", "created_at", "updated_at")
-    list_filter = (StatusFilter, SessionFilter, ("created_at", DayFilter))
+    list_filter = (StatusFilter, SessionFilter, ("created_at", DateRangeFilter))
     searched = ("task_id", "session_id")
     search_help_text = gettext_lazy("Searches a task's or a session's exact identifier.")
     heavy = ("metadata", "route_plan_json", "requirements_json")
     documents = heavy
     shows = {
         "title": lambda title: excerpt(title, 120) if title else _("(no title)"),
-        "task_id": copyable,
+        "task_id": copy_button,
         "session_id": to_session,
         "metadata": json_block,
         "route_plan_json": json_block,
@@ -158,7 +158,7 @@ class TaskAdmin(AgentosAdmin):
         columns = {
             "lineage_id": linked("agentos.tasklineage"),
             "kind": _choice_of(TaskLineage.Kind),
-            "ref_id": copyable,
+            "ref_id": copy_button,
             "phase": _text,
             "created_at": moment,
         }
@@ -170,7 +170,7 @@ class TaskAdmin(AgentosAdmin):
     def repo_scopes(self, task: Task, store: Store) -> str:
         columns = {
             "scope_id": linked("agentos.taskreposcope"),
-            "repo_id": copyable,
+            "repo_id": copy_button,
             "scope": _choice_of(TaskRepoScope.Scope),
             "path_filters": _text,
         }
@@ -183,8 +183,8 @@ class TaskAdmin(AgentosAdmin):
         columns = {
             "artifact_id": linked("agentos.taskartifactref"),
             "ref_type": _choice_of(TaskArtifactRef.RefType),
-            "ref_value": copyable,
-            "repo_id": copyable,
+            "ref_value": copy_button,
+            "repo_id": copy_button,
             "summary": _text,
             "created_at": moment,
         }
@@ -236,18 +236,18 @@ def _choice_of(choices: Any) -> Callable[[Any], str]:
 @admin.register(TaskLineage)
 class TaskLineageAdmin(AgentosAdmin):
     list_display = ("lineage_id", "task_id", "kind", "ref_id", "phase", "created_at")
-    list_filter = (TaskFilter, ("kind", ChoicesRadioFilter), ("created_at", DayFilter))
+    list_filter = (TaskFilter, ("kind", ChoicesRadioFilter), ("created_at", DateRangeFilter))
     searched = ("lineage_id", "task_id")
     search_help_text = gettext_lazy("Searches the number of an entry and a task's exact identifier.")
     heavy = documents = ("metadata",)
-    shows = {"lineage_id": str, "task_id": to_task, "ref_id": copyable, "metadata": json_block}
+    shows = {"lineage_id": str, "task_id": to_task, "ref_id": copy_button, "metadata": json_block}
     fieldsets = ((None, {"fields": ("lineage_id", "task_id", "kind", "ref_id", "phase", "created_at", "metadata")}),)
 
 
 @admin.register(TaskRepoScope)
 class TaskRepoScopeAdmin(AgentosAdmin):
     list_display = ("scope_id", "task_id", "repo_id", "scope", "filters", "created_at")
-    list_filter = (TaskFilter, RepoFilter, ("scope", ChoicesRadioFilter), ("created_at", DayFilter))
+    list_filter = (TaskFilter, RepoFilter, ("scope", ChoicesRadioFilter), ("created_at", DateRangeFilter))
     searched = ("scope_id", "task_id")
     search_help_text = gettext_lazy("Searches the number of an entry and a task's exact identifier.")
     heavy = ("metadata",)
@@ -256,7 +256,7 @@ class TaskRepoScopeAdmin(AgentosAdmin):
     shows = {
         "scope_id": str,
         "task_id": to_task,
-        "repo_id": copyable,
+        "repo_id": copy_button,
         "path_filters": json_block,
         "metadata": json_block,
     }
@@ -277,7 +277,7 @@ class TaskDependencyAdmin(AgentosAdmin):
         TaskFilter,
         DependsOnFilter,
         ("dependency_type", ChoicesRadioFilter),
-        ("created_at", DayFilter),
+        ("created_at", DateRangeFilter),
     )
     searched = ("dependency_id", "task_id")
     search_help_text = gettext_lazy(
@@ -322,15 +322,15 @@ class TaskDependencyAdmin(AgentosAdmin):
 @admin.register(TaskArtifactRef)
 class TaskArtifactRefAdmin(AgentosAdmin):
     list_display = ("artifact_id", "ref_type", "ref_value", "repo_id", "task_id", "summary", "created_at")
-    list_filter = (TaskFilter, RepoFilter, ("ref_type", ChoicesRadioFilter), ("created_at", DayFilter))
+    list_filter = (TaskFilter, RepoFilter, ("ref_type", ChoicesRadioFilter), ("created_at", DateRangeFilter))
     searched = ("artifact_id", "task_id")
     search_help_text = gettext_lazy("Searches the number of an artifact and a task's exact identifier.")
     heavy = ("metadata",)
     documents = ("summary", "metadata")
     shows = {
         "artifact_id": str,
-        "ref_value": copyable,
-        "repo_id": copyable,
+        "ref_value": copy_button,
+        "repo_id": copy_button,
         "task_id": to_task,
         "summary": lambda summary: excerpt(summary, 300),
         "metadata": json_block,
@@ -360,7 +360,7 @@ class TaskArtifactRefAdmin(AgentosAdmin):
 @admin.register(Project)
 class ProjectAdmin(AgentosAdmin):
     list_display = ("id", "name", "status", "path", "labels", "updated_at")
-    list_filter = (("status", CountedChoicesFilter), ("created_at", DayFilter))
+    list_filter = (("status", CountedChoicesFilter), ("created_at", DateRangeFilter))
     searched = ("id",)
     search_help_text = gettext_lazy("Searches a project's exact identifier.")
     heavy = ("description", "settings")
@@ -368,9 +368,9 @@ class ProjectAdmin(AgentosAdmin):
     badges = {"status": {"active": "success", "archived": "info", "deleted": "danger"}}
     shows = {
         "id": linked("agentos.project"),
-        "path": copyable,
-        "default_repo_id": copyable,
-        "default_workdir": copyable,
+        "path": copy_button,
+        "default_repo_id": copy_button,
+        "default_workdir": copy_button,
         "description": long_text,
         "tags": json_block,
         "settings": json_block,
@@ -410,7 +410,12 @@ class ProjectAdmin(AgentosAdmin):
 
     @admin.display(description=gettext_lazy("repositories"))
     def repos(self, project: Project, store: Store) -> str:
-        columns = {"id": linked("agentos.projectrepo"), "repo_id": copyable, "repo_path": copyable, "added_at": moment}
+        columns = {
+            "id": linked("agentos.projectrepo"),
+            "repo_id": copy_button,
+            "repo_path": copy_button,
+            "added_at": moment,
+        }
         return newest(_of_project(ProjectRepo, project), store, columns, all_of_them=_everything(project))
 
     @admin.display(description=gettext_lazy("sources"))
@@ -418,7 +423,7 @@ class ProjectAdmin(AgentosAdmin):
         columns = {
             "source_id": linked("agentos.kbsource"),
             "source_type": _choice_of(KbSource.Type),
-            "source_path": copyable,
+            "source_path": copy_button,
             "indexed_at": moment,
         }
         return newest(_of_project(KbSource, project), store, columns, all_of_them=_everything(project))
@@ -447,10 +452,10 @@ def _everything(project: Project) -> tuple[str, dict[str, str]]:
 @admin.register(ProjectRepo)
 class ProjectRepoAdmin(AgentosAdmin):
     list_display = ("id", "project_id", "repo_id", "repo_path", "added_at")
-    list_filter = (ProjectFilter, RepoFilter, ("added_at", DayFilter))
+    list_filter = (ProjectFilter, RepoFilter, ("added_at", DateRangeFilter))
     searched = ("id", "project_id")
     search_help_text = gettext_lazy("Searches the number of an entry and a project's exact identifier.")
-    shows = {"id": str, "project_id": to_project, "repo_id": copyable, "repo_path": copyable}
+    shows = {"id": str, "project_id": to_project, "repo_id": copy_button, "repo_path": copy_button}
     fieldsets = ((None, {"fields": ("id", "project_id", "repo_id", "repo_path", "added_at")}),)
 
 
@@ -460,7 +465,7 @@ class ProjectRepoAdmin(AgentosAdmin):
 @admin.register(WebuiSession)
 class WebuiSessionAdmin(AgentosAdmin):
     list_display = ("session_id", "user_id", "created_at", "updated_at")
-    list_filter = (UserFilter, ("updated_at", DayFilter))
+    list_filter = (UserFilter, ("updated_at", DateRangeFilter))
     searched = ("session_id", "user_id")
     search_help_text = gettext_lazy("Searches the exact identifier of a session or of a user.")
     heavy = documents = ("metadata",)
@@ -522,7 +527,7 @@ class WebuiSessionAdmin(AgentosAdmin):
 @admin.register(WebuiMessage)
 class WebuiMessageAdmin(AgentosAdmin):
     list_display = ("message_id", "role", "said", "session_id", "created_at")
-    list_filter = (SessionFilter, ("role", ChoicesRadioFilter), ("created_at", DayFilter))
+    list_filter = (SessionFilter, ("role", ChoicesRadioFilter), ("created_at", DateRangeFilter))
     searched = ("message_id", "session_id")
     search_help_text = gettext_lazy("Searches the exact identifier of a message or of a session.")
     heavy = ("metadata",)
@@ -602,13 +607,13 @@ class FullTextMixin:
 @admin.register(KbSource)
 class KbSourceAdmin(AgentosAdmin):
     list_display = ("source_id", "source_type", "source_path", "project_id", "indexed_at")
-    list_filter = (ProjectFilter, ("source_type", ChoicesRadioFilter), ("indexed_at", DayFilter))
+    list_filter = (ProjectFilter, ("source_type", ChoicesRadioFilter), ("indexed_at", DateRangeFilter))
     searched = ("source_id",)
     search_help_text = gettext_lazy("Searches a source's exact identifier.")
     heavy = documents = ("metadata",)
     shows = {
         "source_id": linked("agentos.kbsource"),
-        "source_path": copyable,
+        "source_path": copy_button,
         "project_id": to_project,
         "indexed_at": moment,
         "metadata": json_block,
@@ -631,7 +636,7 @@ class KbSourceAdmin(AgentosAdmin):
 class KbChunkAdmin(FullTextMixin, AgentosAdmin):
     source, place = "knowledge", "text"
     list_display = ("chunk_id", "text", "source_id", "chunk_index", "created_at")
-    list_filter = (SourceFilter, ("created_at", DayFilter))
+    list_filter = (SourceFilter, ("created_at", DateRangeFilter))
     searched = ("chunk_id",)
     search_help_text = gettext_lazy("Searches the words of a chunk, or its exact identifier.")
     heavy = ("metadata",)
@@ -666,7 +671,7 @@ class KbEmbeddingAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin)
     """Made by a model from a chunk: nobody types one."""
 
     list_display = ("chunk_id", "vector", "model_name", "created_at")
-    list_filter = (ModelFilter, ("created_at", DayFilter))
+    list_filter = (ModelFilter, ("created_at", DateRangeFilter))
     searched = ("chunk_id",)
     search_help_text = gettext_lazy("Searches a chunk's exact identifier.")
     shows = {"chunk_id": linked("agentos.kbembedding"), "created_at": moment}
@@ -698,8 +703,8 @@ class MemoryItemAdmin(FullTextMixin, AgentosAdmin):
         ("type", ChoicesRadioFilter),
         ("scope", ChoicesRadioFilter),
         ProjectFilter,
-        ("expires_at", DayFilter),
-        ("created_at", DayFilter),
+        ("expires_at", DateRangeFilter),
+        ("created_at", DateRangeFilter),
     )
     searched = ("id",)
     search_help_text = gettext_lazy("Searches the words of an item, or its exact identifier.")

@@ -143,7 +143,7 @@ class Hit:
 
 
 @dataclass
-class Found:
+class FindingData:
     """The answer: `hits` from the best on, and how each source was searched."""
 
     query: Query
@@ -164,12 +164,12 @@ class Found:
         return [(str(SOURCES[name].title), method.words) for name, method in self.methods.items()]
 
 
-def search(store: Store, text: str, *, sources: tuple[str, ...] = tuple(SOURCES), limit: int = LIMIT) -> Found:
+def search(store: Store, text: str, *, sources: tuple[str, ...] = tuple(SOURCES), limit: int = LIMIT) -> FindingData:
     """The best matches of `text` in `store`. Raises StoreUnusable.
 
     Of several sources, those that an older store lacks are left out, unless it has none of them.
     """
-    found = Found(Query(text))
+    found = FindingData(Query(text))
     there = [name for name in sources if SOURCES[name].table in store.tables] or list(sources[:1])
     for name in there:
         source = SOURCES[name]

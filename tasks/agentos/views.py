@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from unfold.widgets import INPUT_CLASSES, SELECT_CLASSES
 
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 from tasks.agentos.search import SOURCES, Source, search
 from tasks.agentos.search_query import MAX_CHARACTERS
 
@@ -51,7 +51,7 @@ def search_page(request: HttpRequest) -> HttpResponse:
         try:
             found = search(Store("agentos", "agentos"), form.cleaned_data["q"], sources=sources, limit=PAGE_LIMIT)
             context["found"] = found
-        except StoreUnusable as error:
+        except StoreUnavailable as error:
             if error.error is not None:
                 raise  # the store is in trouble: see StoreTrouble
             context["sentence"], status = str(error), 503

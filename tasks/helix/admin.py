@@ -16,8 +16,8 @@ from django.utils.translation import gettext_lazy
 from opsconsole.console.run_admin import OperationActionsMixin
 from opsconsole.console.store_admin import (
     CountedChoicesFilter,
-    DayFilter,
-    ExactFilter,
+    DateRangeFilter,
+    ExactTextFilter,
     StoreModelAdmin,
     json_block,
     linked,
@@ -27,7 +27,7 @@ from opsconsole.console.store_admin import (
     table,
 )
 from opsconsole.console.store_import_export import ExportStoreMixin
-from opsconsole.formatting import copyable, excerpt, figure, moment, pretty_json
+from opsconsole.formatting import copy_button, excerpt, figure, moment, pretty_json
 from opsconsole.stores.store import Store
 from tasks.helix.dirty_data import jobs_with_all
 from tasks.helix.models import AgentPrompt, HelixArtifact, HelixJob, HelixTask, SystemLog
@@ -57,12 +57,12 @@ class HelixAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
     """A table of HELIX: the platform writes it, and operations repair it."""
 
 
-class SessionFilter(ExactFilter):
+class SessionFilter(ExactTextFilter):
     title = gettext_lazy("session, exactly")
     parameter_name = "session_id"
 
 
-class NumberFilter(ExactFilter):
+class NumberFilter(ExactTextFilter):
     """Rows with this number, and none where it is no number."""
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
@@ -82,13 +82,13 @@ class TaskFilter(NumberFilter):
     parameter_name = "task_id"
 
 
-class AgentFilter(ExactFilter):
+class AgentFilter(ExactTextFilter):
     title = gettext_lazy("agent, exactly")
     parameter_name = "agent_id"
     suggested = tuple(f"AGENT_{number}" for number in range(1, 6))
 
 
-class LevelFilter(ExactFilter):
+class LevelFilter(ExactTextFilter):
     title = gettext_lazy("level, exactly")
     parameter_name = "level"
     suggested = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -98,11 +98,11 @@ class LevelFilter(ExactFilter):
 class HelixJobAdmin(HelixAdmin):
     list_display = ("id", "status", "asked", "session_id", "created_at", "updated_at")
     sortable_by = ("id",)
-    list_filter = (("status", CountedChoicesFilter), SessionFilter, ("created_at", DayFilter))
+    list_filter = (("status", CountedChoicesFilter), SessionFilter, ("created_at", DateRangeFilter))
     searched = ("id", "session_id")
     search_help_text = gettext_lazy("Searches the number of a job and a session's exact identifier.")
     badges = {"status": JOB_COLOURS}
-    shows = {"id": str, "session_id": copyable, "initial_request": json_block, "error_message": long_text}
+    shows = {"id": str, "session_id": copy_button, "initial_request": json_block, "error_message": long_text}
     needs = {"asked": ("initial_request",), "problems": ("status",), "its_tasks": ()}
     tables = {"problems": ("tasks", "artifacts"), "its_tasks": ("tasks", "artifacts")}
     fieldsets = (
@@ -228,7 +228,7 @@ class AgentPromptAdmin(HelixAdmin):
 @admin.register(SystemLog)
 class SystemLogAdmin(HelixAdmin):
     list_display = ("id", "level", "component", "words", "created_at")
-    list_filter = (LevelFilter, ("created_at", DayFilter))
+    list_filter = (LevelFilter, ("created_at", DateRangeFilter))
     searched = ("id",)
     search_help_text = gettext_lazy("Searches the number of an entry.")
     shows = {"id": str, "message": long_text, "metadata": json_block}

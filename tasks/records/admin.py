@@ -14,14 +14,14 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter, RadioFilter
 
 from opsconsole.api.endpoints import as_json
 from opsconsole.console.run_admin import OperationActionsMixin
-from opsconsole.console.store_admin import DayFilter, ExactFilter, StoreModelAdmin, json_block
+from opsconsole.console.store_admin import DateRangeFilter, ExactTextFilter, StoreModelAdmin, json_block
 from opsconsole.console.store_import_export import ExportStoreMixin
-from opsconsole.formatting import copyable
+from opsconsole.formatting import copy_button
 from opsconsole.stores.store import Store
 from tasks.records import status as executions
 from tasks.records.models import TaskStatus, TestRecord
 from tasks.records.operations.backfill_execution_ids import BackfillExecutionIds
-from tasks.records.summaries import AT_ONCE, Unreadable, document
+from tasks.records.summaries import IN_MEMORY_LIMIT, Unreadable, document
 
 
 class RecordsAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
@@ -36,12 +36,12 @@ class RecordsAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
         return json_block(as_json(answer).decode()) if answer else _("not known")
 
 
-class ExecutionFilter(ExactFilter):
+class ExecutionFilter(ExactTextFilter):
     title = gettext_lazy("execution, exactly")
     parameter_name = "execution_id"
 
 
-class StatusExecutionFilter(ExactFilter):
+class StatusExecutionFilter(ExactTextFilter):
     title = gettext_lazy("execution, exactly")
     parameter_name = "task_id"
 
@@ -67,10 +67,10 @@ class TestRecordAdmin(RecordsAdmin):
 
     list_display = ("id", "brand_name", "execution_id", "overall_score", "total_tests", "user_id", "test_date")
     sortable_by = ("id",)
-    list_filter = (FilledFilter, ExecutionFilter, ("test_date", DayFilter))
+    list_filter = (FilledFilter, ExecutionFilter, ("test_date", DateRangeFilter))
     searched = ("id", "execution_id")
     search_help_text = gettext_lazy("Searches the number of a record and the exact id of an execution.")
-    shows = {"execution_id": copyable, "ai_models_used": json_block, "questions_used": json_block}
+    shows = {"execution_id": copy_button, "ai_models_used": json_block, "questions_used": json_block}
     heavy = ("results_summary", "detailed_results", "ai_models_used", "questions_used")
     needs = {
         FilledFilter: ("execution_id",),
@@ -106,10 +106,10 @@ class TestRecordAdmin(RecordsAdmin):
 class TaskStatusAdmin(RecordsAdmin):
     list_display = ("task_id", "progress", "stage", "is_completed", "status_text", "created_at", "updated_at")
     sortable_by = ()
-    list_filter = (StatusExecutionFilter, ("stage", ChoicesRadioFilter), ("updated_at", DayFilter))
+    list_filter = (StatusExecutionFilter, ("stage", ChoicesRadioFilter), ("updated_at", DateRangeFilter))
     searched = ("task_id",)
     search_help_text = gettext_lazy("Searches the exact id of an execution.")
-    shows = {"task_id": copyable}
+    shows = {"task_id": copy_button}
     badges = {
         "stage": {
             "init": "default",
@@ -134,7 +134,7 @@ def _document(stored: Any, compressed: Any) -> str:
     if stored is None:
         return "–"
     try:
-        return json_block(as_json(document(stored, compressed, limit=AT_ONCE)).decode())
+        return json_block(as_json(document(stored, compressed, limit=IN_MEMORY_LIMIT)).decode())
     except Unreadable as error:
         reason = error.reason
     if reason == "too_large":

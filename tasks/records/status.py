@@ -21,7 +21,7 @@ from django.utils.connection import ConnectionProxy
 
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.fields import RawTextField
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 from tasks.records.models import ExecutionStatus, RawDocumentField, Stage, TaskStatus, TestRecord
 from tasks.records.summaries import LARGEST, Unreadable, document
 
@@ -31,7 +31,7 @@ INLINE_BYTES = 1024 * 1024  # longer results are linked, not included
 LIVE_SECONDS = 24 * 3600  # lifetime of a live entry; the tables keep the status
 LIVE, STATUSES, RECORDS = "live", "task_statuses", "test_records"
 PARTS = ("results", "detailed_results")
-UNAVAILABLE = (DatabaseError, InterfaceError, StoreUnusable)
+UNAVAILABLE = (DatabaseError, InterfaceError, StoreUnavailable)
 
 cache = ConnectionProxy(caches, "live")
 

@@ -14,7 +14,7 @@ from typing import Any, Never
 import orjson
 
 LARGEST = 64 * 1024 * 1024  # bytes of JSON; the platform's largest are 50 MB
-AT_ONCE = 1024 * 1024  # up to here a whole document in memory is no matter
+IN_MEMORY_LIMIT = 1024 * 1024  # up to here a whole document in memory is no matter
 LONGEST_ID = 500  # characters; an index can't hold what is much longer
 MAGIC = b"\x1f\x8b"
 GZIP = 16 + zlib.MAX_WBITS
@@ -89,7 +89,7 @@ def execution_id(stored: Stored, compressed: Any = False) -> str:
     text = json_text(stored, compressed)
     found: Any
     try:
-        found = orjson.loads(text) if len(text) <= AT_ONCE else _read(_SKIMMER, text)
+        found = orjson.loads(text) if len(text) <= IN_MEMORY_LIMIT else _read(_SKIMMER, text)
     except ValueError:
         found = _read(_SKIMMER, text)
     if not isinstance(found, dict):

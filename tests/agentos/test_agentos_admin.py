@@ -571,7 +571,7 @@ def test_a_delete_is_a_run_and_can_be_undone(bobs, managed):
 def test_what_is_referred_to_stays(bobs, managed):
     fill(managed, 3)
     run = plan_delete(bobs, "agentos.project", "P0000")
-    assert run.plan["reasons"]["unfit"] == {"referenced": 1}
+    assert run.plan["reasons"]["invalid"] == {"referenced": 1}
     assert "kb_sources: 3 rows refer to it" in bobs.get(reverse("run", args=[run.pk])).content.decode()
     assert managed.execute("SELECT COUNT(*) FROM projects WHERE id = 'P0000'") == [(1,)]
 
@@ -584,7 +584,7 @@ def test_rows_of_an_unknown_table_keep_theirs(bobs, managed):
     )
     managed.execute("INSERT INTO task_runs SELECT 'r', MIN(lineage_id) FROM task_lineage")
     run = plan_delete(bobs, "agentos.task", "T0000")
-    assert run.plan["reasons"]["unfit"] == {"referenced": 1}
+    assert run.plan["reasons"]["invalid"] == {"referenced": 1}
     assert managed.execute("SELECT COUNT(*) FROM task_runs") == [(1,)]
 
 
@@ -750,7 +750,7 @@ def test_a_row_that_no_longer_fits_fails_alone(bobs, managed):
     managed.execute("CREATE UNIQUE INDEX one_path ON projects (path)")
     managed.execute("INSERT INTO projects (id, path) VALUES ('c', '/b')")
     run = executed(bobs, Run.objects.latest("pk"))
-    assert (run.status, run.changed, run.set_aside) == ("needs_attention", 1, 1)
+    assert (run.status, run.changed, run.failed) == ("needs_attention", 1, 1)
     assert managed.execute("SELECT id FROM projects ORDER BY id") == [("a",), ("c",)]
     managed.execute("DROP INDEX one_path")
     bobs.post(reverse("run-act", args=[run.pk, "retry"]))

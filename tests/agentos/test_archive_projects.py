@@ -10,7 +10,7 @@ import pytest
 
 from opsconsole.engine.models import Run
 from opsconsole.engine.operation import Operation
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 from tests.support.contract import Contract, execute_run, operation_called, plan_whole
 from tests.support.plain_client import Tables, dump, execute, neighbour
 
@@ -84,7 +84,7 @@ def test_a_store_before_version_25_is_refused_with_the_statements(make_attached:
     store: Store = make_attached("sqlite", 50).store
     execute(store, "CREATE TABLE projects (id TEXT PRIMARY KEY, path TEXT NOT NULL, added_at TIMESTAMP)")
     before = dump(store)
-    with pytest.raises(StoreUnusable, match="ALTER TABLE projects ADD COLUMN status TEXT"):
+    with pytest.raises(StoreUnavailable, match="ALTER TABLE projects ADD COLUMN status TEXT"):
         execute_run(operation_called(NAME, store))
     assert dump(store) == before
     assert not Run.objects.exists()

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from opsconsole.engine.models import Status
 from opsconsole.stores.fields import moment_text
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 from tests.support.contract import Contract, execute_run, left_by, operation_called, plan_whole, start, undo, work
 from tests.support.plain_client import Tables, dump, execute, neighbour
 
@@ -123,7 +123,9 @@ def test_a_time_in_a_form_that_sqlite_does_not_read_is_judged_all_the_same(make_
 def test_a_table_that_nothing_can_be_deleted_from_is_refused(make_attached: Any) -> None:
     store: Store = make_attached("sqlite", 50).store
     execute(store, DDL.rstrip(")") + ", FOREIGN KEY (project_id) REFERENCES projects(id))")
-    with pytest.raises(StoreUnusable, match=r"refuses to delete rows of memory_items: no such table: main\.projects"):
+    with pytest.raises(
+        StoreUnavailable, match=r"refuses to delete rows of memory_items: no such table: main\.projects"
+    ):
         plan_whole(operation_called(NAME, store))
     store = make_attached("sqlite", 50).store
     execute(store, DDL.replace("id TEXT PRIMARY KEY", "id TEXT"))
@@ -132,7 +134,7 @@ def test_a_table_that_nothing_can_be_deleted_from_is_refused(make_attached: Any)
     assert plan_whole(operation_called(NAME, store)).total == 0  # each key is one row's, though no index says so
     for key in ("one", None):
         execute(store, insert, [key])
-        with pytest.raises(StoreUnusable, match=r"memory_items.* so that they can't be told apart"):
+        with pytest.raises(StoreUnavailable, match=r"memory_items.* so that they can't be told apart"):
             plan_whole(operation_called(NAME, store))
         execute(store, "DELETE FROM memory_items WHERE rowid > 1")
 
@@ -141,8 +143,8 @@ def test_times_that_are_none_are_unfit_and_stay(make_attached: Any) -> None:
     store = fill(make_attached("sqlite", 50).store)
     run = execute_run(operation_called(NAME, store))
     kept = dump(store)["memory_items"]
-    assert set(left_by(run)["unfit"]["unreadable_time"]) <= set(kept)
-    assert run.reasons["unfit"]["unreadable_time"] == run.unfit > 0
+    assert set(left_by(run)["invalid"]["unreadable_time"]) <= set(kept)
+    assert run.reasons["invalid"]["unreadable_time"] == run.invalid > 0
 
 
 #: AgentOS's own full-text index: it knows an item by its implicit rowid alone.

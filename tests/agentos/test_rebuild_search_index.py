@@ -55,6 +55,6 @@ def test_an_attached_store_is_left_alone(make_attached: Any) -> None:
         cursor.execute("CREATE TABLE memory_items (id TEXT PRIMARY KEY, content TEXT, tags TEXT)")
     before = dump(store), schema(store)
     run = execute_run(operation_called(NAME, store))
-    assert (run.status, run.unfit) == (Status.SUCCEEDED, 2)
-    assert left_by(run) == {"unfit": {"attached": ["memory", "knowledge"]}}
+    assert (run.status, run.invalid) == (Status.SUCCEEDED, 2)
+    assert left_by(run) == {"invalid": {"attached": ["memory", "knowledge"]}}
     assert (dump(store), schema(store)) == before

@@ -17,7 +17,7 @@ from django.db import transaction
 from django.urls import reverse
 
 from opsconsole.stores import rows
-from opsconsole.stores.store import Store, StoreUnusable, attach_file
+from opsconsole.stores.store import Store, StoreUnavailable, attach_file
 from tasks.agentos import search as searching
 from tasks.agentos.models import KbChunk, MemoryItem
 from tasks.agentos.search import check, method_of, rebuild, search, search_queryset
@@ -638,7 +638,7 @@ def test_an_older_store_has_what_it_has(tmp_path: Path) -> None:
         client.commit()
     store = attach_file("agentos", path)
     assert keys(store, "words") == ["a"]
-    with pytest.raises(StoreUnusable, match="lacks memory_items"):
+    with pytest.raises(StoreUnavailable, match="lacks memory_items"):
         search(store, "words", sources=("memory",))
     store.close()
 

@@ -31,7 +31,7 @@ FIELDS = ("event_type", "payload", "created_at", "source_event_ts", "supervisor_
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
 
 
-def outcomes(tables: Tables, vendor: Any) -> dict[int, tuple[str | None, str | None] | reference_backfill.Unfit]:
+def outcomes(tables: Tables, vendor: Any) -> dict[int, tuple[str | None, str | None] | reference_backfill.Invalid]:
     """audit_id → what the model says becomes of it, for the audits in scope."""
     audits = sorted(tables["task_audits"].items())
     return dict(
@@ -48,7 +48,7 @@ def _text(value: Any) -> str | bytes:
 
 def expected(tables: Tables, vendor: Any) -> Tables:
     for key, outcome in outcomes(tables, vendor).items():
-        if not isinstance(outcome, reference_backfill.Unfit):
+        if not isinstance(outcome, reference_backfill.Invalid):
             tables["task_audits"][key] |= dict(zip(reference_backfill.KEYS, outcome, strict=True))
     return tables
 
@@ -75,18 +75,20 @@ def test_row_for_row(make_attached: Any, engine: str) -> None:
     assert len(wanted) == attached.made.in_scope == 1_200
     run = execute_run(operation_called(NAME, store), batch_size=100)
     assert dump(store) == expected(dump_again(before), attached.vendor)
-    unfit = {key: outcome.reason for key, outcome in wanted.items() if isinstance(outcome, reference_backfill.Unfit)}
-    assert unfit
+    invalid = {
+        key: outcome.reason for key, outcome in wanted.items() if isinstance(outcome, reference_backfill.Invalid)
+    }
+    assert invalid
     assert (run.status, run.total) == (Status.SUCCEEDED, 1_200)
-    assert (run.changed, run.unfit, run.skipped) == (1_200 - len(unfit), len(unfit), 0)
-    listed = {int(label): REASONS[reason] for reason, labels in left_by(run)["unfit"].items() for label in labels}
-    assert listed == unfit
-    assert run.after["in_scope"] == len(unfit)
+    assert (run.changed, run.invalid, run.skipped) == (1_200 - len(invalid), len(invalid), 0)
+    listed = {int(label): REASONS[reason] for reason, labels in left_by(run)["invalid"].items() for label in labels}
+    assert listed == invalid
+    assert run.after["in_scope"] == len(invalid)
     assert run.after["supervisor_audits"] == run.before["supervisor_audits"]
-    assert plan_whole(operation_called(NAME, store)).counts()["unfit"] == len(unfit)
+    assert plan_whole(operation_called(NAME, store)).counts()["invalid"] == len(invalid)
     undone = undo(run)
     assert dump(store) == before
-    assert (undone.status, undone.changed, undone.unfit) == (Status.SUCCEEDED, run.changed, 0)
+    assert (undone.status, undone.changed, undone.invalid) == (Status.SUCCEEDED, run.changed, 0)
 
 
 def dump_again(tables: Tables) -> Tables:
@@ -110,7 +112,7 @@ def test_a_check_of_the_platform_that_fails_sets_one_row_aside(make_attached: An
     execute(store, "UPDATE task_audits SET source_event_ts = ? WHERE audit_id = ?", [value, other])
     execute(store, f"CREATE UNIQUE INDEX one ON task_audits (source_event_ts) WHERE source_event_ts = '{value}'")
     run = execute_run(operation_called(NAME, store))
-    assert [entry.key for entry in run.units_set_aside.all()] == [bad]
+    assert [entry.key for entry in run.failed_items.all()] == [bad]
     assert run.batches_done < 20, "the one among 120 is found by halving, and the others go on in large batches"
     filled["task_audits"][bad] = before["task_audits"][bad]
     filled["task_audits"][other]["source_event_ts"] = value
@@ -216,5 +218,5 @@ def test_created_at_of_each_type_in_the_documented_form(make_postgres: Any, type
     assert {key: row["source_event_ts"] for key, row in rows.items() if row["source_event_ts"]} == wanted
     assert {key: row["supervisor_processed_at"] for key, row in rows.items() if row["source_event_ts"]} == wanted
     invalid = len(CREATED) - len(wanted)
-    assert run.reasons["unfit"] == ({"no_time": invalid} if invalid else {})
+    assert run.reasons["invalid"] == ({"no_time": invalid} if invalid else {})
     assert run.status == Status.SUCCEEDED

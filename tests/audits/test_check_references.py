@@ -38,7 +38,7 @@ def test_what_dangles_is_found_once_and_nothing_else(make_attached: Any, engine:
     before, shape = dump(store), schema(store)
     check = operation_called(NAME, store)
     run = execute_run(check)
-    assert run.status == Status.SUCCEEDED, list(run.units_set_aside.values_list("label", "error"))
+    assert run.status == Status.SUCCEEDED, list(run.failed_items.values_list("label", "error"))
     found = {(one.code, one.subject): one.data for one in run.findings.all()}
     assert set(found) == {
         ("artifact_of_vanished_task", "task_artifact_ref.task_id gone"),

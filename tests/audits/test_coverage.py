@@ -12,9 +12,9 @@ from random import Random
 import pytest
 from django.core.management import CommandError, call_command
 
-from audits.coverage import Spread, coverage, lag
-from opsconsole.stores.store import StoreUnusable
-from opsconsole.timestamps import read_moment
+from audits.coverage import Histogram, coverage, lag
+from opsconsole.stores.store import StoreUnavailable
+from opsconsole.timestamps import parse_timestamp
 from tests.support import agentos, reference_backfill
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
@@ -42,7 +42,7 @@ MOMENT = datetime(2026, 1, 20, 10, tzinfo=UTC)
     ],
 )
 def test_a_time_in_each_of_its_forms(text, expected):
-    assert read_moment(text) == expected
+    assert parse_timestamp(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,11 @@ def test_a_time_in_each_of_its_forms(text, expected):
     ],
 )
 def test_what_is_no_time_is_none(text):
-    assert read_moment(text) is None
+    assert parse_timestamp(text) is None
 
 
 def test_the_zone_of_naive_times_can_be_named():
-    assert read_moment("2026-01-20T18:00:00", timezone(timedelta(hours=8))) == MOMENT
+    assert parse_timestamp("2026-01-20T18:00:00", timezone(timedelta(hours=8))) == MOMENT
 
 
 # --- the lag -----------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_of_nothing_there_is_no_lag():
 
 def test_percentiles_are_exact_while_there_is_room():
     values = [Random(1).randint(-5_000, 10_000_000) for _ in range(3_001)]
-    spread = Spread()
+    spread = Histogram()
     for value in values:
         spread.add(value)
     ordered = sorted(values)
@@ -108,10 +108,10 @@ def test_percentiles_are_exact_while_there_is_room():
 
 
 def test_many_different_lags_are_kept_to_four_digits(monkeypatch):
-    monkeypatch.setattr(Spread, "EXACT", 100)
+    monkeypatch.setattr(Histogram, "EXACT", 100)
     rng = Random(2)
     values = [rng.choice((-1, 1)) * int(10 ** rng.uniform(0, 13)) for _ in range(50_000)]
-    spread = Spread()
+    spread = Histogram()
     for value in values:
         spread.add(value)
     ordered, figures = sorted(values), spread.figures()
@@ -155,7 +155,7 @@ def test_it_compares_with_the_payload(attached):
     filled = [row for row in rows_of(attached) if row.source_event_ts is not None]
     for row in filled:
         outcome = reference_backfill.expected(row.payload, "silent", None, "stands", "sqlite")
-        if isinstance(outcome, reference_backfill.Unfit):
+        if isinstance(outcome, reference_backfill.Invalid):
             counts["differing" if outcome.reason == reference_backfill.NOT_STORABLE else "unreadable"] += 1
         elif outcome[0] == "silent":
             counts["silent"] += 1
@@ -177,8 +177,8 @@ def test_after_the_backfill_only_unfit_audits_lack_a_time(make_attached, capsys)
     call_command("backfill_audit_decision_fields", db_path=attached.url, fast=True, json=True)
     run = json.loads(capsys.readouterr().out)
     figures = coverage(attached.store)
-    assert figures["lacking"] == run["unfit"] > 0
-    assert figures["total"] - figures["lag"]["without_both"] == figures["total"] - run["unfit"]
+    assert figures["lacking"] == run["invalid"] > 0
+    assert figures["total"] - figures["lag"]["without_both"] == figures["total"] - run["invalid"]
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-json"])
@@ -240,7 +240,7 @@ def test_an_empty_store_has_no_percentage(make_attached):
 
 def test_a_store_without_the_columns_is_refused(make_attached):
     store = make_attached("sqlite", 10, version="0.20.0").store
-    with pytest.raises(StoreUnusable, match=r"ALTER TABLE task_audits ADD COLUMN source_event_ts TEXT;"):
+    with pytest.raises(StoreUnavailable, match=r"ALTER TABLE task_audits ADD COLUMN source_event_ts TEXT;"):
         coverage(store)
 
 

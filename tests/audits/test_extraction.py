@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from audits.operations.backfill_decision_fields import BackfillDecisionFields
 from opsconsole.engine.models import Status
-from opsconsole.engine.operation import Changed, Unfit
+from opsconsole.engine.operation import Change, Invalid
 from opsconsole.stores.catalog import Column
 from opsconsole.stores.store import Store
 from tests.audits.test_backfill_decision_fields import NAME, REASONS, expected, outcomes
@@ -163,10 +163,10 @@ def test_change(
     if vendor == "postgresql":  # its timestamps are times, written by itself
         created_at = created_at and "2026-01-20 10:00:00.5"
     payload = whole(payload)
-    outcome = operation_on(vendor).change(Audit(1, payload, created_at, source, processed))
+    outcome = operation_on(vendor).process(Audit(1, payload, created_at, source, processed))
     wanted = reference_backfill.expected(payload, created_at, source, processed, vendor)
-    if isinstance(wanted, reference_backfill.Unfit):
-        assert isinstance(outcome, Unfit)
+    if isinstance(wanted, reference_backfill.Invalid):
+        assert isinstance(outcome, Invalid)
         # What is too deep and broken too is called by what is found first.
         either = (
             wanted.reason in {reference_backfill.TOO_DEEP, reference_backfill.BROKEN}
@@ -175,7 +175,7 @@ def test_change(
         )
         assert REASONS[outcome.reason] == wanted.reason or (either and outcome.reason in {"too_deep", "broken_json"})
         return
-    assert isinstance(outcome, Changed)
+    assert isinstance(outcome, Change)
     (row,) = outcome.rows
     before = {"source_event_ts": source, "supervisor_processed_at": processed}
     assert row.new is not None
@@ -213,12 +213,12 @@ def test_batches(make_attached: Any, engine: str) -> None:
                     connection.execute(INSERT, [key, f"01TASK{0:020d}", held, created_at, source, None])
         before = dump(store)
         wanted = outcomes(before, store.vendor)
-        unfit = sum(isinstance(outcome, reference_backfill.Unfit) for outcome in wanted.values())
+        invalid = sum(isinstance(outcome, reference_backfill.Invalid) for outcome in wanted.values())
         planned = plan_whole(operation_called(NAME, store))
         run = execute_run(operation_called(NAME, store), batch_size=size, fast=True)
         filled = dump(store)
         assert filled == expected(deepcopy(before), store.vendor)
-        assert (run.status, run.unfit, run.set_aside) == (Status.SUCCEEDED, unfit, 0)
+        assert (run.status, run.invalid, run.failed) == (Status.SUCCEEDED, invalid, 0)
         assert planned.reasons == run.reasons
         if run.changed:
             undo(run, fast=True)

@@ -24,7 +24,7 @@ from opsconsole.engine import queue
 from opsconsole.engine.models import Run, Status
 from opsconsole.stores import backups
 from opsconsole.stores.models import Backup
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 from tests.conftest import attach_url
 from tests.support import agentos
 from tests.support.contract import Crash, die, execute_run, operation_called, start, work
@@ -42,7 +42,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def back_up(store: Store, **params: Any) -> Backup:
     run = execute_run(operation_called("backups.backup_store", store, store=store.name, **params))
-    assert run.status == Status.SUCCEEDED, [unit.error for unit in run.units_set_aside.all()]
+    assert run.status == Status.SUCCEEDED, [unit.error for unit in run.failed_items.all()]
     return Backup.objects.get(run=run)
 
 
@@ -198,7 +198,7 @@ def test_what_does_not_read_back_is_not_listed(managed: Any, monkeypatch: pytest
 
     monkeypatch.setattr(files, "write", damaged)
     run = execute_run(operation_called("backups.backup_store", managed.store, store="agentos"))
-    assert (run.status, run.set_aside) == (Status.NEEDS_ATTENTION, 1)
+    assert (run.status, run.failed) == (Status.NEEDS_ATTENTION, 1)
     assert not Backup.objects.exists()
     assert list((settings.DATA_DIR / "backups").iterdir()) == []
 
@@ -214,7 +214,7 @@ def test_a_damaged_store_is_told(tmp_path: Path) -> None:
 
     run = execute_run(operation_called("backups.backup_store", attach_file("agentos", path), store="agentos"))
     assert run.status == Status.NEEDS_ATTENTION
-    assert "integrity check" in run.units_set_aside.get().error
+    assert "integrity check" in run.failed_items.get().error
 
 
 def test_a_read_only_store_can_be_backed_up(tmp_path: Path, empty_console: Path) -> None:
@@ -246,7 +246,7 @@ def test_refusals(managed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         done = shell.run(*words)
         assert (done.returncode, done.stdout) == (2, "")
     monkeypatch.setattr(settings, "BACKUP_ENCRYPTION_KEY", "hunter2")
-    with pytest.raises(StoreUnusable, match="age-keygen") as refused:
+    with pytest.raises(StoreUnavailable, match="age-keygen") as refused:
         start(operation_called("backups.backup_store", managed.store, store="agentos"))
     assert "hunter2" not in str(refused.value)
 
@@ -269,15 +269,15 @@ def test_the_password_is_in_no_argument_and_in_no_error(postgres: Any, monkeypat
     assert "hunter2" not in str([command for command, _env in seen])
     assert "hunter2" not in str(list(Run.objects.values())) + backup.path
     monkeypatch.setattr(pg_client, "_candidates", lambda name: iter([Path(sys.executable)]))
-    with pytest.raises(StoreUnusable, match="install a newer one"):
+    with pytest.raises(StoreUnavailable, match="install a newer one"):
         back_up(store)
     monkeypatch.setattr(pg_client, "_candidates", lambda name: iter([]))
-    with pytest.raises(StoreUnusable, match="not installed"):
+    with pytest.raises(StoreUnavailable, match="not installed"):
         back_up(store)
 
 
 def test_each_store_has_a_run_of_its_own_by_schedule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert [one["store"] for one in BackupStore.occasions()] == ["default", *settings.STORES]
+    assert [one["store"] for one in BackupStore.schedule_params()] == ["default", *settings.STORES]
     attach_url("helix", f"sqlite:///{tmp_path}/gone.db")
     queue.tick("backups.backup_store", "2026-11-24T02:00:00")
     queue.tick("backups.backup_store", "2026-11-24T02:00:00")

@@ -13,7 +13,7 @@ from opsconsole.backups.models import TableCopy
 from opsconsole.backups.operations.copy_store import target_store
 from opsconsole.engine import registry
 from opsconsole.engine.models import Run, Status
-from opsconsole.engine.planner import UnableToPlan
+from opsconsole.engine.planner import PlanRefused
 from opsconsole.stores.store import Store
 from tests.conftest import attach_url, forget_attached
 from tests.support.contract import Crash, die, execute_run, operation_called, plan_whole, start, work
@@ -61,7 +61,7 @@ def copy(**options: Any) -> Run:
 def test_everything_arrives(managed: Any, target: Any) -> None:
     fill(managed)
     run = copy()
-    assert (run.status, run.error) == (Status.SUCCEEDED, ""), list(run.units_set_aside.values_list("label", "error"))
+    assert (run.status, run.error) == (Status.SUCCEEDED, ""), list(run.failed_items.values_list("label", "error"))
     assert set(TableCopy.objects.values_list("agrees", flat=True)) == {True}
     there = Store("agentos_new", "agentos")
     ours, theirs = dump(managed.store), dump(there)
@@ -75,7 +75,7 @@ def test_everything_arrives(managed: Any, target: Any) -> None:
         client.execute("INSERT INTO task_audits (task_id, event_type) VALUES ('t00001', 'next')")
         found = client.execute("SELECT MAX(audit_id) FROM task_audits").fetchone()[0]
     assert found == 301, "the numbers of rows that were deleted are not given again"
-    with pytest.raises(UnableToPlan, match="holds rows already"):
+    with pytest.raises(PlanRefused, match="holds rows already"):
         copy()
 
 
@@ -105,7 +105,7 @@ def test_a_copy_that_died_goes_on(managed: Any, target: Any, monkeypatch: pytest
     fill(managed, 100)
     monkeypatch.setattr(copying, "BATCH", 10)
     run = start(operation_called("backups.copy_store", store="agentos", to="agentos_new"))
-    insert = copying.TableCopying._insert
+    insert = copying.TableCopyJob._insert
     calls: list[int] = []
 
     def dying(self: Any, pairs: Any, *, last: bool) -> None:
@@ -115,7 +115,7 @@ def test_a_copy_that_died_goes_on(managed: Any, target: Any, monkeypatch: pytest
             raise Crash
 
     with monkeypatch.context() as patched:
-        patched.setattr(copying.TableCopying, "_insert", dying)
+        patched.setattr(copying.TableCopyJob, "_insert", dying)
         with pytest.raises(Crash):
             work(run)
     seen: list[int] = []
@@ -124,7 +124,7 @@ def test_a_copy_that_died_goes_on(managed: Any, target: Any, monkeypatch: pytest
         seen.append(len(pairs))
         insert(self, pairs, last=last)
 
-    monkeypatch.setattr(copying.TableCopying, "_insert", counting)
+    monkeypatch.setattr(copying.TableCopyJob, "_insert", counting)
     run = work(die(run))
     assert (run.status, run.error) == (Status.SUCCEEDED, "")
     assert TableCopy.objects.get(table="tasks").target_rows == 100
@@ -153,14 +153,14 @@ def test_what_the_console_does_not_know_is_named(managed: Any, target: Any) -> N
     managed.execute(f"ALTER TABLE tasks ADD COLUMN {quoted(ODD)} TEXT")
     managed.execute(f"UPDATE tasks SET {quoted(ODD)} = 'x' WHERE task_id < 't00003'")
     planned = plan_whole(operation_called("backups.copy_store", store="agentos", to="agentos_new"))
-    assert planned.reasons["unfit"] == {"unknown_table": 2}
+    assert planned.reasons["invalid"] == {"unknown_table": 2}
     assert any(ODD in entry["detail"] for entry in planned.sample)
     run = copy()
     assert run.status == Status.NEEDS_ATTENTION
     assert "Stays behind: " in run.error
     for named in (f"{ODD} (2 rows)", "nothing_in_it (0 rows)", f"tasks.{ODD} (3 rows)"):
         assert named in run.error
-    made = registry.operation("backups.copy_store").made(run.pk)
+    made = registry.operation("backups.copy_store").result_details(run.pk)
     assert made["stays_behind"] == {"tables": {ODD: 2, "nothing_in_it": 0}, "columns": {f"tasks.{ODD}": 3}}
     assert set(TableCopy.objects.exclude(agrees=None).values_list("agrees", flat=True)) == {True}
     assert len(dump(Store("agentos_new", "agentos"))["tasks"]) == 20
@@ -302,7 +302,7 @@ def test_a_copy_that_died_names_what_it_left_before(managed: Any, target: Any, m
         managed.execute("UPDATE task_audits SET task_id = 'gone' WHERE audit_id = 4")
         left = {"task_audits": [4]}
     run = start(operation_called("backups.copy_store", store="agentos", to="agentos_new"))
-    read = copying.TableCopying._read
+    read = copying.TableCopyJob._read
     calls: list[str] = []
 
     def dying(self: Any, *asked: Any) -> Any:
@@ -312,7 +312,7 @@ def test_a_copy_that_died_names_what_it_left_before(managed: Any, target: Any, m
         return read(self, *asked)
 
     with monkeypatch.context() as patched:
-        patched.setattr(copying.TableCopying, "_read", dying)
+        patched.setattr(copying.TableCopyJob, "_read", dying)
         with pytest.raises(Crash):
             work(run)
     run = work(die(run))
@@ -348,7 +348,7 @@ def test_values_of_one_type_are_copied_exactly(postgres: Any, monkeypatch: pytes
             " '', 'infinity', NULL, NULL, '{}', '')"
         )
     run = copy()
-    assert (run.status, run.error) == (Status.SUCCEEDED, ""), list(run.units_set_aside.values_list("label", "error"))
+    assert (run.status, run.error) == (Status.SUCCEEDED, ""), list(run.failed_items.values_list("label", "error"))
     with psycopg.connect(url) as ours, psycopg.connect(new) as theirs:
         rows = [
             client.execute('SELECT tasks::text FROM "Mine 100%".tasks ORDER BY 1').fetchall()
@@ -378,7 +378,7 @@ def test_through_a_pooler_in_transaction_mode(
             address = f"postgresql://postgres@127.0.0.1:{pooler.port}/{url.rpartition('/')[2]}?pooler=transaction"
             monkeypatch.setenv(VARIABLE, address)
             run = copy()
-            assert (run.status, run.error) == (Status.SUCCEEDED, ""), list(run.units_set_aside.values_list("error"))
+            assert (run.status, run.error) == (Status.SUCCEEDED, ""), list(run.failed_items.values_list("error"))
             forget_attached()
             if name == "pooled_one":
                 attach_url("agentos", address, attached=False)
@@ -393,18 +393,18 @@ def test_through_a_pooler_in_transaction_mode(
 
 
 def test_refusals(managed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UnableToPlan, match=VARIABLE):
+    with pytest.raises(PlanRefused, match=VARIABLE):
         copy()
-    with pytest.raises(UnableToPlan, match="in use"):
+    with pytest.raises(PlanRefused, match="in use"):
         operation_called("backups.copy_store", store="agentos", to="helix")
     for bad in ("postgresql://u:p@h:port/x", "postgresql://u:se/cret@h/x", "postgresql://u:p@h/x?pool_max=many"):
         monkeypatch.setenv(VARIABLE, bad)
-        with pytest.raises(UnableToPlan) as refused:
+        with pytest.raises(PlanRefused) as refused:
             copy()
         assert "cret" not in str(refused.value)
         assert VARIABLE in str(refused.value) or "pool_max" in str(refused.value)
     monkeypatch.setenv(VARIABLE, f"sqlite:///{tmp_path}/missing/new.sqlite3")
-    with pytest.raises(UnableToPlan, match="make it first"):
+    with pytest.raises(PlanRefused, match="make it first"):
         copy()
     assert not (tmp_path / "missing").exists()
 
@@ -418,7 +418,7 @@ def test_the_command(tmp_path: Path, empty_console: Path, postgres: Any) -> None
         assert client.execute("SELECT COUNT(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
     answer = shell.json("copy_store", "agentos", "--to", "agentos_new", "--execute")
     assert answer["tables"]["schema_version"] == {
-        "source_rows": 1, "target_rows": 1, "set_aside": 0, "agrees": True
+        "source_rows": 1, "target_rows": 1, "failed": 0, "agrees": True
     }  # fmt: skip
     # What was copied serves as the store itself.
     moved = Shell(tmp_path / "console", None, {"AGENTOS_DATABASE_URL": url})

@@ -18,7 +18,7 @@ from opsconsole.console.middleware import StaticFilesMiddleware
 from opsconsole.engine.models import Run, Status
 from opsconsole.static_files import PUBLISHED, manifest, publish, storage
 from opsconsole.stores.models import Backup
-from opsconsole.stores.store import StoreUnusable
+from opsconsole.stores.store import StoreUnavailable
 from tests.support.contract import execute_run, operation_called, plan_whole
 from tests.support.subprocess_cli import Shell
 
@@ -46,13 +46,13 @@ OUTSIDE = ["..", "../outside", "sub/../../outside", "away", "away.gz", "away/fil
 @pytest.mark.parametrize("text", OUTSIDE)
 def test_what_is_outside_is_refused(roots: Any, text: str) -> None:
     for form in (text, f"{roots[0]}/{text}"):
-        with pytest.raises(StoreUnusable, match=r"is not below .*\. Name a path there, or set BACKUP_FOLDERS\.$"):
+        with pytest.raises(StoreUnavailable, match=r"is not below .*\. Name a path there, or set BACKUP_FOLDERS\.$"):
             folders.below(form)
 
 
 def test_a_path_of_the_system_is_refused(roots: Any) -> None:
     for text in ("/etc", "/", "/etc/passwd"):
-        with pytest.raises(StoreUnusable, match="is not below"):
+        with pytest.raises(StoreUnavailable, match="is not below"):
             folders.below(text)
 
 
@@ -85,7 +85,7 @@ def test_backups_are_for_the_console_alone(settings: Any, tmp_path: Path) -> Non
 def test_the_console_is_not_backed_up_into_another_folder(roots: Any, settings: Any, bob: Any, folder: str) -> None:
     target = settings.STATIC_ROOT if folder == "static" else folder
     Path(settings.STATIC_ROOT).mkdir(parents=True, exist_ok=True)
-    with pytest.raises(StoreUnusable, match="is not below"):
+    with pytest.raises(StoreUnavailable, match="is not below"):
         plan_whole(operation_called("backups.backup_store", store="default", to=str(target)))
     client = Client()
     client.force_login(bob, "django.contrib.auth.backends.ModelBackend")

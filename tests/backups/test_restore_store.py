@@ -13,9 +13,9 @@ from django.conf import settings
 from opsconsole.backups import restore as restores
 from opsconsole.engine import lifecycle
 from opsconsole.engine.models import Run, Status
-from opsconsole.engine.planner import UnableToPlan
+from opsconsole.engine.planner import PlanRefused
 from opsconsole.stores.models import Backup
-from opsconsole.stores.store import Store, StoreUnusable, attach_file
+from opsconsole.stores.store import Store, StoreUnavailable, attach_file
 from tests.backups.test_backup_store import back_up
 from tests.support import agentos
 from tests.support.contract import TESTER, Crash, die, execute_run, operation_called, plan_whole, start, work
@@ -62,7 +62,7 @@ def test_there_and_back(saved: Any, monkeypatch: pytest.MonkeyPatch, key: str) -
     saved.execute("DELETE FROM tasks WHERE task_id = 't8'")
     changed = dump(store)
     run = restore(store, backup.path)
-    assert run.status == Status.SUCCEEDED, [unit.error for unit in run.units_set_aside.all()]
+    assert run.status == Status.SUCCEEDED, [unit.error for unit in run.failed_items.all()]
     restored = dump(store)
     for table in ("tasks", "task_audits", "projects"):
         assert sorted(map(str, restored[table].values())) == sorted(map(str, before[table].values()))
@@ -88,9 +88,9 @@ def test_beside(saved: Any, tmp_path: Path, request: pytest.FixtureRequest) -> N
             assert client.execute("SELECT COUNT(*) FROM tasks").fetchone() == (50,)
         server.drop_database("agentos_before")
         return
-    with pytest.raises(StoreUnusable, match="there already"):
+    with pytest.raises(StoreUnavailable, match="there already"):
         restore(store, saved.backup.path, as_="agentos_before")
-    with pytest.raises(StoreUnusable, match="no name"):
+    with pytest.raises(StoreUnavailable, match="no name"):
         restore(store, saved.backup.path, as_="../x")
 
 
@@ -126,7 +126,7 @@ def test_broken_files_are_refused(saved: Any, tmp_path: Path) -> None:
     data[place : place + 50] = bytes(50)
     damaged.write_bytes(data)
     for file in (cut, other, damaged, tmp_path / "missing", tmp_path):
-        with pytest.raises(StoreUnusable):
+        with pytest.raises(StoreUnavailable):
             plan_whole(operation_called("backups.restore_store", saved.store, store="agentos", file=str(file)))
     assert dump(saved.store) == now
 
@@ -138,20 +138,20 @@ def test_a_listed_file_that_was_damaged_since_changes_nothing(saved: Any) -> Non
     data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
     path.write_bytes(data)
     run = restore(saved.store, path)
-    assert (run.status, run.set_aside) == (Status.NEEDS_ATTENTION, 1)
+    assert (run.status, run.failed) == (Status.NEEDS_ATTENTION, 1)
     assert dump(saved.store) == now
 
 
 def test_another_systems_file_is_refused(saved: Any) -> None:
     other = back_up(Store("roadmaps", "roadmaps")) if saved.engine == "sqlite" else None
     console = back_up(Store("default", "default"))
-    with pytest.raises(StoreUnusable, match="those of default" if saved.engine == "sqlite" else "is of sqlite"):
+    with pytest.raises(StoreUnavailable, match="those of default" if saved.engine == "sqlite" else "is of sqlite"):
         restore(saved.store, console.path)
     if other is not None:
-        with pytest.raises(StoreUnusable, match="does not hold agentos"):
+        with pytest.raises(StoreUnavailable, match="does not hold agentos"):
             restore(saved.store, other.path)
     plain = back_up(saved.store, plain=True)
-    with pytest.raises(StoreUnusable, match="neither"):
+    with pytest.raises(StoreUnavailable, match="neither"):
         restore(saved.store, plain.path)
 
 
@@ -161,11 +161,11 @@ def test_attached_and_the_console_itself_are_refused(tmp_path: Path) -> None:
     store = attach_file("agentos", path)
     backup = back_up(store)
     for params in ({}, {"as_": "mine"}):
-        with pytest.raises(UnableToPlan, match="attached"):
+        with pytest.raises(PlanRefused, match="attached"):
             restore(store, backup.path, **params)
     console = Store("default", "default")
     backup = back_up(console)
-    with pytest.raises(UnableToPlan, match="while it runs"):
+    with pytest.raises(PlanRefused, match="while it runs"):
         restore(console, backup.path)
     copy = Path(str(console.path)).with_name("console_copy.sqlite3")
     assert restore(console, backup.path, as_="console_copy").status == Status.SUCCEEDED
@@ -175,7 +175,7 @@ def test_attached_and_the_console_itself_are_refused(tmp_path: Path) -> None:
 
 def test_nothing_else_runs_on_the_store_meanwhile(saved: Any) -> None:
     run = start(operation_called("audits.backfill_decision_fields", saved.store))
-    with pytest.raises(lifecycle.UnableToRun, match="is held by run"):
+    with pytest.raises(lifecycle.RunRefused, match="is held by run"):
         restore(saved.store, saved.backup.path)
     lifecycle.cancel(run, TESTER)
 
@@ -194,6 +194,6 @@ def test_a_damaged_store_is_restored_and_its_files_are_kept(saved: Any) -> None:
         data[page * 4096 : page * 4096 + 100] = b"\xff" * 100
     path.write_bytes(data)
     run = restore(saved.store, saved.backup.path)
-    assert run.status == Status.SUCCEEDED, [unit.error for unit in run.units_set_aside.all()]
+    assert run.status == Status.SUCCEEDED, [unit.error for unit in run.failed_items.all()]
     assert ids(dump(saved.store)) == ids(saved.before)
     assert [file.read_bytes()[:1000] for file in Path(saved.backup.path).parent.glob("*-damaged")] == [data[:1000]]

@@ -16,10 +16,10 @@ from django.test import Client
 
 from opsconsole.engine import planner
 from opsconsole.engine.models import Run, Status
-from opsconsole.engine.planner import UnableToPlan
+from opsconsole.engine.planner import PlanRefused
 from opsconsole.stores import remedies, schema
 from opsconsole.stores.models import Backup
-from opsconsole.stores.store import Store, StoreUnusable, attach_file
+from opsconsole.stores.store import Store, StoreUnavailable, attach_file
 from tests.conftest import attach_url, forget_attached
 from tests.support import agentos, agentos_versions
 from tests.support.contract import execute_run, operation_called, plan_whole
@@ -38,7 +38,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def upgrade(store: Store) -> Run:
     run = execute_run(operation_called("backups.upgrade_store", store, store=store.name))
-    assert run.status == Status.SUCCEEDED, [unit.error for unit in run.units_set_aside.all()]
+    assert run.status == Status.SUCCEEDED, [unit.error for unit in run.failed_items.all()]
     return run
 
 
@@ -148,7 +148,7 @@ def test_the_platform_s_own_migrations_still_run(make_versioned: Any, version: i
     wanted = shapes(other)
     forget_attached()
     store = make_versioned(version)
-    with suppress(UnableToPlan):
+    with suppress(PlanRefused):
         upgrade(store)
     assert agentos_versions.migrate(store) == version
     assert shapes(store) == wanted
@@ -161,7 +161,7 @@ def test_columns_that_a_migration_will_add_are_left_to_it(make_versioned: Any) -
         lambda: execute_run(operation_called(BACKFILL, store)),
         lambda: execute_run(operation_called("backups.upgrade_store", store, store="agentos", needed_by=BACKFILL)),
     ):
-        with pytest.raises((StoreUnusable, UnableToPlan)) as refused:
+        with pytest.raises((StoreUnavailable, PlanRefused)) as refused:
             asked()
         assert (
             "This store is at v12 of AgentOS. AgentOS adds task_audits.source_event_ts, "
@@ -196,10 +196,10 @@ def test_a_plan_says_which_migration_brings_what_it_adds(make_versioned: Any) ->
 def test_a_key_that_is_missing_is_another_shape(make_versioned: Any) -> None:
     store = make_versioned(53)
     before = shape(store)
-    with pytest.raises(StoreUnusable, match="its key is project_id, and the console knows id") as refused:
+    with pytest.raises(StoreUnavailable, match="its key is project_id, and the console knows id") as refused:
         execute_run(operation_called("agentos.archive_projects", store))
     assert "ADD COLUMN" not in str(refused.value)
-    with pytest.raises(UnableToPlan, match="its key is project_id, and the console knows id"):
+    with pytest.raises(PlanRefused, match="its key is project_id, and the console knows id"):
         execute_run(
             operation_called("backups.upgrade_store", store, store="agentos", needed_by="agentos.archive_projects")
         )
@@ -218,9 +218,9 @@ def test_a_check_advises_nothing_that_stops_the_platform(make_versioned: Any) ->
     wanted = shapes(other)
     store = make_versioned(12)
     check: Any = operation_called("monitoring.check_store", store, store="agentos")
-    found = {one.code: one for one in check.ask("schema")}
+    found = {one.code: one for one in check.run_rule("schema")}
     assert {"absent_table", "pending_migration", "other_shape", "missing_index"} == set(found)
-    for one in check.ask("schema"):
+    for one in check.run_rule("schema"):
         if one.code.startswith("missing"):
             execute(store, one.data["statement"])
     assert agentos_versions.migrate(store) == 12
@@ -228,7 +228,7 @@ def test_a_check_advises_nothing_that_stops_the_platform(make_versioned: Any) ->
 
 
 def test_an_operation_that_does_not_exist(make_versioned: Any) -> None:
-    with pytest.raises(UnableToPlan, match="No operation of agentos is called nothing"):
+    with pytest.raises(PlanRefused, match="No operation of agentos is called nothing"):
         plan_whole(operation_called("backups.upgrade_store", make_versioned(20), store="agentos", needed_by="nothing"))
 
 
@@ -241,7 +241,7 @@ def test_columns_that_a_revision_of_alembic_will_add(make_roadmaps: Any, engine:
     execute(store, "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
     upgrade(Store(store.alias, store.name))
     assert "execution_summary" not in shapes(store)["roadmap_tasks"]
-    with pytest.raises(StoreUnusable, match="by its own migration add_task_execution_fields"):
+    with pytest.raises(StoreUnavailable, match="by its own migration add_task_execution_fields"):
         execute_run(operation_called("roadmaps.sync_results", Store(store.alias, store.name)))
 
 
@@ -256,10 +256,10 @@ def test_behind_a_pooler_in_transaction_mode(managed: Any, postgres: Any, tmp_pa
     try:
         address = f"postgresql://postgres@127.0.0.1:{pooler.port}/{managed.url.rpartition('/')[2]}?pooler=transaction"
         store = attach_url("agentos", address, attached=False)
-        with pytest.raises(StoreUnusable, match="a pooler in transaction mode, which can't dump"):
+        with pytest.raises(StoreUnavailable, match="a pooler in transaction mode, which can't dump"):
             execute_run(operation_called("backups.upgrade_store", store, store="agentos"))
         run = execute_run(operation_called("agentos.rebuild_search_index", store))
-        assert run.status == Status.SUCCEEDED, [unit.error for unit in run.units_set_aside.all()]
+        assert run.status == Status.SUCCEEDED, [unit.error for unit in run.failed_items.all()]
     finally:
         forget_attached()
         pooler.close()

@@ -25,7 +25,7 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from tests.benchmarks.baselines import one_update, row_by_row
-from tests.benchmarks.command import Console, Ran, UnableToRun
+from tests.benchmarks.command import Console, Ran, RunRefused
 from tests.benchmarks.neighbour import RATE, Neighbour
 from tests.benchmarks.stores import PostgresStores, Size, SqliteStores, Stores, own_server
 from tests.support.postgres import NoServer, Server
@@ -141,7 +141,7 @@ class Bench:
             self.console.set_up()
             with self.stores.done() as location:
                 runs = [self.console.run(location) for _ in range(5)]
-        except UnableToRun as error:
+        except RunRefused as error:
             self._failed("start-up", error)
             return 0.0, 0.0
         self._table(
@@ -167,7 +167,7 @@ class Bench:
         """Runs the command; None, and a line that says why, where that fails."""
         try:
             return self.console.run(*arguments, **keywords)
-        except UnableToRun as error:
+        except RunRefused as error:
             self._failed(what, error)
             return None
 

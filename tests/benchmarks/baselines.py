@@ -147,21 +147,21 @@ def row_by_row(location: Location, rows: int, limit: float) -> Rescan:
     update = "UPDATE task_audits SET source_event_ts = ?, supervisor_processed_at = ? WHERE audit_id = ?"
     update = update.replace("?", mark)
     connection: Any = sqlite3.connect(location.address) if sqlite else psycopg.connect(location.address)
-    reached = unfit = 0
+    reached = invalid = 0
     seen: list[tuple[int, float]] = []
     start = time.perf_counter()
     with closing(connection):
         cursor = connection.cursor()
         if sqlite:
             cursor.execute("PRAGMA synchronous=NORMAL")
-        while found := cursor.execute(select, ("%SUPERVISOR%", unfit)).fetchall():
+        while found := cursor.execute(select, ("%SUPERVISOR%", invalid)).fetchall():
             for audit_id, payload, created_at, source, processed in found:
                 times = _times(payload)
                 values = times and (source or times[0] or created_at, processed or times[1] or created_at)
                 if values and all(value and _holds(value) for value in values):
                     cursor.execute(update, (*values, audit_id))
                 else:
-                    unfit += 1
+                    invalid += 1
             connection.commit()
             reached += len(found)
             seen.append((reached, time.perf_counter() - start))

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAME = "backfill_audit_decision_fields"
 
 
-class UnableToRun(Exception):
+class RunRefused(Exception):
     """The command ended with an error; says what it said."""
 
 
@@ -157,7 +157,7 @@ class Console:
             err.seek(0)
             said, complaints = out.read(), err.read().strip()
         if code:
-            raise UnableToRun(f"exit code {code}: {' / '.join(complaints.splitlines()[-3:]) or said[:300]}")
+            raise RunRefused(f"exit code {code}: {' / '.join(complaints.splitlines()[-3:]) or said[:300]}")
         result = json.loads(said) if "--json" in arguments else {}
         cpu = used.ru_utime + used.ru_stime
         return Ran(started, ended, cpu, memory.peak, memory.peak_private, result)

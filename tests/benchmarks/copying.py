@@ -62,8 +62,8 @@ def _measure(rows: int, folder: Path, psql: list[str]) -> None:
     target = target_store(source, "bench")
     copying.make_tables(target)
     with copying.side(source) as here, copying.side(Store("bench", "agentos")) as there:
-        copying.TableCopying(here, there, "tasks").run()
-        table = copying.TableCopying(here, there, "task_audits")
+        copying.TableCopyJob(here, there, "tasks").run()
+        table = copying.TableCopyJob(here, there, "task_audits")
         copied = _seconds(table.run)
         compared = _seconds(table.agrees)
         columns = ", ".join(table.columns)

@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 
 from tests.benchmarks.__main__ import Report, _asked, _say
-from tests.benchmarks.command import Console, UnableToRun
+from tests.benchmarks.command import Console, RunRefused
 from tests.benchmarks.stores import Location, own_server
 from tests.support import helix
 from tests.support.postgres import NoServer, Server
@@ -168,7 +168,7 @@ def main() -> None:
                     server = Server(options.postgres) if options.postgres else stack.enter_context(own_server(folder))
                     places = [Location("postgresql", server.create_database(f"helix_{n}")) for n in ("full", "empty")]
                 measure(engine, places[0], places[1], options, report)
-            except (NoServer, UnableToRun) as error:
+            except (NoServer, RunRefused) as error:
                 _say(f"{engine}: {error}")
 
 

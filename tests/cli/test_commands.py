@@ -22,11 +22,11 @@ from tests.support.subprocess_cli import ROOT, Shell
 
 COMMAND = "backfill_audit_decision_fields"
 CHANGING = {
-    *("run", "operation", "store", "mode", "status", "total", "changed", "skipped", "unfit", "set_aside"),
+    *("run", "operation", "store", "mode", "status", "total", "changed", "skipped", "invalid", "failed"),
     *("batches", "elapsed_seconds", "rows_per_second", "before", "after", "sample"),
 }
 LISTED = {
-    *("run", "operation", "store", "status", "mode", "total", "changed", "skipped", "unfit", "set_aside"),
+    *("run", "operation", "store", "status", "mode", "total", "changed", "skipped", "invalid", "failed"),
     *("started_by", "trigger", "created_at", "finished_at"),
 }
 
@@ -79,7 +79,7 @@ def test_dry_run_and_execution_give_the_same_figures(shell, store):
     done = shell.json(COMMAND, "--db-path", store, "--note", "as agreed")
     assert set(dry) >= CHANGING
     assert set(done) >= CHANGING
-    for name in ("total", "changed", "skipped", "unfit"):
+    for name in ("total", "changed", "skipped", "invalid"):
         assert dry[name] == done[name]
     assert (dry["mode"], dry["status"], dry["run"]) == ("dry-run", "planned", None)
     assert (done["mode"], done["status"], done["total"]) == ("execute", "succeeded", 200)

@@ -15,7 +15,7 @@ from opsconsole.console.pages import Changes, RunPage
 from opsconsole.engine import lifecycle, planner, registry
 from opsconsole.engine.executor import Runner
 from opsconsole.engine.lifecycle import Actor
-from opsconsole.engine.models import Event, Run, Status, Switch, Trigger
+from opsconsole.engine.models import Event, Run, ScheduleSetting, Status, Trigger
 from tasks.agentos.models import Task
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
@@ -95,7 +95,7 @@ def test_from_plan_to_undo(bobs, audits):
     assert "30 of 30" in text
     assert "Plan the undo" in text
     assert "Coverage of source_event_ts" in text
-    for tab in ("events", "batches", "set_aside", "left", "changes", "plan", "report"):
+    for tab in ("events", "batches", "failed", "left", "changes", "plan", "report"):
         assert 'aria-current="page"' in page_of(bobs, run, f"?tab={tab}")
     undo = bobs.post(reverse("run-act", args=[run.pk, "undo"]))
     planned = Run.objects.latest("pk")
@@ -213,7 +213,7 @@ def test_nothing_to_do_has_no_button(bobs):
 
 def test_what_was_set_aside_is_grouped_and_retried(bobs, audits, monkeypatch):
     cls = registry.operation(BACKFILL)
-    change = cls.change
+    change = cls.process
     odd = TaskAudit.objects.filter(payload=PAYLOAD).latest("pk").pk
 
     def raising(operation, unit):
@@ -221,22 +221,22 @@ def test_what_was_set_aside_is_grouped_and_retried(bobs, audits, monkeypatch):
             raise ValueError("odd <b>value</b>")
         return change(operation, unit)
 
-    monkeypatch.setattr(cls, "change", raising)
+    monkeypatch.setattr(cls, "process", raising)
     run = plan_of(bobs)
     confirm(bobs, run)
     run = work(run)
     assert run.status == Status.NEEDS_ATTENTION
-    text = page_of(bobs, run, "?tab=set_aside")
+    text = page_of(bobs, run, "?tab=failed")
     assert "ValueError (1)" in text
     assert "odd &lt;b&gt;value&lt;/b&gt;" in text
     assert "Retry 1 unit set aside" in text
     monkeypatch.undo()
     bobs.post(reverse("run-act", args=[run.pk, "retry"]))
     retry = Run.objects.latest("pk")
-    assert (retry.operation, retry.parent_id, retry.total) == ("operations.retry_set_aside", run.pk, 1)
+    assert (retry.operation, retry.parent_id, retry.total) == ("operations.retry_failed_rows", run.pk, 1)
     confirm(bobs, retry)
     assert work(retry).status == Status.SUCCEEDED
-    text = page_of(bobs, run, "?tab=set_aside")
+    text = page_of(bobs, run, "?tab=failed")
     assert f"settled by run {retry.pk}" in text
     assert "Retry 1 unit" not in text
 
@@ -290,7 +290,7 @@ def test_a_list_offers_a_viewer_no_operation(client, viewer, audits):
 @pytest.fixture
 def planned(audits, alice):
     cls = registry.operation(BACKFILL)
-    plan = planner.count_outcomes(planner.plan(planner.operation_on(cls, cls.locate({}), {})))
+    plan = planner.count_outcomes(planner.plan(planner.operation_on(cls, cls.resolve_store({}), {})))
     return lifecycle.draft(plan, Actor("alice", "here", Trigger.ADMIN, alice))
 
 
@@ -372,13 +372,13 @@ def test_a_running_run_is_asked(bobs, audits):
 def test_a_schedule_is_switched(bobs):
     url = reverse("schedule", args=[BACKFILL])
     assert bobs.post(url, {"on": "1", "cron": "0 3 * * *"}).status_code == 302
-    assert Switch.objects.get(pk=BACKFILL).on
+    assert ScheduleSetting.objects.get(pk=BACKFILL).on
     assert "Runs by itself." in bobs.get("/admin/operations/").content.decode()
     refused = bobs.post(url, {"on": "1", "cron": "at night"})
     assert refused.status_code == 400
     assert "is no cron rule" in refused.content.decode()
     bobs.post(url, {"on": "0", "cron": "0 3 * * *"})
-    assert not Switch.objects.get(pk=BACKFILL).on
+    assert not ScheduleSetting.objects.get(pk=BACKFILL).on
 
 
 @pytest.mark.parametrize("model", ["run", "event"])

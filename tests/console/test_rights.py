@@ -15,7 +15,7 @@ from opsconsole.engine.executor import Runner
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Risk
 from opsconsole.stores.router import store_of
-from opsconsole.stores.store import StoreUnusable
+from opsconsole.stores.store import StoreUnavailable
 from tests.conftest import attach_url
 from tests.support.contract import execute_run, operation_called, start, undo
 
@@ -45,7 +45,7 @@ def restricted(postgres: Any, agentos_template: str) -> Any:
 
 def test_a_clean_is_refused_before_it_begins(restricted: Any) -> None:
     store, owner, role = restricted
-    with pytest.raises(StoreUnusable) as refused:
+    with pytest.raises(StoreUnavailable) as refused:
         start(operation_called("agentos.clean_memory_items", store))
     assert "lacks DELETE memory_items" in str(refused.value)
     assert f'GRANT DELETE ON "public"."memory_items" TO "{role}";' in str(refused.value)
@@ -56,7 +56,7 @@ def test_a_clean_is_refused_before_it_begins(restricted: Any) -> None:
         owner.execute(statement)
     run = execute_run(operation_called("agentos.clean_memory_items", store))
     assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
-    with pytest.raises(StoreUnusable, match="lacks INSERT memory_items"):
+    with pytest.raises(StoreUnavailable, match="lacks INSERT memory_items"):
         undo(run)
     owner.execute(f"GRANT INSERT ON memory_items TO {role}")
     assert undo(run).changed == 1
@@ -64,7 +64,7 @@ def test_a_clean_is_refused_before_it_begins(restricted: Any) -> None:
 
 def test_a_backfill_needs_its_two_columns_only(restricted: Any) -> None:
     store, owner, role = restricted
-    with pytest.raises(StoreUnusable, match=r"lacks UPDATE task_audits\.source_event_ts, UPDATE"):
+    with pytest.raises(StoreUnavailable, match=r"lacks UPDATE task_audits\.source_event_ts, UPDATE"):
         start(operation_called("audits.backfill_decision_fields", store))
     owner.execute(f"GRANT UPDATE (source_event_ts, supervisor_processed_at) ON task_audits TO {role}")
     run = execute_run(operation_called("audits.backfill_decision_fields", store))
@@ -107,8 +107,8 @@ def test_a_trigger_that_lacks_a_right_fails_its_row(restricted: Any) -> None:
         f"GRANT INSERT, UPDATE, DELETE ON memory_items TO {role}"
     )
     run = execute_run(operation_called("agentos.clean_memory_items", store))
-    assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 1, 1)
-    assert "closed" in run.units_set_aside.get().error
+    assert (run.status, run.changed, run.failed) == (Status.NEEDS_ATTENTION, 1, 1)
+    assert "closed" in run.failed_items.get().error
 
 
 def test_checks_and_measuring_need_to_read_only(restricted: Any) -> None:
@@ -124,8 +124,8 @@ def test_the_documentation_names_every_grant() -> None:
     models = [model for model in apps.get_models() if store_of(model) != "default"]
     keys = {(store_of(model), model._meta.db_table): model._meta.pk.column for model in models}
     for name, cls in registry.operations().items():
-        store = getattr(cls, "store", None)
-        if cls.about_runs or store in {None, "default"} or cls.act is not None or not cls.writes:
+        store = getattr(cls, "store_alias", None)
+        if cls.targets_run or store in {None, "default"} or cls.perform is not None or not cls.writes:
             continue
         for table, columns in cls.writes.items():
             if cls.risk == Risk.DELETE and not columns:

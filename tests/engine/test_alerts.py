@@ -16,7 +16,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from opsconsole.engine import lifecycle, notifications, queue, registry
-from opsconsole.engine.models import Alert, Delivery, Event, Run, Status, Switch, Trigger
+from opsconsole.engine.models import Alert, Delivery, Event, Run, ScheduleSetting, Status, Trigger
 from tests.support.contract import TESTER, execute_run, operation_called
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
@@ -162,7 +162,7 @@ def test_a_failed_run_and_one_that_needs_attention(make_attached, monkeypatch):
     def change(operation: Any, unit: Any) -> Any:
         raise ZeroDivisionError("out of luck")
 
-    monkeypatch.setattr(registry.operation(BACKFILL), "change", change)
+    monkeypatch.setattr(registry.operation(BACKFILL), "process", change)
     run = execute_run(operation_called(BACKFILL, store))
     assert run.status == Status.NEEDS_ATTENTION
     alert = Alert.objects.get()
@@ -183,7 +183,7 @@ def test_the_emergency_switch():
 
 
 def test_an_overdue_run_is_told_once_for_each_due_time():
-    Switch.objects.create(operation="operations.prune_runs", on=True, cron="*/20 * * * *")
+    ScheduleSetting.objects.create(operation="operations.prune_runs", on=True, cron="*/20 * * * *")
     queue.tell_overdue()
     queue.tell_overdue()
     alert = Alert.objects.get()

@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from opsconsole.engine import lifecycle, queue
-from opsconsole.engine.lifecycle import Actor, PlanDrifted, UnableToRun
+from opsconsole.engine.lifecycle import Actor, PlanDrifted, RunRefused
 from opsconsole.engine.models import Alert, Lock, PinnedRows, Run, Status
 from tasks.agentos.models import MemoryItem
 from tests.engine.test_checklist import ALL, environment, make_backup
@@ -46,7 +46,7 @@ def waiting(items: None, settings: Any, tmp_path: Any, bob: User) -> Run:
     bob.email = "bob@example.org"
     bob.save()
     environment(settings, "production")
-    make_backup(operation_called(CLEAN).at, tmp_path)
+    make_backup(operation_called(CLEAN).store, tmp_path)
     run = lifecycle.draft(plan_whole(operation_called(CLEAN)), acting(bob))
     return queue.confirm(run, acting(bob), ALL)
 
@@ -138,7 +138,7 @@ def test_deletes_and_external_effects_are_pinned() -> None:
     for cls in registry.operations().values():
         operation = cls.__new__(cls)
         operation.params = {}
-        if not cls.about_runs:
+        if not cls.targets_run:
             assert operation.pins_rows == (cls.risk in {"delete", "outside"}), cls
 
 
@@ -178,7 +178,7 @@ def test_a_run_that_nobody_approves_expires(waiting: Run, settings: Any, alice: 
     waiting.refresh_from_db()
     assert (waiting.status, waiting.rejection) == (Status.REJECTED, "expired")
     assert Alert.objects.get(key=f"rejected/{waiting.pk}").to == ["bob@example.org"]
-    with pytest.raises(UnableToRun, match="does not wait for approval"):
+    with pytest.raises(RunRefused, match="does not wait for approval"):
         queue.approve(waiting, acting(alice))
     assert keys() == {"a", "c", "e"}
 
@@ -210,7 +210,7 @@ def test_rejecting_says_why(
 def test_rejecting_needs_the_right(waiting: Run) -> None:
     vera = User.objects.create_user("vera")
     for actor in (acting(vera), Actor("root@host", "host", TESTER.trigger)):
-        with pytest.raises(UnableToRun, match="needs an account that may approve it"):
+        with pytest.raises(RunRefused, match="needs an account that may approve it"):
             lifecycle.reject(waiting, actor, "no")
 
 

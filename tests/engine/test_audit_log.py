@@ -83,7 +83,7 @@ def test_the_first_broken_entry_is_named(entries: int, change: str) -> None:
 def test_a_log_that_was_cut_short_or_written_anew_does_not_fit_its_backups(
     entries: int, tmp_path: Any, settings: Any
 ) -> None:
-    backup = make_backup(operation_called("agentos.clean_memory_items").at, tmp_path)
+    backup = make_backup(operation_called("agentos.clean_memory_items").store, tmp_path)
     backup.audit_entries, backup.audit_head = audit_log.head()
     backup.save()
     sql("DELETE FROM operations_event WHERE number = 5")
@@ -169,7 +169,7 @@ def test_a_backup_that_was_exchanged_is_not_restored(backup: Backup) -> None:
     operation = operation_called("backups.restore_store", store="agentos", file=path.name, as_="beside")
     run = execute_run(operation)
     assert run.status != "succeeded"
-    assert "no longer as it was written" in run.units_set_aside.get().error
+    assert "no longer as it was written" in run.failed_items.get().error
 
 
 def test_the_note_goes_with_its_backup(backup: Backup) -> None:

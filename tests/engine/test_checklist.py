@@ -12,7 +12,7 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from opsconsole.engine import checklist, lifecycle, planner, queue, registry
-from opsconsole.engine.lifecycle import Actor, UnableToRun
+from opsconsole.engine.lifecycle import Actor, RunRefused
 from opsconsole.engine.models import Event, Run, Status, Trigger
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.models import Backup
@@ -62,7 +62,7 @@ def make_backup(store: Store, tmp_path: Any, *, hours: float = 1, verified: bool
 
 
 def test_every_operation_that_deletes_has_it(settings):
-    operations = [cls.__new__(cls) for cls in registry.operations().values() if not cls.about_runs]
+    operations = [cls.__new__(cls) for cls in registry.operations().values() if not cls.targets_run]
     environment(settings, "staging")
     for operation in operations:
         operation.params = {}
@@ -92,7 +92,7 @@ def test_in_development_nothing_stands_in_the_way(store, settings):
 def test_in_staging_every_item_is_confirmed_by_name(store, settings):
     environment(settings, "staging")
     run = drafted(store, 3)
-    with pytest.raises(UnableToRun, match="backup, scope, rollback"):
+    with pytest.raises(RunRefused, match="backup, scope, rollback"):
         lifecycle.confirm(run, TESTER, background=False, checked=["ownership", "dependencies"])
     assert Run.objects.get().status == Status.PLANNED
     run = lifecycle.confirm(run, TESTER, background=False, checked=ALL)
@@ -107,7 +107,7 @@ def test_production_wants_a_fresh_backup(store, settings, tmp_path):
     run = drafted(store, 3)
 
     def refused() -> str:
-        with pytest.raises(UnableToRun) as refusal:
+        with pytest.raises(RunRefused) as refusal:
             lifecycle.confirm(run, TESTER, background=True, checked=ALL)
         return str(refusal.value)
 
@@ -127,10 +127,10 @@ def test_a_second_person_approves_the_plan(store, settings, tmp_path, alice, bob
     first, second = (Actor(user.username, "here", Trigger.ADMIN, user) for user in (bob, alice))
     run = queue.confirm(drafted(store, 3, 4, actor=first), first, ALL)
     assert run.status == Status.AWAITING_APPROVAL
-    with pytest.raises(UnableToRun, match="second person"):
+    with pytest.raises(RunRefused, match="second person"):
         queue.approve(run, first)
     Backup.objects.filter(pk=old.pk).update(at=timezone.now() - timedelta(hours=99))
-    with pytest.raises(UnableToRun, match=r"(99 h|4 days) old"):
+    with pytest.raises(RunRefused, match=r"(99 h|4 days) old"):
         queue.approve(run, second)
     make_backup(store, tmp_path, hours=3)
     queue.approve(run, second)

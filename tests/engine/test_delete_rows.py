@@ -9,7 +9,7 @@ import pytest
 from opsconsole.engine import lifecycle, planner
 from opsconsole.engine.models import Status
 from opsconsole.engine.operations import delete_rows
-from opsconsole.engine.planner import UnableToPlan
+from opsconsole.engine.planner import PlanRefused
 from opsconsole.engine.selection import Selection
 from tests.support.contract import TESTER, operation_called, undo, work
 
@@ -22,10 +22,10 @@ def test_it_wants_chosen_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Task.objects.bulk_create(Task(task_id=f"t{number}", title="one") for number in range(3))
     operation = operation_called(NAME, store="agentos", table="tasks")
-    with pytest.raises(UnableToPlan, match="No rows are chosen"):
+    with pytest.raises(PlanRefused, match="No rows are chosen"):
         planner.plan(operation)
     monkeypatch.setattr(delete_rows, "MAX_ROWS", 2)
-    with pytest.raises(UnableToPlan, match="At most 2 rows"):
+    with pytest.raises(PlanRefused, match="At most 2 rows"):
         planner.plan(operation, Selection(["t0", "t1", "t2"]))
     assert planner.plan(operation, Selection(["t0", "t1"])).total == 2
 
@@ -40,13 +40,13 @@ def test_it_wants_chosen_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_other_places_are_refused(params: dict[str, str], sentence: str) -> None:
-    with pytest.raises(UnableToPlan, match=sentence):
+    with pytest.raises(PlanRefused, match=sentence):
         operation_called(NAME, **params)
 
 
 def test_an_attached_store_is_refused(make_attached: Any) -> None:
     store = make_attached("sqlite", 5).store
-    with pytest.raises(UnableToPlan, match="is not a managed store"):
+    with pytest.raises(PlanRefused, match="is not a managed store"):
         operation_called(NAME, store, store="agentos", table="tasks")
 
 
@@ -68,9 +68,9 @@ def test_chosen_rows_that_refer_to_each_other(managed: Any, size: int, action: s
     planned = planner.count_outcomes(planner.plan(operation, chosen))
     assert planned.reasons["changed"] == {"": 2}
     assert planned.reasons["skipped"] == {"along": 3}
-    assert planned.reasons["unfit"] == {"referenced": 1}
+    assert planned.reasons["invalid"] == {"referenced": 1}
     run = work(lifecycle.confirm(lifecycle.draft(planned, TESTER, batch_size=size), TESTER, background=False))
-    assert (run.status, run.changed, run.unfit, run.set_aside) == (Status.SUCCEEDED, 2, 1, 0)
+    assert (run.status, run.changed, run.invalid, run.failed) == (Status.SUCCEEDED, 2, 1, 0)
     assert managed.execute("SELECT task_id FROM tasks") == [("t4",)]
     assert undo(run, batch_size=size).status == Status.SUCCEEDED
     assert managed.execute("SELECT * FROM tasks ORDER BY 1") == before

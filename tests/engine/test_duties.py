@@ -15,8 +15,8 @@ from opsconsole.accounts.models import Token
 from opsconsole.cli import accounts
 from opsconsole.console.accounts import link, make_superuser
 from opsconsole.engine import lifecycle, queue
-from opsconsole.engine.lifecycle import Actor, UnableToRun
-from opsconsole.engine.models import Event, Run, Status, Switch, SystemUser, Trigger
+from opsconsole.engine.lifecycle import Actor, RunRefused
+from opsconsole.engine.models import Event, Run, ScheduleSetting, Status, SystemUser, Trigger
 from tests.engine.test_checklist import ALL, Terminal, environment, make_backup
 from tests.support.contract import TESTER, operation_called, plan_whole
 from tests.support.subprocess_cli import Shell
@@ -38,7 +38,7 @@ def acting(person: User) -> Actor:
 @pytest.fixture
 def production(settings: Any, tmp_path: Any) -> None:
     environment(settings, "production")
-    make_backup(operation_called(CLEAN).at, tmp_path)
+    make_backup(operation_called(CLEAN).store, tmp_path)
 
 
 def waiting(planner: User | None, confirmer: User | None) -> Run:
@@ -54,9 +54,9 @@ def test_whoever_planned_or_confirmed_it_does_not_approve_it(production: None, b
     run = waiting(bob, carol)
     assert (run.user, run.confirmed_by) == (bob, carol)
     for person, sentence in ((bob, "You planned"), (carol, "You confirmed"), (vera, "may not approve")):
-        with pytest.raises(UnableToRun, match=sentence):
+        with pytest.raises(RunRefused, match=sentence):
             queue.approve(run, acting(person))
-    with pytest.raises(UnableToRun, match="needs an account"):
+    with pytest.raises(RunRefused, match="needs an account"):
         queue.approve(run, Actor("root@host", "host", Trigger.SHELL))
     queue.approve(run, acting(alice))
     run.refresh_from_db()
@@ -82,11 +82,11 @@ def test_whoever_switched_the_schedule_on_does_not_approve_its_run(
         id="m", scope="task", type="decision", content="{}", expires_at="2020-01-01T00:00:00Z", auto_cleanup=1
     )
     queue.switch(CLEAN, on=True, cron="0 3 * * *", actor=acting(bob))
-    assert Switch.objects.get().changed_by == bob
+    assert ScheduleSetting.objects.get().changed_by == bob
     queue.tick(CLEAN, "2026-01-01 03:00:00")
     run = Run.objects.get()
     assert (run.status, run.changed_by, run.user) == (Status.AWAITING_APPROVAL, bob, None)
-    with pytest.raises(UnableToRun, match="You last changed the schedule"):
+    with pytest.raises(RunRefused, match="You last changed the schedule"):
         queue.approve(run, acting(bob))
     queue.approve(run, acting(alice))
     run.refresh_from_db()
@@ -176,7 +176,7 @@ def test_no_variable_makes_another_system_user(monkeypatch: pytest.MonkeyPatch) 
 def test_one_system_user_is_one_person(alice: User, bob: User) -> None:
     link(alice, "al", acting(alice))
     link(alice, "al", acting(alice))
-    with pytest.raises(UnableToRun, match="linked to alice already"):
+    with pytest.raises(RunRefused, match="linked to alice already"):
         link(bob, "al", acting(alice))
     assert SystemUser.objects.get().account == alice
     assert Event.objects.filter(verb="account_linked").count() == 1

@@ -8,7 +8,7 @@ import pytest
 from django.urls import reverse
 
 from opsconsole.engine import checklist, lifecycle, planner
-from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.lifecycle import RunRefused
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Risk
 from opsconsole.engine.selection import Selection
@@ -53,9 +53,9 @@ def test_an_undo_of_an_undo_of_a_delete_is_a_delete(store: Store) -> None:
 def test_a_retry_of_a_delete_is_a_delete(store: Store) -> None:
     mend = forbid(store, "jobs", 3)
     run = cleaned(store, 3)
-    assert run.set_aside == 1
+    assert run.failed == 1
     mend()
-    assert risk_of("operations.retry_set_aside", run) == Risk.DELETE
+    assert risk_of("operations.retry_failed_rows", run) == Risk.DELETE
 
 
 def test_a_delete_by_any_name_needs_checklist_backup_and_approval(
@@ -68,9 +68,9 @@ def test_a_delete_by_any_name_needs_checklist_backup_and_approval(
     assert lifecycle.needs_typing(operation)
     assert lifecycle.needs_approval(operation)
     run = lifecycle.draft(plan_whole(operation), TESTER)
-    with pytest.raises(UnableToRun, match="checklist"):
+    with pytest.raises(RunRefused, match="checklist"):
         lifecycle.confirm(run, TESTER, background=True)
-    with pytest.raises(UnableToRun, match="no verified backup"):
+    with pytest.raises(RunRefused, match="no verified backup"):
         lifecycle.confirm(run, TESTER, background=True, checked=ALL)
     make_backup(store, tmp_path)
     client.force_login(bob)

@@ -9,8 +9,8 @@ import pytest
 from django.test import Client
 
 from opsconsole.engine import findings, lifecycle
-from opsconsole.engine.lifecycle import UnableToRun
-from opsconsole.engine.models import Alert, Event, Finding, Hold, Run, Status
+from opsconsole.engine.lifecycle import RunRefused
+from opsconsole.engine.models import Alert, Event, Finding, Freeze, Run, Status
 from tests.support import helix
 from tests.support.contract import TESTER, execute_run, operation_called, start
 from tests.support.subprocess_cli import Shell
@@ -25,9 +25,9 @@ def test_holding_and_releasing(client, bob, viewer):
     assert "Hold all runs" in page
     assert 'name="store" value="helix"' in page, "a backup is offered"
     assert client.post(PAGE, {"note": " "}).status_code == 400
-    assert not Hold.objects.exists()
+    assert not Freeze.objects.exists()
     client.post(PAGE, {"note": "duplicate keys in HELIX"})
-    assert Hold.objects.get().who == "bob"
+    assert Freeze.objects.get().who == "bob"
     assert "bob" in Alert.objects.get().subject
 
     other = Client()
@@ -38,7 +38,7 @@ def test_holding_and_releasing(client, bob, viewer):
     assert "Release all runs" not in page
     assert other.post(PAGE, {"release": "1"}).status_code == 403
     client.post(PAGE, {"release": "1"})
-    assert not Hold.objects.exists()
+    assert not Freeze.objects.exists()
     assert "All runs are held" not in other.get("/admin/").content.decode()
     assert list(Event.objects.order_by("pk").values_list("verb", flat=True)) == ["hold_all", "release_all"]
 
@@ -46,7 +46,7 @@ def test_holding_and_releasing(client, bob, viewer):
 def test_a_backup_runs_while_all_else_is_held(make_helix, tmp_path, settings):
     make_helix("sqlite", helix.one_of_each())
     lifecycle.hold_all(TESTER, "a fire")
-    with pytest.raises(UnableToRun, match="release-all"):
+    with pytest.raises(RunRefused, match="release-all"):
         start(operation_called("operations.prune_runs"))
     settings.BACKUP_FOLDERS = [tmp_path]
     run = execute_run(operation_called("backups.backup_store", store="default", to=str(tmp_path)))

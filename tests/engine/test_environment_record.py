@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from opsconsole.engine import lifecycle
-from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.lifecycle import RunRefused
 from opsconsole.engine.models import Installation, Run
 from tests.support import agentos
 from tests.support.contract import TESTER, operation_called, plan_whole
@@ -96,7 +96,7 @@ def test_a_process_that_began_earlier_confirms_and_claims_nothing(
         lifecycle.claim(run)
         return
     for attempt in (lambda: lifecycle.confirm(run, TESTER, background=True), lambda: lifecycle.claim(run)):
-        with pytest.raises(UnableToRun, match=f"set up as {recorded}"):
+        with pytest.raises(RunRefused, match=f"set up as {recorded}"):
             attempt()
     assert Run.objects.get().status == "planned"
 

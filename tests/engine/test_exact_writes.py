@@ -105,20 +105,20 @@ def test_what_stays_in_scope_is_judged_again_where_somebody_has_written(
     """In a SQLite file that nobody else has written to, judging invalid rows again would say the same."""
     store = make_attached("sqlite", 60).store
     operation = operation_called("audits.backfill_decision_fields", store)
-    real, judged = type(operation).change, []
+    real, judged = type(operation).process, []
 
     def change(self: Any, unit: Any) -> Any:
         judged.append(unit.pk)
         return real(self, unit)
 
-    monkeypatch.setattr(type(operation), "change", change)
+    monkeypatch.setattr(type(operation), "process", change)
     run = start(operation)
     if disturbed:
         after_reading(monkeypatch, lambda: execute(store, "UPDATE task_audits SET level = level"))
     run = work(run)
-    assert run.unfit > 0
+    assert run.invalid > 0
     assert run.status == Status.SUCCEEDED
-    assert len(judged) == run.total + (run.unfit if disturbed else 0)
+    assert len(judged) == run.total + (run.invalid if disturbed else 0)
 
 
 # --- what an error means -----------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_a_statement_that_is_refused_within_a_trigger_fails_its_row(make_attache
         "CREATE TRIGGER odd BEFORE DELETE ON memory_items FOR EACH ROW WHEN (OLD.id = 'mem1') EXECUTE FUNCTION odd()",
     )
     run = execute_run(operation_called("agentos.clean_memory_items", store))
-    assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 2, 1)
+    assert (run.status, run.changed, run.failed) == (Status.NEEDS_ATTENTION, 2, 1)
     assert list(dump(store)["memory_items"]) == ["mem1"]
 
 
@@ -229,8 +229,8 @@ def test_a_reference_to_a_partition_keeps_its_row(make_attached: Any) -> None:
         "INSERT INTO child VALUES ('mem1')",
     )
     run = execute_run(operation_called("agentos.clean_memory_items", store))
-    assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 2, 1)
-    assert "child" in run.units_set_aside.get().error
+    assert (run.status, run.changed, run.failed) == (Status.NEEDS_ATTENTION, 2, 1)
+    assert "child" in run.failed_items.get().error
     assert list(dump(store)["part0"]) == ["mem1"]
 
 
@@ -242,7 +242,7 @@ def test_a_reference_compares_as_its_parent_does(make_attached: Any) -> None:
         "INSERT INTO child VALUES ('MEM1')",
     )
     run = execute_run(operation_called("agentos.clean_memory_items", store))
-    assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 2, 1)
+    assert (run.status, run.changed, run.failed) == (Status.NEEDS_ATTENTION, 2, 1)
     assert list(dump(store)["memory_items"]) == ["mem1"]
 
 
@@ -256,8 +256,8 @@ def test_a_reference_between_collations_keeps_its_row(make_attached: Any, parent
     )
     before = dump(store)
     run = execute_run(operation_called("agentos.clean_memory_items", store))
-    assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 2, 1)
-    assert "child" in run.units_set_aside.get().error
+    assert (run.status, run.changed, run.failed) == (Status.NEEDS_ATTENTION, 2, 1)
+    assert "child" in run.failed_items.get().error
     assert undo(run).changed == 2
     assert dump(store) == before
 
@@ -303,7 +303,7 @@ def test_turkish_letters_are_four_letters(postgres: Any, rules: str) -> None:
     assert filled.status == Status.SUCCEEDED
     cleaned = execute_run(operation_called("agentos.clean_memory_items", store))
     assert (cleaned.changed, list(dump(store)["memory_items"])) == (len(LETTERS) - 1, ["ı"])
-    assert "Iıİi" in cleaned.units_set_aside.get().error
+    assert "Iıİi" in cleaned.failed_items.get().error
     assert undo(cleaned).changed == cleaned.changed
     assert undo(filled).changed == filled.changed
     assert dump(store) == before
@@ -319,7 +319,7 @@ def test_a_trigger_is_seen_whatever_its_name(make_attached: Any) -> None:
         " BEGIN SELECT RAISE(IGNORE); END",
     )
     run = execute_run(operation_called("agentos.clean_memory_items", store))
-    assert "trigger on_begin_delete on memory_items" in run.units_set_aside.get().error
+    assert "trigger on_begin_delete on memory_items" in run.failed_items.get().error
     assert (run.status, run.changed) == (Status.NEEDS_ATTENTION, 2)
 
 
@@ -345,7 +345,7 @@ def test_a_type_that_drops_a_part_of_the_value_fails_the_row(make_attached: Any,
     key = min(dump(store)["task_audits"])
     execute(store, "UPDATE task_audits SET event_type = 'SUPERVISOR_X', payload = ? WHERE audit_id = ?", [payload, key])
     run = execute_run(operation_called("audits.backfill_decision_fields", Store(store.alias, store.name)))
-    assert (run.status, run.changed, run.set_aside) == (Status.NEEDS_ATTENTION, 0, 1)
+    assert (run.status, run.changed, run.failed) == (Status.NEEDS_ATTENTION, 0, 1)
     assert dump(store)["task_audits"][key]["source_event_ts"] is None
 
 
@@ -439,7 +439,7 @@ def test_rows_younger_than_an_open_transaction_are_written(make_attached: Any) -
         execute(store, "UPDATE task_audits SET payload = payload")
         run = backfill(store, batch_size=7)
     assert run.status == Status.SUCCEEDED
-    assert run.changed == run.total - run.unfit
+    assert run.changed == run.total - run.invalid
     assert undo(run).status == Status.SUCCEEDED
 
 
@@ -473,7 +473,7 @@ def test_rows_that_take_each_other_along_are_deleted_and_come_back(make_attached
     )
     before = dump(store)
     run = execute_run(operation_called("agentos.clean_memory_items", store))
-    assert (run.status, run.changed, run.skipped, run.set_aside) == (Status.SUCCEEDED, 3, 0, 0)
+    assert (run.status, run.changed, run.skipped, run.failed) == (Status.SUCCEEDED, 3, 0, 0)
     assert not dump(store)["memory_items"]
     assert undo(run).changed == 3
     assert dump(store) == before
@@ -489,11 +489,11 @@ def test_no_trigger_deletes_a_row_of_the_run_without_its_image(
     before = dump(store)
     run = execute_run(operation_called("agentos.clean_memory_items", store), batch_size=batch_size)
     kept = dump(store)["memory_items"]
-    assert (run.changed, run.skipped, run.set_aside) == (3 - len(kept), 0, len(kept))
+    assert (run.changed, run.skipped, run.failed) == (3 - len(kept), 0, len(kept))
     if kept:
         assert list(kept) == ["mem0"]
         assert run.status == Status.NEEDS_ATTENTION
-        assert "sibling" in run.units_set_aside.get().error
+        assert "sibling" in run.failed_items.get().error
     else:
         assert run.status == Status.SUCCEEDED
     assert undo(run).changed == run.changed

@@ -13,9 +13,9 @@ from django.utils import timezone
 
 from audits.models import TaskAudit
 from opsconsole.engine import executor, findings, lifecycle, queue, registry
-from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.lifecycle import RunRefused
 from opsconsole.engine.models import Finding, Run, Status
-from opsconsole.engine.operation import Act, Changed, Check, Found, Listed, Outcome, Risk, Unfit
+from opsconsole.engine.operation import Action, Change, Check, FindingData, Invalid, NamedItemsMixin, Outcome, Risk
 from opsconsole.stores.store import Store
 from tests.support.contract import Crash, after_batches, die, execute_run, operation_called, start, work
 
@@ -25,25 +25,25 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 class LookAround(Check):
     title = "Look around"
     description = "Finds what the test has hidden."
-    store = "agentos"
+    store_alias = "agentos"
     model = TaskAudit
-    questions = ("north", "south")
+    rules = ("north", "south")
     reasons = {"lost": "something lost", "late": "something late"}
-    sentences = {"lost": "%(thing)s is lost", "late": "%(thing)s is late"}
+    messages = {"lost": "%(thing)s is lost", "late": "%(thing)s is late"}
 
-    hidden: ClassVar[dict[str, list[Found | Exception | type[BaseException]]]] = {}
+    hidden: ClassVar[dict[str, list[FindingData | Exception | type[BaseException]]]] = {}
 
-    def ask(self, question: str) -> Iterable[Found]:
+    def run_rule(self, question: str) -> Iterable[FindingData]:
         for one in self.hidden.get(question, []):
-            if not isinstance(one, Found):
+            if not isinstance(one, FindingData):
                 raise one
             yield one
 
 
-class RingBells(Listed, Act):
+class RingBells(NamedItemsMixin, Action):
     title = "Ring the bells"
     description = "Rings each bell, and notes it."
-    store = "agentos"
+    store_alias = "agentos"
     model = TaskAudit
     risk = Risk.MAKE
     reasons = {"cracked": "the bell is cracked"}
@@ -51,17 +51,17 @@ class RingBells(Listed, Act):
     rung: ClassVar[list[str]] = []
     fails: ClassVar[dict[str, Any]] = {}
 
-    def items(self) -> list[str]:
+    def item_names(self) -> list[str]:
         return ["low", "middle", "high"]
 
-    def act(self, unit: Any) -> Outcome:
+    def perform(self, unit: Any) -> Outcome:
         trouble = self.fails.get(unit.name)
-        if isinstance(trouble, Unfit):
+        if isinstance(trouble, Invalid):
             return trouble
         self.rung.append(unit.name)
         if trouble is not None:
             raise self.fails.pop(unit.name)
-        return Changed(())
+        return Change(())
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +75,8 @@ def _operations() -> Iterator[None]:
         del registry.operations()[name]
 
 
-def lost(subject: str, thing: str = "key") -> Found:
-    return Found("lost", subject, {"thing": thing}, "immediate")
+def lost(subject: str, thing: str = "key") -> FindingData:
+    return FindingData("lost", subject, {"thing": thing}, "immediate")
 
 
 def scan() -> Run:
@@ -89,7 +89,7 @@ def open_subjects() -> set[str]:
 
 
 def test_new_persisting_resolved_and_back_again() -> None:
-    LookAround.hidden = {"north": [lost("1"), lost("2")], "south": [Found("late", "1", {"thing": "train"})]}
+    LookAround.hidden = {"north": [lost("1"), lost("2")], "south": [FindingData("late", "1", {"thing": "train"})]}
     first = scan()
     assert (first.status, first.total, first.seen) == (Status.SUCCEEDED, 2, 2)
     assert first.after == {"late": 1, "lost": 2, "new": 3, "persisting": 0, "resolved": 0}
@@ -118,8 +118,8 @@ def test_many_findings_are_written_in_portions(django_assert_max_num_queries: An
 def test_a_question_that_fails_is_set_aside_and_the_others_are_asked() -> None:
     LookAround.hidden = {"north": [lost("1"), ValueError("no such land")], "south": [lost("9")]}
     run = scan()
-    assert (run.status, run.set_aside, run.skipped) == (Status.NEEDS_ATTENTION, 1, 1)
-    assert run.units_set_aside.get().error == "no such land"
+    assert (run.status, run.failed, run.skipped) == (Status.NEEDS_ATTENTION, 1, 1)
+    assert run.failed_items.get().error == "no such land"
     assert open_subjects() == {"9"}
     LookAround.hidden = {"south": [ValueError("still")]}
     assert scan().status == Status.NEEDS_ATTENTION
@@ -141,7 +141,7 @@ def test_transient_trouble_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(executor, "BACKOFF_SECONDS", (0.01,))
     RingBells.fails = {"middle": OperationalError("database is locked")}
     run = execute_run(operation_called("tests.ring_bells"))
-    assert (run.status, run.changed, run.set_aside) == (Status.SUCCEEDED, 3, 0)
+    assert (run.status, run.changed, run.failed) == (Status.SUCCEEDED, 3, 0)
     assert RingBells.rung == ["low", "middle", "middle", "high"]
 
 
@@ -152,16 +152,16 @@ def test_acts_stop_between_units_and_go_on() -> None:
     assert (run.status, RingBells.rung) == (Status.INTERRUPTED, ["low"])
     run = work(lifecycle.claim(run))
     assert (run.status, run.changed, RingBells.rung) == (Status.SUCCEEDED, 3, ["low", "middle", "high"])
-    with pytest.raises(UnableToRun, match="can't be undone: Ring the bells"):
+    with pytest.raises(RunRefused, match="can't be undone: Ring the bells"):
         operation_called("operations.undo_run", run=run.pk)
 
 
 def test_acts_that_fail_and_acts_that_can_not_be_done() -> None:
-    RingBells.fails = {"low": Unfit("cracked"), "high": RuntimeError("the rope broke")}
+    RingBells.fails = {"low": Invalid("cracked"), "high": RuntimeError("the rope broke")}
     run = execute_run(operation_called("tests.ring_bells"))
-    assert (run.status, run.changed, run.unfit, run.set_aside) == (Status.NEEDS_ATTENTION, 1, 1, 1)
-    assert run.reasons["unfit"] == {"cracked": 1}
-    again = execute_run(operation_called("operations.retry_set_aside", run=run.pk))
+    assert (run.status, run.changed, run.invalid, run.failed) == (Status.NEEDS_ATTENTION, 1, 1, 1)
+    assert run.reasons["invalid"] == {"cracked": 1}
+    again = execute_run(operation_called("operations.retry_failed_rows", run=run.pk))
     assert (again.status, RingBells.rung[-1]) == (Status.SUCCEEDED, "high")
 
 
@@ -178,10 +178,10 @@ def test_a_long_act_keeps_its_lease_and_one_that_lost_its_run_counts_nothing(mon
                 seen.append(unit.name)
         if unit.name == "middle":
             Run.objects.filter(pk=run.pk).update(generation=99)
-        return Changed(())
+        return Change(())
 
-    monkeypatch.setattr(RingBells, "act", act)
-    with pytest.raises(executor.Fenced):
+    monkeypatch.setattr(RingBells, "perform", act)
+    with pytest.raises(executor.LostOwnership):
         work(run)
     assert seen == ["low"]
     assert Run.objects.get(pk=run.pk).changed == 0, "the first act was not written down by the second batch"

@@ -10,7 +10,7 @@ import pytest
 from django.db import connections
 
 from opsconsole.engine import lifecycle, planner
-from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.lifecycle import RunRefused
 from opsconsole.engine.models import Event, Run, Status
 from opsconsole.engine.throttle import hold_reason
 from tests.support.contract import TESTER, execute_run, operation_called, start, work
@@ -59,7 +59,7 @@ def test_the_emergency_switch(store):
     run = start(operation_called(BACKFILL, store))
     lifecycle.hold_all(TESTER, "a fire")
     thread, waited = later(lambda: lifecycle.release_all(TESTER))
-    with pytest.raises(UnableToRun, match="release-all"):
+    with pytest.raises(RunRefused, match="release-all"):
         start(operation_called("operations.prune_runs"))
     run = work(run)
     thread.join()

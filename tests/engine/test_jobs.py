@@ -21,13 +21,13 @@ from django_q.models import OrmQ, Schedule
 
 from opsconsole.cli.output import result_of
 from opsconsole.engine import lifecycle, planner, queue
-from opsconsole.engine.lifecycle import UnableToRun
-from opsconsole.engine.models import Event, Run, Status, Switch
+from opsconsole.engine.lifecycle import RunRefused
+from opsconsole.engine.models import Event, Run, ScheduleSetting, Status
 from opsconsole.stores import rows
 from tests.conftest import attach_url
 from tests.support import agentos
 from tests.support.contract import TESTER, Crash, operation_called, plan_whole, work
-from tests.support.reference_backfill import Unfit, expected_rows
+from tests.support.reference_backfill import Invalid, expected_rows
 from tests.support.subprocess_cli import Shell
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
@@ -86,15 +86,15 @@ def test_a_run_in_slices(store, monkeypatch):
 def test_a_run_that_lost_its_worker_or_its_message_is_woken(store):
     run = queue.confirm(draft(store), TESTER)
     OrmQ.objects.all().delete()
-    assert queue.reap() == []  # its message may only be late
+    assert queue.requeue_stale_runs() == []  # its message may only be late
     Run.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
-    assert [woken.pk for woken in queue.reap()] == [run.pk]
+    assert [woken.pk for woken in queue.requeue_stale_runs()] == [run.pk]
     OrmQ.objects.all().delete()
 
     run = lifecycle.claim(Run.objects.get())
-    assert queue.reap() == []  # this process lives
+    assert queue.requeue_stale_runs() == []  # this process lives
     Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
-    queue.reap()
+    queue.requeue_stale_runs()
     assert queued() == [("advance", run.pk, run.generation)]
     assert Run.objects.get().attempts == 1
 
@@ -111,10 +111,10 @@ def test_a_run_that_kills_every_worker_is_failed(store, monkeypatch):
         with pytest.raises(Crash):  # in the middle of its first batch
             work(run)
         Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
-        queue.reap()
+        queue.requeue_stale_runs()
     run = lifecycle.claim(Run.objects.get(pk=run.pk))
     Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
-    queue.reap()
+    queue.requeue_stale_runs()
     run.refresh_from_db()
     assert run.status == Status.FAILED
     assert "5 times" in run.error
@@ -173,11 +173,11 @@ def test_schedules_follow_their_switch():
     schedule.refresh_from_db()
     assert schedule.next_run == due
 
-    with pytest.raises(UnableToRun, match="no cron rule"):
+    with pytest.raises(RunRefused, match="no cron rule"):
         queue.switch(BACKFILL, on=True, cron="at night", actor=TESTER)
     queue.switch(BACKFILL, on=False, cron="0 5 * * *", actor=TESTER)
     assert not Schedule.objects.filter(name__startswith=queue.OPERATION_PREFIX).exists()
-    assert not Switch.objects.get().on
+    assert not ScheduleSetting.objects.get().on
     assert [event.verb for event in Event.objects.all()] == ["schedule"] * 3
 
 
@@ -195,8 +195,8 @@ def test_a_real_cluster_survives_the_loss_of_its_worker(tmp_path, empty_console,
             assert time.monotonic() < deadline
             time.sleep(0.05)
             with closing(sqlite3.connect(shell.folder / "default.sqlite3", timeout=10)) as console, console:
-                status, changed, unfit, worker = console.execute(
-                    "SELECT status, changed, unfit, worker FROM operations_run"
+                status, changed, invalid, worker = console.execute(
+                    "SELECT status, changed, invalid, worker FROM operations_run"
                 ).fetchone()
                 pid = json.loads(worker).get("pid")
                 if status == "running" and not killed and changed and pid:
@@ -207,7 +207,7 @@ def test_a_real_cluster_survives_the_loss_of_its_worker(tmp_path, empty_console,
             if status not in {"queued", "running"}:
                 break
         assert killed
-        assert (status, changed + unfit) == ("succeeded", made.made.in_scope)
+        assert (status, changed + invalid) == ("succeeded", made.made.in_scope)
     finally:
         processes = [psutil.Process(cluster.pid), *psutil.Process(cluster.pid).children(recursive=True)]
         cluster.send_signal(signal.SIGTERM)
@@ -220,7 +220,7 @@ def test_a_real_cluster_survives_the_loss_of_its_worker(tmp_path, empty_console,
     assert agentos.create_sqlite(tmp_path / "before.db", 20_000) == made.made
     after = {audit.audit_id: audit[4:] for audit in agentos.read_sqlite(Path(made.url))}
     for audit_id, wanted in expected_rows(agentos.read_sqlite(tmp_path / "before.db"), "sqlite"):
-        if not isinstance(wanted, Unfit):
+        if not isinstance(wanted, Invalid):
             assert after[audit_id] == wanted
 
 
@@ -269,7 +269,7 @@ def test_a_run_that_waits_for_a_lock_lets_its_worker_go(locked, client, bob):
         delay = OrmQ.objects.get().lock - timezone.now()
         assert timedelta(seconds=-1) < delay - timedelta(seconds=lifecycle.WAIT_SECONDS[attempt]) < timedelta(seconds=1)
         assert run.lease_until - timezone.now() > delay, "nothing else wakes it before"
-    assert queue.reap() == []
+    assert queue.requeue_stale_runs() == []
     waiting = result_of(run)["waiting"]
     assert (waiting["code"], waiting["since"]) == ("lock", since)
     assert not named or ("task_audits" in waiting["reason"] and "nightly migration" in waiting["reason"])

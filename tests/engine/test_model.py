@@ -17,7 +17,7 @@ from tests.support.reference_backfill import (
     NOT_AN_OBJECT,
     NOT_STORABLE,
     TOO_DEEP,
-    Unfit,
+    Invalid,
     expected,
     expected_rows,
     in_scope,
@@ -102,35 +102,35 @@ def test_only_null_columns_are_filled():
     ],
 )  # fmt: skip
 def test_broken_json_is_unfit(payload):
-    assert filled(payload) == Unfit(BROKEN)
-    assert filled(payload, source="kept") == Unfit(BROKEN)
+    assert filled(payload) == Invalid(BROKEN)
+    assert filled(payload, source="kept") == Invalid(BROKEN)
 
 
 @pytest.mark.parametrize("payload", ["[]", '[{"source_ts": "a"}]', '"a"', '""', "1.50", "null", " true\n", "[1, [2]]"])
 def test_what_is_no_object_is_unfit(payload):
-    assert filled(payload) == Unfit(NOT_AN_OBJECT)
+    assert filled(payload) == Invalid(NOT_AN_OBJECT)
 
 
 def test_what_is_too_deep_is_unfit():
-    assert filled('{"source_ts": "a", "x": ' + "[" * 20_000 + "]" * 20_000 + "}") == Unfit(TOO_DEEP)
+    assert filled('{"source_ts": "a", "x": ' + "[" * 20_000 + "]" * 20_000 + "}") == Invalid(TOO_DEEP)
     assert filled('{"source_ts": "a", "x": ' + "[" * 500 + "]" * 500 + "}") == ("a", CREATED)
 
 
 def test_what_the_store_cannot_hold_is_unfit_only_where_it_is_needed():
     half, nul = r'{"source_ts": "a\ud800"}', r'{"source_ts": "a\u0000"}'
     for engine in ("sqlite", "postgresql"):
-        assert filled(half, engine=engine) == Unfit(NOT_STORABLE)
+        assert filled(half, engine=engine) == Invalid(NOT_STORABLE)
         assert filled(half, source="kept", engine=engine) == ("kept", CREATED)
         assert filled(r'{"x": "\ud800\u0000"}', engine=engine) == (CREATED, CREATED)
-    assert filled(nul, engine="postgresql") == Unfit(NOT_STORABLE)
+    assert filled(nul, engine="postgresql") == Invalid(NOT_STORABLE)
     assert filled(nul, engine="sqlite") == ("a\0", CREATED)
 
 
 def test_no_created_at_is_unfit_only_where_it_is_needed():
-    assert filled('{"source_ts": "a"}', created_at=None) == Unfit(NO_CREATED_AT)
+    assert filled('{"source_ts": "a"}', created_at=None) == Invalid(NO_CREATED_AT)
     assert filled('{"source_ts": "a"}', created_at=None, processed="kept") == ("a", "kept")
     assert filled('{"source_ts": "a", "timestamp": "b"}', created_at=None) == ("a", "b")
-    assert filled(None, created_at=None) == Unfit(NO_CREATED_AT)
+    assert filled(None, created_at=None) == Invalid(NO_CREATED_AT)
 
 
 @pytest.mark.parametrize(
@@ -166,22 +166,22 @@ def test_every_kind_is_generated_and_means_what_its_name_says():
         if shape.in_scope:
             created_at = CREATED if shape.created_at else None
             outcome = expected(shape.payload, created_at, shape.source, shape.processed, "postgresql")
-            outcomes.setdefault(shape.kind, Counter())[outcome.reason if isinstance(outcome, Unfit) else "fit"] += 1
+            outcomes.setdefault(shape.kind, Counter())[outcome.reason if isinstance(outcome, Invalid) else "fit"] += 1
     assert outcomes.keys() == KINDS.keys()
-    unfit = {kind: max(reasons, key=reasons.__getitem__) for kind, reasons in outcomes.items()}
+    invalid = {kind: max(reasons, key=reasons.__getitem__) for kind, reasons in outcomes.items()}
     broken = "truncated single_quotes nan trailing_comma comment bad_literal bad_number bad_string bad_key"
-    assert {kind for kind, reason in unfit.items() if reason == BROKEN} == {
+    assert {kind for kind, reason in invalid.items() if reason == BROKEN} == {
         *broken.split(), "two_documents", "bad_space", "garbage",
     }  # fmt: skip
-    assert {kind for kind, reason in unfit.items() if reason == NOT_AN_OBJECT} == {
+    assert {kind for kind, reason in invalid.items() if reason == NOT_AN_OBJECT} == {
         "list", "string", "number", "literal",
     }  # fmt: skip
-    assert {kind for kind, reason in unfit.items() if reason == NOT_STORABLE} == {
+    assert {kind for kind, reason in invalid.items() if reason == NOT_STORABLE} == {
         "nul_value",
         "surrogate_value",
     }
-    assert {kind for kind, reason in unfit.items() if reason == TOO_DEEP} == {"deep_20000"}
-    assert {kind for kind, reason in unfit.items() if reason == NO_CREATED_AT} == {
+    assert {kind for kind, reason in invalid.items() if reason == TOO_DEEP} == {"deep_20000"}
+    assert {kind for kind, reason in invalid.items() if reason == NO_CREATED_AT} == {
         "no_created_at_no_keys", "no_created_at_null", "no_created_at_one_key",
     }  # fmt: skip
 
@@ -204,7 +204,7 @@ def test_a_database_holds_what_was_promised(postgres, payload_type):
     outcomes = dict(expected_rows(audits, "postgresql"))
     assert len(audits) == made.rows == 3_000
     assert len(outcomes) == made.in_scope == 1_200
-    reasons = {outcome.reason for outcome in outcomes.values() if isinstance(outcome, Unfit)}
+    reasons = {outcome.reason for outcome in outcomes.values() if isinstance(outcome, Invalid)}
     held = {"jsonb": {NOT_AN_OBJECT, NO_CREATED_AT}, "json": {NOT_AN_OBJECT, NO_CREATED_AT, NOT_STORABLE}}
     assert reasons == held.get(payload_type, {*held["json"], BROKEN, TOO_DEEP})
 

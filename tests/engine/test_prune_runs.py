@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from opsconsole.engine.lifecycle import Actor, UnableToRun, confirm, draft
+from opsconsole.engine.lifecycle import Actor, RunRefused, confirm, draft
 from opsconsole.engine.models import Batch, Event, GivenRows, Run, Status, Trigger
 from opsconsole.engine.operation import Risk
 from opsconsole.engine.planner import advice
@@ -37,7 +37,7 @@ def test_only_old_images_go(make_attached: Any) -> None:
     assert not Batch.objects.filter(run=old, image__isnull=False).exists()
     assert not Batch.objects.filter(run=recent, image=None).exists()
     assert (Event.objects.filter(run=old).count(), Run.objects.get(pk=old.pk).changed) == (events, old.changed)
-    with pytest.raises(UnableToRun, match="pruned"):
+    with pytest.raises(RunRefused, match="pruned"):
         operation_called("operations.undo_run", run=old.pk)
     undo(recent)
     assert dump(store) == before
@@ -74,11 +74,11 @@ def test_only_a_superuser_ends_the_undo_of_recent_runs(make_attached: Any, alice
     assert advice(planned)[0] == "1 run younger than 30 days can't be undone any more."
     drafted = draft(planned, Actor("bob", "", Trigger.ADMIN, bob))
     for person in (bob, None):
-        with pytest.raises(UnableToRun, match="needs a superuser"):
+        with pytest.raises(RunRefused, match="needs a superuser"):
             confirm(drafted, Actor("x", "", Trigger.ADMIN, person), background=True)
     assert Batch.objects.filter(run=run, image__isnull=False).exists()
     settings.ENVIRONMENT = "staging"
-    with pytest.raises(UnableToRun, match="Not confirmed of the checklist"):
+    with pytest.raises(RunRefused, match="Not confirmed of the checklist"):
         confirm(drafted, Actor("alice", "", Trigger.ADMIN, alice), background=True)
     settings.ENVIRONMENT = "development"
     confirm(drafted, Actor("alice", "", Trigger.ADMIN, alice), background=True)

@@ -10,9 +10,9 @@ import pytest
 
 from audits.models import GuardianVerdict
 from opsconsole.engine import lifecycle, registry
-from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.lifecycle import RunRefused
 from opsconsole.engine.models import Status
-from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange
+from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange
 from opsconsole.stores.store import Store
 from tests.support.contract import (
     Crash,
@@ -46,15 +46,15 @@ class FileVerdicts(Operation):
 
     title = "File the verdicts"
     description = "Moves every verdict into the inbox and closes its task."
-    store = "agentos"
+    store_alias = "agentos"
     model = GuardianVerdict
     reads = ("task_id", "policy_json")
     writes = {"guardian_verdicts": VERDICT, "supervisor_inbox": INBOX, "tasks": ("status",)}
     risk = Risk.DELETE
 
-    def change(self, unit: Any) -> Outcome:
+    def process(self, unit: Any) -> Outcome:
         note = dict(zip(INBOX, (f"note-{unit.pk}", unit.task_id, "FILED", unit.policy_json, "now"), strict=True))
-        return Changed(
+        return Change(
             (
                 RowChange("supervisor_inbox", note["id"], None, note),
                 RowChange("tasks", unit.task_id, {"status": "running"}, {"status": "closed"}),
@@ -156,10 +156,10 @@ def test_a_unit_whose_last_row_fails_is_left_whole(store: Store) -> None:
     found = dump(store)
     assert len(found.pop("appeals")) == 1
     assert found == after
-    assert (run.status, run.set_aside) == (Status.NEEDS_ATTENTION, 1)
-    assert "appeals" in run.units_set_aside.get().error
+    assert (run.status, run.failed) == (Status.NEEDS_ATTENTION, 1)
+    assert "appeals" in run.failed_items.get().error
     execute(store, "DROP TABLE appeals")
-    retry = execute_run(operation_called("operations.retry_set_aside", run=run.pk))
+    retry = execute_run(operation_called("operations.retry_failed_rows", run=run.pk))
     assert (retry.status, retry.changed) == (Status.SUCCEEDED, 1)
     assert dump(store) == expected(deepcopy(before))
 
@@ -180,7 +180,7 @@ def test_conflicts_of_each_kind(store: Store) -> None:
     planned = plan_whole(operation_called("operations.undo_run", run=run.pk))
     undone = undo(run)
     assert planned.reasons == undone.reasons
-    assert sorted(left_by(undone)["unfit"]["conflict"]) == [
+    assert sorted(left_by(undone)["invalid"]["conflict"]) == [
         "guardian_verdicts v11",
         "supervisor_inbox note-v03",
         f"tasks 01TASK{5:020d}",
@@ -197,7 +197,7 @@ def test_what_can_not_be_undone_is_refused(store: Store) -> None:
     run = execute_run(operation_called(NAME, store))
     for pruned in (execute_run(operation_called(NAME, store)), run):
         pruned.batches.update(image=None)
-        with pytest.raises(UnableToRun, match=f"Run {pruned.pk} left nothing to undo"):
+        with pytest.raises(RunRefused, match=f"Run {pruned.pk} left nothing to undo"):
             operation_called("operations.undo_run", run=pruned.pk)
 
 

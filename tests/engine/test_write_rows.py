@@ -17,10 +17,10 @@ from django.utils import timezone
 from opsconsole.console import file_formats
 from opsconsole.console.editing import raw_values
 from opsconsole.engine import lifecycle, queue
-from opsconsole.engine.models import GivenRows, Hold, Run, Status
+from opsconsole.engine.models import Freeze, GivenRows, Run, Status
 from opsconsole.engine.operation import Risk
 from opsconsole.engine.operations import write_rows
-from opsconsole.engine.planner import UnableToPlan
+from opsconsole.engine.planner import PlanRefused
 from opsconsole.stores.rows import Write
 from tests.agentos.test_agentos_admin import executed, outcome_of, save, upload, url
 from tests.audits.test_audits_admin import signed_in
@@ -86,7 +86,7 @@ def test_an_undo_leaves_what_changed_since(bobs, task):
     save(bobs, "agentos.task", "t", title="new")
     task.execute("UPDATE tasks SET title = 'newer'")
     undone = undo(Run.objects.get())
-    assert left_by(undone) == {"unfit": {"conflict": ["tasks t"]}}
+    assert left_by(undone) == {"invalid": {"conflict": ["tasks t"]}}
     assert tasks(task) == [("t", "newer", "created")]
 
 
@@ -126,7 +126,7 @@ def test_what_changes_between_the_form_and_its_run_is_a_conflict(bobs, task, cha
     page = save(bobs, "agentos.task", "t", title="mine")
     left = tasks(task)
     run = Run.objects.get()
-    assert (run.changed, run.unfit) == (0, 1)
+    assert (run.changed, run.invalid) == (0, 1)
     assert left == ([] if "DELETE" in change else [("t", "theirs", "created")])
     if left:
         assert page.status_code == 200
@@ -187,7 +187,7 @@ def test_what_stands_against_a_run_stands_above_the_form(bobs, task):
         if number:
             other = start(given(Write("tasks", ("status",), [("t", ("created",), ("x",))])))
         else:
-            hold = Hold.objects.create(who="ann", note="stop")
+            hold = Freeze.objects.create(who="ann", note="stop")
         page = save(bobs, "agentos.task", "t", title="mine")
         assert sentence in said(page)
         assert form_data(page)["title"] == "mine"
@@ -346,10 +346,10 @@ def test_an_import_writes_what_its_plan_shows_and_can_be_undone(bobs, managed):
     managed.execute("INSERT INTO projects (id, path, name) VALUES ('taken', '/t', 'theirs')")
     before = managed.execute("SELECT * FROM projects ORDER BY id")
     run = executed(bobs, run)
-    assert (run.status, run.changed, run.skipped, run.unfit) == (Status.SUCCEEDED, 2, 1, 3)
+    assert (run.status, run.changed, run.skipped, run.invalid) == (Status.SUCCEEDED, 2, 1, 3)
     assert left_by(run) == {
         "skipped": {"as_given": ["q"]},
-        "unfit": {"conflict": ["r"], "deleted": ["s"], "exists": ["taken"]},
+        "invalid": {"conflict": ["r"], "deleted": ["s"], "exists": ["taken"]},
     }
     assert managed.execute("SELECT id, name FROM projects ORDER BY id") == [
         ("new", "added"), ("p", "changed"), ("q", "same"), ("r", "theirs"), ("taken", "theirs")
@@ -469,7 +469,7 @@ def test_a_write_that_does_not_last_needs_attention(task, monkeypatch):
         task.execute("UPDATE tasks SET title = 'old'")
         return real(self, narrow)
 
-    monkeypatch.setattr(write_rows.WriteRows, "measure", reverted)
+    monkeypatch.setattr(write_rows.WriteRows, "statistics", reverted)
     run = work(run)
     assert run.status == Status.NEEDS_ATTENTION
     assert "1 row holds again what it held before." in run.error
@@ -481,7 +481,7 @@ def test_only_the_rows_that_were_planned_are_written(task):
     run = start(operation)
     other = GivenRows.objects.get(digest=GivenRows.keep([Write("tasks", ("title",), [("t", ("old",), ("evil",))])]))
     GivenRows.objects.filter(digest=operation.params["rows"]).update(image=other.image)
-    with pytest.raises(UnableToPlan, match="not those that were planned"):
+    with pytest.raises(PlanRefused, match="not those that were planned"):
         work(run)
     assert tasks(task) == [("t", "old", "created")]
 
@@ -490,7 +490,7 @@ def test_only_the_rows_that_were_planned_are_written(task):
 def test_at_most_so_many_rows(task, monkeypatch):
     monkeypatch.setattr(write_rows, "MAX_ROWS", 1)
     write = Write("tasks", ("title",), [(key, ("old",), ("new",)) for key in "ab"])
-    with pytest.raises(UnableToPlan, match="At most 1 rows"):
+    with pytest.raises(PlanRefused, match="At most 1 rows"):
         given(write)
 
 
@@ -505,13 +505,13 @@ def test_at_most_so_many_rows(task, monkeypatch):
     ],
 )
 def test_other_places_are_refused(params, sentence):
-    with pytest.raises(UnableToPlan, match=sentence):
+    with pytest.raises(PlanRefused, match=sentence):
         operation_called(NAME, **params)
 
 
 def test_an_attached_store_is_refused(make_attached):
     store = make_attached("sqlite", 5).store
-    with pytest.raises(UnableToPlan, match="is not a table of a managed store"):
+    with pytest.raises(PlanRefused, match="is not a table of a managed store"):
         operation_called(NAME, store, store="agentos", table="tasks", rows="x")
 
 

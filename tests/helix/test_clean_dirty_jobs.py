@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 from opsconsole.engine import executor, lifecycle, planner
-from opsconsole.engine.lifecycle import PlanDrifted, UnableToRun
+from opsconsole.engine.lifecycle import PlanDrifted, RunRefused
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store
@@ -59,7 +59,7 @@ def test_exactly_the_dirty_jobs_go_and_come_back(make_helix, engine):
     assert run.after == {"in_scope": 0, "tasks": 0, "artifacts": 0}
     assert [write.table for write in run.batches.get(number=1).writes] == ["artifacts", "tasks", "jobs"]
     undone = undo(run)
-    assert (undone.status, undone.unfit, undone.skipped) == (Status.SUCCEEDED, 0, 0)
+    assert (undone.status, undone.invalid, undone.skipped) == (Status.SUCCEEDED, 0, 0)
     assert (dump(store), schema(store)) == (before, shape)
 
 
@@ -150,22 +150,22 @@ def test_rows_of_unknown_tables_are_not_taken_along(make_helix):
     before = dump(store)
     run = work(confirmed(store, 3, 4))
     assert dump(store) == without_jobs(before, {4})
-    assert (run.status, run.set_aside) == (Status.NEEDS_ATTENTION, 1)
-    assert "reviews" in run.units_set_aside.get().error
+    assert (run.status, run.failed) == (Status.NEEDS_ATTENTION, 1)
+    assert "reviews" in run.failed_items.get().error
 
 
 def test_two_operators_at_once(make_helix):
     """The same job is held by the first; another job is free; the whole table is not."""
     store = make_helix("sqlite", helix.one_of_each())
     first = confirmed(store, 3, 4)
-    with pytest.raises(UnableToRun, match=f"run {first.pk}"):
+    with pytest.raises(RunRefused, match=f"run {first.pk}"):
         confirmed(store, 4, 5)
     second = confirmed(store, 5)
-    with pytest.raises(UnableToRun, match="is held by"):
+    with pytest.raises(RunRefused, match="is held by"):
         confirmed(store)
     repair = operation_called("helix.repair_dirty_jobs", store)
     drafted = lifecycle.draft(planner.count_outcomes(planner.plan(repair, Selection([3]))), TESTER)
-    with pytest.raises(UnableToRun, match=f"run {first.pk}"):
+    with pytest.raises(RunRefused, match=f"run {first.pk}"):
         lifecycle.confirm(drafted, TESTER, background=False)
     assert [work(run).status for run in (second, first)] == [Status.SUCCEEDED] * 2
     assert set(dump(store)["jobs"]) == {1, 2, 6, 7, 8, 9}
@@ -173,7 +173,7 @@ def test_two_operators_at_once(make_helix):
 
 def test_force_needs_a_reason(make_helix):
     store = make_helix("sqlite", helix.one_of_each())
-    with pytest.raises(UnableToRun, match="why"):
+    with pytest.raises(RunRefused, match="why"):
         confirmed(store, 7, force=True)
     run = work(confirmed(store, 7, force=True, note="reset of the test data"))
     assert 7 not in dump(store)["jobs"]

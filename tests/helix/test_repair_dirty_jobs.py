@@ -67,7 +67,7 @@ def test_each_type_is_set_right_and_back(make_helix, engine):
     assert after["jobs"][3]["updated_at"] != before["jobs"][3]["updated_at"]
     assert (run.status, run.reasons["changed"]) == (Status.SUCCEEDED, {"A": 1, "B": 1, "C": 1, "F": 1})
     undone = undo(run)
-    assert (undone.status, undone.unfit) == (Status.SUCCEEDED, 0)
+    assert (undone.status, undone.invalid) == (Status.SUCCEEDED, 0)
     assert without(dump(store), "updated_at") == without(before, "updated_at")
 
 

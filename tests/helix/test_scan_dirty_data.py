@@ -31,8 +31,8 @@ def found_in(store: Store) -> dict[tuple[str, Any], tuple[list[int], list[int]]]
     scan = ScanDirtyData(store)
     return {
         (one.code, one.data["job_id"]): (one.data["task_ids"], one.data["artifact_ids"])
-        for question in scan.questions
-        for one in scan.ask(question)
+        for question in scan.rules
+        for one in scan.run_rule(question)
     }
 
 
@@ -53,7 +53,7 @@ def test_artifacts_of_vanished_tasks(make_helix, engine):
     """They exist only where no foreign key holds; their job is not known any more."""
     store = make_helix(engine, helix.one_of_each(), orphans=[(901, 77), (902, 78), (900, 77 + 10_000)])
     scan = ScanDirtyData(store)
-    gone = [one for one in scan.ask("B") if one.data["job_id"] is None]
+    gone = [one for one in scan.run_rule("B") if one.data["job_id"] is None]
     assert [(one.data["task_ids"], one.data["artifact_ids"]) for one in gone] == [
         ([77], [901]),
         ([78], [902]),
@@ -119,7 +119,7 @@ def test_priority_and_risk(make_helix, settings, environment, priorities, risk):
     """The document's matrix: a job in progress at once, one that is over as planned, development now and then."""
     settings.ENVIRONMENT = environment
     scan = ScanDirtyData(make_helix("sqlite", helix.one_of_each()))
-    found = [one for question in scan.questions for one in scan.ask(question)]
+    found = [one for question in scan.rules for one in scan.run_rule(question)]
     assert {one.priority for one in found} == priorities
     assert scan.report(found)["risk"] == risk
     if environment != "development":
@@ -139,8 +139,8 @@ def test_one_pass_per_type(make_helix, engine):
         store = make_helix(engine, helix.many(size))
         scan = ScanDirtyData(store)
         with CaptureQueriesContext(connections[store.alias]) as queries:
-            for question in scan.questions:
-                list(scan.ask(question))
+            for question in scan.rules:
+                list(scan.run_rule(question))
         counts.append(len([query for query in queries if "SELECT" in query["sql"]]))
     assert counts[0] == counts[1] == 6
 

@@ -20,8 +20,8 @@ def test_both_queries(make_helix, engine):
     store = make_helix(engine, helix.one_of_each(), orphans=[(901, 77)])
     before, shape = dump(store), schema(store)
     verify = VerifyDirtyCleanup(store)
-    found = [one for question in verify.questions for one in verify.ask(question)]
-    assert [(one.code, one.subject, verify.place(one)) for one in found] == [
+    found = [one for question in verify.rules for one in verify.run_rule(question)]
+    assert [(one.code, one.subject, verify.target(one)) for one in found] == [
         ("orphaned_artifact", "901", ("artifacts", "901")),
         ("completed_without_artifact", "2", ("tasks", "2")),
     ]

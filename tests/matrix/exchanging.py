@@ -83,7 +83,7 @@ def _examine_copy(stores: Stores, place: Place, target: Place, oddity: Oddity) -
     if told := differences(dump(place), start):
         raise Wrong(f"the source has changed: {told}")
     source = _mine(start, oddity)
-    failed = dict(run.units_set_aside.values_list("label", "error"))
+    failed = dict(run.failed_items.values_list("label", "error"))
     said = f"{advice} {run.error} {failed} {_left(run)}".replace("\\", "")
     absent = list(_absent(source, dump(target), said, set(failed)))
     if absent and run.status == Status.SUCCEEDED:

@@ -12,19 +12,19 @@ import psycopg
 from django.db import DatabaseError, InterfaceError
 
 from opsconsole.engine import lifecycle, planner
-from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.lifecycle import RunRefused
 from opsconsole.engine.models import Run, Status
-from opsconsole.engine.planner import UnableToPlan
+from opsconsole.engine.planner import PlanRefused
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.sqlite import RAW_KEY
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 from tests.matrix.harness import Dump, Place, apply, copied, differences, dump, filled, moment, reader, unclear
 from tests.matrix.kinds import Kind
 from tests.matrix.oddities import Oddity
 from tests.matrix.stores import Stores
 from tests.support.contract import TESTER, left_by, operation_called, work
 
-REFUSALS = (StoreUnusable, UnableToPlan, UnableToRun)
+REFUSALS = (StoreUnavailable, PlanRefused, RunRefused)
 PATIENCE = 0.2
 SECONDS = 15  # so few rows take less
 
@@ -97,7 +97,7 @@ def _examine(
         check_refusal(str(refusal), place, start, named, works)
         return "refused"
     failed = failures(run)
-    kept = dict.fromkeys(left_by(run).get("unfit", {}).get("referenced", ()), advice)  # the plan says why
+    kept = dict.fromkeys(left_by(run).get("invalid", {}).get("referenced", ()), advice)  # the plan says why
     _check_result(kind, place, start, run, failed | kept, oddities, names)
     _check_status(run, failed)
     _check_failures(failed | kept, oddities, named, works, names)
@@ -129,20 +129,20 @@ def run_operation(
     operation = operation_called(name, store, **params)
     try:
         planned = planner.count_outcomes(planner.plan(operation, Selection(list(chosen) or None)))
-        facts = operation.facts(planned.units) if chosen else {}
+        facts = operation.checklist_facts(planned.units) if chosen else {}
         advice = " ".join([*planner.advice(planned), *(text for texts in facts.values() for text in texts)])
         run = lifecycle.confirm(lifecycle.draft(planned, TESTER, batch_size=4), TESTER, background=False)
     except DatabaseError as error:
-        raise Refused(str(operation.at.unusable(error))) from error  # what every face says then
+        raise Refused(str(operation.store.unusable(error))) from error  # what every face says then
     try:
         return work(run, patience=PATIENCE), advice
     except (DatabaseError, InterfaceError) as error:
-        raise Refused(str(operation.at.unusable(error))) from error
+        raise Refused(str(operation.store.unusable(error))) from error
 
 
 def failures(run: Run) -> dict[str, str]:
     """Key → reason of the rows that failed."""
-    return {_key(key): error for key, error in run.units_set_aside.values_list("key", "error")}
+    return {_key(key): error for key, error in run.failed_items.values_list("key", "error")}
 
 
 def _key(key: Any) -> str:

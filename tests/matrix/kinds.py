@@ -118,7 +118,7 @@ def _filled(tables: Dump, engine: str, stay: Collection[str]) -> Dump:
             continue
         texts[2] = _utc(texts[2])
         for _key, outcome in reference_backfill.expected_rows([(0, *texts)], engine):  # type: ignore[list-item,arg-type]
-            if not isinstance(outcome, reference_backfill.Unfit):
+            if not isinstance(outcome, reference_backfill.Invalid):
                 row |= dict(zip(reference_backfill.KEYS, outcome, strict=True))
     return tables
 

@@ -15,7 +15,7 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 
 from opsconsole.engine.models import Status
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 from tasks.records import query_plan
 from tests.records.test_check_execution_index import codes
 from tests.support import records
@@ -65,9 +65,9 @@ def test_every_kind_of_summary(make_records: records.Maker, engine: str) -> None
     assert {key: row["execution_id"] for key, row in after.items()} == {
         key: kind.outcome if kind.is_id else None for key, kind in enumerate(kinds, 1)
     }
-    reasons = {int(label): reason for reason, labels in left_by(run)["unfit"].items() for label in labels}
+    reasons = {int(label): reason for reason, labels in left_by(run)["invalid"].items() for label in labels}
     assert reasons == {key: kind.outcome for key, kind in enumerate(kinds, 1) if not kind.is_id}
-    assert (run.status, run.set_aside) == (Status.SUCCEEDED, 0)
+    assert (run.status, run.failed) == (Status.SUCCEEDED, 0)
     undo(run)
     assert dump(store) == before
 
@@ -76,7 +76,7 @@ def test_what_postgresql_cannot_hold(make_records: records.Maker) -> None:
     kind = records.Kind('{"execution_id": "a\\u0000b"}', 0, "", True)
     store, _client = make_records("postgresql", [(1, kind, None)])
     run = execute_run(operation_called(NAME, store))
-    assert run.reasons["unfit"] == {"cannot_be_stored": 1}
+    assert run.reasons["invalid"] == {"cannot_be_stored": 1}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -106,7 +106,7 @@ def test_a_gzip_bomb_is_set_aside_not_unpacked(make_records: records.Maker, engi
     good = records.Kind(records.summary(7), 0, "", True)
     store, _client = make_records(engine, [(1, bomb, None), (2, good, None)])
     run = execute_run(operation_called(NAME, store))
-    assert (run.status, run.changed, run.reasons["unfit"]) == (Status.SUCCEEDED, 1, {"too_large": 1})
+    assert (run.status, run.changed, run.reasons["invalid"]) == (Status.SUCCEEDED, 1, {"too_large": 1})
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -117,7 +117,7 @@ def test_a_batch_is_cut_by_bytes(make_records: records.Maker, engine: str, monke
     store, _client = make_records(engine, ((key, kind, None) for key, kind in enumerate(kinds, 1)))
     operation = operation_called(NAME, store)
     sizes, after = [], None
-    while units := operation.fetch(operation.scope(), after=after, bound=7, limit=500):
+    while units := operation.fetch(operation.queryset(), after=after, bound=7, limit=500):
         sizes.append(len(units))
         after = units[-1].pk
     assert sizes == [2, 1, 1, 2, 1]
@@ -171,8 +171,8 @@ def test_what_a_refusal_prints_works_when_it_is_followed(make_records: records.M
     """Stores from before the repair have an index of the documented name on an expression."""
     store, client = make_records(engine, (), column=False)
     client.execute(f"CREATE INDEX idx_test_records_execution_id ON {whose}")
-    (found,) = operation_called("records.check_execution_index", store).ask("lookup")  # type: ignore[attr-defined]
-    with pytest.raises(StoreUnusable) as refused:
+    (found,) = operation_called("records.check_execution_index", store).run_rule("lookup")  # type: ignore[attr-defined]
+    with pytest.raises(StoreUnavailable) as refused:
         execute_run(operation_called(NAME, store))
     statements = str(refused.value).splitlines()[-2:]
     assert found.data["statements"] == " ".join(statements)
@@ -190,7 +190,7 @@ def test_the_command_executes_and_asks_nothing(make_records: records.Maker, caps
     connections.close_all()
     call_command("backfill_execution_ids", "--db-path", str(store.path), "--json")
     done = json.loads(capsys.readouterr().out)
-    counted = ("total", "changed", "skipped", "unfit")
+    counted = ("total", "changed", "skipped", "invalid")
     assert [done[name] for name in counted] == [planned[name] for name in counted]
     assert (done["status"], done["mode"], planned["mode"]) == ("succeeded", "execute", "dry-run")
     assert "USING" in done["after"]["lookup_plan"]

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "reco
 
 def codes(store: Any) -> dict[str, dict[str, Any]]:
     check: Any = operation_called(NAME, store)
-    return {found.code: dict(found.data) for item in check.items() for found in check.ask(item)}
+    return {found.code: dict(found.data) for item in check.item_names() for found in check.run_rule(item)}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

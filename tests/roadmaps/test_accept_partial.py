@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from opsconsole.engine import lifecycle, planner
-from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.lifecycle import RunRefused
 from opsconsole.engine.models import Finding, Run, Status
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store
@@ -76,7 +76,7 @@ def test_a_task_that_is_not_partial(store: Store) -> None:
 
 
 def test_a_decision_has_a_reason(store: Store) -> None:
-    with pytest.raises(UnableToRun, match="Say why"):
+    with pytest.raises(RunRefused, match="Say why"):
         decide(store)
     planned = planner.plan(operation_called(NAME, store))
     work(lifecycle.confirm(lifecycle.draft(planned, TESTER, note="agreed with the author"), TESTER, background=False))

@@ -160,8 +160,8 @@ def test_check_sync_verify_from_the_shell(shell: Shell, incident: Store) -> None
     assert shell.run("check_task_recovery_status", "--all", "--exit-code", *at).returncode == 3
     planned = shell.json("sync_task_results_to_framework", INCIDENT, "--dry-run", *at)
     done = shell.json("sync_task_results_to_framework", INCIDENT, *at)
-    assert [planned[key] for key in ("total", "changed", "skipped", "unfit")] == [1, 1, 0, 0]
-    assert [done[key] for key in ("status", "total", "changed", "skipped", "unfit")] == ["succeeded", 1, 1, 0, 0]
+    assert [planned[key] for key in ("total", "changed", "skipped", "invalid")] == [1, 1, 0, 0]
+    assert [done[key] for key in ("status", "total", "changed", "skipped", "invalid")] == ["succeeded", 1, 1, 0, 0]
     after = shell.json("check_task_recovery_status", "--all", *at)["tasks"]
     assert [(one["references_complete"], one["problems"], one["status"]) for one in after] == [
         (27, [], "partial_failure")

@@ -13,7 +13,7 @@ from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from opsconsole.engine.operation import Operation
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 from roadmaps.operations.fail_unrecoverable import REASON
 from tests.support import roadmaps
 from tests.support.contract import Contract, execute_run, operation_called
@@ -93,6 +93,6 @@ def test_without_tables_of_langgraph_there_is_no_telling(make_roadmaps: Any) -> 
     maker.task("t", "r")
     store = make_roadmaps("sqlite", maker.rows)
     before = dump(store)
-    with pytest.raises(StoreUnusable, match="ROADMAPS_CHECKPOINT_URL"):
+    with pytest.raises(StoreUnavailable, match="ROADMAPS_CHECKPOINT_URL"):
         execute_run(operation_called(NAME, store))
     assert dump(store) == before

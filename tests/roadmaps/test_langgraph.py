@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from opsconsole.engine.models import Run, Status
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 from roadmaps import attempts, langgraph, resume
 from roadmaps.operations.sync_results import moving
 from roadmaps.savers import Restricted, build
@@ -147,7 +147,7 @@ def test_a_path_that_makes_no_graph_is_one_sentence(make_roadmaps: Any, settings
         use(settings, graph)
         check: Any = operation_called("roadmaps.check_recovery", store)
         assert {"stuck"} <= {problem.code for state in check.states() for problem in state.problems}
-        with pytest.raises(StoreUnusable, match=words):
+        with pytest.raises(StoreUnavailable, match=words):
             recover(store)
     assert not Run.objects.exists()
 
@@ -240,7 +240,7 @@ def test_a_router_that_raised_runs_again_and_its_node_does_not(
     assert "conditional edge behind curriculum, which raised RuntimeError" in planned(store)[1]
     monkeypatch.setenv("GRAPH_ACCIDENT", "raise router")
     run = recover(store)
-    assert (run.status, run.set_aside) == (Status.NEEDS_ATTENTION, 1), "it raises once more"
+    assert (run.status, run.failed) == (Status.NEEDS_ATTENTION, 1), "it raises once more"
     assert dump(store)["roadmap_tasks"][INCIDENT]["status"] == "processing"
     monkeypatch.delenv("GRAPH_ACCIDENT")
     assert recover(store).reasons["changed"] == {"recovered": 1}
@@ -257,7 +257,7 @@ def test_a_router_that_can_not_run_alone_fails_the_attempt(
     begin(store, graph, accident="raise router")
     ran, before = nodes_run(notes), dump(store)
     run = recover(store)
-    assert "conditional edge" in run.units_set_aside.get().error
+    assert "conditional edge" in run.failed_items.get().error
     assert (nodes_run(notes), dump(store)) == (ran, before)
 
 
@@ -344,19 +344,19 @@ def test_a_dangerous_row_is_reported_and_nothing_runs(
     plant(store, tasks)
     notes.write_text("")
     before = dump(store)
-    assert planned(store)[0] == {"unfit": {"checkpoint_unreadable": len(tasks)}}
+    assert planned(store)[0] == {"invalid": {"checkpoint_unreadable": len(tasks)}}
     check: Any = operation_called("roadmaps.check_recovery", store)
     for state in check.states():
         codes = {problem.code for problem in state.problems}
         assert "checkpoint_unreadable" in codes
         assert "no_checkpoint" not in codes
     run = recover(store)
-    assert run.reasons["unfit"] == {"checkpoint_unreadable": len(tasks)}
+    assert run.reasons["invalid"] == {"checkpoint_unreadable": len(tasks)}
     assert run.status == Status.NEEDS_ATTENTION
     assert "A person must look" in run.error
     assert plan_whole(operation_called("roadmaps.fail_unrecoverable", store)).reasons["changed"] == {}
     settings.ROADMAPS_WORKFLOW_GRAPH, settings.ROADMAPS_RESUME_URL = "", "http://127.0.0.1:9/"
-    assert planned(store)[0]["unfit"]["checkpoint_unreadable"] >= 2
+    assert planned(store)[0]["invalid"]["checkpoint_unreadable"] >= 2
     assert dump(store) == before
     assert nodes_run(notes) == []
 
@@ -489,7 +489,7 @@ def test_tables_from_before_task_path(make_roadmaps: Any, settings: Any, engine:
     execute(store, f"ALTER TABLE {table} DROP COLUMN task_path")
     shape, before = schema(store), dump(store)
     vars(store).pop("tables", None)
-    with pytest.raises(StoreUnusable, match=f"ALTER TABLE {table} ADD COLUMN task_path") as refused:
+    with pytest.raises(StoreUnavailable, match=f"ALTER TABLE {table} ADD COLUMN task_path") as refused:
         recover(store)
     check: Any = operation_called("roadmaps.check_recovery", store)
     (state,) = check.states()
@@ -509,7 +509,7 @@ def test_what_could_not_be_written_is_known_before_a_node_runs(
     begin(store, "plain", accident="raise curriculum")
     ran = nodes_run(notes)
     execute(store, "ALTER TABLE checkpoint_blobs ALTER COLUMN blob SET NOT NULL")
-    with pytest.raises(StoreUnusable, match="DROP NOT NULL") as refused:
+    with pytest.raises(StoreUnavailable, match="DROP NOT NULL") as refused:
         recover(store)
     execute(store, str(refused.value).split("Execute: ")[1])
     assert nodes_run(notes) == ran
@@ -519,7 +519,7 @@ def test_what_could_not_be_written_is_known_before_a_node_runs(
             execute(store, f"GRANT SELECT, INSERT, UPDATE ON {table} TO {role}")
         execute(store, f"GRANT SELECT ON checkpoint_blobs TO {role}")
         settings.ROADMAPS_CHECKPOINT_URL = address_of(store).replace("postgres@", f"{role}@")
-        with pytest.raises(StoreUnusable, match="may not write") as refused:
+        with pytest.raises(StoreUnavailable, match="may not write") as refused:
             recover(store)
         execute(store, str(refused.value).split("Execute: ")[1])
         assert nodes_run(notes) == ran
@@ -558,7 +558,7 @@ def test_tables_of_the_first_savers(make_roadmaps: Any, settings: Any) -> None:
     execute(store, "CREATE TABLE checkpoints (thread_id TEXT, thread_ts TEXT, parent_ts TEXT, checkpoint BLOB)")
     execute(store, f"INSERT INTO checkpoints VALUES ('{INCIDENT}', 'x', NULL, 'x')")
     vars(store).pop("tables", None)
-    with pytest.raises(StoreUnusable, match="of another version"):
+    with pytest.raises(StoreUnavailable, match="of another version"):
         recover(store)
     check: Any = operation_called("roadmaps.check_recovery", store)
     (state,) = check.states()
@@ -571,7 +571,7 @@ def test_a_place_of_checkpoints_that_is_none(make_roadmaps: Any, settings: Any, 
     use(settings, "plain")
     store = a_store(make_roadmaps, "sqlite")
     settings.ROADMAPS_CHECKPOINT_URL = url
-    with pytest.raises(StoreUnusable, match="ROADMAPS_CHECKPOINT_URL") as refused:
+    with pytest.raises(StoreUnavailable, match="ROADMAPS_CHECKPOINT_URL") as refused:
         recover(store)
     assert "\n" not in str(refused.value)
     assert not Run.objects.exists()
@@ -706,7 +706,7 @@ def test_a_time_that_comes_twice_counts_as_the_later(make_roadmaps: Any, setting
     for as_of, stuck in expected.items():
         operation: Any = operation_called("roadmaps.sync_results", store)
         operation.as_of = as_of
-        assert set(operation.scope().values_list("pk", flat=True)) == stuck, as_of
+        assert set(operation.queryset().values_list("pk", flat=True)) == stuck, as_of
         check: Any = operation_called("roadmaps.check_recovery", store)
         check.as_of = as_of
         said = {state.task.task_id for state in check.states() if "stuck" in {one.code for one in state.problems}}

@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.core.management import call_command
 
 from opsconsole.engine import lifecycle, planner, queue
-from opsconsole.engine.lifecycle import Actor, UnableToRun
+from opsconsole.engine.lifecycle import Actor, RunRefused
 from opsconsole.engine.models import Run, Status, Trigger
 from opsconsole.engine.selection import Selection
 from tests.roadmaps.test_recover_tasks import NAME, _workflow, address_of, begin
@@ -42,7 +42,7 @@ def test_a_schedule_starts_one_run_per_task(make_roadmaps: Any, settings: Any) -
         assert queue.advance(one.pk, one.generation) == Status.SUCCEEDED
     assert {row["status"] for row in dump(url)["roadmap_tasks"].values()} == {"completed"}
     settings.ENABLE_TASK_RECOVERY = False
-    assert list(type(operation).occasions()) == []
+    assert list(type(operation).schedule_params()) == []
     with pytest.raises(Exception, match="ENABLE_TASK_RECOVERY"):
         call_command("recover_interrupted_tasks")
 
@@ -61,7 +61,7 @@ def test_in_production_a_second_person_approves_what_the_schedule_starts(
     planned = planner.plan(operation_called("roadmaps.recover_interrupted", store))
     run = lifecycle.draft(planned, schedule, changed_by=bob)
     assert lifecycle.confirm(run, schedule, background=True).status == Status.AWAITING_APPROVAL
-    with pytest.raises(UnableToRun, match="You last changed the schedule"):
+    with pytest.raises(RunRefused, match="You last changed the schedule"):
         lifecycle.approve(run, Actor("bob", "here", Trigger.SHELL, bob))
     lifecycle.approve(run, Actor("alice", "here", Trigger.ADMIN, alice))
     work(lifecycle.claim(Run.objects.get(pk=run.pk)))
@@ -70,7 +70,7 @@ def test_in_production_a_second_person_approves_what_the_schedule_starts(
     for keys, held in (["t"], True), (["other"], False):
         mine = lifecycle.draft(planner.plan(operation_called(NAME, store), Selection(keys)), TESTER)
         if held:
-            with pytest.raises(UnableToRun, match=f"held by run {started.pk}"):
+            with pytest.raises(RunRefused, match=f"held by run {started.pk}"):
                 lifecycle.confirm(mine, TESTER, background=False)
         else:
             assert lifecycle.confirm(mine, TESTER, background=False).status == Status.AWAITING_APPROVAL

@@ -131,8 +131,8 @@ def test_a_graph_that_raises_leaves_the_task_recoverable(
     before = dump(store)["roadmap_tasks"]
     for failed in (1, 2, 3):
         run = recover(store)
-        assert (run.status, run.set_aside) == (Status.NEEDS_ATTENTION, 1)
-        assert run.units_set_aside.get().error == "the model is overloaded"
+        assert (run.status, run.failed) == (Status.NEEDS_ATTENTION, 1)
+        assert run.failed_items.get().error == "the model is overloaded"
         assert attempts.failures(store.identity(), INCIDENT) == failed
     assert dump(store)["roadmap_tasks"] == before
     assert nodes_run(notes) == ["intent", "curriculum", "tutorials"]
@@ -282,7 +282,7 @@ def test_the_resume_endpoint(make_roadmaps: Any, settings: Any, monkeypatch: pyt
         platform.answers = [503, 202]
         settings.ROADMAPS_RESUME_URL = platform.url
         run = recover(store)
-        assert run.units_set_aside.get().error == "The resume endpoint answered 503."
+        assert run.failed_items.get().error == "The resume endpoint answered 503."
         platform.then = lambda: execute(store, "UPDATE roadmap_tasks SET status = 'failed'")
         run = recover(store)
         assert run.reasons["changed"] == {"recovered": 1}

@@ -10,7 +10,7 @@ import pytest
 from opsconsole.engine import lifecycle, notifications, planner
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.selection import Selection
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 from tests.support import roadmaps
 from tests.support.contract import TESTER, execute_run, operation_called, plan_whole, work
 from tests.support.plain_client import dump, execute
@@ -47,7 +47,7 @@ def test_the_platform_is_asked_for_each_part_that_failed(make_roadmaps: Any, set
         platform.answers = [503, 202]
         assert plan_whole(operation_called(NAME, store)).sample[0]["detail"] == "10 parts"
         failed = retry(store)
-        assert (failed.status, failed.units_set_aside.get().error) == (
+        assert (failed.status, failed.failed_items.get().error) == (
             Status.NEEDS_ATTENTION,
             "The retry endpoint answered 503.",
         )
@@ -67,7 +67,7 @@ def test_without_an_address_nothing_is_written(make_roadmaps: Any) -> None:
     """Rows of type retry_* would start no worker of the platform: they would only look like work in progress."""
     store = partial(make_roadmaps, "sqlite")
     before = dump(store)
-    with pytest.raises(StoreUnusable, match=r"set ROADMAPS_RETRY_URL .* Nothing was written"):
+    with pytest.raises(StoreUnavailable, match=r"set ROADMAPS_RETRY_URL .* Nothing was written"):
         retry(store)
     assert dump(store) == before
 

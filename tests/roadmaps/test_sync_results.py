@@ -142,7 +142,7 @@ def test_what_is_left_alone(make_roadmaps: Any, engine: str) -> None:
         "cancelled": ["alone-cancelled"],
         "deleted": ["alone-deleted"],
     }
-    assert found["unfit"] == {
+    assert found["invalid"] == {
         "roadmap_missing": ["alone-early", "alone-without"],
         "no_framework": ["alone-null"],
         "no_concepts": ["alone-empty"],
@@ -375,7 +375,7 @@ def test_any_framework_and_any_content(make_roadmaps: Any, engine: str) -> None:
         _reset(store, rows, given_text)
         before = dump(store)
         run = on(store)
-        assert run.set_aside == 0
+        assert run.failed == 0
         after = dump(store)
         stored = before["roadmap_metadata"]["r"]["framework_data"]
         expected = json.loads(stored, parse_int=Literal, parse_float=Literal)
@@ -392,7 +392,7 @@ def test_any_framework_and_any_content(make_roadmaps: Any, engine: str) -> None:
         assert second.changed == 0
         assert dump(store) == after
         undone = undo(run)
-        assert (undone.status, undone.unfit) == (Status.SUCCEEDED, 0)
+        assert (undone.status, undone.invalid) == (Status.SUCCEEDED, 0)
         assert dump(store) == before
 
     check()
@@ -456,9 +456,9 @@ def test_the_time_zone_of_the_store(make_roadmaps: Any, settings: Any) -> None:
     maker.task("t", "r", updated_at=f"{at - timedelta(minutes=29):%Y-%m-%d %H:%M:%S}")
     maker.task("u", "r", updated_at=f"{at - timedelta(minutes=31):%Y-%m-%d %H:%M:%S}")
     store = make_roadmaps("sqlite", maker.rows)
-    assert operation_called(NAME, store).scope().count() == 1
+    assert operation_called(NAME, store).queryset().count() == 1
     settings.ROADMAPS_STUCK_AFTER_MINUTES = 28
-    assert operation_called(NAME, store).scope().count() == 2
+    assert operation_called(NAME, store).queryset().count() == 2
     execute_run(operation_called(NAME, store))
     assert dump(store)["roadmap_tasks"]["t"]["updated_at"] == NOW
 

@@ -14,7 +14,7 @@ from django.db import OperationalError, transaction
 from opsconsole.engine.models import Status
 from opsconsole.stores.config import FIXED, settings_of, startup_options
 from opsconsole.stores.connection import connect, connect_async
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 from tests.conftest import attach_url
 from tests.support.contract import execute_run, operation_called, undo
 from tests.support.plain_client import dump
@@ -137,7 +137,7 @@ def test_a_run_and_its_undo_through_a_pooler(make_attached: Any, pooler: Pooler)
     before = dump(attached.store)
     store = attach_url("agentos", f"{through(pooler, attached.url)}?pooler=transaction")
     run = execute_run(operation_called("audits.backfill_decision_fields", store))
-    assert (run.status, run.set_aside) == (Status.SUCCEEDED, 0)
+    assert (run.status, run.failed) == (Status.SUCCEEDED, 0)
     assert run.changed > 0
     assert undo(run).status == Status.SUCCEEDED
     store = attach_url("agentos", attached.url)
@@ -166,7 +166,7 @@ def test_triggers_find_their_tables_as_the_platforms_do(
         url = attached.url if way == "direct" else f"{through(pooler, attached.url)}?pooler=transaction"
         attached.store.close()
         run = execute_run(operation_called("audits.backfill_decision_fields", attach_url("agentos", url)))
-        assert (run.status, run.set_aside) == (Status.SUCCEEDED, 0)
+        assert (run.status, run.failed) == (Status.SUCCEEDED, 0)
         found = platform.execute("SELECT id, COUNT(*) FROM app.log GROUP BY id ORDER BY id").fetchall()
         assert found == [(1, run.changed), (2, run.changed)]
         assert platform.execute("SELECT COUNT(*) FROM public.log").fetchone() == (0,)
@@ -242,7 +242,7 @@ def test_a_statement_that_is_refused_is_no_server_that_is_gone(postgres: Any) ->
         with pytest.raises(Exception) as refused:  # noqa: PT011
             store.query(sql)
         sentence = store.unusable(refused.value)
-        assert isinstance(sentence, StoreUnusable)
+        assert isinstance(sentence, StoreUnavailable)
         assert "refused a statement" in str(sentence)
     store.close()
     postgres.drop_database("refusing")

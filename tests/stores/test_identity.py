@@ -12,7 +12,7 @@ from django.core.cache import cache
 from django.test import Client
 
 from opsconsole.engine import lifecycle, planner
-from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.lifecycle import RunRefused
 from tests.backups.test_backup_store import back_up
 from tests.conftest import attach_url, forget_attached
 from tests.support.contract import TESTER, after_batches, operation_called, start, work
@@ -74,7 +74,7 @@ def test_two_runs_on_one_database_at_once_are_refused_whatever_it_is_called(data
     first = start(operation_called(BACKFILL, store))
     again = attach_url("agentos", database.replace("127.0.0.1", "localhost"))
     run = lifecycle.draft(planner.plan(operation_called(BACKFILL, again)), TESTER)
-    with pytest.raises(UnableToRun, match=rf"held by run {first.pk}"):
+    with pytest.raises(RunRefused, match=rf"held by run {first.pk}"):
         lifecycle.confirm(run, TESTER, background=False)
 
 
@@ -86,7 +86,7 @@ def test_another_database_at_the_same_address_is_not_resumed(
     forget_attached()
     store = attach_url("agentos", postgres.create_database("identity", like=agentos_template))
     assert store.location == run.location
-    with pytest.raises(UnableToRun, match="is not the database that run"):
+    with pytest.raises(RunRefused, match="is not the database that run"):
         lifecycle.operation_of(run)
 
 

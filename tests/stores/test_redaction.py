@@ -20,7 +20,7 @@ from opsconsole.engine import notifications
 from opsconsole.engine.models import Delivery, Event, Run
 from opsconsole.redaction import hide_secrets, redact, shown_url
 from opsconsole.stores.errors import first_line
-from opsconsole.stores.store import StoreUnusable
+from opsconsole.stores.store import StoreUnavailable
 from tasks.helix.operations.clean_dirty_jobs import health_problems
 
 PASSWORD = "pä55 w'ord/<&>\"x"
@@ -113,7 +113,7 @@ def test_debug_pages(debug: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sentences() -> None:
-    assert is_clean(str(StoreUnusable(TEXT)))
+    assert is_clean(str(StoreUnavailable(TEXT)))
     assert is_clean(first_line(ValueError(TEXT)))
 
 

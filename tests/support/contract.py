@@ -21,9 +21,9 @@ from django.db import connections
 from django.utils import timezone
 
 from opsconsole.engine import executor, lifecycle, planner, registry
-from opsconsole.engine.executor import Fenced, Runner
-from opsconsole.engine.lifecycle import Actor, UnableToRun
-from opsconsole.engine.models import Batch, Event, Lock, Run, SetAside, Status, Trigger
+from opsconsole.engine.executor import LostOwnership, Runner
+from opsconsole.engine.lifecycle import Actor, RunRefused
+from opsconsole.engine.models import Batch, Event, FailedItem, Lock, Run, Status, Trigger
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.planner import Plan
 from opsconsole.stores.store import Store
@@ -31,7 +31,7 @@ from tests.support.fault_injection import interposed
 from tests.support.plain_client import Row, Tables, dump, execute, schema
 
 TESTER = Actor("tester", "here", Trigger.SHELL)
-OUTCOMES = ("changed", "skipped", "unfit", "set_aside")
+OUTCOMES = ("changed", "skipped", "invalid", "failed")
 
 
 class Crash(BaseException):
@@ -41,7 +41,7 @@ class Crash(BaseException):
 def operation_called(name: str, store: Store | None = None, /, **params: Any) -> Operation:
     cls = registry.operation(name)
     cleaned = registry.clean(cls, params)
-    return planner.operation_on(cls, store or cls.locate(cleaned), cleaned)
+    return planner.operation_on(cls, store or cls.resolve_store(cleaned), cleaned)
 
 
 def plan_whole(operation: Operation) -> Plan:
@@ -69,11 +69,11 @@ def undo(run: Run, **options: Any) -> Run:
 
 def figures(run: Run) -> dict[str, Any]:
     reasons = {name: {k: n for k, n in counts.items() if n} for name, counts in run.reasons.items()}
-    observed = registry.operation(run.operation).observed
+    volatile_statistics = registry.operation(run.operation).volatile_statistics
     return {
         "total": run.total,
         "reasons": {name: counts for name, counts in reasons.items() if counts},
-        "after": {name: value for name, value in run.after.items() if name not in observed},
+        "after": {name: value for name, value in run.after.items() if name not in volatile_statistics},
         "status": run.status,
         **{outcome: getattr(run, outcome) for outcome in OUTCOMES},
     }
@@ -252,7 +252,7 @@ class Contract:
         assert run.status == Status.SUCCEEDED, run.error
         assert run.changed == len(list(self.changed(before, after)))
         assert run.seen == run.total
-        assert run.set_aside == 0
+        assert run.failed == 0
         assert not Lock.objects.exists()
         assert not Batch.objects.filter(committed=False).exists()
 
@@ -260,7 +260,7 @@ class Contract:
         first = self.execute(store)
         second = self.execute(store)
         assert second.changed == 0
-        assert (second.status, second.unfit) == (Status.SUCCEEDED, first.unfit)
+        assert (second.status, second.invalid) == (Status.SUCCEEDED, first.invalid)
         assert dump(store) == after
 
     def test_batch_size_makes_no_difference(self, store: Store, before: Tables, after: Tables) -> None:
@@ -312,7 +312,7 @@ class Contract:
         assert run.seen == run.total
         undone = undo(run)
         assert dump(store) == before
-        assert undone.unfit == 0
+        assert undone.invalid == 0
         again = self.execute(store)
         assert figures(again) == figures(run)
 
@@ -328,7 +328,7 @@ class Contract:
 
         run = self.start(store, batch_size=7)
         monkeypatch.setattr(*interposed("after the image", 3, take_over))
-        with pytest.raises(Fenced):
+        with pytest.raises(LostOwnership):
             work(run)
         monkeypatch.undo()
         other, seen = taken
@@ -387,17 +387,17 @@ class Contract:
     ) -> None:
         bad = self.a_change(before, after)
         cls = registry.operation(self.operation)
-        real = cls.change
+        real = cls.process
 
         def change(operation: Operation, unit: Any) -> Any:
             if unit.pk == bad:
                 raise ZeroDivisionError("out of luck")
             return real(operation, unit)
 
-        monkeypatch.setattr(cls, "change", change)
+        monkeypatch.setattr(cls, "process", change)
         planned = plan_whole(self.on(store))
         run = self.execute(store)
-        assert planned.counts()["set_aside"] == 1
+        assert planned.counts()["failed"] == 1
         self.check_set_aside(store, run, bad, before, after, "out of luck")
         monkeypatch.undo()
         self.check_retried(store, run, after)
@@ -413,15 +413,15 @@ class Contract:
 
     def check_set_aside(self, store: Store, run: Run, bad: Any, before: Tables, after: Tables, error: str) -> None:
         assert dump(store) == self.with_unit_as_before(after, before, bad)
-        assert [(entry.key, entry.error) for entry in SetAside.objects.all()] == [(bad, error)]
-        assert (run.status, run.set_aside) == (Status.NEEDS_ATTENTION, 1)
+        assert [(entry.key, entry.error) for entry in FailedItem.objects.all()] == [(bad, error)]
+        assert (run.status, run.failed) == (Status.NEEDS_ATTENTION, 1)
         assert run.seen == run.total
 
     def check_retried(self, store: Store, run: Run, after: Tables) -> None:
-        retry = execute_run(operation_called("operations.retry_set_aside", run=run.pk))
+        retry = execute_run(operation_called("operations.retry_failed_rows", run=run.pk))
         assert dump(store) == after
         assert (retry.status, retry.changed, retry.total) == (Status.SUCCEEDED, 1, 1)
-        assert SetAside.objects.get().retried_by == retry
+        assert FailedItem.objects.get().retried_by == retry
 
     def test_error_budget_stops_the_run(self, store: Store, before: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(executor, "BUDGET_AFTER", 10)
@@ -429,10 +429,10 @@ class Contract:
         def change(operation: Operation, unit: Any) -> Any:
             raise ZeroDivisionError("out of luck")
 
-        monkeypatch.setattr(registry.operation(self.operation), "change", change)
+        monkeypatch.setattr(registry.operation(self.operation), "process", change)
         run = self.execute(store, batch_size=4)
         count = 10 if run.batch_size == 1 else 12
-        assert (run.status, run.set_aside, run.changed) == (Status.FAILED, count, 0)
+        assert (run.status, run.failed, run.changed) == (Status.FAILED, count, 0)
         assert f"{count} of {count}" in run.error
         assert dump(store) == before
         assert not Lock.objects.exists()
@@ -483,7 +483,7 @@ class Contract:
         assert dump(store) == after
         assert run.status == Status.SUCCEEDED
         assert run.changed == len(list(self.changed(before, after))) - 1
-        assert undo(run).unfit == 0
+        assert undo(run).invalid == 0
         before[self.table][key] |= values
         assert dump(store) == before
 
@@ -540,7 +540,7 @@ class Contract:
         run = work(run, on_progress=once(lambda: lifecycle.pause(Run.objects.get(pk=run.pk), TESTER)))
         assert run.status == Status.PAUSED
         assert 0 < run.seen < run.total
-        with pytest.raises(UnableToRun, match=f"run {run.pk}"):
+        with pytest.raises(RunRefused, match=f"run {run.pk}"):
             self.execute(store)
         run = work(lifecycle.claim(run))
         assert run.status == Status.SUCCEEDED
@@ -565,15 +565,15 @@ class Contract:
         self.put_back(store, before[self.table][key], values)
         beneath = self.beneath(before, key)
         planned = plan_whole(operation_called("operations.undo_run", run=run.pk))
-        assert planned.counts()["unfit"] == 1 + len(beneath)
+        assert planned.counts()["invalid"] == 1 + len(beneath)
         undone = undo(run, batch_size=7)
         before[self.table][key] |= values
         for table, child in beneath:
             del before[table][child]
         assert dump(store) == before
-        unfit = {reason: sorted(labels) for reason, labels in left_by(undone).pop("unfit").items()}
-        assert unfit.pop("conflict") == [f"{self.table} {key}"]
-        assert unfit == ({"parent": sorted(f"{table} {child}" for table, child in beneath)} if beneath else {})
+        invalid = {reason: sorted(labels) for reason, labels in left_by(undone).pop("invalid").items()}
+        assert invalid.pop("conflict") == [f"{self.table} {key}"]
+        assert invalid == ({"parent": sorted(f"{table} {child}" for table, child in beneath)} if beneath else {})
         assert undone.changed == rows_of(run) - 1 - len(beneath)
 
     def test_undo_is_undone(self, store: Store, after: Tables) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 # Where a worker can die within a batch: (owner, its function, before or after it).
 POINTS = {
     "before the image": ("opsconsole.engine.executor:Runner", "_prepare", "before"),
-    "within the image's commit": ("opsconsole.engine.models:SetAside.objects", "bulk_create", "after"),
+    "within the image's commit": ("opsconsole.engine.models:FailedItem.objects", "bulk_create", "after"),
     "after the image": ("opsconsole.engine.executor:Runner", "_prepare", "after"),
     "while writing": ("opsconsole.stores.rows", "write", "after"),
     "after the store's commit": ("opsconsole.engine.executor:Runner", "_count", "before"),

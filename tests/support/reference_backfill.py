@@ -33,7 +33,7 @@ NO_CREATED_AT = "no created_at to fall back to"
 
 
 @dataclass(frozen=True)
-class Unfit:
+class Invalid:
     """A row that the backfill leaves as it is, and why (one of the constants above)."""
 
     reason: str
@@ -149,7 +149,7 @@ def expected(
     source_event_ts: str | None,
     supervisor_processed_at: str | None,
     engine: Engine,
-) -> tuple[str | None, str | None] | Unfit:
+) -> tuple[str | None, str | None] | Invalid:
     """The two columns after the backfill of a row in scope, or why it stays as it is.
 
     All arguments are what the store holds, as text: `created_at` by `CAST(… AS TEXT)` or `::text`, a `json`
@@ -169,15 +169,15 @@ def expected(
                 raise _Refusal(NOT_STORABLE)
             columns.append(value)
     except UnicodeDecodeError:
-        return Unfit(BROKEN)
+        return Invalid(BROKEN)
     except _Refusal as refusal:
-        return Unfit(str(refusal))
+        return Invalid(str(refusal))
     return columns[0], columns[1]
 
 
 def expected_rows(
     rows: Iterable[tuple[int, str, str | bytes | None, str | None, str | None, str | None]], engine: Engine
-) -> Iterator[tuple[int, tuple[str | None, str | None] | Unfit]]:
+) -> Iterator[tuple[int, tuple[str | None, str | None] | Invalid]]:
     """Yields (audit_id, outcome) of each row in scope; rows as `tests.support.agentos.read_…` gives them."""
     for audit_id, event_type, payload, created_at, source, processed in rows:
         if in_scope(event_type, source, processed):

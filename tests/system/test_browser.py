@@ -115,7 +115,7 @@ def test_on_a_phone(open_page, live_server, audits, scheme):
     done = Runner(Run.objects.get(pk=run.pk)).work()
     page.set_viewport_size({"width": 360, "height": 740})
     address = reverse("run", args=[done.pk])
-    tabs = ("events", "batches", "set_aside", "left", "changes", "plan", "report")
+    tabs = ("events", "batches", "failed", "left", "changes", "plan", "report")
     for path in (
         "/admin/operations/",
         "/admin/operations/run/",

@@ -186,12 +186,12 @@ def check_done(console: Console, ended: tuple[int, dict[str, Any], str], before:
     after = expected(deepcopy(before), console.vendor)
     assert console.dump() == after
     changed = sum(before["task_audits"][key] != after["task_audits"][key] for key in before["task_audits"])
-    assert (result["status"], result["changed"], result["set_aside"]) == ("succeeded", changed, 0)
-    assert result["total"] == result["changed"] + result["unfit"] == 400
+    assert (result["status"], result["changed"], result["failed"]) == ("succeeded", changed, 0)
+    assert result["total"] == result["changed"] + result["invalid"] == 400
     assert console.ask("SELECT COUNT(*) FROM operations_run") == [(1,)]
     assert console.ask("SELECT COUNT(*) FROM operations_lock") == [(0,)]
     code, undone, said = console.undo(result["run"])
-    assert (code, undone["changed"], undone["unfit"]) == (0, changed, 0), said
+    assert (code, undone["changed"], undone["invalid"]) == (0, changed, 0), said
     assert console.dump() == before
     return result
 

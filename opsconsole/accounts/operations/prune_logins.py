@@ -12,18 +12,18 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.accounts.models import Session, Token
-from opsconsole.engine.operation import Act, Changed, Item, Listed, Outcome, Risk, Schedule, Skip
+from opsconsole.engine.operation import Action, Change, NamedItem, NamedItemsMixin, Outcome, Risk, Schedule, Skip
 
 KEEP = timedelta(days=30)  # a lockout lasts minutes; who tried what is of use for some time
 
 
-class PruneLogins(Listed, Act):
+class PruneLogins(NamedItemsMixin, Action):
     title = _("Prune logins")
     description = _(
         "Removes expired sessions, and failed logins, logins and expired tokens that are older than 30 days. "
         "The worker itself removes the results of finished jobs."
     )
-    store = "default"
+    store_alias = "default"
     model = Session
     risk = Risk.CHANGE  # of what the console keeps, never of a store's rows
     schedule = Schedule("25 4 * * *")
@@ -32,17 +32,17 @@ class PruneLogins(Listed, Act):
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {}
 
-    def items(self) -> list[str]:
+    def item_names(self) -> list[str]:
         return ["sessions", "failed logins", "logins", "tokens"]
 
-    def change(self, unit: Item) -> Outcome:
-        return Changed(()) if self._expired(unit).exists() else Skip("none")
+    def process(self, unit: NamedItem) -> Outcome:
+        return Change(()) if self._expired(unit).exists() else Skip("none")
 
-    def act(self, unit: Item) -> Outcome:
+    def perform(self, unit: NamedItem) -> Outcome:
         removed, _by_model = self._expired(unit).delete()
-        return Changed(()) if removed else Skip("none")
+        return Change(()) if removed else Skip("none")
 
-    def _expired(self, unit: Item) -> QuerySet[Any]:
+    def _expired(self, unit: NamedItem) -> QuerySet[Any]:
         old = self.as_of - KEEP
         expired: dict[str, QuerySet[Any]] = {
             "sessions": Session.objects.filter(expire_date__lt=self.as_of),

@@ -14,12 +14,21 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.backups import dump, files, pg_client
 from opsconsole.backups.folders import folder_of, listed_folders
 from opsconsole.backups.params import OnNamedStore, StoreField, choose_from
-from opsconsole.engine.operation import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk, Schedule
+from opsconsole.engine.operation import (
+    LONG_CLUSTER,
+    Action,
+    Change,
+    NamedItem,
+    NamedItemsMixin,
+    Outcome,
+    Risk,
+    Schedule,
+)
 from opsconsole.stores.models import Backup
 from opsconsole.stores.router import DEFAULT
 
 
-class BackupStore(OnNamedStore, Listed, Act):
+class BackupStore(OnNamedStore, NamedItemsMixin, Action):
     title = _("Back up a store")
     description = _(
         "Writes the whole store into one file, consistent while others write: SQLite by its online backup, "
@@ -27,7 +36,7 @@ class BackupStore(OnNamedStore, Listed, Act):
     )
     model = Backup
     risk = Risk.MAKE
-    touches_store = False
+    writes_store = False
     cluster = LONG_CLUSTER
     schedule = Schedule("0 2 * * *")
 
@@ -48,41 +57,41 @@ class BackupStore(OnNamedStore, Listed, Act):
             choose_from(self.fields["to"], listed_folders)
 
     @classmethod
-    def occasions(cls) -> Iterable[Mapping[str, Any]]:
+    def schedule_params(cls) -> Iterable[Mapping[str, Any]]:
         return [{"store": name} for name in (DEFAULT, *settings.STORES)]
 
     def bound(self) -> int:
         """Refuses before anything is written: a store that is not there, a missing folder, key or program."""
-        self.at.require_file()
-        self.at.connection.ensure_connection()
+        self.store.require_file()
+        self.store.connection.ensure_connection()
         folder_of(self.params.get("to") or "")
         files.identity()
-        if self.at.path is None:
+        if self.store.path is None:
             for name in ("pg_dump", "pg_restore"):
-                pg_client.tool(name, self.at)
+                pg_client.tool(name, self.store)
         return 1
 
-    def items(self) -> list[str]:
-        return [self.at.alias]
+    def item_names(self) -> list[str]:
+        return [self.store.alias]
 
-    def act(self, unit: Item) -> Outcome:
+    def perform(self, unit: NamedItem) -> Outcome:
         folder = folder_of(self.params.get("to") or "")
         plain = bool(self.params.get("plain"))
-        dump.write(self.at, folder, plain=plain, at=self.as_of, run_id=self.run_id)
-        return Changed(())
+        dump.write(self.store, folder, plain=plain, at=self.as_of, run_id=self.run_id)
+        return Change(())
 
     @classmethod
-    def made(cls, run_id: int) -> dict[str, Any]:
+    def result_details(cls, run_id: int) -> dict[str, Any]:
         backup = Backup.objects.filter(run=run_id).first()
         return {} if backup is None else {"file": backup.path, "size_bytes": backup.size}
 
-    def advice(self, total: int) -> list[str]:
-        size = filesizeformat(self.at.size())
-        if self.at.path is None:
+    def plan_notes(self, total: int) -> list[str]:
+        size = filesizeformat(self.store.size())
+        if self.store.path is None:
             return [gettext("The database has %(size)s; the file is compressed.") % {"size": size}]
         return [
             gettext("The store has %(size)s: as much room is needed beside the file while it is made.") % {"size": size}
         ]
 
     def action_label(self, count: int) -> str:
-        return gettext("Back up %(store)s") % {"store": self.at.alias}
+        return gettext("Back up %(store)s") % {"store": self.store.alias}

@@ -14,8 +14,8 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.backups import copying
 from opsconsole.backups.models import TableCopy
 from opsconsole.backups.params import OnNamedStore, StoreField
-from opsconsole.engine.operation import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk, Unfit
-from opsconsole.engine.planner import UnableToPlan
+from opsconsole.engine.operation import LONG_CLUSTER, Action, Change, Invalid, NamedItem, NamedItemsMixin, Outcome, Risk
+from opsconsole.engine.planner import PlanRefused
 from opsconsole.env import Environment, database_url, text
 from opsconsole.formatting import figure
 from opsconsole.stores import remedies, schema
@@ -25,7 +25,7 @@ from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import Store, all_stores
 
 
-class CopyStore(OnNamedStore, Listed, Act):
+class CopyStore(OnNamedStore, NamedItemsMixin, Action):
     title = _("Copy a store")
     description = _(
         "Copies the tables of a store that the console knows into an empty database that another variable names, "
@@ -34,7 +34,7 @@ class CopyStore(OnNamedStore, Listed, Act):
     )
     model = TableCopy
     risk = Risk.MAKE
-    touches_store = False
+    writes_store = False
     cluster = LONG_CLUSTER
     reasons = {
         "unknown_table": _("a table that the console does not know stays behind"),
@@ -57,14 +57,14 @@ class CopyStore(OnNamedStore, Listed, Act):
 
     def bound(self) -> int:
         """Refuses a target that holds something already, and one that is the source."""
-        self.at.require_file()
-        if self.at.name == DEFAULT:
-            raise UnableToPlan(gettext("The console itself is not copied: back it up, and restore it elsewhere."))
+        self.store.require_file()
+        if self.store.name == DEFAULT:
+            raise PlanRefused(gettext("The console itself is not copied: back it up, and restore it elsewhere."))
         self._require_tables()
-        if self.target.location == self.at.location:
-            raise UnableToPlan(gettext("%(to)s is the store itself.") % {"to": self.params["to"]})
+        if self.target.location == self.store.location:
+            raise PlanRefused(gettext("%(to)s is the store itself.") % {"to": self.params["to"]})
         if self.target.path is not None and not self.target.path.parent.is_dir():
-            raise UnableToPlan(
+            raise PlanRefused(
                 gettext("%(path)s is no folder: make it first, or name another one.")
                 % {"path": self.target.path.parent}
             )
@@ -73,20 +73,20 @@ class CopyStore(OnNamedStore, Listed, Act):
         except DatabaseError as error:
             raise self.target.unusable(error) from error
         if filled:
-            raise UnableToPlan(
+            raise PlanRefused(
                 gettext("%(location)s holds rows already (%(tables)s): name an empty database.")
                 % {"location": self.target.location, "tables": ", ".join(sorted(filled)[:5])}
             )
-        return len(self.items())
+        return len(self.item_names())
 
     def _require_tables(self) -> None:
         """Refuse a store whose documented tables the role does not see, or whose rows are not its own."""
-        known = {model._meta.db_table for model in self.at.models()}
-        if not known & set(self.at.tables) and (sentence := remedies.closed_schema(self.at)):
-            raise UnableToPlan(sentence)
-        for table, kind in sorted(other_relations(self.at).items()):
+        known = {model._meta.db_table for model in self.store.models()}
+        if not known & set(self.store.tables) and (sentence := remedies.closed_schema(self.store)):
+            raise PlanRefused(sentence)
+        for table, kind in sorted(other_relations(self.store).items()):
             if table in known:
-                raise UnableToPlan(remedies.kind_sentence(table, kind))
+                raise PlanRefused(remedies.kind_sentence(table, kind))
 
     def _filled(self) -> list[str]:
         if not self._target_tables():
@@ -100,46 +100,46 @@ class CopyStore(OnNamedStore, Listed, Act):
             return {}
         return Store(self.target.alias, self.target.name).tables
 
-    def items(self) -> list[str]:
+    def item_names(self) -> list[str]:
         """Its tables, those that others refer to first."""
-        return copying.sources_of(self.at)
+        return copying.sources_of(self.store)
 
-    def change(self, unit: Item) -> Outcome:
+    def process(self, unit: NamedItem) -> Outcome:
         columns = self._target_columns(unit.name)
-        obstacle = copying.obstacle(self.at, unit.name, columns)
+        obstacle = copying.obstacle(self.store, unit.name, columns)
         if obstacle or columns is None:
-            return Unfit(obstacle)
-        left = [name for name in self.at.tables[unit.name] if name not in columns]
+            return Invalid(obstacle)
+        left = [name for name in self.store.tables[unit.name] if name not in columns]
         detail = gettext("The target lacks the columns %(names)s.") % {"names": ", ".join(left)} if left else ""
-        return Changed((), "", detail)
+        return Change((), "", detail)
 
     def _target_columns(self, table: str) -> Collection[str] | None:
         """Those that the target has, or will have once its documented tables are made."""
         tables = self._target_tables()
-        documented = schema.documented(self.at.name, self.target.vendor)
+        documented = schema.documented(self.store.name, self.target.vendor)
         if table == "schema_version" and not set(documented.tables) & set(tables):
             return ("version", "applied_at")
         if set(documented.tables) & set(tables):
             return tables.get(table)
         return documented.columns.get(table)
 
-    def act(self, unit: Item) -> Outcome:
-        if not set(schema.documented(self.at.name, self.target.vendor).tables) & set(self._target_tables()):
+    def perform(self, unit: NamedItem) -> Outcome:
+        if not set(schema.documented(self.store.name, self.target.vendor).tables) & set(self._target_tables()):
             copying.make_tables(self.target)
         fresh = Store(self.target.alias, self.target.name)
         record, _made = TableCopy.objects.get_or_create(run_id=int(self.run_id or 0), table=unit.name)
-        record.obstacle = copying.obstacle(self.at, unit.name, fresh.tables.get(unit.name))
-        with copying.side(self.at) as source:
+        record.obstacle = copying.obstacle(self.store, unit.name, fresh.tables.get(unit.name))
+        with copying.side(self.store) as source:
             record.source_rows = source.count(unit.name)
             if record.obstacle:
                 record.save()
-                return Unfit(record.obstacle)
+                return Invalid(record.obstacle)
             with copying.side(fresh) as target:
-                table = copying.TableCopying(source, target, unit.name)
+                table = copying.TableCopyJob(source, target, unit.name)
                 table.run()
                 record.agrees = table.agrees()
                 record.source_rows, record.target_rows = source.count(unit.name), target.count(unit.name)
-            names = [name for name in self.at.tables[unit.name] if name not in table.columns]
+            names = [name for name in self.store.tables[unit.name] if name not in table.columns]
             record.columns_left = {name: source.count_values(unit.name, name) for name in names}
         record.left_rows = len(table.left) + table.unnamed
         record.left = [
@@ -149,7 +149,7 @@ class CopyStore(OnNamedStore, Listed, Act):
         if table.unnamed:
             record.left.append(["NULL", gettext("the row has no key")])
         record.save()
-        return Changed(())
+        return Change(())
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         records = list(TableCopy.objects.filter(run=self.run_id).order_by("pk"))
@@ -181,14 +181,14 @@ class CopyStore(OnNamedStore, Listed, Act):
         return sentences
 
     @classmethod
-    def made(cls, run_id: int) -> dict[str, Any]:
+    def result_details(cls, run_id: int) -> dict[str, Any]:
         records = list(TableCopy.objects.filter(run=run_id).order_by("pk"))
         return {
             "tables": {
                 record.table: {
                     "source_rows": record.source_rows,
                     "target_rows": record.target_rows,
-                    "set_aside": record.left_rows,
+                    "failed": record.left_rows,
                     "agrees": record.agrees,
                 }
                 for record in records
@@ -202,7 +202,7 @@ class CopyStore(OnNamedStore, Listed, Act):
             },
         }
 
-    def advice(self, total: int) -> list[str]:
+    def plan_notes(self, total: int) -> list[str]:
         return [
             gettext(
                 "The target is %(location)s (%(engine)s). Stop the platform's writers: rows written behind the copy "
@@ -222,21 +222,21 @@ def _rows(count: int) -> str:
 def target_store(store: Store, alias: str) -> Store:
     """The database that `<ALIAS>_DATABASE_URL` names, for this process. Raises UnableToPlan."""
     if alias in {known.alias for known in all_stores()}:
-        raise UnableToPlan(
+        raise PlanRefused(
             gettext("%(alias)s is a store in use: name another alias, such as %(example)s.")
             % {"alias": alias, "example": f"{store.name}_new"}
         )
     variable = f"{alias.upper()}_DATABASE_URL"
     env = Environment()
     if not env.values.get(variable):
-        raise UnableToPlan(gettext("Set %(variable)s to the database to copy into.") % {"variable": variable})
+        raise PlanRefused(gettext("Set %(variable)s to the database to copy into.") % {"variable": variable})
     if alias not in connections.settings:
         try:
             password = env(f"{alias.upper()}_DATABASE_PASSWORD", text, "", secret=True)
             url: dict[str, Any] = env(variable, database_url, {}, secret=True)
             config = database(url, password=password, attached=False, pool=False)
         except ImproperlyConfigured as error:
-            raise UnableToPlan(str(error)) from None
+            raise PlanRefused(str(error)) from None
         connections.settings[alias] = config
         connections.configure_settings(connections.settings)
     return Store(alias, store.name)

@@ -15,7 +15,7 @@ from opsconsole.backups.files import PARTIAL
 from opsconsole.backups.folders import folders
 from opsconsole.backups.restore import RESTORING
 from opsconsole.care import notes
-from opsconsole.engine.operation import Act, Changed, Outcome, Risk, Schedule
+from opsconsole.engine.operation import Action, Change, Outcome, Risk, Schedule
 from opsconsole.formatting import figure
 from opsconsole.stores.models import Backup
 
@@ -24,13 +24,13 @@ KEEP_NEWEST = 7
 LEFT_BEHIND = timedelta(days=2)
 
 
-class PruneBackups(Act):
+class PruneBackups(Action):
     title = _("Prune backups")
     description = _(
         "Removes backups that are older than the given days. The newest ones of each database stay, however old; "
         "a backup whose file is gone already is struck off the list."
     )
-    store = "default"
+    store_alias = "default"
     model = Backup
     reads = ("path",)
     writes = {"stores_backup": ()}
@@ -49,7 +49,7 @@ class PruneBackups(Act):
             help_text=_("keep this many of each database, however old"),
         )
 
-    def scope(self) -> QuerySet[Backup]:
+    def queryset(self) -> QuerySet[Backup]:
         old = self.as_of - timedelta(days=self.params.get("days") or KEEP_DAYS)
         newer = (
             Backup.objects.filter(Q(at__gt=OuterRef("at")) | Q(at=OuterRef("at"), pk__gt=OuterRef("pk")))
@@ -59,17 +59,17 @@ class PruneBackups(Act):
             .annotate(count=Count("pk"))
             .values("count")
         )
-        counted = self.domain().filter(at__lt=old).alias(newer=Subquery(newer))
+        counted = self.population().filter(at__lt=old).alias(newer=Subquery(newer))
         kept: QuerySet[Backup] = counted.filter(newer__gte=self.params.get("newest") or KEEP_NEWEST)
         return kept
 
-    def act(self, unit: Any) -> Outcome:
+    def perform(self, unit: Any) -> Outcome:
         for file in (Path(unit.path), notes.beside(Path(unit.path))):
             file.unlink(missing_ok=True)
         Backup.objects.filter(pk=unit.pk).delete()
-        return Changed(())
+        return Change(())
 
-    def finished(self, run_id: int) -> None:
+    def on_finish(self, run_id: int) -> None:
         """What a process left behind that was killed in the middle and never came back."""
         limit = (self.as_of - LEFT_BEHIND).timestamp()
         for file in (file for folder in filter(Path.is_dir, folders()) for file in folder.iterdir()):

@@ -15,14 +15,14 @@ from opsconsole.backups import dump, files, pg_client, restore
 from opsconsole.backups.folders import below, folder_of, listed_files
 from opsconsole.backups.params import OnNamedStore, StoreField, choose_from
 from opsconsole.care import notes
-from opsconsole.engine.operation import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk
-from opsconsole.engine.planner import UnableToPlan
+from opsconsole.engine.operation import LONG_CLUSTER, Action, Change, NamedItem, NamedItemsMixin, Outcome, Risk
+from opsconsole.engine.planner import PlanRefused
 from opsconsole.stores.models import Backup
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import Store
 
 
-class RestoreStore(OnNamedStore, Listed, Act):
+class RestoreStore(OnNamedStore, NamedItemsMixin, Action):
     title = _("Restore a store")
     description = _(
         "Puts a backup back: the whole store becomes what the file holds, after a backup of its state before; "
@@ -30,7 +30,7 @@ class RestoreStore(OnNamedStore, Listed, Act):
     )
     model = Backup
     risk = Risk.DELETE
-    backs_up = True
+    creates_backup = True
     cluster = LONG_CLUSTER
 
     class Params(forms.Form):
@@ -54,26 +54,26 @@ class RestoreStore(OnNamedStore, Listed, Act):
 
     def bound(self) -> int:
         """Refuses before anything is written."""
-        if not self.at.managed:
-            raise UnableToPlan(
+        if not self.store.managed:
+            raise PlanRefused(
                 gettext("%(location)s is attached, somebody else's: restore it by its own means.")
-                % {"location": self.at.location}
+                % {"location": self.store.location}
             )
         if self.beside:
-            restore.beside(self.at, self.beside)
-        elif self.at.name == DEFAULT:
-            raise UnableToPlan(
+            restore.beside(self.store, self.beside)
+        elif self.store.name == DEFAULT:
+            raise PlanRefused(
                 gettext(
                     "The console can't be restored while it runs: restore it beside (--as), stop it, exchange the two."
                 )
             )
         files.identity()
-        if self.at.path is None:
+        if self.store.path is None:
             for name in ("pg_dump", "pg_restore"):
-                pg_client.tool(name, self.at)
+                pg_client.tool(name, self.store)
         listed = self._listed()
         if listed is None or not listed.is_there:  # else it is read when it is restored: that may take long
-            restore.examine(self.at, self.file)
+            restore.examine(self.store, self.file)
         return 1
 
     @property
@@ -83,51 +83,51 @@ class RestoreStore(OnNamedStore, Listed, Act):
 
     def _listed(self) -> Backup | None:
         """The file as one of the console's own for this store."""
-        listed = Backup.objects.filter(path=str(self.file), store=self.at.name, engine=self.at.vendor)
+        listed = Backup.objects.filter(path=str(self.file), store=self.store.name, engine=self.store.vendor)
         return listed.exclude(format="sql").first()
 
-    def items(self) -> list[str]:
-        return [self.beside or self.at.alias]
+    def item_names(self) -> list[str]:
+        return [self.beside or self.store.alias]
 
-    def act(self, unit: Item) -> Outcome:
-        restore.examine(self.at, self.file)
+    def perform(self, unit: NamedItem) -> Outcome:
+        restore.examine(self.store, self.file)
         listed = self._listed()
         known = {listed.digest if listed is not None else None, notes.digest_beside(self.file)} - {None}
         if known and known != {files.file_digest(self.file)}:
-            raise restore.Unrestorable(gettext("The file is no longer as it was written: take another backup."))
+            raise restore.RestoreRefused(gettext("The file is no longer as it was written: take another backup."))
         if self.beside:
-            restore.restore_beside(self.at, self.file, self.beside)
-            return Changed(())
+            restore.restore_beside(self.store, self.file, self.beside)
+            return Change(())
         # A second attempt must not put the restored state in the place of the state before.
         if not any(backup.is_there for backup in Backup.objects.filter(run=self.run_id)):
             self._back_up()
-        restore.restore(self.at, self.file)
-        return Changed(())
+        restore.restore(self.store, self.file)
+        return Change(())
 
     def _back_up(self) -> None:
         """The state before. Of a damaged SQLite store, whose backup would stand no check, its files as they are."""
         try:
-            dump.write(self.at, folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
+            dump.write(self.store, folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
         except (dump.BackupFailed, sqlite3.DatabaseError):
-            if self.at.path is None:
+            if self.store.path is None:
                 raise
-            restore.keep_files(self.at.path, f"{self.at.alias}-{self.as_of:%Y%m%dT%H%M%SZ}-{self.run_id}-damaged")
+            restore.keep_files(self.store.path, f"{self.store.alias}-{self.as_of:%Y%m%dT%H%M%SZ}-{self.run_id}-damaged")
 
     @classmethod
-    def made(cls, run_id: int) -> dict[str, Any]:
+    def result_details(cls, run_id: int) -> dict[str, Any]:
         before = Backup.objects.filter(run=run_id).first()
         return {} if before is None else {"state_before": before.path}
 
-    def advice(self, total: int) -> list[str]:
+    def plan_notes(self, total: int) -> list[str]:
         if self.beside:
             return []
         return [
             gettext("Everything written to %(store)s since that backup goes; its state now is backed up first.")
-            % {"store": self.at.alias},
+            % {"store": self.store.alias},
             gettext("After an older backup run `python manage.py setup`: it brings the tables up to date."),
         ]
 
     def action_label(self, count: int) -> str:
         if self.beside:
             return gettext("Restore as %(name)s") % {"name": self.beside}
-        return gettext("Restore %(store)s") % {"store": self.at.alias}
+        return gettext("Restore %(store)s") % {"store": self.store.alias}

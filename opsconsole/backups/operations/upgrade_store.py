@@ -15,8 +15,8 @@ from opsconsole.backups import dump, pg_client
 from opsconsole.backups.folders import folder_of
 from opsconsole.backups.params import OnNamedStore, StoreParams
 from opsconsole.engine import registry
-from opsconsole.engine.operation import LONG_CLUSTER, Act, Changed, Item, Listed, Outcome, Risk, Skip
-from opsconsole.engine.planner import UnableToPlan
+from opsconsole.engine.operation import LONG_CLUSTER, Action, Change, NamedItem, NamedItemsMixin, Outcome, Risk, Skip
+from opsconsole.engine.planner import PlanRefused
 from opsconsole.engine.requirements import needed_columns
 from opsconsole.formatting import figure
 from opsconsole.stores import schema
@@ -25,7 +25,7 @@ from opsconsole.stores.models import Backup
 from opsconsole.stores.store import Store
 
 
-class UpgradeStore(OnNamedStore, Listed, Act):
+class UpgradeStore(OnNamedStore, NamedItemsMixin, Action):
     title = _("Upgrade a store's schema")
     description = _(
         "Adds the documented columns and indexes that the store lacks, after a backup; to an attached store only "
@@ -34,7 +34,7 @@ class UpgradeStore(OnNamedStore, Listed, Act):
     )
     model = Backup
     risk = Risk.CHANGE
-    backs_up = True
+    creates_backup = True
     cluster = LONG_CLUSTER
     reasons = {
         "complete": _("it has all documented columns and indexes"),
@@ -55,42 +55,44 @@ class UpgradeStore(OnNamedStore, Listed, Act):
 
     def bound(self) -> int:
         """Refuse a store of another platform, and one to which nothing of what is asked can be added."""
-        system = system_of(self.at.tables)
-        if system not in {None, self.at.name}:
-            raise UnableToPlan(
+        system = system_of(self.store.tables)
+        if system not in {None, self.store.name}:
+            raise PlanRefused(
                 gettext("%(location)s holds the tables of %(system)s, not of %(store)s.")
-                % {"location": self.at.location, "system": system, "store": self.at.name}
+                % {"location": self.store.location, "system": system, "store": self.store.name}
             )
         name = self.params.get("needed_by", "")
-        if name and not needed_columns(self.at, name):
-            raise UnableToPlan(
+        if name and not needed_columns(self.store, name):
+            raise PlanRefused(
                 gettext("No operation of %(store)s is called %(name)s. There are: %(names)s.")
                 % {
-                    "store": self.at.name,
+                    "store": self.store.name,
                     "name": name,
                     "names": ", ".join(
                         other
                         for other, cls in registry.operations().items()
-                        if getattr(cls, "store", None) == self.at.name
+                        if getattr(cls, "store_alias", None) == self.store.name
                     ),
                 }
             )
         missing = self._missing()
         in_the_way = [one.statement for one in missing if one.kind in {"shape", "migration"}]
         if in_the_way and (name or not any(one.kind in schema.ADDED for one in missing)):
-            raise UnableToPlan(
-                " ".join([gettext("Nothing is added to %(location)s.") % {"location": self.at.location}, *in_the_way])
+            raise PlanRefused(
+                " ".join(
+                    [gettext("Nothing is added to %(location)s.") % {"location": self.store.location}, *in_the_way]
+                )
             )
-        if self.at.vendor == "postgresql" and self._to_add():
-            pg_client.environment(self.at)  # refuses a pooler: neither the backup nor the indexes can go through it
-        return len(self.items())
+        if self.store.vendor == "postgresql" and self._to_add():
+            pg_client.environment(self.store)  # refuses a pooler: neither the backup nor the indexes can go through it
+        return len(self.item_names())
 
-    def items(self) -> list[str]:
-        return [self.at.alias]
+    def item_names(self) -> list[str]:
+        return [self.store.alias]
 
     def _missing(self) -> list[schema.Missing]:
         """As the store is now: what was read of it before is forgotten."""
-        fresh, name = Store(self.at.alias, self.at.name), self.params.get("needed_by", "")
+        fresh, name = Store(self.store.alias, self.store.name), self.params.get("needed_by", "")
         needed = None if fresh.managed and not name else needed_columns(fresh, name)
         found = schema.missing(fresh, needed)
         if name and needed is not None:
@@ -100,37 +102,37 @@ class UpgradeStore(OnNamedStore, Listed, Act):
     def _to_add(self) -> list[schema.Missing]:
         return [one for one in self._missing() if one.kind in schema.ADDED]
 
-    def change(self, unit: Item) -> Outcome:
+    def process(self, unit: NamedItem) -> Outcome:
         statements = [f"{one.statement};" for one in self._to_add()]
-        return Changed((), "", "\n".join(statements)) if statements else self._skip()
+        return Change((), "", "\n".join(statements)) if statements else self._skip()
 
     def _skip(self) -> Skip:
-        return Skip("nothing_to_add" if schema.missing(Store(self.at.alias, self.at.name)) else "complete")
+        return Skip("nothing_to_add" if schema.missing(Store(self.store.alias, self.store.name)) else "complete")
 
-    def act(self, unit: Item) -> Outcome:
+    def perform(self, unit: NamedItem) -> Outcome:
         missing = self._to_add()
         if not missing:
             return self._skip()
         if not any(backup.is_there for backup in Backup.objects.filter(run=self.run_id)):
-            dump.write(self.at, folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
+            dump.write(self.store, folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
         columns = [one for one in missing if one.kind == "column"]
         indexes = [one for one in missing if one.kind != "column"]
-        with transaction.atomic(using=self.at.alias):
+        with transaction.atomic(using=self.store.alias):
             self._execute(columns)
-            if self.at.vendor == "sqlite":
+            if self.store.vendor == "sqlite":
                 self._execute(indexes)
-        if self.at.vendor == "postgresql":
+        if self.store.vendor == "postgresql":
             self._make_concurrently(indexes)
-        return Changed(())
+        return Change(())
 
     def _execute(self, additions: Iterable[schema.Missing]) -> None:
-        with self.at.connection.cursor() as cursor:
+        with self.store.connection.cursor() as cursor:
             for one in additions:
                 cursor.execute(one.statement)
 
     def _make_concurrently(self, indexes: Iterable[schema.Missing]) -> None:
         """Let the platform write meanwhile."""
-        with self.at.connection.cursor() as cursor:
+        with self.store.connection.cursor() as cursor:
             for one in indexes:
                 cursor.execute(re.sub(r"^(CREATE (?:UNIQUE )?INDEX) ", r"\1 CONCURRENTLY ", one.statement))
 
@@ -139,11 +141,11 @@ class UpgradeStore(OnNamedStore, Listed, Act):
         return [gettext("Still missing: %(names)s.") % {"names": ", ".join(lacking)}] if lacking else []
 
     @classmethod
-    def made(cls, run_id: int) -> dict[str, Any]:
+    def result_details(cls, run_id: int) -> dict[str, Any]:
         before = Backup.objects.filter(run=run_id).first()
         return {} if before is None else {"state_before": before.path}
 
-    def advice(self, total: int) -> list[str]:
+    def plan_notes(self, total: int) -> list[str]:
         missing = self._missing()
         sentences = [one.statement for one in missing if one.kind in {"shape", "migration"}]
         if tables := [one.name for one in missing if one.kind == "table"]:
@@ -155,7 +157,7 @@ class UpgradeStore(OnNamedStore, Listed, Act):
 
     def _behind(self, missing: Iterable[schema.Missing]) -> Iterator[str]:
         """Say which of the platform's own migrations brought the columns that are added."""
-        models = {model._meta.db_table: model for model in self.at.models()}
+        models = {model._meta.db_table: model for model in self.store.models()}
         found: dict[Any, list[str]] = {}
         for one in missing:
             for column in one.columns if one.kind == "column" else ():
@@ -164,7 +166,7 @@ class UpgradeStore(OnNamedStore, Listed, Act):
         found.pop(None, None)
         for migration, names in found.items():
             yield gettext("%(platform)s itself brings %(columns)s with its migration %(migration)s.") % {
-                "platform": self.at.title,
+                "platform": self.store.title,
                 "columns": ", ".join(names),
                 "migration": f"v{migration}" if isinstance(migration, int) else migration,
             }

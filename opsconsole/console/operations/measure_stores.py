@@ -10,47 +10,47 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.console.dashboard import Front
+from opsconsole.console.dashboard import Dashboard
 from opsconsole.engine import notifications
-from opsconsole.engine.operation import Act, Item, Listed, Outcome, Risk, Schedule, Skip
+from opsconsole.engine.operation import Action, NamedItem, NamedItemsMixin, Outcome, Risk, Schedule, Skip
 from opsconsole.monitoring import measurements
 from opsconsole.monitoring.models import Measurement
 from opsconsole.stores.router import DEFAULT
-from opsconsole.stores.store import Store, StoreUnusable
+from opsconsole.stores.store import Store, StoreUnavailable
 
 
-class MeasureStores(Listed, Act):
+class MeasureStores(NamedItemsMixin, Action):
     title = _("Measure the stores")
     description = _(
         "Takes the figures of the front page: sizes, what the schemas lack, and how many rows wait for each repair. "
         "Reads only; a store that is down keeps its old figures."
     )
-    store = DEFAULT
+    store_alias = DEFAULT
     model = Measurement
     risk = Risk.READ
-    touches_store = False
+    writes_store = False
     schedule = Schedule("*/15 * * * *")
     reasons = {"measured": _("measured"), "down": _("could not be asked")}
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {}
 
-    def items(self) -> list[str]:
+    def item_names(self) -> list[str]:
         return [DEFAULT, *settings.STORES]
 
-    def change(self, unit: Item) -> Outcome:
+    def process(self, unit: NamedItem) -> Outcome:
         return Skip("measured")
 
-    def act(self, unit: Item) -> Outcome:
+    def perform(self, unit: NamedItem) -> Outcome:
         try:
             measurements.measure(Store(unit.name, unit.name))
-        except StoreUnusable:  # its card says so already, and no run can mend it
+        except StoreUnavailable:  # its card says so already, and no run can mend it
             return Skip("down")
         return Skip("measured")
 
-    def finished(self, run_id: int) -> None:
+    def on_finish(self, run_id: int) -> None:
         """Whoever is on the alert list hears of overdue backups and crowded servers, once a day."""
-        for line in Front().alarming():
+        for line in Dashboard().alerts_due():
             key = f"{timezone.localdate():%Y-%m-%d} {line.store.alias} {line.code}"
             notifications.tell(key, f"{line.store.title}: {line.kind}", f"{line.store.location}\n{line.moved}".strip())
 

@@ -16,7 +16,7 @@ for show in (
     formatting.figure,
     formatting.moment,
     formatting.duration,
-    formatting.copyable,
+    formatting.copy_button,
     formatting.pretty_json,
 ):
     register.filter(show.__name__, show)

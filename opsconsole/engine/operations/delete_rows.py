@@ -11,8 +11,8 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
-from opsconsole.engine.planner import UnableToPlan
+from opsconsole.engine.operation import Change, Invalid, Operation, Outcome, Risk, RowChange, Skip
+from opsconsole.engine.planner import PlanRefused
 from opsconsole.formatting import figure
 from opsconsole.stores import rows
 from opsconsole.stores.cascade import cascade, delete_order, references
@@ -38,12 +38,12 @@ class DeleteRows(Operation):
         "Every row is kept before it goes. A row that others refer to stays."
     )
     risk = Risk.DELETE
-    takes_chosen = True
+    allow_out_of_scope = True
     reasons = {
         "referenced": _("other rows refer to it: delete those first"),
         "along": _("goes with another chosen row"),
     }
-    figure_labels = {"in_scope": _("chosen rows")}
+    statistic_labels = {"in_scope": _("chosen rows")}
 
     class Params(forms.Form):
         store = forms.CharField(label=_("store"), help_text=_("a managed store"))
@@ -54,12 +54,12 @@ class DeleteRows(Operation):
         table = self.params["table"]
         known = {model._meta.db_table: model for model in store.models()}
         if store.name == "default" or not store.managed:
-            raise UnableToPlan(
+            raise PlanRefused(
                 gettext("%(store)s is not a managed store. Its rows are changed by its own operations only.")
                 % {"store": store.alias}
             )
         if table not in known:
-            raise UnableToPlan(
+            raise PlanRefused(
                 gettext("%(store)s has no table %(table)s that the console knows. There are: %(tables)s.")
                 % {"store": store.alias, "table": table, "tables": ", ".join(sorted(known))}
             )
@@ -68,34 +68,34 @@ class DeleteRows(Operation):
         self.writes = dict.fromkeys(delete_order(table, self._referring), ())
 
     @classmethod
-    def locate(cls, params: Mapping[str, Any]) -> Store:
+    def resolve_store(cls, params: Mapping[str, Any]) -> Store:
         name = params["store"]
         if name not in {store.alias for store in all_stores()}:
-            raise UnableToPlan(gettext("No store is called %(name)s.") % {"name": name})
+            raise PlanRefused(gettext("No store is called %(name)s.") % {"name": name})
         return Store(name, name)
 
     # --- which rows -----------------------------------------------------------------------------------------
 
-    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+    def select(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         if len(keys) > MAX_ROWS:
             self._refuse()
-        return super().choose(units, keys)
+        return super().select(units, keys)
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         found = super().fetch(units, after=after, bound=bound, limit=limit)
         chosen = self.up_to(units, bound).order_by("pk").values_list("pk", flat=True)
         return self._doomed([unit.pk for unit in found], map(rows.plain_key, chosen)) if found else []
 
-    def measure(self, narrow: Any) -> dict[str, Any]:
-        count = narrow(self.scope()).count()
+    def statistics(self, narrow: Any) -> dict[str, Any]:
+        count = narrow(self.queryset()).count()
         if not self.selected:
-            raise UnableToPlan(gettext("No rows are chosen. Choose them in the list, or name them by --keys."))
+            raise PlanRefused(gettext("No rows are chosen. Choose them in the list, or name them by --keys."))
         if count > MAX_ROWS:
             self._refuse()
         return {"in_scope": count}
 
     def _refuse(self) -> None:
-        raise UnableToPlan(
+        raise PlanRefused(
             gettext("At most %(count)s rows are deleted by hand. Choose fewer.") % {"count": figure(MAX_ROWS)}
         )
 
@@ -104,7 +104,7 @@ class DeleteRows(Operation):
     def _doomed(self, keys: Sequence[Key], chosen: Iterable[Key]) -> list[Doomed]:
         """Return the rows with all that goes with each; a row that goes with several is the first one's."""
         table = self.model._meta.db_table
-        found = cascade(self.at, table, chosen, self._referring)
+        found = cascade(self.store, table, chosen, self._referring)
         going: dict[Key, list[tuple[str, Key, Mapping[str, Any]]]] = {key: [] for key in keys}
         mine = [row for row, owner in found.owners.items() if owner in going]
         values = self._values(mine)
@@ -122,27 +122,27 @@ class DeleteRows(Operation):
             by_table.setdefault(table, []).append(key)
         found: dict[RowKey, Mapping[str, Any]] = {}
         for table, keys in by_table.items():
-            columns = self.at.tables[table].stored
-            read: Mapping[Key, Values] = rows.read(self.at, table, columns, keys)
+            columns = self.store.tables[table].stored
+            read: Mapping[Key, Values] = rows.read(self.store, table, columns, keys)
             found |= {(table, key): dict(zip(columns, row, strict=True)) for key, row in read.items()}
         return found
 
-    def change(self, unit: Doomed) -> Outcome:
+    def process(self, unit: Doomed) -> Outcome:
         if unit.kept:
-            return Unfit("referenced")
+            return Invalid("referenced")
         if unit.along:
             return Skip("along")
         if not unit.rows:
             return Skip("gone")
-        return Changed([RowChange(table, key, old, None) for table, key, old in unit.rows])
+        return Change([RowChange(table, key, old, None) for table, key, old in unit.rows])
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {self.model: (str(self.model._meta.pk.column),)}
 
-    def facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+    def checklist_facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
         """What goes along, and what keeps rows: counted by the store's own foreign keys."""
         keys = list(units.values_list("pk", flat=True)[:MAX_ROWS])
-        found = cascade(self.at, self.model._meta.db_table, map(rows.plain_key, keys), self._referring)
+        found = cascade(self.store, self.model._meta.db_table, map(rows.plain_key, keys), self._referring)
         return {"dependencies": [*_going(found.along), *_staying(found.staying)]}
 
     def action_label(self, count: int) -> str:

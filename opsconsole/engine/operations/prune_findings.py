@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from opsconsole.engine.models import Finding
-from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Schedule
+from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Schedule
 from opsconsole.formatting import figure
 
 KEEP_DAYS = 180
@@ -20,7 +20,7 @@ KEEP_DAYS = 180
 class PruneFindings(Operation):
     title = _("Prune resolved findings")
     description = _("Forgets findings that were resolved longer ago than the given days. Open findings stay.")
-    store = "default"
+    store_alias = "default"
     model = Finding
     reads = ("resolved_at",)
     writes = {"operations_finding": ()}
@@ -37,12 +37,12 @@ class PruneFindings(Operation):
             help_text=_("keep this many days"),
         )
 
-    def scope(self) -> QuerySet[Finding]:
+    def queryset(self) -> QuerySet[Finding]:
         before = self.as_of - timedelta(days=self.params.get("days") or KEEP_DAYS)
-        return self.domain().filter(resolved_at__lt=before)
+        return self.population().filter(resolved_at__lt=before)
 
-    def change(self, unit: Any) -> Outcome:
-        return Changed((RowChange("operations_finding", unit.pk, {}, None),))
+    def process(self, unit: Any) -> Outcome:
+        return Change((RowChange("operations_finding", unit.pk, {}, None),))
 
     def action_label(self, count: int) -> str:
         return ngettext("Forget %(count)s finding", "Forget %(count)s findings", count) % {"count": figure(count)}

@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from opsconsole.engine.models import ENDED, Batch, GivenRows, Run, Status
-from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Schedule
+from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Schedule
 from opsconsole.formatting import figure
 
 KEEP_DAYS = 90
@@ -25,7 +25,7 @@ class PruneRuns(Operation):
         "These runs can't be undone any more; their figures and events stay. "
         "Only superusers may prune runs younger than UNDO_MIN_DAYS."
     )
-    store = "default"
+    store_alias = "default"
     model = Batch
     writes = {"operations_batch": ("image",)}
     risk = Risk.CHANGE  # of what the console keeps, never of a store's rows
@@ -42,8 +42,8 @@ class PruneRuns(Operation):
             help_text=_("keep this many days"),
         )
 
-    def scope(self) -> QuerySet[Batch]:
-        return self.domain().filter(
+    def queryset(self) -> QuerySet[Batch]:
+        return self.population().filter(
             image__isnull=False, run__status__in=list(ENDED), run__finished_at__lt=self._kept_since
         )
 
@@ -51,7 +51,7 @@ class PruneRuns(Operation):
     def _kept_since(self) -> datetime:
         return self.as_of - timedelta(days=self._days)
 
-    def finished(self, run_id: int) -> None:
+    def on_finish(self, run_id: int) -> None:
         """Forget the rows that were given to runs which need them no more, and those of old plans."""
         needed = Run.objects.filter(params__has_key="rows").exclude(
             Q(status__in=list(ENDED), finished_at__lt=self._kept_since)
@@ -68,8 +68,8 @@ class PruneRuns(Operation):
     def superusers_only(self) -> bool:
         return self._days < settings.UNDO_MIN_DAYS
 
-    def advice(self, total: int) -> list[str]:
-        recent = self.scope().filter(run__finished_at__gte=self.as_of - timedelta(days=settings.UNDO_MIN_DAYS))
+    def plan_notes(self, total: int) -> list[str]:
+        recent = self.queryset().filter(run__finished_at__gte=self.as_of - timedelta(days=settings.UNDO_MIN_DAYS))
         count = recent.values("run").distinct().count()
         if not count:
             return []
@@ -84,8 +84,8 @@ class PruneRuns(Operation):
     def _days(self) -> int:
         return self.params.get("days") or max(KEEP_DAYS, settings.UNDO_MIN_DAYS)
 
-    def change(self, unit: Any) -> Outcome:
-        return Changed((RowChange("operations_batch", unit.pk, {"image": unit.image}, {"image": None}),))
+    def process(self, unit: Any) -> Outcome:
+        return Change((RowChange("operations_batch", unit.pk, {"image": unit.image}, {"image": None}),))
 
     def action_label(self, count: int) -> str:
         return ngettext("Forget %(count)s image", "Forget %(count)s images", count) % {"count": figure(count)}

@@ -14,9 +14,9 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine import registry
-from opsconsole.engine.lifecycle import UnableToRun, run_called, store_of
+from opsconsole.engine.lifecycle import RunRefused, get_run, store_of
 from opsconsole.engine.models import Batch, Run
-from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Skip, Unfit
+from opsconsole.engine.operation import Change, Invalid, Operation, Outcome, Risk, RowChange, Skip
 from opsconsole.formatting import figure
 from opsconsole.stores import rows
 from opsconsole.stores.catalog import ForeignKey
@@ -65,7 +65,7 @@ class UndoRun(Operation):
     )
     model = Batch
     risk = Risk.CHANGE
-    about_runs = True
+    targets_run = True
     rejudges = False  # rows that the run wrote stay in its scope
     reasons = {
         "as_before": _("already as before the run"),
@@ -73,7 +73,7 @@ class UndoRun(Operation):
         "parent": _("conflict: a row that it refers to was deleted by the run and has not come back"),
         "rowid_taken": _("conflict: another row has its rowid, which a full-text index refers to"),
     }
-    figure_labels = {
+    statistic_labels = {
         "in_scope": _("rows that the run wrote"),
         "as_written": _("still as the run wrote them, and can be undone"),
     }
@@ -83,15 +83,15 @@ class UndoRun(Operation):
 
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         super().__init__(store, params)
-        self.run = run_called(self.params["run"])
+        self.run = get_run(self.params["run"])
         cls = registry.operations().get(self.run.operation)
         if cls is not None and not cls.undoable:
-            raise UnableToRun(
+            raise RunRefused(
                 gettext("Run %(run)d can't be undone: %(title)s keeps no before-images.")
                 % {"run": self.run.pk, "title": cls.title}
             )
         if not self.run.undoable:
-            raise UnableToRun(
+            raise RunRefused(
                 gettext("Run %(run)d left nothing to undo: it changed no row, or its before-images were pruned.")
                 % {"run": self.run.pk}
             )
@@ -103,13 +103,13 @@ class UndoRun(Operation):
         self._restored_up_to = 0
 
     @classmethod
-    def locate(cls, params: Mapping[str, Any]) -> Store:
-        return store_of(run_called(params["run"]))
+    def resolve_store(cls, params: Mapping[str, Any]) -> Store:
+        return store_of(get_run(params["run"]))
 
-    def domain(self) -> QuerySet[Batch]:
+    def population(self) -> QuerySet[Batch]:
         return self.run.batches.filter(rows__gt=0, image__isnull=False)
 
-    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+    def select(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         self._chosen = frozenset(keys)
         return units
 
@@ -117,7 +117,7 @@ class UndoRun(Operation):
         return {}  # the columns are those that the run wrote: its store had them
 
     def bound(self) -> Key | None:
-        ends = self.domain().aggregate(first=Min("number"), last=Max("number"))
+        ends = self.population().aggregate(first=Min("number"), last=Max("number"))
         if ends["last"] is None:
             return None
         return self._key(ends["first"], (1 << INDEX_BITS) - 1)
@@ -164,7 +164,7 @@ class UndoRun(Operation):
         groups: dict[tuple[str, tuple[str, ...]], list[Key]] = {}
         for row in written.values():
             groups.setdefault((row.table, row.columns), []).append(row.key)
-        now = {group: rows.read(self.at, *group, keys) for group, keys in groups.items()}
+        now = {group: rows.read(self.store, *group, keys) for group, keys in groups.items()}
         return [
             ChangedRow(
                 pk, row.table, row.key, row.columns, row.before, row.written, now[row.table, row.columns].get(row.key)
@@ -181,10 +181,10 @@ class UndoRun(Operation):
     def _references(self) -> Mapping[str, Sequence[tuple[ForeignKey, str]]]:
         """Table → its foreign keys to tables that the run wrote to."""
         found: dict[str, list[tuple[ForeignKey, str]]] = {}
-        for reference in self.at.foreign_keys:
-            child = rows.known_table(self.at, reference)
-            for parent in self.writes.keys() & self.at.tables.keys():
-                if child is not None and self.at.is_parent(reference, parent):
+        for reference in self.store.foreign_keys:
+            child = rows.known_table(self.store, reference)
+            for parent in self.writes.keys() & self.store.tables.keys():
+                if child is not None and self.store.is_parent(reference, parent):
                     found.setdefault(child, []).append((reference, parent))
         return found
 
@@ -234,13 +234,13 @@ class UndoRun(Operation):
         """The rows deleted in the same batch: nearly every parent is there."""
         number = self.run.batches_done - (pk >> INDEX_BITS)
         if self._indexed[0] != number:
-            self._indexed = number, self._index(self.domain().filter(number=number))
+            self._indexed = number, self._index(self.population().filter(number=number))
         return self._indexed[1]
 
     @cached_property
     def _deleted(self) -> Index:
         """All rows that the run deleted."""
-        return self._index(self.domain())
+        return self._index(self.population())
 
     def _index(self, batches: QuerySet[Batch]) -> Index:
         """Table and referred columns → values → the rows deleted that had these."""
@@ -260,7 +260,7 @@ class UndoRun(Operation):
     def _image(self, pk: int) -> Written:
         number = self.run.batches_done - (pk >> INDEX_BITS)
         if number not in self._unpacked:
-            self._rows(self.domain().get(number=number))
+            self._rows(self.population().get(number=number))
         return self._unpacked[number][pk & ((1 << INDEX_BITS) - 1)]
 
     def _rows_restored(self) -> set[RowKey]:
@@ -275,7 +275,7 @@ class UndoRun(Operation):
 
     def _with_rowids(self, units: list[ChangedRow]) -> list[ChangedRow]:
         """Give the rows whose rowid another row has by now one that no row has and no row of the run had."""
-        if self.at.vendor != "sqlite":
+        if self.store.vendor != "sqlite":
             return units
         gone: dict[str, list[ChangedRow]] = {}
         for unit in units:
@@ -283,9 +283,9 @@ class UndoRun(Operation):
                 gone.setdefault(unit.table, []).append(unit)
         moved: dict[int, ChangedRow] = {}
         for table, rows_gone in gone.items():
-            taken = rows.known_rowids(self.at, table, [unit.before[0] for unit in rows_gone if unit.before])
-            homeless = bool(taken) and self.at.is_indexed_by_rowid(table)
-            free = max(rows.highest_rowid(self.at, table), self._highest_rowids[table]) if taken else 0
+            taken = rows.known_rowids(self.store, table, [unit.before[0] for unit in rows_gone if unit.before])
+            homeless = bool(taken) and self.store.is_indexed_by_rowid(table)
+            free = max(rows.highest_rowid(self.store, table), self._highest_rowids[table]) if taken else 0
             for unit in rows_gone:
                 if unit.before is not None and unit.before[0] in taken:
                     free += 1
@@ -294,14 +294,14 @@ class UndoRun(Operation):
 
     def _rowid(self, unit: ChangedRow | Write) -> str:
         """The rowid that the image of a deleted row of SQLite begins with; empty where it has none."""
-        table = self.at.tables.get(unit.table)
+        table = self.store.tables.get(unit.table)
         return table.rowid if table is not None and unit.columns[0] == table.rowid else ""
 
     @cached_property
     def _highest_rowids(self) -> Mapping[str, int]:
         """Table → the highest rowid of the rows that the run deleted."""
         found: dict[str, int] = {}
-        for batch in self.domain().iterator(chunk_size=1):
+        for batch in self.population().iterator(chunk_size=1):
             for write in batch.writes:
                 if write.kind == "delete" and self._rowid(write):
                     rowids = [row[1][0] for row in write.rows if row[1] is not None]
@@ -315,20 +315,20 @@ class UndoRun(Operation):
         if unit.now is None or unit.before is None:
             return unit.now == unit.before
         start = 1 if self._rowid(unit) else 0
-        return unit.now[start:] == (self.at.raw(unit.before) or ())[start:]
+        return unit.now[start:] == (self.store.raw(unit.before) or ())[start:]
 
-    def change(self, unit: ChangedRow) -> Outcome:
+    def process(self, unit: ChangedRow) -> Outcome:
         if self._is_as_before(unit):
             return Skip("as_before")
-        if unit.now != self.at.raw(unit.written):
-            return Unfit("conflict")
+        if unit.now != self.store.raw(unit.written):
+            return Invalid("conflict")
         if unit.adrift:
-            return Unfit("parent")
+            return Invalid("parent")
         if unit.homeless:
-            return Unfit("rowid_taken")
+            return Invalid("rowid_taken")
         old = None if unit.written is None else dict(zip(unit.columns, unit.written, strict=True))
         new = None if unit.before is None else dict(zip(unit.columns, unit.before, strict=True))
-        return Changed((RowChange(unit.table, unit.key, old, new),))
+        return Change((RowChange(unit.table, unit.key, old, new),))
 
     def effective_risk(self) -> Risk:
         """Return what the undo would do: rows that the run inserted are deleted."""
@@ -341,13 +341,13 @@ class UndoRun(Operation):
         if not any(map(self.inserts, filter(self.writes.get, self.writes))):
             return False
         # Which rows of a table whose keys it writes a run has inserted, its images alone tell.
-        batches = self.domain().order_by("-number").iterator(chunk_size=1)
+        batches = self.population().order_by("-number").iterator(chunk_size=1)
         return any(write.kind == "insert" for batch in batches for write in batch.writes)
 
     @cached_property
     def _only_deletes(self) -> bool:
         """Whether the run changed nothing in the tables whose rows it inserted."""
-        batches = self.domain().iterator(chunk_size=1)
+        batches = self.population().iterator(chunk_size=1)
         return all(
             write.kind == "insert" or not self.inserts(write.table) for batch in batches for write in batch.writes
         )
@@ -358,10 +358,10 @@ class UndoRun(Operation):
         for table, columns in self.writes.items():
             kind = REVERSED[self._kind(self.run, table)]
             if kind == "insert" and not columns:
-                columns = self.at.tables[table].stored if table in self.at.tables else ()
+                columns = self.store.tables[table].stored if table in self.store.tables else ()
             found.append(Target(kind, table, columns))
             if kind == "delete" and columns and not self._only_deletes:
-                key = self.at.key_column(table)
+                key = self.store.key_column(table)
                 found.append(Target("update", table, tuple(name for name in columns if name != key)))
         return found
 
@@ -385,15 +385,15 @@ class UndoRun(Operation):
     def key_name(self) -> str:
         return "row"
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        written = sum(isinstance(self.change(unit), Changed) for unit in self._all())
-        total = self.domain().aggregate(rows=Sum("rows"))["rows"] or 0
+    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        written = sum(isinstance(self.process(unit), Change) for unit in self._all())
+        total = self.population().aggregate(rows=Sum("rows"))["rows"] or 0
         if self._chosen is not None:
             total = len(self._chosen)
         return {"in_scope": total, "as_written": written}
 
     def _all(self) -> Iterator[ChangedRow]:
-        for batch in self.domain().order_by("-number").iterator(chunk_size=1):
+        for batch in self.population().order_by("-number").iterator(chunk_size=1):
             yield from self._current(self._key(batch.number, 0), self._rows(batch))
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:

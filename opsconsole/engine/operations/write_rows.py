@@ -12,9 +12,18 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.models import GivenRows, SetAside
-from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Changed, Listed, Outcome, Risk, RowChange, Skip, Unfit
-from opsconsole.engine.planner import UnableToPlan
+from opsconsole.engine.models import FailedItem, GivenRows
+from opsconsole.engine.operation import (
+    DEFAULT_BATCH_SIZE,
+    Change,
+    Invalid,
+    NamedItemsMixin,
+    Outcome,
+    Risk,
+    RowChange,
+    Skip,
+)
+from opsconsole.engine.planner import PlanRefused
 from opsconsole.formatting import figure
 from opsconsole.stores import rows
 from opsconsole.stores.preflight import Target
@@ -35,7 +44,7 @@ class GivenRow(NamedTuple):
     now: Values | None
 
 
-class WriteRows(Listed):
+class WriteRows(NamedItemsMixin):
     title = _("Write rows")
     description = _(
         "Writes rows of a managed store as they were given in a form or a file. Only columns that differ are written, "
@@ -52,7 +61,7 @@ class WriteRows(Listed):
         "exists": _("conflict: another row has this key"),
         "deleted": _("conflict: deleted since it was given"),
     }
-    figure_labels = {"in_scope": _("given rows"), "to_write": _("rows still to write")}
+    statistic_labels = {"in_scope": _("given rows"), "to_write": _("rows still to write")}
 
     class Params(forms.Form):
         store = forms.CharField(
@@ -70,15 +79,15 @@ class WriteRows(Listed):
         table = self.params["table"]
         known = {model._meta.db_table: model for model in store.models()}
         if store.name == "default" or not store.managed or table not in known:
-            raise UnableToPlan(
+            raise PlanRefused(
                 gettext("%(table)s is not a table of a managed store. Its rows are changed by its own operations only.")
                 % {"table": f"{store.alias}.{table}"}
             )
         given = GivenRows.objects.defer("image").filter(digest=self.params["rows"]).first()
         if given is None:
-            raise UnableToPlan(gettext("The given rows are no longer kept. Edit the row or import the file again."))
+            raise PlanRefused(gettext("The given rows are no longer kept. Edit the row or import the file again."))
         if given.count > MAX_ROWS:
-            raise UnableToPlan(
+            raise PlanRefused(
                 gettext("At most %(count)s rows are written by hand. Give fewer.") % {"count": figure(MAX_ROWS)}
             )
         self.given = given
@@ -87,12 +96,12 @@ class WriteRows(Listed):
         self._table = table
 
     @classmethod
-    def locate(cls, params: Mapping[str, Any]) -> Store:
+    def resolve_store(cls, params: Mapping[str, Any]) -> Store:
         if not params["rows"]:
-            raise UnableToPlan(gettext("No rows are given. Open a row to edit it, or import a file into its list."))
+            raise PlanRefused(gettext("No rows are given. Open a row to edit it, or import a file into its list."))
         name = params["store"]
         if name not in {store.alias for store in all_stores()}:
-            raise UnableToPlan(gettext("No store is called %(name)s.") % {"name": name})
+            raise PlanRefused(gettext("No store is called %(name)s.") % {"name": name})
         return Store(name, name)
 
     # --- which rows -----------------------------------------------------------------------------------------
@@ -102,7 +111,7 @@ class WriteRows(Listed):
         try:
             writes = self.given.writes
         except ValueError:
-            raise UnableToPlan(
+            raise PlanRefused(
                 gettext("The given rows are not those that were planned. Edit the row or import the file again.")
             ) from None
         flat = [(write.columns, *row) for write in writes for row in write.rows]
@@ -123,12 +132,12 @@ class WriteRows(Listed):
         groups: dict[tuple[str, ...], list[Key]] = {}
         for row in given:
             groups.setdefault(row.columns, []).append(row.key)
-        now = {columns: rows.read(self.at, self._table, columns, keys) for columns, keys in groups.items()}
+        now = {columns: rows.read(self.store, self._table, columns, keys) for columns, keys in groups.items()}
         return [row._replace(now=now[row.columns].get(row.key)) for row in given]
 
     def _all(self) -> Iterator[GivenRow]:
         after = 0
-        while found := self.fetch(self.domain(), after=after, bound=self.given.count, limit=DEFAULT_BATCH_SIZE):
+        while found := self.fetch(self.population(), after=after, bound=self.given.count, limit=DEFAULT_BATCH_SIZE):
             yield from found
             after = found[-1].pk
 
@@ -141,22 +150,22 @@ class WriteRows(Listed):
 
     # --- what becomes of them ---------------------------------------------------------------------------------
 
-    def change(self, unit: GivenRow) -> Outcome:
-        new, old = self.at.raw(unit.new), self.at.raw(unit.old)
+    def process(self, unit: GivenRow) -> Outcome:
+        new, old = self.store.raw(unit.new), self.store.raw(unit.old)
         if unit.now == new:
             return Skip("as_given")
         if unit.now != old:
-            return Unfit("exists" if old is None else "deleted" if unit.now is None else "conflict")
+            return Invalid("exists" if old is None else "deleted" if unit.now is None else "conflict")
         before = None if unit.old is None else dict(zip(unit.columns, unit.old, strict=True))
         after = dict(zip(unit.columns, unit.new, strict=True))
-        return Changed((RowChange(self._table, unit.key, before, after),), "new" if old is None else "updated")
+        return Change((RowChange(self._table, unit.key, before, after),), "new" if old is None else "updated")
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         found = list(self._all())
-        return {"in_scope": len(found), "to_write": sum(isinstance(self.change(row), Changed) for row in found)}
+        return {"in_scope": len(found), "to_write": sum(isinstance(self.process(row), Change) for row in found)}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
-        remaining = after["to_write"] - SetAside.objects.filter(run__pk=self.run_id or 0).count()
+        remaining = after["to_write"] - FailedItem.objects.filter(run__pk=self.run_id or 0).count()
         if remaining <= 0:
             return []
         return [

@@ -21,7 +21,7 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.backups import dump
 from opsconsole.backups.folders import folder_of
 from opsconsole.backups.params import OnNamedStore, StoreParams
-from opsconsole.engine.operation import Check, Found, Priority, Schedule
+from opsconsole.engine.operation import Check, FindingData, Priority, Schedule
 from opsconsole.engine.requirements import needed_columns
 from opsconsole.stores import schema
 from opsconsole.stores.catalog import escape, identifier, quote
@@ -30,7 +30,7 @@ from opsconsole.stores.errors import ErrorKind, classify, first_line, sqlite_cod
 from opsconsole.stores.models import Backup
 from opsconsole.stores.platforms import HotQuery, platform_apps
 from opsconsole.stores.router import DEFAULT
-from opsconsole.stores.store import StoreUnusable
+from opsconsole.stores.store import StoreUnavailable
 
 SHOWN = 20  # keys, values or lines of one finding
 READ_ROWS = 2_000
@@ -47,8 +47,8 @@ class CheckStore(OnNamedStore, Check):
     model = Backup
     schedule = Schedule("0 3 * * 0")
     Params = StoreParams
-    questions = ("integrity", "references", "json", "enumerations", "schema", "hot queries", "settings")
-    sentences = {
+    rules = ("integrity", "references", "json", "enumerations", "schema", "hot queries", "settings")
+    messages = {
         "damaged": _("SQLite's integrity check says: %(text)s"),
         "damaged_index": _(
             "the full-text index %(name)s does not hold what its rows say (%(text)s); it is made again by: "
@@ -94,16 +94,16 @@ class CheckStore(OnNamedStore, Check):
     repairs = dict.fromkeys(("missing_column", "missing_index"), "backups.upgrade_store")
 
     @classmethod
-    def occasions(cls) -> Iterable[Mapping[str, Any]]:
+    def schedule_params(cls) -> Iterable[Mapping[str, Any]]:
         return [{"store": name} for name in (DEFAULT, *settings.STORES)]
 
     def bound(self) -> int:
-        self.at.require_file()
-        self.at.connection.ensure_connection()
-        return len(self.questions)
+        self.store.require_file()
+        self.store.connection.ensure_connection()
+        return len(self.rules)
 
-    def ask(self, question: str) -> Iterable[Found]:
-        questions: dict[str, Callable[[], Iterator[Found]]] = {
+    def run_rule(self, question: str) -> Iterable[FindingData]:
+        questions: dict[str, Callable[[], Iterator[FindingData]]] = {
             "integrity": self._integrity,
             "references": self._references,
             "json": self._json,
@@ -118,19 +118,19 @@ class CheckStore(OnNamedStore, Check):
             if classify(error) == ErrorKind.TRANSIENT:
                 raise
             data = {"question": question, "text": first_line(error)}
-            yield Found("unanswered", question, data, Priority.IMMEDIATE.value)
+            yield FindingData("unanswered", question, data, Priority.IMMEDIATE.value)
 
     def _rows(self, sql: str, values: Iterable[Any] = ()) -> list[Any]:
-        with self.at.connection.cursor() as cursor:
+        with self.store.connection.cursor() as cursor:
             cursor.execute(sql, list(values))
             return list(cursor.fetchall())
 
     # --- damage ----------------------------------------------------------------------------------------------
 
-    def _integrity(self) -> Iterator[Found]:
-        if self.at.vendor == "postgresql":
+    def _integrity(self) -> Iterator[FindingData]:
+        if self.store.vendor == "postgresql":
             for table, name in self._rows(_INVALID_INDEXES):
-                yield Found("invalid_index", name, {"table": table, "name": name}, Priority.IMMEDIATE.value)
+                yield FindingData("invalid_index", name, {"table": table, "name": name}, Priority.IMMEDIATE.value)
             return
         try:
             said = [str(row[0]) for row in self._rows(f"PRAGMA integrity_check({SHOWN})")]
@@ -138,11 +138,11 @@ class CheckStore(OnNamedStore, Check):
             said = [str(error)]
         if said != ["ok"]:
             for text in said:
-                yield Found("damaged", text[:200], {"text": text[:500]}, Priority.IMMEDIATE.value)
+                yield FindingData("damaged", text[:200], {"text": text[:500]}, Priority.IMMEDIATE.value)
         else:
             yield from self._search_indexes()
 
-    def _search_indexes(self) -> Iterator[Found]:
+    def _search_indexes(self) -> Iterator[FindingData]:
         """Compare each full-text index with its rows. SQLite asks for the write lock, so a store that is not ours is
         checked in a copy.
         """
@@ -150,7 +150,7 @@ class CheckStore(OnNamedStore, Check):
         kinds = {name: match[1].lower() for name, sql in declared if (match := _FULL_TEXT.search(sql))}
         if not kinds:
             return
-        found: list[Found] = []
+        found: list[FindingData] = []
         with self._checked_connection() as execute:
             for name, kind in kinds.items():
                 table = identifier(name)
@@ -164,31 +164,33 @@ class CheckStore(OnNamedStore, Check):
                     statement = f"INSERT INTO {table} ({table}) VALUES ('rebuild')"
                     data = {"name": name, "text": first_line(error), "statement": statement}
                     priority = Priority.IMMEDIATE if damaged else Priority.PERIODIC
-                    found.append(Found("damaged_index" if damaged else "unchecked_index", name, data, priority.value))
+                    found.append(
+                        FindingData("damaged_index" if damaged else "unchecked_index", name, data, priority.value)
+                    )
         yield from found  # when the lock is given back
 
     @contextmanager
     def _checked_connection(self) -> Iterator[Callable[[str], Any]]:
         """Where a statement may take the write lock; nothing that it writes stays."""
-        path = self.at.path
-        if self.at.managed and path is not None and is_writable(path):
-            with transaction.atomic(using=self.at.alias), self.at.connection.cursor() as cursor:
+        path = self.store.path
+        if self.store.managed and path is not None and is_writable(path):
+            with transaction.atomic(using=self.store.alias), self.store.connection.cursor() as cursor:
                 yield cursor.execute
-                transaction.set_rollback(True, using=self.at.alias)
+                transaction.set_rollback(True, using=self.store.alias)
             return
         with TemporaryDirectory(dir=folder_of("")) as folder:
             copy = Path(folder, "copy.sqlite3")
-            dump.copy_database(self.at, copy)
+            dump.copy_database(self.store, copy)
             with closing(sqlite3.connect(copy)) as connection:
                 yield connection.execute
 
     # --- foreign keys of the database's own -------------------------------------------------------------------
 
-    def _references(self) -> Iterator[Found]:
-        yield from self._dangling_sqlite() if self.at.vendor == "sqlite" else self._dangling_postgresql()
+    def _references(self) -> Iterator[FindingData]:
+        yield from self._dangling_sqlite() if self.store.vendor == "sqlite" else self._dangling_postgresql()
 
-    def _dangling_sqlite(self) -> Iterator[Found]:
-        for table in self.at.tables:
+    def _dangling_sqlite(self) -> Iterator[FindingData]:
+        for table in self.store.tables:
             columns = dict(self._rows('SELECT id, "from" FROM pragma_foreign_key_list(%s)', [table]))
             if not columns:
                 continue
@@ -198,12 +200,12 @@ class CheckStore(OnNamedStore, Check):
                     "SELECT parent, fkid, COUNT(*) FROM pragma_foreign_key_check(%s) GROUP BY 1, 2", [table]
                 )
             except DatabaseError as error:
-                yield Found("broken_reference", table, {"table": table, "text": str(error)})
+                yield FindingData("broken_reference", table, {"table": table, "text": str(error)})
                 continue
             for parent, number, rows in found:
                 yield self._dangling(table, columns[number], parent, rows)
 
-    def _dangling_postgresql(self) -> Iterator[Found]:
+    def _dangling_postgresql(self) -> Iterator[FindingData]:
         for table, parent, columns, parent_columns in self._rows(_FOREIGN_KEYS):
             pairs = [(quote(a), quote(b)) for a, b in zip(columns, parent_columns, strict=True)]
             condition = " AND ".join(f"p.{theirs} = c.{ours}" for ours, theirs in pairs)
@@ -216,28 +218,28 @@ class CheckStore(OnNamedStore, Check):
                 yield self._dangling(table, ", ".join(columns), parent, rows)
 
     @staticmethod
-    def _dangling(table: str, column: str, parent: str, rows: int) -> Found:
+    def _dangling(table: str, column: str, parent: str, rows: int) -> FindingData:
         data = {"table": table, "column": column, "parent": parent, "rows": rows}
-        return Found("dangling_reference", f"{table}.{column}", data)
+        return FindingData("dangling_reference", f"{table}.{column}", data)
 
     # --- values ---------------------------------------------------------------------------------------------------
 
-    def _json(self) -> Iterator[Found]:
-        declared_json = {name: one for app in platform_apps(self.at.name) for name, one in app.json_columns.items()}
+    def _json(self) -> Iterator[FindingData]:
+        declared_json = {name: one for app in platform_apps(self.store.name) for name, one in app.json_columns.items()}
         for table, columns in declared_json.items():
             for column in columns:
-                declared = self.at.tables[table].columns.get(column) if table in self.at.tables else None
+                declared = self.store.tables[table].columns.get(column) if table in self.store.tables else None
                 if declared is None or declared.base in {"json", "jsonb"}:
                     continue
                 rows, keys = self._broken(table, column)
                 if rows:
                     data = {"table": table, "column": column, "rows": rows, "keys": ", ".join(map(str, keys))}
-                    yield Found("invalid_json", f"{table}.{column}", data)
+                    yield FindingData("invalid_json", f"{table}.{column}", data)
 
     def _broken(self, table: str, column: str) -> tuple[int, list[Any]]:
         """How many rows, and the keys of the first ones."""
         name, at = quote(column), quote(table)
-        key = next((quote(n) for n, declared in self.at.tables[table].items() if declared.primary_key), name)
+        key = next((quote(n) for n, declared in self.store.tables[table].items() if declared.primary_key), name)
         condition = self._is_broken(name)
         if condition:
             ((rows,),) = self._rows(f"SELECT COUNT(*) FROM {at} WHERE {condition}")
@@ -245,7 +247,7 @@ class CheckStore(OnNamedStore, Check):
             return rows, [row[0] for row in self._rows(first)] if rows else []
         rows = 0
         keys: list[Any] = []
-        with transaction.atomic(using=self.at.alias), self.at.connection.chunked_cursor() as cursor:
+        with transaction.atomic(using=self.store.alias), self.store.connection.chunked_cursor() as cursor:
             cursor.execute(f"SELECT {key}, {name}::text FROM {at} WHERE {name} IS NOT NULL", [])
             while portion := cursor.fetchmany(READ_ROWS):
                 for row_key, text in portion:
@@ -257,17 +259,17 @@ class CheckStore(OnNamedStore, Check):
 
     def _is_broken(self, name: str) -> str:
         """The condition in SQL, where the engine has one."""
-        if self.at.vendor == "sqlite":
+        if self.store.vendor == "sqlite":
             return f"{name} IS NOT NULL AND NOT json_valid({name})"
-        if int(self.at.connection.pg_version) >= IS_JSON_SINCE:  # type: ignore[attr-defined]
+        if int(self.store.connection.pg_version) >= IS_JSON_SINCE:  # type: ignore[attr-defined]
             return f"{name} IS NOT NULL AND {name} IS NOT JSON"
         return ""
 
-    def _enumerations(self) -> Iterator[Found]:
-        for model in self.at.models():
+    def _enumerations(self) -> Iterator[FindingData]:
+        for model in self.store.models():
             table = model._meta.db_table
             for one in model._meta.concrete_fields:
-                if not one.flatchoices or one.column is None or one.column not in self.at.tables.get(table, {}):
+                if not one.flatchoices or one.column is None or one.column not in self.store.tables.get(table, {}):
                     continue
                 values = [str(value) for value, _label in one.flatchoices]
                 name, marks = quote(one.column), ", ".join(["%s"] * len(values))
@@ -279,37 +281,37 @@ class CheckStore(OnNamedStore, Check):
                 for value, rows in self._rows(sql, values):
                     shown = str(value)[:100]
                     data = {"table": table, "column": str(one.column), "value": shown, "rows": rows}
-                    yield Found("outside_enumeration", f"{table}.{one.column}={shown}", data)
+                    yield FindingData("outside_enumeration", f"{table}.{one.column}={shown}", data)
 
     # --- schema ---------------------------------------------------------------------------------------------------
 
-    def _schema(self) -> Iterator[Found]:
+    def _schema(self) -> Iterator[FindingData]:
         codes = {"shape": "other_shape", "migration": "pending_migration"}
         needed = None
-        if not self.at.managed:  # a platform makes its tables itself, and would find ours in their place
+        if not self.store.managed:  # a platform makes its tables itself, and would find ours in their place
             codes |= {"table": "absent_table"}
-            needed = needed_columns(self.at)
-        for one in schema.missing(self.at, needed):
+            needed = needed_columns(self.store)
+        for one in schema.missing(self.store, needed):
             if one.kind != "invalid":  # which the question of integrity has found
                 code = codes.get(one.kind, f"missing_{one.kind}")
-                yield Found(code, one.name, {"name": one.name, "statement": one.statement})
-        known = schema.documented(self.at.name, self.at.vendor).tables
-        for name in self.at.missing():  # what only the models know: the console's own tables
+                yield FindingData(code, one.name, {"name": one.name, "statement": one.statement})
+        known = schema.documented(self.store.name, self.store.vendor).tables
+        for name in self.store.missing():  # what only the models know: the console's own tables
             table = name.partition(".")[0]
             if table not in known:
                 kind = "column" if "." in name else "table"
-                yield Found(f"missing_{kind}", name, {"name": name, "statement": "python manage.py setup"})
+                yield FindingData(f"missing_{kind}", name, {"name": name, "statement": "python manage.py setup"})
 
-    def _hot_queries(self) -> Iterator[Found]:
+    def _hot_queries(self) -> Iterator[FindingData]:
         for query, by_index in self._explained():
             if not by_index:
-                yield Found("query_without_index", query.name, {"name": query.name, "table": query.table})
+                yield FindingData("query_without_index", query.name, {"name": query.name, "table": query.table})
 
     def _explained(self) -> Iterator[tuple[HotQuery, bool]]:
         """The hot queries that this store can answer, and whether the database uses an index for each."""
-        reads_all = self._reads_all_sqlite if self.at.vendor == "sqlite" else self._reads_all_postgresql
-        for query in (query for app in platform_apps(self.at.name) for query in app.hot_queries):
-            if set(query.columns) <= set(self.at.tables.get(query.table, ())):
+        reads_all = self._reads_all_sqlite if self.store.vendor == "sqlite" else self._reads_all_postgresql
+        for query in (query for app in platform_apps(self.store.name) for query in app.hot_queries):
+            if set(query.columns) <= set(self.store.tables.get(query.table, ())):
                 yield query, not reads_all(query.sql)
 
     @cached_property
@@ -317,14 +319,14 @@ class CheckStore(OnNamedStore, Check):
         """Hot query → whether an index serves it; empty where the store is too damaged to say."""
         try:
             return {query.name: by_index for query, by_index in self._explained()}
-        except (DatabaseError, StoreUnusable):
+        except (DatabaseError, StoreUnavailable):
             return {}
 
-    def remarks(self) -> list[str]:
+    def notes(self) -> list[str]:
         by_index = ", ".join(name for name, uses in self._hot.items() if uses)
         return [gettext("Hot queries served by an index: %(names)s.") % {"names": by_index}] if by_index else []
 
-    def report(self, found: Sequence[Found]) -> dict[str, Any]:
+    def report(self, found: Sequence[FindingData]) -> dict[str, Any]:
         return super().report(found) | {"hot_queries": self._hot}
 
     def _reads_all_sqlite(self, sql: str) -> bool:
@@ -333,28 +335,28 @@ class CheckStore(OnNamedStore, Check):
 
     def _reads_all_postgresql(self, sql: str) -> bool:
         """Small tables are scanned all the same, so the planner is asked what it would do if it must not."""
-        with transaction.atomic(using=self.at.alias):
+        with transaction.atomic(using=self.store.alias):
             self._rows("SELECT set_config('enable_seqscan', 'off', true)")
             ((plan,),) = self._rows(f"EXPLAIN (FORMAT JSON) {sql}")
         return "Seq Scan" in json.dumps(plan)
 
     # --- settings ------------------------------------------------------------------------------------------------
 
-    def _settings(self) -> Iterator[Found]:
-        if self.at.vendor == "sqlite":
+    def _settings(self) -> Iterator[FindingData]:
+        if self.store.vendor == "sqlite":
             ((mode,),) = self._rows("PRAGMA journal_mode")
             if mode != "wal":
                 yield self._advised("journal_mode", mode, "wal")
             return
-        wanted = {name: size for app in platform_apps(self.at.name) for name, size in app.server_memory.items()}
+        wanted = {name: size for app in platform_apps(self.store.name) for name, size in app.server_memory.items()}
         for name, value, unit_bytes in self._rows(_MEMORY) if wanted else ():
             advised = wanted[name]
             if int(value) * int(unit_bytes) < _bytes(advised):
                 yield self._advised(name, _size(int(value) * int(unit_bytes)), advised)
 
     @staticmethod
-    def _advised(name: str, value: str, advised: str) -> Found:
-        return Found(
+    def _advised(name: str, value: str, advised: str) -> FindingData:
+        return FindingData(
             "setting_advised", name, {"name": name, "value": value, "advised": advised}, Priority.PERIODIC.value
         )
 

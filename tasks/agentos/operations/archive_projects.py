@@ -11,9 +11,9 @@ from django.db.models.functions import Coalesce
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Schedule
+from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Schedule
 from opsconsole.formatting import figure
-from opsconsole.stores.fields import Moment, moment_text
+from opsconsole.stores.fields import SortableTimestamp, moment_text
 from tasks.agentos.models import Project
 
 IDLE_DAYS = 180
@@ -25,12 +25,12 @@ class ArchiveProjects(Operation):
         "Sets the status of active projects to archived when their updated_at is older than the given days. "
         "Nothing of a project is removed."
     )
-    store = "agentos"
+    store_alias = "agentos"
     model = Project
     writes = {"projects": ("status", "updated_at")}
     risk = Risk.CHANGE
     schedule = Schedule("0 5 * * 1")
-    figure_labels = {"in_scope": _("active and idle")}
+    statistic_labels = {"in_scope": _("active and idle")}
 
     class Params(forms.Form):
         idle_days = forms.IntegerField(
@@ -42,20 +42,22 @@ class ArchiveProjects(Operation):
             help_text=_("days without an update; 0 takes every active project that is chosen"),
         )
 
-    def scope(self) -> QuerySet[Project]:
+    def queryset(self) -> QuerySet[Project]:
         days = self.params.get("idle_days")
-        active = self.domain().filter(status=Project.Status.ACTIVE)
+        active = self.population().filter(status=Project.Status.ACTIVE)
         if days == 0:
             return active
         since = self.as_of - timedelta(days=IDLE_DAYS if days is None else days)
-        touched = Moment(Coalesce(F("updated_at"), F("created_at"), F("added_at")))
-        idle: QuerySet[Project] = active.alias(touched=touched).filter(touched__lt=Moment(Value(moment_text(since))))
+        touched = SortableTimestamp(Coalesce(F("updated_at"), F("created_at"), F("added_at")))
+        idle: QuerySet[Project] = active.alias(touched=touched).filter(
+            touched__lt=SortableTimestamp(Value(moment_text(since)))
+        )
         return idle
 
-    def change(self, unit: Any) -> Outcome:
+    def process(self, unit: Any) -> Outcome:
         old = {"status": unit.status, "updated_at": unit.updated_at}
         new = {"status": Project.Status.ARCHIVED.value, "updated_at": moment_text(self.as_of)}
-        return Changed((RowChange("projects", unit.pk, old, new),))
+        return Change((RowChange("projects", unit.pk, old, new),))
 
     def action_label(self, count: int) -> str:
         return ngettext("Archive %(count)s project", "Archive %(count)s projects", count) % {"count": figure(count)}

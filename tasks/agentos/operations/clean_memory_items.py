@@ -11,7 +11,8 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from opsconsole.engine.operation import (
-    Changed,
+    Change,
+    Invalid,
     Operation,
     Outcome,
     Priority,
@@ -20,11 +21,10 @@ from opsconsole.engine.operation import (
     RowChange,
     Schedule,
     Skip,
-    Unfit,
 )
 from opsconsole.formatting import figure
-from opsconsole.stores.fields import Moment, moment_text
-from opsconsole.timestamps import read_moment
+from opsconsole.stores.fields import SortableTimestamp, moment_text
+from opsconsole.timestamps import parse_timestamp
 from tasks.agentos.models import MemoryItem
 
 
@@ -34,7 +34,7 @@ class CleanMemoryItems(Operation):
         "Removes memory items whose expires_at has passed and whose auto_cleanup is on. "
         "Items without expires_at stay, and so does what was used since the plan."
     )
-    store = "agentos"
+    store_alias = "agentos"
     model = MemoryItem
     reads = ("expires_at", "auto_cleanup", "created_at", "last_used_at", "use_count", "retention_type")
     writes = {"memory_items": ()}
@@ -48,7 +48,7 @@ class CleanMemoryItems(Operation):
         "made_since": _("made since the plan"),
         "unreadable_time": _("expires_at is no time"),
     }
-    figure_labels = {"in_scope": _("expired, may go"), "memory_items": _("memory items")}
+    statistic_labels = {"in_scope": _("expired, may go"), "memory_items": _("memory items")}
 
     class Params(forms.Form):
         retention_type = forms.CharField(
@@ -57,35 +57,39 @@ class CleanMemoryItems(Operation):
             help_text=_("only items of this retention type, such as project or temporary"),
         )
 
-    def domain(self) -> QuerySet[MemoryItem]:
-        items = super().domain()
+    def population(self) -> QuerySet[MemoryItem]:
+        items = super().population()
         retention = self.params.get("retention_type")
         return items.filter(retention_type=retention) if retention else items
 
-    def scope(self) -> QuerySet[MemoryItem]:
-        ends = self.domain().filter(auto_cleanup=1, expires_at__isnull=False).alias(ends=Moment(F("expires_at")))
-        return ends.filter(Q(ends__lte=Moment(Value(moment_text(self.as_of)))) | Q(ends__isnull=True))
+    def queryset(self) -> QuerySet[MemoryItem]:
+        ends = (
+            self.population()
+            .filter(auto_cleanup=1, expires_at__isnull=False)
+            .alias(ends=SortableTimestamp(F("expires_at")))
+        )
+        return ends.filter(Q(ends__lte=SortableTimestamp(Value(moment_text(self.as_of)))) | Q(ends__isnull=True))
 
-    def change(self, unit: Any) -> Outcome:
-        ends = read_moment(str(unit.expires_at))
+    def process(self, unit: Any) -> Outcome:
+        ends = parse_timestamp(str(unit.expires_at))
         if ends is None:
-            return Unfit("unreadable_time")
+            return Invalid("unreadable_time")
         if ends > self.as_of:  # in a form that SQLite's own functions don't read
             return Skip("not_expired")
         for column, reason in (("last_used_at", "used_since"), ("created_at", "made_since")):
-            at = getattr(unit, column) and read_moment(str(getattr(unit, column)))
+            at = getattr(unit, column) and parse_timestamp(str(getattr(unit, column)))
             if at and at > self.as_of:
                 return Skip(reason)
         judged = {name: getattr(unit, name) for name in self.reads}
-        return Changed((RowChange("memory_items", unit.pk, judged, None),), "expired")
+        return Change((RowChange("memory_items", unit.pk, judged, None),), "expired")
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         """With one figure per retention type, since that is how people decide."""
-        kinds = narrow(self.scope()).order_by().values_list("retention_type").annotate(items=Count("pk"))
+        kinds = narrow(self.queryset()).order_by().values_list("retention_type").annotate(items=Count("pk"))
         figures = {str(kind): items for kind, items in kinds.order_by("retention_type")}
         return {
             "in_scope": sum(figures.values()),
-            "memory_items": narrow(self.domain()).count(),
+            "memory_items": narrow(self.population()).count(),
             **{f"retention_type {kind}": items for kind, items in figures.items()},
         }
 

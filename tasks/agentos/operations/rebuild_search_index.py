@@ -7,18 +7,18 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Act, Changed, Listed, Outcome, Risk, Schedule, Unfit
+from opsconsole.engine.operation import Action, Change, Invalid, NamedItemsMixin, Outcome, Risk, Schedule
 from tasks.agentos import search
 from tasks.agentos.models import MemoryItem
 
 
-class RebuildSearchIndex(Listed, Act):
+class RebuildSearchIndex(NamedItemsMixin, Action):
     title = _("Rebuild the search index")
     description = _(
         "Builds the full-text indexes of memory and knowledge anew, and checks them: after a VACUUM, which renumbers "
         "rows, and after a restore. What is written meanwhile is found."
     )
-    store = "agentos"
+    store_alias = "agentos"
     model = MemoryItem
     risk = Risk.MAKE
     schedule = Schedule("15 3 * * 0")
@@ -27,20 +27,20 @@ class RebuildSearchIndex(Listed, Act):
         "attached": _("an attached store: its indexes are its owner's"),
     }
 
-    def items(self) -> Sequence[str]:
+    def item_names(self) -> Sequence[str]:
         return tuple(search.SOURCES)
 
-    def change(self, unit: Any) -> Outcome:
-        if not self.at.managed:
-            return Unfit("attached")
+    def process(self, unit: Any) -> Outcome:
+        if not self.store.managed:
+            return Invalid("attached")
         source = search.SOURCES[unit.name]
-        return Changed((), "rebuilt", f"{source.title}: {source.table}")
+        return Change((), "rebuilt", f"{source.title}: {source.table}")
 
-    def act(self, unit: Any) -> Outcome:
-        found = self.change(unit)
-        if isinstance(found, Changed):
-            search.rebuild(self.at, unit.name)
+    def perform(self, unit: Any) -> Outcome:
+        found = self.process(unit)
+        if isinstance(found, Change):
+            search.rebuild(self.store, unit.name)
         return found
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
-        return search.check(self.at) if self.at.managed else []
+        return search.check(self.store) if self.store.managed else []

@@ -16,12 +16,12 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.models import Batch
-from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Skip
+from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Skip
 from opsconsole.formatting import duration, figure
 from opsconsole.redaction import shown_url
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.rows import Key
-from opsconsole.timestamps import read_moment
+from opsconsole.timestamps import parse_timestamp
 from tasks.helix.dirty_data import NEEDS, JobUnit, among, dirty_jobs, jobs_with_all
 from tasks.helix.models import HelixArtifact, HelixJob, HelixTask
 
@@ -36,18 +36,18 @@ class CleanDirtyJobs(Operation):
         "Deletes jobs that have a finding, each with its tasks and artifacts in a transaction of its own. "
         "Only what the plan showed goes: a job that has changed since is left alone and listed."
     )
-    store = "helix"
+    store_alias = "helix"
     model = HelixJob
     writes = {"jobs": (), "tasks": (), "artifacts": ()}
     risk = Risk.DELETE
     batch_size = 1
     locks_units = True
-    exact = True
+    pin_rows = True
     reasons = {
         "no_finding": _("without a finding"),
         "forced": _("without a finding, forced"),
     }
-    figure_labels = {
+    statistic_labels = {
         "in_scope": _("jobs to clean"),
         "tasks": _("their tasks"),
         "artifacts": _("their artifacts"),
@@ -67,15 +67,15 @@ class CleanDirtyJobs(Operation):
         return bool(self.params.get("force"))
 
     @property
-    def wants_note(self) -> bool:
+    def requires_note(self) -> bool:
         return self.forced
 
-    def scope(self) -> QuerySet[HelixJob]:
-        return self.domain() if self.forced else self.domain().filter(pk__in=dirty_jobs())
+    def queryset(self) -> QuerySet[HelixJob]:
+        return self.population() if self.forced else self.population().filter(pk__in=dirty_jobs())
 
-    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+    def select(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         """Those named, with a finding or not: what becomes of each is said of each."""
-        return self.domain().filter(pk__in=among(self.at, keys))
+        return self.population().filter(pk__in=among(self.store, keys))
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         # The questions are asked once, not for every job: `change` judges each anew.
@@ -83,11 +83,11 @@ class CleanDirtyJobs(Operation):
             self._listed = units, sorted(units.values_list("pk", flat=True))
         keys = [key for key in self._listed[1] if (after is None or int(after) < key) and key <= int(bound)]
         for start in range(0, len(keys), limit):
-            if found := jobs_with_all(self.at, keys[start : start + limit]):
+            if found := jobs_with_all(self.store, keys[start : start + limit]):
                 return found
         return []
 
-    def change(self, unit: JobUnit) -> Outcome:
+    def process(self, unit: JobUnit) -> Outcome:
         problems = unit.problems()
         if not problems and not self.forced:
             return Skip("no_finding")
@@ -111,12 +111,12 @@ class CleanDirtyJobs(Operation):
             for task in unit.tasks
         ]
         job = RowChange("jobs", unit.pk, {"status": unit.status, "updated_at": unit.updated_at}, None)
-        return Changed((*artifacts, *tasks, job), ", ".join(problems) or "forced")
+        return Change((*artifacts, *tasks, job), ", ".join(problems) or "forced")
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        jobs = list(narrow(self.scope()).values_list("pk", flat=True))
-        tasks = HelixTask.objects.using(self.at.alias).filter(job_id__in=among(self.at, jobs))
-        artifacts = HelixArtifact.objects.using(self.at.alias).filter(task_id__in=tasks.values("pk"))
+    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        jobs = list(narrow(self.queryset()).values_list("pk", flat=True))
+        tasks = HelixTask.objects.using(self.store.alias).filter(job_id__in=among(self.store, jobs))
+        artifacts = HelixArtifact.objects.using(self.store.alias).filter(task_id__in=tasks.values("pk"))
         return {"in_scope": len(jobs), "tasks": tasks.count(), "artifacts": artifacts.count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
@@ -129,8 +129,10 @@ class CleanDirtyJobs(Operation):
         for batch in Batch.objects.filter(run=self.run_id, rows__gt=0).iterator(chunk_size=50):
             for write in batch.writes:
                 gone[write.table].extend(row[0] for row in write.rows)
-        tasks = HelixTask.objects.using(self.at.alias).filter(job_id__in=among(self.at, gone["jobs"])).count()
-        artifacts = HelixArtifact.objects.using(self.at.alias).filter(task_id__in=among(self.at, gone["tasks"])).count()
+        tasks = HelixTask.objects.using(self.store.alias).filter(job_id__in=among(self.store, gone["jobs"])).count()
+        artifacts = (
+            HelixArtifact.objects.using(self.store.alias).filter(task_id__in=among(self.store, gone["tasks"])).count()
+        )
         if not tasks and not artifacts:
             return []
         return [
@@ -138,7 +140,7 @@ class CleanDirtyJobs(Operation):
             % {"tasks": figure(tasks), "artifacts": figure(artifacts)}
         ]
 
-    def facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+    def checklist_facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
         sessions = dict(
             units.filter(session_id__gt="").order_by().values_list("session_id").annotate(jobs=models.Count("pk"))
         )
@@ -168,10 +170,10 @@ class CleanDirtyJobs(Operation):
     def _movement(self) -> str:
         """Whether the platform still works on its data."""
         newest = [
-            model._default_manager.using(self.at.alias).aggregate(at=Max("updated_at"))["at"]
+            model._default_manager.using(self.store.alias).aggregate(at=Max("updated_at"))["at"]
             for model in (HelixJob, HelixTask)
         ]
-        moments = [at for at in (read_moment(str(text)) for text in newest if text) if at is not None]
+        moments = [at for at in (parse_timestamp(str(text)) for text in newest if text) if at is not None]
         if not moments:
             return gettext("When the platform last changed something is not known.")
         ago = max((timezone.now() - max(moments)).total_seconds(), 0.0)

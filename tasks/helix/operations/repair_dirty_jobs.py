@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from opsconsole.engine.operation import Changed, Operation, Outcome, Risk, RowChange, Skip
+from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Skip
 from opsconsole.formatting import figure
 from opsconsole.stores.rows import Key
 from tasks.helix.dirty_data import (
@@ -44,29 +44,29 @@ class RepairDirtyJobs(Operation):
         "Sets a job in progress whose tasks have all failed to FAILED, a completed task without artifact back to "
         "PENDING, and removes artifacts that failed, vanished or unfinished tasks have left. Jobs and tasks stay."
     )
-    store = "helix"
+    store_alias = "helix"
     model = HelixJob
     writes = {"jobs": ("status", "error_message"), "tasks": ("status", *CLEARED), "artifacts": ()}
     risk = Risk.DELETE  # of artifacts
     batch_size = 1
     locks_units = True
-    exact = True
+    pin_rows = True
     reasons = {
         "no_finding": _("without a finding"),
         "to_decide": _("its failed tasks may still be retried, or the job be cleaned: that is for a person to decide"),
         "over": _("its job has failed or was cancelled: no agent shall work on it again"),
     }
-    figure_labels = {"in_scope": _("jobs to repair"), "vanished_tasks": _("vanished tasks with artifacts")}
+    statistic_labels = {"in_scope": _("jobs to repair"), "vanished_tasks": _("vanished tasks with artifacts")}
 
     _listed: tuple[QuerySet[Any], list[int]] | None = None
     _vanished: list[int] | None = None  # among those chosen; None where nothing was chosen
 
-    def scope(self) -> QuerySet[HelixJob]:
-        return self.domain().filter(pk__in=dirty_jobs(REPAIRED))
+    def queryset(self) -> QuerySet[HelixJob]:
+        return self.population().filter(pk__in=dirty_jobs(REPAIRED))
 
-    def choose(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+    def select(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         self._vanished = [int(key) for key in keys if int(key) < 0]
-        return self.domain().filter(pk__in=among(self.at, keys))
+        return self.population().filter(pk__in=among(self.store, keys))
 
     def bound(self) -> Key | None:
         return super().bound() or 0  # without any job there may still be artifacts
@@ -76,7 +76,7 @@ class RepairDirtyJobs(Operation):
         if self._listed is None or self._listed[0] is not units:
             vanished = self._vanished
             if vanished is None:
-                vanished = [] if self.selected else [-task for task in orphaned_tasks(self.at)]
+                vanished = [] if self.selected else [-task for task in orphaned_tasks(self.store)]
             self._listed = units, sorted([*vanished, *units.values_list("pk", flat=True)])
         keys = [key for key in self._listed[1] if (after is None or key > int(after)) and key <= int(bound)]
         for start in range(0, len(keys), limit):
@@ -86,16 +86,16 @@ class RepairDirtyJobs(Operation):
 
     def _units(self, keys: list[int]) -> list[Any]:
         vanished = [-key for key in keys if key < 0]
-        back = set(HelixTask.objects.using(self.at.alias).filter(pk__in=vanished).values_list("pk", flat=True))
-        artifacts = artifacts_of(self.at, [task for task in vanished if task not in back]) if vanished else {}
+        back = set(HelixTask.objects.using(self.store.alias).filter(pk__in=vanished).values_list("pk", flat=True))
+        artifacts = artifacts_of(self.store, [task for task in vanished if task not in back]) if vanished else {}
         orphans = [Orphans(-task, tuple(artifacts[task])) for task in vanished if task in artifacts]
         jobs = [key for key in keys if key >= 0]
         of_job, of_task = ("error_message",), CLEARED
-        return [*orphans, *(jobs_with_all(self.at, jobs, of_job=of_job, of_task=of_task) if jobs else ())]
+        return [*orphans, *(jobs_with_all(self.store, jobs, of_job=of_job, of_task=of_task) if jobs else ())]
 
-    def change(self, unit: JobUnit | Orphans) -> Outcome:
+    def process(self, unit: JobUnit | Orphans) -> Outcome:
         if isinstance(unit, Orphans):
-            return Changed(tuple(_artifact(-unit.pk, *artifact) for artifact in unit.artifacts), "B")
+            return Change(tuple(_artifact(-unit.pk, *artifact) for artifact in unit.artifacts), "B")
         problems = unit.problems()
         rows: list[RowChange] = []
         reasons = []
@@ -112,15 +112,15 @@ class RepairDirtyJobs(Operation):
             rows.append(RowChange("jobs", unit.pk, old, {"status": "FAILED", "error_message": message}))
             reasons.append("C")
         if rows:
-            return Changed(tuple(rows), ", ".join(sorted(set(reasons))))
+            return Change(tuple(rows), ", ".join(sorted(set(reasons))))
         return Skip("over" if "A" in problems else "to_decide" if problems else "no_finding")
 
     def label(self, unit: JobUnit | Orphans) -> str:
         return f"task {-unit.pk}" if isinstance(unit, Orphans) else str(unit.pk)
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        jobs = narrow(self.scope()).count()
-        vanished = 0 if self.selected else len(orphaned_tasks(self.at))
+    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        jobs = narrow(self.queryset()).count()
+        vanished = 0 if self.selected else len(orphaned_tasks(self.store))
         return {"in_scope": jobs + vanished, "vanished_tasks": vanished}
 
     def action_label(self, count: int) -> str:

@@ -10,7 +10,7 @@ from django.db import models
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Check, Found, Priority, Schedule
+from opsconsole.engine.operation import Check, FindingData, Priority, Schedule
 from opsconsole.stores.rows import Key
 from tasks.helix.dirty_data import NEEDS, QUESTIONS, ask
 from tasks.helix.models import HelixJob
@@ -26,9 +26,9 @@ class ScanDirtyData(Check):
         "Looks for the types A to F of dirty data in jobs, tasks and artifacts, and says how soon each should be "
         "seen to. Nothing is changed."
     )
-    store = "helix"
+    store_alias = "helix"
     model = HelixJob
-    questions = tuple(QUESTIONS)
+    rules = tuple(QUESTIONS)
     schedule = Schedule("0 */6 * * *")
     reasons = {
         "A": _("a completed task without artifact"),
@@ -38,7 +38,7 @@ class ScanDirtyData(Check):
         "E": _("a job in progress with some failed tasks"),
         "F": _("artifacts on a task that is still to be worked on"),
     }
-    sentences = {
+    messages = {
         "A": _("completed tasks without artifact: %(tasks)s"),
         "B": _("artifacts of failed or vanished tasks: %(artifacts)s"),
         "C": _("in progress, and all its tasks have failed: %(tasks)s"),
@@ -54,10 +54,10 @@ class ScanDirtyData(Check):
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return dict(NEEDS)
 
-    def ask(self, question: str) -> Iterable[Found]:
+    def run_rule(self, question: str) -> Iterable[FindingData]:
         """One finding for each job, and one for each task that is gone."""
         found: dict[tuple[int | None, int | None], tuple[str | None, list[int], list[int]]] = {}
-        for job, status, task, artifact in ask(self.at, question):
+        for job, status, task, artifact in ask(self.store, question):
             gone = task if job is None else None
             _status, tasks, artifacts = found.setdefault((job, gone), (status, [], []))
             if task is not None and (not tasks or tasks[-1] != task):
@@ -66,25 +66,25 @@ class ScanDirtyData(Check):
                 artifacts.append(artifact)
         for (job, gone), (status, tasks, artifacts) in found.items():
             data = {"job_id": job, "task_ids": sorted(set(tasks)), "artifact_ids": sorted(artifacts)}
-            yield Found(question, f"task {gone}" if job is None else str(job), data, _priority(status))
+            yield FindingData(question, f"task {gone}" if job is None else str(job), data, _priority(status))
 
-    def sentence(self, found: Found) -> str:
+    def sentence(self, found: FindingData) -> str:
         counts = {"tasks": len(found.data["task_ids"]), "artifacts": len(found.data["artifact_ids"])}
-        return str(self.sentences[found.code]) % counts
+        return str(self.messages[found.code]) % counts
 
-    def place(self, found: Found) -> tuple[str, Key]:
+    def target(self, found: FindingData) -> tuple[str, Key]:
         """The job; where it is not known, the first of the artifacts that nobody has."""
         job = found.data["job_id"]
         return ("artifacts", found.data["artifact_ids"][0]) if job is None else ("jobs", job)
 
-    def as_json(self, found: Found) -> dict[str, Any]:
+    def as_json(self, found: FindingData) -> dict[str, Any]:
         return {"type": found.code, **found.data, "priority": found.priority, "detail": self.sentence(found)}
 
-    def report(self, found: Sequence[Found]) -> dict[str, Any]:
+    def report(self, found: Sequence[FindingData]) -> dict[str, Any]:
         return super().report(found) | {"risk": RISKS[settings.ENVIRONMENT]}
 
     @classmethod
-    def summary(cls, figures: Mapping[str, int]) -> list[str]:
+    def result_notes(cls, figures: Mapping[str, int]) -> list[str]:
         words = RISK_WORDS[RISKS[settings.ENVIRONMENT]]
         return [gettext("Risk of a clean in this environment: %(risk)s.") % {"risk": words}]
 

@@ -8,7 +8,7 @@ from typing import Any
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Check, Found
+from opsconsole.engine.operation import Check, FindingData
 from opsconsole.stores.rows import Key
 from tasks.helix.dirty_data import FETCHED_ROWS, NEEDS
 from tasks.helix.models import HelixJob
@@ -33,14 +33,14 @@ class VerifyDirtyCleanup(Check):
     description = _(
         "Asks for artifacts without a task and for completed tasks without an artifact. Nothing is changed."
     )
-    store = "helix"
+    store_alias = "helix"
     model = HelixJob
-    questions = tuple(QUERIES)
+    rules = tuple(QUERIES)
     reasons = {
         "orphaned_artifact": _("an artifact whose task is gone"),
         "completed_without_artifact": _("a completed task without artifact"),
     }
-    sentences = {
+    messages = {
         "orphaned_artifact": _("artifact %(artifact_id)s (%(name)s) refers to task %(task_id)s, which is gone"),
         "completed_without_artifact": _(
             "task %(task_id)s of job %(job_id)s (%(agent_id)s) is completed without artifact"
@@ -51,13 +51,13 @@ class VerifyDirtyCleanup(Check):
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {model: columns for model, columns in NEEDS.items() if model is not HelixJob}
 
-    def place(self, found: Found) -> tuple[str, Key]:
+    def target(self, found: FindingData) -> tuple[str, Key]:
         return ("artifacts" if found.code == "orphaned_artifact" else "tasks"), found.subject
 
-    def ask(self, question: str) -> Iterable[Found]:
-        with self.at.connection.cursor() as cursor:
+    def run_rule(self, question: str) -> Iterable[FindingData]:
+        with self.store.connection.cursor() as cursor:
             cursor.execute(QUERIES[question])
             while rows := cursor.fetchmany(FETCHED_ROWS):
                 for row in rows:
                     data: dict[str, Any] = dict(zip(COLUMNS[question], row, strict=True))
-                    yield Found(question, str(row[0]), data)
+                    yield FindingData(question, str(row[0]), data)

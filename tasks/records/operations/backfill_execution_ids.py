@@ -10,14 +10,14 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.operation import (
-    Changed,
+    Change,
+    Invalid,
     Operation,
     Outcome,
     Problem,
     Risk,
     RowChange,
     Schedule,
-    Unfit,
     as_stored,
 )
 from opsconsole.formatting import figure
@@ -33,7 +33,7 @@ class BackfillExecutionIds(Operation):
         "Fills execution_id, where it is NULL, from the summary, compressed ones included. "
         "A value that stands is never overwritten."
     )
-    store = "records"
+    store_alias = "records"
     model = TestRecord
     reads = ("results_summary", "is_summary_compressed")
     writes = {"test_records": ("execution_id",)}
@@ -52,7 +52,7 @@ class BackfillExecutionIds(Operation):
         "no_execution_id": _("a summary without an execution_id"),
         "cannot_be_stored": _("a value that the store can't hold"),
     }
-    figure_labels = {
+    statistic_labels = {
         "in_scope": _("to fill"),
         "records": _("test records"),
         "filled": _("with execution_id"),
@@ -60,33 +60,33 @@ class BackfillExecutionIds(Operation):
         "lookup_ms": _("time of that, in ms"),
         "json_scan_ms": _("time of a scan of all summaries instead, in ms"),
     }
-    observed = frozenset(("lookup_plan", "lookup_ms", "json_scan_ms"))
+    volatile_statistics = frozenset(("lookup_plan", "lookup_ms", "json_scan_ms"))
 
-    def scope(self) -> QuerySet[TestRecord]:
-        return self.domain().filter(execution_id=None)
+    def queryset(self) -> QuerySet[TestRecord]:
+        return self.population().filter(execution_id=None)
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         """Two statements: which keys, as many as their summaries' sizes allow, and then these."""
-        with self.at.in_key_order():
-            keys = within_bytes(self.at, self.behind(units, after=after, bound=bound)[:limit])
-        chosen = TestRecord.objects.using(self.at.alias).filter(pk__in=[as_stored(plain_key(key)) for key in keys])
+        with self.store.keyset_planner_hints():
+            keys = within_bytes(self.store, self.behind(units, after=after, bound=bound)[:limit])
+        chosen = TestRecord.objects.using(self.store.alias).filter(pk__in=[as_stored(plain_key(key)) for key in keys])
         return self.named(chosen.order_by("pk")) if keys else []
 
-    def change(self, unit: Any) -> Outcome:
+    def process(self, unit: Any) -> Outcome:
         try:
             found = execution_id(unit.results_summary, unit.is_summary_compressed)
         except Unreadable as error:
-            return Unfit(error.reason)
-        if not self.at.holds(found):
-            return Unfit("cannot_be_stored")
+            return Invalid(error.reason)
+        if not self.store.holds(found):
+            return Invalid("cannot_be_stored")
         changed = RowChange("test_records", unit.pk, {"execution_id": None}, {"execution_id": found})
-        return Changed((changed,), "from_summary")
+        return Change((changed,), "from_summary")
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
-        waiting = narrow(self.scope()).count()
+    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+        waiting = narrow(self.queryset()).count()
         # `>= ''` is IS NOT NULL in words that SQLite counts by the index; else it reads every row.
-        filled = narrow(self.domain().filter(execution_id__gte="")).count()
-        lookup = look_up(self.at, waiting + filled)
+        filled = narrow(self.population().filter(execution_id__gte="")).count()
+        lookup = look_up(self.store, waiting + filled)
         return {
             "in_scope": waiting,
             "records": waiting + filled,
@@ -100,7 +100,7 @@ class BackfillExecutionIds(Operation):
         return ngettext("Fill %(count)s execution id", "Fill %(count)s execution ids", count) % {"count": figure(count)}
 
     @classmethod
-    def summary(cls, figures: Mapping[str, Any]) -> list[str]:
+    def result_notes(cls, figures: Mapping[str, Any]) -> list[str]:
         if not figures.get("records"):
             return []
         values = {"lookup": figure(figures["lookup_ms"], 3), "scan": figure(figures["json_scan_ms"], 1)}

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Check, Found, Priority, Schedule
+from opsconsole.engine.operation import Check, FindingData, Priority, Schedule
 from opsconsole.stores import remedies
 from tasks.records.models import TestRecord
 from tasks.records.query_plan import INDEX, is_by_index, plan_of
@@ -22,10 +22,10 @@ class CheckExecutionIndex(Check):
         "Looks whether test_records has the column execution_id and its index, whether a lookup uses it, and how "
         "many records have their id."
     )
-    store = "records"
+    store_alias = "records"
     model = TestRecord
     schedule = Schedule("45 4 * * *")
-    questions = ("lookup", "share filled")
+    rules = ("lookup", "share filled")
     reasons = {
         "no_column": _("test_records has no column execution_id: %(statements)s"),
         "no_index": _("execution_id has no index: %(statements)s"),
@@ -35,55 +35,57 @@ class CheckExecutionIndex(Check):
     }
     repairs = {"not_filled": "records.backfill_execution_ids"}
 
-    def ask(self, question: str) -> Iterable[Found]:
+    def run_rule(self, question: str) -> Iterable[FindingData]:
         return self._lookup() if question == "lookup" else self._share()
 
-    def _lookup(self) -> Iterator[Found]:
+    def _lookup(self) -> Iterator[FindingData]:
         if not self._has_column:
-            lacking = remedies.lacks(self.at, {TestRecord: (COLUMN,)})
+            lacking = remedies.lacks(self.store, {TestRecord: (COLUMN,)})
             yield self._found("no_column", statements=" ".join([*lacking.reasons, *lacking.statements]))
             return
         known = self._indexes()
         helping = [name for name, columns in known.items() if columns[:1] == [COLUMN]]
-        plan = plan_of(self.at, possible=True)
+        plan = plan_of(self.store, possible=True)
         if helping and not is_by_index(plan):
             yield self._found("index_not_used", indexes=", ".join(helping), plan=plan)
         elif not helping and INDEX in known:
             # Before the repair of document 002 some stores had one of this name on a JSON expression.
             yield self._found("other_index", index=INDEX, statements=f"DROP INDEX {INDEX}; {ADD_INDEX.format(INDEX)}")
         elif not helping:
-            name = remedies.free_name(INDEX, remedies.names_taken(self.at))
+            name = remedies.free_name(INDEX, remedies.names_taken(self.store))
             yield self._found("no_index", statements=ADD_INDEX.format(name))
 
-    def _share(self) -> Iterator[Found]:
+    def _share(self) -> Iterator[FindingData]:
         figures = self._figures()
         waiting = figures["records"] - figures["filled"]
         if self._has_column and waiting:
-            yield Found("not_filled", f"{TABLE}.{COLUMN}", {"waiting": waiting, **figures}, Priority.PLANNED.value)
+            yield FindingData(
+                "not_filled", f"{TABLE}.{COLUMN}", {"waiting": waiting, **figures}, Priority.PLANNED.value
+            )
 
-    def _found(self, code: str, **data: Any) -> Found:
-        return Found(code, f"{TABLE}.{COLUMN}", data, Priority.IMMEDIATE.value)
+    def _found(self, code: str, **data: Any) -> FindingData:
+        return FindingData(code, f"{TABLE}.{COLUMN}", data, Priority.IMMEDIATE.value)
 
     @property
     def _has_column(self) -> bool:
-        return COLUMN in self.at.tables[TABLE]
+        return COLUMN in self.store.tables[TABLE]
 
     def _indexes(self) -> dict[str, list[str]]:
         """Name → columns, in order."""
-        connection = self.at.connection
+        connection = self.store.connection
         with connection.cursor() as cursor:
             found = connection.introspection.get_constraints(cursor, TABLE)
         return {name: about["columns"] for name, about in found.items() if about["index"]}
 
     def _figures(self) -> dict[str, Any]:
-        rows = TestRecord.objects.using(self.at.alias)
+        rows = TestRecord.objects.using(self.store.alias)
         filled = rows.filter(execution_id__isnull=False).count() if self._has_column else 0
         records = filled + (rows.filter(execution_id=None).count() if self._has_column else rows.count())
         return {"records": records, "filled": filled, "percent": 100 * filled / records if records else 100.0}
 
-    def report(self, found: Sequence[Found]) -> dict[str, Any]:
+    def report(self, found: Sequence[FindingData]) -> dict[str, Any]:
         """With what was looked at, also where nothing is wrong."""
-        plan = plan_of(self.at) if self._has_column else None
+        plan = plan_of(self.store) if self._has_column else None
         looked_at = {
             "column": self._has_column,
             "index": any(columns[:1] == [COLUMN] for columns in self._indexes().values()),

@@ -27,7 +27,7 @@ class Command(ConsoleCommand):
             return
         rows = [(_("operation"), _("store"), _("risk"), _("schedule"), _("parameters"))]
         for cls in registry.operations().values():
-            store = getattr(cls, "store", None) or _("the run's")
+            store = getattr(cls, "store_alias", None) or _("the run's")
             schedule = cls.schedule.cron if cls.schedule else ""
             rows.append((cls.name, store, str(cls.risk.label), schedule, _flags(cls)))
         output.table(rows, heading=True)
@@ -47,7 +47,7 @@ def _described(cls: type[Operation]) -> dict[str, Any]:
         "operation": cls.name,
         "title": str(cls.title),
         "description": str(cls.description),
-        "store": getattr(cls, "store", None),
+        "store": getattr(cls, "store_alias", None),
         "risk": cls.risk.value,
         "undoable": cls.undoable,
         "batch_size": cls.batch_size,

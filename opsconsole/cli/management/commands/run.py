@@ -41,7 +41,7 @@ class Command(ConsoleCommand):
                 flags.add_argument("--execute", action="store_true", help=_("keep the findings, as a run"))
             else:
                 add_common_flags(flags)
-            if cls.selects and not cls.about_runs:
+            if cls.selectable and not cls.targets_run:
                 flags.add_argument("--keys", nargs="+", metavar="KEY", help=_("only these units, by their keys"))
 
     def run_from_argv(self, argv: list[str]) -> None:

@@ -30,7 +30,7 @@ from opsconsole.cli.command import (
 from opsconsole.cli.output import Output, line_of, result_of, status_label
 from opsconsole.engine import lifecycle, queue, registry
 from opsconsole.engine.labels import reason_label, verb_label
-from opsconsole.engine.lifecycle import run_called
+from opsconsole.engine.lifecycle import get_run
 from opsconsole.engine.models import Run
 from opsconsole.escaping import for_terminal
 from opsconsole.formatting import figure
@@ -126,7 +126,7 @@ class Command(ConsoleCommand):
                 status_label(run.status),
                 figure(run.total),
                 figure(run.changed),
-                figure(run.set_aside),
+                figure(run.failed),
                 run.started_by,
                 _moment(run.created_at),
             )
@@ -139,7 +139,7 @@ class Command(ConsoleCommand):
             _("status"),
             _("in scope"),
             _("changed"),
-            _("set aside"),
+            _("failed"),
             _("started by"),
             _("created at"),
         )
@@ -149,8 +149,8 @@ class Command(ConsoleCommand):
             output.line(_("… and %(count)s more: --limit N shows them.") % {"count": figure(more)})
 
     def _show(self, options: dict[str, Any]) -> None:
-        run, output = run_called(options["run"]), _output(options)
-        aside = list(run.units_set_aside.filter(retried_by=None).values("reason").annotate(units=Count("pk")))
+        run, output = get_run(options["run"]), _output(options)
+        aside = list(run.failed_items.filter(retried_by=None).values("reason").annotate(units=Count("pk")))
         if options["json"]:
             output.json(
                 result_of(run)
@@ -159,7 +159,7 @@ class Command(ConsoleCommand):
                     "note": run.note,
                     "user": run.user.get_username() if run.user else None,
                     "parent": run.parent_id,
-                    "units_set_aside": {entry["reason"]: entry["units"] for entry in aside},
+                    "failed_items": {entry["reason"]: entry["units"] for entry in aside},
                     "undoable": run.undoable,
                     "events": [
                         {"at": e.at, "verb": e.verb, "who": e.who, "from": e.origin, "detail": e.detail}
@@ -245,7 +245,7 @@ class Command(ConsoleCommand):
         _steer(options, partial(lifecycle.reject, reason=options["reason"]), permission="operations.approve_run")
 
     def _note(self, options: dict[str, Any]) -> None:
-        run = run_called(options["run"])
+        run = get_run(options["run"])
         lifecycle.add_note(run, shell_actor(options["user"]), options["text"])
         _output(options).line(_("Noted with run %(run)d.") % {"run": run.pk})
 
@@ -261,7 +261,7 @@ class Command(ConsoleCommand):
         _about(options, "operations.undo_run", execute=options["execute"])
 
     def _retry(self, options: dict[str, Any]) -> None:
-        _about(options, "operations.retry_set_aside", execute=not options["dry_run"], asks=False)
+        _about(options, "operations.retry_failed_rows", execute=not options["dry_run"], asks=False)
 
 
 def _awaiting(name: str | None) -> list[Run]:
@@ -277,7 +277,7 @@ def _awaiting(name: str | None) -> list[Run]:
 
 
 def _steer(options: dict[str, Any], verb: Callable[..., Any], permission: str = "operations.operate_run") -> None:
-    run = run_called(options["run"])
+    run = get_run(options["run"])
     verb(run, shell_actor(options["user"], permission))
     run.refresh_from_db()
     output = _output(options)
@@ -292,7 +292,7 @@ def _steer(options: dict[str, Any], verb: Callable[..., Any], permission: str = 
 
 def _about(options: dict[str, Any], operation: str, *, execute: bool, asks: bool = True) -> None:
     """Undo and retry are operations on the run's own store."""
-    values = {"run": run_called(options["run"]).pk}
+    values = {"run": get_run(options["run"]).pk}
     run_operation(registry.operation(operation), values, options, execute=execute, asks=asks)
 
 

@@ -11,7 +11,7 @@ from opsconsole.cli.command import ConsoleCommand, Refused, add_json_flag
 from opsconsole.cli.output import Output
 from opsconsole.formatting import figure
 from opsconsole.monitoring.stats import stats
-from opsconsole.stores.store import Store, StoreUnusable, all_stores
+from opsconsole.stores.store import Store, StoreUnavailable, all_stores
 
 
 class Command(ConsoleCommand):
@@ -42,7 +42,7 @@ class Command(ConsoleCommand):
 def _report(store: Store) -> dict[str, Any]:
     try:
         return stats(store)
-    except StoreUnusable as error:
+    except StoreUnavailable as error:
         return {"alias": store.alias, "error": str(error)}
 
 

@@ -10,7 +10,7 @@ from django.utils.translation import gettext_noop
 
 from opsconsole.cli.command import ConsoleCommand, add_json_flag
 from opsconsole.cli.output import Output
-from opsconsole.stores.store import Store, StoreUnusable, all_stores
+from opsconsole.stores.store import Store, StoreUnavailable, all_stores
 
 
 class Command(ConsoleCommand):
@@ -74,6 +74,6 @@ def report(store: Store) -> tuple[dict[str, Any], str]:
         }
     except (DatabaseError, InterfaceError) as error:
         return entry, str(store.unusable(error))
-    except (StoreUnusable, OSError) as error:
+    except (StoreUnavailable, OSError) as error:
         return entry, str(error)
     return entry | found | {"reachable": True}, ""

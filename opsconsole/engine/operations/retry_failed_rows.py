@@ -12,40 +12,40 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine import registry
-from opsconsole.engine.lifecycle import UnableToRun, run_called, store_of
-from opsconsole.engine.models import SetAside
+from opsconsole.engine.lifecycle import RunRefused, get_run, store_of
+from opsconsole.engine.models import FailedItem
 from opsconsole.engine.operation import Check, Operation, Outcome, Risk
 from opsconsole.stores.preflight import Target
 from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store
 
 
-class RetrySetAside(Operation):
+class RetryFailedRows(Operation):
     title = _("Retry units set aside")
     description = _("Runs the operation again for the units that a run set aside, and for these alone.")
     risk = Risk.CHANGE
-    about_runs = True
+    targets_run = True
 
     class Params(forms.Form):
         run = forms.IntegerField(min_value=1, label=_("run"), help_text=_("the run that set them aside"))
 
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         super().__init__(store, params)
-        run = run_called(self.params["run"])
-        self._waiting = SetAside.objects.filter(run=run, retried_by=None)
+        run = get_run(self.params["run"])
+        self._waiting = FailedItem.objects.filter(run=run, retried_by=None)
         self._keys = list(self._waiting.values_list("key", flat=True))
         if not self._keys and not self._waiting.model.objects.filter(run=run).exists():
-            raise UnableToRun(gettext("Run %(run)d set nothing aside.") % {"run": run.pk})
+            raise RunRefused(gettext("Run %(run)d set nothing aside.") % {"run": run.pk})
         cls = registry.operation(run.operation)
         if issubclass(cls, Check):
-            raise UnableToRun(gettext("Run %(run)d only read: scan again instead.") % {"run": run.pk})
+            raise RunRefused(gettext("Run %(run)d only read: scan again instead.") % {"run": run.pk})
         self._again = cls(store, run.params)
         self.model, self.writes = self.again.model, self.again.writes  # type: ignore[misc]  # as of that run
         self.batch_size, self.reasons = self.again.batch_size, self.again.reasons  # type: ignore[misc]
-        self.act = None if self.again.act is None else self._act
-        self.figure_labels = self.again.figure_labels  # type: ignore[misc]
-        self.observed = self.again.observed
-        self.undoable, self.backs_up = self.again.undoable, self.again.backs_up
+        self.perform = None if self.again.perform is None else self._act
+        self.statistic_labels = self.again.statistic_labels  # type: ignore[misc]
+        self.volatile_statistics = self.again.volatile_statistics
+        self.undoable, self.creates_backup = self.again.undoable, self.again.creates_backup
 
     def effective_risk(self) -> Risk:
         """Return the risk of that run's operation: a retry of a delete is a delete."""
@@ -56,11 +56,11 @@ class RetrySetAside(Operation):
         return self.again.superusers_only
 
     @property
-    def wants_note(self) -> bool:
-        return self.again.wants_note
+    def requires_note(self) -> bool:
+        return self.again.requires_note
 
-    def facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
-        return self.again.facts(units)
+    def checklist_facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+        return self.again.checklist_facts(units)
 
     @property
     def again(self) -> Operation:
@@ -69,14 +69,14 @@ class RetrySetAside(Operation):
         return self._again
 
     @classmethod
-    def locate(cls, params: Mapping[str, Any]) -> Store:
-        return store_of(run_called(params["run"]))
+    def resolve_store(cls, params: Mapping[str, Any]) -> Store:
+        return store_of(get_run(params["run"]))
 
-    def domain(self) -> QuerySet[Any]:
-        return self.again.choose(self.again.domain(), self._keys)
+    def population(self) -> QuerySet[Any]:
+        return self.again.select(self.again.population(), self._keys)
 
-    def scope(self) -> QuerySet[Any]:
-        return self.again.choose(self.again.scope(), self._keys)
+    def queryset(self) -> QuerySet[Any]:
+        return self.again.select(self.again.queryset(), self._keys)
 
     def bound(self) -> Key | None:
         return self.again.bound()
@@ -93,11 +93,11 @@ class RetrySetAside(Operation):
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return self.again.needs()
 
-    def change(self, unit: Any) -> Outcome:
-        return self.again.change(unit)
+    def process(self, unit: Any) -> Outcome:
+        return self.again.process(unit)
 
     def _act(self, unit: Any) -> Outcome:
-        return self.again.act(unit)  # type: ignore[misc]  # it has one
+        return self.again.perform(unit)  # type: ignore[misc]  # it has one
 
     def label(self, unit: Any) -> str:
         return self.again.label(unit)
@@ -106,13 +106,13 @@ class RetrySetAside(Operation):
     def key_name(self) -> str:
         return self.again.key_name
 
-    def measure(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
-        return self.again.measure(lambda units: narrow(self.again.choose(units, self._keys)))
+    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+        return self.again.statistics(lambda units: narrow(self.again.select(units, self._keys)))
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         return self.again.verify(after, left)
 
-    def finished(self, run_id: int) -> None:
+    def on_finish(self, run_id: int) -> None:
         """What this run did not set aside again is settled."""
-        again = SetAside.objects.filter(run_id=run_id).values_list("label", flat=True)
+        again = FailedItem.objects.filter(run_id=run_id).values_list("label", flat=True)
         self._waiting.exclude(label__in=list(again)).update(retried_by=run_id)

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import pytest
 
 from opsconsole.engine import registry
-from opsconsole.engine.lifecycle import UnableToRun
+from opsconsole.engine.lifecycle import RunRefused
 from opsconsole.engine.models import Status
-from opsconsole.engine.operation import Act, Changed, Outcome, Risk
+from opsconsole.engine.operation import Action, Change, Outcome, Risk
 from tasks.agentos.models import Task
 from tests.audits.test_backfill_decision_fields import NAME, expected
 from tests.support.contract import execute_run, forbid, operation_called
@@ -30,7 +30,7 @@ def test_what_fails_again_waits_for_the_next(make_attached: Any) -> None:
         "BEGIN SELECT RAISE(ABORT, 'forbidden'); END",
     )
     run = execute_run(operation_called(NAME, store))
-    assert sorted(run.units_set_aside.values_list("key", flat=True)) == sorted((first, second))
+    assert sorted(run.failed_items.values_list("key", flat=True)) == sorted((first, second))
     execute(store, "DROP TRIGGER forbids_too")
     newcomer = {**before["task_audits"][first], "audit_id": 10**9, "decision_id": None}
     execute(
@@ -38,33 +38,33 @@ def test_what_fails_again_waits_for_the_next(make_attached: Any) -> None:
         f"INSERT INTO task_audits ({', '.join(newcomer)}) VALUES ({', '.join('?' * len(newcomer))})",
         list(newcomer.values()),
     )
-    retry = execute_run(operation_called("operations.retry_set_aside", run=run.pk))
-    assert (retry.status, retry.total, retry.changed, retry.set_aside) == (Status.NEEDS_ATTENTION, 2, 1, 1)
-    assert [entry.key for entry in retry.units_set_aside.all()] == [first]
-    assert run.units_set_aside.get(key=second).retried_by == retry
+    retry = execute_run(operation_called("operations.retry_failed_rows", run=run.pk))
+    assert (retry.status, retry.total, retry.changed, retry.failed) == (Status.NEEDS_ATTENTION, 2, 1, 1)
+    assert [entry.key for entry in retry.failed_items.all()] == [first]
+    assert run.failed_items.get(key=second).retried_by == retry
     mend()
-    last = execute_run(operation_called("operations.retry_set_aside", run=retry.pk))
+    last = execute_run(operation_called("operations.retry_failed_rows", run=retry.pk))
     assert (last.status, last.changed) == (Status.SUCCEEDED, 1)
     found = dump(store)
     assert found["task_audits"].pop(10**9) == newcomer
     assert found["task_audits"] == after["task_audits"]
 
 
-class NoteRuns(Act):
+class NoteRuns(Action):
     """An action that fails at first, and notes the run that it belongs to."""
 
     title = "Note runs"
     description = "Notes the run."
-    store = "agentos"
+    store_alias = "agentos"
     model = Task
     risk = Risk.CHANGE
     noted: ClassVar[list[int | None]] = []
 
-    def act(self, unit: Any) -> Outcome:
+    def perform(self, unit: Any) -> Outcome:
         self.noted.append(self.run_id)
         if len(self.noted) == 1:
             raise ValueError("not yet")
-        return Changed(())
+        return Change(())
 
     def verify(self, after: Any, left: int) -> list[str]:
         return []
@@ -76,12 +76,12 @@ def test_an_action_is_told_the_run_that_retries_it(make_attached: Any, monkeypat
     monkeypatch.setattr(NoteRuns, "name", "tests.note_runs", raising=False)
     monkeypatch.setitem(registry.operations(), "tests.note_runs", NoteRuns)
     run = execute_run(operation_called("tests.note_runs", store))
-    retry = execute_run(operation_called("operations.retry_set_aside", run=run.pk))
+    retry = execute_run(operation_called("operations.retry_failed_rows", run=run.pk))
     assert (retry.status, NoteRuns.noted) == (Status.SUCCEEDED, [run.pk, retry.pk])
 
 
 def test_nothing_was_set_aside(make_attached: Any) -> None:
     store = make_attached("sqlite", 50).store
     run = execute_run(operation_called(NAME, store))
-    with pytest.raises(UnableToRun, match=f"Run {run.pk} set nothing aside"):
-        operation_called("operations.retry_set_aside", run=run.pk)
+    with pytest.raises(RunRefused, match=f"Run {run.pk} set nothing aside"):
+        operation_called("operations.retry_failed_rows", run=run.pk)
