@@ -126,7 +126,7 @@ def django_db_setup(request: pytest.FixtureRequest, django_db_blocker: Any) -> N
         for name, config in OWN.items():
             shutil.copyfile(made / name, EMPTY[name])
             shutil.copyfile(made / name, config["NAME"])
-    from opsconsole.static_files import publish  # its storage needs the settings
+    from opsconsole.console.static_files import publish  # its storage needs the settings
 
     publish()
 

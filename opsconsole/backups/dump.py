@@ -17,8 +17,7 @@ from django.db import OperationalError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from opsconsole.backups import files, pg_client
-from opsconsole.care import notes
+from opsconsole.backups import files, notes, pg_client
 from opsconsole.engine import audit_log
 from opsconsole.stores.catalog import identifier, quote
 from opsconsole.stores.models import Backup

@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest
 from django.utils.translation import gettext as _
 from whitenoise.middleware import WhiteNoiseMiddleware
 
-from opsconsole.static_files import manifest, publish
+from opsconsole.console.static_files import manifest, publish
 
 FORWARDING = (
     "HTTP_FORWARDED",

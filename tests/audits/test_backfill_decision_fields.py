@@ -1,4 +1,4 @@
-"""Document 000 against `tests.support.reference_backfill`, row for row, on every engine; and the contract of every operation."""
+"""The backfill against `tests.support.reference_backfill`, row for row, on every engine; and the operation contract."""
 
 from __future__ import annotations
 

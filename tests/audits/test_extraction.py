@@ -1,4 +1,4 @@
-"""Any payload whatever: the operation says what `tests.support.reference_backfill` says, alone and through real databases."""
+"""The operation agrees with `tests.support.reference_backfill` on any payload, alone and through real databases."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ import pytest
 from django.conf import settings
 
 from opsconsole.backups import dump, files, pg_client
+from opsconsole.backups.notes import beside
 from opsconsole.backups.operations.backup_store import BackupStore
-from opsconsole.care.notes import beside
 from opsconsole.engine import queue
 from opsconsole.engine.models import Run, Status
 from opsconsole.stores import backups

@@ -15,8 +15,8 @@ from django.urls import reverse
 
 from opsconsole.backups import folders
 from opsconsole.console.middleware import StaticFilesMiddleware
+from opsconsole.console.static_files import PUBLISHED, manifest, publish, storage
 from opsconsole.engine.models import Run, Status
-from opsconsole.static_files import PUBLISHED, manifest, publish, storage
 from opsconsole.stores.models import Backup
 from opsconsole.stores.store import StoreUnavailable
 from tests.support.contract import execute_run, operation_called, plan_whole

@@ -1,4 +1,4 @@
-"""Measures `cleanup_dirty_data scan` against the bare SQL of the same questions: `python -m tests.benchmarks.dirty_data`.
+"""Measure `cleanup_dirty_data scan` against the same rules as bare SQL: `python -m tests.benchmarks.dirty_data`.
 
 Within a round both take turns on the same store, warm. The command's seconds are less its start-up, which is
 what it takes on a store without a job. `asked` is what the project set itself: 1.5 times the bare SQL.

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from opsconsole.backups.files import file_digest
 from opsconsole.backups.folders import listed_files
-from opsconsole.care.notes import beside
+from opsconsole.backups.notes import beside
 from opsconsole.engine import audit_log, lifecycle
 from opsconsole.engine.models import Event
 from opsconsole.stores.models import Backup

@@ -253,7 +253,7 @@ def test_a_worker_goes_on_where_the_web_server_died(bobs, task, monkeypatch):
     monkeypatch.undo()
     assert tasks(task) == [("t", "old", "created")]
     Run.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
-    (run,) = lifecycle.reap()
+    (run,) = lifecycle.requeue_stale_runs()
     queue.advance(run.pk, run.generation)
     assert tasks(task) == [("t", "mine", "created")]
 
@@ -463,7 +463,7 @@ def test_the_same_rows_again_change_nothing(managed):
 
 def test_a_write_that_does_not_last_needs_attention(task, monkeypatch):
     run = start(given(Write("tasks", ("title",), [("t", ("old",), ("new",))])))
-    real = write_rows.WriteRows.measure
+    real = write_rows.WriteRows.statistics
 
     def reverted(self: Any, narrow: Any) -> dict[str, int]:
         task.execute("UPDATE tasks SET title = 'old'")

@@ -11,10 +11,10 @@ from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from opsconsole.backups import notes
 from opsconsole.backups.files import PARTIAL
 from opsconsole.backups.folders import folders
 from opsconsole.backups.restore import RESTORING
-from opsconsole.care import notes
 from opsconsole.engine.operation import Action, Change, Outcome, Risk, Schedule
 from opsconsole.formatting import figure
 from opsconsole.stores.models import Backup

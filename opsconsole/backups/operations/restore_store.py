@@ -11,10 +11,9 @@ from django import forms
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.backups import dump, files, pg_client, restore
+from opsconsole.backups import dump, files, notes, pg_client, restore
 from opsconsole.backups.folders import below, folder_of, listed_files
 from opsconsole.backups.params import OnNamedStore, StoreField, choose_from
-from opsconsole.care import notes
 from opsconsole.engine.operation import LONG_CLUSTER, Action, Change, NamedItem, NamedItemsMixin, Outcome, Risk
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.stores.models import Backup

@@ -8,7 +8,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.care.notes import AlteredNote, audit_notes
+from opsconsole.backups.notes import AlteredNote, audit_notes
 from opsconsole.cli.command import EXIT_FAILED, ConsoleCommand, add_json_flag, require_setup
 from opsconsole.cli.output import Output
 from opsconsole.engine import audit_log
