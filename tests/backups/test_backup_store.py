@@ -182,7 +182,7 @@ def test_killed_in_the_middle(tmp_path: Path, empty_console: Path) -> None:
     process.communicate()
     assert list(folder.glob("*.partial*")), "it was killed too late for this test"
     with closing(sqlite3.connect(shell.folder / "default.sqlite3")) as console:
-        assert console.execute("SELECT COUNT(*) FROM care_backup").fetchone() == (0,)
+        assert console.execute("SELECT COUNT(*) FROM stores_backup").fetchone() == (0,)
     answer = shell.json("backup_store", "agentos", "--db-path", path)
     assert answer["status"] == "succeeded"
     assert set(folder.iterdir()) == {Path(answer["file"]), beside(Path(answer["file"]))}

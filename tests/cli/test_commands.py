@@ -166,7 +166,7 @@ def test_stores_lists_every_store(shell, tmp_path):
 
 def test_people_see_what_the_document_shows_them(shell, store):
     done = shell.run(COMMAND, "--db-path", store)
-    for text in (str(store), "EXECUTE", "In scope: 200", "already filled", "Unfit", "broken JSON"):
+    for text in (str(store), "EXECUTE", "In scope: 200", "already filled", "Invalid", "broken JSON"):
         assert text in done.stdout
     assert "the payload lacks the fields" in done.stdout
     assert "Coverage of source_event_ts:" in done.stdout

@@ -149,7 +149,7 @@ def test_a_backup_notes_the_log(backup: Backup, entries: int) -> None:
 def test_whoever_rewrites_the_whole_database_is_caught_by_the_files(backup: Backup) -> None:
     """Cut short to what was true once, with the list of backups: every seal fits."""
     sql("DELETE FROM operations_event WHERE number > 5")
-    sql("DELETE FROM care_backup")
+    sql("DELETE FROM stores_backup")
     with pytest.raises(CommandError, match=r"Entry 6 was removed: .*\.audit noted \d+ entries"):
         call_command("verify_audit_log")
 
@@ -165,7 +165,7 @@ def test_a_backup_that_was_exchanged_is_not_restored(backup: Backup) -> None:
     """Whoever can write the list of backups and the folder lacks the key of the note."""
     path = Path(backup.path)
     path.write_bytes(path.read_bytes() + bytes(1))
-    sql("UPDATE care_backup SET digest = %s, size = %s", file_digest(path), path.stat().st_size)
+    sql("UPDATE stores_backup SET digest = %s, size = %s", file_digest(path), path.stat().st_size)
     operation = operation_called("backups.restore_store", store="agentos", file=path.name, as_="beside")
     run = execute_run(operation)
     assert run.status != "succeeded"
@@ -175,7 +175,7 @@ def test_a_backup_that_was_exchanged_is_not_restored(backup: Backup) -> None:
 def test_the_note_goes_with_its_backup(backup: Backup) -> None:
     old = timezone.now() - timedelta(days=400)
     Backup.objects.update(at=old)
-    sql("UPDATE care_backup SET verified_at = NULL")
+    sql("UPDATE stores_backup SET verified_at = NULL")
     newer = execute_run(operation_called("backups.backup_store", store="agentos"))
     execute_run(operation_called("backups.prune_backups", days=30, newest=1))
     kept = [Path(one.path) for one in Backup.objects.all()]

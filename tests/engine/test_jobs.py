@@ -102,7 +102,7 @@ def test_a_run_that_lost_its_worker_or_its_message_is_woken(store):
 def test_a_run_that_kills_every_worker_is_failed(store, monkeypatch):
     run = queue.confirm(draft(store), TESTER)
 
-    def crash(*_):
+    def crash(*_, **__):
         raise Crash
 
     monkeypatch.setattr(rows, "write", crash)

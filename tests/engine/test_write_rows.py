@@ -312,7 +312,7 @@ def test_who_may_not_run_operations_may_not_edit(client, charlie, task):
 
     charlie.user_permissions.set(
         Permission.objects.filter(
-            codename__in=("view_task", "add_task", "change_task"), content_type__app_label="tasks"
+            codename__in=("view_task", "add_task", "change_task"), content_type__app_label="agentos"
         )
     )
     signed_in(client, charlie)

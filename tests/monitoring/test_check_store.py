@@ -108,8 +108,8 @@ def test_json_of_an_attached_postgresql(make_attached: Any, payload_type: str) -
 
 
 def test_the_server_s_memory(postgres: Any) -> None:
-    attach_url("records", postgres.create_database("small"))
-    codes = found(Store("records", "records"))
+    attach_url("agentos", postgres.create_database("small"))
+    codes = found(Store("agentos", "agentos"))
     assert "shared_buffers" in codes["setting_advised"]
 
 

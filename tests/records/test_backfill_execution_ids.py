@@ -139,8 +139,8 @@ def test_fifty_megabytes_take_little_more(make_records: records.Maker, tmp_path:
         "from opsconsole.stores.store import attach_file;"
         "from tasks.records.operations.backfill_execution_ids import *;"
         "o = BackfillExecutionIds(attach_file('records', sys.argv[1]));"
-        "o.at.tables; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
-        "found = [o.change(unit) for unit in o.fetch(o.scope(), after=None, bound=99, limit=1000)];"
+        "o.store.tables; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "found = [o.process(unit) for unit in o.fetch(o.queryset(), after=None, bound=99, limit=1000)];"
         "assert len(found) == 4 and all(one.reason == 'from_summary' for one in found);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )

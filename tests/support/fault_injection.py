@@ -33,13 +33,12 @@ def interposed(point: str, call: int, accident: Any) -> tuple[Any, str, Any]:
 
     def function(*args: Any, **options: Any) -> Any:
         nonlocal calls
+        if moment == "after":  # a call that raised is repeated by the run
+            result = real(*args, **options)
         calls += 1
-        if calls == call and moment == "before":
+        if calls == call:
             accident()
-        result = real(*args, **options)
-        if calls == call and moment == "after":
-            accident()
-        return result
+        return result if moment == "after" else real(*args, **options)
 
     return owner, name, function
 
