@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
+from django.core.cache.backends.base import CacheKeyWarning
 from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
 from django.urls import reverse_lazy
@@ -152,6 +154,8 @@ SILENCED_SYSTEM_CHECKS = ["models.W035"]  # AgentOS and HELIX both have a table 
 
 # --- caches ---------------------------------------------------------------------------------------------
 
+# The keys of the live cache are ids of platforms, whatever characters they have; memcached is not supported.
+warnings.filterwarnings("ignore", category=CacheKeyWarning)
 CACHES = {
     # This process's own, so that no page waits for a cache server or believes what is in one.
     "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "console"},
