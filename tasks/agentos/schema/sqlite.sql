@@ -192,7 +192,8 @@ END;
 -- Full-text search. The documented FTS5 tables index a run of Chinese as one word, so each has a second index of
 -- pairs of characters ("grams"): every Chinese, Japanese or Korean character starts a word with the next character.
 -- Both index the first 64,000 characters. Of JSON, the strings and numbers are indexed. `tasks/agentos/search.py`
--- queries with the same words.
+-- queries with the same words. The text is cut into pieces of 128 characters first: `substr` of a long text counts
+-- its characters from the start each time.
 
 CREATE VIRTUAL TABLE memory_fts USING fts5(
     id UNINDEXED,
@@ -216,22 +217,21 @@ CREATE VIEW memory_grams_text (rowid, words) AS SELECT entry.rowid, (
             SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(entry.content) WHERE type IN ('text', 'integer', 'real')
         ) ELSE entry.content END), 1, 64000
     )),
-    step(at, i, piece, pair) AS (
-        SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
+    piece(start, characters) AS (
+        SELECT 1, substr(text, 1, 129) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
         UNION ALL
-        SELECT
-            CASE WHEN i < 128 THEN at ELSE at + 128 END,
-            CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-            CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-            CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-        FROM step, source WHERE length(pair) = 2
+        SELECT start + 128, substr((SELECT text FROM source), start + 128, 129) FROM piece WHERE length(characters) = 129
+    ),
+    place(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM place WHERE i < 128),
+    pairs(pair) AS (
+        SELECT substr(characters, i, 2) FROM piece CROSS JOIN place WHERE i <= length(characters)
     )
     SELECT coalesce(group_concat(
         CASE
             WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
             WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
             ELSE substr(pair, 1, 1)
-        END, ''), (SELECT text FROM source)) FROM step
+        END, ''), (SELECT text FROM source)) FROM pairs
 ) FROM memory_items AS entry;
 CREATE VIEW memory_grams_replaced (rowid, words) AS SELECT entry.place, (
     WITH RECURSIVE source(text) AS (SELECT substr(
@@ -242,22 +242,21 @@ CREATE VIEW memory_grams_replaced (rowid, words) AS SELECT entry.place, (
             SELECT coalesce(group_concat(atom, ' '), '') FROM json_tree(entry.content) WHERE type IN ('text', 'integer', 'real')
         ) ELSE entry.content END), 1, 64000
     )),
-    step(at, i, piece, pair) AS (
-        SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
+    piece(start, characters) AS (
+        SELECT 1, substr(text, 1, 129) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
         UNION ALL
-        SELECT
-            CASE WHEN i < 128 THEN at ELSE at + 128 END,
-            CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-            CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-            CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-        FROM step, source WHERE length(pair) = 2
+        SELECT start + 128, substr((SELECT text FROM source), start + 128, 129) FROM piece WHERE length(characters) = 129
+    ),
+    place(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM place WHERE i < 128),
+    pairs(pair) AS (
+        SELECT substr(characters, i, 2) FROM piece CROSS JOIN place WHERE i <= length(characters)
     )
     SELECT coalesce(group_concat(
         CASE
             WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
             WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
             ELSE substr(pair, 1, 1)
-        END, ''), (SELECT text FROM source)) FROM step
+        END, ''), (SELECT text FROM source)) FROM pairs
 ) FROM memory_fts_replaced AS entry;
 CREATE TRIGGER memory_fts_before_insert BEFORE INSERT ON memory_items BEGIN
     DELETE FROM memory_fts_replaced;
@@ -311,43 +310,41 @@ CREATE VIEW kb_chunks_grams_text (rowid, words) AS SELECT entry.rowid, (
     WITH RECURSIVE source(text) AS (SELECT substr(
         entry.content, 1, 64000
     )),
-    step(at, i, piece, pair) AS (
-        SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
+    piece(start, characters) AS (
+        SELECT 1, substr(text, 1, 129) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
         UNION ALL
-        SELECT
-            CASE WHEN i < 128 THEN at ELSE at + 128 END,
-            CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-            CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-            CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-        FROM step, source WHERE length(pair) = 2
+        SELECT start + 128, substr((SELECT text FROM source), start + 128, 129) FROM piece WHERE length(characters) = 129
+    ),
+    place(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM place WHERE i < 128),
+    pairs(pair) AS (
+        SELECT substr(characters, i, 2) FROM piece CROSS JOIN place WHERE i <= length(characters)
     )
     SELECT coalesce(group_concat(
         CASE
             WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
             WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
             ELSE substr(pair, 1, 1)
-        END, ''), (SELECT text FROM source)) FROM step
+        END, ''), (SELECT text FROM source)) FROM pairs
 ) FROM kb_chunks AS entry;
 CREATE VIEW kb_chunks_grams_replaced (rowid, words) AS SELECT entry.place, (
     WITH RECURSIVE source(text) AS (SELECT substr(
         entry.content, 1, 64000
     )),
-    step(at, i, piece, pair) AS (
-        SELECT 1, 1, substr(text, 1, 129), substr(text, 1, 2) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
+    piece(start, characters) AS (
+        SELECT 1, substr(text, 1, 129) FROM source WHERE text GLOB '*[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*'
         UNION ALL
-        SELECT
-            CASE WHEN i < 128 THEN at ELSE at + 128 END,
-            CASE WHEN i < 128 THEN i + 1 ELSE 1 END,
-            CASE WHEN i < 128 THEN piece ELSE substr(text, at + 128, 129) END,
-            CASE WHEN i < 128 THEN substr(piece, i + 1, 2) ELSE substr(text, at + 128, 2) END
-        FROM step, source WHERE length(pair) = 2
+        SELECT start + 128, substr((SELECT text FROM source), start + 128, 129) FROM piece WHERE length(characters) = 129
+    ),
+    place(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM place WHERE i < 128),
+    pairs(pair) AS (
+        SELECT substr(characters, i, 2) FROM piece CROSS JOIN place WHERE i <= length(characters)
     )
     SELECT coalesce(group_concat(
         CASE
             WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽][々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]' THEN ' ' || pair
             WHEN pair GLOB '[々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽]*' THEN ' ' || substr(pair, 1, 1) || ' '
             ELSE substr(pair, 1, 1)
-        END, ''), (SELECT text FROM source)) FROM step
+        END, ''), (SELECT text FROM source)) FROM pairs
 ) FROM kb_chunks_fts_replaced AS entry;
 CREATE TRIGGER kb_chunks_fts_before_insert BEFORE INSERT ON kb_chunks BEGIN
     DELETE FROM kb_chunks_fts_replaced;
