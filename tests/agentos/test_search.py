@@ -412,6 +412,13 @@ def _write(managed: Managed, rng: Random) -> None:
             ("UPDATE OR REPLACE memory_items SET id = ? WHERE id = ?", other, key),
             ("UPDATE OR IGNORE memory_items SET id = ? WHERE id = ?", other, key),
             ("UPDATE memory_items SET rowid = rowid + 1000 WHERE id = ?", key),
+            ("UPDATE OR REPLACE memory_items SET rowid = ? WHERE id = ?", rng.randrange(-1, 12), key),
+            (
+                "INSERT OR REPLACE INTO memory_items (rowid, id, scope, type, content, tags)"
+                " VALUES (?, ?, 'global', 'decision', ?, ?)",
+                rng.randrange(-1, 12),
+                *row,
+            ),
         ]
     with (
         suppress(sqlite3.IntegrityError, psycopg.IntegrityError),

@@ -260,9 +260,10 @@ CREATE VIEW memory_grams_replaced (rowid, words) AS SELECT entry.place, (
 ) FROM memory_fts_replaced AS entry;
 CREATE TRIGGER memory_fts_before_insert BEFORE INSERT ON memory_items BEGIN
     DELETE FROM memory_fts_replaced;
-    INSERT INTO memory_fts_replaced SELECT rowid, id, content, tags FROM memory_items WHERE id = NEW.id;
+    INSERT INTO memory_fts_replaced SELECT rowid, id, content, tags FROM memory_items WHERE id = NEW.id OR rowid = NEW.rowid;
 END;
 CREATE TRIGGER memory_fts_after_insert AFTER INSERT ON memory_items BEGIN
+    DELETE FROM memory_fts_replaced WHERE id IS NOT NEW.id AND place <> NEW.rowid; -- the rowid was not known before the insert
     INSERT INTO memory_fts (memory_fts, rowid, id, content, tags) SELECT 'delete', place, id, content, tags FROM memory_fts_replaced;
     INSERT INTO memory_grams (memory_grams, rowid, words) SELECT 'delete', rowid, words FROM memory_grams_replaced;
     DELETE FROM memory_fts_replaced;
@@ -273,7 +274,7 @@ CREATE TRIGGER memory_fts_before_update BEFORE UPDATE ON memory_items
 WHEN OLD.rowid IS NOT NEW.rowid OR OLD.id IS NOT NEW.id OR OLD.content IS NOT NEW.content OR OLD.tags IS NOT NEW.tags BEGIN
     DELETE FROM memory_fts_replaced;
     INSERT INTO memory_fts_replaced
-    SELECT rowid, id, content, tags FROM memory_items WHERE id = NEW.id AND rowid <> OLD.rowid;
+    SELECT rowid, id, content, tags FROM memory_items WHERE (id = NEW.id OR rowid = NEW.rowid) AND rowid <> OLD.rowid;
 END;
 CREATE TRIGGER memory_fts_after_update AFTER UPDATE ON memory_items
 WHEN OLD.rowid IS NOT NEW.rowid OR OLD.id IS NOT NEW.id OR OLD.content IS NOT NEW.content OR OLD.tags IS NOT NEW.tags BEGIN
@@ -348,9 +349,10 @@ CREATE VIEW kb_chunks_grams_replaced (rowid, words) AS SELECT entry.place, (
 ) FROM kb_chunks_fts_replaced AS entry;
 CREATE TRIGGER kb_chunks_fts_before_insert BEFORE INSERT ON kb_chunks BEGIN
     DELETE FROM kb_chunks_fts_replaced;
-    INSERT INTO kb_chunks_fts_replaced SELECT rowid, chunk_id, content FROM kb_chunks WHERE chunk_id = NEW.chunk_id;
+    INSERT INTO kb_chunks_fts_replaced SELECT rowid, chunk_id, content FROM kb_chunks WHERE chunk_id = NEW.chunk_id OR rowid = NEW.rowid;
 END;
 CREATE TRIGGER kb_chunks_fts_after_insert AFTER INSERT ON kb_chunks BEGIN
+    DELETE FROM kb_chunks_fts_replaced WHERE chunk_id IS NOT NEW.chunk_id AND place <> NEW.rowid; -- the rowid was not known before the insert
     INSERT INTO kb_chunks_fts (kb_chunks_fts, rowid, chunk_id, content) SELECT 'delete', place, chunk_id, content FROM kb_chunks_fts_replaced;
     INSERT INTO kb_chunks_grams (kb_chunks_grams, rowid, words) SELECT 'delete', rowid, words FROM kb_chunks_grams_replaced;
     DELETE FROM kb_chunks_fts_replaced;
@@ -361,7 +363,7 @@ CREATE TRIGGER kb_chunks_fts_before_update BEFORE UPDATE ON kb_chunks
 WHEN OLD.rowid IS NOT NEW.rowid OR OLD.chunk_id IS NOT NEW.chunk_id OR OLD.content IS NOT NEW.content BEGIN
     DELETE FROM kb_chunks_fts_replaced;
     INSERT INTO kb_chunks_fts_replaced
-    SELECT rowid, chunk_id, content FROM kb_chunks WHERE chunk_id = NEW.chunk_id AND rowid <> OLD.rowid;
+    SELECT rowid, chunk_id, content FROM kb_chunks WHERE (chunk_id = NEW.chunk_id OR rowid = NEW.rowid) AND rowid <> OLD.rowid;
 END;
 CREATE TRIGGER kb_chunks_fts_after_update AFTER UPDATE ON kb_chunks
 WHEN OLD.rowid IS NOT NEW.rowid OR OLD.chunk_id IS NOT NEW.chunk_id OR OLD.content IS NOT NEW.content BEGIN
