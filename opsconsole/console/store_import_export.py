@@ -202,7 +202,23 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
                 ngettext("%(table)s has no column %(columns)s.", "%(table)s has no columns %(columns)s.", len(unknown))
                 % {"table": self._meta.model._meta.db_table, "columns": ", ".join(unknown)}
             )
+        self._require_each_key_once(dataset)
         self._require_exact_writes([str(header) for header in dataset.headers])
+
+    def _require_each_key_once(self, dataset: Any) -> None:
+        """Refuse a file that says two things of one row."""
+        key = self.fields[self._meta.import_id_fields[0]]
+        seen: dict[Any, int] = {}
+        for number, value in enumerate(dataset[key.column_name] if key.column_name in dataset.headers else (), 1):
+            try:
+                cleaned = None if value is ABSENT else key.widget.clean(value)
+            except ValueError:
+                continue  # said when the row is read
+            if cleaned is not None and (first := seen.setdefault(cleaned, number)) != number:
+                raise ValidationError(
+                    _("Rows %(first)s and %(second)s have the same key %(key)s. Keep one of them.")
+                    % {"first": figure(first), "second": figure(number), "key": excerpt(cleaned, 80)}
+                )
 
     def _require_exact_writes(self, columns: list[str]) -> None:
         """Refuse a table that rows can't be written to exactly, as a run does."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -259,6 +260,9 @@ def _key(store: Store, table: str) -> str:
 def _require_met(store: Store, change: Write, met: int, since: int | None) -> None:
     """Find the rows that a statement did not write: others have changed them, or the database ignored the write."""
     keys = [row[0] for row in change.rows]
+    if twice := {key for key, count in Counter(keys).items() if count > 1}:
+        reason = DuplicateKey(_("%(table)s is to hold two values in one row.") % {"table": change.table})
+        raise RowsChanged(refused={(change.table, key): reason for key in twice})
     found = read(store, change.table, change.columns, keys)
     young = _PostgreSQL(store, since).young(change.table, keys) if since is not None else frozenset()
     fired = any(one.before for one in store.triggers(change.table, change.kind.upper()))

@@ -725,7 +725,7 @@ def test_changes_are_previewed_and_only_they_are_written(bobs, managed):
         ),
         ("agentos.project", "id,path,colour\na,/a,red\n", "projects has no column colour."),
         ("agentos.project", "id,path,id\na,/a,b\n", "these columns twice: id"),
-        ("agentos.project", "id,path\na,/a\na,/b\n", "Row 2 The database refuses it:"),
+        ("agentos.project", "id,path\na,/a\nb,/b\na,/b\n", "Rows 1 and 3 have the same key a. Keep one of them."),
         (
             "agentos.kbchunk",
             "chunk_id,source_id,content,chunk_index,created_at\nc,s,x,one,now\n",
@@ -743,6 +743,14 @@ def test_what_can_not_be_imported_is_said_by_row(bobs, managed, model, content, 
     assert any(words in text for words in ([said] if isinstance(said, str) else said)), page.context["preview"]
     assert not Run.objects.exists()
     assert managed.execute(f"SELECT COUNT(*) FROM {TABLES[model][0]}") == [(0,)]
+
+
+def test_a_file_that_says_two_things_of_one_row_is_refused(bobs, managed):
+    managed.execute("INSERT INTO projects (id, path, name) VALUES ('p', '/p', 'old')")
+    for first in ("one", "old"):
+        page = upload(bobs, "agentos.project", file_formats.CSV, f"id,name\np,{first}\np,two\n".encode())
+        assert "Rows 1 and 2 have the same key p. Keep one of them." in page.content.decode()
+    assert not Run.objects.exists()
 
 
 def test_a_row_that_no_longer_fits_fails_alone(bobs, managed):

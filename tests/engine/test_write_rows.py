@@ -525,3 +525,9 @@ def test_commands_that_write_without_a_run_are_held_back(name):
     assert ended.value.code == 2
     with pytest.raises(CommandError, match="on the page of the table's list"):
         call_command(name)
+
+
+def test_a_row_that_is_given_twice_is_not_written(task):
+    run = execute_run(given(Write("tasks", ("title",), [("t", ("old",), (title,)) for title in ("one", "two")])))
+    assert (run.status, run.changed, run.failed) == (Status.NEEDS_ATTENTION, 0, 2)
+    assert tasks(task) == [("t", "old", "created")]
