@@ -20,9 +20,10 @@ from django.db.models.functions import Cast, Coalesce
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from audits.extraction import KEYS, Unreadable, read_object, time_in
+from audits.extraction import KEYS, read_object, time_in
 from audits.models import TaskAudit
 from audits.operations.backfill_decision_fields import BackfillDecisionFields
+from opsconsole.jsontext import Unreadable
 from opsconsole.stores.store import Store
 from opsconsole.timestamps import parse_timestamp
 

@@ -6,11 +6,12 @@ and documents in which a number is the wanted value are read again with `json`, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any, Never
+from typing import Any
 
 import orjson
+
+from opsconsole.jsontext import Unreadable, decode, strict_decoder
 
 KEYS = {
     "source_event_ts": ("source_event_ts", "source_ts", "event_timestamp", "task_created_at"),
@@ -18,23 +19,11 @@ KEYS = {
 }
 
 
-class Unreadable(Exception):
-    """The payload holds no object. `reason`: broken_json, not_an_object or too_deep."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 class Number(str):
     """A JSON number, digit for digit."""
 
 
-def _refuse(constant: str) -> Never:
-    raise ValueError(f"{constant} is no JSON")
-
-
-_EXACT = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_refuse)
+_EXACT = strict_decoder(parse_int=Number, parse_float=Number)
 
 
 def read_object(payload: str | None) -> Mapping[str, Any]:
@@ -53,14 +42,8 @@ def read_object(payload: str | None) -> Mapping[str, Any]:
 
 
 def read_exactly(payload: str) -> Any:
-    """RFC 8259, numbers as their own text (`Number`). Raises Unreadable."""
-    try:
-        payload.encode()
-        return _EXACT.decode(payload)
-    except RecursionError:
-        raise Unreadable("too_deep") from None
-    except ValueError:
-        raise Unreadable("broken_json") from None
+    """Return the document with its numbers as text (`Number`). Raise Unreadable."""
+    return decode(payload, _EXACT)
 
 
 def time_in(document: Mapping[str, Any], keys: tuple[str, ...], payload: str | None) -> str | None:

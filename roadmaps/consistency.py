@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from opsconsole.formatting import duration
+from opsconsole.jsontext import Unreadable
 from opsconsole.stores.store import Store
 from roadmaps import framework, langgraph, resume
 from roadmaps.content import COMPLETED, COPIED, KEY, PARTS, Content, Row, contents, roadmaps
@@ -294,7 +295,7 @@ def compare_text(text: str | None, content: Content) -> tuple[Comparison, str]:
     except orjson.JSONDecodeError:
         try:
             return compare((concept.values for concept in framework.concepts_in(text)), content), ""
-        except framework.Unreadable as error:
+        except Unreadable as error:
             return Comparison(), error.reason
     if not isinstance(document, dict):
         return Comparison(), "not_an_object"

@@ -11,15 +11,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from opsconsole.jsontext import Unreadable, strict_decoder
+
 LEVELS = ("stages", "modules", "concepts")  # each the key of a list in the objects of the one before
-
-
-class Unreadable(Exception):
-    """The document holds no concepts that could be read. `reason` is a code."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class Member(NamedTuple):
@@ -118,16 +112,12 @@ def binary_order(key: str) -> tuple[int, bytes]:
 # --- reading with places: the outline here, every value by the C scanner ----------------------------------------
 
 
-def _refuse(literal: str) -> Any:
-    raise ValueError(literal)  # NaN and Infinity are no JSON
-
-
 def _integer(literal: str) -> Any:
     return int(literal) if len(literal) < 1_000 else literal  # Python refuses to read very long ones
 
 
-_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(  # type: ignore[attr-defined]
-    parse_constant=_refuse, parse_int=_integer
+_scan: Callable[[str, int], tuple[Any, int]] = strict_decoder(  # type: ignore[attr-defined]
+    parse_int=_integer
 ).scan_once
 _SPACE = re.compile(r"[ \t\n\r]*")
 

@@ -15,10 +15,11 @@ from uuid import UUID
 
 from django.utils.translation import gettext as _
 
+from opsconsole.jsontext import Unreadable
 from opsconsole.stores.store import Store
 from opsconsole.timestamps import parse_timestamp
 from roadmaps.checkpoint_tables import APART, NoCheckpoints, Read, only_path, outdated, place, reader
-from roadmaps.serialized import Decoder, Inert, Unreadable, plain
+from roadmaps.serialized import Decoder, Inert, plain
 
 # Names of channels in pending writes that say what happened to a node, beside what it wrote.
 ERROR, ERROR_SOURCE, INTERRUPT, RESUME = "__error__", "__error_source_node__", "__interrupt__", "__resume__"

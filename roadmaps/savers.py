@@ -16,9 +16,10 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.types import Send
 
+from opsconsole.jsontext import Unreadable
 from opsconsole.stores.store import Store
 from roadmaps import checkpoint_tables
-from roadmaps.serialized import ARRAY, SNAPSHOT, Decoder, Inert, Unreadable
+from roadmaps.serialized import ARRAY, SNAPSHOT, Decoder, Inert
 
 
 class Restricted(JsonPlusSerializer):

@@ -13,12 +13,10 @@ from typing import Any, NamedTuple
 import ormsgpack
 from django.utils.translation import gettext as _
 
+from opsconsole.jsontext import Unreadable
+
 LEVELS = 64  # objects within objects that are still decoded
 STANDARD = frozenset(sys.stdlib_module_names)  # nothing that a platform keeps in its state
-
-
-class Unreadable(Exception):
-    """A row of LangGraph's that can't be decoded without risk. The message says why."""
 
 
 # What LangGraph itself takes for safe, beside the types of a graph's state.

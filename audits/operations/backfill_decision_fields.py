@@ -14,10 +14,11 @@ from django.utils.formats import number_format
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from audits.extraction import KEYS, Unreadable, read_object, time_in
+from audits.extraction import KEYS, read_object, time_in
 from audits.models import TaskAudit
 from opsconsole.engine.operation import Change, Invalid, Operation, Outcome, Problem, Risk, RowChange, Schedule
 from opsconsole.formatting import figure
+from opsconsole.jsontext import Unreadable
 
 # How PostgreSQL writes a timestamp whose year has four digits.
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.(\d+))?([+-]\d\d(?::\d\d){0,2})?", re.ASCII)

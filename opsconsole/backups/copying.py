@@ -20,6 +20,7 @@ import psycopg
 from django.db import transaction
 from django.utils.translation import gettext as _
 
+from opsconsole.jsontext import Unreadable, decode
 from opsconsole.stores import schema
 from opsconsole.stores.catalog import Table, identifier, quote
 from opsconsole.stores.connection import connect
@@ -325,14 +326,10 @@ def _to_bytes(value: Any) -> bytes:
 def _to_json(value: Any) -> str:
     text = _to_text(value)
     try:
-        json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        decode(text)
+    except Unreadable:
         raise Unstorable(_("it is no JSON")) from None
     return text
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
 
 
 def _to_int(value: Any) -> int:

@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.operation import Action, Change, Invalid, Outcome, Risk, Skip
 from opsconsole.formatting import figure
+from opsconsole.jsontext import Unreadable
 from opsconsole.stores.rows import Key
 from roadmaps import framework
 from roadmaps.content import NEEDS, PARTS, Content, Roadmap, contents, roadmaps
@@ -130,7 +131,7 @@ class RetryFailedConcepts(Action):
             return Skip("deleted"), []
         try:
             concepts = framework.concepts_in(unit.roadmap.framework)
-        except framework.Unreadable as error:
+        except Unreadable as error:
             return Invalid(error.reason), []
         wanted = [
             (key, part.name)

@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.operation import Change, Invalid, Operation, Outcome, Risk, RowChange, Skip
 from opsconsole.formatting import figure
+from opsconsole.jsontext import Unreadable
 from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.stores.rows import Key
 from roadmaps import framework, langgraph
@@ -144,7 +145,7 @@ class SyncResults(Operation):
             return Skip("deleted")
         try:
             concepts = framework.concepts_in(roadmap.framework)
-        except framework.Unreadable as error:
+        except Unreadable as error:
             return Invalid(error.reason)
         complete = sum(not unit.content.lacks(concept.key) for concept in concepts)
         detail = gettext("%(complete)d of %(concepts)d concepts complete") % {

@@ -17,11 +17,12 @@ from opsconsole.console.run_admin import OperationActionsMixin
 from opsconsole.console.store_admin import DateRangeFilter, ExactTextFilter, StoreModelAdmin, json_block
 from opsconsole.console.store_import_export import ExportStoreMixin
 from opsconsole.formatting import copy_button
+from opsconsole.jsontext import Unreadable
 from opsconsole.stores.store import Store
 from tasks.records import status as executions
 from tasks.records.models import TaskStatus, TestRecord
 from tasks.records.operations.backfill_execution_ids import BackfillExecutionIds
-from tasks.records.summaries import IN_MEMORY_LIMIT, Unreadable, document
+from tasks.records.summaries import IN_MEMORY_LIMIT, document
 
 
 class RecordsAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):

@@ -12,10 +12,11 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Cast
 
 from opsconsole.engine.operation import as_stored
+from opsconsole.jsontext import Unreadable
 from opsconsole.stores.rows import is_numbered, plain_key
 from opsconsole.stores.store import Store
 from tasks.records.models import TestRecord
-from tasks.records.summaries import Unreadable, execution_id
+from tasks.records.summaries import execution_id
 
 INDEX = "idx_test_records_execution_id"
 BATCH_BYTES = 8 * 1024 * 1024  # of stored summaries that are read at once, where one alone is not more

@@ -19,11 +19,12 @@ from django.db.models.functions import Cast, Length
 from django.urls import reverse
 from django.utils.connection import ConnectionProxy
 
+from opsconsole.jsontext import Unreadable
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.fields import RawTextField
 from opsconsole.stores.store import Store, StoreUnavailable
 from tasks.records.models import ExecutionStatus, RawDocumentField, Stage, TaskStatus, TestRecord
-from tasks.records.summaries import LARGEST, Unreadable, document
+from tasks.records.summaries import LARGEST, document
 
 logger = logging.getLogger("opsconsole.executions")
 

@@ -6,12 +6,13 @@ longer is refused, not unpacked.
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Sequence
-from typing import Any, Never
+from typing import Any
 
 import orjson
+
+from opsconsole.jsontext import Unreadable, decode, loads, strict_decoder
 
 LARGEST = 64 * 1024 * 1024  # bytes of JSON; the platform's largest are 50 MB
 IN_MEMORY_LIMIT = 1024 * 1024  # up to here a whole document in memory is no matter
@@ -22,14 +23,6 @@ BLANK = b" \t\r\n"
 
 
 Stored = bytes | memoryview | str | None
-
-
-class Unreadable(Exception):
-    """It holds no such document. `reason`: empty, not_text, broken_gzip, broken_json, too_deep, too_large …"""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 def json_text(stored: Stored, compressed: Any = False, *, limit: int = LARGEST) -> bytes:
@@ -75,10 +68,7 @@ def _unpack(raw: bytes, limit: int) -> bytes:
 def document(stored: Stored, compressed: Any = False, *, limit: int = LARGEST) -> Any:
     """The document that is stored, as Python holds it. Raises Unreadable."""
     text = json_text(stored, compressed, limit=limit)
-    try:
-        return orjson.loads(text)
-    except ValueError:
-        return _read(json.JSONDecoder(parse_constant=_refuse), text)
+    return loads(text)
 
 
 def execution_id(stored: Stored, compressed: Any = False) -> str:
@@ -89,27 +79,15 @@ def execution_id(stored: Stored, compressed: Any = False) -> str:
     text = json_text(stored, compressed)
     found: Any
     try:
-        found = orjson.loads(text) if len(text) <= IN_MEMORY_LIMIT else _read(_SKIMMER, text)
+        found = orjson.loads(text) if len(text) <= IN_MEMORY_LIMIT else decode(text, _SKIMMER)
     except ValueError:
-        found = _read(_SKIMMER, text)
+        found = decode(text, _SKIMMER)
     if not isinstance(found, dict):
         raise Unreadable("not_an_object")
     value = found.get("execution_id")
     if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_ID:
         raise Unreadable("no_execution_id")
     return value
-
-
-def _read(decoder: json.JSONDecoder, text: bytes) -> Any:
-    """What orjson refuses and JSON allows (lone surrogates, numbers beyond a float), and long documents."""
-    try:
-        return decoder.decode(text.decode())
-    except UnicodeDecodeError:
-        raise Unreadable("not_text") from None
-    except RecursionError:
-        raise Unreadable("too_deep") from None
-    except ValueError:
-        raise Unreadable("broken_json") from None
 
 
 def _skim(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -124,9 +102,5 @@ def _forget(number: str) -> None:
     """No number is an execution id."""
 
 
-def _refuse(constant: str) -> Never:
-    raise ValueError(f"{constant} is no JSON")
-
-
 _EMPTY: dict[str, Any] = {}
-_SKIMMER = json.JSONDecoder(object_pairs_hook=_skim, parse_int=_forget, parse_float=_forget, parse_constant=_refuse)
+_SKIMMER = strict_decoder(object_pairs_hook=_skim, parse_int=_forget, parse_float=_forget)

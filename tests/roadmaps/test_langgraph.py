@@ -20,11 +20,12 @@ import psycopg
 import pytest
 
 from opsconsole.engine.models import Run, Status
+from opsconsole.jsontext import Unreadable
 from opsconsole.stores.store import Store, StoreUnavailable
 from roadmaps import attempts, langgraph, resume
 from roadmaps.operations.sync_results import moving
 from roadmaps.savers import Restricted, build
-from roadmaps.serialized import Decoder, Inert, Unreadable
+from roadmaps.serialized import Decoder, Inert
 from tests.roadmaps.test_recover_tasks import ENGINES, NAME, address_of, nodes_run, recover
 from tests.roadmaps.test_sync_results import on as sync
 from tests.support import forking, workflows

@@ -12,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import orjson
 from django.conf import settings
 from django.db import DatabaseError, transaction
 from django.utils.translation import gettext
@@ -23,6 +22,7 @@ from opsconsole.backups.folders import folder_of
 from opsconsole.backups.params import OnNamedStore, StoreParams
 from opsconsole.engine.operation import Check, FindingData, Priority, Schedule
 from opsconsole.engine.requirements import needed_columns
+from opsconsole.jsontext import Unreadable, loads
 from opsconsole.stores import schema
 from opsconsole.stores.catalog import escape, identifier, quote
 from opsconsole.stores.config import is_writable
@@ -363,17 +363,10 @@ class CheckStore(OnNamedStore, Check):
 
 def _is_json(text: str) -> bool:
     try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError:
-        try:  # what orjson refuses alone: numbers and depths beyond its own
-            json.loads(text, parse_constant=_refuse)
-        except (ValueError, RecursionError):
-            return False
+        loads(text)
+    except Unreadable:
+        return False
     return True
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
 
 
 def _bytes(text: str) -> int:

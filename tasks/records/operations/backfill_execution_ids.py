@@ -21,10 +21,11 @@ from opsconsole.engine.operation import (
     as_stored,
 )
 from opsconsole.formatting import figure
+from opsconsole.jsontext import Unreadable
 from opsconsole.stores.rows import Key, plain_key
 from tasks.records.models import TestRecord
 from tasks.records.query_plan import is_by_index, look_up, within_bytes
-from tasks.records.summaries import Unreadable, execution_id
+from tasks.records.summaries import execution_id
 
 
 class BackfillExecutionIds(Operation):
