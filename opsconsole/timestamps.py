@@ -1,4 +1,4 @@
-"""The times that stores hold as text."""
+"""Timestamps that stores hold as text."""
 
 from __future__ import annotations
 
@@ -6,14 +6,25 @@ import re
 from datetime import UTC, datetime, timedelta, tzinfo
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-FIRST_MILLISECONDS = 1e11  # as seconds this were the year 5138, as milliseconds it is 1973
+FIRST_MILLISECONDS = 1e11  # as seconds: the year 5138; as milliseconds: 1973
 _NUMBER = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?([eE][+-]?\d{1,2})?", re.ASCII)
 
 
-def parse_timestamp(text: str, zone: tzinfo = UTC) -> datetime | None:
-    """ISO 8601, in `zone` where it names none, or epoch seconds or milliseconds. None for all else.
+def format_timestamp(at: datetime, zone: tzinfo = UTC) -> str:
+    """Return a time as `CURRENT_TIMESTAMP` writes it: to the second, in `zone` and without naming it."""
+    return f"{at.astimezone(zone):%Y-%m-%d %H:%M:%S}"
 
-    Made for millions: the usual forms cost half a microsecond.
+
+def current_timestamp() -> str:
+    """Return what `DEFAULT CURRENT_TIMESTAMP` would write now."""
+    return format_timestamp(datetime.now(UTC))
+
+
+def parse_timestamp(text: str, zone: tzinfo = UTC) -> datetime | None:
+    """Return the time in `text`, None if it is not a time.
+
+    The text is ISO 8601, in `zone` if it names no zone, or epoch seconds or milliseconds. Reports parse
+    millions of them: the usual forms take half a microsecond.
     """
     if text[4:5] != "-":
         text = text.strip()

@@ -117,7 +117,7 @@ def _store() -> Store:
 def _living(roadmap_id: str) -> Roadmap | None:
     """The roadmap, unless it is not there or was deleted."""
     store = _store()
-    if not store.holds(roadmap_id):
+    if not store.can_store(roadmap_id):
         return None
     found = roadmaps(store, [roadmap_id]).get(roadmap_id)
     return None if found is None or found.deleted else found

@@ -16,11 +16,6 @@ def stuck_before(as_of: datetime) -> datetime:
     return as_of - timedelta(minutes=settings.ROADMAPS_STUCK_AFTER_MINUTES)
 
 
-def local_text(at: datetime) -> str:
-    """A moment as the store writes it: naive, in its own zone, to the second."""
-    return f"{at.astimezone(settings.ROADMAPS_TIME_ZONE):%Y-%m-%d %H:%M:%S}"
-
-
 def bound_text(at: datetime) -> str:
     """The local time from which on a stored one is not before `at`.
 

@@ -78,7 +78,7 @@ class BackfillDecisionFields(Operation):
                     value, reason = self._written(created_at), "without_fields"
                     if value is None:
                         return Invalid("no_time")
-                elif not self.store.holds(value):
+                elif not self.store.can_store(value):
                     return Invalid("cannot_be_stored")
                 old[column], new[column] = None, value
         except Unreadable as error:

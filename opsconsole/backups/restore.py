@@ -18,7 +18,7 @@ from opsconsole.backups import dump, files, pg_client
 from opsconsole.backups.folders import folder_of
 from opsconsole.stores.catalog import identifier
 from opsconsole.stores.connection import connect
-from opsconsole.stores.identify import system_of
+from opsconsole.stores.identify import platform_of
 from opsconsole.stores.store import Store, StoreUnavailable
 
 HEADS = {b"SQLite format 3\0": "sqlite", b"PGDMP": "postgresql"}
@@ -63,11 +63,11 @@ def examine(store: Store, path: Path) -> Held:
         held = _examine_sqlite(path) if engine == "sqlite" else _examine_postgresql(store, path)
     except (files.BrokenArchive, dump.BackupFailed, pg_client.ToolFailed, OSError) as error:
         raise RestoreRefused(_("%(path)s can't be restored: %(reason)s") % {"path": path, "reason": error}) from error
-    system = system_of(held.columns)
-    if system != store.name:
+    platform = platform_of(held.columns)
+    if platform != store.name:
         raise RestoreRefused(
-            _("%(path)s does not hold %(store)s: its tables are those of %(system)s.")
-            % {"path": path, "store": store.name, "system": system or _("no system known here")}
+            _("%(path)s does not hold %(store)s: its tables are those of %(platform)s.")
+            % {"path": path, "store": store.name, "platform": platform or _("no known platform")}
         )
     return held
 

@@ -367,7 +367,7 @@ def known_keys(operation: Operation, keys: Sequence[str]) -> list[Key]:
     for key in dict.fromkeys(keys):
         try:
             value: Key = field.to_python(key) if numbered else key
-            if not operation.store.holds(str(key)) or (isinstance(value, int) and not is_bigint(value)):
+            if not operation.store.can_store(str(key)) or (isinstance(value, int) and not is_bigint(value)):
                 raise ValidationError(key)
             cleaned.append(value)
         except ValidationError:

@@ -52,7 +52,7 @@ def raw_values(store: Store, instance: models.Model, columns: Sequence[Any]) -> 
         prepared = column.get_db_prep_save(value, store.connection)
         return int(prepared) if isinstance(prepared, bool) and store.vendor == "sqlite" else prepared
 
-    return store.raw(tuple(map(raw, columns))) or ()
+    return store.normalize(tuple(map(raw, columns))) or ()
 
 
 class Unsaved(Exception):

@@ -250,7 +250,7 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
         """
         key = self._meta.model._meta.pk.column
         same = [plain_key(row.object_id) for row in result.rows if row.import_type == RowResult.IMPORT_TYPE_SKIP]
-        unchanged = [Given(one, (key,), self.store.raw((one,)) or (), False) for one in same]
+        unchanged = [Given(one, (key,), self.store.normalize((one,)) or (), False) for one in same]
         return given_rows(self.store, self._meta.model._meta.db_table, [*self.rows, *unchanged])
 
     def before_import_row(self, row: dict[str, Any], **kwargs: Any) -> None:

@@ -457,7 +457,7 @@ class Runner:
         for write in deletes:  # of which the image holds more than what was judged
             found = rows.read(self.store, write.table, write.columns, [row[0] for row in write.rows])
             unmet |= {
-                (write.table, key): None for key, old, _new in write.rows if found.get(key) != self.store.raw(old)
+                (write.table, key): None for key, old, _new in write.rows if found.get(key) != self.store.normalize(old)
             }
         if unmet:
             raise RowsChanged(unmet)
@@ -700,9 +700,9 @@ class Runner:
             current = rows.read(self.store, write.table, write.columns, [row[0] for row in write.rows])
             for key, old, new in write.rows:
                 now = current.get(key)
-                if now == self.store.raw(new) and old != new:
+                if now == self.store.normalize(new) and old != new:
                     return True
-                if now == self.store.raw(old):
+                if now == self.store.normalize(old):
                     wrote = False
             if wrote is False:
                 return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import Any
 
 from django.db import models
@@ -67,13 +66,3 @@ class SortableTimestamp(models.Func):
 
     def as_postgresql(self, compiler: Any, connection: Any, **extra: Any) -> tuple[str, Any]:
         return self.as_sql(compiler, connection, template="%(expressions)s", **extra)
-
-
-def moment_text(at: datetime) -> str:
-    """A moment as `CURRENT_TIMESTAMP` writes it: UTC, without zone."""
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def now_text() -> str:
-    """What the documented `DEFAULT CURRENT_TIMESTAMP` writes."""
-    return moment_text(datetime.now(UTC))

@@ -8,7 +8,7 @@ from opsconsole.stores.platforms import store_titles
 from opsconsole.stores.store import Store
 
 
-def system_of(columns: Mapping[str, Iterable[str]]) -> str | None:
+def platform_of(columns: Mapping[str, Iterable[str]]) -> str | None:
     """The store whose models know most of these columns; None where none knows any, or two know as many."""
     held = {(table, column) for table, names in columns.items() for column in names}
     known = sorted(((len(held & _columns(name)), name) for name in store_titles()), reverse=True)

@@ -20,7 +20,7 @@ Needs = Mapping[type[Model], Iterable[str]]
 
 
 @dataclass
-class Lacks:
+class MissingParts:
     """What a store is missing of what was asked: names, reasons why some can't be added, statements for the others."""
 
     names: list[str] = field(default_factory=list)
@@ -29,9 +29,9 @@ class Lacks:
     pending: bool = False  # whether migrations of the platform's own will add some of it
 
 
-def lacks(store: Store, needs: Needs) -> Lacks:
+def find_missing(store: Store, needs: Needs) -> MissingParts:
     """Compare the store with the tables and columns that are needed."""
-    found = Lacks()
+    found = MissingParts()
     for model, columns in needs.items():
         table = model._meta.db_table
         if table not in store.tables:
@@ -54,7 +54,7 @@ def lacks(store: Store, needs: Needs) -> Lacks:
     return found
 
 
-def sentence(store: Store, found: Lacks) -> str:
+def sentence(store: Store, found: MissingParts) -> str:
     """Say what is missing and what to do, in one text."""
     parts = [
         _("%(location)s lacks %(missing)s. Nothing was written.")

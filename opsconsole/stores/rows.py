@@ -268,7 +268,7 @@ def _require_met(store: Store, change: Write, met: int, since: int | None) -> No
     fired = any(one.before for one in store.triggers(change.table, change.kind.upper()))
     unmet: dict[RowKey, Exception | None] = {}
     refused: dict[RowKey, Exception] = {}
-    as_asked = [key for key, _old, new in change.rows if found.get(key) == store.raw(new)]
+    as_asked = [key for key, _old, new in change.rows if found.get(key) == store.normalize(new)]
     # More of them than were written: another client has written some of them the same way. Not where the rows are
     # locked, and known to be as judged: then a cascade or a trigger of this transaction has had them before their turn.
     ours = set(as_asked) if fired or since is None or len(as_asked) == met else set()
@@ -276,9 +276,9 @@ def _require_met(store: Store, change: Write, met: int, since: int | None) -> No
         now = found.get(key)
         if key in ours:
             continue
-        if now is not None and now == store.raw(old) and key in young:
+        if now is not None and now == store.normalize(old) and key in young:
             unmet[change.table, key] = None
-        elif now == store.raw(old):
+        elif now == store.normalize(old):
             refused[change.table, key] = _ignored(store, change)
         else:
             # A trigger may have changed it and kept it: if it is read unchanged again, no other client did.
@@ -323,14 +323,14 @@ def _require_written(store: Store, change: Write) -> None:
     refused: dict[RowKey, Exception] = {}
     for key, old, new in change.rows:
         now = found.get(key)
-        if _same(now, store.raw(new)):
+        if _same(now, store.normalize(new)):
             continue
-        if now is None or new is None or now == store.raw(old):
+        if now is None or new is None or now == store.normalize(old):
             refused[change.table, key] = _ignored(store, change)
             continue
         differing = [
             (name, given, held)
-            for name, given, held in zip(change.columns, store.raw(new) or (), now, strict=True)
+            for name, given, held in zip(change.columns, store.normalize(new) or (), now, strict=True)
             if not _same((given,), (held,))
         ]
         refused[change.table, key] = _altered(store, change, differing)
@@ -534,7 +534,7 @@ class _PostgreSQL:
     def normalized(self, change: Write) -> Write:
         types = [self._type(change.table, name) for name in change.columns]
         places = [place for place, type_ in enumerate(types) if type_ not in _PLAIN]
-        rows = [(key, old, self.store.raw(new)) for key, old, new in change.rows]
+        rows = [(key, old, self.store.normalize(new)) for key, old, new in change.rows]
         if not places:
             return change
         arrays = [[row[2][place] for row in rows if row[2] is not None] for place in places]

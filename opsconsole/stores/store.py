@@ -284,7 +284,7 @@ class Store:
         finally:
             connection.connection.text_factory = before
 
-    def holds(self, text: str) -> bool:
+    def can_store(self, text: str) -> bool:
         """Whether a text column can hold `text`: UTF-8 everywhere, and no U+0000 on PostgreSQL."""
         try:
             text.encode()
@@ -292,13 +292,13 @@ class Store:
             return False
         return self.vendor != "postgresql" or "\x00" not in text
 
-    def raw(self, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    def normalize(self, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
         """Values as `rows.read` would give them: on PostgreSQL each one's text."""
         return values if values is None or self.vendor == "sqlite" else tuple(map(text_of, values))
 
     def missing(self) -> list[str]:
         """`table` or `table.column` that the models have and the store lacks."""
-        return remedies.lacks(self, {model: _columns(model) for model in self.models()}).names
+        return remedies.find_missing(self, {model: _columns(model) for model in self.models()}).names
 
     def unknown(self) -> list[str]:
         """Tables and columns that the models don't know: they are left alone."""
@@ -345,7 +345,7 @@ class Store:
 
     def require(self, needs: dict[type[Model], Iterable[str]]) -> None:
         """Refuse a store that lacks what an operation needs, with what to do about it."""
-        missing = remedies.lacks(self, needs)
+        missing = remedies.find_missing(self, needs)
         if missing.names and (sentence := remedies.closed_schema(self)):
             raise StoreUnavailable(sentence)
         if missing.names:

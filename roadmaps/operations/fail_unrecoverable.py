@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from django.conf import settings
 from django.db import models
 from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
@@ -13,11 +14,12 @@ from django.utils.translation import ngettext
 from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Skip
 from opsconsole.formatting import figure
 from opsconsole.stores.rows import Key
+from opsconsole.timestamps import format_timestamp
 from roadmaps import checkpoint_tables, langgraph
 from roadmaps.content import NEEDS
 from roadmaps.models import RoadmapTask
 from roadmaps.operations.sync_results import of_living_roadmap, stuck
-from roadmaps.times import is_at_work, last_moved, local_text
+from roadmaps.times import is_at_work, last_moved
 
 # Written into the platform's table, so in no language of the console's.
 REASON = "No checkpoint: the workflow was interrupted before its first one, or its checkpoints were removed."
@@ -80,7 +82,7 @@ class FailUnrecoverable(Operation):
             "status": RoadmapTask.Status.FAILED.value,
             "current_step": "recovery_failed",
             "error_message": REASON,
-            "updated_at": local_text(self.as_of),
+            "updated_at": format_timestamp(self.as_of, settings.ROADMAPS_TIME_ZONE),
         }
         return Change((RowChange("roadmap_tasks", unit.pk, old, new),), "no_checkpoint")
 

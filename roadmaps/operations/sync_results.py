@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from django import forms
+from django.conf import settings
 from django.db import models
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Coalesce
@@ -20,10 +21,11 @@ from opsconsole.formatting import figure
 from opsconsole.jsontext import Unreadable
 from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.stores.rows import Key
+from opsconsole.timestamps import format_timestamp
 from roadmaps import framework, langgraph
 from roadmaps.content import NEEDS, PARTS, TABLES, Content, Roadmap, contents, roadmaps
 from roadmaps.models import RoadmapMetadata, RoadmapTask
-from roadmaps.times import bound_text, is_at_work, last_moved, local_text, moved_at, stuck_before
+from roadmaps.times import bound_text, is_at_work, last_moved, moved_at, stuck_before
 
 STATUS = RoadmapTask.Status
 LEFT_ALONE = {
@@ -163,7 +165,7 @@ class SyncResults(Operation):
         if framework_data == roadmap.framework and all(getattr(task, name) == value for name, value in settled.items()):
             return Skip("in_step")
         rows = self._framework_rows(roadmap, framework_data)
-        now = local_text(self.as_of)
+        now = format_timestamp(self.as_of, settings.ROADMAPS_TIME_ZONE)
         before = {column: getattr(task, column) for column in WRITTEN}
         after = before | settled | {"updated_at": now, "completed_at": now}
         rows.append(RowChange("roadmap_tasks", task.pk, before, after))
@@ -173,7 +175,7 @@ class SyncResults(Operation):
         """What is there goes into the framework; the task is not over. What was handed over just now has moved."""
         rows = self._framework_rows(unit.roadmap, framework_data)
         before = {column: getattr(unit.task, column) for column in WRITTEN}
-        after = before | {"updated_at": local_text(self.as_of)}
+        after = before | {"updated_at": format_timestamp(self.as_of, settings.ROADMAPS_TIME_ZONE)}
         if (rows or self.params.get("handed_over")) and unit.task.status == STATUS.PROCESSING and before != after:
             rows.append(RowChange("roadmap_tasks", unit.pk, before, after))
         return Change(rows, "generating", detail) if rows else Skip("generating")

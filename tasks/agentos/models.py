@@ -9,8 +9,9 @@ from __future__ import annotations
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.stores.fields import RawTextField, RawTimestampField, now_text
+from opsconsole.stores.fields import RawTextField, RawTimestampField
 from opsconsole.stores.models import StoreModel
+from opsconsole.timestamps import current_timestamp
 
 
 class Task(StoreModel):
@@ -21,8 +22,8 @@ class Task(StoreModel):
     title = models.TextField(_("title"))
     status = models.TextField(_("status"), null=True, blank=True, default="created")
     session_id = models.TextField(_("session"), null=True, blank=True)
-    created_at = RawTimestampField(_("created at"), null=True, blank=True, default=now_text)
-    updated_at = RawTimestampField(_("updated at"), null=True, blank=True, default=now_text)
+    created_at = RawTimestampField(_("created at"), null=True, blank=True, default=current_timestamp)
+    updated_at = RawTimestampField(_("updated at"), null=True, blank=True, default=current_timestamp)
     created_by = models.TextField(_("created by"), null=True, blank=True)
     metadata = RawTextField(_("metadata"), null=True, blank=True)
     route_plan_json = RawTextField(_("route plan"), null=True, blank=True)
@@ -58,7 +59,7 @@ class TaskLineage(StoreModel):
     kind = models.TextField(_("kind"), choices=Kind)
     ref_id = models.TextField(_("reference"))
     phase = models.TextField(_("phase"), null=True, blank=True)
-    created_at = RawTimestampField(_("created at"), null=True, blank=True, default=now_text)
+    created_at = RawTimestampField(_("created at"), null=True, blank=True, default=current_timestamp)
     metadata = RawTextField(_("metadata"), null=True, blank=True)
 
     class Meta:
@@ -88,7 +89,7 @@ class TaskRepoScope(StoreModel):
     repo_id = models.TextField(_("repository"))
     scope = models.TextField(_("scope"), null=True, blank=True, default=Scope.FULL, choices=Scope)
     path_filters = RawTextField(_("path filters"), null=True, blank=True)
-    created_at = RawTimestampField(_("created at"), null=True, blank=True, default=now_text)
+    created_at = RawTimestampField(_("created at"), null=True, blank=True, default=current_timestamp)
     metadata = RawTextField(_("metadata"), null=True, blank=True)
 
     class Meta:
@@ -120,7 +121,7 @@ class TaskDependency(StoreModel):
     )
     dependency_type = models.TextField(_("type"), null=True, blank=True, default=Type.BLOCKS, choices=Type)
     reason = models.TextField(_("reason"), null=True, blank=True)
-    created_at = RawTimestampField(_("created at"), null=True, blank=True, default=now_text)
+    created_at = RawTimestampField(_("created at"), null=True, blank=True, default=current_timestamp)
     created_by = models.TextField(_("created by"), null=True, blank=True)
     metadata = RawTextField(_("metadata"), null=True, blank=True)
 
@@ -160,7 +161,7 @@ class TaskArtifactRef(StoreModel):
     ref_type = models.TextField(_("type"), choices=RefType)
     ref_value = models.TextField(_("value"))
     summary = models.TextField(_("summary"), null=True, blank=True)
-    created_at = RawTimestampField(_("created at"), null=True, blank=True, default=now_text)
+    created_at = RawTimestampField(_("created at"), null=True, blank=True, default=current_timestamp)
     metadata = RawTextField(_("metadata"), null=True, blank=True)
 
     class Meta:
@@ -192,7 +193,7 @@ class Project(StoreModel):
 
     id = models.TextField(_("project"), primary_key=True)
     path = models.TextField(_("path"))
-    added_at = RawTimestampField(_("added at"), null=True, blank=True, default=now_text)
+    added_at = RawTimestampField(_("added at"), null=True, blank=True, default=current_timestamp)
     name = models.TextField(_("name"), default="", blank=True)
     description = models.TextField(_("description"), null=True, blank=True)
     status = models.TextField(_("status"), null=True, blank=True, default=Status.ACTIVE, choices=Status)
@@ -200,8 +201,8 @@ class Project(StoreModel):
     default_repo_id = models.TextField(_("default repository"), null=True, blank=True)
     default_workdir = models.TextField(_("default working folder"), null=True, blank=True)
     settings = RawTextField(_("settings"), null=True, blank=True)
-    created_at = RawTimestampField(_("created at"), null=True, blank=True, default=now_text)
-    updated_at = RawTimestampField(_("updated at"), null=True, blank=True, default=now_text)
+    created_at = RawTimestampField(_("created at"), null=True, blank=True, default=current_timestamp)
+    updated_at = RawTimestampField(_("updated at"), null=True, blank=True, default=current_timestamp)
     created_by = models.TextField(_("created by"), null=True, blank=True)
 
     class Meta:
@@ -230,7 +231,7 @@ class ProjectRepo(StoreModel):
     )
     repo_id = models.TextField(_("repository"))
     repo_path = models.TextField(_("path"))
-    added_at = RawTimestampField(_("added at"), null=True, blank=True, default=now_text)
+    added_at = RawTimestampField(_("added at"), null=True, blank=True, default=current_timestamp)
 
     class Meta:
         managed = False
@@ -252,8 +253,8 @@ class WebuiSession(StoreModel):
 
     session_id = models.TextField(_("session"), primary_key=True)
     user_id = models.TextField(_("user"))
-    created_at = RawTextField(_("created at"), default=now_text)
-    updated_at = RawTextField(_("updated at"), default=now_text)
+    created_at = RawTextField(_("created at"), default=current_timestamp)
+    updated_at = RawTextField(_("updated at"), default=current_timestamp)
     metadata = RawTextField(_("metadata"), null=True, blank=True)
 
     class Meta:
@@ -286,7 +287,7 @@ class WebuiMessage(StoreModel):
     )
     role = models.TextField(_("role"), choices=Role)
     content = models.TextField(_("content"))
-    created_at = RawTextField(_("created at"), default=now_text)
+    created_at = RawTextField(_("created at"), default=current_timestamp)
     metadata = RawTextField(_("metadata"), null=True, blank=True)
 
     class Meta:
@@ -340,7 +341,7 @@ class KbChunk(StoreModel):
     content = models.TextField(_("content"))
     chunk_index = models.IntegerField(_("place"))
     metadata = RawTextField(_("metadata"), null=True, blank=True)
-    created_at = RawTextField(_("created at"), default=now_text)
+    created_at = RawTextField(_("created at"), default=current_timestamp)
 
     class Meta:
         managed = False
@@ -367,7 +368,7 @@ class KbEmbedding(StoreModel):
     )
     embedding = models.BinaryField(_("embedding"))
     model_name = models.TextField(_("model"))
-    created_at = RawTextField(_("created at"), default=now_text)
+    created_at = RawTextField(_("created at"), default=current_timestamp)
 
     class Meta:
         managed = False
@@ -404,8 +405,8 @@ class MemoryItem(StoreModel):
     content = RawTextField(_("content"))
     tags = RawTextField(_("tags"), null=True, blank=True)
     sources = RawTextField(_("sources"), null=True, blank=True)
-    created_at = RawTimestampField(_("created at"), null=True, blank=True, default=now_text)
-    updated_at = RawTimestampField(_("updated at"), null=True, blank=True, default=now_text)
+    created_at = RawTimestampField(_("created at"), null=True, blank=True, default=current_timestamp)
+    updated_at = RawTimestampField(_("updated at"), null=True, blank=True, default=current_timestamp)
     confidence = models.FloatField(_("confidence"), null=True, blank=True, default=0.5)
     project = models.ForeignKey(
         Project,

@@ -7,8 +7,9 @@ from typing import Any
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.stores.fields import RawTextField, RawTimestampField, now_text
+from opsconsole.stores.fields import RawTextField, RawTimestampField
 from opsconsole.stores.models import StoreModel
+from opsconsole.timestamps import current_timestamp
 
 
 class RawDocumentField(models.BinaryField):  # type: ignore[type-arg]  # what `tasks.records.summaries` reads
@@ -87,8 +88,8 @@ class TaskStatus(StoreModel):
     stage = models.TextField(_("stage"), choices=Stage)
     status_text = models.TextField(_("status in words"), null=True, blank=True)
     is_completed = models.BooleanField(_("completed"), null=True, blank=True, default=False)
-    created_at = RawTimestampField(_("created at"), null=True, blank=True, default=now_text)
-    updated_at = RawTimestampField(_("updated at"), null=True, blank=True, default=now_text)
+    created_at = RawTimestampField(_("created at"), null=True, blank=True, default=current_timestamp)
+    updated_at = RawTimestampField(_("updated at"), null=True, blank=True, default=current_timestamp)
 
     class Meta:
         managed = False

@@ -73,7 +73,7 @@ def look_up(store: Store, records: int) -> Lookup:
     for summary, compressed in sample.values_list("results_summary", "is_summary_compressed"):
         with suppress(Unreadable):
             found = execution_id(summary, compressed)
-            wanted = found if store.holds(found) else wanted
+            wanted = found if store.can_store(found) else wanted
         read += 1
         if time.perf_counter() - started > PATIENCE_SECONDS:
             break

@@ -11,8 +11,8 @@ import pytest
 from django.utils import timezone
 
 from opsconsole.engine.models import Status
-from opsconsole.stores.fields import moment_text
 from opsconsole.stores.store import Store, StoreUnavailable
+from opsconsole.timestamps import format_timestamp
 from tests.support.contract import Contract, execute_run, left_by, operation_called, plan_whole, start, undo, work
 from tests.support.plain_client import Tables, dump, execute, neighbour
 
@@ -82,7 +82,7 @@ def test_what_was_used_since_the_plan_stays(make_attached: Any, engine: str) -> 
     operation.as_of = timezone.now() - timedelta(hours=1)
     planned = plan_whole(operation)
     run = start(operation)
-    now = moment_text(timezone.now())
+    now = format_timestamp(timezone.now())
     victims = [key for key, row in dump(store)["memory_items"].items() if may_go(row)]
     execute(store, "UPDATE memory_items SET last_used_at = ?, use_count = 1 WHERE id = ?", [now, victims[0]])
     row = {"id": "mem-000a", "scope": "task", "type": "decision", "content": "{}", "expires_at": PAST}

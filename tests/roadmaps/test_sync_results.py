@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
+from django.conf import settings as django_settings
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +19,8 @@ from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store
+from opsconsole.timestamps import format_timestamp
 from roadmaps.operations.sync_results import WRITTEN
-from roadmaps.times import local_text
 from tests.support import roadmaps
 from tests.support.contract import (
     TESTER,
@@ -475,5 +476,6 @@ def test_what_untyped_columns_hold(make_roadmaps: Any) -> None:
     assert (run.status, run.changed) == (Status.SUCCEEDED, 1), run.reasons
     assert isinstance(dump(store)["roadmap_metadata"][INCIDENT_ROADMAP]["framework_data"], bytes)
     undo(run)
-    execute(store, "UPDATE roadmap_tasks SET created_at = ?", [local_text(AS_OF - timedelta(minutes=5))])
+    created = format_timestamp(AS_OF - timedelta(minutes=5), django_settings.ROADMAPS_TIME_ZONE)
+    execute(store, "UPDATE roadmap_tasks SET created_at = ?", [created])
     assert on(store, INCIDENT).reasons["skipped"] == {"moves": 1}

@@ -239,7 +239,7 @@ class Contract:
         for row in shown:
             for moment, tables in (("before", before), ("after", after)):
                 for column, value in (row[moment] or {}).items():
-                    assert store.raw((value,)) == (tables[row["table"]][row["key"]][column],)
+                    assert store.normalize((value,)) == (tables[row["table"]][row["key"]][column],)
 
     # --- execution --------------------------------------------------------------------------------------
 

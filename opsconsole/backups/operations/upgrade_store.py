@@ -20,7 +20,7 @@ from opsconsole.engine.planner import PlanRefused
 from opsconsole.engine.requirements import needed_columns
 from opsconsole.formatting import figure
 from opsconsole.stores import schema
-from opsconsole.stores.identify import system_of
+from opsconsole.stores.identify import platform_of
 from opsconsole.stores.models import Backup
 from opsconsole.stores.store import Store
 
@@ -55,11 +55,11 @@ class UpgradeStore(OnNamedStore, NamedItemsMixin, Action):
 
     def bound(self) -> int:
         """Refuse a store of another platform, and one to which nothing of what is asked can be added."""
-        system = system_of(self.store.tables)
-        if system not in {None, self.store.name}:
+        platform = platform_of(self.store.tables)
+        if platform not in {None, self.store.name}:
             raise PlanRefused(
-                gettext("%(location)s holds the tables of %(system)s, not of %(store)s.")
-                % {"location": self.store.location, "system": system, "store": self.store.name}
+                gettext("%(location)s holds the tables of %(platform)s, not of %(store)s.")
+                % {"location": self.store.location, "platform": platform, "store": self.store.name}
             )
         name = self.params.get("needed_by", "")
         if name and not needed_columns(self.store, name):

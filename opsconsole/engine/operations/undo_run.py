@@ -315,12 +315,12 @@ class UndoRun(Operation):
         if unit.now is None or unit.before is None:
             return unit.now == unit.before
         start = 1 if self._rowid(unit) else 0
-        return unit.now[start:] == (self.store.raw(unit.before) or ())[start:]
+        return unit.now[start:] == (self.store.normalize(unit.before) or ())[start:]
 
     def process(self, unit: ChangedRow) -> Outcome:
         if self._is_as_before(unit):
             return Skip("as_before")
-        if unit.now != self.store.raw(unit.written):
+        if unit.now != self.store.normalize(unit.written):
             return Invalid("conflict")
         if unit.adrift:
             return Invalid("parent")

@@ -151,7 +151,7 @@ class WriteRows(NamedItemsMixin):
     # --- what becomes of them ---------------------------------------------------------------------------------
 
     def process(self, unit: GivenRow) -> Outcome:
-        new, old = self.store.raw(unit.new), self.store.raw(unit.old)
+        new, old = self.store.normalize(unit.new), self.store.normalize(unit.old)
         if unit.now == new:
             return Skip("as_given")
         if unit.now != old:

@@ -13,7 +13,8 @@ from django.utils.translation import ngettext
 
 from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Schedule
 from opsconsole.formatting import figure
-from opsconsole.stores.fields import SortableTimestamp, moment_text
+from opsconsole.stores.fields import SortableTimestamp
+from opsconsole.timestamps import format_timestamp
 from tasks.agentos.models import Project
 
 IDLE_DAYS = 180
@@ -50,13 +51,13 @@ class ArchiveProjects(Operation):
         since = self.as_of - timedelta(days=IDLE_DAYS if days is None else days)
         touched = SortableTimestamp(Coalesce(F("updated_at"), F("created_at"), F("added_at")))
         idle: QuerySet[Project] = active.alias(touched=touched).filter(
-            touched__lt=SortableTimestamp(Value(moment_text(since)))
+            touched__lt=SortableTimestamp(Value(format_timestamp(since)))
         )
         return idle
 
     def process(self, unit: Any) -> Outcome:
         old = {"status": unit.status, "updated_at": unit.updated_at}
-        new = {"status": Project.Status.ARCHIVED.value, "updated_at": moment_text(self.as_of)}
+        new = {"status": Project.Status.ARCHIVED.value, "updated_at": format_timestamp(self.as_of)}
         return Change((RowChange("projects", unit.pk, old, new),))
 
     def action_label(self, count: int) -> str:

@@ -23,8 +23,8 @@ from opsconsole.engine.operation import (
     Skip,
 )
 from opsconsole.formatting import figure
-from opsconsole.stores.fields import SortableTimestamp, moment_text
-from opsconsole.timestamps import parse_timestamp
+from opsconsole.stores.fields import SortableTimestamp
+from opsconsole.timestamps import format_timestamp, parse_timestamp
 from tasks.agentos.models import MemoryItem
 
 
@@ -68,7 +68,7 @@ class CleanMemoryItems(Operation):
             .filter(auto_cleanup=1, expires_at__isnull=False)
             .alias(ends=SortableTimestamp(F("expires_at")))
         )
-        return ends.filter(Q(ends__lte=SortableTimestamp(Value(moment_text(self.as_of)))) | Q(ends__isnull=True))
+        return ends.filter(Q(ends__lte=SortableTimestamp(Value(format_timestamp(self.as_of)))) | Q(ends__isnull=True))
 
     def process(self, unit: Any) -> Outcome:
         ends = parse_timestamp(str(unit.expires_at))

@@ -78,7 +78,7 @@ class BackfillExecutionIds(Operation):
             found = execution_id(unit.results_summary, unit.is_summary_compressed)
         except Unreadable as error:
             return Invalid(error.reason)
-        if not self.store.holds(found):
+        if not self.store.can_store(found):
             return Invalid("cannot_be_stored")
         changed = RowChange("test_records", unit.pk, {"execution_id": None}, {"execution_id": found})
         return Change((changed,), "from_summary")

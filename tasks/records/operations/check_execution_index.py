@@ -40,7 +40,7 @@ class CheckExecutionIndex(Check):
 
     def _lookup(self) -> Iterator[FindingData]:
         if not self._has_column:
-            lacking = remedies.lacks(self.store, {TestRecord: (COLUMN,)})
+            lacking = remedies.find_missing(self.store, {TestRecord: (COLUMN,)})
             yield self._found("no_column", statements=" ".join([*lacking.reasons, *lacking.statements]))
             return
         known = self._indexes()

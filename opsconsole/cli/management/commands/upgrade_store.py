@@ -8,7 +8,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.cli.command import OperationCommand, Refused
-from opsconsole.stores.identify import system_of
+from opsconsole.stores.identify import platform_of
 from opsconsole.stores.store import attach_file
 
 
@@ -30,9 +30,11 @@ class Command(OperationCommand):
                 raise Refused(_("Name a store, or a file with --db-path."))
             file = attach_file("agentos", options["db_path"], read_only=True)
             try:
-                options["store"] = system_of(file.tables)
+                options["store"] = platform_of(file.tables)
             finally:
                 file.close()
             if options["store"] is None:
-                raise Refused(_("%(path)s holds the tables of no system known here.") % {"path": options["db_path"]})
+                raise Refused(
+                    _("%(path)s does not hold the tables of a known platform.") % {"path": options["db_path"]}
+                )
         super().handle(*args, **options)
