@@ -51,7 +51,7 @@ def attempt(identity: str, task_id: str, run_id: int | None) -> Iterator[Recover
         _end(mine, Outcome.FAILED, redact(str(error)) or type(error).__name__)
         count = failures(identity, task_id)
         if count >= MAX_FAILURES:
-            notifications.tell(
+            notifications.create_alert(
                 f"recovery/{mine.pk}",
                 _("Task %(task)s could not be recovered %(count)d times: it is left for a person")
                 % {"task": task_id, "count": count},

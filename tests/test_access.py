@@ -148,7 +148,7 @@ def path_of(address: Address, run: Run) -> str:
 def run(alice: User) -> Run:
     cls = registry.operation(BACKFILL)
     planned = planner.count_outcomes(planner.plan(planner.operation_on(cls, cls.resolve_store({}), {})))
-    return lifecycle.draft(planned, Actor("alice", "here", Trigger.ADMIN, alice))
+    return lifecycle.create_run(planned, Actor("alice", "here", Trigger.ADMIN, alice))
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def test_every_flag_has_a_line() -> None:
 def console(bob: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
     """The console with a run and an account that an authenticated shell has; gives a command's end."""
     monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.make(bob, "test"))
-    lifecycle.draft(plan_whole(operation_called("audits.backfill_decision_fields")), TESTER)
+    lifecycle.create_run(plan_whole(operation_called("audits.backfill_decision_fields")), TESTER)
 
     def run(words: list[str]) -> tuple[int, str, str]:
         found = load_command_class(get_commands()[words[0]], words[0])

@@ -85,8 +85,8 @@ class BackfillDecisionFields(Operation):
             return Invalid(error.reason)
         return Change((RowChange("task_audits", unit.pk, old, new),), reason)
 
-    def statistics(self, narrow: Callable[[QuerySet[TaskAudit]], QuerySet[TaskAudit]]) -> dict[str, int]:
-        figures = narrow(self.population()).aggregate(
+    def statistics(self, restrict: Callable[[QuerySet[TaskAudit]], QuerySet[TaskAudit]]) -> dict[str, int]:
+        figures = restrict(self.population()).aggregate(
             in_scope=Count("pk", filter=_UNFILLED),
             supervisor_audits=Count("pk"),
             source_event_ts=Count("source_event_ts"),

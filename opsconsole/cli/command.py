@@ -336,7 +336,7 @@ def _scan(planned: Plan, options: dict[str, Any], output: Output, actor: Actor |
     if run is not None and run.status != Status.QUEUED:
         run = lifecycle.claim(run)
     elif run is None:
-        run = lifecycle.draft(planned, actor, note=options["note"])
+        run = lifecycle.create_run(planned, actor, note=options["note"])
         if options["background"]:
             queue.confirm(run, actor)
         else:
@@ -522,7 +522,7 @@ def _execute(
         output.need(operation, planned)
         checked = _check_off(operation, planned, options, output)
         _ask(operation, planned, options, output, asks)
-        run = lifecycle.draft(planned, actor, note=options["note"], batch_size=size, fast=options["fast"])
+        run = lifecycle.create_run(planned, actor, note=options["note"], batch_size=size, fast=options["fast"])
         try:
             if options["background"]:
                 queue.confirm(run, actor, checked)
@@ -570,8 +570,8 @@ def _check_off(operation: Operation, planned: Plan, options: dict[str, Any], out
             output.line(f"  {fact}")
     if not lines:
         return []
-    if objection := checklist.objection(operation):
-        raise Refused(objection)
+    if blocking_reason := checklist.blocking_reason(operation):
+        raise Refused(blocking_reason)
     checked = list(options["confirm"])
     unchecked = checklist.missing(operation, checked)
     if unchecked and not sys.stdin.isatty():

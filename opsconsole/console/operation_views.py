@@ -117,7 +117,7 @@ def _plan(request: HttpRequest, cls: type[Operation], params: dict[str, Any], se
     planned = planner.plan(planner.operation_on(cls, cls.resolve_store(params), params), selection)
     if planned.total <= lifecycle.RECOUNTED_UNITS:
         planner.count_outcomes(planned)
-    run = lifecycle.draft(planned, actor_of(request), note=note)
+    run = lifecycle.create_run(planned, actor_of(request), note=note)
     if not planned.counted:
         queue.plan_in_background(run)
     return run
@@ -132,7 +132,7 @@ def plan_now(request: HttpRequest, operation_name: str, params: dict[str, Any]) 
 def _scan(request: HttpRequest, cls: type[Operation], params: dict[str, Any]) -> Run:
     planned = planner.plan(planner.operation_on(cls, cls.resolve_store(params), params))
     unfinished = lifecycle.same_command(planned.operation, planned.selection)
-    return unfinished or queue.confirm(lifecycle.draft(planned, actor_of(request)), actor_of(request))
+    return unfinished or queue.confirm(lifecycle.create_run(planned, actor_of(request)), actor_of(request))
 
 
 def _operation_or_404(name: str) -> type[Operation]:
@@ -363,10 +363,10 @@ def emergency(request: HttpRequest) -> HttpResponse:
             raise PermissionDenied
         reason = request.POST.get("note", "").strip()
         if "release" in request.POST:
-            lifecycle.release_all(actor_of(request))
+            lifecycle.unfreeze(actor_of(request))
             return redirect("emergency")
         if reason:
-            lifecycle.hold_all(actor_of(request), reason[:2000])
+            lifecycle.freeze(actor_of(request), reason[:2000])
             return redirect("emergency")
         error = _("Say why: everybody sees it.")
     return _render(

@@ -429,9 +429,9 @@ class PlanPage(_Page):
         return self._asked and checklist.is_asked(self.operation)
 
     @cached_property
-    def objection(self) -> str:
+    def blocking_reason(self) -> str:
         """Why it can't be confirmed now."""
-        return checklist.objection(self.operation) if self._asked else ""
+        return checklist.blocking_reason(self.operation) if self._asked else ""
 
     @property
     def approval(self) -> bool:
@@ -773,7 +773,7 @@ class RunPage(_Page):
 
     @cached_property
     def _batches(self) -> list[Batch]:
-        return list(self.run.batches.defer("image").order_by("-number")[:SHOWN_BATCHES])
+        return list(self.run.batches.defer("before_image").order_by("-number")[:SHOWN_BATCHES])
 
     @property
     def batches(self) -> Table:
@@ -835,7 +835,7 @@ class RunPage(_Page):
         labels: dict[tuple[str, str], list[str]] = {}
         batches = self.run.batches.exclude(skipped=0, invalid=0).order_by("number")[:SEARCHED_BATCHES]
         for batch in batches.iterator(chunk_size=5):
-            for outcome, reasons in batch.left.items():
+            for outcome, reasons in batch.unchanged.items():
                 for reason, found in reasons.items():
                     labels.setdefault((outcome, reason), []).extend(found)
             if labels and all(len(found) >= SHOWN_ROWS for found in labels.values()):

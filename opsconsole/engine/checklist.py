@@ -66,7 +66,7 @@ def missing(operation: Operation, checked: Sequence[str]) -> list[str]:
     return [code for code in ITEMS if code not in checked] if is_asked(operation) else []
 
 
-def objection(operation: Operation) -> str:
+def blocking_reason(operation: Operation) -> str:
     """Return why it can't be confirmed now: in production it needs a fresh backup."""
     if not (has_checklist(operation) and settings.PRODUCTION) or operation.creates_backup:
         return ""

@@ -30,29 +30,29 @@ from opsconsole.engine.lifecycle import (
     NOT_WAITING,
     RunRefused,
     interrupt,
+    notify,
     operation_of,
     record,
     release,
-    tell,
     worker_actor,
 )
-from opsconsole.engine.models import Batch, FailedItem, PinnedRows, Request, Run, Status, pack
+from opsconsole.engine.models import Batch, FailedItem, PinnedRows, Request, Run, Status, encode_before_image
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Change, Check, NamedItem, Outcome, Skip
 from opsconsole.engine.planner import (
     OUTCOMES,
     Outcomes,
     Sampler,
     Unreadable,
-    chosen_units,
     digest_of,
     measure,
     merge,
     outcomes_of,
     read_batch,
+    selected_rows,
 )
 from opsconsole.engine.seals import number_of
 from opsconsole.engine.selection import Selection
-from opsconsole.engine.throttle import hold_reason
+from opsconsole.engine.throttle import throttle_reason
 from opsconsole.stores import preflight, rows
 from opsconsole.stores.connection import platform_search_path
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
@@ -151,7 +151,7 @@ class Runner:
         self.operation.run_id = run.pk
         self.store = self.operation.store
         self.selection = Selection(**run.selection)
-        self.units = chosen_units(self.operation, self.selection)
+        self.units = selected_rows(self.operation, self.selection)
         self._pinned = PinnedRows.of(run) if self.operation.pins_rows else None
         if self.operation.pin_rows and self._pinned is not None:
             self.units = self.operation.select(self.units, list(self._pinned))
@@ -219,12 +219,12 @@ class Runner:
                     recovered = True
                 # A slice hands over only after a batch of its own, or slow beginnings would never move.
                 time_is_up = until() and (stepped or hand_over is None)
-                if (self.request or time_is_up) and self._see_through():
+                if (self.request or time_is_up) and self._await_write():
                     return self._stop(hand_over)
                 if hold := self._hold():
                     if hand_over is None:
                         self._wait(*hold, HOLD_CHECK_SECONDS)
-                    elif self._see_through():
+                    elif self._await_write():
                         self._save()
                         return self._let_go(*hold, hand_over)
                     continue
@@ -236,7 +236,7 @@ class Runner:
                     trouble_since, tries = None, 0
                 if not more:
                     return self._finish()
-                if self.run.error and self._see_through():
+                if self.run.error and self._await_write():
                     return self._end(Status.FAILED)
                 self._adapt(time.monotonic() - started)
                 on_progress(self.run)
@@ -277,11 +277,11 @@ class Runner:
         """Read and judge one batch, see the one before it through, write this one; False when none is left."""
         if self.run.bound is None:
             return False
-        act = partial(self._answer, self.operation) if isinstance(self.operation, Check) else self.operation.perform
+        act = partial(self._run_rule, self.operation) if isinstance(self.operation, Check) else self.operation.perform
         if act is not None:
-            return self._do(self.run.bound, act)
+            return self._perform_item(self.run.bound, act)
         # An undo may meet a row again that the batch before it writes; a batch that is tried again has its turn alone.
-        if (self._retries or not self.operation.rejudges) and not self._see_through():
+        if (self._retries or not self.operation.rejudges) and not self._await_write():
             return True
         after = self.run.cursor if self._pending is None else self._pending.cursor
         since = self._mark()
@@ -290,13 +290,13 @@ class Runner:
         found = outcomes_of(self.operation, units, sampler, change=self._change)
         if sampler is not None:  # the shell confirms without counting: its run shows what it did first
             self.run.plan["sample"] = sampler.sample()
-        if not self._see_through() or self.run.error:
+        if not self._await_write() or self.run.error:
             return True  # the batch before is read again, and this one after it; or it was the last
         if not units:
             return False
         self._write(_Read(units, after, since), found)
         if self._pending is not None and self._pending.done.done():
-            self._see_through()
+            self._await_write()
         return True
 
     def _mark(self) -> int:
@@ -318,7 +318,7 @@ class Runner:
     @property
     def _change(self) -> Callable[[Any], Outcome]:
         """What becomes of a unit: the operation's answer, or the verdict on a unit that could not be written."""
-        change = self.operation.process if self._pinned is None else self._as_pinned
+        change = self.operation.process if self._pinned is None else self._process_pinned
         if not self._verdicts:
             return change
 
@@ -330,14 +330,14 @@ class Runner:
 
         return judged
 
-    def _as_pinned(self, unit: Any) -> Outcome:
+    def _process_pinned(self, unit: Any) -> Outcome:
         """What becomes of a unit that still is as the plan showed it."""
         outcome = self.operation.process(unit)
         if isinstance(outcome, Change) and digest_of(outcome, unit) != (self._pinned or {}).get(unit.pk):
-            return Skip("changed_since")
+            return Skip("changed_since_plan")
         return outcome
 
-    def _do(self, bound: Key, act: Callable[[Any], Outcome]) -> bool:
+    def _perform_item(self, bound: Key, act: Callable[[Any], Outcome]) -> bool:
         """One unit that writes no rows: a question is asked, or an act done. It is noted once it is over: a
         worker that dies before leaves it to be done again.
         """
@@ -354,7 +354,7 @@ class Runner:
         self._check_budget()
         return True
 
-    def _answer(self, check: Check, question: NamedItem) -> Outcome:
+    def _run_rule(self, check: Check, question: NamedItem) -> Outcome:
         """Ask one question, and keep what it finds as it comes."""
         answer = iter(check.run_rule(question.name))
         while portion := list(islice(answer, findings.PORTION)):
@@ -511,7 +511,7 @@ class Runner:
                 }
             ) from error
 
-    def _see_through(self) -> bool:
+    def _await_write(self) -> bool:
         """Wait for the batch that is being written; False when it was not, and its units are read again."""
         pending, self._pending = self._pending, None
         if pending is None:
@@ -571,7 +571,7 @@ class Runner:
                 if reasons and holds == before:
                     self._verdicts[unit.pk] = reasons[0]
                 elif times >= MAX_MOVES:
-                    self._verdicts[unit.pk] = Skip("moved")
+                    self._verdicts[unit.pk] = Skip("changed_concurrently")
                 self._suspects[unit.pk] = holds, times + 1
 
     def _prepare(self, writes: list[Write], found: Outcomes, cursor: Any) -> Batch:
@@ -583,7 +583,7 @@ class Runner:
             cursor=cursor,
             rows=sum(len(write.rows) for write in writes),
             # What can't be undone keeps no image, and is idempotent: in doubt it is done again.
-            image=pack(writes if self.operation.undoable else [], found.left, found.reasons),
+            before_image=encode_before_image(writes if self.operation.undoable else [], found.unchanged, found.reasons),
             **found.counts(),
         )
         with _durable():
@@ -669,7 +669,7 @@ class Runner:
         with self._store_transaction():
             lost_from = None
             for batch in self.run.batches.order_by("-number").iterator(chunk_size=1):
-                stands = self._stands(batch)
+                stands = self._is_committed(batch)
                 if stands is False:
                     lost_from = batch.number
                 elif stands:
@@ -692,7 +692,7 @@ class Runner:
                 self.run.cursor = newest.cursor if newest else None
             self._save()
 
-    def _stands(self, batch: Batch) -> bool | None:
+    def _is_committed(self, batch: Batch) -> bool | None:
         """Whether the store has this batch; None when it wrote nothing."""
         wrote = False if batch.rows and not (batch.committed or self.operation.undoable) else None
         for write in batch.writes:
@@ -713,13 +713,13 @@ class Runner:
     def _final(self, writes: list[Write]) -> list[Write]:
         """Writes as they are kept and executed: whole rows for deletes, new values as the database writes them."""
         return [
-            rows.children_first(self.store, self._whole(write))
+            rows.children_first(self.store, self._load_full_rows(write))
             if write.kind == "delete"
             else rows.normalized(self.store, write)
             for write in writes
         ]
 
-    def _whole(self, write: Write) -> Write:
+    def _load_full_rows(self, write: Write) -> Write:
         """A delete with the whole row as its before-image. Raises RowsChanged where a row is no longer as judged."""
         stored = self.store.tables[write.table].stored
         columns = (*stored, *(name for name in write.columns if name not in stored))
@@ -801,7 +801,7 @@ class Runner:
         self._held_checked = now
         if self.operation.writes_store and (reason := lifecycle.freeze_reason()):
             found = "freeze", reason
-        elif reason := hold_reason(self.store):
+        elif reason := throttle_reason(self.store):
             found = "throttle", reason
         else:
             return None
@@ -846,16 +846,16 @@ class Runner:
             return self._end(Status.CANCELLED)
         with transaction.atomic():
             if self.request == Request.PAUSE:
-                self._leave(Status.PAUSED)
+                self._stop_with(Status.PAUSED)
             elif hand_over is not None:
                 self._save(worker={}, lease_until=timezone.now() + LEASE)
                 hand_over(self.run, 0.0)
             else:
-                self._leave(Status.INTERRUPTED)
+                self._stop_with(Status.INTERRUPTED)
         self._open = None
         return self.run
 
-    def _leave(self, status: Status) -> None:
+    def _stop_with(self, status: Status) -> None:
         self._save(status=status, worker={}, request=Request.NONE, lease_until=None)
         self.run.status = status
         record(self.run, status.value, worker_actor(self.run))
@@ -865,7 +865,7 @@ class Runner:
         run = self.run
         gone = run.total - run.seen
         if gone > 0:
-            merge(run.reasons, {"skipped": {"gone": gone}})
+            merge(run.reasons, {"skipped": {"no_longer_in_scope": gone}})
             run.skipped += gone
         if isinstance(self.operation, Check):
             run.after, problems = findings.figures(run), []
@@ -933,7 +933,7 @@ class Runner:
             release(run)
             record(run, status.value, worker_actor(run), before=run.before, after=run.after, error=run.error)
             run.status = status
-            tell(run)
+            notify(run)
         self._open = None
         run.status = status
         run.refresh_from_db()

@@ -17,9 +17,9 @@ OUTCOME_LABELS = {
 }
 # The engine's own reasons; an operation's stand in its `reasons`.
 REASON_LABELS = {
-    "gone": _("no longer in scope when its turn came"),
-    "moved": _("changed by others while it was being written"),
-    "changed_since": _("changed since the plan"),
+    "no_longer_in_scope": _("no longer in scope when its turn came"),
+    "changed_concurrently": _("changed by others while it was being written"),
+    "changed_since_plan": _("changed since the plan"),
     "unreadable": _("a value that can't be read"),
     "UnnamedKey": _("its key is not UTF-8"),
     "WriteIgnored": _("the database ignored the write"),
@@ -61,8 +61,8 @@ VERB_LABELS = {
     "cancel": _("asked to cancel"),
     "resumed": _("resumed"),
     "note": _("noted"),
-    "hold_all": _("held all runs"),
-    "release_all": _("released all runs"),
+    "freeze": _("held all runs"),
+    "unfreeze": _("released all runs"),
     "account_linked": _("linked a system user to an account"),
     "account_unlinked": _("ended a system user's link"),
     "account_added": _("added an account"),

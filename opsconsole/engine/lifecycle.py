@@ -44,7 +44,7 @@ from opsconsole.engine.models import (
     Trigger,
 )
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Check, Operation, Priority, Risk
-from opsconsole.engine.planner import Plan, count_outcomes, moved_units, operation_on, plan
+from opsconsole.engine.planner import Plan, count_outcomes, drifted_rows, operation_on, plan
 from opsconsole.engine.seals import serialised
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.preflight import require_privileges
@@ -70,7 +70,7 @@ class PlanDrifted(RunRefused):
     """The store no longer is as the confirmed plan saw it."""
 
 
-class TargetHeld(RunRefused):
+class TargetLocked(RunRefused):
     """Another run holds a target."""
 
 
@@ -109,7 +109,7 @@ def needs_approval(operation: Operation) -> bool:
 def asks_more(operation: Operation) -> bool:
     """Return whether a confirmation asks for more than a click."""
     asked = needs_typing(operation) or needs_approval(operation) or operation.requires_note or operation.superusers_only
-    return asked or bool(checklist.missing(operation, ()) or checklist.objection(operation))
+    return asked or bool(checklist.missing(operation, ()) or checklist.blocking_reason(operation))
 
 
 def require_environment() -> None:
@@ -124,7 +124,7 @@ def fingerprint(operation: Operation, selection: Selection) -> str:
     return hashlib.sha256(orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def draft(
+def create_run(
     planned: Plan,
     actor: Actor,
     *,
@@ -221,7 +221,7 @@ def keep_pinned(run: Run, planned: Plan) -> None:
     planned.pinned.clear()
 
 
-def require_unchanged(run: Run, limit: int = RECOUNTED_UNITS) -> None:
+def check_drift(run: Run, limit: int = RECOUNTED_UNITS) -> None:
     """Compare the plan, and the rows of a plan that pins them, with the store. Raises PlanDrifted.
 
     Of other operations parameters, store and bound are compared: counts move on a live store. Rows that
@@ -231,7 +231,7 @@ def require_unchanged(run: Run, limit: int = RECOUNTED_UNITS) -> None:
     kept = plan_of(run)
     if kept.digest() != run.digest:
         raise RunRefused(_("Run %(run)d is no longer what was planned. Plan it again.") % {"run": run.pk})
-    if kept.operation.pins_rows and kept.counted and kept.total <= limit and moved_units(kept, PinnedRows.of(run)):
+    if kept.operation.pins_rows and kept.counted and kept.total <= limit and drifted_rows(kept, PinnedRows.of(run)):
         raise PlanDrifted(_("The rows have changed since the plan was made. Nothing was written."))
 
 
@@ -244,11 +244,11 @@ def confirm(
     approval covers it. Raises UnableToRun when the items do not do, or when another run holds a target.
     """
     require_environment()
-    if is_held(registry.operations().get(run.operation)):
+    if is_frozen(registry.operations().get(run.operation)):
         raise RunRefused(_("All runs are held: `runs release-all` lets them go on."))
     operation = operation_of(run)
     validate_confirmation(run, operation, actor, checked)
-    require_unchanged(run)
+    check_drift(run)
     approver = part_of.approved_by if part_of is not None else None
     # Only the rows that the plan would change are touched: a due time that finds none asks nobody.
     idle = run.trigger == Trigger.SCHEDULE and not any(run.plan["reasons"].get("changed", {}).values())
@@ -289,8 +289,8 @@ def validate_confirmation(run: Run, operation: Operation, actor: Actor, checked:
     unchecked = checklist.missing(operation, checked) if actor.trigger != Trigger.SCHEDULE else []
     if unchecked:
         raise RunRefused(_("Not confirmed of the checklist: %(items)s.") % {"items": ", ".join(unchecked)})
-    if objection := checklist.objection(operation):
-        raise RunRefused(objection)
+    if blocking_reason := checklist.blocking_reason(operation):
+        raise RunRefused(blocking_reason)
     require_privileges(operation.store, operation.read_columns(), operation.targets())
 
 
@@ -300,9 +300,9 @@ def approve(run: Run, actor: Actor) -> None:
     require_waiting(run)
     if refusal := refusal_to_approve(run, actor):
         raise RunRefused(refusal)
-    if objection := checklist.objection(operation_of(run)):
-        raise RunRefused(objection)
-    require_unchanged(run)
+    if blocking_reason := checklist.blocking_reason(operation_of(run)):
+        raise RunRefused(blocking_reason)
+    check_drift(run)
     with transaction.atomic():
         _move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE, approved_by=actor.user)
         record(run, "approved", actor, digest=run.digest)
@@ -329,7 +329,7 @@ def _reject(run: Run, actor: Actor, reason: str) -> None:
         record(run, "rejected", actor, reason=reason)
         words = Rejection(reason).label if reason in Rejection.values else reason
         values = {"run": run.pk, "operation": run.operation, "store": run.store, "who": actor.name}
-        notifications.tell(
+        notifications.create_alert(
             f"rejected/{run.pk}",
             _("Run %(run)d of %(operation)s on %(store)s was rejected") % values,
             _("By: %(who)s") % values + "\n" + _("Why: %(note)s") % {"note": words},
@@ -352,7 +352,7 @@ def ask_for_approval(run: Run) -> None:
     users = User.objects.with_perm("operations.approve_run", backend="django.contrib.auth.backends.ModelBackend")
     theirs = {run.user_id, run.confirmed_by_id, run.changed_by_id}
     values = {"run": run.pk, "operation": run.operation, "store": run.store, "who": run.started_by}
-    notifications.tell(
+    notifications.create_alert(
         f"approval/{run.pk}",
         _("Run %(run)d of %(operation)s on %(store)s waits for approval") % values,
         _("Planned by: %(who)s") % values + "\n" + _("Why: %(note)s") % {"note": run.note or "–"},
@@ -373,7 +373,9 @@ def replace_plan(run: Run, actor: Actor) -> NoReturn:
     planner = Actor(run.started_by, actor.origin, Trigger(run.trigger), run.user)
     with transaction.atomic():
         _reject(run, actor, Rejection.ROWS_CHANGED.value)
-        new = draft(fresh, planner, note=run.note, batch_size=run.batch_size, fast=run.fast, changed_by=run.changed_by)
+        new = create_run(
+            fresh, planner, note=run.note, batch_size=run.batch_size, fast=run.fast, changed_by=run.changed_by
+        )
         Run.objects.filter(pk=new.pk).update(replaces=run)
     raise PlanDrifted(
         _("The rows of run %(run)d have changed since they were confirmed. Nothing was written: see plan %(new)d.")
@@ -418,7 +420,7 @@ def awaiting(actor: Actor) -> list[Run]:
 def _lock_keys(run: Run) -> tuple[list[str], list[str]]:
     """Return the tables that a run locks, and the keys in them; none: the whole tables."""
     cls = registry.operation(run.operation)
-    keys = [str(key) for key in run.selection.get("keys", ())] if cls.locks_units else []
+    keys = [str(key) for key in run.selection.get("keys", ())] if cls.locks_rows else []
     return [*run.writes, *cls.locks], keys
 
 
@@ -431,7 +433,7 @@ def require_free(run: Run) -> None:
             held = held.filter(Q(key="") | Q(key__in=keys))
         holder = held.select_related("run").first()
         if holder is not None:
-            raise TargetHeld(_held_by(holder.run, table))
+            raise TargetLocked(_held_by(holder.run, table))
 
 
 def _take_locks(run: Run) -> None:
@@ -544,7 +546,7 @@ def add_note(run: Run, actor: Actor, text: str) -> None:
     record(run, "note", actor, text=text.strip()[:MAX_NOTE])
 
 
-def is_held(cls: type[Operation] | None) -> bool:
+def is_frozen(cls: type[Operation] | None) -> bool:
     """Whether the emergency switch stops this operation: all but those that only read a store, such as a backup."""
     return (cls is None or cls.writes_store) and Freeze.objects.exists()
 
@@ -555,23 +557,23 @@ def freeze_reason() -> str:
     return _("All runs are held by %(who)s: %(note)s") % {"who": hold.who, "note": hold.note} if hold else ""
 
 
-def hold_all(actor: Actor, note: str) -> None:
+def freeze(actor: Actor, note: str) -> None:
     """The emergency switch: all runs wait at their next batch, none starts."""
     with transaction.atomic():
         hold = Freeze.objects.create(who=actor.name, note=note)
-        record(None, "hold_all", actor, note=note)
+        record(None, "freeze", actor, note=note)
         subject = _("All runs are held by %(who)s") % {"who": actor.name}
-        notifications.tell(f"hold/{hold.pk}", subject, _("Why: %(note)s") % {"note": note})
+        notifications.create_alert(f"hold/{hold.pk}", subject, _("Why: %(note)s") % {"note": note})
 
 
-def release_all(actor: Actor) -> None:
+def unfreeze(actor: Actor) -> None:
     with transaction.atomic():
         newest = Freeze.objects.order_by("-pk").first()
         Freeze.objects.all().delete()
-        record(None, "release_all", actor)
+        record(None, "unfreeze", actor)
         if newest is not None:
             text = _("They were held by %(who)s: %(note)s") % {"who": newest.who, "note": newest.note}
-            notifications.tell(
+            notifications.create_alert(
                 f"release/{newest.pk}", _("All runs go on: released by %(who)s") % {"who": actor.name}, text
             )
 
@@ -619,7 +621,7 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
     if generation is not None and generation != run.generation:
         raise RunRefused(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
     require_environment()
-    if is_held(registry.operations().get(run.operation)):
+    if is_frozen(registry.operations().get(run.operation)):
         raise RunRefused(_("All runs are held: `runs release-all` lets them go on."))
     handed_over = run.status == Status.RUNNING and not run.worker
     if run.status == Status.RUNNING and not handed_over and not is_stale(run):
@@ -650,7 +652,7 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
 def begin(run: Run) -> None:
     """Take the targets of a run that begins, once its rows are found as they were approved. Raises UnableToRun."""
     try:
-        require_unchanged(run, COMPARED_UNITS)
+        check_drift(run, COMPARED_UNITS)
     except PlanDrifted:
         replace_plan(run, worker_actor(run))
     except RunRefused as error:  # it will never be what was planned again
@@ -658,7 +660,7 @@ def begin(run: Run) -> None:
         raise
     try:
         _take_locks(run)
-    except TargetHeld as held:  # it waits; the next minute tries again
+    except TargetLocked as held:  # it waits; the next minute tries again
         Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(
             waiting=str(held),
             waiting_code="target",
@@ -792,10 +794,10 @@ def fail_run(run: Run, error: str) -> None:
         _move(run, Status.FAILED, error=error, finished_at=timezone.now(), generation=run.generation + 1)
         release(run)
         record(run, "failed", worker_actor(run), error=error)
-        tell(run)
+        notify(run)
 
 
-def tell(run: Run) -> None:
+def notify(run: Run) -> None:
     """Tell the alert list how a run ended, where they should know: it failed, needs attention, found something new."""
     facts = [
         _("Run %(run)d: %(operation)s") % {"run": run.pk, "operation": run.operation},
@@ -807,7 +809,7 @@ def tell(run: Run) -> None:
     values = {"run": run.pk, "operation": run.operation, "store": run.store, "status": run.get_status_display()}
     if run.status in {Status.FAILED, Status.NEEDS_ATTENTION}:
         subject = _("Run %(run)d of %(operation)s on %(store)s: %(status)s") % values
-        notifications.tell(f"run/{run.pk}", subject, "\n".join(facts))
+        notifications.create_alert(f"run/{run.pk}", subject, "\n".join(facts))
     if run.status == Status.FAILED or run.attached_path:  # a file that somebody looked at once is nobody's watch
         return
     news = findings.news(run)
@@ -819,7 +821,7 @@ def tell(run: Run) -> None:
             new,
         ) % {**values, "count": new}
         kinds = [f"{code}: {count} ({Priority(priority).label})" for (code, priority), count in news.items()]
-        notifications.tell(f"findings/{run.pk}", subject, "\n".join([*facts, "", *kinds]))
+        notifications.create_alert(f"findings/{run.pk}", subject, "\n".join([*facts, "", *kinds]))
 
 
 def worker_actor(run: Run) -> Actor:

@@ -204,7 +204,7 @@ class Run(models.Model):
         return (
             self.status in {*ENDED, *RESUMABLE}
             and self.changed > 0
-            and self.batches.filter(changed__gt=0, image__isnull=False).exists()
+            and self.batches.filter(changed__gt=0, before_image__isnull=False).exists()
         )
 
 
@@ -249,7 +249,7 @@ class GivenRows(models.Model):
     inserts = models.JSONField(default=list)  # columns of the new rows
     updates = models.JSONField(default=list)  # columns that change in the others
     count = models.PositiveIntegerField(_("rows"))
-    image = models.BinaryField()  # compressed: see `pack`
+    content = models.BinaryField()  # compressed: see `encode_before_image`
     at = models.DateTimeField(default=timezone.now)
 
     def __str__(self) -> str:
@@ -258,8 +258,8 @@ class GivenRows(models.Model):
     @classmethod
     def keep(cls, writes: Sequence[Write]) -> str:
         """Keep the rows and return their digest. Raises TypeError for what can't be kept exactly."""
-        image = pack(list(writes), {}, {})
-        digest = hashlib.sha256(image).hexdigest()
+        content = encode_before_image(list(writes), {}, {})
+        digest = hashlib.sha256(content).hexdigest()
         columns: dict[str, dict[str, None]] = {"insert": {}, "update": {}}
         for write in writes:
             if any(old != new for _key, old, new in write.rows):
@@ -268,7 +268,7 @@ class GivenRows(models.Model):
             "inserts": list(columns["insert"]),
             "updates": list(columns["update"]),
             "count": sum(len(write.rows) for write in writes),
-            "image": image,
+            "content": content,
             "at": timezone.now(),
         }
         cls.objects.update_or_create(digest=digest, defaults=values)
@@ -277,9 +277,9 @@ class GivenRows(models.Model):
     @property
     def writes(self) -> list[Write]:
         """The rows, in the order in which they were given. Raises ValueError where they are others by now."""
-        if hashlib.sha256(self.image).hexdigest() != self.digest:
+        if hashlib.sha256(self.content).hexdigest() != self.digest:
             raise ValueError(f"The digest of the given rows is not {self.digest}.")
-        return writes_of(self.image)
+        return writes_of(self.content)
 
 
 class Batch(models.Model):
@@ -300,7 +300,7 @@ class Batch(models.Model):
     rows = models.PositiveIntegerField(_("rows written"), default=0)
     seconds = models.FloatField(_("seconds"), default=0)
     prepared_at = models.DateTimeField(default=timezone.now)
-    image = models.BinaryField(null=True)  # compressed: see `pack`; None once pruned
+    before_image = models.BinaryField(null=True)  # compressed: see `encode_before_image`; None once pruned
 
     class Meta:
         verbose_name = _("batch")
@@ -313,31 +313,33 @@ class Batch(models.Model):
     @property
     def writes(self) -> list[Write]:
         """What was written, with before- and after-values, in the order of writing."""
-        return [] if self.image is None else writes_of(self.image)
+        return [] if self.before_image is None else writes_of(self.before_image)
 
     @property
-    def left(self) -> dict[str, dict[str, list[Any]]]:
+    def unchanged(self) -> dict[str, dict[str, list[Any]]]:
         """Outcome (skipped, invalid) → reason → labels of the units that stayed as they were."""
-        return {} if self.image is None else unpack(self.image)["left"]
+        return {} if self.before_image is None else decode_before_image(self.before_image)["unchanged"]
 
     @property
     def reasons(self) -> dict[str, dict[str, int]]:
         """Outcome → reason → units."""
-        return {} if self.image is None else unpack(self.image)["reasons"]
+        return {} if self.before_image is None else decode_before_image(self.before_image)["reasons"]
 
 
-def pack(writes: list[Write], left: dict[str, dict[str, list[str]]], reasons: dict[str, dict[str, int]]) -> bytes:
+def encode_before_image(
+    writes: list[Write], unchanged: dict[str, dict[str, list[str]]], reasons: dict[str, dict[str, int]]
+) -> bytes:
     """The image of a batch: its writes with all values, what it left alone, and counts by reason.
 
     JSON, compressed; bytes in it become `{"$b": hex}`, and texts that are not UTF-8 `{"$t": hex}`.
     Raises TypeError for what can't be kept exactly.
     """
     plain = [(write.table, write.columns, write.rows) for write in writes]
-    image = orjson.dumps({"writes": plain, "left": left, "reasons": reasons}, default=_encode)
+    image = orjson.dumps({"writes": plain, "unchanged": unchanged, "reasons": reasons}, default=_encode)
     return zlib.compress(image, 1)
 
 
-def unpack(image: bytes | memoryview) -> dict[str, Any]:
+def decode_before_image(image: bytes | memoryview) -> dict[str, Any]:
     """Writes, labels and counts of an image."""
     text = zlib.decompress(image)
     unpacked: dict[str, Any] = orjson.loads(text)
@@ -349,7 +351,7 @@ def writes_of(image: bytes | memoryview) -> list[Write]:
     """The writes of an image, with before- and after-values."""
     return [
         Write(table, tuple(columns), [(k, o and tuple(o), n and tuple(n)) for k, o, n in rows])
-        for table, columns, rows in unpack(image)["writes"]
+        for table, columns, rows in decode_before_image(image)["writes"]
     ]
 
 

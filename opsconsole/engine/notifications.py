@@ -32,7 +32,7 @@ BACKOFF_MINUTES = (1, 2, 5, 15, 60, 240, 480, 720)  # after each attempt; the la
 SIGNATURE, TIMESTAMP = "X-OpsConsole-Signature", "X-OpsConsole-Timestamp"
 
 
-def tell(key: str, subject: str, text: str, to: Sequence[str] = ()) -> bool:
+def create_alert(key: str, subject: str, text: str, to: Sequence[str] = ()) -> bool:
     """Tell it through every channel that is configured. False: this key was told before, and nobody is again.
 
     `to`: mail addresses beside those of the alert list.

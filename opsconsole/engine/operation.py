@@ -122,7 +122,7 @@ class Operation:
     undoable: bool = True
     batch_size: int | None = None  # set: fixed, and --batch-size is refused
     locks: ClassVar[tuple[str, ...]] = ()  # what a run holds beside the tables of `writes`
-    locks_units: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
+    locks_rows: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
     writes_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
     creates_backup: bool = False  # it makes a backup itself before it writes
     selectable: ClassVar[bool] = True  # its units are rows of `model`, and people may choose among them
@@ -171,12 +171,12 @@ class Operation:
         """What becomes of `unit`: a pure function. What it raises sets the unit aside."""
         raise NotImplementedError
 
-    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
         """Figures shown before and after; `in_scope` is what is still to do. Numbers, or words where none say it.
 
-        `narrow` keeps a queryset to what was selected and planned.
+        `restrict` keeps a queryset to what was selected and planned.
         """
-        return {"in_scope": narrow(self.queryset()).count()}
+        return {"in_scope": restrict(self.queryset()).count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """What is wrong after the last batch, in sentences. `left`: units of which the store says why they stayed."""
@@ -370,7 +370,7 @@ class NamedItemsMixin(Operation):
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         return [unit for unit in self._units() if unit.pk > int(after or 0)][:limit]
 
-    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         return {"in_scope": len(self._units())}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:

@@ -43,7 +43,7 @@ class Outcomes:
 
     writes: list[Write] = field(default_factory=list)
     reasons: dict[str, dict[str, int]] = field(default_factory=lambda: {name: {} for name in OUTCOMES})
-    left: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # skipped, invalid → reason → labels
+    unchanged: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # skipped, invalid → reason → labels
     errors: list[tuple[Key, str, Exception]] = field(default_factory=list)  # key, label, what `change` raised
 
     def count(self, outcome: str) -> int:
@@ -99,11 +99,11 @@ def outcomes_of(
                 )
         else:
             name = _NAMES[type(outcome)]
-            labels = found.left.setdefault(name, {}).setdefault(outcome.reason, [])
+            labels = found.unchanged.setdefault(name, {}).setdefault(outcome.reason, [])
             labels.append(operation.label(unit))
     found.writes = [Write(group[0], group[3], rows) for group, rows in writes.items()]
     found.reasons["changed"] = dict(changed)
-    for name, reasons in found.left.items():
+    for name, reasons in found.unchanged.items():
         found.reasons[name] = {reason: len(labels) for reason, labels in reasons.items()}
     for _key, _label, raised in found.errors:
         reason = type(raised).__name__
@@ -130,7 +130,7 @@ def _unreadable(unit: Unreadable, sampler: Sampler | None) -> Outcomes:
         found.errors.append((unit.pk, unit.label, unit.error))
     else:
         outcome, reason = "invalid", "unreadable"
-        found.left = {outcome: {reason: [f"{unit.label}: {first_line(unit.error)}"]}}
+        found.unchanged = {outcome: {reason: [f"{unit.label}: {first_line(unit.error)}"]}}
     found.reasons[outcome] = {reason: 1}
     if sampler is not None:
         sampler.add(outcome, reason, unit.pk, unit.label)
@@ -192,7 +192,7 @@ class Plan:
     @cached_property
     def units(self) -> QuerySet[Any]:
         """Scope and selection; `fetch` keeps to the bound."""
-        return chosen_units(self.operation, self.selection)
+        return selected_rows(self.operation, self.selection)
 
     def counts(self) -> dict[str, int]:
         return {name: sum(self.reasons[name].values()) for name in OUTCOMES}
@@ -212,8 +212,8 @@ class Plan:
         return hashlib.sha256(orjson.dumps(covered, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def chosen_units(operation: Operation, selection: Selection) -> QuerySet[Any]:
-    return selection.narrow(operation.queryset(), operation)
+def selected_rows(operation: Operation, selection: Selection) -> QuerySet[Any]:
+    return selection.restrict(operation.queryset(), operation)
 
 
 def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # noqa: B008  # immutable
@@ -233,10 +233,10 @@ def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # n
 def measure(operation: Operation, selection: Selection, bound: Key) -> dict[str, Any]:
     """The operation's figures over what was selected, up to the bound."""
 
-    def narrow(units: QuerySet[Any]) -> QuerySet[Any]:
-        return operation.up_to(selection.narrow(units, operation), bound)
+    def restrict(units: QuerySet[Any]) -> QuerySet[Any]:
+        return operation.up_to(selection.restrict(units, operation), bound)
 
-    return operation.statistics(narrow)
+    return operation.statistics(restrict)
 
 
 def advice(planned: Plan) -> list[str]:
@@ -333,7 +333,7 @@ def _comparable(value: Any) -> Any:
     return _ADDRESS.sub("", str(value))
 
 
-def moved_units(planned: Plan, pinned: Mapping[Key, str]) -> list[Key]:
+def drifted_rows(planned: Plan, pinned: Mapping[Key, str]) -> list[Key]:
     """Return those of the pinned units that are gone or that would no longer become what the plan showed."""
     waiting = dict(pinned)
     for units in walk(planned, batch_size=DEFAULT_BATCH_SIZE):

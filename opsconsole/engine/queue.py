@@ -1,7 +1,7 @@
 """The queue: it wakes the runner up, and nothing else. The only importer of django_q.
 
 A message carries a run's id and generation. Whatever is lost, doubled or late is harmless: an outdated
-generation gets nothing, and every minute `beat` wakes what no message will.
+generation gets nothing, and every minute `heartbeat` wakes what no message will.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from django_q.tasks import async_task
 
 from opsconsole.engine import lifecycle, notifications, planner, registry
 from opsconsole.engine.executor import LostOwnership, Runner
-from opsconsole.engine.lifecycle import Actor, PlanDrifted, RunRefused, TargetHeld
+from opsconsole.engine.lifecycle import Actor, PlanDrifted, RunRefused, TargetLocked
 from opsconsole.engine.models import ENDED, Event, Freeze, Heartbeat, Run, ScheduleSetting, Status, Trigger
 from opsconsole.engine.operation import LONG_CLUSTER, Operation
 from opsconsole.engine.planner import PlanRefused
@@ -44,7 +44,7 @@ WORKER_SEEN = timedelta(minutes=2)
 KEEP_RESULTS = timedelta(days=7)
 OVERDUE = timedelta(minutes=15)  # after its due time, a scheduled run should have begun
 
-BEAT = "opsconsole: beat"
+HEARTBEAT = "opsconsole: heartbeat"
 OPERATION_PREFIX = "operation: "
 
 
@@ -56,7 +56,7 @@ def confirm(run: Run, actor: Actor, checked: Sequence[str] = (), part_of: Run | 
     with transaction.atomic():
         lifecycle.confirm(run, actor, background=True, checked=checked, part_of=part_of)
         if run.status == Status.QUEUED:
-            wake(run)
+            enqueue(run)
     return run
 
 
@@ -70,13 +70,13 @@ def run_now(run: Run, actor: Actor) -> Run:
             lifecycle.confirm(run, actor, background=True)
             break
         except RunRefused as reason:
-            if isinstance(reason, TargetHeld) and seconds is not None:  # perhaps another small run
+            if isinstance(reason, TargetLocked) and seconds is not None:  # perhaps another small run
                 time.sleep(seconds)
                 continue
             run.refresh_from_db()
             lifecycle.cancel(run, actor)
             raise
-    advance(run.pk, run.generation)
+    run_slice(run.pk, run.generation)
     run.refresh_from_db()
     return run
 
@@ -84,7 +84,7 @@ def run_now(run: Run, actor: Actor) -> Run:
 def resume(run: Run, actor: Actor) -> None:
     with transaction.atomic():
         lifecycle.resume(run, actor)
-        wake(run)
+        enqueue(run)
 
 
 def approve(run: Run, actor: Actor) -> None:
@@ -92,7 +92,7 @@ def approve(run: Run, actor: Actor) -> None:
     try:
         with transaction.atomic():
             lifecycle.approve(run, actor)
-            wake(run)
+            enqueue(run)
     except PlanDrifted:
         lifecycle.replace_plan(run, actor)
 
@@ -100,17 +100,17 @@ def approve(run: Run, actor: Actor) -> None:
 def plan_in_background(run: Run) -> None:
     """Count a large plan's outcomes in the queue; `run.plan["counted"]` turns true."""
     with transaction.atomic():
-        _enqueue(count, run)
+        _enqueue_job(count_plan, run)
 
 
-def wake(run: Run, seconds: float = 0.0) -> None:
+def enqueue(run: Run, seconds: float = 0.0) -> None:
     """One message for a queued or handed-over run, in the caller's transaction; handed out after `seconds`."""
-    _enqueue(advance, run, seconds)
+    _enqueue_job(run_slice, run, seconds)
 
 
-def _enqueue(job: Callable[..., Any], run: Run, seconds: float = 0.0) -> None:
+def _enqueue_job(job: Callable[..., Any], run: Run, seconds: float = 0.0) -> None:
     cls = registry.operations().get(run.operation)
-    cluster = cls.cluster if cls is not None and job is advance else ""
+    cluster = cls.cluster if cls is not None and job is run_slice else ""
     _send(job, run.pk, run.generation, cluster=cluster, seconds=seconds)
 
 
@@ -134,7 +134,7 @@ class _Later(ORM):  # type: ignore[misc]
 # --- jobs ---------------------------------------------------------------------------------------------------
 
 
-def advance(run_id: int, generation: int) -> str:
+def run_slice(run_id: int, generation: int) -> str:
     """Work on a run for one slice; its successor is queued in the transaction that ends the slice."""
     run = Run.objects.filter(pk=run_id).first()
     if run is None:
@@ -145,7 +145,7 @@ def advance(run_id: int, generation: int) -> str:
             with suppress(RunRefused, StoreUnavailable, DatabaseError, InterfaceError):
                 stack.enter_context(brief_lock_waits(lifecycle.store_of(run)))
         try:
-            if mine and lifecycle.is_held(registry.operations().get(run.operation)):
+            if mine and lifecycle.is_frozen(registry.operations().get(run.operation)):
                 return _let_go(run, "freeze", lifecycle.freeze_reason())
             run = lifecycle.claim(run, generation=generation)
         except RunRefused as reason:
@@ -159,11 +159,11 @@ def advance(run_id: int, generation: int) -> str:
         deadline = time.monotonic() + SLICE_SECONDS
         patience = 0.0 if run.waits else PATIENCE_SECONDS
         try:
-            worker.work(until=lambda: time.monotonic() > deadline, hand_over=wake, patience=patience)
+            worker.work(until=lambda: time.monotonic() > deadline, hand_over=enqueue, patience=patience)
         except (LostOwnership, RunRefused) as reason:
             return str(reason)
         except (DatabaseError, InterfaceError):
-            # The run says why it is interrupted; `beat` takes it up again.
+            # The run says why it is interrupted; `heartbeat` takes it up again.
             logger.warning("Run %s was interrupted", run_id, exc_info=True)
     return run.status
 
@@ -179,7 +179,7 @@ def _not_now(run: Run, error: Exception) -> str:
 
 def _let_go(run: Run, code: str, reason: str) -> str:
     with transaction.atomic():
-        wake(run, lifecycle.let_go(run, code, reason))
+        enqueue(run, lifecycle.let_go(run, code, reason))
     return reason
 
 
@@ -190,18 +190,18 @@ def _trouble(error: Exception) -> Exception | None:
     return cause if is_one else None
 
 
-def count(run_id: int, generation: int) -> str:
+def count_plan(run_id: int, generation: int) -> str:
     """Count a plan's outcomes for one slice. A store in trouble is tried again later."""
     try:
-        return _count(run_id, generation)
+        return _count_slice(run_id, generation)
     except (StoreUnavailable, DatabaseError, InterfaceError) as error:
         if _trouble(error) is None:
             raise
-        _send(count, run_id, generation, seconds=lifecycle.WAIT_SECONDS[-1])
+        _send(count_plan, run_id, generation, seconds=lifecycle.WAIT_SECONDS[-1])
         return first_line(error)
 
 
-def _count(run_id: int, generation: int) -> str:
+def _count_slice(run_id: int, generation: int) -> str:
     run = Run.objects.filter(pk=run_id, status=Status.PLANNED, generation=generation).first()
     if run is None:
         return "gone"
@@ -230,11 +230,11 @@ def _count(run_id: int, generation: int) -> str:
         if keep(planned) and not planned.counted:
             run.generation += 1
             Run.objects.filter(pk=run_id).update(generation=run.generation)
-            _enqueue(count, run)
+            _enqueue_job(count_plan, run)
     return "counted" if planned.counted else "continues"
 
 
-def tick(operation: str, due: str, tries: int = 1) -> str:
+def run_schedule(operation: str, due: str, tries: int = 1) -> str:
     """A schedule's due time: plan and queue a run for each of its occasions, once for each due time.
 
     Where a store is in trouble, it is tried again each minute for half an hour.
@@ -248,7 +248,7 @@ def tick(operation: str, due: str, tries: int = 1) -> str:
             answers.append(str(reason))
             again = True
     if again:
-        _send(tick, operation, due, tries + 1, seconds=TICK_RETRY_SECONDS)
+        _send(run_schedule, operation, due, tries + 1, seconds=TICK_RETRY_SECONDS)
     return "; ".join(answers)
 
 
@@ -277,7 +277,7 @@ def _occasion(cls: type[Operation], params: dict[str, Any], due: str, *, last: b
         with transaction.atomic():
             tick = due if store.alias == own else f"{due} {store.alias}"
             setting = ScheduleSetting.objects.filter(operation=operation).select_related("changed_by").first()
-            run = lifecycle.draft(planned, actor, tick=tick, changed_by=setting.changed_by if setting else None)
+            run = lifecycle.create_run(planned, actor, tick=tick, changed_by=setting.changed_by if setting else None)
             confirm(run, actor)
     except IntegrityError:
         return "this tick has its run already"
@@ -287,7 +287,7 @@ def _occasion(cls: type[Operation], params: dict[str, Any], due: str, *, last: b
     return f"run {run.pk}"
 
 
-def beat(cluster: str = "") -> None:
+def heartbeat(cluster: str = "") -> None:
     """Each minute: say that a worker lives, wake what lost its worker or its message, tell what is overdue,
     deliver alerts, prune old results.
     """
@@ -312,7 +312,7 @@ def requeue_stale_runs() -> list[Run]:
     with transaction.atomic():
         revived = lifecycle.requeue_stale_runs()
         for run in revived:
-            wake(run)
+            enqueue(run)
     return revived
 
 
@@ -340,7 +340,7 @@ def tell_overdue() -> None:
                 if run.status in ENDED
                 else _("Run %(run)d is still %(status)s.")
             ) % state
-        notifications.tell(
+        notifications.create_alert(
             f"overdue/{switch.operation}/{due.isoformat()}", _("%(operation)s is overdue: due %(due)s") % values, text
         )
 
@@ -392,7 +392,7 @@ def sync_schedules() -> None:
     """Make the queue's schedules what is declared and switched on. Safe to repeat."""
     wanted: dict[str, dict[str, Any]] = {
         name: {
-            "func": f"{__name__}.beat",
+            "func": f"{__name__}.heartbeat",
             "schedule_type": Schedule.MINUTES,
             "minutes": 1,
             "cron": None,
@@ -400,14 +400,14 @@ def sync_schedules() -> None:
             "intended_date_kwarg": None,
             "cluster": cluster,
         }
-        for name, cluster in ((BEAT, None), (f"{BEAT} {LONG_CLUSTER}", LONG_CLUSTER))
+        for name, cluster in ((HEARTBEAT, None), (f"{HEARTBEAT} {LONG_CLUSTER}", LONG_CLUSTER))
     }
     on = ScheduleSetting.objects.filter(on=True)
     for setting in on:
         cls = registry.operations().get(setting.operation)
         if cls is not None and cls.schedule is not None:
             wanted[OPERATION_PREFIX + setting.operation] = {
-                "func": f"{__name__}.tick",
+                "func": f"{__name__}.run_schedule",
                 "schedule_type": Schedule.CRON,
                 "minutes": None,
                 "cron": setting.cron,
@@ -419,7 +419,7 @@ def sync_schedules() -> None:
         present = {
             schedule.name: schedule
             for schedule in Schedule.objects.select_for_update().filter(
-                Q(name__startswith=OPERATION_PREFIX) | Q(name__startswith=BEAT)
+                Q(name__startswith=OPERATION_PREFIX) | Q(name__startswith=HEARTBEAT)
             )
         }
         for name in set(present) - set(wanted):

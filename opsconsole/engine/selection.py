@@ -26,7 +26,7 @@ class Selection(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         return {name: value for name, value in self._asdict().items() if value is not None}
 
-    def narrow(self, units: QuerySet[Any], operation: Operation) -> QuerySet[Any]:
+    def restrict(self, units: QuerySet[Any], operation: Operation) -> QuerySet[Any]:
         """`units` that are chosen."""
         operation.selected = self != Selection()
         if self.keys is not None:

@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from opsconsole.stores.store import Store
 
 
-def hold_reason(store: Store) -> str:
+def throttle_reason(store: Store) -> str:
     """Why runs on `store` wait now; empty when nothing holds them."""
     if settings.RUN_HOLD_FILE and Path(settings.RUN_HOLD_FILE).exists():
         return _("The hold file %(path)s exists: remove it to go on.") % {"path": settings.RUN_HOLD_FILE}

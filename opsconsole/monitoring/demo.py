@@ -37,7 +37,7 @@ def scan(cls: type[Check]) -> int:
         with suppress(StoreUnavailable, InvalidParameters):
             params = registry.clean(cls, values)
             planned = planner.plan(planner.operation_on(cls, cls.resolve_store(params), params))
-            run = lifecycle.confirm(lifecycle.draft(planned, actor), actor, background=False)
+            run = lifecycle.confirm(lifecycle.create_run(planned, actor), actor, background=False)
             Runner(run).work()
             made += 1
     return made

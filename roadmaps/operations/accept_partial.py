@@ -102,8 +102,8 @@ class AcceptPartial(Action):
     def _withdraws(self) -> bool:
         return bool(self.params.get("withdraw"))
 
-    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        return {"in_scope": narrow(self.queryset()).count(), "accepted": len(self._accepted())}
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        return {"in_scope": restrict(self.queryset()).count(), "accepted": len(self._accepted())}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """The decision stands as soon as it is written."""

@@ -44,7 +44,7 @@ class FailUnrecoverable(Operation):
     reads = ("task_type", "created_at")
     writes = {"roadmap_tasks": ("status", "current_step", "error_message", "updated_at")}
     risk = Risk.CHANGE
-    locks_units = True
+    locks_rows = True
     reasons = {
         "no_checkpoint": _("no checkpoint to go on from"),
         "has_checkpoint": _("there is a checkpoint: recover it"),

@@ -29,7 +29,7 @@ class RecoverInterrupted(RecoverTasks):
     selectable = False  # to recover chosen tasks is the other operation
     cluster = ""
     locks = ()
-    locks_units = False
+    locks_rows = False
     schedule = Schedule("*/5 * * * *")
     reasons = {
         **RecoverTasks.reasons,
@@ -51,7 +51,7 @@ class RecoverInterrupted(RecoverTasks):
             return Skip("under_way")
         actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
         mine = Run.objects.get(pk=cast(int, self.run_id))
-        run = lifecycle.draft(planner.plan(recovery, selection), actor, changed_by=mine.changed_by)
+        run = lifecycle.create_run(planner.plan(recovery, selection), actor, changed_by=mine.changed_by)
         try:
             queue.confirm(run, actor, part_of=mine)
         except RunRefused:  # somebody has just begun it
@@ -59,8 +59,8 @@ class RecoverInterrupted(RecoverTasks):
             return Skip("under_way")
         return Change((), "started")
 
-    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        return {"in_scope": narrow(self.queryset()).count()}
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        return {"in_scope": restrict(self.queryset()).count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """The runs that it started say how they ended."""

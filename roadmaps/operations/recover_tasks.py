@@ -52,7 +52,7 @@ class RecoverTasks(Action):
     risk = Risk.OUTSIDE
     cluster = LONG_CLUSTER
     locks: ClassVar[tuple[str, ...]] = ("checkpoints",)
-    locks_units = True
+    locks_rows = True
     allow_out_of_scope = True
     reasons = {
         "from_checkpoint": _("goes on from its checkpoint"),
@@ -170,7 +170,9 @@ class RecoverTasks(Action):
             mine.user if mine else None,
         )
         note = gettext("after run %(run)s") % {"run": self.run_id}
-        return Runner(lifecycle.confirm(lifecycle.draft(planned, actor, note=note), actor, background=False)).work()
+        return Runner(
+            lifecycle.confirm(lifecycle.create_run(planned, actor, note=note), actor, background=False)
+        ).work()
 
     def _verify(self, key: str) -> None:
         for state in states(self.store, timezone.now(), self.population().filter(pk=key)):
@@ -180,8 +182,8 @@ class RecoverTasks(Action):
 
     # --- how one sees that it worked ---------------------------------------------------------------------
 
-    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        return {"in_scope": narrow(self.queryset()).count()}
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        return {"in_scope": restrict(self.queryset()).count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """Each was verified when it was over; chosen tasks stay chosen. What can't be read waits for a person."""

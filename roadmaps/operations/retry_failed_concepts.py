@@ -47,7 +47,7 @@ class RetryFailedConcepts(Action):
     model = RoadmapTask
     reads = ("status", "user_id", "roadmap_id")
     risk = Risk.OUTSIDE
-    locks_units = True
+    locks_rows = True
     allow_out_of_scope = True
     reasons = {
         "asked": _("asked for again"),
@@ -144,9 +144,9 @@ class RetryFailedConcepts(Action):
         detail = ngettext("%(count)d part", "%(count)d parts", len(wanted)) % {"count": len(wanted)}
         return Change((), "asked", detail), wanted
 
-    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         open_ones = self.population().filter(status__in=OPEN, task_type__startswith="retry_")
-        return {"in_scope": narrow(self.queryset()).count(), "open": open_ones.count()}
+        return {"in_scope": restrict(self.queryset()).count(), "open": open_ones.count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """The platform has taken it; what becomes of it is seen by the checks."""

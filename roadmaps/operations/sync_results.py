@@ -59,7 +59,7 @@ class SyncResults(Operation):
     reads = ("roadmap_id", "created_at")
     writes = {"roadmap_metadata": ("framework_data",), "roadmap_tasks": WRITTEN}
     risk = Risk.CHANGE
-    locks_units = True
+    locks_rows = True
     allow_out_of_scope = True  # whether they are stuck or not
     reasons = {
         "completed": _("completed: every concept has its content"),
@@ -235,10 +235,10 @@ class SyncResults(Operation):
 
     # --- how one sees that it worked --------------------------------------------------------------------------
 
-    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        by_status = narrow(self.population()).order_by().values_list("status").annotate(tasks=Count("pk"))
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        by_status = restrict(self.population()).order_by().values_list("status").annotate(tasks=Count("pk"))
         figures = {f"status {status}": tasks for status, tasks in by_status.order_by("status")}
-        return {"in_scope": narrow(self.queryset()).count(), **figures}
+        return {"in_scope": restrict(self.queryset()).count(), **figures}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """Chosen tasks stay chosen: they are judged once more."""

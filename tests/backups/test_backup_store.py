@@ -279,8 +279,8 @@ def test_the_password_is_in_no_argument_and_in_no_error(postgres: Any, monkeypat
 def test_each_store_has_a_run_of_its_own_by_schedule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert [one["store"] for one in BackupStore.schedule_params()] == ["default", *settings.STORES]
     attach_url("helix", f"sqlite:///{tmp_path}/gone.db")
-    queue.tick("backups.backup_store", "2026-11-24T02:00:00")
-    queue.tick("backups.backup_store", "2026-11-24T02:00:00")
+    queue.run_schedule("backups.backup_store", "2026-11-24T02:00:00")
+    queue.run_schedule("backups.backup_store", "2026-11-24T02:00:00")
     assert sorted(Run.objects.values_list("store", flat=True)) == ["agentos", "default", "records", "roadmaps"]
 
 

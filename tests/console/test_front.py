@@ -87,7 +87,7 @@ def test_what_is_wrong_and_the_button_that_repairs_it(bob: Any, client: Client) 
     assert response.status_code == 302
     client.post(f"/admin/operations/run/{run.pk}/confirm/", {"digest": run.digest})
     run.refresh_from_db()
-    assert queue.advance(run.pk, run.generation) == Status.SUCCEEDED
+    assert queue.run_slice(run.pk, run.generation) == Status.SUCCEEDED
     page = client.get("/admin/").content.decode()
     assert "supervisor audits" not in card(page, "agentos"), "what a run repaired is not open until the next measuring"
 
@@ -168,7 +168,7 @@ def test_measure_now_is_a_run(bob: Any, client: Client) -> None:
     client.post("/admin/operations/console.measure_stores/plan/")
     run = Run.objects.get()
     assert run.status == Status.QUEUED
-    assert queue.advance(run.pk, run.generation) == Status.SUCCEEDED
+    assert queue.run_slice(run.pk, run.generation) == Status.SUCCEEDED
     assert Measurement.objects.filter(name=measurements.SIZE).count() == 5
 
 
@@ -195,7 +195,7 @@ def test_a_backup_is_planned_and_made_from_the_page(bob: Any, client: Client) ->
     assert "Back up helix" in page
     client.post(f"/admin/operations/run/{run.pk}/confirm/", {"digest": run.digest})
     run.refresh_from_db()
-    assert queue.advance(run.pk, run.generation) == Status.SUCCEEDED
+    assert queue.run_slice(run.pk, run.generation) == Status.SUCCEEDED
     assert client.get(f"/admin/operations/run/{run.pk}/change/").status_code == 200
     assert ".sqlite3.gz" in client.get("/admin/stores/backup/").content.decode()
     client.post("/admin/operations/monitoring.check_store/plan/", {"asked": "1", "store": "helix"})

@@ -224,7 +224,7 @@ def test_runs_findings_and_messages(hostile: Any, monkeypatch: pytest.MonkeyPatc
             seen(hostile, reverse("run", args=[run.pk]) + tab)
         seen(hostile, reverse("run-live", args=[run.pk]))
     assert Finding.objects.filter(subject__contains="script").exists()
-    notifications.tell("key", f"{MIX} {SECRET}", f"{MIX} {SECRET}")
+    notifications.create_alert("key", f"{MIX} {SECRET}", f"{MIX} {SECRET}")
     while Delivery.objects.filter(delivered_at=None).exists():
         assert notifications.deliver()
     assert len(mail.outbox) == len(sent) == Alert.objects.count()

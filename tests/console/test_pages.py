@@ -172,7 +172,7 @@ def test_a_large_plan_is_counted_in_the_background(bobs, audits, monkeypatch):
     assert "Counting the outcomes: 0 of 30." in text
     assert "You can leave this page and come back to it." in text
     assert confirm(bobs, run).status_code == 409
-    queue.count(run.pk, run.generation)
+    queue.count_plan(run.pk, run.generation)
     run.refresh_from_db()
     assert "Fill 27 audits" in page_of(bobs, run)
     assert bobs.get(reverse("run-live", args=[run.pk])).headers["HX-Refresh"] == "true"
@@ -291,7 +291,7 @@ def test_a_list_offers_a_viewer_no_operation(client, viewer, audits):
 def planned(audits, alice):
     cls = registry.operation(BACKFILL)
     plan = planner.count_outcomes(planner.plan(planner.operation_on(cls, cls.resolve_store({}), {})))
-    return lifecycle.draft(plan, Actor("alice", "here", Trigger.ADMIN, alice))
+    return lifecycle.create_run(plan, Actor("alice", "here", Trigger.ADMIN, alice))
 
 
 def posts(run):

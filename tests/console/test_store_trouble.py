@@ -69,7 +69,7 @@ def locked(request: pytest.FixtureRequest, make_attached: Any) -> Iterator[Any]:
     else:
         store = attach_url("agentos", f"{made.url}?options=-c%20lock_timeout%3D500")
         lock = locked_table(made.url, "task_audits")
-    plan = lifecycle.draft(plan_whole(operation_called(BACKFILL, store)), TESTER)
+    plan = lifecycle.create_run(plan_whole(operation_called(BACKFILL, store)), TESTER)
     run = execute_run(operation_called(BACKFILL, store))
     store.close()
     with lock as pid:

@@ -71,8 +71,8 @@ def due_again() -> None:
 
 
 def test_one_key_is_told_once(people, receiver):
-    assert notifications.tell("incident/1", "Something\nnew", "What it is")
-    assert not notifications.tell("incident/1", "Something else", "")
+    assert notifications.create_alert("incident/1", "Something\nnew", "What it is")
+    assert not notifications.create_alert("incident/1", "Something else", "")
     assert notifications.deliver() == 2
     assert notifications.deliver() == 0
     (message,) = mail.outbox
@@ -81,7 +81,7 @@ def test_one_key_is_told_once(people, receiver):
 
 
 def test_the_webhook_is_signed(receiver):
-    notifications.tell("incident/1", "Something", "What it is")
+    notifications.create_alert("incident/1", "Something", "What it is")
     notifications.deliver()
     headers, body = receiver.got[0]
     told = json.loads(body)
@@ -104,7 +104,7 @@ def test_a_failed_delivery_is_tried_again(people, receiver, monkeypatch, client,
 
     with monkeypatch.context() as patch:
         patch.setattr("django.core.mail.backends.locmem.EmailBackend.send_messages", refuse)
-        notifications.tell("incident/1", "Something", "")
+        notifications.create_alert("incident/1", "Something", "")
         assert notifications.deliver() == 0
     assert notifications.deliver() == 0, "not before its time"
     assert {d.channel: d.last_error.partition(":")[0] for d in Delivery.objects.all()} == {
@@ -126,7 +126,7 @@ def test_a_failed_delivery_is_tried_again(people, receiver, monkeypatch, client,
 
 def test_a_lasting_failure_is_given_up(receiver):
     receiver.answer = 500
-    notifications.tell("incident/1", "Something", "")
+    notifications.create_alert("incident/1", "Something", "")
     delays = []
     for _attempt in range(20):
         before = timezone.now()
@@ -142,13 +142,13 @@ def test_a_lasting_failure_is_given_up(receiver):
 
 def test_an_alert_is_told_with_what_it_is_about_or_not_at_all(people):
     with transaction.atomic():
-        notifications.tell("incident/1", "Something", "")
+        notifications.create_alert("incident/1", "Something", "")
         transaction.set_rollback(True)
     assert not Alert.objects.exists()
 
 
 def test_without_a_channel_it_is_only_seen_in_the_console():
-    notifications.tell("incident/1", "Something", "")
+    notifications.create_alert("incident/1", "Something", "")
     assert Alert.objects.count() == 1
     assert not Delivery.objects.exists()
 
@@ -174,8 +174,8 @@ def test_a_failed_run_and_one_that_needs_attention(make_attached, monkeypatch):
 
 
 def test_the_emergency_switch():
-    lifecycle.hold_all(TESTER, "a fire")
-    lifecycle.release_all(TESTER)
+    lifecycle.freeze(TESTER, "a fire")
+    lifecycle.unfreeze(TESTER)
     held, released = Alert.objects.order_by("pk")
     assert TESTER.name in held.subject
     assert "a fire" in held.text
@@ -207,6 +207,6 @@ def test_what_has_just_been_switched_on_or_has_run_is_not_overdue():
 
 
 def test_the_beat_delivers(people):
-    notifications.tell("incident/1", "Something", "")
-    queue.beat()
+    notifications.create_alert("incident/1", "Something", "")
+    queue.heartbeat()
     assert len(mail.outbox) == 1

@@ -47,13 +47,13 @@ def waiting(items: None, settings: Any, tmp_path: Any, bob: User) -> Run:
     bob.save()
     environment(settings, "production")
     make_backup(operation_called(CLEAN).store, tmp_path)
-    run = lifecycle.draft(plan_whole(operation_called(CLEAN)), acting(bob))
+    run = lifecycle.create_run(plan_whole(operation_called(CLEAN)), acting(bob))
     return queue.confirm(run, acting(bob), ALL)
 
 
 def advance(run: Run) -> Run:
     run.refresh_from_db()
-    queue.advance(run.pk, run.generation)
+    queue.run_slice(run.pk, run.generation)
     run.refresh_from_db()
     return run
 
@@ -77,7 +77,7 @@ def test_rows_that_appeared_are_not_touched(waiting: Run, alice: User) -> None:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_confirmation_of_changed_rows_is_refused(items: None, change: str) -> None:
-    run = lifecycle.draft(plan_whole(operation_called(CLEAN)), TESTER)
+    run = lifecycle.create_run(plan_whole(operation_called(CLEAN)), TESTER)
     CHANGES[change]()
     with pytest.raises(PlanDrifted):
         lifecycle.confirm(run, TESTER, background=False)
@@ -120,7 +120,7 @@ def test_a_row_that_changes_during_the_run_is_left(items: None) -> None:
     CHANGES["a row changed"]()
     run = work(run)
     assert keys() == {"c"}
-    assert run.reasons["skipped"] == {"changed_since": 1}
+    assert run.reasons["skipped"] == {"changed_since_plan": 1}
 
 
 def test_a_resumed_run_is_not_compared_again(items: None) -> None:
@@ -170,11 +170,11 @@ def test_an_approved_run_waits_for_its_target(waiting: Run, alice: User) -> None
 def test_a_run_that_nobody_approves_expires(waiting: Run, settings: Any, alice: User) -> None:
     assert Alert.objects.filter(key=f"approval/{waiting.pk}").exists()
     settings.RUN_APPROVAL_HOURS = 24
-    queue.beat()
+    queue.heartbeat()
     waiting.refresh_from_db()
     assert waiting.status == Status.AWAITING_APPROVAL
     Run.objects.filter(pk=waiting.pk).update(confirmed_at=timezone.now() - timedelta(hours=25))
-    queue.beat()
+    queue.heartbeat()
     waiting.refresh_from_db()
     assert (waiting.status, waiting.rejection) == (Status.REJECTED, "expired")
     assert Alert.objects.get(key=f"rejected/{waiting.pk}").to == ["bob@example.org"]
@@ -216,7 +216,7 @@ def test_rejecting_needs_the_right(waiting: Run) -> None:
 
 def test_a_queued_run_whose_plan_was_altered_fails(items: None) -> None:
     """It is woken each minute; it never becomes again what was confirmed."""
-    run = queue.confirm(lifecycle.draft(plan_whole(operation_called(CLEAN)), TESTER), TESTER)
+    run = queue.confirm(lifecycle.create_run(plan_whole(operation_called(CLEAN)), TESTER), TESTER)
     Run.objects.filter(pk=run.pk).update(bound="zz")
     run = advance(run)
     assert run.status == Status.FAILED

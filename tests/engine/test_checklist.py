@@ -41,7 +41,7 @@ def environment(settings: Any, name: str) -> None:
 
 def drafted(store: Store, *keys: int, actor: Actor = TESTER) -> Run:
     planned = planner.plan(operation_called(CLEAN, store), Selection(list(keys)))
-    return lifecycle.draft(planner.count_outcomes(planned), actor)
+    return lifecycle.create_run(planner.count_outcomes(planned), actor)
 
 
 def make_backup(store: Store, tmp_path: Any, *, hours: float = 1, verified: bool = True) -> Backup:
@@ -137,7 +137,7 @@ def test_a_second_person_approves_the_plan(store, settings, tmp_path, alice, bob
     before = dump(store)
     digest = Event.objects.get(run=run, verb="approved").detail["digest"]
     assert digest == run.digest
-    assert queue.advance(run.pk, Run.objects.get().generation) == "succeeded"
+    assert queue.run_slice(run.pk, Run.objects.get().generation) == "succeeded"
     assert Run.objects.get().status == Status.SUCCEEDED
     assert before["jobs"].keys() - dump(store)["jobs"].keys() == {3, 4}
 
@@ -177,7 +177,7 @@ def test_the_page_in_production(store, settings, tmp_path, client, alice, bob):
     client.post(f"/admin/operations/run/{run.pk}/approve/")
     run.refresh_from_db()
     assert run.status == Status.QUEUED
-    queue.advance(run.pk, run.generation)
+    queue.run_slice(run.pk, run.generation)
     report = client.get(f"/admin/operations/run/{run.pk}/change/?tab=report").content.decode()
     assert "bob: Whose data, What depends on it, Backup, Scope, Way back" in report
     assert "incident 4711" in report

@@ -69,7 +69,7 @@ def test_chosen_rows_that_refer_to_each_other(managed: Any, size: int, action: s
     assert planned.reasons["changed"] == {"": 2}
     assert planned.reasons["skipped"] == {"along": 3}
     assert planned.reasons["invalid"] == {"referenced": 1}
-    run = work(lifecycle.confirm(lifecycle.draft(planned, TESTER, batch_size=size), TESTER, background=False))
+    run = work(lifecycle.confirm(lifecycle.create_run(planned, TESTER, batch_size=size), TESTER, background=False))
     assert (run.status, run.changed, run.invalid, run.failed) == (Status.SUCCEEDED, 2, 1, 0)
     assert managed.execute("SELECT task_id FROM tasks") == [("t4",)]
     assert undo(run, batch_size=size).status == Status.SUCCEEDED

@@ -43,7 +43,7 @@ def production(settings: Any, tmp_path: Any) -> None:
 
 def waiting(planner: User | None, confirmer: User | None) -> Run:
     actor = acting(planner) if planner else TESTER
-    run = lifecycle.draft(plan_whole(operation_called(CLEAN)), actor)
+    run = lifecycle.create_run(plan_whole(operation_called(CLEAN)), actor)
     queue.confirm(run, acting(confirmer) if confirmer else TESTER, ALL)
     assert run.status == Status.AWAITING_APPROVAL
     return run
@@ -83,7 +83,7 @@ def test_whoever_switched_the_schedule_on_does_not_approve_its_run(
     )
     queue.switch(CLEAN, on=True, cron="0 3 * * *", actor=acting(bob))
     assert ScheduleSetting.objects.get().changed_by == bob
-    queue.tick(CLEAN, "2026-01-01 03:00:00")
+    queue.run_schedule(CLEAN, "2026-01-01 03:00:00")
     run = Run.objects.get()
     assert (run.status, run.changed_by, run.user) == (Status.AWAITING_APPROVAL, bob, None)
     with pytest.raises(RunRefused, match="You last changed the schedule"):
@@ -142,7 +142,7 @@ def test_the_shell_lists_what_waits_for_this_person(
     carol, dora = operator("carol"), operator("dora")
     run = waiting(bob, carol)
     Run.objects.filter(pk=run.pk).update(changed_by=dora)
-    lifecycle.draft(plan_whole(operation_called(CLEAN)), acting(alice))  # planned, it waits for nobody
+    lifecycle.create_run(plan_whole(operation_called(CLEAN)), acting(alice))  # planned, it waits for nobody
     person = {"planned": bob, "confirmed": carol, "scheduled": dora, "other": alice}[part]
     monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.make(person, "test"))
     call_command("runs", "list", "--awaiting-me", "--json")
@@ -204,7 +204,7 @@ def test_only_superusers_link(
 def test_a_linked_system_user_needs_no_name(bob: User, alice: User, capsys: Any) -> None:
     link(bob, accounts.system_user(), acting(alice))
     call_command("runs", "hold-all", "--note", "x")
-    assert Event.objects.filter(verb="hold_all").get().who == "bob"
+    assert Event.objects.filter(verb="freeze").get().who == "bob"
     with pytest.raises(CommandError, match="--user alice is not authenticated"):
         call_command("runs", "release-all", "--user", "alice")
     call_command("accounts", "list", "--json")

@@ -30,7 +30,7 @@ def store(make_helix: Any) -> Store:
 
 def cleaned(store: Store, *keys: int) -> Run:
     planned = planner.plan(operation_called(CLEAN, store), Selection(list(keys)))
-    run = lifecycle.draft(planner.count_outcomes(planned), TESTER)
+    run = lifecycle.create_run(planner.count_outcomes(planned), TESTER)
     return work(lifecycle.confirm(run, TESTER, background=False))
 
 
@@ -67,7 +67,7 @@ def test_a_delete_by_any_name_needs_checklist_backup_and_approval(
     assert checklist.is_asked(operation)
     assert lifecycle.needs_typing(operation)
     assert lifecycle.needs_approval(operation)
-    run = lifecycle.draft(plan_whole(operation), TESTER)
+    run = lifecycle.create_run(plan_whole(operation), TESTER)
     with pytest.raises(RunRefused, match="checklist"):
         lifecycle.confirm(run, TESTER, background=True)
     with pytest.raises(RunRefused, match="no verified backup"):

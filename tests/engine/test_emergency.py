@@ -40,12 +40,12 @@ def test_holding_and_releasing(client, bob, viewer):
     client.post(PAGE, {"release": "1"})
     assert not Freeze.objects.exists()
     assert "All runs are held" not in other.get("/admin/").content.decode()
-    assert list(Event.objects.order_by("pk").values_list("verb", flat=True)) == ["hold_all", "release_all"]
+    assert list(Event.objects.order_by("pk").values_list("verb", flat=True)) == ["freeze", "unfreeze"]
 
 
 def test_a_backup_runs_while_all_else_is_held(make_helix, tmp_path, settings):
     make_helix("sqlite", helix.one_of_each())
-    lifecycle.hold_all(TESTER, "a fire")
+    lifecycle.freeze(TESTER, "a fire")
     with pytest.raises(RunRefused, match="release-all"):
         start(operation_called("operations.prune_runs"))
     settings.BACKUP_FOLDERS = [tmp_path]

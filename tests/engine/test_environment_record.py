@@ -85,7 +85,7 @@ def test_the_web_server_does_not_start(shell: Shell) -> None:
 def test_a_process_that_began_earlier_confirms_and_claims_nothing(
     settings: Any, recorded: str, claimed: str, is_refused: bool
 ) -> None:
-    run = lifecycle.draft(plan_whole(operation_called("audits.backfill_decision_fields")), TESTER)
+    run = lifecycle.create_run(plan_whole(operation_called("audits.backfill_decision_fields")), TESTER)
     settings.ENVIRONMENT = claimed
     if recorded:
         Installation.objects.update_or_create(pk=1, defaults={"environment": recorded})

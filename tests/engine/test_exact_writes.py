@@ -74,7 +74,7 @@ def test_a_row_that_appears_before_the_lock_leaves_its_parent_alone(
 
     monkeypatch.setattr(Runner, "_prepare", insert_after)
     run = work(run)
-    assert left_by(run)["skipped"] == {"changed_since": ["1"]}
+    assert left_by(run)["skipped"] == {"changed_since_plan": ["1"]}
     assert 1 in dump(store)["jobs"]
     assert sum(row["agent_id"] == "AGENT_1" for row in dump(store)["tasks"].values()) >= 1
 
@@ -427,7 +427,7 @@ def test_a_row_whose_payload_never_stands_still_is_skipped(
 
     after_reading(monkeypatch, touch, times=100)
     run = backfill(store)
-    assert (run.changed, left_by(run)["skipped"]) == (whole.changed - 1, {"moved": [str(key)]})
+    assert (run.changed, left_by(run)["skipped"]) == (whole.changed - 1, {"changed_concurrently": [str(key)]})
     assert dump(store)["task_audits"][key]["source_event_ts"] is None
 
 

@@ -195,7 +195,7 @@ def test_scan_from_the_page_is_queued_and_shown(bob: Any, charlie: Any, client: 
     response = client.post("/admin/operations/tests.look_around/plan/")
     run = Run.objects.get()
     assert (response.status_code, run.status) == (302, Status.QUEUED)
-    assert queue.advance(run.pk, run.generation) == Status.SUCCEEDED
+    assert queue.run_slice(run.pk, run.generation) == Status.SUCCEEDED
     page = client.get(f"/admin/operations/run/{run.pk}/change/").content.decode()
     assert "1 new, 0 persisting, 0 resolved" in page
     assert "key is lost" in page

@@ -12,7 +12,7 @@ from django.db import connections
 from opsconsole.engine import lifecycle, planner
 from opsconsole.engine.lifecycle import RunRefused
 from opsconsole.engine.models import Event, Run, Status
-from opsconsole.engine.throttle import hold_reason
+from opsconsole.engine.throttle import throttle_reason
 from tests.support.contract import TESTER, execute_run, operation_called, start, work
 from tests.support.plain_client import neighbour
 
@@ -57,15 +57,15 @@ def test_a_hold_file(store, settings, tmp_path):
 def test_the_emergency_switch(store):
     """A run that works waits, none begins, and both leave a trace."""
     run = start(operation_called(BACKFILL, store))
-    lifecycle.hold_all(TESTER, "a fire")
-    thread, waited = later(lambda: lifecycle.release_all(TESTER))
+    lifecycle.freeze(TESTER, "a fire")
+    thread, waited = later(lambda: lifecycle.unfreeze(TESTER))
     with pytest.raises(RunRefused, match="release-all"):
         start(operation_called("operations.prune_runs"))
     run = work(run)
     thread.join()
     assert "a fire" in waited[0]
     assert run.status == Status.SUCCEEDED
-    assert list(Event.objects.filter(run=None).values_list("verb", flat=True)) == ["hold_all", "release_all"]
+    assert list(Event.objects.filter(run=None).values_list("verb", flat=True)) == ["freeze", "unfreeze"]
 
 
 def test_a_waiting_run_can_be_cancelled(store, settings, tmp_path):
@@ -82,18 +82,18 @@ def test_a_waiting_run_can_be_cancelled(store, settings, tmp_path):
 def test_active_connections(make_attached, settings):
     store = make_attached("postgresql-text", 30).store
     settings.RUN_HOLD_MAX_ACTIVE_CONNECTIONS = 1000
-    assert hold_reason(store) == ""
+    assert throttle_reason(store) == ""
     settings.RUN_HOLD_MAX_ACTIVE_CONNECTIONS = 0
     with neighbour(store) as other:
         busy = threading.Thread(target=lambda: other.execute("SELECT pg_sleep(2)"))
         busy.start()
         time.sleep(0.5)
-        assert "active" in hold_reason(store)
+        assert "active" in throttle_reason(store)
         busy.join()
 
 
 def test_what_cannot_be_observed_is_a_warning(store, settings):
     settings.RUN_HOLD_MAX_REPLICA_LAG_SECONDS = 5.0
-    assert hold_reason(store) == ""
+    assert throttle_reason(store) == ""
     planned = planner.plan(operation_called(BACKFILL, store))
     assert any("RUN_HOLD_MAX_REPLICA_LAG_SECONDS" in sentence for sentence in planner.advice(planned))

@@ -47,12 +47,12 @@ def store(make_attached):
     return make_attached("sqlite", 300).store
 
 
-def draft(store, **options):
-    return lifecycle.draft(planner.plan(operation_called(BACKFILL, store)), TESTER, **options)
+def make_run(store, **options):
+    return lifecycle.create_run(planner.plan(operation_called(BACKFILL, store)), TESTER, **options)
 
 
 def test_run_and_message_are_queued_together_or_not_at_all(store):
-    run = draft(store)
+    run = make_run(store)
     with transaction.atomic():
         queue.confirm(run, TESTER)
         transaction.set_rollback(True)
@@ -61,21 +61,21 @@ def test_run_and_message_are_queued_together_or_not_at_all(store):
 
     run.refresh_from_db()
     queue.confirm(run, TESTER)
-    assert queued() == [("advance", run.pk, 0)]
+    assert queued() == [("run_slice", run.pk, 0)]
     assert Run.objects.get().status == Status.QUEUED
 
 
 def test_a_run_in_slices(store, monkeypatch):
     """Every slice but the last hands over; an outdated or doubled message gets nothing."""
     monkeypatch.setattr(queue, "SLICE_SECONDS", 0.0)
-    run = queue.confirm(draft(store, batch_size=50), TESTER)
+    run = queue.confirm(make_run(store, batch_size=50), TESTER)
     statuses = []
     while queued():
         job, run_id, generation = queued()[0]
         OrmQ.objects.first().delete()
-        assert job == "advance"
-        statuses.append(queue.advance(run_id, generation))
-        assert "went on elsewhere" in queue.advance(run_id, generation) or statuses[-1] == Status.SUCCEEDED
+        assert job == "run_slice"
+        statuses.append(queue.run_slice(run_id, generation))
+        assert "went on elsewhere" in queue.run_slice(run_id, generation) or statuses[-1] == Status.SUCCEEDED
         assert len(statuses) < 50
     run.refresh_from_db()
     assert run.status == Status.SUCCEEDED
@@ -84,7 +84,7 @@ def test_a_run_in_slices(store, monkeypatch):
 
 
 def test_a_run_that_lost_its_worker_or_its_message_is_woken(store):
-    run = queue.confirm(draft(store), TESTER)
+    run = queue.confirm(make_run(store), TESTER)
     OrmQ.objects.all().delete()
     assert queue.requeue_stale_runs() == []  # its message may only be late
     Run.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
@@ -95,12 +95,12 @@ def test_a_run_that_lost_its_worker_or_its_message_is_woken(store):
     assert queue.requeue_stale_runs() == []  # this process lives
     Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
     queue.requeue_stale_runs()
-    assert queued() == [("advance", run.pk, run.generation)]
+    assert queued() == [("run_slice", run.pk, run.generation)]
     assert Run.objects.get().attempts == 1
 
 
 def test_a_run_that_kills_every_worker_is_failed(store, monkeypatch):
-    run = queue.confirm(draft(store), TESTER)
+    run = queue.confirm(make_run(store), TESTER)
 
     def crash(*_, **__):
         raise Crash
@@ -124,14 +124,14 @@ def test_a_run_that_kills_every_worker_is_failed(store, monkeypatch):
 def test_a_large_plan_is_counted_in_slices(store, monkeypatch):
     monkeypatch.setattr(queue, "SLICE_SECONDS", 0.0)
     monkeypatch.setattr(planner, "DEFAULT_BATCH_SIZE", 20)
-    run = draft(store)
+    run = make_run(store)
     queue.plan_in_background(run)
     slices = 0
     while queued():
         _job, run_id, generation = queued()[0]
         OrmQ.objects.first().delete()
-        queue.count(run_id, generation)
-        assert queue.count(run_id, generation) in {"gone", "counted"}
+        queue.count_plan(run_id, generation)
+        assert queue.count_plan(run_id, generation) in {"gone", "counted"}
         slices += 1
         assert slices < 50
     run.refresh_from_db()
@@ -142,11 +142,11 @@ def test_a_large_plan_is_counted_in_slices(store, monkeypatch):
 
 
 def test_a_tick_makes_one_run(monkeypatch):
-    assert queue.tick(BACKFILL, "2026-11-23T02:30").startswith("run ")
-    assert "not finished" in queue.tick(BACKFILL, "2026-11-24T02:30")
+    assert queue.run_schedule(BACKFILL, "2026-11-23T02:30").startswith("run ")
+    assert "not finished" in queue.run_schedule(BACKFILL, "2026-11-24T02:30")
     for message in queued():
-        queue.advance(*message[1:])
-    assert queue.tick(BACKFILL, "2026-11-23T02:30") == "this tick has its run already"
+        queue.run_slice(*message[1:])
+    assert queue.run_schedule(BACKFILL, "2026-11-23T02:30") == "this tick has its run already"
     assert Run.objects.get().status == Status.SUCCEEDED
     assert Run.objects.get().trigger == "schedule"
 
@@ -154,13 +154,13 @@ def test_a_tick_makes_one_run(monkeypatch):
 def test_a_tick_on_an_unfit_store_leaves_a_trace(make_attached):
     made = make_attached("sqlite", 30, version="0.20.0")
     attach_url("agentos", f"sqlite:///{made.url}")
-    assert "source_event_ts" in queue.tick(BACKFILL, "2026-11-23T02:30")
+    assert "source_event_ts" in queue.run_schedule(BACKFILL, "2026-11-23T02:30")
     assert Event.objects.get().verb == "schedule_refused"
 
 
 def test_schedules_follow_their_switch():
     queue.sync_schedules()
-    assert sorted(Schedule.objects.values_list("name", flat=True)) == [queue.BEAT, f"{queue.BEAT} long"]
+    assert sorted(Schedule.objects.values_list("name", flat=True)) == [queue.HEARTBEAT, f"{queue.HEARTBEAT} long"]
     queue.switch(BACKFILL, on=True, cron="0 3 * * *", actor=TESTER)
     schedule = Schedule.objects.get(name=f"{queue.OPERATION_PREFIX}{BACKFILL}")
     assert timezone.localtime(schedule.next_run).hour == 3
@@ -240,7 +240,7 @@ def locked(request, make_attached):
         holder = psycopg.connect(made.url, autocommit=True, application_name="nightly migration")
         attach_url("agentos", f"{made.url}?options=-c%20lock_timeout%3D1s")
         lock, free = "BEGIN; LOCK TABLE task_audits IN ACCESS EXCLUSIVE MODE", "ROLLBACK"
-    run = queue.confirm(draft(made.store), TESTER)
+    run = queue.confirm(make_run(made.store), TESTER)
     holder.execute(lock)
     with closing(holder):
         yield run, (lambda: holder.execute(free)), request.param != "sqlite"
@@ -260,7 +260,7 @@ def test_a_run_that_waits_for_a_lock_lets_its_worker_go(locked, client, bob):
     for attempt in range(3):
         _job, run_id, generation = take()
         started = time.monotonic()
-        queue.advance(run_id, generation)
+        queue.run_slice(run_id, generation)
         assert time.monotonic() - started < 2.5, "the worker is free for the next job"
         run.refresh_from_db()
         assert (run.status, run.waiting_code, run.worker, run.waits) == ("running", "lock", {}, attempt + 1)
@@ -278,7 +278,7 @@ def test_a_run_that_waits_for_a_lock_lets_its_worker_go(locked, client, bob):
 
     free()
     while queued():
-        queue.advance(*take()[1:])
+        queue.run_slice(*take()[1:])
     run.refresh_from_db()
     assert (run.status, run.waiting, run.waiting_code, run.waits) == (Status.SUCCEEDED, "", "", 0)
     assert result_of(run)["waiting"] is None
@@ -288,46 +288,46 @@ def test_a_run_that_waits_for_a_lock_lets_its_worker_go(locked, client, bob):
 @pytest.mark.parametrize("locked", ["sqlite"], indirect=True)
 def test_a_run_that_waits_is_cancelled_or_paused_at_once(locked):
     run, free, _named = locked
-    queue.advance(*take()[1:])
+    queue.run_slice(*take()[1:])
     run.refresh_from_db()
     lifecycle.pause(run, TESTER)
     assert Run.objects.get().status == Status.PAUSED
     _job, *late = take()
-    assert "went on elsewhere" in queue.advance(*late)
+    assert "went on elsewhere" in queue.run_slice(*late)
     free()
     queue.resume(run, TESTER)
-    queue.advance(*take()[1:])
+    queue.run_slice(*take()[1:])
     assert Run.objects.get().status == Status.SUCCEEDED
 
 
 def test_a_run_whose_server_is_gone_lets_its_worker_go(make_attached, postgres):
     made = make_attached("postgresql-jsonb", 60)
-    run = queue.confirm(draft(made.store), TESTER)
+    run = queue.confirm(make_run(made.store), TESTER)
     attach_url("agentos", "postgresql://nobody@127.0.0.1:1/gone")
-    queue.advance(*take()[1:])
+    queue.run_slice(*take()[1:])
     run.refresh_from_db()
     assert (run.status, run.waiting_code, run.waits) == ("queued", "connection", 1)
     attach_url("agentos", made.url)
-    queue.advance(*take()[1:])
+    queue.run_slice(*take()[1:])
     assert Run.objects.get().status == Status.SUCCEEDED
 
 
 def test_a_run_that_is_held_lets_its_worker_go(store, settings, tmp_path):
-    run = queue.confirm(draft(store), TESTER)
+    run = queue.confirm(make_run(store), TESTER)
     file = tmp_path / "hold"
     file.touch()
     settings.RUN_HOLD_FILE = str(file)
-    queue.advance(*take()[1:])
+    queue.run_slice(*take()[1:])
     run.refresh_from_db()
     assert (run.status, run.waiting_code) == ("running", "throttle")
     file.unlink()
-    lifecycle.hold_all(TESTER, "a fire")
-    queue.advance(*take()[1:])
+    lifecycle.freeze(TESTER, "a fire")
+    queue.run_slice(*take()[1:])
     run.refresh_from_db()
     assert (run.status, run.waiting_code) == ("running", "freeze")
     assert "a fire" in run.waiting
-    lifecycle.release_all(TESTER)
-    queue.advance(*take()[1:])
+    lifecycle.unfreeze(TESTER)
+    queue.run_slice(*take()[1:])
     assert Run.objects.get().status == Status.SUCCEEDED
 
 
@@ -336,23 +336,23 @@ def test_a_schedule_whose_store_is_locked_is_tried_again(make_attached, monkeypa
     attach_url("agentos", f"{made.url}?options=-c%20lock_timeout%3D200")
     with psycopg.connect(made.url) as holder:
         holder.execute("LOCK TABLE task_audits IN ACCESS EXCLUSIVE MODE")
-        assert "is locked" in queue.tick(BACKFILL, "2026-11-23T02:30")
+        assert "is locked" in queue.run_schedule(BACKFILL, "2026-11-23T02:30")
     job, *args = take()
-    assert (job, args) == ("tick", [BACKFILL, "2026-11-23T02:30", 2])
+    assert (job, args) == ("run_schedule", [BACKFILL, "2026-11-23T02:30", 2])
     assert not Event.objects.filter(verb="schedule_refused").exists()
-    assert queue.tick(*args).startswith("run ")
+    assert queue.run_schedule(*args).startswith("run ")
     with psycopg.connect(made.url) as holder:
         holder.execute("LOCK TABLE task_audits IN ACCESS EXCLUSIVE MODE")
         take()
-        queue.tick(BACKFILL, "2026-11-24T02:30", queue.TICK_RETRIES + 1)
+        queue.run_schedule(BACKFILL, "2026-11-24T02:30", queue.TICK_RETRIES + 1)
     assert Event.objects.filter(verb="schedule_refused").exists()
 
 
 def test_a_plan_whose_store_is_locked_is_counted_later(make_attached):
     made = make_attached("postgresql-jsonb", 30)
-    run = draft(attach_url("agentos", f"{made.url}?options=-c%20lock_timeout%3D200"))
+    run = make_run(attach_url("agentos", f"{made.url}?options=-c%20lock_timeout%3D200"))
     queue.plan_in_background(run)
     with psycopg.connect(made.url) as holder:
         holder.execute("LOCK TABLE task_audits IN ACCESS EXCLUSIVE MODE")
-        queue.count(*take()[1:])
-    assert queue.count(*take()[1:]) == "counted"
+        queue.count_plan(*take()[1:])
+    assert queue.count_plan(*take()[1:]) == "counted"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from opsconsole.engine.lifecycle import Actor, RunRefused, confirm, draft
+from opsconsole.engine.lifecycle import Actor, RunRefused, confirm, create_run
 from opsconsole.engine.models import Batch, Event, GivenRows, Run, Status, Trigger
 from opsconsole.engine.operation import Risk
 from opsconsole.engine.planner import advice
@@ -34,8 +34,8 @@ def test_only_old_images_go(make_attached: Any) -> None:
     assert plan_whole(prune).counts()["changed"] == images
     run = execute_run(prune)
     assert (run.status, run.changed) == (Status.SUCCEEDED, images)
-    assert not Batch.objects.filter(run=old, image__isnull=False).exists()
-    assert not Batch.objects.filter(run=recent, image=None).exists()
+    assert not Batch.objects.filter(run=old, before_image__isnull=False).exists()
+    assert not Batch.objects.filter(run=recent, before_image=None).exists()
     assert (Event.objects.filter(run=old).count(), Run.objects.get(pk=old.pk).changed) == (events, old.changed)
     with pytest.raises(RunRefused, match="pruned"):
         operation_called("operations.undo_run", run=old.pk)
@@ -72,11 +72,11 @@ def test_only_a_superuser_ends_the_undo_of_recent_runs(make_attached: Any, alice
     assert prune.effective_risk() == Risk.DELETE
     planned = plan_whole(prune)
     assert advice(planned)[0] == "1 run younger than 30 days can't be undone any more."
-    drafted = draft(planned, Actor("bob", "", Trigger.ADMIN, bob))
+    drafted = create_run(planned, Actor("bob", "", Trigger.ADMIN, bob))
     for person in (bob, None):
         with pytest.raises(RunRefused, match="needs a superuser"):
             confirm(drafted, Actor("x", "", Trigger.ADMIN, person), background=True)
-    assert Batch.objects.filter(run=run, image__isnull=False).exists()
+    assert Batch.objects.filter(run=run, before_image__isnull=False).exists()
     settings.ENVIRONMENT = "staging"
     with pytest.raises(RunRefused, match="Not confirmed of the checklist"):
         confirm(drafted, Actor("alice", "", Trigger.ADMIN, alice), background=True)

@@ -196,7 +196,7 @@ def test_what_can_not_be_undone_is_refused(store: Store) -> None:
     """A run that changed nothing, and one whose images were pruned."""
     run = execute_run(operation_called(NAME, store))
     for pruned in (execute_run(operation_called(NAME, store)), run):
-        pruned.batches.update(image=None)
+        pruned.batches.update(before_image=None)
         with pytest.raises(RunRefused, match=f"Run {pruned.pk} left nothing to undo"):
             operation_called("operations.undo_run", run=pruned.pk)
 

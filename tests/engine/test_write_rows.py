@@ -211,23 +211,23 @@ def test_what_a_trigger_ignores_is_said_above_the_form(bobs, task):
 @in_sqlite
 def test_where_it_has_to_wait_a_worker_goes_on_with_it(bobs, task, monkeypatch):
     monkeypatch.setattr(queue, "PATIENCE_SECONDS", 0.0)
-    advance = queue.advance
+    run_slice = queue.run_slice
 
     def locked(*args: Any) -> str:
         task.execute("BEGIN IMMEDIATE")
         try:
-            return advance(*args)
+            return run_slice(*args)
         finally:
             task.execute("ROLLBACK")
 
-    monkeypatch.setattr(queue, "advance", locked)
+    monkeypatch.setattr(queue, "run_slice", locked)
     answer = save(bobs, "agentos.task", "t", title="mine")
     run = Run.objects.get()
     assert answer.url == reverse("run", args=[run.pk])
     assert (run.ended, run.waiting_code) == (False, "lock")
     assert f"Run {run.pk} will write it when it can." in said(bobs.get(answer.url))
     assert tasks(task) == [("t", "old", "created")]
-    advance(run.pk, run.generation)
+    run_slice(run.pk, run.generation)
     assert tasks(task) == [("t", "mine", "created")]
 
 
@@ -247,14 +247,14 @@ def test_a_worker_goes_on_where_the_web_server_died(bobs, task, monkeypatch):
     def crash(*args: Any) -> str:
         raise Crash
 
-    monkeypatch.setattr(queue, "advance", crash)
+    monkeypatch.setattr(queue, "run_slice", crash)
     with pytest.raises(Crash):
         save(bobs, "agentos.task", "t", title="mine")
     monkeypatch.undo()
     assert tasks(task) == [("t", "old", "created")]
     Run.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
     (run,) = lifecycle.requeue_stale_runs()
-    queue.advance(run.pk, run.generation)
+    queue.run_slice(run.pk, run.generation)
     assert tasks(task) == [("t", "mine", "created")]
 
 
@@ -465,9 +465,9 @@ def test_a_write_that_does_not_last_needs_attention(task, monkeypatch):
     run = start(given(Write("tasks", ("title",), [("t", ("old",), ("new",))])))
     real = write_rows.WriteRows.statistics
 
-    def reverted(self: Any, narrow: Any) -> dict[str, int]:
+    def reverted(self: Any, restrict: Any) -> dict[str, int]:
         task.execute("UPDATE tasks SET title = 'old'")
-        return real(self, narrow)
+        return real(self, restrict)
 
     monkeypatch.setattr(write_rows.WriteRows, "statistics", reverted)
     run = work(run)
@@ -480,7 +480,7 @@ def test_only_the_rows_that_were_planned_are_written(task):
     operation = given(Write("tasks", ("title",), [("t", ("old",), ("new",))]))
     run = start(operation)
     other = GivenRows.objects.get(digest=GivenRows.keep([Write("tasks", ("title",), [("t", ("old",), ("evil",))])]))
-    GivenRows.objects.filter(digest=operation.params["rows"]).update(image=other.image)
+    GivenRows.objects.filter(digest=operation.params["rows"]).update(content=other.content)
     with pytest.raises(PlanRefused, match="not those that were planned"):
         work(run)
     assert tasks(task) == [("t", "old", "created")]

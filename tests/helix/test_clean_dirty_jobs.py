@@ -30,7 +30,7 @@ def planned_run(store: Store, *keys: int, note: str = "", **params: Any) -> Run:
     """A counted plan, as the plan page and the shell keep it."""
     operation = operation_called(CLEAN, store, **params)
     planned = planner.plan(operation, Selection(list(keys)) if keys else Selection())
-    return lifecycle.draft(planner.count_outcomes(planned), TESTER, note=note)
+    return lifecycle.create_run(planner.count_outcomes(planned), TESTER, note=note)
 
 
 def confirmed(store: Store, *keys: int, **options: Any) -> Run:
@@ -117,16 +117,16 @@ def test_a_child_that_comes_in_the_last_moment(make_helix, engine, monkeypatch):
     assert late
     assert set(dump(store)["jobs"]) == {3, 7, 8, 9}
     assert 999 in dump(store)["tasks"]
-    assert left_by(run) == {"skipped": {"changed_since": ["3"]}}
+    assert left_by(run) == {"skipped": {"changed_since_plan": ["3"]}}
 
 
 def test_a_confirmation_is_refused_once_the_rows_have_moved(make_helix):
     store = make_helix("postgresql-enum", helix.one_of_each())
     run = planned_run(store, 3)
-    lifecycle.require_unchanged(run)
+    lifecycle.check_drift(run)
     execute(store, CHANGES["a task restarted"])
     with pytest.raises(PlanDrifted):
-        lifecycle.require_unchanged(run)
+        lifecycle.check_drift(run)
 
 
 def test_jobs_made_or_gone_after_the_plan(make_helix):
@@ -137,7 +137,7 @@ def test_jobs_made_or_gone_after_the_plan(make_helix):
     execute(store, "DELETE FROM tasks WHERE job_id = 3")
     execute(store, "DELETE FROM jobs WHERE id = 3")
     run = work(run)
-    assert (run.status, run.changed, run.reasons["skipped"]) == (Status.SUCCEEDED, 5, {"gone": 1})
+    assert (run.status, run.changed, run.reasons["skipped"]) == (Status.SUCCEEDED, 5, {"no_longer_in_scope": 1})
     assert set(dump(store)["jobs"]) == {7, 8, 9, 100}
 
 
@@ -164,7 +164,7 @@ def test_two_operators_at_once(make_helix):
     with pytest.raises(RunRefused, match="is held by"):
         confirmed(store)
     repair = operation_called("helix.repair_dirty_jobs", store)
-    drafted = lifecycle.draft(planner.count_outcomes(planner.plan(repair, Selection([3]))), TESTER)
+    drafted = lifecycle.create_run(planner.count_outcomes(planner.plan(repair, Selection([3]))), TESTER)
     with pytest.raises(RunRefused, match=f"run {first.pk}"):
         lifecycle.confirm(drafted, TESTER, background=False)
     assert [work(run).status for run in (second, first)] == [Status.SUCCEEDED] * 2

@@ -24,7 +24,7 @@ OPEN = {"PENDING", "ASSIGNED", "IN_PROGRESS", "RETRYING"}
 
 def repaired(store: Store, *keys: int) -> Run:
     planned = planner.plan(operation_called(REPAIR, store), Selection(list(keys)) if keys else Selection())
-    run = lifecycle.draft(planner.count_outcomes(planned), TESTER)
+    run = lifecycle.create_run(planner.count_outcomes(planned), TESTER)
     return work(lifecycle.confirm(run, TESTER, background=False))
 
 
@@ -111,7 +111,7 @@ def test_a_vanished_task_that_is_back_keeps_its_artifacts(make_helix):
     store = make_helix("sqlite", [], orphans=[(901, 77)])
     planned = planner.count_outcomes(planner.plan(operation_called(REPAIR, store)))
     assert planned.counts()["changed"] == 1
-    run = lifecycle.confirm(lifecycle.draft(planned, TESTER), TESTER, background=False)
+    run = lifecycle.confirm(lifecycle.create_run(planned, TESTER), TESTER, background=False)
     execute(
         store, "INSERT INTO tasks (id, job_id, agent_id, status, input_data) VALUES (77, 1, 'A', 'COMPLETED', '{}')"
     )
@@ -122,7 +122,7 @@ def test_a_vanished_task_that_is_back_keeps_its_artifacts(make_helix):
 def test_a_job_that_changes_after_the_plan_is_left_alone(make_helix):
     store = make_helix("postgresql-enum", helix.one_of_each())
     planned = planner.count_outcomes(planner.plan(operation_called(REPAIR, store)))
-    run = lifecycle.confirm(lifecycle.draft(planned, TESTER), TESTER, background=False)
+    run = lifecycle.confirm(lifecycle.create_run(planned, TESTER), TESTER, background=False)
     execute(store, "UPDATE tasks SET status = 'PENDING' WHERE id = (SELECT MIN(id) FROM tasks WHERE job_id = 3)")
     run = work(run)
     assert dump(store)["jobs"][3]["status"] == "IN_PROGRESS"

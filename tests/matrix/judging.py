@@ -131,7 +131,7 @@ def run_operation(
         planned = planner.count_outcomes(planner.plan(operation, Selection(list(chosen) or None)))
         facts = operation.checklist_facts(planned.units) if chosen else {}
         advice = " ".join([*planner.advice(planned), *(text for texts in facts.values() for text in texts)])
-        run = lifecycle.confirm(lifecycle.draft(planned, TESTER, batch_size=4), TESTER, background=False)
+        run = lifecycle.confirm(lifecycle.create_run(planned, TESTER, batch_size=4), TESTER, background=False)
     except DatabaseError as error:
         raise Refused(str(operation.store.unusable(error))) from error  # what every face says then
     try:

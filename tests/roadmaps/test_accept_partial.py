@@ -33,7 +33,7 @@ def store(make_roadmaps: Any) -> Store:
 
 def decide(store: Store, *keys: str, **params: Any) -> Run:
     planned = planner.plan(operation_called(NAME, store, **params), Selection(list(keys)) if keys else Selection())
-    return work(lifecycle.confirm(lifecycle.draft(planned, TESTER), TESTER, background=False))
+    return work(lifecycle.confirm(lifecycle.create_run(planned, TESTER), TESTER, background=False))
 
 
 def open_codes(store: Store) -> set[str]:
@@ -79,5 +79,9 @@ def test_a_decision_has_a_reason(store: Store) -> None:
     with pytest.raises(RunRefused, match="Say why"):
         decide(store)
     planned = planner.plan(operation_called(NAME, store))
-    work(lifecycle.confirm(lifecycle.draft(planned, TESTER, note="agreed with the author"), TESTER, background=False))
+    work(
+        lifecycle.confirm(
+            lifecycle.create_run(planned, TESTER, note="agreed with the author"), TESTER, background=False
+        )
+    )
     assert Acceptance.objects.get().reason == "agreed with the author"

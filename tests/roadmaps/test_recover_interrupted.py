@@ -31,15 +31,15 @@ def test_a_schedule_starts_one_run_per_task(make_roadmaps: Any, settings: Any) -
     url = make_roadmaps("postgresql-json", maker.rows)
     begin(address_of(url), "t0", "t1", "t2")
     operation = operation_called("roadmaps.recover_interrupted", url)
-    run = work(lifecycle.confirm(lifecycle.draft(planner.plan(operation), TESTER), TESTER, background=False))
+    run = work(lifecycle.confirm(lifecycle.create_run(planner.plan(operation), TESTER), TESTER, background=False))
     assert (run.status, run.reasons["changed"]) == (Status.SUCCEEDED, {"started": 3})
     started = Run.objects.filter(operation=NAME).order_by("pk")
     assert [one.selection["keys"] for one in started] == [["t2"], ["t1"], ["t0"]], "oldest first"
     assert {one.status for one in started} == {Status.QUEUED}
-    again = work(lifecycle.confirm(lifecycle.draft(planner.plan(operation), TESTER), TESTER, background=False))
+    again = work(lifecycle.confirm(lifecycle.create_run(planner.plan(operation), TESTER), TESTER, background=False))
     assert again.reasons["skipped"] == {"under_way": 3}
     for one in started:
-        assert queue.advance(one.pk, one.generation) == Status.SUCCEEDED
+        assert queue.run_slice(one.pk, one.generation) == Status.SUCCEEDED
     assert {row["status"] for row in dump(url)["roadmap_tasks"].values()} == {"completed"}
     settings.ENABLE_TASK_RECOVERY = False
     assert list(type(operation).schedule_params()) == []
@@ -59,7 +59,7 @@ def test_in_production_a_second_person_approves_what_the_schedule_starts(
     begin(address_of(store), "t")
     schedule = Actor("schedule", "here", Trigger.SCHEDULE)
     planned = planner.plan(operation_called("roadmaps.recover_interrupted", store))
-    run = lifecycle.draft(planned, schedule, changed_by=bob)
+    run = lifecycle.create_run(planned, schedule, changed_by=bob)
     assert lifecycle.confirm(run, schedule, background=True).status == Status.AWAITING_APPROVAL
     with pytest.raises(RunRefused, match="You last changed the schedule"):
         lifecycle.approve(run, Actor("bob", "here", Trigger.SHELL, bob))
@@ -68,7 +68,7 @@ def test_in_production_a_second_person_approves_what_the_schedule_starts(
     started = Run.objects.get(operation=NAME)
     assert (started.status, started.approved_by, started.changed_by) == (Status.QUEUED, alice, bob)
     for keys, held in (["t"], True), (["other"], False):
-        mine = lifecycle.draft(planner.plan(operation_called(NAME, store), Selection(keys)), TESTER)
+        mine = lifecycle.create_run(planner.plan(operation_called(NAME, store), Selection(keys)), TESTER)
         if held:
             with pytest.raises(RunRefused, match=f"held by run {started.pk}"):
                 lifecycle.confirm(mine, TESTER, background=False)
@@ -81,5 +81,5 @@ def test_a_due_time_with_nothing_to_recover_asks_nobody(make_roadmaps: Any, sett
     store = make_roadmaps("sqlite", Maker().rows)
     begin(address_of(store))
     schedule = Actor("schedule", "here", Trigger.SCHEDULE)
-    run = lifecycle.draft(planner.plan(operation_called("roadmaps.recover_interrupted", store)), schedule)
+    run = lifecycle.create_run(planner.plan(operation_called("roadmaps.recover_interrupted", store)), schedule)
     assert work(lifecycle.confirm(run, schedule, background=False)).status == Status.SUCCEEDED

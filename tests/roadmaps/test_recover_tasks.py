@@ -98,7 +98,7 @@ def a_store(make_roadmaps: Any, engine: str, *, complete: bool = True, **columns
 
 def recover(store: Store, *keys: str) -> Run:
     planned = planner.plan(operation_called(NAME, store), Selection(list(keys)) if keys else Selection())
-    return work(lifecycle.confirm(lifecycle.draft(planned, TESTER), TESTER, background=False))
+    return work(lifecycle.confirm(lifecycle.create_run(planned, TESTER), TESTER, background=False))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -229,7 +229,7 @@ def test_the_worker_of_the_console_is_killed_too(make_roadmaps: Any, notes: Path
 
     monkeypatch.setattr(resume, "resume", half)
     planned = planner.plan(operation_called(NAME, store))
-    run = lifecycle.confirm(lifecycle.draft(planned, TESTER), TESTER, background=False)
+    run = lifecycle.confirm(lifecycle.create_run(planned, TESTER), TESTER, background=False)
     with pytest.raises(Crash):
         work(run)
     assert Recovery.objects.get().outcome == "running"

@@ -34,7 +34,7 @@ def partial(make_roadmaps: Any, engine: str) -> Store:
 
 def retry(store: Store, *keys: str) -> Run:
     planned = planner.plan(operation_called(NAME, store), Selection(list(keys)) if keys else Selection())
-    return work(lifecycle.confirm(lifecycle.draft(planned, TESTER), TESTER, background=False))
+    return work(lifecycle.confirm(lifecycle.create_run(planned, TESTER), TESTER, background=False))
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -86,7 +86,7 @@ def on(store: Store, *keys: str, **params: Any) -> Run:
     """A run of these tasks, or of all stuck ones."""
     operation = operation_called(NAME, store, **params)
     planned = planner.plan(operation, Selection(list(keys)) if keys else Selection())
-    return work(lifecycle.confirm(lifecycle.draft(planned, TESTER), TESTER, background=False))
+    return work(lifecycle.confirm(lifecycle.create_run(planned, TESTER), TESTER, background=False))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -167,7 +167,7 @@ def test_a_task_that_went_on_by_itself(make_roadmaps: Any) -> None:
     roadmaps.incident(maker)
     store = make_roadmaps("sqlite", maker.rows)
     operation = operation_called(NAME, store, force=True)
-    run = lifecycle.draft(planner.plan(operation, Selection([INCIDENT])), TESTER)
+    run = lifecycle.create_run(planner.plan(operation, Selection([INCIDENT])), TESTER)
     execute(store, "UPDATE roadmap_tasks SET updated_at = '2026-03-01 12:00:01'")
     before = dump(store)
     run = work(lifecycle.confirm(run, TESTER, background=False))

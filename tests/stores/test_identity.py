@@ -73,7 +73,7 @@ def test_two_runs_on_one_database_at_once_are_refused_whatever_it_is_called(data
     store = attach_url("agentos", database)
     first = start(operation_called(BACKFILL, store))
     again = attach_url("agentos", database.replace("127.0.0.1", "localhost"))
-    run = lifecycle.draft(planner.plan(operation_called(BACKFILL, again)), TESTER)
+    run = lifecycle.create_run(planner.plan(operation_called(BACKFILL, again)), TESTER)
     with pytest.raises(RunRefused, match=rf"held by run {first.pk}"):
         lifecycle.confirm(run, TESTER, background=False)
 

@@ -149,7 +149,7 @@ def test_messages_and_why_they_did_not_arrive(monkeypatch: pytest.MonkeyPatch) -
         return httpx.Response(404, request=httpx.Request("POST", url))
 
     monkeypatch.setattr(httpx, "post", refuse)
-    assert notifications.tell("key", TEXT, TEXT)
+    assert notifications.create_alert("key", TEXT, TEXT)
     assert notifications.deliver() == 0
     delivery = Delivery.objects.get()
     assert "404" in delivery.last_error

@@ -51,7 +51,7 @@ def plan_whole(operation: Operation) -> Plan:
 def start(operation: Operation, **options: Any) -> Run:
     """Plan and confirm; the run is this process's to work on."""
     planned = plan_whole(operation) if operation.pins_rows else planner.plan(operation)
-    run = lifecycle.draft(planned, TESTER, **options)
+    run = lifecycle.create_run(planned, TESTER, **options)
     return lifecycle.confirm(run, TESTER, background=False)
 
 
@@ -88,7 +88,7 @@ def left_by(run: Run) -> dict[str, dict[str, list[str]]]:
     """Outcome → reason → labels, over all batches."""
     found: dict[str, dict[str, list[str]]] = {}
     for batch in run.batches.order_by("number"):
-        for outcome, reasons in batch.left.items():
+        for outcome, reasons in batch.unchanged.items():
             for reason, labels in reasons.items():
                 found.setdefault(outcome, {}).setdefault(reason, []).extend(labels)
     return found
@@ -493,7 +493,7 @@ class Contract:
         key = self.a_change(before, after)
         old, new = self.written(before, key), self.meddling(before, key)
         self.interfere(monkeypatch, lambda: self.set_row(store, key, new), only=key)
-        real = Runner._see_through
+        real = Runner._await_write
 
         def see_through(worker: Runner) -> bool:
             stands = real(worker)
@@ -501,9 +501,9 @@ class Contract:
                 self.set_row(store, key, old)
             return stands
 
-        monkeypatch.setattr(Runner, "_see_through", see_through)
+        monkeypatch.setattr(Runner, "_await_write", see_through)
         run = self.execute(store)
-        assert left_by(run)["skipped"] == {"moved": [str(key)]}
+        assert left_by(run)["skipped"] == {"changed_concurrently": [str(key)]}
         assert (run.changed, run.seen) == (len(list(self.changed(before, after))) - 1, run.total)
         after = self.with_unit_as_before(after, before, key)
         after[self.table][key] = before[self.table][key] | old
@@ -527,7 +527,7 @@ class Contract:
         sql = f"DELETE FROM {self.table} WHERE {store.key_column(self.table)} = ?"
         run = work(run, on_progress=once(lambda: execute(store, sql, [key])))
         assert (run.status, run.skipped, run.seen) == (Status.SUCCEEDED, 1, run.total)
-        assert run.reasons["skipped"] == {"gone": 1}
+        assert run.reasons["skipped"] == {"no_longer_in_scope": 1}
         if not self.deletes:
             after = self.with_unit_as_before(after, before, key)
         after[self.table].pop(key, None)

@@ -20,7 +20,7 @@ POINTS = {
     "after the image": ("opsconsole.engine.executor:Runner", "_prepare", "after"),
     "while writing": ("opsconsole.stores.rows", "write", "after"),
     "after the store's commit": ("opsconsole.engine.executor:Runner", "_count", "before"),
-    "while recovering": ("opsconsole.engine.executor:Runner", "_stands", "after"),
+    "while recovering": ("opsconsole.engine.executor:Runner", "_is_committed", "after"),
 }
 
 

@@ -48,7 +48,7 @@ for name, values in (("audits.backfill_decision_fields", {}), ("monitoring.check
     params = registry.clean(cls, values)
     planned = planner.plan(planner.operation_on(cls, cls.resolve_store(params), params))
     planner.count_outcomes(planned)
-    run = lifecycle.draft(planned, actor, note="as usual")
+    run = lifecycle.create_run(planned, actor, note="as usual")
     queue.confirm(run, actor, list(__import__("opsconsole.engine.checklist").engine.checklist.ITEMS))
 OrmQ.objects.update(lock=timezone.now() + timedelta(days=1))
 Run.objects.update(lease_until=timezone.now() + timedelta(days=1))  # nobody wakes them

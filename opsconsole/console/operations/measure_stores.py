@@ -52,7 +52,9 @@ class MeasureStores(NamedItemsMixin, Action):
         """Whoever is on the alert list hears of overdue backups and crowded servers, once a day."""
         for line in Dashboard().alerts_due():
             key = f"{timezone.localdate():%Y-%m-%d} {line.store.alias} {line.code}"
-            notifications.tell(key, f"{line.store.title}: {line.kind}", f"{line.store.location}\n{line.moved}".strip())
+            notifications.create_alert(
+                key, f"{line.store.title}: {line.kind}", f"{line.store.location}\n{line.moved}".strip()
+            )
 
     def action_label(self, count: int) -> Any:
         return _("Measure now")

@@ -45,7 +45,7 @@ class Migration(migrations.Migration):
                 ("rows", models.PositiveIntegerField(default=0, verbose_name="rows written")),
                 ("seconds", models.FloatField(default=0, verbose_name="seconds")),
                 ("prepared_at", models.DateTimeField(default=django.utils.timezone.now)),
-                ("image", models.BinaryField(null=True)),
+                ("before_image", models.BinaryField(null=True)),
             ],
             options={
                 "verbose_name": "batch",
@@ -68,7 +68,7 @@ class Migration(migrations.Migration):
                 ("inserts", models.JSONField(default=list)),
                 ("updates", models.JSONField(default=list)),
                 ("count", models.PositiveIntegerField(verbose_name="rows")),
-                ("image", models.BinaryField()),
+                ("content", models.BinaryField()),
                 ("at", models.DateTimeField(default=django.utils.timezone.now)),
             ],
         ),

@@ -86,8 +86,8 @@ class DeleteRows(Operation):
         chosen = self.up_to(units, bound).order_by("pk").values_list("pk", flat=True)
         return self._doomed([unit.pk for unit in found], map(rows.plain_key, chosen)) if found else []
 
-    def statistics(self, narrow: Any) -> dict[str, Any]:
-        count = narrow(self.queryset()).count()
+    def statistics(self, restrict: Any) -> dict[str, Any]:
+        count = restrict(self.queryset()).count()
         if not self.selected:
             raise PlanRefused(gettext("No rows are chosen. Choose them in the list, or name them by --keys."))
         if count > MAX_ROWS:
@@ -133,7 +133,7 @@ class DeleteRows(Operation):
         if unit.along:
             return Skip("along")
         if not unit.rows:
-            return Skip("gone")
+            return Skip("no_longer_in_scope")
         return Change([RowChange(table, key, old, None) for table, key, old in unit.rows])
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:

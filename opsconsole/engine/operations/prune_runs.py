@@ -27,7 +27,7 @@ class PruneRuns(Operation):
     )
     store_alias = "default"
     model = Batch
-    writes = {"operations_batch": ("image",)}
+    writes = {"operations_batch": ("before_image",)}
     risk = Risk.CHANGE  # of what the console keeps, never of a store's rows
     undoable = False
     batch_size = 50  # images are large
@@ -44,7 +44,7 @@ class PruneRuns(Operation):
 
     def queryset(self) -> QuerySet[Batch]:
         return self.population().filter(
-            image__isnull=False, run__status__in=list(ENDED), run__finished_at__lt=self._kept_since
+            before_image__isnull=False, run__status__in=list(ENDED), run__finished_at__lt=self._kept_since
         )
 
     @property
@@ -85,7 +85,9 @@ class PruneRuns(Operation):
         return self.params.get("days") or max(KEEP_DAYS, settings.UNDO_MIN_DAYS)
 
     def process(self, unit: Any) -> Outcome:
-        return Change((RowChange("operations_batch", unit.pk, {"image": unit.image}, {"image": None}),))
+        return Change(
+            (RowChange("operations_batch", unit.pk, {"before_image": unit.before_image}, {"before_image": None}),)
+        )
 
     def action_label(self, count: int) -> str:
         return ngettext("Forget %(count)s image", "Forget %(count)s images", count) % {"count": figure(count)}

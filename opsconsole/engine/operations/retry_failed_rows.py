@@ -106,8 +106,8 @@ class RetryFailedRows(Operation):
     def key_name(self) -> str:
         return self.again.key_name
 
-    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
-        return self.again.statistics(lambda units: narrow(self.again.select(units, self._keys)))
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+        return self.again.statistics(lambda units: restrict(self.again.select(units, self._keys)))
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         return self.again.verify(after, left)

@@ -107,7 +107,7 @@ class UndoRun(Operation):
         return store_of(get_run(params["run"]))
 
     def population(self) -> QuerySet[Batch]:
-        return self.run.batches.filter(rows__gt=0, image__isnull=False)
+        return self.run.batches.filter(rows__gt=0, before_image__isnull=False)
 
     def select(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         self._chosen = frozenset(keys)
@@ -385,7 +385,7 @@ class UndoRun(Operation):
     def key_name(self) -> str:
         return "row"
 
-    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         written = sum(isinstance(self.process(unit), Change) for unit in self._all())
         total = self.population().aggregate(rows=Sum("rows"))["rows"] or 0
         if self._chosen is not None:

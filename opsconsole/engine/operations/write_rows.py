@@ -83,7 +83,7 @@ class WriteRows(NamedItemsMixin):
                 gettext("%(table)s is not a table of a managed store. Its rows are changed by its own operations only.")
                 % {"table": f"{store.alias}.{table}"}
             )
-        given = GivenRows.objects.defer("image").filter(digest=self.params["rows"]).first()
+        given = GivenRows.objects.defer("content").filter(digest=self.params["rows"]).first()
         if given is None:
             raise PlanRefused(gettext("The given rows are no longer kept. Edit the row or import the file again."))
         if given.count > MAX_ROWS:
@@ -160,7 +160,7 @@ class WriteRows(NamedItemsMixin):
         after = dict(zip(unit.columns, unit.new, strict=True))
         return Change((RowChange(self._table, unit.key, before, after),), "new" if old is None else "updated")
 
-    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         found = list(self._all())
         return {"in_scope": len(found), "to_write": sum(isinstance(self.process(row), Change) for row in found)}
 

@@ -83,13 +83,13 @@ class CleanMemoryItems(Operation):
         judged = {name: getattr(unit, name) for name in self.reads}
         return Change((RowChange("memory_items", unit.pk, judged, None),), "expired")
 
-    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         """With one figure per retention type, since that is how people decide."""
-        kinds = narrow(self.queryset()).order_by().values_list("retention_type").annotate(items=Count("pk"))
+        kinds = restrict(self.queryset()).order_by().values_list("retention_type").annotate(items=Count("pk"))
         figures = {str(kind): items for kind, items in kinds.order_by("retention_type")}
         return {
             "in_scope": sum(figures.values()),
-            "memory_items": narrow(self.population()).count(),
+            "memory_items": restrict(self.population()).count(),
             **{f"retention_type {kind}": items for kind, items in figures.items()},
         }
 

@@ -41,7 +41,7 @@ class CleanDirtyJobs(Operation):
     writes = {"jobs": (), "tasks": (), "artifacts": ()}
     risk = Risk.DELETE
     batch_size = 1
-    locks_units = True
+    locks_rows = True
     pin_rows = True
     reasons = {
         "no_finding": _("without a finding"),
@@ -113,8 +113,8 @@ class CleanDirtyJobs(Operation):
         job = RowChange("jobs", unit.pk, {"status": unit.status, "updated_at": unit.updated_at}, None)
         return Change((*artifacts, *tasks, job), ", ".join(problems) or "forced")
 
-    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        jobs = list(narrow(self.queryset()).values_list("pk", flat=True))
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        jobs = list(restrict(self.queryset()).values_list("pk", flat=True))
         tasks = HelixTask.objects.using(self.store.alias).filter(job_id__in=among(self.store, jobs))
         artifacts = HelixArtifact.objects.using(self.store.alias).filter(task_id__in=tasks.values("pk"))
         return {"in_scope": len(jobs), "tasks": tasks.count(), "artifacts": artifacts.count()}

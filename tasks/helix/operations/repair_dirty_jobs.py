@@ -49,7 +49,7 @@ class RepairDirtyJobs(Operation):
     writes = {"jobs": ("status", "error_message"), "tasks": ("status", *CLEARED), "artifacts": ()}
     risk = Risk.DELETE  # of artifacts
     batch_size = 1
-    locks_units = True
+    locks_rows = True
     pin_rows = True
     reasons = {
         "no_finding": _("without a finding"),
@@ -118,8 +118,8 @@ class RepairDirtyJobs(Operation):
     def label(self, unit: JobUnit | Orphans) -> str:
         return f"task {-unit.pk}" if isinstance(unit, Orphans) else str(unit.pk)
 
-    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        jobs = narrow(self.queryset()).count()
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        jobs = restrict(self.queryset()).count()
         vanished = 0 if self.selected else len(orphaned_tasks(self.store))
         return {"in_scope": jobs + vanished, "vanished_tasks": vanished}
 

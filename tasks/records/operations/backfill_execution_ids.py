@@ -83,10 +83,10 @@ class BackfillExecutionIds(Operation):
         changed = RowChange("test_records", unit.pk, {"execution_id": None}, {"execution_id": found})
         return Change((changed,), "from_summary")
 
-    def statistics(self, narrow: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
-        waiting = narrow(self.queryset()).count()
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+        waiting = restrict(self.queryset()).count()
         # `>= ''` is IS NOT NULL in words that SQLite counts by the index; else it reads every row.
-        filled = narrow(self.population().filter(execution_id__gte="")).count()
+        filled = restrict(self.population().filter(execution_id__gte="")).count()
         lookup = look_up(self.store, waiting + filled)
         return {
             "in_scope": waiting,

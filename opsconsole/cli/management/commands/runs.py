@@ -250,11 +250,11 @@ class Command(ConsoleCommand):
         _output(options).line(_("Noted with run %(run)d.") % {"run": run.pk})
 
     def _hold_all(self, options: dict[str, Any]) -> None:
-        lifecycle.hold_all(shell_actor(options["user"]), options["note"])
+        lifecycle.freeze(shell_actor(options["user"]), options["note"])
         _output(options).line(_("All runs are held: `runs release-all` lets them go on."))
 
     def _release_all(self, options: dict[str, Any]) -> None:
-        lifecycle.release_all(shell_actor(options["user"]))
+        lifecycle.unfreeze(shell_actor(options["user"]))
         _output(options).line(_("All runs may go on."))
 
     def _undo(self, options: dict[str, Any]) -> None:
