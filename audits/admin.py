@@ -32,7 +32,7 @@ from opsconsole.console.store_admin import (
     row_link,
 )
 from opsconsole.console.store_import_export import ExportStoreMixin
-from opsconsole.formatting import copy_button, figure, moment, pretty_json
+from opsconsole.formatting import copy_button, format_number, format_time, pretty_json
 from opsconsole.stores.store import StoreUnavailable
 
 # So many audits the coverage page reads for what SQL can't tell; the command reads all.
@@ -97,16 +97,16 @@ class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
         TaskFilter,
         ("created_at", DateRangeFilter),
     )
-    searched = ("audit_id", "task_id", "decision_id")
+    exact_search_fields = ("audit_id", "task_id", "decision_id")
     search_help_text = _("Searches the number of an audit and the exact identifier of a task or a decision.")
     actions_list = ("coverage",)
-    heavy = ("payload",)
+    deferred_fields = ("payload",)
     fieldsets = (
         (None, {"fields": ("audit", "event_type", "level", "of_task", "repo_id", "created")}),
         (_("Decision"), {"fields": ("source", "processed", "delay", "decision", "verdict")}),
         (_("Payload"), {"fields": ("document",)}),
     )
-    needs = {
+    required_columns = {
         DecisionTimesFilter: tuple(KEYS),
         "created": ("created_at",),
         "severity": ("level",),
@@ -124,7 +124,7 @@ class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
 
     @admin.display(description=_("created at"))
     def created(self, audit: TaskAudit) -> str:
-        return moment(audit.created_at)
+        return format_time(audit.created_at)
 
     @display(description=_("level"), label={"info": "info", "warning": "warning", "error": "danger"}, empty_value="–")
     def severity(self, audit: TaskAudit) -> tuple[str, str] | None:
@@ -136,11 +136,11 @@ class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
 
     @admin.display(description=_("source event"))
     def source(self, audit: TaskAudit) -> str:
-        return moment(audit.source_event_ts)
+        return format_time(audit.source_event_ts)
 
     @admin.display(description=_("processed"))
     def processed(self, audit: TaskAudit) -> str:
-        return moment(audit.supervisor_processed_at)
+        return format_time(audit.supervisor_processed_at)
 
     @admin.display(description=_("lag"))
     def delay(self, audit: TaskAudit) -> str:
@@ -180,18 +180,18 @@ class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
 class GuardianVerdictAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
     list_display = ("id", "decision", "task_id", "triggered_by", "reasons", "created_at")
     list_filter = (TaskFilter, ("decision", ChoicesRadioFilter), ("created_at", DateRangeFilter))
-    searched = ("id", "task_id")
+    exact_search_fields = ("id", "task_id")
     search_help_text = _("Searches the exact identifier of a verdict or of a task.")
-    heavy = ("policy_json",)
-    badges = {"decision": {"approve": "success", "reject": "danger", "warn": "warning"}}
-    shows = {
+    deferred_fields = ("policy_json",)
+    badge_colors = {"decision": {"approve": "success", "reject": "danger", "warn": "warning"}}
+    formatters = {
         "id": linked("audits.guardianverdict"),
         "task_id": task_link,
-        "created_at": moment,
+        "created_at": format_time,
         "reasons_json": json_block,
         "policy_json": json_block,
     }
-    needs = {"reasons": ("reasons_json",)}
+    required_columns = {"reasons": ("reasons_json",)}
     fieldsets = (
         (None, {"fields": ("id", "decision", "task_id", "triggered_by", "created_at")}),
         (_("Documents"), {"fields": ("reasons_json", "policy_json")}),
@@ -206,16 +206,16 @@ class GuardianVerdictAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAd
 class InboxEntryAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
     list_display = ("id", "status", "event_type", "task_id", "event_ts", "processed_at")
     list_filter = (TaskFilter, EventTypeFilter, ("status", ChoicesRadioFilter), ("created_at", DateRangeFilter))
-    searched = ("id", "task_id")
+    exact_search_fields = ("id", "task_id")
     search_help_text = _("Searches the exact identifier of an entry or of a task.")
-    heavy = ("payload_json",)
-    badges = {"status": {"pending": "warning", "processing": "info", "processed": "success", "failed": "danger"}}
-    shows = {
+    deferred_fields = ("payload_json",)
+    badge_colors = {"status": {"pending": "warning", "processing": "info", "processed": "success", "failed": "danger"}}
+    formatters = {
         "id": linked("audits.inboxentry"),
         "task_id": task_link,
-        "event_ts": moment,
-        "processed_at": moment,
-        "created_at": moment,
+        "event_ts": format_time,
+        "processed_at": format_time,
+        "created_at": format_time,
         "payload_json": json_block,
     }
     fieldsets = (
@@ -232,15 +232,15 @@ def coverage_words(figures: Figures) -> dict[str, Any]:
     link = '<a class="text-link" href="{}?{}">{}</a>'
 
     def share(of: Figures) -> str:
-        return f"{figure(of['filled'])} ({figure(of['percent'], 2)} %)"
+        return f"{format_number(of['filled'])} ({format_number(of['percent'], 2)} %)"
 
     def row(of: Figures) -> list[str]:
         kind = {"event_type": of["event_type"]}
-        cells = [format_html(link, rows, urlencode(kind), of["event_type"]), figure(of["total"])]
+        cells = [format_html(link, rows, urlencode(kind), of["event_type"]), format_number(of["total"])]
         cells += [share(of["columns"][column]) for column in counted]
         if of["lacking"] is not None:  # else only an index was read
             lacking = urlencode(kind | {"decision_times": "lacking"})
-            cells.append(format_html(link, rows, lacking, figure(of["lacking"])))
+            cells.append(format_html(link, rows, lacking, format_number(of["lacking"])))
         return cells
 
     headers = [gettext("Event type"), gettext("Audits"), *(columns[column] for column in counted)]
@@ -273,19 +273,19 @@ def coverage_words(figures: Figures) -> dict[str, Any]:
         "by_verdict": {
             "headers": ["", *VERDICTS.values()],
             "rows": [
-                [columns[column], *(figure(counts[verdict]) for verdict in VERDICTS)]
+                [columns[column], *(format_number(counts[verdict]) for verdict in VERDICTS)]
                 for column, counts in consistency["columns"].items()
             ],
         },
         "of_which": (
-            gettext("Of the newest %(count)s audits.") % {"count": figure(figures["newest"])}
+            gettext("Of the newest %(count)s audits.") % {"count": format_number(figures["newest"])}
             if figures["newest"]
             else gettext("Of all supervisor audits.")
         ),
         "sampled": gettext("Payloads read: %(count)s, at most %(sample)s, spread evenly.")
-        % {"count": figure(consistency["looked_at"]), "sample": figure(consistency["sample"])},
+        % {"count": format_number(consistency["looked_at"]), "sample": format_number(consistency["sample"])},
     }
 
 
 def _seconds(seconds: float | None) -> str:
-    return figure(None if seconds is None else round(seconds, 3), 3)
+    return format_number(None if seconds is None else round(seconds, 3), 3)

@@ -12,7 +12,7 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 
 from audits.models import GuardianVerdict, InboxEntry, TaskAudit
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores.store import Store
 from tasks.agentos.demo import belongings
 from tasks.agentos.models import Task
@@ -81,9 +81,9 @@ def load() -> Iterator[str]:
         belongings(store, tasks)
     yield _("%(store)s: %(tasks)s tasks, %(audits)s audits, %(waiting)s of them without decision times") % {
         "store": store.alias,
-        "tasks": figure(len(tasks)),
-        "audits": figure(len(audits)),
-        "waiting": figure(OLDER),
+        "tasks": format_number(len(tasks)),
+        "audits": format_number(len(audits)),
+        "waiting": format_number(OLDER),
     }
 
 

@@ -35,17 +35,17 @@ def environment_label() -> str:
     return str(ENVIRONMENTS[settings.ENVIRONMENT])
 
 
-def figure(number: float | None, decimals: int | None = None) -> str:
+def format_number(number: float | None, decimals: int | None = None) -> str:
     """A number with the separators of the language."""
     return "–" if number is None else str(number_format(number, decimals, force_grouping=True))
 
 
-def figure_or_words(value: Any) -> str:
+def format_number_or_text(value: Any) -> str:
     """A figure of a run: most are numbers, some words."""
-    return value if isinstance(value, str) else figure(value)
+    return value if isinstance(value, str) else format_number(value)
 
 
-def moment(value: datetime | str | None, zone: tzinfo = UTC) -> SafeString | str:
+def format_time(value: datetime | str | None, zone: tzinfo = UTC) -> SafeString | str:
     """A time in the viewer's zone, with the store's own text on hover; text that is no time as it stands.
 
     Without JavaScript it is shown in the console's zone, and the hover text says which.
@@ -54,7 +54,7 @@ def moment(value: datetime | str | None, zone: tzinfo = UTC) -> SafeString | str
         return "–"
     at = value if isinstance(value, datetime) else parse_timestamp(str(value), zone)
     if at is None:
-        return excerpt(value, 80)
+        return truncate(value, 80)
     try:
         local = timezone.localtime(at)
     except OverflowError:  # the first or last day that there is, in another zone
@@ -70,17 +70,17 @@ def duration(seconds: float | None) -> str:
     if seconds < 0.1:
         return _("less than 0.1 s")
     if seconds < 10:
-        return _("%(n)s s") % {"n": figure(seconds, 1)}
+        return _("%(n)s s") % {"n": format_number(seconds, 1)}
     if seconds < 100:
-        return _("%(n)s s") % {"n": figure(round(seconds))}
+        return _("%(n)s s") % {"n": format_number(round(seconds))}
     minutes = round(seconds / 60)
     if minutes < 100:
-        return _("%(n)s min") % {"n": figure(minutes)}
+        return _("%(n)s min") % {"n": format_number(minutes)}
     hours = round(seconds / 3600)
     if hours < 72:
-        return _("%(n)s h") % {"n": figure(hours)}
+        return _("%(n)s h") % {"n": format_number(hours)}
     days = round(hours / 24)
-    return ngettext("%(n)s day", "%(n)s days", days) % {"n": figure(days)}
+    return ngettext("%(n)s day", "%(n)s days", days) % {"n": format_number(days)}
 
 
 def duration_range(low: float, high: float) -> str:
@@ -112,7 +112,7 @@ def pretty_json(text: str | None, keys: Iterable[str] = (), *, colours: bool = F
         return format_html('<code class="broken" title="{}">{}</code>', _("no JSON"), text[:PRETTY_CHARACTERS])
     if not isinstance(document, dict | list):
         return format_html("<code>{}</code>", text[:PRETTY_CHARACTERS])
-    folded: Any = [_("list of %(n)s") % {"n": figure(len(document))}]
+    folded: Any = [_("list of %(n)s") % {"n": format_number(len(document))}]
     if isinstance(document, list) and document and not any(isinstance(part, dict | list) for part in document):
         folded = [*map(_short, document[:3]), *(["…"] if len(document) > 3 else [])]
     if isinstance(document, dict):
@@ -140,7 +140,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-def excerpt(value: Any, characters: int = 160) -> str:
+def truncate(value: Any, characters: int = 160) -> str:
     """The beginning of a longer text, on one line; bytes as figures."""
     if value is None:
         return "–"
@@ -197,15 +197,17 @@ def vector_words(value: Any) -> str:
     if numbers is None:
         if isinstance(value, str):
             return ngettext("%(n)s character, no vector", "%(n)s characters, no vector", len(value)) % {
-                "n": figure(len(value))
+                "n": format_number(len(value))
             }
         size = len(value) if isinstance(value, bytes | bytearray | memoryview) else 0
-        return ngettext("%(n)s byte of an unknown form", "%(n)s bytes of an unknown form", size) % {"n": figure(size)}
+        return ngettext("%(n)s byte of an unknown form", "%(n)s bytes of an unknown form", size) % {
+            "n": format_number(size)
+        }
     try:
         norm = math.hypot(*numbers)
     except OverflowError:  # whole numbers beyond any float
         norm = math.inf
-    return _("%(n)s dimensions, norm %(norm)s") % {"n": figure(len(numbers)), "norm": f"{norm:.4g}"}
+    return _("%(n)s dimensions, norm %(norm)s") % {"n": format_number(len(numbers)), "norm": f"{norm:.4g}"}
 
 
 def difference(before: Any, after: Any) -> SafeString:

@@ -10,8 +10,7 @@ from django.urls import URLPattern, include, path, re_path
 from django.views.generic import RedirectView
 
 from opsconsole.api import endpoints
-from opsconsole.console import dashboard_views as care
-from opsconsole.console import operation_views
+from opsconsole.console import dashboard_views, operation_views
 from opsconsole.console.session_views import sessions
 from opsconsole.monitoring import health
 from tasks.agentos.views import search_page
@@ -44,8 +43,8 @@ urlpatterns = [
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.Readiness.as_view(), name="readyz"),
     path("metrics", health.metrics, name="metrics"),
-    path("admin/front/live/", admin.site.admin_view(care.front_live), name="front-live"),
-    path("admin/stores/", admin.site.admin_view(care.stores), name="stores"),
+    path("admin/dashboard/live/", admin.site.admin_view(dashboard_views.dashboard_live), name="dashboard-live"),
+    path("admin/stores/", admin.site.admin_view(dashboard_views.stores), name="stores"),
     path("admin/", admin.site.urls),
     path("", RedirectView.as_view(pattern_name="admin:index")),
 ]

@@ -19,7 +19,7 @@ from unfold.decorators import display
 
 from opsconsole.console.run_admin import OperationActionsMixin
 from opsconsole.console.store_admin import DateRangeFilter, ExactTextFilter, StoreModelAdmin, json_block, table
-from opsconsole.formatting import copy_button, moment
+from opsconsole.formatting import copy_button, format_time
 from opsconsole.stores.store import Store, StoreUnavailable
 from roadmaps.consistency import TASK_COLUMNS, states
 from roadmaps.content import NEEDS
@@ -45,7 +45,7 @@ STATUS_VARIANTS = {
 
 def at(text: str | None) -> str:
     """A time of the store, which is naive and in its own zone."""
-    return moment(text, settings.ROADMAPS_TIME_ZONE)
+    return format_time(text, settings.ROADMAPS_TIME_ZONE)
 
 
 def link(model: str, key: str | None, words: str = "") -> str:
@@ -74,7 +74,7 @@ class RoadmapTaskAdmin(OperationActionsMixin, StoreModelAdmin):
         RoadmapFilter,
         ("updated_at", DateRangeFilter),
     )
-    searched = ("task_id", "roadmap_id")
+    exact_search_fields = ("task_id", "roadmap_id")
     search_help_text = gettext_lazy("Searches a task's or a roadmap's exact identifier.")
     fieldsets = (
         (
@@ -97,7 +97,7 @@ class RoadmapTaskAdmin(OperationActionsMixin, StoreModelAdmin):
         (gettext_lazy("Consistency"), {"fields": ("problems", "decisions")}),
         (gettext_lazy("Documents"), {"fields": ("failed", "summary", "asked")}),
     )
-    needs = {
+    required_columns = {
         "identifier": ("task_id",),
         "copy_identifier": ("task_id",),
         "state": ("status",),
@@ -172,11 +172,11 @@ class RoadmapTaskAdmin(OperationActionsMixin, StoreModelAdmin):
         identity = Store("roadmaps", "roadmaps").identity()
         accepted = Acceptance.objects.filter(identity=identity, task_id=task.pk).first()
         lines = [
-            (moment(one.started_at), one.get_outcome_display(), one.error)
+            (format_time(one.started_at), one.get_outcome_display(), one.error)
             for one in Recovery.objects.filter(identity=identity, task_id=task.pk).order_by("-pk")[:10]
         ]
         if accepted is not None:
-            lines.insert(0, (moment(accepted.accepted_at), _("accepted as final"), accepted.reason))
+            lines.insert(0, (format_time(accepted.accepted_at), _("accepted as final"), accepted.reason))
         return format_html_join("", "<p>{} {} {}</p>", lines) or _("none")
 
 
@@ -184,7 +184,7 @@ class RoadmapTaskAdmin(OperationActionsMixin, StoreModelAdmin):
 class RoadmapMetadataAdmin(StoreModelAdmin):
     list_display = ("name", "identifier", "user_id", "created", "deleted")
     list_filter = (("created_at", DateRangeFilter),)
-    searched = ("roadmap_id",)
+    exact_search_fields = ("roadmap_id",)
     search_help_text = gettext_lazy("Searches a roadmap's exact identifier.")
     fieldsets = (
         (
@@ -206,7 +206,7 @@ class RoadmapMetadataAdmin(StoreModelAdmin):
         (gettext_lazy("Framework and content tables"), {"fields": ("tree",), "classes": ("wide-field",)}),
         (gettext_lazy("Documents"), {"fields": ("document",)}),
     )
-    needs = {
+    required_columns = {
         "name": ("title",),
         "identifier": ("roadmap_id",),
         "created": ("created_at",),
@@ -275,9 +275,9 @@ class ContentAdmin(StoreModelAdmin):
     """Rows of a content table."""
 
     list_filter = (RoadmapFilter, ConceptFilter)
-    searched = ("roadmap_id", "concept_id")
+    exact_search_fields = ("roadmap_id", "concept_id")
     search_help_text = gettext_lazy("Searches a roadmap's or a concept's exact identifier.")
-    needs = {
+    required_columns = {
         "of_roadmap": ("roadmap_id",),
         "generated": ("generated_at",),
         RoadmapFilter: ("roadmap_id",),

@@ -12,7 +12,7 @@ from typing import Any
 from django.db import transaction
 from django.utils.translation import gettext as _
 
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores.store import Store
 from roadmaps.models import (
     QuizMetadata,
@@ -65,7 +65,7 @@ def load() -> Iterator[str]:
         QuizMetadata.objects.bulk_create(row for one in made for row in one.quizzes)
     yield _("%(store)s: %(roadmaps)s roadmaps, one of them stuck with %(generated)d of 30 concepts generated") % {
         "store": store.alias,
-        "roadmaps": figure(len(made)),
+        "roadmaps": format_number(len(made)),
         "generated": GENERATED,
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from opsconsole.formatting import difference, figure, pretty_json
+from opsconsole.formatting import difference, format_number, pretty_json
 from opsconsole.stores.store import Store
 from roadmaps import framework
 from roadmaps.consistency import compare
@@ -56,9 +56,9 @@ def tree_of(store: Store, roadmap: RoadmapMetadata) -> dict[str, Any] | None:
     )
     return {
         "stages": stages,
-        "concepts": figure(found.concepts),
-        "complete": figure(found.references_complete),
-        "expected": figure(found.concepts - len(found.failed)),
+        "concepts": format_number(found.concepts),
+        "complete": format_number(found.references_complete),
+        "expected": format_number(found.concepts - len(found.failed)),
         "differences": differences,
     }
 

@@ -85,7 +85,7 @@ PAGES: dict[str, dict[str, str]] = {
     "healthz": {"GET": ALL, "POST": "MMMMMM"},
     "readyz": {"GET": ALL, "POST": "MMMMMM"},
     "metrics": {"GET": "---YYY", "POST": "MMMMMM"},
-    "front-live": {"GET": RUNS, "POST": NOT_SO},
+    "dashboard-live": {"GET": RUNS, "POST": NOT_SO},
     "stores": {"GET": RUNS, "POST": NOT_SO},
     "api/": {"GET": "NNNNNN", "POST": "NNNNNN"},
     "api:api-root": {"GET": "NNNNNN", "POST": "NNNNNN"},

@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from audits.extraction import KEYS, read_object, time_in
 from audits.models import TaskAudit
 from opsconsole.engine.operation import Change, Invalid, Operation, Outcome, Problem, Risk, RowChange, Schedule
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.jsontext import Unreadable
 
 # How PostgreSQL writes a timestamp whose year has four digits.
@@ -119,7 +119,7 @@ class BackfillDecisionFields(Operation):
         return self.store.tables["task_audits"]["created_at"].is_timestamp
 
     def action_label(self, count: int) -> str:
-        return ngettext("Fill %(count)s audit", "Fill %(count)s audits", count) % {"count": figure(count)}
+        return ngettext("Fill %(count)s audit", "Fill %(count)s audits", count) % {"count": format_number(count)}
 
     @classmethod
     def result_notes(cls, figures: Mapping[str, int]) -> list[str]:

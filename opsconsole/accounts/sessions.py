@@ -15,7 +15,7 @@ from django.http import HttpRequest, HttpResponse
 STARTED, USED, ADDRESS, BROWSER = "started_at", "used_at", "address", "browser"
 NOTED_SECONDS = 60
 # A page that is open asks these by itself: nobody uses the console because of them.
-LIVE = {"run-live", "front-live"}
+LIVE = {"run-live", "dashboard-live"}
 
 
 class SessionStore(DatabaseSessionStore):

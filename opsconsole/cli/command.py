@@ -30,7 +30,7 @@ from opsconsole.engine.planner import Plan, PlanRefused
 from opsconsole.engine.registry import InvalidParameters, UnknownOperation
 from opsconsole.engine.selection import Selection
 from opsconsole.escaping import for_terminal
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.redaction import redact
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.preflight import require_privileges
@@ -554,7 +554,7 @@ def _take_over(run: Run, size: int, actor: Actor, options: dict[str, Any], outpu
     run.save(update_fields=("batch_size", "fast", "in_background"))
     output.line(
         _("Going on with run %(run)d: %(seen)s of %(total)s done.")
-        % {"run": run.pk, "seen": figure(run.seen), "total": figure(run.total)}
+        % {"run": run.pk, "seen": format_number(run.seen), "total": format_number(run.total)}
     )
     return run
 
@@ -644,7 +644,7 @@ def _work(run: Run, output: Output) -> None:
     if run.status in {*RESUMABLE, Status.RUNNING}:
         output.error(
             _("Run %(run)d stands at %(seen)s of %(total)s: the same command goes on, or `runs resume %(run)d`.")
-            % {"run": run.pk, "seen": figure(run.seen), "total": figure(run.total)}
+            % {"run": run.pk, "seen": format_number(run.seen), "total": format_number(run.total)}
         )
         sys.exit(EXIT_INTERRUPTED)
     if run.error:

@@ -23,7 +23,7 @@ from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Check, FindingData, Operation, Priority
 from opsconsole.engine.planner import OUTCOMES, Plan, advice
 from opsconsole.escaping import for_terminal, in_json
-from opsconsole.formatting import duration, figure, figure_or_words
+from opsconsole.formatting import duration, format_number, format_number_or_text
 from opsconsole.redaction import hide_secrets, redact
 
 LINE_EVERY_SECONDS = 3.0
@@ -103,7 +103,7 @@ class Output:
         self.table(
             [
                 (_("Database:"), operation.store.location),
-                (_("Batch size:"), figure(batch_size)),
+                (_("Batch size:"), format_number(batch_size)),
                 (_("Mode:"), mode),
             ]
         )
@@ -112,7 +112,7 @@ class Output:
     def need(self, operation: Operation, planned: Plan) -> None:
         """What there is to do, and what was known before."""
         self.line()
-        self.line(_("In scope: %(total)s") % {"total": figure(planned.total)})
+        self.line(_("In scope: %(total)s") % {"total": format_number(planned.total)})
         others = {name: value for name, value in planned.before.items() if name != "in_scope"}
         self.table([(f"{label}:", value) for label, value in _figures(operation, others)], right=(1,))
         for sentence in advice(planned):
@@ -176,8 +176,8 @@ class Output:
             self.line(
                 _("Progress: %(done)s/%(total)s (%(percent).1f%%)  Rate: %(rate)s  Time left: %(left)s")
                 % {
-                    "done": figure(done),
-                    "total": figure(total),
+                    "done": format_number(done),
+                    "total": format_number(total),
                     "percent": 100 * done / total if total else 100.0,
                     "rate": rate_text(rate),
                     "left": duration((total - done) / rate) if rate else "?",
@@ -202,7 +202,7 @@ class Output:
         heading = (_("problem"), _("subject"), _("priority"), _("detail"))
         self.table([heading, *rows[:SHOWN_FINDINGS]] if rows else [], heading=True)
         if len(rows) > SHOWN_FINDINGS:
-            more = figure(len(rows) - SHOWN_FINDINGS)
+            more = format_number(len(rows) - SHOWN_FINDINGS)
             self.line(_("… and %(count)s more: --json shows all.") % {"count": more})
         self.line()
         if not found:
@@ -210,13 +210,13 @@ class Output:
         counts: dict[str, int] = {}
         for one in found:
             counts[one.code] = counts.get(one.code, 0) + 1
-        self.table([(code, figure(count)) for code, count in sorted(counts.items())], right=(1,))
+        self.table([(code, format_number(count)) for code, count in sorted(counts.items())], right=(1,))
         for sentence in check.notes():
             self.line(sentence)
         if run is not None:
             self.line(
                 _("Run %(run)d: %(new)s new, %(persisting)s persisting, %(resolved)s resolved since the scan before.")
-                % {"run": run.pk, **{name: figure(run.after[name]) for name in MOVES}}
+                % {"run": run.pk, **{name: format_number(run.after[name]) for name in MOVES}}
             )
 
     def run(self, run: Run) -> None:
@@ -229,16 +229,16 @@ class Output:
             self.json(result)
             return
         rows = [] if result["run"] is None else [(_("Run"), str(result["run"]))]
-        rows += [(_("Status"), status_label(result["status"])), (_("In scope"), figure(result["total"]))]
+        rows += [(_("Status"), status_label(result["status"])), (_("In scope"), format_number(result["total"]))]
         for outcome in OUTCOMES:
-            rows.append((outcome_label(outcome), figure(result[outcome])))
+            rows.append((outcome_label(outcome), format_number(result[outcome])))
             rows += [
-                (f"  {reason_label(operation, reason)}", figure(count))
+                (f"  {reason_label(operation, reason)}", format_number(count))
                 for reason, count in sorted(result["reasons"].get(outcome, {}).items())
                 if reason and count
             ]
         rows += [
-            (_("Batches"), figure(result["batches"])),
+            (_("Batches"), format_number(result["batches"])),
             (_("Rate"), rate_text(result["rows_per_second"])),
             (_("Time"), duration(result["elapsed_seconds"])),
         ]
@@ -332,12 +332,12 @@ def status_label(status: str) -> str:
 
 
 def rate_text(rate: float) -> str:
-    return _("%(rate)s rows/s") % {"rate": figure(round(rate))}
+    return _("%(rate)s rows/s") % {"rate": format_number(round(rate))}
 
 
 def _figures(operation: Operation | type[Operation] | None, figures: dict[str, Any]) -> list[tuple[str, str]]:
     labels = operation.statistic_labels if operation else {}
-    return [(str(labels.get(name, name)), figure_or_words(value)) for name, value in figures.items()]
+    return [(str(labels.get(name, name)), format_number_or_text(value)) for name, value in figures.items()]
 
 
 def _row_name(operation: Operation, entry: dict[str, Any], row: dict[str, Any]) -> str:

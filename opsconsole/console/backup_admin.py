@@ -8,7 +8,7 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.console.base_admin import ConsoleModelAdmin, ViewOnlyMixin
-from opsconsole.formatting import copy_button, moment
+from opsconsole.formatting import copy_button, format_time
 from opsconsole.stores.models import Backup
 
 
@@ -28,7 +28,7 @@ class BackupAdmin(ViewOnlyMixin, ConsoleModelAdmin):
 
     @admin.display(description=_("state of"))
     def state_of(self, backup: Backup) -> str:
-        return moment(backup.at)
+        return format_time(backup.at)
 
     @admin.display(description=_("size"))
     def bytes(self, backup: Backup) -> str:
@@ -36,7 +36,7 @@ class BackupAdmin(ViewOnlyMixin, ConsoleModelAdmin):
 
     @admin.display(description=_("verified at"))
     def verified(self, backup: Backup) -> str:
-        return moment(backup.verified_at)
+        return format_time(backup.verified_at)
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return bool(self.has_view_permission(request))

@@ -26,7 +26,7 @@ from unfold.views import ChangeList
 
 from opsconsole.engine.lifecycle import actor_of, record
 from opsconsole.engine.models import Freeze
-from opsconsole.formatting import environment_label, figure
+from opsconsole.formatting import environment_label, format_number
 from opsconsole.stores.platforms import platform_apps, store_titles
 from opsconsole.stores.router import DEFAULT, store_of
 
@@ -46,7 +46,7 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]
     @property
     def words(self) -> str:
         """The count for people, "10,000+" above the cap."""
-        return figure(COUNT_CAP) + "+" if self.count > COUNT_CAP else figure(self.count)
+        return format_number(COUNT_CAP) + "+" if self.count > COUNT_CAP else format_number(self.count)
 
 
 class ConsoleChangeList(ChangeList):

@@ -26,7 +26,7 @@ from opsconsole.engine import queue, registry
 from opsconsole.engine.labels import STATUS_VARIANTS, operation_title
 from opsconsole.engine.models import ENDED, RESUMABLE, Finding, Run, Status
 from opsconsole.engine.operation import LONG_CLUSTER, Check, Priority
-from opsconsole.formatting import duration, figure
+from opsconsole.formatting import duration, format_number
 from opsconsole.monitoring.connectivity import identities, unreachable
 from opsconsole.monitoring.measurements import CONNECTIONS, FINDING, LACKS, PROBLEM, SIZE, problem_operations
 from opsconsole.monitoring.models import Measurement
@@ -165,7 +165,7 @@ class Dashboard:
                 continue
             words = line.kind
             if line.count is not None:
-                words = _("%(kind)s: %(count)s") % {"kind": line.kind, "count": figure(line.count)}
+                words = _("%(kind)s: %(count)s") % {"kind": line.kind, "count": format_number(line.count)}
             card.add({Priority.IMMEDIATE: BAD, Priority.PLANNED: WARN}.get(Priority(line.priority), GOOD), words)
         if len(lines) > 3:
             card.reasons.append(
@@ -350,7 +350,7 @@ class Dashboard:
                 _("no verified backup")
                 if at is None
                 else _("no verified backup for %(hours)s h")
-                % {"hours": figure((self.now - at) / timedelta(hours=1), 0)}
+                % {"hours": format_number((self.now - at) / timedelta(hours=1), 0)}
             )
             priority = Priority.IMMEDIATE if settings.PRODUCTION else Priority.PERIODIC
             yield ProblemRow(
@@ -476,12 +476,12 @@ def _runs() -> Any:
 
 def _run_line(run: Run) -> RunLine:
     percent = f"{min(100 * run.seen / run.total, 100):.0f}" if run.total else "0"
-    done = _("%(seen)s of %(total)s") % {"seen": figure(run.seen), "total": figure(run.total)}
+    done = _("%(seen)s of %(total)s") % {"seen": format_number(run.seen), "total": format_number(run.total)}
     return RunLine(run, operation_title(run.operation), STATUS_VARIANTS[run.status], percent, done)
 
 
 def _moved(more: int, fewer: int) -> str:
-    parts = ([f"+{figure(more)}"] if more else []) + ([f"−{figure(fewer)}"] if fewer else [])
+    parts = ([f"+{format_number(more)}"] if more else []) + ([f"−{format_number(fewer)}"] if fewer else [])
     return " ".join(parts) or _("unchanged")
 
 
@@ -523,7 +523,7 @@ def _chart(title: str, kind: str, days: Sequence[date], series: Mapping[str, Map
     ]
     seen = [day for day in reversed(days) if any(values.get(day) is not None for values in series.values())]
     rows = [
-        [day.isoformat(), *(figure(values[day]) if day in values else "–" for values in series.values())]
+        [day.isoformat(), *(format_number(values[day]) if day in values else "–" for values in series.values())]
         for day in seen
     ]
     return Chart(
@@ -550,10 +550,10 @@ _OPTIONS = {
 }
 
 
-def front_context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+def dashboard_context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """What the theme's index page gets: see UNFOLD in the settings."""
     if request.user.has_perm("operations.view_run"):
-        context["front"] = Dashboard()
+        context["dashboard"] = Dashboard()
         context["may_operate"] = request.user.has_perm("operations.operate_run")
         context["title"] = _("Overview")
         context["stores_title"] = store_titles()

@@ -13,7 +13,7 @@ from django.views.decorators.http import require_safe
 
 from opsconsole.console.dashboard import Dashboard
 from opsconsole.console.operation_views import needs
-from opsconsole.formatting import figure, moment
+from opsconsole.formatting import format_number, format_time
 from opsconsole.monitoring.connectivity import unreachable
 from opsconsole.monitoring.stats import stats
 from opsconsole.stores.store import Store, StoreUnavailable, all_stores
@@ -21,9 +21,9 @@ from opsconsole.stores.store import Store, StoreUnavailable, all_stores
 
 @require_safe
 @needs("view_run")
-def front_live(request: HttpRequest) -> HttpResponse:
+def dashboard_live(request: HttpRequest) -> HttpResponse:
     """What moves on the front page: asked for again and again while something runs."""
-    return render(request, "console/_running.html", {"front": Dashboard()})
+    return render(request, "console/_running.html", {"dashboard": Dashboard()})
 
 
 class Listing(NamedTuple):
@@ -79,7 +79,7 @@ def _cell(row: dict[str, Any], name: str) -> Any:
     if name in {"bytes", "index_bytes"}:
         return filesizeformat(value)
     if name == "last_autovacuum":
-        return moment(value)
+        return format_time(value)
     if name == "rows" and row.get("estimated"):
-        return f"≈ {figure(value)}"
-    return figure(value) if isinstance(value, int) and name != "pid" else value
+        return f"≈ {format_number(value)}"
+    return format_number(value) if isinstance(value, int) and name != "pid" else value

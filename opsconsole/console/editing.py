@@ -22,7 +22,7 @@ from unfold.decorators import action
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from opsconsole.console.store_admin import StoreModelAdmin, row_url
-from opsconsole.formatting import excerpt
+from opsconsole.formatting import truncate
 from opsconsole.stores import rows
 from opsconsole.stores.errors import ErrorKind, classify, sqlstate
 from opsconsole.stores.router import store_of
@@ -215,7 +215,7 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
                 name,
                 ValidationError(
                     _("Somebody has changed this to %(value)s since the form was opened. Save again to replace it.")
-                    % {"value": excerpt(values[name], 200) if values[name] not in (None, "") else "NULL"}
+                    % {"value": truncate(values[name], 200) if values[name] not in (None, "") else "NULL"}
                 ),
             )
         if moved:  # whoever saves again has seen these

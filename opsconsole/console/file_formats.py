@@ -36,7 +36,7 @@ from opsconsole.console.workbook import (
     too_large,
 )
 from opsconsole.escaping import for_cell, from_cell
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 
 __all__ = ["ABSENT", "CSV", "JSON", "NULL", "XLSX", "Rounded", "Unreadable"]
 
@@ -96,10 +96,10 @@ def _dataset(headers: Iterable[Any], rows: Iterable[list[Any]]) -> Any:
         if number > MAX_IMPORTED:
             raise Unreadable(
                 _("The file has more than %(count)s rows. Split it, or use the store's own client.")
-                % {"count": figure(MAX_IMPORTED)}
+                % {"count": format_number(MAX_IMPORTED)}
             )
         if len(row) > len(names) and any(cell not in (None, "") for cell in row[len(names) :]):
-            raise Unreadable(_("Row %(row)s has more cells than there are columns.") % {"row": figure(number)})
+            raise Unreadable(_("Row %(row)s has more cells than there are columns.") % {"row": format_number(number)})
         for name, cell in zip(names, row, strict=False):
             if isinstance(cell, Problem):
                 raise _problem(number, name, cell)
@@ -178,13 +178,16 @@ class XLSX(_Exact, base_formats.XLSX):  # type: ignore[misc]
 
 def _problem(number: int, column: str, sentence: str) -> Unreadable:
     return Unreadable(
-        _("Row %(row)s, %(column)s: %(problem)s") % {"row": figure(number), "column": column, "problem": sentence}
+        _("Row %(row)s, %(column)s: %(problem)s")
+        % {"row": format_number(number), "column": column, "problem": sentence}
     )
 
 
 def _require_size(data: bytes) -> None:
     if len(data) > MAX_BYTES:
-        raise Unreadable(_("The file is larger than %(limit)s MiB. Split it.") % {"limit": figure(MAX_BYTES >> 20)})
+        raise Unreadable(
+            _("The file is larger than %(limit)s MiB. Split it.") % {"limit": format_number(MAX_BYTES >> 20)}
+        )
 
 
 def _text(data: bytes) -> str:
@@ -225,7 +228,7 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
                 break
             place = _after_blanks(text, place + 1)
         if rows <= MAX_IMPORTED and (mark != "]" or text[place:].strip(_BLANKS)):
-            raise ValueError(_("something else stands at character %(place)s") % {"place": figure(place + 1)})
+            raise ValueError(_("something else stands at character %(place)s") % {"place": format_number(place + 1)})
     except (ValueError, RecursionError) as error:
         raise Unreadable(_("The file is no JSON: %(reason)s.") % {"reason": error}) from None
 
@@ -269,7 +272,7 @@ def _value(value: Any) -> Any:
 
 def _document(value: Any, depth: int = 1) -> str:
     if depth > MAX_NESTING:
-        raise Unreadable(_("A value is nested deeper than %(limit)s levels.") % {"limit": figure(MAX_NESTING)})
+        raise Unreadable(_("A value is nested deeper than %(limit)s levels.") % {"limit": format_number(MAX_NESTING)})
     if isinstance(value, dict):
         parts = (f"{json.dumps(k, ensure_ascii=False)}: {_document(v, depth + 1)}" for k, v in value.items())
         return "{" + ", ".join(parts) + "}"
@@ -295,7 +298,7 @@ def _text_cell(sheet: Any, text: str, number: int, column: str) -> Any:
     if len(text) > CELL_CHARACTERS:
         raise ValueError(
             _("Row %(row)s: %(column)s is longer than a cell of XLSX can be. Export CSV or JSON.")
-            % {"row": figure(number), "column": column}
+            % {"row": format_number(number), "column": column}
         )
     cell = WriteOnlyCell(sheet, value=text)
     cell.data_type = "s"  # never a formula

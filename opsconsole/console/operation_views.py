@@ -254,7 +254,7 @@ def live(request: HttpRequest, pk: int) -> HttpResponse:
     else:
         page = RunPage(run, request.user)  # type: ignore[arg-type]
         shown = request.GET.get("state", "")
-        context = {"page": page, "run": run, "verbs_moved": shown != page.state}
+        context = {"page": page, "run": run, "actions_changed": shown != page.state}
         response = render(request, "console/_live.html", context)
         over = run.ended or shown.startswith(Status.PLANNED)
     if over:
@@ -275,8 +275,8 @@ def confirm(request: HttpRequest, pk: int) -> HttpResponse:
         return _plan_page(request, run, error=page.problem, status=409)
     if not page.counted:
         return _plan_page(request, run, error=_("The outcomes are not counted yet."), status=409)
-    if page.typed and request.POST.get("typed", "").strip() != page.typed:
-        wanted = _("Type %(name)s to confirm.") % {"name": page.typed}
+    if page.confirmation_phrase and request.POST.get("typed", "").strip() != page.confirmation_phrase:
+        wanted = _("Type %(name)s to confirm.") % {"name": page.confirmation_phrase}
         return _plan_page(request, run, typed_error=wanted, status=400)
     run.note = request.POST.get("note", run.note)[:2000]
     run.fast = "fast" in request.POST

@@ -31,7 +31,15 @@ from opsconsole.engine.operation import Check, Operation, Risk
 from opsconsole.engine.planner import OUTCOMES, PlanRefused, advice
 from opsconsole.engine.registry import InvalidParameters, UnknownOperation
 from opsconsole.engine.selection import Selection
-from opsconsole.formatting import copy_button, difference, duration, duration_range, figure, figure_or_words, moment
+from opsconsole.formatting import (
+    copy_button,
+    difference,
+    duration,
+    duration_range,
+    format_number,
+    format_number_or_text,
+    format_time,
+)
 from opsconsole.stores.router import store_of as store_of_model
 from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store, StoreUnavailable, all_stores
@@ -54,7 +62,7 @@ class Table(NamedTuple):
     rows: list[list[Any]]
 
 
-class Verb(NamedTuple):
+class Action(NamedTuple):
     """A button: what it does, what it says, how it looks."""
 
     name: str
@@ -151,7 +159,7 @@ class _Page:
                         [
                             swatch(outcome),
                             reason_label(self.operation, reason) if reason else "–",
-                            figure(count),
+                            format_number(count),
                             _share(count, whole),
                         ]
                     )
@@ -182,7 +190,7 @@ def _bar(counts: dict[str, int], whole: int) -> list[dict[str, str]]:
     return [
         {
             "value": f"{100 * counts[outcome] / whole:.3f}",
-            "title": f"{outcome_label(outcome)}: {figure(counts[outcome])}",
+            "title": f"{outcome_label(outcome)}: {format_number(counts[outcome])}",
             "progress_class": f"outcome-{outcome}",
         }
         for outcome in OUTCOMES
@@ -193,7 +201,7 @@ def _bar(counts: dict[str, int], whole: int) -> list[dict[str, str]]:
 def _share(part: int, whole: int) -> str:
     if 0 < part < whole / 1000:
         return _("below 0.1 %")
-    return _("%(percent)s %%") % {"percent": figure(100 * part / whole, 1)} if whole else "–"
+    return _("%(percent)s %%") % {"percent": format_number(100 * part / whole, 1)} if whole else "–"
 
 
 def _admin_models() -> dict[tuple[str, str], Any]:
@@ -286,7 +294,7 @@ class PlanPage(_Page):
         run = self.run
         if not run.total:
             return _("Nothing to do: no row of %(store)s is in scope.") % {"store": run.store}
-        values = {"action": self.action, "total": figure(run.total), "store": run.store}
+        values = {"action": self.action, "total": format_number(run.total), "store": run.store}
         if not self.counted:
             return _("%(action)s in %(store)s, at most: outcomes are not counted yet.") % values
         if not self.changing:
@@ -298,7 +306,7 @@ class PlanPage(_Page):
             "%(action)s of %(total)s in scope in %(store)s; %(staying)s stays as it is.",
             "%(action)s of %(total)s in scope in %(store)s; %(staying)s stay as they are.",
             staying,
-        ) % {**values, "staying": figure(staying)}
+        ) % {**values, "staying": format_number(staying)}
 
     @property
     def bar(self) -> list[dict[str, str]]:
@@ -336,7 +344,7 @@ class PlanPage(_Page):
         return next(own, rows[0] if rows else {"table": table, "key": entry["key"]})
 
     @property
-    def untouched(self) -> list[str]:
+    def write_scope(self) -> list[str]:
         if not self.run.writes:
             return [_("No row of %(store)s is changed.") % {"store": self.run.store}]
         columns = ", ".join(f"{table}.{name}" for table, names in self.run.writes.items() for name in names)
@@ -356,7 +364,7 @@ class PlanPage(_Page):
         for outcome in ("invalid", "failed", "skipped"):
             if self.counts[outcome]:
                 why = ", ".join(
-                    f"{reason_label(self.operation, reason)} ({figure(count)})"
+                    f"{reason_label(self.operation, reason)} ({format_number(count)})"
                     for reason, count in self.reasons[outcome].items()
                 )
                 sentences.append(
@@ -365,7 +373,7 @@ class PlanPage(_Page):
         return sentences
 
     @property
-    def expected(self) -> list[str]:
+    def estimates(self) -> list[str]:
         """Time, size of the before-images, and until when it can be undone."""
         run, sentences = self.run, []
         if not self.changing:
@@ -414,7 +422,7 @@ class PlanPage(_Page):
         return self.cls is not None and not self.problem
 
     @property
-    def typed(self) -> str:
+    def confirmation_phrase(self) -> str:
         """What must be typed to confirm; empty where a click is enough."""
         return self.operation.name if self._asked and runs.needs_typing(self.operation) else ""
 
@@ -466,7 +474,7 @@ def plan_differences(old: Run, new: Run) -> Table:
     ]
     if before.counted and after.counted:
         lines += [(outcome_label(name), before.counts[name], after.counts[name]) for name in OUTCOMES]
-    rows = [[label, figure_or_words(was), figure_or_words(now)] for label, was, now in lines if was != now]
+    rows = [[label, format_number_or_text(was), format_number_or_text(now)] for label, was, now in lines if was != now]
     if not rows:
         rows = [[_("Values of the rows"), _("as planned"), _("other ones, in the same number")]]
     return Table([_("Figure"), _("Planned"), _("Now")], rows)
@@ -501,7 +509,7 @@ class RunPage(_Page):
 
     @property
     def done(self) -> str:
-        values = {"seen": figure(self.run.seen), "total": figure(self.run.total)}
+        values = {"seen": format_number(self.run.seen), "total": format_number(self.run.total)}
         if self.is_check:
             return _("%(seen)s of %(total)s questions") % values
         return _("%(seen)s of %(total)s") % values
@@ -526,7 +534,7 @@ class RunPage(_Page):
 
     @property
     def rate(self) -> str:
-        return _("%(rate)s rows/s") % {"rate": figure(round(self._rate))} if self._rate else "–"
+        return _("%(rate)s rows/s") % {"rate": format_number(round(self._rate))} if self._rate else "–"
 
     @property
     def time_left(self) -> str:
@@ -546,7 +554,7 @@ class RunPage(_Page):
 
     @property
     def figures(self) -> list[tuple[SafeString, str]]:
-        return [(swatch(outcome), figure(getattr(self.run, outcome))) for outcome in OUTCOMES]
+        return [(swatch(outcome), format_number(getattr(self.run, outcome))) for outcome in OUTCOMES]
 
     @property
     def outcomes(self) -> Table:
@@ -555,7 +563,7 @@ class RunPage(_Page):
     # --- if it does not move, why, since when, and what ends it
 
     @cached_property
-    def stillness(self) -> list[SafeString | str]:
+    def status_messages(self) -> list[SafeString | str]:
         run = self.run
         asked = {
             Request.PAUSE: _("Pause is asked; the worker stops after this batch."),
@@ -569,7 +577,7 @@ class RunPage(_Page):
             held = _("All runs are held by %(who)s: %(note)s. They go on after `runs release-all`.")
             sentences.append(held % {"who": hold.who, "note": hold.note})
         elif run.waiting and self.live:
-            since = format_html(" ({} {})", _("since"), moment(run.waiting_since)) if run.waiting_since else ""
+            since = format_html(" ({} {})", _("since"), format_time(run.waiting_since)) if run.waiting_since else ""
             sentences.append(format_html("{}{}{}", _("Waiting: "), run.waiting, since))
         if run.status == Status.RUNNING and runs.is_stale(run):
             sentences.append(
@@ -594,23 +602,23 @@ class RunPage(_Page):
         return sentences
 
     @property
-    def verbs(self) -> list[Verb]:
+    def actions(self) -> list[Action]:
         """What this person can do now, and nothing else."""
         run, may = self.run, self.user.has_perm  # type: ignore[attr-defined]
-        verbs = [Verb("approve", _("Approve"), "primary")] if self.may_approve else []
+        actions = [Action("approve", _("Approve"), "primary")] if self.may_approve else []
         if not may("operations.operate_run"):
-            return verbs
+            return actions
         if run.status in RESUMABLE or (run.status == Status.RUNNING and runs.is_stale(run)):
-            verbs.append(Verb("resume", _("Resume"), "primary"))
+            actions.append(Action("resume", _("Resume"), "primary"))
         if run.status in {Status.RUNNING, Status.QUEUED} and not run.request:
-            verbs.append(Verb("pause", _("Pause")))
+            actions.append(Action("pause", _("Pause")))
         if run.status not in ENDED and run.request != Request.CANCEL:
-            verbs.append(Verb("cancel", _("Cancel the run")))
+            actions.append(Action("cancel", _("Cancel the run")))
         if run.ended and self.waiting_aside and not self.is_check:
-            verbs.append(Verb("retry", self.retry_label, "primary"))
+            actions.append(Action("retry", self.retry_label, "primary"))
         if run.undoable and run.ended and self.operation is not None and self.operation.undoable:
-            verbs.append(Verb("undo", _("Plan the undo")))
-        return verbs
+            actions.append(Action("undo", _("Plan the undo")))
+        return actions
 
     @cached_property
     def may_approve(self) -> bool:
@@ -647,7 +655,7 @@ class RunPage(_Page):
     @property
     def retry_label(self) -> str:
         return ngettext("Retry %(n)s unit set aside", "Retry %(n)s units set aside", self.waiting_aside) % {
-            "n": figure(self.waiting_aside)
+            "n": format_number(self.waiting_aside)
         }
 
     # --- after the end
@@ -664,10 +672,10 @@ class RunPage(_Page):
         if self.is_check:
             return Table(
                 [_("Problem"), _("Meaning"), _("Findings")],
-                [[code, reason_label(self.cls, code), figure(n)] for code, n in self.found.items()],
+                [[code, reason_label(self.cls, code), format_number(n)] for code, n in self.found.items()],
             )
         rows = [
-            [self.figure_label(name), figure_or_words(before.get(name)), figure_or_words(value)]
+            [self.figure_label(name), format_number_or_text(before.get(name)), format_number_or_text(value)]
             for name, value in after.items()
         ]
         return Table([_("Figure"), _("Before"), _("After")], rows)
@@ -717,7 +725,7 @@ class RunPage(_Page):
     def _linked(self, found: list[tuple[str, str, int | None]], current: str) -> list[dict[str, Any]]:
         return [
             {
-                "title": title if count is None or self.live else f"{title} ({figure(count)})",
+                "title": title if count is None or self.live else f"{title} ({format_number(count)})",
                 "link": f"?tab={name}#tabs",
                 "active": name == current,
             }
@@ -735,7 +743,7 @@ class RunPage(_Page):
         if not self.is_check or not self.run.after:
             return ""
         return _("%(new)s new, %(persisting)s persisting, %(resolved)s resolved since the scan before.") % {
-            name: figure(self.run.after[name]) for name in findings.MOVES
+            name: format_number(self.run.after[name]) for name in findings.MOVES
         }
 
     @property
@@ -750,7 +758,7 @@ class RunPage(_Page):
                     finding_link(one),
                     one.get_priority_display(),
                     finding_words(one),
-                    moment(one.found_at),
+                    format_time(one.found_at),
                 ]
                 for one in rows
             ],
@@ -766,7 +774,7 @@ class RunPage(_Page):
     @property
     def events(self) -> Table:
         rows = [
-            [moment(event.at), verb_label(event.verb), event.who, event.origin, detail_words(event.detail)]
+            [format_time(event.at), verb_label(event.verb), event.who, event.origin, detail_words(event.detail)]
             for event in self.run.events.order_by("-pk")[:SHOWN_ROWS]
         ]
         return Table([_("When"), _("What"), _("Who"), _("From"), _("Detail")], rows)
@@ -780,10 +788,10 @@ class RunPage(_Page):
         rows = [
             [
                 format_html('<a class="row-link" href="?tab=changes&amp;batch={0}#tabs">{0}</a>', batch.number),
-                figure(batch.changed + batch.skipped + batch.invalid + batch.failed),
-                figure(batch.rows),
+                format_number(batch.changed + batch.skipped + batch.invalid + batch.failed),
+                format_number(batch.rows),
                 duration_milliseconds(batch.seconds),
-                moment(batch.prepared_at),
+                format_time(batch.prepared_at),
             ]
             for batch in self._batches
         ]
@@ -811,7 +819,7 @@ class RunPage(_Page):
         groups = units.values_list("reason").annotate(count=Count("pk")).order_by("-count")
         return [
             (
-                f"{reason} ({figure(count)})",
+                f"{reason} ({format_number(count)})",
                 Table(
                     [_("Row"), _("Error"), _("State")],
                     [
@@ -864,19 +872,22 @@ class RunPage(_Page):
             (_("Database"), self.database),
             (_("Selection"), self._selected),
             (_("Parameters"), ", ".join(f"{name}: {value}" for name, value in self.parameters) or "–"),
-            (_("Rows"), ", ".join(f"{table} {figure(n)}" for table, n in run.plan.get("rows", {}).items()) or "–"),
+            (
+                _("Rows"),
+                ", ".join(f"{table} {format_number(n)}" for table, n in run.plan.get("rows", {}).items()) or "–",
+            ),
             (_("Status"), self.status),
             (_("Started by"), f"{run.started_by} ({run.get_trigger_display()})"),
             *self._agreed,
             (_("Plan"), copy_button(run.digest)),
             (_("Code version"), run.code_version),
-            (_("Created"), moment(run.created_at)),
-            (_("Started"), moment(run.started_at)),
-            (_("Ended"), moment(run.finished_at)),
+            (_("Created"), format_time(run.created_at)),
+            (_("Started"), format_time(run.started_at)),
+            (_("Ended"), format_time(run.finished_at)),
             (_("Worked"), self.took),
             (_("Rate"), self.rate),
-            (_("Batches"), figure(run.batches_done)),
-            (_("In scope"), figure(run.total)),
+            (_("Batches"), format_number(run.batches_done)),
+            (_("In scope"), format_number(run.total)),
         ]
 
     @property
@@ -904,18 +915,18 @@ class RunPage(_Page):
         return found
 
     @property
-    def difficulties(self) -> list[SafeString | str]:
+    def problems(self) -> list[SafeString | str]:
         """What went wrong, what stayed as it was, and what people noted."""
         run = self.run
         found: list[SafeString | str] = [run.error] if run.error else []
         found += [
-            format_html("{}: {} ({})", swatch(outcome), reason_label(self.operation, reason), figure(count))
+            format_html("{}: {} ({})", swatch(outcome), reason_label(self.operation, reason), format_number(count))
             for outcome in ("skipped", "invalid", "failed")
             for reason, count in run.reasons.get(outcome, {}).items()
             if count
         ]
         found += [
-            format_html("{} · {}: {}", moment(event.at), event.who, event.detail.get("text", ""))
+            format_html("{} · {}: {}", format_time(event.at), event.who, event.detail.get("text", ""))
             for event in run.events.filter(verb="note").order_by("pk")
         ]
         return found
@@ -1043,7 +1054,7 @@ def _chart(labels: list[int], unit: str, values: list[float] | list[int], color:
 
 
 def duration_milliseconds(seconds: float) -> str:
-    return _("%(n)s ms") % {"n": figure(seconds * 1000, 1)} if seconds < 1 else duration(seconds)
+    return _("%(n)s ms") % {"n": format_number(seconds * 1000, 1)} if seconds < 1 else duration(seconds)
 
 
 def detail_words(detail: dict[str, Any]) -> SafeString | str:
@@ -1062,7 +1073,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bool):
         return _("yes") if value else _("no")
     if isinstance(value, int | float):
-        return figure(value)
+        return format_number(value)
     if isinstance(value, str) and len(value) == 64 and value.isalnum():
         return value[:12]
     return str(value) if isinstance(value, Promise) else value

@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from django_q.models import Failure, OrmQ, Schedule, Success
 
 from opsconsole.console.base_admin import ConsoleModelAdmin, ViewOnlyMixin
-from opsconsole.formatting import moment
+from opsconsole.formatting import format_time
 
 
 class QueueAdmin(ViewOnlyMixin, ConsoleModelAdmin):
@@ -24,11 +24,11 @@ class ResultAdmin(QueueAdmin):
 
     @admin.display(description=_("started"), ordering="started")
     def started_at(self, job: Any) -> str:
-        return moment(job.started)
+        return format_time(job.started)
 
     @admin.display(description=_("stopped"), ordering="stopped")
     def stopped_at(self, job: Any) -> str:
-        return moment(job.stopped)
+        return format_time(job.stopped)
 
 
 class SuccessAdmin(ResultAdmin):
@@ -48,7 +48,7 @@ class ScheduleAdmin(QueueAdmin):
 
     @admin.display(description=_("next run"), ordering="next_run")
     def next_run_at(self, schedule: Any) -> str:
-        return moment(schedule.next_run)
+        return format_time(schedule.next_run)
 
 
 class WaitingAdmin(QueueAdmin):
@@ -61,7 +61,7 @@ class WaitingAdmin(QueueAdmin):
 
     @admin.display(description=_("taken until"), ordering="lock")
     def taken_until(self, waiting: Any) -> str:
-        return moment(waiting.lock)
+        return format_time(waiting.lock)
 
 
 for model, model_admin in {

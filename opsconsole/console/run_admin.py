@@ -31,7 +31,7 @@ from opsconsole.engine.labels import STATUS_VARIANTS, VERB_LABELS, operation_tit
 from opsconsole.engine.models import Alert, Channel, Delivery, Event, Finding, GivenRows, Run
 from opsconsole.engine.operation import Check, Operation
 from opsconsole.engine.selection import Selection
-from opsconsole.formatting import copy_button, duration, figure, moment
+from opsconsole.formatting import copy_button, duration, format_number, format_time
 from opsconsole.stores.router import store_of
 from opsconsole.stores.rows import Write
 
@@ -281,14 +281,14 @@ class RunAdmin(ExportAdmin):
 
     @admin.display(description=_("changed of in scope"))
     def outcome(self, run: Run) -> str:
-        text = format_html("{} / {}", figure(run.changed), figure(run.total))
+        text = format_html("{} / {}", format_number(run.changed), format_number(run.total))
         if run.failed:
-            text = format_html("{}<br><small>{} {}</small>", text, figure(run.failed), _("failed"))
+            text = format_html("{}<br><small>{} {}</small>", text, format_number(run.failed), _("failed"))
         return text
 
     @admin.display(description=_("created at"), ordering="id")
     def created(self, run: Run) -> str:
-        return moment(run.created_at)
+        return format_time(run.created_at)
 
     @admin.display(description=_("took"))
     def took(self, run: Run) -> str:
@@ -362,15 +362,15 @@ class FindingAdmin(ExportAdmin):
 
     @admin.display(description=_("found at"))
     def since(self, finding: Finding) -> str:
-        return moment(finding.found_at)
+        return format_time(finding.found_at)
 
     @admin.display(description=_("last seen at"))
     def seen(self, finding: Finding) -> str:
-        return moment(finding.seen_at)
+        return format_time(finding.seen_at)
 
     @admin.display(description=_("resolved at"))
     def resolved(self, finding: Finding) -> str:
-        return moment(finding.resolved_at)
+        return format_time(finding.resolved_at)
 
     @admin.display(description=_("run"))
     def scan(self, finding: Finding) -> str:
@@ -431,7 +431,7 @@ class EventAdmin(ExportAdmin):
 
     @admin.display(description=_("at"), ordering="at")
     def when(self, event: Event) -> str:
-        return moment(event.at)
+        return format_time(event.at)
 
     @admin.display(description=_("verb"))
     def what(self, event: Event) -> str:
@@ -492,7 +492,7 @@ class AlertAdmin(ExportAdmin):
 
     @admin.display(description=_("at"), ordering="id")
     def told(self, alert: Alert) -> str:
-        return moment(alert.at)
+        return format_time(alert.at)
 
     @admin.display(description=_("by mail"))
     def by_mail(self, alert: Alert) -> str:
@@ -509,10 +509,10 @@ def _delivery_words(alert: Alert, channel: Channel) -> str:
     if found is None:
         return str(_("not set up then"))
     if found.delivered_at:
-        return format_html("{} {}", _("delivered"), moment(found.delivered_at))
+        return format_html("{} {}", _("delivered"), format_time(found.delivered_at))
     if not found.attempts:
         return str(_("waits for the queue"))
-    state = format_html("{} {}", _("next try"), moment(found.next_try_at)) if found.next_try_at else _("given up")
+    state = format_html("{} {}", _("next try"), format_time(found.next_try_at)) if found.next_try_at else _("given up")
     return format_html(
         '{}<small class="why">{}</small>',
         format_html(

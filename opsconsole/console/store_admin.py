@@ -28,7 +28,7 @@ from unfold.contrib.filters.forms import RangeDateForm
 
 from opsconsole.console.base_admin import COUNT_CAP, ConsoleModelAdmin, ViewOnlyMixin
 from opsconsole.console.store_errors import unusable
-from opsconsole.formatting import copy_button, excerpt, figure, moment, pretty_json
+from opsconsole.formatting import copy_button, format_number, format_time, pretty_json, truncate
 from opsconsole.stores import catalog, remedies
 from opsconsole.stores.fields import RawTimestampField
 from opsconsole.stores.router import store_of
@@ -39,19 +39,19 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     """Rows of a store, to look at: only columns that it has, and a sentence where it has no such table."""
 
     # Column → how its value is shown; times and the key's text need none.
-    shows: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
+    formatters: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
     # Column → value → colour: in lists as a badge, with the words of the column's choices.
-    badges: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    badge_colors: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     # Below the columns of a row's page: methods that take the row and its store.
-    panels: ClassVar[Sequence[tuple[Any, dict[str, Any]]]] = ()
+    related_panels: ClassVar[Sequence[tuple[Any, dict[str, Any]]]] = ()
     # Which columns a displayed method, filter or panel reads, where its name does not say it …
-    needs: ClassVar[Mapping[Any, tuple[str, ...]]] = {}
+    required_columns: ClassVar[Mapping[Any, tuple[str, ...]]] = {}
     # … and which other tables.
-    tables: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    required_tables: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Long columns that no list shows: they are read for the page of one row only.
-    heavy: ClassVar[tuple[str, ...]] = ()
+    deferred_fields: ClassVar[tuple[str, ...]] = ()
     # Indexed columns; a search is for exactly one of their values.
-    searched: ClassVar[tuple[str, ...]] = ()
+    exact_search_fields: ClassVar[tuple[str, ...]] = ()
     ordering = ("-pk",)
     sortable_by: ClassVar[Sequence[str]] = ()
     list_filter_submit = True
@@ -85,14 +85,15 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         return [
             name
             for name in names
-            if lacking.isdisjoint(self._reads(name)) and all(table in there for table in self.tables.get(name, ()))
+            if lacking.isdisjoint(self._reads(name))
+            and all(table in there for table in self.required_tables.get(name, ()))
         ]
 
     def _reads(self, name: Any) -> tuple[str, ...]:
         if isinstance(name, tuple):  # (field, filter class)
             name = name[0]
         column = name.parameter_name if isinstance(name, type) and issubclass(name, ExactTextFilter) else name
-        return self.needs.get(name, (column,))
+        return self.required_columns.get(name, (column,))
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         names = self.readable(request, super().get_list_display(request))
@@ -115,7 +116,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
                 title,
                 {**options, "fields": [self.panel(name, store) for name in self.readable(request, options["fields"])]},
             )
-            for title, options in (self.panels if obj is not None else ())
+            for title, options in (self.related_panels if obj is not None else ())
         ]
         return [(title, options) for title, options in (*shown, *below) if options["fields"]]
 
@@ -134,23 +135,23 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
 
     def _cell(self, name: str, in_list: bool) -> Callable[[Any], Any]:
         field = self.model._meta.get_field(name)
-        words: Callable[[Any], Any] = self.shows.get(name) or (
-            moment if isinstance(field, RawTimestampField) else copy_button if field.primary_key else _plain
+        words: Callable[[Any], Any] = self.formatters.get(name) or (
+            format_time if isinstance(field, RawTimestampField) else copy_button if field.primary_key else _plain
         )
         if choices := dict(getattr(field, "flatchoices", ())):
             words = partial(_choice, choices)
 
         def shown(row: Any) -> Any:
             value = getattr(row, name)
-            if in_list and name in self.badges and value is not None:
+            if in_list and name in self.badge_colors and value is not None:
                 return value, words(value)
             return words(value) if in_list else _once(row, name, partial(words, value))
 
         shown.__name__ = name
         shown.short_description = field.verbose_name  # type: ignore[attr-defined]
         shown.admin_order_field = name  # type: ignore[attr-defined]
-        if in_list and name in self.badges:
-            shown.label = dict(self.badges[name])  # type: ignore[attr-defined]
+        if in_list and name in self.badge_colors:
+            shown.label = dict(self.badge_colors[name])  # type: ignore[attr-defined]
         return shown
 
     def panel(self, name: str, store: Store) -> Callable[[Any], Any]:
@@ -169,7 +170,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         rows: QuerySet[Any] = super().get_queryset(request)
         columns = self.columns(request)
         if not getattr(request, "of_one_row", False):
-            columns = [column for column in columns if column not in self.heavy]
+            columns = [column for column in columns if column not in self.deferred_fields]
         return rows.only(*(f.name for f in self.model._meta.concrete_fields if f.column in columns))
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
@@ -179,7 +180,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     # --- search: by index only ---------------------------------------------------------------------------
 
     def get_search_fields(self, request: HttpRequest) -> list[str]:
-        return self.readable(request, self.searched)
+        return self.readable(request, self.exact_search_fields)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -285,7 +286,7 @@ class CountedChoicesFilter(ChoicesRadioFilter):
             )
             found = cursor.fetchone()
         return {
-            value: f"{figure(COUNT_CAP)}+" if count > COUNT_CAP else figure(count)
+            value: f"{format_number(COUNT_CAP)}+" if count > COUNT_CAP else format_number(count)
             for value, count in zip(values, found, strict=True)
         }
 
@@ -334,7 +335,7 @@ def _once(row: Any, name: str, words: Callable[[], Any]) -> Any:
 
 
 def _plain(value: Any) -> str:
-    return "–" if value is None or value == "" else excerpt(value, 2_000) if isinstance(value, bytes) else str(value)
+    return "–" if value is None or value == "" else truncate(value, 2_000) if isinstance(value, bytes) else str(value)
 
 
 def _choice(choices: Mapping[Any, Any], value: Any) -> str:
@@ -348,7 +349,7 @@ def row_link(model: str, key: Any, text: Any = None) -> SafeString | str:
     if key is None or key == "":
         return "–"
     shown = key if text in (None, "") else text
-    return format_html('<a class="row-link" href="{}">{}</a>', row_url(model, key), excerpt(shown, 80))
+    return format_html('<a class="row-link" href="{}">{}</a>', row_url(model, key), truncate(shown, 80))
 
 
 def row_url(model: str, key: Any) -> str:
@@ -356,7 +357,7 @@ def row_url(model: str, key: Any) -> str:
 
 
 def linked(model: str) -> Callable[[Any], SafeString | str]:
-    """For `shows`: a key as a link to its row."""
+    """For `formatters`: a key as a link to its row."""
     return partial(row_link, model)
 
 
@@ -364,7 +365,7 @@ def long_text(value: Any) -> SafeString | str:
     """A text as it is, with its own lines."""
     if value is None or value == "":
         return "–"
-    return format_html('<div class="long-text">{}</div>', value if isinstance(value, str) else excerpt(value, 2_000))
+    return format_html('<div class="long-text">{}</div>', value if isinstance(value, str) else truncate(value, 2_000))
 
 
 def table(headers: Sequence[Any], rows: Sequence[Sequence[Any]]) -> SafeString:
@@ -413,6 +414,6 @@ _KEY = re.compile(r"\d{1,18}", re.ASCII)
 def json_block(text: Any) -> SafeString | str:
     """A document on a page of its own: unfolded, and shown whatever it holds."""
     if text is not None and not isinstance(text, str):
-        text = excerpt(text, 2_000)
+        text = truncate(text, 2_000)
     shown = str(pretty_json(text, colours=True)).replace("<details", "<details open", 1)
     return mark_safe(shown)  # noqa: S308  # escaped by pretty_json

@@ -32,7 +32,7 @@ from unfold.contrib.import_export.forms import ImportForm, SelectableFieldsExpor
 from opsconsole.console.editing import Given, given_rows, raw_values, refusal
 from opsconsole.console.file_formats import ABSENT, CSV, JSON, NULL, XLSX, Rounded, Unreadable
 from opsconsole.console.workbook import MAX_BYTES
-from opsconsole.formatting import excerpt, figure
+from opsconsole.formatting import format_number, truncate
 from opsconsole.stores import preflight
 from opsconsole.stores.errors import ErrorKind, classify, sqlstate
 from opsconsole.stores.preflight import Target
@@ -61,7 +61,7 @@ class TextWidget(widgets.Widget):  # type: ignore[misc]
         if isinstance(value, Rounded) and not self.takes_rounded:
             raise ValueError(
                 _("%(value)s is too large for a number of a spreadsheet, which has rounded it. Store it as text.")
-                % {"value": excerpt(value, 40)}
+                % {"value": truncate(value, 40)}
             )
         return self.read("" if value is None else value)
 
@@ -79,9 +79,9 @@ class IntegerWidget(TextWidget):
         if isinstance(value, int) or re.fullmatch(r"\s*[+-]?\d+\s*", str(value), re.ASCII):
             number = int(value)
             if not is_bigint(number):
-                raise ValueError(_("%(value)s is too large.") % {"value": excerpt(value, 40)})
+                raise ValueError(_("%(value)s is too large.") % {"value": truncate(value, 40)})
             return number
-        raise ValueError(_("%(value)s is no whole number.") % {"value": excerpt(value, 40) or "''"})
+        raise ValueError(_("%(value)s is no whole number.") % {"value": truncate(value, 40) or "''"})
 
 
 class Number(TextWidget):
@@ -93,7 +93,7 @@ class Number(TextWidget):
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            raise ValueError(_("%(value)s is no number.") % {"value": excerpt(value, 40) or "''"})
+            raise ValueError(_("%(value)s is no number.") % {"value": truncate(value, 40) or "''"})
         return number
 
 
@@ -104,7 +104,7 @@ class Bytes(TextWidget):
         try:
             return base64.b64decode(str(value), validate=True)
         except binascii.Error:
-            raise ValueError(_("%(value)s is no base64.") % {"value": excerpt(value, 40)}) from None
+            raise ValueError(_("%(value)s is no base64.") % {"value": truncate(value, 40)}) from None
 
     def render(self, value: Any, obj: Any = None, **kwargs: Any) -> Any:
         return base64.b64encode(bytes(value)).decode() if isinstance(value, bytes | memoryview) else value
@@ -178,7 +178,7 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
         if queryset[: MAX_EXPORTED + 1].count() > MAX_EXPORTED:
             raise ValueError(
                 _("These are more than %(count)s rows: narrow the list down, or use the store's own client.")
-                % {"count": figure(MAX_EXPORTED)}
+                % {"count": format_number(MAX_EXPORTED)}
             )
 
     def after_export(self, queryset: QuerySet[Any], dataset: Any, **kwargs: Any) -> None:
@@ -217,7 +217,7 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
             if cleaned is not None and (first := seen.setdefault(cleaned, number)) != number:
                 raise ValidationError(
                     _("Rows %(first)s and %(second)s have the same key %(key)s. Keep one of them.")
-                    % {"first": figure(first), "second": figure(number), "key": excerpt(cleaned, 80)}
+                    % {"first": format_number(first), "second": format_number(number), "key": truncate(cleaned, 80)}
                 )
 
     def _require_exact_writes(self, columns: list[str]) -> None:
@@ -276,7 +276,7 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
             if choices and value is not None and value not in choices:
                 known = ", ".join(map(str, choices))
                 errors[name] = ValidationError(
-                    _("%(value)s is none of %(known)s.") % {"value": excerpt(value, 40) or "''", "known": known}
+                    _("%(value)s is none of %(known)s.") % {"value": truncate(value, 40) or "''", "known": known}
                 )
         for column in self.columns.values() if not self.before else ():
             made = column.null or column.has_default() or isinstance(column, models.AutoField | models.BigAutoField)
@@ -358,7 +358,7 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
             if column.remote_field and value is not None:
                 there = column.remote_field.model._default_manager.using(using).filter(pk=value).exists()
                 if not there:
-                    words = {"table": column.remote_field.model._meta.verbose_name, "key": excerpt(value, 80)}
+                    words = {"table": column.remote_field.model._meta.verbose_name, "key": truncate(value, 80)}
                     missing[column.attname] = _("There is no %(table)s %(key)s.") % words
         transaction.set_rollback(True, using=using)
         return missing
@@ -421,7 +421,7 @@ class StoreImportForm(ImportForm):  # type: ignore[misc]
     def clean_import_file(self) -> Any:
         file = self.cleaned_data["import_file"]
         if file.size > MAX_BYTES:
-            limit = figure(MAX_BYTES >> 20)
+            limit = format_number(MAX_BYTES >> 20)
             raise ValidationError(_("The file is larger than %(limit)s MiB. Split it.") % {"limit": limit})
         return file
 
@@ -507,7 +507,7 @@ def problems_of(result: Any) -> list[tuple[str, str]]:
 
 
 def _row(number: int) -> str:
-    return _("Row %(row)s") % {"row": figure(number)}
+    return _("Row %(row)s") % {"row": format_number(number)}
 
 
 def _words(error: Exception) -> str:
@@ -516,9 +516,9 @@ def _words(error: Exception) -> str:
 
 def _outcome(result: Any) -> str:
     return _("%(new)s new, %(updated)s changed, %(skipped)s as they are.") % {
-        "new": figure(result.totals[RowResult.IMPORT_TYPE_NEW]),
-        "updated": figure(result.totals[RowResult.IMPORT_TYPE_UPDATE]),
-        "skipped": figure(result.totals[RowResult.IMPORT_TYPE_SKIP]),
+        "new": format_number(result.totals[RowResult.IMPORT_TYPE_NEW]),
+        "updated": format_number(result.totals[RowResult.IMPORT_TYPE_UPDATE]),
+        "skipped": format_number(result.totals[RowResult.IMPORT_TYPE_SKIP]),
     }
 
 
@@ -533,5 +533,5 @@ def _preview(result: Any) -> dict[str, Any]:
             "%(count)s problems: nothing can be imported until they are solved in the file.",
             len(problems),
         )
-        % {"count": figure(len(problems))},
+        % {"count": format_number(len(problems))},
     }

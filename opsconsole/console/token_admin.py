@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from opsconsole.accounts.models import Token
 from opsconsole.console.base_admin import AuditedMixin, ConsoleModelAdmin
 from opsconsole.engine.lifecycle import actor_of, record
-from opsconsole.formatting import figure, moment
+from opsconsole.formatting import format_number, format_time
 
 
 @admin.register(Token)
@@ -45,7 +45,7 @@ class TokenAdmin(AuditedMixin, ConsoleModelAdmin):
                     )
                     count += 1
         text = ngettext("%(count)s token is revoked.", "%(count)s tokens are revoked.", count)
-        self.message_user(request, text % {"count": figure(count)})
+        self.message_user(request, text % {"count": format_number(count)})
 
     @admin.display(description=gettext_lazy("begins with"))
     def begins(self, token: Token) -> str:
@@ -53,18 +53,18 @@ class TokenAdmin(AuditedMixin, ConsoleModelAdmin):
 
     @admin.display(description=gettext_lazy("made at"), ordering="made_at")
     def made(self, token: Token) -> str:
-        return moment(token.made_at)
+        return format_time(token.made_at)
 
     @admin.display(description=gettext_lazy("last used at"), ordering="last_used_at")
     def used(self, token: Token) -> str:
-        return moment(token.last_used_at) if token.last_used_at else _("never")
+        return format_time(token.last_used_at) if token.last_used_at else _("never")
 
     @admin.display(description=gettext_lazy("expires at"), ordering="expires_at")
     def expires(self, token: Token) -> str:
         if token.expires_at is None:
             return _("never")
         ended = token.expires_at <= timezone.now()
-        return _("%(at)s, ended") % {"at": moment(token.expires_at)} if ended else moment(token.expires_at)
+        return _("%(at)s, ended") % {"at": format_time(token.expires_at)} if ended else format_time(token.expires_at)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False  # another account or another end is another token

@@ -20,7 +20,7 @@ from django.utils.translation import gettext as _
 from openpyxl.styles.numbers import BUILTIN_FORMATS, is_date_format, is_timedelta_format
 from openpyxl.utils.datetime import MAC_EPOCH, WINDOWS_EPOCH, from_excel
 
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 
 MAX_BYTES = 16 << 20  # of a file
 MAX_UNPACKED = 64 << 20
@@ -53,7 +53,7 @@ def is_rounded(number: float) -> bool:
 
 def too_large(what: str, limit: int) -> Unreadable:
     return Unreadable(
-        _("The file has more than %(limit)s %(what)s. Split it.") % {"what": what, "limit": figure(limit)}
+        _("The file has more than %(limit)s %(what)s. Split it.") % {"what": what, "limit": format_number(limit)}
     )
 
 
@@ -83,7 +83,7 @@ def _opened(data: bytes) -> Iterator[zipfile.ZipFile]:
             if sum(part.file_size for part in parts) > MAX_UNPACKED:
                 raise Unreadable(
                     _("The workbook holds more than %(limit)s MiB when it is unpacked. Split it.")
-                    % {"limit": figure(MAX_UNPACKED >> 20)}
+                    % {"limit": format_number(MAX_UNPACKED >> 20)}
                 )
             if any(part.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED} for part in parts):
                 raise Unreadable(_("The file is no XLSX workbook."))

@@ -10,7 +10,7 @@ from django.utils.translation import gettext as _
 
 from opsconsole.engine.models import Event
 from opsconsole.engine.seals import fits
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 
 FORGED = 2  # a changed entry and its successor may fit no key; where more do not at the beginning, the key is wrong
 
@@ -48,7 +48,7 @@ def first_broken(notes: Iterable[Note]) -> str:
                 return _(
                     "Wrong key: none fits the first %(count)s entries. Set AUDIT_LOG_KEY to the key that sealed them, "
                     "or add it to AUDIT_LOG_KEY_FALLBACKS."
-                ) % {"count": figure(count)}
+                ) % {"count": format_number(count)}
             return _("Entry %(number)d (%(verb)s, %(who)s, %(at)s) was changed or inserted.") % entry
         if other := next((note for note in noted.pop(expected, ()) if note.head != event.seal), None):
             return _(

@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy
 
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.planner import Plan
-from opsconsole.formatting import duration, environment_label, figure
+from opsconsole.formatting import duration, environment_label, format_number
 from opsconsole.stores.backups import newest_verified
 from opsconsole.stores.store import Store, StoreUnavailable
 
@@ -121,8 +121,8 @@ def _own_facts(planned: Plan) -> Mapping[str, Sequence[str]]:
 
 def _rows(planned: Plan) -> list[str]:
     if not planned.counted:
-        return [_("Units in scope: %(count)s.") % {"count": figure(planned.total)}]
-    tables = ", ".join(f"{table} {figure(count)}" for table, count in planned.rows.items()) or _("none")
+        return [_("Units in scope: %(count)s.") % {"count": format_number(planned.total)}]
+    tables = ", ".join(f"{table} {format_number(count)}" for table, count in planned.rows.items()) or _("none")
     return [_("Rows: %(tables)s.") % {"tables": tables}]
 
 

@@ -17,7 +17,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext, pgettext_lazy
 
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores.preflight import Target
 from opsconsole.stores.rows import Key, plain_key
 from opsconsole.stores.sqlite import RAW_KEY
@@ -230,7 +230,7 @@ class Operation:
 
     def action_label(self, count: int) -> str:
         """What the button says: a verb and the figure."""
-        return ngettext("Change %(count)s row", "Change %(count)s rows", count) % {"count": figure(count)}
+        return ngettext("Change %(count)s row", "Change %(count)s rows", count) % {"count": format_number(count)}
 
     @classmethod
     def result_notes(cls, figures: Mapping[str, int]) -> list[str]:

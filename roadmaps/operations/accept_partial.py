@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.models import Run
 from opsconsole.engine.operation import Action, Change, Outcome, Risk, Skip
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from roadmaps.consistency import TASK_COLUMNS, accepted_tasks, states
 from roadmaps.content import NEEDS
 from roadmaps.models import Acceptance, RoadmapTask
@@ -111,5 +111,5 @@ class AcceptPartial(Action):
 
     def action_label(self, count: int) -> str:
         return ngettext("Accept %(count)s partial result", "Accept %(count)s partial results", count) % {
-            "count": figure(count)
+            "count": format_number(count)
         }

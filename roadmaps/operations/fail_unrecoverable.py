@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Skip
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores.rows import Key
 from opsconsole.timestamps import format_timestamp
 from roadmaps import checkpoint_tables, langgraph
@@ -87,4 +87,4 @@ class FailUnrecoverable(Operation):
         return Change((RowChange("roadmap_tasks", unit.pk, old, new),), "no_checkpoint")
 
     def action_label(self, count: int) -> str:
-        return ngettext("Fail %(count)s task", "Fail %(count)s tasks", count) % {"count": figure(count)}
+        return ngettext("Fail %(count)s task", "Fail %(count)s tasks", count) % {"count": format_number(count)}

@@ -16,7 +16,7 @@ from opsconsole.engine.lifecycle import Actor, RunRefused
 from opsconsole.engine.models import Run, Trigger
 from opsconsole.engine.operation import Change, Outcome, Schedule, Skip
 from opsconsole.engine.selection import Selection
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from roadmaps.operations.recover_tasks import RecoverTasks
 
 
@@ -67,4 +67,6 @@ class RecoverInterrupted(RecoverTasks):
         return []
 
     def action_label(self, count: int) -> str:
-        return ngettext("Start %(count)s recovery", "Start %(count)s recoveries", count) % {"count": figure(count)}
+        return ngettext("Start %(count)s recovery", "Start %(count)s recoveries", count) % {
+            "count": format_number(count)
+        }

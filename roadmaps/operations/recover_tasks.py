@@ -22,7 +22,7 @@ from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Run, Trigger
 from opsconsole.engine.operation import LONG_CLUSTER, Action, Change, Invalid, Operation, Outcome, Risk, Skip
 from opsconsole.engine.selection import Selection
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.stores.rows import Key
 from roadmaps import attempts, langgraph, resume
@@ -201,7 +201,7 @@ class RecoverTasks(Action):
         return problems
 
     def action_label(self, count: int) -> str:
-        return ngettext("Recover %(count)s task", "Recover %(count)s tasks", count) % {"count": figure(count)}
+        return ngettext("Recover %(count)s task", "Recover %(count)s tasks", count) % {"count": format_number(count)}
 
 
 _FINE = {"in_step", "generating"}  # what a sync may say and be right

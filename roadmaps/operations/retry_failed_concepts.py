@@ -12,7 +12,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.operation import Action, Change, Invalid, Outcome, Risk, Skip
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.jsontext import Unreadable
 from opsconsole.stores.rows import Key
 from roadmaps import framework
@@ -154,5 +154,5 @@ class RetryFailedConcepts(Action):
 
     def action_label(self, count: int) -> str:
         return ngettext("Retry the concepts of %(count)s task", "Retry the concepts of %(count)s tasks", count) % {
-            "count": figure(count)
+            "count": format_number(count)
         }

@@ -17,7 +17,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.operation import Change, Invalid, Operation, Outcome, Risk, RowChange, Skip
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.jsontext import Unreadable
 from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.stores.rows import Key
@@ -255,7 +255,7 @@ class SyncResults(Operation):
         return left
 
     def action_label(self, count: int) -> str:
-        return ngettext("Sync %(count)s task", "Sync %(count)s tasks", count) % {"count": figure(count)}
+        return ngettext("Sync %(count)s task", "Sync %(count)s tasks", count) % {"count": format_number(count)}
 
 
 def stuck(operation: Operation) -> Q:

@@ -30,7 +30,7 @@ from opsconsole.console.store_admin import (
     row_link,
 )
 from opsconsole.console.store_import_export import ExchangeStoreMixin, ExportStoreMixin
-from opsconsole.formatting import copy_button, excerpt, figure, moment, pretty_json, vector, vector_words
+from opsconsole.formatting import copy_button, format_number, format_time, pretty_json, truncate, vector, vector_words
 from opsconsole.stores.store import Store
 from tasks.agentos import dependency_graph
 from tasks.agentos.models import (
@@ -114,12 +114,12 @@ class ModelFilter(ExactTextFilter):
 class TaskAdmin(AgentosAdmin):
     list_display = ("title", "task_id", "status", "session_id", "created_at", "updated_at")
     list_filter = (StatusFilter, SessionFilter, ("created_at", DateRangeFilter))
-    searched = ("task_id", "session_id")
+    exact_search_fields = ("task_id", "session_id")
     search_help_text = gettext_lazy("Searches a task's or a session's exact identifier.")
-    heavy = ("metadata", "route_plan_json", "requirements_json")
-    documents = heavy
-    shows = {
-        "title": lambda title: excerpt(title, 120) if title else _("(no title)"),
+    deferred_fields = ("metadata", "route_plan_json", "requirements_json")
+    documents = deferred_fields
+    formatters = {
+        "title": lambda title: truncate(title, 120) if title else _("(no title)"),
         "task_id": copy_button,
         "session_id": to_session,
         "metadata": json_block,
@@ -133,14 +133,16 @@ class TaskAdmin(AgentosAdmin):
             {"fields": ("metadata", "route_plan_json", "requirements_json", "selected_instance_id", "router_version")},
         ),
     )
-    panels = (
+    related_panels = (
         (gettext_lazy("Dependencies"), {"fields": ("dependencies",)}),
         (gettext_lazy("Lineage"), {"fields": ("lineage",)}),
         (gettext_lazy("Repositories"), {"fields": ("repo_scopes", "artifacts")}),
         (gettext_lazy("Governance"), {"fields": ("newest_audits", "verdicts")}),
     )
-    needs = dict.fromkeys(("dependencies", "lineage", "repo_scopes", "artifacts", "newest_audits", "verdicts"), ())
-    tables = {
+    required_columns = dict.fromkeys(
+        ("dependencies", "lineage", "repo_scopes", "artifacts", "newest_audits", "verdicts"), ()
+    )
+    required_tables = {
         "dependencies": ("task_dependency",),
         "lineage": ("task_lineage",),
         "repo_scopes": ("task_repo_scope",),
@@ -160,7 +162,7 @@ class TaskAdmin(AgentosAdmin):
             "kind": _choice_of(TaskLineage.Kind),
             "ref_id": copy_button,
             "phase": _text,
-            "created_at": moment,
+            "created_at": format_time,
         }
         return newest(
             _of_task(TaskLineage, task), store, columns, all_of_them=_all(_("All lineage of this task"), task)
@@ -186,7 +188,7 @@ class TaskAdmin(AgentosAdmin):
             "ref_value": copy_button,
             "repo_id": copy_button,
             "summary": _text,
-            "created_at": moment,
+            "created_at": format_time,
         }
         rows = _of_task(TaskArtifactRef, task)
         return newest(rows, store, columns, all_of_them=_all(_("All artifacts of this task"), task))
@@ -198,7 +200,7 @@ class TaskAdmin(AgentosAdmin):
             "audit_id": linked("audits.taskaudit"),
             "event_type": _text,
             "level": _choice_of(audits.Level),
-            "created_at": moment,
+            "created_at": format_time,
         }
         return newest(_of_task(audits, task), store, columns, all_of_them=_all(_("All audits of this task"), task))
 
@@ -210,7 +212,7 @@ class TaskAdmin(AgentosAdmin):
             "decision": _choice_of(verdicts.Decision),
             "triggered_by": _text,
             "reasons_json": pretty_json,
-            "created_at": moment,
+            "created_at": format_time,
         }
         return newest(_of_task(verdicts, task), store, columns, all_of_them=_all(_("All verdicts of this task"), task))
 
@@ -225,22 +227,22 @@ def _all(words: str, task: Task) -> tuple[str, dict[str, str]]:
 
 
 def _text(value: Any) -> str:
-    return excerpt(value, 200)
+    return truncate(value, 200)
 
 
 def _choice_of(choices: Any) -> Callable[[Any], str]:
     words = dict(choices.choices)
-    return lambda value: str(words[value]) if isinstance(value, str) and value in words else excerpt(value, 60)
+    return lambda value: str(words[value]) if isinstance(value, str) and value in words else truncate(value, 60)
 
 
 @admin.register(TaskLineage)
 class TaskLineageAdmin(AgentosAdmin):
     list_display = ("lineage_id", "task_id", "kind", "ref_id", "phase", "created_at")
     list_filter = (TaskFilter, ("kind", ChoicesRadioFilter), ("created_at", DateRangeFilter))
-    searched = ("lineage_id", "task_id")
+    exact_search_fields = ("lineage_id", "task_id")
     search_help_text = gettext_lazy("Searches the number of an entry and a task's exact identifier.")
-    heavy = documents = ("metadata",)
-    shows = {"lineage_id": str, "task_id": to_task, "ref_id": copy_button, "metadata": json_block}
+    deferred_fields = documents = ("metadata",)
+    formatters = {"lineage_id": str, "task_id": to_task, "ref_id": copy_button, "metadata": json_block}
     fieldsets = ((None, {"fields": ("lineage_id", "task_id", "kind", "ref_id", "phase", "created_at", "metadata")}),)
 
 
@@ -248,19 +250,19 @@ class TaskLineageAdmin(AgentosAdmin):
 class TaskRepoScopeAdmin(AgentosAdmin):
     list_display = ("scope_id", "task_id", "repo_id", "scope", "filters", "created_at")
     list_filter = (TaskFilter, RepoFilter, ("scope", ChoicesRadioFilter), ("created_at", DateRangeFilter))
-    searched = ("scope_id", "task_id")
+    exact_search_fields = ("scope_id", "task_id")
     search_help_text = gettext_lazy("Searches the number of an entry and a task's exact identifier.")
-    heavy = ("metadata",)
+    deferred_fields = ("metadata",)
     documents = ("path_filters", "metadata")
-    badges = {"scope": {"full": "warning", "paths": "info", "read_only": "success"}}
-    shows = {
+    badge_colors = {"scope": {"full": "warning", "paths": "info", "read_only": "success"}}
+    formatters = {
         "scope_id": str,
         "task_id": to_task,
         "repo_id": copy_button,
         "path_filters": json_block,
         "metadata": json_block,
     }
-    needs = {"filters": ("path_filters",)}
+    required_columns = {"filters": ("path_filters",)}
     fieldsets = (
         (None, {"fields": ("scope_id", "task_id", "repo_id", "scope", "path_filters", "created_at", "metadata")}),
     )
@@ -279,18 +281,18 @@ class TaskDependencyAdmin(AgentosAdmin):
         ("dependency_type", ChoicesRadioFilter),
         ("created_at", DateRangeFilter),
     )
-    searched = ("dependency_id", "task_id")
+    exact_search_fields = ("dependency_id", "task_id")
     search_help_text = gettext_lazy(
         "Searches the number of an entry and the exact identifier of the task that depends."
     )
-    heavy = ("metadata",)
+    deferred_fields = ("metadata",)
     documents = ("reason", "metadata")
-    badges = {"dependency_type": {"blocks": "danger", "requires": "warning", "suggests": "info"}}
-    shows = {
+    badge_colors = {"dependency_type": {"blocks": "danger", "requires": "warning", "suggests": "info"}}
+    formatters = {
         "dependency_id": str,
         "task_id": to_task,
         "depends_on_task_id": to_task,
-        "reason": lambda reason: excerpt(reason, 120),
+        "reason": lambda reason: truncate(reason, 120),
         "metadata": json_block,
     }
     fieldsets = (
@@ -310,9 +312,9 @@ class TaskDependencyAdmin(AgentosAdmin):
             },
         ),
     )
-    panels = ((gettext_lazy("Around it"), {"fields": ("around",)}),)
-    needs = {"around": ()}
-    tables = {"around": ("tasks",)}
+    related_panels = ((gettext_lazy("Around it"), {"fields": ("around",)}),)
+    required_columns = {"around": ()}
+    required_tables = {"around": ("tasks",)}
 
     @admin.display(description=gettext_lazy("dependencies"))
     def around(self, dependency: TaskDependency, store: Store) -> str:
@@ -323,16 +325,16 @@ class TaskDependencyAdmin(AgentosAdmin):
 class TaskArtifactRefAdmin(AgentosAdmin):
     list_display = ("artifact_id", "ref_type", "ref_value", "repo_id", "task_id", "summary", "created_at")
     list_filter = (TaskFilter, RepoFilter, ("ref_type", ChoicesRadioFilter), ("created_at", DateRangeFilter))
-    searched = ("artifact_id", "task_id")
+    exact_search_fields = ("artifact_id", "task_id")
     search_help_text = gettext_lazy("Searches the number of an artifact and a task's exact identifier.")
-    heavy = ("metadata",)
+    deferred_fields = ("metadata",)
     documents = ("summary", "metadata")
-    shows = {
+    formatters = {
         "artifact_id": str,
         "ref_value": copy_button,
         "repo_id": copy_button,
         "task_id": to_task,
-        "summary": lambda summary: excerpt(summary, 300),
+        "summary": lambda summary: truncate(summary, 300),
         "metadata": json_block,
     }
     fieldsets = (
@@ -361,12 +363,12 @@ class TaskArtifactRefAdmin(AgentosAdmin):
 class ProjectAdmin(AgentosAdmin):
     list_display = ("id", "name", "status", "path", "labels", "updated_at")
     list_filter = (("status", CountedChoicesFilter), ("created_at", DateRangeFilter))
-    searched = ("id",)
+    exact_search_fields = ("id",)
     search_help_text = gettext_lazy("Searches a project's exact identifier.")
-    heavy = ("description", "settings")
+    deferred_fields = ("description", "settings")
     documents = ("description", "tags", "settings")
-    badges = {"status": {"active": "success", "archived": "info", "deleted": "danger"}}
-    shows = {
+    badge_colors = {"status": {"active": "success", "archived": "info", "deleted": "danger"}}
+    formatters = {
         "id": linked("agentos.project"),
         "path": copy_button,
         "default_repo_id": copy_button,
@@ -375,8 +377,8 @@ class ProjectAdmin(AgentosAdmin):
         "tags": json_block,
         "settings": json_block,
     }
-    needs = {"labels": ("tags",), "repos": (), "sources": (), "memory": ()}
-    tables = {"repos": ("project_repos",), "sources": ("kb_sources",), "memory": ("memory_items",)}
+    required_columns = {"labels": ("tags",), "repos": (), "sources": (), "memory": ()}
+    required_tables = {"repos": ("project_repos",), "sources": ("kb_sources",), "memory": ("memory_items",)}
     fieldsets = (
         (
             None,
@@ -398,7 +400,7 @@ class ProjectAdmin(AgentosAdmin):
         ),
         (gettext_lazy("Documents"), {"fields": ("tags", "settings")}),
     )
-    panels = (
+    related_panels = (
         (gettext_lazy("Repositories"), {"fields": ("repos",)}),
         (gettext_lazy("Knowledge"), {"fields": ("sources",)}),
         (gettext_lazy("Memory"), {"fields": ("memory",)}),
@@ -414,7 +416,7 @@ class ProjectAdmin(AgentosAdmin):
             "id": linked("agentos.projectrepo"),
             "repo_id": copy_button,
             "repo_path": copy_button,
-            "added_at": moment,
+            "added_at": format_time,
         }
         return newest(_of_project(ProjectRepo, project), store, columns, all_of_them=_everything(project))
 
@@ -424,7 +426,7 @@ class ProjectAdmin(AgentosAdmin):
             "source_id": linked("agentos.kbsource"),
             "source_type": _choice_of(KbSource.Type),
             "source_path": copy_button,
-            "indexed_at": moment,
+            "indexed_at": format_time,
         }
         return newest(_of_project(KbSource, project), store, columns, all_of_them=_everything(project))
 
@@ -435,7 +437,7 @@ class ProjectAdmin(AgentosAdmin):
             "type": _choice_of(MemoryItem.Type),
             "content": pretty_json,
             "use_count": _text,
-            "expires_at": moment,
+            "expires_at": format_time,
         }
         return newest(_of_project(MemoryItem, project), store, columns, all_of_them=_everything(project))
 
@@ -453,9 +455,9 @@ def _everything(project: Project) -> tuple[str, dict[str, str]]:
 class ProjectRepoAdmin(AgentosAdmin):
     list_display = ("id", "project_id", "repo_id", "repo_path", "added_at")
     list_filter = (ProjectFilter, RepoFilter, ("added_at", DateRangeFilter))
-    searched = ("id", "project_id")
+    exact_search_fields = ("id", "project_id")
     search_help_text = gettext_lazy("Searches the number of an entry and a project's exact identifier.")
-    shows = {"id": str, "project_id": to_project, "repo_id": copy_button, "repo_path": copy_button}
+    formatters = {"id": str, "project_id": to_project, "repo_id": copy_button, "repo_path": copy_button}
     fieldsets = ((None, {"fields": ("id", "project_id", "repo_id", "repo_path", "added_at")}),)
 
 
@@ -466,22 +468,22 @@ class ProjectRepoAdmin(AgentosAdmin):
 class WebuiSessionAdmin(AgentosAdmin):
     list_display = ("session_id", "user_id", "created_at", "updated_at")
     list_filter = (UserFilter, ("updated_at", DateRangeFilter))
-    searched = ("session_id", "user_id")
+    exact_search_fields = ("session_id", "user_id")
     search_help_text = gettext_lazy("Searches the exact identifier of a session or of a user.")
-    heavy = documents = ("metadata",)
-    shows = {
+    deferred_fields = documents = ("metadata",)
+    formatters = {
         "session_id": linked("agentos.webuisession"),
-        "created_at": moment,
-        "updated_at": moment,
+        "created_at": format_time,
+        "updated_at": format_time,
         "metadata": json_block,
     }
     fieldsets = ((None, {"fields": ("session_id", "user_id", "created_at", "updated_at", "metadata")}),)
-    panels = (
+    related_panels = (
         (gettext_lazy("Conversation"), {"fields": ("conversation",)}),
         (gettext_lazy("Tasks"), {"fields": ("tasks",)}),
     )
-    needs = {"conversation": (), "tasks": ()}
-    tables = {"conversation": ("webui_messages",), "tasks": ("tasks",)}
+    required_columns = {"conversation": (), "tasks": ()}
+    required_tables = {"conversation": ("webui_messages",), "tasks": ("tasks",)}
 
     @admin.display(description=gettext_lazy("messages"))
     def conversation(self, session: WebuiSession, store: Store) -> str:
@@ -507,8 +509,8 @@ class WebuiSessionAdmin(AgentosAdmin):
                 (
                     (
                         row.get("role") if row.get("role") in roles else "other",
-                        roles.get(row.get("role"), excerpt(row.get("role"), 40)),
-                        moment(row.get("created_at")),
+                        roles.get(row.get("role"), truncate(row.get("role"), 40)),
+                        format_time(row.get("created_at")),
                         row_link("agentos.webuimessage", row["message_id"], _("open")),
                         long_text(row.get("content")),
                     )
@@ -519,7 +521,7 @@ class WebuiSessionAdmin(AgentosAdmin):
 
     @admin.display(description=gettext_lazy("tasks"))
     def tasks(self, session: WebuiSession, store: Store) -> str:
-        columns = {"task_id": to_task, "title": _text, "status": _text, "created_at": moment}
+        columns = {"task_id": to_task, "title": _text, "status": _text, "created_at": format_time}
         rows = Task.objects.filter(session_id=session.pk).order_by("-pk")
         return newest(rows, store, columns, all_of_them=(_("All tasks of this session"), {"session_id": session.pk}))
 
@@ -528,24 +530,24 @@ class WebuiSessionAdmin(AgentosAdmin):
 class WebuiMessageAdmin(AgentosAdmin):
     list_display = ("message_id", "role", "said", "session_id", "created_at")
     list_filter = (SessionFilter, ("role", ChoicesRadioFilter), ("created_at", DateRangeFilter))
-    searched = ("message_id", "session_id")
+    exact_search_fields = ("message_id", "session_id")
     search_help_text = gettext_lazy("Searches the exact identifier of a message or of a session.")
-    heavy = ("metadata",)
+    deferred_fields = ("metadata",)
     documents = ("content", "metadata")
-    badges = {"role": {"user": "info", "assistant": "success", "system": "warning"}}
-    shows = {
+    badge_colors = {"role": {"user": "info", "assistant": "success", "system": "warning"}}
+    formatters = {
         "message_id": linked("agentos.webuimessage"),
         "session_id": to_session,
-        "created_at": moment,
+        "created_at": format_time,
         "content": long_text,
         "metadata": json_block,
     }
-    needs = {"said": ("content",)}
+    required_columns = {"said": ("content",)}
     fieldsets = ((None, {"fields": ("message_id", "session_id", "role", "created_at", "content", "metadata")}),)
 
     @admin.display(description=gettext_lazy("content"))
     def said(self, message: WebuiMessage) -> str:
-        return excerpt(message.content)
+        return truncate(message.content)
 
 
 # --- search -----------------------------------------------------------------------------------------------------
@@ -577,7 +579,7 @@ class FullTextMixin:
         else:
             queryset = search_queryset(queryset, term)
             said.append(
-                _("More than %(count)s rows match: in the order of their keys.") % {"count": figure(CANDIDATES)}
+                _("More than %(count)s rows match: in the order of their keys.") % {"count": format_number(CANDIDATES)}
             )
         if said:
             messages.info(request, " ".join(said))
@@ -608,22 +610,22 @@ class FullTextMixin:
 class KbSourceAdmin(AgentosAdmin):
     list_display = ("source_id", "source_type", "source_path", "project_id", "indexed_at")
     list_filter = (ProjectFilter, ("source_type", ChoicesRadioFilter), ("indexed_at", DateRangeFilter))
-    searched = ("source_id",)
+    exact_search_fields = ("source_id",)
     search_help_text = gettext_lazy("Searches a source's exact identifier.")
-    heavy = documents = ("metadata",)
-    shows = {
+    deferred_fields = documents = ("metadata",)
+    formatters = {
         "source_id": linked("agentos.kbsource"),
         "source_path": copy_button,
         "project_id": to_project,
-        "indexed_at": moment,
+        "indexed_at": format_time,
         "metadata": json_block,
     }
     fieldsets = (
         (None, {"fields": ("source_id", "project_id", "source_type", "source_path", "indexed_at", "metadata")}),
     )
-    panels = ((gettext_lazy("Chunks"), {"fields": ("chunks",)}),)
-    needs = {"chunks": ()}
-    tables = {"chunks": ("kb_chunks",)}
+    related_panels = ((gettext_lazy("Chunks"), {"fields": ("chunks",)}),)
+    required_columns = {"chunks": ()}
+    required_tables = {"chunks": ("kb_chunks",)}
 
     @admin.display(description=gettext_lazy("chunks"))
     def chunks(self, source: KbSource, store: Store) -> str:
@@ -637,32 +639,32 @@ class KbChunkAdmin(FullTextMixin, AgentosAdmin):
     source, place = "knowledge", "text"
     list_display = ("chunk_id", "text", "source_id", "chunk_index", "created_at")
     list_filter = (SourceFilter, ("created_at", DateRangeFilter))
-    searched = ("chunk_id",)
+    exact_search_fields = ("chunk_id",)
     search_help_text = gettext_lazy("Searches the words of a chunk, or its exact identifier.")
-    heavy = ("metadata",)
+    deferred_fields = ("metadata",)
     documents = ("content", "metadata")
-    shows = {
+    formatters = {
         "chunk_id": linked("agentos.kbchunk"),
         "source_id": to_source,
-        "created_at": moment,
+        "created_at": format_time,
         "content": long_text,
         "metadata": json_block,
     }
-    needs = {"text": ("content",), "vector": ()}
-    tables = {"vector": ("kb_embeddings",)}
+    required_columns = {"text": ("content",), "vector": ()}
+    required_tables = {"vector": ("kb_embeddings",)}
     fieldsets = ((None, {"fields": ("chunk_id", "source_id", "chunk_index", "created_at", "content", "metadata")}),)
-    panels = ((gettext_lazy("Embedding"), {"fields": ("vector",)}),)
+    related_panels = ((gettext_lazy("Embedding"), {"fields": ("vector",)}),)
 
     @admin.display(description=gettext_lazy("content"))
     def text(self, chunk: KbChunk) -> str:
-        return excerpt(chunk.content)
+        return truncate(chunk.content)
 
     @admin.display(description=gettext_lazy("embedding"))
     def vector(self, chunk: KbChunk, store: Store) -> str:
         embedding = KbEmbedding.objects.using(store.alias).filter(pk=chunk.pk).first()
         if embedding is None:
             return _("none")
-        words = f"{vector_words(embedding.embedding)} · {excerpt(embedding.model_name, 80)}"
+        words = f"{vector_words(embedding.embedding)} · {truncate(embedding.model_name, 80)}"
         return row_link("agentos.kbembedding", chunk.pk, words)
 
 
@@ -672,10 +674,10 @@ class KbEmbeddingAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin)
 
     list_display = ("chunk_id", "vector", "model_name", "created_at")
     list_filter = (ModelFilter, ("created_at", DateRangeFilter))
-    searched = ("chunk_id",)
+    exact_search_fields = ("chunk_id",)
     search_help_text = gettext_lazy("Searches a chunk's exact identifier.")
-    shows = {"chunk_id": linked("agentos.kbembedding"), "created_at": moment}
-    needs = {"vector": ("embedding",), "of_chunk": ("chunk_id",), "numbers": ("embedding",)}
+    formatters = {"chunk_id": linked("agentos.kbembedding"), "created_at": format_time}
+    required_columns = {"vector": ("embedding",), "of_chunk": ("chunk_id",), "numbers": ("embedding",)}
     fieldsets = ((None, {"fields": ("of_chunk", "vector", "model_name", "created_at", "numbers")}),)
 
     @admin.display(description=gettext_lazy("embedding"))
@@ -706,19 +708,21 @@ class MemoryItemAdmin(FullTextMixin, AgentosAdmin):
         ("expires_at", DateRangeFilter),
         ("created_at", DateRangeFilter),
     )
-    searched = ("id",)
+    exact_search_fields = ("id",)
     search_help_text = gettext_lazy("Searches the words of an item, or its exact identifier.")
-    heavy = ("sources",)
+    deferred_fields = ("sources",)
     documents = ("content", "tags", "sources")
-    badges = {"type": {"decision": "info", "convention": "success", "constraint": "warning", "known_issue": "danger"}}
-    shows = {
+    badge_colors = {
+        "type": {"decision": "info", "convention": "success", "constraint": "warning", "known_issue": "danger"}
+    }
+    formatters = {
         "id": linked("agentos.memoryitem"),
         "project_id": to_project,
         "content": json_block,
         "tags": json_block,
         "sources": json_block,
     }
-    needs = {"what": ("content",), "used": ("use_count", "last_used_at")}
+    required_columns = {"what": ("content",), "used": ("use_count", "last_used_at")}
     fieldsets = (
         (None, {"fields": ("id", "type", "scope", "project_id", "content", "tags", "sources")}),
         (gettext_lazy("Use"), {"fields": ("confidence", "use_count", "last_used_at", "created_at", "updated_at")}),
@@ -728,10 +732,10 @@ class MemoryItemAdmin(FullTextMixin, AgentosAdmin):
     @admin.display(description=gettext_lazy("content"))
     def what(self, item: MemoryItem) -> str:
         interesting = ("summary", "title", "text", "what", "content")
-        return pretty_json(item.content, interesting) if isinstance(item.content, str) else excerpt(item.content)
+        return pretty_json(item.content, interesting) if isinstance(item.content, str) else truncate(item.content)
 
     @admin.display(description=gettext_lazy("used"))
     def used(self, item: MemoryItem) -> str:
         if not item.use_count:
             return "–"
-        return format_html("{} × {}", excerpt(item.use_count, 20), moment(item.last_used_at))
+        return format_html("{} × {}", truncate(item.use_count, 20), format_time(item.last_used_at))

@@ -16,7 +16,7 @@ from typing import Any
 from django.db import models, transaction
 from django.utils.translation import gettext as _
 
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores.store import Store
 from tasks.agentos.models import (
     KbChunk,
@@ -149,10 +149,10 @@ def load() -> Iterator[str]:
     _fill_empty(store, projects, repos, sessions, messages, sources, chunks, embeddings, memories)
     yield _("%(store)s: %(projects)s projects, %(messages)s messages, %(chunks)s chunks, %(memories)s memory items") % {
         "store": store.alias,
-        "projects": figure(len(projects)),
-        "messages": figure(len(messages)),
-        "chunks": figure(len(chunks)),
-        "memories": figure(len(memories)),
+        "projects": format_number(len(projects)),
+        "messages": format_number(len(messages)),
+        "chunks": format_number(len(chunks)),
+        "memories": format_number(len(memories)),
     }
 
 

@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from opsconsole.console.store_admin import row_link, row_url, table
-from opsconsole.formatting import excerpt
+from opsconsole.formatting import truncate
 from opsconsole.stores.store import Store
 from tasks.agentos.models import Task, TaskDependency
 
@@ -112,7 +112,7 @@ def neighbourhood(store: Store, root: str) -> Graph:
         words = dict(zip(columns, rest, strict=True))
         graph.edges.append(Edge(task, depends_on, words.get("dependency_type") or "", words.get("reason") or ""))
     names = Task.objects.using(store.alias).filter(pk__in=graph.nodes).values_list("pk", "title", "status")
-    graph.names = {key: (excerpt(title, 200), excerpt(status, 40)) for key, title, status in names}
+    graph.names = {key: (truncate(title, 200), truncate(status, 40)) for key, title, status in names}
     return graph
 
 

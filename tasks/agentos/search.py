@@ -21,7 +21,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores.connection import is_pooler
 from opsconsole.stores.router import store_of
 from opsconsole.stores.store import Store
@@ -109,9 +109,9 @@ class Method:
             return _("by the documented index: words as it knows them")
         if self.capped:
             return _("by reading the newest %(count)s rows: older ones were not searched") % {
-                "count": figure(self.rows)
+                "count": format_number(self.rows)
             }
-        return _("by reading all %(count)s rows") % {"count": figure(self.rows)}
+        return _("by reading all %(count)s rows") % {"count": format_number(self.rows)}
 
 
 INDEX = Method("index")
@@ -514,7 +514,12 @@ def _check_fts(store: Store, source: Source, fts: str) -> list[str]:
         if indexed != rows or lacking:
             return [
                 _("%(table)s has %(indexed)s of %(rows)s rows, and lacks %(lacking)s.")
-                % {"table": fts, "indexed": figure(indexed), "rows": figure(rows), "lacking": figure(lacking)}
+                % {
+                    "table": fts,
+                    "indexed": format_number(indexed),
+                    "rows": format_number(rows),
+                    "lacking": format_number(lacking),
+                }
             ]
         try:  # the rank asks for a comparison with the rows, too
             cursor.execute(f"INSERT INTO {fts} ({fts}, rank) VALUES ('integrity-check', 1)")
@@ -541,4 +546,4 @@ def _astray(cursor: Any, source: Source) -> dict[str, str]:
             match = " AND ".join(f'"{word}"' for word in words[:: len(words) // PROBED_WORDS + 1])
             cursor.execute(f"SELECT 1 FROM {grams} WHERE {grams} MATCH %s AND rowid = %s", [match, place])
             astray += cursor.fetchone() is None
-    return {"count": figure(len(places)), "astray": figure(astray)} if astray else {}
+    return {"count": format_number(len(places)), "astray": format_number(astray)} if astray else {}

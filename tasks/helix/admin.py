@@ -27,7 +27,7 @@ from opsconsole.console.store_admin import (
     table,
 )
 from opsconsole.console.store_import_export import ExportStoreMixin
-from opsconsole.formatting import copy_button, excerpt, figure, moment, pretty_json
+from opsconsole.formatting import copy_button, format_number, format_time, pretty_json, truncate
 from opsconsole.stores.store import Store
 from tasks.helix.dirty_data import jobs_with_all
 from tasks.helix.models import AgentPrompt, HelixArtifact, HelixJob, HelixTask, SystemLog
@@ -99,17 +99,17 @@ class HelixJobAdmin(HelixAdmin):
     list_display = ("id", "status", "asked", "session_id", "created_at", "updated_at")
     sortable_by = ("id",)
     list_filter = (("status", CountedChoicesFilter), SessionFilter, ("created_at", DateRangeFilter))
-    searched = ("id", "session_id")
+    exact_search_fields = ("id", "session_id")
     search_help_text = gettext_lazy("Searches the number of a job and a session's exact identifier.")
-    badges = {"status": JOB_COLOURS}
-    shows = {"id": str, "session_id": copy_button, "initial_request": json_block, "error_message": long_text}
-    needs = {"asked": ("initial_request",), "problems": ("status",), "its_tasks": ()}
-    tables = {"problems": ("tasks", "artifacts"), "its_tasks": ("tasks", "artifacts")}
+    badge_colors = {"status": JOB_COLOURS}
+    formatters = {"id": str, "session_id": copy_button, "initial_request": json_block, "error_message": long_text}
+    required_columns = {"asked": ("initial_request",), "problems": ("status",), "its_tasks": ()}
+    required_tables = {"problems": ("tasks", "artifacts"), "its_tasks": ("tasks", "artifacts")}
     fieldsets = (
         (None, {"fields": ("id", "status", "session_id", "created_at", "updated_at", "completed_at", "error_message")}),
         (gettext_lazy("Request"), {"fields": ("initial_request",)}),
     )
-    panels = (
+    related_panels = (
         (gettext_lazy("Dirty data"), {"fields": ("problems",)}),
         (gettext_lazy("Tasks"), {"fields": ("its_tasks",)}),
     )
@@ -152,10 +152,10 @@ class HelixJobAdmin(HelixAdmin):
                     to_task(pk),
                     agent,
                     str(words.get(status, status)),
-                    figure(retries),
-                    moment(updated_at),
+                    format_number(retries),
+                    format_time(updated_at),
                     _joined(names.get(pk, [])),
-                    excerpt(error, 120) if error else "–",
+                    truncate(error, 120) if error else "–",
                 ]
                 for pk, agent, status, retries, updated_at, error in found
             ],
@@ -171,13 +171,19 @@ class HelixTaskAdmin(HelixAdmin):
     list_display = ("id", "job_id", "agent_id", "status", "retry_count", "created_at", "updated_at")
     sortable_by = ("id",)
     list_filter = (("status", CountedChoicesFilter), JobFilter, AgentFilter)
-    searched = ("id", "job_id")
+    exact_search_fields = ("id", "job_id")
     search_help_text = gettext_lazy("Searches the number of a task or of a job.")
-    heavy = ("input_data", "output_data", "error_log")
-    badges = {"status": TASK_COLOURS}
-    shows = {"id": str, "job_id": to_job, "input_data": json_block, "output_data": json_block, "error_log": long_text}
-    needs = {"its_artifacts": ()}
-    tables = {"its_artifacts": ("artifacts",)}
+    deferred_fields = ("input_data", "output_data", "error_log")
+    badge_colors = {"status": TASK_COLOURS}
+    formatters = {
+        "id": str,
+        "job_id": to_job,
+        "input_data": json_block,
+        "output_data": json_block,
+        "error_log": long_text,
+    }
+    required_columns = {"its_artifacts": ()}
+    required_tables = {"its_artifacts": ("artifacts",)}
     fieldsets = (
         (None, {"fields": ("id", "job_id", "agent_id", "status", "retry_count", "error_log")}),
         (
@@ -186,7 +192,7 @@ class HelixTaskAdmin(HelixAdmin):
         ),
         (gettext_lazy("Documents"), {"fields": ("input_data", "output_data")}),
     )
-    panels = ((gettext_lazy("Artifacts"), {"fields": ("its_artifacts",)}),)
+    related_panels = ((gettext_lazy("Artifacts"), {"fields": ("its_artifacts",)}),)
 
     @admin.display(description=gettext_lazy("artifacts"))
     def its_artifacts(self, task: HelixTask, store: Store) -> str:
@@ -194,7 +200,7 @@ class HelixTaskAdmin(HelixAdmin):
             "id": to_artifact,
             "name": str,
             "schema_id": str,
-            "created_at": moment,
+            "created_at": format_time,
         }
         rows = HelixArtifact.objects.filter(task_id=task.pk).order_by("-pk")
         return newest(rows, store, columns, all_of_them=(_("All artifacts of this task"), {"task_id": task.pk}))
@@ -205,10 +211,10 @@ class HelixArtifactAdmin(HelixAdmin):
     list_display = ("id", "task_id", "name", "schema_id", "created_at")
     sortable_by = ("id",)
     list_filter = (TaskFilter,)
-    searched = ("id", "task_id")
+    exact_search_fields = ("id", "task_id")
     search_help_text = gettext_lazy("Searches the number of an artifact or of a task.")
-    heavy = ("payload",)
-    shows = {"id": str, "task_id": to_task, "payload": json_block}
+    deferred_fields = ("payload",)
+    formatters = {"id": str, "task_id": to_task, "payload": json_block}
     fieldsets = ((None, {"fields": ("id", "task_id", "name", "schema_id", "created_at", "payload")}),)
 
 
@@ -216,10 +222,10 @@ class HelixArtifactAdmin(HelixAdmin):
 class AgentPromptAdmin(HelixAdmin):
     list_display = ("id", "agent_id", "version", "is_active", "created_at", "created_by")
     list_filter = (AgentFilter,)
-    searched = ("id", "agent_id")
+    exact_search_fields = ("id", "agent_id")
     search_help_text = gettext_lazy("Searches the number of a prompt and the exact name of an agent.")
-    heavy = ("prompt_text",)
-    shows = {"id": str, "prompt_text": long_text}
+    deferred_fields = ("prompt_text",)
+    formatters = {"id": str, "prompt_text": long_text}
     fieldsets = (
         (None, {"fields": ("id", "agent_id", "version", "is_active", "created_at", "created_by", "prompt_text")}),
     )
@@ -229,12 +235,12 @@ class AgentPromptAdmin(HelixAdmin):
 class SystemLogAdmin(HelixAdmin):
     list_display = ("id", "level", "component", "words", "created_at")
     list_filter = (LevelFilter, ("created_at", DateRangeFilter))
-    searched = ("id",)
+    exact_search_fields = ("id",)
     search_help_text = gettext_lazy("Searches the number of an entry.")
-    shows = {"id": str, "message": long_text, "metadata": json_block}
-    needs = {"words": ("message",)}
+    formatters = {"id": str, "message": long_text, "metadata": json_block}
+    required_columns = {"words": ("message",)}
     fieldsets = ((None, {"fields": ("id", "level", "component", "message", "created_at", "metadata")}),)
 
     @admin.display(description=gettext_lazy("message"))
     def words(self, entry: SystemLog) -> str:
-        return excerpt(entry.message, 200)
+        return truncate(entry.message, 200)

@@ -69,17 +69,17 @@ class TestRecordAdmin(RecordsAdmin):
     list_display = ("id", "brand_name", "execution_id", "overall_score", "total_tests", "user_id", "test_date")
     sortable_by = ("id",)
     list_filter = (FilledFilter, ExecutionFilter, ("test_date", DateRangeFilter))
-    searched = ("id", "execution_id")
+    exact_search_fields = ("id", "execution_id")
     search_help_text = gettext_lazy("Searches the number of a record and the exact id of an execution.")
-    shows = {"execution_id": copy_button, "ai_models_used": json_block, "questions_used": json_block}
-    heavy = ("results_summary", "detailed_results", "ai_models_used", "questions_used")
-    needs = {
+    formatters = {"execution_id": copy_button, "ai_models_used": json_block, "questions_used": json_block}
+    deferred_fields = ("results_summary", "detailed_results", "ai_models_used", "questions_used")
+    required_columns = {
         FilledFilter: ("execution_id",),
         "summary": ("results_summary", "is_summary_compressed"),
         "details": ("detailed_results", "is_detailed_compressed"),
         "answered": ("execution_id",),
     }
-    tables = {"answered": ("task_statuses",)}
+    required_tables = {"answered": ("task_statuses",)}
     fieldsets = (
         (
             None,
@@ -88,7 +88,7 @@ class TestRecordAdmin(RecordsAdmin):
         (gettext_lazy("Asked"), {"fields": ("ai_models_used", "questions_used")}),
         (gettext_lazy("Results"), {"fields": ("summary", "details")}),
     )
-    panels = ((gettext_lazy("Status endpoint"), {"fields": ("answered",)}),)
+    related_panels = ((gettext_lazy("Status endpoint"), {"fields": ("answered",)}),)
 
     @admin.display(description=gettext_lazy("summary"))
     def summary(self, record: TestRecord) -> str:
@@ -108,10 +108,10 @@ class TaskStatusAdmin(RecordsAdmin):
     list_display = ("task_id", "progress", "stage", "is_completed", "status_text", "created_at", "updated_at")
     sortable_by = ()
     list_filter = (StatusExecutionFilter, ("stage", ChoicesRadioFilter), ("updated_at", DateRangeFilter))
-    searched = ("task_id",)
+    exact_search_fields = ("task_id",)
     search_help_text = gettext_lazy("Searches the exact id of an execution.")
-    shows = {"task_id": copy_button}
-    badges = {
+    formatters = {"task_id": copy_button}
+    badge_colors = {
         "stage": {
             "init": "default",
             "ai_fetching": "info",
@@ -121,9 +121,9 @@ class TaskStatusAdmin(RecordsAdmin):
         }
     }
     fieldsets = ((None, {"fields": list_display}),)
-    needs = {"answered": ("task_id",)}
-    tables = {"answered": ("test_records",)}
-    panels = ((gettext_lazy("Status endpoint"), {"fields": ("answered",)}),)
+    required_columns = {"answered": ("task_id",)}
+    required_tables = {"answered": ("test_records",)}
+    related_panels = ((gettext_lazy("Status endpoint"), {"fields": ("answered",)}),)
 
     @admin.display(description=gettext_lazy("answer"))
     def answered(self, status: TaskStatus, store: Store) -> str:

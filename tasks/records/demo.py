@@ -13,7 +13,7 @@ from uuid import UUID
 from django.db import transaction
 from django.utils.translation import gettext as _
 
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores.store import Store
 from tasks.records.models import Stage, TaskStatus, TestRecord
 
@@ -56,8 +56,8 @@ def load() -> Iterator[str]:
         TaskStatus.objects.bulk_create([*ended, *going])
     yield _("%(store)s: %(records)s test records, %(waiting)s of them without their execution id") % {
         "store": store.alias,
-        "records": figure(RECORDS),
-        "waiting": figure(REPAIRED_SINCE),
+        "records": format_number(RECORDS),
+        "waiting": format_number(REPAIRED_SINCE),
     }
 
 

@@ -55,7 +55,7 @@ def test_an_open_page_is_no_use(alice: Any, settings: Any) -> None:
     client = signed_in("alice")
     age(client, USED, 0.5)
     before = client.session[USED]
-    assert client.get(reverse("front-live")).status_code == 200
+    assert client.get(reverse("dashboard-live")).status_code == 200
     assert client.session[USED] == before
     assert is_in(client)
     assert client.session[USED] > before

@@ -182,7 +182,13 @@ def test_pages(hostile: Any) -> None:
             for page in pages:
                 seen(hostile, page)
             seen(hostile, pages[0], edit="1")
-    for address in ("/admin/", "/admin/stores/", "/admin/front/live/", "/admin/audits/taskaudit/coverage/", "/metrics"):
+    for address in (
+        "/admin/",
+        "/admin/stores/",
+        "/admin/dashboard/live/",
+        "/admin/audits/taskaudit/coverage/",
+        "/metrics",
+    ):
         seen(hostile, address)
     for text in (MIX, "<script>alert(1)</script>", '"', "x" * 1_000):
         seen(hostile, reverse("search"), q=text, text=text, query=text)

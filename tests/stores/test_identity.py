@@ -100,5 +100,5 @@ def test_pages_know_a_servers_backups_without_waiting_for_it(
     cache.clear()
     client.force_login(bob)
     assert b'opsconsole_backup_age_seconds{store="agentos"}' in client.get("/metrics").content
-    cards = {card.store.alias: dict(card.facts) for card in client.get("/admin/").context["front"].cards}
+    cards = {card.store.alias: dict(card.facts) for card in client.get("/admin/").context["dashboard"].cards}
     assert cards["agentos"]["Newest verified backup"] != "none"

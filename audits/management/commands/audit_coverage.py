@@ -14,7 +14,7 @@ from opsconsole.cli.command import ConsoleCommand, chosen_store
 from opsconsole.cli.output import Output
 from opsconsole.engine import registry
 from opsconsole.engine.planner import operation_on
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 
 PIPE_WIDTH = 120
 
@@ -50,7 +50,7 @@ def show(figures: Figures, output: Output) -> None:
     columns = tuple(figures["columns"])
     table = _table(_("Event type"), _("Audits"), *columns)
     for row in (*figures["event_types"], {**figures, "event_type": _("All supervisor audits")}):
-        table.add_row(row["event_type"], figure(row["total"]), *(_share(row["columns"][c]) for c in columns))
+        table.add_row(row["event_type"], format_number(row["total"]), *(_share(row["columns"][c]) for c in columns))
     output.console.print(table)
     output.line()
 
@@ -59,22 +59,22 @@ def show(figures: Figures, output: Output) -> None:
     words = {"min": _("smallest"), "max": _("largest"), "mean": _("mean")}
     for name in ("min", "p50", "p90", "p99", "max", "mean"):
         table.add_row(words.get(name, name), "–" if lag[name] is None else f"{lag[name]:,.3f}")
-    table.add_row(_("measured"), figure(lag["count"]))
-    table.add_row(_("of them negative"), figure(lag["negative"]))
-    table.add_row(_("unreadable"), figure(lag["unreadable"]))
-    table.add_row(_("without both times"), figure(lag["without_both"]))
+    table.add_row(_("measured"), format_number(lag["count"]))
+    table.add_row(_("of them negative"), format_number(lag["negative"]))
+    table.add_row(_("unreadable"), format_number(lag["unreadable"]))
+    table.add_row(_("without both times"), format_number(lag["without_both"]))
     output.console.print(table)
     output.line()
 
     consistency = figures["consistency"]
     table = _table(_("Filled value and payload"), *map(str, VERDICTS.values()))
     for column, counts in consistency["columns"].items():
-        table.add_row(column, *(figure(count) for count in counts.values()))
+        table.add_row(column, *(format_number(count) for count in counts.values()))
     output.console.print(table)
     output.line()
     output.line(
         _("Payloads read: %(count)s, at most %(sample)s, spread evenly.")
-        % {"count": figure(consistency["looked_at"]), "sample": figure(consistency["sample"])}
+        % {"count": format_number(consistency["looked_at"]), "sample": format_number(consistency["sample"])}
     )
 
 
@@ -89,4 +89,4 @@ def _table(first: str, *others: str) -> Table:
 def _share(share: Figures) -> str:
     if share["percent"] is None:
         return "–"
-    return f"{figure(share['filled'])} ({share['percent']:.2f} %)"
+    return f"{format_number(share['filled'])} ({share['percent']:.2f} %)"

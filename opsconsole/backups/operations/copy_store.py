@@ -17,7 +17,7 @@ from opsconsole.backups.params import OnNamedStore, StoreField
 from opsconsole.engine.operation import LONG_CLUSTER, Action, Change, Invalid, NamedItem, NamedItemsMixin, Outcome, Risk
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.env import Environment, database_url, text
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores import remedies, schema
 from opsconsole.stores.catalog import other_relations
 from opsconsole.stores.config import database
@@ -163,7 +163,7 @@ class CopyStore(OnNamedStore, NamedItemsMixin, Action):
                         record.left_rows,
                     )
                     % {
-                        "count": figure(record.left_rows),
+                        "count": format_number(record.left_rows),
                         "table": record.table,
                         "first": ": ".join(map(str, record.left[0])),
                     }
@@ -212,11 +212,11 @@ class CopyStore(OnNamedStore, NamedItemsMixin, Action):
         ]
 
     def action_label(self, count: int) -> str:
-        return ngettext("Copy %(count)s table", "Copy %(count)s tables", count) % {"count": figure(count)}
+        return ngettext("Copy %(count)s table", "Copy %(count)s tables", count) % {"count": format_number(count)}
 
 
 def _rows(count: int) -> str:
-    return ngettext("%(count)s row", "%(count)s rows", count) % {"count": figure(count)}
+    return ngettext("%(count)s row", "%(count)s rows", count) % {"count": format_number(count)}
 
 
 def target_store(store: Store, alias: str) -> Store:

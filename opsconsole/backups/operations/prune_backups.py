@@ -16,7 +16,7 @@ from opsconsole.backups.files import PARTIAL
 from opsconsole.backups.folders import folders
 from opsconsole.backups.restore import RESTORING
 from opsconsole.engine.operation import Action, Change, Outcome, Risk, Schedule
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores.models import Backup
 
 KEEP_DAYS = 30
@@ -80,4 +80,4 @@ class PruneBackups(Action):
         return Path(unit.path).name
 
     def action_label(self, count: int) -> str:
-        return ngettext("Remove %(count)s backup", "Remove %(count)s backups", count) % {"count": figure(count)}
+        return ngettext("Remove %(count)s backup", "Remove %(count)s backups", count) % {"count": format_number(count)}

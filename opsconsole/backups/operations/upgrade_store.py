@@ -18,7 +18,7 @@ from opsconsole.engine import registry
 from opsconsole.engine.operation import LONG_CLUSTER, Action, Change, NamedItem, NamedItemsMixin, Outcome, Risk, Skip
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.engine.requirements import needed_columns
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores import schema
 from opsconsole.stores.identify import platform_of
 from opsconsole.stores.models import Backup
@@ -174,5 +174,5 @@ class UpgradeStore(OnNamedStore, NamedItemsMixin, Action):
     def action_label(self, count: int) -> str:
         additions = len(self._to_add())
         return ngettext("Add %(count)s column or index", "Add %(count)s columns and indexes", additions) % {
-            "count": figure(additions)
+            "count": format_number(additions)
         }

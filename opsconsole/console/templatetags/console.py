@@ -13,8 +13,8 @@ from opsconsole import formatting
 
 register = template.Library()
 for show in (
-    formatting.figure,
-    formatting.moment,
+    formatting.format_number,
+    formatting.format_time,
     formatting.duration,
     formatting.copy_button,
     formatting.pretty_json,

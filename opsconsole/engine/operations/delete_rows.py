@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.operation import Change, Invalid, Operation, Outcome, Risk, RowChange, Skip
 from opsconsole.engine.planner import PlanRefused
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores import rows
 from opsconsole.stores.cascade import cascade, delete_order, references
 from opsconsole.stores.rows import Key, RowKey, Values
@@ -96,7 +96,7 @@ class DeleteRows(Operation):
 
     def _refuse(self) -> None:
         raise PlanRefused(
-            gettext("At most %(count)s rows are deleted by hand. Choose fewer.") % {"count": figure(MAX_ROWS)}
+            gettext("At most %(count)s rows are deleted by hand. Choose fewer.") % {"count": format_number(MAX_ROWS)}
         )
 
     # --- what goes with them ----------------------------------------------------------------------------------
@@ -146,12 +146,12 @@ class DeleteRows(Operation):
         return {"dependencies": [*_going(found.along), *_staying(found.staying)]}
 
     def action_label(self, count: int) -> str:
-        return ngettext("Delete %(count)s row", "Delete %(count)s rows", count) % {"count": figure(count)}
+        return ngettext("Delete %(count)s row", "Delete %(count)s rows", count) % {"count": format_number(count)}
 
 
 def _going(counts: Mapping[str, int]) -> list[str]:
     return [
-        gettext("%(table)s: %(count)s rows go with them.") % {"table": table, "count": figure(count)}
+        gettext("%(table)s: %(count)s rows go with them.") % {"table": table, "count": format_number(count)}
         for table, count in sorted(counts.items())
     ]
 
@@ -160,6 +160,6 @@ def _staying(counts: Mapping[tuple[str, bool], int]) -> list[str]:
     known = gettext("%(table)s: %(count)s rows refer to it; delete those first")
     unknown = gettext("%(table)s: %(count)s rows of a table that the console does not know")
     return [
-        (known if has_model else unknown) % {"table": table, "count": figure(count)}
+        (known if has_model else unknown) % {"table": table, "count": format_number(count)}
         for (table, has_model), count in sorted(counts.items())
     ]

@@ -12,7 +12,7 @@ from django.utils.translation import ngettext
 
 from opsconsole.engine.models import Finding
 from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Schedule
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 
 KEEP_DAYS = 180
 
@@ -45,4 +45,6 @@ class PruneFindings(Operation):
         return Change((RowChange("operations_finding", unit.pk, {}, None),))
 
     def action_label(self, count: int) -> str:
-        return ngettext("Forget %(count)s finding", "Forget %(count)s findings", count) % {"count": figure(count)}
+        return ngettext("Forget %(count)s finding", "Forget %(count)s findings", count) % {
+            "count": format_number(count)
+        }

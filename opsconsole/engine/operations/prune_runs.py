@@ -13,7 +13,7 @@ from django.utils.translation import ngettext
 
 from opsconsole.engine.models import ENDED, Batch, GivenRows, Run, Status
 from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Schedule
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 
 KEEP_DAYS = 90
 
@@ -78,7 +78,7 @@ class PruneRuns(Operation):
             "%(count)s runs younger than %(days)d days can't be undone any more.",
             count,
         )
-        return [sentence % {"count": figure(count), "days": settings.UNDO_MIN_DAYS}]
+        return [sentence % {"count": format_number(count), "days": settings.UNDO_MIN_DAYS}]
 
     @property
     def _days(self) -> int:
@@ -90,4 +90,4 @@ class PruneRuns(Operation):
         )
 
     def action_label(self, count: int) -> str:
-        return ngettext("Forget %(count)s image", "Forget %(count)s images", count) % {"count": figure(count)}
+        return ngettext("Forget %(count)s image", "Forget %(count)s images", count) % {"count": format_number(count)}

@@ -17,7 +17,7 @@ from opsconsole.engine import registry
 from opsconsole.engine.lifecycle import RunRefused, get_run, store_of
 from opsconsole.engine.models import Batch, Run
 from opsconsole.engine.operation import Change, Invalid, Operation, Outcome, Risk, RowChange, Skip
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores import rows
 from opsconsole.stores.catalog import ForeignKey
 from opsconsole.stores.preflight import Target
@@ -411,8 +411,8 @@ class UndoRun(Operation):
 
     def action_label(self, count: int) -> str:
         if self._deletes and {target.kind for target in self.targets()} == {"delete"}:
-            return ngettext("Delete %(count)s row", "Delete %(count)s rows", count) % {"count": figure(count)}
-        return ngettext("Restore %(count)s row", "Restore %(count)s rows", count) % {"count": figure(count)}
+            return ngettext("Delete %(count)s row", "Delete %(count)s rows", count) % {"count": format_number(count)}
+        return ngettext("Restore %(count)s row", "Restore %(count)s rows", count) % {"count": format_number(count)}
 
 
 def _with_rowid(unit: ChangedRow, rowid: int) -> dict[str, Any]:

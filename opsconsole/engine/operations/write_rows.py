@@ -24,7 +24,7 @@ from opsconsole.engine.operation import (
     Skip,
 )
 from opsconsole.engine.planner import PlanRefused
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores import rows
 from opsconsole.stores.preflight import Target
 from opsconsole.stores.rows import Key, Values
@@ -88,7 +88,7 @@ class WriteRows(NamedItemsMixin):
             raise PlanRefused(gettext("The given rows are no longer kept. Edit the row or import the file again."))
         if given.count > MAX_ROWS:
             raise PlanRefused(
-                gettext("At most %(count)s rows are written by hand. Give fewer.") % {"count": figure(MAX_ROWS)}
+                gettext("At most %(count)s rows are written by hand. Give fewer.") % {"count": format_number(MAX_ROWS)}
             )
         self.given = given
         self.model = known[table]  # type: ignore[misc]  # of this plan
@@ -191,4 +191,4 @@ class WriteRows(NamedItemsMixin):
         return {self.model: (str(self.model._meta.pk.column), *self.writes[self._table])}
 
     def action_label(self, count: int) -> str:
-        return ngettext("Write %(count)s row", "Write %(count)s rows", count) % {"count": figure(count)}
+        return ngettext("Write %(count)s row", "Write %(count)s rows", count) % {"count": format_number(count)}

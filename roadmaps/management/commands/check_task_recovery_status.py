@@ -7,7 +7,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.cli.output import Output
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from roadmaps.cli import StatesCommand, counted
 from roadmaps.consistency import State
 from roadmaps.content import PARTS
@@ -29,8 +29,8 @@ class Command(StatesCommand):
             for problem in state.problems:
                 output.line(f"{state.task.task_id}  {problem.code}: {problem.detail}")
         tasks = counts.pop("tasks", 0)
-        output.line(_("Tasks: %(tasks)s") % {"tasks": figure(tasks)})
-        output.table([(code, figure(count)) for code, count in sorted(counts.items())], right=(1,))
+        output.line(_("Tasks: %(tasks)s") % {"tasks": format_number(tasks)})
+        output.table([(code, format_number(count)) for code, count in sorted(counts.items())], right=(1,))
         if not counts:
             output.line(_("Nothing found."))
         return bool(counts)
@@ -45,15 +45,18 @@ def _show(state: State, output: Output) -> None:
             (_("Status"), task.status),
             (_("Step"), task.current_step or "–"),
             (_("Unchanged since"), f"{task.updated_at} ({settings.ROADMAPS_TIME_ZONE})" if task.updated_at else "–"),
-            (_("Concepts"), figure(found.concepts)),
+            (_("Concepts"), format_number(found.concepts)),
         ]
     )
     output.table(
         [
             ("", _("framework"), _("content tables")),
-            *((part.name, figure(found.framework[part.name]), figure(found.content[part.name])) for part in PARTS),
+            *(
+                (part.name, format_number(found.framework[part.name]), format_number(found.content[part.name]))
+                for part in PARTS
+            ),
         ],
         right=(1, 2),
         heading=True,
     )
-    output.line(_("With complete references: %(count)s") % {"count": figure(found.references_complete)})
+    output.line(_("With complete references: %(count)s") % {"count": format_number(found.references_complete)})

@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Schedule
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.timestamps import format_timestamp
 from tasks.agentos.models import Project
@@ -61,4 +61,6 @@ class ArchiveProjects(Operation):
         return Change((RowChange("projects", unit.pk, old, new),))
 
     def action_label(self, count: int) -> str:
-        return ngettext("Archive %(count)s project", "Archive %(count)s projects", count) % {"count": figure(count)}
+        return ngettext("Archive %(count)s project", "Archive %(count)s projects", count) % {
+            "count": format_number(count)
+        }

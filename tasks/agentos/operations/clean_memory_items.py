@@ -22,7 +22,7 @@ from opsconsole.engine.operation import (
     Schedule,
     Skip,
 )
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.timestamps import format_timestamp, parse_timestamp
 from tasks.agentos.models import MemoryItem
@@ -95,5 +95,5 @@ class CleanMemoryItems(Operation):
 
     def action_label(self, count: int) -> str:
         return ngettext("Remove %(count)s memory item", "Remove %(count)s memory items", count) % {
-            "count": figure(count)
+            "count": format_number(count)
         }

@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.models import Batch
 from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Skip
-from opsconsole.formatting import duration, figure
+from opsconsole.formatting import duration, format_number
 from opsconsole.redaction import shown_url
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.rows import Key
@@ -137,7 +137,7 @@ class CleanDirtyJobs(Operation):
             return []
         return [
             gettext("%(tasks)s tasks and %(artifacts)s artifacts of what was cleaned are still there: scan again.")
-            % {"tasks": figure(tasks), "artifacts": figure(artifacts)}
+            % {"tasks": format_number(tasks), "artifacts": format_number(artifacts)}
         ]
 
     def checklist_facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
@@ -148,7 +148,11 @@ class CleanDirtyJobs(Operation):
         return {
             "ownership": [
                 gettext("Jobs by status: %(statuses)s.")
-                % {"statuses": ", ".join(f"{status} {figure(count)}" for status, count in sorted(statuses.items()))}
+                % {
+                    "statuses": ", ".join(
+                        f"{status} {format_number(count)}" for status, count in sorted(statuses.items())
+                    )
+                }
             ],
             "dependencies": [
                 self._movement(),
@@ -160,7 +164,7 @@ class CleanDirtyJobs(Operation):
                     len(sessions),
                 )
                 % {
-                    "count": figure(len(sessions)),
+                    "count": format_number(len(sessions)),
                     "names": ", ".join(sorted(sessions)[:SHOWN_SESSIONS])
                     + ("…" if len(sessions) > SHOWN_SESSIONS else ""),
                 },
@@ -185,7 +189,7 @@ class CleanDirtyJobs(Operation):
         return words % {"ago": duration(ago)}
 
     def action_label(self, count: int) -> str:
-        return ngettext("Delete %(count)s job", "Delete %(count)s jobs", count) % {"count": figure(count)}
+        return ngettext("Delete %(count)s job", "Delete %(count)s jobs", count) % {"count": format_number(count)}
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return dict(NEEDS)

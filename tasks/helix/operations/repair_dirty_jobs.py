@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Skip
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores.rows import Key
 from tasks.helix.dirty_data import (
     NEEDS,
@@ -124,7 +124,7 @@ class RepairDirtyJobs(Operation):
         return {"in_scope": jobs + vanished, "vanished_tasks": vanished}
 
     def action_label(self, count: int) -> str:
-        return ngettext("Repair %(count)s job", "Repair %(count)s jobs", count) % {"count": figure(count)}
+        return ngettext("Repair %(count)s job", "Repair %(count)s jobs", count) % {"count": format_number(count)}
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {

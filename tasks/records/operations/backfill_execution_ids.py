@@ -20,7 +20,7 @@ from opsconsole.engine.operation import (
     Schedule,
     as_stored,
 )
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.jsontext import Unreadable
 from opsconsole.stores.rows import Key, plain_key
 from tasks.records.models import TestRecord
@@ -98,13 +98,15 @@ class BackfillExecutionIds(Operation):
         }
 
     def action_label(self, count: int) -> str:
-        return ngettext("Fill %(count)s execution id", "Fill %(count)s execution ids", count) % {"count": figure(count)}
+        return ngettext("Fill %(count)s execution id", "Fill %(count)s execution ids", count) % {
+            "count": format_number(count)
+        }
 
     @classmethod
     def result_notes(cls, figures: Mapping[str, Any]) -> list[str]:
         if not figures.get("records"):
             return []
-        values = {"lookup": figure(figures["lookup_ms"], 3), "scan": figure(figures["json_scan_ms"], 1)}
+        values = {"lookup": format_number(figures["lookup_ms"], 3), "scan": format_number(figures["json_scan_ms"], 1)}
         if is_by_index(figures["lookup_plan"]):
             return [gettext("A record is found by the index in %(lookup)s ms; a scan would take %(scan)s ms.") % values]
         return [gettext("A record is found without the index, in %(lookup)s ms: see check_execution_index.") % values]

@@ -11,7 +11,7 @@ from django.utils.translation import gettext_noop
 from opsconsole.backups.salvage import rebuild
 from opsconsole.cli.command import EXIT_ATTENTION, ConsoleCommand, add_json_flag
 from opsconsole.cli.output import Output
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores.store import attach_file
 
 
@@ -34,7 +34,7 @@ class Command(ConsoleCommand):
         if options["json"]:
             output.json({"file": str(Path(options["to"]).absolute()), "rows": saved.rows, "lost": saved.lost})
         else:
-            rows = [(table, figure(count)) for table, count in sorted(saved.rows.items())]
+            rows = [(table, format_number(count)) for table, count in sorted(saved.rows.items())]
             output.table([(_("table"), _("rows")), *rows], right=(1,), heading=True)
             for sentence in saved.lost:
                 output.line(sentence)

@@ -33,7 +33,7 @@ from opsconsole.engine.labels import reason_label, verb_label
 from opsconsole.engine.lifecycle import get_run
 from opsconsole.engine.models import Run
 from opsconsole.escaping import for_terminal
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 
 SHOWN_RUNS = 50
 SHOWN_EVENTS = 20
@@ -124,9 +124,9 @@ class Command(ConsoleCommand):
                 run.operation,
                 run.store,
                 status_label(run.status),
-                figure(run.total),
-                figure(run.changed),
-                figure(run.failed),
+                format_number(run.total),
+                format_number(run.changed),
+                format_number(run.failed),
                 run.started_by,
                 _moment(run.created_at),
             )
@@ -146,7 +146,7 @@ class Command(ConsoleCommand):
         output.table([heading, *rows], right=(0, 4, 5, 6), heading=True)
         more = (len(listed) if options["awaiting_me"] else listed.count()) - len(found)
         if more > 0:
-            output.line(_("… and %(count)s more: --limit N shows them.") % {"count": figure(more)})
+            output.line(_("… and %(count)s more: --limit N shows them.") % {"count": format_number(more)})
 
     def _show(self, options: dict[str, Any]) -> None:
         run, output = get_run(options["run"]), _output(options)
@@ -187,7 +187,7 @@ class Command(ConsoleCommand):
             output.line(run.error)
         if aside:
             output.line()
-            rows = [(reason_label(cls, entry["reason"]), figure(entry["units"])) for entry in aside]
+            rows = [(reason_label(cls, entry["reason"]), format_number(entry["units"])) for entry in aside]
             output.table([(_("units set aside"), ""), *rows], right=(1,), heading=True)
         output.line()
         events = list(run.events.order_by("-pk")[:SHOWN_EVENTS])
@@ -224,7 +224,7 @@ class Command(ConsoleCommand):
             raise Refused(
                 _("%(path)s can't be written: %(reason)s.") % {"path": target, "reason": error.strerror}
             ) from None
-        count = figure(len(dataset))
+        count = format_number(len(dataset))
         sys.stderr.write(_("%(count)s runs written to %(path)s.") % {"count": count, "path": target} + "\n")
 
     # --- asking -----------------------------------------------------------------------------------------

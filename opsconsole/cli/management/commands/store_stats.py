@@ -9,7 +9,7 @@ from django.utils.translation import gettext_noop
 
 from opsconsole.cli.command import ConsoleCommand, Refused, add_json_flag
 from opsconsole.cli.output import Output
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.monitoring.stats import stats
 from opsconsole.stores.store import Store, StoreUnavailable, all_stores
 
@@ -55,10 +55,10 @@ def show(report: dict[str, Any], output: Output) -> None:
     rows = [
         (
             row["table"],
-            ("~" if row["estimated"] else "") + figure(row["rows"]),
+            ("~" if row["estimated"] else "") + format_number(row["rows"]),
             filesizeformat(row["bytes"]) if "bytes" in row else "",
             filesizeformat(row["index_bytes"]) if "index_bytes" in row else "",
-            figure(row["dead_rows"]) if "dead_rows" in row else "",
+            format_number(row["dead_rows"]) if "dead_rows" in row else "",
         )
         for row in report["tables"]
     ]

@@ -13,7 +13,7 @@ from opsconsole.cli.command import EXIT_FAILED, ConsoleCommand, add_json_flag, r
 from opsconsole.cli.output import Output
 from opsconsole.engine import audit_log
 from opsconsole.engine.audit_log import Note
-from opsconsole.formatting import figure
+from opsconsole.formatting import format_number
 from opsconsole.stores.models import Backup
 
 
@@ -32,7 +32,7 @@ class Command(ConsoleCommand):
         if options["json"]:
             output.json({"entries": entries, "head": head, "broken": broken or None})
         elif not broken:
-            output.line(_("%(count)s entries: each is as it was written.") % {"count": figure(entries)})
+            output.line(_("%(count)s entries: each is as it was written.") % {"count": format_number(entries)})
         if broken:
             raise CommandError(broken, returncode=EXIT_FAILED)
 

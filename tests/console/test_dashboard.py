@@ -1,4 +1,4 @@
-"""The front page: constant in queries, one store's trouble is one card's, and what to press first."""
+"""The dashboard: constant in queries, one store's trouble is one card's, and what to press first."""
 
 from __future__ import annotations
 
@@ -155,12 +155,12 @@ def test_a_store_that_is_down_turns_its_own_card_red(bob: Any, client: Client, t
 def test_who_may_look(charlie: Any, viewer: Any, client: Client) -> None:
     client.force_login(charlie)
     assert "store-card" not in client.get("/admin/").content.decode()
-    assert client.get("/admin/front/live/").status_code == 403
+    assert client.get("/admin/dashboard/live/").status_code == 403
     client.force_login(viewer)
     page = client.get("/admin/").content.decode()
     assert "store-card" in page
     assert "Measure now" not in page
-    assert client.get("/admin/front/live/").status_code == 200
+    assert client.get("/admin/dashboard/live/").status_code == 200
 
 
 def test_measure_now_is_a_run(bob: Any, client: Client) -> None:
