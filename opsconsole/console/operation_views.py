@@ -27,7 +27,8 @@ from opsconsole.console.pages import (
     plan_differences,
 )
 from opsconsole.engine import lifecycle, planner, queue, registry
-from opsconsole.engine.lifecycle import Actor, PlanDrifted, actor_of
+from opsconsole.engine.errors import PlanDrifted
+from opsconsole.engine.lifecycle import Actor, actor_of
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.registry import UnknownOperation

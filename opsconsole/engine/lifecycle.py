@@ -29,13 +29,14 @@ from django.utils.translation import ngettext
 
 import opsconsole
 from opsconsole.engine import checklist, environments, findings, notifications, registry
+from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
+from opsconsole.engine.locks import release, require_free, take_locks
 from opsconsole.engine.models import (
     ENDED,
     RESUMABLE,
     TRANSITIONS,
     Event,
     Freeze,
-    Lock,
     PinnedRows,
     Rejection,
     Request,
@@ -45,7 +46,6 @@ from opsconsole.engine.models import (
 )
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Check, Operation, Priority, Risk
 from opsconsole.engine.planner import Plan, count_outcomes, drifted_rows, operation_on, plan
-from opsconsole.engine.seals import serialised
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.preflight import require_privileges
 from opsconsole.stores.store import Store, attach_file
@@ -60,18 +60,6 @@ NOT_WAITING: dict[str, Any] = {"waiting": "", "waiting_code": "", "waiting_since
 WAIT_SECONDS = (1, 2, 5, 10, 20, 30)  # until a run that let its worker go is tried again
 MAX_ATTEMPTS = 5  # workers lost in a row without one batch
 MAX_NOTE = 10_000
-
-
-class RunRefused(Exception):
-    """The run can't be started or changed as asked. The message says why and what to do."""
-
-
-class PlanDrifted(RunRefused):
-    """The store no longer is as the confirmed plan saw it."""
-
-
-class TargetLocked(RunRefused):
-    """Another run holds a target."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +245,7 @@ def confirm(
     with transaction.atomic():
         require_free(run)
         if status != Status.AWAITING_APPROVAL:
-            _take_locks(run)
+            take_locks(run)
         _move(
             run,
             status,
@@ -383,12 +371,6 @@ def replace_plan(run: Run, actor: Actor) -> NoReturn:
     )
 
 
-def release(run: Run) -> None:
-    """Give up what a run holds that has ended: its targets, and the units that it might touch."""
-    run.locks.all().delete()
-    run.pinned.all().delete()
-
-
 def require_waiting(run: Run) -> None:
     if run.status != Status.AWAITING_APPROVAL:
         raise RunRefused(_("Run %(run)d does not wait for approval.") % {"run": run.pk})
@@ -415,50 +397,6 @@ def awaiting(actor: Actor) -> list[Run]:
     """Return the runs that wait for an approval which this person may give, newest first."""
     waiting = Run.objects.filter(status=Status.AWAITING_APPROVAL).order_by("-pk")
     return [run for run in waiting if not refusal_to_approve(run, actor)]
-
-
-def _lock_keys(run: Run) -> tuple[list[str], list[str]]:
-    """Return the tables that a run locks, and the keys in them; none: the whole tables."""
-    cls = registry.operation(run.operation)
-    keys = [str(key) for key in run.selection.get("keys", ())] if cls.locks_rows else []
-    return [*run.writes, *cls.locks], keys
-
-
-def require_free(run: Run) -> None:
-    """Refuse while another run holds a target. Raises UnableToRun."""
-    tables, keys = _lock_keys(run)
-    for table in tables:
-        held = Lock.objects.filter(identity=run.identity, table=table).exclude(run=run)
-        if keys:
-            held = held.filter(Q(key="") | Q(key__in=keys))
-        holder = held.select_related("run").first()
-        if holder is not None:
-            raise TargetLocked(_held_by(holder.run, table))
-
-
-def _take_locks(run: Run) -> None:
-    with serialised("locks"):
-        require_free(run)
-        tables, keys = _lock_keys(run)
-        for table in tables:
-            for key in keys or [""]:
-                Lock.objects.get_or_create(run=run, identity=run.identity, table=table, key=key)
-
-
-def _held_by(run: Run, table: str) -> str:
-    values = {"table": table, "location": run.location, "run": run.pk, "status": run.get_status_display()}
-    if run.status in RESUMABLE:
-        return (
-            _(
-                "%(table)s of %(location)s is held by run %(run)d (%(status)s): "
-                "`runs resume %(run)d` or `runs cancel %(run)d` first."
-            )
-            % values
-        )
-    return (
-        _("%(table)s of %(location)s is held by run %(run)d (%(status)s): wait for it, or `runs cancel %(run)d`.")
-        % values
-    )
 
 
 def _plain(values: Mapping[str, Any]) -> Any:
@@ -659,7 +597,7 @@ def begin(run: Run) -> None:
         fail_run(run, str(error))
         raise
     try:
-        _take_locks(run)
+        take_locks(run)
     except TargetLocked as held:  # it waits; the next minute tries again
         Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(
             waiting=str(held),

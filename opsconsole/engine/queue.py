@@ -24,8 +24,9 @@ from django_q.models import Failure, Schedule, Success
 from django_q.tasks import async_task
 
 from opsconsole.engine import lifecycle, notifications, planner, registry
+from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
 from opsconsole.engine.executor import LostOwnership, Runner
-from opsconsole.engine.lifecycle import Actor, PlanDrifted, RunRefused, TargetLocked
+from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import ENDED, Event, Freeze, Heartbeat, Run, ScheduleSetting, Status, Trigger
 from opsconsole.engine.operation import LONG_CLUSTER, Operation
 from opsconsole.engine.planner import PlanRefused

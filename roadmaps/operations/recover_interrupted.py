@@ -12,7 +12,8 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from opsconsole.engine import lifecycle, planner, queue
-from opsconsole.engine.lifecycle import Actor, RunRefused
+from opsconsole.engine.errors import RunRefused
+from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Run, Trigger
 from opsconsole.engine.operation import Change, Outcome, Schedule, Skip
 from opsconsole.engine.selection import Selection

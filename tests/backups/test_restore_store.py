@@ -12,6 +12,7 @@ from django.conf import settings
 
 from opsconsole.backups import restore as restores
 from opsconsole.engine import lifecycle
+from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.stores.models import Backup
@@ -175,7 +176,7 @@ def test_attached_and_the_console_itself_are_refused(tmp_path: Path) -> None:
 
 def test_nothing_else_runs_on_the_store_meanwhile(saved: Any) -> None:
     run = start(operation_called("audits.backfill_decision_fields", saved.store))
-    with pytest.raises(lifecycle.RunRefused, match="is held by run"):
+    with pytest.raises(RunRefused, match="is held by run"):
         restore(saved.store, saved.backup.path)
     lifecycle.cancel(run, TESTER)
 

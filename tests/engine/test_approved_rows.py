@@ -14,7 +14,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from opsconsole.engine import lifecycle, queue
-from opsconsole.engine.lifecycle import Actor, PlanDrifted, RunRefused
+from opsconsole.engine.errors import PlanDrifted, RunRefused
+from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Alert, Lock, PinnedRows, Run, Status
 from tasks.agentos.models import MemoryItem
 from tests.engine.test_checklist import ALL, environment, make_backup

@@ -8,7 +8,7 @@ import pytest
 from django.urls import reverse
 
 from opsconsole.engine import checklist, lifecycle, planner
-from opsconsole.engine.lifecycle import RunRefused
+from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Risk
 from opsconsole.engine.selection import Selection

@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 
 from opsconsole.engine import findings, lifecycle
-from opsconsole.engine.lifecycle import RunRefused
+from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Alert, Event, Finding, Freeze, Run, Status
 from tests.support import helix
 from tests.support.contract import TESTER, execute_run, operation_called, start

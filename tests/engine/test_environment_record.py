@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from opsconsole.engine import lifecycle
-from opsconsole.engine.lifecycle import RunRefused
+from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Installation, Run
 from tests.support import agentos
 from tests.support.contract import TESTER, operation_called, plan_whole

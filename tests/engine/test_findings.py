@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from audits.models import TaskAudit
 from opsconsole.engine import executor, findings, lifecycle, queue, registry
-from opsconsole.engine.lifecycle import RunRefused
+from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Finding, Run, Status
 from opsconsole.engine.operation import Action, Change, Check, FindingData, Invalid, NamedItemsMixin, Outcome, Risk
 from opsconsole.stores.store import Store

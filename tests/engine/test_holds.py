@@ -10,7 +10,7 @@ import pytest
 from django.db import connections
 
 from opsconsole.engine import lifecycle, planner
-from opsconsole.engine.lifecycle import RunRefused
+from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Event, Run, Status
 from opsconsole.engine.throttle import throttle_reason
 from tests.support.contract import TESTER, execute_run, operation_called, start, work

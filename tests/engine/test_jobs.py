@@ -21,7 +21,7 @@ from django_q.models import OrmQ, Schedule
 
 from opsconsole.cli.output import result_of
 from opsconsole.engine import lifecycle, planner, queue
-from opsconsole.engine.lifecycle import RunRefused
+from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Event, Run, ScheduleSetting, Status
 from opsconsole.stores import rows
 from tests.conftest import attach_url

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from opsconsole.engine import registry
-from opsconsole.engine.lifecycle import RunRefused
+from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Status
 from opsconsole.engine.operation import Action, Change, Outcome, Risk
 from tasks.agentos.models import Task

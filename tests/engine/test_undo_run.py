@@ -10,7 +10,7 @@ import pytest
 
 from audits.models import GuardianVerdict
 from opsconsole.engine import lifecycle, registry
-from opsconsole.engine.lifecycle import RunRefused
+from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Status
 from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange
 from opsconsole.stores.store import Store

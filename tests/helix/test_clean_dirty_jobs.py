@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 from opsconsole.engine import executor, lifecycle, planner
-from opsconsole.engine.lifecycle import PlanDrifted, RunRefused
+from opsconsole.engine.errors import PlanDrifted, RunRefused
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store

@@ -12,7 +12,7 @@ import psycopg
 from django.db import DatabaseError, InterfaceError
 
 from opsconsole.engine import lifecycle, planner
-from opsconsole.engine.lifecycle import RunRefused
+from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.engine.selection import Selection

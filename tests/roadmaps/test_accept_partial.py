@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from opsconsole.engine import lifecycle, planner
-from opsconsole.engine.lifecycle import RunRefused
+from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Finding, Run, Status
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store

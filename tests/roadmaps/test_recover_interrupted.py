@@ -9,7 +9,8 @@ from django.contrib.auth.models import User
 from django.core.management import call_command
 
 from opsconsole.engine import lifecycle, planner, queue
-from opsconsole.engine.lifecycle import Actor, RunRefused
+from opsconsole.engine.errors import RunRefused
+from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Run, Status, Trigger
 from opsconsole.engine.selection import Selection
 from tests.roadmaps.test_recover_tasks import NAME, _workflow, address_of, begin

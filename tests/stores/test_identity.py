@@ -12,7 +12,7 @@ from django.core.cache import cache
 from django.test import Client
 
 from opsconsole.engine import lifecycle, planner
-from opsconsole.engine.lifecycle import RunRefused
+from opsconsole.engine.errors import RunRefused
 from tests.backups.test_backup_store import back_up
 from tests.conftest import attach_url, forget_attached
 from tests.support.contract import TESTER, after_batches, operation_called, start, work

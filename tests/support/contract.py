@@ -21,8 +21,9 @@ from django.db import connections
 from django.utils import timezone
 
 from opsconsole.engine import executor, lifecycle, planner, registry
+from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.executor import LostOwnership, Runner
-from opsconsole.engine.lifecycle import Actor, RunRefused
+from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Batch, Event, FailedItem, Lock, Run, Status, Trigger
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.planner import Plan

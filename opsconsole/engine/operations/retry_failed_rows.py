@@ -12,7 +12,8 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine import registry
-from opsconsole.engine.lifecycle import RunRefused, get_run, store_of
+from opsconsole.engine.errors import RunRefused
+from opsconsole.engine.lifecycle import get_run, store_of
 from opsconsole.engine.models import FailedItem
 from opsconsole.engine.operation import Check, Operation, Outcome, Risk
 from opsconsole.stores.preflight import Target

@@ -14,7 +14,8 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine import registry
-from opsconsole.engine.lifecycle import RunRefused, get_run, store_of
+from opsconsole.engine.errors import RunRefused
+from opsconsole.engine.lifecycle import get_run, store_of
 from opsconsole.engine.models import Batch, Run
 from opsconsole.engine.operation import Change, Invalid, Operation, Outcome, Risk, RowChange, Skip
 from opsconsole.formatting import format_number

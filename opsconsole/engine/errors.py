@@ -1,0 +1,15 @@
+"""Errors of the engine that concern a run. Their messages say what happened and what to do."""
+
+from __future__ import annotations
+
+
+class RunRefused(Exception):
+    """A run that cannot be started or changed as requested."""
+
+
+class PlanDrifted(RunRefused):
+    """A store whose rows differ from the confirmed plan."""
+
+
+class TargetLocked(RunRefused):
+    """A target that another run has locked."""
