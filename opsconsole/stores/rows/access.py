@@ -1,0 +1,241 @@
+"""Raw rows by key: read as the database holds them, and written only if they have not changed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from django.utils.translation import gettext as _
+
+from opsconsole.stores.catalog import ForeignKey, quote
+from opsconsole.stores.rows.base import MARK, EngineRows, altered, ignored
+from opsconsole.stores.rows.changes import DuplicateKey, Key, RowKey, RowsChanged, Values, Write, plain_key
+from opsconsole.stores.rows.postgresql import PostgreSQLRows
+from opsconsole.stores.rows.references import known_table
+from opsconsole.stores.rows.sqlite import SQLiteRows, affinity
+from opsconsole.stores.store import Store
+
+
+def _engine(store: Store, since: int | None = None) -> EngineRows:
+    return SQLiteRows(store) if store.vendor == "sqlite" else PostgreSQLRows(store, since)
+
+
+def is_numbered(store: Store, table: str) -> bool:
+    """Return whether the key of `table` is a whole number. An unknown table counts as numbered."""
+    if table not in store.tables:
+        return True
+    column = store.tables[table][store.key_column(table)]
+    if store.vendor == "postgresql":
+        return column.base in {"smallint", "integer", "bigint"}
+    return affinity(column.type) == "INTEGER"
+
+
+def may_be_real(declared: str) -> bool:
+    """Return whether a SQLite column of this type may hold a fraction as a number."""
+    return affinity(declared) in {"REAL", "NUMERIC", "BLOB"}
+
+
+def mark(store: Store) -> int:
+    """Return a mark of the writes of other clients. Take it before rows are read.
+
+    SQLite: the mark differs after another connection has committed. PostgreSQL: the oldest transaction that may
+    still write; a row with an older version has not changed since.
+    """
+    return _engine(store).mark()
+
+
+def has_versions(store: Store, tables: Iterable[str]) -> bool:
+    """Return whether the role may read the versions (`xmin`) of the rows of `tables` on PostgreSQL."""
+    oids = [store.tables[name].oid for name in tables if name in store.tables]
+    sql = (
+        "SELECT COALESCE(bool_and(has_column_privilege(t::oid, 'xmin', 'SELECT')), true) FROM unnest(%s::bigint[]) AS t"
+    )
+    return bool(store.query(sql, [oids])[0][0])
+
+
+def write(store: Store, change: Write, *, since: int | None = None) -> int:
+    """Apply `change` and return the number of its rows. Raise RowsChanged unless all of them were written.
+
+    `since` is the mark of PostgreSQL from before the rows were read: a row that may have changed is not written.
+    None means that the caller has locked the rows.
+    """
+    if not store.tables[change.table].is_unique([store.key_column(change.table)]):
+        _require_single(store, change)
+    met = _engine(store, since).apply(change)
+    if met != len(change.rows):
+        _require_met(store, change, met, since)
+    return len(change.rows)
+
+
+def verify(store: Store, change: Write) -> None:
+    """Compare the rows with what was written, if a column or a trigger may have altered it. Raise RowsChanged.
+
+    Deferred triggers must have fired.
+    """
+    if _engine(store).may_alter(change):
+        _require_written(store, change)
+
+
+def read(store: Store, table: str, columns: Sequence[str], keys: Iterable[Key]) -> dict[Key, Values]:
+    """Return key → raw values of `columns` of the rows that exist."""
+    return _engine(store).read(table, columns, list(keys))
+
+
+def new_keys(store: Store, table: str, count: int, taken: Collection[Key] = ()) -> list[Key]:
+    """Return `count` keys for new rows, as the database itself would make them, without those in `taken`.
+
+    A sequence of PostgreSQL never returns a key twice. SQLite reserves nothing: another client may take the key.
+    """
+    return _engine(store).new_keys(table, count, taken) if count else []
+
+
+def known_rowids(store: Store, table: str, rowids: Sequence[int]) -> set[int]:
+    """Return the `rowids` that exist in a SQLite table."""
+    name = quote(store.tables[table].rowid)
+    sql = f"SELECT {name} FROM {quote(table)} WHERE {name} IN (SELECT value FROM json_each(%s))"
+    return {rowid for (rowid,) in store.query(sql, [json.dumps(list(rowids))])}
+
+
+def highest_rowid(store: Store, table: str) -> int:
+    """Return the highest rowid of a SQLite table, 0 if it is empty."""
+    return store.query(f"SELECT MAX({quote(store.tables[table].rowid)}) FROM {quote(table)}")[0][0] or 0
+
+
+def normalized(store: Store, change: Write) -> Write:
+    """Return `change` with its new values as the database writes them: a time or a number has many texts."""
+    return change if change.kind == "delete" else _engine(store).normalized(change)
+
+
+def lock(store: Store, change: Write) -> None:
+    """Lock the rows of `change` on PostgreSQL, so that no new row can refer to them. SQLite has one lock."""
+    if store.vendor == "postgresql":
+        PostgreSQLRows(store).lock(change)
+
+
+def deleted(store: Store, table: str) -> int:
+    """Return a number that grows by each row of `table` that this transaction and its triggers delete."""
+    return _engine(store).deleted(table)
+
+
+def check_deferred(store: Store) -> None:
+    """Check deferred constraints and fire deferred triggers: at COMMIT, their errors belong to no statement."""
+    if store.vendor == "postgresql":
+        store.execute("SET CONSTRAINTS ALL IMMEDIATE")
+
+
+def explain(store: Store, kind: str, table: str, columns: Sequence[str]) -> None:
+    """Let the database compile a statement that a run needs, without executing it. Raise the error of the database."""
+    values: Values = (None,) * len(columns)
+    old, new = None if kind == "insert" else values, None if kind == "delete" else values
+    engine = _engine(store)
+    statement = engine.statement(Write(table, tuple(columns), [(0, old, new)]))
+    store.query(f"{engine.explain} {statement}", [None] * len(MARK.findall(statement)))
+
+
+def _require_met(store: Store, change: Write, met: int, since: int | None) -> None:
+    """Find the rows that a statement did not write, and the reason. Raise RowsChanged."""
+    keys = [row[0] for row in change.rows]
+    if twice := {key for key, count in Counter(keys).items() if count > 1}:
+        reason = DuplicateKey(_("%(table)s is to hold two values in one row.") % {"table": change.table})
+        raise RowsChanged(refused={(change.table, key): reason for key in twice})
+    found = read(store, change.table, change.columns, keys)
+    young = _engine(store, since).young(change.table, keys)
+    fired = any(one.before for one in store.triggers(change.table, change.kind.upper()))
+    unmet: dict[RowKey, Exception | None] = {}
+    refused: dict[RowKey, Exception] = {}
+    as_asked = [key for key, _old, new in change.rows if found.get(key) == store.normalize(new)]
+    # If more rows hold the new values than were written, another client wrote some of them. If the caller has locked
+    # the rows, a cascade or a trigger of this transaction wrote them.
+    ours = set(as_asked) if fired or since is None or len(as_asked) == met else set()
+    for key, old, _new in change.rows:
+        now = found.get(key)
+        if key in ours:
+            continue
+        if now is not None and now == store.normalize(old) and key in young:
+            unmet[change.table, key] = None
+        elif now == store.normalize(old):
+            refused[change.table, key] = ignored(store, change)
+        else:
+            # A trigger may have done it. If the row is read unchanged again, no other client changed it.
+            unmet[change.table, key] = ignored(store, change) if fired else None
+    if unmet or refused:
+        raise RowsChanged(unmet, refused)
+
+
+def _require_written(store: Store, change: Write) -> None:
+    found = read(store, change.table, change.columns, [row[0] for row in change.rows])
+    refused: dict[RowKey, Exception] = {}
+    for key, old, new in change.rows:
+        now = found.get(key)
+        if _same(now, store.normalize(new)):
+            continue
+        if now is None or new is None or now == store.normalize(old):
+            refused[change.table, key] = ignored(store, change)
+            continue
+        differing = [
+            (name, given, held)
+            for name, given, held in zip(change.columns, store.normalize(new) or (), now, strict=True)
+            if not _same((given,), (held,))
+        ]
+        refused[change.table, key] = altered(store, change, differing)
+    if refused:
+        raise RowsChanged(refused=refused)
+
+
+def _same(one: Values | None, other: Values | None) -> bool:
+    """Return whether values are equal and of one type: 5, 5.0 and '5' differ in SQLite."""
+    return one == other and (one is None or list(map(type, one)) == list(map(type, other or ())))
+
+
+def _require_single(store: Store, change: Write) -> None:
+    """Refuse rows whose key is not unique. Raise RowsChanged."""
+    if change.kind == "insert":
+        return
+    engine = _engine(store)
+    key = engine.key(change.table)
+    refused: dict[RowKey, Exception] = {}
+    for part in engine.portions([row[0] for row in change.rows]):
+        condition, values = engine.key_condition(change.table, "t", part)
+        table = store.tables[change.table].sql
+        found = store.query(
+            f"SELECT t.{key}, COUNT(*) FROM {table} AS t WHERE {condition} GROUP BY t.{key} HAVING COUNT(*) > 1", values
+        )
+        for duplicate, count in found:
+            refused[change.table, plain_key(duplicate)] = DuplicateKey(
+                _("%(count)d rows of %(table)s have this key. Nothing was changed in them.")
+                % {"count": count, "table": change.table}
+            )
+    if refused:
+        raise RowsChanged(refused=refused)
+
+
+def references(
+    store: Store, reference: ForeignKey, table: str, keys: Sequence[Key], *, but: Sequence[Key] = ()
+) -> dict[Key, list[Any]]:
+    """Return key of `table` → the rows that refer to it by `reference`, without the rows `but` of the referring table.
+
+    A referring row is its key, or None if the store does not know its table.
+    """
+    engine, child = _engine(store), known_table(store, reference)
+    key, shown = engine.key(table), f"c.{engine.key(child)}" if child else "NULL"
+    on = " AND ".join(
+        f"p.{quote(other)} {operator} c.{quote(one)}{collation}"
+        for one, other, operator, collation in zip(
+            reference.columns, reference.referred, reference.operators, reference.collations, strict=True
+        )
+    )
+    found: dict[Key, list[Any]] = {}
+    for part in engine.portions(keys):
+        condition, values = engine.key_condition(table, "p", part)
+        rows = store.query(
+            f"SELECT p.{key}, {shown} FROM {store.tables[table].sql} AS p "
+            f"JOIN {reference.child_sql} AS c ON {on} WHERE {condition}",
+            values,
+        )
+        excluded = set(but)
+        for parent, row in rows:
+            if child is None or plain_key(row) not in excluded:
+                found.setdefault(plain_key(parent), []).append(row)
+    return found

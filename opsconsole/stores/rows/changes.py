@@ -1,0 +1,86 @@
+"""Changes to rows, and the errors that keep a row from being changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from opsconsole.stores.sqlite import UndecodableText
+
+Key = int | str
+Values = tuple[Any, ...]
+RowKey = tuple[str, Key]  # table and key
+
+
+class Write(NamedTuple):
+    """Changes of one kind to one table.
+
+    `rows` are `[key, old values, new values]`, in the order of `columns`. An insert has no old values, a
+    delete has no new ones.
+    """
+
+    table: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Key, Values | None, Values | None]]
+
+    @property
+    def kind(self) -> str:
+        _, old, new = self.rows[0]
+        return "insert" if old is None else "delete" if new is None else "update"
+
+    def reversed(self) -> Write:
+        return Write(self.table, self.columns, [(key, new, old) for key, old, new in self.rows])
+
+
+class WriteIgnored(Exception):
+    """The database did not change a row, and reported no error."""
+
+
+class ValueAltered(Exception):
+    """The database stored another value than it was given."""
+
+
+class DuplicateKey(Exception):
+    """Several rows have the same key."""
+
+
+class UnrecordedDelete(Exception):
+    """A trigger deletes rows without a before-image."""
+
+
+class StillReferenced(Exception):
+    """A row that the run does not delete refers to a row that the run would delete."""
+
+
+class RowsChanged(Exception):
+    """Rows that a batch could not write. The batch is rolled back.
+
+    `unmet` rows no longer hold the values that were read. If such a row is read again unchanged, its error in
+    `unmet` is the reason. `held` are their values now, if known. `refused` rows cannot be written at all.
+    """
+
+    def __init__(
+        self,
+        unmet: Mapping[RowKey, Exception | None] | None = None,
+        refused: Mapping[RowKey, Exception] | None = None,
+        held: Mapping[RowKey, Values | None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.unmet, self.refused, self.held = dict(unmet or {}), dict(refused or {}), dict(held or {})
+
+
+def is_bigint(number: int) -> bool:
+    """Return whether an integer column can hold `number`: both engines have at most 64 bits."""
+    return -(2**63) <= number < 2**63
+
+
+def plain_key(key: Any) -> Key:
+    """Return a key in the form of before-images. The driver of PostgreSQL also returns UUIDs and decimals."""
+    if type(key) is UndecodableText:
+        return key.as_key()
+    if isinstance(key, int | str):
+        return key
+    if isinstance(key, Decimal) and key == key.to_integral_value():
+        return int(key)
+    return str(key)

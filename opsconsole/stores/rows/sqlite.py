@@ -1,0 +1,154 @@
+"""Rows of SQLite stores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from opsconsole.stores.catalog import quote
+from opsconsole.stores.rows.base import MARK, EngineRows
+from opsconsole.stores.rows.changes import Key, Values, Write, plain_key
+from opsconsole.stores.sqlite import RawText
+
+PARAMETERS = 30_000  # of one statement; the limit of SQLite is 32,766
+
+
+class SQLiteRows(EngineRows):
+    """Statements for SQLite. A raw value is what the driver stores: `+column` prevents its converters."""
+
+    explain = "EXPLAIN QUERY PLAN"
+
+    def portions(self, keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
+        if _fit_json(keys):
+            yield keys
+        else:
+            yield from (keys[start : start + PARAMETERS] for start in range(0, len(keys), PARAMETERS))
+
+    def key_condition(self, table: str, alias: str, keys: Sequence[Key]) -> tuple[str, list[Any]]:
+        name = f"{alias}.{self.key(table)}"
+        if _fit_json(keys):
+            return f"{name} IN (SELECT value FROM json_each(%s))", [json.dumps(list(keys))]
+        return f"{name} IN ({', '.join(['%s'] * len(keys))})", list(keys)
+
+    def read(self, table: str, columns: Sequence[str], keys: list[Key]) -> dict[Key, Values]:
+        # The alias keeps the driver from converting values by a column's name, such as "at [timestamp]".
+        raw = ", ".join(f"+t.{quote(column)} AS c{place}" for place, column in enumerate(columns))
+        found: dict[Key, Values] = {}
+        for part in self.portions(keys):
+            condition, values = self.key_condition(table, "t", part)
+            sql = f"SELECT t.{self.key(table)}, {raw} FROM {quote(table)} AS t WHERE {condition}"
+            with self.store.exact_text():
+                found |= {plain_key(row[0]): tuple(row[1:]) for row in self.store.query(sql, values)}
+        return found
+
+    def _each(self, sql: str, rows: Sequence[Values]) -> int:
+        """Execute a statement for each row. Text that is not UTF-8 is sent as bytes and cast to text."""
+        plain = [row for row in rows if RawText not in map(type, row)]
+        met = self.store.execute_many(sql, plain) if plain else 0
+        for row in rows if len(plain) < len(rows) else ():
+            if RawText in map(type, row):
+                parts = MARK.split(sql)
+                marks = ["CAST(%s AS TEXT)" if type(value) is RawText else "%s" for value in row]
+                cast = "".join(f"{part}{mark}" for part, mark in zip(parts, [*marks, ""], strict=True))
+                met += self.store.execute(cast, [bytes(v) if type(v) is RawText else v for v in row])
+        return met
+
+    def normalized(self, change: Write) -> Write:
+        return change
+
+    def column_may_alter(self, change: Write) -> bool:
+        table = self.store.tables[change.table]
+        for place, name in enumerate(change.columns):
+            exact = _EXACT[affinity(table[name].type)]
+            if not all(type(row[2][place]) in exact for row in change.rows if row[2] is not None):
+                return True
+        return False
+
+    def mark(self) -> int:
+        return int(self.store.query("PRAGMA data_version")[0][0])
+
+    def new_keys(self, table: str, count: int, taken: Collection[Key]) -> list[Key]:
+        first = self.store.query(f"SELECT COALESCE(MAX({self.key(table)}), 0) FROM {quote(table)}")[0][0]
+        if self.store.query("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'"):
+            # AUTOINCREMENT never gives the key of a deleted row again.
+            sequence = "SELECT seq FROM sqlite_sequence WHERE name = %s COLLATE NOCASE"
+            first = max([first, *(seq for (seq,) in self.store.query(sequence, [table]))])
+        first = max([first, *(key for key in taken if isinstance(key, int))])
+        return [first + place for place in range(1, count + 1)]
+
+    def deleted(self, table: str) -> int:
+        return -int(self.store.query(f"SELECT COUNT(*) FROM {quote(table)}")[0][0])
+
+    # With OR ABORT, a UNIQUE … ON CONFLICT REPLACE of the schema does not delete another row.
+
+    def update_sql(self, change: Write) -> str:
+        columns = [quote(column) for column in change.columns]
+        return (
+            f"UPDATE OR ABORT {quote(change.table)} SET {', '.join(f'{c} = %s' for c in columns)} "
+            f"WHERE {self.key(change.table)} = %s AND {_unchanged(columns)}"
+        )
+
+    def update(self, change: Write) -> int:
+        rows = [(*new, key, *old) for key, old, new in change.rows]  # type: ignore[misc]
+        return self._each(self.update_sql(change), rows)
+
+    def insert_sql(self, change: Write) -> str:
+        columns = ", ".join(quote(column) for column in change.columns)
+        marks = ", ".join(["%s"] * len(change.columns))
+        return f"INSERT OR ABORT INTO {quote(change.table)} ({columns}) VALUES ({marks})"
+
+    def insert(self, change: Write) -> int:
+        rows = [new for _, _, new in change.rows if new is not None]
+        if not self.is_own_parent(change.table):
+            return self._each(self.insert_sql(change), rows)
+        met, count = 0, max(1, PARAMETERS // len(change.columns))
+        start = self.insert_sql(change).partition(" VALUES ")[0]
+        for part in (rows[first : first + count] for first in range(0, len(rows), count)):
+            marks = [", ".join("CAST(%s AS TEXT)" if type(v) is RawText else "%s" for v in row) for row in part]
+            values = [bytes(v) if type(v) is RawText else v for row in part for v in row]
+            met += self.store.execute(f"{start} VALUES ({'), ('.join(marks)})", values)
+        return met
+
+    def delete_sql(self, change: Write) -> str:
+        columns = [quote(column) for column in change.columns]
+        return f"DELETE FROM {quote(change.table)} WHERE {self.key(change.table)} = %s AND {_unchanged(columns)}"
+
+    def delete(self, change: Write) -> int:
+        rows = [(key, *old) for key, old, _ in change.rows if old is not None]
+        return self._each(self.delete_sql(change), rows)
+
+
+def _fit_json(keys: Sequence[Key]) -> bool:
+    """Return whether JSON can carry all keys: SQLite would cut a text at U+0000."""
+    return all(isinstance(key, int) or (isinstance(key, str) and "\0" not in key) for key in keys)
+
+
+def _unchanged(columns: Sequence[str]) -> str:
+    """Return the condition that columns hold the given values byte for byte, in every collation."""
+    return " AND ".join(f"+{column} COLLATE BINARY IS %s" for column in columns)
+
+
+# Python types that a column of this affinity stores unchanged.
+_NONE = type(None)
+_EXACT: dict[str, frozenset[type]] = {
+    "TEXT": frozenset({str, bytes, _NONE}),
+    "BLOB": frozenset({str, bytes, int, float, _NONE}),
+    "INTEGER": frozenset({int, bytes, _NONE}),
+    "NUMERIC": frozenset({int, bytes, _NONE}),
+    "REAL": frozenset({float, bytes, _NONE}),
+}
+
+
+def affinity(declared: str) -> str:
+    """Return the affinity of a declared type, by SQLite's rules in their order."""
+    upper = declared.upper()
+    if "INT" in upper:
+        return "INTEGER"
+    if any(part in upper for part in ("CHAR", "CLOB", "TEXT")):
+        return "TEXT"
+    if "BLOB" in upper or not upper:
+        return "BLOB"
+    if any(part in upper for part in ("REAL", "FLOA", "DOUB")):
+        return "REAL"
+    return "NUMERIC"
