@@ -1,4 +1,4 @@
-"""The backups that there are. Knows nothing of runs, so that the engine may ask before it deletes."""
+"""Queries of backups that the engine needs before it deletes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from opsconsole.stores.store import Store
 
 
 def listed(store: Store) -> Iterator[Backup]:
-    """The backups of this very database, newest first, whose file is still there."""
+    """Yield the backups of this database whose file still exists, newest first."""
     mine = Backup.objects.filter(identity=store.known_identity() or store.identity()).order_by("-at", "-pk")
     for backup in mine.iterator(chunk_size=50):
         if backup.is_there:
@@ -17,7 +17,5 @@ def listed(store: Store) -> Iterator[Backup]:
 
 
 def newest_verified(store: Store) -> Backup | None:
-    """The newest backup of this very database that was checked after writing, is still there, and can be restored
-    here: a dump as SQL text is for those who move elsewhere.
-    """
+    """Return the newest verified backup that can be restored. A dump as SQL text cannot: it is for other servers."""
     return next((backup for backup in listed(store) if backup.verified_at is not None and backup.format != "sql"), None)

@@ -1,4 +1,4 @@
-"""Which system a database belongs to, by its tables and columns: file names say anything."""
+"""The platform of a database, recognized by its tables and columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from opsconsole.stores.store import Store
 
 
 def platform_of(columns: Mapping[str, Iterable[str]]) -> str | None:
-    """The store whose models know most of these columns; None where none knows any, or two know as many."""
+    """Return the store whose models have most of these columns. None if no store has any, or two have as many."""
     held = {(table, column) for table, names in columns.items() for column in names}
     known = sorted(((len(held & _columns(name)), name) for name in store_titles()), reverse=True)
     (most, name), (second, _other) = known[:2]

@@ -11,9 +11,9 @@ from django.utils.translation import gettext_lazy as _
 
 
 class StoreModel(models.Model):
-    """A table of a source system. `store` names the store it lives in; the router reads it.
+    """A table of a platform. `store` is its store, which the router reads.
 
-    `added_by` says which of the platform's own migrations added a column later: its number, or its revision.
+    `added_by` is the migration of the platform that added a column later: its number or its revision.
     """
 
     store: ClassVar[str]
@@ -24,14 +24,14 @@ class StoreModel(models.Model):
 
 
 class Backup(models.Model):
-    """A whole file, written and checked. A backup that was cut off in the middle never gets here."""
+    """A complete backup file. An interrupted backup has no record."""
 
     store = models.CharField(_("store"), max_length=50)
     identity = models.TextField()
     path = models.TextField(_("file"), unique=True)
     size = models.BigIntegerField(_("size"))
     digest = models.CharField(max_length=64)  # SHA-256 of the file
-    at = models.DateTimeField(_("state of"))  # the moment whose state it holds
+    at = models.DateTimeField(_("state of"))  # time of the saved state
     verified_at = models.DateTimeField(_("verified at"), null=True)
     engine = models.CharField(_("engine"), max_length=20)
     format = models.CharField(_("format"), max_length=20)  # sqlite, custom, sql
@@ -39,7 +39,7 @@ class Backup(models.Model):
     rows = models.JSONField(default=dict)  # table → rows
     run = models.ForeignKey("operations.Run", models.SET_NULL, null=True, related_name="backups")
 
-    audit_entries = models.BigIntegerField(null=True)  # the audit log's length and newest seal when it was made
+    audit_entries = models.BigIntegerField(null=True)  # length of the audit log in the backup
     audit_head = models.CharField(max_length=64, blank=True)
 
     class Meta:
@@ -52,7 +52,7 @@ class Backup(models.Model):
 
     @property
     def is_there(self) -> bool:
-        """Whether the file still lies where it was written, as long as it was."""
+        """Whether the file still exists with its size."""
         try:
             return Path(self.path).stat().st_size == self.size
         except OSError:

@@ -1,7 +1,7 @@
-"""Refuse, before the first write, what a store can't do exactly: read from its catalogue, and compiled by it.
+"""Refuse a store before the first write if a run could not be exact there.
 
-Each refusal is one sentence about the store, with what to do. What can be done exactly is no reason to refuse:
-generated and identity columns, triggers, composite keys, keys of any type.
+The database's catalogue is read and each statement is compiled. A refusal names the cause and the remedy.
+Generated and identity columns, triggers, composite keys and keys of any type are handled, not refused.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from opsconsole.stores.store import Store, StoreUnavailable
 
 
 class Target(NamedTuple):
-    """What a run does to a table: `kind` is insert, update or delete."""
+    """A change of a run to a table: `kind` is insert, update or delete."""
 
     kind: str
     table: str
-    columns: tuple[str, ...] = ()  # of an update; an insert names those it fills
+    columns: tuple[str, ...] = ()  # that an update writes or an insert fills
 
 
 class Privilege(NamedTuple):
@@ -40,14 +40,14 @@ class Privilege(NamedTuple):
 
 @dataclass
 class Preflight:
-    """What the plan must say of the store: sentences."""
+    """Sentences for the plan about the store."""
 
     notes: list[str] = field(default_factory=list)
     undo_obstacles: list[str] = field(default_factory=list)
 
 
 def examine(store: Store, targets: Sequence[Target], *, undoable: bool) -> Preflight:
-    """Return what the plan must say of the store's tables. Raises StoreUnusable where it can't be exact."""
+    """Return the sentences for the plan. Raise StoreUnavailable if a run could not be exact."""
     _require_tables(store, targets)
     found = Preflight()
     if store.vendor == "postgresql":
@@ -76,16 +76,16 @@ def examine(store: Store, targets: Sequence[Target], *, undoable: bool) -> Prefl
 
 
 def require_privileges(store: Store, reads: Iterable[tuple[str, str]], targets: Sequence[Target]) -> None:
-    """Refuse a role that has not every privilege for what will be done, with the statements that grant them.
+    """Refuse a role without the privileges that a run needs, with the statements that grant them.
 
-    `reads`: table and column, of what is read to judge a row.
+    `reads` are the tables and columns that the operation reads.
     """
     if store.vendor != "postgresql":
         return
     wanted = dict.fromkeys(_privileges(store, reads, targets))
     if missing := missing_privileges(store, list(wanted)):
         raise StoreUnavailable(
-            _("%(location)s: the role %(role)s lacks %(rights)s. Nothing was written. Its owner grants it with:")
+            _("%(location)s: the role %(role)s is missing %(rights)s. Nothing was written. The owner grants it with:")
             % {
                 "location": store.location,
                 "role": _role(store),
@@ -97,10 +97,10 @@ def require_privileges(store: Store, reads: Iterable[tuple[str, str]], targets: 
 
 
 def missing_privileges(store: Store, wanted: Sequence[Privilege]) -> list[Privilege]:
-    """Return the privileges that the role has not: one query."""
+    """Return the privileges that the role does not have: one query."""
     if store.vendor != "postgresql" or not wanted:
         return []
-    lacking = store.query(
+    missing = store.query(
         """
         SELECT w.place
         FROM unnest(%s::text[], %s::bigint[], %s::text[]) WITH ORDINALITY AS w(name, oid, attribute, place)
@@ -117,7 +117,7 @@ def missing_privileges(store: Store, wanted: Sequence[Privilege]) -> list[Privil
         """,
         [[p.name for p in wanted], [p.oid for p in wanted], [p.column for p in wanted]],
     )
-    return [wanted[place - 1] for (place,) in lacking]
+    return [wanted[place - 1] for (place,) in missing]
 
 
 # --- privileges -----------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def _privileges(store: Store, reads: Iterable[tuple[str, str]], targets: Sequenc
             yield _on(table, "SELECT")
             yield _on(table, target.kind.upper())
         if target.kind == "delete":
-            yield _on(table, "UPDATE", "*")  # SELECT … FOR UPDATE asks for it
+            yield _on(table, "UPDATE", "*")  # SELECT … FOR UPDATE requires it
             for reference in _referring(store, target.table):
                 child = rows.known_table(store, reference)
                 named = [store.key_column(child)] if child else []
@@ -162,7 +162,7 @@ def _role(store: Store) -> str:
 
 
 def _grants(store: Store, missing: Sequence[Privilege]) -> list[str]:
-    """One statement for each table and privilege."""
+    """Return one statement for each table and privilege."""
     role = quote(_role(store))
     columns: dict[tuple[str, str], list[str]] = {}
     for one in missing:
@@ -179,7 +179,7 @@ def _grants(store: Store, missing: Sequence[Privilege]) -> list[str]:
 
 
 def require_readable(store: Store, tables: Iterable[str]) -> None:
-    """Refuse tables of which the role may not see every row: what it sees is not what exists."""
+    """Refuse tables that hide rows from the role."""
     for name in tables:
         table = store.tables.get(name)
         if table is not None and table.row_security:
@@ -204,8 +204,8 @@ def _require_tables(store: Store, targets: Sequence[Target]) -> None:
             raise _refusal(
                 store,
                 _(
-                    "Partitions of %(table)s are foreign tables, whose rows can't be locked. "
-                    "Use the server of their own."
+                    "Partitions of %(table)s are foreign tables. The console cannot lock their rows. "
+                    "Run the operation on the server that holds them."
                 ),
                 table=target.table,
             )
@@ -221,13 +221,13 @@ def _require_tables(store: Store, targets: Sequence[Target]) -> None:
 
 
 def _require_key(store: Store, table: Table) -> None:
-    """Refuse a table whose rows the key does not tell apart: neither by the schema nor in fact."""
+    """Refuse a table whose key is not unique, neither by the schema nor by its rows."""
     name = store.key_column(table.name)
     key = quote(name)
     if table[name].nullable and store.query(f"SELECT 1 FROM {table.sql} WHERE {key} IS NULL LIMIT 1"):
         raise _refusal(
             store,
-            _("Rows of %(table)s have no key (%(key)s), so that they can't be told apart. Give each of them one."),
+            _("Rows of %(table)s have no key (%(key)s), so that they cannot be told apart. Give each row a key."),
             table=table.name,
             key=name,
         )
@@ -238,16 +238,16 @@ def _require_key(store: Store, table: Table) -> None:
     ):
         raise _refusal(
             store,
-            _("A key of %(table)s is a fraction, and the console can't name such a row. Store %(key)s as text."),
+            _("A key of %(table)s is a fraction. The console cannot name such a row. Store %(key)s as text."),
             table=table.name,
             key=name,
         )
-    if store.vendor == "sqlite":  # blobs come last in the order of keys
+    if store.vendor == "sqlite":  # SQLite sorts blobs last
         last = store.query(f"SELECT typeof({key}) FROM {table.sql} ORDER BY {key} DESC LIMIT 1")
         if last and last[0][0] == "blob":
             raise _refusal(
                 store,
-                _("A key of %(table)s is binary, and the console can't name such a row. Store %(key)s as text."),
+                _("A key of %(table)s is binary. The console cannot name such a row. Store %(key)s as text."),
                 table=table.name,
                 key=name,
             )
@@ -259,7 +259,7 @@ def _require_key(store: Store, table: Table) -> None:
     if found:
         raise _refusal(
             store,
-            _("%(table)s has %(count)d rows with the same key (%(key)s %(value)s), so that they can't be told apart."),
+            _("%(table)s has %(count)d rows with the same key (%(key)s %(value)s), so that they cannot be told apart."),
             table=table.name,
             key=name,
             count=found[0][1],
@@ -328,16 +328,16 @@ def _referring(store: Store, table: str) -> list[ForeignKey]:
 
 
 def _compile(store: Store, target: Target) -> None:
-    """Let the database compile the statement: a missing function of a trigger, a broken foreign key show now."""
+    """Let the database compile the statement. It finds broken triggers and foreign keys."""
     table = store.tables[target.table]
     columns = target.columns if target.kind == "update" else table.stored
     try:
         rows.explain(store, target.kind, target.table, [name for name in columns if name in (*table, table.rowid)])
     except DatabaseError as error:
-        if sqlstate(error) == "42501":  # `require_privileges` says it, with the GRANT
+        if sqlstate(error) == "42501":  # `require_privileges` reports it with the GRANT
             return
         if classify(error) == ErrorKind.TRANSIENT:
-            raise  # a lock, not the statement
+            raise  # such as a lock: the statement may be right
         raise _refusal(
             store,
             _("The database refuses to %(kind)s rows of %(table)s: %(reason)s."),
@@ -374,7 +374,7 @@ _TOUCHED = re.compile(rf"\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|DELETE\s+FROM)\s+(?:
 
 
 def changed_columns(trigger: TriggerInfo) -> set[str]:
-    """Return `table.column` and `table` that a trigger's source names as changed, as far as it can be read."""
+    """Return the `table.column` and `table` that a trigger changes, as far as its source shows."""
     found = {f"{trigger.table}.{_plain(name)}" for name in _ASSIGNED.findall(trigger.source)}
     for _schema, table, assignments in _UPDATED.findall(trigger.source):
         found |= {f"{_plain(table)}.{_plain(name)}" for name in _SET.findall(assignments)}
@@ -386,17 +386,17 @@ def _plain(name: str) -> str:
 
 
 def may_refuse_a_row(store: Store, table: str) -> bool:
-    """Return whether a row of `table` that is there might not be inserted again, although others are."""
+    """Return whether the database may refuse to insert an existing row of `table` again."""
     if any(not one.rule for one in store.triggers(table, "INSERT")):
         return True
-    if store.vendor == "sqlite":  # keys and checks may be older than their enforcement
+    if store.vendor == "sqlite":  # rows may be older than the keys and checks
         return any(one.child == table for one in store.foreign_keys) or store.has_checks(table)
     sql = "SELECT 1 FROM pg_constraint WHERE conrelid = %s::bigint::oid AND NOT convalidated LIMIT 1"
     return bool(store.query(sql, [store.tables[table].oid]))
 
 
 def _undo_obstacles(store: Store, targets: Sequence[Target]) -> Iterator[str]:
-    """Why rows that a run deletes can't be inserted again."""
+    """Yield the reasons why deleted rows could not be inserted again."""
     for target in targets:
         if target.kind != "delete":
             continue
@@ -407,7 +407,7 @@ def _undo_obstacles(store: Store, targets: Sequence[Target]) -> Iterator[str]:
         if table.has_rowid and not table.rowid:
             yield _("Columns of %(table)s hide its rowid.") % {"table": target.table}
         if missing_privileges(store, [_on(table, "INSERT")]):
-            yield _("An undo needs INSERT on %(table)s, which the role %(role)s lacks.") % {
+            yield _("An undo needs INSERT on %(table)s. The role %(role)s is missing it.") % {
                 "table": target.table,
                 "role": _role(store),
             }

@@ -1,4 +1,4 @@
-"""What a store is missing, and what to do about it: every statement that is printed works when it is followed."""
+"""The parts of a schema that a store is missing, with SQL statements that add them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Needs = Mapping[type[Model], Iterable[str]]
 
 @dataclass
 class MissingParts:
-    """What a store is missing of what was asked: names, reasons why some can't be added, statements for the others."""
+    """Missing tables and columns: their names, statements that add them, and reasons why some cannot be added."""
 
     names: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     statements: list[str] = field(default_factory=list)
-    pending: bool = False  # whether migrations of the platform's own will add some of it
+    pending: bool = False  # the platform's own migrations will add some of them
 
 
 def find_missing(store: Store, needs: Needs) -> MissingParts:
-    """Compare the store with the tables and columns that are needed."""
+    """Return the needed tables and columns that the store is missing."""
     found = MissingParts()
     for model, columns in needs.items():
         table = model._meta.db_table
@@ -55,9 +55,9 @@ def find_missing(store: Store, needs: Needs) -> MissingParts:
 
 
 def sentence(store: Store, found: MissingParts) -> str:
-    """Say what is missing and what to do, in one text."""
+    """Return a text that names the missing parts and the remedy."""
     parts = [
-        _("%(location)s lacks %(missing)s. Nothing was written.")
+        _("%(location)s is missing %(missing)s. Nothing was written.")
         % {"location": store.location, "missing": ", ".join(found.names)},
         *found.reasons,
     ]
@@ -72,7 +72,7 @@ def sentence(store: Store, found: MissingParts) -> str:
 
 
 def _statements(store: Store, model: type[Model], missing: list[str]) -> Iterator[str]:
-    """Yield those that add columns and their indexes."""
+    """Yield the statements that add columns and their indexes."""
     table = model._meta.db_table
     fields = {str(one.column): one for one in model._meta.concrete_fields}
     taken = names_taken(store) if missing and model._meta.indexes else set()
@@ -89,7 +89,7 @@ def _statements(store: Store, model: type[Model], missing: list[str]) -> Iterato
 
 
 def closed_schema(store: Store) -> str:
-    """Say which schema of the search path the role may not enter: its tables are invisible. Empty where none is."""
+    """Return a sentence about a schema of the search path that the role must not use. Empty if there is none."""
     if store.vendor != "postgresql":
         return ""
     closed = store.query(
@@ -104,29 +104,29 @@ def closed_schema(store: Store) -> str:
     schema, role = closed[0]
     grant = f"GRANT USAGE ON SCHEMA {quote(schema)} TO {quote(role)};".replace("%%", "%")
     return _(
-        "%(location)s: the role %(role)s lacks USAGE on the schema %(schema)s. Nothing was written. "
-        "Its owner grants it with:\n%(grant)s"
+        "%(location)s: the role %(role)s is missing USAGE on the schema %(schema)s. Nothing was written. "
+        "The owner grants it with:\n%(grant)s"
     ) % {"location": store.location, "role": role, "schema": schema, "grant": grant}
 
 
 def kind_sentence(table: str, kind: str) -> str:
-    """Say that a name means something else than a table."""
-    return _("%(table)s is a %(kind)s, whose rows can't be locked and told apart. Name the database of its tables.") % {
+    """Return a sentence about a name that is not a table."""
+    return _("%(table)s is a %(kind)s. Its rows cannot be locked and told apart. Name the database of its tables.") % {
         "table": table,
         "kind": kind,
     }
 
 
-# --- tables that are another platform's, or another version's --------------------------------------------------
+# --- tables of another platform or version --------------------------------------------------
 
 
 def key_of(model: type[Model]) -> str:
-    assert model._meta.pk is not None  # noqa: S101  # every model has one
+    assert model._meta.pk is not None  # noqa: S101  # every concrete model has a key
     return str(model._meta.pk.column)
 
 
 def other_shape(store: Store, model: type[Model]) -> bool:
-    """Return whether the table is there without the key that the model has: then it is another table."""
+    """Return whether the table exists without the key column of the model: it is another table."""
     columns = store.tables.get(model._meta.db_table)
     return columns is not None and key_of(model) not in columns
 
@@ -153,9 +153,9 @@ def shape_sentence(store: Store, model: type[Model]) -> str:
 
 
 def pending_migrations(store: Store, model: type[Model], missing: Iterable[str]) -> dict[int | str, list[str]]:
-    """Return the platform's own migrations that add these columns later: were they there, those would fail.
+    """Return the platform's own migrations that will add these columns. They fail if a column already exists.
 
-    A number is compared with the newest that the store has; a revision has not run where its column is missing.
+    A numbered migration is pending if the store has an older version. A revision is pending if its column is missing.
     """
     found: dict[int | str, list[str]] = {}
     added_by: Mapping[str, int | str] = getattr(model, "added_by", {})
@@ -192,9 +192,9 @@ def migration_sentence(store: Store, table: str, columns: Iterable[str], migrati
 
 
 def platform_version(store: Store) -> int | None:
-    """Return the newest migration that the platform's own migrator takes for done, which reads `0.21.0` and `v66`.
+    """Return the newest applied migration, as the platform's migrator reads `0.21.0` and `v66`.
 
-    None: the platform keeps no versions here.
+    None if the platform keeps no versions in this store.
     """
     if "version" not in store.tables.get("schema_version", {}):
         return None
@@ -211,7 +211,7 @@ _VERSION = re.compile(r"0\.(\d+)\.|v(\d+)$")
 
 
 class Index(NamedTuple):
-    """What an index is on. A column that is None is an expression; `where` is its condition in one form."""
+    """An index of a table. A column is None for an expression. `where` is the normalized condition."""
 
     table: str
     columns: tuple[str | None, ...]
@@ -220,7 +220,7 @@ class Index(NamedTuple):
     valid: bool = True
 
     def serves(self, wanted: Index) -> bool:
-        """Return whether this one does all that `wanted` would: NULLs need no index to be found or told apart."""
+        """Return whether this index does everything that `wanted` would do. Its condition may exclude NULLs."""
         filled = {f"{column} is not null" for column in self.columns}
         return (
             (self.table, self.columns) == (wanted.table, wanted.columns)
@@ -230,7 +230,7 @@ class Index(NamedTuple):
 
 
 def condition(sql: str) -> str:
-    """Return the condition of a partial index in one form, however it is written."""
+    """Return the normalized condition of a partial index."""
     found = re.search(r"\)\s*WHERE\b(.*)", sql, re.IGNORECASE | re.DOTALL)
     return _plain(found[1]) if found else ""
 
@@ -240,7 +240,7 @@ def _plain(text: str) -> str:
 
 
 def indexes(store: Store) -> dict[str, Index]:
-    """Name → index, of all tables of the store."""
+    """Return name → index of all tables of the store."""
     with store.connection.cursor() as cursor:
         cursor.execute(_INDEXES[store.vendor])
         rows: Sequence[Any] = cursor.fetchall()
@@ -256,14 +256,14 @@ def indexes(store: Store) -> dict[str, Index]:
 
 
 def names_taken(store: Store) -> set[str]:
-    """Return the names that a new index can't have: those of all tables, views, sequences and indexes."""
+    """Return the names that a new index cannot have: those of tables, views, sequences and indexes."""
     with store.connection.cursor() as cursor:
         cursor.execute(_NAMES[store.vendor])
         return {row[0] for row in cursor.fetchall()}
 
 
 def free_name(name: str, taken: set[str]) -> str:
-    """Return `name`, or with a number where something else has it already; the name counts as taken from now on."""
+    """Return `name`, with a number if it is taken. Add the result to `taken`."""
     numbered = (f"{name}_{number}" for number in count(2))
     free = next(one for one in chain([name], numbered) if one not in taken)
     taken.add(free)
@@ -277,7 +277,7 @@ _INDEXES = {
         LEFT JOIN sqlite_master AS d ON d.type = 'index' AND d.name = l.name
         WHERE m.type = 'table' AND m.rootpage > 0 ORDER BY l.name, i.seqno
     """,
-    # Other kinds than B-trees do not order, and most do not tell rows apart.
+    # Only B-trees keep an order.
     "postgresql": """
         SELECT c.relname, t.relname, CASE WHEN m.amname = 'btree' THEN a.attname END, i.indisunique,
             pg_get_expr(i.indpred, i.indrelid), i.indisvalid

@@ -1,4 +1,4 @@
-"""Sends each model to its store. A model knows its store (`StoreModel.store`); all others live in `default`."""
+"""The router of models: a `StoreModel` belongs to its `store`, every other model to `default`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ DEFAULT = "default"
 
 
 def store_of(model: type[Model]) -> str:
-    """The store a model belongs to, `default` for the console's own."""
+    """Return the store of a model, `default` for the console's own models."""
     return model.store if issubclass(model, StoreModel) else DEFAULT
 
 
 class StoreRouter:
     def db_for_read(self, model: type[Model], **hints: Any) -> str:
-        # An object read from an attached file stays there: its alias is not the store's own.
+        # An attached file has another alias than its store.
         instance = hints.get("instance")
         if instance is not None and instance._state.db and store_of(type(instance)) == store_of(model):
             return str(instance._state.db)
@@ -30,5 +30,5 @@ class StoreRouter:
         return store_of(type(one)) == store_of(type(other))
 
     def allow_migrate(self, db: str, app_label: str, model_name: str | None = None, **hints: Any) -> bool:
-        """Migrations are for the console's own database; the tables of stores come from `schema/<engine>.sql`."""
+        """Allow migrations only in the console's own database: tables of stores come from `schema/<engine>.sql`."""
         return db == DEFAULT

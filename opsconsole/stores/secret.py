@@ -1,4 +1,4 @@
-"""The secret key of a console that was given none: made once, kept in the data folder."""
+"""The secret key of a console without SECRET_KEY: created once in the data folder."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from django.core.management.utils import get_random_secret_key
 
 
 def secret_key(folder: Path, *, production: bool) -> str:
-    """The key in `folder`, made on first use; in production a missing SECRET_KEY is refused."""
+    """Return the key in `folder`, created on first use. Raise ImproperlyConfigured in production."""
     if production:
-        raise ImproperlyConfigured("SECRET_KEY is not set: production takes it from the environment.")
+        raise ImproperlyConfigured("SECRET_KEY is not set. Set it in production.")
     path = folder / "secret_key"
     try:
         return _kept(path)
     except (OSError, ValueError) as error:
-        raise ImproperlyConfigured(f"The secret key in {str(path)!r} can't be used: {error}.") from None
+        raise ImproperlyConfigured(f"The secret key in {str(path)!r} cannot be used: {error}.") from None
 
 
 def _kept(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What a SQLite connection to a store needs beyond its settings."""
+"""Connections to SQLite stores, and texts that are not UTF-8."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class RawText(bytes):
-    """A text of SQLite that is not UTF-8, as its bytes."""
+    """A text that is not UTF-8, as bytes."""
 
 
 def exact_text(value: bytes) -> str | RawText:
@@ -17,21 +17,21 @@ def exact_text(value: bytes) -> str | RawText:
         return RawText(value)
 
 
-RAW_KEY = "\ue000raw:"  # begins with a character that no platform uses
+RAW_KEY = "\ue000raw:"  # begins with a private-use character
 
 
 class UndecodableText(str):
-    """A text that is not UTF-8, with `\\xff` for its odd bytes: it can be shown, and is never valid JSON."""
+    """A text that is not UTF-8, with its invalid bytes as `\\xff`. It is never valid JSON."""
 
     raw: bytes
 
     def as_key(self) -> str:
-        """Return the key that a cursor, a plan and a failed row keep of it."""
+        """Return the text as a key, for cursors, plans and failed rows."""
         return f"{RAW_KEY}{self.raw.hex()}"
 
 
 def tolerant_text(value: bytes) -> str:
-    """Return the text of a column."""
+    """Return the text of a column. Invalid bytes make it an UndecodableText."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -41,15 +41,17 @@ def tolerant_text(value: bytes) -> str:
 
 
 def prepare_connection(sender: Any, connection: Any, **kwargs: Any) -> None:
-    """A store's WAL file is written with `synchronous=NORMAL` (document 001); its journal mode is its own.
+    """Set what a connection to a SQLite store needs. No setting changes the file.
 
-    Nothing here changes the file: each setting is this connection's.
+    A store in WAL mode is written with `synchronous=NORMAL`, like by its platform. Its journal mode stays.
     """
     if connection.vendor != "sqlite" or connection.alias == "default":
         return
     connection.connection.text_factory = tolerant_text
     with connection.cursor() as cursor:
-        cursor.execute("PRAGMA cache_size=-32000")  # KiB; the usual 2 MB is read anew for every batch
+        cursor.execute(
+            "PRAGMA cache_size=-32000"
+        )  # KiB; with the default of 2 MB every batch reads the same pages again
         if connection.settings_dict["NAME"].startswith("file:"):
             cursor.execute("PRAGMA journal_mode")
             if cursor.fetchone()[0] == "wal":

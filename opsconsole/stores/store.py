@@ -1,4 +1,4 @@
-"""A store as the console sees it: where it is, which file or database it really is, what it holds."""
+"""A store: its location, its identity, its tables and its statements."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from opsconsole.stores.sqlite import RawText, exact_text, tolerant_text
 
 
 class StoreUnavailable(Exception):
-    """The store can't be used for what was asked. The message says why and what to do, without secrets."""
+    """A store that cannot be used. The message gives the reason and the remedy, without secrets."""
 
     def __init__(self, message: object = "") -> None:
         super().__init__(redact(str(message)))
 
-    store: Store | None = None  # where a database's error is the reason
+    store: Store | None = None  # of a database error
     error: Exception | None = None
 
 
 def attach_file(store: str, path: str | Path, *, read_only: bool = False) -> Store:
-    """The SQLite file at `path` as a store of its own, for this process. Nothing is created.
+    """Return the SQLite file at `path` as a store of this process. Nothing is created.
 
-    Raises StoreUnusable for a missing, empty or unreadable file, and for a folder; what is no database
-    shows when it is first read.
+    Raise StoreUnavailable for a directory and for a missing, empty or unreadable file. The first statement reports
+    a file that is not a database.
     """
     if not str(path):
-        raise StoreUnavailable(_("The path is empty: name a SQLite file."))
+        raise StoreUnavailable(_("The path is empty. Name a SQLite file."))
     real = Path(os.path.realpath(path))
     _require_file(real, shown=str(path), remedy=_("check the path"))
     writable = is_writable(real)
@@ -62,8 +62,9 @@ def attach_file(store: str, path: str | Path, *, read_only: bool = False) -> Sto
 
 
 def _require_file(path: Path, *, shown: str, remedy: str) -> None:
-    """Refuse what is no file that could hold a database. It is never opened here: closing a file drops
-    the locks that SQLite holds on it in this process.
+    """Refuse a path that is not a file with content.
+
+    The file is not opened: closing it would drop the locks that SQLite holds on it in this process.
     """
     try:
         status = path.stat()
@@ -71,15 +72,15 @@ def _require_file(path: Path, *, shown: str, remedy: str) -> None:
         text = _("%(path)s does not exist: %(remedy)s.")
     except OSError as error:
         raise StoreUnavailable(
-            _("%(path)s can't be read: %(reason)s.") % {"path": shown, "reason": error.strerror}
+            _("%(path)s cannot be read: %(reason)s.") % {"path": shown, "reason": error.strerror}
         ) from None
     else:
         if stat.S_ISDIR(status.st_mode):
-            text = _("%(path)s is a folder: name a SQLite file.")
+            text = _("%(path)s is a directory. Name a SQLite file.")
         elif not stat.S_ISREG(status.st_mode):
-            text = _("%(path)s is no regular file: name a SQLite file.")
+            text = _("%(path)s is not a regular file. Name a SQLite file.")
         elif not os.access(path, os.R_OK):
-            text = _("%(path)s can't be read: its permissions forbid it.")
+            text = _("%(path)s cannot be read: its permissions forbid it.")
         elif not status.st_size:
             text = _("%(path)s is empty, it holds no database: %(remedy)s.")
         else:
@@ -96,7 +97,7 @@ def _read_only(path: Path | str) -> StoreUnavailable:
 
 @dataclass(frozen=True)
 class Store:
-    """One database of a source system. `alias` is Django's, `name` the system's."""
+    """One database of a platform. `alias` is the name in Django's settings, `name` the name of the platform."""
 
     alias: str
     name: str
@@ -115,12 +116,12 @@ class Store:
 
     @property
     def managed(self) -> bool:
-        """Whether our migrations make its tables."""
+        """Whether the console creates the tables."""
         return self.alias == self.name and self.name not in settings.ATTACHED_STORES
 
     @property
     def path(self) -> Path | None:
-        """The SQLite file, None on PostgreSQL."""
+        """The SQLite file, None for PostgreSQL."""
         if self.vendor != "sqlite":
             return None
         name = str(self.connection.settings_dict["NAME"])
@@ -132,7 +133,7 @@ class Store:
 
     @property
     def location(self) -> str:
-        """The file, or host/database; never a password."""
+        """The file, or host and database, without the password."""
         if self.path is not None:
             return str(self.path)
         config = self.connection.settings_dict
@@ -143,15 +144,15 @@ class Store:
 
     @property
     def schema(self) -> str:
-        """PostgreSQL: the schemas in which its tables lie, as the search path has them."""
+        """The schemas of a PostgreSQL store, from the search path."""
         path: str = self.connection.settings_dict["OPTIONS"]["settings"]["search_path"]
         return path.removesuffix(", pg_temp")
 
     def identity(self) -> str:
-        """Return which database this really is, whatever it is called here.
+        """Return the identity of the database, which does not depend on the address.
 
-        A file is named by real path, device and inode, so that another one put in its place is noticed; a
-        PostgreSQL database by system identifier, oid and schema. Raises StoreUnusable where it can't be asked.
+        For a file it is real path, device and inode, so that a replaced file differs. For PostgreSQL it is system
+        identifier, oid and schema. Raise StoreUnavailable if the database does not answer.
         """
         if self.path is None:
             try:
@@ -166,12 +167,12 @@ class Store:
         return f"sqlite:{real}:{status.st_dev}:{status.st_ino}"
 
     def learn_identity(self, query: Callable[[str], list[Any]]) -> str:
-        """Ask the server by `query` which database it is, and keep the answer for `known_identity`."""
+        """Query the identity from the server, and keep it for `known_identity`."""
         found = _identities[self.alias, self.location] = _server_identity(query)
         return found
 
     def known_identity(self) -> str | None:
-        """Return the identity without asking a server: what this process was told last, None if nothing."""
+        """Return the identity that this process knows without a query to the server, else None."""
         if self.path is None:
             return _identities.get((self.alias, self.location))
         try:
@@ -180,13 +181,13 @@ class Store:
             return None
 
     def require_file(self) -> None:
-        """Refuse a missing or empty SQLite file before anything opens it: opening would make it."""
+        """Refuse a missing or empty SQLite file. Opening it would create it."""
         if self.path is not None:
             remedy = _("run `python manage.py setup` first") if self.managed else _("check the path")
             _require_file(self.path, shown=str(self.path), remedy=remedy)
 
     def size(self) -> int:
-        """Bytes: the file with its log, or the PostgreSQL database."""
+        """Return the size in bytes: of the file with its log, or of the PostgreSQL database."""
         if self.path is not None:
             files = (Path(f"{self.path}{suffix}") for suffix in ("", "-wal"))
             return sum(file.stat().st_size for file in files if file.exists())
@@ -194,17 +195,17 @@ class Store:
 
     @cached_property
     def tables(self) -> dict[str, Table]:
-        """Table → its columns and what else the database says of it now."""
+        """Table name → table, from the catalog of the database."""
         self.require_file()
         return read_tables(self)
 
     @cached_property
     def foreign_keys(self) -> list[ForeignKey]:
-        """Every foreign key of the database, whatever schema its tables lie in."""
+        """Every foreign key of the database, in all schemas."""
         return foreign_keys(self)
 
     def triggers(self, table: str, event: str) -> list[TriggerInfo]:
-        """The active triggers and rules of `table` that fire on `event`: INSERT, UPDATE or DELETE."""
+        """Return the active triggers and rules of `table` that fire on INSERT, UPDATE or DELETE."""
         if table not in self._triggers:
             self._triggers[table] = triggers(self, self.tables[table])
         return [one for one in self._triggers[table] if event in one.events]
@@ -218,7 +219,7 @@ class Store:
         return key.parent_oid in self.tables[table].family if self.vendor == "postgresql" else key.parent == table
 
     def key_column(self, table: str) -> str:
-        """The column by which rows of `table` are named: the model's key, else the primary key."""
+        """Return the key column of `table`: the key of the model, else the primary key."""
         model = self._known.get(table)
         if model is not None and model._meta.pk.column in self.tables[table]:
             return str(model._meta.pk.column)
@@ -226,12 +227,12 @@ class Store:
         if len(key) == 1:
             return key[0]
         raise StoreUnavailable(
-            _("%(table)s of %(location)s has no key of one column. Rows of it can't be told apart.")
+            _("%(table)s of %(location)s has no key of one column. The console cannot tell its rows apart.")
             % {"table": table, "location": self.location}
         )
 
     def has_key(self, table: str) -> bool:
-        """Return whether `key_column` knows the key of `table`."""
+        """Return whether `table` has a key column."""
         model = self._known.get(table)
         known = model is not None and model._meta.pk.column in self.tables[table]
         return known or len(self.tables[table].key) == 1
@@ -246,8 +247,10 @@ class Store:
 
     @contextmanager
     def keyset_planner_hints(self) -> Iterator[None]:
-        """Reading by key, a batch at a time. PostgreSQL's planner can't know how many rows a scope has; where
-        it guesses too few, it would scan and sort the whole table for every batch.
+        """Make PostgreSQL read batches by the index of the key.
+
+        Its planner does not know how many rows are in scope. If it expects too few, it scans and sorts the whole
+        table for every batch.
         """
         if self.vendor != "postgresql":
             yield
@@ -262,8 +265,9 @@ class Store:
 
     @contextmanager
     def fast_text_decoding(self) -> Iterator[None]:
-        """Reading a great many texts of a SQLite file by the driver's own decoder, which raises OperationalError
-        where one is no UTF-8; usually each goes through `tolerant_text`.
+        """Decode texts of a SQLite file by the driver, which is faster than `tolerant_text`.
+
+        The driver raises OperationalError for a text that is not UTF-8.
         """
         connection = self.connection
         connection.ensure_connection()
@@ -275,7 +279,7 @@ class Store:
 
     @contextmanager
     def exact_text(self) -> Iterator[None]:
-        """Reading texts of a SQLite file without losing a byte: one that is not UTF-8 becomes RawText."""
+        """Read texts of a SQLite file without losing a byte: a text that is not UTF-8 becomes RawText."""
         connection = self.connection
         connection.ensure_connection()
         before, connection.connection.text_factory = connection.connection.text_factory, exact_text
@@ -285,7 +289,7 @@ class Store:
             connection.connection.text_factory = before
 
     def can_store(self, text: str) -> bool:
-        """Whether a text column can hold `text`: UTF-8 everywhere, and no U+0000 on PostgreSQL."""
+        """Return whether a text column can hold `text`. Lone surrogates never fit, U+0000 not on PostgreSQL."""
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -293,18 +297,18 @@ class Store:
         return self.vendor != "postgresql" or "\x00" not in text
 
     def normalize(self, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
-        """Values as `rows.read` would give them: on PostgreSQL each one's text."""
+        """Return values as `rows.read` returns them: on PostgreSQL as text."""
         return values if values is None or self.vendor == "sqlite" else tuple(map(text_of, values))
 
     def missing(self) -> list[str]:
-        """`table` or `table.column` that the models have and the store lacks."""
+        """Return each `table` and `table.column` of the models that the store is missing."""
         return remedies.find_missing(self, {model: _columns(model) for model in self.models()}).names
 
     def unknown(self) -> list[str]:
-        """Tables and columns that the models don't know: they are left alone."""
+        """Return the tables and columns that the models do not know. The console does not change them."""
         known = {model._meta.db_table: set(_columns(model)) for model in self.models()}
         own = ("django_migrations", "schema_version")
-        indexes = tuple(f"{name}_" for name in self.virtual_tables())  # what they keep their content in
+        indexes = tuple(f"{name}_" for name in self.virtual_tables())  # tables that hold their content
         return [
             name
             for table, columns in sorted(self.tables.items())
@@ -313,21 +317,21 @@ class Store:
         ]
 
     def virtual_tables(self) -> list[str]:
-        """SQLite's, such as full-text indexes: they hold no rows of their own, and may need a module we lack."""
+        """Return the virtual tables of SQLite, such as full-text indexes. Their module may be missing."""
         if self.vendor != "sqlite":
             return []
         rows = self.query("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage = 0")
         return [str(row[0]) for row in rows]
 
     def indexes_on(self, table: str, columns: Iterable[str]) -> list[str]:
-        """Names of the indexes of `table` that hold one of `columns`."""
+        """Return the names of the indexes of `table` on one of `columns`."""
         wanted = set(columns)
         with self.connection.cursor() as cursor:
             cursor.execute(_INDEXES[self.vendor], [table])
             return sorted({name for name, column in cursor.fetchall() if column in wanted})
 
     def has_checks(self, table: str) -> bool:
-        """Return whether a SQLite table declares a CHECK, which rows from before may not meet."""
+        """Return whether a SQLite table declares a CHECK. Older rows may violate it."""
         rows = self.query("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = %s COLLATE NOCASE", [table])
         return "CHECK" in str(rows[0][0] if rows else "").upper()
 
@@ -337,14 +341,14 @@ class Store:
         return any(table.lower() in str(sql).lower() for (sql,) in rows)
 
     def version(self) -> str | None:
-        """The newest row of `schema_version`, as dotted numbers sort."""
+        """Return the newest version in `schema_version`."""
         if "version" not in self.tables.get("schema_version", {}):
             return None
         versions = [str(row[0]) for row in self.query("SELECT version FROM schema_version")]
         return max(versions, key=_dotted, default=None)
 
     def require(self, needs: dict[type[Model], Iterable[str]]) -> None:
-        """Refuse a store that lacks what an operation needs, with what to do about it."""
+        """Refuse a store without the tables and columns that an operation needs."""
         missing = remedies.find_missing(self, needs)
         if missing.names and (sentence := remedies.closed_schema(self)):
             raise StoreUnavailable(sentence)
@@ -352,7 +356,7 @@ class Store:
             raise StoreUnavailable(remedies.sentence(self, missing))
 
     def require_writable(self) -> None:
-        """Take the write lock once and give it back: refuses a read-only or locked store. Writes nothing."""
+        """Refuse a read-only or locked store: take the write lock and release it."""
         try:
             if self.path is not None:
                 if not is_writable(self.path):
@@ -367,7 +371,7 @@ class Store:
             raise self.unusable(error) from error
 
     def unusable(self, error: Exception) -> StoreUnavailable:
-        """The sentence for a driver's error while opening or first reading the store."""
+        """Return the error to raise for a driver's error."""
         reason = first_line(error)
         code, state = sqlite_code(error), sqlstate(error)
         if state == "42P01" and not self.connection.in_atomic_block and (sentence := remedies.closed_schema(self)):
@@ -378,10 +382,10 @@ class Store:
         elif primary == sqlite3.SQLITE_READONLY or state == "25006":
             text = _("%(location)s is read-only: nothing was written.")
         elif primary == sqlite3.SQLITE_NOTADB:
-            text = _("%(location)s is no SQLite database.")
+            text = _("%(location)s is not a SQLite database.")
         elif primary == sqlite3.SQLITE_CORRUPT:
             text = _("%(location)s is damaged (%(reason)s): restore a backup first.")
-        elif "startup parameter" in reason:  # a pooler's own words: it has no code for them
+        elif "startup parameter" in reason:  # a pooler reports no code
             text = _(
                 "%(location)s refuses start-up options (%(reason)s), as a pooler in transaction mode does. "
                 "Add pooler=transaction to its URL."
@@ -389,7 +393,7 @@ class Store:
         elif state == "57014" or primary == sqlite3.SQLITE_INTERRUPT:
             text = _("%(location)s took too long to answer and was stopped: %(reason)s. Try again later.")
         elif is_unreachable(error):
-            text = _("%(location)s can't be reached: %(reason)s")
+            text = _("%(location)s cannot be reached: %(reason)s")
         else:
             text = _("%(location)s refused a statement: %(reason)s")
         found = StoreUnavailable(text % {"location": self.location, "reason": reason})
@@ -397,40 +401,39 @@ class Store:
         return found
 
     def close(self) -> None:
-        """Give the connection back; the last one to close a SQLite file folds its log into it."""
+        """Close the connection."""
         self.connection.close()
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        """Return the rows of a statement; `%` stands for a parameter's mark and is doubled otherwise."""
+        """Return the rows of a statement. `%s` is a parameter; any other `%` is doubled."""
         with self.connection.cursor() as cursor:
             cursor.execute(sql, list(values))
             return list(cursor.fetchall())
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> int:
-        """Execute a statement and return how many rows it met."""
+        """Execute a statement and return its row count."""
         with self.connection.cursor() as cursor:
             cursor.execute(sql, list(values))
             return int(cursor.rowcount)
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
-        """Execute a statement once for each of `rows` and return how many rows it met in all."""
+        """Execute a statement once for each of `rows` and return the total row count."""
         with self.connection.cursor() as cursor:
             cursor.executemany(sql, rows)
             return int(cursor.rowcount)
 
 
 def _server_identity(query: Callable[[str], list[Any]]) -> str:
-    """Return the identity of the PostgreSQL database that `query` asks.
+    """Return the identity of a PostgreSQL database.
 
-    Every role may read it, unless the administrator has revoked `pg_control_system()`. Then the address at which
-    the server itself takes the connection stands for the system identifier.
+    If the role cannot execute `pg_control_system()`, the address of the server replaces the system identifier.
     """
     ((permitted, address, port, database, schema),) = query(_SERVER)
     server = query("SELECT system_identifier FROM pg_control_system()")[0][0] if permitted else f"{address}:{port}"
     return f"postgresql:{server}:{database}:{schema}"
 
 
-_identities: dict[tuple[str, str], str] = {}  # alias and location → what the server said last
+_identities: dict[tuple[str, str], str] = {}  # alias and location → identity
 _SERVER = """
     SELECT has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE'),
            CASE WHEN inet_server_addr() <<= '127.0.0.0/8' OR inet_server_addr() = '::1' THEN ''
@@ -441,7 +444,7 @@ _SERVER = """
 
 
 def text_of(value: Any) -> str | None:
-    """A value as PostgreSQL's own text of it."""
+    """Return a value as PostgreSQL's text."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -454,7 +457,7 @@ def text_of(value: Any) -> str | None:
 
 
 def all_stores() -> Iterator[Store]:
-    """The console's own database and every store, in the order of the settings."""
+    """Yield the console's own database and every store, in the order of the settings."""
     yield Store(DEFAULT, DEFAULT)
     for name in settings.STORES:
         yield Store(name, name)
@@ -465,7 +468,7 @@ def _columns(model: type[Model]) -> list[str]:
 
 
 def _dotted(version: str) -> tuple[int, ...]:
-    """`0.58.0` as numbers; `49` and `v66` are AgentOS's other ways to write 0.49 and 0.66."""
+    """Return a version as numbers. `49` and `v66` mean 0.49 and 0.66."""
     parts = version.removeprefix("v").split(".")
     return tuple(int(part) if part.isdigit() else -1 for part in (["0", *parts] if len(parts) == 1 else parts))
 

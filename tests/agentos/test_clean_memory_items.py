@@ -134,7 +134,7 @@ def test_a_table_that_nothing_can_be_deleted_from_is_refused(make_attached: Any)
     assert plan_whole(operation_called(NAME, store)).total == 0  # each key is one row's, though no index says so
     for key in ("one", None):
         execute(store, insert, [key])
-        with pytest.raises(StoreUnavailable, match=r"memory_items.* so that they can't be told apart"):
+        with pytest.raises(StoreUnavailable, match=r"memory_items.* so that they cannot be told apart"):
             plan_whole(operation_called(NAME, store))
         execute(store, "DELETE FROM memory_items WHERE rowid > 1")
 

@@ -645,7 +645,7 @@ def test_an_older_store_has_what_it_has(tmp_path: Path) -> None:
         client.commit()
     store = attach_file("agentos", path)
     assert keys(store, "words") == ["a"]
-    with pytest.raises(StoreUnavailable, match="lacks memory_items"):
+    with pytest.raises(StoreUnavailable, match="is missing memory_items"):
         search(store, "words", sources=("memory",))
     store.close()
 

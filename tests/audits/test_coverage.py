@@ -278,10 +278,10 @@ def refused(**options):
 
 def test_what_can_not_be_read_is_refused(make_attached, tmp_path):
     old = make_attached("sqlite", 10, version="0.20.0").url
-    assert "lacks task_audits.source_event_ts" in refused(db_path=old)
+    assert "is missing task_audits.source_event_ts" in refused(db_path=old)
     assert "does not exist" in refused(db_path=str(tmp_path / "none.db"))
     assert not (tmp_path / "none.db").exists()
-    assert "folder" in refused(db_path=str(tmp_path))
+    assert "is a directory" in refused(db_path=str(tmp_path))
     assert "helix" in refused(database="helix")
     assert "No store is called" in refused(database="nowhere")
 

@@ -46,12 +46,12 @@ REFUSALS = {
     "no_folder/missing.db": "does not exist",
     "dangling.db": "does not exist",
     "empty.db": "is empty",
-    "text.db": "is no SQLite database",
-    "word.db": "is no SQLite database",
+    "text.db": "is not a SQLite database",
+    "word.db": "is not a SQLite database",
     "cut.db": "is damaged",
     "damaged.db": "is damaged",
-    "folder": "is a folder",
-    "pipe": "is no regular file",
+    "folder": "is a directory",
+    "pipe": "is not a regular file",
 }
 
 
@@ -142,12 +142,12 @@ def test_an_unreachable_server_is_refused_and_its_password_kept(shell):
     shell.variables = {"AGENTOS_DATABASE_URL": NOBODYS_PORT, "AGENTOS_ATTACHED": "true"}
     for words in ([], ["--dry-run"], ["--json"]):
         said = shell.refused(COMMAND, *words)
-        assert "127.0.0.1:1/agentos can't be reached" in said
+        assert "127.0.0.1:1/agentos cannot be reached" in said
         assert "secret-word" not in said
     listed = shell.json("stores")
     assert "secret-word" not in str(listed)
     assert [s["reachable"] for s in listed["stores"] if s["alias"] == "agentos"] == [False]
-    assert "agentos: 127.0.0.1:1/agentos can't be reached" in shell.run("stores").stdout
+    assert "agentos: 127.0.0.1:1/agentos cannot be reached" in shell.run("stores").stdout
 
 
 def test_a_console_that_is_not_set_up_says_so(tmp_path):

@@ -47,7 +47,7 @@ def test_a_clean_is_refused_before_it_begins(restricted: Any) -> None:
     store, owner, role = restricted
     with pytest.raises(StoreUnavailable) as refused:
         start(operation_called("agentos.clean_memory_items", store))
-    assert "lacks DELETE memory_items" in str(refused.value)
+    assert "is missing DELETE memory_items" in str(refused.value)
     assert f'GRANT DELETE ON "public"."memory_items" TO "{role}";' in str(refused.value)
     assert "hunter2" not in str(refused.value)
     assert Run.objects.get().status == Status.PLANNED
@@ -56,7 +56,7 @@ def test_a_clean_is_refused_before_it_begins(restricted: Any) -> None:
         owner.execute(statement)
     run = execute_run(operation_called("agentos.clean_memory_items", store))
     assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
-    with pytest.raises(StoreUnavailable, match="lacks INSERT memory_items"):
+    with pytest.raises(StoreUnavailable, match="is missing INSERT memory_items"):
         undo(run)
     owner.execute(f"GRANT INSERT ON memory_items TO {role}")
     assert undo(run).changed == 1
@@ -64,7 +64,7 @@ def test_a_clean_is_refused_before_it_begins(restricted: Any) -> None:
 
 def test_a_backfill_needs_its_two_columns_only(restricted: Any) -> None:
     store, owner, role = restricted
-    with pytest.raises(StoreUnavailable, match=r"lacks UPDATE task_audits\.source_event_ts, UPDATE"):
+    with pytest.raises(StoreUnavailable, match=r"is missing UPDATE task_audits\.source_event_ts, UPDATE"):
         start(operation_called("audits.backfill_decision_fields", store))
     owner.execute(f"GRANT UPDATE (source_event_ts, supervisor_processed_at) ON task_audits TO {role}")
     run = execute_run(operation_called("audits.backfill_decision_fields", store))

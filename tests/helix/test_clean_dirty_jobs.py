@@ -292,8 +292,8 @@ def test_bad_input(make_helix, shell, tmp_path):
     assert "--batch-size is not for it" in shell.refused(*cleanup, "3", "--batch-size", "5", "--db-path", store.path)
     assert "does not exist" in shell.refused(*cleanup, "3", "--db-path", tmp_path / "nowhere.db")
     execute(store, "ALTER TABLE tasks DROP COLUMN retry_count")
-    assert "lacks tasks.retry_count" in shell.refused(*cleanup, "3", "--db-path", store.path)
-    assert "lacks tasks.retry_count" in shell.refused("cleanup_dirty_data", "scan", "--db-path", store.path)
+    assert "is missing tasks.retry_count" in shell.refused(*cleanup, "3", "--db-path", store.path)
+    assert "is missing tasks.retry_count" in shell.refused("cleanup_dirty_data", "scan", "--db-path", store.path)
 
 
 # --- what every changing operation keeps -----------------------------------------------------------------------

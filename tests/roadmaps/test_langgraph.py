@@ -732,7 +732,7 @@ def test_from_the_shell(make_roadmaps: Any, tmp_path: Path, empty_console: Path)
     for command in (("recover_task", INCIDENT, "--yes"), ("check_task_recovery_status", INCIDENT)):
         assert "pool_max" in shell.refused(*command, *at)
     shell.variables["ROADMAPS_CHECKPOINT_URL"] = "postgresql://127.0.0.1:1/x?pool_max=3"
-    assert "ROADMAPS_CHECKPOINT_URL: 127.0.0.1:1/x can't be reached" in shell.refused("recover_task", INCIDENT, *at)
+    assert "ROADMAPS_CHECKPOINT_URL: 127.0.0.1:1/x cannot be reached" in shell.refused("recover_task", INCIDENT, *at)
     shell.variables["ROADMAPS_CHECKPOINT_URL"] = ""
     retry = ("run", "roadmaps.retry_failed_concepts", "--keys", INCIDENT, "--execute", "--yes")
     assert "ROADMAPS_RETRY_URL" in shell.refused(*retry, *at)

@@ -233,7 +233,7 @@ def test_a_server_that_is_not_there_can_not_be_reached() -> None:
     store = attach_url("agentos", "postgresql://nobody@127.0.0.1:9/none")
     with pytest.raises(OperationalError) as refused:
         store.query("SELECT 1")
-    assert "can't be reached" in str(store.unusable(refused.value))
+    assert "cannot be reached" in str(store.unusable(refused.value))
 
 
 def test_a_statement_that_is_refused_is_no_server_that_is_gone(postgres: Any) -> None:

@@ -108,7 +108,7 @@ def ignored(store: Store, change: Write) -> WriteIgnored:
             % {"names": ", ".join(names), "table": change.table}
         )
     if store.vendor == "sqlite":
-        return WriteIgnored(_("A row of %(table)s can't be matched by its values.") % {"table": change.table})
+        return WriteIgnored(_("A row of %(table)s cannot be matched by its values.") % {"table": change.table})
     return WriteIgnored(_("%(table)s ignored the write, without an error.") % {"table": change.table})
 
 
