@@ -29,13 +29,13 @@ from opsconsole.stores.store import Store
 from opsconsole.timestamps import parse_timestamp
 
 BATCH = 5_000
-SHOWN_LEFT = 1_000
+LISTED_FAILURES = 1_000
 Row = tuple[Any, ...]
 Convert = Callable[[Any], Any]
 OWN = ("schema_version",)  # tables that belong to a store and have no model
 
 
-class Side(Protocol):
+class Endpoint(Protocol):
     """One end of a copy."""
 
     store: Store
@@ -59,12 +59,12 @@ class Side(Protocol):
     def last_number(self, table: str) -> int | None:
         """Return the last number given to a row, where the table numbers its rows itself."""
 
-    def go_on_after(self, table: str, number: int | None) -> None:
+    def continue_numbering(self, table: str, number: int | None) -> None:
         """Let the table give numbers above those of its rows, and above `number` where it can."""
 
 
 @contextmanager
-def side(store: Store) -> Iterator[Side]:
+def endpoint(store: Store) -> Iterator[Endpoint]:
     """A plain driver's connection of its own: Django's converters lose digits and raise on garbage."""
     if store.path is not None:
         with closing(sqlite3.connect(store.path, isolation_level=None, timeout=30)) as client:
@@ -143,7 +143,7 @@ class _SQLite:
         row = self.client.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", [table]).fetchone()
         return row[0] if row else None
 
-    def go_on_after(self, table: str, number: int | None) -> None:
+    def continue_numbering(self, table: str, number: int | None) -> None:
         if number is None or not self._numbers_rows(table):
             return
         if self.last_number(table) is None:
@@ -229,7 +229,7 @@ class _PostgreSQL:
         )
         return found
 
-    def go_on_after(self, table: str, number: int | None) -> None:
+    def continue_numbering(self, table: str, number: int | None) -> None:
         declared = self.store.tables[table]
         for column, sequence, increment, least, most in self._sequences(table):
             furthest = max if increment > 0 else min
@@ -414,7 +414,7 @@ _SAME: dict[str, Convert] = {
 class TableCopyJob:
     """One table on its way from `source` to `target`."""
 
-    def __init__(self, source: Side, target: Side, table: str) -> None:
+    def __init__(self, source: Endpoint, target: Endpoint, table: str) -> None:
         self.source, self.target, self.table = source, target, table
         ours, theirs = source.store.tables[table], target.store.tables[table]
         self.columns = [name for name in ours if name in theirs]
@@ -427,11 +427,11 @@ class TableCopyJob:
         self.unnamed = 0  # rows without a key: nothing tells them apart
         self._retried: list[tuple[Any, Row]] = []
 
-    def _base(self, end: Side, name: str) -> str:
+    def _base(self, end: Endpoint, name: str) -> str:
         """The column's type where the end is PostgreSQL; SQLite's columns hold anything."""
         return end.store.tables[self.table][name].base if end.store.vendor == "postgresql" else ""
 
-    def _read_as(self, end: Side, name: str) -> str:
+    def _read_as(self, end: Endpoint, name: str) -> str:
         """Between columns of one type values go as PostgreSQL's own text of them: exactly."""
         bases = {self._base(self.source, name), self._base(self.target, name)}
         return "exact" if len(bases) == 1 else kind_of(self._base(end, name))
@@ -458,7 +458,7 @@ class TableCopyJob:
         for pair in again:
             self._insert([pair], last=True)
         self.unnamed = self.source.without_key(self.table)
-        self.target.go_on_after(self.table, self.source.last_number(self.table))
+        self.target.continue_numbering(self.table, self.source.last_number(self.table))
 
     def _look_back(self, last: Row) -> Row:
         """Try again what a copy that died has left out, or not yet tried again; return the last key looked at."""
@@ -471,7 +471,7 @@ class TableCopyJob:
                 break
         return after or last
 
-    def _read(self, end: Side, columns: Iterable[str], after: Row | None) -> list[tuple[Row, Row]]:
+    def _read(self, end: Endpoint, columns: Iterable[str], after: Row | None) -> list[tuple[Row, Row]]:
         kinds = self._reads[end]
         rows = end.read(self.table, {name: kinds[name] for name in columns}, after, BATCH)
         return [(row[: self._width], row[self._width :]) for row in rows]
@@ -506,11 +506,11 @@ class TableCopyJob:
             else:
                 self._retried += pairs
 
-    def agrees(self) -> bool:
+    def matches(self) -> bool:
         """Whether both sides hold the same rows, but for those left out: read again on both, compared by value."""
         return self._sum(self.source) == self._sum(self.target)
 
-    def _sum(self, end: Side) -> tuple[int, int]:
+    def _sum(self, end: Endpoint) -> tuple[int, int]:
         same = [self._same(name) for name in self.columns]
         rows = total = 0
         after = None

@@ -50,7 +50,7 @@ def write(store: Store, folder: Path, *, plain: bool, at: datetime, run_id: int 
             state_of, rows = _postgresql(store, partial, plain=plain)
         digest, size = files.file_digest(partial), partial.stat().st_size
         notes.write(path, digest=digest, entries=entries, head=head)
-        files.publish(partial, path)
+        files.commit_file(partial, path)
     finally:
         for left in (partial, copy, Path(f"{copy}-journal"), Path(f"{copy}-wal"), Path(f"{copy}-shm")):
             left.unlink(missing_ok=True)
@@ -278,7 +278,7 @@ def count_rows(store: Store, schemas: list[str]) -> dict[str, int]:
 
 def read_content(store: Store, path: Path) -> dict[str, pg_client.Content]:
     """What a dump holds, by reading all of it. Raises ToolFailed, BrokenArchive."""
-    with files.opened(path) as content:
+    with files.open_backup(path) as content:
         if files.COMPRESSED in path.suffixes:
             return pg_client.read_dump(content)
         return _restored_text(store, content)

@@ -127,7 +127,7 @@ class _Decrypted(io.RawIOBase):
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def open_backup(path: Path) -> Iterator[BinaryIO]:
     """What a backup's file holds, decrypted and decompressed by what its name says. Raises BrokenArchive."""
     try:
         with path.open("rb") as file:
@@ -150,7 +150,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 def content_digest(path: Path) -> str:
     """The SHA-256 of what the file holds, read to its end."""
     digest = hashlib.sha256()
-    with opened(path) as content:
+    with open_backup(path) as content:
         while portion := content.read(PORTION):
             digest.update(portion)
     return digest.hexdigest()
@@ -161,7 +161,7 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def publish(partial: Path, path: Path) -> None:
+def commit_file(partial: Path, path: Path) -> None:
     """Give a finished file its name, for good."""
     os.replace(partial, path)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -37,7 +37,7 @@ def write(path: Path, *, digest: str, entries: int, head: str) -> None:
         json.dump({**noted, "seal": seal(noted)}, file)
         file.flush()
         os.fsync(file.fileno())
-    files.publish(partial, beside(path))
+    files.commit_file(partial, beside(path))
 
 
 def digest_beside(path: Path) -> str | None:

@@ -29,7 +29,7 @@ class RestoreRefused(StoreUnavailable):
     """The file can't be put into this store. The message says why."""
 
 
-class Held(NamedTuple):
+class BackupContents(NamedTuple):
     """What a backup holds: table → columns, and table → rows."""
 
     engine: str
@@ -37,7 +37,7 @@ class Held(NamedTuple):
     rows: dict[str, int]
 
 
-def examine(store: Store, path: Path) -> Held:
+def examine(store: Store, path: Path) -> BackupContents:
     """Read the file to its end. Raises Unrestorable for what is broken, or not of this system and engine."""
     if not path.is_file():
         raise RestoreRefused(_("%(path)s is no file: `backup_store --list` shows those there are.") % {"path": path})
@@ -48,7 +48,7 @@ def examine(store: Store, path: Path) -> Held:
             % {"path": path}
         )
     try:
-        with files.opened(path) as content:
+        with files.open_backup(path) as content:
             head = content.read(16)
         engine = next((name for start, name in HEADS.items() if head.startswith(start)), None)
         if engine is None:
@@ -60,32 +60,32 @@ def examine(store: Store, path: Path) -> Held:
                 _("%(path)s is of %(engine)s, and %(store)s is on %(own)s: `copy_store` moves between them.")
                 % {"path": path, "engine": engine, "store": store.alias, "own": store.vendor}
             )
-        held = _examine_sqlite(path) if engine == "sqlite" else _examine_postgresql(store, path)
+        contents = _examine_sqlite(path) if engine == "sqlite" else _examine_postgresql(store, path)
     except (files.BrokenArchive, dump.BackupFailed, pg_client.ToolFailed, OSError) as error:
         raise RestoreRefused(_("%(path)s can't be restored: %(reason)s") % {"path": path, "reason": error}) from error
-    platform = platform_of(held.columns)
+    platform = platform_of(contents.columns)
     if platform != store.name:
         raise RestoreRefused(
             _("%(path)s does not hold %(store)s: its tables are those of %(platform)s.")
             % {"path": path, "store": store.name, "platform": platform or _("no known platform")}
         )
-    return held
+    return contents
 
 
-def _examine_sqlite(path: Path) -> Held:
+def _examine_sqlite(path: Path) -> BackupContents:
     with unpacked(path) as copy, closing(sqlite3.connect(copy)) as connection:
         rows = dump.checked_rows(connection)
         columns = {
             table: tuple(row[1] for row in connection.execute(f"PRAGMA table_info({identifier(table)})"))
             for table in rows
         }
-    return Held("sqlite", columns, rows)
+    return BackupContents("sqlite", columns, rows)
 
 
-def _examine_postgresql(store: Store, path: Path) -> Held:
+def _examine_postgresql(store: Store, path: Path) -> BackupContents:
     found = dump.read_content(store, path)
     columns = {table.partition(".")[2]: content.columns for table, content in found.items()}
-    return Held("postgresql", columns, {table: content.rows for table, content in found.items()})
+    return BackupContents("postgresql", columns, {table: content.rows for table, content in found.items()})
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def unpacked(path: Path) -> Iterator[Path]:
     descriptor, name = tempfile.mkstemp(dir=folder_of(""), suffix=RESTORING)
     copy = Path(name)
     try:
-        with open(descriptor, "wb") as target, files.opened(path) as content:
+        with open(descriptor, "wb") as target, files.open_backup(path) as content:
             while portion := content.read(files.PORTION):
                 target.write(portion)
         yield copy
@@ -113,14 +113,14 @@ def restore(store: Store, path: Path) -> None:
         with unpacked(path) as copy, closing(sqlite3.connect(copy)) as source:
             with closing(sqlite3.connect(store.path, timeout=5)) as target:
                 source.backup(target, progress=dump.progress(bounded=False), sleep=0.05)
-            held = dump.checked_rows(source)
+            contents = dump.checked_rows(source)
         with closing(sqlite3.connect(store.path)) as target:
             now = dump.checked_rows(target)
     else:
         _pg_restore(store, path, str(store.connection.settings_dict["NAME"]), "--clean", "--if-exists")
-        held = {table: content.rows for table, content in dump.read_content(store, path).items()}
-        now = dump.count_rows(store, sorted({table.partition(".")[0] for table in held}))
-    differing = sorted(table for table, rows in held.items() if now.get(table) != rows)
+        contents = {table: content.rows for table, content in dump.read_content(store, path).items()}
+        now = dump.count_rows(store, sorted({table.partition(".")[0] for table in contents}))
+    differing = sorted(table for table, rows in contents.items() if now.get(table) != rows)
     if differing:  # somebody wrote to it already, or it is not what was read
         raise dump.BackupFailed(
             _("The restored store and the file differ in the number of rows of %(tables)s.")
@@ -132,7 +132,7 @@ def _pg_restore(store: Store, path: Path, database: str, *flags: str) -> None:
     command: list[str | Path] = [pg_client.tool("pg_restore", store), "--no-password", "--no-owner", "--no-privileges"]
     command += ["--single-transaction", "--exit-on-error", *flags, f"--dbname={database}"]
     env = pg_client.environment(store, dbname=database)
-    with files.opened(path) as content, dump.fed(content) as end, pg_client.started(command, env, end) as said:
+    with files.open_backup(path) as content, dump.fed(content) as end, pg_client.started(command, env, end) as said:
         said.read()
 
 
@@ -149,7 +149,7 @@ def keep_files(path: Path, name: str) -> None:
 # --- beside it -------------------------------------------------------------------------------------------------
 
 
-def beside(store: Store, name: str) -> str:
+def new_database(store: Store, name: str) -> str:
     """Where `name` beside the store is: a file, or a database. Raises Unrestorable where something is there."""
     if not (name.isidentifier() and name.isascii() and name == name.lower() and len(name) <= 40):
         raise RestoreRefused(_("%(name)s is no name: small letters, digits and _ are wanted.") % {"name": repr(name)})
@@ -166,13 +166,13 @@ def beside(store: Store, name: str) -> str:
     return place
 
 
-def restore_beside(store: Store, path: Path, name: str) -> None:
+def restore_as(store: Store, path: Path, name: str) -> None:
     """A new file, or a new database on the same server. It gets its name when all of it is there."""
     if store.path is not None:
         with unpacked(path) as copy:
             draft = store.path.with_name(f"{name}.restoring")
             shutil.move(copy, draft)  # the folder of the copy may be on another file system
-        files.publish(draft, store.path.with_name(f"{name}.sqlite3"))
+        files.commit_file(draft, store.path.with_name(f"{name}.sqlite3"))
         return
     draft_name = f"{name}_restoring"
     with _administering(store) as connection:

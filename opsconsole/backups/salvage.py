@@ -47,7 +47,7 @@ def rebuild(damaged: Path, target: Path) -> Saved:
             copy.isolation_level = None
             copy.execute("PRAGMA foreign_keys=OFF")
             _save(source, copy, saved)
-        files.publish(draft, target)
+        files.commit_file(draft, target)
     except (sqlite3.Error, OSError) as error:
         raise StoreUnavailable(
             _("%(path)s can't be written: %(reason)s.") % {"path": target, "reason": error}

@@ -44,7 +44,7 @@ QUEUE_WAITS = jobs.WORKER_SEEN
 LOOPBACK = {"127.0.0.1", "::1"}
 
 
-def may_see(request: HttpRequest) -> bool:
+def can_see_details(request: HttpRequest) -> bool:
     """Return whether the client gets figures and reasons."""
     if request.user.has_perm("operations.view_run"):
         return True
@@ -65,50 +65,50 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 
 @dataclasses.dataclass
-class _Line(HealthCheck):
+class _Check(HealthCheck):
     """One line of `/readyz`. A thread of its own asks: what it opened in databases is closed again."""
 
     def run(self) -> None:
         try:
-            reason = self.trouble()
+            reason = self.error()
         finally:
             connections.close_all()
         if reason:
             raise ServiceUnavailable(reason)
 
-    def trouble(self) -> str:
+    def error(self) -> str:
         raise NotImplementedError
 
 
 @dataclasses.dataclass
-class ConsoleDatabase(_Line):
-    def trouble(self) -> str:
+class ConsoleDatabase(_Check):
+    def error(self) -> str:
         Run.objects.exists()
         return ""
 
 
 @dataclasses.dataclass
-class StoreAnswers(_Line):
+class StoreAnswers(_Check):
     alias: str
 
-    def trouble(self) -> str:
+    def error(self) -> str:
         return unreachable([Store(self.alias, self.alias)]).get(self.alias, "")
 
 
 @dataclasses.dataclass
-class Queue(_Line):
-    def trouble(self) -> str:
+class Queue(_Check):
+    def error(self) -> str:
         if Freeze.objects.exists():
-            return "all runs are held"
+            return "all runs are frozen"
         late = Run.objects.filter(status=Status.QUEUED, created_at__lt=timezone.now() - QUEUE_WAITS).count()
         return f"{late} runs wait longer than {QUEUE_WAITS}" if late else ""
 
 
 @dataclasses.dataclass
-class Worker(_Line):
+class Worker(_Check):
     cluster: str = ""
 
-    def trouble(self) -> str:
+    def error(self) -> str:
         seen = jobs.worker_seen(self.cluster)
         if seen is not None and timezone.now() - seen <= jobs.WORKER_SEEN:
             return ""
@@ -116,8 +116,8 @@ class Worker(_Line):
 
 
 @dataclasses.dataclass
-class Schedules(_Line):
-    def trouble(self) -> str:
+class Schedules(_Check):
+    def error(self) -> str:
         now = timezone.now()
         late = [
             state.operation.name
@@ -137,7 +137,7 @@ class Readiness(HealthCheckView):
     open_ = False  # whether whoever asks gets reasons
 
     async def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        self.open_ = await sync_to_async(_quietly_may_see)(request)
+        self.open_ = await sync_to_async(_can_see_details_or_false)(request)
         response: HttpResponse = await super().get(request, *args, **kwargs)
         return response
 
@@ -169,10 +169,10 @@ class Readiness(HealthCheckView):
     render_to_response_json = render_to_response_atom = render_to_response_rss = render_to_response_text
 
 
-def _quietly_may_see(request: HttpRequest) -> bool:
+def _can_see_details_or_false(request: HttpRequest) -> bool:
     """With the console's database gone nobody is signed in."""
     try:
-        return may_see(request)
+        return can_see_details(request)
     except Exception:  # noqa: BLE001  # whatever the session's database says
         return False
 
@@ -219,29 +219,29 @@ class Figures(Collector):
 
     def _runs(self) -> Iterator[Metric]:
         by_status = GaugeMetricFamily("opsconsole_runs", "Runs", labels=["operation", "status"])
-        changed = CounterMetricFamily("opsconsole_rows_changed", "Units changed by runs", labels=["operation"])
-        aside = CounterMetricFamily("opsconsole_failed_rows", "Units set aside by runs", labels=["operation"])
+        changed = CounterMetricFamily("opsconsole_rows_changed", "Rows changed by runs", labels=["operation"])
+        failed_rows = CounterMetricFamily("opsconsole_failed_rows", "Failed rows of runs", labels=["operation"])
         batches = SummaryMetricFamily("opsconsole_batch_seconds", "Seconds per batch", labels=["operation"])
         totals: dict[str, list[float]] = {}
         rows = Run.objects.exclude(status=Status.PLANNED).order_by().values("operation", "status")
         for row in rows.annotate(
             runs=Count("pk"),
             rows=Sum("changed"),
-            aside=Sum("failed"),
+            failed_rows=Sum("failed"),
             count=Sum("batches_done"),
             seconds=Sum("elapsed_seconds"),
         ):
             by_status.add_metric([row["operation"], row["status"]], row["runs"])
             total = totals.get(row["operation"], [0, 0, 0, 0])
-            parts = (row["rows"], row["aside"], row["count"], row["seconds"])
+            parts = (row["rows"], row["failed_rows"], row["count"], row["seconds"])
             totals[row["operation"]] = [have + (more or 0) for have, more in zip(total, parts, strict=True)]
         for operation, (rows_changed, failed, count, seconds) in sorted(totals.items()):
             changed.add_metric([operation], rows_changed)
-            aside.add_metric([operation], failed)
+            failed_rows.add_metric([operation], failed)
             batches.add_metric([operation], count_value=int(count), sum_value=seconds)
         queue = GaugeMetricFamily("opsconsole_queue_length", "Runs that wait for a worker")
         queue.add_metric([], Run.objects.filter(status=Status.QUEUED).count())
-        yield from (by_status, changed, aside, batches, queue)
+        yield from (by_status, changed, failed_rows, batches, queue)
 
     def _findings(self) -> Iterator[Metric]:
         found = GaugeMetricFamily("opsconsole_findings", "Open findings", labels=["check", "store", "kind", "priority"])
@@ -252,7 +252,7 @@ class Figures(Collector):
 
     def _measured(self) -> Iterator[Metric]:
         sizes = GaugeMetricFamily("opsconsole_store_size_bytes", "Size of the store", labels=["store"])
-        problems = GaugeMetricFamily("opsconsole_problem_units", "Units to repair", labels=["operation", "store"])
+        problems = GaugeMetricFamily("opsconsole_problem_units", "Rows to repair", labels=["operation", "store"])
         wanted = Q(name=SIZE) | Q(name__startswith=PROBLEM)
         latest: dict[tuple[str, str], int | None] = {}
         since = timezone.localdate() - timedelta(days=7)
@@ -284,7 +284,7 @@ class Figures(Collector):
 @login_not_required
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    if not may_see(request):
+    if not can_see_details(request):
         return HttpResponse(
             "This needs a token or an account. See METRICS_TOKEN.\n", content_type="text/plain", status=403
         )

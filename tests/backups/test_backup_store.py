@@ -49,7 +49,7 @@ def back_up(store: Store, **params: Any) -> Backup:
 def content(backup: Backup, folder: Path) -> Path:
     """What a SQLite backup holds, as a file to be opened."""
     path = folder / "content.sqlite3"
-    with files.opened(Path(backup.path)) as stream:
+    with files.open_backup(Path(backup.path)) as stream:
         path.write_bytes(stream.read())
     return path
 
@@ -76,7 +76,7 @@ def test_plain_text_for_those_who_move(managed: Any, tmp_path: Path) -> None:
     managed.execute("INSERT INTO tasks (task_id, title) VALUES (?, ?)", "t1", "one\ntwo")
     backup = back_up(managed.store, plain=True)
     assert backup.path.endswith(".sql.gz")
-    with files.opened(Path(backup.path)) as stream:
+    with files.open_backup(Path(backup.path)) as stream:
         text = stream.read().decode()
     assert "CREATE TABLE" in text
     if managed.engine == "sqlite":
@@ -148,13 +148,13 @@ def test_postgresql_under_writers(make_attached: Any) -> None:
     assert backup.rows["public.tasks"] >= 10
 
 
-@pytest.mark.parametrize("step", ["archive.write", "archive.publish", "archive.content_digest"])
+@pytest.mark.parametrize("step", ["files.write", "files.commit_file", "files.content_digest"])
 def test_cut_off_in_the_middle_is_not_listed_and_is_made_anew(
     managed: Any, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    if managed.engine == "postgresql" and step == "archive.content_digest":
-        step = "pg_tools.read_dump"
-    module = {"archive": files, "pg_tools": pg_client}[step.partition(".")[0]]
+    if managed.engine == "postgresql" and step == "files.content_digest":
+        step = "pg_client.read_dump"
+    module = {"files": files, "pg_client": pg_client}[step.partition(".")[0]]
     run = start(operation_called("backups.backup_store", managed.store, store="agentos"))
 
     def crash(*_args: Any, **_options: Any) -> Any:
@@ -302,7 +302,7 @@ def test_the_plain_text_of_sqlite_loads_with_its_full_text_tables(managed: Any, 
         return  # psql's own format: see above
     managed.execute("INSERT INTO memory_items (id, scope, type, content) VALUES ('m', 'task', 'decision', '\"words\"')")
     backup = back_up(managed.store, plain=True)
-    with files.opened(Path(backup.path)) as content, closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+    with files.open_backup(Path(backup.path)) as content, closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
         copy.executescript(content.read().decode())
     with closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
         assert copy.execute("SELECT COUNT(*) FROM memory_fts WHERE memory_fts MATCH 'words'").fetchone() == (1,)

@@ -61,11 +61,11 @@ def _measure(rows: int, folder: Path, psql: list[str]) -> None:
         client.commit()
     target = target_store(source, "bench")
     copying.make_tables(target)
-    with copying.side(source) as here, copying.side(Store("bench", "agentos")) as there:
+    with copying.endpoint(source) as here, copying.endpoint(Store("bench", "agentos")) as there:
         copying.TableCopyJob(here, there, "tasks").run()
         table = copying.TableCopyJob(here, there, "task_audits")
         copied = _seconds(table.run)
-        compared = _seconds(table.agrees)
+        compared = _seconds(table.matches)
         columns = ", ".join(table.columns)
     file = folder / "rows"
     subprocess.run([*psql, "-c", f"\\copy task_audits ({columns}) TO {file}"], check=True)

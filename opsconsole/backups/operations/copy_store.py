@@ -91,7 +91,7 @@ class CopyStore(OnNamedStore, NamedItemsMixin, Action):
     def _filled(self) -> list[str]:
         if not self._target_tables():
             return []
-        with copying.side(Store(self.target.alias, self.target.name)) as target:
+        with copying.endpoint(Store(self.target.alias, self.target.name)) as target:
             return [table for table in copying.sources_of(target.store) if target.count(table)]
 
     def _target_tables(self) -> Mapping[str, Collection[str]]:
@@ -129,22 +129,22 @@ class CopyStore(OnNamedStore, NamedItemsMixin, Action):
         fresh = Store(self.target.alias, self.target.name)
         record, _made = TableCopy.objects.get_or_create(run_id=int(self.run_id or 0), table=unit.name)
         record.obstacle = copying.obstacle(self.store, unit.name, fresh.tables.get(unit.name))
-        with copying.side(self.store) as source:
+        with copying.endpoint(self.store) as source:
             record.source_rows = source.count(unit.name)
             if record.obstacle:
                 record.save()
                 return Invalid(record.obstacle)
-            with copying.side(fresh) as target:
+            with copying.endpoint(fresh) as target:
                 table = copying.TableCopyJob(source, target, unit.name)
                 table.run()
-                record.agrees = table.agrees()
+                record.agrees = table.matches()
                 record.source_rows, record.target_rows = source.count(unit.name), target.count(unit.name)
             names = [name for name in self.store.tables[unit.name] if name not in table.columns]
             record.columns_left = {name: source.count_values(unit.name, name) for name in names}
         record.left_rows = len(table.left) + table.unnamed
         record.left = [
             [", ".join(map(str, key)) if len(key) > 1 or not isinstance(key[0], int) else key[0], reason]
-            for key, reason in list(table.left.items())[: copying.SHOWN_LEFT]
+            for key, reason in list(table.left.items())[: copying.LISTED_FAILURES]
         ]
         if table.unnamed:
             record.left.append(["NULL", gettext("the row has no key")])

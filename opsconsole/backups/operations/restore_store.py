@@ -59,7 +59,7 @@ class RestoreStore(OnNamedStore, NamedItemsMixin, Action):
                 % {"location": self.store.location}
             )
         if self.beside:
-            restore.beside(self.store, self.beside)
+            restore.new_database(self.store, self.beside)
         elif self.store.name == DEFAULT:
             raise PlanRefused(
                 gettext(
@@ -95,7 +95,7 @@ class RestoreStore(OnNamedStore, NamedItemsMixin, Action):
         if known and known != {files.file_digest(self.file)}:
             raise restore.RestoreRefused(gettext("The file is no longer as it was written: take another backup."))
         if self.beside:
-            restore.restore_beside(self.store, self.file, self.beside)
+            restore.restore_as(self.store, self.file, self.beside)
             return Change(())
         # A second attempt must not put the restored state in the place of the state before.
         if not any(backup.is_there for backup in Backup.objects.filter(run=self.run_id)):
