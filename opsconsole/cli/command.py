@@ -132,10 +132,12 @@ def _examples(lines: tuple[str, ...]) -> str | None:
     return "\n".join([_("Examples:"), *(f"  python manage.py {line}" for line in lines)]) if lines else None
 
 
-def add_verb(verbs: Any, name: str, *, help: str, examples: tuple[str, ...] = ()) -> argparse.ArgumentParser:
-    """A subcommand, with the same look of its help."""
+def add_verb(
+    verbs: Any, name: str, *, help: str, examples: tuple[str, ...] = (), aliases: tuple[str, ...] = ()
+) -> argparse.ArgumentParser:
+    """Add a subcommand whose help looks like that of a command."""
     parser: argparse.ArgumentParser = verbs.add_parser(
-        name, help=help, description=help, epilog=_examples(examples), formatter_class=HelpFormatter
+        name, help=help, description=help, epilog=_examples(examples), formatter_class=HelpFormatter, aliases=aliases
     )
     return parser
 
@@ -155,7 +157,7 @@ def _interrupt(number: int, frame: Any) -> None:
 
 def require_setup() -> None:
     """Refuse before `setup` has made the console's own tables. Makes nothing."""
-    not_set_up = Refused(_("The console is not set up: run `python manage.py setup` first."))
+    not_set_up = Refused(_("The console is not set up. Run `python manage.py setup` first."))
     try:
         Store(DEFAULT, DEFAULT).require_file()
         Run.objects.exists()
@@ -233,7 +235,7 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--database", metavar="ALIAS", help=_("the store to work on"))
     where.add_argument("--db-path", metavar="FILE", help=_("attach this SQLite file for this one call"))
-    parser.add_argument("--batch-size", type=batch_size, metavar="N", help=_("units per batch (1 … 100000)"))
+    parser.add_argument("--batch-size", type=batch_size, metavar="N", help=_("rows per batch (1 … 100000)"))
     parser.add_argument("--fast", action="store_true", help=_("no pause between batches"))
     parser.add_argument("--background", action="store_true", help=_("enqueue, print the run's id, return"))
     parser.add_argument("--note", metavar="TEXT", default="", help=_("why; kept with the run"))
@@ -593,7 +595,7 @@ def _ask(operation: Operation, planned: Plan, options: dict[str, Any], output: O
     if options["yes"] or not planned.total or not (typing or asks or settings.PRODUCTION):
         return
     if not sys.stdin.isatty():
-        raise Refused(_("This asks before it writes: give --yes where nobody can answer."))
+        raise Refused(_("This command asks for confirmation. Pass --yes to run it non-interactively."))
     wanted = operation.name if typing else "yes"
     output.line(f"{operation.action_label(planned.total)} · {operation.store.location}")
     output.console.print(_("Type %(wanted)s to go on: ") % {"wanted": wanted}, markup=False, end="")
@@ -609,9 +611,11 @@ def _leave_to_background(run: Run, output: Output) -> None:
     else:
         output.bare(str(run.pk))
     if run.status == Status.AWAITING_APPROVAL:
-        output.error(_("Run %(run)d waits for approval by a second person: `runs approve %(run)d`.") % {"run": run.pk})
+        output.error(
+            _("Run %(run)d waits for a second approver. Approve it with `runs approve %(run)d`.") % {"run": run.pk}
+        )
         sys.exit(EXIT_ATTENTION)
-    output.error(_("Run %(run)d is queued: see `runs show %(run)d`.") % {"run": run.pk})
+    output.error(_("Run %(run)d is queued. See `runs show %(run)d`.") % {"run": run.pk})
 
 
 def _work(run: Run, output: Output) -> None:
@@ -644,7 +648,7 @@ def _work(run: Run, output: Output) -> None:
         sys.exit(EXIT_INTERRUPTED)
     if run.status in {*RESUMABLE, Status.RUNNING}:
         output.error(
-            _("Run %(run)d stands at %(seen)s of %(total)s: the same command goes on, or `runs resume %(run)d`.")
+            _("Run %(run)d stopped after %(seen)s of %(total)s rows. Repeat the command or run `runs resume %(run)d`.")
             % {"run": run.pk, "seen": format_number(run.seen), "total": format_number(run.total)}
         )
         sys.exit(EXIT_INTERRUPTED)

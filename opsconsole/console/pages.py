@@ -575,7 +575,7 @@ class RunPage(_Page):
             sentences.append(asked[Request(run.request)])
         hold = Freeze.objects.order_by("pk").first() if self.live else None
         if hold is not None:
-            held = _("All runs are held by %(who)s: %(note)s. They go on after `runs release-all`.")
+            held = _("All runs are frozen by %(who)s: %(note)s. Run `runs unfreeze` to resume them.")
             sentences.append(held % {"who": hold.who, "note": hold.note})
         elif run.waiting and self.live:
             since = format_html(" ({} {})", _("since"), format_time(run.waiting_since)) if run.waiting_since else ""

@@ -233,7 +233,7 @@ def confirm(
     """
     require_environment()
     if is_frozen(registry.operations().get(run.operation)):
-        raise RunRefused(_("All runs are held: `runs release-all` lets them go on."))
+        raise RunRefused(_("All runs are frozen. Run `runs unfreeze` to resume them."))
     operation = operation_of(run)
     validate_confirmation(run, operation, actor, checked)
     check_drift(run)
@@ -485,22 +485,22 @@ def add_note(run: Run, actor: Actor, text: str) -> None:
 
 
 def is_frozen(cls: type[Operation] | None) -> bool:
-    """Whether the emergency switch stops this operation: all but those that only read a store, such as a backup."""
+    """Return whether a freeze stops this operation. It does not stop operations that only read a store."""
     return (cls is None or cls.writes_store) and Freeze.objects.exists()
 
 
 def freeze_reason() -> str:
-    """Return why the emergency switch stops runs now, empty when it does not."""
+    """Return who froze all runs and why; empty if runs are not frozen."""
     hold = Freeze.objects.order_by("pk").first()
-    return _("All runs are held by %(who)s: %(note)s") % {"who": hold.who, "note": hold.note} if hold else ""
+    return _("All runs are frozen by %(who)s: %(note)s") % {"who": hold.who, "note": hold.note} if hold else ""
 
 
 def freeze(actor: Actor, note: str) -> None:
-    """The emergency switch: all runs wait at their next batch, none starts."""
+    """Stop every run at its next batch, and start none."""
     with transaction.atomic():
         hold = Freeze.objects.create(who=actor.name, note=note)
         record(None, "freeze", actor, note=note)
-        subject = _("All runs are held by %(who)s") % {"who": actor.name}
+        subject = _("All runs are frozen by %(who)s") % {"who": actor.name}
         notifications.create_alert(f"hold/{hold.pk}", subject, _("Why: %(note)s") % {"note": note})
 
 
@@ -510,9 +510,9 @@ def unfreeze(actor: Actor) -> None:
         Freeze.objects.all().delete()
         record(None, "unfreeze", actor)
         if newest is not None:
-            text = _("They were held by %(who)s: %(note)s") % {"who": newest.who, "note": newest.note}
+            text = _("They were frozen by %(who)s: %(note)s") % {"who": newest.who, "note": newest.note}
             notifications.create_alert(
-                f"release/{newest.pk}", _("All runs go on: released by %(who)s") % {"who": actor.name}, text
+                f"release/{newest.pk}", _("All runs resume: unfrozen by %(who)s") % {"who": actor.name}, text
             )
 
 
@@ -560,7 +560,7 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
         raise RunRefused(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
     require_environment()
     if is_frozen(registry.operations().get(run.operation)):
-        raise RunRefused(_("All runs are held: `runs release-all` lets them go on."))
+        raise RunRefused(_("All runs are frozen. Run `runs unfreeze` to resume them."))
     handed_over = run.status == Status.RUNNING and not run.worker
     if run.status == Status.RUNNING and not handed_over and not is_stale(run):
         raise RunRefused(_("Run %(run)d is already running: see `runs show %(run)d`.") % {"run": run.pk})

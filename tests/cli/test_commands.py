@@ -103,7 +103,7 @@ def test_undo_plans_by_default_and_gives_the_start_back(shell, store):
     planned = shell.json("runs", "undo", run)
     assert (planned["status"], planned["operation"]) == ("planned", "operations.undo_run")
     assert list(agentos.read_sqlite(store)) == after
-    assert "give --yes" in shell.run("runs", "undo", run, "--execute").stderr
+    assert "Pass --yes" in shell.run("runs", "undo", run, "--execute").stderr
     assert list(agentos.read_sqlite(store)) == after
     assert shell.json("runs", "undo", run, "--execute", "--yes")["changed"] == planned["changed"]
     assert list(agentos.read_sqlite(store)) == before
@@ -186,11 +186,12 @@ def test_export_gives_every_run(shell, store, tmp_path):
     assert "give --format" in shell.refused("runs", "export", "--to", tmp_path / "runs.txt")
 
 
-def test_all_runs_are_held_and_released(shell, store):
-    assert "required: --note" in shell.refused("runs", "hold-all")
-    assert shell.run("runs", "hold-all", "--note", "incident").returncode == 0
-    assert "All runs are held" in shell.run(COMMAND, "--db-path", store).stderr
-    assert shell.run("runs", "release-all").returncode == 0
+@pytest.mark.parametrize(("frozen", "unfrozen"), [("freeze", "unfreeze"), ("hold-all", "release-all")])
+def test_all_runs_are_frozen_and_unfrozen(shell, store, frozen, unfrozen):
+    assert "required: --note" in shell.refused("runs", "freeze")
+    assert shell.run("runs", frozen, "--note", "incident").returncode == 0
+    assert "All runs are frozen" in shell.run(COMMAND, "--db-path", store).stderr
+    assert shell.run("runs", unfrozen).returncode == 0
     assert shell.run(COMMAND, "--db-path", store).returncode == 0
 
 
@@ -211,13 +212,13 @@ def test_background_prints_the_runs_id_alone(shell, store):
 def test_production_wants_a_name(shell, store):
     shell.variables = {"OPSCONSOLE_ENVIRONMENT": "production", "SECRET_KEY": "x" * 50}
     assert "give --user" in shell.refused(COMMAND, "--db-path", store)
-    assert "give --user" in shell.refused("runs", "hold-all", "--note", "x")
+    assert "give --user" in shell.refused("runs", "freeze", "--note", "x")
     assert shell.json(COMMAND, "--db-path", store, "--dry-run")["total"] == 200
     assert shell.run("shell", "-c", PEOPLE).returncode == 0
     assert "--user bob is not authenticated" in shell.refused(COMMAND, "--db-path", store, "--user", "bob", "--yes")
     vera, bob = map(shell.as_account, ("vera", "bob"))
     assert "vera may not do this" in vera.refused(COMMAND, "--db-path", store, "--yes")
-    assert "give --yes" in bob.run(COMMAND, "--db-path", store).stderr
+    assert "Pass --yes" in bob.run(COMMAND, "--db-path", store).stderr
     done = bob.json(COMMAND, "--db-path", store, "--yes")
     assert shell.json("runs", "show", done["run"])["started_by"] == "bob"
 
@@ -261,7 +262,7 @@ def test_a_stopped_run_says_how_to_go_on_and_does(shell, large_store, signals):
         process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on, or `runs resume 1`" in err
+    assert "Repeat the command or run `runs resume 1`" in err
     assert "Traceback" not in err
     assert "interrupted" in out
     done = shell.json(*words[:3], "--fast")

@@ -204,10 +204,10 @@ def test_only_superusers_link(
 
 def test_a_linked_system_user_needs_no_name(bob: User, alice: User, capsys: Any) -> None:
     link(bob, accounts.system_user(), acting(alice))
-    call_command("runs", "hold-all", "--note", "x")
+    call_command("runs", "freeze", "--note", "x")
     assert Event.objects.filter(verb="freeze").get().who == "bob"
     with pytest.raises(CommandError, match="--user alice is not authenticated"):
-        call_command("runs", "release-all", "--user", "alice")
+        call_command("runs", "unfreeze", "--user", "alice")
     call_command("accounts", "list", "--json")
     assert '"account":"bob"' in capsys.readouterr().out.replace(" ", "")
 
@@ -215,7 +215,7 @@ def test_a_linked_system_user_needs_no_name(bob: User, alice: User, capsys: Any)
 def test_a_token_that_is_not_good_is_refused(monkeypatch: pytest.MonkeyPatch, alice: User) -> None:
     monkeypatch.setenv("OPSCONSOLE_TOKEN", "ops_nonsense")
     with pytest.raises(CommandError, match="OPSCONSOLE_TOKEN is not known") as refused:
-        call_command("runs", "hold-all", "--note", "x")
+        call_command("runs", "freeze", "--note", "x")
     assert refused.value.returncode == 2
 
 

@@ -34,19 +34,19 @@ def test_holding_and_releasing(client, bob, viewer):
     other.force_login(viewer)
     for address in ("/admin/", "/admin/operations/run/", PAGE):
         page = other.get(address).content.decode()
-        assert "All runs are held by bob: duplicate keys in HELIX" in page
+        assert "All runs are frozen by bob: duplicate keys in HELIX" in page
     assert "Release all runs" not in page
     assert other.post(PAGE, {"release": "1"}).status_code == 403
     client.post(PAGE, {"release": "1"})
     assert not Freeze.objects.exists()
-    assert "All runs are held" not in other.get("/admin/").content.decode()
+    assert "All runs are frozen" not in other.get("/admin/").content.decode()
     assert list(Event.objects.order_by("pk").values_list("verb", flat=True)) == ["freeze", "unfreeze"]
 
 
 def test_a_backup_runs_while_all_else_is_held(make_helix, tmp_path, settings):
     make_helix("sqlite", helix.one_of_each())
     lifecycle.freeze(TESTER, "a fire")
-    with pytest.raises(RunRefused, match="release-all"):
+    with pytest.raises(RunRefused, match="runs unfreeze"):
         start(operation_called("operations.prune_runs"))
     settings.BACKUP_FOLDERS = [tmp_path]
     run = execute_run(operation_called("backups.backup_store", store="default", to=str(tmp_path)))

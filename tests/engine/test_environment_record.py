@@ -37,7 +37,7 @@ def test_every_command_that_writes_is_refused(shell: Shell, tmp_path: Any) -> No
         for words in (
             (BACKFILL, "--db-path", store),
             ("run", "audits.backfill_decision_fields", "--db-path", store, "--execute"),
-            ("runs", "hold-all", "--note", "x"),
+            ("runs", "freeze", "--note", "x"),
             ("runs", "approve", "1"),
             ("accounts", "link", "mira", "x"),
             ("setup",),

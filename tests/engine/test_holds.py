@@ -59,7 +59,7 @@ def test_the_emergency_switch(store):
     run = start(operation_called(BACKFILL, store))
     lifecycle.freeze(TESTER, "a fire")
     thread, waited = later(lambda: lifecycle.unfreeze(TESTER))
-    with pytest.raises(RunRefused, match="release-all"):
+    with pytest.raises(RunRefused, match="runs unfreeze"):
         start(operation_called("operations.prune_runs"))
     run = work(run)
     thread.join()

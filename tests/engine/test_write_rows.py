@@ -183,7 +183,7 @@ def test_an_identity_key_comes_from_its_sequence(bobs, task, identity):
 
 
 def test_what_stands_against_a_run_stands_above_the_form(bobs, task):
-    for number, sentence in enumerate(("All runs are held", "is held by run")):
+    for number, sentence in enumerate(("All runs are frozen", "is held by run")):
         if number:
             other = start(given(Write("tasks", ("status",), [("t", ("created",), ("x",))])))
         else:

@@ -42,7 +42,7 @@ class Command(ConsoleCommand):
             else:
                 add_common_flags(flags)
             if cls.selectable and not cls.targets_run:
-                flags.add_argument("--keys", nargs="+", metavar="KEY", help=_("only these units, by their keys"))
+                flags.add_argument("--keys", nargs="+", metavar="KEY", help=_("only the rows with these keys"))
 
     def run_from_argv(self, argv: list[str]) -> None:
         self.asked = argv[2:3]

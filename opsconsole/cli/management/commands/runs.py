@@ -60,7 +60,7 @@ class Command(ConsoleCommand):
             ("pause", _("ask the worker to pause after its batch")),
             ("resume", _("queue a paused or interrupted run for the background")),
             ("cancel", _("ask the worker to end after its batch; what is changed stays, and can be undone")),
-            ("approve", _("agree, as a second person, to a run that waits for it")),
+            ("approve", _("approve a run as its second approver")),
         ):
             verb = self._verb_of_run(name, text)
             add_user_flag(verb)
@@ -80,24 +80,33 @@ class Command(ConsoleCommand):
         )
         noting.add_argument("text", metavar="TEXT", help=_("what is to be kept"))
         add_user_flag(noting)
-        add_common_flags(self._verb_of_run("retry", _("try again the units that a run set aside")))
+        add_common_flags(self._verb_of_run("retry", _("retry the failed rows of a run")))
         add_common_flags(self._verb_of_run("undo", _("plan the undo of a run, or do it with --execute"), "--execute"))
         export = self._verb("export", _("all runs as a table"), "runs export", "runs export --to runs.xlsx")
         export.add_argument("--format", choices=FORMATS, help=_("by default from the file's name, else csv"))
         export.add_argument("--to", type=Path, metavar="FILE", help=_("a new file; standard output without"))
-        hold = self._verb(
-            "hold-all",
-            _("the emergency switch: every run waits at its next batch, none starts"),
-            'runs hold-all --note "incident 4711"',
-            'runs hold-all --note "failover" --user mira',
+        freezing = self._verb(
+            "freeze",
+            _("stop every run at its next batch, and start none"),
+            'runs freeze --note "incident 4711"',
+            'runs freeze --note "failover" --user mira',
+            aliases=("hold-all",),
         )
-        hold.add_argument("--note", required=True, metavar="TEXT", help=_("why; kept in the trail"))
-        add_user_flag(hold)
-        release = self._verb("release-all", _("let all runs go on"), "runs release-all", "runs release-all --user mira")
-        add_user_flag(release)
+        freezing.add_argument("--note", required=True, metavar="TEXT", help=_("why; kept in the audit log"))
+        add_user_flag(freezing)
+        unfreezing = self._verb(
+            "unfreeze",
+            _("resume all runs"),
+            "runs unfreeze",
+            "runs unfreeze --user mira",
+            aliases=("release-all",),
+        )
+        add_user_flag(unfreezing)
 
-    def _verb(self, name: str, text: str, *examples: str) -> argparse.ArgumentParser:
-        return add_verb(self.verbs, name, help=text, examples=examples)
+    def _verb(self, name: str, text: str, *examples: str, aliases: tuple[str, ...] = ()) -> argparse.ArgumentParser:
+        parser = add_verb(self.verbs, name, help=text, examples=examples, aliases=aliases)
+        parser.set_defaults(run_verb=getattr(self, f"_{name}"))
+        return parser
 
     def _verb_of_run(self, name: str, text: str, flag: str = "--json") -> argparse.ArgumentParser:
         parser = self._verb(name, text, f"runs {name} 7", f"runs {name} 7 {flag}")
@@ -106,7 +115,7 @@ class Command(ConsoleCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         require_setup()
-        getattr(self, "_" + options["verb"].replace("-", "_"))(options)
+        options["run_verb"](options)
 
     # --- looking ----------------------------------------------------------------------------------------
 
@@ -188,7 +197,7 @@ class Command(ConsoleCommand):
         if aside:
             output.line()
             rows = [(reason_label(cls, entry["reason"]), format_number(entry["units"])) for entry in aside]
-            output.table([(_("units set aside"), ""), *rows], right=(1,), heading=True)
+            output.table([(_("failed rows"), ""), *rows], right=(1,), heading=True)
         output.line()
         events = list(run.events.order_by("-pk")[:SHOWN_EVENTS])
         output.table([(_moment(e.at), verb_label(e.verb), e.who) for e in reversed(events)])
@@ -249,13 +258,13 @@ class Command(ConsoleCommand):
         lifecycle.add_note(run, shell_actor(options["user"]), options["text"])
         _output(options).line(_("Noted with run %(run)d.") % {"run": run.pk})
 
-    def _hold_all(self, options: dict[str, Any]) -> None:
+    def _freeze(self, options: dict[str, Any]) -> None:
         lifecycle.freeze(shell_actor(options["user"]), options["note"])
-        _output(options).line(_("All runs are held: `runs release-all` lets them go on."))
+        _output(options).line(_("All runs are frozen. Run `runs unfreeze` to resume them."))
 
-    def _release_all(self, options: dict[str, Any]) -> None:
+    def _unfreeze(self, options: dict[str, Any]) -> None:
         lifecycle.unfreeze(shell_actor(options["user"]))
-        _output(options).line(_("All runs may go on."))
+        _output(options).line(_("Runs are no longer frozen."))
 
     def _undo(self, options: dict[str, Any]) -> None:
         _about(options, "operations.undo_run", execute=options["execute"])
