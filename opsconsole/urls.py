@@ -15,6 +15,8 @@ from opsconsole.console.session_views import sessions
 from opsconsole.monitoring import health
 from tasks.agentos.views import search_page
 
+admin.autodiscover()
+
 
 def _page(route: str, view: Callable[..., Any], name: str) -> URLPattern:
     """A page of the console, behind its login."""

@@ -18,6 +18,8 @@ try:
 
     if sentence := environments.refusal():
         raise ImproperlyConfigured(sentence)
+
+    import opsconsole.urls  # noqa: F401  # now, so that the first request does not wait for it
 except ImproperlyConfigured as error:
     sys.stderr.write(f"{error}\n")
     sys.exit(3)  # with this code gunicorn stops; with any other it starts the worker again and again

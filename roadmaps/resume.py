@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from typing import Any
 
-import httpx
 import orjson
 from django.conf import settings
 from django.utils import timezone
@@ -29,7 +28,7 @@ from roadmaps.models import RoadmapTask
 from roadmaps.serialized import STANDARD
 from roadmaps.times import moved_at, stuck_before
 
-TIMEOUT = httpx.Timeout(600, connect=10)  # an endpoint that resumes at once may take long to answer
+TIMEOUT = (10.0, 600.0, 600.0, 600.0)  # connect, read, write, pool: an endpoint that resumes may take long to answer
 POLL_SECONDS = 5.0
 
 
@@ -360,6 +359,8 @@ def post(url: str, document: dict[str, Any], key: str, name: str) -> bool:
     headers = {"Content-Type": "application/json", "Idempotency-Key": key, TIMESTAMP: timestamp}
     if settings.ROADMAPS_RESUME_SECRET:
         headers[SIGNATURE] = signature(settings.ROADMAPS_RESUME_SECRET, timestamp, body)
+    import httpx  # slow to import, and few runs need it
+
     try:
         answer = httpx.post(url, content=body, headers=headers, timeout=TIMEOUT)
     except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -38,6 +38,7 @@ def make_groups() -> None:
 def _by_hand() -> Q:
     """The rights to what the admin lets people edit; in an attached store they are of no use."""
     rights = Q(pk__in=())
+    admin.autodiscover()
     for model, model_admin in admin.site._registry.items():
         if isinstance(model_admin, EditableStoreAdmin):
             names = [get_permission_codename(verb, model._meta) for verb in ("add", "change", "delete")]

@@ -7,7 +7,3 @@ class ConsoleConfig(AppConfig):
     name = "opsconsole.console"
     label = "console"
     verbose_name = "OpsConsole"
-
-    def ready(self) -> None:
-        # After the admin has found the queue's own classes, which these replace.
-        from opsconsole.console import queue_admin  # noqa: F401

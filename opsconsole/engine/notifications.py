@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from smtplib import SMTPException
 
-import httpx
 import orjson
 from django.conf import settings
 from django.core.mail import EmailMessage
@@ -71,6 +70,8 @@ def _attempt(delivery: Delivery) -> bool:
     if not mine.update(attempts=delivery.attempts + 1, next_try_at=again):
         return False  # another worker has it
     found = Delivery.objects.filter(pk=delivery.pk)
+    import httpx  # slow to import, and only workers deliver
+
     try:
         _SENDERS[Channel(delivery.channel)](delivery.alert)
     except (httpx.HTTPError, httpx.InvalidURL, SMTPException, OSError, ValueError) as error:
@@ -88,6 +89,8 @@ def _mail(alert: Alert) -> None:
 
 
 def _webhook(alert: Alert) -> None:
+    import httpx
+
     body = orjson.dumps(
         {
             "key": alert.key,

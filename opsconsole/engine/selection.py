@@ -48,6 +48,7 @@ class Selection(NamedTuple):
 
 def _changelist_queryset(model: type[models.Model], query: str) -> QuerySet[Any]:
     """The very rows that the changelist shows under this address: it is asked itself."""
+    admin.autodiscover()
     model_admin = admin.site.get_model_admin(model)
     request = RequestFactory().get("/", query_params=None, QUERY_STRING=query)
     request.user = AnonymousUser()

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import httpx
 from django import forms
 from django.conf import settings
 from django.db import models
@@ -200,6 +199,8 @@ def health_problems() -> list[str]:
     url = settings.HELIX_HEALTH_URL
     if not url:
         return []
+    import httpx  # slow to import, and few runs need it
+
     try:
         httpx.get(url, timeout=HEALTH_SECONDS, follow_redirects=True).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
