@@ -80,11 +80,14 @@ django.setup()
 del os.environ["DJANGO_SETTINGS_MODULE"]  # else xdist's workers read the settings before they get here
 
 from django.conf import settings  # noqa: E402
+from django.contrib import admin  # noqa: E402
 from django.contrib.staticfiles import handlers  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 from django.core.management.commands.flush import Command as Flush  # noqa: E402
 from django.db import connections  # noqa: E402
 from django.test import SimpleTestCase  # noqa: E402
+
+admin.autodiscover()  # as a web process does when it loads its URLs
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
