@@ -7,6 +7,7 @@ import sys
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
+from django.urls import get_resolver
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "opsconsole.settings")
 os.environ["OPSCONSOLE_POOL"] = "true"
@@ -19,7 +20,7 @@ try:
     if sentence := environments.refusal():
         raise ImproperlyConfigured(sentence)
 
-    import opsconsole.urls  # noqa: F401  # now, so that the first request does not wait for it
+    get_resolver().url_patterns  # noqa: B018  # loads the pages now: the first request does not wait for them
 except ImproperlyConfigured as error:
     sys.stderr.write(f"{error}\n")
     sys.exit(3)  # with this code gunicorn stops; with any other it starts the worker again and again
