@@ -21,7 +21,7 @@ from opsconsole.console.run_admin import OperationActionsMixin
 from opsconsole.console.store_admin import DateRangeFilter, ExactTextFilter, StoreModelAdmin, json_block, table
 from opsconsole.formatting import copy_button, format_time
 from opsconsole.stores.store import Store, StoreUnavailable
-from roadmaps.consistency import TASK_COLUMNS, states
+from roadmaps.consistency import TASK_COLUMNS, task_reports
 from roadmaps.content import NEEDS
 from roadmaps.models import (
     Acceptance,
@@ -158,7 +158,7 @@ class RoadmapTaskAdmin(OperationActionsMixin, StoreModelAdmin):
         store = Store("roadmaps", "roadmaps")
         store.require({model: tuple(columns) for model, columns in NEEDS.items()})
         try:
-            found = next(iter(states(store, timezone.now(), RoadmapTask.objects.filter(pk=task.pk))), None)
+            found = next(iter(task_reports(store, timezone.now(), RoadmapTask.objects.filter(pk=task.pk))), None)
         except StoreUnavailable as error:  # where the checkpoints are is another database
             return str(error)
         if found is None or not found.problems:

@@ -15,7 +15,7 @@ from opsconsole.cli.command import EXIT_ATTENTION, ConsoleCommand, Refused, chos
 from opsconsole.cli.output import Output
 from opsconsole.engine import planner, registry
 from opsconsole.escaping import in_json
-from roadmaps.consistency import State
+from roadmaps.consistency import TaskReport
 from roadmaps.operations.sync_results import moving
 
 
@@ -45,18 +45,18 @@ class StatesCommand(ConsoleCommand):
             if options["keys"]:
                 check.chosen = known_keys(check, options["keys"])
             gc.freeze()  # a million rows come and go: the collector need not look at what was imported each time
-            found = self._print(check.states(), options)
+            found = self._print(check.task_reports(), options)
         finally:
             store.close()
         if found and options["exit_code"]:
             sys.exit(EXIT_ATTENTION)
 
-    def _print(self, states: Iterable[State], options: dict[str, Any]) -> bool:
+    def _print(self, states: Iterable[TaskReport], options: dict[str, Any]) -> bool:
         if options["json"]:
             return self._print_json(states, single=len(options["keys"]) == 1)
         return self.show(states, Output(as_json=False, no_color=options["no_color"]), whole=bool(options["keys"]))
 
-    def _print_json(self, states: Iterable[State], *, single: bool) -> bool:
+    def _print_json(self, states: Iterable[TaskReport], *, single: bool) -> bool:
         """All tasks of a large store would not fit into the memory: each is written when it is read."""
         found = False
         if not single:
@@ -68,13 +68,13 @@ class StatesCommand(ConsoleCommand):
         sys.stdout.write("\n" if single else "]}\n")
         return found
 
-    def problems(self, state: State) -> tuple[Any, ...]:
+    def problems(self, state: TaskReport) -> tuple[Any, ...]:
         return state.problems
 
-    def as_json(self, state: State) -> dict[str, Any]:
+    def as_json(self, state: TaskReport) -> dict[str, Any]:
         return state.as_json()
 
-    def show(self, states: Iterable[State], output: Output, *, whole: bool) -> bool:
+    def show(self, states: Iterable[TaskReport], output: Output, *, whole: bool) -> bool:
         """For people; whether something was found. `whole`: the tasks were named."""
         raise NotImplementedError
 
@@ -101,7 +101,7 @@ def refuse_moving(name: str, options: dict[str, Any], remedy: str) -> None:
         raise Refused(_("A worker still moves %(tasks)s: %(remedy)s.") % {"tasks": ", ".join(found), "remedy": remedy})
 
 
-def counted(states: Iterable[State], counts: dict[str, int]) -> Iterator[State]:
+def counted(states: Iterable[TaskReport], counts: dict[str, int]) -> Iterator[TaskReport]:
     """The states, with the problems' codes counted on the way."""
     for state in states:
         counts["tasks"] = counts.get("tasks", 0) + 1

@@ -9,15 +9,17 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import orjson
+from django.db import models
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from opsconsole.engine.checks import Check, FindingData
 from opsconsole.formatting import duration
 from opsconsole.jsontext import Unreadable
 from opsconsole.stores.store import Store
 from roadmaps import framework, langgraph, resume
-from roadmaps.content import COMPLETED, COPIED, KEY, PARTS, Content, Row, contents, roadmaps
+from roadmaps.content import COMPLETED, COPIED, KEY, NEEDS, PARTS, Content, Row, contents, roadmaps
 from roadmaps.langgraph import Position
 from roadmaps.models import Acceptance, RoadmapTask
 from roadmaps.times import last_moved, stuck_before
@@ -77,7 +79,7 @@ class Problem(NamedTuple):
         return sentence(self.code, self.places, self.names)
 
 
-class State(NamedTuple):
+class TaskReport(NamedTuple):
     """A task with all that was found about it."""
 
     task: Task
@@ -149,7 +151,7 @@ def sentence(code: str, count: int = 0, names: Sequence[str] = ()) -> str:
 # --- reading -------------------------------------------------------------------------------------------------
 
 
-def states(store: Store, as_of: datetime, tasks: QuerySet[RoadmapTask] | None = None) -> Iterator[State]:
+def task_reports(store: Store, as_of: datetime, tasks: QuerySet[RoadmapTask] | None = None) -> Iterator[TaskReport]:
     """Every task (or those of `tasks`) with its state, in key order: a constant number of statements per batch."""
     rows = RoadmapTask.objects.using(store.alias) if tasks is None else tasks
     accepted = accepted_tasks(store)
@@ -164,7 +166,7 @@ def states(store: Store, as_of: datetime, tasks: QuerySet[RoadmapTask] | None = 
         after = batch[-1].task_id
 
 
-def _states(store: Store, as_of: datetime, batch: list[Task], accepted: dict[str, set[str]]) -> Iterator[State]:
+def _states(store: Store, as_of: datetime, batch: list[Task], accepted: dict[str, set[str]]) -> Iterator[TaskReport]:
     keys = {task.roadmap_id for task in batch if task.roadmap_id}
     found = roadmaps(store, keys)
     content = contents(store, found)
@@ -204,7 +206,7 @@ def _states(store: Store, as_of: datetime, batch: list[Task], accepted: dict[str
         is_accepted = (
             covered is not None and task.status == STATUS.PARTIAL_FAILURE and covered >= set(comparison.failed)
         )
-        yield State(task, comparison, tuple(problems), unreadable, is_accepted)
+        yield TaskReport(task, comparison, tuple(problems), unreadable, is_accepted)
 
 
 _UNDER_WAY = (
@@ -349,3 +351,24 @@ def _differs(found: Comparison, name: str, place: int, said: bool, reference: An
     else:
         found.behind.append(name)
     return bool(fits)
+
+
+class TaskCheck(Check):
+    """A check that compares tasks with their frameworks and content."""
+
+    store_alias = "roadmaps"
+    model = RoadmapTask
+
+    def needs(self) -> dict[type[models.Model], Iterable[str]]:
+        return {RoadmapTask: TASK_COLUMNS, **NEEDS}
+
+    def tasks(self) -> QuerySet[RoadmapTask]:
+        """Return the tasks to compare, or those that the user named."""
+        tasks = RoadmapTask.objects.using(self.store.alias)
+        return tasks if self.chosen is None else tasks.filter(pk__in=list(self.chosen))
+
+    def task_reports(self) -> Iterator[TaskReport]:
+        return task_reports(self.store, self.as_of, self.tasks())
+
+    def sentence(self, found: FindingData) -> str:
+        return sentence(found.code, int(found.data.get("count", 0)), found.data.get("names", ()))

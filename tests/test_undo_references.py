@@ -11,7 +11,8 @@ import pytest
 from audits.models import GuardianVerdict
 from opsconsole.engine import lifecycle, registry
 from opsconsole.engine.models import Run, Status
-from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange
+from opsconsole.engine.operation import Operation, Risk
+from opsconsole.engine.outcomes import Changes, Outcome, RowChange
 from opsconsole.stores.store import Store
 from tests.support.contract import after_batches, execute_run, left_by, operation_called, plan_whole, start, undo, work
 from tests.support.plain_client import dump, execute, neighbour
@@ -42,7 +43,7 @@ class DeleteFamilies(Operation):
     risk = Risk.DELETE
 
     def process(self, unit: Any) -> Outcome:
-        return Change([RowChange(table, key, {}, None) for table, key in self.family(unit.pk)])
+        return Changes([RowChange(table, key, {}, None) for table, key in self.family(unit.pk)])
 
     def family(self, key: str) -> list[tuple[str, str]]:
         return [("grandchildren", f"g{key}"), ("children", f"c{key}"), ("parents", key)]

@@ -16,7 +16,8 @@ from django.utils.translation import gettext_lazy as _
 
 from audits.extraction import KEYS, read_object, time_in
 from audits.models import TaskAudit
-from opsconsole.engine.operation import Change, Invalid, Operation, Outcome, Problem, Risk, RowChange, Schedule
+from opsconsole.engine.operation import Operation, Problem, Risk, Schedule
+from opsconsole.engine.outcomes import Change, Invalid, Outcome
 from opsconsole.formatting import format_number
 from opsconsole.jsontext import Unreadable
 
@@ -61,11 +62,10 @@ class BackfillDecisionFields(Operation):
     def queryset(self) -> QuerySet[TaskAudit]:
         return self.population().filter(_UNFILLED)
 
-    def process(self, unit: Any) -> Outcome:
-        _pk, payload, created_at, *columns = unit
+    def process(self, row: Any) -> Outcome:
+        _pk, payload, created_at, *columns = row
         try:
             document = read_object(payload)
-            old: dict[str, None] = {}
             new: dict[str, str] = {}
             reason = "from_payload"
             for (column, keys), stands in zip(_KEYS, columns, strict=True):
@@ -80,10 +80,10 @@ class BackfillDecisionFields(Operation):
                         return Invalid("no_time")
                 elif not self.store.can_store(value):
                     return Invalid("cannot_be_stored")
-                old[column], new[column] = None, value
+                new[column] = value
         except Unreadable as error:
             return Invalid(error.reason)
-        return Change((RowChange("task_audits", unit.pk, old, new),), reason)
+        return Change(row, reason, **new)
 
     def statistics(self, restrict: Callable[[QuerySet[TaskAudit]], QuerySet[TaskAudit]]) -> dict[str, int]:
         figures = restrict(self.population()).aggregate(

@@ -9,7 +9,8 @@ from django.db.models import Count, Exists, Min, Model, OuterRef
 from django.utils.translation import gettext_lazy as _
 
 from audits.models import GuardianVerdict, InboxEntry, TaskAudit
-from opsconsole.engine.operation import Check, FindingData, Schedule
+from opsconsole.engine.checks import Check, FindingData
+from opsconsole.engine.operation import Schedule
 from tasks.agentos.models import (
     KbChunk,
     KbEmbedding,

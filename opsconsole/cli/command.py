@@ -22,11 +22,12 @@ from django.utils.translation import gettext as _
 from opsconsole.cli.accounts import NotAuthenticated, authenticated, system_user_at_host
 from opsconsole.cli.output import Output, discard_output
 from opsconsole.engine import checklist, environments, executor, findings, lifecycle, planner, queue, registry
+from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.executor import LostOwnership
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import RESUMABLE, Run, Status, Trigger
-from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Check, FindingData, Operation, Risk, as_stored
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation, Risk, as_stored
 from opsconsole.engine.planner import Plan, PlanRefused
 from opsconsole.engine.registry import InvalidParameters, UnknownOperation
 from opsconsole.engine.selection import Selection

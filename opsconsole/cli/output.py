@@ -17,10 +17,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.segment import Segment
 
 from opsconsole.engine import registry
+from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.findings import MOVES
 from opsconsole.engine.labels import outcome_label, reason_label
 from opsconsole.engine.models import Run, Status
-from opsconsole.engine.operation import Check, FindingData, Operation, Priority
+from opsconsole.engine.operation import Operation, Priority
 from opsconsole.engine.planner import OUTCOMES, Plan, advice
 from opsconsole.escaping import for_terminal, in_json
 from opsconsole.formatting import duration, format_number, format_number_or_text

@@ -23,9 +23,10 @@ from django.utils.translation import ngettext
 
 from opsconsole.console.pages import Table
 from opsconsole.engine import queue, registry
+from opsconsole.engine.checks import Check
 from opsconsole.engine.labels import STATUS_VARIANTS, operation_title
 from opsconsole.engine.models import ENDED, RESUMABLE, Finding, Run, Status
-from opsconsole.engine.operation import LONG_CLUSTER, Check, Priority
+from opsconsole.engine.operation import LONG_CLUSTER, Priority
 from opsconsole.formatting import duration, format_number
 from opsconsole.monitoring.connectivity import identities, unreachable
 from opsconsole.monitoring.measurements import CONNECTIONS, FINDING, LACKS, PROBLEM, SIZE, problem_operations

@@ -24,11 +24,12 @@ from django.utils.translation import ngettext
 
 from opsconsole.engine import checklist, findings, notifications, queue, registry
 from opsconsole.engine import lifecycle as runs
+from opsconsole.engine.checks import Check
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.labels import STATUS_VARIANTS, operation_title, outcome_label, reason_label, verb_label
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import ENDED, RESUMABLE, Batch, Finding, Freeze, Rejection, Request, Run, Status, Trigger
-from opsconsole.engine.operation import Check, Operation, Risk
+from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.planner import OUTCOMES, PlanRefused, advice
 from opsconsole.engine.registry import InvalidParameters, UnknownOperation
 from opsconsole.engine.selection import Selection

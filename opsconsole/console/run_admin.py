@@ -27,9 +27,10 @@ from opsconsole.console.editing import Unsaved
 from opsconsole.console.file_formats import CSV, JSON, XLSX
 from opsconsole.engine import lifecycle as runs
 from opsconsole.engine import queue, registry
+from opsconsole.engine.checks import Check
 from opsconsole.engine.labels import STATUS_VARIANTS, VERB_LABELS, operation_title, verb_label
 from opsconsole.engine.models import Alert, Channel, Delivery, Event, Finding, GivenRows, Run
-from opsconsole.engine.operation import Check, Operation
+from opsconsole.engine.operation import Operation
 from opsconsole.engine.selection import Selection
 from opsconsole.formatting import copy_button, duration, format_number, format_time
 from opsconsole.stores.router import store_of

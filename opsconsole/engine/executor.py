@@ -25,11 +25,13 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from opsconsole.engine import findings, lifecycle
+from opsconsole.engine.checks import Check
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.lifecycle import LEASE, NOT_WAITING, interrupt, notify, operation_of, record, worker_actor
 from opsconsole.engine.locks import release
 from opsconsole.engine.models import Batch, FailedItem, PinnedRows, Request, Run, Status, encode_before_image
-from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Change, Check, NamedItem, Outcome, Skip
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, NamedItem
+from opsconsole.engine.outcomes import Changes, Outcome, Skip
 from opsconsole.engine.planner import (
     OUTCOMES,
     Outcomes,
@@ -310,7 +312,7 @@ class Runner:
     @property
     def _change(self) -> Callable[[Any], Outcome]:
         """What becomes of a unit: the operation's answer, or the verdict on a unit that could not be written."""
-        change = self.operation.process if self._pinned is None else self._process_pinned
+        change = self.operation.outcome if self._pinned is None else self._process_pinned
         if not self._verdicts:
             return change
 
@@ -324,8 +326,8 @@ class Runner:
 
     def _process_pinned(self, unit: Any) -> Outcome:
         """What becomes of a unit that still is as the plan showed it."""
-        outcome = self.operation.process(unit)
-        if isinstance(outcome, Change) and digest_of(outcome, unit) != (self._pinned or {}).get(unit.pk):
+        outcome = self.operation.outcome(unit)
+        if isinstance(outcome, Changes) and digest_of(outcome, unit) != (self._pinned or {}).get(unit.pk):
             return Skip("changed_since_plan")
         return outcome
 
@@ -442,7 +444,7 @@ class Runner:
         unmet: dict[RowKey, Exception | None] = {}
         for unit in read.units:
             now = again.get(unit.pk)
-            if now == unit or not isinstance(outcome := self._outcome(unit), Change):
+            if now == unit or not isinstance(outcome := self._outcome(unit), Changes):
                 continue
             if now is None or self._outcome(now) != outcome:
                 unmet |= dict.fromkeys(((row.table, row.key) for row in outcome.rows), None)
@@ -553,7 +555,7 @@ class Runner:
         held = {(write.table, key): old for write in writes for key, old, _new in write.rows} | error.held
         for unit in units:
             outcome = self._outcome(unit)
-            written = [(row.table, row.key) for row in outcome.rows] if isinstance(outcome, Change) else []
+            written = [(row.table, row.key) for row in outcome.rows] if isinstance(outcome, Changes) else []
             if refused := [error.refused[row] for row in written if row in error.refused]:
                 self._verdicts[unit.pk] = refused[0]
             elif unmet := [error.unmet[row] for row in written if row in error.unmet]:
@@ -891,7 +893,7 @@ class Runner:
             if counted:
                 explained += sum(unit.pk not in (self._pinned or ()) for unit in found)
             else:
-                due = (isinstance(self._outcome(unit), Change) for unit in found)
+                due = (isinstance(self._outcome(unit), Changes) for unit in found)
                 explained += sum(str(unit.pk) in failed or not is_due for unit, is_due in zip(found, due, strict=True))
             after = found[-1].pk
         return explained

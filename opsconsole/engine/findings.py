@@ -8,8 +8,8 @@ from typing import Any
 from django.db.models import Count, QuerySet
 from django.utils import timezone
 
+from opsconsole.engine.checks import FindingData
 from opsconsole.engine.models import Finding, Run
-from opsconsole.engine.operation import FindingData
 
 PORTION = 1_000  # findings per statement
 MOVES = ("new", "persisting", "resolved")  # how findings moved since the scan before

@@ -29,6 +29,7 @@ from django.utils.translation import ngettext
 
 import opsconsole
 from opsconsole.engine import checklist, environments, findings, notifications, registry
+from opsconsole.engine.checks import Check
 from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
 from opsconsole.engine.locks import release, require_free, take_locks
 from opsconsole.engine.models import (
@@ -44,7 +45,7 @@ from opsconsole.engine.models import (
     Status,
     Trigger,
 )
-from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Check, Operation, Priority, Risk
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation, Priority, Risk
 from opsconsole.engine.planner import Plan, count_outcomes, drifted_rows, operation_on, plan
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.preflight import require_privileges

@@ -5,6 +5,8 @@ It knows no run, no request and no queue. `docs/writing-operations.md` shows a w
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,6 +19,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext, pgettext_lazy
 
+from opsconsole.engine.outcomes import Change, Changes, Delete, Done, Outcome, RowChange
 from opsconsole.formatting import format_number
 from opsconsole.stores.preflight import Target
 from opsconsole.stores.rows import Key, plain_key
@@ -38,62 +41,12 @@ class Risk(models.TextChoices):
     OUTSIDE = "outside", _("reaches outside; can't be undone")
 
 
-class RowChange(NamedTuple):
-    """One row. `old` and `new` map the same columns to raw values; an insert has no old, a delete no new.
-
-    A delete's `old` holds what the decision stood on, or nothing: the engine keeps the whole row.
-    """
-
-    table: str
-    key: Key
-    old: Mapping[str, Any] | None
-    new: Mapping[str, Any] | None
-
-
-class Change(NamedTuple):
-    """The unit changes: its rows, in the order in which they are written. `reason` is a code counted apart.
-
-    `detail` says in words what rows can't: it is shown in the plan.
-    """
-
-    rows: Sequence[RowChange]
-    reason: str = ""
-    detail: str = ""
-
-
-class Skip(NamedTuple):
-    """Nothing to do for this unit."""
-
-    reason: str
-
-
-class Invalid(NamedTuple):
-    """The operation can't change this unit, and expected so: it stays as it is, counted and listed."""
-
-    reason: str
-
-
-Outcome = Change | Skip | Invalid
-
-
 class Priority(models.TextChoices):
     """How soon a finding should be seen to, most urgent first."""
 
     IMMEDIATE = "immediate", _("immediate")
     PLANNED = "planned", pgettext_lazy("priority", "planned")
     PERIODIC = "periodic", _("periodic")
-
-
-class FindingData(NamedTuple):
-    """One problem of one subject, as a check finds it. Code and subject tell it apart from scan to scan.
-
-    `data` is what its sentence and reports are made of, as JSON holds it.
-    """
-
-    code: str
-    subject: str
-    data: Mapping[str, Any] = {}
-    priority: str = Priority.PLANNED.value
 
 
 class Problem(NamedTuple):
@@ -151,6 +104,8 @@ class Operation:
             package, _dot, module = cls.__module__.rpartition(".operations.")
             app = apps.get_containing_app_config(package) if apps.apps_ready else None
             cls.name = f"{app.label if app else package.rpartition('.')[2]}.{module}"
+        if ".operations." in cls.__module__:
+            _refuse_unknown_names(cls)
 
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         self.store = store
@@ -167,9 +122,17 @@ class Operation:
         """The units of the domain with which there is something to do."""
         return self.population()
 
-    def process(self, unit: Any) -> Outcome:
-        """What becomes of `unit`: a pure function. What it raises sets the unit aside."""
+    def process(self, row: Any) -> Outcome:
+        """Return what happens to `row`. A pure function; if it raises an error, the row has failed."""
         raise NotImplementedError
+
+    def outcome(self, row: Any) -> Outcome:
+        """Return what `process` decides, with the table of `model` where a change names none."""
+        found = self.process(row)
+        if isinstance(found, Change | Delete):
+            table = self.model._meta.db_table
+            return Changes([RowChange(table, *one[1:]) for one in found.rows], found.reason)
+        return found
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
         """Figures shown before and after; `in_scope` is what is still to do. Numbers, or words where none say it.
@@ -326,6 +289,19 @@ class Operation:
         return str(self.model._meta.pk.column)
 
 
+def _refuse_unknown_names(cls: type[Operation]) -> None:
+    """Raise an error for a public name that no base class declares: a misspelt hook would never be called."""
+    known = {name for base in cls.__mro__[1:] for name in (*vars(base), *inspect.get_annotations(base))}
+    for name in (*vars(cls), *inspect.get_annotations(cls)):
+        if not name.startswith("_") and name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean `{close[0]}`?" if close else ""
+            raise TypeError(
+                f"{cls.__name__} declares `{name}`, which no operation has.{hint} "
+                "Start the names of its own methods and attributes with an underscore."
+            )
+
+
 def as_stored(key: Key) -> Any:
     """A key for a filter: a text goes to the database as it is, though the model may expect a number."""
     if isinstance(key, str) and key.startswith(RAW_KEY):  # a text of SQLite that is not UTF-8
@@ -380,60 +356,6 @@ class NamedItemsMixin(Operation):
         return str(unit.name)
 
 
-class Check(NamedItemsMixin):
-    """Reads only: asks a store its questions, one after another, and keeps what it finds.
-
-    A run of it is one scan. What an earlier scan found and this one does not is resolved.
-    """
-
-    risk = Risk.READ
-    undoable = False
-    rules: ClassVar[tuple[str, ...]]
-    messages: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s out of `data`; else `reasons`
-    repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation whose plan repairs it
-    chosen: Sequence[Key] | None = None  # subjects that somebody names; such an answer is no scan and is not kept
-
-    def item_names(self) -> Sequence[str]:
-        return self.rules
-
-    def process(self, unit: NamedItem) -> Outcome:
-        return Skip("asked")
-
-    def run_rule(self, question: str) -> Iterable[FindingData]:
-        """Everything wrong that this question finds, in set-based SQL, as it comes."""
-        raise NotImplementedError
-
-    def sentence(self, found: FindingData) -> str:
-        """What is wrong, in words: the code's, with its `data` put in."""
-        words = str(self.messages.get(found.code) or self.reasons.get(found.code, found.code))
-        return words % found.data if "%(" in words else words
-
-    def target(self, found: FindingData) -> tuple[str, Key]:
-        """Table and key of the row that it is about."""
-        return self.model._meta.db_table, found.subject
-
-    def notes(self) -> list[str]:
-        """What else one should know of the store, in sentences below the findings."""
-        return []
-
-    def report(self, found: Sequence[FindingData]) -> dict[str, Any]:
-        """The JSON object of the answer."""
-        counts = dict.fromkeys(self.reasons, 0)
-        for one in found:
-            counts[one.code] = counts.get(one.code, 0) + 1
-        return {"findings": [self.as_json(one) for one in found], "counts": counts}
-
-    def as_json(self, found: FindingData) -> dict[str, Any]:
-        """One finding in the report."""
-        return {
-            "code": found.code,
-            "subject": found.subject,
-            "priority": found.priority,
-            "detail": self.sentence(found),
-            **found.data,
-        }
-
-
 class Action(Operation):
     """Does its units itself, without row changes and before-images: set-based SQL, a file, a reach outside.
 
@@ -444,8 +366,8 @@ class Action(Operation):
     batch_size: int | None = 1
 
     def process(self, unit: Any) -> Outcome:
-        """What would become of it: Changed without rows, Skip or Unfit. Reads only."""
-        return Change(())
+        """Return what would happen: Done, Skip or Invalid. Read only."""
+        return Done()
 
     def perform(self, unit: Any) -> Outcome:
         """Do it, and say what became of it. What it raises sets the unit aside."""

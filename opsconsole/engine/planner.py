@@ -16,7 +16,8 @@ import orjson
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
-from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Change, Invalid, Operation, Outcome, RowChange, Skip
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation
+from opsconsole.engine.outcomes import Change, Changes, Delete, Done, Invalid, Outcome, RowChange, Skip
 from opsconsole.engine.selection import Selection
 from opsconsole.engine.throttle import unobservable
 from opsconsole.stores import preflight
@@ -30,7 +31,11 @@ SHOWN_CHARACTERS = 500
 SHOWN_BEFORE = 80  # characters of a long value before the first that differs
 OUTCOMES = ("changed", "skipped", "invalid", "failed")
 _Operation = TypeVar("_Operation", bound=Operation)
-_NAMES: dict[type, str] = {Change: "changed", Skip: "skipped", Invalid: "invalid"}
+_NAMES: dict[type, str] = {
+    **dict.fromkeys((Changes, Change, Delete, Done), "changed"),
+    Skip: "skipped",
+    Invalid: "invalid",
+}
 
 
 class PlanRefused(Exception):
@@ -69,7 +74,7 @@ def outcomes_of(
         return _unreadable(units[0], sampler)
     writes: dict[tuple[Any, ...], list[Any]] = {}
     changed: dict[str, int] = defaultdict(int)
-    change = change or operation.process
+    change = change or operation.outcome
     for unit in units:
         try:
             outcome = change(unit)
@@ -82,7 +87,7 @@ def outcomes_of(
             continue
         if sampler is not None:
             sampler.keep(_NAMES[type(outcome)], outcome.reason, operation, unit, outcome)
-        if isinstance(outcome, Change):
+        if isinstance(outcome, Changes):
             changed[outcome.reason] += 1
             for table, key, old, new in outcome.rows:
                 columns = tuple(old if new is None else new)  # type: ignore[arg-type]
@@ -298,7 +303,7 @@ def _pinning(planned: Plan, units: list[Any]) -> Callable[[Any], Outcome] | None
 
     def change(unit: Any) -> Outcome:
         try:
-            outcome = operation.process(unit)
+            outcome = operation.outcome(unit)
         except Exception:
             pin(unit, "")
             raise
@@ -312,7 +317,7 @@ def _pinning(planned: Plan, units: list[Any]) -> Callable[[Any], Outcome] | None
 
 def digest_of(outcome: Outcome, unit: Any) -> str:
     """Return a digest of what becomes of a unit and of what that stands on; empty where it stays as it is."""
-    if not isinstance(outcome, Change):
+    if not isinstance(outcome, Changes):
         return ""
     # An action has no rows: its unit has the columns that it reads.
     stands_on: Any = outcome.rows if outcome.rows else [outcome.detail, _comparable(unit)]
@@ -345,7 +350,7 @@ def drifted_rows(planned: Plan, pinned: Mapping[Key, str]) -> list[Key]:
 
 def _digest_now(operation: Operation, unit: Any) -> str:
     try:
-        return "" if isinstance(unit, Unreadable) else digest_of(operation.process(unit), unit)
+        return "" if isinstance(unit, Unreadable) else digest_of(operation.outcome(unit), unit)
     except Exception:  # noqa: BLE001  # it would fail, and is counted so
         return ""
 

@@ -9,10 +9,10 @@ from contextlib import suppress
 from django.utils.translation import gettext as _
 
 from opsconsole.engine import lifecycle, planner, registry
+from opsconsole.engine.checks import Check
 from opsconsole.engine.executor import Runner
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Trigger
-from opsconsole.engine.operation import Check
 from opsconsole.engine.registry import InvalidParameters
 from opsconsole.monitoring import measurements
 from opsconsole.monitoring.models import Measurement

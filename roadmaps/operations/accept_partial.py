@@ -12,9 +12,10 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.models import Run
-from opsconsole.engine.operation import Action, Change, Outcome, Risk, Skip
+from opsconsole.engine.operation import Action, Risk
+from opsconsole.engine.outcomes import Changes, Done, Outcome, Skip
 from opsconsole.formatting import format_number
-from roadmaps.consistency import TASK_COLUMNS, accepted_tasks, states
+from roadmaps.consistency import TASK_COLUMNS, accepted_tasks, task_reports
 from roadmaps.content import NEEDS
 from roadmaps.models import Acceptance, RoadmapTask
 
@@ -65,17 +66,17 @@ class AcceptPartial(Action):
     def process(self, unit: Any) -> Outcome:
         failed, accepted = self._failed(unit.pk)
         if self._withdraws:
-            return Change((), "withdrawn") if unit.pk in self._accepted() else Skip("not_accepted")
+            return Done("withdrawn") if unit.pk in self._accepted() else Skip("not_accepted")
         if unit.status != RoadmapTask.Status.PARTIAL_FAILURE:
             return Skip("not_partial")
         if accepted:
             return Skip("accepted_before")
         named = gettext("failed: %(concepts)s") % {"concepts": ", ".join(failed)}
-        return Change((), "accepted", named)
+        return Done("accepted", named)
 
     def perform(self, unit: Any) -> Outcome:
         outcome = self.process(unit)
-        if isinstance(outcome, Change):
+        if isinstance(outcome, Changes):
             reason = self.params.get("reason") or Run.objects.get(pk=self.run_id or 0).note
             decided = Acceptance.objects.filter(identity=self.store.identity(), task_id=unit.pk)
             decided.delete()
@@ -91,7 +92,7 @@ class AcceptPartial(Action):
 
     def _failed(self, key: str) -> tuple[list[str], bool]:
         """The concepts that lack content now, and whether that was accepted already."""
-        for state in states(self.store, self.as_of, self.population().filter(pk=key)):
+        for state in task_reports(self.store, self.as_of, self.population().filter(pk=key)):
             return state.comparison.failed, state.accepted
         return [], False
 

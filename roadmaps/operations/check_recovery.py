@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Check, FindingData, Priority, Schedule
-from roadmaps.consistency import PARTIAL, SHOWN_CONCEPTS, STATUS, TASK_COLUMNS, State, sentence, states
-from roadmaps.content import NEEDS
-from roadmaps.models import RoadmapTask
+from opsconsole.engine.checks import FindingData
+from opsconsole.engine.operation import Priority, Schedule
+from roadmaps.consistency import PARTIAL, SHOWN_CONCEPTS, STATUS, TaskCheck
 
 
-class CheckRecovery(Check):
+class CheckRecovery(TaskCheck):
     title = _("Check tasks and frameworks")
     description = _(
         "Compares each task, its framework and the content tables: tasks that are stuck, statuses that the rows "
         "do not justify, references that are missing or dangling, and partial results that nobody has accepted."
     )
-    store_alias = "roadmaps"
-    model = RoadmapTask
     schedule = Schedule("*/10 * * * *")
     rules = ("tasks",)
     reasons = {
@@ -52,16 +48,8 @@ class CheckRecovery(Check):
         PARTIAL: "roadmaps.retry_failed_concepts",
     }
 
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {RoadmapTask: TASK_COLUMNS, **NEEDS}
-
-    def states(self) -> Iterator[State]:
-        """Of every task, or of those that somebody named."""
-        tasks = RoadmapTask.objects.using(self.store.alias)
-        return states(self.store, self.as_of, tasks if self.chosen is None else tasks.filter(pk__in=list(self.chosen)))
-
     def run_rule(self, question: str) -> Iterator[FindingData]:
-        for state in self.states():
+        for state in self.task_reports():
             for problem in state.problems:
                 data = {
                     "roadmap_id": state.task.roadmap_id,
@@ -80,6 +68,3 @@ class CheckRecovery(Check):
                 failed = state.comparison.failed
                 data = {"roadmap_id": state.task.roadmap_id, "count": len(failed), "names": failed[:SHOWN_CONCEPTS]}
                 yield FindingData(PARTIAL, state.task.task_id, data, Priority.PERIODIC.value)
-
-    def sentence(self, found: FindingData) -> str:
-        return sentence(found.code, int(found.data.get("count", 0)), found.data.get("names", ()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -11,7 +11,8 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Skip
+from opsconsole.engine.operation import Operation, Risk
+from opsconsole.engine.outcomes import Change, Outcome, Skip
 from opsconsole.formatting import format_number
 from opsconsole.stores.rows import Key
 from opsconsole.timestamps import format_timestamp
@@ -76,15 +77,14 @@ class FailUnrecoverable(Operation):
             return Skip("went_on")
         if unit.resumable:
             return Skip("has_checkpoint")
-        columns: Sequence[str] = self.writes["roadmap_tasks"]
-        old = {name: getattr(task, name) for name in columns}
-        new = {
-            "status": RoadmapTask.Status.FAILED.value,
-            "current_step": "recovery_failed",
-            "error_message": REASON,
-            "updated_at": format_timestamp(self.as_of, settings.ROADMAPS_TIME_ZONE),
-        }
-        return Change((RowChange("roadmap_tasks", unit.pk, old, new),), "no_checkpoint")
+        return Change(
+            task,
+            "no_checkpoint",
+            status=RoadmapTask.Status.FAILED.value,
+            current_step="recovery_failed",
+            error_message=REASON,
+            updated_at=format_timestamp(self.as_of, settings.ROADMAPS_TIME_ZONE),
+        )
 
     def action_label(self, count: int) -> str:
         return ngettext("Fail %(count)s task", "Fail %(count)s tasks", count) % {"count": format_number(count)}

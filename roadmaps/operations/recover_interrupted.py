@@ -15,7 +15,8 @@ from opsconsole.engine import lifecycle, planner, queue
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Run, Trigger
-from opsconsole.engine.operation import Change, Outcome, Schedule, Skip
+from opsconsole.engine.operation import Schedule
+from opsconsole.engine.outcomes import Changes, Done, Outcome, Skip
 from opsconsole.engine.selection import Selection
 from opsconsole.formatting import format_number
 from roadmaps.operations.recover_tasks import RecoverTasks
@@ -44,7 +45,7 @@ class RecoverInterrupted(RecoverTasks):
 
     def perform(self, unit: Any) -> Outcome:
         outcome = self.process(unit)
-        if not isinstance(outcome, Change):
+        if not isinstance(outcome, Changes):
             return outcome
         recovery = RecoverTasks(self.store)
         selection = Selection([unit.pk])
@@ -58,7 +59,7 @@ class RecoverInterrupted(RecoverTasks):
         except RunRefused:  # somebody has just begun it
             lifecycle.cancel(run, actor)
             return Skip("under_way")
-        return Change((), "started")
+        return Done("started")
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         return {"in_scope": restrict(self.queryset()).count()}

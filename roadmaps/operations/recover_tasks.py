@@ -20,13 +20,14 @@ from opsconsole.engine import lifecycle, planner, registry
 from opsconsole.engine.executor import Runner
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Run, Trigger
-from opsconsole.engine.operation import LONG_CLUSTER, Action, Change, Invalid, Operation, Outcome, Risk, Skip
+from opsconsole.engine.operation import LONG_CLUSTER, Action, Operation, Risk
+from opsconsole.engine.outcomes import Done, Invalid, Outcome, Skip
 from opsconsole.engine.selection import Selection
 from opsconsole.formatting import format_number
 from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.stores.rows import Key
 from roadmaps import attempts, langgraph, resume
-from roadmaps.consistency import states
+from roadmaps.consistency import task_reports
 from roadmaps.content import NEEDS, contents
 from roadmaps.langgraph import Node, Position, Shape
 from roadmaps.models import RoadmapTask
@@ -104,8 +105,8 @@ class RecoverTasks(Action):
             return left
         position = self._position(unit.pk)
         if position is None:
-            return Change((), "no_checkpoint")
-        return self._held(position) or Change((), "over" if position.over else "from_checkpoint", _words(position))
+            return Done("no_checkpoint")
+        return self._held(position) or Done("over" if position.over else "from_checkpoint", _words(position))
 
     def _left_alone(self, unit: Any) -> Skip | None:
         if unit.status == STATUS.HUMAN_REVIEW_PENDING:
@@ -136,7 +137,7 @@ class RecoverTasks(Action):
         position = self._position(unit.pk)
         if position is None:
             self._run("roadmaps.fail_unrecoverable", unit.pk, {})
-            return Change((), "no_checkpoint")
+            return Done("no_checkpoint")
         held = self._held(position)
         if held is not None:
             return held
@@ -152,7 +153,7 @@ class RecoverTasks(Action):
                 raise ResumeFailed(gettext("The results could not be synced: see run %(run)d.") % {"run": run.pk})
             self._verify(unit.pk)
         generating = "generating" in {**run.reasons.get("changed", {}), **run.reasons.get("skipped", {})}
-        return Change((), "generating" if generating else "recovered", _words(position))
+        return Done("generating" if generating else "recovered", _words(position))
 
     def _run(self, name: str, key: str, params: Mapping[str, Any]) -> Run:
         """Another operation on this one task: planned and run like any, in the name of who started this one."""
@@ -175,7 +176,7 @@ class RecoverTasks(Action):
         ).work()
 
     def _verify(self, key: str) -> None:
-        for state in states(self.store, timezone.now(), self.population().filter(pk=key)):
+        for state in task_reports(self.store, timezone.now(), self.population().filter(pk=key)):
             wrong = [problem.detail for problem in state.problems if problem.code in CODES]
             if wrong:
                 raise ResumeFailed("; ".join(wrong))

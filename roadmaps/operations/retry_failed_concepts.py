@@ -11,7 +11,8 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Action, Change, Invalid, Outcome, Risk, Skip
+from opsconsole.engine.operation import Action, Risk
+from opsconsole.engine.outcomes import Changes, Done, Invalid, Outcome, Skip
 from opsconsole.formatting import format_number
 from opsconsole.jsontext import Unreadable
 from opsconsole.stores.rows import Key
@@ -110,7 +111,7 @@ class RetryFailedConcepts(Action):
 
     def perform(self, unit: Partial) -> Outcome:
         outcome, wanted = self._asked_for(unit)
-        if isinstance(outcome, Change):
+        if isinstance(outcome, Changes):
             document = {
                 "task_id": unit.pk,
                 "roadmap_id": unit.task.roadmap_id,
@@ -142,7 +143,7 @@ class RetryFailedConcepts(Action):
         if not wanted:
             return Skip("nothing_failed"), []
         detail = ngettext("%(count)d part", "%(count)d parts", len(wanted)) % {"count": len(wanted)}
-        return Change((), "asked", detail), wanted
+        return Done("asked", detail), wanted
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         open_ones = self.population().filter(status__in=OPEN, task_type__startswith="retry_")

@@ -16,7 +16,8 @@ from django.utils import timezone
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Change, Invalid, Operation, Outcome, Risk, RowChange, Skip
+from opsconsole.engine.operation import Operation, Risk
+from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
 from opsconsole.formatting import format_number
 from opsconsole.jsontext import Unreadable
 from opsconsole.stores.fields import SortableTimestamp
@@ -166,10 +167,9 @@ class SyncResults(Operation):
             return Skip("in_step")
         rows = self._framework_rows(roadmap, framework_data)
         now = format_timestamp(self.as_of, settings.ROADMAPS_TIME_ZONE)
-        before = {column: getattr(task, column) for column in WRITTEN}
-        after = before | settled | {"updated_at": now, "completed_at": now}
-        rows.append(RowChange("roadmap_tasks", task.pk, before, after))
-        return Change(rows, str(settled["status"]), detail)
+        after = settled | {"updated_at": now, "completed_at": now}
+        rows.append(RowChange.update("roadmap_tasks", task, **after))
+        return Changes(rows, str(settled["status"]), detail)
 
     def _so_far(self, unit: TaskOfRoadmap, framework_data: str | None, detail: str) -> Outcome:
         """What is there goes into the framework; the task is not over. What was handed over just now has moved."""
@@ -177,8 +177,8 @@ class SyncResults(Operation):
         before = {column: getattr(unit.task, column) for column in WRITTEN}
         after = before | {"updated_at": format_timestamp(self.as_of, settings.ROADMAPS_TIME_ZONE)}
         if (rows or self.params.get("handed_over")) and unit.task.status == STATUS.PROCESSING and before != after:
-            rows.append(RowChange("roadmap_tasks", unit.pk, before, after))
-        return Change(rows, "generating", detail) if rows else Skip("generating")
+            rows.append(RowChange.update("roadmap_tasks", unit.task, **after))
+        return Changes(rows, "generating", detail) if rows else Skip("generating")
 
     def _framework_rows(self, roadmap: Any, framework_data: str | None) -> list[RowChange]:
         if framework_data == roadmap.framework:
@@ -250,7 +250,7 @@ class SyncResults(Operation):
         bound, after, left = self.bound(), None, 0
         units = self.population().filter(pk__in=list(self._chosen or ()))
         while bound is not None and (batch := self.fetch(units, after=after, bound=bound, limit=500)):
-            left += sum(isinstance(self.process(unit), Change) for unit in batch)
+            left += sum(isinstance(self.process(unit), Changes) for unit in batch)
             after = batch[-1].pk
         return left
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from django.db import models
-from django.db.models import Q
+from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Check, FindingData
-from roadmaps.consistency import SETTLED, TASK_COLUMNS, State, sentence, states
-from roadmaps.content import NEEDS
+from opsconsole.engine.checks import FindingData
+from roadmaps.consistency import SETTLED, TaskCheck
 from roadmaps.models import RoadmapTask
 
 CODES = (
@@ -23,14 +21,12 @@ CODES = (
 )
 
 
-class VerifySync(Check):
+class VerifySync(TaskCheck):
     title = _("Verify synced frameworks")
     description = _(
         "Looks at tasks that are completed or failed in part: whether each status in the framework is justified by a "
         "row, and each completed part refers to one."
     )
-    store_alias = "roadmaps"
-    model = RoadmapTask
     rules = ("settled tasks",)
     reasons = {
         "framework_behind_content": _("the framework is behind the content tables"),
@@ -42,17 +38,11 @@ class VerifySync(Check):
     }
     repairs = dict.fromkeys(CODES[:-1], "roadmaps.sync_results")
 
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {RoadmapTask: TASK_COLUMNS, **NEEDS}
-
-    def states(self) -> Iterator[State]:
-        """Of every settled task, or of those that somebody named, whatever their status."""
-        tasks = RoadmapTask.objects.using(self.store.alias)
-        chosen = Q(status__in=SETTLED) if self.chosen is None else Q(pk__in=list(self.chosen))
-        return states(self.store, self.as_of, tasks.filter(chosen))
+    def tasks(self) -> QuerySet[RoadmapTask]:
+        return super().tasks().filter(status__in=SETTLED) if self.chosen is None else super().tasks()
 
     def run_rule(self, question: str) -> Iterator[FindingData]:
-        for state in self.states():
+        for state in self.task_reports():
             for problem in state.problems:
                 if problem.code in CODES:
                     data = {
@@ -61,6 +51,3 @@ class VerifySync(Check):
                         "names": list(problem.names),
                     }
                     yield FindingData(problem.code, state.task.task_id, data)
-
-    def sentence(self, found: FindingData) -> str:
-        return sentence(found.code, int(found.data.get("count", 0)), found.data.get("names", ()))

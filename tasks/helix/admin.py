@@ -127,7 +127,7 @@ class HelixJobAdmin(HelixAdmin):
         return table(
             [_("Type"), _("Meaning"), _("Tasks")],
             [
-                [code, str(ScanDirtyData.reasons[code]), ", ".join(str(task.pk) for task in tasks)]
+                [code, str(ScanDirtyData.reasons[code]), ", ".join(str(task.row.pk) for task in tasks)]
                 for code, tasks in found
             ],
         )

@@ -111,62 +111,54 @@ def among(store: Store, keys: Sequence[Key]) -> RawSQL:
     return RawSQL("SELECT unnest(%s::bigint[])", [list(keys)])
 
 
-class TaskOf(NamedTuple):
-    """A task of a job, and its artifacts' keys and names."""
+class TaskWithArtifacts(NamedTuple):
+    """A task of a job, and its artifacts."""
 
-    pk: int
-    status: str | None
-    retry_count: int
-    updated_at: str | None
-    more: tuple[Any, ...]  # the columns that an operation asked for
-    artifacts: tuple[tuple[int, str], ...]
+    row: Any
+    artifacts: tuple[Any, ...]
 
 
-class JobUnit(NamedTuple):
+class JobWithTasks(NamedTuple):
     """A job with its tasks and their artifacts."""
 
     pk: int
-    status: str | None
-    updated_at: str | None
-    more: tuple[Any, ...]
-    tasks: tuple[TaskOf, ...]
+    row: Any
+    tasks: tuple[TaskWithArtifacts, ...]
 
-    def problems(self) -> dict[str, list[TaskOf]]:
+    def problems(self) -> dict[str, list[TaskWithArtifacts]]:
         """Type → the tasks that show it. The same questions as in SQL, for this one job."""
-        failed = [task for task in self.tasks if task.status == "FAILED"]
+        failed = [task for task in self.tasks if task.row.status == "FAILED"]
         found = {
-            "A": [task for task in self.tasks if task.status == "COMPLETED" and not task.artifacts],
+            "A": [task for task in self.tasks if task.row.status == "COMPLETED" and not task.artifacts],
             "B": [task for task in failed if task.artifacts],
-            "F": [task for task in self.tasks if task.status in OPEN_STATUSES and task.artifacts],
+            "F": [task for task in self.tasks if task.row.status in OPEN_STATUSES and task.artifacts],
         }
-        if self.status == "IN_PROGRESS":
+        if self.row.status == "IN_PROGRESS":
             found["C" if len(failed) == len(self.tasks) else "E"] = failed
-            found["D"] = [task for task in failed if (task.retry_count or 0) >= settings.HELIX_MAX_RETRY_COUNT]
+            found["D"] = [task for task in failed if (task.row.retry_count or 0) >= settings.HELIX_MAX_RETRY_COUNT]
         return {code: tasks for code, tasks in sorted(found.items()) if tasks}
 
 
 def jobs_with_all(
     store: Store, keys: Sequence[int], *, of_job: Sequence[str] = (), of_task: Sequence[str] = ()
-) -> list[JobUnit]:
-    """These jobs with all that belongs to them, as the database holds it: three statements."""
+) -> list[JobWithTasks]:
+    """Return these jobs with their tasks and artifacts, in three statements."""
     jobs = HelixJob.objects.using(store.alias).filter(pk__in=among(store, keys)).order_by("pk")
     tasks = HelixTask.objects.using(store.alias).filter(job_id__in=among(store, keys)).order_by("pk")
-    found = list(tasks.values_list("job_id", "pk", "status", "retry_count", "updated_at", *of_task))
-    artifacts = artifacts_of(store, [task[1] for task in found])
-    of: dict[int, list[TaskOf]] = {}
-    for job, pk, status, retry_count, updated_at, *more in found:
-        task = TaskOf(pk, status, retry_count, updated_at, tuple(more), tuple(artifacts.get(pk, ())))
-        of.setdefault(job, []).append(task)
-    return [
-        JobUnit(pk, status, updated_at, tuple(more), tuple(of.get(pk, ())))
-        for pk, status, updated_at, *more in jobs.values_list("pk", "status", "updated_at", *of_job)
-    ]
+    columns = ("pk", "job_id", "status", "retry_count", "updated_at", *of_task)
+    found: list[Any] = list(tasks.values_list(*columns, named=True))
+    artifacts = artifacts_of(store, [task.pk for task in found])
+    of: dict[int, list[TaskWithArtifacts]] = {}
+    for task in found:
+        of.setdefault(task.job_id, []).append(TaskWithArtifacts(task, tuple(artifacts.get(task.pk, ()))))
+    rows: list[Any] = list(jobs.values_list("pk", "status", "updated_at", *of_job, named=True))
+    return [JobWithTasks(job.pk, job, tuple(of.get(job.pk, ()))) for job in rows]
 
 
-def artifacts_of(store: Store, tasks: Sequence[int]) -> dict[int, list[tuple[int, str]]]:
-    """Task → its artifacts' keys and names."""
-    found: dict[int, list[tuple[int, str]]] = {}
+def artifacts_of(store: Store, tasks: Sequence[int]) -> dict[int, list[Any]]:
+    """Return task → its artifacts."""
+    found: dict[int, list[Any]] = {}
     rows = HelixArtifact.objects.using(store.alias).filter(task_id__in=among(store, tasks)).order_by("pk")
-    for task, pk, name in rows.values_list("task_id", "pk", "name"):
-        found.setdefault(task, []).append((pk, name))
+    for artifact in rows.values_list("pk", "task_id", "name", named=True):
+        found.setdefault(artifact.task_id, []).append(artifact)
     return found

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from audits.operations.backfill_decision_fields import BackfillDecisionFields
 from opsconsole.engine.models import Status
-from opsconsole.engine.operation import Change, Invalid
+from opsconsole.engine.outcomes import Changes, Invalid
 from opsconsole.stores.catalog import Column
 from opsconsole.stores.store import Store
 from tests.audits.test_backfill_decision_fields import NAME, REASONS, expected, outcomes
@@ -175,7 +175,7 @@ def test_change(
         )
         assert REASONS[outcome.reason] == wanted.reason or (either and outcome.reason in {"too_deep", "broken_json"})
         return
-    assert isinstance(outcome, Change)
+    assert isinstance(outcome, Changes)
     (row,) = outcome.rows
     before = {"source_event_ts": source, "supervisor_processed_at": processed}
     assert row.new is not None

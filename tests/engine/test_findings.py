@@ -13,9 +13,11 @@ from django.utils import timezone
 
 from audits.models import TaskAudit
 from opsconsole.engine import executor, findings, lifecycle, queue, registry
+from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Finding, Run, Status
-from opsconsole.engine.operation import Action, Change, Check, FindingData, Invalid, NamedItemsMixin, Outcome, Risk
+from opsconsole.engine.operation import Action, NamedItemsMixin, Risk
+from opsconsole.engine.outcomes import Done, Invalid, Outcome
 from opsconsole.stores.store import Store
 from tests.support.contract import Crash, after_batches, die, execute_run, operation_called, start, work
 
@@ -61,7 +63,7 @@ class RingBells(NamedItemsMixin, Action):
         self.rung.append(unit.name)
         if trouble is not None:
             raise self.fails.pop(unit.name)
-        return Change(())
+        return Done()
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +180,7 @@ def test_a_long_act_keeps_its_lease_and_one_that_lost_its_run_counts_nothing(mon
                 seen.append(unit.name)
         if unit.name == "middle":
             Run.objects.filter(pk=run.pk).update(generation=99)
-        return Change(())
+        return Done()
 
     monkeypatch.setattr(RingBells, "perform", act)
     with pytest.raises(executor.LostOwnership):

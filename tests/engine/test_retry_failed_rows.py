@@ -9,7 +9,8 @@ import pytest
 from opsconsole.engine import registry
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Status
-from opsconsole.engine.operation import Action, Change, Outcome, Risk
+from opsconsole.engine.operation import Action, Risk
+from opsconsole.engine.outcomes import Done, Outcome
 from tasks.agentos.models import Task
 from tests.audits.test_backfill_decision_fields import NAME, expected
 from tests.support.contract import execute_run, forbid, operation_called
@@ -64,7 +65,7 @@ class NoteRuns(Action):
         self.noted.append(self.run_id)
         if len(self.noted) == 1:
             raise ValueError("not yet")
-        return Change(())
+        return Done()
 
     def verify(self, after: Any, left: int) -> list[str]:
         return []

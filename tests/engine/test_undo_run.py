@@ -12,7 +12,8 @@ from audits.models import GuardianVerdict
 from opsconsole.engine import lifecycle, registry
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Status
-from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange
+from opsconsole.engine.operation import Operation, Risk
+from opsconsole.engine.outcomes import Changes, Outcome, RowChange
 from opsconsole.stores.store import Store
 from tests.support.contract import (
     Crash,
@@ -54,7 +55,7 @@ class FileVerdicts(Operation):
 
     def process(self, unit: Any) -> Outcome:
         note = dict(zip(INBOX, (f"note-{unit.pk}", unit.task_id, "FILED", unit.policy_json, "now"), strict=True))
-        return Change(
+        return Changes(
             (
                 RowChange("supervisor_inbox", note["id"], None, note),
                 RowChange("tasks", unit.task_id, {"status": "running"}, {"status": "closed"}),

@@ -93,7 +93,7 @@ def test_every_code(make_roadmaps: Any, engine: str) -> None:
     store = make_roadmaps(engine, maker.rows)
     before = dump(store)
     check: Any = operation_called(NAME, store)
-    found = {state.task.task_id: {problem.code for problem in state.problems} for state in check.states()}
+    found = {state.task.task_id: {problem.code for problem in state.problems} for state in check.task_reports()}
     assert found == wanted
     run = execute_run(check)
     assert run.status == Status.SUCCEEDED
@@ -113,7 +113,7 @@ def test_statements_do_not_grow_with_the_store(make_roadmaps: Any, engine: str) 
         asked: list[str] = []
         check: Any = operation_called(NAME, store)
         with connections[store.alias].execute_wrapper(_counted(asked)):
-            assert len(list(check.states())) >= tasks
+            assert len(list(check.task_reports())) >= tasks
         counts.append(len(asked))
     assert counts[0] == counts[1] < 25
 

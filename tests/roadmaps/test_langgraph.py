@@ -147,7 +147,7 @@ def test_a_path_that_makes_no_graph_is_one_sentence(make_roadmaps: Any, settings
     ):
         use(settings, graph)
         check: Any = operation_called("roadmaps.check_recovery", store)
-        assert {"stuck"} <= {problem.code for state in check.states() for problem in state.problems}
+        assert {"stuck"} <= {problem.code for state in check.task_reports() for problem in state.problems}
         with pytest.raises(StoreUnavailable, match=words):
             recover(store)
     assert not Run.objects.exists()
@@ -204,7 +204,7 @@ def test_nothing_runs_past_a_person(
     assert position is not None
     assert position.asks == asked
     check: Any = operation_called("roadmaps.check_recovery", store)
-    (state,) = check.states()
+    (state,) = check.task_reports()
     assert "waits_for_a_person" in {problem.code for problem in state.problems}
     assert asked[0] in "".join(problem.detail for problem in state.problems)
     assert dump(store)["roadmap_tasks"][INCIDENT]["status"] == "processing"
@@ -347,7 +347,7 @@ def test_a_dangerous_row_is_reported_and_nothing_runs(
     before = dump(store)
     assert planned(store)[0] == {"invalid": {"checkpoint_unreadable": len(tasks)}}
     check: Any = operation_called("roadmaps.check_recovery", store)
-    for state in check.states():
+    for state in check.task_reports():
         codes = {problem.code for problem in state.problems}
         assert "checkpoint_unreadable" in codes
         assert "no_checkpoint" not in codes
@@ -493,7 +493,7 @@ def test_tables_from_before_task_path(make_roadmaps: Any, settings: Any, engine:
     with pytest.raises(StoreUnavailable, match=f"ALTER TABLE {table} ADD COLUMN task_path") as refused:
         recover(store)
     check: Any = operation_called("roadmaps.check_recovery", store)
-    (state,) = check.states()
+    (state,) = check.task_reports()
     assert {problem.code for problem in state.problems} == {"stuck", "framework_behind_content"}
     assert (schema(store), dump(store)) == (shape, before)
     execute(store, str(refused.value).split("execute: ")[1].rstrip("."))
@@ -562,7 +562,7 @@ def test_tables_of_the_first_savers(make_roadmaps: Any, settings: Any) -> None:
     with pytest.raises(StoreUnavailable, match="of another version"):
         recover(store)
     check: Any = operation_called("roadmaps.check_recovery", store)
-    (state,) = check.states()
+    (state,) = check.task_reports()
     assert "checkpoint_unreadable" in {problem.code for problem in state.problems}
     assert "no_checkpoint" not in {problem.code for problem in state.problems}
 
@@ -667,7 +667,7 @@ def test_content_that_is_being_made_is_movement(make_roadmaps: Any, settings: An
     execute(store, f"UPDATE {table} SET generated_at = '{minutes_ago(20)}'")
     before = dump(store)
     check: Any = operation_called("roadmaps.check_recovery", store)
-    assert [state.problems for state in check.states()] == [()]
+    assert [state.problems for state in check.task_reports()] == [()]
     for name in ("roadmaps.sync_results", "roadmaps.fail_unrecoverable", NAME):
         assert plan_whole(operation_called(name, store)).total == 0, name
     assert recover(store, INCIDENT).reasons["skipped"] == {"moves": 1}
@@ -710,7 +710,7 @@ def test_a_time_that_comes_twice_counts_as_the_later(make_roadmaps: Any, setting
         assert set(operation.queryset().values_list("pk", flat=True)) == stuck, as_of
         check: Any = operation_called("roadmaps.check_recovery", store)
         check.as_of = as_of
-        said = {state.task.task_id for state in check.states() if "stuck" in {one.code for one in state.problems}}
+        said = {state.task.task_id for state in check.task_reports() if "stuck" in {one.code for one in state.problems}}
         assert said == stuck, as_of
         assert set(moving(operation, list(times))) == set(times) - stuck
 

@@ -12,7 +12,8 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.accounts.models import Session, Token
-from opsconsole.engine.operation import Action, Change, NamedItem, NamedItemsMixin, Outcome, Risk, Schedule, Skip
+from opsconsole.engine.operation import Action, NamedItem, NamedItemsMixin, Risk, Schedule
+from opsconsole.engine.outcomes import Done, Outcome, Skip
 
 KEEP = timedelta(days=30)  # a lockout lasts minutes; who tried what is of use for some time
 
@@ -36,11 +37,11 @@ class PruneLogins(NamedItemsMixin, Action):
         return ["sessions", "failed logins", "logins", "tokens"]
 
     def process(self, unit: NamedItem) -> Outcome:
-        return Change(()) if self._expired(unit).exists() else Skip("none")
+        return Done() if self._expired(unit).exists() else Skip("none")
 
     def perform(self, unit: NamedItem) -> Outcome:
         removed, _by_model = self._expired(unit).delete()
-        return Change(()) if removed else Skip("none")
+        return Done() if removed else Skip("none")
 
     def _expired(self, unit: NamedItem) -> QuerySet[Any]:
         old = self.as_of - KEEP

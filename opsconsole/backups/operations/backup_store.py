@@ -14,16 +14,8 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.backups import dump, files, pg_client
 from opsconsole.backups.folders import folder_of, listed_folders
 from opsconsole.backups.params import OnNamedStore, StoreField, choose_from
-from opsconsole.engine.operation import (
-    LONG_CLUSTER,
-    Action,
-    Change,
-    NamedItem,
-    NamedItemsMixin,
-    Outcome,
-    Risk,
-    Schedule,
-)
+from opsconsole.engine.operation import LONG_CLUSTER, Action, NamedItem, NamedItemsMixin, Risk, Schedule
+from opsconsole.engine.outcomes import Done, Outcome
 from opsconsole.stores.models import Backup
 from opsconsole.stores.router import DEFAULT
 
@@ -78,7 +70,7 @@ class BackupStore(OnNamedStore, NamedItemsMixin, Action):
         folder = folder_of(self.params.get("to") or "")
         plain = bool(self.params.get("plain"))
         dump.write(self.store, folder, plain=plain, at=self.as_of, run_id=self.run_id)
-        return Change(())
+        return Done()
 
     @classmethod
     def result_details(cls, run_id: int) -> dict[str, Any]:

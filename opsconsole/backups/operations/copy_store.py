@@ -14,7 +14,8 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.backups import copying
 from opsconsole.backups.models import TableCopy
 from opsconsole.backups.params import OnNamedStore, StoreField
-from opsconsole.engine.operation import LONG_CLUSTER, Action, Change, Invalid, NamedItem, NamedItemsMixin, Outcome, Risk
+from opsconsole.engine.operation import LONG_CLUSTER, Action, NamedItem, NamedItemsMixin, Risk
+from opsconsole.engine.outcomes import Done, Invalid, Outcome
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.env import Environment, database_url, text
 from opsconsole.formatting import format_number
@@ -111,7 +112,7 @@ class CopyStore(OnNamedStore, NamedItemsMixin, Action):
             return Invalid(obstacle)
         left = [name for name in self.store.tables[unit.name] if name not in columns]
         detail = gettext("The target lacks the columns %(names)s.") % {"names": ", ".join(left)} if left else ""
-        return Change((), "", detail)
+        return Done("", detail)
 
     def _target_columns(self, table: str) -> Collection[str] | None:
         """Those that the target has, or will have once its documented tables are made."""
@@ -149,7 +150,7 @@ class CopyStore(OnNamedStore, NamedItemsMixin, Action):
         if table.unnamed:
             record.left.append(["NULL", gettext("the row has no key")])
         record.save()
-        return Change(())
+        return Done()
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         records = list(TableCopy.objects.filter(run=self.run_id).order_by("pk"))

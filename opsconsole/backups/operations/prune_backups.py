@@ -15,7 +15,8 @@ from opsconsole.backups import notes
 from opsconsole.backups.files import PARTIAL
 from opsconsole.backups.folders import folders
 from opsconsole.backups.restore import RESTORING
-from opsconsole.engine.operation import Action, Change, Outcome, Risk, Schedule
+from opsconsole.engine.operation import Action, Risk, Schedule
+from opsconsole.engine.outcomes import Done, Outcome
 from opsconsole.formatting import format_number
 from opsconsole.stores.models import Backup
 
@@ -67,7 +68,7 @@ class PruneBackups(Action):
         for file in (Path(unit.path), notes.beside(Path(unit.path))):
             file.unlink(missing_ok=True)
         Backup.objects.filter(pk=unit.pk).delete()
-        return Change(())
+        return Done()
 
     def on_finish(self, run_id: int) -> None:
         """What a process left behind that was killed in the middle and never came back."""

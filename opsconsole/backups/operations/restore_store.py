@@ -14,7 +14,8 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.backups import dump, files, notes, pg_client, restore
 from opsconsole.backups.folders import below, folder_of, listed_files
 from opsconsole.backups.params import OnNamedStore, StoreField, choose_from
-from opsconsole.engine.operation import LONG_CLUSTER, Action, Change, NamedItem, NamedItemsMixin, Outcome, Risk
+from opsconsole.engine.operation import LONG_CLUSTER, Action, NamedItem, NamedItemsMixin, Risk
+from opsconsole.engine.outcomes import Done, Outcome
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.stores.models import Backup
 from opsconsole.stores.router import DEFAULT
@@ -72,36 +73,36 @@ class RestoreStore(OnNamedStore, NamedItemsMixin, Action):
                 pg_client.tool(name, self.store)
         listed = self._listed()
         if listed is None or not listed.is_there:  # else it is read when it is restored: that may take long
-            restore.examine(self.store, self.file)
+            restore.examine(self.store, self._file)
         return 1
 
     @property
-    def file(self) -> Path:
+    def _file(self) -> Path:
         """Where the file is. Raises StoreUnusable for one outside the configured folders."""
         return below(str(self.params["file"]))
 
     def _listed(self) -> Backup | None:
         """The file as one of the console's own for this store."""
-        listed = Backup.objects.filter(path=str(self.file), store=self.store.name, engine=self.store.vendor)
+        listed = Backup.objects.filter(path=str(self._file), store=self.store.name, engine=self.store.vendor)
         return listed.exclude(format="sql").first()
 
     def item_names(self) -> list[str]:
         return [self.beside or self.store.alias]
 
     def perform(self, unit: NamedItem) -> Outcome:
-        restore.examine(self.store, self.file)
+        restore.examine(self.store, self._file)
         listed = self._listed()
-        known = {listed.digest if listed is not None else None, notes.digest_beside(self.file)} - {None}
-        if known and known != {files.file_digest(self.file)}:
+        known = {listed.digest if listed is not None else None, notes.digest_beside(self._file)} - {None}
+        if known and known != {files.file_digest(self._file)}:
             raise restore.RestoreRefused(gettext("The file is no longer as it was written: take another backup."))
         if self.beside:
-            restore.restore_as(self.store, self.file, self.beside)
-            return Change(())
+            restore.restore_as(self.store, self._file, self.beside)
+            return Done()
         # A second attempt must not put the restored state in the place of the state before.
         if not any(backup.is_there for backup in Backup.objects.filter(run=self.run_id)):
             self._back_up()
-        restore.restore(self.store, self.file)
-        return Change(())
+        restore.restore(self.store, self._file)
+        return Done()
 
     def _back_up(self) -> None:
         """The state before. Of a damaged SQLite store, whose backup would stand no check, its files as they are."""

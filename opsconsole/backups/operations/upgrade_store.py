@@ -15,7 +15,8 @@ from opsconsole.backups import dump, pg_client
 from opsconsole.backups.folders import folder_of
 from opsconsole.backups.params import OnNamedStore, StoreParams
 from opsconsole.engine import registry
-from opsconsole.engine.operation import LONG_CLUSTER, Action, Change, NamedItem, NamedItemsMixin, Outcome, Risk, Skip
+from opsconsole.engine.operation import LONG_CLUSTER, Action, NamedItem, NamedItemsMixin, Risk
+from opsconsole.engine.outcomes import Done, Outcome, Skip
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.engine.requirements import needed_columns
 from opsconsole.formatting import format_number
@@ -104,7 +105,7 @@ class UpgradeStore(OnNamedStore, NamedItemsMixin, Action):
 
     def process(self, unit: NamedItem) -> Outcome:
         statements = [f"{one.statement};" for one in self._to_add()]
-        return Change((), "", "\n".join(statements)) if statements else self._skip()
+        return Done("", "\n".join(statements)) if statements else self._skip()
 
     def _skip(self) -> Skip:
         return Skip("nothing_to_add" if schema.missing(Store(self.store.alias, self.store.name)) else "complete")
@@ -123,7 +124,7 @@ class UpgradeStore(OnNamedStore, NamedItemsMixin, Action):
                 self._execute(indexes)
         if self.store.vendor == "postgresql":
             self._make_concurrently(indexes)
-        return Change(())
+        return Done()
 
     def _execute(self, additions: Iterable[schema.Missing]) -> None:
         with self.store.connection.cursor() as cursor:

@@ -12,7 +12,8 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.console.dashboard import Dashboard
 from opsconsole.engine import notifications
-from opsconsole.engine.operation import Action, NamedItem, NamedItemsMixin, Outcome, Risk, Schedule, Skip
+from opsconsole.engine.operation import Action, NamedItem, NamedItemsMixin, Risk, Schedule
+from opsconsole.engine.outcomes import Outcome, Skip
 from opsconsole.monitoring import measurements
 from opsconsole.monitoring.models import Measurement
 from opsconsole.stores.router import DEFAULT

@@ -11,7 +11,8 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Change, Invalid, Operation, Outcome, Risk, RowChange, Skip
+from opsconsole.engine.operation import Operation, Risk
+from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.formatting import format_number
 from opsconsole.stores import rows
@@ -134,7 +135,7 @@ class DeleteRows(Operation):
             return Skip("along")
         if not unit.rows:
             return Skip("no_longer_in_scope")
-        return Change([RowChange(table, key, old, None) for table, key, old in unit.rows])
+        return Changes([RowChange(table, key, old, None) for table, key, old in unit.rows])
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {self.model: (str(self.model._meta.pk.column),)}

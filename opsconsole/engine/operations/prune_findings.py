@@ -11,7 +11,8 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from opsconsole.engine.models import Finding
-from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Schedule
+from opsconsole.engine.operation import Operation, Risk, Schedule
+from opsconsole.engine.outcomes import Delete, Outcome
 from opsconsole.formatting import format_number
 
 KEEP_DAYS = 180
@@ -22,7 +23,6 @@ class PruneFindings(Operation):
     description = _("Forgets findings that were resolved longer ago than the given days. Open findings stay.")
     store_alias = "default"
     model = Finding
-    reads = ("resolved_at",)
     writes = {"operations_finding": ()}
     risk = Risk.CHANGE  # of what the console keeps, never of a store's rows
     undoable = False
@@ -41,8 +41,8 @@ class PruneFindings(Operation):
         before = self.as_of - timedelta(days=self.params.get("days") or KEEP_DAYS)
         return self.population().filter(resolved_at__lt=before)
 
-    def process(self, unit: Any) -> Outcome:
-        return Change((RowChange("operations_finding", unit.pk, {}, None),))
+    def process(self, row: Any) -> Outcome:
+        return Delete(row)
 
     def action_label(self, count: int) -> str:
         return ngettext("Forget %(count)s finding", "Forget %(count)s findings", count) % {

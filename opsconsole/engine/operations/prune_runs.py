@@ -12,7 +12,8 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from opsconsole.engine.models import ENDED, Batch, GivenRows, Run, Status
-from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Schedule
+from opsconsole.engine.operation import Operation, Risk, Schedule
+from opsconsole.engine.outcomes import Change, Outcome
 from opsconsole.formatting import format_number
 
 KEEP_DAYS = 90
@@ -84,10 +85,8 @@ class PruneRuns(Operation):
     def _days(self) -> int:
         return self.params.get("days") or max(KEEP_DAYS, settings.UNDO_MIN_DAYS)
 
-    def process(self, unit: Any) -> Outcome:
-        return Change(
-            (RowChange("operations_batch", unit.pk, {"before_image": unit.before_image}, {"before_image": None}),)
-        )
+    def process(self, row: Any) -> Outcome:
+        return Change(row, before_image=None)
 
     def action_label(self, count: int) -> str:
         return ngettext("Forget %(count)s image", "Forget %(count)s images", count) % {"count": format_number(count)}

@@ -12,10 +12,12 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine import registry
+from opsconsole.engine.checks import Check
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.lifecycle import get_run, store_of
 from opsconsole.engine.models import FailedItem
-from opsconsole.engine.operation import Check, Operation, Outcome, Risk
+from opsconsole.engine.operation import Operation, Risk
+from opsconsole.engine.outcomes import Outcome
 from opsconsole.stores.preflight import Target
 from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store
@@ -40,78 +42,78 @@ class RetryFailedRows(Operation):
         cls = registry.operation(run.operation)
         if issubclass(cls, Check):
             raise RunRefused(gettext("Run %(run)d only read: scan again instead.") % {"run": run.pk})
-        self._again = cls(store, run.params)
-        self.model, self.writes = self.again.model, self.again.writes  # type: ignore[misc]  # as of that run
-        self.batch_size, self.reasons = self.again.batch_size, self.again.reasons  # type: ignore[misc]
-        self.perform = None if self.again.perform is None else self._act
-        self.statistic_labels = self.again.statistic_labels  # type: ignore[misc]
-        self.volatile_statistics = self.again.volatile_statistics
-        self.undoable, self.creates_backup = self.again.undoable, self.again.creates_backup
+        self._repeated = cls(store, run.params)
+        self.model, self.writes = self._again.model, self._again.writes  # type: ignore[misc]  # as of that run
+        self.batch_size, self.reasons = self._again.batch_size, self._again.reasons  # type: ignore[misc]
+        self.perform = None if self._again.perform is None else self._act
+        self.statistic_labels = self._again.statistic_labels  # type: ignore[misc]
+        self.volatile_statistics = self._again.volatile_statistics
+        self.undoable, self.creates_backup = self._again.undoable, self._again.creates_backup
 
     def effective_risk(self) -> Risk:
         """Return the risk of that run's operation: a retry of a delete is a delete."""
-        return self.again.effective_risk()
+        return self._again.effective_risk()
 
     @property
     def superusers_only(self) -> bool:
-        return self.again.superusers_only
+        return self._again.superusers_only
 
     @property
     def requires_note(self) -> bool:
-        return self.again.requires_note
+        return self._again.requires_note
 
     def checklist_facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
-        return self.again.checklist_facts(units)
+        return self._again.checklist_facts(units)
 
     @property
-    def again(self) -> Operation:
+    def _again(self) -> Operation:
         """That run's operation, at this plan's moment and for this run."""
-        self._again.as_of, self._again.run_id = self.as_of, self.run_id
-        return self._again
+        self._repeated.as_of, self._repeated.run_id = self.as_of, self.run_id
+        return self._repeated
 
     @classmethod
     def resolve_store(cls, params: Mapping[str, Any]) -> Store:
         return store_of(get_run(params["run"]))
 
     def population(self) -> QuerySet[Any]:
-        return self.again.select(self.again.population(), self._keys)
+        return self._again.select(self._again.population(), self._keys)
 
     def queryset(self) -> QuerySet[Any]:
-        return self.again.select(self.again.queryset(), self._keys)
+        return self._again.select(self._again.queryset(), self._keys)
 
     def bound(self) -> Key | None:
-        return self.again.bound()
+        return self._again.bound()
 
     def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
-        return self.again.fetch(units, after=after, bound=bound, limit=limit)
+        return self._again.fetch(units, after=after, bound=bound, limit=limit)
 
     def next_key(self, units: QuerySet[Any], *, after: Key | None, bound: Key) -> Key | None:
-        return self.again.next_key(units, after=after, bound=bound)
+        return self._again.next_key(units, after=after, bound=bound)
 
     def targets(self) -> list[Target]:
-        return self.again.targets()
+        return self._again.targets()
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return self.again.needs()
+        return self._again.needs()
 
     def process(self, unit: Any) -> Outcome:
-        return self.again.process(unit)
+        return self._again.process(unit)
 
     def _act(self, unit: Any) -> Outcome:
-        return self.again.perform(unit)  # type: ignore[misc]  # it has one
+        return self._again.perform(unit)  # type: ignore[misc]  # it has one
 
     def label(self, unit: Any) -> str:
-        return self.again.label(unit)
+        return self._again.label(unit)
 
     @property
     def key_name(self) -> str:
-        return self.again.key_name
+        return self._again.key_name
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
-        return self.again.statistics(lambda units: restrict(self.again.select(units, self._keys)))
+        return self._again.statistics(lambda units: restrict(self._again.select(units, self._keys)))
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
-        return self.again.verify(after, left)
+        return self._again.verify(after, left)
 
     def on_finish(self, run_id: int) -> None:
         """What this run did not set aside again is settled."""

@@ -17,7 +17,8 @@ from opsconsole.engine import registry
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.lifecycle import get_run, store_of
 from opsconsole.engine.models import Batch, Run
-from opsconsole.engine.operation import Change, Invalid, Operation, Outcome, Risk, RowChange, Skip
+from opsconsole.engine.operation import Operation, Risk
+from opsconsole.engine.outcomes import Change, Changes, Invalid, Outcome, RowChange, Skip
 from opsconsole.formatting import format_number
 from opsconsole.stores import rows
 from opsconsole.stores.catalog import ForeignKey
@@ -329,7 +330,7 @@ class UndoRun(Operation):
             return Invalid("rowid_taken")
         old = None if unit.written is None else dict(zip(unit.columns, unit.written, strict=True))
         new = None if unit.before is None else dict(zip(unit.columns, unit.before, strict=True))
-        return Change((RowChange(unit.table, unit.key, old, new),))
+        return Changes((RowChange(unit.table, unit.key, old, new),))
 
     def effective_risk(self) -> Risk:
         """Return what the undo would do: rows that the run inserted are deleted."""

@@ -13,16 +13,8 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.models import FailedItem, GivenRows
-from opsconsole.engine.operation import (
-    DEFAULT_BATCH_SIZE,
-    Change,
-    Invalid,
-    NamedItemsMixin,
-    Outcome,
-    Risk,
-    RowChange,
-    Skip,
-)
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, NamedItemsMixin, Risk
+from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.formatting import format_number
 from opsconsole.stores import rows
@@ -158,11 +150,11 @@ class WriteRows(NamedItemsMixin):
             return Invalid("exists" if old is None else "deleted" if unit.now is None else "conflict")
         before = None if unit.old is None else dict(zip(unit.columns, unit.old, strict=True))
         after = dict(zip(unit.columns, unit.new, strict=True))
-        return Change((RowChange(self._table, unit.key, before, after),), "new" if old is None else "updated")
+        return Changes((RowChange(self._table, unit.key, before, after),), "new" if old is None else "updated")
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         found = list(self._all())
-        return {"in_scope": len(found), "to_write": sum(isinstance(self.process(row), Change) for row in found)}
+        return {"in_scope": len(found), "to_write": sum(isinstance(self.process(row), Changes) for row in found)}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         remaining = after["to_write"] - FailedItem.objects.filter(run__pk=self.run_id or 0).count()

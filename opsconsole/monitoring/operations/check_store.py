@@ -20,7 +20,8 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.backups import dump
 from opsconsole.backups.folders import folder_of
 from opsconsole.backups.params import OnNamedStore, StoreParams
-from opsconsole.engine.operation import Check, FindingData, Priority, Schedule
+from opsconsole.engine.checks import Check, FindingData
+from opsconsole.engine.operation import Priority, Schedule
 from opsconsole.engine.requirements import needed_columns
 from opsconsole.jsontext import Unreadable, loads
 from opsconsole.stores import schema

@@ -9,7 +9,7 @@ from django.utils.translation import gettext_noop
 from opsconsole.cli.output import Output
 from opsconsole.formatting import format_number
 from roadmaps.cli import StatesCommand, counted
-from roadmaps.consistency import State
+from roadmaps.consistency import TaskReport
 from roadmaps.content import PARTS
 
 
@@ -21,7 +21,7 @@ class Command(StatesCommand):
     )
     operation = "roadmaps.check_recovery"
 
-    def show(self, states: Iterable[State], output: Output, *, whole: bool) -> bool:
+    def show(self, states: Iterable[TaskReport], output: Output, *, whole: bool) -> bool:
         counts: dict[str, int] = {}
         for state in counted(states, counts):
             if whole:
@@ -36,7 +36,7 @@ class Command(StatesCommand):
         return bool(counts)
 
 
-def _show(state: State, output: Output) -> None:
+def _show(state: TaskReport, output: Output) -> None:
     task, found = state.task, state.comparison
     output.table(
         [

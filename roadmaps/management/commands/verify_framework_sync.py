@@ -8,7 +8,7 @@ from django.utils.translation import gettext_noop
 
 from opsconsole.cli.output import Output
 from roadmaps.cli import StatesCommand, counted
-from roadmaps.consistency import State
+from roadmaps.consistency import TaskReport
 from roadmaps.content import PARTS
 from roadmaps.operations.verify_sync import CODES
 
@@ -21,15 +21,15 @@ class Command(StatesCommand):
     )
     operation = "roadmaps.verify_sync"
 
-    def problems(self, state: State) -> tuple[Any, ...]:
+    def problems(self, state: TaskReport) -> tuple[Any, ...]:
         return tuple(problem for problem in state.problems if problem.code in CODES)
 
-    def as_json(self, state: State) -> dict[str, Any]:
+    def as_json(self, state: TaskReport) -> dict[str, Any]:
         found = state.as_json()
         found["problems"] = [problem for problem in found["problems"] if problem["code"] in CODES]
         return found | {"references_expected": _expected(state), "failed": len(state.comparison.failed)}
 
-    def show(self, states: Iterable[State], output: Output, *, whole: bool) -> bool:
+    def show(self, states: Iterable[TaskReport], output: Output, *, whole: bool) -> bool:
         any_problem = False
         complete = expected = 0
         for state in counted(states, {}):
@@ -45,7 +45,7 @@ class Command(StatesCommand):
         return any_problem
 
 
-def _show(state: State, output: Output) -> None:
+def _show(state: TaskReport, output: Output) -> None:
     found = state.comparison
     output.line(f"{state.task.task_id}  {state.task.status}", style="bold")
     output.table(
@@ -57,7 +57,7 @@ def _show(state: State, output: Output) -> None:
     )
 
 
-def _expected(state: State) -> int:
+def _expected(state: TaskReport) -> int:
     """Concepts that have all their content."""
     return state.comparison.concepts - len(state.comparison.failed)
 

@@ -11,7 +11,8 @@ from django.db.models.functions import Coalesce
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Schedule
+from opsconsole.engine.operation import Operation, Risk, Schedule
+from opsconsole.engine.outcomes import Change, Outcome
 from opsconsole.formatting import format_number
 from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.timestamps import format_timestamp
@@ -55,10 +56,8 @@ class ArchiveProjects(Operation):
         )
         return idle
 
-    def process(self, unit: Any) -> Outcome:
-        old = {"status": unit.status, "updated_at": unit.updated_at}
-        new = {"status": Project.Status.ARCHIVED.value, "updated_at": format_timestamp(self.as_of)}
-        return Change((RowChange("projects", unit.pk, old, new),))
+    def process(self, row: Any) -> Outcome:
+        return Change(row, status=Project.Status.ARCHIVED.value, updated_at=format_timestamp(self.as_of))
 
     def action_label(self, count: int) -> str:
         return ngettext("Archive %(count)s project", "Archive %(count)s projects", count) % {

@@ -10,18 +10,8 @@ from django.db.models import Count, F, Q, QuerySet, Value
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from opsconsole.engine.operation import (
-    Change,
-    Invalid,
-    Operation,
-    Outcome,
-    Priority,
-    Problem,
-    Risk,
-    RowChange,
-    Schedule,
-    Skip,
-)
+from opsconsole.engine.operation import Operation, Priority, Problem, Risk, Schedule
+from opsconsole.engine.outcomes import Delete, Invalid, Outcome, Skip
 from opsconsole.formatting import format_number
 from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.timestamps import format_timestamp, parse_timestamp
@@ -70,18 +60,17 @@ class CleanMemoryItems(Operation):
         )
         return ends.filter(Q(ends__lte=SortableTimestamp(Value(format_timestamp(self.as_of)))) | Q(ends__isnull=True))
 
-    def process(self, unit: Any) -> Outcome:
-        ends = parse_timestamp(str(unit.expires_at))
+    def process(self, row: Any) -> Outcome:
+        ends = parse_timestamp(str(row.expires_at))
         if ends is None:
             return Invalid("unreadable_time")
         if ends > self.as_of:  # in a form that SQLite's own functions don't read
             return Skip("not_expired")
         for column, reason in (("last_used_at", "used_since"), ("created_at", "made_since")):
-            at = getattr(unit, column) and parse_timestamp(str(getattr(unit, column)))
+            at = getattr(row, column) and parse_timestamp(str(getattr(row, column)))
             if at and at > self.as_of:
                 return Skip(reason)
-        judged = {name: getattr(unit, name) for name in self.reads}
-        return Change((RowChange("memory_items", unit.pk, judged, None),), "expired")
+        return Delete(row, "expired")
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         """With one figure per retention type, since that is how people decide."""

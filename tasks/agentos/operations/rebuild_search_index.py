@@ -7,7 +7,8 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Action, Change, Invalid, NamedItemsMixin, Outcome, Risk, Schedule
+from opsconsole.engine.operation import Action, NamedItemsMixin, Risk, Schedule
+from opsconsole.engine.outcomes import Changes, Done, Invalid, Outcome
 from tasks.agentos import search
 from tasks.agentos.models import MemoryItem
 
@@ -34,11 +35,11 @@ class RebuildSearchIndex(NamedItemsMixin, Action):
         if not self.store.managed:
             return Invalid("attached")
         source = search.SOURCES[unit.name]
-        return Change((), "rebuilt", f"{source.title}: {source.table}")
+        return Done("rebuilt", f"{source.title}: {source.table}")
 
     def perform(self, unit: Any) -> Outcome:
         found = self.process(unit)
-        if isinstance(found, Change):
+        if isinstance(found, Changes):
             search.rebuild(self.store, unit.name)
         return found
 

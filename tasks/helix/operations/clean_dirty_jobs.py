@@ -15,13 +15,14 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.models import Batch
-from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Skip
+from opsconsole.engine.operation import Operation, Risk
+from opsconsole.engine.outcomes import Changes, Outcome, RowChange, Skip
 from opsconsole.formatting import duration, format_number
 from opsconsole.redaction import shown_url
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.rows import Key
 from opsconsole.timestamps import parse_timestamp
-from tasks.helix.dirty_data import NEEDS, JobUnit, among, dirty_jobs, jobs_with_all
+from tasks.helix.dirty_data import NEEDS, JobWithTasks, among, dirty_jobs, jobs_with_all
 from tasks.helix.models import HelixArtifact, HelixJob, HelixTask
 
 HEALTH_SECONDS = 5.0
@@ -62,15 +63,15 @@ class CleanDirtyJobs(Operation):
     _listed: tuple[QuerySet[Any], list[int]] | None = None
 
     @property
-    def forced(self) -> bool:
+    def _forced(self) -> bool:
         return bool(self.params.get("force"))
 
     @property
     def requires_note(self) -> bool:
-        return self.forced
+        return self._forced
 
     def queryset(self) -> QuerySet[HelixJob]:
-        return self.population() if self.forced else self.population().filter(pk__in=dirty_jobs())
+        return self.population() if self._forced else self.population().filter(pk__in=dirty_jobs())
 
     def select(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         """Those named, with a finding or not: what becomes of each is said of each."""
@@ -86,31 +87,14 @@ class CleanDirtyJobs(Operation):
                 return found
         return []
 
-    def process(self, unit: JobUnit) -> Outcome:
+    def process(self, unit: JobWithTasks) -> Outcome:
         problems = unit.problems()
-        if not problems and not self.forced:
+        if not problems and not self._forced:
             return Skip("no_finding")
-        artifacts = [
-            RowChange("artifacts", artifact, {"task_id": task.pk, "name": name}, None)
-            for task in unit.tasks
-            for artifact, name in task.artifacts
-        ]
-        tasks = [
-            RowChange(
-                "tasks",
-                task.pk,
-                {
-                    "job_id": unit.pk,
-                    "status": task.status,
-                    "retry_count": task.retry_count,
-                    "updated_at": task.updated_at,
-                },
-                None,
-            )
-            for task in unit.tasks
-        ]
-        job = RowChange("jobs", unit.pk, {"status": unit.status, "updated_at": unit.updated_at}, None)
-        return Change((*artifacts, *tasks, job), ", ".join(problems) or "forced")
+        artifacts = [RowChange.delete("artifacts", one) for task in unit.tasks for one in task.artifacts]
+        tasks = [RowChange.delete("tasks", task.row) for task in unit.tasks]
+        rows = [*artifacts, *tasks, RowChange.delete("jobs", unit.row)]
+        return Changes(rows, ", ".join(problems) or "forced")
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         jobs = list(restrict(self.queryset()).values_list("pk", flat=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from django.db import models
@@ -10,13 +10,13 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from opsconsole.engine.operation import Change, Operation, Outcome, Risk, RowChange, Skip
+from opsconsole.engine.operation import Operation, Risk
+from opsconsole.engine.outcomes import Changes, Outcome, RowChange, Skip
 from opsconsole.formatting import format_number
 from opsconsole.stores.rows import Key
 from tasks.helix.dirty_data import (
     NEEDS,
-    JobUnit,
-    TaskOf,
+    JobWithTasks,
     among,
     artifacts_of,
     dirty_jobs,
@@ -35,7 +35,7 @@ class Orphans(NamedTuple):
     """The artifacts of a task that is gone; as a unit, its key is the task's, negated."""
 
     pk: int
-    artifacts: tuple[tuple[int, str], ...]
+    artifacts: tuple[Any, ...]
 
 
 class RepairDirtyJobs(Operation):
@@ -93,29 +93,29 @@ class RepairDirtyJobs(Operation):
         of_job, of_task = ("error_message",), CLEARED
         return [*orphans, *(jobs_with_all(self.store, jobs, of_job=of_job, of_task=of_task) if jobs else ())]
 
-    def process(self, unit: JobUnit | Orphans) -> Outcome:
+    def process(self, unit: JobWithTasks | Orphans) -> Outcome:
         if isinstance(unit, Orphans):
-            return Change(tuple(_artifact(-unit.pk, *artifact) for artifact in unit.artifacts), "B")
+            return Changes([RowChange.delete("artifacts", one) for one in unit.artifacts], "B")
         problems = unit.problems()
         rows: list[RowChange] = []
         reasons = []
         for code in ("B", "F"):
             for task in problems.get(code, ()):
-                rows.extend(_artifact(task.pk, *artifact) for artifact in task.artifacts)
+                rows.extend(RowChange.delete("artifacts", one) for one in task.artifacts)
                 reasons.append(code)
-        if "A" in problems and unit.status not in OVER:
-            rows.extend(map(_back_to_pending, problems["A"]))
+        if "A" in problems and unit.row.status not in OVER:
+            pending = {"status": "PENDING", **dict.fromkeys(CLEARED)}
+            rows.extend(RowChange.update("tasks", task.row, **pending) for task in problems["A"])
             reasons.append("A")
         if "C" in problems:
-            old = {"status": unit.status, "error_message": unit.more[0]}
             message = ERROR_MESSAGE.format(tasks=len(unit.tasks))
-            rows.append(RowChange("jobs", unit.pk, old, {"status": "FAILED", "error_message": message}))
+            rows.append(RowChange.update("jobs", unit.row, status="FAILED", error_message=message))
             reasons.append("C")
         if rows:
-            return Change(tuple(rows), ", ".join(sorted(set(reasons))))
+            return Changes(rows, ", ".join(sorted(set(reasons))))
         return Skip("over" if "A" in problems else "to_decide" if problems else "no_finding")
 
-    def label(self, unit: JobUnit | Orphans) -> str:
+    def label(self, unit: JobWithTasks | Orphans) -> str:
         return f"task {-unit.pk}" if isinstance(unit, Orphans) else str(unit.pk)
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
@@ -130,12 +130,3 @@ class RepairDirtyJobs(Operation):
         return {
             model: dict.fromkeys((*columns, *self.writes[model._meta.db_table])) for model, columns in NEEDS.items()
         }
-
-
-def _artifact(task: int, pk: int, name: str) -> RowChange:
-    return RowChange("artifacts", pk, {"task_id": task, "name": name}, None)
-
-
-def _back_to_pending(task: TaskOf) -> RowChange:
-    old: Mapping[str, Any] = {"status": task.status, **dict(zip(CLEARED, task.more, strict=True))}
-    return RowChange("tasks", task.pk, old, {"status": "PENDING", **dict.fromkeys(CLEARED)})

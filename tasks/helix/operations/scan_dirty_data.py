@@ -10,7 +10,8 @@ from django.db import models
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Check, FindingData, Priority, Schedule
+from opsconsole.engine.checks import Check, FindingData
+from opsconsole.engine.operation import Priority, Schedule
 from opsconsole.stores.rows import Key
 from tasks.helix.dirty_data import NEEDS, QUESTIONS, ask
 from tasks.helix.models import HelixJob

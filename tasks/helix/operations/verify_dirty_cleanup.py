@@ -8,7 +8,7 @@ from typing import Any
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Check, FindingData
+from opsconsole.engine.checks import Check, FindingData
 from opsconsole.stores.rows import Key
 from tasks.helix.dirty_data import FETCHED_ROWS, NEEDS
 from tasks.helix.models import HelixJob

@@ -9,17 +9,8 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import (
-    Change,
-    Invalid,
-    Operation,
-    Outcome,
-    Problem,
-    Risk,
-    RowChange,
-    Schedule,
-    as_stored,
-)
+from opsconsole.engine.operation import Operation, Problem, Risk, Schedule, as_stored
+from opsconsole.engine.outcomes import Change, Invalid, Outcome, Skip
 from opsconsole.formatting import format_number
 from opsconsole.jsontext import Unreadable
 from opsconsole.stores.rows import Key, plain_key
@@ -73,15 +64,16 @@ class BackfillExecutionIds(Operation):
         chosen = TestRecord.objects.using(self.store.alias).filter(pk__in=[as_stored(plain_key(key)) for key in keys])
         return self.named(chosen.order_by("pk")) if keys else []
 
-    def process(self, unit: Any) -> Outcome:
+    def process(self, row: Any) -> Outcome:
+        if row.execution_id is not None:  # filled by another client since its key was read
+            return Skip("no_longer_in_scope")
         try:
-            found = execution_id(unit.results_summary, unit.is_summary_compressed)
+            found = execution_id(row.results_summary, row.is_summary_compressed)
         except Unreadable as error:
             return Invalid(error.reason)
         if not self.store.can_store(found):
             return Invalid("cannot_be_stored")
-        changed = RowChange("test_records", unit.pk, {"execution_id": None}, {"execution_id": found})
-        return Change((changed,), "from_summary")
+        return Change(row, "from_summary", execution_id=found)
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
         waiting = restrict(self.queryset()).count()

@@ -7,7 +7,8 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Check, FindingData, Priority, Schedule
+from opsconsole.engine.checks import Check, FindingData
+from opsconsole.engine.operation import Priority, Schedule
 from opsconsole.stores import remedies
 from tasks.records.models import TestRecord
 from tasks.records.query_plan import INDEX, is_by_index, plan_of

@@ -17,7 +17,7 @@ from opsconsole.cli.command import (
     run_operation,
 )
 from opsconsole.engine import registry
-from opsconsole.engine.operation import Check
+from opsconsole.engine.checks import Check
 
 
 class Command(ConsoleCommand):

@@ -22,7 +22,7 @@ from opsconsole.cli.command import (
 )
 from opsconsole.cli.output import Output
 from opsconsole.engine import lifecycle, planner, registry
-from tasks.helix.dirty_data import JobUnit, jobs_with_all
+from tasks.helix.dirty_data import JobWithTasks, jobs_with_all
 from tasks.helix.operations.clean_dirty_jobs import CleanDirtyJobs
 from tasks.helix.operations.scan_dirty_data import ScanDirtyData
 from tasks.helix.operations.verify_dirty_cleanup import VerifyDirtyCleanup
@@ -93,7 +93,7 @@ class Command(ConsoleCommand):
         run_operation(CleanDirtyJobs, values, options, execute=options["execute"])
 
 
-def _agreed(job: JobUnit, options: dict[str, Any]) -> bool:
+def _agreed(job: JobWithTasks, options: dict[str, Any]) -> bool:
     """Ask for one job."""
     output = Output(as_json=options["json"], no_color=options["no_color"])
     question = _("Delete job %(job)s (%(problems)s) with %(tasks)d tasks and %(artifacts)d artifacts? [y/N] ") % {

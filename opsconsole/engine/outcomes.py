@@ -1,0 +1,85 @@
+"""What an operation returns for a row, and the row changes that the engine writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+from opsconsole.stores.rows import Key
+
+
+class RowChange(NamedTuple):
+    """One row of one table. `old` and `new` map the same columns to raw values.
+
+    An insert has no `old`. A delete has no `new`: its `old` holds the values that the decision depends on, and the
+    engine saves the whole row.
+    """
+
+    table: str  # empty: the table of the operation's `model`
+    key: Key
+    old: Mapping[str, Any] | None
+    new: Mapping[str, Any] | None
+
+    @classmethod
+    def update(cls, table: str, row: Any, /, **new: Any) -> Self:
+        """Return the change of `row` to the values in `new`. The row holds its key in `pk`, and the old values."""
+        return cls(table, row.pk, {name: getattr(row, name) for name in new}, new)
+
+    @classmethod
+    def delete(cls, table: str, row: Any, /) -> Self:
+        """Return the deletion of `row`, which depends on every value that the row holds."""
+        old: dict[str, Any] = row._asdict()
+        return cls(table, old.pop("pk"), old, None)
+
+
+class Changes(NamedTuple):
+    """Changes of several rows, in the order of writing. Each reason is counted separately.
+
+    `detail` is shown in the plan.
+    """
+
+    rows: Sequence[RowChange]
+    reason: str = ""
+    detail: str = ""
+
+
+class Change(Changes):
+    """New values of one row: `Change(row, status="archived")`. The old values come from the row."""
+
+    __slots__ = ()
+
+    def __new__(cls, row: Any, reason: str = "", /, **new: Any) -> Self:
+        return super().__new__(cls, (RowChange.update("", row, **new),), reason)
+
+
+class Delete(Changes):
+    """The deletion of one row."""
+
+    __slots__ = ()
+
+    def __new__(cls, row: Any, reason: str = "", /) -> Self:
+        return super().__new__(cls, (RowChange.delete("", row),), reason)
+
+
+class Done(Changes):
+    """What an action does or did, without row changes."""
+
+    __slots__ = ()
+
+    def __new__(cls, reason: str = "", detail: str = "") -> Self:
+        return super().__new__(cls, (), reason, detail)
+
+
+class Skip(NamedTuple):
+    """The row needs no change."""
+
+    reason: str
+
+
+class Invalid(NamedTuple):
+    """The operation cannot change this row and expected such rows. The row is counted and listed."""
+
+    reason: str
+
+
+Outcome = Changes | Skip | Invalid
