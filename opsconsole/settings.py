@@ -10,6 +10,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
+from django.apps import AppConfig
 from django.core.cache.backends.base import CacheKeyWarning
 from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
@@ -50,6 +51,8 @@ ROOT_URLCONF = "opsconsole.urls"
 WSGI_APPLICATION = "opsconsole.wsgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+# Apps of further platforms. Each declares its store: see docs/writing-operations.md.
+PLATFORM_APPS: list[str] = env("OPSCONSOLE_APPS", read.listed(read.text), [])
 INSTALLED_APPS = [
     "unfold",
     "unfold.contrib.filters",
@@ -79,6 +82,7 @@ INSTALLED_APPS = [
     "tasks.helix",
     "tasks.records",
     "roadmaps",
+    *PLATFORM_APPS,
     "opsconsole.monitoring",  # after the platforms: its sample data measures theirs
 ]
 
@@ -124,7 +128,8 @@ TEMPLATES = [
 POOL = env("OPSCONSOLE_POOL", read.boolean, False)
 # Web threads and workers wait briefly for a store's locks: what they serve else would wait with them.
 STORE_LOCK_SECONDS = 1.0 if POOL or sys.argv[1:2] == ["qcluster"] else LOCK_SECONDS
-STORES = ("agentos", "helix", "records", "roadmaps")
+_declared: list[Any] = [AppConfig.create(app) for app in PLATFORM_APPS]
+STORES = tuple(dict.fromkeys(("agentos", "helix", "records", "roadmaps", *(app.store for app in _declared))))
 ATTACHED_STORES = frozenset(store for store in STORES if env(f"{store.upper()}_ATTACHED", read.boolean, False))
 
 

@@ -6,12 +6,24 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext as _
 
+from opsconsole.engine import registry
 from opsconsole.engine.queue import SLICE_SECONDS
 
 # A slice may end in a batch that waits for locks and is written in halves.
 LONGEST_BATCH_SECONDS = 30
+
+
+@register()
+def check_operations(**kwargs: Any) -> list[CheckMessage]:
+    """Load every operation, so that a wrong declaration is reported at start-up."""
+    try:
+        registry.operations()
+    except (ImproperlyConfigured, TypeError) as error:
+        return [Error(str(error), id="operations.E010")]
+    return []
 
 
 @register()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import inspect
 import pkgutil
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 from django import forms
 from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext as _
 
 from opsconsole.engine.operation import Operation
@@ -39,16 +40,25 @@ def operations() -> dict[str, type[Operation]]:
             continue
         for module_info in pkgutil.iter_modules(package.__path__):
             module = importlib.import_module(f"{package.__name__}.{module_info.name}")
-            wanted = module_info.name.replace("_", "")
-            for cls in vars(module).values():
-                if (
-                    inspect.isclass(cls)
-                    and issubclass(cls, Operation)
-                    and cls.__module__ == module.__name__
-                    and cls.__name__.lower() == wanted
-                ):
-                    found[cls.name] = cls
+            cls = declared_in(module)
+            if cls.name in found:
+                raise ImproperlyConfigured(f"Two operations are called {cls.name}. Rename one of them.")
+            found[cls.name] = cls
     return dict(sorted(found.items()))
+
+
+def declared_in(module: ModuleType) -> type[Operation]:
+    """Return the operation of a module, whose class has the same name in CapWords."""
+    name = "".join(word.capitalize() for word in module.__name__.rpartition(".")[2].split("_"))
+    cls = getattr(module, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, Operation)):
+        raise ImproperlyConfigured(
+            f"{module.__name__} declares no operation called {name}. Rename the class or the module."
+        )
+    missing = [one for one in ("title", "description", "risk") if not hasattr(cls, one)]
+    if missing:
+        raise ImproperlyConfigured(f"{name} does not declare {', '.join(missing)}. Add it.")
+    return cls
 
 
 def operation(name: str) -> type[Operation]:

@@ -18,7 +18,7 @@ from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.lifecycle import get_run, store_of
 from opsconsole.engine.models import Batch, Run
 from opsconsole.engine.operation import Operation, Risk
-from opsconsole.engine.outcomes import Change, Changes, Invalid, Outcome, RowChange, Skip
+from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
 from opsconsole.formatting import format_number
 from opsconsole.stores import rows
 from opsconsole.stores.catalog import ForeignKey
@@ -388,7 +388,7 @@ class UndoRun(Operation):
         return "row"
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        written = sum(isinstance(self.process(unit), Change) for unit in self._all())
+        written = sum(isinstance(self.process(unit), Changes) for unit in self._all())
         total = self.population().aggregate(rows=Sum("rows"))["rows"] or 0
         if self._chosen is not None:
             total = len(self._chosen)

@@ -1,0 +1,87 @@
+"""The first example of docs/writing-operations.md, executed, and the errors of wrong declarations."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from opsconsole.engine import queue_checks, registry
+from opsconsole.engine.operation import Operation, Risk
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = re.compile(r"<!-- example: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
+RUN_ITS_TEST = "import django; django.setup(); from test_archive_orders import *; test_paid_orders_are_archived()"
+
+
+def test_the_first_example_works(tmp_path: Path) -> None:
+    files = dict(EXAMPLE.findall((ROOT / "docs/writing-operations.md").read_text()))
+    assert len(files) == 5
+    for name, text in {**files, "shop/__init__.py": "", "shop/operations/__init__.py": ""}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    inherited = {name: value for name, value in os.environ.items() if not name.endswith(("DATABASE_URL", "_ATTACHED"))}
+    environment = {
+        **inherited,
+        "DJANGO_SETTINGS_MODULE": "opsconsole.settings",
+        "OPSCONSOLE_APPS": "shop",
+        "OPSCONSOLE_DATA_DIR": str(tmp_path / "data"),
+        "PYTHONPATH": f"{tmp_path}:{ROOT}",
+    }
+
+    def python(*words: str) -> str:
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    python("manage.py", "setup")
+    with sqlite3.connect(tmp_path / "data/shop.sqlite3") as connection:
+        connection.executemany("INSERT INTO orders VALUES (?, ?)", [(1, "paid"), (2, "open"), (3, "paid")])
+    python("manage.py", "run", "shop.archive_orders", "--execute", "--yes")
+    rows = connection.execute("SELECT id, status FROM orders ORDER BY id").fetchall()
+    connection.close()
+    assert rows == [(1, "archived"), (2, "open"), (3, "archived")]
+    python("-c", RUN_ITS_TEST)
+
+
+def declare(module: str = "tasks.helix.operations.wash_jobs", **names: Any) -> type[Operation]:
+    class_name = names.pop("class_name", "WashJobs")
+    return type(class_name, (Operation,), {"__module__": module, **names})
+
+
+def test_a_misspelt_hook_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"`qeryset`.*Did you mean `queryset`"):
+        declare(qeryset=lambda self: None)
+    with pytest.raises(TypeError, match="`undoabel`"):
+        declare(undoabel=False)
+    assert declare(_own=1).name == "helix.wash_jobs"
+
+
+def test_a_misnamed_or_incomplete_operation_is_refused() -> None:
+    module: Any = ModuleType("tasks.helix.operations.wash_jobs")
+    module.WashJob = declare(class_name="WashJob")
+    with pytest.raises(ImproperlyConfigured, match="declares no operation called WashJobs"):
+        registry.declared_in(module)
+    module.WashJobs = declare(title="Wash jobs", risk=Risk.CHANGE)
+    with pytest.raises(ImproperlyConfigured, match="does not declare description"):
+        registry.declared_in(module)
+
+
+def test_a_duplicate_name_is_an_error_at_start_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = declare(title="Wash jobs", description="Washes.", risk=Risk.CHANGE)
+    monkeypatch.setattr(registry, "declared_in", lambda module: named)
+    registry.operations.cache_clear()
+    try:
+        with pytest.raises(ImproperlyConfigured, match="Two operations are called helix"):
+            registry.operations()
+        assert [one.id for one in queue_checks.check_operations()] == ["operations.E010"]
+    finally:
+        registry.operations.cache_clear()
