@@ -178,6 +178,12 @@ def folder(value: str) -> Path:
     return found
 
 
+def package(value: str) -> str:
+    if not all(part.isascii() and part.isidentifier() for part in value.split(".")):
+        raise ValueError("a Python package such as shop or tasks.agentos")
+    return value
+
+
 def dotted_path(value: str) -> str:
     parts = value.split(".")
     if len(parts) < 2 or not all(part.isascii() and part.isidentifier() for part in parts):

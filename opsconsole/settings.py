@@ -52,7 +52,7 @@ WSGI_APPLICATION = "opsconsole.wsgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # Apps of further platforms. Each declares its store: see docs/writing-operations.md.
-PLATFORM_APPS: list[str] = env("OPSCONSOLE_APPS", read.listed(read.text), [])
+PLATFORM_APPS: list[str] = env("OPSCONSOLE_APPS", read.listed(read.package), [])
 INSTALLED_APPS = [
     "unfold",
     "unfold.contrib.filters",

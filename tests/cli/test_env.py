@@ -143,6 +143,7 @@ BAD: dict[str, list[str]] = {
         SECRET,
     ],
     "path": ["a", "./a", "../a", "~/a", "a/b", "C:\\a", "file:///a", ".", "..", "$HOME/a"],
+    "packages": ["a.", ".a", "a..b", "a-b", "a()", "a:b", "a/b", "1a", "ä", "a,b-c"],
     "dotted": ["a", "a.", ".a", "a..b", "a-b.c", "a.b()", "a:b", "a/b.c", "a.1", "ä.b"],
     "age": [
         SECRET,
@@ -204,6 +205,7 @@ KINDS = {
     "TASK_RECOVERY_MAX_AGE_HOURS": "number",
     "TASK_RECOVERY_MAX_CONCURRENT": "whole",
     "TASK_RECOVERY_DELAY_SECONDS": "number",
+    "OPSCONSOLE_APPS": "packages",
     "ROADMAPS_WORKFLOW_GRAPH": "dotted",
     "ROADMAPS_CHECKPOINT_URL": "database",
     "ROADMAPS_RESUME_URL": "http",
