@@ -27,7 +27,7 @@ urlpatterns = [
     path("api/", include(endpoints.urls())),  # clients poll: theirs are found first
     path("i18n/", include("django.conf.urls.i18n")),
     _page("", operation_views.operations, "operations"),
-    _page("emergency/", operation_views.emergency, "emergency"),
+    _page("freeze/", operation_views.freeze, "freeze"),
     _page("<str:name>/plan/", operation_views.plan, "plan"),
     _page("<str:name>/schedule/", operation_views.schedule, "schedule"),
     _page("run/<int:pk>/change/", operation_views.run_page, "run"),

@@ -118,7 +118,7 @@ class ViewOnlyMixin:
 
 
 def site_context(request: HttpRequest) -> dict[str, Any]:
-    """For every page: the environment's band, and who holds all runs, if somebody does."""
+    """For every page: the environment's band, and the freeze of all runs."""
     hold = Freeze.objects.order_by("pk").first() if request.user.is_authenticated else None
     return {"band": {"code": settings.ENVIRONMENT, "name": environment_label()}, "hold": hold}
 
@@ -174,13 +174,13 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         everything = {"title": _("All operations"), "icon": "tactic", "link": url, "active": request.path == url}
         sidebar[0]["items"].insert(0, everything)
         for place, (name, title, icon) in enumerate(
-            (("admin:index", _("Overview"), "monitor_heart"), ("stores", _("Stores"), "database"))
+            (("admin:index", _("Dashboard"), "monitor_heart"), ("stores", _("Stores"), "database"))
         ):
             url = reverse(name)
             entry = {"title": title, "icon": icon, "link": url, "active": request.path == url}
             sidebar[0]["items"].insert(place, entry)
-        url = reverse("emergency")
-        switch = {"title": _("Emergency switch"), "icon": "emergency_home", "link": url, "active": request.path == url}
+        url = reverse("freeze")
+        switch = {"title": _("Freeze all runs"), "icon": "emergency_home", "link": url, "active": request.path == url}
         sidebar[0]["items"].append(switch)
     if any(request.user.has_perm(f"agentos.view_{name}") for name in ("memoryitem", "kbchunk")):
         url = reverse("search")

@@ -1,4 +1,4 @@
-"""The front page: what is wrong, where, and what to do. It asks no store for figures; those are measured before."""
+"""The dashboard: stores, open problems and runs, from figures that are measured beforehand."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class StoreCard:
 
     @property
     def word(self) -> str:
-        return {GOOD: _("in order"), WARN: _("needs a look"), BAD: _("in trouble")}[self.level]
+        return {GOOD: _("healthy"), WARN: _("warning"), BAD: _("critical")}[self.level]
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,9 @@ class Dashboard:
     def _card(self, store: Store, lines: Sequence[ProblemRow]) -> StoreCard:
         card = StoreCard(store)
         if store.alias in self.down:
-            card.add(BAD, _("can't be reached: %(reason)s") % {"reason": self.down[store.alias]})
+            card.add(BAD, _("unreachable: %(reason)s") % {"reason": self.down[store.alias]})
         for line in lines[:3]:
-            if line.kind == _("can't be reached"):
+            if line.code == "down":
                 continue
             words = line.kind
             if line.count is not None:
@@ -222,7 +222,7 @@ class Dashboard:
             store = self._by_alias[alias]
             yield ProblemRow(
                 Priority.IMMEDIATE.value,
-                _("can't be reached"),
+                _("unreachable"),
                 store,
                 None,
                 None,
@@ -274,7 +274,7 @@ class Dashboard:
                 link,
                 cls.repairs.get(row["code"], ""),
                 {"store": store.alias} if "store" in cls.Params.base_fields else {},
-                _("Plan the repair"),
+                _("Plan repair"),
             )
 
     @cached_property
@@ -309,7 +309,7 @@ class Dashboard:
                 link,
                 cls.name,
                 {},
-                _("Plan the repair"),
+                _("Plan repair"),
             )
 
     def _lacking(self) -> Iterable[ProblemRow]:
@@ -328,7 +328,7 @@ class Dashboard:
                     reverse("stores"),
                     "backups.upgrade_store" if "backups.upgrade_store" in registry.operations() else "",
                     params,
-                    _("Plan the upgrade"),
+                    _("Plan upgrade"),
                 )
 
     def _connection_limit(self) -> Iterable[ProblemRow]:
@@ -365,7 +365,7 @@ class Dashboard:
                 reverse("admin:stores_backup_changelist"),
                 "backups.backup_store",
                 {"store": store.alias},
-                _("Plan the backup"),
+                _("Plan backup"),
                 "backup",
             )
 
@@ -424,7 +424,7 @@ class Dashboard:
             seen = queue.worker_seen(cluster)
             if seen is None or self.now - seen > queue.WORKER_SEEN:
                 prefix = f"Q_CLUSTER_NAME={cluster} " if cluster else ""
-                return _("No worker is seen: what is queued waits. Start one with: %(command)s") % {
+                return _("No worker is running, so queued runs wait. Start one with: %(command)s") % {
                     "command": f"{prefix}python manage.py qcluster"
                 }
         return ""
@@ -556,6 +556,6 @@ def dashboard_context(request: HttpRequest, context: dict[str, Any]) -> dict[str
     if request.user.has_perm("operations.view_run"):
         context["dashboard"] = Dashboard()
         context["may_operate"] = request.user.has_perm("operations.operate_run")
-        context["title"] = _("Overview")
+        context["title"] = _("Dashboard")
         context["stores_title"] = store_titles()
     return context

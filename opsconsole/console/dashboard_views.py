@@ -61,9 +61,9 @@ def _report(store: Store, error: str) -> dict[str, Any]:
         _listing(_("Indexes never used"), report.get("unused_indexes", [])),
     ]
     operations = [
-        ("backups.backup_store", _("Plan the backup")),
+        ("backups.backup_store", _("Plan backup")),
         ("monitoring.check_store", _("Check now")),
-        ("backups.upgrade_store", _("Plan the upgrade")),
+        ("backups.upgrade_store", _("Plan upgrade")),
     ]
     shown = [table for table in tables if table.rows]
     return {"store": store, "error": error, "report": report, "tables": shown, "operations": operations}

@@ -19,7 +19,7 @@ from unfold.widgets import CHECKBOX_CLASSES, INPUT_CLASSES, SELECT_CLASSES
 from opsconsole.console.pages import (
     REFUSALS,
     Changes,
-    EmergencyPage,
+    FreezePage,
     PlanPage,
     RunPage,
     Table,
@@ -269,13 +269,15 @@ def confirm(request: HttpRequest, pk: int) -> HttpResponse:
     """Execute a plan, if the store still is as the plan saw it; else show the new one."""
     run = get_object_or_404(Run, pk=pk)
     if run.status != Status.PLANNED:
-        messages.info(request, _("This plan has been confirmed already."))
+        messages.info(request, _("This plan is already confirmed."))
         return redirect("run", run.pk)
     page, actor = PlanPage(run), actor_of(request)
     if page.problem:
         return _plan_page(request, run, error=page.problem, status=409)
     if not page.counted:
-        return _plan_page(request, run, error=_("The outcomes are not counted yet."), status=409)
+        return _plan_page(
+            request, run, error=_("The outcomes are not counted yet. Wait until the count is complete."), status=409
+        )
     if page.confirmation_phrase and request.POST.get("typed", "").strip() != page.confirmation_phrase:
         wanted = _("Type %(name)s to confirm.") % {"name": page.confirmation_phrase}
         return _plan_page(request, run, typed_error=wanted, status=400)
@@ -314,7 +316,7 @@ def _show_new_plan(request: HttpRequest, old: Run) -> HttpResponse:
 
 @require_POST
 def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
-    """Pause, resume, cancel, approve, reject a run; plan its undo or the retry of what it set aside."""
+    """Pause, resume, cancel, approve, reject a run; plan its undo or the retry of its failed rows."""
     needed = "operations.approve_run" if verb in {"approve", "reject"} else "operations.operate_run"
     if not request.user.has_perm(needed):
         raise PermissionDenied
@@ -336,7 +338,7 @@ def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
         messages.warning(request, str(error))
     else:
         if run.request:
-            messages.info(request, _("Asked; the worker stops after this batch."))
+            messages.info(request, _("The request is saved. The worker stops after this batch."))
     return redirect("run", run.pk)
 
 
@@ -352,29 +354,29 @@ def note(request: HttpRequest, pk: int) -> HttpResponse:
     return redirect(f"{reverse('run', args=[run.pk])}?tab=report#tabs")
 
 
-# --- the emergency switch ----------------------------------------------------------------------------------------
+# --- freeze ----------------------------------------------------------------------------------------
 
 
 @needs("view_run")
-def emergency(request: HttpRequest) -> HttpResponse:
-    """Hold all runs, or let them go on; and back the stores up. It ends no process."""
+def freeze(request: HttpRequest) -> HttpResponse:
+    """Freeze or unfreeze all runs. No process is ended."""
     error = ""
     if request.method == "POST":
         if not request.user.has_perm("operations.operate_run"):
             raise PermissionDenied
         reason = request.POST.get("note", "").strip()
-        if "release" in request.POST:
+        if "unfreeze" in request.POST:
             lifecycle.unfreeze(actor_of(request))
-            return redirect("emergency")
+            return redirect("freeze")
         if reason:
             lifecycle.freeze(actor_of(request), reason[:2000])
-            return redirect("emergency")
-        error = _("Say why: everybody sees it.")
+            return redirect("freeze")
+        error = _("The reason is missing. Enter why the runs must stop.")
     return _render(
         request,
-        "console/emergency.html",
-        _("Emergency switch"),
-        page=EmergencyPage(),
+        "console/freeze.html",
+        _("Freeze all runs"),
+        page=FreezePage(),
         error=error,
         may_operate=request.user.has_perm("operations.operate_run"),
         status=400 if error else 200,

@@ -295,18 +295,18 @@ class PlanPage(_Page):
         """What this will do, with the figures."""
         run = self.run
         if not run.total:
-            return _("Nothing to do: no row of %(store)s is in scope.") % {"store": run.store}
+            return _("No row of %(store)s is in scope.") % {"store": run.store}
         values = {"action": self.action, "total": format_number(run.total), "store": run.store}
         if not self.counted:
             return _("%(action)s in %(store)s, at most: outcomes are not counted yet.") % values
         if not self.changing:
-            return _("Nothing would change: all %(total)s rows in scope in %(store)s stay as they are.") % values
+            return _("Nothing would change: all %(total)s rows in scope in %(store)s remain unchanged.") % values
         staying = run.total - self.changing
         if not staying:
             return _("%(action)s in %(store)s: all that are in scope.") % values
         return ngettext(
-            "%(action)s of %(total)s in scope in %(store)s; %(staying)s stays as it is.",
-            "%(action)s of %(total)s in scope in %(store)s; %(staying)s stay as they are.",
+            "%(action)s of %(total)s in scope in %(store)s; %(staying)s remains unchanged.",
+            "%(action)s of %(total)s in scope in %(store)s; %(staying)s remain unchanged.",
             staying,
         ) % {**values, "staying": format_number(staying)}
 
@@ -331,7 +331,7 @@ class PlanPage(_Page):
                     format_html('{}<small class="why">{}</small>', swatch(entry["outcome"]), reason),
                     format_html_join("", "{}", ((change,) for change in changes))
                     or entry["detail"]
-                    or (_("stays as it is") if entry["outcome"] != "changed" else "–"),
+                    or (_("unchanged") if entry["outcome"] != "changed" else "–"),
                 ]
             )
         return Table([_("Row"), _("Outcome"), _("Before → after")], rows)
@@ -354,14 +354,14 @@ class PlanPage(_Page):
         sentences = [_("Only these columns may be written: %(columns)s.") % {"columns": columns}] if columns else []
         if whole:
             words = (
-                _("Whole rows may go, of these tables: %(tables)s.")
+                _("Whole rows of these tables may be deleted: %(tables)s.")
                 if columns
                 else _("Only rows of %(tables)s may change.")
             )
             sentences.append(words % {"tables": whole})
         if self.run.bound is not None and self.run.parent_id is None and self.cls is not None and self.cls.selectable:
             sentences.append(
-                _("Rows made after the plan are left alone: it ends at key %(bound)s.") % {"bound": self.run.bound}
+                _("Rows created after the plan are not changed. The last key is %(bound)s.") % {"bound": self.run.bound}
             )
         for outcome in ("invalid", "failed", "skipped"):
             if self.counts[outcome]:
@@ -370,7 +370,7 @@ class PlanPage(_Page):
                     for reason, count in self.reasons[outcome].items()
                 )
                 sentences.append(
-                    _("%(outcome)s, left as they are: %(why)s.") % {"outcome": outcome_label(outcome), "why": why}
+                    _("%(outcome)s, unchanged: %(why)s.") % {"outcome": outcome_label(outcome), "why": why}
                 )
         return sentences
 
@@ -399,14 +399,14 @@ class PlanPage(_Page):
                 % {"time": duration_range(reading * 1.5, reading * 5), "counting": duration(reading)}
             )
         if self.operation is not None and not self.operation.undoable:
-            return [*sentences, _("This can't be undone.")]
+            return [*sentences, _("The changes cannot be undone.")]
         sampled = [entry["rows"] for entry in run.plan["sample"] if entry["rows"]]
         if sampled:
             size = len(orjson.dumps(sampled, default=str)) / len(sampled) * self.changing / 3
             sentences.append(
-                _("Before-images: about %(size)s in the console's own database.") % {"size": filesizeformat(size)}
+                _("The before-images take about %(size)s in the console's database.") % {"size": filesizeformat(size)}
             )
-        sentences.append(_("It can be undone until its before-images are pruned."))
+        sentences.append(_("The run can be undone until its before-images are pruned."))
         return sentences
 
     @cached_property
@@ -478,7 +478,7 @@ def plan_differences(old: Run, new: Run) -> Table:
         lines += [(outcome_label(name), before.counts[name], after.counts[name]) for name in OUTCOMES]
     rows = [[label, format_number_or_text(was), format_number_or_text(now)] for label, was, now in lines if was != now]
     if not rows:
-        rows = [[_("Values of the rows"), _("as planned"), _("other ones, in the same number")]]
+        rows = [[_("Values of the rows"), _("as planned"), _("changed, same count")]]
     return Table([_("Figure"), _("Planned"), _("Now")], rows)
 
 
@@ -513,7 +513,7 @@ class RunPage(_Page):
     def done(self) -> str:
         values = {"seen": format_number(self.run.seen), "total": format_number(self.run.total)}
         if self.is_check:
-            return _("%(seen)s of %(total)s questions") % values
+            return _("%(seen)s of %(total)s rules") % values
         return _("%(seen)s of %(total)s") % values
 
     @cached_property
@@ -568,8 +568,8 @@ class RunPage(_Page):
     def status_messages(self) -> list[SafeString | str]:
         run = self.run
         asked = {
-            Request.PAUSE: _("Pause is asked; the worker stops after this batch."),
-            Request.CANCEL: _("Cancelling is asked; the worker stops after this batch."),
+            Request.PAUSE: _("A pause is requested. The worker stops after this batch."),
+            Request.CANCEL: _("Cancellation is requested. The worker stops after this batch."),
         }
         sentences: list[SafeString | str] = []
         if run.status == Status.RUNNING and run.request:
@@ -583,24 +583,24 @@ class RunPage(_Page):
             sentences.append(format_html("{}{}{}", _("Waiting: "), run.waiting, since))
         if run.status == Status.RUNNING and runs.is_stale(run):
             sentences.append(
-                _("Its worker is gone. In the background it goes on by itself within two minutes.")
+                _("The worker has stopped. Another worker continues the run within two minutes.")
                 if run.in_background
-                else _("Its worker is gone. The same command goes on with it, or Resume does.")
+                else _("The process has stopped. Repeat the command or select Resume to continue.")
             )
         elif run.status == Status.RUNNING and run.waiting and hold is None:
-            sentences.append(_("It tries again by itself."))
+            sentences.append(_("The run retries automatically."))
         elif run.status == Status.INTERRUPTED:
             sentences.append(
-                _("Interrupted. It goes on by itself within two minutes, or by Resume.")
+                _("The run was interrupted. It continues within two minutes, or select Resume.")
                 if run.in_background
-                else _("Interrupted. Resume it here, or give the same command again.")
+                else _("The run was interrupted. Select Resume or repeat the command to continue.")
             )
         elif run.status == Status.PAUSED:
-            sentences.append(_("Paused: it keeps its place until it is resumed."))
+            sentences.append(_("The run is paused. Select Resume to continue."))
         elif run.status == Status.AWAITING_APPROVAL:
-            sentences.append(_("Waits for a second person who may approve it."))
+            sentences.append(_("The run waits for a second approver."))
         elif run.status == Status.QUEUED:
-            sentences.append(self.worker_missing or _("Queued: a worker takes it within seconds."))
+            sentences.append(self.worker_missing or _("The run is queued. A worker starts it within seconds."))
         return sentences
 
     @property
@@ -619,7 +619,7 @@ class RunPage(_Page):
         if run.ended and self.waiting_aside and not self.is_check:
             actions.append(Action("retry", self.retry_label, "primary"))
         if run.undoable and run.ended and self.operation is not None and self.operation.undoable:
-            actions.append(Action("undo", _("Plan the undo")))
+            actions.append(Action("undo", _("Plan undo")))
         return actions
 
     @cached_property
@@ -651,12 +651,12 @@ class RunPage(_Page):
 
     @cached_property
     def waiting_aside(self) -> int:
-        """Units set aside that no retry has settled."""
+        """Return the number of failed rows that no retry has settled."""
         return self.run.failed_items.filter(retried_by=None).count() if self.run.failed else 0
 
     @property
     def retry_label(self) -> str:
-        return ngettext("Retry %(n)s unit set aside", "Retry %(n)s units set aside", self.waiting_aside) % {
+        return ngettext("Retry %(n)s failed row", "Retry %(n)s failed rows", self.waiting_aside) % {
             "n": format_number(self.waiting_aside)
         }
 
@@ -694,10 +694,10 @@ class RunPage(_Page):
         if not self.run.ended:
             return None
         if self.run.failed:
-            return "?tab=failed", _("See what was set aside")
+            return "?tab=failed", _("View failed rows")
         if self.run.changed and any(self.run.batches.values_list("rows", flat=True)[:1]):
-            return "?tab=changes", _("See the changes, before and after")
-        return (self.rows_url, _("See the rows")) if self.rows_url else None
+            return "?tab=changes", _("View changes")
+        return (self.rows_url, _("View rows")) if self.rows_url else None
 
     # --- tabs
 
@@ -708,7 +708,7 @@ class RunPage(_Page):
             found: list[tuple[str, str, int | None]] = [
                 ("findings", _("Findings"), sum(self.found.values())),
                 ("events", _("Events"), None),
-                ("batches", _("Questions"), run.batches_done),
+                ("batches", _("Rules"), run.batches_done),
                 ("failed", _("Failed"), run.failed),
                 ("report", _("Report"), None),
             ]
@@ -717,7 +717,7 @@ class RunPage(_Page):
             ("events", _("Events"), None),
             ("batches", _("Batches"), run.batches_done),
             ("failed", _("Failed"), run.failed),
-            ("left", _("Left as they are"), run.invalid + run.skipped),
+            ("left", _("Unchanged"), run.invalid + run.skipped),
             ("changes", _("Changes"), run.changed),
             ("plan", _("Plan"), None),
             ("report", _("Report"), None),
@@ -741,10 +741,10 @@ class RunPage(_Page):
 
     @property
     def moves(self) -> str:
-        """How the findings moved since the scan before."""
+        """How the findings moved since the previous scan."""
         if not self.is_check or not self.run.after:
             return ""
-        return _("%(new)s new, %(persisting)s persisting, %(resolved)s resolved since the scan before.") % {
+        return _("%(new)s new, %(persisting)s persisting, %(resolved)s resolved since the previous scan.") % {
             name: format_number(self.run.after[name]) for name in findings.MOVES
         }
 
@@ -934,8 +934,8 @@ class RunPage(_Page):
         return found
 
 
-class EmergencyPage:
-    """The emergency switch: how it stands, what it would stop, and the backups that there are."""
+class FreezePage:
+    """The state of the freeze, the runs that it stops, and the newest backups."""
 
     @cached_property
     def hold(self) -> Freeze | None:
@@ -949,11 +949,11 @@ class EmergencyPage:
 
     @property
     def told(self) -> str:
-        """Who is told."""
+        """Return where alerts are sent."""
         names = ", ".join(str(channel.label) for channel in notifications.channels())
         if not names:
-            return _("Nobody is told beside this console: ALERT_EMAILS and ALERT_WEBHOOK_URL are not set.")
-        return _("The people on the alert list are told by %(channels)s.") % {"channels": names}
+            return _("No alerts will be sent: ALERT_EMAILS and ALERT_WEBHOOK_URL are not set.")
+        return _("Alerts are sent by %(channels)s.") % {"channels": names}
 
     @cached_property
     def backups(self) -> list[tuple[str, str, str]]:

@@ -73,15 +73,15 @@ def card(page: str, store: str) -> str:
 def test_what_is_wrong_and_the_button_that_repairs_it(bob: Any, client: Client) -> None:
     client.force_login(bob)
     assert client.get("/").headers["Location"] == "/admin/"
-    assert "Nothing is measured yet" in client.get("/admin/").content.decode()
+    assert "No measurements yet" in client.get("/admin/").content.decode()
     make_audits(30)
     measure()
     page = client.get("/admin/").content.decode()
     assert "supervisor audits without decision times" in page
     assert "supervisor audits without decision times: 30" in card(page, "agentos")
     assert 'action="/admin/operations/audits.backfill_decision_fields/plan/"' in page
-    assert "needs a look" in card(page, "agentos")
-    assert "in order" in card(page, "helix")
+    assert "warning" in card(page, "agentos")
+    assert "healthy" in card(page, "helix")
     response = client.post("/admin/operations/audits.backfill_decision_fields/plan/")
     run = Run.objects.latest("pk")
     assert response.status_code == 302
@@ -99,7 +99,7 @@ def test_no_open_problems_is_said(bob: Any, client: Client) -> None:
     measure()
     page = client.get("/admin/").content.decode()
     assert "No open problems as of" in page
-    assert "needs a look" not in page
+    assert "store-warning" not in page
 
 
 def test_the_number_of_queries_does_not_grow(bob: Any, client: Client, django_assert_max_num_queries: Any) -> None:
@@ -143,10 +143,10 @@ def test_a_store_that_is_down_turns_its_own_card_red(bob: Any, client: Client, t
     started = timezone.now()
     page = client.get("/admin/").content.decode()
     assert timezone.now() - started < timedelta(seconds=5)
-    assert "in trouble" in card(page, "helix")
-    assert "reached" in card(page, "helix")
+    assert "critical" in card(page, "helix")
+    assert "unreachable" in card(page, "helix")
     for other in ("default", "agentos", "records", "roadmaps"):
-        assert "in order" in card(page, other)
+        assert "healthy" in card(page, other)
     assert "hunter2" not in page
     measure()
     assert Run.objects.latest("pk").reasons["skipped"] == {"measured": 4, "down": 1}

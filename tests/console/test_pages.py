@@ -75,12 +75,12 @@ def work(run):
 
 def test_a_plan_says_what_it_would_do_and_writes_nothing(bobs, audits):
     text = page_of(bobs, plan_of(bobs))
-    assert "Fill 27 audits of 30 in scope in agentos; 3 stay as they are." in text
+    assert "Fill 27 audits of 30 in scope in agentos; 3 remain unchanged." in text
     assert "broken JSON" in text
     assert "<del>" in text
     assert "<ins>2026-01-20T10:00:00</ins>" in text
-    assert "Rows made after the plan are left alone" in text
-    assert "It can be undone until its before-images are pruned." in text
+    assert "Rows created after the plan are not changed" in text
+    assert "The run can be undone until its before-images are pruned." in text
     assert not TaskAudit.objects.filter(source_event_ts__isnull=False).exists()
 
 
@@ -93,7 +93,7 @@ def test_from_plan_to_undo(bobs, audits):
     assert (run.note, run.started_by, run.trigger) == ("nightly", "bob", Trigger.ADMIN)
     text = page_of(bobs, run)
     assert "30 of 30" in text
-    assert "Plan the undo" in text
+    assert "Plan undo" in text
     assert "Coverage of source_event_ts" in text
     for tab in ("events", "batches", "failed", "left", "changes", "plan", "report"):
         assert 'aria-current="page"' in page_of(bobs, run, f"?tab={tab}")
@@ -207,7 +207,7 @@ def test_parameters_are_edited_in_place(bobs):
 def test_nothing_to_do_has_no_button(bobs):
     run = plan_of(bobs)
     text = page_of(bobs, run)
-    assert "Nothing to do" in text
+    assert "No row of agentos is in scope." in text
     assert 'name="digest"' not in text
 
 
@@ -229,7 +229,7 @@ def test_what_was_set_aside_is_grouped_and_retried(bobs, audits, monkeypatch):
     text = page_of(bobs, run, "?tab=failed")
     assert "ValueError (1)" in text
     assert "odd &lt;b&gt;value&lt;/b&gt;" in text
-    assert "Retry 1 unit set aside" in text
+    assert "Retry 1 failed row" in text
     monkeypatch.undo()
     bobs.post(reverse("run-act", args=[run.pk, "retry"]))
     retry = Run.objects.latest("pk")
@@ -245,9 +245,9 @@ def test_a_second_person_approves(client, bob, alice, settings):
     settings.PRODUCTION = True
     signed_in(client, bob).post(reverse("plan", args=["operations.prune_runs"]))
     run = Run.objects.latest("pk")
-    assert "a second person must approve it" not in page_of(client, run)  # nothing to confirm
+    assert "a second approver must approve the run" not in page_of(client, run)  # nothing to confirm
     Run.objects.filter(pk=run.pk).update(status=Status.AWAITING_APPROVAL)
-    assert "Waits for a second person" in page_of(client, run)
+    assert "waits for a second approver" in page_of(client, run)
     approve = reverse("run-act", args=[run.pk, "approve"])
     assert approve not in page_of(client, run)
     client.post(approve)
@@ -364,8 +364,8 @@ def test_a_running_run_is_asked(bobs, audits):
     run.refresh_from_db()
     run = lifecycle.claim(run)
     text = bobs.post(reverse("run-act", args=[run.pk, "pause"]), follow=True).content.decode()
-    assert "Asked; the worker stops after this batch." in text
-    assert "Pause is asked" in text
+    assert "The request is saved. The worker stops after this batch." in text
+    assert "A pause is requested" in text
     assert Runner(Run.objects.get(pk=run.pk)).work().status == Status.PAUSED
 
 

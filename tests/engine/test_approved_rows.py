@@ -112,7 +112,7 @@ def test_a_difference_stops_the_run_and_plans_it_again(
     assert "bob@example.org" in told.to
     assert "alice@example.org" in told.to
     shown = client.get(reverse("run", args=[new.pk])).content.decode()
-    assert "The data has moved since that plan" in shown
+    assert "The data has changed since this plan was made" in shown
     assert not Lock.objects.filter(run=waiting).exists()
 
 

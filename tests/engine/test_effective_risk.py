@@ -77,7 +77,7 @@ def test_a_delete_by_any_name_needs_checklist_backup_and_approval(
     page = client.get(reverse("run", args=[run.pk])).content.decode()
     assert page.count('name="checked"') == len(ALL)
     assert "Type operations.undo_run to confirm" in page
-    assert "a second person must approve it" in page
+    assert "a second approver must approve the run" in page
     assert lifecycle.confirm(run, TESTER, background=True, checked=ALL).status == Status.AWAITING_APPROVAL
     assert 3 in dump(store)["jobs"]
 

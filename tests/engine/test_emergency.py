@@ -16,13 +16,13 @@ from tests.support.contract import TESTER, execute_run, operation_called, start
 from tests.support.subprocess_cli import Shell
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "helix"])
-PAGE = "/admin/operations/emergency/"
+PAGE = "/admin/operations/freeze/"
 
 
-def test_holding_and_releasing(client, bob, viewer):
+def test_freezing_and_unfreezing(client, bob, viewer):
     client.force_login(bob)
     page = client.get(PAGE).content.decode()
-    assert "Hold all runs" in page
+    assert "Freeze all runs" in page
     assert 'name="store" value="helix"' in page, "a backup is offered"
     assert client.post(PAGE, {"note": " "}).status_code == 400
     assert not Freeze.objects.exists()
@@ -35,9 +35,9 @@ def test_holding_and_releasing(client, bob, viewer):
     for address in ("/admin/", "/admin/operations/run/", PAGE):
         page = other.get(address).content.decode()
         assert "All runs are frozen by bob: duplicate keys in HELIX" in page
-    assert "Release all runs" not in page
-    assert other.post(PAGE, {"release": "1"}).status_code == 403
-    client.post(PAGE, {"release": "1"})
+    assert 'name="unfreeze"' not in page
+    assert other.post(PAGE, {"unfreeze": "1"}).status_code == 403
+    client.post(PAGE, {"unfreeze": "1"})
     assert not Freeze.objects.exists()
     assert "All runs are frozen" not in other.get("/admin/").content.decode()
     assert list(Event.objects.order_by("pk").values_list("verb", flat=True)) == ["freeze", "unfreeze"]

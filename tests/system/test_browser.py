@@ -86,7 +86,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     expect(page.locator("#live")).to_contain_text("running", ignore_case=True)
     page.get_by_role("button", name="Pause").click()
     # No worker holds the run between two slices, so it pauses at once.
-    expect(page.get_by_text("Paused: it keeps its place until it is resumed.")).to_be_visible()
+    expect(page.get_by_text("The run is paused. Select Resume to continue.")).to_be_visible()
     assert Run.objects.get(pk=run.pk).status == Status.PAUSED
     page.get_by_role("button", name="Resume").click(timeout=10_000)
     expect(page.locator("#live")).to_contain_text("queued", ignore_case=True)
@@ -98,7 +98,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     page.get_by_role("button", name="Find").click()
     expect(page.locator("ins")).to_have_text(["2026-01-20T10:00:00", "2026-01-20T10:00:01"])
 
-    page.get_by_role("button", name="Plan the undo").click()
+    page.get_by_role("button", name="Plan undo").click()
     page.get_by_role("button", name="Restore 35 rows").click()
     undo = Run.objects.latest("pk")
     page.wait_for_url(f"**{reverse('run', args=[undo.pk])}")
@@ -136,7 +136,7 @@ def test_without_javascript(open_page, live_server, audits):
     Runner(lifecycle.claim(Run.objects.get(pk=run.pk))).work()
     page.get_by_role("link", name="Refresh").click()
     expect(page.get_by_text("35", exact=True).first).to_be_visible()
-    expect(page.get_by_role("button", name="Plan the undo")).to_be_visible()
+    expect(page.get_by_role("button", name="Plan undo")).to_be_visible()
 
 
 def test_it_says_when_the_server_is_away(open_page, live_server, audits):
@@ -159,7 +159,7 @@ def test_by_keyboard(open_page, live_server, audits):
     for _number in range(120):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("(document.activeElement.innerText || document.activeElement.name || '').trim()"))
-    assert {"Go to the confirmation", "note", "Fill 35 audits", "Drop the plan"} <= reached
+    assert {"Go to the confirmation", "note", "Fill 35 audits", "Discard plan"} <= reached
 
 
 def test_times_are_the_viewers(open_page, live_server, audits):
@@ -188,7 +188,7 @@ def test_a_row_is_edited_and_a_file_imported(open_page, live_server, tmp_path):
     assert run.writes == {"tasks": ["title"]}
     assert Task.objects.values_list("title", "status", "metadata").get() == ("two", "running", text)
     page.get_by_role("link", name="See the run, or undo it").click()
-    expect(page.get_by_role("button", name="Plan the undo")).to_be_visible()
+    expect(page.get_by_role("button", name="Plan undo")).to_be_visible()
 
     file = tmp_path / "tasks.csv"
     file.write_text("task_id,title\nT1,three\nT2,new\n")
