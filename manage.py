@@ -19,7 +19,7 @@ def main() -> None:
     import django
     from django.conf import settings
     from django.core.exceptions import ImproperlyConfigured
-    from django.core.management import execute_from_command_line
+    from django.core.management import execute_from_command_line, get_commands
 
     try:
         settings.INSTALLED_APPS  # noqa: B018  # Django would print its help without them
@@ -29,7 +29,12 @@ def main() -> None:
 
             if sentence := refusal_of_process(sys.argv[1]):
                 raise ImproperlyConfigured(sentence)
-        execute_from_command_line(sys.argv)
+        try:
+            execute_from_command_line(sys.argv)
+        except SystemExit as exit:
+            if exit.code == 1 and sys.argv[1] not in get_commands():  # Django has named the unknown command
+                sys.exit(2)
+            raise
     except ImproperlyConfigured as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)

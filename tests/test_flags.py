@@ -48,7 +48,7 @@ BAD: dict[str, list[str]] = {
     "--rows": ["nonsense"],
     "--run": ["0", "x", "4711"],
     "--store": ["nowhere"],
-    "--superuser": ANY_TEXT,
+    "--superuser": ["", "a b/c"],
     "--table": ["no_table"],
     "--to": ["/nowhere/x", "/proc/x"],
     "--user": ["nobody"],

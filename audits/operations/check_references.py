@@ -75,15 +75,6 @@ class CheckReferences(Check):
     schedule = Schedule("30 4 * * *")
     rules = (*(reference.question for reference in REFERENCES), CYCLES)
     messages = {
-        "dangling_task": _("a task that is not there"),
-        "artifact_of_vanished_task": _("artifacts of a task that is not there"),
-        "dangling_session": _("a session that is not there"),
-        "dangling_project": _("a project that is not there"),
-        "dangling_source": _("a source that is not there"),
-        "dangling_chunk": _("a chunk that is not there"),
-        "dependency_cycle": _("tasks that wait for each other"),
-    }
-    messages = {
         "dangling_task": _("%(table)s.%(column)s names the task %(missing)s, which is not there (%(rows)d ×)"),
         "artifact_of_vanished_task": _("artifacts of the task %(missing)s, which is not there (%(rows)d ×)"),
         "dangling_session": _("%(table)s.%(column)s names the session %(missing)s, which is not there (%(rows)d ×)"),

@@ -120,8 +120,8 @@ class ConsoleCommand(BaseCommand):
             return super().execute(*args, **options)
         except REFUSALS as error:
             raise Refused(error) from error
-        except (DatabaseError, InterfaceError) as error:  # a store's own were refusals already
-            raise _console_unusable(error) from error
+        except (DatabaseError, InterfaceError) as error:
+            raise _unusable(error) from error
         finally:
             # The last connection to close a SQLite file folds its log in and removes it.
             for connection in connections.all(initialized_only=True):
@@ -167,7 +167,7 @@ def require_setup() -> None:
     except DatabaseError as error:
         if "no such table" in str(error) or "does not exist" in str(error):
             raise not_set_up from None
-        raise _console_unusable(error) from None
+        raise _unusable(error) from None
 
 
 def require_environment() -> None:
@@ -185,8 +185,12 @@ def refusal_of_process(command: str) -> str:
     return "" if own else environments.refusal()
 
 
-def _console_unusable(error: Exception) -> Refused:
-    return Refused(_("The console's own database can't be used: %(reason)s") % {"reason": first_line(error)})
+def _unusable(error: Exception) -> Refused:
+    """Return the refusal that names the database whose error this is."""
+    for connection in connections.all(initialized_only=True):
+        if connection.alias != DEFAULT and connection.errors_occurred:
+            return Refused(Store(connection.alias, connection.alias.partition("-")[0]).unusable(error))
+    return Refused(_("The console's own database cannot be used: %(reason)s") % {"reason": first_line(error)})
 
 
 def shell_actor(account: str | None, permission: str = "operations.operate_run") -> Actor:

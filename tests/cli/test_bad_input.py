@@ -138,10 +138,17 @@ def test_wrong_words_are_refused_with_one_sentence(shell, words, sentence):
     assert "\n" not in said
 
 
+def test_unknown_commands_and_account_names_are_refused(shell):
+    unknown = shell.run("frobnicate")
+    assert (unknown.returncode, "Unknown command: 'frobnicate'" in unknown.stderr) == (2, True)
+    for name in ("", "a b/c"):
+        assert "is not a valid account name." in shell.refused("setup", "--superuser", name)
+
+
 def test_an_unreachable_server_is_refused_and_its_password_kept(shell):
     shell.variables = {"AGENTOS_DATABASE_URL": NOBODYS_PORT, "AGENTOS_ATTACHED": "true"}
-    for words in ([], ["--dry-run"], ["--json"]):
-        said = shell.refused(COMMAND, *words)
+    for words in ([COMMAND], [COMMAND, "--dry-run"], [COMMAND, "--json"], ["audit_coverage"]):
+        said = shell.refused(*words)
         assert "127.0.0.1:1/agentos cannot be reached" in said
         assert "secret-word" not in said
     listed = shell.json("stores")
@@ -157,7 +164,7 @@ def test_a_console_that_is_not_set_up_says_so(tmp_path):
     agentos.create_sqlite(store, 50)
     with nothing_appears(store.parent):
         for words in ([COMMAND, "--db-path", store], ["runs", "list"], ["runs", "undo", "1"]):
-            assert "run `python manage.py setup` first" in shell.refused(*words)
+            assert "Run `python manage.py setup` first" in shell.refused(*words)
         assert shell.json(COMMAND, "--db-path", store, "--dry-run")["total"] == 20
     assert {path.name for path in shell.folder.iterdir()} == {"secret_key"}
 
@@ -165,7 +172,7 @@ def test_a_console_that_is_not_set_up_says_so(tmp_path):
 def test_a_console_whose_own_server_is_down_says_so(tmp_path):
     shell = Shell(tmp_path / "console", variables={"DATABASE_URL": NOBODYS_PORT})
     said = shell.refused("runs", "list")
-    assert "The console's own database can't be used" in said
+    assert "The console's own database cannot be used" in said
     assert "secret-word" not in said
 
 

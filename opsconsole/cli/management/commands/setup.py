@@ -10,6 +10,7 @@ from typing import Any
 from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.core.management.base import CommandParser
 from django.db import DatabaseError
@@ -37,6 +38,8 @@ class Command(ConsoleCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         require_environment()
+        if options["superuser"] is not None:
+            _require_account_name(options["superuser"])
         try:
             settings.DATA_DIR.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -59,7 +62,7 @@ class Command(ConsoleCommand):
         make_groups()
         if options["demo"]:
             self._load_demo()
-        if options["superuser"]:
+        if options["superuser"] is not None:
             self._make_superuser(options["superuser"])
 
     def _load_demo(self) -> None:
@@ -86,3 +89,15 @@ class Command(ConsoleCommand):
         link(account, system_user(), Actor(system_user_at_host(), socket.gethostname(), Trigger.SHELL))
         values = {"system_user": system_user(), "name": name}
         self.stdout.write(_("In the shell, the system user %(system_user)s is %(name)s.") % values)
+
+
+def _require_account_name(name: str) -> None:
+    """Raise Refused for a name that no account can have."""
+    users: Any = get_user_model()
+    try:
+        users._meta.get_field(users.USERNAME_FIELD).clean(name, None)
+    except ValidationError as error:
+        raise Refused(
+            _("%(name)s is not a valid account name. %(reason)s")
+            % {"name": repr(name), "reason": " ".join(error.messages)}
+        ) from None
