@@ -385,7 +385,7 @@ def test_its_pages_stay_without_the_rows(bobs, task):
     save(bobs, "agentos.task", "t", title="mine")
     run = Run.objects.get()
     GivenRows.objects.all().delete()
-    for tab in ("events", "batches", "set_aside", "left", "changes", "plan", "report"):
+    for tab in ("events", "batches", "failed", "left", "changes", "plan", "report"):
         assert bobs.get(reverse("run", args=[run.pk]), {"tab": tab}).status_code == 200, tab
     assert undo(run).changed == 1
     assert tasks(task) == [("t", "old", "created")]
@@ -398,7 +398,7 @@ def test_it_is_planned_from_its_forms_and_from_its_plan_only(bobs, managed):
     assert "No rows are given." in said(page)
     assert upload(bobs, "agentos.project", file_formats.CSV, b"id,path\np,/p\n").status_code == 302
     first = Run.objects.get()
-    assert "Plan with these parameters" not in said(bobs.get(reverse("run", args=[first.pk])))
+    assert "Update plan" not in said(bobs.get(reverse("run", args=[first.pk])))
     assert bobs.post(reverse("run-replan", args=[first.pk])).status_code == 302
     second = Run.objects.latest("pk")
     assert (second.params, second.status) == (first.params, Status.PLANNED)

@@ -71,7 +71,7 @@ def plan(page, live_server):
 def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     page = open_page()
     run = plan(page, live_server)
-    page.get_by_label("Why (kept with the run)").fill("by hand")
+    page.get_by_label("Reason (kept with the run)").fill("by hand")
     page.get_by_text("Speed", exact=True).click()
     page.get_by_label("Rows per batch").fill("5")
     page.get_by_role("button", name="Fill 35 audits").press("Enter")
