@@ -23,7 +23,7 @@ from opsconsole.stores.backups import newest_verified
 from opsconsole.stores.store import Store, StoreUnavailable
 
 
-class NamedItem(NamedTuple):
+class ChecklistItem(NamedTuple):
     """One line of the checklist: its title, and what a person confirms."""
 
     title: Any
@@ -31,15 +31,15 @@ class NamedItem(NamedTuple):
 
 
 ITEMS = {
-    "ownership": NamedItem(
-        gettext_lazy("Whose data"), gettext_lazy("I know which rows go, and they are ours to remove")
+    "ownership": ChecklistItem(
+        gettext_lazy("Ownership"), gettext_lazy("I know which rows are deleted, and we may delete them")
     ),
-    "dependencies": NamedItem(
-        gettext_lazy("What depends on it"), gettext_lazy("nobody and nothing else still needs these rows")
+    "dependencies": ChecklistItem(
+        gettext_lazy("Dependencies"), gettext_lazy("no user and no process still needs these rows")
     ),
-    "backup": NamedItem(gettext_lazy("Backup"), gettext_lazy("the backup named here can be restored if it must be")),
-    "scope": NamedItem(gettext_lazy("Scope"), gettext_lazy("the users and processes that this touches know of it")),
-    "rollback": NamedItem(gettext_lazy("Way back"), gettext_lazy("I know how to undo this, and who does it")),
+    "backup": ChecklistItem(gettext_lazy("Backup"), gettext_lazy("the backup named here can be restored if it must be")),
+    "scope": ChecklistItem(gettext_lazy("Scope"), gettext_lazy("the affected users know about it")),
+    "rollback": ChecklistItem(gettext_lazy("Undo plan"), gettext_lazy("I know how to undo this, and who can do it")),
 }
 
 

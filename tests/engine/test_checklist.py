@@ -154,7 +154,7 @@ def test_the_page_in_production(store, settings, tmp_path, client, alice, bob):
     run = Run.objects.get()
     page = response.content.decode()
     assert "There is no verified backup of helix" in page
-    for title in ("Whose data", "What depends on it", "Backup", "Scope", "Way back"):
+    for title in ("Ownership", "Dependencies", "Backup", "Scope", "Undo plan"):
         assert title in page
     assert page.count('name="checked"') == 5
 
@@ -180,14 +180,14 @@ def test_the_page_in_production(store, settings, tmp_path, client, alice, bob):
     assert run.status == Status.QUEUED
     queue.run_slice(run.pk, run.generation)
     report = client.get(f"/admin/operations/run/{run.pk}/change/?tab=report").content.decode()
-    assert "bob: Whose data, What depends on it, Backup, Scope, Way back" in report
+    assert "bob: Ownership, Dependencies, Backup, Scope, Undo plan" in report
     assert "incident 4711" in report
 
 
 def test_in_development_the_page_shows_it_and_asks_nothing(store, client, bob):
     client.force_login(bob)
     page = client.post("/admin/helix/helixjob/", {"action": CLEAN, "_selected_action": ["3"]}, follow=True)
-    assert "Whose data" in page.content.decode()
+    assert "Ownership" in page.content.decode()
     assert 'name="checked"' not in page.content.decode()
 
 
