@@ -37,7 +37,9 @@ ITEMS = {
     "dependencies": ChecklistItem(
         gettext_lazy("Dependencies"), gettext_lazy("no user and no process still needs these rows")
     ),
-    "backup": ChecklistItem(gettext_lazy("Backup"), gettext_lazy("the backup named here can be restored if it must be")),
+    "backup": ChecklistItem(
+        gettext_lazy("Backup"), gettext_lazy("the backup named here can be restored if it must be")
+    ),
     "scope": ChecklistItem(gettext_lazy("Scope"), gettext_lazy("the affected users know about it")),
     "rollback": ChecklistItem(gettext_lazy("Undo plan"), gettext_lazy("I know how to undo this, and who can do it")),
 }
