@@ -8,6 +8,7 @@ from typing import Any
 from django import forms
 from django.conf import settings
 from django.db import models
+from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.stores.platforms import store_titles
@@ -23,10 +24,10 @@ class StoreField(forms.ChoiceField):
     """Which store."""
 
     def __init__(self, **options: Any) -> None:
-        options.setdefault("help_text", _("the store: default, agentos, helix, records or roadmaps"))
-        options.setdefault(
-            "error_messages", {"invalid_choice": _("No store is called %(value)s: there are default and the systems'.")}
-        )
+        names = ", ".join((DEFAULT, *settings.STORES))
+        options.setdefault("help_text", format_lazy(_("the store: {names}"), names=names))
+        unknown = format_lazy(_("No store is called %(value)s. The stores are: {names}."), names=names)
+        options.setdefault("error_messages", {"invalid_choice": unknown})
         super().__init__(choices=_stores, label=_("store"), **options)
 
 

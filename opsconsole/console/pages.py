@@ -303,7 +303,9 @@ class PlanPage(_Page):
             return _("Nothing would change: all %(total)s rows in scope in %(store)s remain unchanged.") % values
         staying = run.total - self.changing
         if not staying:
-            return _("%(action)s in %(store)s: all that are in scope.") % values
+            if run.selection:
+                return _("%(action)s in %(store)s: all selected rows.") % values
+            return _("%(action)s in %(store)s: all rows in scope.") % values
         return ngettext(
             "%(action)s of %(total)s in scope in %(store)s; %(staying)s remains unchanged.",
             "%(action)s of %(total)s in scope in %(store)s; %(staying)s remain unchanged.",

@@ -417,7 +417,7 @@ def _move(run: Run, status: Status, **fields: Any) -> None:
     """Change the status if it still is what we saw; raises UnableToRun when somebody was faster."""
     if status not in TRANSITIONS[run.status]:
         raise RunRefused(
-            _("Run %(run)d is %(status)s: that is not possible now.")
+            _("Run %(run)d is %(status)s. This is not possible in that status.")
             % {"run": run.pk, "status": run.get_status_display()}
         )
     met = Run.objects.filter(pk=run.pk, status=run.status, generation=run.generation).update(status=status, **fields)
@@ -567,7 +567,7 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
         raise RunRefused(_("Run %(run)d is already running: see `runs show %(run)d`.") % {"run": run.pk})
     if run.status != Status.RUNNING and Status.RUNNING not in TRANSITIONS[run.status]:
         raise RunRefused(
-            _("Run %(run)d is %(status)s: that is not possible now.")
+            _("Run %(run)d is %(status)s. This is not possible in that status.")
             % {"run": run.pk, "status": run.get_status_display()}
         )
     died = run.status == Status.RUNNING and not handed_over

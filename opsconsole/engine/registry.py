@@ -80,7 +80,9 @@ def clean(cls: type[Operation], values: Mapping[str, Any]) -> dict[str, Any]:
     form = cls.Params(data=dict(values))
     for name, field in form.fields.items():
         # Django takes the digits of every script, and drops a ".0".
-        if isinstance(field, forms.IntegerField) and not _NUMBER.fullmatch(str(values.get(name) or 0)):
+        if name in form.errors or not isinstance(field, forms.IntegerField):
+            continue
+        if not _NUMBER.fullmatch(str(values.get(name) or 0)):
             form.add_error(name, field.error_messages["invalid"])
     if not form.is_valid():
         sentences = [

@@ -40,7 +40,8 @@ def find_missing(store: Store, needs: Needs) -> MissingParts:
             if kind:
                 found.reasons.append(kind_sentence(table, kind))
                 continue
-            found.statements.append(f"-- {table}: see the document of the {store.title} schema")
+            app = model._meta.app_config.name.replace(".", "/")
+            found.statements.append(f"-- {table}: see {app}/schema/{store.vendor}.sql")
         elif other_shape(store, model):
             found.names.append(f"{table}.{key_of(model)}")
             found.reasons.append(shape_sentence(store, model))

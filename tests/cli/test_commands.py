@@ -204,7 +204,7 @@ def test_background_prints_the_runs_id_alone(shell, store):
     assert shell.json("runs", "pause", run)["status"] == "paused"
     assert shell.json("runs", "resume", run)["status"] == "queued"
     assert shell.json("runs", "cancel", run)["status"] == "cancelled"
-    assert "that is not possible now" in shell.refused("runs", "cancel", run)
+    assert "This is not possible in that status" in shell.refused("runs", "cancel", run)
     assert "only a paused or interrupted run" in shell.refused("runs", "resume", run)
     assert "does not wait for approval" in shell.refused("runs", "approve", run)
 

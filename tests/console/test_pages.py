@@ -355,7 +355,7 @@ def test_pause_resume_cancel(bobs, audits):
         run.refresh_from_db()
         assert run.status == status
     text = bobs.post(reverse("run-act", args=[run.pk, "pause"]), follow=True).content.decode()
-    assert f"Run {run.pk} is cancelled: that is not possible now." in text
+    assert f"Run {run.pk} is cancelled. This is not possible in that status." in text
 
 
 def test_a_running_run_is_asked(bobs, audits):

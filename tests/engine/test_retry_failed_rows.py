@@ -84,5 +84,5 @@ def test_an_action_is_told_the_run_that_retries_it(make_attached: Any, monkeypat
 def test_nothing_was_set_aside(make_attached: Any) -> None:
     store = make_attached("sqlite", 50).store
     run = execute_run(operation_called(NAME, store))
-    with pytest.raises(RunRefused, match=f"Run {run.pk} set nothing aside"):
+    with pytest.raises(RunRefused, match=f"Run {run.pk} has no failed rows"):
         operation_called("operations.retry_failed_rows", run=run.pk)

@@ -38,7 +38,7 @@ class RetryFailedRows(Operation):
         self._waiting = FailedItem.objects.filter(run=run, retried_by=None)
         self._keys = list(self._waiting.values_list("key", flat=True))
         if not self._keys and not self._waiting.model.objects.filter(run=run).exists():
-            raise RunRefused(gettext("Run %(run)d set nothing aside.") % {"run": run.pk})
+            raise RunRefused(gettext("Run %(run)d has no failed rows.") % {"run": run.pk})
         cls = registry.operation(run.operation)
         if issubclass(cls, Check):
             raise RunRefused(gettext("Run %(run)d only read: scan again instead.") % {"run": run.pk})
