@@ -269,7 +269,10 @@ def confirm(request: HttpRequest, pk: int) -> HttpResponse:
     """Execute a plan, if the store still is as the plan saw it; else show the new one."""
     run = get_object_or_404(Run, pk=pk)
     if run.status != Status.PLANNED:
-        messages.info(request, _("This plan is already confirmed."))
+        if run.status == Status.CANCELLED:
+            messages.warning(request, _("This plan was discarded or replaced by a newer one. Plan again."))
+        else:
+            messages.info(request, _("This plan is already confirmed."))
         return redirect("run", run.pk)
     page, actor = PlanPage(run), actor_of(request)
     if page.problem:

@@ -72,7 +72,8 @@ def documented(store: str, vendor: str) -> Documented:
 def make_tables(store: Store) -> list[str]:
     """Create the documented tables of each app that has none in a managed store; return the apps.
 
-    An app with some of its tables is left as it is: `upgrade_store` adds what is missing.
+    An app with some of its tables is left as it is: `upgrade_store` adds missing columns and indexes, and names missing
+    tables.
     """
     made = []
     store.connection.ensure_connection()  # makes the file of an embedded store
