@@ -1,8 +1,8 @@
-"""Step, finish, stop: the only code that writes to a store in bulk.
+"""The executor: the only code that writes to a store in bulk.
 
-A batch in order: read its units, ask the operation, store the before-image durably in `default`, take
-the store's write lock, check that this worker still holds the run, write under preconditions, commit.
-Console and store are two databases; after a crash between the two commits the rows tell which came last.
+A batch, in order: read its rows, process each, save the before-image durably in `default`, take the store's write
+lock, check that this worker still owns the run, write guarded by the old values, commit. Console and store are
+separate databases: after a crash between the two commits, the rows are compared with the before-image.
 """
 
 from __future__ import annotations
@@ -56,32 +56,32 @@ from opsconsole.stores.store import Store, text_of
 
 logger = logging.getLogger(__name__)
 
-PAUSE_SECONDS = 0.002  # without it SQLite's waiting writers starve: their busy handler sleeps
-TARGET_SECONDS = 0.1  # of a batch of 1,000 units; five times as long halves it
+PAUSE_SECONDS = 0.002  # without a pause, SQLite's waiting writers starve: their busy handler sleeps
+TARGET_SECONDS = 0.1  # target of a batch of 1,000 rows; a batch that takes five times as long is halved
 HOLD_CHECK_SECONDS = 1.0
-MARK_SECONDS = 0.25  # an answer of PostgreSQL may be so old
+MARK_SECONDS = 0.25  # maximum age of PostgreSQL's answer
 BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-PATIENCE_SECONDS = 60.0  # a foreground run waits this long for a lost or locked store
+PATIENCE_SECONDS = 60.0  # how long a foreground run waits for a lost or locked store
 BUDGET_AFTER, BUDGET_SHARE = 100, 0.01
 MAX_MOVES = 5
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
-FAST_CHECKPOINT_PAGES = 16_000  # 64 MB; the usual 1,000 are folded into the file every second batch
+FAST_CHECKPOINT_PAGES = 16_000  # pages, 64 MB; with the default of 1,000, every second batch causes a checkpoint
 
 
 class LostOwnership(Exception):
-    """Another worker has taken the run over, or somebody ended it: this one stops."""
+    """Another worker owns the run, or the run has ended."""
 
 
 class RestoreRefused(RunRefused):
-    """Rows that were deleted can't be put back exactly: nothing is deleted."""
+    """Deleted rows could not be restored exactly, so nothing is deleted."""
 
 
 class _Undone(Exception):
-    """Takes back what was tried behind a savepoint."""
+    """Rolls a trial back to its savepoint."""
 
 
 class _Read(NamedTuple):
-    """A batch as it was read: its units, the cursor before it, and `rows.mark` from before."""
+    """A batch as it was read: its rows, the cursor before it, and the value of `rows.mark` before the read."""
 
     units: list[Any]
     after: Key | None
@@ -89,7 +89,7 @@ class _Read(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """A batch on its way into the store."""
+    """A batch that is being written."""
 
     batch: Batch
     units: list[Any]
@@ -104,9 +104,8 @@ class _Pending(NamedTuple):
 
 
 class _Writer:
-    """Writes to the store. PostgreSQL does so in a thread with connections of its own: the next batch is
-    read and judged while the server works. SQLite gains nothing by that (measured), and a neighbour gets
-    its turn while the next batch is read.
+    """The writer. PostgreSQL has a thread with separate connections: the next batch is read and processed while the
+    server writes. SQLite gains nothing from it (measured), and another client can write while the next batch is read.
     """
 
     def __init__(self, store: Store) -> None:
@@ -125,9 +124,9 @@ class _Writer:
         return done
 
     def reconnect(self) -> None:
-        """Give up connections that may be broken."""
+        """Close connections that may be broken."""
         self.store.close()
-        if self._thread is not None:  # its own connection to `default`, which it asks for the fence, too
+        if self._thread is not None:  # the thread's own connection to `default`, for the fence
             self._thread.submit(connections.close_all).result()
 
     def close(self) -> None:
@@ -137,7 +136,7 @@ class _Writer:
 
 
 class Runner:
-    """Works on one claimed run. Made anew after a crash or for the next slice, it goes on where the last stood."""
+    """Executes one claimed run. A new Runner, after a crash or for the next slice, continues at the cursor."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -153,11 +152,11 @@ class Runner:
         self.request = Request(run.request)
         self._writer = _Writer(self.store)
         self._pending: _Pending | None = None  # being written to the store
-        self._open: Batch | None = None  # committed in the store, not yet marked so in `default`
+        self._open: Batch | None = None  # committed in the store, not yet marked as committed in `default`
         self._started = time.monotonic()
         self._elapsed_before = run.elapsed_seconds
-        self._suspects: dict[Key, tuple[str, int]] = {}  # unit → what it held when its write failed; how often
-        self._verdicts: dict[Key, Exception | Skip] = {}  # unit → why it is not written with its batch
+        self._suspects: dict[Key, tuple[str, int]] = {}  # row -> what it held when its write failed; how often
+        self._verdicts: dict[Key, Exception | Skip] = {}  # row -> why it is not written with its batch
         self._retries = 0  # of the batch that is being written
         self._has_versions = False
         self._marked = float("-inf"), 0  # when `rows.mark` was asked, and its answer
@@ -166,7 +165,7 @@ class Runner:
         self._search_path = ""  # for the store's triggers, where it is not the connection's own
         # Whether what a delete takes needs no trial any more, or has been tried.
         self._restorable = not (self.operation.undoable and run.plan.get("restorable", True))
-        self._isolating = 0  # units in which one is known that can't be written
+        self._isolating = 0  # rows among which one cannot be written
         self._held_checked = 0.0
         if run.fast and self.store.vendor == "sqlite":
             with self.store.connection.cursor() as cursor:
@@ -183,12 +182,12 @@ class Runner:
         hand_over: Callable[[Run, float], None] | None = None,
         patience: float = PATIENCE_SECONDS,
     ) -> Run:
-        """Batches until the end, a person's request, or `until()`; then the run says how it stands.
+        """Execute batches until the end, a request, or `until()`. Return the run with its status.
 
         `hand_over` is called, in the transaction that ends this slice, when `until()` ends it or the run has to
         wait: it wakes the next one after so many seconds. Without it the run waits here, and is interrupted in the
         end. `patience`: seconds of trouble in a row.
-        Raises Fenced when another worker has the run, and the database's error when it lasts.
+        Raises LostOwnership when another worker has the run, and the database's error when it lasts.
         """
         try:
             return self._work(until, on_progress, hand_over, patience)
@@ -211,7 +210,7 @@ class Runner:
                 if not recovered:
                     self._recover()
                     recovered = True
-                # A slice hands over only after a batch of its own, or slow beginnings would never move.
+                # A slice ends only after at least one batch: otherwise a slow start would never make progress.
                 time_is_up = until() and (stepped or hand_over is None)
                 if (self.request or time_is_up) and self._await_write():
                     return self._stop(hand_over)
@@ -226,7 +225,7 @@ class Runner:
                 done = self.run.batches_done
                 more = self._step()
                 stepped = True
-                if self.run.batches_done > done:  # a batch begun is no sign of health yet
+                if self.run.batches_done > done:  # a batch that has started does not prove a healthy worker
                     trouble_since, tries = None, 0
                 if not more:
                     return self._finish()
@@ -246,7 +245,7 @@ class Runner:
                 if kind == ErrorKind.RESOURCE or (until() and hand_over is None) or (lasts and hand_over is None):
                     interrupt(self.run, first_line(error), trouble_code(error))
                     raise
-                # What the store has committed is not known now: look again before the next batch.
+                # It is unknown what the store has committed: recover before the next batch.
                 recovered = self._drop_pending()
                 reason = why_it_waits(self.store, error)
                 if lasts and hand_over is not None:
@@ -268,13 +267,13 @@ class Runner:
         self._end(Status.FAILED)
 
     def _step(self) -> bool:
-        """Read and judge one batch, see the one before it through, write this one; False when none is left."""
+        """Read and process one batch, wait for the previous one, write this one. Return False after the last."""
         if self.run.bound is None:
             return False
         act = partial(self._run_rule, self.operation) if isinstance(self.operation, Check) else self.operation.perform
         if act is not None:
             return self._perform_item(self.run.bound, act)
-        # An undo may meet a row again that the batch before it writes; a batch that is tried again has its turn alone.
+        # An undo may write a row of the previous batch again, and a repeated batch is written alone.
         if (self._retries or not self.operation.rejudges) and not self._await_write():
             return True
         after = self.run.cursor if self._pending is None else self._pending.cursor
@@ -282,10 +281,10 @@ class Runner:
         units = self._read(after, self.run.bound, self.size)
         sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
         found = outcomes_of(self.operation, units, sampler, change=self._change)
-        if sampler is not None:  # the shell confirms without counting: its run shows what it did first
+        if sampler is not None:  # the shell confirms without counting, so its run shows its first changes
             self.run.plan["sample"] = sampler.sample()
         if not self._await_write() or self.run.error:
-            return True  # the batch before is read again, and this one after it; or it was the last
+            return True  # the previous batch is read again, then this one; or it was the last
         if not units:
             return False
         self._write(_Read(units, after, since), found)
@@ -294,14 +293,14 @@ class Runner:
         return True
 
     def _mark(self) -> int:
-        """Return `rows.mark`. PostgreSQL is asked a few times a second: by an old answer more rows may have changed."""
+        """Return `rows.mark`. PostgreSQL is queried a few times per second: an older answer only guards more rows."""
         now = time.monotonic()
         if self.store.vendor == "sqlite" or now - self._marked[0] > MARK_SECONDS:
             self._marked = now, rows.mark(self.store)
         return self._marked[1]
 
     def _read(self, after: Key | None, bound: Key, limit: int) -> list[Any]:
-        """Return the next units; where the plan has pinned its own, only these."""
+        """Return the next rows; of a plan with pinned rows, only those."""
         while units := read_batch(self.operation, self.units, after=after, bound=bound, limit=limit):
             mine = [unit for unit in units if self._pinned is None or unit.pk in self._pinned]
             if mine:
@@ -311,7 +310,7 @@ class Runner:
 
     @property
     def _change(self) -> Callable[[Any], Outcome]:
-        """What becomes of a unit: the operation's answer, or the verdict on a unit that could not be written."""
+        """Return the outcome of a row: the operation's, or the verdict after a failed write."""
         change = self.operation.outcome if self._pinned is None else self._process_pinned
         if not self._verdicts:
             return change
@@ -325,15 +324,15 @@ class Runner:
         return judged
 
     def _process_pinned(self, unit: Any) -> Outcome:
-        """What becomes of a unit that still is as the plan showed it."""
+        """Return the outcome of a pinned row if it is still as the plan showed it."""
         outcome = self.operation.outcome(unit)
         if isinstance(outcome, Changes) and digest_of(outcome, unit) != (self._pinned or {}).get(unit.pk):
             return Skip("changed_since_plan")
         return outcome
 
     def _perform_item(self, bound: Key, act: Callable[[Any], Outcome]) -> bool:
-        """One unit that writes no rows: a question is asked, or an act done. It is noted once it is over: a
-        worker that dies before leaves it to be done again.
+        """Run a rule or perform an action for one item. It is marked when it is complete: if the worker dies before,
+        the item is repeated.
         """
         units = self._read(self.run.cursor, bound, 1)
         if not units:
@@ -349,7 +348,7 @@ class Runner:
         return True
 
     def _run_rule(self, check: Check, question: NamedItem) -> Outcome:
-        """Ask one question, and keep what it finds as it comes."""
+        """Run one rule and save its findings as they arrive."""
         answer = iter(check.run_rule(question.name))
         while portion := list(islice(answer, findings.PORTION)):
             findings.keep(self.run, question.name, portion)
@@ -358,7 +357,7 @@ class Runner:
 
     @contextmanager
     def _leased(self) -> Iterator[None]:
-        """Keep the lease while something takes long. Raises Fenced when the run went to another worker."""
+        """Renew the lease during a long step. Raises LostOwnership if another worker has the run."""
         over, lost = threading.Event(), threading.Event()
 
         def renew() -> None:
@@ -368,7 +367,7 @@ class Runner:
                         if not self._mine().update(lease_until=timezone.now() + LEASE):
                             lost.set()
                             return
-                    except (DatabaseError, InterfaceError):  # asked again in a moment
+                    except (DatabaseError, InterfaceError):  # tried again at the next renewal
                         logger.warning("The lease could not be renewed", exc_info=True)
                         connections["default"].close()
             finally:
@@ -385,11 +384,11 @@ class Runner:
             raise LostOwnership
 
     def _mine(self) -> QuerySet[Run]:
-        """The run, as long as this worker has it."""
+        """Return the query for the run while this worker owns it."""
         return Run.objects.filter(pk=self.run.pk, generation=self.run.generation, status=Status.RUNNING)
 
     def _write(self, read: _Read, found: Outcomes) -> None:
-        """Before-image, then the store's transaction. The cursor moves only when both are committed."""
+        """Save the before-image, then write to the store. The cursor moves when both are committed."""
         started, units = time.monotonic(), read.units
         try:
             writes = self._final(found.writes)
@@ -403,7 +402,7 @@ class Runner:
         self._pending = _Pending(batch, units, found, writes, done, started)
 
     def _apply(self, writes: list[Write], read: _Read) -> None:
-        """The store's transaction: lock parents before children, delete children before parents."""
+        """Write one batch in a transaction: lock parents before children, delete children before parents."""
         if not writes:
             return
         with self._store_transaction():
@@ -415,7 +414,7 @@ class Runner:
                 self._require_as_read(read, deletes)
             for write in deletes:
                 self._require_unreferenced(write, deletes)
-            if self._search_path:  # not before: the operation's own queries need the configured schema
+            if self._search_path:  # only now: the operation's own queries need the configured schema
                 self.store.query("SELECT set_config('search_path', %s, true)", [self._search_path])
             with self._every_delete_recorded(deletes):
                 for write in writes:
@@ -427,13 +426,13 @@ class Runner:
                 self._try_restore(deletes)
 
     def _guard(self, read: _Read) -> int | None:
-        """By what PostgreSQL leaves alone the rows that may have changed since they were read. Where some may, or
-        where it can't, None: they are locked, and read once more.
+        """Return the transaction id that guards PostgreSQL's writes: younger rows are skipped. Return None if the
+        batch must be locked and read again instead.
         """
         return read.since if self._has_versions and not self._retries else None
 
     def _require_as_read(self, read: _Read, deletes: list[Write]) -> None:
-        """Read once more, under the lock, what was judged. Raises RowsChanged where something else came of it."""
+        """Read the batch again under the lock. Raises RowsChanged for rows with a different outcome."""
         again: dict[Key, Any] = {}
         after, last = read.after, read.units[-1].pk
         while after != last and (
@@ -448,7 +447,7 @@ class Runner:
                 continue
             if now is None or self._outcome(now) != outcome:
                 unmet |= dict.fromkeys(((row.table, row.key) for row in outcome.rows), None)
-        for write in deletes:  # of which the image holds more than what was judged
+        for write in deletes:  # their before-images hold more columns than were processed
             found = rows.read(self.store, write.table, write.columns, [row[0] for row in write.rows])
             unmet |= {
                 (write.table, key): None for key, old, _new in write.rows if found.get(key) != self.store.normalize(old)
@@ -458,9 +457,9 @@ class Runner:
 
     @contextmanager
     def _every_delete_recorded(self, deletes: list[Write]) -> Iterator[None]:
-        """Let no trigger delete rows of the run's own tables but those that the before-image of this batch holds.
+        """Fail if a trigger deletes rows of the run's tables that the before-image does not hold.
 
-        Cascades need no such look: a row that others refer to is not deleted without them.
+        Cascades need no check: a row that others refer to is not deleted without them.
         """
         fired = {one.name: write.table for write in deletes for one in self.store.triggers(write.table, "DELETE")}
         tables = [one.table for one in self.operation.targets() if one.kind == "delete"] if fired else []
@@ -478,7 +477,7 @@ class Runner:
                 )
 
     def _try_restore(self, deletes: list[Write]) -> None:
-        """Put the first rows back behind a savepoint, and take that back: what can't be undone is not begun."""
+        """Restore the first deleted rows behind a savepoint, then roll back. Raises RestoreRefused."""
         table = ""
         try:
             with transaction.atomic(using=self.store.alias):
@@ -491,11 +490,11 @@ class Runner:
                     rows.verify(self.store, write)
                 raise _Undone
         except _Undone:
-            # Where keys, checks or triggers may refuse a single row, each batch is tried.
+            # If keys, checks or triggers may refuse single rows, every batch is tried.
             self._restorable = not any(preflight.may_refuse_a_row(self.store, write.table) for write in deletes)
         except Exception as error:
             if not _concerns_rows(error) or self.run.batches_done:
-                raise  # a later batch goes on without the row
+                raise  # a later batch continues without the row
             reasons = [error, *error.refused.values()] if isinstance(error, RowsChanged) else [error]
             raise RestoreRefused(
                 _("Deleted rows of %(table)s could not be put back exactly: %(reason)s Nothing was deleted.")
@@ -506,7 +505,7 @@ class Runner:
             ) from error
 
     def _await_write(self) -> bool:
-        """Wait for the batch that is being written; False when it was not, and its units are read again."""
+        """Wait for the batch that is being written. Return False if it failed and must be read again."""
         pending, self._pending = self._pending, None
         if pending is None:
             return True
@@ -514,7 +513,7 @@ class Runner:
             pending.done.result()
         except Exception as error:
             if isinstance(error, RestoreRefused) or _concerns_rows(error):
-                pending.batch.delete()  # the store has rolled back: this image is of nothing
+                pending.batch.delete()  # the store has rolled back, so the before-image is void
             if not _concerns_rows(error):
                 raise
             self._isolate(pending.units, error, pending.writes)
@@ -532,9 +531,9 @@ class Runner:
     # --- rows that can't be written -----------------------------------------------------------------------
 
     def _isolate(self, units: list[Any], error: Exception, writes: list[Write]) -> None:
-        """Find the units that can't be written; the batch is read again without them.
+        """Find the rows that cannot be written. The batch is read again without them.
 
-        Where the error names no rows, smaller and smaller batches leave the unit alone.
+        If the error names no rows, the batch is halved until the failing row is isolated.
         """
         self._retries += 1
         if isinstance(error, RowsChanged) and self._retries <= 2 * MAX_MOVES:
@@ -544,13 +543,13 @@ class Runner:
             self.size = max(1, len(units) // 2)
             self._retries = 0
         else:
-            self._isolating = 0  # found: larger batches again, another one is looked for in the same way
+            self._isolating = 0  # found: batches grow again, and the next failing row is isolated in the same way
             self._verdicts[units[0].pk] = error
 
     def _judge(self, units: list[Any], error: RowsChanged, writes: list[Write]) -> None:
-        """Decide on the units whose rows were not written.
+        """Decide about the rows that were not written.
 
-        A row that two reads show unchanged was not changed by another client: it has the reason that was given.
+        A row that is unchanged in two reads was not changed by another client: it fails with the reason of its write.
         """
         held = {(write.table, key): old for write in writes for key, old, _new in write.rows} | error.held
         for unit in units:
@@ -569,14 +568,14 @@ class Runner:
                 self._suspects[unit.pk] = holds, times + 1
 
     def _prepare(self, writes: list[Write], found: Outcomes, cursor: Any) -> Batch:
-        """The durable commit: what the last batch was is known now, and what the next one will change."""
+        """Save the next before-image and mark the previous batch committed, in one durable transaction."""
         run = self.run
         batch = Batch(
             run=run,
             number=run.batches_done + 1,
             cursor=cursor,
             rows=sum(len(write.rows) for write in writes),
-            # What can't be undone keeps no image, and is idempotent: in doubt it is done again.
+            # An irreversible operation keeps no before-image. It is idempotent, so a batch in doubt is repeated.
             before_image=encode_before_image(writes if self.operation.undoable else [], found.unchanged, found.reasons),
             **found.counts(),
         )
@@ -598,18 +597,20 @@ class Runner:
         return batch
 
     def _save(self, **fields: Any) -> None:
-        """Write down how far the run is, and that its last batch is committed. Raises Fenced."""
+        """Save the cursor and counters, and mark the last batch committed. Raises LostOwnership."""
         run = self.run
         run.elapsed_seconds = self._elapsed_before + time.monotonic() - self._started
         progress = {
             name: getattr(run, name) for name in ("cursor", *OUTCOMES, "reasons", "batches_done", "elapsed_seconds")
         }
-        if run.waiting and (self._open is not None or "status" in fields):  # a batch begun is no sign of health yet
+        if run.waiting and (
+            self._open is not None or "status" in fields
+        ):  # a batch that has started does not prove a healthy worker
             fields = NOT_WAITING | fields
             for name in NOT_WAITING:
                 setattr(run, name, fields[name])
         fields.setdefault("lease_until", timezone.now() + LEASE)
-        if self._open is not None:  # a batch of this worker's own stands: it is no worker that only dies
+        if self._open is not None:  # this worker has committed a batch, so the lost workers in a row start again at 0
             fields["attempts"] = 0
         if not self._mine().update(**progress, **fields):
             raise LostOwnership
@@ -618,7 +619,7 @@ class Runner:
 
     @contextmanager
     def _store_transaction(self) -> Iterator[None]:
-        """The store's write lock first, then the fence: a worker that was given up can't get past it."""
+        """Take the store's write lock, then check the fence: a worker that lost the run stops here."""
         connection = self.store.connection
         with transaction.atomic(using=self.store.alias):
             if connection.vendor == "postgresql":
@@ -632,19 +633,19 @@ class Runner:
             yield
 
     def _drop_pending(self) -> bool:
-        """Wait for the batch that is being written without asking how it went: `_recover` will see. False."""
+        """Wait for the batch that is being written and ignore its result: `_recover` reads it. Return False."""
         if self._pending is not None:
             self._pending.done.exception()
             self._pending = None
         return False
 
-    # --- what a crash, a lost connection or a power loss left open ---------------------------------------
+    # --- recovery after a crash, a lost connection or a power loss -------------------------------------
 
     def _recover(self) -> None:
-        """Ask the rows which batches the store has kept; forget the images of those it has not.
+        """Find out which batches the store has committed. Discard the before-images of the others.
 
-        A crash leaves at most one batch in doubt. A power loss may have taken the last commits of a
-        SQLite store with it: so the newest batches are looked at until one is found that stands.
+        A crash leaves at most one batch in doubt. A power loss may have removed the last commits of a SQLite store, so
+        batches are compared from the newest until a committed one is found.
         """
         self.run.refresh_from_db()
         self._open = None
@@ -687,7 +688,7 @@ class Runner:
             self._save()
 
     def _is_committed(self, batch: Batch) -> bool | None:
-        """Whether the store has this batch; None when it wrote nothing."""
+        """Return whether the store has committed this batch, None if the batch wrote nothing."""
         wrote = False if batch.rows and not (batch.committed or self.operation.undoable) else None
         for write in batch.writes:
             wrote = True
@@ -705,7 +706,7 @@ class Runner:
     # --- deletes --------------------------------------------------------------------------------------------
 
     def _final(self, writes: list[Write]) -> list[Write]:
-        """Writes as they are kept and executed: whole rows for deletes, new values as the database writes them."""
+        """Return the writes as saved and executed: whole rows for deletes, new values in the database's form."""
         return [
             rows.children_first(self.store, self._load_full_rows(write))
             if write.kind == "delete"
@@ -714,7 +715,7 @@ class Runner:
         ]
 
     def _load_full_rows(self, write: Write) -> Write:
-        """A delete with the whole row as its before-image. Raises RowsChanged where a row is no longer as judged."""
+        """Return a delete with whole rows as before-images. Raises RowsChanged for rows that have changed."""
         stored = self.store.tables[write.table].stored
         columns = (*stored, *(name for name in write.columns if name not in stored))
         found = rows.read(self.store, write.table, columns, [row[0] for row in write.rows])
@@ -723,7 +724,7 @@ class Runner:
         held: dict[RowKey, Any] = {}
         for key, old, _new in write.rows:
             row = found.get(key)
-            # Compared as texts: SQLite may hold a number where the decision was made on its text.
+            # Compared as text: SQLite may hold a number where its text was processed.
             if row is None or [text_of(row[place]) for place in judged] != list(map(text_of, old or ())):
                 unmet[write.table, key] = rows.WriteIgnored(
                     _("A row of %(table)s can't be read exactly, so no undo could restore it. It was left as it is.")
@@ -736,7 +737,7 @@ class Runner:
         return Write(write.table, stored, [(row[0], found[row[0]][:kept], None) for row in write.rows])
 
     def _require_unreferenced(self, write: Write, deletes: list[Write]) -> None:
-        """Nothing goes that the image does not hold: no child added since, no row of a table that is not ours."""
+        """Raise StillReferenced for rows that other rows, outside the before-image, refer to."""
         going = {one.table: [row[0] for row in one.rows] for one in deletes}
         unmet: dict[RowKey, Exception | None] = {}
         refused: dict[RowKey, Exception] = {}
@@ -763,10 +764,10 @@ class Runner:
         if unmet or refused:
             raise RowsChanged(unmet, refused)
 
-    # --- politeness ---------------------------------------------------------------------------------------------
+    # --- throttling ---------------------------------------------------------------------------------------------
 
     def _adapt(self, seconds: float) -> None:
-        """Smaller batches when one takes five times its target, larger ones again when all is well."""
+        """Halve the batch size if a batch takes five times its target; double it if batches are fast."""
         target = TARGET_SECONDS * max(1.0, self.run.batch_size / DEFAULT_BATCH_SIZE)
         if seconds > 5 * target:
             self.size = max(1, self.size // 2)
@@ -775,7 +776,7 @@ class Runner:
         self._truncate_log()
 
     def _truncate_log(self) -> None:
-        """Fold SQLite's log into the file when others' reading has let it grow."""
+        """Checkpoint SQLite's write-ahead log if readers have let it grow."""
         path = self.store.path
         if path is None or self.run.batches_done % 50:
             return
@@ -788,7 +789,7 @@ class Runner:
                 cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _hold(self) -> tuple[str, str] | None:
-        """Code and reason where the emergency switch or a configured signal says wait. Looks once a second."""
+        """Return code and reason of a freeze or a throttle signal. Checks once per second."""
         now = time.monotonic()
         if now - self._held_checked < HOLD_CHECK_SECONDS:
             return None
@@ -803,13 +804,13 @@ class Runner:
         return found
 
     def _let_go(self, code: str, reason: str, hand_over: Callable[[Run, float], None]) -> Run:
-        """End the slice while the run waits, so that its worker takes the next job; wake it later."""
+        """End the slice of a waiting run, so that its worker is free. The run is queued for later."""
         with transaction.atomic():
             hand_over(self.run, lifecycle.let_go(self.run, code, reason))
         return self.run
 
     def _wait(self, code: str, reason: str, seconds: float) -> None:
-        """Say why nothing moves, keep the lease, hear requests."""
+        """Record why the run waits, renew the lease, and handle requests."""
         logger.info("Run %s waits: %s", self.run.pk, reason)
         fields: dict[str, Any] = {"waiting": reason, "waiting_code": code, "lease_until": timezone.now() + LEASE}
         if self.run.waiting_code != code:
@@ -818,7 +819,7 @@ class Runner:
             if not self._mine().update(**fields):
                 raise LostOwnership
             self.request = Request(self._mine().values_list("request", flat=True).get())
-        except (DatabaseError, InterfaceError):  # the console's own database is the one in trouble
+        except (DatabaseError, InterfaceError):  # the console's own database is unavailable
             logger.warning("The wait could not be written down", exc_info=True)
             connections["default"].close()
         self.run.waiting, self.run.waiting_code = reason, code
@@ -832,10 +833,10 @@ class Runner:
                 "seen": run.seen,
             }
 
-    # --- ends ------------------------------------------------------------------------------------------------------
+    # --- end -------------------------------------------------------------------------------------------------------
 
     def _stop(self, hand_over: Callable[[Run, float], None] | None) -> Run:
-        """Between two batches: paused, cancelled, or handed to the next slice, or stopped by a signal."""
+        """Stop between two batches: pause, cancel, end the slice, or obey a signal."""
         if self.request == Request.CANCEL:
             return self._end(Status.CANCELLED)
         with transaction.atomic():
@@ -855,7 +856,7 @@ class Runner:
         record(self.run, status.value, worker_actor(self.run))
 
     def _finish(self) -> Run:
-        """Measure what remains. Green only when the store says so."""
+        """Verify the result in the store and end the run."""
         run = self.run
         gone = run.total - run.seen
         if gone > 0:
@@ -899,11 +900,11 @@ class Runner:
         return explained
 
     def _is_undisturbed(self) -> bool:
-        """Whether SQLite says that no other connection has committed since this run began."""
+        """Return whether no other connection has committed to the SQLite file since this run began."""
         return self._began_at is not None and rows.mark(self.store) == self._began_at
 
     def _outcome(self, unit: Any) -> Outcome | None:
-        """What becomes of a unit, None where that raises or it can't be read."""
+        """Return the outcome of a row, or None if processing raises or the row is unreadable."""
         if isinstance(unit, Unreadable):
             return None
         try:
@@ -934,7 +935,7 @@ class Runner:
         return run
 
     def _count(self, batch: Batch, reasons: dict[str, dict[str, int]], sign: int) -> None:
-        """Add a batch to the run's figures, or take it away again."""
+        """Add a batch to the run's counters, or subtract it."""
         run = self.run
         for outcome in OUTCOMES:
             setattr(run, outcome, getattr(run, outcome) + sign * getattr(batch, outcome))
@@ -948,12 +949,12 @@ class Runner:
 
 
 def _concerns_rows(error: Exception) -> bool:
-    """Whether some rows of a batch can't be written, as opposed to the whole run's trouble."""
+    """Return whether the error belongs to rows of the batch, not to the whole run."""
     return isinstance(error, RowsChanged | rows.UnrecordedDelete) or classify(error) == ErrorKind.ROW
 
 
 def _concerns_the_run(error: Exception) -> bool:
-    """Whether an error of an action is the whole run's: the worker lost it, or a database has trouble."""
+    """Return whether an action's error belongs to the whole run: lost ownership or a database error."""
     if isinstance(error, DatabaseError | InterfaceError):
         return classify(error) in {ErrorKind.TRANSIENT, ErrorKind.RESOURCE}
     return isinstance(error, LostOwnership)
@@ -961,7 +962,7 @@ def _concerns_the_run(error: Exception) -> bool:
 
 @contextmanager
 def _durable() -> Iterator[None]:
-    """A transaction in `default` that is on the disk when it ends."""
+    """Open a durable transaction in `default`."""
     connection = connections["default"]
     sqlite = connection.vendor == "sqlite" and not connection.in_atomic_block
     if sqlite:

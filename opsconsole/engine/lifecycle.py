@@ -1,4 +1,4 @@
-"""A run's life around its work: drafted, confirmed, approved, steered, claimed, given up; its locks and its trail."""
+"""The life cycle of a run: plan, confirm, approve, control, claim and fail."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ from opsconsole.stores.store import Store, attach_file
 logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=30)
-RECOUNTED_UNITS = 20_000  # a plan of up to as many is counted while somebody waits
-COMPARED_UNITS = 200_000  # and compared as a whole before a worker begins with it
+RECOUNTED_UNITS = 20_000  # rows; a larger plan is counted in the background
+COMPARED_UNITS = 200_000  # rows; a larger plan is compared batch by batch
 MAX_WAITS = 100
 NOT_WAITING: dict[str, Any] = {"waiting": "", "waiting_code": "", "waiting_since": None, "waits": 0}
-WAIT_SECONDS = (1, 2, 5, 10, 20, 30)  # until a run that let its worker go is tried again
+WAIT_SECONDS = (1, 2, 5, 10, 20, 30)  # until a waiting run is tried again
 MAX_ATTEMPTS = 5  # workers lost in a row without one batch
 MAX_NOTE = 10_000
 
 
 @dataclass(frozen=True)
 class Actor:
-    """Who does something, from where."""
+    """A person or schedule that acts, and the place it acts from."""
 
     name: str
     origin: str
@@ -74,7 +74,7 @@ class Actor:
 
 
 def actor_of(request: HttpRequest) -> Actor:
-    """Return who asks on a page."""
+    """Return the account of a request as an actor."""
     name = request.user.get_username()
     return Actor(name, request.META.get("REMOTE_ADDR", ""), Trigger.ADMIN, request.user)  # type: ignore[arg-type]
 
@@ -83,7 +83,7 @@ def actor_of(request: HttpRequest) -> Actor:
 
 
 def needs_typing(operation: Operation) -> bool:
-    """Return whether a confirmation asks for typing: what can't be undone, and deletes in production."""
+    """Return whether the confirmation must be typed: irreversible changes, and deletes in production."""
     risk = operation.effective_risk()
     if risk in {Risk.READ, Risk.MAKE}:
         return False
@@ -91,7 +91,7 @@ def needs_typing(operation: Operation) -> bool:
 
 
 def needs_approval(operation: Operation) -> bool:
-    """Return whether a second person must approve, whoever or whatever starts it."""
+    """Return whether a second approver is required."""
     return operation.effective_risk() in {Risk.DELETE, Risk.OUTSIDE} and settings.PRODUCTION
 
 
@@ -102,13 +102,13 @@ def asks_more(operation: Operation) -> bool:
 
 
 def require_environment() -> None:
-    """Refuse a process that claims a lower environment than the console's. Raises UnableToRun."""
+    """Refuse a process whose environment is lower than the recorded one. Raises RunRefused."""
     if sentence := environments.refusal():
         raise RunRefused(sentence)
 
 
 def fingerprint(operation: Operation, selection: Selection) -> str:
-    """The same for the same command: operation, database, parameters, selection."""
+    """Return a digest that is equal for the same operation, database, parameters and selection."""
     parts = [operation.name, operation.store.identity(), operation.params, selection.as_json()]
     return hashlib.sha256(orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
@@ -123,7 +123,7 @@ def create_run(
     tick: str | None = None,
     changed_by: User | None = None,
 ) -> Run:
-    """Keep a plan, so that it has an address; nothing is locked yet.
+    """Store a plan as a run, so that it has a page. Nothing is locked yet.
 
     `changed_by`: the account that last changed the schedule that starts it.
     """
@@ -162,7 +162,7 @@ def create_run(
 
 
 def store_plan(run: Run, planned: Plan) -> None:
-    """Put what is planned so far into `run`, unsaved."""
+    """Copy the plan so far into `run` without saving it."""
     run.bound = planned.bound
     run.total = planned.total
     run.before = planned.before
@@ -184,7 +184,7 @@ def store_plan(run: Run, planned: Plan) -> None:
 
 
 def plan_of(run: Run) -> Plan:
-    """The plan as it was kept, to be counted further or compared."""
+    """Return the stored plan, to count it further or to compare it."""
     kept = run.plan
     return Plan(
         operation_of(run),
@@ -205,7 +205,7 @@ def plan_of(run: Run) -> Plan:
 
 
 def keep_pinned(run: Run, planned: Plan) -> None:
-    """Save the units that `planned` has pinned since the last call."""
+    """Save the rows that `planned` has pinned since the last call."""
     PinnedRows.keep(run, planned.pinned)
     planned.pinned.clear()
 
@@ -213,9 +213,8 @@ def keep_pinned(run: Run, planned: Plan) -> None:
 def check_drift(run: Run, limit: int = RECOUNTED_UNITS) -> None:
     """Compare the plan, and the rows of a plan that pins them, with the store. Raises PlanDrifted.
 
-    Of other operations parameters, store and bound are compared: counts move on a live store. Rows that
-    appeared are no difference, since the run does not touch them. Above `limit` units, each is compared when
-    its batch comes.
+    For other operations, only parameters, store and bound are compared: counts change on a live store. New rows are
+    not a difference, since the run does not touch them. Above `limit` rows, each row is compared in its batch.
     """
     kept = plan_of(run)
     if kept.digest() != run.digest:
@@ -227,10 +226,10 @@ def check_drift(run: Run, limit: int = RECOUNTED_UNITS) -> None:
 def confirm(
     run: Run, actor: Actor, *, background: bool, checked: Sequence[str] = (), part_of: Run | None = None
 ) -> Run:
-    """A person says yes to a drafted plan: lock its targets, and queue it or take it at once.
+    """Confirm a plan: queue it, or start it in this process.
 
-    `checked`: the items of the checklist that this person confirms. `part_of`: the run that starts it, whose
-    approval covers it. Raises UnableToRun when the items do not do, or when another run holds a target.
+    `checked` are the items of the checklist that the actor confirms. `part_of` is the run that starts this one: its
+    approval covers both. Raises RunRefused if items are missing or another run has locked a target.
     """
     require_environment()
     if is_frozen(registry.operations().get(run.operation)):
@@ -239,7 +238,7 @@ def confirm(
     validate_confirmation(run, operation, actor, checked)
     check_drift(run)
     approver = part_of.approved_by if part_of is not None else None
-    # Only the rows that the plan would change are touched: a due time that finds none asks nobody.
+    # Only rows that the plan would change are touched: a scheduled run without any needs no approval.
     idle = run.trigger == Trigger.SCHEDULE and not any(run.plan["reasons"].get("changed", {}).values())
     approval = needs_approval(operation) and approver is None and not idle
     status = Status.AWAITING_APPROVAL if approval else Status.QUEUED if background else Status.RUNNING
@@ -268,7 +267,7 @@ def confirm(
 
 
 def validate_confirmation(run: Run, operation: Operation, actor: Actor, checked: Sequence[str]) -> None:
-    """Raises UnableToRun where a plan may not be confirmed so: no reason given, checklist, age of the backup."""
+    """Raise RunRefused if the reason, an item of the checklist or a recent backup is missing."""
     if operation.superusers_only and not (actor.user and actor.user.is_superuser):
         raise RunRefused(_("This plan needs a superuser. Ask a superuser to confirm it."))
     if operation.requires_note and not run.note.strip():
@@ -284,7 +283,7 @@ def validate_confirmation(run: Run, operation: Operation, actor: Actor, checked:
 
 
 def approve(run: Run, actor: Actor) -> None:
-    """Approve a plan as a second person. Raises UnableToRun for everybody who had a part in it."""
+    """Approve a run as its second approver. Raises RunRefused for accounts that planned, confirmed or changed it."""
     require_environment()
     require_waiting(run)
     if refusal := refusal_to_approve(run, actor):
@@ -298,7 +297,7 @@ def approve(run: Run, actor: Actor) -> None:
 
 
 def reject(run: Run, actor: Actor, reason: str) -> None:
-    """Refuse a run that waits for approval, and tell its planner why."""
+    """Reject a run that waits for approval, and notify its planner of the reason."""
     require_waiting(run)
     account = actor.user
     if account is None or not account.has_perm("operations.approve_run"):
@@ -327,17 +326,17 @@ def _reject(run: Run, actor: Actor, reason: str) -> None:
 
 
 def expire_waiting() -> None:
-    """Reject the runs that wait for an approval for too long."""
+    """Reject runs whose approval has expired."""
     since = timezone.now() - timedelta(hours=settings.RUN_APPROVAL_HOURS)
     for run in Run.objects.filter(status=Status.AWAITING_APPROVAL, confirmed_at__lt=since):
         try:
             _reject(run, Actor(f"worker@{_host()}", f"{_host()}:{os.getpid()}", Trigger(run.trigger)), "expired")
-        except RunRefused:  # somebody has just approved or cancelled it
+        except RunRefused:  # another process has approved or cancelled it
             continue
 
 
 def ask_for_approval(run: Run) -> None:
-    """Tell those who may approve a run that it waits for them."""
+    """Notify the possible approvers that a run waits for approval."""
     users = User.objects.with_perm("operations.approve_run", backend="django.contrib.auth.backends.ModelBackend")
     theirs = {run.user_id, run.confirmed_by_id, run.changed_by_id}
     values = {"run": run.pk, "operation": run.operation, "store": run.store, "who": run.started_by}
@@ -350,12 +349,12 @@ def ask_for_approval(run: Run) -> None:
 
 
 def addresses(*users: User | None) -> list[str]:
-    """Return the mail addresses of those who have one."""
+    """Return the mail addresses of the accounts that have one."""
     return sorted({user.email for user in users if user is not None and user.email})
 
 
 def replace_plan(run: Run, actor: Actor) -> NoReturn:
-    """Stop a confirmed run whose rows have changed, and plan it again for its planner. Raises PlanDrifted."""
+    """Stop a confirmed run whose rows have changed, and create a new plan for its planner. Raises PlanDrifted."""
     operation = operation_of(run)
     fresh = plan(operation_on(type(operation), operation.store, run.params), Selection(**run.selection))
     count_outcomes(fresh)
@@ -378,34 +377,36 @@ def require_waiting(run: Run) -> None:
 
 
 def refusal_to_approve(run: Run, actor: Actor) -> str:
-    """Return why this person can't approve the run: no right, or a part in it. Empty: they can."""
+    """Return why this account cannot approve the run, or an empty string."""
     account, values = actor.user, {"run": run.pk}
     if account is None:
         return _("Approving run %(run)d needs an account. Set OPSCONSOLE_TOKEN, or give --user on a terminal.") % values
     if not account.has_perm("operations.approve_run"):
         return _("%(name)s may not approve runs.") % {"name": account.get_username()}
     parts = {
-        _("You planned run %(run)d. It needs a second person to approve it."): run.user_id == account.pk
+        _("You planned run %(run)d. It needs another account as its second approver."): run.user_id == account.pk
         or run.started_by in {actor.name, actor.origin},
-        _("You confirmed run %(run)d. It needs a second person to approve it."): run.confirmed_by_id == account.pk,
-        _("You last changed the schedule of run %(run)d. It needs a second person to approve it."): run.changed_by_id
+        _("You confirmed run %(run)d. It needs another account as its second approver."): run.confirmed_by_id
         == account.pk,
+        _(
+            "You last changed the schedule of run %(run)d. It needs another account as its second approver."
+        ): run.changed_by_id == account.pk,
     }
     return next((sentence % values for sentence, is_theirs in parts.items() if is_theirs), "")
 
 
 def awaiting(actor: Actor) -> list[Run]:
-    """Return the runs that wait for an approval which this person may give, newest first."""
+    """Return the runs that this account may approve, newest first."""
     waiting = Run.objects.filter(status=Status.AWAITING_APPROVAL).order_by("-pk")
     return [run for run in waiting if not refusal_to_approve(run, actor)]
 
 
 def _plain(values: Mapping[str, Any]) -> Any:
-    """Cleaned form values as JSON keeps them."""
+    """Return cleaned form values as JSON types."""
     return orjson.loads(orjson.dumps(dict(values), default=str))
 
 
-# --- the trail and the status ------------------------------------------------------------------------------
+# --- audit log and status ----------------------------------------------------------------------------------
 
 
 def record(run: Run | None, verb: str, actor: Actor, **detail: Any) -> None:
@@ -414,7 +415,7 @@ def record(run: Run | None, verb: str, actor: Actor, **detail: Any) -> None:
 
 
 def _move(run: Run, status: Status, **fields: Any) -> None:
-    """Change the status if it still is what we saw; raises UnableToRun when somebody was faster."""
+    """Change the status if no other process has changed it. Raises RunRefused."""
     if status not in TRANSITIONS[run.status]:
         raise RunRefused(
             _("Run %(run)d is %(status)s. This is not possible in that status.")
@@ -428,16 +429,16 @@ def _move(run: Run, status: Status, **fields: Any) -> None:
         setattr(run, name, value)
 
 
-# --- what people ask --------------------------------------------------------------------------------------
+# --- control ----------------------------------------------------------------------------------------------
 
 
 def pause(run: Run, actor: Actor) -> None:
-    """Ask the worker to pause after its batch; a run that nobody works on pauses at once."""
+    """Request a pause after the current batch. A run without a worker pauses at once."""
     _ask(run, actor, Request.PAUSE, Status.PAUSED)
 
 
 def cancel(run: Run, actor: Actor) -> None:
-    """Ask the worker to end after its batch; what is changed stays, and can be undone."""
+    """Request cancellation after the current batch. Changed rows remain changed and can be undone."""
     _ask(run, actor, Request.CANCEL, Status.CANCELLED)
 
 
@@ -457,7 +458,7 @@ def _ask(run: Run, actor: Actor, request: Request, status: Status) -> None:
 
 
 def resume(run: Run, actor: Actor) -> None:
-    """Queue a paused or interrupted run for the background."""
+    """Queue a paused or interrupted run."""
     if run.status == Status.RUNNING and is_stale(run):
         _move(run, Status.INTERRUPTED)
     if run.status not in RESUMABLE:
@@ -479,7 +480,7 @@ def resume(run: Run, actor: Actor) -> None:
 
 
 def add_note(run: Run, actor: Actor, text: str) -> None:
-    """What somebody has to say about a run, then or later: what was difficult, how it was solved."""
+    """Add a note to a run."""
     if not text.strip():
         raise RunRefused(_("The note is empty."))
     record(run, "note", actor, text=text.strip()[:MAX_NOTE])
@@ -497,7 +498,7 @@ def freeze_reason() -> str:
 
 
 def freeze(actor: Actor, note: str) -> None:
-    """Stop every run at its next batch, and start none."""
+    """Stop every run at its next batch and prevent new runs."""
     with transaction.atomic():
         hold = Freeze.objects.create(who=actor.name, note=note)
         record(None, "freeze", actor, note=note)
@@ -531,7 +532,7 @@ def this_worker() -> dict[str, Any]:
 
 
 def is_stale(run: Run) -> bool:
-    """Whether a run that says `running` has no worker: its process is gone, or its lease has lapsed."""
+    """Return whether a running run has no worker: its process is gone or its lease has expired."""
     if run.status != Status.RUNNING:
         return False
     if run.lease_until is None or run.lease_until < timezone.now():
@@ -547,15 +548,15 @@ def is_stale(run: Run) -> bool:
 
 
 def same_command(operation: Operation, selection: Selection) -> Run | None:
-    """The unfinished run of the same command, if there is one."""
+    """Return the unfinished run of the same command, or None."""
     unfinished = Run.objects.exclude(status__in=(*ENDED, Status.PLANNED))
     return unfinished.filter(fingerprint=fingerprint(operation, selection)).order_by("-pk").first()
 
 
 def claim(run: Run, *, generation: int | None = None) -> Run:
-    """Take a run over: from now on only this process works on it. Raises UnableToRun when it is taken.
+    """Claim a run for this process. Raises RunRefused if another worker has it.
 
-    `generation`: of the wake-up that asks; an outdated one gets nothing.
+    `generation` is that of the queue message: an outdated message claims nothing.
     """
     if generation is not None and generation != run.generation:
         raise RunRefused(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
@@ -589,17 +590,17 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
 
 
 def begin(run: Run) -> None:
-    """Take the targets of a run that begins, once its rows are found as they were approved. Raises UnableToRun."""
+    """Lock the targets of a new run after its pinned rows are verified. Raises RunRefused."""
     try:
         check_drift(run, COMPARED_UNITS)
     except PlanDrifted:
         replace_plan(run, worker_actor(run))
-    except RunRefused as error:  # it will never be what was planned again
+    except RunRefused as error:  # the plan can no longer be executed
         fail_run(run, str(error))
         raise
     try:
         take_locks(run)
-    except TargetLocked as held:  # it waits; the next minute tries again
+    except TargetLocked as held:  # it waits and is tried again in a minute
         Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(
             waiting=str(held),
             waiting_code="target",
@@ -610,7 +611,7 @@ def begin(run: Run) -> None:
 
 
 def get_run(number: int) -> Run:
-    """The run with this number; raises UnableToRun."""
+    """Return the run with this number. Raises RunRefused."""
     run = Run.objects.filter(pk=number).first()
     if run is None:
         raise RunRefused(_("There is no run %(run)d: `runs list` shows those there are.") % {"run": number})
@@ -618,9 +619,9 @@ def get_run(number: int) -> Run:
 
 
 def store_of(run: Run, *, ask_server: bool = True) -> Store:
-    """The store of a run, attached again if it was a file. Refuses another database in its place.
+    """Return the store of a run; an attached file is attached again. Refuses a different database.
 
-    `ask_server`: pages that show what is kept of a run do not wait for its server.
+    Pages pass `ask_server=False`: they show stored data and do not wait for the server.
     """
     if run.attached_path:
         cls = registry.operations().get(run.operation)
@@ -649,13 +650,13 @@ def operation_of(run: Run, *, ask_server: bool = True) -> Operation:
     return operation
 
 
-# --- ends that are not the work's ---------------------------------------------------------------------------
+# --- waiting, interruption, failure --------------------------------------------------------------------------
 
 
 def let_go(run: Run, code: str, reason: str) -> float:
-    """Give the worker back while a run waits; return after how many seconds it is to be woken.
+    """Release the worker of a waiting run. Return the seconds until its next try.
 
-    Raises UnableToRun when another worker has the run, or it was ended.
+    Raises RunRefused if another worker has the run, or if it has ended.
     """
     seconds = WAIT_SECONDS[min(run.waits, len(WAIT_SECONDS) - 1)]
     now = timezone.now()
@@ -678,7 +679,7 @@ def let_go(run: Run, code: str, reason: str) -> float:
 
 
 def interrupt(run: Run, reason: str, code: str = "") -> None:
-    """Note that its worker stopped. Best effort: the database that would note it may be the one that is gone."""
+    """Mark a run as interrupted. Best effort: the console's database may be unavailable."""
     try:
         Run.objects.filter(pk=run.pk, generation=run.generation, status=Status.RUNNING).update(
             status=Status.INTERRUPTED,
@@ -692,9 +693,9 @@ def interrupt(run: Run, reason: str, code: str = "") -> None:
 
 
 def requeue_stale_runs() -> list[Run]:
-    """Background runs whose worker is gone, queued again; foreground ones marked as interrupted.
+    """Queue background runs whose worker is gone; mark foreground runs as interrupted.
 
-    Bounds the attempts: a run that loses its worker five times without one batch is failed.
+    A run that loses its worker five times without completing a batch fails.
     """
     revived = []
     now = timezone.now()
@@ -704,7 +705,7 @@ def requeue_stale_runs() -> list[Run]:
         | Q(status=Status.QUEUED, lease_until__lt=now)
     ).order_by("pk")
     for run in left:
-        if run.status == Status.QUEUED:  # its message was lost, or came while all runs were held
+        if run.status == Status.QUEUED:  # its message was lost, or arrived during a freeze
             Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(lease_until=now + LEASE)
             revived.append(run)
             continue
@@ -718,17 +719,17 @@ def requeue_stale_runs() -> list[Run]:
             if run.status == Status.RUNNING and not run.in_background:
                 _move(run, Status.INTERRUPTED, worker={}, lease_until=None)
                 continue
-            attempts = run.attempts + (1 if run.worker else 0)  # waiting between two slices is no loss
+            attempts = run.attempts + (1 if run.worker else 0)  # waiting between two slices is normal
             lease = timezone.now() + LEASE
             _move(run, Status.QUEUED, attempts=attempts, worker={}, lease_until=lease)
-        except RunRefused:  # somebody else has just moved it
+        except RunRefused:  # another process has changed it
             continue
         revived.append(run)
     return revived
 
 
 def fail_run(run: Run, error: str) -> None:
-    """Fail a run that no worker can work on."""
+    """Fail a run that no worker can execute."""
     with transaction.atomic():
         _move(run, Status.FAILED, error=error, finished_at=timezone.now(), generation=run.generation + 1)
         release(run)
@@ -737,7 +738,7 @@ def fail_run(run: Run, error: str) -> None:
 
 
 def notify(run: Run) -> None:
-    """Tell the alert list how a run ended, where they should know: it failed, needs attention, found something new."""
+    """Notify the alert list of a run that failed, needs attention or found something new."""
     facts = [
         _("Run %(run)d: %(operation)s") % {"run": run.pk, "operation": run.operation},
         _("Database: %(location)s") % {"location": run.location},
@@ -749,7 +750,7 @@ def notify(run: Run) -> None:
     if run.status in {Status.FAILED, Status.NEEDS_ATTENTION}:
         subject = _("Run %(run)d of %(operation)s on %(store)s: %(status)s") % values
         notifications.create_alert(f"run/{run.pk}", subject, "\n".join(facts))
-    if run.status == Status.FAILED or run.attached_path:  # a file that somebody looked at once is nobody's watch
+    if run.status == Status.FAILED or run.attached_path:  # a file attached for one call is not monitored
         return
     news = findings.news(run)
     new = sum(news.values())
