@@ -39,7 +39,7 @@ Figures = dict[str, Any]
 
 
 def coverage(store: Store, *, newest: int | None = None, sample: int = SAMPLE) -> Figures:
-    """The figures of `store`, as of now. Raises StoreUnusable.
+    """The figures of `store`, as of now. Raises StoreUnavailable.
 
     `newest` bounds what is read, for a page: lag and consistency are of the newest so many audits, and the
     counts, still of all, are what the indexes know: not how many have `supervisor_processed_at` alone.

@@ -50,7 +50,7 @@ class NoCheckpoints(StoreUnavailable):
 def place(store: Store) -> Store:
     """Where the checkpoints are: the database of `ROADMAPS_CHECKPOINT_URL`, else the store's own.
 
-    Raises StoreUnusable for what is no such URL.
+    Raises StoreUnavailable for what is no such URL.
     """
     url = settings.ROADMAPS_CHECKPOINT_URL
     if not url:
@@ -69,7 +69,7 @@ def place(store: Store) -> Store:
 
 @contextmanager
 def connection(where: Store) -> Iterator[Any]:
-    """A connection of its own for a saver, to write. Raises StoreUnusable in one sentence."""
+    """A connection of its own for a saver, to write. Raises StoreUnavailable in one sentence."""
     _require_file(where, writes=True)
     with _said(where):
         opened: Any = (
@@ -222,7 +222,7 @@ def require_tables(store: Store) -> None:
 
 
 def require(store: Store, *, writes: bool) -> None:
-    """Refuse where a workflow could not go on, before anything is run. Raises StoreUnusable."""
+    """Refuse where a workflow could not go on, before anything is run. Raises StoreUnavailable."""
     where = place(store)
     _require_file(where, writes=writes)
     with reader(store) as (read, lacks):

@@ -41,7 +41,7 @@ class ResumeFailed(Exception):
 
 
 def require_backend(store: Store) -> Shape | None:
-    """Refuse before anything starts; the graph's shape, where there is a graph. Raises StoreUnusable."""
+    """Refuse before anything starts; the graph's shape, where there is a graph. Raises StoreUnavailable."""
     if not settings.ROADMAPS_WORKFLOW_GRAPH and not settings.ROADMAPS_RESUME_URL:
         raise NotConfigured(
             _(

@@ -32,7 +32,7 @@ class BrokenArchive(Exception):
 
 
 def identity() -> pyrage.x25519.Identity | None:
-    """The key that backups are encrypted to; None when none is set. Raises StoreUnusable for what is no key."""
+    """The key that backups are encrypted to; None when none is set. Raises StoreUnavailable for what is no key."""
     if not settings.BACKUP_ENCRYPTION_KEY:
         return None
     try:

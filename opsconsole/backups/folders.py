@@ -22,7 +22,7 @@ def folders() -> list[Path]:
 def folder_of(text: str) -> Path:
     """Return the folder that `text` names, else the first configured one, made for the console's account alone.
 
-    Raises StoreUnusable.
+    Raises StoreUnavailable.
     """
     folder = below(text) if text else folders()[0]
     if not text:
@@ -39,7 +39,7 @@ def folder_of(text: str) -> Path:
 
 
 def below(text: str) -> Path:
-    """Return the path that a name or a path means below the configured folders. Raises StoreUnusable.
+    """Return the path that a name or a path means below the configured folders. Raises StoreUnavailable.
 
     A relative name counts from each folder in turn; what exists comes first.
     """

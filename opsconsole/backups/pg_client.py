@@ -36,7 +36,7 @@ class Content(NamedTuple):
 
 
 def tool(name: str, store: Store) -> Path:
-    """`pg_dump`, `pg_restore`, at least as new as the server. Raises StoreUnusable."""
+    """`pg_dump`, `pg_restore`, at least as new as the server. Raises StoreUnavailable."""
     connection = store.connection
     connection.ensure_connection()
     server = int(connection.pg_version) // 10_000  # type: ignore[attr-defined]
@@ -73,7 +73,7 @@ def _major(path: Path) -> int:
 def environment(store: Store, **changed: str) -> dict[str, str]:
     """The store's address as libpq's variables: a process list shows arguments to everybody.
 
-    Raises StoreUnusable behind a pooler in transaction mode: the programs need a session of their own.
+    Raises StoreUnavailable behind a pooler in transaction mode: the programs need a session of their own.
     """
     if is_pooler(store):
         raise StoreUnavailable(

@@ -57,7 +57,7 @@ def make_superuser(name: str) -> str | None:
 
 
 def link(account: User, system_user: str, actor: Actor) -> None:
-    """Say which account a system user is: one system user is one person. Raises UnableToRun."""
+    """Say which account a system user is: one system user is one person. Raises RunRefused."""
     if not (system_user.strip() and system_user.isprintable() and len(system_user) <= MAX_SYSTEM_USER):
         raise RunRefused(_("%(name)s is no name of a system user.") % {"name": repr(system_user[:MAX_SYSTEM_USER])})
     with transaction.atomic():
@@ -72,7 +72,7 @@ def link(account: User, system_user: str, actor: Actor) -> None:
 
 
 def unlink(system_user: str, actor: Actor) -> None:
-    """End a link. Raises UnableToRun."""
+    """End a link. Raises RunRefused."""
     with transaction.atomic():
         if not SystemUser.objects.filter(name=system_user).delete()[0]:
             raise RunRefused(_("The system user %(name)s is linked to no account.") % {"name": system_user})

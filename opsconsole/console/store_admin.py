@@ -69,7 +69,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         return found
 
     def columns(self, request: HttpRequest) -> list[str]:
-        """Columns that both the model and the store have. Raises StoreUnusable where the table is missing."""
+        """Columns that both the model and the store have. Raises StoreUnavailable where the table is missing."""
         store, table = self.store(request), self.model._meta.db_table
         if table not in store.tables:
             raise StoreUnavailable(

@@ -1,4 +1,4 @@
-"""Whether the audit log is whole: every entry's seal, one after another, and what was noted of it outside the log."""
+"""Verification of the audit log: the seal of every entry, and the notes kept outside the log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def head() -> tuple[int, str]:
 
 
 def first_broken(notes: Iterable[Note]) -> str:
-    """Return what is wrong with the first entry that is not as it was written; empty where all are.
+    """Return a sentence about the first broken entry, or an empty string.
 
     `notes`: of backups, kept outside the log.
     """

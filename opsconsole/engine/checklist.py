@@ -1,6 +1,6 @@
-"""The checklist before rows are deleted: what the console can establish itself, and what a person confirms by name.
+"""The checklist before rows are deleted: facts that the console measures, and items that a person confirms.
 
-Document 003 has it for HELIX; every operation that deletes gets it. In development nothing of it stands in the way.
+Every operation that deletes has it, except in development.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ITEMS = {
 
 
 class ProblemRow(NamedTuple):
-    """An item as the page and the shell show it: with the facts that the console knows."""
+    """An item for display, with the facts that the console knows."""
 
     code: str
     title: str
@@ -69,7 +69,7 @@ def missing(operation: Operation, checked: Sequence[str]) -> list[str]:
 
 
 def blocking_reason(operation: Operation) -> str:
-    """Return why it can't be confirmed now: in production it needs a fresh backup."""
+    """Return why the plan cannot be confirmed now: in production a recent backup is required."""
     if not (has_checklist(operation) and settings.PRODUCTION) or operation.creates_backup:
         return ""
     store = operation.store
@@ -89,7 +89,7 @@ def blocking_reason(operation: Operation) -> str:
 
 
 def lines(planned: Plan) -> list[ProblemRow]:
-    """The checklist of a plan; empty where its operation has none."""
+    """Return the checklist of a plan, empty if its operation has none."""
     operation = planned.operation
     if not has_checklist(operation):
         return []
@@ -129,7 +129,7 @@ def _rows(planned: Plan) -> list[str]:
 
 
 def backup_words(store: Store) -> str:
-    """The newest verified backup of a store, in a sentence."""
+    """Return a sentence about the newest verified backup of a store."""
     try:
         backup = newest_verified(store)
     except StoreUnavailable as error:

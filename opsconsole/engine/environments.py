@@ -1,4 +1,4 @@
-"""The environment that `setup` recorded: a process that claims a lower one is refused, whatever its variables say."""
+"""The environment that `setup` recorded. A process that claims a lower one is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RANKS = ("development", "staging", "production")
 
 
 def recorded() -> str:
-    """Return the environment that this console was set up as; empty where it is not set up or can't be asked."""
+    """Return the recorded environment, empty if the console is not set up or unavailable."""
     try:
         return Installation.objects.values_list("environment", flat=True).first() or ""
     except (DatabaseError, InterfaceError):
@@ -20,7 +20,7 @@ def recorded() -> str:
 
 
 def refusal() -> str:
-    """Return why this process may not write; empty where it may."""
+    """Return why this process may not write, or an empty string."""
     environment = recorded()
     if not environment or RANKS.index(settings.ENVIRONMENT) >= RANKS.index(environment):
         return ""

@@ -1,4 +1,4 @@
-"""What checks have found, kept from scan to scan: what is new, what persists, what was resolved."""
+"""The findings of checks from scan to scan: new, persisting and resolved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opsconsole.engine.checks import FindingData
 from opsconsole.engine.models import Finding, Run
 
 PORTION = 1_000  # findings per statement
-MOVES = ("new", "persisting", "resolved")  # how findings moved since the scan before
+MOVES = ("new", "persisting", "resolved")  # how findings changed since the previous scan
 _RENEWED = (
     "question",
     "priority",
@@ -27,7 +27,7 @@ _RENEWED = (
 
 
 def keep(run: Run, question: str, found: Sequence[FindingData]) -> None:
-    """Write down a portion of what `run` finds. A problem that was resolved and is back counts as new."""
+    """Save a portion of the findings of `run`. A resolved problem that is back counts as new."""
     portion = {(one.code, one.subject): one for one in found}
     known = {
         (finding.code, finding.subject): finding
@@ -68,19 +68,19 @@ def keep(run: Run, question: str, found: Sequence[FindingData]) -> None:
 
 
 def settle(run: Run, question: str) -> None:
-    """The question is answered: what it found before and not now is resolved."""
+    """Resolve the earlier findings of a rule that it did not find again."""
     open_findings(run.operation, run.identity).filter(question=question).exclude(last_run=run).update(
         resolved_at=timezone.now(), resolved_run=run
     )
 
 
 def open_findings(operation: str, identity: str) -> QuerySet[Finding]:
-    """The findings of one check of one database that its newest scan still saw."""
+    """Return the open findings of one check of one database."""
     return Finding.objects.filter(operation=operation, identity=identity, resolved_at=None)
 
 
 def figures(run: Run) -> dict[str, int]:
-    """Code → findings of this scan, and how they moved since the scan before."""
+    """Return code → findings of this scan, and their change since the previous scan."""
     seen = Finding.objects.filter(last_run=run, resolved_at=None)
     counts: dict[str, int] = dict(seen.values_list("code").annotate(count=Count("pk")).order_by("code"))
     new = seen.filter(first_run=run).count()
@@ -89,7 +89,7 @@ def figures(run: Run) -> dict[str, int]:
 
 
 def news(run: Run) -> dict[tuple[str, str], int]:
-    """(code, priority) → findings of this scan that no scan before saw."""
+    """Return (code, priority) → findings that are new in this scan."""
     new = Finding.objects.filter(last_run=run, first_run=run, resolved_at=None).order_by("priority", "code")
     return {
         (code, priority): count
@@ -98,7 +98,7 @@ def news(run: Run) -> dict[tuple[str, str], int]:
 
 
 def of_run(run: Run) -> Iterator[FindingData]:
-    """What a scan found, as the check said it."""
+    """Return the findings of a scan as the check reported them."""
     for finding in Finding.objects.filter(last_run=run).order_by("question", "pk").iterator(chunk_size=PORTION):
         yield found_of(finding)
 

@@ -1,4 +1,4 @@
-"""What the console keeps about its own work, in `default`: runs, batches with their before-images, events, locks."""
+"""The console's own tables in `default`: runs, batches with their before-images, events, locks."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Status(models.TextChoices):
     REJECTED = "rejected", _("rejected")
 
 
-# From each status, where a run can go, and what takes it there. Anything else is refused.
+# From each status, the next ones, with the causes. Other transitions are refused.
 TRANSITIONS: dict[str, frozenset[str]] = {
-    # confirmed; or confirmed where a second person must agree; or given up
+    # confirmed; confirmed, but needs a second approver; discarded
     Status.PLANNED: frozenset({Status.QUEUED, Status.RUNNING, Status.AWAITING_APPROVAL, Status.CANCELLED}),
     # approved; rejected, expired or no longer what was confirmed; withdrawn
     Status.AWAITING_APPROVAL: frozenset({Status.QUEUED, Status.REJECTED, Status.CANCELLED}),
-    # a worker took it; its rows are no longer what was approved; somebody paused or cancelled it before
+    # claimed by a worker; its rows have changed since the approval; paused or cancelled before its start
     Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.CANCELLED, Status.FAILED, Status.REJECTED}),
     # all ends; asked to pause; its worker died or was stopped; taken over by another worker
     Status.RUNNING: frozenset(
@@ -67,7 +67,7 @@ TRANSITIONS: dict[str, frozenset[str]] = {
 }
 
 ENDED = frozenset(status for status, targets in TRANSITIONS.items() if not targets)
-# Nobody works on these, and the same command or `resume` goes on with them.
+# These have no worker; the same command or `resume` continues them.
 RESUMABLE = frozenset({Status.PAUSED, Status.INTERRUPTED})
 
 
@@ -78,14 +78,14 @@ class Trigger(models.TextChoices):
 
 
 class Rejection(models.TextChoices):
-    """Why a run was rejected without a person."""
+    """Why a run was rejected automatically."""
 
     EXPIRED = "expired", _("expired: nobody approved it in time")
     ROWS_CHANGED = "rows_changed", _("the rows changed since they were confirmed")
 
 
 class Request(models.TextChoices):
-    """What a person asked of the worker; it answers at the next batch."""
+    """A request to the worker, handled at the next batch."""
 
     NONE = "", ""
     PAUSE = "pause", _("pause")
@@ -93,7 +93,7 @@ class Request(models.TextChoices):
 
 
 class Run(models.Model):
-    """A plan, and once it is confirmed, its execution. Names its operation by text: history outlives code."""
+    """A plan, and its execution when it is confirmed. Its operation is named by text, because history outlives code."""
 
     operation = models.CharField(_("operation"), max_length=100)
     store = models.CharField(_("store"), max_length=50)
@@ -125,7 +125,7 @@ class Run(models.Model):
     approved_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+", verbose_name=_("approved by")
     )
-    rejection = models.TextField(_("reason of the rejection"), blank=True)  # a person's words, or one of Rejection
+    rejection = models.TextField(_("reason of the rejection"), blank=True)  # a person's reason, or a Rejection
     replaces = models.ForeignKey(  # the run whose rows were no longer what had been confirmed
         "self", models.PROTECT, null=True, related_name="replacements", verbose_name=_("run it replaces")
     )
@@ -151,13 +151,13 @@ class Run(models.Model):
     elapsed_seconds = models.FloatField(_("elapsed"), default=0)
     before = models.JSONField(default=dict)
     after = models.JSONField(default=dict)
-    waiting = RedactedText(blank=True)  # why it does not move
-    waiting_code = models.CharField(max_length=20, blank=True)  # the same for programs: lock, throttle, freeze …
+    waiting = RedactedText(blank=True)  # why it waits
+    waiting_code = models.CharField(max_length=20, blank=True)  # the same as a code: lock, throttle, freeze …
     waiting_since = models.DateTimeField(null=True)
-    waits = models.PositiveSmallIntegerField(default=0)  # workers in a row that it let go because it had to wait
+    waits = models.PositiveSmallIntegerField(default=0)  # how many times in a row it released its worker to wait
     error = RedactedText(_("error"), blank=True)
 
-    # Who works on it. `generation` fences: whoever took the run over has the higher one.
+    # Its worker. `generation` is the fence: each takeover increments it.
     generation = models.PositiveIntegerField(default=0)
     worker = models.JSONField(default=dict)  # host, pid, started; empty between two slices
     in_background = models.BooleanField(default=False)
@@ -191,7 +191,7 @@ class Run(models.Model):
 
     @property
     def seen(self) -> int:
-        """Units that have an outcome."""
+        """Return the number of rows that have an outcome."""
         return self.changed + self.skipped + self.invalid + self.failed
 
     @property
@@ -200,7 +200,7 @@ class Run(models.Model):
 
     @property
     def undoable(self) -> bool:
-        """Whether it changed something whose before-images still stand."""
+        """Return whether the run changed rows whose before-images still exist."""
         return (
             self.status in {*ENDED, *RESUMABLE}
             and self.changed > 0
@@ -209,9 +209,9 @@ class Run(models.Model):
 
 
 class PinnedRows(models.Model):
-    """Part of what a plan showed of a run that deletes or reaches outside: key and digest of each unit.
+    """A part of the rows that a plan with deletes or external effects has pinned: key and digest of each.
 
-    Exactly these units are worked on, as they were then. They go when the run ends.
+    The run touches exactly these rows, if they are unchanged. They are deleted when the run ends.
     """
 
     run = models.ForeignKey(Run, models.CASCADE, related_name="pinned")
@@ -226,28 +226,28 @@ class PinnedRows(models.Model):
 
     @classmethod
     def keep(cls, run: Run, units: list[tuple[Any, str]]) -> None:
-        """Append units to those that are kept of `run`."""
+        """Append rows to the pinned rows of `run`."""
         if units:
             packed = zlib.compress(orjson.dumps(units), 1)
             cls.objects.create(run=run, number=cls.objects.filter(run=run).count(), units=packed)
 
     @classmethod
     def of(cls, run: Run) -> dict[Any, str]:
-        """Return key → digest of all that are kept of `run`."""
+        """Return key → digest of all pinned rows of `run`."""
         parts = cls.objects.filter(run=run).order_by("number").values_list("units", flat=True)
         return {key: digest for part in parts for key, digest in orjson.loads(zlib.decompress(part))}
 
 
 class GivenRows(models.Model):
-    """Rows as people gave them, in a form or a file: keys, values that they had, values that they are to have.
+    """Rows from a form or a file: keys, old values, new values.
 
-    They are kept like a before-image and as long as one. A plan names them by their digest, so that nothing else is
-    confirmed, approved and written.
+    They are stored like a before-image, and as long. A plan refers to them by their digest, so that exactly these rows
+    are confirmed, approved and written.
     """
 
     digest = models.CharField(max_length=64, primary_key=True)
     inserts = models.JSONField(default=list)  # columns of the new rows
-    updates = models.JSONField(default=list)  # columns that change in the others
+    updates = models.JSONField(default=list)  # columns that change in existing rows
     count = models.PositiveIntegerField(_("rows"))
     content = models.BinaryField()  # compressed: see `encode_before_image`
     at = models.DateTimeField(default=timezone.now)
@@ -257,7 +257,7 @@ class GivenRows(models.Model):
 
     @classmethod
     def keep(cls, writes: Sequence[Write]) -> str:
-        """Keep the rows and return their digest. Raises TypeError for what can't be kept exactly."""
+        """Store the rows and return their digest. Raises TypeError for values that cannot be stored exactly."""
         content = encode_before_image(list(writes), {}, {})
         digest = hashlib.sha256(content).hexdigest()
         columns: dict[str, dict[str, None]] = {"insert": {}, "update": {}}
@@ -276,17 +276,17 @@ class GivenRows(models.Model):
 
     @property
     def writes(self) -> list[Write]:
-        """The rows, in the order in which they were given. Raises ValueError where they are others by now."""
+        """Return the rows in their given order. Raises ValueError if they were altered."""
         if hashlib.sha256(self.content).hexdigest() != self.digest:
             raise ValueError(f"The digest of the given rows is not {self.digest}.")
         return writes_of(self.content)
 
 
 class Batch(models.Model):
-    """One transaction of a run, and what was there before it.
+    """One transaction of a run, with its before-image.
 
-    Written as `prepared`, durably, before the store commits; `committed` once the store is known to
-    have. After a crash the rows themselves tell which it is.
+    It is saved durably as `prepared` before the store commits, and marked `committed` afterwards. After a crash, the
+    rows of the store are compared to find out which it is.
     """
 
     run = models.ForeignKey(Run, models.CASCADE, related_name="batches")
@@ -312,27 +312,27 @@ class Batch(models.Model):
 
     @property
     def writes(self) -> list[Write]:
-        """What was written, with before- and after-values, in the order of writing."""
+        """Return the writes with old and new values, in the order of writing."""
         return [] if self.before_image is None else writes_of(self.before_image)
 
     @property
     def unchanged(self) -> dict[str, dict[str, list[Any]]]:
-        """Outcome (skipped, invalid) → reason → labels of the units that stayed as they were."""
+        """Return outcome (skipped, invalid) → reason → labels of the unchanged rows."""
         return {} if self.before_image is None else decode_before_image(self.before_image)["unchanged"]
 
     @property
     def reasons(self) -> dict[str, dict[str, int]]:
-        """Outcome → reason → units."""
+        """Return outcome → reason → count."""
         return {} if self.before_image is None else decode_before_image(self.before_image)["reasons"]
 
 
 def encode_before_image(
     writes: list[Write], unchanged: dict[str, dict[str, list[str]]], reasons: dict[str, dict[str, int]]
 ) -> bytes:
-    """The image of a batch: its writes with all values, what it left alone, and counts by reason.
+    """Return the encoded before-image of a batch: its writes with all values, unchanged rows, counts by reason.
 
     JSON, compressed; bytes in it become `{"$b": hex}`, and texts that are not UTF-8 `{"$t": hex}`.
-    Raises TypeError for what can't be kept exactly.
+    Raises TypeError for values that cannot be stored exactly.
     """
     plain = [(write.table, write.columns, write.rows) for write in writes]
     image = orjson.dumps({"writes": plain, "unchanged": unchanged, "reasons": reasons}, default=_encode)
@@ -340,7 +340,7 @@ def encode_before_image(
 
 
 def decode_before_image(image: bytes | memoryview) -> dict[str, Any]:
-    """Writes, labels and counts of an image."""
+    """Return writes, labels and counts of an encoded before-image."""
     text = zlib.decompress(image)
     unpacked: dict[str, Any] = orjson.loads(text)
     # Inside a string the quote would be escaped: only real markers match.
@@ -348,7 +348,7 @@ def decode_before_image(image: bytes | memoryview) -> dict[str, Any]:
 
 
 def writes_of(image: bytes | memoryview) -> list[Write]:
-    """The writes of an image, with before- and after-values."""
+    """Return the writes of an encoded before-image, with old and new values."""
     return [
         Write(table, tuple(columns), [(k, o and tuple(o), n and tuple(n)) for k, o, n in rows])
         for table, columns, rows in decode_before_image(image)["writes"]
@@ -372,7 +372,7 @@ def _decode(value: Any) -> Any:
 
 
 class FailedItem(models.Model):
-    """A unit whose change raised or whose write failed; it can be retried alone."""
+    """A row whose processing raised an error or whose write failed. It can be retried alone."""
 
     run = models.ForeignKey(Run, models.CASCADE, related_name="failed_items")
     batch = models.ForeignKey(Batch, models.CASCADE, related_name="failed_items")
@@ -392,7 +392,7 @@ class FailedItem(models.Model):
 
 
 class Finding(models.Model):
-    """A problem that a check found in a store, from the scan that saw it first to the one that no longer did."""
+    """A problem that a check found in a store, from its first scan to the scan that resolved it."""
 
     operation = models.CharField(_("check"), max_length=100)
     store = models.CharField(_("store"), max_length=50)
@@ -425,7 +425,7 @@ class Finding(models.Model):
 
 
 class Lock(models.Model):
-    """A target that a run holds: a table of a store, or one key of it (`key` empty: the whole table)."""
+    """A target locked by a run: a table of a store, or one key of it (`key` empty: the whole table)."""
 
     run = models.ForeignKey(Run, models.CASCADE, related_name="locks")
     identity = models.TextField()
@@ -453,7 +453,7 @@ class AppendOnly(models.QuerySet["Event"]):
 
 
 class Event(models.Model):
-    """One entry of the trail: appended, never changed."""
+    """One entry of the audit log. Entries are appended and never changed."""
 
     run = models.ForeignKey(Run, models.PROTECT, null=True, related_name="events")
     at = models.DateTimeField(_("at"), default=timezone.now)
@@ -493,7 +493,7 @@ class Event(models.Model):
 
 
 class ScheduleSetting(models.Model):
-    """An operation's schedule as people set it here: off until somebody switches it on."""
+    """The settings of an operation's schedule: off until a user enables it."""
 
     operation = models.CharField(_("operation"), max_length=100, primary_key=True)
     on = models.BooleanField(_("on"), default=False)
@@ -521,7 +521,7 @@ class Heartbeat(models.Model):
 
 
 class Freeze(models.Model):
-    """The emergency switch: while a row stands, every run waits at its next batch and none starts."""
+    """A freeze: while a row exists, every run waits at its next batch and no run starts."""
 
     who = models.CharField(max_length=150)
     note = models.TextField()
@@ -537,12 +537,12 @@ class Channel(models.TextChoices):
 
 
 class Alert(models.Model):
-    """What the people on the alert list are told, once for each key."""
+    """An alert to the alert list, sent once for each key."""
 
     key = models.CharField(_("key"), max_length=200, unique=True)
     subject = models.CharField(_("subject"), max_length=300)
     text = models.TextField(_("text"))
-    to = models.JSONField(_("also to"), default=list)  # mail addresses beside the alert list's
+    to = models.JSONField(_("also to"), default=list)  # mail addresses in addition to the alert list
     at = models.DateTimeField(_("at"), default=timezone.now)
 
     class Meta:
@@ -554,12 +554,14 @@ class Alert(models.Model):
 
 
 class Delivery(models.Model):
-    """An alert on its way through one channel: the outbox."""
+    """The delivery of an alert through one channel: a row of the outbox."""
 
     alert = models.ForeignKey(Alert, models.CASCADE, related_name="deliveries")
     channel = models.CharField(_("channel"), max_length=10, choices=Channel)
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
-    next_try_at = models.DateTimeField(_("next try at"), null=True, default=timezone.now)  # None: delivered, given up
+    next_try_at = models.DateTimeField(
+        _("next try at"), null=True, default=timezone.now
+    )  # None: delivered, or given up
     delivered_at = models.DateTimeField(_("delivered at"), null=True)
     last_error = models.TextField(_("error"), blank=True)
 
@@ -574,7 +576,7 @@ class Delivery(models.Model):
 
 
 class SystemUser(models.Model):
-    """Which account a user of the operating system is: one person."""
+    """The account of a user of the operating system."""
 
     name = models.CharField(_("system user"), max_length=150, primary_key=True)
     account = models.ForeignKey(
@@ -591,7 +593,7 @@ class SystemUser(models.Model):
 
 
 class Installation(models.Model):
-    """The one row that says which environment this console is: `setup` writes it."""
+    """The environment of this console, in one row that `setup` writes."""
 
     environment = models.CharField(_("environment"), max_length=20)
 

@@ -1,7 +1,7 @@
-"""Telling the people on the alert list, by mail and by a signed webhook.
+"""Alerts by mail and by a signed webhook: the outbox of notifications.
 
-An alert is written down in the caller's transaction, once for each key, and delivered by the queue: what
-can't be delivered now is tried again later, and seen in the console.
+An alert is saved in the caller's transaction, once for each key, and delivered by the queue. A failed delivery is
+tried again later and shown in the console.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from opsconsole.redaction import redact
 
 logger = logging.getLogger(__name__)
 
-PER_ROUND = 20  # deliveries; a channel that hangs must not keep the queue
+PER_ROUND = 20  # deliveries; a channel that hangs must not block the queue
 TIMEOUT_SECONDS = 5.0
 BACKOFF_MINUTES = (1, 2, 5, 15, 60, 240, 480, 720)  # after each attempt; the last one gives up
 SIGNATURE, TIMESTAMP = "X-OpsConsole-Signature", "X-OpsConsole-Timestamp"
 
 
 def create_alert(key: str, subject: str, text: str, to: Sequence[str] = ()) -> bool:
-    """Tell it through every channel that is configured. False: this key was told before, and nobody is again.
+    """Create an alert for every configured channel. Return False if this key was sent before.
 
-    `to`: mail addresses beside those of the alert list.
+    `to` are mail addresses in addition to the alert list.
     """
     with transaction.atomic():
         fields = {
@@ -50,19 +50,19 @@ def create_alert(key: str, subject: str, text: str, to: Sequence[str] = ()) -> b
 
 
 def channels() -> list[Channel]:
-    """Those that the settings name."""
+    """Return the configured channels."""
     addresses = {Channel.MAIL: settings.ALERT_EMAILS, Channel.WEBHOOK: settings.ALERT_WEBHOOK_URL}
     return [channel for channel, address in addresses.items() if address]
 
 
 def deliver() -> int:
-    """Send what is due; the number of deliveries that arrived."""
+    """Send the deliveries that are due. Return how many arrived."""
     due = Delivery.objects.filter(next_try_at__lte=timezone.now()).select_related("alert")
     return sum(_attempt(delivery) for delivery in due.order_by("next_try_at")[:PER_ROUND])
 
 
 def _attempt(delivery: Delivery) -> bool:
-    """One try. Its successor is due before it begins: a worker that dies in it loses nothing."""
+    """Try a delivery once. The next try is saved first, so that a worker that dies loses nothing."""
     again = None
     if delivery.attempts < len(BACKOFF_MINUTES):
         again = timezone.now() + timedelta(minutes=BACKOFF_MINUTES[delivery.attempts])
@@ -108,7 +108,7 @@ def _webhook(alert: Alert) -> None:
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
-    """HMAC-SHA256 over the timestamp, a point and the body: a recorded call can't be sent again later."""
+    """Return the HMAC-SHA256 of timestamp, a point and body, so that a recorded call cannot be replayed later."""
     digest = hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256)
     return f"sha256={digest.hexdigest()}"
 

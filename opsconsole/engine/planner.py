@@ -1,4 +1,4 @@
-"""A plan: read-only. What would happen to every unit, by the very code that would do it."""
+"""The planner: the read-only preview of an operation, made by the code that executes it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from opsconsole.stores.store import Store
 
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")
 SHOWN_CHARACTERS = 500
-SHOWN_BEFORE = 80  # characters of a long value before the first that differs
+SHOWN_BEFORE = 80  # characters of a long value before the first difference
 OUTCOMES = ("changed", "skipped", "invalid", "failed")
 _Operation = TypeVar("_Operation", bound=Operation)
 _NAMES: dict[type, str] = {
@@ -39,12 +39,12 @@ _NAMES: dict[type, str] = {
 
 
 class PlanRefused(Exception):
-    """The operation can't be planned as asked. The message says what to do."""
+    """The operation cannot be planned. The message says what to do."""
 
 
 @dataclass
 class Outcomes:
-    """What became of a batch of units: writes grouped by table and columns, and all others by reason."""
+    """The outcomes of a batch of rows: writes grouped by table and columns, the others by reason."""
 
     writes: list[Write] = field(default_factory=list)
     reasons: dict[str, dict[str, int]] = field(default_factory=lambda: {name: {} for name in OUTCOMES})
@@ -65,9 +65,9 @@ def outcomes_of(
     change: Callable[[Any], Outcome] | None = None,
     is_fatal: Callable[[Exception], bool] = lambda error: False,
 ) -> Outcomes:
-    """Ask the operation about each of `units`. This is the preview and the execution alike.
+    """Process each of `units`, for the preview and for the execution.
 
-    `change`: what is asked instead of the operation's own; `is_fatal`: whether an error is not a unit's own.
+    `change` replaces the operation's own function. `is_fatal` tells whether an error belongs to the whole run.
     """
     found = Outcomes()
     if units and isinstance(units[0], Unreadable):
@@ -78,7 +78,7 @@ def outcomes_of(
     for unit in units:
         try:
             outcome = change(unit)
-        except Exception as error:  # one unit's trouble is no other's
+        except Exception as error:  # the error belongs to this row only
             if is_fatal(error):
                 raise
             found.errors.append((unit.pk, operation.label(unit), error))
@@ -121,7 +121,7 @@ class UnnamedKey(Exception):
 
 
 class Unreadable(NamedTuple):
-    """A unit that can't be read exactly: it alone is a batch. A value makes it invalid, a key makes it fail."""
+    """An unreadable row, a batch by itself: invalid because of a value, failed because of its key."""
 
     pk: Key
     label: str
@@ -143,7 +143,7 @@ def _unreadable(unit: Unreadable, sampler: Sampler | None) -> Outcomes:
 
 
 def read_batch(operation: Operation, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
-    """The next units, as `Operation.fetch`. A unit that can't be read comes alone, as Unreadable."""
+    """Return the next rows, as `Operation.fetch` does. An unreadable row comes alone, as Unreadable."""
     while True:
         try:
             found = operation.fetch(units, after=after, bound=bound, limit=limit)
@@ -167,7 +167,7 @@ def read_batch(operation: Operation, units: QuerySet[Any], *, after: Key | None,
 
 @dataclass
 class Plan:
-    """An operation on a store, frozen: parameters, selection, bound, figures; outcomes once counted."""
+    """A frozen operation on a store: parameters, selection, bound, statistics, counted outcomes."""
 
     operation: Operation
     selection: Selection
@@ -191,19 +191,19 @@ class Plan:
 
     @property
     def compared(self) -> dict[str, Any]:
-        """The figures that say whether the store is still as it was."""
+        """Return the statistics that are compared to detect drift."""
         return {name: value for name, value in self.before.items() if name not in self.operation.volatile_statistics}
 
     @cached_property
     def units(self) -> QuerySet[Any]:
-        """Scope and selection; `fetch` keeps to the bound."""
+        """Return the rows of scope and selection. `fetch` applies the bound."""
         return selected_rows(self.operation, self.selection)
 
     def counts(self) -> dict[str, int]:
         return {name: sum(self.reasons[name].values()) for name in OUTCOMES}
 
     def digest(self) -> str:
-        """What a confirmation confirms: parameters, selection, bound, counts, and for deletes the rows."""
+        """Return the digest that a confirmation refers to: parameters, selection, bound, counts, and pinned rows."""
         covered = [
             self.operation.name,
             self.operation.store.identity(),
@@ -222,7 +222,7 @@ def selected_rows(operation: Operation, selection: Selection) -> QuerySet[Any]:
 
 
 def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # noqa: B008  # immutable
-    """Validate the store, freeze the bound, count the scope. Raises StoreUnusable."""
+    """Validate the store, freeze the bound and count the scope. Raises StoreUnavailable."""
     store, needs = operation.store, operation.needs()
     store.require({model: tuple(columns) for model, columns in needs.items()})
     preflight.require_readable(store, (model._meta.db_table for model in needs))
@@ -236,7 +236,7 @@ def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # n
 
 
 def measure(operation: Operation, selection: Selection, bound: Key) -> dict[str, Any]:
-    """The operation's figures over what was selected, up to the bound."""
+    """Return the statistics of the selected rows up to the bound."""
 
     def restrict(units: QuerySet[Any]) -> QuerySet[Any]:
         return operation.up_to(selection.restrict(units, operation), bound)
@@ -245,7 +245,7 @@ def measure(operation: Operation, selection: Selection, bound: Key) -> dict[str,
 
 
 def advice(planned: Plan) -> list[str]:
-    """What one should know before execution: the operation's own advice, indexes, signals not seen."""
+    """Return the notes of the plan: the operation's own, missing indexes, unobservable signals."""
     operation = planned.operation
     sentences = list(operation.plan_notes(planned.total))
     for table, columns in operation.writes.items():
@@ -268,9 +268,9 @@ def count_outcomes(
     until: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Plan], None] = lambda planned: None,
 ) -> Plan:
-    """Walk the scope and fill in outcomes and sample, until the end or `until()`. Writes nothing.
+    """Count the outcomes and take samples, until the end of the scope or `until()`. Writes nothing.
 
-    Called again on the same plan, it goes on behind `planned.cursor`.
+    A second call continues after `planned.cursor`.
     """
     started = time.monotonic() - planned.seconds
     sampler = Sampler(planned.sample)
@@ -316,7 +316,7 @@ def _pinning(planned: Plan, units: list[Any]) -> Callable[[Any], Outcome] | None
 
 
 def digest_of(outcome: Outcome, unit: Any) -> str:
-    """Return a digest of what becomes of a unit and of what that stands on; empty where it stays as it is."""
+    """Return a digest of a row's outcome and the values it depends on; empty for an unchanged row."""
     if not isinstance(outcome, Changes):
         return ""
     # An action has no rows: its unit has the columns that it reads.
@@ -326,7 +326,7 @@ def digest_of(outcome: Outcome, unit: Any) -> str:
 
 
 def _comparable(value: Any) -> Any:
-    """A value as another process sees it too: sets are sorted, and objects have no address."""
+    """Return a value that is equal in every process: sets are sorted, objects have no address."""
     if isinstance(value, Mapping):
         return {str(key): _comparable(one) for key, one in value.items()}
     if isinstance(value, set | frozenset):
@@ -339,7 +339,7 @@ def _comparable(value: Any) -> Any:
 
 
 def drifted_rows(planned: Plan, pinned: Mapping[Key, str]) -> list[Key]:
-    """Return those of the pinned units that are gone or that would no longer become what the plan showed."""
+    """Return the pinned rows that no longer exist or would have another outcome."""
     waiting = dict(pinned)
     for units in walk(planned, batch_size=DEFAULT_BATCH_SIZE):
         for unit in units:
@@ -356,7 +356,7 @@ def _digest_now(operation: Operation, unit: Any) -> str:
 
 
 def walk(planned: Plan, *, batch_size: int, after: Key | None = None) -> Iterator[list[Any]]:
-    """The units of a plan, a batch at a time, in keyset order up to the bound."""
+    """Yield the rows of a plan batch by batch, in keyset order up to the bound."""
     if planned.bound is None:
         return
     while units := read_batch(planned.operation, planned.units, after=after, bound=planned.bound, limit=batch_size):
@@ -373,7 +373,7 @@ def merge(reasons: dict[str, dict[str, int]], more: dict[str, dict[str, int]]) -
 
 
 class Sampler:
-    """About fifty units, so chosen that each kind of outcome is seen: the first few of each kind."""
+    """A sample of about fifty rows: the first few of each kind of outcome."""
 
     PER_KIND = 12
 
@@ -390,7 +390,7 @@ class Sampler:
     def add(
         self, outcome: str, reason: str, key: Key, label: str, rows: Iterable[RowChange] = (), detail: str = ""
     ) -> None:
-        """Keep a unit for the sample, unless there are enough of its kind."""
+        """Add a row to the sample if its kind needs more."""
         kept = self._kinds.setdefault((outcome, reason), [])
         if len(kept) < self.PER_KIND:
             shown = [_shown(row) for row in rows]
@@ -416,7 +416,7 @@ def _shown(row: RowChange) -> dict[str, Any]:
 
 
 def _where_they_differ(before: Any, after: Any) -> tuple[Any, Any]:
-    """Two documents from shortly before the first difference on: what they begin with alike shows nothing."""
+    """Return two documents from shortly before their first difference."""
     if not (isinstance(before, str) and isinstance(after, str)) or before == after:
         return before, after
     if max(len(before), len(after)) <= SHOWN_CHARACTERS:
@@ -427,7 +427,7 @@ def _where_they_differ(before: Any, after: Any) -> tuple[Any, Any]:
 
 
 def _text(value: Any) -> Any:
-    """A value to be shown: documents and images are clipped."""
+    """Return a value as text for display; long values are clipped."""
     if value is None or isinstance(value, int | float):
         return value
     text = str(value)
@@ -435,7 +435,7 @@ def _text(value: Any) -> Any:
 
 
 def operation_on(cls: type[_Operation], store: Store, params: dict[str, Any]) -> _Operation:
-    """`cls` on `store`; refuses a store of another system."""
+    """Return the operation `cls` on `store`. Refuses a store of another platform."""
     operation = cls(store, params)
     wanted = getattr(cls, "store_alias", None)
     if wanted and store.name != wanted:

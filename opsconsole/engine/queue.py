@@ -1,7 +1,7 @@
-"""The queue: it wakes the runner up, and nothing else. The only importer of django_q.
+"""The queue adapter, the only importer of django_q. The queue only wakes the executor.
 
-A message carries a run's id and generation. Whatever is lost, doubled or late is harmless: an outdated
-generation gets nothing, and every minute `heartbeat` wakes what no message will.
+A message carries the id and generation of a run. Lost, duplicate or late messages are harmless: an outdated
+generation claims nothing, and `heartbeat` queues abandoned runs every minute.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from opsconsole.stores.store import Store, StoreUnavailable
 logger = logging.getLogger(__name__)
 
 SLICE_SECONDS = 20.0
-PATIENCE_SECONDS = 0.9  # less than the wait for a lock: a run that has to wait lets its worker go
-HELD_SECONDS = (0.1, 0.2, 0.4)  # between the tries of a small run whose target another run holds
-TICK_RETRIES, TICK_RETRY_SECONDS = 30, 60.0  # a schedule's due time that meets a store in trouble
+PATIENCE_SECONDS = 0.9  # less than the wait for a lock: a waiting run releases its worker
+HELD_SECONDS = (0.1, 0.2, 0.4)  # between the tries of a small run whose target is locked by another run
+TICK_RETRIES, TICK_RETRY_SECONDS = 30, 60.0  # for a scheduled run whose store is unavailable
 WORKER_SEEN = timedelta(minutes=2)
 KEEP_RESULTS = timedelta(days=7)
-OVERDUE = timedelta(minutes=15)  # after its due time, a scheduled run should have begun
+OVERDUE = timedelta(minutes=15)  # a scheduled run that has not started by then is overdue
 
 HEARTBEAT = "opsconsole: heartbeat"
 OPERATION_PREFIX = "operation: "
 
 
-# --- what people start ------------------------------------------------------------------------------------
+# --- starting runs --------------------------------------------------------------------------------------
 
 
 def confirm(run: Run, actor: Actor, checked: Sequence[str] = (), part_of: Run | None = None) -> Run:
-    """Lock a plan's targets and queue it: both or neither."""
+    """Confirm a plan and queue its run, in one transaction."""
     with transaction.atomic():
         lifecycle.confirm(run, actor, background=True, checked=checked, part_of=part_of)
         if run.status == Status.QUEUED:
@@ -62,9 +62,9 @@ def confirm(run: Run, actor: Actor, checked: Sequence[str] = (), part_of: Run | 
 
 
 def run_now(run: Run, actor: Actor) -> Run:
-    """Confirm a small plan and work on it here, for one slice. Where it has to wait, workers go on with it.
+    """Confirm a small plan and execute it in this process for one slice. If it must wait, workers continue it.
 
-    A plan that can't be confirmed is dropped: raises UnableToRun.
+    A plan that cannot be confirmed is deleted. Raises RunRefused.
     """
     for seconds in (*HELD_SECONDS, None):
         try:
@@ -89,7 +89,7 @@ def resume(run: Run, actor: Actor) -> None:
 
 
 def approve(run: Run, actor: Actor) -> None:
-    """Approve a run and queue it. Where its rows have changed, it is planned again instead: raises PlanDrifted."""
+    """Approve a run and queue it. If its rows have changed, it is planned again. Raises PlanDrifted."""
     try:
         with transaction.atomic():
             lifecycle.approve(run, actor)
@@ -99,13 +99,13 @@ def approve(run: Run, actor: Actor) -> None:
 
 
 def plan_in_background(run: Run) -> None:
-    """Count a large plan's outcomes in the queue; `run.plan["counted"]` turns true."""
+    """Count the outcomes of a large plan in a job, which sets `run.plan["counted"]`."""
     with transaction.atomic():
         _enqueue_job(count_plan, run)
 
 
 def enqueue(run: Run, seconds: float = 0.0) -> None:
-    """One message for a queued or handed-over run, in the caller's transaction; handed out after `seconds`."""
+    """Enqueue a message for a run in the caller's transaction, to be delivered after `seconds`."""
     _enqueue_job(run_slice, run, seconds)
 
 
@@ -121,7 +121,7 @@ def _send(job: Callable[..., Any], *args: Any, cluster: str = "", seconds: float
 
 
 class _Later(ORM):  # type: ignore[misc]
-    """The queue, for a message that is handed out after a while."""
+    """A broker that delivers its message after a delay."""
 
     def __init__(self, list_key: str | None, seconds: float) -> None:
         super().__init__(list_key)
@@ -136,13 +136,13 @@ class _Later(ORM):  # type: ignore[misc]
 
 
 def run_slice(run_id: int, generation: int) -> str:
-    """Work on a run for one slice; its successor is queued in the transaction that ends the slice."""
+    """Execute a run for one slice. Its successor is queued in the transaction that ends the slice."""
     run = Run.objects.filter(pk=run_id).first()
     if run is None:
         return "gone"
     mine = run.generation == generation and not run.worker
     with ExitStack() as stack:
-        if mine and run.waits:  # see whether it is free, and let the worker go at once where it is not
+        if mine and run.waits:  # if it is locked, release the worker at once
             with suppress(RunRefused, StoreUnavailable, DatabaseError, InterfaceError):
                 stack.enter_context(brief_lock_waits(lifecycle.store_of(run)))
         try:
@@ -164,13 +164,13 @@ def run_slice(run_id: int, generation: int) -> str:
         except (LostOwnership, RunRefused) as reason:
             return str(reason)
         except (DatabaseError, InterfaceError):
-            # The run says why it is interrupted; `heartbeat` takes it up again.
+            # The run records why it is interrupted; `heartbeat` queues it again.
             logger.warning("Run %s was interrupted", run_id, exc_info=True)
     return run.status
 
 
 def _not_now(run: Run, error: Exception) -> str:
-    """A run that could not begin its slice waits where waiting may help; otherwise it has failed."""
+    """Let a run that could not start its slice wait if the error is temporary; fail it otherwise."""
     trouble = _trouble(error)
     if trouble is not None:
         return _let_go(run, trouble_code(trouble), why_it_waits(Store(run.store, run.store), trouble))
@@ -185,14 +185,14 @@ def _let_go(run: Run, code: str, reason: str) -> str:
 
 
 def _trouble(error: Exception) -> Exception | None:
-    """The database's error that waiting may help, None where it does not."""
+    """Return the database error if it is temporary, else None."""
     cause = error.error if isinstance(error, StoreUnavailable) else error
     is_one = isinstance(cause, DatabaseError | InterfaceError) and classify(cause) == ErrorKind.TRANSIENT
     return cause if is_one else None
 
 
 def count_plan(run_id: int, generation: int) -> str:
-    """Count a plan's outcomes for one slice. A store in trouble is tried again later."""
+    """Count the outcomes of a plan for one slice. An unavailable store is tried again later."""
     try:
         return _count_slice(run_id, generation)
     except (StoreUnavailable, DatabaseError, InterfaceError) as error:
@@ -236,9 +236,9 @@ def _count_slice(run_id: int, generation: int) -> str:
 
 
 def run_schedule(operation: str, due: str, tries: int = 1) -> str:
-    """A schedule's due time: plan and queue a run for each of its occasions, once for each due time.
+    """Plan and queue the runs of a schedule, once for each due time.
 
-    Where a store is in trouble, it is tried again each minute for half an hour.
+    If a store is unavailable, it is tried again every minute for half an hour.
     """
     cls = registry.operation(operation)
     answers, again = [], False
@@ -254,7 +254,7 @@ def run_schedule(operation: str, due: str, tries: int = 1) -> str:
 
 
 class _TryAgain(Exception):
-    """The store of an occasion is in trouble."""
+    """The store of a scheduled run is unavailable."""
 
 
 def _occasion(cls: type[Operation], params: dict[str, Any], due: str, *, last: bool) -> str:
@@ -282,15 +282,15 @@ def _occasion(cls: type[Operation], params: dict[str, Any], due: str, *, last: b
             confirm(run, actor)
     except IntegrityError:
         return "this tick has its run already"
-    except RunRefused as reason:  # held, or production wants a fresh backup first
+    except RunRefused as reason:  # frozen, or a recent backup is missing
         lifecycle.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=str(reason))
         return str(reason)
     return f"run {run.pk}"
 
 
 def heartbeat(cluster: str = "") -> None:
-    """Each minute: say that a worker lives, wake what lost its worker or its message, tell what is overdue,
-    deliver alerts, prune old results.
+    """Run every minute: record that a worker lives, queue runs that lost their worker or message, report overdue
+    schedules, deliver alerts, prune old results.
     """
     Heartbeat.objects.update_or_create(
         host=heartbeat_name(socket.gethostname(), cluster), defaults={"at": timezone.now()}
@@ -309,7 +309,7 @@ def heartbeat(cluster: str = "") -> None:
 
 
 def requeue_stale_runs() -> list[Run]:
-    """Wake every background run that no worker and no message will."""
+    """Queue every background run without a worker or a message."""
     with transaction.atomic():
         revived = lifecycle.requeue_stale_runs()
         for run in revived:
@@ -321,7 +321,7 @@ def requeue_stale_runs() -> list[Run]:
 
 
 def tell_overdue() -> None:
-    """Tell of each scheduled run that was due a while ago and was not made, or has not begun."""
+    """Send an alert for each scheduled run that is overdue."""
     now = timezone.localtime()
     for switch in ScheduleSetting.objects.filter(on=True):
         due: datetime = croniter(switch.cron, now - OVERDUE).get_prev(datetime)
@@ -347,7 +347,7 @@ def tell_overdue() -> None:
 
 
 class ScheduleState(NamedTuple):
-    """An operation's schedule as the console shows it."""
+    """The schedule of an operation, for display."""
 
     operation: type[Operation]
     switch: ScheduleSetting
@@ -356,7 +356,7 @@ class ScheduleState(NamedTuple):
 
 
 def schedules() -> list[ScheduleState]:
-    """Every operation that has a schedule, switched on or not."""
+    """Return the schedule of every operation that has one, enabled or not."""
     switches = ScheduleSetting.objects.in_bulk()
     next_runs = dict(Schedule.objects.filter(name__startswith=OPERATION_PREFIX).values_list("name", "next_run"))
     newest = Run.objects.filter(trigger=Trigger.SCHEDULE).order_by().values("operation").annotate(last=Max("pk"))
@@ -376,7 +376,7 @@ def schedules() -> list[ScheduleState]:
 
 
 def switch(operation: str, *, on: bool, cron: str, actor: Actor) -> None:
-    """Switch an operation's schedule on or off, or change when it runs. Raises UnableToRun."""
+    """Enable, disable or change the schedule of an operation. Raises RunRefused."""
     if not croniter.is_valid(cron):
         raise RunRefused(
             _("%(cron)s is no cron rule: five fields are wanted, such as 30 2 * * *.") % {"cron": repr(cron)}
@@ -390,7 +390,7 @@ def switch(operation: str, *, on: bool, cron: str, actor: Actor) -> None:
 
 
 def sync_schedules() -> None:
-    """Make the queue's schedules what is declared and switched on. Safe to repeat."""
+    """Create, update and delete the schedules of the queue as declared and enabled. Safe to repeat."""
     wanted: dict[str, dict[str, Any]] = {
         name: {
             "func": f"{__name__}.heartbeat",
@@ -433,7 +433,7 @@ def sync_schedules() -> None:
                 continue
             for field, value in fields.items():
                 setattr(schedule, field, value)
-            # A changed rule keeps its old due time unless it is worked out anew.
+            # django-q keeps the old due time of a changed rule, so it is calculated here.
             schedule.next_run = _next_run(fields)
             schedule.save()
 
@@ -451,6 +451,6 @@ def heartbeat_name(host: str, cluster: str = "") -> str:
 
 
 def worker_seen(cluster: str = "") -> datetime | None:
-    """When a worker of this cluster was last seen alive, on whatever host."""
+    """Return when a worker of this cluster was last seen alive, on any host."""
     newest = Heartbeat.objects.filter(host__startswith=f"{cluster}@").order_by("-at").first()
     return newest.at if newest else None

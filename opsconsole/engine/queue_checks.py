@@ -1,4 +1,4 @@
-"""What `check` refuses beside Django's own checks: a queue that would hand a job out twice."""
+"""System checks: queue settings that would hand a job out twice, and wrong operations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_operations(**kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def check_queue(**kwargs: Any) -> list[CheckMessage]:
-    """Q_CLUSTER as the runner needs it: a job is handed out once, and the run does the retrying."""
+    """Check Q_CLUSTER: a job must be handed out once, and the run retries itself."""
     queue = settings.Q_CLUSTER
     workers = queue.get("workers") or 0
     timeout, retry = queue.get("timeout") or 0, queue.get("retry") or 0
@@ -62,7 +62,7 @@ def check_queue(**kwargs: Any) -> list[CheckMessage]:
                 _("Set it above %(seconds)d seconds: timeout × (2 + queue_limit / workers).") % {"seconds": least},
             )
         )
-    # Each with what its absence would do: see Django-Q's configuration.
+    # Each with the consequence of another value: see Django-Q's configuration.
     for number, (name, wanted, consequence) in enumerate(
         (
             ("bulk", 1, _("a worker would hold jobs that another could take")),

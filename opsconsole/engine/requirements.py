@@ -1,4 +1,4 @@
-"""What the console's operations need of a store."""
+"""Tables and columns that the operations need in a store."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ SALT = "opsconsole.audit_log"
 
 @contextmanager
 def serialised(name: str) -> Iterator[None]:
-    """One at a time over all processes. SQLite's IMMEDIATE transactions are so already."""
+    """Serialize over all processes. SQLite's IMMEDIATE transactions are serial already."""
     with transaction.atomic():
         connection = connections["default"]
         if connection.vendor == "postgresql":
@@ -31,7 +31,7 @@ def serialised(name: str) -> Iterator[None]:
 
 
 def number_of(text: str) -> int:
-    """A text as PostgreSQL's 64-bit number of an advisory lock."""
+    """Return the 64-bit number of a text for PostgreSQL's advisory lock."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
 
 

@@ -1,4 +1,4 @@
-"""Which units of an operation's scope somebody chose: everything, these keys, or all that a list's filter shows."""
+"""The selected rows of an operation's scope: all, given keys, or the rows of a filtered list."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Selection(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value is not None}
 
     def restrict(self, units: QuerySet[Any], operation: Operation) -> QuerySet[Any]:
-        """`units` that are chosen."""
+        """Return the selected rows of `units`."""
         operation.selected = self != Selection()
         if self.keys is not None:
             return operation.select(units, self.keys)
@@ -37,7 +37,7 @@ class Selection(NamedTuple):
         return units
 
     def words(self) -> str:
-        """What was chosen, for people."""
+        """Return a description of the selection."""
         if self.keys is not None:
             count = len(self.keys)
             return ngettext("%(count)d selected row", "%(count)d selected rows", count) % {"count": count}
@@ -47,7 +47,7 @@ class Selection(NamedTuple):
 
 
 def _changelist_queryset(model: type[models.Model], query: str) -> QuerySet[Any]:
-    """The very rows that the changelist shows under this address: it is asked itself."""
+    """Return the rows that the changelist shows at this address."""
     admin.autodiscover()
     model_admin = admin.site.get_model_admin(model)
     request = RequestFactory().get("/", query_params=None, QUERY_STRING=query)

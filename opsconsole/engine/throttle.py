@@ -1,4 +1,4 @@
-"""Configured signals that hold every run at its next batch. What can't be observed is a warning, not a hold."""
+"""Throttle signals that stop every run at its next batch. An unobservable signal is a warning and stops nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opsconsole.stores.store import Store
 
 
 def throttle_reason(store: Store) -> str:
-    """Why runs on `store` wait now; empty when nothing holds them."""
+    """Return why runs on `store` must wait, or an empty string."""
     if settings.RUN_HOLD_FILE and Path(settings.RUN_HOLD_FILE).exists():
         return _("The hold file %(path)s exists: remove it to go on.") % {"path": settings.RUN_HOLD_FILE}
     if store.vendor != "postgresql":
@@ -43,7 +43,7 @@ def throttle_reason(store: Store) -> str:
 
 
 def unobservable(store: Store) -> list[str]:
-    """Warnings for the plan: configured signals that this store does not give."""
+    """Return warnings about configured signals that this store does not provide."""
     wanted = {
         "RUN_HOLD_MAX_REPLICA_LAG_SECONDS": settings.RUN_HOLD_MAX_REPLICA_LAG_SECONDS,
         "RUN_HOLD_MAX_ACTIVE_CONNECTIONS": settings.RUN_HOLD_MAX_ACTIVE_CONNECTIONS,

@@ -35,7 +35,7 @@ def problem_operations() -> dict[str, type[Operation]]:
 
 
 def figures(store: Store) -> Iterator[Figure]:
-    """Everything that is measured of a store. Raises StoreUnusable when it can't be asked."""
+    """Everything that is measured of a store. Raises StoreUnavailable when it can't be asked."""
     try:
         yield Figure(SIZE, store.size())
         missing = store.missing()
@@ -106,7 +106,7 @@ def _row(store: Store, figure: Figure, before: Measurement | None, now: datetime
 
 
 def measure(store: Store) -> int:
-    """Take all figures of a store and keep them; how many. Raises StoreUnusable."""
+    """Take all figures of a store and keep them; how many. Raises StoreUnavailable."""
     measured = list(figures(store))
     keep(store, measured)
     return len(measured)

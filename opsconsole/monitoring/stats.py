@@ -15,7 +15,7 @@ SHOWN = 50
 
 
 def stats(store: Store) -> dict[str, Any]:
-    """What `store_stats` and its page show. Raises StoreUnusable."""
+    """What `store_stats` and its page show. Raises StoreUnavailable."""
     try:
         store.require_file()
         found = {"alias": store.alias, "engine": store.vendor, "location": store.location, "size_bytes": store.size()}

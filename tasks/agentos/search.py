@@ -165,7 +165,7 @@ class FindingData:
 
 
 def search(store: Store, text: str, *, sources: tuple[str, ...] = tuple(SOURCES), limit: int = LIMIT) -> FindingData:
-    """The best matches of `text` in `store`. Raises StoreUnusable.
+    """The best matches of `text` in `store`. Raises StoreUnavailable.
 
     Of several sources, those that an older store lacks are left out, unless it has none of them.
     """

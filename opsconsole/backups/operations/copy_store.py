@@ -221,7 +221,7 @@ def _rows(count: int) -> str:
 
 
 def target_store(store: Store, alias: str) -> Store:
-    """The database that `<ALIAS>_DATABASE_URL` names, for this process. Raises UnableToPlan."""
+    """The database that `<ALIAS>_DATABASE_URL` names, for this process. Raises PlanRefused."""
     if alias in {known.alias for known in all_stores()}:
         raise PlanRefused(
             gettext("%(alias)s is a store in use: name another alias, such as %(example)s.")

@@ -78,7 +78,7 @@ class RestoreStore(OnNamedStore, NamedItemsMixin, Action):
 
     @property
     def _file(self) -> Path:
-        """Where the file is. Raises StoreUnusable for one outside the configured folders."""
+        """Where the file is. Raises StoreUnavailable for one outside the configured folders."""
         return below(str(self.params["file"]))
 
     def _listed(self) -> Backup | None:
