@@ -1,4 +1,4 @@
-"""Write a backup: a consistent state while others write, checked, and only then given its name and listed."""
+"""Write backups: consistent while other clients write, verified, then renamed and recorded."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ LOCKED_SECONDS = 60.0
 
 
 class BackupFailed(Exception):
-    """What was written is not what it should be: it is not listed. The message says why."""
+    """The backup is not valid and is not recorded. The message says why."""
 
 
 def write(store: Store, folder: Path, *, plain: bool, at: datetime, run_id: int | None) -> Backup:
-    """Make a backup in `folder`, check it, list it. Done again with the same run and moment, it is made anew."""
+    """Write a backup into `folder`, verify and record it. The same run and time write it again."""
     sqlite = store.path is not None
     format_ = "sql" if plain else "sqlite" if sqlite else "custom"
     ending = {"sql": ".sql.gz", "sqlite": ".sqlite3.gz", "custom": ".dump"}[format_] + files.suffix()
     number = f"-{run_id}" if run_id is not None else ""
     path = folder / f"{store.alias}-{at:%Y%m%dT%H%M%SZ}{number}{ending}"
-    partial = path.with_name(f"{path.name[: -len(ending)]}{files.PARTIAL}{ending}")  # its ending says how to read it
+    partial = path.with_name(f"{path.name[: -len(ending)]}{files.PARTIAL}{ending}")  # its suffix tells how to read it
     copy = path.with_name(f"{path.name}.copy{files.PARTIAL}")
     entries, head = audit_log.head()
     try:
@@ -83,7 +83,7 @@ def _sqlite(store: Store, copy: Path, partial: Path, *, plain: bool) -> dict[str
     copy.touch(mode=0o600)
     copy_database(store, copy)
     with closing(sqlite3.connect(copy)) as connection:
-        connection.execute("PRAGMA journal_mode=DELETE")  # one file, nothing beside it
+        connection.execute("PRAGMA journal_mode=DELETE")  # one file, without a log
         rows = checked_rows(connection)
         if plain:
             lines = _Lines(connection)
@@ -117,7 +117,7 @@ def copy_database(store: Store, target: Path) -> None:
 
 
 class _SetBack(Exception):
-    """Writers keep setting the copy back to its beginning."""
+    """Writers restart the copy again and again."""
 
 
 def progress(*, bounded: bool) -> Any:
@@ -143,7 +143,7 @@ def progress(*, bounded: bool) -> Any:
 
 
 def checked_rows(connection: sqlite3.Connection) -> dict[str, int]:
-    """Table → rows of a SQLite file whose integrity is checked. Raises BackupFailed."""
+    """Return table → rows of a SQLite file after an integrity check. Raises BackupFailed."""
     try:
         found = [row[0] for row in connection.execute("PRAGMA integrity_check(3)")]
         if found != ["ok"]:
@@ -159,7 +159,7 @@ def checked_rows(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 class _Lines:
-    """A SQLite database as SQL text, to be read in portions."""
+    """A SQLite database as SQL text, readable in portions."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")
@@ -188,7 +188,7 @@ def _statements(client: sqlite3.Connection) -> Iterator[str]:
     if any(name == "sqlite_sequence" for _kind, name, _page, _sql in master):
         yield "DELETE FROM sqlite_sequence;"
         yield from _inserts(client, "sqlite_sequence")
-    if virtual:  # their rows are in their shadow tables, which are dumped, too
+    if virtual:  # their rows are in shadow tables, which are dumped too
         yield "PRAGMA writable_schema=ON;"
         for name, sql in virtual:
             values = f"'table', {_literal(name)}, {_literal(name)}, 0, {_literal(sql)}"
@@ -202,7 +202,7 @@ def _statements(client: sqlite3.Connection) -> Iterator[str]:
 
 def _inserts(client: sqlite3.Connection, table: str) -> Iterator[str]:
     declared = client.execute(f"PRAGMA table_xinfo({identifier(table)})").fetchall()
-    names = [row[1] for row in declared if not row[6]]  # a generated column makes itself
+    names = [row[1] for row in declared if not row[6]]  # the database computes a generated column
     taken = {row[1].lower() for row in declared}
     (without_rowid,) = client.execute("SELECT wr FROM pragma_table_list(?) WHERE schema = 'main'", [table]).fetchone()
     if not without_rowid:  # a full-text index may refer to rows by it
@@ -226,7 +226,7 @@ def _literal(text: str) -> str:
 
 
 def _postgresql(store: Store, partial: Path, *, plain: bool) -> tuple[datetime, dict[str, int]]:
-    """Dump and count in one and the same snapshot; then read the file back and count again."""
+    """Dump and count in one snapshot, then read the file back and count again."""
     program = pg_client.tool("pg_dump", store)
     with _snapshot(store) as (snapshot, schemas):
         state_of = timezone.now()
@@ -260,12 +260,12 @@ def _snapshot(store: Store) -> Iterator[tuple[str, list[str]]]:
 
 
 def has_own_schema(store: Store) -> bool:
-    """Whether the store is a schema of its database and not the whole of it."""
+    """Return whether the store is one schema of its database."""
     return bool(store.connection.settings_dict["OPTIONS"].get("own_schema"))
 
 
 def count_rows(store: Store, schemas: list[str]) -> dict[str, int]:
-    """`schema.table` → rows, of all tables that a dump holds."""
+    """Return `schema.table` → rows of all tables in a dump."""
     with store.connection.cursor() as cursor:
         cursor.execute(_TABLES, [schemas or None, schemas or None])
         tables = cursor.fetchall()
@@ -277,7 +277,7 @@ def count_rows(store: Store, schemas: list[str]) -> dict[str, int]:
 
 
 def read_content(store: Store, path: Path) -> dict[str, pg_client.Content]:
-    """What a dump holds, by reading all of it. Raises ToolFailed, BrokenArchive."""
+    """Read a whole dump and return its contents. Raises ToolFailed, BrokenArchive."""
     with files.open_backup(path) as content:
         if files.COMPRESSED in path.suffixes:
             return pg_client.read_dump(content)
@@ -292,7 +292,7 @@ def _restored_text(store: Store, content: BinaryIO) -> dict[str, pg_client.Conte
 
 @contextmanager
 def fed(content: BinaryIO) -> Iterator[BinaryIO]:
-    """`content` as a file that another program can read from: a thread feeds it."""
+    """Yield a pipe from which another program can read `content`."""
     end, start = os.pipe()
     trouble: list[Exception] = []
 
@@ -300,7 +300,7 @@ def fed(content: BinaryIO) -> Iterator[BinaryIO]:
         try:
             with open(start, "wb") as pipe:
                 shutil.copyfileobj(content, pipe, files.PORTION)
-        except BrokenPipeError:  # the program has seen enough
+        except BrokenPipeError:  # the program has stopped reading
             pass
         except Exception as error:  # noqa: BLE001  # told below
             trouble.append(error)

@@ -1,4 +1,4 @@
-"""The file of a backup: compressed, encrypted where a key is set, and read back in the same way."""
+"""Files of backups: compressed, and encrypted if a key is set."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ GZIP_BITS = 31  # zlib's window bits, with gzip's header
 
 
 class BrokenArchive(Exception):
-    """The file can't be read to its end. The message says why."""
+    """The file cannot be read to its end. The message says why."""
 
 
 def identity() -> pyrage.x25519.Identity | None:
-    """The key that backups are encrypted to; None when none is set. Raises StoreUnavailable for what is no key."""
+    """Return the key for encryption, None if none is set. Raises StoreUnavailable for an invalid key."""
     if not settings.BACKUP_ENCRYPTION_KEY:
         return None
     try:
@@ -44,12 +44,12 @@ def identity() -> pyrage.x25519.Identity | None:
 
 
 def suffix() -> str:
-    """What the name of an encrypted file ends with."""
+    """Return the suffix of a file's name, with that of encryption."""
     return ENCRYPTED if identity() is not None else ""
 
 
 class _Source(io.RawIOBase):
-    """What is read of `source`: hashed as it is, then compressed."""
+    """A reader of `source` that hashes and then compresses it."""
 
     def __init__(self, source: BinaryIO, *, compress: bool) -> None:
         self.digest = hashlib.sha256()
@@ -77,7 +77,7 @@ class _Source(io.RawIOBase):
 
 
 def write(source: BinaryIO, path: Path, *, compress: bool) -> str:
-    """`source` into the new file `path`, on the disk when this returns; the SHA-256 of what was read."""
+    """Write `source` durably to the new file `path`. Return the SHA-256 of the source."""
     key = identity()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "wb") as file:
@@ -92,7 +92,7 @@ def write(source: BinaryIO, path: Path, *, compress: bool) -> str:
 
 
 class _Decrypted(io.RawIOBase):
-    """What an encrypted file holds, decrypted by a thread while it is read."""
+    """A reader of an encrypted file. A thread decrypts it."""
 
     def __init__(self, file: BinaryIO, key: pyrage.x25519.Identity) -> None:
         self._end, start = os.pipe()
@@ -104,7 +104,7 @@ class _Decrypted(io.RawIOBase):
         try:
             with open(start, "wb") as pipe:
                 pyrage.decrypt_io(file, pipe, [key])
-        except (pyrage.DecryptError, OSError) as error:  # the reader may have seen enough, too
+        except (pyrage.DecryptError, OSError) as error:  # the reader may have stopped
             self._error = error
 
     def readable(self) -> bool:
@@ -128,7 +128,7 @@ class _Decrypted(io.RawIOBase):
 
 @contextmanager
 def open_backup(path: Path) -> Iterator[BinaryIO]:
-    """What a backup's file holds, decrypted and decompressed by what its name says. Raises BrokenArchive."""
+    """Open a backup, decrypted and decompressed as its name says. Raises BrokenArchive."""
     try:
         with path.open("rb") as file:
             stream: BinaryIO = file
@@ -148,7 +148,7 @@ def open_backup(path: Path) -> Iterator[BinaryIO]:
 
 
 def content_digest(path: Path) -> str:
-    """The SHA-256 of what the file holds, read to its end."""
+    """Return the SHA-256 of the contents of a backup."""
     digest = hashlib.sha256()
     with open_backup(path) as content:
         while portion := content.read(PORTION):
@@ -162,7 +162,7 @@ def file_digest(path: Path) -> str:
 
 
 def commit_file(partial: Path, path: Path) -> None:
-    """Give a finished file its name, for good."""
+    """Rename a finished file durably."""
     os.replace(partial, path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""The folders in which backups are: files are named relative to them, and nothing outside is written or read."""
+"""The configured folders of backups. Nothing outside them is written or read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from opsconsole.stores.store import StoreUnavailable
 
 MOST_LISTED = 500
-NOTE = ".audit"  # ends the name of the note beside a backup
+NOTE = ".audit"  # suffix of the note of a backup
 
 
 def folders() -> list[Path]:
@@ -20,7 +20,7 @@ def folders() -> list[Path]:
 
 
 def folder_of(text: str) -> Path:
-    """Return the folder that `text` names, else the first configured one, made for the console's account alone.
+    """Return the folder that `text` names, or the first configured one. A new folder has mode 0700.
 
     Raises StoreUnavailable.
     """

@@ -1,4 +1,4 @@
-"""The note beside a backup: what it is, and what the audit log was when it was made.
+"""Notes of backups: the digest of the file, and length and seal of the audit log at that time.
 
 The administrator of the console's database can rewrite the list of backups, but not these files.
 """
@@ -21,7 +21,7 @@ from opsconsole.stores.store import StoreUnavailable
 
 
 class AlteredNote(StoreUnavailable):
-    """The note is not as it was written."""
+    """The note was altered."""
 
 
 def beside(path: Path) -> Path:

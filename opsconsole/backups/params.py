@@ -1,4 +1,4 @@
-"""Parameters that several operations of store care have."""
+"""Parameters shared by operations on a whole store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _stores() -> list[tuple[str, Any]]:
 
 
 class StoreField(forms.ChoiceField):
-    """Which store."""
+    """The store to work on."""
 
     def __init__(self, **options: Any) -> None:
         names = ", ".join((DEFAULT, *settings.STORES))
@@ -42,7 +42,7 @@ class StoreParams(forms.Form):
 
 
 class OnNamedStore:
-    """Of an operation on a whole store, whichever its parameters name: it needs no columns of it."""
+    """A mixin for operations on the store that the parameters name. They need no columns of it."""
 
     @classmethod
     def resolve_store(cls, params: Mapping[str, Any]) -> Store:

@@ -1,4 +1,4 @@
-"""PostgreSQL's own programs: found, checked against the server, and told the address by environment only."""
+"""PostgreSQL's programs pg_dump and pg_restore. They receive the address through the environment only."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ ENVIRONMENT = {
 
 
 class ToolFailed(Exception):
-    """One of PostgreSQL's programs did not end well: its own first line says why."""
+    """A PostgreSQL program failed. The message is the first line of its output."""
 
 
 class Content(NamedTuple):
-    """What a dump holds of one table."""
+    """The contents of one table in a dump."""
 
     columns: tuple[str, ...]
     rows: int
 
 
 def tool(name: str, store: Store) -> Path:
-    """`pg_dump`, `pg_restore`, at least as new as the server. Raises StoreUnavailable."""
+    """Return the path of a program at least as new as the server. Raises StoreUnavailable."""
     connection = store.connection
     connection.ensure_connection()
     server = int(connection.pg_version) // 10_000  # type: ignore[attr-defined]
     found = {path: _major(path) for path in _candidates(name)}
     fitting = sorted((version, path) for path, version in found.items() if version >= server)
     if fitting:
-        return fitting[0][1]  # the nearest: what it writes, the server's own programs read
+        return fitting[0][1]  # the nearest version: the server's own programs can read its output
     if found:
         text = _(
             "%(location)s is PostgreSQL %(server)d, and the newest %(tool)s here is %(found)d: install a newer one."
@@ -128,7 +128,7 @@ def read_dump(lines: BinaryIO) -> dict[str, Content]:
         if not line.startswith(b"COPY "):
             continue
         text = line.decode()
-        while text.count('"') % 2 and len(text) < LONGEST_HEAD:  # a name goes on in the next line
+        while text.count('"') % 2 and len(text) < LONGEST_HEAD:  # a name continues in the next line
             text += next(lines, b"").decode() or '"'
         head = _COPY.fullmatch(text)
         if head is None:

@@ -1,4 +1,4 @@
-"""Put a backup back: read and checked to its end before anything is touched."""
+"""Restore backups. The whole file is read and verified before anything is changed."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ RESTORING = ".restoring"
 
 
 class RestoreRefused(StoreUnavailable):
-    """The file can't be put into this store. The message says why."""
+    """The file cannot be restored into this store. The message says why."""
 
 
 class BackupContents(NamedTuple):
-    """What a backup holds: table → columns, and table → rows."""
+    """The contents of a backup: table → columns, and table → rows."""
 
     engine: str
     columns: dict[str, tuple[str, ...]]
@@ -38,7 +38,7 @@ class BackupContents(NamedTuple):
 
 
 def examine(store: Store, path: Path) -> BackupContents:
-    """Read the file to its end. Raises Unrestorable for what is broken, or not of this system and engine."""
+    """Read the whole file. Raises RestoreRefused for a broken file, another platform or another engine."""
     if not path.is_file():
         raise RestoreRefused(_("%(path)s is no file: `backup_store --list` shows those there are.") % {"path": path})
     log = Path(f"{path}-wal")
@@ -90,7 +90,7 @@ def _examine_postgresql(store: Store, path: Path) -> BackupContents:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """What the file holds, as a file of its own that goes again."""
+    """Yield the unpacked contents as a temporary file."""
     descriptor, name = tempfile.mkstemp(dir=folder_of(""), suffix=RESTORING)
     copy = Path(name)
     try:
@@ -107,8 +107,8 @@ def unpacked(path: Path) -> Iterator[Path]:
 
 
 def restore(store: Store, path: Path) -> None:
-    """The store becomes what the file holds, all of it or nothing. Raises what the engine says when it can't."""
-    store.close()  # nobody of ours shall stand in the way
+    """Replace the contents of the store by those of the file, atomically. Raises the engine's error."""
+    store.close()  # connections of this process would block it
     if store.path is not None:
         with unpacked(path) as copy, closing(sqlite3.connect(copy)) as source:
             with closing(sqlite3.connect(store.path, timeout=5)) as target:
@@ -121,7 +121,7 @@ def restore(store: Store, path: Path) -> None:
         contents = {table: content.rows for table, content in dump.read_content(store, path).items()}
         now = dump.count_rows(store, sorted({table.partition(".")[0] for table in contents}))
     differing = sorted(table for table, rows in contents.items() if now.get(table) != rows)
-    if differing:  # somebody wrote to it already, or it is not what was read
+    if differing:  # another client wrote to it, or the file changed
         raise dump.BackupFailed(
             _("The restored store and the file differ in the number of rows of %(tables)s.")
             % {"tables": ", ".join(differing[:5])}
@@ -137,7 +137,7 @@ def _pg_restore(store: Store, path: Path, database: str, *flags: str) -> None:
 
 
 def keep_files(path: Path, name: str) -> None:
-    """A SQLite database and its log among the backups, as they are; what was kept before stays."""
+    """Copy a SQLite database and its log to the backups as they are."""
     folder = folder_of("")
     for ending in ("", "-wal"):
         source, target = Path(f"{path}{ending}"), folder / f"{name}{ending}"
@@ -146,11 +146,11 @@ def keep_files(path: Path, name: str) -> None:
             target.chmod(0o600)
 
 
-# --- beside it -------------------------------------------------------------------------------------------------
+# --- as a copy -------------------------------------------------------------------------------------------------
 
 
 def new_database(store: Store, name: str) -> str:
-    """Where `name` beside the store is: a file, or a database. Raises Unrestorable where something is there."""
+    """Return the place of the copy `name`: a file or a database. Raises RestoreRefused if it exists."""
     if not (name.isidentifier() and name.isascii() and name == name.lower() and len(name) <= 40):
         raise RestoreRefused(_("%(name)s is no name: small letters, digits and _ are wanted.") % {"name": repr(name)})
     if store.path is not None:
@@ -167,7 +167,7 @@ def new_database(store: Store, name: str) -> str:
 
 
 def restore_as(store: Store, path: Path, name: str) -> None:
-    """A new file, or a new database on the same server. It gets its name when all of it is there."""
+    """Restore into a new file or database on the same server. It is renamed when it is complete."""
     if store.path is not None:
         with unpacked(path) as copy:
             draft = store.path.with_name(f"{name}.restoring")

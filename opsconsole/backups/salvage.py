@@ -1,4 +1,4 @@
-"""Save what can be read of a damaged SQLite file into a new one."""
+"""Copy the readable rows of a damaged SQLite file into a new one."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LAST_ROWID = 1 << 62
 
 @dataclass
 class Saved:
-    """What became of it: rows by table, and in sentences what could not be read or made."""
+    """The result: rows by table, and sentences about what could not be read or created."""
 
     rows: dict[str, int] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
 
 
 def rebuild(damaged: Path, target: Path) -> Saved:
-    """Read table by table around what is damaged. `target` gets its name when all is written."""
+    """Copy table by table around the damage. `target` is renamed when it is complete."""
     if target.exists():
         raise StoreUnavailable(_("%(path)s is there already: name a new file.") % {"path": target})
     if not target.parent.is_dir():
@@ -39,7 +39,7 @@ def rebuild(damaged: Path, target: Path) -> Saved:
     if draft.exists():
         raise StoreUnavailable(_("%(path)s is there already: name a new file.") % {"path": draft})
     saved = Saved()
-    # Neither the file nor its log is changed: SQLite's own way of reading would mend or fold them.
+    # The file and its log must not change: a normal SQLite connection would recover or checkpoint them.
     address = f"file:{quote(str(damaged.absolute()))}?mode=ro"
     try:
         with closing(sqlite3.connect(address, uri=True)) as source, closing(sqlite3.connect(draft)) as copy:
@@ -100,7 +100,7 @@ def _save(source: sqlite3.Connection, copy: sqlite3.Connection, saved: Saved) ->
 def _fill_virtual(
     source: sqlite3.Connection, copy: sqlite3.Connection, name: str, sql: str, shadows: list[Any], saved: Saved
 ) -> None:
-    """A full-text table: from its own rows, from its shadow tables where it keeps no text, or from its table's rows."""
+    """Fill a full-text table from its own rows, its shadow tables, or the rows of its content table."""
     if f"{name}_content" in {shadow for shadow, _text in shadows}:
         columns = ["rowid", *_columns(source, name)]
         rows = source.execute(f"SELECT {', '.join(columns)} FROM {identifier(name)}").fetchall()
@@ -115,7 +115,7 @@ def _fill_virtual(
 
 
 def _columns(source: sqlite3.Connection, name: str) -> list[str]:
-    """Those that are stored: a generated one makes itself again, and a hidden one is a virtual table's own."""
+    """Return the stored columns, without generated and hidden ones."""
     rows = source.execute(f"PRAGMA table_xinfo({identifier(name)})").fetchall()
     return [identifier(row[1]) for row in rows if not row[6]]
 
@@ -172,13 +172,13 @@ def _portions(source: sqlite3.Connection, name: str, sql: str, saved: Saved) -> 
 
 
 def _next_readable(source: sqlite3.Connection, sql: str, last: int) -> tuple[Any, bool]:
-    """The first row behind `last` that can be read again, None at the end; and whether damage lies before it.
+    """Return the next readable row after `last`, None at the end, and whether damage precedes it.
 
-    In steps that double, then back by halves.
+    Steps double until a row is readable, then a binary search finds the first.
     """
 
     def read(rowid: int) -> Any:
-        """The row behind `rowid`, () beyond the end; None: damaged."""
+        """Return the row after `rowid`, () at the end, None if it is damaged."""
         try:
             return source.execute(sql, [rowid]).fetchone() or ()
         except sqlite3.DatabaseError:
@@ -205,7 +205,7 @@ def _next_readable(source: sqlite3.Connection, sql: str, last: int) -> tuple[Any
 def _without_rowid(
     source: sqlite3.Connection, name: str, columns: list[str], saved: Saved
 ) -> Iterator[tuple[list[str], list[Any]]]:
-    """From its beginning to the damage, and from its end back to it."""
+    """Read a table from its beginning to the damage, and from its end back to it."""
     seen: set[Any] = set()
     key = [identifier(row[1]) for row in source.execute(f"PRAGMA table_info({identifier(name)})") if row[5]]
     for order in ("ASC", "DESC"):

@@ -1,4 +1,4 @@
-"""Whether a store answers, asked in passing: bounded in time, so that one that is down holds up no page."""
+"""Reachability of stores, with a time limit, so that a store that is down delays no page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REMEMBERED_SECONDS = 15
 
 
 def unreachable(stores: Sequence[Store]) -> dict[str, str]:
-    """Alias → why it does not answer, of those that don't. Servers are asked at once, and not again for a while."""
+    """Return alias → reason of the unreachable stores. Servers are queried in parallel; results are cached."""
     found: dict[str, str] = {}
     asked = {}
     pool = ThreadPoolExecutor(max(len(stores), 1), "reach")
@@ -47,9 +47,9 @@ def unreachable(stores: Sequence[Store]) -> dict[str, str]:
 
 
 def identities(stores: Iterable[Store]) -> dict[str, str]:
-    """Identity → alias, of those whose identity is known. Asks no store that may be down.
+    """Return identity → alias of the stores whose identity is known. Queries no store that may be down.
 
-    A server's is what it said when it was asked last, else that of its newest run.
+    The identity of a server is its last answer, or that of its newest run.
     """
     found: dict[str, str] = {}
     for store in stores:
@@ -73,7 +73,7 @@ def _file(store: Store) -> str:
 
 
 def _server(store: Store, address: dict[str, Any]) -> str:
-    """Why it does not answer. One that does is asked which database it is."""
+    """Return why a server is unreachable. Of a reachable one, the identity is cached."""
     try:
         with psycopg.connect(**{**address, "connect_timeout": CONNECT_SECONDS}, autocommit=True) as connection:
             store.learn_identity(lambda sql: connection.execute(sql).fetchall())

@@ -1,4 +1,4 @@
-"""The front page of the demo: every check has been asked once, and every store is measured."""
+"""Sample data of the dashboard: every check runs once, and every store is measured."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load() -> Iterator[str]:
 
 
 def scan(cls: type[Check]) -> int:
-    """Ask a check all its questions, for each of its occasions; how many scans that were."""
+    """Run a check for each of its scheduled parameters. Return the number of scans."""
     made = 0
     actor = Actor("demo", socket.gethostname(), Trigger.SHELL)
     for values in cls.schedule_params():

@@ -1,4 +1,4 @@
-"""What monitoring asks: is the console alive, is it ready, and its figures for Prometheus.
+"""Health endpoints and metrics for Prometheus.
 
 Reasons and figures are for holders of the token, for accounts that may see runs and, outside production and without a
 token, for this very host. Everybody else gets nothing but OK or not ready.
@@ -134,7 +134,7 @@ class Readiness(HealthCheckView):
     """
 
     http_method_names = ("get", "head")
-    open_ = False  # whether whoever asks gets reasons
+    open_ = False  # whether the client gets reasons
 
     async def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         self.open_ = await sync_to_async(_can_see_details_or_false)(request)
@@ -170,7 +170,7 @@ class Readiness(HealthCheckView):
 
 
 def _can_see_details_or_false(request: HttpRequest) -> bool:
-    """With the console's database gone nobody is signed in."""
+    """Return False if the console's database is unavailable: no account is signed in then."""
     try:
         return can_see_details(request)
     except Exception:  # noqa: BLE001  # whatever the session's database says
@@ -189,7 +189,7 @@ def _name(check: Any) -> str:
 
 
 class Figures(Collector):
-    """Out of the console's own tables, a constant number of statements; no store is asked but whether it answers."""
+    """The metrics, from the console's own tables in a constant number of statements."""
 
     def collect(self) -> Iterator[Metric]:
         now = timezone.now()

@@ -1,4 +1,4 @@
-"""Figures of the stores, taken from time to time and kept, one a day: the front page asks no store for them."""
+"""Measurements of the stores, one per day. The dashboard shows them without querying any store."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Figure(NamedTuple):
 
 
 def problem_operations() -> dict[str, type[Operation]]:
-    """The operations whose units in scope are a problem."""
+    """Return the operations whose rows in scope are a problem."""
     return {name: cls for name, cls in registry.operations().items() if cls.problem is not None}
 
 
 def figures(store: Store) -> Iterator[Figure]:
-    """Everything that is measured of a store. Raises StoreUnavailable when it can't be asked."""
+    """Return all measurements of a store. Raises StoreUnavailable."""
     try:
         yield Figure(SIZE, store.size())
         missing = store.missing()
@@ -66,7 +66,7 @@ def _in_scope(store: Store, name: str, cls: type[Operation]) -> Figure:
 
 
 def keep(store: Store, measured: list[Figure]) -> None:
-    """Write figures down as today's. What a check found before and no longer finds counts 0."""
+    """Save the measurements of today. A resolved finding counts 0."""
     now = timezone.now()
     today = timezone.localdate(now)
     with transaction.atomic():
@@ -106,7 +106,7 @@ def _row(store: Store, figure: Figure, before: Measurement | None, now: datetime
 
 
 def measure(store: Store) -> int:
-    """Take all figures of a store and keep them; how many. Raises StoreUnavailable."""
+    """Measure a store and save the result. Return the number of measurements. Raises StoreUnavailable."""
     measured = list(figures(store))
     keep(store, measured)
     return len(measured)

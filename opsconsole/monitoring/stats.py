@@ -1,4 +1,4 @@
-"""Sizes, rows, connections, locks and pools of a store, as it says now. Reads only."""
+"""Current sizes, rows, connections, locks and pool of a store. Reads only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN = 50
 
 
 def stats(store: Store) -> dict[str, Any]:
-    """What `store_stats` and its page show. Raises StoreUnavailable."""
+    """Return the figures of `store_stats` and its page. Raises StoreUnavailable."""
     try:
         store.require_file()
         found = {"alias": store.alias, "engine": store.vendor, "location": store.location, "size_bytes": store.size()}
@@ -63,7 +63,7 @@ def _postgresql(store: Store) -> dict[str, Any]:
 
 
 def connections_used(store: Store) -> tuple[int, int]:
-    """How many clients the server takes, and how many it has: of all databases, for they share the limit."""
+    """Return limit and number of the server's connections, over all databases."""
     with store.connection.cursor() as cursor:
         cursor.execute(_LIMIT)
         limit, used = cursor.fetchone()
@@ -71,7 +71,7 @@ def connections_used(store: Store) -> tuple[int, int]:
 
 
 def pool(store: Store) -> dict[str, int] | None:
-    """This process's pool; only web processes have one."""
+    """Return the figures of this process's pool. Only web processes have one."""
     found: Any = getattr(store.connection, "pool", None)
     if found is None:
         return None
