@@ -1,4 +1,4 @@
-"""The checklist before deletes: what is shown, who is asked, the age of the backup, the second person."""
+"""The checklist before deletes: what is shown, who is asked, the age of the backup, the second approver."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_second_person_approves_the_plan(store, settings, tmp_path, alice, bob
     first, second = (Actor(user.username, "here", Trigger.ADMIN, user) for user in (bob, alice))
     run = queue.confirm(drafted(store, 3, 4, actor=first), first, ALL)
     assert run.status == Status.AWAITING_APPROVAL
-    with pytest.raises(RunRefused, match="second person"):
+    with pytest.raises(RunRefused, match="second approver"):
         queue.approve(run, first)
     Backup.objects.filter(pk=old.pk).update(at=timezone.now() - timedelta(hours=99))
     with pytest.raises(RunRefused, match=r"(99 h|4 days) old"):
@@ -195,7 +195,7 @@ def test_in_development_the_page_shows_it_and_asks_nothing(store, client, bob):
 
 
 def test_the_shell_in_production(make_helix, tmp_path, empty_console):
-    """Backup, checklist, approval by a second person, and a real worker that goes on."""
+    """Backup, checklist, approval by a second approver, and a real worker that goes on."""
     source = make_helix("sqlite", helix.one_of_each())
     before = dump(source)
     shell = Shell(
@@ -227,7 +227,7 @@ def test_the_shell_in_production(make_helix, tmp_path, empty_console):
     run = waiting["run"]
     assert shell.json(*cleanup, "--confirm", *ALL, code=3)["run"] == run
     for name in ([], ["--user", "mira"]):
-        assert "second person" in shell.refused("runs", "approve", run, *name)
+        assert "second approver" in shell.refused("runs", "approve", run, *name)
     assert "is not authenticated" in shell.refused("runs", "approve", run, "--user", "noa")
     noa = shell.as_account("noa")
     assert "belongs to noa" in noa.refused("runs", "approve", run, "--user", "mira")
