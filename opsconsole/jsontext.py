@@ -51,6 +51,14 @@ def loads(text: str | bytes) -> Any:
         return decode(text)
 
 
+def encode(value: Any) -> bytes:
+    """Return a value as JSON, including what orjson refuses: lone surrogates, and integers beyond 64 bits."""
+    try:
+        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        return json.dumps(value, default=str).encode()
+
+
 class JSONSerializer:
     """Serializer of the live cache, which other programs read and write.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-import json
 import logging
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -35,6 +34,7 @@ from ninja.renderers import BaseRenderer
 
 from opsconsole.api.auth import access
 from opsconsole.console.store_errors import explain, store_in_trouble
+from opsconsole.jsontext import encode
 from opsconsole.stores.store import StoreUnavailable
 
 logger = logging.getLogger("opsconsole.api")
@@ -51,14 +51,6 @@ CODES = {
     HTTPStatus.INTERNAL_SERVER_ERROR: "failed",
     HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
 }
-
-
-def as_json(value: Any) -> bytes:
-    """Also what orjson refuses: lone surrogates, and integers beyond 64 bits."""
-    try:
-        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
-    except TypeError:
-        return json.dumps(value, default=str).encode()
 
 
 def tagged(request: HttpRequest, content: bytes) -> HttpResponse:
@@ -79,7 +71,7 @@ class JSON(BaseRenderer):
     media_type = "application/json"
 
     def render(self, request: HttpRequest, data: Any, *, response_status: int) -> bytes:
-        return as_json(data)
+        return encode(data)
 
 
 api = NinjaAPI(

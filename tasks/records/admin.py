@@ -12,12 +12,11 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from unfold.contrib.filters.admin import ChoicesRadioFilter, RadioFilter
 
-from opsconsole.api.endpoints import as_json
 from opsconsole.console.run_admin import OperationActionsMixin
 from opsconsole.console.store_admin import DateRangeFilter, ExactTextFilter, StoreModelAdmin, json_block
 from opsconsole.console.store_import_export import ExportStoreMixin
 from opsconsole.formatting import copy_button
-from opsconsole.jsontext import Unreadable
+from opsconsole.jsontext import Unreadable, encode
 from opsconsole.stores.store import Store
 from tasks.records import status as executions
 from tasks.records.models import TaskStatus, TestRecord
@@ -34,7 +33,7 @@ class RecordsAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
             return _("Nobody can ask: the record has no execution id.")
         asked = executions.get_statuses([execution_id], store)
         answer = asked.answers.get(execution_id)
-        return json_block(as_json(answer).decode()) if answer else _("not known")
+        return json_block(encode(answer).decode()) if answer else _("not known")
 
 
 class ExecutionFilter(ExactTextFilter):
@@ -135,7 +134,7 @@ def _document(stored: Any, compressed: Any) -> str:
     if stored is None:
         return "–"
     try:
-        return json_block(as_json(document(stored, compressed, limit=IN_MEMORY_LIMIT)).decode())
+        return json_block(encode(document(stored, compressed, limit=IN_MEMORY_LIMIT)).decode())
     except Unreadable as error:
         reason = error.reason
     if reason == "too_large":

@@ -10,7 +10,8 @@ from ninja import Path, Query, Router, Schema
 from pydantic import ConfigDict, Field
 
 from opsconsole.api.auth import access
-from opsconsole.api.endpoints import Error, as_json, error, tagged
+from opsconsole.api.endpoints import Error, error, tagged
+from opsconsole.jsontext import encode
 from tasks.records import status as executions
 from tasks.records.models import ExecutionStatus, Stage
 
@@ -142,7 +143,7 @@ def _long(execution_id: str, part: str) -> HttpResponse:
     value, asked_all = executions.long_document(execution_id, part)
     if value is None:
         return _unknown(execution_id, asked_all=asked_all)
-    return HttpResponse(as_json(value), content_type="application/json")
+    return HttpResponse(encode(value), content_type="application/json")
 
 
 # --- answers ----------------------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ def _ended(answer: dict[str, Any]) -> bool:
 
 def _answer(request: HttpRequest, answer: Any, *, running: bool) -> HttpResponse:
     """And when to come back, while it runs."""
-    response = tagged(request, as_json(answer))
+    response = tagged(request, encode(answer))
     if running:
         response["Retry-After"] = str(POLL_AGAIN_SECONDS)
     return response

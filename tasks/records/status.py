@@ -6,7 +6,6 @@ and add results. A layer that fails is logged and skipped: what it knows stays u
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from django.db.models.functions import Cast, Length
 from django.urls import reverse
 from django.utils.connection import ConnectionProxy
 
-from opsconsole.jsontext import Unreadable
+from opsconsole.jsontext import Unreadable, encode
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.fields import RawTextField
 from opsconsole.stores.store import Store, StoreUnavailable
@@ -169,7 +168,7 @@ def _read_live(entry: Any, inline: int | None) -> LayerStatus:
 
 
 def _fitting(part: str, value: Any, inline: int | None) -> Any:
-    if value and inline is not None and len(json.dumps(value, default=str)) > inline:
+    if value and inline is not None and len(encode(value)) > inline:
         return LinkedDocument(part)
     return value
 

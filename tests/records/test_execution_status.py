@@ -385,6 +385,12 @@ def test_long_results_of_the_live_layer(poll: Any) -> None:
     assert poll(said["results"]["url"]).json() == results
 
 
+def test_chinese_results_count_as_the_bytes_that_are_sent(poll: Any) -> None:
+    results = ["长" * 200_000]
+    cache.set(f"execution:{ID}", live(is_completed=True, results=results))
+    assert poll().json()["results"] == results
+
+
 def test_links_of_nothing(poll: Any, settings: Any) -> None:
     path = f"/api/v1/executions/{ID}/results"
     assert code(poll(path)) == (404, "not_found")
