@@ -38,7 +38,7 @@ from opsconsole.stores.errors import first_line
 from opsconsole.stores.preflight import require_privileges
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.rows import Key, is_bigint, is_numbered, plain_key
-from opsconsole.stores.store import Store, StoreUnavailable, all_stores, attach_file
+from opsconsole.stores.store import Store, StoreUnavailable, all_stores, attach_file, failed_store
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_ATTENTION, EXIT_INTERRUPTED = 1, 2, 3, 130
 MAX_BATCH_SIZE = 100_000
@@ -187,9 +187,8 @@ def refusal_of_process(command: str) -> str:
 
 def _unusable(error: Exception) -> Refused:
     """Return the refusal that names the database whose error this is."""
-    for connection in connections.all(initialized_only=True):
-        if connection.alias != DEFAULT and connection.errors_occurred:
-            return Refused(Store(connection.alias, connection.alias.partition("-")[0]).unusable(error))
+    if store := failed_store():
+        return Refused(store.unusable(error))
     return Refused(_("The console's own database cannot be used: %(reason)s") % {"reason": first_line(error)})
 
 

@@ -5,6 +5,7 @@ The theme is known here, in `operations/admin.py`, `queue_admin.py` and the temp
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from django.conf import settings
@@ -144,6 +145,7 @@ ICONS = {
 }
 
 
+@cache
 def _icons() -> dict[str, str]:
     own = {f"{app.label}.{model}": icon for app in platform_apps() for model, icon in app.icons.items()}
     return {**ICONS, **own}

@@ -22,8 +22,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from opsconsole.engine import checklist, findings, notifications, queue, registry
-from opsconsole.engine import lifecycle as runs
+from opsconsole.engine import checklist, findings, lifecycle, notifications, queue, registry
 from opsconsole.engine.checks import Check
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.labels import STATUS_VARIANTS, operation_title, outcome_label, reason_label, verb_label
@@ -64,7 +63,7 @@ class Table(NamedTuple):
     rows: list[list[Any]]
 
 
-class Action(NamedTuple):
+class Button(NamedTuple):
     """A button: what it does, what it says, how it looks."""
 
     name: str
@@ -98,7 +97,7 @@ class _Page:
         self.cls = registry.operations().get(run.operation)
         self.operation: Any = self.cls
         try:
-            self.operation = runs.operation_of(run, ask_server=self.asks_server)
+            self.operation = lifecycle.operation_of(run, ask_server=self.asks_server)
         except REFUSALS as error:
             self.problem = str(error)
 
@@ -416,7 +415,7 @@ class PlanPage(_Page):
         if self.problem:
             return []
         try:
-            return advice(runs.plan_of(self.run))
+            return advice(lifecycle.plan_of(self.run))
         except REFUSALS as error:
             return [str(error)]
 
@@ -428,12 +427,12 @@ class PlanPage(_Page):
     @property
     def confirmation_phrase(self) -> str:
         """What must be typed to confirm; empty where a click is enough."""
-        return self.operation.name if self._asked and runs.needs_typing(self.operation) else ""
+        return self.operation.name if self._asked and lifecycle.needs_typing(self.operation) else ""
 
     @cached_property
-    def checklist(self) -> list[checklist.ProblemRow]:
+    def checklist(self) -> list[checklist.ChecklistLine]:
         """What deletes has one: facts, and what a person confirms."""
-        return [] if self.problem else checklist.lines(runs.plan_of(self.run))
+        return [] if self.problem else checklist.lines(lifecycle.plan_of(self.run))
 
     @property
     def asks_checklist(self) -> bool:
@@ -447,7 +446,7 @@ class PlanPage(_Page):
 
     @property
     def approval(self) -> bool:
-        return self._asked and runs.needs_approval(self.operation)
+        return self._asked and lifecycle.needs_approval(self.operation)
 
     @property
     def danger(self) -> bool:
@@ -583,7 +582,7 @@ class RunPage(_Page):
         elif run.waiting and self.live:
             since = format_html(" ({} {})", _("since"), format_time(run.waiting_since)) if run.waiting_since else ""
             sentences.append(format_html("{}{}{}", _("Waiting: "), run.waiting, since))
-        if run.status == Status.RUNNING and runs.is_stale(run):
+        if run.status == Status.RUNNING and lifecycle.is_stale(run):
             sentences.append(
                 _("The worker has stopped. Another worker continues the run within two minutes.")
                 if run.in_background
@@ -606,29 +605,29 @@ class RunPage(_Page):
         return sentences
 
     @property
-    def actions(self) -> list[Action]:
+    def actions(self) -> list[Button]:
         """What this person can do now, and nothing else."""
         run, may = self.run, self.user.has_perm  # type: ignore[attr-defined]
-        actions = [Action("approve", _("Approve"), "primary")] if self.may_approve else []
+        actions = [Button("approve", _("Approve"), "primary")] if self.may_approve else []
         if not may("operations.operate_run"):
             return actions
-        if run.status in RESUMABLE or (run.status == Status.RUNNING and runs.is_stale(run)):
-            actions.append(Action("resume", _("Resume"), "primary"))
+        if run.status in RESUMABLE or (run.status == Status.RUNNING and lifecycle.is_stale(run)):
+            actions.append(Button("resume", _("Resume"), "primary"))
         if run.status in {Status.RUNNING, Status.QUEUED} and not run.request:
-            actions.append(Action("pause", _("Pause")))
+            actions.append(Button("pause", _("Pause")))
         if run.status not in ENDED and run.request != Request.CANCEL:
-            actions.append(Action("cancel", _("Cancel the run")))
+            actions.append(Button("cancel", _("Cancel the run")))
         if run.ended and self.waiting_aside and not self.is_check:
-            actions.append(Action("retry", self.retry_label, "primary"))
+            actions.append(Button("retry", self.retry_label, "primary"))
         if run.undoable and run.ended and self.operation is not None and self.operation.undoable:
-            actions.append(Action("undo", _("Plan undo")))
+            actions.append(Button("undo", _("Plan undo")))
         return actions
 
     @cached_property
     def may_approve(self) -> bool:
         """Whether this person can approve it now."""
         actor = Actor(self.user.get_username(), "", Trigger.ADMIN, self.user)  # type: ignore[arg-type]
-        return self.run.status == Status.AWAITING_APPROVAL and not runs.refusal_to_approve(self.run, actor)
+        return self.run.status == Status.AWAITING_APPROVAL and not lifecycle.refusal_to_approve(self.run, actor)
 
     @property
     def may_reject(self) -> bool:

@@ -20,7 +20,7 @@ from django.utils.translation import gettext as _
 from opsconsole.stores.errors import ErrorKind, classify, is_lock
 from opsconsole.stores.locks import LOCKED_LOCK_SECONDS, Blocker, blockers, limit_lock_wait, reset_lock_wait
 from opsconsole.stores.router import DEFAULT
-from opsconsole.stores.store import Store, StoreUnavailable
+from opsconsole.stores.store import Store, StoreUnavailable, failed_store
 
 logger = logging.getLogger(__name__)
 
@@ -121,9 +121,8 @@ def store_in_trouble(request: HttpRequest, error: Exception) -> Store | None:
         return found
     patience: list[Patience] = getattr(request, _ATTRIBUTE, [])
     alias = next((one.alias for one in patience if one.error is error), None)
-    if alias is None:  # it was not a statement: connecting failed, or reading the answer
-        alias = next((name for name in settings.STORES if connections[name].errors_occurred), None)
-    return None if alias is None else Store(alias, alias)
+    # Otherwise it was not a statement: connecting failed, or reading the answer.
+    return failed_store() if alias is None else Store(alias, alias)
 
 
 def explain(error: Exception, store: Store | None) -> tuple[str, list[Blocker]]:

@@ -45,7 +45,7 @@ ITEMS = {
 }
 
 
-class ProblemRow(NamedTuple):
+class ChecklistLine(NamedTuple):
     """An item for display, with the facts that the console knows."""
 
     code: str
@@ -88,7 +88,7 @@ def blocking_reason(operation: Operation) -> str:
     ) % {**values, "age": age}
 
 
-def lines(planned: Plan) -> list[ProblemRow]:
+def lines(planned: Plan) -> list[ChecklistLine]:
     """Return the checklist of a plan, empty if its operation has none."""
     operation = planned.operation
     if not has_checklist(operation):
@@ -109,7 +109,7 @@ def lines(planned: Plan) -> list[ProblemRow]:
         ],
     }
     return [
-        ProblemRow(code, str(item.title), str(item.question), [*facts[code], *own.get(code, ())])
+        ChecklistLine(code, str(item.title), str(item.question), [*facts[code], *own.get(code, ())])
         for code, item in ITEMS.items()
     ]
 

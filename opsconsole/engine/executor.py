@@ -72,7 +72,7 @@ class LostOwnership(Exception):
     """Another worker owns the run, or the run has ended."""
 
 
-class RestoreRefused(RunRefused):
+class DeleteRefused(RunRefused):
     """Deleted rows could not be restored exactly, so nothing is deleted."""
 
 
@@ -477,7 +477,7 @@ class Runner:
                 )
 
     def _try_restore(self, deletes: list[Write]) -> None:
-        """Restore the first deleted rows behind a savepoint, then roll back. Raises RestoreRefused."""
+        """Restore the first deleted rows behind a savepoint, then roll back. Raises DeleteRefused."""
         table = ""
         try:
             with transaction.atomic(using=self.store.alias):
@@ -496,7 +496,7 @@ class Runner:
             if not _concerns_rows(error) or self.run.batches_done:
                 raise  # a later batch continues without the row
             reasons = [error, *error.refused.values()] if isinstance(error, RowsChanged) else [error]
-            raise RestoreRefused(
+            raise DeleteRefused(
                 _("Deleted rows of %(table)s could not be put back exactly: %(reason)s Nothing was deleted.")
                 % {
                     "table": table,
@@ -512,7 +512,7 @@ class Runner:
         try:
             pending.done.result()
         except Exception as error:
-            if isinstance(error, RestoreRefused) or _concerns_rows(error):
+            if isinstance(error, DeleteRefused) or _concerns_rows(error):
                 pending.batch.delete()  # the store has rolled back, so the before-image is void
             if not _concerns_rows(error):
                 raise

@@ -24,7 +24,7 @@ from opsconsole.stores import preflight
 from opsconsole.stores.errors import ErrorKind, classify, first_line
 from opsconsole.stores.rows import Key, Write, plain_key
 from opsconsole.stores.sqlite import UndecodableText
-from opsconsole.stores.store import Store
+from opsconsole.stores.store import Store, all_stores
 
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")
 SHOWN_CHARACTERS = 500
@@ -432,6 +432,13 @@ def _text(value: Any) -> Any:
         return value
     text = str(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
+
+
+def store_called(name: str) -> Store:
+    """Return the store with this alias. Raises PlanRefused."""
+    if name not in {store.alias for store in all_stores()}:
+        raise PlanRefused(_("No store is called %(name)s.") % {"name": name})
+    return Store(name, name)
 
 
 def operation_on(cls: type[_Operation], store: Store, params: dict[str, Any]) -> _Operation:

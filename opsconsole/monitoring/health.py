@@ -30,7 +30,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from opsconsole.engine import queue as jobs
+from opsconsole.engine import queue
 from opsconsole.engine.models import Finding, Freeze, Run, Status
 from opsconsole.engine.operation import LONG_CLUSTER
 from opsconsole.monitoring.connectivity import identities, unreachable
@@ -40,7 +40,7 @@ from opsconsole.monitoring.stats import pool
 from opsconsole.stores.models import Backup
 from opsconsole.stores.store import Store, all_stores
 
-QUEUE_WAITS = jobs.WORKER_SEEN
+QUEUE_WAITS = queue.WORKER_SEEN
 LOOPBACK = {"127.0.0.1", "::1"}
 
 
@@ -109,8 +109,8 @@ class Worker(_Check):
     cluster: str = ""
 
     def error(self) -> str:
-        seen = jobs.worker_seen(self.cluster)
-        if seen is not None and timezone.now() - seen <= jobs.WORKER_SEEN:
+        seen = queue.worker_seen(self.cluster)
+        if seen is not None and timezone.now() - seen <= queue.WORKER_SEEN:
             return ""
         return "never seen" if seen is None else f"not seen since {seen:%Y-%m-%d %H:%M:%S} UTC"
 
@@ -121,8 +121,8 @@ class Schedules(_Check):
         now = timezone.now()
         late = [
             state.operation.name
-            for state in jobs.schedules()
-            if state.switch.on and state.next_run is not None and now - state.next_run > jobs.OVERDUE
+            for state in queue.schedules()
+            if state.switch.on and state.next_run is not None and now - state.next_run > queue.OVERDUE
         ]
         return f"overdue: {', '.join(late)}" if late else ""
 
@@ -211,7 +211,7 @@ class Figures(Collector):
             "opsconsole_worker_seen_seconds", "Since a worker of the cluster was seen", labels=["cluster"]
         )
         for cluster in ("", LONG_CLUSTER):
-            at = jobs.worker_seen(cluster)
+            at = queue.worker_seen(cluster)
             if at is not None:
                 seen.add_metric([cluster or "default"], (now - at).total_seconds())
         yield seen
@@ -239,9 +239,9 @@ class Figures(Collector):
             changed.add_metric([operation], rows_changed)
             failed_rows.add_metric([operation], failed)
             batches.add_metric([operation], count_value=int(count), sum_value=seconds)
-        queue = GaugeMetricFamily("opsconsole_queue_length", "Runs that wait for a worker")
-        queue.add_metric([], Run.objects.filter(status=Status.QUEUED).count())
-        yield from (by_status, changed, failed_rows, batches, queue)
+        queue_length = GaugeMetricFamily("opsconsole_queue_length", "Runs that wait for a worker")
+        queue_length.add_metric([], Run.objects.filter(status=Status.QUEUED).count())
+        yield from (by_status, changed, failed_rows, batches, queue_length)
 
     def _findings(self) -> Iterator[Metric]:
         found = GaugeMetricFamily("opsconsole_findings", "Open findings", labels=["check", "store", "kind", "priority"])

@@ -463,6 +463,14 @@ def all_stores() -> Iterator[Store]:
         yield Store(name, name)
 
 
+def failed_store() -> Store | None:
+    """Return the store whose connection in this thread has had an error, None if no store's has."""
+    for connection in connections.all(initialized_only=True):
+        if connection.alias != DEFAULT and connection.errors_occurred:
+            return Store(connection.alias, connection.alias.partition("-")[0])  # see `attach_file`
+    return None
+
+
 def _columns(model: type[Model]) -> list[str]:
     return [str(field.column) for field in model._meta.concrete_fields]
 

@@ -143,7 +143,7 @@ class Hit:
 
 
 @dataclass
-class FindingData:
+class SearchResult:
     """The answer: `hits` from the best on, and how each source was searched."""
 
     query: Query
@@ -164,12 +164,12 @@ class FindingData:
         return [(str(SOURCES[name].title), method.words) for name, method in self.methods.items()]
 
 
-def search(store: Store, text: str, *, sources: tuple[str, ...] = tuple(SOURCES), limit: int = LIMIT) -> FindingData:
+def search(store: Store, text: str, *, sources: tuple[str, ...] = tuple(SOURCES), limit: int = LIMIT) -> SearchResult:
     """The best matches of `text` in `store`. Raises StoreUnavailable.
 
     Of several sources, those that an older store lacks are left out, unless it has none of them.
     """
-    found = FindingData(Query(text))
+    found = SearchResult(Query(text))
     there = [name for name in sources if SOURCES[name].table in store.tables] or list(sources[:1])
     for name in there:
         source = SOURCES[name]

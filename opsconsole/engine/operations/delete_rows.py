@@ -13,14 +13,14 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
-from opsconsole.engine.planner import PlanRefused
+from opsconsole.engine.planner import PlanRefused, store_called
 from opsconsole.formatting import format_number
 from opsconsole.stores import rows
 from opsconsole.stores.cascade import cascade, delete_order, references
 from opsconsole.stores.rows import Key, RowKey, Values
-from opsconsole.stores.store import Store, all_stores
+from opsconsole.stores.store import Store
 
-MAX_ROWS = 10_000
+MAX_ROWS = 10_000  # deleted or written by hand at once
 
 
 class Doomed(NamedTuple):
@@ -70,10 +70,7 @@ class DeleteRows(Operation):
 
     @classmethod
     def resolve_store(cls, params: Mapping[str, Any]) -> Store:
-        name = params["store"]
-        if name not in {store.alias for store in all_stores()}:
-            raise PlanRefused(gettext("No store is called %(name)s.") % {"name": name})
-        return Store(name, name)
+        return store_called(params["store"])
 
     # --- which rows -----------------------------------------------------------------------------------------
 

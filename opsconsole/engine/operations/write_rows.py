@@ -14,15 +14,14 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.models import FailedItem, GivenRows
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, NamedItemsMixin, Risk
+from opsconsole.engine.operations.delete_rows import MAX_ROWS
 from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
-from opsconsole.engine.planner import PlanRefused
+from opsconsole.engine.planner import PlanRefused, store_called
 from opsconsole.formatting import format_number
 from opsconsole.stores import rows
 from opsconsole.stores.preflight import Target
 from opsconsole.stores.rows import Key, Values
-from opsconsole.stores.store import Store, all_stores
-
-MAX_ROWS = 10_000
+from opsconsole.stores.store import Store
 
 
 class GivenRow(NamedTuple):
@@ -91,10 +90,7 @@ class WriteRows(NamedItemsMixin):
     def resolve_store(cls, params: Mapping[str, Any]) -> Store:
         if not params["rows"]:
             raise PlanRefused(gettext("No rows are given. Open a row to edit it, or import a file into its list."))
-        name = params["store"]
-        if name not in {store.alias for store in all_stores()}:
-            raise PlanRefused(gettext("No store is called %(name)s.") % {"name": name})
-        return Store(name, name)
+        return store_called(params["store"])
 
     # --- which rows -----------------------------------------------------------------------------------------
 

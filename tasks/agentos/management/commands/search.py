@@ -15,7 +15,7 @@ from rich.text import Text
 from opsconsole.cli.command import ConsoleCommand, add_json_flag
 from opsconsole.cli.output import Output
 from opsconsole.stores.store import Store, attach_file
-from tasks.agentos.search import LIMIT, MAX_LIMIT, SOURCES, FindingData, Hit, search
+from tasks.agentos.search import LIMIT, MAX_LIMIT, SOURCES, Hit, SearchResult, search
 
 PIPE_WIDTH = 120
 
@@ -57,7 +57,7 @@ def _limit(text: str) -> int:
     return int(text)
 
 
-def result_of(found: FindingData) -> dict[str, Any]:
+def result_of(found: SearchResult) -> dict[str, Any]:
     """For scripts. `rank` counts from the best, 1, on."""
     return {
         "query": found.query.text,
@@ -78,7 +78,7 @@ def result_of(found: FindingData) -> dict[str, Any]:
     }
 
 
-def show(found: FindingData, output: Output) -> None:
+def show(found: SearchResult, output: Output) -> None:
     if not output.console.is_terminal:
         output.console.width = PIPE_WIDTH
     for title, words in found.method_words:
