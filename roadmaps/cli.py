@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 
-from opsconsole.cli.command import EXIT_ATTENTION, ConsoleCommand, Refused, chosen_store, known_keys
+from opsconsole.cli.command import EXIT_ATTENTION, ConsoleCommand, Refused
+from opsconsole.cli.flags import chosen_store, known_keys
 from opsconsole.cli.output import Output
 from opsconsole.engine import planner, registry
 from opsconsole.escaping import in_json

@@ -10,7 +10,8 @@ from django.utils.translation import gettext_noop
 from rich.table import Table
 
 from audits.coverage import VERDICTS, Figures, coverage
-from opsconsole.cli.command import ConsoleCommand, chosen_store
+from opsconsole.cli.command import ConsoleCommand
+from opsconsole.cli.flags import chosen_store
 from opsconsole.cli.output import Output
 from opsconsole.engine import registry
 from opsconsole.engine.planner import operation_on

@@ -6,7 +6,8 @@ from django.conf import settings
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.cli.command import OperationCommand, Refused
+from opsconsole.cli.command import Refused
+from opsconsole.cli.running import OperationCommand
 
 
 class Command(OperationCommand):

@@ -6,7 +6,8 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.cli.command import OperationCommand, add_keys_argument
+from opsconsole.cli.flags import add_keys_argument
+from opsconsole.cli.running import OperationCommand
 from roadmaps.cli import refuse_moving
 
 

@@ -6,7 +6,7 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.cli.command import OperationCommand
+from opsconsole.cli.running import OperationCommand
 from roadmaps.cli import refuse_moving, require_choice
 
 

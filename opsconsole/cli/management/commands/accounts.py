@@ -10,15 +10,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.cli.accounts import NotAuthenticated, authenticated, system_user_at_host
-from opsconsole.cli.command import (
-    ConsoleCommand,
-    Refused,
-    add_json_flag,
-    add_user_flag,
-    add_verb,
-    require_environment,
-    require_setup,
-)
+from opsconsole.cli.command import ConsoleCommand, Refused, add_verb, require_environment, require_setup
+from opsconsole.cli.flags import add_json_flag, add_user_flag
 from opsconsole.cli.output import Output
 from opsconsole.console.accounts import link, unlink
 from opsconsole.engine.lifecycle import Actor

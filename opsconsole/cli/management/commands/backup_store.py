@@ -8,8 +8,10 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.cli.command import OperationCommand, chosen_store, require_setup
+from opsconsole.cli.command import require_setup
+from opsconsole.cli.flags import chosen_store
 from opsconsole.cli.output import Output
+from opsconsole.cli.running import OperationCommand
 from opsconsole.engine import registry
 from opsconsole.formatting import duration
 from opsconsole.stores.backups import listed

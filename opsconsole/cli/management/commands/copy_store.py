@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.utils.translation import gettext_noop
 
-from opsconsole.cli.command import OperationCommand
+from opsconsole.cli.running import OperationCommand
 
 
 class Command(OperationCommand):

@@ -7,7 +7,8 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.cli.command import ConsoleCommand, add_json_flag, flag_of
+from opsconsole.cli.command import ConsoleCommand
+from opsconsole.cli.flags import add_json_flag, flag_of
 from opsconsole.cli.output import Output
 from opsconsole.engine import registry
 from opsconsole.engine.operation import Operation

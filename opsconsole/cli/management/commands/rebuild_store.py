@@ -9,7 +9,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.backups.salvage import rebuild
-from opsconsole.cli.command import EXIT_ATTENTION, ConsoleCommand, add_json_flag
+from opsconsole.cli.command import EXIT_ATTENTION, ConsoleCommand
+from opsconsole.cli.flags import add_json_flag
 from opsconsole.cli.output import Output
 from opsconsole.formatting import format_number
 from opsconsole.stores.store import attach_file

@@ -7,15 +7,9 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.cli.command import (
-    ConsoleCommand,
-    add_check_flags,
-    add_common_flags,
-    add_verb,
-    flag_of,
-    run_check,
-    run_operation,
-)
+from opsconsole.cli.command import ConsoleCommand, add_verb
+from opsconsole.cli.flags import add_check_flags, add_common_flags, flag_of
+from opsconsole.cli.running import run_check, run_operation
 from opsconsole.engine import registry
 from opsconsole.engine.checks import Check
 

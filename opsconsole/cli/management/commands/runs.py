@@ -16,18 +16,10 @@ from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.cli.command import (
-    ConsoleCommand,
-    Refused,
-    add_common_flags,
-    add_json_flag,
-    add_user_flag,
-    add_verb,
-    require_setup,
-    run_operation,
-    shell_actor,
-)
+from opsconsole.cli.command import ConsoleCommand, Refused, add_verb, require_setup, shell_actor
+from opsconsole.cli.flags import add_common_flags, add_json_flag, add_user_flag
 from opsconsole.cli.output import Output, line_of, result_of, status_label
+from opsconsole.cli.running import run_operation
 from opsconsole.engine import lifecycle, queue, registry
 from opsconsole.engine.labels import reason_label, verb_label
 from opsconsole.engine.lifecycle import get_run

@@ -7,7 +7,8 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.cli.command import ConsoleCommand, Refused, add_json_flag
+from opsconsole.cli.command import ConsoleCommand, Refused
+from opsconsole.cli.flags import add_json_flag
 from opsconsole.cli.output import Output
 from opsconsole.formatting import format_number
 from opsconsole.monitoring.stats import stats

@@ -8,7 +8,8 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.cli.command import ConsoleCommand, add_json_flag
+from opsconsole.cli.command import ConsoleCommand
+from opsconsole.cli.flags import add_json_flag
 from opsconsole.cli.output import Output
 from opsconsole.stores.store import Store, StoreUnavailable, all_stores
 

@@ -7,7 +7,8 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.cli.command import OperationCommand, Refused
+from opsconsole.cli.command import Refused
+from opsconsole.cli.running import OperationCommand
 from opsconsole.stores.identify import platform_of
 from opsconsole.stores.store import attach_file
 

@@ -9,7 +9,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.backups.notes import AlteredNote, audit_notes
-from opsconsole.cli.command import EXIT_FAILED, ConsoleCommand, add_json_flag, require_setup
+from opsconsole.cli.command import EXIT_FAILED, ConsoleCommand, require_setup
+from opsconsole.cli.flags import add_json_flag
 from opsconsole.cli.output import Output
 from opsconsole.engine import audit_log
 from opsconsole.engine.audit_log import Note

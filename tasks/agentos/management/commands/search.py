@@ -12,7 +12,8 @@ from django.utils.translation import gettext_noop
 from rich.table import Table
 from rich.text import Text
 
-from opsconsole.cli.command import ConsoleCommand, add_json_flag
+from opsconsole.cli.command import ConsoleCommand
+from opsconsole.cli.flags import add_json_flag
 from opsconsole.cli.output import Output
 from opsconsole.stores.store import Store, attach_file
 from tasks.agentos.search import LIMIT, MAX_LIMIT, SOURCES, Hit, SearchResult, search

@@ -7,20 +7,10 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.cli.command import (
-    ConsoleCommand,
-    Refused,
-    add_check_flags,
-    add_common_flags,
-    add_keys_argument,
-    add_verb,
-    chosen_store,
-    known_keys,
-    reading,
-    run_check,
-    run_operation,
-)
+from opsconsole.cli.command import ConsoleCommand, Refused, add_verb
+from opsconsole.cli.flags import add_check_flags, add_common_flags, add_keys_argument, chosen_store, known_keys, reading
 from opsconsole.cli.output import Output
+from opsconsole.cli.running import run_check, run_operation
 from opsconsole.engine import lifecycle, planner, registry
 from tasks.helix.dirty_data import JobWithTasks, jobs_with_all
 from tasks.helix.operations.clean_dirty_jobs import CleanDirtyJobs

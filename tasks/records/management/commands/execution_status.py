@@ -8,7 +8,8 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.cli.command import ConsoleCommand, Refused, add_json_flag
+from opsconsole.cli.command import ConsoleCommand, Refused
+from opsconsole.cli.flags import add_json_flag
 from opsconsole.cli.output import Output
 from opsconsole.stores.store import attach_file
 from tasks.records import status

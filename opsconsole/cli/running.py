@@ -1,0 +1,395 @@
+"""Plan and run an operation or a check from the shell."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.core.management.base import CommandError, CommandParser
+from django.db import DatabaseError, InterfaceError
+from django.utils.translation import gettext as _
+
+from opsconsole.cli.command import (
+    EXIT_ATTENTION,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    ConsoleCommand,
+    Refused,
+    require_setup,
+    shell_actor,
+)
+from opsconsole.cli.flags import add_check_flags, add_common_flags, chosen_store, known_keys, reading
+from opsconsole.cli.output import Output
+from opsconsole.engine import checklist, executor, findings, lifecycle, planner, queue, registry
+from opsconsole.engine.checks import Check, FindingData
+from opsconsole.engine.errors import RunRefused
+from opsconsole.engine.executor import LostOwnership
+from opsconsole.engine.lifecycle import Actor
+from opsconsole.engine.models import RESUMABLE, Run, Status
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation, Risk
+from opsconsole.engine.planner import Plan
+from opsconsole.engine.selection import Selection
+from opsconsole.formatting import format_number
+from opsconsole.stores.errors import first_line
+from opsconsole.stores.preflight import require_privileges
+
+SHOWN_ERRORS = 20
+
+
+class OperationCommand(ConsoleCommand):
+    """The command of one operation: three lines, all else is derived."""
+
+    operation: ClassVar[str]
+    executes_by_default: ClassVar[bool] = False
+    asks: ClassVar[bool] = True  # before execution; an operation that only fills asks in production alone
+    positional: ClassVar[tuple[str, ...]] = ()  # parameters that are given without a flag, in this order
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        cls = registry.operation(self.operation)
+        parser.description = parser.description or str(cls.description)
+        registry.add_arguments(cls, parser, positional=self.positional)
+        if issubclass(cls, Check):
+            add_check_flags(parser)
+        else:
+            add_common_flags(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        cls = registry.operation(self.operation)
+        values = registry.values_of(cls, options)
+        if issubclass(cls, Check):
+            run_check(cls, values, options, keep=not options["dry_run"])
+            return
+        execute = options["execute"] or (self.executes_by_default and not options["dry_run"])
+        run_operation(cls, values, options, execute=execute, asks=self.asks)
+
+
+def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, Any], *, keep: bool) -> None:
+    """Ask a check's questions and print what they find. `keep`: as a run, whose findings are kept.
+
+    `options["keys"]`: the subjects that are meant; such an answer is no scan of the store and is not kept.
+    """
+    params = registry.clean(cls, values)
+    actor = None
+    if options["user"] is not None:  # a name that is typed is proven, also where nothing is kept
+        require_setup()
+        actor = shell_actor(options["user"], "operations.view_run")
+    output = Output(as_json=options["json"], bare=options["background"], no_color=options["no_color"])
+    store = chosen_store(cls, params, options, read_only=True)
+    try:
+        with reading(store):
+            operation = planner.operation_on(cls, store, params)
+            planned = planner.plan(operation)
+            if options.get("keys"):
+                operation.chosen = known_keys(operation, options["keys"])
+        if keep and operation.chosen is None:
+            require_setup()
+            found, run = _scan(planned, options, output, actor)
+        else:
+            with reading(store):
+                found, run = [one for item in operation.item_names() for one in operation.run_rule(item)], None
+    except KeyboardInterrupt:
+        raise CommandError(_("Stopped: nothing was written."), returncode=EXIT_INTERRUPTED) from None
+    finally:
+        store.close()
+    output.findings(operation, found, run)
+    if run is not None and run.status == Status.NEEDS_ATTENTION:
+        sys.exit(EXIT_ATTENTION)
+    if found and options["exit_code"]:
+        sys.exit(EXIT_ATTENTION)
+
+
+def _scan(planned: Plan, options: dict[str, Any], output: Output, actor: Actor | None) -> tuple[list[FindingData], Run]:
+    """The check as a run: taken over when it was interrupted, in this process or in the background."""
+    actor = actor or shell_actor(None, "operations.view_run")
+    run = lifecycle.same_command(planned.operation, planned.selection)
+    if run is not None and run.status != Status.QUEUED:
+        run = lifecycle.claim(run)
+    elif run is None:
+        run = lifecycle.create_run(planned, actor, note=options["note"])
+        if options["background"]:
+            queue.confirm(run, actor)
+        else:
+            lifecycle.confirm(run, actor, background=False)
+    if run.status == Status.QUEUED:
+        _leave_to_background(run, output)
+        sys.exit()
+    worker = executor.Runner(run)
+    try:
+        with stop_signals() as stopped, output.progress(run.total) as advance:
+            run = worker.work(until=stopped, on_progress=lambda r: advance(r.seen))
+    except (DatabaseError, InterfaceError) as error:
+        raise worker.store.unusable(error) from error
+    finally:
+        worker.store.close()
+    if run.status not in {Status.SUCCEEDED, Status.NEEDS_ATTENTION}:
+        raise CommandError(run.error or _("Stopped."), returncode=EXIT_INTERRUPTED)
+    for unit in run.failed_items.order_by("pk"):
+        output.error(f"{unit.label}: {unit.error}")
+    return list(findings.of_run(run)), run
+
+
+def run_operation(
+    cls: type[Operation],
+    values: Mapping[str, Any],
+    options: dict[str, Any],
+    *,
+    execute: bool,
+    asks: bool = True,
+) -> None:
+    """Plan `cls` and, when asked, run it; prints, and leaves by `SystemExit` unless all is well.
+
+    `options["keys"]`: the units that are meant; without, everything in scope.
+    """
+    if options["batch_size"] and cls.batch_size:
+        raise Refused(
+            _("%(operation)s works on %(size)d units at a time: --batch-size is not for it.")
+            % {"operation": cls.name, "size": cls.batch_size}
+        )
+    params = registry.clean(cls, values)
+    if execute or cls.targets_run or options["user"]:
+        require_setup()
+    actor = shell_actor(options["user"]) if execute or options["user"] else None
+    output = Output(as_json=options["json"], bare=options["background"] and execute, no_color=options["no_color"])
+    store = chosen_store(cls, params, options, read_only=not (execute and cls.writes_store))
+    try:
+        operation = planner.operation_on(cls, store, params)
+        with reading(store):
+            operation.store.require({model: tuple(columns) for model, columns in operation.needs().items()})
+            selection = Selection(known_keys(operation, options["keys"])) if options.get("keys") else Selection()
+        size = operation.batch_size or options["batch_size"] or DEFAULT_BATCH_SIZE
+        if execute and actor is not None:
+            _execute(operation, selection, size, actor, options, output, asks)
+        else:
+            _dry_run(operation, selection, size, output)
+    except KeyboardInterrupt:
+        raise CommandError(_("Stopped: nothing was written."), returncode=EXIT_INTERRUPTED) from None
+    finally:
+        store.close()
+
+
+def _dry_run(operation: Operation, selection: Selection, size: int, output: Output) -> None:
+    with reading(operation.store):
+        planned = planner.plan(operation, selection)
+        output.header(operation, size, mode=_("DRY-RUN (preview)"))
+        output.need(operation, planned)
+        with output.progress(planned.total) as advance:
+            planner.count_outcomes(planned, batch_size=size, on_progress=lambda p: advance(sum(p.counts().values())))
+    for line in checklist.lines(planned) if planned.total else ():
+        output.table([(f"{line.title}:" if not place else "", fact) for place, fact in enumerate(line.facts)])
+    output.sample(operation, planned.sample)
+    seen = sum(planned.counts().values())
+    result = {
+        "run": None,
+        "operation": operation.name,
+        "store": operation.store.name,
+        "location": operation.store.location,
+        "mode": "dry-run",
+        "status": Status.PLANNED.value,
+        "total": planned.total,
+        **planned.counts(),
+        "reasons": planned.reasons,
+        "batches": planned.batches,
+        "elapsed_seconds": round(planned.seconds, 3),
+        "rows_per_second": round(seen / planned.seconds, 1) if planned.seconds else 0.0,
+        "before": planned.before,
+        "after": {},
+        "sample": planned.sample,
+        "digest": planned.digest(),
+    }
+    output.result(operation, result)
+
+
+def _execute(
+    operation: Operation,
+    selection: Selection,
+    size: int,
+    actor: Actor,
+    options: dict[str, Any],
+    output: Output,
+    asks: bool,
+) -> None:
+    if operation.writes_store:
+        with reading(operation.store):
+            operation.store.require_writable()
+            require_privileges(operation.store, operation.read_columns(), operation.targets())
+    run = lifecycle.same_command(operation, selection)
+    if run is not None:
+        run = _take_over(run, size, actor, options, output)
+    else:
+        with reading(operation.store):
+            planned = planner.plan(operation, selection)
+            if operation.pins_rows:
+                planner.count_outcomes(planned)
+        output.header(operation, size, mode=_("EXECUTE"))
+        output.need(operation, planned)
+        checked = _check_off(operation, planned, options, output)
+        _ask(operation, planned, options, output, asks)
+        run = lifecycle.create_run(planned, actor, note=options["note"], batch_size=size, fast=options["fast"])
+        try:
+            if options["background"]:
+                queue.confirm(run, actor, checked)
+            else:
+                lifecycle.confirm(run, actor, background=False, checked=checked)
+        except RunRefused:
+            lifecycle.cancel(run, actor)
+            raise
+    if run.status in {Status.QUEUED, Status.AWAITING_APPROVAL}:
+        _leave_to_background(run, output)
+    else:
+        _work(run, output)
+
+
+def _take_over(run: Run, size: int, actor: Actor, options: dict[str, Any], output: Output) -> Run:
+    """The unfinished run of the same command: gone on with if nobody works on it, refused else."""
+    if run.status == Status.AWAITING_APPROVAL:
+        return run
+    if run.status == Status.QUEUED:
+        raise Refused(
+            _("Run %(run)d of this command waits for a worker: see `runs show %(run)d`, or cancel it first.")
+            % {"run": run.pk}
+        )
+    if options["background"]:
+        queue.resume(run, actor)
+        return run
+    run = lifecycle.claim(run)
+    run.batch_size, run.fast, run.in_background = size, options["fast"], False
+    run.save(update_fields=("batch_size", "fast", "in_background"))
+    output.line(
+        _("Going on with run %(run)d: %(seen)s of %(total)s done.")
+        % {"run": run.pk, "seen": format_number(run.seen), "total": format_number(run.total)}
+    )
+    return run
+
+
+def _check_off(operation: Operation, planned: Plan, options: dict[str, Any], output: Output) -> list[str]:
+    """The checklist of what deletes, with what the console knows: asked item by item on a terminal, unless
+    --confirm names them. No other flag skips it.
+    """
+    lines = checklist.lines(planned) if planned.total else []
+    for line in lines:
+        output.line(line.title, style="bold")
+        for fact in line.facts:
+            output.line(f"  {fact}")
+    if not lines:
+        return []
+    if blocking_reason := checklist.blocking_reason(operation):
+        raise Refused(blocking_reason)
+    checked = list(options["confirm"])
+    unchecked = checklist.missing(operation, checked)
+    if unchecked and not sys.stdin.isatty():
+        raise Refused(_("The checklist must be confirmed: give --confirm %(items)s.") % {"items": " ".join(unchecked)})
+    for line in lines:
+        if line.code in unchecked:
+            output.console.print(f"{line.title}: {line.question}? [y/N] ", markup=False, end="")
+            if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+                raise Refused(_("Not confirmed: nothing was written."))
+            checked.append(line.code)
+    return checked
+
+
+def _ask(operation: Operation, planned: Plan, options: dict[str, Any], output: Output, asks: bool) -> None:
+    """The confirmation that the risk wants; --yes answers it."""
+    typing = lifecycle.needs_typing(operation)
+    asks = asks and operation.effective_risk() not in {Risk.READ, Risk.MAKE, Risk.FILL}
+    if options["yes"] or not planned.total or not (typing or asks or settings.PRODUCTION):
+        return
+    if not sys.stdin.isatty():
+        raise Refused(_("This command asks for confirmation. Pass --yes to run it non-interactively."))
+    wanted = operation.name if typing else "yes"
+    output.line(f"{operation.action_label(planned.total)} · {operation.store.location}")
+    output.console.print(_("Type %(wanted)s to go on: ") % {"wanted": wanted}, markup=False, end="")
+    answer = sys.stdin.readline()
+    if answer.strip() != wanted:
+        raise Refused(_("Not confirmed: nothing was written."))
+
+
+def _leave_to_background(run: Run, output: Output) -> None:
+    """Standard output gets the run's id alone, so that a script can take it."""
+    if output.as_json:
+        output.run(run)
+    else:
+        output.bare(str(run.pk))
+    if run.status == Status.AWAITING_APPROVAL:
+        output.error(
+            _("Run %(run)d waits for a second approver. Approve it with `runs approve %(run)d`.") % {"run": run.pk}
+        )
+        sys.exit(EXIT_ATTENTION)
+    output.error(_("Run %(run)d is queued. See `runs show %(run)d`.") % {"run": run.pk})
+
+
+def _work(run: Run, output: Output) -> None:
+    """Run in this process, with live progress; the exit code says how it ended."""
+    worker = executor.Runner(run)
+    stopped_by = ""
+    try:
+        with stop_signals() as stopped, output.progress(run.total) as advance:
+            run = worker.work(until=stopped, on_progress=lambda r: advance(r.seen))
+    except LostOwnership:
+        raise Refused(_("Run %(run)d was taken over elsewhere.") % {"run": run.pk}) from None
+    except KeyboardInterrupt:
+        worker.store.close()
+        lifecycle.interrupt(run, _("stopped by the keyboard"))
+    except (DatabaseError, InterfaceError) as error:
+        stopped_by = first_line(error)
+    except Exception:
+        run.refresh_from_db()
+        if run.status != Status.FAILED:  # the engine says `failed` of what it could not go on with
+            raise
+    finally:
+        worker.store.close()
+    _refresh(run)
+    output.run(run)
+    if stopped_by and run.status != Status.FAILED:
+        output.error(
+            _("Interrupted: %(reason)s. When that is mended, the same command goes on with run %(run)d.")
+            % {"reason": stopped_by, "run": run.pk}
+        )
+        sys.exit(EXIT_INTERRUPTED)
+    if run.status in {*RESUMABLE, Status.RUNNING}:
+        output.error(
+            _("Run %(run)d stopped after %(seen)s of %(total)s rows. Repeat the command or run `runs resume %(run)d`.")
+            % {"run": run.pk, "seen": format_number(run.seen), "total": format_number(run.total)}
+        )
+        sys.exit(EXIT_INTERRUPTED)
+    if run.error:
+        output.error(run.error)
+    for unit in run.failed_items.order_by("pk")[:SHOWN_ERRORS]:
+        output.error(f"{unit.label}: {unit.error}")
+    if run.status in {Status.FAILED, Status.CANCELLED}:
+        sys.exit(EXIT_FAILED)
+    if run.status == Status.NEEDS_ATTENTION:
+        sys.exit(EXIT_ATTENTION)
+
+
+def _refresh(run: Run) -> None:
+    """The run as the console has it, when the console can be asked."""
+    try:
+        run.refresh_from_db()
+    except (DatabaseError, InterfaceError):
+        run.status = Status.INTERRUPTED
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C (or SIGTERM) finishes the batch, the second stops now. Both are safe."""
+    asked = 0
+
+    def stop(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            raise KeyboardInterrupt
+        # Not through sys.stderr: it may be in the middle of a write.
+        os.write(2, ("\n" + _("Stopping after this batch. Once more stops now.") + "\n").encode())
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked > 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
