@@ -21,7 +21,7 @@ from django.utils.functional import cached_property
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from opsconsole.console.pages import Table
+from opsconsole.console.page_parts import Table
 from opsconsole.engine import queue, registry
 from opsconsole.engine.checks import Check
 from opsconsole.engine.labels import STATUS_VARIANTS, operation_title

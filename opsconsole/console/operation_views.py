@@ -16,16 +16,11 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 from unfold.widgets import CHECKBOX_CLASSES, INPUT_CLASSES, SELECT_CLASSES
 
-from opsconsole.console.pages import (
-    REFUSALS,
-    Changes,
-    FreezePage,
-    PlanPage,
-    RunPage,
-    Table,
-    described,
-    plan_differences,
-)
+from opsconsole.console.freeze_page import FreezePage
+from opsconsole.console.page_parts import REFUSALS, Table, described
+from opsconsole.console.plan_page import PlanPage, plan_differences
+from opsconsole.console.run_changes import Changes
+from opsconsole.console.run_page import RunPage
 from opsconsole.engine import lifecycle, planner, queue, registry
 from opsconsole.engine.errors import PlanDrifted
 from opsconsole.engine.lifecycle import Actor, actor_of

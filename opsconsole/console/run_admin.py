@@ -21,7 +21,7 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter, RadioFilter
 from unfold.contrib.import_export.forms import ExportForm
 from unfold.decorators import display
 
-from opsconsole.console import operation_views, pages
+from opsconsole.console import operation_views, page_parts
 from opsconsole.console.base_admin import ConsoleModelAdmin, ViewOnlyMixin
 from opsconsole.console.editing import Unsaved
 from opsconsole.console.file_formats import CSV, JSON, XLSX
@@ -79,7 +79,7 @@ class OperationActionsMixin:
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         context = {
-            "operations": list(map(pages.described, self.operations(request))),
+            "operations": list(map(page_parts.described, self.operations(request))),
             **(extra_context or {}),
         }
         response: HttpResponse = super().changelist_view(request, context)  # type: ignore[misc]
@@ -94,7 +94,7 @@ class OperationActionsMixin:
     ) -> HttpResponse:
         """A row's page has the operations that take chosen rows, for this one: as the list's actions do."""
         context = {
-            "row_operations": [pages.described(cls) for cls in self.row_operations(request)],
+            "row_operations": [page_parts.described(cls) for cls in self.row_operations(request)],
             "row_keys": [] if object_id is None else [unquote(object_id)],
             **(extra_context or {}),
         }
@@ -118,7 +118,7 @@ class WriteByRunMixin(OperationActionsMixin):
             run, asks_more = operation_views.plan_now(request, WRITE_ROWS, self._write_params(writes))
             if not asks_more:
                 run = queue.run_now(run, lifecycle.actor_of(request))
-        except pages.REFUSALS as error:
+        except page_parts.REFUSALS as error:
             raise Unsaved(str(error)) from error
         address = reverse("run", args=[run.pk])
         if run.ended and run.changed < 1:
@@ -350,7 +350,7 @@ class FindingAdmin(ExportAdmin):
 
     @admin.display(description=_("subject"))
     def about(self, finding: Finding) -> str:
-        return format_html('<span class="wraps">{}</span>', pages.finding_link(finding))
+        return format_html('<span class="wraps">{}</span>', page_parts.finding_link(finding))
 
     @display(description=_("priority"), label={"immediate": "danger", "planned": "warning", "periodic": "info"})
     def urgency(self, finding: Finding) -> tuple[str, str]:
@@ -358,7 +358,7 @@ class FindingAdmin(ExportAdmin):
 
     @admin.display(description=_("detail"))
     def words(self, finding: Finding) -> str:
-        return pages.finding_words(finding)
+        return page_parts.finding_words(finding)
 
     @admin.display(description=_("found at"))
     def since(self, finding: Finding) -> str:
@@ -386,7 +386,7 @@ def _repairer(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResp
         field, table = cls.model._meta.pk, cls.model._meta.db_table
         keys = set()
         for finding in queryset.filter(resolved_at=None, store=cls.store_alias, last_run__attached_path=""):
-            place = pages.finding_place(finding)
+            place = page_parts.finding_place(finding)
             if place is not None and place[0] == table:
                 keys.add(field.to_python(place[1]))
         if not keys:
@@ -450,7 +450,7 @@ class EventAdmin(ExportAdmin):
 
     @admin.display(description=_("detail"))
     def more(self, event: Event) -> str:
-        return pages.detail_words(event.detail) or "–"
+        return page_parts.detail_words(event.detail) or "–"
 
 
 class DeliveryFilter(RadioFilter):

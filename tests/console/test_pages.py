@@ -11,7 +11,8 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from audits.models import TaskAudit
-from opsconsole.console.pages import Changes, RunPage
+from opsconsole.console.run_changes import Changes
+from opsconsole.console.run_page import RunPage
 from opsconsole.engine import lifecycle, planner, registry
 from opsconsole.engine.executor import Runner
 from opsconsole.engine.lifecycle import Actor

@@ -1,0 +1,43 @@
+"""The page that freezes all runs: its state, the affected runs and the newest backups."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from django.utils.translation import gettext as _
+
+from opsconsole.console.page_parts import SHOWN_ROWS
+from opsconsole.engine import checklist, notifications, registry
+from opsconsole.engine.models import ENDED, Freeze, Run, Status
+from opsconsole.stores.store import all_stores
+
+BACKUP = "backups.backup_store"
+
+
+class FreezePage:
+    """The state of the freeze, the runs that it stops, and the newest backups."""
+
+    @cached_property
+    def hold(self) -> Freeze | None:
+        return Freeze.objects.order_by("pk").first()
+
+    @cached_property
+    def unfinished(self) -> list[Run]:
+        """Runs that it stops, newest first."""
+        runs = Run.objects.exclude(status__in=(*ENDED, Status.PLANNED)).defer("plan", "selection", "reasons")
+        return list(runs.order_by("-pk")[:SHOWN_ROWS])
+
+    @property
+    def told(self) -> str:
+        """Return where alerts are sent."""
+        names = ", ".join(str(channel.label) for channel in notifications.channels())
+        if not names:
+            return _("No alerts will be sent: ALERT_EMAILS and ALERT_WEBHOOK_URL are not set.")
+        return _("Alerts are sent by %(channels)s.") % {"channels": names}
+
+    @cached_property
+    def backups(self) -> list[tuple[str, str, str]]:
+        """Store, its title, and its newest verified backup; empty where the console makes none."""
+        if BACKUP not in registry.operations():
+            return []
+        return [(store.alias, store.title, checklist.backup_words(store)) for store in all_stores()]
