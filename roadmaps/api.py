@@ -1,4 +1,4 @@
-"""What the platform's front ends read: roadmaps and the content of their concepts (document 004)."""
+"""Read endpoints of roadmaps and the content of their concepts, for the platform's front ends."""
 
 from __future__ import annotations
 
@@ -14,64 +14,33 @@ from ninja import Router
 from opsconsole.api.auth import access
 from opsconsole.api.endpoints import error, tagged
 from opsconsole.stores.store import Store, StoreUnavailable
-from roadmaps.content import KEY, Roadmap, contents, roadmaps
+from roadmaps.content import KEY, PARTS, Roadmap, contents, roadmaps
 from roadmaps.models import QuizMetadata, ResourceRecommendationMetadata, TutorialMetadata
 
 router = Router(tags=["roadmaps"], auth=access("roadmaps.view_roadmapmetadata"))
 
-COLUMNS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "tutorial": (
-        TutorialMetadata,
-        (
-            "tutorial_id",
-            "concept_id",
-            "roadmap_id",
-            "title",
-            "summary",
-            "content_url",
-            "content_status",
-            "content_version",
-            "is_latest",
-            "estimated_completion_time",
-            "generated_at",
-        ),
-    ),
-    "resources": (
-        ResourceRecommendationMetadata,
-        ("id", "concept_id", "roadmap_id", "resources", "resources_count", "search_queries_used", "generated_at"),
-    ),
-    "quiz": (
-        QuizMetadata,
-        (
-            "quiz_id",
-            "concept_id",
-            "roadmap_id",
-            "questions",
-            "total_questions",
-            "easy_count",
-            "medium_count",
-            "hard_count",
-            "generated_at",
-        ),
-    ),
+MODELS: dict[str, Any] = {
+    "tutorial": TutorialMetadata,
+    "resources": ResourceRecommendationMetadata,
+    "quiz": QuizMetadata,
 }
 DOCUMENTS = ("resources", "search_queries_used", "questions")
-PLACES = {"tutorial": 0, "resources": 1, "quiz": 2}
+PLACES = {part.name: place for place, part in enumerate(PARTS)}
 
 
 @router.get("/roadmaps/{roadmap_id}", summary="A roadmap's framework, with statuses and references")
 def framework(request: HttpRequest, roadmap_id: str) -> HttpResponse:
-    """The document as the store holds it, digit for digit."""
+    """Return the document with the exact text that the store holds."""
     try:
         roadmap = _living(roadmap_id)
     except _UNREADABLE as reason:
         return _unavailable(reason)
-    if roadmap is None or roadmap.framework is None:  # it has none yet
+    if roadmap is None or roadmap.framework is None:
         return _not_found()
     try:
         orjson.loads(roadmap.framework)
     except orjson.JSONDecodeError:
-        return error(500, _("The framework of this roadmap can't be read."))
+        return error(500, _("The framework of this roadmap cannot be read."))
     return tagged(request, roadmap.framework.encode())
 
 
@@ -105,7 +74,7 @@ def health(request: HttpRequest) -> HttpResponse:
     return tagged(request, orjson.dumps({"status": "healthy", "stores": {"roadmaps": "reachable"}}))
 
 
-# --- what they share ---------------------------------------------------------------------------------------------
+# --- shared ------------------------------------------------------------------------------------------------------
 
 _UNREADABLE = (StoreUnavailable, DatabaseError, InterfaceError)
 
@@ -115,7 +84,7 @@ def _store() -> Store:
 
 
 def _living(roadmap_id: str) -> Roadmap | None:
-    """The roadmap, unless it is not there or was deleted."""
+    """Return the roadmap, None if it does not exist or was deleted."""
     store = _store()
     if not store.can_store(roadmap_id):
         return None
@@ -124,15 +93,16 @@ def _living(roadmap_id: str) -> Roadmap | None:
 
 
 def _part(request: HttpRequest, part: str, roadmap_id: str, concept_id: str) -> HttpResponse:
-    """The row that the framework should refer to."""
+    """Return the row that the framework should refer to."""
     try:
         if _living(roadmap_id) is None:
             return _not_found()
         row = contents(_store(), [roadmap_id])[roadmap_id].rows[PLACES[part]].get(concept_id)
         if row is None:
             return _not_found()
-        model, columns = COLUMNS[part]
-        known = [name for name in columns if name in _store().tables[model._meta.db_table]]
+        model = MODELS[part]
+        columns = _store().tables[model._meta.db_table]
+        known = [field.column for field in model._meta.concrete_fields if field.column in columns]
         found = model.objects.filter(pk=row[KEY]).values(*known).first()
     except _UNREADABLE as reason:
         return _unavailable(reason)
@@ -143,7 +113,7 @@ def _part(request: HttpRequest, part: str, roadmap_id: str, concept_id: str) -> 
 
 
 def _document(text: str | None) -> Any:
-    """A JSON column's document; what is none stays text."""
+    """Return the document of a JSON column, or its text if that is not JSON."""
     try:
         return None if text is None else json.loads(text)
     except (ValueError, RecursionError):
@@ -151,7 +121,7 @@ def _document(text: str | None) -> Any:
 
 
 def _not_found() -> HttpResponse:
-    return error(404, _("There is no such roadmap, or no such content of the concept."))
+    return error(404, _("This roadmap does not exist, or the concept does not have this content."))
 
 
 def _unavailable(reason: Exception) -> HttpResponse:

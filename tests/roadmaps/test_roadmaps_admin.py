@@ -47,7 +47,7 @@ def test_a_roadmap_as_a_tree(client: Client) -> None:
     assert "Version 1, completed" in shown
     assert "Why &lt;b&gt;?" in shown
     assert INCIDENT in shown
-    assert "The framework can&#x27;t be read." in page(client, f"{ROADMAPS}text/change/")
+    assert "The framework cannot be read." in page(client, f"{ROADMAPS}text/change/")
     assert "<code>a</code>" in page(client, f"{ROADMAPS}odd_2Fone/change/")
 
 
