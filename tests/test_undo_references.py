@@ -33,7 +33,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 
 
 class DeleteFamilies(Operation):
-    """Deletes a parent with its child and grandchild; the unit is a verdict of the same name."""
+    """Deletes a parent with its child and grandchild; the row is a verdict of the same name."""
 
     title = "Delete families"
     description = "Deletes each parent with its child and grandchild."
@@ -42,8 +42,8 @@ class DeleteFamilies(Operation):
     writes = dict.fromkeys(TABLES, ())
     risk = Risk.DELETE
 
-    def process(self, unit: Any) -> Outcome:
-        return Changes([RowChange(table, key, {}, None) for table, key in self.family(unit.pk)])
+    def process(self, row: Any) -> Outcome:
+        return Changes([RowChange(table, key, {}, None) for table, key in self.family(row.pk)])
 
     def family(self, key: str) -> list[tuple[str, str]]:
         return [("grandchildren", f"g{key}"), ("children", f"c{key}"), ("parents", key)]

@@ -81,7 +81,7 @@ def add_check_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_keys_argument(parser: argparse.ArgumentParser, name: str, *, help: str, required: bool = True) -> None:
-    """The keys of the units that are meant, as positional arguments."""
+    """The keys of the rows that are meant, as positional arguments."""
     parser.add_argument("keys", nargs="+" if required else "*", metavar=name, help=help)
 
 

@@ -127,11 +127,11 @@ class Output:
         for entry in sample[:SHOWN_SAMPLE]:
             if entry["outcome"] != "changed":
                 what = f"{outcome_label(entry['outcome'])}: {reason_label(operation, entry['reason'])}"
-                self._sampled(f"{operation.key_name}={entry['unit']}: {what}")
+                self._sampled(f"{operation.key_name}={entry['label']}: {what}")
                 continue
             if not entry["rows"]:
                 what = entry["detail"] or reason_label(operation, entry["reason"])
-                self._sampled(f"{entry['unit']}: {what}".rstrip(": "))
+                self._sampled(f"{entry['label']}: {what}".rstrip(": "))
             for row in entry["rows"]:
                 self._sampled(f"{_row_name(operation, entry, row)}: {_difference(row)}")
         if len(sample) > SHOWN_SAMPLE:
@@ -263,7 +263,7 @@ class Output:
 
 
 class Pace:
-    """Units per second since the first that was seen: a run that goes on has done some before."""
+    """Rows per second since the first that was seen: a run that goes on has done some before."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -343,7 +343,7 @@ def _figures(operation: Operation | type[Operation] | None, figures: dict[str, A
 
 def _row_name(operation: Operation, entry: dict[str, Any], row: dict[str, Any]) -> str:
     if row["key"] == entry["key"]:
-        return f"{operation.key_name}={entry['unit']}"
+        return f"{operation.key_name}={entry['label']}"
     return f"{row['table']} {row['key']}"
 
 

@@ -128,8 +128,8 @@ def _scan(planned: Plan, options: dict[str, Any], output: Output, actor: Actor |
         worker.store.close()
     if run.status not in {Status.SUCCEEDED, Status.NEEDS_ATTENTION}:
         raise CommandError(run.error or _("Stopped."), returncode=EXIT_INTERRUPTED)
-    for unit in run.failed_items.order_by("pk"):
-        output.error(f"{unit.label}: {unit.error}")
+    for row in run.failed_items.order_by("pk"):
+        output.error(f"{row.label}: {row.error}")
     return list(findings.of_run(run)), run
 
 
@@ -143,7 +143,7 @@ def run_operation(
 ) -> None:
     """Plan `cls` and, when asked, run it; prints, and leaves by `SystemExit` unless all is well.
 
-    `options["keys"]`: the units that are meant; without, everything in scope.
+    `options["keys"]`: the rows that are meant; without, everything in scope.
     """
     if options["batch_size"] and cls.batch_size:
         raise Refused(
@@ -358,8 +358,8 @@ def _work(run: Run, output: Output) -> None:
         sys.exit(EXIT_INTERRUPTED)
     if run.error:
         output.error(run.error)
-    for unit in run.failed_items.order_by("pk")[:SHOWN_ERRORS]:
-        output.error(f"{unit.label}: {unit.error}")
+    for row in run.failed_items.order_by("pk")[:SHOWN_ERRORS]:
+        output.error(f"{row.label}: {row.error}")
     if run.status in {Status.FAILED, Status.CANCELLED}:
         sys.exit(EXIT_FAILED)
     if run.status == Status.NEEDS_ATTENTION:

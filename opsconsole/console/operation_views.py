@@ -111,7 +111,7 @@ def start_plan(
 
 def _plan(request: HttpRequest, cls: type[Operation], params: dict[str, Any], selection: Selection, note: str) -> Run:
     planned = planner.plan(planner.operation_on(cls, cls.resolve_store(params), params), selection)
-    if planned.total <= lifecycle.RECOUNTED_UNITS:
+    if planned.total <= lifecycle.RECOUNTED_ROWS:
         planner.count_outcomes(planned)
     run = lifecycle.create_run(planned, actor_of(request), note=note)
     if not planned.counted:

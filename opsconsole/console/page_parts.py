@@ -108,7 +108,7 @@ class Page:
 
     @cached_property
     def rows_url(self) -> str:
-        """The list that shows the units, narrowed as the selection was."""
+        """The list that shows the rows, narrowed as the selection was."""
         table = next(iter(self.run.writes), "")
         model = admin_models().get((self.run.store, table))
         if model is None or self.run.attached_path:
@@ -221,7 +221,7 @@ def value_changes(before: dict[str, Any] | None, after: dict[str, Any] | None) -
 
 
 def row_changes(row: dict[str, Any], *, named: bool) -> SafeString:
-    """One of the rows of a unit; `named` where it has several."""
+    """One of the rows of a row; `named` where it has several."""
     changes = value_changes(row["before"], row["after"])
     return format_html("<strong>{} {}</strong> {}", row["table"], row["key"], changes) if named else changes
 

@@ -51,7 +51,7 @@ class PlanPage(Page):
 
     @property
     def changing(self) -> int:
-        """Units that would change, as far as they are counted."""
+        """Rows that would change, as far as they are counted."""
         return self.counts["changed"] if self.counted else self.run.total
 
     @property
@@ -101,7 +101,7 @@ class PlanPage(Page):
             root = self._root(entry)
             rows.append(
                 [
-                    row_link(self.run, root["table"], root["key"], entry["unit"]),
+                    row_link(self.run, root["table"], root["key"], entry["label"]),
                     format_html('{}<small class="why">{}</small>', swatch(entry["outcome"]), reason),
                     format_html_join("", "{}", ((change,) for change in changes))
                     or entry["detail"]
@@ -111,12 +111,12 @@ class PlanPage(Page):
         return Table([_("Row"), _("Outcome"), _("Before → after")], rows)
 
     def _root(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """The row that stands for the unit: its own in the first table, where it has one there."""
+        """The row that stands for the row: its own in the first table, where it has one there."""
         rows: list[dict[str, Any]] = entry["rows"]
         table = next(iter(self.run.writes), "")
         own = (row for row in rows if row["table"] == table and row["key"] == entry["key"])
         if self.cls is not None and not self.cls.selectable:
-            table = ""  # the unit's key is its place in a list
+            table = ""  # the row's key is its place in a list
         return next(own, rows[0] if rows else {"table": table, "key": entry["key"]})
 
     @property

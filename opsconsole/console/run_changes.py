@@ -53,7 +53,7 @@ class Changes:
     def _found(self) -> Iterator[tuple[int, Any, Any]]:
         numbers: Iterable[int] = [self.number] if self.number and not self.key else []
         if self.key:
-            # The key may be of another table than the units': the first batches are searched as well.
+            # The key may be of another table than the rows': the first batches are searched as well.
             numbers = dict.fromkeys([*self._by_cursor, *(n for n, _c in self.numbers[:SEARCHED_BATCHES])])
         for number in numbers:
             batch = self.page.run.batches.get(number=number)

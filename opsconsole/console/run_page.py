@@ -83,20 +83,20 @@ class RunPage(Page):
 
     @cached_property
     def _rate(self) -> float:
-        """Units per second of the last minute while it runs, of the whole run after."""
+        """Rows per second of the last minute while it runs, of the whole run after."""
         run = self.run
         if run.status != Status.RUNNING:
             return float(run.rows_per_second)
         now = timezone.now()
         recent = [
-            (at, sum(units))
-            for at, *units in run.batches.order_by("-number").values_list("prepared_at", *OUTCOMES)[:RATE_BATCHES]
+            (at, sum(rows))
+            for at, *rows in run.batches.order_by("-number").values_list("prepared_at", *OUTCOMES)[:RATE_BATCHES]
             if now - at < timedelta(minutes=1)
         ]
         if not recent:
             return 0.0
         seconds = (now - recent[-1][0]).total_seconds()
-        rate: float = sum(units for _at, units in recent) / max(seconds, 0.2)
+        rate: float = sum(rows for _at, rows in recent) / max(seconds, 0.2)
         return rate
 
     @property
@@ -381,9 +381,9 @@ class RunPage(Page):
 
     @property
     def failed(self) -> list[tuple[str, Table]]:
-        """Reason with its count, and the first of its units."""
-        units = self.run.failed_items
-        groups = units.values_list("reason").annotate(count=Count("pk")).order_by("-count")
+        """Reason with its count, and the first of its rows."""
+        rows = self.run.failed_items
+        groups = rows.values_list("reason").annotate(count=Count("pk")).order_by("-count")
         return [
             (
                 f"{reason} ({format_number(count)})",
@@ -391,13 +391,13 @@ class RunPage(Page):
                     [_("Row"), _("Error"), _("State")],
                     [
                         [
-                            row_link(self.run, next(iter(self.run.writes), ""), unit.key, unit.label),
-                            unit.error,
-                            _("settled by run %(run)d") % {"run": unit.retried_by_id}
-                            if unit.retried_by_id
+                            row_link(self.run, next(iter(self.run.writes), ""), row.key, row.label),
+                            row.error,
+                            _("settled by run %(run)d") % {"run": row.retried_by_id}
+                            if row.retried_by_id
                             else _("waits"),
                         ]
-                        for unit in units.filter(reason=reason).order_by("pk")[:SHOWN_ROWS]
+                        for row in rows.filter(reason=reason).order_by("pk")[:SHOWN_ROWS]
                     ],
                 ),
             )
@@ -406,7 +406,7 @@ class RunPage(Page):
 
     @property
     def left(self) -> list[tuple[str, str, int, list[Any]]]:
-        """Outcome, reason, units, and the first labels, of units that stayed as they were."""
+        """Outcome, reason, rows, and the first labels, of rows that stayed as they were."""
         labels: dict[tuple[str, str], list[str]] = {}
         batches = self.run.batches.exclude(skipped=0, invalid=0).order_by("number")[:SEARCHED_BATCHES]
         for batch in batches.iterator(chunk_size=5):

@@ -116,7 +116,7 @@ def lines(planned: Plan) -> list[ChecklistLine]:
 
 def _own_facts(planned: Plan) -> Mapping[str, Sequence[str]]:
     try:
-        return planned.operation.checklist_facts(planned.units)
+        return planned.operation.checklist_facts(planned.queryset)
     except (DatabaseError, StoreUnavailable) as error:
         return {"scope": [str(error)]}
 

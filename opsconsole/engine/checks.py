@@ -38,7 +38,7 @@ class Check(NamedItemsMixin):
     def item_names(self) -> Sequence[str]:
         return self.rules
 
-    def process(self, unit: NamedItem) -> Outcome:
+    def process(self, row: NamedItem) -> Outcome:
         return Skip("asked")
 
     def run_rule(self, question: str) -> Iterable[FindingData]:

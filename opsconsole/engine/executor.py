@@ -47,7 +47,8 @@ from opsconsole.engine.planner import (
 from opsconsole.engine.seals import number_of
 from opsconsole.engine.selection import Selection
 from opsconsole.engine.throttle import throttle_reason
-from opsconsole.stores import preflight, rows
+from opsconsole.stores import preflight
+from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.connection import platform_search_path
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import why_it_waits
@@ -83,7 +84,7 @@ class _Undone(Exception):
 class _Read(NamedTuple):
     """A batch as it was read: its rows, the cursor before it, and the value of `rows.mark` before the read."""
 
-    units: list[Any]
+    rows: list[Any]
     after: Key | None
     since: int
 
@@ -92,7 +93,7 @@ class _Pending(NamedTuple):
     """A batch that is being written."""
 
     batch: Batch
-    units: list[Any]
+    rows: list[Any]
     found: Outcomes
     writes: list[Write]
     done: Future[None]
@@ -144,10 +145,10 @@ class Runner:
         self.operation.run_id = run.pk
         self.store = self.operation.store
         self.selection = Selection(**run.selection)
-        self.units = selected_rows(self.operation, self.selection)
+        self.queryset = selected_rows(self.operation, self.selection)
         self._pinned = PinnedRows.of(run) if self.operation.pins_rows else None
         if self.operation.pin_rows and self._pinned is not None:
-            self.units = self.operation.select(self.units, list(self._pinned))
+            self.queryset = self.operation.select(self.queryset, list(self._pinned))
         self.size = max(1, run.batch_size >> run.waits)  # less to wait for where it had to wait
         self.request = Request(run.request)
         self._writer = _Writer(self.store)
@@ -278,16 +279,16 @@ class Runner:
             return True
         after = self.run.cursor if self._pending is None else self._pending.cursor
         since = self._mark()
-        units = self._read(after, self.run.bound, self.size)
+        rows = self._read(after, self.run.bound, self.size)
         sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
-        found = outcomes_of(self.operation, units, sampler, change=self._change)
+        found = outcomes_of(self.operation, rows, sampler, change=self._change)
         if sampler is not None:  # the shell confirms without counting, so its run shows its first changes
             self.run.plan["sample"] = sampler.sample()
         if not self._await_write() or self.run.error:
             return True  # the previous batch is read again, then this one; or it was the last
-        if not units:
+        if not rows:
             return False
-        self._write(_Read(units, after, since), found)
+        self._write(_Read(rows, after, since), found)
         if self._pending is not None and self._pending.done.done():
             self._await_write()
         return True
@@ -296,16 +297,16 @@ class Runner:
         """Return `rows.mark`. PostgreSQL is queried a few times per second: an older answer only guards more rows."""
         now = time.monotonic()
         if self.store.vendor == "sqlite" or now - self._marked[0] > MARK_SECONDS:
-            self._marked = now, rows.mark(self.store)
+            self._marked = now, stored_rows.mark(self.store)
         return self._marked[1]
 
     def _read(self, after: Key | None, bound: Key, limit: int) -> list[Any]:
         """Return the next rows; of a plan with pinned rows, only those."""
-        while units := read_batch(self.operation, self.units, after=after, bound=bound, limit=limit):
-            mine = [unit for unit in units if self._pinned is None or unit.pk in self._pinned]
+        while rows := read_batch(self.operation, self.queryset, after=after, bound=bound, limit=limit):
+            mine = [row for row in rows if self._pinned is None or row.pk in self._pinned]
             if mine:
                 return mine
-            after = units[-1].pk
+            after = rows[-1].pk
         return []
 
     @property
@@ -315,18 +316,18 @@ class Runner:
         if not self._verdicts:
             return change
 
-        def judged(unit: Any) -> Outcome:
-            verdict = self._verdicts.get(unit.pk)
+        def judged(row: Any) -> Outcome:
+            verdict = self._verdicts.get(row.pk)
             if isinstance(verdict, Exception):
                 raise verdict
-            return verdict or change(unit)
+            return verdict or change(row)
 
         return judged
 
-    def _process_pinned(self, unit: Any) -> Outcome:
+    def _process_pinned(self, row: Any) -> Outcome:
         """Return the outcome of a pinned row if it is still as the plan showed it."""
-        outcome = self.operation.outcome(unit)
-        if isinstance(outcome, Changes) and digest_of(outcome, unit) != (self._pinned or {}).get(unit.pk):
+        outcome = self.operation.outcome(row)
+        if isinstance(outcome, Changes) and digest_of(outcome, row) != (self._pinned or {}).get(row.pk):
             return Skip("changed_since_plan")
         return outcome
 
@@ -334,13 +335,13 @@ class Runner:
         """Run a rule or perform an action for one item. It is marked when it is complete: if the worker dies before,
         the item is repeated.
         """
-        units = self._read(self.run.cursor, bound, 1)
-        if not units:
+        rows = self._read(self.run.cursor, bound, 1)
+        if not rows:
             return False
         started = time.monotonic()
         with self._leased():
-            found = outcomes_of(self.operation, units, change=act, is_fatal=_concerns_the_run)
-        batch = self._prepare([], found, units[-1].pk)
+            found = outcomes_of(self.operation, rows, change=act, is_fatal=_concerns_the_run)
+        batch = self._prepare([], found, rows[-1].pk)
         batch.seconds = time.monotonic() - started
         self._open = batch
         self._count(batch, found.reasons, 1)
@@ -389,17 +390,17 @@ class Runner:
 
     def _write(self, read: _Read, found: Outcomes) -> None:
         """Save the before-image, then write to the store. The cursor moves when both are committed."""
-        started, units = time.monotonic(), read.units
+        started, rows = time.monotonic(), read.rows
         try:
             writes = self._final(found.writes)
-            batch = self._prepare(writes, found, units[-1].pk)
+            batch = self._prepare(writes, found, rows[-1].pk)
         except Exception as error:
             if not _concerns_rows(error):
                 raise
-            self._isolate(units, error, [])
+            self._isolate(rows, error, [])
             return
         done = self._writer.start(lambda: self._apply(writes, read))
-        self._pending = _Pending(batch, units, found, writes, done, started)
+        self._pending = _Pending(batch, rows, found, writes, done, started)
 
     def _apply(self, writes: list[Write], read: _Read) -> None:
         """Write one batch in a transaction: lock parents before children, delete children before parents."""
@@ -409,8 +410,8 @@ class Runner:
             deletes = [write for write in writes if write.kind == "delete"]
             since = self._guard(read)
             for write in reversed(writes if since is None else deletes):
-                rows.lock(self.store, write)
-            if since is None and (self.store.vendor == "postgresql" or rows.mark(self.store) != read.since):
+                stored_rows.lock(self.store, write)
+            if since is None and (self.store.vendor == "postgresql" or stored_rows.mark(self.store) != read.since):
                 self._require_as_read(read, deletes)
             for write in deletes:
                 self._require_unreferenced(write, deletes)
@@ -418,10 +419,10 @@ class Runner:
                 self.store.query("SELECT set_config('search_path', %s, true)", [self._search_path])
             with self._every_delete_recorded(deletes):
                 for write in writes:
-                    rows.write(self.store, write, since=since)
-                rows.check_deferred(self.store)
+                    stored_rows.write(self.store, write, since=since)
+                stored_rows.check_deferred(self.store)
             for write in writes:
-                rows.verify(self.store, write)
+                stored_rows.verify(self.store, write)
             if deletes and not self._restorable:
                 self._try_restore(deletes)
 
@@ -434,21 +435,21 @@ class Runner:
     def _require_as_read(self, read: _Read, deletes: list[Write]) -> None:
         """Read the batch again under the lock. Raises RowsChanged for rows with a different outcome."""
         again: dict[Key, Any] = {}
-        after, last = read.after, read.units[-1].pk
+        after, last = read.after, read.rows[-1].pk
         while after != last and (
-            units := read_batch(self.operation, self.units, after=after, bound=last, limit=len(read.units))
+            rows := read_batch(self.operation, self.queryset, after=after, bound=last, limit=len(read.rows))
         ):
-            again |= {unit.pk: unit for unit in units}
-            after = units[-1].pk
+            again |= {row.pk: row for row in rows}
+            after = rows[-1].pk
         unmet: dict[RowKey, Exception | None] = {}
-        for unit in read.units:
-            now = again.get(unit.pk)
-            if now == unit or not isinstance(outcome := self._outcome(unit), Changes):
+        for row in read.rows:
+            now = again.get(row.pk)
+            if now == row or not isinstance(outcome := self._outcome(row), Changes):
                 continue
             if now is None or self._outcome(now) != outcome:
-                unmet |= dict.fromkeys(((row.table, row.key) for row in outcome.rows), None)
+                unmet |= dict.fromkeys(((change.table, change.key) for change in outcome.rows), None)
         for write in deletes:  # their before-images hold more columns than were processed
-            found = rows.read(self.store, write.table, write.columns, [row[0] for row in write.rows])
+            found = stored_rows.read(self.store, write.table, write.columns, [row[0] for row in write.rows])
             unmet |= {
                 (write.table, key): None for key, old, _new in write.rows if found.get(key) != self.store.normalize(old)
             }
@@ -463,12 +464,12 @@ class Runner:
         """
         fired = {one.name: write.table for write in deletes for one in self.store.triggers(write.table, "DELETE")}
         tables = [one.table for one in self.operation.targets() if one.kind == "delete"] if fired else []
-        before = {table: rows.deleted(self.store, table) for table in tables}
+        before = {table: stored_rows.deleted(self.store, table) for table in tables}
         yield
         for table, count in before.items():
             recorded = sum(len(write.rows) for write in deletes if write.table == table)
-            if rows.deleted(self.store, table) - count > recorded:
-                raise rows.UnrecordedDelete(
+            if stored_rows.deleted(self.store, table) - count > recorded:
+                raise stored_rows.UnrecordedDelete(
                     _(
                         "Its delete makes a trigger (%(names)s) delete other rows of %(table)s, which no before-image "
                         "would hold. It was left as it is."
@@ -484,10 +485,10 @@ class Runner:
                 back = [Write(one.table, one.columns, one.reversed().rows[::-1]) for one in reversed(deletes)]
                 for write in back:
                     table = write.table
-                    rows.write(self.store, write)
-                rows.check_deferred(self.store)
+                    stored_rows.write(self.store, write)
+                stored_rows.check_deferred(self.store)
                 for write in back:
-                    rows.verify(self.store, write)
+                    stored_rows.verify(self.store, write)
                 raise _Undone
         except _Undone:
             # If keys, checks or triggers may refuse single rows, every batch is tried.
@@ -516,7 +517,7 @@ class Runner:
                 pending.batch.delete()  # the store has rolled back, so the before-image is void
             if not _concerns_rows(error):
                 raise
-            self._isolate(pending.units, error, pending.writes)
+            self._isolate(pending.rows, error, pending.writes)
             return False
         self._suspects.clear()
         self._verdicts.clear()
@@ -524,48 +525,48 @@ class Runner:
         pending.batch.seconds = time.monotonic() - pending.started
         self._open = pending.batch
         self._count(pending.batch, pending.found.reasons, 1)
-        self._isolating -= len(pending.units)
+        self._isolating -= len(pending.rows)
         self._check_budget()
         return True
 
     # --- rows that can't be written -----------------------------------------------------------------------
 
-    def _isolate(self, units: list[Any], error: Exception, writes: list[Write]) -> None:
+    def _isolate(self, rows: list[Any], error: Exception, writes: list[Write]) -> None:
         """Find the rows that cannot be written. The batch is read again without them.
 
         If the error names no rows, the batch is halved until the failing row is isolated.
         """
         self._retries += 1
         if isinstance(error, RowsChanged) and self._retries <= 2 * MAX_MOVES:
-            self._judge(units, error, writes)
-        elif len(units) > 1:
-            self._isolating = max(self._isolating, len(units))
-            self.size = max(1, len(units) // 2)
+            self._judge(rows, error, writes)
+        elif len(rows) > 1:
+            self._isolating = max(self._isolating, len(rows))
+            self.size = max(1, len(rows) // 2)
             self._retries = 0
         else:
             self._isolating = 0  # found: batches grow again, and the next failing row is isolated in the same way
-            self._verdicts[units[0].pk] = error
+            self._verdicts[rows[0].pk] = error
 
-    def _judge(self, units: list[Any], error: RowsChanged, writes: list[Write]) -> None:
+    def _judge(self, rows: list[Any], error: RowsChanged, writes: list[Write]) -> None:
         """Decide about the rows that were not written.
 
         A row that is unchanged in two reads was not changed by another client: it fails with the reason of its write.
         """
         held = {(write.table, key): old for write in writes for key, old, _new in write.rows} | error.held
-        for unit in units:
-            outcome = self._outcome(unit)
-            written = [(row.table, row.key) for row in outcome.rows] if isinstance(outcome, Changes) else []
-            if refused := [error.refused[row] for row in written if row in error.refused]:
-                self._verdicts[unit.pk] = refused[0]
-            elif unmet := [error.unmet[row] for row in written if row in error.unmet]:
-                before, times = self._suspects.get(unit.pk, ("", 0))
-                holds = repr([(row, held.get(row)) for row in written])
+        for row in rows:
+            outcome = self._outcome(row)
+            written = [(change.table, change.key) for change in outcome.rows] if isinstance(outcome, Changes) else []
+            if refused := [error.refused[one] for one in written if one in error.refused]:
+                self._verdicts[row.pk] = refused[0]
+            elif unmet := [error.unmet[one] for one in written if one in error.unmet]:
+                before, times = self._suspects.get(row.pk, ("", 0))
+                holds = repr([(one, held.get(one)) for one in written])
                 reasons = [reason for reason in unmet if reason is not None]
                 if reasons and holds == before:
-                    self._verdicts[unit.pk] = reasons[0]
+                    self._verdicts[row.pk] = reasons[0]
                 elif times >= MAX_MOVES:
-                    self._verdicts[unit.pk] = Skip("changed_concurrently")
-                self._suspects[unit.pk] = holds, times + 1
+                    self._verdicts[row.pk] = Skip("changed_concurrently")
+                self._suspects[row.pk] = holds, times + 1
 
     def _prepare(self, writes: list[Write], found: Outcomes, cursor: Any) -> Batch:
         """Save the next before-image and mark the previous batch committed, in one durable transaction."""
@@ -657,9 +658,9 @@ class Runner:
         ]
         self._began_at = None
         if self.store.vendor == "sqlite" and self.operation.writes and not self.run.seen:
-            self._began_at = rows.mark(self.store)
+            self._began_at = stored_rows.mark(self.store)
         if self.store.vendor == "postgresql":
-            self._has_versions = rows.has_versions(self.store, self.operation.writes)
+            self._has_versions = stored_rows.has_versions(self.store, self.operation.writes)
             self._search_path = platform_search_path(self.store) if fired else ""
         with self._store_transaction():
             lost_from = None
@@ -692,7 +693,7 @@ class Runner:
         wrote = False if batch.rows and not (batch.committed or self.operation.undoable) else None
         for write in batch.writes:
             wrote = True
-            current = rows.read(self.store, write.table, write.columns, [row[0] for row in write.rows])
+            current = stored_rows.read(self.store, write.table, write.columns, [row[0] for row in write.rows])
             for key, old, new in write.rows:
                 now = current.get(key)
                 if now == self.store.normalize(new) and old != new:
@@ -708,9 +709,9 @@ class Runner:
     def _final(self, writes: list[Write]) -> list[Write]:
         """Return the writes as saved and executed: whole rows for deletes, new values in the database's form."""
         return [
-            rows.children_first(self.store, self._load_full_rows(write))
+            stored_rows.children_first(self.store, self._load_full_rows(write))
             if write.kind == "delete"
-            else rows.normalized(self.store, write)
+            else stored_rows.normalized(self.store, write)
             for write in writes
         ]
 
@@ -718,7 +719,7 @@ class Runner:
         """Return a delete with whole rows as before-images. Raises RowsChanged for rows that have changed."""
         stored = self.store.tables[write.table].stored
         columns = (*stored, *(name for name in write.columns if name not in stored))
-        found = rows.read(self.store, write.table, columns, [row[0] for row in write.rows])
+        found = stored_rows.read(self.store, write.table, columns, [row[0] for row in write.rows])
         judged = [columns.index(name) for name in write.columns]
         unmet: dict[RowKey, Exception | None] = {}
         held: dict[RowKey, Any] = {}
@@ -726,7 +727,7 @@ class Runner:
             row = found.get(key)
             # Compared as text: SQLite may hold a number where its text was processed.
             if row is None or [text_of(row[place]) for place in judged] != list(map(text_of, old or ())):
-                unmet[write.table, key] = rows.WriteIgnored(
+                unmet[write.table, key] = stored_rows.WriteIgnored(
                     _("A row of %(table)s can't be read exactly, so no undo could restore it. It was left as it is.")
                     % {"table": write.table}
                 )
@@ -744,12 +745,12 @@ class Runner:
         for reference in self.store.foreign_keys:
             if not self.store.is_parent(reference, write.table):
                 continue
-            child = rows.known_table(self.store, reference)
-            referring = rows.references(
+            child = stored_rows.known_table(self.store, reference)
+            referring = stored_rows.references(
                 self.store, reference, write.table, going[write.table], but=going.get(child or "", ())
             )
             for key, found in referring.items():
-                reason = rows.StillReferenced(
+                reason = stored_rows.StillReferenced(
                     ngettext(
                         "%(count)d row of %(child)s refers to it and would be changed with it. It was left as it is.",
                         "%(count)d rows of %(child)s refer to it and would be changed with it. It was left as it is.",
@@ -874,10 +875,10 @@ class Runner:
         return self._end(Status.NEEDS_ATTENTION if problems or run.failed else Status.SUCCEEDED)
 
     def _explained(self, gone: int) -> int:
-        """Count the units still in scope of which the store says why: in one walk they are read and judged once more.
+        """Count the rows still in scope of which the store says why: in one walk they are read and judged once more.
 
-        A unit that would change now is explained only where the run names it as failed. Judging again would say the
-        same where as many stay as the run has left alone, and nobody else has written since it began. Units that the
+        A row that would change now is explained only where the run names it as failed. Judging again would say the
+        same where as many stay as the run has left alone, and nobody else has written since it began. Rows that the
         plan has not pinned appeared since, and are not touched.
         """
         run = self.run
@@ -889,26 +890,26 @@ class Runner:
             return left
         explained = left if counted else 0
         failed = {str(key) for key in run.failed_items.values_list("key", flat=True)}
-        units, after = self.units.all(), None
-        while found := read_batch(self.operation, units, after=after, bound=run.bound, limit=run.batch_size):
+        rows, after = self.queryset.all(), None
+        while found := read_batch(self.operation, rows, after=after, bound=run.bound, limit=run.batch_size):
             if counted:
-                explained += sum(unit.pk not in (self._pinned or ()) for unit in found)
+                explained += sum(row.pk not in (self._pinned or ()) for row in found)
             else:
-                due = (isinstance(self._outcome(unit), Changes) for unit in found)
-                explained += sum(str(unit.pk) in failed or not is_due for unit, is_due in zip(found, due, strict=True))
+                due = (isinstance(self._outcome(row), Changes) for row in found)
+                explained += sum(str(row.pk) in failed or not is_due for row, is_due in zip(found, due, strict=True))
             after = found[-1].pk
         return explained
 
     def _is_undisturbed(self) -> bool:
         """Return whether no other connection has committed to the SQLite file since this run began."""
-        return self._began_at is not None and rows.mark(self.store) == self._began_at
+        return self._began_at is not None and stored_rows.mark(self.store) == self._began_at
 
-    def _outcome(self, unit: Any) -> Outcome | None:
+    def _outcome(self, row: Any) -> Outcome | None:
         """Return the outcome of a row, or None if processing raises or the row is unreadable."""
-        if isinstance(unit, Unreadable):
+        if isinstance(row, Unreadable):
             return None
         try:
-            return self._change(unit)
+            return self._change(row)
         except Exception:  # noqa: BLE001  # it fails, and is counted so
             return None
 
@@ -950,7 +951,7 @@ class Runner:
 
 def _concerns_rows(error: Exception) -> bool:
     """Return whether the error belongs to rows of the batch, not to the whole run."""
-    return isinstance(error, RowsChanged | rows.UnrecordedDelete) or classify(error) == ErrorKind.ROW
+    return isinstance(error, RowsChanged | stored_rows.UnrecordedDelete) or classify(error) == ErrorKind.ROW
 
 
 def _concerns_the_run(error: Exception) -> bool:

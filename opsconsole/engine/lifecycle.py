@@ -54,8 +54,8 @@ from opsconsole.stores.store import Store, attach_file
 logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=30)
-RECOUNTED_UNITS = 20_000  # rows; a larger plan is counted in the background
-COMPARED_UNITS = 200_000  # rows; a larger plan is compared batch by batch
+RECOUNTED_ROWS = 20_000  # rows; a larger plan is counted in the background
+COMPARED_ROWS = 200_000  # rows; a larger plan is compared batch by batch
 MAX_WAITS = 100
 NOT_WAITING: dict[str, Any] = {"waiting": "", "waiting_code": "", "waiting_since": None, "waits": 0}
 WAIT_SECONDS = (1, 2, 5, 10, 20, 30)  # until a waiting run is tried again
@@ -151,7 +151,7 @@ def create_run(
         fast=fast,
         waiting="",
     )
-    if operation.pins_rows and not planned.counted and planned.total <= RECOUNTED_UNITS:
+    if operation.pins_rows and not planned.counted and planned.total <= RECOUNTED_ROWS:
         count_outcomes(planned)
     store_plan(run, planned)
     with transaction.atomic():
@@ -210,7 +210,7 @@ def keep_pinned(run: Run, planned: Plan) -> None:
     planned.pinned.clear()
 
 
-def check_drift(run: Run, limit: int = RECOUNTED_UNITS) -> None:
+def check_drift(run: Run, limit: int = RECOUNTED_ROWS) -> None:
     """Compare the plan, and the rows of a plan that pins them, with the store. Raises PlanDrifted.
 
     For other operations, only parameters, store and bound are compared: counts change on a live store. New rows are
@@ -592,7 +592,7 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
 def begin(run: Run) -> None:
     """Lock the targets of a new run after its pinned rows are verified. Raises RunRefused."""
     try:
-        check_drift(run, COMPARED_UNITS)
+        check_drift(run, COMPARED_ROWS)
     except PlanDrifted:
         replace_plan(run, worker_actor(run))
     except RunRefused as error:  # the plan can no longer be executed

@@ -216,7 +216,7 @@ class PinnedRows(models.Model):
 
     run = models.ForeignKey(Run, models.CASCADE, related_name="pinned")
     number = models.PositiveIntegerField()
-    units = models.BinaryField()  # compressed JSON
+    rows = models.BinaryField()  # compressed JSON
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("run", "number"), name="pinned_number"),)
@@ -225,16 +225,16 @@ class PinnedRows(models.Model):
         return f"{self.run_id}/{self.number}"
 
     @classmethod
-    def keep(cls, run: Run, units: list[tuple[Any, str]]) -> None:
+    def keep(cls, run: Run, rows: list[tuple[Any, str]]) -> None:
         """Append rows to the pinned rows of `run`."""
-        if units:
-            packed = zlib.compress(orjson.dumps(units), 1)
-            cls.objects.create(run=run, number=cls.objects.filter(run=run).count(), units=packed)
+        if rows:
+            packed = zlib.compress(orjson.dumps(rows), 1)
+            cls.objects.create(run=run, number=cls.objects.filter(run=run).count(), rows=packed)
 
     @classmethod
     def of(cls, run: Run) -> dict[Any, str]:
         """Return key → digest of all pinned rows of `run`."""
-        parts = cls.objects.filter(run=run).order_by("number").values_list("units", flat=True)
+        parts = cls.objects.filter(run=run).order_by("number").values_list("rows", flat=True)
         return {key: digest for part in parts for key, digest in orjson.loads(zlib.decompress(part))}
 
 

@@ -1,4 +1,4 @@
-"""An operation, declared: which units, what becomes of each, what may be written, how one sees that it worked.
+"""An operation, declared: which rows, what becomes of each, what may be written, how one sees that it worked.
 
 It knows no run, no request and no queue. `docs/writing-operations.md` shows a whole one.
 """
@@ -50,7 +50,7 @@ class Priority(models.TextChoices):
 
 
 class Problem(NamedTuple):
-    """What units in scope mean where they should not be there: what they are called, and how soon to see to them."""
+    """What rows in scope mean where they should not be there: what they are called, and how soon to see to them."""
 
     kind: Any
     priority: str = Priority.PLANNED.value
@@ -68,7 +68,7 @@ class Operation:
     title: ClassVar[Any]  # one line: an imperative verb and its object
     description: ClassVar[Any]
     store_alias: ClassVar[str]
-    model: ClassVar[type[models.Model]]  # the table whose rows are the units, or their roots
+    model: ClassVar[type[models.Model]]  # the table whose rows are the rows, or their roots
     reads: ClassVar[tuple[str, ...]] = ()  # columns that `change` sees, beside key and `writes`
     writes: Mapping[str, tuple[str, ...]] = {}  # table → columns that may change
     risk: ClassVar[Risk]  # of its kind; what is asked before execution follows `effective_risk`
@@ -78,23 +78,21 @@ class Operation:
     locks_rows: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
     writes_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
     creates_backup: bool = False  # it makes a backup itself before it writes
-    selectable: ClassVar[bool] = True  # its units are rows of `model`, and people may choose among them
-    allow_out_of_scope: ClassVar[bool] = (
-        False  # chosen units need not be in scope: what becomes of each is said of each
-    )
-    pin_rows: ClassVar[bool] = False  # a unit that is no longer as the plan showed it is skipped: for few, dear units
-    cluster: ClassVar[str] = ""  # LONG_CLUSTER where one unit may take more than minutes
+    selectable: ClassVar[bool] = True  # its rows are rows of `model`, and people may choose among them
+    allow_out_of_scope: ClassVar[bool] = False  # chosen rows need not be in scope: what becomes of each is said of each
+    pin_rows: ClassVar[bool] = False  # a row that is no longer as the plan showed it is skipped: for few, dear rows
+    cluster: ClassVar[str] = ""  # LONG_CLUSTER where one row may take more than minutes
     rejudges: ClassVar[bool] = True  # what is still in scope after a run is judged once more, to explain it
-    targets_run: ClassVar[bool] = False  # its units come from another run: parameter `run`
+    targets_run: ClassVar[bool] = False  # its rows come from another run: parameter `run`
     schedule: ClassVar[Schedule | None] = None
-    problem: ClassVar[Problem | None] = None  # set: units in scope stand on the front page
-    reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, invalid units and kinds of change
+    problem: ClassVar[Problem | None] = None  # set: rows in scope stand on the front page
+    reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, invalid rows and kinds of change
     statistic_labels: ClassVar[Mapping[str, Any]] = {"in_scope": _("in scope")}  # figure → words
     volatile_statistics: frozenset[str] = frozenset()  # figures that move by themselves, such as times: never compared
     Params: type[forms.Form] = forms.Form
-    perform: Callable[[Any], Outcome] | None = None  # does a unit itself, instead of row changes: see `Act`
+    perform: Callable[[Any], Outcome] | None = None  # does a row itself, instead of row changes: see `Act`
     run_id: int | None = None  # the run that works on it; none while it is planned
-    selected = False  # whether somebody chose among its units
+    selected = False  # whether somebody chose among its rows
     _chosen: Collection[Key] | None = None  # the keys, where somebody named them
 
     name: ClassVar[str]  # <app>.<verb_object>, from where the class stands
@@ -115,11 +113,11 @@ class Operation:
     # --- what an operation says ---------------------------------------------------------------------
 
     def population(self) -> QuerySet[Any]:
-        """The units that the figures are about. Default: every row of `model`."""
+        """The rows that the figures are about. Default: every row of `model`."""
         return self.model._default_manager.using(self.store.alias)
 
     def queryset(self) -> QuerySet[Any]:
-        """The units of the domain with which there is something to do."""
+        """The rows of the domain with which there is something to do."""
         return self.population()
 
     def process(self, row: Any) -> Outcome:
@@ -142,7 +140,7 @@ class Operation:
         return {"in_scope": restrict(self.queryset()).count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
-        """What is wrong after the last batch, in sentences. `left`: units of which the store says why they stayed."""
+        """What is wrong after the last batch, in sentences. `left`: rows of which the store says why they stayed."""
         remaining = after["in_scope"] - left
         if remaining <= 0:
             return []
@@ -166,7 +164,7 @@ class Operation:
 
     @property
     def pins_rows(self) -> bool:
-        """Whether the plan keeps what it showed of each unit, and a run touches exactly these as they were."""
+        """Whether the plan keeps what it showed of each row, and a run touches exactly these as they were."""
         return self.pin_rows or self.effective_risk() in {Risk.DELETE, Risk.OUTSIDE}
 
     @property
@@ -174,8 +172,8 @@ class Operation:
         """Whether nobody may confirm it without saying why."""
         return False
 
-    def checklist_facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
-        """Item of the checklist (see `checklist.py`) → what the operation can say about it, of `units`."""
+    def checklist_facts(self, rows: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+        """Item of the checklist (see `checklist.py`) → what the operation can say about it, of `rows`."""
         return {}
 
     def on_finish(self, run_id: int) -> None:
@@ -201,54 +199,54 @@ class Operation:
         return []
 
     def plan_notes(self, total: int) -> list[str]:
-        """Sentences for the plan, about this store and this many units."""
+        """Sentences for the plan, about this store and this many rows."""
         return []
 
-    # --- what the engine asks; an operation whose units are no rows overrides it ---------------------------
+    # --- what the engine asks; an operation whose rows are no rows overrides it ---------------------------
 
     def bound(self) -> Key | None:
-        """The last unit that the plan covers: rows made later are not touched."""
+        """The last row that the plan covers: rows made later are not touched."""
         # Not MAX(), which PostgreSQL before 18 has not for UUIDs.
         last = self.population().order_by("-pk").values_list("pk", flat=True).first()
         return None if last is None else plain_key(last)
 
-    def select(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
-        """Those that have one of `keys`: of `units`, or of all with `takes_chosen`."""
+    def select(self, rows: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+        """Those that have one of `keys`: of `rows`, or of all with `takes_chosen`."""
         self._chosen = keys
-        return (self.population() if self.allow_out_of_scope else units).filter(pk__in=list(map(as_stored, keys)))
+        return (self.population() if self.allow_out_of_scope else rows).filter(pk__in=list(map(as_stored, keys)))
 
-    def up_to(self, units: QuerySet[Any], bound: Key) -> QuerySet[Any]:
-        return units.filter(pk__lte=as_stored(bound))
+    def up_to(self, rows: QuerySet[Any], bound: Key) -> QuerySet[Any]:
+        return rows.filter(pk__lte=as_stored(bound))
 
-    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
-        """The next `limit` units behind `after`, in the order of their `pk`: a constant number of statements."""
+    def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        """The next `limit` rows behind `after`, in the order of their `pk`: a constant number of statements."""
         with self.store.keyset_planner_hints():
-            return self.named(self.behind(units, after=after, bound=bound)[:limit])
+            return self.named(self.behind(rows, after=after, bound=bound)[:limit])
 
-    def behind(self, units: QuerySet[Any], *, after: Key | None, bound: Key) -> QuerySet[Any]:
-        """The units behind `after`, up to `bound`, in the order of their keys."""
-        rows = self.up_to(units, bound).order_by("pk")
-        return rows if after is None else rows.filter(pk__gt=as_stored(after))
+    def behind(self, rows: QuerySet[Any], *, after: Key | None, bound: Key) -> QuerySet[Any]:
+        """The rows behind `after`, up to `bound`, in the order of their keys."""
+        covered = self.up_to(rows, bound).order_by("pk")
+        return covered if after is None else covered.filter(pk__gt=as_stored(after))
 
     def named(self, rows: QuerySet[Any]) -> list[Any]:
-        """Read `rows` as units: the key, plain, and `columns`."""
+        """Read `rows` as rows: the key, plain, and `columns`."""
         found = list(rows.values_list("pk", *self.columns, named=True))
         if found and not isinstance(found[0].pk, int | str):
             return [row._replace(pk=plain_key(row.pk)) for row in found]
         return found
 
-    def next_key(self, units: QuerySet[Any], *, after: Key | None, bound: Key) -> Key | None:
-        """The key of the next unit behind `after`, whatever else it holds."""
-        key = self.behind(units, after=after, bound=bound).values_list("pk", flat=True).first()
+    def next_key(self, rows: QuerySet[Any], *, after: Key | None, bound: Key) -> Key | None:
+        """The key of the next row behind `after`, whatever else it holds."""
+        key = self.behind(rows, after=after, bound=bound).values_list("pk", flat=True).first()
         return None if key is None else plain_key(key)
 
-    def label(self, unit: Any) -> str:
-        """How people call the unit."""
-        return str(unit.pk)
+    def label(self, row: Any) -> str:
+        """How people call the row."""
+        return str(row.pk)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of `model` that a unit carries."""
+        """Columns of `model` that a row carries."""
         written = self.writes.get(self.model._meta.db_table, ())
         return tuple(dict.fromkeys((*self.reads, *written)))
 
@@ -285,7 +283,7 @@ class Operation:
 
     @property
     def key_name(self) -> str:
-        """The name of the unit's key."""
+        """The name of the row's key."""
         return str(self.model._meta.pk.column)
 
 
@@ -311,14 +309,14 @@ def as_stored(key: Key) -> Any:
 
 
 class NamedItem(NamedTuple):
-    """A unit that is no row: its place in the operation's own list, from 1, and its name there."""
+    """A row that is no row: its place in the operation's own list, from 1, and its name there."""
 
     pk: int
     name: str
 
 
 class NamedItemsMixin(Operation):
-    """An operation whose units are a short list of its own instead of rows."""
+    """An operation whose rows are a short list of its own instead of rows."""
 
     selectable = False
     batch_size: int | None = 1
@@ -332,43 +330,43 @@ class NamedItemsMixin(Operation):
 
     _only: frozenset[Key] | None = None
 
-    def select(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+    def select(self, rows: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         self._only = frozenset(keys)
-        return units
+        return rows
 
-    def _units(self) -> list[NamedItem]:
+    def _listed_items(self) -> list[NamedItem]:
         listed = [NamedItem(place, name) for place, name in enumerate(self.item_names(), 1)]
-        return [unit for unit in listed if self._only is None or unit.pk in self._only]
+        return [row for row in listed if self._only is None or row.pk in self._only]
 
     def bound(self) -> Key | None:
         return len(self.item_names()) or None
 
-    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
-        return [unit for unit in self._units() if unit.pk > int(after or 0)][:limit]
+    def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        return [row for row in self._listed_items() if row.pk > int(after or 0)][:limit]
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        return {"in_scope": len(self._units())}
+        return {"in_scope": len(self._listed_items())}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         return []
 
-    def label(self, unit: Any) -> str:
-        return str(unit.name)
+    def label(self, row: Any) -> str:
+        return str(row.name)
 
 
 class Action(Operation):
-    """Does its units itself, without row changes and before-images: set-based SQL, a file, a reach outside.
+    """Does its rows itself, without row changes and before-images: set-based SQL, a file, a reach outside.
 
-    A unit whose worker died is done again: `act` must be idempotent.
+    A row whose worker died is done again: `act` must be idempotent.
     """
 
     undoable = False
     batch_size: int | None = 1
 
-    def process(self, unit: Any) -> Outcome:
+    def process(self, row: Any) -> Outcome:
         """Return what would happen: Done, Skip or Invalid. Read only."""
         return Done()
 
-    def perform(self, unit: Any) -> Outcome:
-        """Do it, and say what became of it. What it raises sets the unit aside."""
+    def perform(self, row: Any) -> Outcome:
+        """Do it, and say what became of it. What it raises sets the row aside."""
         raise NotImplementedError

@@ -60,53 +60,45 @@ class Outcomes:
 
 def outcomes_of(
     operation: Operation,
-    units: list[Any],
+    rows: list[Any],
     sampler: Sampler | None = None,
     change: Callable[[Any], Outcome] | None = None,
     is_fatal: Callable[[Exception], bool] = lambda error: False,
 ) -> Outcomes:
-    """Process each of `units`, for the preview and for the execution.
+    """Process each of `rows`, for the preview and for the execution.
 
     `change` replaces the operation's own function. `is_fatal` tells whether an error belongs to the whole run.
     """
     found = Outcomes()
-    if units and isinstance(units[0], Unreadable):
-        return _unreadable(units[0], sampler)
+    if rows and isinstance(rows[0], Unreadable):
+        return _unreadable(rows[0], sampler)
     writes: dict[tuple[Any, ...], list[Any]] = {}
     changed: dict[str, int] = defaultdict(int)
     change = change or operation.outcome
-    for unit in units:
+    for row in rows:
         try:
-            outcome = change(unit)
+            outcome = change(row)
         except Exception as error:  # the error belongs to this row only
             if is_fatal(error):
                 raise
-            found.errors.append((unit.pk, operation.label(unit), error))
+            found.errors.append((row.pk, operation.label(row), error))
             if sampler is not None:
-                sampler.keep("failed", type(error).__name__, operation, unit)
+                sampler.keep("failed", type(error).__name__, operation, row)
             continue
         if sampler is not None:
-            sampler.keep(_NAMES[type(outcome)], outcome.reason, operation, unit, outcome)
+            sampler.keep(_NAMES[type(outcome)], outcome.reason, operation, row, outcome)
         if isinstance(outcome, Changes):
             changed[outcome.reason] += 1
             for table, key, old, new in outcome.rows:
                 columns = tuple(old if new is None else new)  # type: ignore[arg-type]
                 group = (table, old is None, new is None, columns)
-                rows = writes.get(group)
-                if rows is None:
-                    rows = writes[group] = []
-                rows.append(
-                    (
-                        key,
-                        None if old is None else tuple(old.values()),
-                        None if new is None else tuple(new.values()),
-                    )
-                )
+                values = (None if old is None else tuple(old.values()), None if new is None else tuple(new.values()))
+                writes.setdefault(group, []).append((key, *values))
         else:
             name = _NAMES[type(outcome)]
             labels = found.unchanged.setdefault(name, {}).setdefault(outcome.reason, [])
-            labels.append(operation.label(unit))
-    found.writes = [Write(group[0], group[3], rows) for group, rows in writes.items()]
+            labels.append(operation.label(row))
+    found.writes = [Write(group[0], group[3], written) for group, written in writes.items()]
     found.reasons["changed"] = dict(changed)
     for name, reasons in found.unchanged.items():
         found.reasons[name] = {reason: len(labels) for reason, labels in reasons.items()}
@@ -128,26 +120,26 @@ class Unreadable(NamedTuple):
     error: Exception
 
 
-def _unreadable(unit: Unreadable, sampler: Sampler | None) -> Outcomes:
+def _unreadable(row: Unreadable, sampler: Sampler | None) -> Outcomes:
     found = Outcomes()
-    if isinstance(unit.error, UnnamedKey):
-        outcome, reason = "failed", type(unit.error).__name__
-        found.errors.append((unit.pk, unit.label, unit.error))
+    if isinstance(row.error, UnnamedKey):
+        outcome, reason = "failed", type(row.error).__name__
+        found.errors.append((row.pk, row.label, row.error))
     else:
         outcome, reason = "invalid", "unreadable"
-        found.unchanged = {outcome: {reason: [f"{unit.label}: {first_line(unit.error)}"]}}
+        found.unchanged = {outcome: {reason: [f"{row.label}: {first_line(row.error)}"]}}
     found.reasons[outcome] = {reason: 1}
     if sampler is not None:
-        sampler.add(outcome, reason, unit.pk, unit.label)
+        sampler.add(outcome, reason, row.pk, row.label)
     return found
 
 
-def read_batch(operation: Operation, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+def read_batch(operation: Operation, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
     """Return the next rows, as `Operation.fetch` does. An unreadable row comes alone, as Unreadable."""
     while True:
         try:
-            found = operation.fetch(units, after=after, bound=bound, limit=limit)
-            odd = next((place for place, unit in enumerate(found) if type(unit.pk) is UndecodableText), None)
+            found = operation.fetch(rows, after=after, bound=bound, limit=limit)
+            odd = next((place for place, row in enumerate(found) if type(row.pk) is UndecodableText), None)
             if odd == 0:
                 key, table = found[0].pk, operation.model._meta.db_table
                 text = _(
@@ -161,7 +153,7 @@ def read_batch(operation: Operation, units: QuerySet[Any], *, after: Key | None,
             if limit > 1:
                 limit //= 2
                 continue
-            key = operation.next_key(units, after=after, bound=bound)
+            key = operation.next_key(rows, after=after, bound=bound)
             return [] if key is None else [Unreadable(key, str(key), error)]
 
 
@@ -179,9 +171,9 @@ class Plan:
     seconds: float = 0.0
     cursor: Key | None = None  # counted up to here
     counted: bool = False
-    rows_digest: str = ""  # of the very units and of what becomes of each, where the operation pins them
+    rows_digest: str = ""  # of the very rows and of what becomes of each, where the operation pins them
     rows: dict[str, int] = field(default_factory=dict)  # table → rows that would be written
-    pinned: list[tuple[Key, str]] = field(default_factory=list)  # units and a digest of what becomes of each
+    pinned: list[tuple[Key, str]] = field(default_factory=list)  # rows and a digest of what becomes of each
     notes: list[str] = field(default_factory=list)  # what the store does on the way, in sentences
     restorable: bool = True  # rows that it deletes can be inserted again
 
@@ -195,7 +187,7 @@ class Plan:
         return {name: value for name, value in self.before.items() if name not in self.operation.volatile_statistics}
 
     @cached_property
-    def units(self) -> QuerySet[Any]:
+    def queryset(self) -> QuerySet[Any]:
         """Return the rows of scope and selection. `fetch` applies the bound."""
         return selected_rows(self.operation, self.selection)
 
@@ -238,8 +230,8 @@ def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # n
 def measure(operation: Operation, selection: Selection, bound: Key) -> dict[str, Any]:
     """Return the statistics of the selected rows up to the bound."""
 
-    def restrict(units: QuerySet[Any]) -> QuerySet[Any]:
-        return operation.up_to(selection.restrict(units, operation), bound)
+    def restrict(rows: QuerySet[Any]) -> QuerySet[Any]:
+        return operation.up_to(selection.restrict(rows, operation), bound)
 
     return operation.statistics(restrict)
 
@@ -274,12 +266,12 @@ def count_outcomes(
     """
     started = time.monotonic() - planned.seconds
     sampler = Sampler(planned.sample)
-    for units in walk(planned, batch_size=batch_size, after=planned.cursor):
-        found = outcomes_of(planned.operation, units, sampler, change=_pinning(planned, units))
+    for rows in walk(planned, batch_size=batch_size, after=planned.cursor):
+        found = outcomes_of(planned.operation, rows, sampler, change=_pinning(planned, rows))
         merge(planned.reasons, found.reasons)
         for write in found.writes:
             planned.rows[write.table] = planned.rows.get(write.table, 0) + len(write.rows)
-        planned.cursor = units[-1].pk
+        planned.cursor = rows[-1].pk
         planned.batches += 1
         planned.seconds = time.monotonic() - started
         on_progress(planned)
@@ -291,36 +283,36 @@ def count_outcomes(
     return planned
 
 
-def _pinning(planned: Plan, units: list[Any]) -> Callable[[Any], Outcome] | None:
-    """Of an operation that pins its rows: its `change`, which keeps the unit and what becomes of it."""
+def _pinning(planned: Plan, rows: list[Any]) -> Callable[[Any], Outcome] | None:
+    """Of an operation that pins its rows: its `change`, which keeps the row and what becomes of it."""
     operation = planned.operation
     if not operation.pins_rows:
         return None
 
-    def pin(unit: Any, digest: str) -> None:
-        planned.pinned.append((unit.pk, digest))
-        planned.rows_digest = hashlib.sha256(f"{planned.rows_digest} {unit.pk} {digest}".encode()).hexdigest()
+    def pin(row: Any, digest: str) -> None:
+        planned.pinned.append((row.pk, digest))
+        planned.rows_digest = hashlib.sha256(f"{planned.rows_digest} {row.pk} {digest}".encode()).hexdigest()
 
-    def change(unit: Any) -> Outcome:
+    def change(row: Any) -> Outcome:
         try:
-            outcome = operation.outcome(unit)
+            outcome = operation.outcome(row)
         except Exception:
-            pin(unit, "")
+            pin(row, "")
             raise
-        pin(unit, digest_of(outcome, unit))
+        pin(row, digest_of(outcome, row))
         return outcome
 
-    if isinstance(units[0], Unreadable):
-        pin(units[0], "")
+    if isinstance(rows[0], Unreadable):
+        pin(rows[0], "")
     return change
 
 
-def digest_of(outcome: Outcome, unit: Any) -> str:
+def digest_of(outcome: Outcome, row: Any) -> str:
     """Return a digest of a row's outcome and the values it depends on; empty for an unchanged row."""
     if not isinstance(outcome, Changes):
         return ""
-    # An action has no rows: its unit has the columns that it reads.
-    stands_on: Any = outcome.rows if outcome.rows else [outcome.detail, _comparable(unit)]
+    # An action has no rows: its row has the columns that it reads.
+    stands_on: Any = outcome.rows if outcome.rows else [outcome.detail, _comparable(row)]
     told = orjson.dumps([outcome.reason, stands_on], default=str, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
     return hashlib.sha256(told).hexdigest()[:16]
 
@@ -341,16 +333,16 @@ def _comparable(value: Any) -> Any:
 def drifted_rows(planned: Plan, pinned: Mapping[Key, str]) -> list[Key]:
     """Return the pinned rows that no longer exist or would have another outcome."""
     waiting = dict(pinned)
-    for units in walk(planned, batch_size=DEFAULT_BATCH_SIZE):
-        for unit in units:
-            if unit.pk in waiting and _digest_now(planned.operation, unit) == waiting[unit.pk]:
-                del waiting[unit.pk]
+    for rows in walk(planned, batch_size=DEFAULT_BATCH_SIZE):
+        for row in rows:
+            if row.pk in waiting and _digest_now(planned.operation, row) == waiting[row.pk]:
+                del waiting[row.pk]
     return list(waiting)
 
 
-def _digest_now(operation: Operation, unit: Any) -> str:
+def _digest_now(operation: Operation, row: Any) -> str:
     try:
-        return "" if isinstance(unit, Unreadable) else digest_of(operation.outcome(unit), unit)
+        return "" if isinstance(row, Unreadable) else digest_of(operation.outcome(row), row)
     except Exception:  # noqa: BLE001  # it would fail, and is counted so
         return ""
 
@@ -359,9 +351,9 @@ def walk(planned: Plan, *, batch_size: int, after: Key | None = None) -> Iterato
     """Yield the rows of a plan batch by batch, in keyset order up to the bound."""
     if planned.bound is None:
         return
-    while units := read_batch(planned.operation, planned.units, after=after, bound=planned.bound, limit=batch_size):
-        yield units
-        after = units[-1].pk
+    while rows := read_batch(planned.operation, planned.queryset, after=after, bound=planned.bound, limit=batch_size):
+        yield rows
+        after = rows[-1].pk
 
 
 def merge(reasons: dict[str, dict[str, int]], more: dict[str, dict[str, int]]) -> None:
@@ -382,10 +374,10 @@ class Sampler:
         for entry in entries:
             self._kinds.setdefault((entry["outcome"], entry["reason"]), []).append(entry)
 
-    def keep(self, outcome: str, reason: str, operation: Operation, unit: Any, found: Outcome | None = None) -> None:
+    def keep(self, outcome: str, reason: str, operation: Operation, row: Any, found: Outcome | None = None) -> None:
         if len(self._kinds.get((outcome, reason), ())) < self.PER_KIND:
             rows, detail = getattr(found, "rows", ()), getattr(found, "detail", "")
-            self.add(outcome, reason, unit.pk, operation.label(unit), rows, detail)
+            self.add(outcome, reason, row.pk, operation.label(row), rows, detail)
 
     def add(
         self, outcome: str, reason: str, key: Key, label: str, rows: Iterable[RowChange] = (), detail: str = ""
@@ -395,7 +387,7 @@ class Sampler:
         if len(kept) < self.PER_KIND:
             shown = [_shown(row) for row in rows]
             kept.append(
-                {"key": key, "unit": label, "outcome": outcome, "reason": reason, "rows": shown, "detail": detail}
+                {"key": key, "label": label, "outcome": outcome, "reason": reason, "rows": shown, "detail": detail}
             )
 
     def sample(self) -> list[dict[str, Any]]:

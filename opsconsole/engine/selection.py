@@ -26,15 +26,15 @@ class Selection(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         return {name: value for name, value in self._asdict().items() if value is not None}
 
-    def restrict(self, units: QuerySet[Any], operation: Operation) -> QuerySet[Any]:
-        """Return the selected rows of `units`."""
+    def restrict(self, rows: QuerySet[Any], operation: Operation) -> QuerySet[Any]:
+        """Return the selected rows of `rows`."""
         operation.selected = self != Selection()
         if self.keys is not None:
-            return operation.select(units, self.keys)
+            return operation.select(rows, self.keys)
         if self.query is not None:
             shown = _changelist_queryset(operation.model, self.query)
-            return units.filter(pk__in=shown.using(units.db).order_by().values("pk"))
-        return units
+            return rows.filter(pk__in=shown.using(rows.db).order_by().values("pk"))
+        return rows
 
     def words(self) -> str:
         """Return a description of the selection."""

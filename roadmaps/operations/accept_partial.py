@@ -63,28 +63,28 @@ class AcceptPartial(Action):
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {RoadmapTask: TASK_COLUMNS, **NEEDS}
 
-    def process(self, unit: Any) -> Outcome:
-        failed, accepted = self._failed(unit.pk)
+    def process(self, row: Any) -> Outcome:
+        failed, accepted = self._failed(row.pk)
         if self._withdraws:
-            return Done("withdrawn") if unit.pk in self._accepted() else Skip("not_accepted")
-        if unit.status != RoadmapTask.Status.PARTIAL_FAILURE:
+            return Done("withdrawn") if row.pk in self._accepted() else Skip("not_accepted")
+        if row.status != RoadmapTask.Status.PARTIAL_FAILURE:
             return Skip("not_partial")
         if accepted:
             return Skip("accepted_before")
         named = gettext("failed: %(concepts)s") % {"concepts": ", ".join(failed)}
         return Done("accepted", named)
 
-    def perform(self, unit: Any) -> Outcome:
-        outcome = self.process(unit)
+    def perform(self, row: Any) -> Outcome:
+        outcome = self.process(row)
         if isinstance(outcome, Changes):
             reason = self.params.get("reason") or Run.objects.get(pk=self.run_id or 0).note
-            decided = Acceptance.objects.filter(identity=self.store.identity(), task_id=unit.pk)
+            decided = Acceptance.objects.filter(identity=self.store.identity(), task_id=row.pk)
             decided.delete()
             if not self._withdraws:
                 Acceptance.objects.create(
                     identity=self.store.identity(),
-                    task_id=unit.pk,
-                    failed_concepts=self._failed(unit.pk)[0],
+                    task_id=row.pk,
+                    failed_concepts=self._failed(row.pk)[0],
                     reason=reason,
                     run_id=self.run_id,
                 )

@@ -57,8 +57,8 @@ class FailUnrecoverable(Operation):
     def queryset(self) -> QuerySet[RoadmapTask]:
         return self.population().filter(stuck(self) & of_living_roadmap(self), task_type=RoadmapTask.Type.CREATION)
 
-    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
-        tasks = super().fetch(units, after=after, bound=bound, limit=limit)
+    def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        tasks = super().fetch(rows, after=after, bound=bound, limit=limit)
         resumable = langgraph.threads(self.store, (task.pk for task in tasks))
         return [Unrecoverable(task.pk, task, task.pk in resumable) for task in tasks]
 
@@ -69,13 +69,13 @@ class FailUnrecoverable(Operation):
         checkpoint_tables.require_tables(self.store)  # refuses where there is no telling
         return super().bound()
 
-    def process(self, unit: Unrecoverable) -> Outcome:
-        task = unit.task
+    def process(self, row: Unrecoverable) -> Outcome:
+        task = row.task
         if task.status != RoadmapTask.Status.PROCESSING:
             return Skip("not_processing")
         if is_at_work(task.status, last_moved(task), self.as_of):
             return Skip("went_on")
-        if unit.resumable:
+        if row.resumable:
             return Skip("has_checkpoint")
         return Change(
             task,

@@ -43,12 +43,12 @@ class RecoverInterrupted(RecoverTasks):
     def schedule_params(cls) -> Iterable[Mapping[str, Any]]:
         return [{}] if settings.ENABLE_TASK_RECOVERY else []
 
-    def perform(self, unit: Any) -> Outcome:
-        outcome = self.process(unit)
+    def perform(self, row: Any) -> Outcome:
+        outcome = self.process(row)
         if not isinstance(outcome, Changes):
             return outcome
         recovery = RecoverTasks(self.store)
-        selection = Selection([unit.pk])
+        selection = Selection([row.pk])
         if lifecycle.same_command(recovery, selection) is not None:
             return Skip("under_way")
         actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)

@@ -88,35 +88,35 @@ class RecoverTasks(Action):
     _shape: Shape | None = None
     _is_known = False
 
-    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+    def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         """Oldest first."""
-        rows = sorted(super().fetch(units, after=None, bound=bound, limit=_FEW), key=_age)
+        tasks = sorted(super().fetch(rows, after=None, bound=bound, limit=_FEW), key=_age)
         if after is not None:
             begun = self.population().filter(pk=after).values_list("pk", *self.columns, named=True).first()
-            rows = [row for row in rows if begun is None or _age(row) > _age(begun)]
-        return rows[:limit]
+            tasks = [task for task in tasks if begun is None or _age(task) > _age(begun)]
+        return tasks[:limit]
 
     # --- what becomes of one -----------------------------------------------------------------------------
 
-    def process(self, unit: Any) -> Outcome:
+    def process(self, row: Any) -> Outcome:
         """Where it stands, as the checkpoint says: which nodes run next, and why."""
-        left = self._left_alone(unit)
+        left = self._left_alone(row)
         if left is not None:
             return left
-        position = self._position(unit.pk)
+        position = self._position(row.pk)
         if position is None:
             return Done("no_checkpoint")
         return self._held(position) or Done("over" if position.over else "from_checkpoint", _words(position))
 
-    def _left_alone(self, unit: Any) -> Skip | None:
-        if unit.status == STATUS.HUMAN_REVIEW_PENDING:
+    def _left_alone(self, row: Any) -> Skip | None:
+        if row.status == STATUS.HUMAN_REVIEW_PENDING:
             return Skip("waits_for_a_person")
-        if unit.status not in ONCE_INTERRUPTED:
+        if row.status not in ONCE_INTERRUPTED:
             return Skip("not_interrupted")
-        made = contents(self.store, [unit.roadmap_id])[unit.roadmap_id].moved() if unit.roadmap_id else None
-        if any(is_at_work(unit.status, at, timezone.now()) for at in (last_moved(unit), made)):
+        made = contents(self.store, [row.roadmap_id])[row.roadmap_id].moved() if row.roadmap_id else None
+        if any(is_at_work(row.status, at, timezone.now()) for at in (last_moved(row), made)):
             return Skip("moves")
-        if self._chosen is None and attempts.failures(self.store.identity(), unit.pk) >= attempts.MAX_FAILURES:
+        if self._chosen is None and attempts.failures(self.store.identity(), row.pk) >= attempts.MAX_FAILURES:
             return Skip("left_for_people")
         return None
 
@@ -130,28 +130,28 @@ class RecoverTasks(Action):
             return Invalid("checkpoint_unreadable")
         return Skip("waits_for_a_person") if position.asks else None
 
-    def perform(self, unit: Any) -> Outcome:
-        left = self._left_alone(unit)
+    def perform(self, row: Any) -> Outcome:
+        left = self._left_alone(row)
         if left is not None:
             return left
-        position = self._position(unit.pk)
+        position = self._position(row.pk)
         if position is None:
-            self._run("roadmaps.fail_unrecoverable", unit.pk, {})
+            self._run("roadmaps.fail_unrecoverable", row.pk, {})
             return Done("no_checkpoint")
         held = self._held(position)
         if held is not None:
             return held
-        with attempts.attempt(self.store.identity(), unit.pk, self.run_id):
-            handed_over = not position.over and resume.resume(self.store, unit.pk, position)
-            after = self._position(unit.pk)
+        with attempts.attempt(self.store.identity(), row.pk, self.run_id):
+            handed_over = not position.over and resume.resume(self.store, row.pk, position)
+            after = self._position(row.pk)
             if after is not None and after.asks:
                 return Skip("waits_for_a_person")
             if handed_over and (after is None or not after.over):
                 raise ResumeFailed(gettext("The workflow stopped before its end."))
-            run = self._run("roadmaps.sync_results", unit.pk, {"force": True, "handed_over": handed_over})
+            run = self._run("roadmaps.sync_results", row.pk, {"force": True, "handed_over": handed_over})
             if run.error or run.invalid or run.failed or set(run.reasons.get("skipped", ())) - _FINE:
                 raise ResumeFailed(gettext("The results could not be synced: see run %(run)d.") % {"run": run.pk})
-            self._verify(unit.pk)
+            self._verify(row.pk)
         generating = "generating" in {**run.reasons.get("changed", {}), **run.reasons.get("skipped", {})}
         return Done("generating" if generating else "recovered", _words(position))
 
@@ -229,8 +229,8 @@ def interrupted(operation: Operation) -> Q:
     )
 
 
-def _age(unit: Any) -> tuple[str, str]:
-    return str(unit.created_at or ""), unit.pk
+def _age(row: Any) -> tuple[str, str]:
+    return str(row.created_at or ""), row.pk
 
 
 def _words(position: Position) -> str:

@@ -86,8 +86,8 @@ class RetryFailedConcepts(Action):
             )
         return super().bound()
 
-    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
-        tasks = super().fetch(units, after=after, bound=bound, limit=limit)
+    def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        tasks = super().fetch(rows, after=after, bound=bound, limit=limit)
         found = roadmaps(self.store, {task.roadmap_id for task in tasks if task.roadmap_id})
         content = contents(self.store, found)
         asked: dict[str, set[tuple[str | None, str | None]]] = {}
@@ -105,40 +105,40 @@ class RetryFailedConcepts(Action):
             for task in tasks
         ]
 
-    def process(self, unit: Partial) -> Outcome:
-        outcome, _wanted = self._asked_for(unit)
+    def process(self, row: Partial) -> Outcome:
+        outcome, _wanted = self._asked_for(row)
         return outcome
 
-    def perform(self, unit: Partial) -> Outcome:
-        outcome, wanted = self._asked_for(unit)
+    def perform(self, row: Partial) -> Outcome:
+        outcome, wanted = self._asked_for(row)
         if isinstance(outcome, Changes):
             document = {
-                "task_id": unit.pk,
-                "roadmap_id": unit.task.roadmap_id,
-                "user_id": unit.task.user_id,
+                "task_id": row.pk,
+                "roadmap_id": row.task.roadmap_id,
+                "user_id": row.task.user_id,
                 "concepts": [{"concept_id": concept, "content_type": part} for concept, part in wanted],
             }
-            key = f"{unit.pk}:retry:{self.run_id}"
+            key = f"{row.pk}:retry:{self.run_id}"
             post(settings.ROADMAPS_RETRY_URL, document, key, gettext("The retry endpoint"))
         return outcome
 
-    def _asked_for(self, unit: Partial) -> tuple[Outcome, list[tuple[str, str]]]:
+    def _asked_for(self, row: Partial) -> tuple[Outcome, list[tuple[str, str]]]:
         """What becomes of it, and the parts that the platform is asked for."""
-        if unit.task.status != STATUS.PARTIAL_FAILURE:
+        if row.task.status != STATUS.PARTIAL_FAILURE:
             return Skip("not_partial"), []
-        if unit.roadmap is None:
+        if row.roadmap is None:
             return Invalid("roadmap_missing"), []
-        if unit.roadmap.deleted:
+        if row.roadmap.deleted:
             return Skip("deleted"), []
         try:
-            concepts = framework.concepts_in(unit.roadmap.framework)
+            concepts = framework.concepts_in(row.roadmap.framework)
         except Unreadable as error:
             return Invalid(error.reason), []
         wanted = [
             (key, part.name)
             for key in dict.fromkeys(concept.key for concept in concepts)
-            for part, rows in zip(PARTS, unit.content.rows, strict=True)
-            if key not in rows and not {(key, TYPES[part.name]), (key, BATCH), (None, BATCH)} & unit.asked
+            for part, rows in zip(PARTS, row.content.rows, strict=True)
+            if key not in rows and not {(key, TYPES[part.name]), (key, BATCH), (None, BATCH)} & row.asked
         ]
         if not wanted:
             return Skip("nothing_failed"), []

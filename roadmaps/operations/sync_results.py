@@ -97,7 +97,7 @@ class SyncResults(Operation):
             help_text=_("the workflow has just ended, and may have left work to a queue: parts without content stay"),
         )
 
-    # --- units ----------------------------------------------------------------------------------------------
+    # --- rows ----------------------------------------------------------------------------------------------
 
     def queryset(self) -> QuerySet[RoadmapTask]:
         """Every stuck task, but those of deleted roadmaps."""
@@ -106,10 +106,10 @@ class SyncResults(Operation):
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {**super().needs(), **NEEDS}
 
-    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+    def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         """Tasks of different roadmaps: the next task of one must see what is written for the first."""
         tasks: dict[Any, Any] = {}
-        for task in super().fetch(units, after=after, bound=bound, limit=limit):
+        for task in super().fetch(rows, after=after, bound=bound, limit=limit):
             if task.roadmap_id and task.roadmap_id in tasks:
                 break
             tasks[task.roadmap_id or (task.pk,)] = task
@@ -130,15 +130,15 @@ class SyncResults(Operation):
 
     # --- what becomes of one ----------------------------------------------------------------------------------
 
-    def process(self, unit: TaskOfRoadmap) -> Outcome:
-        task, roadmap = unit.task, unit.roadmap
+    def process(self, row: TaskOfRoadmap) -> Outcome:
+        task, roadmap = row.task, row.roadmap
         if task.status in LEFT_ALONE:
             return Skip(LEFT_ALONE[task.status])
         moved = last_moved(task)
         # What lies ahead of the clock was written by another clock, before the plan or after: `force` takes it, too.
         if moved is not None and self.as_of < moved <= timezone.now():
             return Skip("went_on")
-        made = unit.content.moved() if task.status == STATUS.PROCESSING else None
+        made = row.content.moved() if task.status == STATUS.PROCESSING else None
         at_work = any(is_at_work(task.status, at, self.as_of) for at in (moved, made))
         if at_work and not self.params.get("force"):
             return Skip("moves")
@@ -150,19 +150,19 @@ class SyncResults(Operation):
             concepts = framework.concepts_in(roadmap.framework)
         except Unreadable as error:
             return Invalid(error.reason)
-        complete = sum(not unit.content.lacks(concept.key) for concept in concepts)
+        complete = sum(not row.content.lacks(concept.key) for concept in concepts)
         detail = gettext("%(complete)d of %(concepts)d concepts complete") % {
             "complete": complete,
             "concepts": len(concepts),
         }
         # A worker that makes content, or was handed the work just now, touches nothing else.
         generating = self.params.get("handed_over") or any(
-            is_at_work(task.status, at, self.as_of) for at in (made, unit.checkpoint_at)
+            is_at_work(task.status, at, self.as_of) for at in (made, row.checkpoint_at)
         )
         if generating and complete < len(concepts):
-            return self._so_far(unit, self._framework(roadmap, concepts, unit.content, so_far=True), detail)
-        framework_data = self._framework(roadmap, concepts, unit.content)
-        settled = self._settled(task, concepts, unit.content)
+            return self._so_far(row, self._framework(roadmap, concepts, row.content, so_far=True), detail)
+        framework_data = self._framework(roadmap, concepts, row.content)
+        settled = self._settled(task, concepts, row.content)
         if framework_data == roadmap.framework and all(getattr(task, name) == value for name, value in settled.items()):
             return Skip("in_step")
         rows = self._framework_rows(roadmap, framework_data)
@@ -171,13 +171,13 @@ class SyncResults(Operation):
         rows.append(RowChange.update("roadmap_tasks", task, **after))
         return Changes(rows, str(settled["status"]), detail)
 
-    def _so_far(self, unit: TaskOfRoadmap, framework_data: str | None, detail: str) -> Outcome:
+    def _so_far(self, row: TaskOfRoadmap, framework_data: str | None, detail: str) -> Outcome:
         """What is there goes into the framework; the task is not over. What was handed over just now has moved."""
-        rows = self._framework_rows(unit.roadmap, framework_data)
-        before = {column: getattr(unit.task, column) for column in WRITTEN}
+        rows = self._framework_rows(row.roadmap, framework_data)
+        before = {column: getattr(row.task, column) for column in WRITTEN}
         after = before | {"updated_at": format_timestamp(self.as_of, settings.ROADMAPS_TIME_ZONE)}
-        if (rows or self.params.get("handed_over")) and unit.task.status == STATUS.PROCESSING and before != after:
-            rows.append(RowChange.update("roadmap_tasks", unit.task, **after))
+        if (rows or self.params.get("handed_over")) and row.task.status == STATUS.PROCESSING and before != after:
+            rows.append(RowChange.update("roadmap_tasks", row.task, **after))
         return Changes(rows, "generating", detail) if rows else Skip("generating")
 
     def _framework_rows(self, roadmap: Any, framework_data: str | None) -> list[RowChange]:
@@ -248,9 +248,9 @@ class SyncResults(Operation):
 
     def _still_to_do(self) -> int:
         bound, after, left = self.bound(), None, 0
-        units = self.population().filter(pk__in=list(self._chosen or ()))
-        while bound is not None and (batch := self.fetch(units, after=after, bound=bound, limit=500)):
-            left += sum(isinstance(self.process(unit), Changes) for unit in batch)
+        rows = self.population().filter(pk__in=list(self._chosen or ()))
+        while bound is not None and (batch := self.fetch(rows, after=after, bound=bound, limit=500)):
+            left += sum(isinstance(self.process(row), Changes) for row in batch)
             after = batch[-1].pk
         return left
 

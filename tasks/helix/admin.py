@@ -121,7 +121,7 @@ class HelixJobAdmin(HelixAdmin):
     @admin.display(description=gettext_lazy("findings"))
     def problems(self, job: HelixJob, store: Store) -> str:
         """As the scan would judge it now."""
-        found = [problem for unit in jobs_with_all(store, [job.pk]) for problem in unit.problems().items()]
+        found = [problem for row in jobs_with_all(store, [job.pk]) for problem in row.problems().items()]
         if not found:
             return _("none")
         return table(

@@ -42,7 +42,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def back_up(store: Store, **params: Any) -> Backup:
     run = execute_run(operation_called("backups.backup_store", store, store=store.name, **params))
-    assert run.status == Status.SUCCEEDED, [unit.error for unit in run.failed_items.all()]
+    assert run.status == Status.SUCCEEDED, [row.error for row in run.failed_items.all()]
     return Backup.objects.get(run=run)
 
 

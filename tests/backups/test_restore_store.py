@@ -63,7 +63,7 @@ def test_there_and_back(saved: Any, monkeypatch: pytest.MonkeyPatch, key: str) -
     saved.execute("DELETE FROM tasks WHERE task_id = 't8'")
     changed = dump(store)
     run = restore(store, backup.path)
-    assert run.status == Status.SUCCEEDED, [unit.error for unit in run.failed_items.all()]
+    assert run.status == Status.SUCCEEDED, [row.error for row in run.failed_items.all()]
     restored = dump(store)
     for table in ("tasks", "task_audits", "projects"):
         assert sorted(map(str, restored[table].values())) == sorted(map(str, before[table].values()))
@@ -195,6 +195,6 @@ def test_a_damaged_store_is_restored_and_its_files_are_kept(saved: Any) -> None:
         data[page * 4096 : page * 4096 + 100] = b"\xff" * 100
     path.write_bytes(data)
     run = restore(saved.store, saved.backup.path)
-    assert run.status == Status.SUCCEEDED, [unit.error for unit in run.failed_items.all()]
+    assert run.status == Status.SUCCEEDED, [row.error for row in run.failed_items.all()]
     assert ids(dump(saved.store)) == ids(saved.before)
     assert [file.read_bytes()[:1000] for file in Path(saved.backup.path).parent.glob("*-damaged")] == [data[:1000]]

@@ -38,7 +38,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def upgrade(store: Store) -> Run:
     run = execute_run(operation_called("backups.upgrade_store", store, store=store.name))
-    assert run.status == Status.SUCCEEDED, [unit.error for unit in run.failed_items.all()]
+    assert run.status == Status.SUCCEEDED, [row.error for row in run.failed_items.all()]
     return run
 
 
@@ -259,7 +259,7 @@ def test_behind_a_pooler_in_transaction_mode(managed: Any, postgres: Any, tmp_pa
         with pytest.raises(StoreUnavailable, match="a pooler in transaction mode, which can't dump"):
             execute_run(operation_called("backups.upgrade_store", store, store="agentos"))
         run = execute_run(operation_called("agentos.rebuild_search_index", store))
-        assert run.status == Status.SUCCEEDED, [unit.error for unit in run.failed_items.all()]
+        assert run.status == Status.SUCCEEDED, [row.error for row in run.failed_items.all()]
     finally:
         forget_attached()
         pooler.close()

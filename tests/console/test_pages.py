@@ -167,7 +167,7 @@ def test_a_target_that_another_run_holds_is_refused_beside_the_button(bobs, audi
 def test_a_large_plan_is_counted_in_the_background(bobs, audits, monkeypatch):
     from opsconsole.engine import queue
 
-    monkeypatch.setattr(lifecycle, "RECOUNTED_UNITS", 10)
+    monkeypatch.setattr(lifecycle, "RECOUNTED_ROWS", 10)
     run = plan_of(bobs)
     text = page_of(bobs, run)
     assert "Counting the outcomes: 0 of 30." in text
@@ -217,10 +217,10 @@ def test_what_was_set_aside_is_grouped_and_retried(bobs, audits, monkeypatch):
     change = cls.process
     odd = TaskAudit.objects.filter(payload=PAYLOAD).latest("pk").pk
 
-    def raising(operation, unit):
-        if unit.pk == odd:
+    def raising(operation, row):
+        if row.pk == odd:
             raise ValueError("odd <b>value</b>")
-        return change(operation, unit)
+        return change(operation, row)
 
     monkeypatch.setattr(cls, "process", raising)
     run = plan_of(bobs)

@@ -159,7 +159,7 @@ def test_without_a_channel_it_is_only_seen_in_the_console():
 def test_a_failed_run_and_one_that_needs_attention(make_attached, monkeypatch):
     store = make_attached("sqlite", 60).store
 
-    def change(operation: Any, unit: Any) -> Any:
+    def change(operation: Any, row: Any) -> Any:
         raise ZeroDivisionError("out of luck")
 
     monkeypatch.setattr(registry.operation(BACKFILL), "process", change)

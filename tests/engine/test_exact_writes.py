@@ -107,9 +107,9 @@ def test_what_stays_in_scope_is_judged_again_where_somebody_has_written(
     operation = operation_called("audits.backfill_decision_fields", store)
     real, judged = type(operation).process, []
 
-    def change(self: Any, unit: Any) -> Any:
-        judged.append(unit.pk)
-        return real(self, unit)
+    def change(self: Any, row: Any) -> Any:
+        judged.append(row.pk)
+        return real(self, row)
 
     monkeypatch.setattr(type(operation), "process", change)
     run = start(operation)

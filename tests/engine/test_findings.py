@@ -56,13 +56,13 @@ class RingBells(NamedItemsMixin, Action):
     def item_names(self) -> list[str]:
         return ["low", "middle", "high"]
 
-    def perform(self, unit: Any) -> Outcome:
-        trouble = self.fails.get(unit.name)
+    def perform(self, row: Any) -> Outcome:
+        trouble = self.fails.get(row.name)
         if isinstance(trouble, Invalid):
             return trouble
-        self.rung.append(unit.name)
+        self.rung.append(row.name)
         if trouble is not None:
-            raise self.fails.pop(unit.name)
+            raise self.fails.pop(row.name)
         return Done()
 
 
@@ -172,13 +172,13 @@ def test_a_long_act_keeps_its_lease_and_one_that_lost_its_run_counts_nothing(mon
     monkeypatch.setattr(executor, "LEASE", timedelta(seconds=0.6))
     seen: list[Any] = []
 
-    def act(operation: Any, unit: Any) -> Outcome:
+    def act(operation: Any, row: Any) -> Outcome:
         Run.objects.filter(pk=run.pk).update(lease_until=None)
         deadline = timezone.now() + timedelta(seconds=5)
         while not seen and timezone.now() < deadline:
             if Run.objects.get(pk=run.pk).lease_until is not None:
-                seen.append(unit.name)
-        if unit.name == "middle":
+                seen.append(row.name)
+        if row.name == "middle":
             Run.objects.filter(pk=run.pk).update(generation=99)
         return Done()
 

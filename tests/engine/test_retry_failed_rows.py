@@ -1,4 +1,4 @@
-"""Retry of units set aside: these alone, and what fails again stays. The contract retries in every operation."""
+"""Retry of rows set aside: these alone, and what fails again stays. The contract retries in every operation."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class NoteRuns(Action):
     risk = Risk.CHANGE
     noted: ClassVar[list[int | None]] = []
 
-    def perform(self, unit: Any) -> Outcome:
+    def perform(self, row: Any) -> Outcome:
         self.noted.append(self.run_id)
         if len(self.noted) == 1:
             raise ValueError("not yet")

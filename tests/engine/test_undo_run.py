@@ -1,4 +1,4 @@
-"""Undo and the engine on units that span tables, with updates, inserts and deletes; conflicts of each kind."""
+"""Undo and the engine on rows that span tables, with updates, inserts and deletes; conflicts of each kind."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class FileVerdicts(Operation):
     writes = {"guardian_verdicts": VERDICT, "supervisor_inbox": INBOX, "tasks": ("status",)}
     risk = Risk.DELETE
 
-    def process(self, unit: Any) -> Outcome:
-        note = dict(zip(INBOX, (f"note-{unit.pk}", unit.task_id, "FILED", unit.policy_json, "now"), strict=True))
+    def process(self, row: Any) -> Outcome:
+        note = dict(zip(INBOX, (f"note-{row.pk}", row.task_id, "FILED", row.policy_json, "now"), strict=True))
         return Changes(
             (
                 RowChange("supervisor_inbox", note["id"], None, note),
-                RowChange("tasks", unit.task_id, {"status": "running"}, {"status": "closed"}),
-                RowChange("guardian_verdicts", unit.pk, {}, None),
+                RowChange("tasks", row.task_id, {"status": "running"}, {"status": "closed"}),
+                RowChange("guardian_verdicts", row.pk, {}, None),
             )
         )
 
@@ -101,7 +101,7 @@ def expected(tables: Tables) -> Tables:
 
 
 @pytest.mark.parametrize("size", [1, 7, 500])
-def test_all_or_nothing_of_each_unit(store: Store, size: int) -> None:
+def test_all_or_nothing_of_each_row(store: Store, size: int) -> None:
     before = dump(store)
     run = execute_run(operation_called(NAME, store), batch_size=size)
     assert dump(store) == expected(deepcopy(before))

@@ -302,7 +302,7 @@ def test_bad_input(make_helix, shell, tmp_path):
 
 
 class TestCleanDirtyJobs(Contract):
-    """Its tests with a unit of several rows; those of single rows that change or come have their like above."""
+    """Its tests with an aggregate; those of single rows that change or come have their like above."""
 
     points = tuple(POINTS)
     operation = CLEAN

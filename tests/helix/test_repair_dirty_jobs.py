@@ -130,7 +130,7 @@ def test_a_job_that_changes_after_the_plan_is_left_alone(make_helix):
 
 
 class TestRepairDirtyJobs(Contract):
-    """Its tests with a unit of several rows; those of single rows that change or come have their like above."""
+    """Its tests with an aggregate; those of single rows that change or come have their like above."""
 
     operation = REPAIR
     engines = ("sqlite", "postgresql-enum")

@@ -90,9 +90,9 @@ def test_no_healthy_job_is_accused(make_helix, engine):
         rows = HelixJob.objects.using(store.alias)
         dirty = sorted(rows.filter(pk__in=dirty_jobs()).values_list("pk", flat=True))
         assert dirty == sorted({job for _code, job in wanted})
-        for unit in jobs_with_all(store, list(range(1, len(jobs) + 1))):
-            problems = {code: [task.row.pk for task in tasks] for code, tasks in unit.problems().items()}
-            assert problems == {code: tasks for (code, job), (tasks, _a) in wanted.items() if job == unit.pk}
+        for row in jobs_with_all(store, list(range(1, len(jobs) + 1))):
+            problems = {code: [task.row.pk for task in tasks] for code, tasks in row.problems().items()}
+            assert problems == {code: tasks for (code, job), (tasks, _a) in wanted.items() if job == row.pk}
 
     agree()
 

@@ -129,7 +129,7 @@ def run_operation(
     operation = operation_called(name, store, **params)
     try:
         planned = planner.count_outcomes(planner.plan(operation, Selection(list(chosen) or None)))
-        facts = operation.checklist_facts(planned.units) if chosen else {}
+        facts = operation.checklist_facts(planned.queryset) if chosen else {}
         advice = " ".join([*planner.advice(planned), *(text for texts in facts.values() for text in texts)])
         run = lifecycle.confirm(lifecycle.create_run(planned, TESTER, batch_size=4), TESTER, background=False)
     except DatabaseError as error:

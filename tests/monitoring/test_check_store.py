@@ -26,7 +26,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 def found(store: Store) -> dict[str, set[str]]:
     """Code → subjects."""
     run = execute_run(operation_called("monitoring.check_store", store, store=store.name))
-    assert run.status == Status.SUCCEEDED, [unit.error for unit in run.failed_items.all()]
+    assert run.status == Status.SUCCEEDED, [row.error for row in run.failed_items.all()]
     codes: dict[str, set[str]] = {}
     for code, subject in Finding.objects.filter(last_run=run, resolved_at=None).values_list("code", "subject"):
         codes.setdefault(code, set()).add(subject)
@@ -148,7 +148,7 @@ def test_names_are_identifiers_and_nothing_else(managed: Any, tmp_path: Path, mo
         rows = {one["table"]: one["rows"] for one in stats(Store("agentos", "agentos"))["tables"]}
         assert {name: rows[name] for name in NAMES} == dict.fromkeys(NAMES, 1)
     run = execute_run(operation_called("backups.backup_store", store="agentos"))
-    assert run.status == Status.SUCCEEDED, [unit.error for unit in run.failed_items.all()]
+    assert run.status == Status.SUCCEEDED, [row.error for row in run.failed_items.all()]
     counted = {table.removeprefix("public."): rows for table, rows in Backup.objects.get(run=run).rows.items()}
     assert {name: counted[name] for name in NAMES} == dict.fromkeys(NAMES, 1)
     assert dump(store) == before

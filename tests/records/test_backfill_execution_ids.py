@@ -117,9 +117,9 @@ def test_a_batch_is_cut_by_bytes(make_records: records.Maker, engine: str, monke
     store, _client = make_records(engine, ((key, kind, None) for key, kind in enumerate(kinds, 1)))
     operation = operation_called(NAME, store)
     sizes, after = [], None
-    while units := operation.fetch(operation.queryset(), after=after, bound=7, limit=500):
-        sizes.append(len(units))
-        after = units[-1].pk
+    while rows := operation.fetch(operation.queryset(), after=after, bound=7, limit=500):
+        sizes.append(len(rows))
+        after = rows[-1].pk
     assert sizes == [2, 1, 1, 2, 1]
     run = execute_run(operation)
     assert (run.changed, run.batches_done) == (7, 5)
@@ -140,7 +140,7 @@ def test_fifty_megabytes_take_little_more(make_records: records.Maker, tmp_path:
         "from tasks.records.operations.backfill_execution_ids import *;"
         "o = BackfillExecutionIds(attach_file('records', sys.argv[1]));"
         "o.store.tables; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
-        "found = [o.process(unit) for unit in o.fetch(o.queryset(), after=None, bound=99, limit=1000)];"
+        "found = [o.process(row) for row in o.fetch(o.queryset(), after=None, bound=99, limit=1000)];"
         "assert len(found) == 4 and all(one.reason == 'from_summary' for one in found);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )

@@ -81,7 +81,7 @@ def figures(run: Run) -> dict[str, Any]:
 
 
 def rows_of(run: Run) -> int:
-    """Rows that a run has written: an undo's units."""
+    """Rows that a run has written: an undo's rows."""
     return sum(run.batches.values_list("rows", flat=True))
 
 
@@ -175,7 +175,7 @@ class Contract:
         return str(registry.operation(self.operation).model._meta.db_table)
 
     def changed(self, before: Tables, after: Tables) -> Iterator[Any]:
-        """Keys of the units that change, in order."""
+        """Keys of the rows that change, in order."""
         for key in sorted(before[self.table]):
             if before[self.table][key] != after[self.table].get(key):
                 yield key
@@ -184,7 +184,7 @@ class Contract:
         return list(self.changed(before, after))[place]
 
     def with_unit_as_before(self, after: Tables, before: Tables, key: Any) -> Tables:
-        """What the run leaves when it leaves this unit alone."""
+        """What the run leaves when it leaves this row alone."""
         tables = deepcopy(after)
         tables[self.table][key] = before[self.table][key]
         return tables
@@ -382,7 +382,7 @@ class Contract:
         few, many = per_batch(4), per_batch(16)
         assert few == many < self.statements, (few, many)
 
-    # --- units that can't be changed --------------------------------------------------------------------
+    # --- rows that can't be changed --------------------------------------------------------------------
 
     def test_unit_whose_change_raises_is_set_aside(
         self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
@@ -391,10 +391,10 @@ class Contract:
         cls = registry.operation(self.operation)
         real = cls.process
 
-        def change(operation: Operation, unit: Any) -> Any:
-            if unit.pk == bad:
+        def change(operation: Operation, row: Any) -> Any:
+            if row.pk == bad:
                 raise ZeroDivisionError("out of luck")
-            return real(operation, unit)
+            return real(operation, row)
 
         monkeypatch.setattr(cls, "process", change)
         planned = plan_whole(self.on(store))
@@ -428,7 +428,7 @@ class Contract:
     def test_error_budget_stops_the_run(self, store: Store, before: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(executor, "BUDGET_AFTER", 10)
 
-        def change(operation: Operation, unit: Any) -> Any:
+        def change(operation: Operation, row: Any) -> Any:
             raise ZeroDivisionError("out of luck")
 
         monkeypatch.setattr(registry.operation(self.operation), "process", change)

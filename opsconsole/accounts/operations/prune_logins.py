@@ -36,14 +36,14 @@ class PruneLogins(NamedItemsMixin, Action):
     def item_names(self) -> list[str]:
         return ["sessions", "failed logins", "logins", "tokens"]
 
-    def process(self, unit: NamedItem) -> Outcome:
-        return Done() if self._expired(unit).exists() else Skip("none")
+    def process(self, row: NamedItem) -> Outcome:
+        return Done() if self._expired(row).exists() else Skip("none")
 
-    def perform(self, unit: NamedItem) -> Outcome:
-        removed, _by_model = self._expired(unit).delete()
+    def perform(self, row: NamedItem) -> Outcome:
+        removed, _by_model = self._expired(row).delete()
         return Done() if removed else Skip("none")
 
-    def _expired(self, unit: NamedItem) -> QuerySet[Any]:
+    def _expired(self, row: NamedItem) -> QuerySet[Any]:
         old = self.as_of - KEEP
         expired: dict[str, QuerySet[Any]] = {
             "sessions": Session.objects.filter(expire_date__lt=self.as_of),
@@ -51,4 +51,4 @@ class PruneLogins(NamedItemsMixin, Action):
             "logins": AccessLog.objects.filter(attempt_time__lt=old),
             "tokens": Token.objects.filter(expires_at__lt=old),
         }
-        return expired[unit.name]
+        return expired[row.name]

@@ -66,7 +66,7 @@ class BackupStore(OnNamedStore, NamedItemsMixin, Action):
     def item_names(self) -> list[str]:
         return [self.store.alias]
 
-    def perform(self, unit: NamedItem) -> Outcome:
+    def perform(self, row: NamedItem) -> Outcome:
         folder = folder_of(self.params.get("to") or "")
         plain = bool(self.params.get("plain"))
         dump.write(self.store, folder, plain=plain, at=self.as_of, run_id=self.run_id)

@@ -105,12 +105,12 @@ class CopyStore(OnNamedStore, NamedItemsMixin, Action):
         """Its tables, those that others refer to first."""
         return copying.sources_of(self.store)
 
-    def process(self, unit: NamedItem) -> Outcome:
-        columns = self._target_columns(unit.name)
-        obstacle = copying.obstacle(self.store, unit.name, columns)
+    def process(self, row: NamedItem) -> Outcome:
+        columns = self._target_columns(row.name)
+        obstacle = copying.obstacle(self.store, row.name, columns)
         if obstacle or columns is None:
             return Invalid(obstacle)
-        left = [name for name in self.store.tables[unit.name] if name not in columns]
+        left = [name for name in self.store.tables[row.name] if name not in columns]
         detail = gettext("The target lacks the columns %(names)s.") % {"names": ", ".join(left)} if left else ""
         return Done("", detail)
 
@@ -124,24 +124,24 @@ class CopyStore(OnNamedStore, NamedItemsMixin, Action):
             return tables.get(table)
         return documented.columns.get(table)
 
-    def perform(self, unit: NamedItem) -> Outcome:
+    def perform(self, row: NamedItem) -> Outcome:
         if not set(schema.documented(self.store.name, self.target.vendor).tables) & set(self._target_tables()):
             copying.make_tables(self.target)
         fresh = Store(self.target.alias, self.target.name)
-        record, _made = TableCopy.objects.get_or_create(run_id=int(self.run_id or 0), table=unit.name)
-        record.obstacle = copying.obstacle(self.store, unit.name, fresh.tables.get(unit.name))
+        record, _made = TableCopy.objects.get_or_create(run_id=int(self.run_id or 0), table=row.name)
+        record.obstacle = copying.obstacle(self.store, row.name, fresh.tables.get(row.name))
         with copying.endpoint(self.store) as source:
-            record.source_rows = source.count(unit.name)
+            record.source_rows = source.count(row.name)
             if record.obstacle:
                 record.save()
                 return Invalid(record.obstacle)
             with copying.endpoint(fresh) as target:
-                table = copying.TableCopyJob(source, target, unit.name)
+                table = copying.TableCopyJob(source, target, row.name)
                 table.run()
                 record.agrees = table.matches()
-                record.source_rows, record.target_rows = source.count(unit.name), target.count(unit.name)
-            names = [name for name in self.store.tables[unit.name] if name not in table.columns]
-            record.columns_left = {name: source.count_values(unit.name, name) for name in names}
+                record.source_rows, record.target_rows = source.count(row.name), target.count(row.name)
+            names = [name for name in self.store.tables[row.name] if name not in table.columns]
+            record.columns_left = {name: source.count_values(row.name, name) for name in names}
         record.left_rows = len(table.left) + table.unnamed
         record.left = [
             [", ".join(map(str, key)) if len(key) > 1 or not isinstance(key[0], int) else key[0], reason]

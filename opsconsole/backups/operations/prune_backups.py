@@ -64,10 +64,10 @@ class PruneBackups(Action):
         kept: QuerySet[Backup] = counted.filter(newer__gte=self.params.get("newest") or KEEP_NEWEST)
         return kept
 
-    def perform(self, unit: Any) -> Outcome:
-        for file in (Path(unit.path), notes.beside(Path(unit.path))):
+    def perform(self, row: Any) -> Outcome:
+        for file in (Path(row.path), notes.beside(Path(row.path))):
             file.unlink(missing_ok=True)
-        Backup.objects.filter(pk=unit.pk).delete()
+        Backup.objects.filter(pk=row.pk).delete()
         return Done()
 
     def on_finish(self, run_id: int) -> None:
@@ -77,8 +77,8 @@ class PruneBackups(Action):
             if (PARTIAL in file.name or file.suffix == RESTORING) and file.stat().st_mtime < limit:
                 file.unlink(missing_ok=True)
 
-    def label(self, unit: Any) -> str:
-        return Path(unit.path).name
+    def label(self, row: Any) -> str:
+        return Path(row.path).name
 
     def action_label(self, count: int) -> str:
         return ngettext("Remove %(count)s backup", "Remove %(count)s backups", count) % {"count": format_number(count)}

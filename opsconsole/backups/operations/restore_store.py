@@ -89,7 +89,7 @@ class RestoreStore(OnNamedStore, NamedItemsMixin, Action):
     def item_names(self) -> list[str]:
         return [self.beside or self.store.alias]
 
-    def perform(self, unit: NamedItem) -> Outcome:
+    def perform(self, row: NamedItem) -> Outcome:
         restore.examine(self.store, self._file)
         listed = self._listed()
         known = {listed.digest if listed is not None else None, notes.digest_beside(self._file)} - {None}

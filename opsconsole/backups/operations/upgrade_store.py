@@ -103,14 +103,14 @@ class UpgradeStore(OnNamedStore, NamedItemsMixin, Action):
     def _to_add(self) -> list[schema.Missing]:
         return [one for one in self._missing() if one.kind in schema.ADDED]
 
-    def process(self, unit: NamedItem) -> Outcome:
+    def process(self, row: NamedItem) -> Outcome:
         statements = [f"{one.statement};" for one in self._to_add()]
         return Done("", "\n".join(statements)) if statements else self._skip()
 
     def _skip(self) -> Skip:
         return Skip("nothing_to_add" if schema.missing(Store(self.store.alias, self.store.name)) else "complete")
 
-    def perform(self, unit: NamedItem) -> Outcome:
+    def perform(self, row: NamedItem) -> Outcome:
         missing = self._to_add()
         if not missing:
             return self._skip()

@@ -39,12 +39,12 @@ class MeasureStores(NamedItemsMixin, Action):
     def item_names(self) -> list[str]:
         return [DEFAULT, *settings.STORES]
 
-    def process(self, unit: NamedItem) -> Outcome:
+    def process(self, row: NamedItem) -> Outcome:
         return Skip("measured")
 
-    def perform(self, unit: NamedItem) -> Outcome:
+    def perform(self, row: NamedItem) -> Outcome:
         try:
-            measurements.measure(Store(unit.name, unit.name))
+            measurements.measure(Store(row.name, row.name))
         except StoreUnavailable:  # its card says so already, and no run can mend it
             return Skip("down")
         return Skip("measured")

@@ -247,7 +247,7 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("number", models.PositiveIntegerField()),
-                ("units", models.BinaryField()),
+                ("rows", models.BinaryField()),
                 (
                     "run",
                     models.ForeignKey(

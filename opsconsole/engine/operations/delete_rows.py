@@ -15,7 +15,7 @@ from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
 from opsconsole.engine.planner import PlanRefused, store_called
 from opsconsole.formatting import format_number
-from opsconsole.stores import rows
+from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.cascade import cascade, delete_order, references
 from opsconsole.stores.rows import Key, RowKey, Values
 from opsconsole.stores.store import Store
@@ -74,15 +74,15 @@ class DeleteRows(Operation):
 
     # --- which rows -----------------------------------------------------------------------------------------
 
-    def select(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+    def select(self, rows: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         if len(keys) > MAX_ROWS:
             self._refuse()
-        return super().select(units, keys)
+        return super().select(rows, keys)
 
-    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
-        found = super().fetch(units, after=after, bound=bound, limit=limit)
-        chosen = self.up_to(units, bound).order_by("pk").values_list("pk", flat=True)
-        return self._doomed([unit.pk for unit in found], map(rows.plain_key, chosen)) if found else []
+    def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        found = super().fetch(rows, after=after, bound=bound, limit=limit)
+        chosen = self.up_to(rows, bound).order_by("pk").values_list("pk", flat=True)
+        return self._doomed([row.pk for row in found], map(stored_rows.plain_key, chosen)) if found else []
 
     def statistics(self, restrict: Any) -> dict[str, Any]:
         count = restrict(self.queryset()).count()
@@ -121,26 +121,26 @@ class DeleteRows(Operation):
         found: dict[RowKey, Mapping[str, Any]] = {}
         for table, keys in by_table.items():
             columns = self.store.tables[table].stored
-            read: Mapping[Key, Values] = rows.read(self.store, table, columns, keys)
+            read: Mapping[Key, Values] = stored_rows.read(self.store, table, columns, keys)
             found |= {(table, key): dict(zip(columns, row, strict=True)) for key, row in read.items()}
         return found
 
-    def process(self, unit: Doomed) -> Outcome:
-        if unit.kept:
+    def process(self, row: Doomed) -> Outcome:
+        if row.kept:
             return Invalid("referenced")
-        if unit.along:
+        if row.along:
             return Skip("along")
-        if not unit.rows:
+        if not row.rows:
             return Skip("no_longer_in_scope")
-        return Changes([RowChange(table, key, old, None) for table, key, old in unit.rows])
+        return Changes([RowChange(table, key, old, None) for table, key, old in row.rows])
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {self.model: (str(self.model._meta.pk.column),)}
 
-    def checklist_facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+    def checklist_facts(self, rows: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
         """What goes along, and what keeps rows: counted by the store's own foreign keys."""
-        keys = list(units.values_list("pk", flat=True)[:MAX_ROWS])
-        found = cascade(self.store, self.model._meta.db_table, map(rows.plain_key, keys), self._referring)
+        keys = list(rows.values_list("pk", flat=True)[:MAX_ROWS])
+        found = cascade(self.store, self.model._meta.db_table, map(stored_rows.plain_key, keys), self._referring)
         return {"dependencies": [*_going(found.along), *_staying(found.staying)]}
 
     def action_label(self, count: int) -> str:

@@ -1,4 +1,4 @@
-"""Try again the units that a run set aside, by the same operation."""
+"""Try again the rows that a run set aside, by the same operation."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class RetryFailedRows(Operation):
     def requires_note(self) -> bool:
         return self._again.requires_note
 
-    def checklist_facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
-        return self._again.checklist_facts(units)
+    def checklist_facts(self, rows: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+        return self._again.checklist_facts(rows)
 
     @property
     def _again(self) -> Operation:
@@ -84,11 +84,11 @@ class RetryFailedRows(Operation):
     def bound(self) -> Key | None:
         return self._again.bound()
 
-    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
-        return self._again.fetch(units, after=after, bound=bound, limit=limit)
+    def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        return self._again.fetch(rows, after=after, bound=bound, limit=limit)
 
-    def next_key(self, units: QuerySet[Any], *, after: Key | None, bound: Key) -> Key | None:
-        return self._again.next_key(units, after=after, bound=bound)
+    def next_key(self, rows: QuerySet[Any], *, after: Key | None, bound: Key) -> Key | None:
+        return self._again.next_key(rows, after=after, bound=bound)
 
     def targets(self) -> list[Target]:
         return self._again.targets()
@@ -96,21 +96,21 @@ class RetryFailedRows(Operation):
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return self._again.needs()
 
-    def process(self, unit: Any) -> Outcome:
-        return self._again.process(unit)
+    def process(self, row: Any) -> Outcome:
+        return self._again.process(row)
 
-    def _act(self, unit: Any) -> Outcome:
-        return self._again.perform(unit)  # type: ignore[misc]  # it has one
+    def _act(self, row: Any) -> Outcome:
+        return self._again.perform(row)  # type: ignore[misc]  # it has one
 
-    def label(self, unit: Any) -> str:
-        return self._again.label(unit)
+    def label(self, row: Any) -> str:
+        return self._again.label(row)
 
     @property
     def key_name(self) -> str:
         return self._again.key_name
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
-        return self._again.statistics(lambda units: restrict(self._again.select(units, self._keys)))
+        return self._again.statistics(lambda rows: restrict(self._again.select(rows, self._keys)))
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         return self._again.verify(after, left)

@@ -20,7 +20,7 @@ from opsconsole.engine.models import Batch, Run
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
 from opsconsole.formatting import format_number
-from opsconsole.stores import rows
+from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.catalog import ForeignKey
 from opsconsole.stores.preflight import Target
 from opsconsole.stores.rows import Key, RowKey, Values, Write, is_bigint
@@ -28,7 +28,7 @@ from opsconsole.stores.store import Store, text_of
 
 KEPT_BATCHES = 4  # whose images are kept unpacked
 REVERSED = {"insert": "delete", "delete": "insert", "update": "update"}
-INDEX_BITS = 20  # a unit's key: batches counted from the last one, then the row's place in its batch
+INDEX_BITS = 20  # a row's key: batches counted from the last one, then the row's place in its batch
 
 
 class Written(NamedTuple):
@@ -111,9 +111,9 @@ class UndoRun(Operation):
     def population(self) -> QuerySet[Batch]:
         return self.run.batches.filter(rows__gt=0, before_image__isnull=False)
 
-    def select(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+    def select(self, rows: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         self._chosen = frozenset(keys)
-        return units
+        return rows
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {}  # the columns are those that the run wrote: its store had them
@@ -128,12 +128,12 @@ class UndoRun(Operation):
         # The last batch of a run is undone first. `batches_done` no longer moves: the run has ended.
         return (self.run.batches_done - number) << INDEX_BITS | index
 
-    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+    def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         start = 0 if after is None else int(after) + 1
         number = self.run.batches_done - (start >> INDEX_BITS)
         index = start & ((1 << INDEX_BITS) - 1)
         while True:
-            batch = units.filter(number__lte=number).order_by("-number").first()
+            batch = rows.filter(number__lte=number).order_by("-number").first()
             if batch is None:
                 return []
             offset = index if batch.number == number else 0
@@ -156,17 +156,17 @@ class UndoRun(Operation):
 
     def _current(self, first: int, written: list[Written]) -> list[ChangedRow]:
         """The rows with their values of now, and with what keeps them away."""
-        units = self._with_rowids(self._read({first + place: row for place, row in enumerate(written)}))
+        rows = self._with_rowids(self._read({first + place: row for place, row in enumerate(written)}))
         if self._references:
-            units = self._mark_adrift(first, units)
-        return [unit for unit in units if self._is_chosen(unit.pk)]
+            rows = self._mark_adrift(first, rows)
+        return [row for row in rows if self._is_chosen(row.pk)]
 
     def _read(self, written: Mapping[int, Written]) -> list[ChangedRow]:
         """One statement per table and set of columns."""
         groups: dict[tuple[str, tuple[str, ...]], list[Key]] = {}
         for row in written.values():
             groups.setdefault((row.table, row.columns), []).append(row.key)
-        now = {group: rows.read(self.store, *group, keys) for group, keys in groups.items()}
+        now = {group: stored_rows.read(self.store, *group, keys) for group, keys in groups.items()}
         return [
             ChangedRow(
                 pk, row.table, row.key, row.columns, row.before, row.written, now[row.table, row.columns].get(row.key)
@@ -184,31 +184,31 @@ class UndoRun(Operation):
         """Table → its foreign keys to tables that the run wrote to."""
         found: dict[str, list[tuple[ForeignKey, str]]] = {}
         for reference in self.store.foreign_keys:
-            child = rows.known_table(self.store, reference)
+            child = stored_rows.known_table(self.store, reference)
             for parent in self.writes.keys() & self.store.tables.keys():
                 if child is not None and self.store.is_parent(reference, parent):
                     found.setdefault(child, []).append((reference, parent))
         return found
 
-    def _mark_adrift(self, first: int, units: list[ChangedRow]) -> list[ChangedRow]:
+    def _mark_adrift(self, first: int, rows: list[ChangedRow]) -> list[ChangedRow]:
         """Mark the rows whose parents do not come back. A key alone says nothing: another row may have it by now."""
-        known = {unit.pk: unit for unit in units}
+        known = {row.pk: row for row in rows}
         parents: dict[int, list[int]] = {}
-        waiting = units
+        waiting = rows
         while waiting:
-            for unit in waiting:
-                parents[unit.pk] = self._parents(unit)
-            missing = {pk for unit in waiting for pk in parents[unit.pk]} - known.keys()
+            for row in waiting:
+                parents[row.pk] = self._parents(row)
+            missing = {pk for row in waiting for pk in parents[row.pk]} - known.keys()
             waiting = self._with_rowids(self._read({pk: self._image(pk) for pk in sorted(missing)}))
-            known |= {unit.pk: unit for unit in waiting}
+            known |= {row.pk: row for row in waiting}
         back: dict[int, bool] = {}
 
         def is_back(pk: int) -> bool:
-            unit = known[pk]
-            if unit.now is not None:
-                return self._is_as_before(unit) or (unit.table, unit.key) in self._rows_restored()
+            row = known[pk]
+            if row.now is not None:
+                return self._is_as_before(row) or (row.table, row.key) in self._rows_restored()
             had_its_turn = pk < first and self.run_id is not None
-            return self._is_chosen(pk) and not had_its_turn and not unit.homeless and has_parents(pk)
+            return self._is_chosen(pk) and not had_its_turn and not row.homeless and has_parents(pk)
 
         def has_parents(pk: int) -> bool:
             for parent in parents[pk]:
@@ -216,20 +216,20 @@ class UndoRun(Operation):
                     back[parent] = is_back(parent)
             return all(back.get(parent, True) for parent in parents[pk])
 
-        return [unit._replace(adrift=not has_parents(unit.pk)) for unit in units]
+        return [row._replace(adrift=not has_parents(row.pk)) for row in rows]
 
-    def _parents(self, unit: ChangedRow) -> list[int]:
+    def _parents(self, row: ChangedRow) -> list[int]:
         """The rows deleted by the run that the row referred to: they are undone before it."""
         found: list[int] = []
-        before = dict(zip(unit.columns, unit.before or (), strict=False))
-        for reference, parent in self._references.get(unit.table, ()):
+        before = dict(zip(row.columns, row.before or (), strict=False))
+        for reference, parent in self._references.get(row.table, ()):
             values = tuple(map(before.get, reference.columns))
             if None in values:
                 continue
             group, (text, alike) = (parent, reference.referred), _texts(values)
-            candidates = self._deleted_with(unit.pk)[group].get(alike) or self._deleted[group].get(alike, [])
+            candidates = self._deleted_with(row.pk)[group].get(alike) or self._deleted[group].get(alike, [])
             exact = [pk for pk, one in candidates if one == text]
-            found += [pk for pk in exact or [pk for pk, _text in candidates] if pk != unit.pk]
+            found += [pk for pk in exact or [pk for pk, _text in candidates] if pk != row.pk]
         return found
 
     def _deleted_with(self, pk: int) -> Index:
@@ -275,29 +275,29 @@ class UndoRun(Operation):
 
     # --- rowids -----------------------------------------------------------------------------------------------
 
-    def _with_rowids(self, units: list[ChangedRow]) -> list[ChangedRow]:
+    def _with_rowids(self, rows: list[ChangedRow]) -> list[ChangedRow]:
         """Give the rows whose rowid another row has by now one that no row has and no row of the run had."""
         if self.store.vendor != "sqlite":
-            return units
+            return rows
         gone: dict[str, list[ChangedRow]] = {}
-        for unit in units:
-            if unit.now is None and unit.before is not None and self._rowid(unit):
-                gone.setdefault(unit.table, []).append(unit)
+        for row in rows:
+            if row.now is None and row.before is not None and self._rowid(row):
+                gone.setdefault(row.table, []).append(row)
         moved: dict[int, ChangedRow] = {}
         for table, rows_gone in gone.items():
-            taken = rows.known_rowids(self.store, table, [unit.before[0] for unit in rows_gone if unit.before])
+            taken = stored_rows.known_rowids(self.store, table, [row.before[0] for row in rows_gone if row.before])
             homeless = bool(taken) and self.store.is_indexed_by_rowid(table)
-            free = max(rows.highest_rowid(self.store, table), self._highest_rowids[table]) if taken else 0
-            for unit in rows_gone:
-                if unit.before is not None and unit.before[0] in taken:
+            free = max(stored_rows.highest_rowid(self.store, table), self._highest_rowids[table]) if taken else 0
+            for row in rows_gone:
+                if row.before is not None and row.before[0] in taken:
                     free += 1
-                    moved[unit.pk] = unit._replace(homeless=homeless, **_with_rowid(unit, free))
-        return [moved.get(unit.pk, unit) for unit in units]
+                    moved[row.pk] = row._replace(homeless=homeless, **_with_rowid(row, free))
+        return [moved.get(row.pk, row) for row in rows]
 
-    def _rowid(self, unit: ChangedRow | Write) -> str:
+    def _rowid(self, row: ChangedRow | Write) -> str:
         """The rowid that the image of a deleted row of SQLite begins with; empty where it has none."""
-        table = self.store.tables.get(unit.table)
-        return table.rowid if table is not None and unit.columns[0] == table.rowid else ""
+        table = self.store.tables.get(row.table)
+        return table.rowid if table is not None and row.columns[0] == table.rowid else ""
 
     @cached_property
     def _highest_rowids(self) -> Mapping[str, int]:
@@ -312,25 +312,25 @@ class UndoRun(Operation):
 
     # --- what becomes of them -----------------------------------------------------------------------------------
 
-    def _is_as_before(self, unit: ChangedRow) -> bool:
+    def _is_as_before(self, row: ChangedRow) -> bool:
         """Whether the row holds what it held before the run. SQLite's rowid does not count: nobody could choose it."""
-        if unit.now is None or unit.before is None:
-            return unit.now == unit.before
-        start = 1 if self._rowid(unit) else 0
-        return unit.now[start:] == (self.store.normalize(unit.before) or ())[start:]
+        if row.now is None or row.before is None:
+            return row.now == row.before
+        start = 1 if self._rowid(row) else 0
+        return row.now[start:] == (self.store.normalize(row.before) or ())[start:]
 
-    def process(self, unit: ChangedRow) -> Outcome:
-        if self._is_as_before(unit):
+    def process(self, row: ChangedRow) -> Outcome:
+        if self._is_as_before(row):
             return Skip("as_before")
-        if unit.now != self.store.normalize(unit.written):
+        if row.now != self.store.normalize(row.written):
             return Invalid("conflict")
-        if unit.adrift:
+        if row.adrift:
             return Invalid("parent")
-        if unit.homeless:
+        if row.homeless:
             return Invalid("rowid_taken")
-        old = None if unit.written is None else dict(zip(unit.columns, unit.written, strict=True))
-        new = None if unit.before is None else dict(zip(unit.columns, unit.before, strict=True))
-        return Changes((RowChange(unit.table, unit.key, old, new),))
+        old = None if row.written is None else dict(zip(row.columns, row.written, strict=True))
+        new = None if row.before is None else dict(zip(row.columns, row.before, strict=True))
+        return Changes((RowChange(row.table, row.key, old, new),))
 
     def effective_risk(self) -> Risk:
         """Return what the undo would do: rows that the run inserted are deleted."""
@@ -380,15 +380,15 @@ class UndoRun(Operation):
     def read_columns(self) -> list[tuple[str, str]]:
         return []  # the targets name them
 
-    def label(self, unit: ChangedRow) -> str:
-        return f"{unit.table} {unit.key}"
+    def label(self, row: ChangedRow) -> str:
+        return f"{row.table} {row.key}"
 
     @property
     def key_name(self) -> str:
         return "row"
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        written = sum(isinstance(self.process(unit), Changes) for unit in self._all())
+        written = sum(isinstance(self.process(row), Changes) for row in self._all())
         total = self.population().aggregate(rows=Sum("rows"))["rows"] or 0
         if self._chosen is not None:
             total = len(self._chosen)
@@ -417,10 +417,10 @@ class UndoRun(Operation):
         return ngettext("Restore %(count)s row", "Restore %(count)s rows", count) % {"count": format_number(count)}
 
 
-def _with_rowid(unit: ChangedRow, rowid: int) -> dict[str, Any]:
+def _with_rowid(row: ChangedRow, rowid: int) -> dict[str, Any]:
     """What the row is given back under another rowid; above the highest there can be, SQLite finds one itself."""
-    rest = (unit.before or ())[1:]
-    return {"before": (rowid, *rest)} if is_bigint(rowid) else {"before": rest, "columns": unit.columns[1:]}
+    rest = (row.before or ())[1:]
+    return {"before": (rowid, *rest)} if is_bigint(rowid) else {"before": rest, "columns": row.columns[1:]}
 
 
 def _texts(values: Sequence[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -18,7 +18,7 @@ from opsconsole.engine.operations.delete_rows import MAX_ROWS
 from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
 from opsconsole.engine.planner import PlanRefused, store_called
 from opsconsole.formatting import format_number
-from opsconsole.stores import rows
+from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.preflight import Target
 from opsconsole.stores.rows import Key, Values
 from opsconsole.stores.store import Store
@@ -111,7 +111,7 @@ class WriteRows(NamedItemsMixin):
     def bound(self) -> Key | None:
         return self.given.count or None
 
-    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+    def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         behind = self._rows[int(after or 0) :]
         return self._current([row for row in behind if self._only is None or row.pk in self._only][:limit])
 
@@ -120,7 +120,7 @@ class WriteRows(NamedItemsMixin):
         groups: dict[tuple[str, ...], list[Key]] = {}
         for row in given:
             groups.setdefault(row.columns, []).append(row.key)
-        now = {columns: rows.read(self.store, self._table, columns, keys) for columns, keys in groups.items()}
+        now = {columns: stored_rows.read(self.store, self._table, columns, keys) for columns, keys in groups.items()}
         return [row._replace(now=now[row.columns].get(row.key)) for row in given]
 
     def _all(self) -> Iterator[GivenRow]:
@@ -129,8 +129,8 @@ class WriteRows(NamedItemsMixin):
             yield from found
             after = found[-1].pk
 
-    def label(self, unit: GivenRow) -> str:
-        return str(unit.key)
+    def label(self, row: GivenRow) -> str:
+        return str(row.key)
 
     @property
     def key_name(self) -> str:
@@ -138,15 +138,15 @@ class WriteRows(NamedItemsMixin):
 
     # --- what becomes of them ---------------------------------------------------------------------------------
 
-    def process(self, unit: GivenRow) -> Outcome:
-        new, old = self.store.normalize(unit.new), self.store.normalize(unit.old)
-        if unit.now == new:
+    def process(self, row: GivenRow) -> Outcome:
+        new, old = self.store.normalize(row.new), self.store.normalize(row.old)
+        if row.now == new:
             return Skip("as_given")
-        if unit.now != old:
-            return Invalid("exists" if old is None else "deleted" if unit.now is None else "conflict")
-        before = None if unit.old is None else dict(zip(unit.columns, unit.old, strict=True))
-        after = dict(zip(unit.columns, unit.new, strict=True))
-        return Changes((RowChange(self._table, unit.key, before, after),), "new" if old is None else "updated")
+        if row.now != old:
+            return Invalid("exists" if old is None else "deleted" if row.now is None else "conflict")
+        before = None if row.old is None else dict(zip(row.columns, row.old, strict=True))
+        after = dict(zip(row.columns, row.new, strict=True))
+        return Changes((RowChange(self._table, row.key, before, after),), "new" if old is None else "updated")
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         found = list(self._all())

@@ -31,16 +31,16 @@ class RebuildSearchIndex(NamedItemsMixin, Action):
     def item_names(self) -> Sequence[str]:
         return tuple(search.SOURCES)
 
-    def process(self, unit: Any) -> Outcome:
+    def process(self, row: Any) -> Outcome:
         if not self.store.managed:
             return Invalid("attached")
-        source = search.SOURCES[unit.name]
+        source = search.SOURCES[row.name]
         return Done("rebuilt", f"{source.title}: {source.table}")
 
-    def perform(self, unit: Any) -> Outcome:
-        found = self.process(unit)
+    def perform(self, row: Any) -> Outcome:
+        found = self.process(row)
         if isinstance(found, Changes):
-            search.rebuild(self.store, unit.name)
+            search.rebuild(self.store, row.name)
         return found
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:

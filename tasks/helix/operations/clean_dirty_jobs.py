@@ -73,27 +73,27 @@ class CleanDirtyJobs(Operation):
     def queryset(self) -> QuerySet[HelixJob]:
         return self.population() if self._forced else self.population().filter(pk__in=dirty_jobs())
 
-    def select(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+    def select(self, rows: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         """Those named, with a finding or not: what becomes of each is said of each."""
         return self.population().filter(pk__in=among(self.store, keys))
 
-    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+    def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         # The questions are asked once, not for every job: `change` judges each anew.
-        if self._listed is None or self._listed[0] is not units:
-            self._listed = units, sorted(units.values_list("pk", flat=True))
+        if self._listed is None or self._listed[0] is not rows:
+            self._listed = rows, sorted(rows.values_list("pk", flat=True))
         keys = [key for key in self._listed[1] if (after is None or int(after) < key) and key <= int(bound)]
         for start in range(0, len(keys), limit):
             if found := jobs_with_all(self.store, keys[start : start + limit]):
                 return found
         return []
 
-    def process(self, unit: JobWithTasks) -> Outcome:
-        problems = unit.problems()
+    def process(self, row: JobWithTasks) -> Outcome:
+        problems = row.problems()
         if not problems and not self._forced:
             return Skip("no_finding")
-        artifacts = [RowChange.delete("artifacts", one) for task in unit.tasks for one in task.artifacts]
-        tasks = [RowChange.delete("tasks", task.row) for task in unit.tasks]
-        rows = [*artifacts, *tasks, RowChange.delete("jobs", unit.row)]
+        artifacts = [RowChange.delete("artifacts", one) for task in row.tasks for one in task.artifacts]
+        tasks = [RowChange.delete("tasks", task.row) for task in row.tasks]
+        rows = [*artifacts, *tasks, RowChange.delete("jobs", row.row)]
         return Changes(rows, ", ".join(problems) or "forced")
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
@@ -123,11 +123,11 @@ class CleanDirtyJobs(Operation):
             % {"tasks": format_number(tasks), "artifacts": format_number(artifacts)}
         ]
 
-    def checklist_facts(self, units: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+    def checklist_facts(self, rows: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
         sessions = dict(
-            units.filter(session_id__gt="").order_by().values_list("session_id").annotate(jobs=models.Count("pk"))
+            rows.filter(session_id__gt="").order_by().values_list("session_id").annotate(jobs=models.Count("pk"))
         )
-        statuses = Counter(dict(units.order_by().values_list("status").annotate(jobs=models.Count("pk"))))
+        statuses = Counter(dict(rows.order_by().values_list("status").annotate(jobs=models.Count("pk"))))
         return {
             "ownership": [
                 gettext("Jobs by status: %(statuses)s.")

@@ -32,7 +32,7 @@ ERROR_MESSAGE = "OpsConsole: all {tasks} tasks of this job have failed."
 
 
 class Orphans(NamedTuple):
-    """The artifacts of a task that is gone; as a unit, its key is the task's, negated."""
+    """The artifacts of a task that is gone; as a row, its key is the task's, negated."""
 
     pk: int
     artifacts: tuple[Any, ...]
@@ -64,27 +64,27 @@ class RepairDirtyJobs(Operation):
     def queryset(self) -> QuerySet[HelixJob]:
         return self.population().filter(pk__in=dirty_jobs(REPAIRED))
 
-    def select(self, units: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+    def select(self, rows: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         self._vanished = [int(key) for key in keys if int(key) < 0]
         return self.population().filter(pk__in=among(self.store, keys))
 
     def bound(self) -> Key | None:
         return super().bound() or 0  # without any job there may still be artifacts
 
-    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+    def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         # The questions are asked once, not for every job: `change` judges each anew.
-        if self._listed is None or self._listed[0] is not units:
+        if self._listed is None or self._listed[0] is not rows:
             vanished = self._vanished
             if vanished is None:
                 vanished = [] if self.selected else [-task for task in orphaned_tasks(self.store)]
-            self._listed = units, sorted([*vanished, *units.values_list("pk", flat=True)])
+            self._listed = rows, sorted([*vanished, *rows.values_list("pk", flat=True)])
         keys = [key for key in self._listed[1] if (after is None or key > int(after)) and key <= int(bound)]
         for start in range(0, len(keys), limit):
-            if found := self._units(keys[start : start + limit]):
+            if found := self._aggregates(keys[start : start + limit]):
                 return found
         return []
 
-    def _units(self, keys: list[int]) -> list[Any]:
+    def _aggregates(self, keys: list[int]) -> list[Any]:
         vanished = [-key for key in keys if key < 0]
         back = set(HelixTask.objects.using(self.store.alias).filter(pk__in=vanished).values_list("pk", flat=True))
         artifacts = artifacts_of(self.store, [task for task in vanished if task not in back]) if vanished else {}
@@ -93,30 +93,30 @@ class RepairDirtyJobs(Operation):
         of_job, of_task = ("error_message",), CLEARED
         return [*orphans, *(jobs_with_all(self.store, jobs, of_job=of_job, of_task=of_task) if jobs else ())]
 
-    def process(self, unit: JobWithTasks | Orphans) -> Outcome:
-        if isinstance(unit, Orphans):
-            return Changes([RowChange.delete("artifacts", one) for one in unit.artifacts], "B")
-        problems = unit.problems()
+    def process(self, row: JobWithTasks | Orphans) -> Outcome:
+        if isinstance(row, Orphans):
+            return Changes([RowChange.delete("artifacts", one) for one in row.artifacts], "B")
+        problems = row.problems()
         rows: list[RowChange] = []
         reasons = []
         for code in ("B", "F"):
             for task in problems.get(code, ()):
                 rows.extend(RowChange.delete("artifacts", one) for one in task.artifacts)
                 reasons.append(code)
-        if "A" in problems and unit.row.status not in OVER:
+        if "A" in problems and row.row.status not in OVER:
             pending = {"status": "PENDING", **dict.fromkeys(CLEARED)}
             rows.extend(RowChange.update("tasks", task.row, **pending) for task in problems["A"])
             reasons.append("A")
         if "C" in problems:
-            message = ERROR_MESSAGE.format(tasks=len(unit.tasks))
-            rows.append(RowChange.update("jobs", unit.row, status="FAILED", error_message=message))
+            message = ERROR_MESSAGE.format(tasks=len(row.tasks))
+            rows.append(RowChange.update("jobs", row.row, status="FAILED", error_message=message))
             reasons.append("C")
         if rows:
             return Changes(rows, ", ".join(sorted(set(reasons))))
         return Skip("over" if "A" in problems else "to_decide" if problems else "no_finding")
 
-    def label(self, unit: JobWithTasks | Orphans) -> str:
-        return f"task {-unit.pk}" if isinstance(unit, Orphans) else str(unit.pk)
+    def label(self, row: JobWithTasks | Orphans) -> str:
+        return f"task {-row.pk}" if isinstance(row, Orphans) else str(row.pk)
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         jobs = restrict(self.queryset()).count()

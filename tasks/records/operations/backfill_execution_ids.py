@@ -57,10 +57,10 @@ class BackfillExecutionIds(Operation):
     def queryset(self) -> QuerySet[TestRecord]:
         return self.population().filter(execution_id=None)
 
-    def fetch(self, units: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+    def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         """Two statements: which keys, as many as their summaries' sizes allow, and then these."""
         with self.store.keyset_planner_hints():
-            keys = within_bytes(self.store, self.behind(units, after=after, bound=bound)[:limit])
+            keys = within_bytes(self.store, self.behind(rows, after=after, bound=bound)[:limit])
         chosen = TestRecord.objects.using(self.store.alias).filter(pk__in=[as_stored(plain_key(key)) for key in keys])
         return self.named(chosen.order_by("pk")) if keys else []
 

@@ -151,7 +151,7 @@ class Command(ConsoleCommand):
 
     def _show(self, options: dict[str, Any]) -> None:
         run, output = get_run(options["run"]), _output(options)
-        aside = list(run.failed_items.filter(retried_by=None).values("reason").annotate(units=Count("pk")))
+        aside = list(run.failed_items.filter(retried_by=None).values("reason").annotate(rows=Count("pk")))
         if options["json"]:
             output.json(
                 result_of(run)
@@ -160,7 +160,7 @@ class Command(ConsoleCommand):
                     "note": run.note,
                     "user": run.user.get_username() if run.user else None,
                     "parent": run.parent_id,
-                    "failed_items": {entry["reason"]: entry["units"] for entry in aside},
+                    "failed_items": {entry["reason"]: entry["rows"] for entry in aside},
                     "undoable": run.undoable,
                     "events": [
                         {"at": e.at, "verb": e.verb, "who": e.who, "from": e.origin, "detail": e.detail}
@@ -188,7 +188,7 @@ class Command(ConsoleCommand):
             output.line(run.error)
         if aside:
             output.line()
-            rows = [(reason_label(cls, entry["reason"]), format_number(entry["units"])) for entry in aside]
+            rows = [(reason_label(cls, entry["reason"]), format_number(entry["rows"])) for entry in aside]
             output.table([(_("failed rows"), ""), *rows], right=(1,), heading=True)
         output.line()
         events = list(run.events.order_by("-pk")[:SHOWN_EVENTS])
