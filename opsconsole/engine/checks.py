@@ -33,6 +33,8 @@ class Check(NamedItemsMixin):
     rules: ClassVar[tuple[str, ...]]
     messages: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s out of `data`; else `reasons`
     repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation whose plan repairs it
+    # code → the code of the same problem in another check of the store: the dashboard shows such a problem once
+    same_problems: ClassVar[Mapping[str, str]] = {}
     chosen: Sequence[Key] | None = None  # subjects that somebody names; such an answer is no scan and is not kept
 
     def item_names(self) -> Sequence[str]:
@@ -44,6 +46,11 @@ class Check(NamedItemsMixin):
     def run_rule(self, question: str) -> Iterable[FindingData]:
         """Everything wrong that this question finds, in set-based SQL, as it comes."""
         raise NotImplementedError
+
+    @classmethod
+    def problem_code(cls, code: str) -> str:
+        """Return the code under which the dashboard counts a finding."""
+        return cls.same_problems.get(code, code)
 
     def sentence(self, found: FindingData) -> str:
         """What is wrong, in words: the code's, with its `data` put in."""

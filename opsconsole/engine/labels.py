@@ -86,3 +86,9 @@ def operation_title(name: str) -> str:
     """An operation's title; its name when its code is gone."""
     cls = registry.operations().get(name)
     return str(cls.title) if cls is not None else name
+
+
+def finding_label(check: Any, code: str) -> str:
+    """Return the title of a kind of finding: the reason of its code, unless it needs values to be filled in."""
+    words = str(check.reasons.get(code) or "")
+    return words if words and "%(" not in words else code.replace("_", " ")

@@ -63,7 +63,7 @@ def find(count: int) -> None:
 
 
 def measure() -> None:
-    execute_run(operation_called("console.measure_stores"))
+    execute_run(operation_called("monitoring.measure_stores"))
 
 
 def card(page: str, store: str) -> str:
@@ -165,7 +165,7 @@ def test_who_may_look(charlie: Any, viewer: Any, client: Client) -> None:
 
 def test_measure_now_is_a_run(bob: Any, client: Client) -> None:
     client.force_login(bob)
-    client.post("/admin/operations/console.measure_stores/plan/")
+    client.post("/admin/operations/monitoring.measure_stores/plan/")
     run = Run.objects.get()
     assert run.status == Status.QUEUED
     assert queue.run_slice(run.pk, run.generation) == Status.SUCCEEDED

@@ -115,7 +115,7 @@ def test_checks_and_measuring_need_to_read_only(restricted: Any) -> None:
     store, _owner, _role = restricted
     assert execute_run(operation_called("monitoring.check_store", store, store="agentos")).status == Status.SUCCEEDED
     assert execute_run(operation_called("audits.check_references", store)).status == Status.SUCCEEDED
-    assert execute_run(operation_called("console.measure_stores")).reasons["skipped"]["measured"] == 5
+    assert execute_run(operation_called("monitoring.measure_stores")).reasons["skipped"]["measured"] == 5
 
 
 def test_the_documentation_names_every_grant() -> None:

@@ -82,7 +82,7 @@ def test_reasons_are_not_for_everybody(client: Client, bob: Any, monkeypatch: py
 def test_metrics_parse_and_hold_the_figures(client: Client, django_assert_max_num_queries: Any) -> None:
     back_up(Store("agentos", "agentos"))
     execute_run(operation_called("audits.check_references"))
-    execute_run(operation_called("console.measure_stores"))
+    execute_run(operation_called("monitoring.measure_stores"))
     with django_assert_max_num_queries(15):
         text = client.get("/metrics").content.decode()
     samples = {
@@ -100,7 +100,7 @@ def test_metrics_parse_and_hold_the_figures(client: Client, django_assert_max_nu
 
 def test_the_dashboard_asks_for_metrics_that_exist(client: Client) -> None:
     back_up(Store("agentos", "agentos"))
-    execute_run(operation_called("console.measure_stores"))
+    execute_run(operation_called("monitoring.measure_stores"))
     Heartbeat.objects.create(host=queue.heartbeat_name("here"), at=timezone.now())
     there = set(re.findall(r"# TYPE (\w+)", client.get("/metrics").content.decode()))
     board = json.loads((Path(__file__).resolve().parents[2] / "docs" / "grafana-dashboard.json").read_text())
@@ -139,11 +139,11 @@ def test_a_crowded_server_is_told(postgres: Any, client: Client, bob: Any, monke
 
     attach_url("records", postgres.create_database("crowded"))
     monkeypatch.setattr(settings, "CONNECTIONS_ALERT_PERCENT", 0)
-    execute_run(operation_called("console.measure_stores"))
+    execute_run(operation_called("monitoring.measure_stores"))
     client.force_login(bob)
-    assert "connections are taken" in client.get("/admin/").content.decode()
+    assert "connections are in use" in client.get("/admin/").content.decode()
     assert Alert.objects.filter(subject__contains="connections").count() == 1
-    execute_run(operation_called("console.measure_stores"))
+    execute_run(operation_called("monitoring.measure_stores"))
     assert Alert.objects.filter(subject__contains="connections").count() == 1
 
 
@@ -151,10 +151,10 @@ def test_an_overdue_backup_is_told_once_a_day(monkeypatch: pytest.MonkeyPatch) -
     from opsconsole.engine.models import Alert
     from opsconsole.stores.models import Backup
 
-    execute_run(operation_called("console.measure_stores"))
-    assert not Alert.objects.exists(), "who never made a backup has read so on the front page"
+    execute_run(operation_called("monitoring.measure_stores"))
+    assert not Alert.objects.exists(), "who never made a backup has read so on the dashboard"
     back_up(Store("agentos", "agentos"))
     Backup.objects.update(at=timezone.now() - timedelta(days=3))
     for _times in range(2):
-        execute_run(operation_called("console.measure_stores"))
+        execute_run(operation_called("monitoring.measure_stores"))
     assert "no verified backup for 72 h" in Alert.objects.get().subject

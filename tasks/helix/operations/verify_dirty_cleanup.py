@@ -40,6 +40,7 @@ class VerifyDirtyCleanup(Check):
         "orphaned_artifact": _("an artifact whose task is gone"),
         "completed_without_artifact": _("a completed task without artifact"),
     }
+    same_problems = {"completed_without_artifact": "A"}
     messages = {
         "orphaned_artifact": _("artifact %(artifact_id)s (%(name)s) refers to task %(task_id)s, which is gone"),
         "completed_without_artifact": _(

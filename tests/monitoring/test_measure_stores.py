@@ -23,7 +23,7 @@ def test_figures_of_every_store(tmp_path: Path) -> None:
     task = Task.objects.create(task_id="T1", title="one")
     for _number in range(3):
         TaskAudit.objects.create(task=task, event_type="SUPERVISOR_DECISION", payload="{}")
-    run = execute_run(operation_called("console.measure_stores"))
+    run = execute_run(operation_called("monitoring.measure_stores"))
     assert (run.status, run.reasons["skipped"]) == (Status.SUCCEEDED, {"measured": 5})
     row = Measurement.objects.get(name=BACKFILL)
     assert (row.value, row.before, row.since) == (3, None, row.at)
@@ -34,7 +34,7 @@ def test_figures_of_every_store(tmp_path: Path) -> None:
 def test_what_a_store_lacks_is_a_figure_and_no_failure(managed) -> None:
     execute(managed.store, "ALTER TABLE task_audits RENAME COLUMN source_event_ts TO another")
     execute(managed.store, "DROP TABLE supervisor_inbox")
-    run = execute_run(operation_called("console.measure_stores"))
+    run = execute_run(operation_called("monitoring.measure_stores"))
     assert run.status == Status.SUCCEEDED
     row = Measurement.objects.get(store="agentos", name=measurements.LACKS)
     assert (row.value, row.text) == (2, "task_audits.source_event_ts, supervisor_inbox")
@@ -44,9 +44,9 @@ def test_what_a_store_lacks_is_a_figure_and_no_failure(managed) -> None:
 
 
 def test_a_store_that_is_down_keeps_its_figures(tmp_path: Path) -> None:
-    execute_run(operation_called("console.measure_stores"))
+    execute_run(operation_called("monitoring.measure_stores"))
     before = Measurement.objects.get(store="helix", name=measurements.SIZE)
     attach_url("helix", f"sqlite:///{tmp_path}/gone.db")
-    run = execute_run(operation_called("console.measure_stores"))
+    run = execute_run(operation_called("monitoring.measure_stores"))
     assert run.reasons["skipped"] == {"measured": 4, "down": 1}
     assert Measurement.objects.get(store="helix", name=measurements.SIZE).at == before.at

@@ -1,4 +1,4 @@
-"""Take the figures that the front page shows."""
+"""Measure the stores for the dashboard and for alerts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.console.dashboard import Dashboard
 from opsconsole.engine import notifications
 from opsconsole.engine.operation import Action, NamedItem, NamedItemsMixin, Risk, Schedule
 from opsconsole.engine.outcomes import Outcome, Skip
 from opsconsole.monitoring import measurements
 from opsconsole.monitoring.models import Measurement
+from opsconsole.monitoring.store_problems import StoreStates
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import Store, StoreUnavailable
 
@@ -23,15 +23,15 @@ from opsconsole.stores.store import Store, StoreUnavailable
 class MeasureStores(NamedItemsMixin, Action):
     title = _("Measure the stores")
     description = _(
-        "Takes the figures of the front page: sizes, what the schemas lack, and how many rows wait for each repair. "
-        "Reads only; a store that is down keeps its old figures."
+        "Measures the size of each store, its missing tables and columns, and the number of rows that need a repair. "
+        "It changes no store. An unreachable store keeps its previous measurements."
     )
     store_alias = DEFAULT
     model = Measurement
     risk = Risk.READ
     writes_store = False
     schedule = Schedule("*/15 * * * *")
-    reasons = {"measured": _("measured"), "down": _("could not be asked")}
+    reasons = {"measured": _("measured"), "down": _("unreachable")}
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {}
@@ -45,17 +45,16 @@ class MeasureStores(NamedItemsMixin, Action):
     def perform(self, row: NamedItem) -> Outcome:
         try:
             measurements.measure(Store(row.name, row.name))
-        except StoreUnavailable:  # its card says so already, and no run can mend it
+        except StoreUnavailable:  # the dashboard reports it, and a run cannot repair it
             return Skip("down")
         return Skip("measured")
 
     def on_finish(self, run_id: int) -> None:
-        """Whoever is on the alert list hears of overdue backups and crowded servers, once a day."""
-        for line in Dashboard().alerts_due():
-            key = f"{timezone.localdate():%Y-%m-%d} {line.store.alias} {line.code}"
-            notifications.create_alert(
-                key, f"{line.store.title}: {line.kind}", f"{line.store.location}\n{line.moved}".strip()
-            )
+        """Send an alert for each problem of a store, once a day."""
+        for problem in StoreStates().alerts():
+            key = f"{timezone.localdate():%Y-%m-%d} {problem.store.alias} {problem.code}"
+            text = f"{problem.store.location}\n{problem.detail}".strip()
+            notifications.create_alert(key, f"{problem.store.title}: {problem.title}", text)
 
     def action_label(self, count: int) -> Any:
         return _("Measure now")
