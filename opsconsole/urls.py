@@ -1,4 +1,4 @@
-"""Addresses: the admin is the console."""
+"""URL configuration: the admin is the console."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from typing import Any
 
 from django.contrib import admin
 from django.urls import URLPattern, include, path, re_path
+from django.utils.module_loading import import_string
 from django.views.generic import RedirectView
 
 from opsconsole.api import endpoints
 from opsconsole.console import dashboard_views, operation_views
 from opsconsole.console.session_views import sessions
 from opsconsole.monitoring import health
-from tasks.agentos.views import search_page
+from opsconsole.stores.platforms import platform_pages
 
 admin.autodiscover()
 
 
 def _page(route: str, view: Callable[..., Any], name: str) -> URLPattern:
-    """A page of the console, behind its login."""
+    """Return the URL of a page that requires a login."""
     return path(f"admin/operations/{route}", admin.site.admin_view(view), name=name)
 
 
 urlpatterns = [
-    path("api/", include(endpoints.urls())),  # clients poll: theirs are found first
+    path("api/", include(endpoints.urls())),  # first: clients poll it
     path("i18n/", include("django.conf.urls.i18n")),
     _page("", operation_views.operations, "operations"),
     _page("freeze/", operation_views.freeze, "freeze"),
@@ -41,7 +42,10 @@ urlpatterns = [
         name="run-act",
     ),
     path("admin/sessions/", admin.site.admin_view(sessions), name="sessions"),
-    path("admin/search/", admin.site.admin_view(search_page), name="search"),
+    *(
+        path(f"admin/{page.route}", admin.site.admin_view(import_string(page.view)), name=page.name)
+        for page in platform_pages()
+    ),
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.Readiness.as_view(), name="readyz"),
     path("metrics", health.metrics, name="metrics"),

@@ -28,7 +28,7 @@ from unfold.views import ChangeList
 from opsconsole.engine.lifecycle import actor_of, record
 from opsconsole.engine.models import Freeze
 from opsconsole.formatting import environment_label, format_number
-from opsconsole.stores.platforms import platform_apps, store_titles
+from opsconsole.stores.platforms import platform_apps, platform_pages, store_titles
 from opsconsole.stores.router import DEFAULT, store_of
 
 COUNT_CAP = 10_000
@@ -152,7 +152,7 @@ def _icons() -> dict[str, str]:
 
 
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
-    """The sidebar: the console's own pages, then each store's tables, as far as this person may look."""
+    """Return the sidebar: the console's pages, then the tables of each store that the user may view."""
     groups: dict[str, list[type[models.Model]]] = {
         name: [] for name in ("operations", *store_titles(), "django_q", "auth")
     }
@@ -160,38 +160,33 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         if model_admin.has_view_permission(request):
             store, label = store_of(model), model._meta.app_label
             groups.setdefault(PLACES.get(label, label) if store == DEFAULT else store, []).append(model)
-    titles = {**store_titles(), "operations": _("Operations"), "django_q": _("Queue"), "auth": _("Accounts")}
-    sidebar: list[dict[str, Any]] = [
-        {"title": titles.get(name, name), "separator": True, "items": [_item(model) for model in found]}
-        for name, found in groups.items()
-        if found
-    ]
-    url = reverse("sessions")
-    mine = {"title": _("Sessions"), "icon": "devices", "link": url, "active": request.path == url}
-    if not groups.get("auth"):
-        sidebar.append({"title": titles["auth"], "separator": True, "items": []})
-    next(entry for entry in sidebar if entry["title"] == titles["auth"])["items"].append(mine)
+    items = {name: [_table(model) for model in found] for name, found in groups.items()}
     if request.user.has_perm("operations.view_run"):
-        url = reverse("operations")
-        everything = {"title": _("All operations"), "icon": "tactic", "link": url, "active": request.path == url}
-        sidebar[0]["items"].insert(0, everything)
-        for place, (name, title, icon) in enumerate(
-            (("admin:index", _("Dashboard"), "monitor_heart"), ("stores", _("Stores"), "database"))
-        ):
-            url = reverse(name)
-            entry = {"title": title, "icon": icon, "link": url, "active": request.path == url}
-            sidebar[0]["items"].insert(place, entry)
-        url = reverse("freeze")
-        switch = {"title": _("Freeze all runs"), "icon": "emergency_home", "link": url, "active": request.path == url}
-        sidebar[0]["items"].append(switch)
-    if any(request.user.has_perm(f"agentos.view_{name}") for name in ("memoryitem", "kbchunk")):
-        url = reverse("search")
-        item = {"title": _("Search"), "icon": "search", "link": url, "active": request.path == url}
-        sidebar.insert(0, {"items": [item]})
-    return sidebar
+        items["operations"] = [
+            _page(request, "admin:index", _("Dashboard"), "monitor_heart"),
+            _page(request, "stores", _("Stores"), "database"),
+            _page(request, "operations", _("All operations"), "tactic"),
+            *items["operations"],
+            _page(request, "freeze", _("Freeze all runs"), "emergency_home"),
+        ]
+    items["auth"].append(_page(request, "sessions", _("Sessions"), "devices"))
+    titles = {**store_titles(), "operations": _("Operations"), "django_q": _("Queue"), "auth": _("Accounts")}
+    platform_items = [
+        _page(request, page.name, str(page.title), page.icon)
+        for page in platform_pages()
+        if any(map(request.user.has_perm, page.permissions))
+    ]
+    return [
+        *([{"items": platform_items}] if platform_items else []),
+        *(
+            {"title": titles.get(name, name), "separator": True, "items": found}
+            for name, found in items.items()
+            if found
+        ),
+    ]
 
 
-PLACES = {"accounts": "auth", "stores": "operations"}  # apps that stand with another's tables
+PLACES = {"accounts": "auth", "stores": "operations"}  # app → the group that shows its tables
 NAMES = {
     "django_q.schedule": gettext_lazy("Schedules"),
     "django_q.ormq": gettext_lazy("Waiting jobs"),
@@ -200,13 +195,18 @@ NAMES = {
 }
 
 
-def _item(model: type[models.Model]) -> dict[str, Any]:
+def _table(model: type[models.Model]) -> dict[str, Any]:
     meta = model._meta
     return {
         "title": NAMES.get(meta.label_lower) or capfirst(meta.verbose_name_plural),
         "icon": _icons().get(meta.label_lower, "table_rows"),
         "link": reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist"),
     }
+
+
+def _page(request: HttpRequest, name: str, title: str, icon: str) -> dict[str, Any]:
+    url = reverse(name)
+    return {"title": title, "icon": icon, "link": url, "active": request.path == url}
 
 
 # --- accounts -----------------------------------------------------------------------------------------------

@@ -34,6 +34,17 @@ def by(table: str, column: str, value: str = "'x'", order: str = "") -> HotQuery
     return HotQuery(f"{table} by {' and '.join(columns)}", table, columns, sql)
 
 
+class PlatformPage(NamedTuple):
+    """A page of a platform, below the address of the admin and in the sidebar."""
+
+    route: str
+    view: str  # dotted path of the view
+    name: str
+    title: StrOrPromise
+    icon: str
+    permissions: tuple[str, ...]  # of which the reader needs one
+
+
 class StoreAppConfig(AppConfig):
     """An app with tables of a store. Several apps may share a store; one of them gives it its title.
 
@@ -47,12 +58,18 @@ class StoreAppConfig(AppConfig):
         Mapping[str, tuple[str, ...]]
     ] = {}  # table -> columns that hold JSON where they are not NULL
     hot_queries: ClassVar[tuple[HotQuery, ...]] = ()
+    pages: ClassVar[tuple[PlatformPage, ...]] = ()
     server_memory: ClassVar[Mapping[str, str]] = {}  # advised settings of a server that the platform has to itself
 
 
 def platform_apps(store: str | None = None) -> list[StoreAppConfig]:
     """Return the apps of one store, or of all, in the order of INSTALLED_APPS."""
     return [app for app in apps.get_app_configs() if isinstance(app, StoreAppConfig) and store in {None, app.store}]
+
+
+def platform_pages() -> list[PlatformPage]:
+    """Return the pages of all platforms."""
+    return [page for app in platform_apps() for page in app.pages]
 
 
 def store_titles() -> dict[str, str]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from django.utils.translation import gettext_lazy as _
+
 from opsconsole.stores import platforms
 
 
@@ -43,5 +45,15 @@ class AgentosConfig(platforms.StoreAppConfig):
         platforms.by("webui_sessions", "user_id", order="updated_at DESC"),
         platforms.by("webui_messages", "session_id", order="created_at ASC"),
         platforms.by("projects", "status", "'active'", order="created_at DESC"),
+    )
+    pages = (
+        platforms.PlatformPage(
+            "search/",
+            "tasks.agentos.views.search_page",
+            "search",
+            _("Search"),
+            "search",
+            ("agentos.view_memoryitem", "agentos.view_kbchunk"),
+        ),
     )
     server_memory = {"shared_buffers": "256MB", "effective_cache_size": "1GB", "work_mem": "4MB"}
