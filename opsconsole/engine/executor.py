@@ -25,11 +25,12 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from opsconsole.engine import findings, lifecycle
+from opsconsole.engine.before_images import encode_before_image
 from opsconsole.engine.checks import Check
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.lifecycle import LEASE, NOT_WAITING, interrupt, notify, operation_of, record, worker_actor
 from opsconsole.engine.locks import release
-from opsconsole.engine.models import Batch, FailedItem, PinnedRows, Request, Run, Status, encode_before_image
+from opsconsole.engine.models import Batch, FailedItem, PinnedRows, Request, Run, Status
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, NamedItem
 from opsconsole.engine.outcomes import Changes, Outcome, Skip
 from opsconsole.engine.planner import (

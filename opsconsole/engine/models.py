@@ -13,12 +13,12 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from opsconsole.engine.before_images import decode_before_image, encode_before_image, writes_of
 from opsconsole.engine.fields import RedactedText
 from opsconsole.engine.operation import Priority
 from opsconsole.engine.seals import seal_of, serialised
 from opsconsole.redaction import redact_all
 from opsconsole.stores.rows import Write
-from opsconsole.stores.sqlite import RawText
 
 
 class Status(models.TextChoices):
@@ -324,51 +324,6 @@ class Batch(models.Model):
     def reasons(self) -> dict[str, dict[str, int]]:
         """Return outcome → reason → count."""
         return {} if self.before_image is None else decode_before_image(self.before_image)["reasons"]
-
-
-def encode_before_image(
-    writes: list[Write], unchanged: dict[str, dict[str, list[str]]], reasons: dict[str, dict[str, int]]
-) -> bytes:
-    """Return the encoded before-image of a batch: its writes with all values, unchanged rows, counts by reason.
-
-    JSON, compressed; bytes in it become `{"$b": hex}`, and texts that are not UTF-8 `{"$t": hex}`.
-    Raises TypeError for values that cannot be stored exactly.
-    """
-    plain = [(write.table, write.columns, write.rows) for write in writes]
-    image = orjson.dumps({"writes": plain, "unchanged": unchanged, "reasons": reasons}, default=_encode)
-    return zlib.compress(image, 1)
-
-
-def decode_before_image(image: bytes | memoryview) -> dict[str, Any]:
-    """Return writes, labels and counts of an encoded before-image."""
-    text = zlib.decompress(image)
-    unpacked: dict[str, Any] = orjson.loads(text)
-    # Inside a string the quote would be escaped: only real markers match.
-    return _decode(unpacked) if b'{"$b":' in text or b'{"$t":' in text else unpacked
-
-
-def writes_of(image: bytes | memoryview) -> list[Write]:
-    """Return the writes of an encoded before-image, with old and new values."""
-    return [
-        Write(table, tuple(columns), [(k, o and tuple(o), n and tuple(n)) for k, o, n in rows])
-        for table, columns, rows in decode_before_image(image)["writes"]
-    ]
-
-
-def _encode(value: Any) -> dict[str, str]:
-    if isinstance(value, RawText):
-        return {"$t": value.hex()}
-    if isinstance(value, bytes | memoryview):
-        return {"$b": bytes(value).hex()}
-    raise TypeError(f"{type(value).__name__} is no raw value of a store")
-
-
-def _decode(value: Any) -> Any:
-    if isinstance(value, dict):
-        if "$b" in value:
-            return bytes.fromhex(value["$b"])
-        return RawText.fromhex(value["$t"]) if "$t" in value else {k: _decode(v) for k, v in value.items()}
-    return [_decode(item) for item in value] if isinstance(value, list) else value
 
 
 class FailedItem(models.Model):
