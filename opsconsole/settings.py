@@ -252,7 +252,7 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"},
 }
 
-# --- the queue: it only wakes the runner up (opsconsole/engine/queue.py) --------------------------
+# --- the queue: it only wakes the executor (opsconsole/engine/queue.py) --------------------------
 
 env("Q_CLUSTER_NAME", read.choice("opsconsole", "long"), "opsconsole")  # django-q reads it itself
 Q_CLUSTER: dict[str, Any] = {

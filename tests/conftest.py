@@ -105,7 +105,7 @@ settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher", *s
 #
 # A test that reads or writes them says which:
 #     pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
-# `transaction=True` always: the runner's durable commits and IMMEDIATE can't stand inside another
+# `transaction=True` always: the executor's durable commits and IMMEDIATE can't stand inside another
 # transaction. After each test they are again what `setup` made: groups, permissions, schedules, no rows.
 
 

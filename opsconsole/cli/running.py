@@ -118,7 +118,7 @@ def _scan(planned: Plan, options: dict[str, Any], output: Output, actor: Actor |
     if run.status == Status.QUEUED:
         _leave_to_background(run, output)
         sys.exit()
-    worker = executor.Runner(run)
+    worker = executor.Executor(run)
     try:
         with stop_signals() as stopped, output.progress(run.total) as advance:
             run = worker.work(until=stopped, on_progress=lambda r: advance(r.seen))
@@ -324,7 +324,7 @@ def _leave_to_background(run: Run, output: Output) -> None:
 
 def _work(run: Run, output: Output) -> None:
     """Run in this process, with live progress; the exit code says how it ended."""
-    worker = executor.Runner(run)
+    worker = executor.Executor(run)
     stopped_by = ""
     try:
         with stop_signals() as stopped, output.progress(run.total) as advance:

@@ -137,8 +137,8 @@ class _Writer:
             self._thread.shutdown()
 
 
-class Runner:
-    """Executes one claimed run. A new Runner, after a crash or for the next slice, continues at the cursor."""
+class Executor:
+    """Executes one claimed run. A new Executor, after a crash or for the next slice, continues at the cursor."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

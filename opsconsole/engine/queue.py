@@ -25,7 +25,7 @@ from django_q.tasks import async_task
 
 from opsconsole.engine import lifecycle, notifications, planner, registry
 from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
-from opsconsole.engine.executor import LostOwnership, Runner
+from opsconsole.engine.executor import Executor, LostOwnership
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import ENDED, Event, Freeze, Heartbeat, Run, ScheduleSetting, Status, Trigger
 from opsconsole.engine.operation import LONG_CLUSTER, Operation
@@ -154,7 +154,7 @@ def run_slice(run_id: int, generation: int) -> str:
         except (StoreUnavailable, DatabaseError, InterfaceError) as error:
             return _not_now(run, error)
         try:
-            worker = Runner(run)
+            worker = Executor(run)
         except (RunRefused, PlanRefused, UnknownOperation, StoreUnavailable, DatabaseError, InterfaceError) as error:
             return _not_now(run, error)
         deadline = time.monotonic() + SLICE_SECONDS

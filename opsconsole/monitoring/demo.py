@@ -10,7 +10,7 @@ from django.utils.translation import gettext as _
 
 from opsconsole.engine import lifecycle, planner, registry
 from opsconsole.engine.checks import Check
-from opsconsole.engine.executor import Runner
+from opsconsole.engine.executor import Executor
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Trigger
 from opsconsole.engine.registry import InvalidParameters
@@ -38,6 +38,6 @@ def scan(cls: type[Check]) -> int:
             params = registry.clean(cls, values)
             planned = planner.plan(planner.operation_on(cls, cls.resolve_store(params), params))
             run = lifecycle.confirm(lifecycle.create_run(planned, actor), actor, background=False)
-            Runner(run).work()
+            Executor(run).work()
             made += 1
     return made

@@ -17,7 +17,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine import lifecycle, planner, registry
-from opsconsole.engine.executor import Runner
+from opsconsole.engine.executor import Executor
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Run, Trigger
 from opsconsole.engine.operation import LONG_CLUSTER, Action, Operation, Risk
@@ -162,7 +162,7 @@ class RecoverTasks(Action):
         planned = planner.plan(operation, Selection([key]))
         begun = lifecycle.same_command(operation, planned.selection)  # by a worker that was lost
         if begun is not None:
-            return Runner(lifecycle.claim(begun)).work()
+            return Executor(lifecycle.claim(begun)).work()
         mine = Run.objects.filter(pk=self.run_id or 0).first()
         actor = Actor(
             mine.started_by if mine else "console",
@@ -171,7 +171,7 @@ class RecoverTasks(Action):
             mine.user if mine else None,
         )
         note = gettext("after run %(run)s") % {"run": self.run_id}
-        return Runner(
+        return Executor(
             lifecycle.confirm(lifecycle.create_run(planned, actor, note=note), actor, background=False)
         ).work()
 

@@ -14,7 +14,7 @@ from audits.models import TaskAudit
 from opsconsole.console.run_changes import Changes
 from opsconsole.console.run_page import RunPage
 from opsconsole.engine import lifecycle, planner, registry
-from opsconsole.engine.executor import Runner
+from opsconsole.engine.executor import Executor
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Event, Run, ScheduleSetting, Status, Trigger
 from tasks.agentos.models import Task
@@ -68,7 +68,7 @@ def confirm(client, run, **data):
 
 def work(run):
     run.refresh_from_db()
-    return Runner(lifecycle.claim(run)).work()
+    return Executor(lifecycle.claim(run)).work()
 
 
 # --- plan, confirm, look, undo ------------------------------------------------------------------------
@@ -367,7 +367,7 @@ def test_a_running_run_is_asked(bobs, audits):
     text = bobs.post(reverse("run-act", args=[run.pk, "pause"]), follow=True).content.decode()
     assert "The request is saved. The worker stops after this batch." in text
     assert "A pause is requested" in text
-    assert Runner(Run.objects.get(pk=run.pk)).work().status == Status.PAUSED
+    assert Executor(Run.objects.get(pk=run.pk)).work().status == Status.PAUSED
 
 
 def test_a_schedule_is_switched(bobs):

@@ -11,7 +11,7 @@ import pytest
 from django.apps import apps
 
 from opsconsole.engine import registry
-from opsconsole.engine.executor import Runner
+from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Risk
 from opsconsole.stores.router import store_of
@@ -80,15 +80,15 @@ def test_rights_on_columns_alone_are_enough(restricted: Any, monkeypatch: pytest
         f"GRANT SELECT ({columns}), UPDATE (source_event_ts, supervisor_processed_at) ON task_audits TO {role}"
     )
     payload = '{"source_event_ts": "new", "supervisor_processed_at": "new"}'
-    real, changes = Runner._prepare, [payload]
+    real, changes = Executor._prepare, [payload]
 
-    def prepare(worker: Runner, *args: Any) -> Any:
+    def prepare(worker: Executor, *args: Any) -> Any:
         batch = real(worker, *args)
         if changes:
             owner.execute("UPDATE task_audits SET payload = %s", [changes.pop()])
         return batch
 
-    monkeypatch.setattr(Runner, "_prepare", prepare)
+    monkeypatch.setattr(Executor, "_prepare", prepare)
     run = execute_run(operation_called("audits.backfill_decision_fields", store))
     assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
     assert owner.execute("SELECT source_event_ts FROM task_audits").fetchall() == [("new",)]

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from django.db import DatabaseError, OperationalError
 
-from opsconsole.engine.executor import Runner
+from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Status
 from opsconsole.stores import rows
 from opsconsole.stores.errors import ErrorKind, classify
@@ -62,17 +62,17 @@ def test_a_row_that_appears_before_the_lock_leaves_its_parent_alone(
 ) -> None:
     store = make_helix(engine, helix.one_of_each())
     run = confirmed(store, 1)
-    real = Runner._prepare
+    real = Executor._prepare
     done: list[bool] = []
 
-    def insert_after(worker: Runner, *args: Any) -> Any:
+    def insert_after(worker: Executor, *args: Any) -> Any:
         batch = real(worker, *args)
         if not done:
             done.append(True)
             execute(store, INSERT)
         return batch
 
-    monkeypatch.setattr(Runner, "_prepare", insert_after)
+    monkeypatch.setattr(Executor, "_prepare", insert_after)
     run = work(run)
     assert left_by(run)["skipped"] == {"changed_since_plan": ["1"]}
     assert 1 in dump(store)["jobs"]
@@ -82,17 +82,17 @@ def test_a_row_that_appears_before_the_lock_leaves_its_parent_alone(
 def test_a_row_that_is_due_again_needs_attention(make_attached: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The platform empties a column again while the run still works: the counters do not know, the store does."""
     store = make_attached("sqlite", 60).store
-    real = Runner._finish
+    real = Executor._finish
     done: list[bool] = []
 
-    def empty_before(worker: Runner) -> Any:
+    def empty_before(worker: Executor) -> Any:
         if not done:
             done.append(True)
             key = worker.run.batches.get(number=1).writes[0].rows[0][0]
             execute(store, f"UPDATE task_audits SET source_event_ts = NULL WHERE audit_id = {key}")
         return real(worker)
 
-    monkeypatch.setattr(Runner, "_finish", empty_before)
+    monkeypatch.setattr(Executor, "_finish", empty_before)
     run = execute_run(operation_called("audits.backfill_decision_fields", store))
     assert run.status == Status.NEEDS_ATTENTION
     assert "1 row in scope" in run.error
@@ -354,14 +354,14 @@ def test_a_row_that_others_keep_changing_holds_up_no_other(
     make_attached: Any, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = with_items(make_attached(engine, 20).store, DDL)
-    real, ticks = Runner._prepare, iter(range(1, 1000))
+    real, ticks = Executor._prepare, iter(range(1, 1000))
 
-    def change_after(worker: Runner, *args: Any) -> Any:
+    def change_after(worker: Executor, *args: Any) -> Any:
         batch = real(worker, *args)
         execute(store, f"UPDATE memory_items SET use_count = {next(ticks)} WHERE id = 'mem1'")
         return batch
 
-    monkeypatch.setattr(Runner, "_prepare", change_after)
+    monkeypatch.setattr(Executor, "_prepare", change_after)
     run = execute_run(operation_called("agentos.clean_memory_items", store))
     assert (run.changed, run.skipped) == (2, 1)
     assert list(dump(store)["memory_items"]) == ["mem1"]
@@ -374,15 +374,15 @@ PAYLOAD = '{"source_event_ts": "new", "supervisor_processed_at": "new"}'
 
 def after_reading(monkeypatch: pytest.MonkeyPatch, call: Any, *, times: int = 1) -> None:
     """`call` when a batch is read and judged, and not yet written; so often."""
-    real, left = Runner._prepare, [call] * times
+    real, left = Executor._prepare, [call] * times
 
-    def prepare(worker: Runner, writes: Any, *rest: Any) -> Any:
+    def prepare(worker: Executor, writes: Any, *rest: Any) -> Any:
         batch = real(worker, writes, *rest)
         if left and writes:
             left.pop()()
         return batch
 
-    monkeypatch.setattr(Runner, "_prepare", prepare)
+    monkeypatch.setattr(Executor, "_prepare", prepare)
 
 
 def backfill(store: Store, **options: Any) -> Any:

@@ -103,7 +103,7 @@ def test_a_job_that_changes_after_the_plan_is_left_alone(make_helix, engine, cha
 def test_a_child_that_comes_in_the_last_moment(make_helix, engine, monkeypatch):
     """After the batch was read and before it is written."""
     store = make_helix(engine, helix.one_of_each())
-    real = executor.Runner._apply
+    real = executor.Executor._apply
     late: list[int] = []
 
     def apply(worker: Any, writes: Any, *rest: Any) -> None:
@@ -112,7 +112,7 @@ def test_a_child_that_comes_in_the_last_moment(make_helix, engine, monkeypatch):
             execute(store, CHANGES["a task added"])
         real(worker, writes, *rest)
 
-    monkeypatch.setattr(executor.Runner, "_apply", apply)
+    monkeypatch.setattr(executor.Executor, "_apply", apply)
     run = work(confirmed(store))
     assert late
     assert set(dump(store)["jobs"]) == {3, 7, 8, 9}
@@ -231,13 +231,13 @@ def test_a_clean_is_green_only_when_the_platform_answers(make_helix, health, set
 def test_a_clean_is_green_only_when_nothing_of_it_is_left(make_helix, monkeypatch):
     """Without foreign keys an agent can finish a task whose row has just gone."""
     store = make_helix("sqlite", helix.one_of_each(), orphans=[(900, 10_000)])
-    real = executor.Runner._finish
+    real = executor.Executor._finish
 
     def finish(worker: Any) -> Run:
         execute(store, *helix.orphan(901, 6))
         return real(worker)
 
-    monkeypatch.setattr(executor.Runner, "_finish", finish)
+    monkeypatch.setattr(executor.Executor, "_finish", finish)
     run = work(confirmed(store, 3))
     assert run.status == Status.NEEDS_ATTENTION
     assert "1 artifacts" in run.error

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from opsconsole.engine import lifecycle, planner
-from opsconsole.engine.executor import Runner
+from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.selection import Selection
@@ -228,13 +228,13 @@ def test_a_writer_to_the_same_roadmap_loses_nothing(
     text = dump(store)["roadmap_metadata"][INCIDENT_ROADMAP]["framework_data"].replace("Concept c29", "By the platform")
     todo = [text]
 
-    def prepare(worker: Runner, *args: Any) -> Any:
+    def prepare(worker: Executor, *args: Any) -> Any:
         if todo:
             execute(store, "UPDATE roadmap_metadata SET framework_data = ?", [todo.pop()])
         return real(worker, *args)
 
-    real = Runner._prepare
-    monkeypatch.setattr(Runner, "_prepare", prepare)
+    real = Executor._prepare
+    monkeypatch.setattr(Executor, "_prepare", prepare)
     run = on(store)
     assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
     kept = dump(store)["roadmap_metadata"][INCIDENT_ROADMAP]["framework_data"]

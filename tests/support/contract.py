@@ -22,7 +22,7 @@ from django.utils import timezone
 
 from opsconsole.engine import executor, lifecycle, planner, registry
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.executor import LostOwnership, Runner
+from opsconsole.engine.executor import Executor, LostOwnership
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Batch, Event, FailedItem, Lock, Run, Status, Trigger
 from opsconsole.engine.operation import Operation
@@ -57,7 +57,7 @@ def start(operation: Operation, **options: Any) -> Run:
 
 
 def work(run: Run, **options: Any) -> Run:
-    return Runner(run).work(**options)
+    return Executor(run).work(**options)
 
 
 def execute_run(operation: Operation, **options: Any) -> Run:
@@ -495,15 +495,15 @@ class Contract:
         key = self.a_change(before, after)
         old, new = self.written(before, key), self.meddling(before, key)
         self.interfere(monkeypatch, lambda: self.set_row(store, key, new), only=key)
-        real = Runner._await_write
+        real = Executor._await_write
 
-        def see_through(worker: Runner) -> bool:
+        def see_through(worker: Executor) -> bool:
             stands = real(worker)
             if not stands:
                 self.set_row(store, key, old)
             return stands
 
-        monkeypatch.setattr(Runner, "_await_write", see_through)
+        monkeypatch.setattr(Executor, "_await_write", see_through)
         run = self.execute(store)
         assert left_by(run)["skipped"] == {"changed_concurrently": [str(key)]}
         assert (run.changed, run.seen) == (len(list(self.changed(before, after))) - 1, run.total)
@@ -513,15 +513,15 @@ class Contract:
 
     def interfere(self, monkeypatch: pytest.MonkeyPatch, call: Callable[..., None], *, only: Any = None) -> None:
         """`call` whenever a batch (with the row `only`) is read and not yet written."""
-        real = Runner._prepare
+        real = Executor._prepare
 
-        def prepare(worker: Runner, writes: Any, *rest: Any) -> Batch:
+        def prepare(worker: Executor, writes: Any, *rest: Any) -> Batch:
             keys = [row[0] for write in writes for row in write.rows]
             if keys and only in (None, *keys):
                 call()
             return real(worker, writes, *rest)
 
-        monkeypatch.setattr(Runner, "_prepare", prepare)
+        monkeypatch.setattr(Executor, "_prepare", prepare)
 
     def test_a_row_that_goes_meanwhile_is_counted(self, store: Store, before: Tables, after: Tables) -> None:
         key = self.a_change(before, after, place=-1)

@@ -1,7 +1,7 @@
 """`manage.py` with an accident: `python -m tests.support.fault_injection '{"at": "after the image", …}' COMMAND …`.
 
 Keys: `at` a point of `POINTS`, `call` the how-manieth time counts, `signal` sent to this very process there;
-`patience` seconds that the runner waits for a lost store; `pages` that the console's own database may have.
+`patience` seconds that the executor waits for a lost store; `pages` that the console's own database may have.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 # Where a worker can die within a batch: (owner, its function, before or after it).
 POINTS = {
-    "before the image": ("opsconsole.engine.executor:Runner", "_prepare", "before"),
+    "before the image": ("opsconsole.engine.executor:Executor", "_prepare", "before"),
     "within the image's commit": ("opsconsole.engine.models:FailedItem.objects", "bulk_create", "after"),
-    "after the image": ("opsconsole.engine.executor:Runner", "_prepare", "after"),
+    "after the image": ("opsconsole.engine.executor:Executor", "_prepare", "after"),
     "while writing": ("opsconsole.stores.rows", "write", "after"),
-    "after the store's commit": ("opsconsole.engine.executor:Runner", "_count", "before"),
-    "while recovering": ("opsconsole.engine.executor:Runner", "_is_committed", "after"),
+    "after the store's commit": ("opsconsole.engine.executor:Executor", "_count", "before"),
+    "while recovering": ("opsconsole.engine.executor:Executor", "_is_committed", "after"),
 }
 
 
@@ -51,13 +51,13 @@ def main(accident: dict[str, Any], command: list[str]) -> None:
     from django.core.management import execute_from_command_line
     from django.db.backends.signals import connection_created
 
-    from opsconsole.engine.executor import Runner
+    from opsconsole.engine.executor import Executor
 
     if "at" in accident:
         number = getattr(signal, accident["signal"])
         setattr(*interposed(accident["at"], accident["call"], lambda: os.kill(os.getpid(), number)))
     if "patience" in accident:
-        Runner.work.__kwdefaults__["patience"] = accident["patience"]  # type: ignore[index]
+        Executor.work.__kwdefaults__["patience"] = accident["patience"]  # type: ignore[index]
     if "pages" in accident:
 
         def limit(connection: Any, **rest: Any) -> None:
