@@ -13,7 +13,7 @@ from django.views.generic import RedirectView
 from opsconsole.api import endpoints
 from opsconsole.console import dashboard_views, operation_views
 from opsconsole.console.session_views import sessions
-from opsconsole.monitoring import health
+from opsconsole.monitoring import health, metrics
 from opsconsole.stores.platforms import platform_pages
 
 admin.autodiscover()
@@ -48,7 +48,7 @@ urlpatterns = [
     ),
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.Readiness.as_view(), name="readyz"),
-    path("metrics", health.metrics, name="metrics"),
+    path("metrics", metrics.metrics, name="metrics"),
     path("admin/dashboard/live/", admin.site.admin_view(dashboard_views.dashboard_live), name="dashboard-live"),
     path("admin/stores/", admin.site.admin_view(dashboard_views.stores), name="stores"),
     path("admin/", admin.site.urls),

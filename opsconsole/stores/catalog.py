@@ -121,6 +121,16 @@ class ForeignKey(NamedTuple):
     on_update: str
 
     @property
+    def matches(self) -> str:
+        """The SQL condition that row `c` of the child refers to row `p` of the parent."""
+        return " AND ".join(
+            f"p.{quote(other)} {operator} c.{quote(one)}{collation}"
+            for one, other, operator, collation in zip(
+                self.columns, self.referred, self.operators, self.collations, strict=True
+            )
+        )
+
+    @property
     def cascades(self) -> bool:
         return self.on_delete == "CASCADE"
 

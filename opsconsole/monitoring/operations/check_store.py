@@ -25,7 +25,7 @@ from opsconsole.engine.operation import Priority, Schedule
 from opsconsole.engine.requirements import needed_columns
 from opsconsole.jsontext import Unreadable, loads
 from opsconsole.stores import schema
-from opsconsole.stores.catalog import escape, identifier, quote
+from opsconsole.stores.catalog import ForeignKey, escape, identifier, quote
 from opsconsole.stores.config import is_writable
 from opsconsole.stores.errors import ErrorKind, classify, first_line, sqlite_code
 from opsconsole.stores.models import Backup
@@ -121,20 +121,15 @@ class CheckStore(OnNamedStore, Check):
             data = {"question": question, "text": first_line(error)}
             yield FindingData("unanswered", question, data, Priority.IMMEDIATE.value)
 
-    def _rows(self, sql: str, values: Iterable[Any] = ()) -> list[Any]:
-        with self.store.connection.cursor() as cursor:
-            cursor.execute(sql, list(values))
-            return list(cursor.fetchall())
-
     # --- damage ----------------------------------------------------------------------------------------------
 
     def _integrity(self) -> Iterator[FindingData]:
         if self.store.vendor == "postgresql":
-            for table, name in self._rows(_INVALID_INDEXES):
+            for table, name in self.store.query(_INVALID_INDEXES):
                 yield FindingData("invalid_index", name, {"table": table, "name": name}, Priority.IMMEDIATE.value)
             return
         try:
-            said = [str(row[0]) for row in self._rows(f"PRAGMA integrity_check({SHOWN})")]
+            said = [str(row[0]) for row in self.store.query(f"PRAGMA integrity_check({SHOWN})")]
         except DatabaseError as error:
             said = [str(error)]
         if said != ["ok"]:
@@ -147,7 +142,7 @@ class CheckStore(OnNamedStore, Check):
         """Compare each full-text index with its rows. SQLite asks for the write lock, so a store that is not ours is
         checked in a copy.
         """
-        declared = self._rows("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND rootpage = 0")
+        declared = self.store.query("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND rootpage = 0")
         kinds = {name: match[1].lower() for name, sql in declared if (match := _FULL_TEXT.search(sql))}
         if not kinds:
             return
@@ -191,37 +186,37 @@ class CheckStore(OnNamedStore, Check):
         yield from self._dangling_sqlite() if self.store.vendor == "sqlite" else self._dangling_postgresql()
 
     def _dangling_sqlite(self) -> Iterator[FindingData]:
-        for table in self.store.tables:
-            columns = dict(self._rows('SELECT id, "from" FROM pragma_foreign_key_list(%s)', [table]))
-            if not columns:
-                continue
+        keys = {key.name: key for key in self.store.foreign_keys}
+        for table in sorted({key.child for key in keys.values()}):
             try:
                 # Grouped in SQL: there may be millions of them.
-                found = self._rows(
-                    "SELECT parent, fkid, COUNT(*) FROM pragma_foreign_key_check(%s) GROUP BY 1, 2", [table]
+                found = self.store.query(
+                    "SELECT fkid, COUNT(*) FROM pragma_foreign_key_check(%s) GROUP BY fkid", [table]
                 )
             except DatabaseError as error:
                 yield FindingData("broken_reference", table, {"table": table, "text": str(error)})
                 continue
-            for parent, number, rows in found:
-                yield self._dangling(table, columns[number], parent, rows)
+            for number, rows in found:
+                yield self._dangling(keys[f"{table}.{number}"], rows)
 
     def _dangling_postgresql(self) -> Iterator[FindingData]:
-        for table, parent, columns, parent_columns in self._rows(_FOREIGN_KEYS):
-            pairs = [(quote(a), quote(b)) for a, b in zip(columns, parent_columns, strict=True)]
-            condition = " AND ".join(f"p.{theirs} = c.{ours}" for ours, theirs in pairs)
-            filled = " AND ".join(f"c.{ours} IS NOT NULL" for ours, _theirs in pairs)
-            ((rows,),) = self._rows(
-                f"SELECT COUNT(*) FROM {escape(table)} AS c WHERE {filled}"  # names out of the catalogue, quoted
-                f" AND NOT EXISTS (SELECT FROM {escape(parent)} AS p WHERE {condition})"
+        tables = {table.oid for table in self.store.tables.values()}
+        for key in self.store.foreign_keys:
+            if key.child_oid not in tables:
+                continue
+            filled = " AND ".join(f"c.{quote(column)} IS NOT NULL" for column in key.columns)
+            ((rows,),) = self.store.query(
+                f"SELECT COUNT(*) FROM {key.child_sql} AS c WHERE {filled}"
+                f" AND NOT EXISTS (SELECT FROM {escape(key.parent)} AS p WHERE {key.matches})"
             )
             if rows:
-                yield self._dangling(table, ", ".join(columns), parent, rows)
+                yield self._dangling(key, rows)
 
     @staticmethod
-    def _dangling(table: str, column: str, parent: str, rows: int) -> FindingData:
-        data = {"table": table, "column": column, "parent": parent, "rows": rows}
-        return FindingData("dangling_reference", f"{table}.{column}", data)
+    def _dangling(key: ForeignKey, rows: int) -> FindingData:
+        column = ", ".join(key.columns)
+        data = {"table": key.child, "column": column, "parent": key.parent, "rows": rows}
+        return FindingData("dangling_reference", f"{key.child}.{column}", data)
 
     # --- values ---------------------------------------------------------------------------------------------------
 
@@ -243,9 +238,9 @@ class CheckStore(OnNamedStore, Check):
         key = next((quote(n) for n, declared in self.store.tables[table].items() if declared.primary_key), name)
         condition = self._is_broken(name)
         if condition:
-            ((rows,),) = self._rows(f"SELECT COUNT(*) FROM {at} WHERE {condition}")
+            ((rows,),) = self.store.query(f"SELECT COUNT(*) FROM {at} WHERE {condition}")
             first = f"SELECT {key} FROM {at} WHERE {condition} LIMIT {SHOWN}"
-            return rows, [row[0] for row in self._rows(first)] if rows else []
+            return rows, [row[0] for row in self.store.query(first)] if rows else []
         rows = 0
         keys: list[Any] = []
         with transaction.atomic(using=self.store.alias), self.store.connection.chunked_cursor() as cursor:
@@ -279,7 +274,7 @@ class CheckStore(OnNamedStore, Check):
                     f"SELECT {text}, COUNT(*) FROM {quote(table)} WHERE {name} IS NOT NULL"
                     f" AND {text} NOT IN ({marks}) GROUP BY 1 ORDER BY 2 DESC LIMIT {SHOWN}"
                 )
-                for value, rows in self._rows(sql, values):
+                for value, rows in self.store.query(sql, values):
                     shown = str(value)[:100]
                     data = {"table": table, "column": str(one.column), "value": shown, "rows": rows}
                     yield FindingData("outside_enumeration", f"{table}.{one.column}={shown}", data)
@@ -331,26 +326,26 @@ class CheckStore(OnNamedStore, Check):
         return super().report(found) | {"hot_queries": self._hot}
 
     def _reads_all_sqlite(self, sql: str) -> bool:
-        steps = [str(row[3]) for row in self._rows(f"EXPLAIN QUERY PLAN {sql}")]
+        steps = [str(row[3]) for row in self.store.query(f"EXPLAIN QUERY PLAN {sql}")]
         return any((step.startswith("SCAN") and "USING" not in step) or "TEMP B-TREE" in step for step in steps)
 
     def _reads_all_postgresql(self, sql: str) -> bool:
         """Small tables are scanned all the same, so the planner is asked what it would do if it must not."""
         with transaction.atomic(using=self.store.alias):
-            self._rows("SELECT set_config('enable_seqscan', 'off', true)")
-            ((plan,),) = self._rows(f"EXPLAIN (FORMAT JSON) {sql}")
+            self.store.query("SELECT set_config('enable_seqscan', 'off', true)")
+            ((plan,),) = self.store.query(f"EXPLAIN (FORMAT JSON) {sql}")
         return "Seq Scan" in json.dumps(plan)
 
     # --- settings ------------------------------------------------------------------------------------------------
 
     def _settings(self) -> Iterator[FindingData]:
         if self.store.vendor == "sqlite":
-            ((mode,),) = self._rows("PRAGMA journal_mode")
+            ((mode,),) = self.store.query("PRAGMA journal_mode")
             if mode != "wal":
                 yield self._advised("journal_mode", mode, "wal")
             return
         wanted = {name: size for app in platform_apps(self.store.name) for name, size in app.server_memory.items()}
-        for name, value, unit_bytes in self._rows(_MEMORY) if wanted else ():
+        for name, value, unit_bytes in self.store.query(_MEMORY) if wanted else ():
             advised = wanted[name]
             if int(value) * int(unit_bytes) < _bytes(advised):
                 yield self._advised(name, _size(int(value) * int(unit_bytes)), advised)
@@ -386,15 +381,6 @@ _INVALID_INDEXES = """
     SELECT i.indrelid::regclass::text, i.indexrelid::regclass::text FROM pg_index AS i
     JOIN pg_class AS c ON c.oid = i.indexrelid
     WHERE NOT i.indisvalid AND c.relkind = 'i' AND pg_table_is_visible(i.indrelid)
-"""
-_FOREIGN_KEYS = """
-    SELECT c.conrelid::regclass::text, c.confrelid::regclass::text,
-           ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k(n, o)
-                 JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.n ORDER BY k.o),
-           ARRAY(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS k(n, o)
-                 JOIN pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.n ORDER BY k.o)
-    FROM pg_constraint AS c WHERE c.contype = 'f' AND c.conparentid = 0 AND pg_table_is_visible(c.conrelid)
-    ORDER BY 1, c.conname
 """
 _MEMORY = """
     SELECT name, setting::bigint, CASE unit WHEN '8kB' THEN 8192 ELSE 1024 END FROM pg_settings

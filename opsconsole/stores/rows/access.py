@@ -220,18 +220,12 @@ def references(
     """
     engine, child = _engine(store), known_table(store, reference)
     key, shown = engine.key(table), f"c.{engine.key(child)}" if child else "NULL"
-    on = " AND ".join(
-        f"p.{quote(other)} {operator} c.{quote(one)}{collation}"
-        for one, other, operator, collation in zip(
-            reference.columns, reference.referred, reference.operators, reference.collations, strict=True
-        )
-    )
     found: dict[Key, list[Any]] = {}
     for part in engine.portions(keys):
         condition, values = engine.key_condition(table, "p", part)
         rows = store.query(
             f"SELECT p.{key}, {shown} FROM {store.tables[table].sql} AS p "
-            f"JOIN {reference.child_sql} AS c ON {on} WHERE {condition}",
+            f"JOIN {reference.child_sql} AS c ON {reference.matches} WHERE {condition}",
             values,
         )
         excluded = set(but)
