@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from opsconsole.engine import notifications
-from opsconsole.engine.lifecycle import is_stale
+from opsconsole.engine.leases import is_stale
 from opsconsole.engine.models import Status
 from opsconsole.engine.seals import serialised
 from opsconsole.redaction import redact

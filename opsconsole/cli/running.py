@@ -28,7 +28,7 @@ from opsconsole.cli.output import Output
 from opsconsole.engine import checklist, executor, findings, lifecycle, planner, queue, registry
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.executor import LostOwnership
+from opsconsole.engine.leases import LostOwnership
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import RESUMABLE, Run, Status
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation, Risk

@@ -32,6 +32,7 @@ from opsconsole.console.page_parts import (
 from opsconsole.console.plan_page import plan_differences
 from opsconsole.engine import checklist, findings, lifecycle, registry
 from opsconsole.engine.labels import reason_label, verb_label
+from opsconsole.engine.leases import is_stale
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import ENDED, RESUMABLE, Batch, Finding, Freeze, Rejection, Request, Run, Status, Trigger
 from opsconsole.engine.planner import OUTCOMES
@@ -146,7 +147,7 @@ class RunPage(Page):
         elif run.waiting and self.live:
             since = format_html(" ({} {})", _("since"), format_time(run.waiting_since)) if run.waiting_since else ""
             sentences.append(format_html("{}{}{}", _("Waiting: "), run.waiting, since))
-        if run.status == Status.RUNNING and lifecycle.is_stale(run):
+        if run.status == Status.RUNNING and is_stale(run):
             sentences.append(
                 _("The worker has stopped. Another worker continues the run within two minutes.")
                 if run.in_background
@@ -175,7 +176,7 @@ class RunPage(Page):
         actions = [Button("approve", _("Approve"), "primary")] if self.may_approve else []
         if not may("operations.operate_run"):
             return actions
-        if run.status in RESUMABLE or (run.status == Status.RUNNING and lifecycle.is_stale(run)):
+        if run.status in RESUMABLE or (run.status == Status.RUNNING and is_stale(run)):
             actions.append(Button("resume", _("Resume"), "primary"))
         if run.status in {Status.RUNNING, Status.QUEUED} and not run.request:
             actions.append(Button("pause", _("Pause")))

@@ -8,27 +8,24 @@ separate databases: after a crash between the two commits, the rows are compared
 from __future__ import annotations
 
 import logging
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
 from django.db import DatabaseError, InterfaceError, connections, transaction
-from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
 
 from opsconsole.engine import findings, lifecycle
+from opsconsole.engine.batch_writer import BatchWriter, ReadBatch
 from opsconsole.engine.before_images import encode_before_image
 from opsconsole.engine.checks import Check
-from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.lifecycle import LEASE, NOT_WAITING, interrupt, notify, operation_of, record, worker_actor
+from opsconsole.engine.deletes import DeleteRefused
+from opsconsole.engine.leases import Lease, LostOwnership
+from opsconsole.engine.lifecycle import NOT_WAITING, interrupt, notify, operation_of, record, worker_actor
 from opsconsole.engine.locks import release
 from opsconsole.engine.models import Batch, FailedItem, PinnedRows, Request, Run, Status
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, NamedItem
@@ -37,7 +34,6 @@ from opsconsole.engine.planner import (
     OUTCOMES,
     Outcomes,
     Sampler,
-    Unreadable,
     digest_of,
     measure,
     merge,
@@ -45,16 +41,20 @@ from opsconsole.engine.planner import (
     read_batch,
     selected_rows,
 )
-from opsconsole.engine.seals import number_of
+from opsconsole.engine.recovery import (
+    FailingRows,
+    concerns_rows,
+    count_batch,
+    durable_transaction,
+    first_lost_batch,
+    settle_batches,
+)
 from opsconsole.engine.selection import Selection
 from opsconsole.engine.throttle import throttle_reason
-from opsconsole.stores import preflight
 from opsconsole.stores import rows as stored_rows
-from opsconsole.stores.connection import platform_search_path
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import why_it_waits
-from opsconsole.stores.rows import Key, RowKey, RowsChanged, Write
-from opsconsole.stores.store import Store, text_of
+from opsconsole.stores.rows import Key, Write
 
 logger = logging.getLogger(__name__)
 
@@ -65,29 +65,6 @@ MARK_SECONDS = 0.25  # maximum age of PostgreSQL's answer
 BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 PATIENCE_SECONDS = 60.0  # how long a foreground run waits for a lost or locked store
 BUDGET_AFTER, BUDGET_SHARE = 100, 0.01
-MAX_MOVES = 5
-WAL_LIMIT_BYTES = 64 * 1024 * 1024
-FAST_CHECKPOINT_PAGES = 16_000  # pages, 64 MB; with the default of 1,000, every second batch causes a checkpoint
-
-
-class LostOwnership(Exception):
-    """Another worker owns the run, or the run has ended."""
-
-
-class DeleteRefused(RunRefused):
-    """Deleted rows could not be restored exactly, so nothing is deleted."""
-
-
-class _Undone(Exception):
-    """Rolls a trial back to its savepoint."""
-
-
-class _Read(NamedTuple):
-    """A batch as it was read: its rows, the cursor before it, and the value of `rows.mark` before the read."""
-
-    rows: list[Any]
-    after: Key | None
-    since: int
 
 
 class _Pending(NamedTuple):
@@ -105,38 +82,6 @@ class _Pending(NamedTuple):
         return self.batch.cursor
 
 
-class _Writer:
-    """The writer. PostgreSQL has a thread with separate connections: the next batch is read and processed while the
-    server writes. SQLite gains nothing from it (measured), and another client can write while the next batch is read.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._thread = ThreadPoolExecutor(1, "store-writer") if store.vendor == "postgresql" else None
-
-    def start(self, apply: Callable[[], None]) -> Future[None]:
-        if self._thread is not None:
-            return self._thread.submit(apply)
-        done: Future[None] = Future()
-        try:
-            apply()
-            done.set_result(None)
-        except Exception as error:  # noqa: BLE001  # whoever asks for the result gets it
-            done.set_exception(error)
-        return done
-
-    def reconnect(self) -> None:
-        """Close connections that may be broken."""
-        self.store.close()
-        if self._thread is not None:  # the thread's own connection to `default`, for the fence
-            self._thread.submit(connections.close_all).result()
-
-    def close(self) -> None:
-        if self._thread is not None:
-            self._thread.submit(connections.close_all).result()
-            self._thread.shutdown()
-
-
 class Executor:
     """Executes one claimed run. A new Executor, after a crash or for the next slice, continues at the cursor."""
 
@@ -151,28 +96,17 @@ class Executor:
         if self.operation.pin_rows and self._pinned is not None:
             self.queryset = self.operation.select(self.queryset, list(self._pinned))
         self.size = max(1, run.batch_size >> run.waits)  # less to wait for where it had to wait
-        self.request = Request(run.request)
-        self._writer = _Writer(self.store)
+        self._lease = Lease(run)
+        self._failing = FailingRows(self.operation.outcome if self._pinned is None else self._process_pinned)
+        self._writer = BatchWriter(self._lease, self.operation, self.queryset, self._failing)
         self._pending: _Pending | None = None  # being written to the store
-        self._open: Batch | None = None  # committed in the store, not yet marked as committed in `default`
+        self._unmarked: Batch | None = None  # committed in the store, not yet marked as committed in `default`
         self._started = time.monotonic()
         self._elapsed_before = run.elapsed_seconds
-        self._suspects: dict[Key, tuple[str, int]] = {}  # row -> what it held when its write failed; how often
-        self._verdicts: dict[Key, Exception | Skip] = {}  # row -> why it is not written with its batch
-        self._retries = 0  # of the batch that is being written
-        self._has_versions = False
         self._marked = float("-inf"), 0  # when `rows.mark` was asked, and its answer
         # SQLite: `rows.mark` from before the first batch, where this worker does them all.
-        self._began_at: int | None = None
-        self._search_path = ""  # for the store's triggers, where it is not the connection's own
-        # Whether what a delete takes needs no trial any more, or has been tried.
-        self._restorable = not (self.operation.undoable and run.plan.get("restorable", True))
-        self._isolating = 0  # rows among which one cannot be written
-        self._held_checked = 0.0
-        if run.fast and self.store.vendor == "sqlite":
-            with self.store.connection.cursor() as cursor:
-                cursor.execute(f"PRAGMA wal_autocheckpoint={FAST_CHECKPOINT_PAGES}")
-        self._lock_number = number_of(f"opsconsole:{run.identity}:{','.join(sorted(run.writes))}")
+        self._mark_at_start: int | None = None
+        self._throttle_checked = 0.0
 
     # --- the loop ----------------------------------------------------------------------------------------
 
@@ -214,7 +148,7 @@ class Executor:
                     recovered = True
                 # A slice ends only after at least one batch: otherwise a slow start would never make progress.
                 time_is_up = until() and (stepped or hand_over is None)
-                if (self.request or time_is_up) and self._await_write():
+                if (self._lease.request or time_is_up) and self._await_write():
                     return self._stop(hand_over)
                 if hold := self._hold():
                     if hand_over is None:
@@ -276,20 +210,20 @@ class Executor:
         if act is not None:
             return self._perform_item(self.run.bound, act)
         # An undo may write a row of the previous batch again, and a repeated batch is written alone.
-        if (self._retries or not self.operation.rejudges) and not self._await_write():
+        if (self._failing.retries or not self.operation.rejudges) and not self._await_write():
             return True
         after = self.run.cursor if self._pending is None else self._pending.cursor
         since = self._mark()
         rows = self._read(after, self.run.bound, self.size)
         sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
-        found = outcomes_of(self.operation, rows, sampler, change=self._change)
+        found = outcomes_of(self.operation, rows, sampler, change=self._failing.process)
         if sampler is not None:  # the shell confirms without counting, so its run shows its first changes
             self.run.plan["sample"] = sampler.sample()
         if not self._await_write() or self.run.error:
             return True  # the previous batch is read again, then this one; or it was the last
         if not rows:
             return False
-        self._write(_Read(rows, after, since), found)
+        self._write(ReadBatch(rows, after, since), found)
         if self._pending is not None and self._pending.done.done():
             self._await_write()
         return True
@@ -310,21 +244,6 @@ class Executor:
             after = rows[-1].pk
         return []
 
-    @property
-    def _change(self) -> Callable[[Any], Outcome]:
-        """Return the outcome of a row: the operation's, or the verdict after a failed write."""
-        change = self.operation.outcome if self._pinned is None else self._process_pinned
-        if not self._verdicts:
-            return change
-
-        def judged(row: Any) -> Outcome:
-            verdict = self._verdicts.get(row.pk)
-            if isinstance(verdict, Exception):
-                raise verdict
-            return verdict or change(row)
-
-        return judged
-
     def _process_pinned(self, row: Any) -> Outcome:
         """Return the outcome of a pinned row if it is still as the plan showed it."""
         outcome = self.operation.outcome(row)
@@ -340,12 +259,12 @@ class Executor:
         if not rows:
             return False
         started = time.monotonic()
-        with self._leased():
+        with self._lease.renewed():
             found = outcomes_of(self.operation, rows, change=act, is_fatal=_concerns_the_run)
         batch = self._prepare([], found, rows[-1].pk)
         batch.seconds = time.monotonic() - started
-        self._open = batch
-        self._count(batch, found.reasons, 1)
+        self._unmarked = batch
+        self._count(batch, found.reasons)
         self._check_budget()
         return True
 
@@ -357,154 +276,19 @@ class Executor:
         findings.settle(self.run, question.name)
         return check.process(question)
 
-    @contextmanager
-    def _leased(self) -> Iterator[None]:
-        """Renew the lease during a long step. Raises LostOwnership if another worker has the run."""
-        over, lost = threading.Event(), threading.Event()
-
-        def renew() -> None:
-            try:
-                while not over.wait(LEASE.total_seconds() / 3):
-                    try:
-                        if not self._mine().update(lease_until=timezone.now() + LEASE):
-                            lost.set()
-                            return
-                    except (DatabaseError, InterfaceError):  # tried again at the next renewal
-                        logger.warning("The lease could not be renewed", exc_info=True)
-                        connections["default"].close()
-            finally:
-                connections.close_all()
-
-        thread = threading.Thread(target=renew, name="lease", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-        if lost.is_set():
-            raise LostOwnership
-
-    def _mine(self) -> QuerySet[Run]:
-        """Return the query for the run while this worker owns it."""
-        return Run.objects.filter(pk=self.run.pk, generation=self.run.generation, status=Status.RUNNING)
-
-    def _write(self, read: _Read, found: Outcomes) -> None:
+    def _write(self, read: ReadBatch, found: Outcomes) -> None:
         """Save the before-image, then write to the store. The cursor moves when both are committed."""
         started, rows = time.monotonic(), read.rows
         try:
-            writes = self._final(found.writes)
+            writes = self._writer.final(found.writes)
             batch = self._prepare(writes, found, rows[-1].pk)
         except Exception as error:
-            if not _concerns_rows(error):
+            if not concerns_rows(error):
                 raise
             self._isolate(rows, error, [])
             return
-        done = self._writer.start(lambda: self._apply(writes, read))
+        done = self._writer.start(writes, read)
         self._pending = _Pending(batch, rows, found, writes, done, started)
-
-    def _apply(self, writes: list[Write], read: _Read) -> None:
-        """Write one batch in a transaction: lock parents before children, delete children before parents."""
-        if not writes:
-            return
-        with self._store_transaction():
-            deletes = [write for write in writes if write.kind == "delete"]
-            since = self._guard(read)
-            for write in reversed(writes if since is None else deletes):
-                stored_rows.lock(self.store, write)
-            if since is None and (self.store.vendor == "postgresql" or stored_rows.mark(self.store) != read.since):
-                self._require_as_read(read, deletes)
-            for write in deletes:
-                self._require_unreferenced(write, deletes)
-            if self._search_path:  # only now: the operation's own queries need the configured schema
-                self.store.query("SELECT set_config('search_path', %s, true)", [self._search_path])
-            with self._every_delete_recorded(deletes):
-                for write in writes:
-                    stored_rows.write(self.store, write, since=since)
-                stored_rows.check_deferred(self.store)
-            for write in writes:
-                stored_rows.verify(self.store, write)
-            if deletes and not self._restorable:
-                self._try_restore(deletes)
-
-    def _guard(self, read: _Read) -> int | None:
-        """Return the transaction id that guards PostgreSQL's writes: younger rows are skipped. Return None if the
-        batch must be locked and read again instead.
-        """
-        return read.since if self._has_versions and not self._retries else None
-
-    def _require_as_read(self, read: _Read, deletes: list[Write]) -> None:
-        """Read the batch again under the lock. Raises RowsChanged for rows with a different outcome."""
-        again: dict[Key, Any] = {}
-        after, last = read.after, read.rows[-1].pk
-        while after != last and (
-            rows := read_batch(self.operation, self.queryset, after=after, bound=last, limit=len(read.rows))
-        ):
-            again |= {row.pk: row for row in rows}
-            after = rows[-1].pk
-        unmet: dict[RowKey, Exception | None] = {}
-        for row in read.rows:
-            now = again.get(row.pk)
-            if now == row or not isinstance(outcome := self._outcome(row), Changes):
-                continue
-            if now is None or self._outcome(now) != outcome:
-                unmet |= dict.fromkeys(((change.table, change.key) for change in outcome.rows), None)
-        for write in deletes:  # their before-images hold more columns than were processed
-            found = stored_rows.read(self.store, write.table, write.columns, [row[0] for row in write.rows])
-            unmet |= {
-                (write.table, key): None for key, old, _new in write.rows if found.get(key) != self.store.normalize(old)
-            }
-        if unmet:
-            raise RowsChanged(unmet)
-
-    @contextmanager
-    def _every_delete_recorded(self, deletes: list[Write]) -> Iterator[None]:
-        """Fail if a trigger deletes rows of the run's tables that the before-image does not hold.
-
-        Cascades need no check: a row that others refer to is not deleted without them.
-        """
-        fired = {one.name: write.table for write in deletes for one in self.store.triggers(write.table, "DELETE")}
-        tables = [one.table for one in self.operation.targets() if one.kind == "delete"] if fired else []
-        before = {table: stored_rows.deleted(self.store, table) for table in tables}
-        yield
-        for table, count in before.items():
-            recorded = sum(len(write.rows) for write in deletes if write.table == table)
-            if stored_rows.deleted(self.store, table) - count > recorded:
-                raise stored_rows.UnrecordedDelete(
-                    _(
-                        "Its delete makes a trigger (%(names)s) delete other rows of %(table)s, which no before-image "
-                        "would hold. It was left as it is."
-                    )
-                    % {"names": ", ".join(sorted(fired)), "table": table}
-                )
-
-    def _try_restore(self, deletes: list[Write]) -> None:
-        """Restore the first deleted rows behind a savepoint, then roll back. Raises DeleteRefused."""
-        table = ""
-        try:
-            with transaction.atomic(using=self.store.alias):
-                back = [Write(one.table, one.columns, one.reversed().rows[::-1]) for one in reversed(deletes)]
-                for write in back:
-                    table = write.table
-                    stored_rows.write(self.store, write)
-                stored_rows.check_deferred(self.store)
-                for write in back:
-                    stored_rows.verify(self.store, write)
-                raise _Undone
-        except _Undone:
-            # If keys, checks or triggers may refuse single rows, every batch is tried.
-            self._restorable = not any(preflight.may_refuse_a_row(self.store, write.table) for write in deletes)
-        except Exception as error:
-            if not _concerns_rows(error) or self.run.batches_done:
-                raise  # a later batch continues without the row
-            reasons = [error, *error.refused.values()] if isinstance(error, RowsChanged) else [error]
-            raise DeleteRefused(
-                _("Deleted rows of %(table)s could not be put back exactly: %(reason)s Nothing was deleted.")
-                % {
-                    "table": table,
-                    "reason": next((first_line(one) for one in reversed(reasons) if str(one)), _("they stay away.")),
-                }
-            ) from error
 
     def _await_write(self) -> bool:
         """Wait for the batch that is being written. Return False if it failed and must be read again."""
@@ -514,60 +298,21 @@ class Executor:
         try:
             pending.done.result()
         except Exception as error:
-            if isinstance(error, DeleteRefused) or _concerns_rows(error):
+            if isinstance(error, DeleteRefused) or concerns_rows(error):
                 pending.batch.delete()  # the store has rolled back, so the before-image is void
-            if not _concerns_rows(error):
+            if not concerns_rows(error):
                 raise
             self._isolate(pending.rows, error, pending.writes)
             return False
-        self._suspects.clear()
-        self._verdicts.clear()
-        self._retries = 0
+        self._failing.batch_written(pending.rows)
         pending.batch.seconds = time.monotonic() - pending.started
-        self._open = pending.batch
-        self._count(pending.batch, pending.found.reasons, 1)
-        self._isolating -= len(pending.rows)
+        self._unmarked = pending.batch
+        self._count(pending.batch, pending.found.reasons)
         self._check_budget()
         return True
 
-    # --- rows that can't be written -----------------------------------------------------------------------
-
     def _isolate(self, rows: list[Any], error: Exception, writes: list[Write]) -> None:
-        """Find the rows that cannot be written. The batch is read again without them.
-
-        If the error names no rows, the batch is halved until the failing row is isolated.
-        """
-        self._retries += 1
-        if isinstance(error, RowsChanged) and self._retries <= 2 * MAX_MOVES:
-            self._judge(rows, error, writes)
-        elif len(rows) > 1:
-            self._isolating = max(self._isolating, len(rows))
-            self.size = max(1, len(rows) // 2)
-            self._retries = 0
-        else:
-            self._isolating = 0  # found: batches grow again, and the next failing row is isolated in the same way
-            self._verdicts[rows[0].pk] = error
-
-    def _judge(self, rows: list[Any], error: RowsChanged, writes: list[Write]) -> None:
-        """Decide about the rows that were not written.
-
-        A row that is unchanged in two reads was not changed by another client: it fails with the reason of its write.
-        """
-        held = {(write.table, key): old for write in writes for key, old, _new in write.rows} | error.held
-        for row in rows:
-            outcome = self._outcome(row)
-            written = [(change.table, change.key) for change in outcome.rows] if isinstance(outcome, Changes) else []
-            if refused := [error.refused[one] for one in written if one in error.refused]:
-                self._verdicts[row.pk] = refused[0]
-            elif unmet := [error.unmet[one] for one in written if one in error.unmet]:
-                before, times = self._suspects.get(row.pk, ("", 0))
-                holds = repr([(one, held.get(one)) for one in written])
-                reasons = [reason for reason in unmet if reason is not None]
-                if reasons and holds == before:
-                    self._verdicts[row.pk] = reasons[0]
-                elif times >= MAX_MOVES:
-                    self._verdicts[row.pk] = Skip("changed_concurrently")
-                self._suspects[row.pk] = holds, times + 1
+        self.size = self._failing.isolate(rows, error, writes) or self.size
 
     def _prepare(self, writes: list[Write], found: Outcomes, cursor: Any) -> Batch:
         """Save the next before-image and mark the previous batch committed, in one durable transaction."""
@@ -581,7 +326,7 @@ class Executor:
             before_image=encode_before_image(writes if self.operation.undoable else [], found.unchanged, found.reasons),
             **found.counts(),
         )
-        with _durable():
+        with durable_transaction():
             self._save()
             batch.save(force_insert=True)
             FailedItem.objects.bulk_create(
@@ -595,7 +340,7 @@ class Executor:
                 )
                 for key, label, error in found.errors
             )
-        self._open = None
+        self._unmarked = None
         return batch
 
     def _save(self, **fields: Any) -> None:
@@ -605,34 +350,16 @@ class Executor:
         progress = {
             name: getattr(run, name) for name in ("cursor", *OUTCOMES, "reasons", "batches_done", "elapsed_seconds")
         }
-        if run.waiting and (
-            self._open is not None or "status" in fields
-        ):  # a batch that has started does not prove a healthy worker
+        committed = self._unmarked is not None
+        if run.waiting and (committed or "status" in fields):
             fields = NOT_WAITING | fields
             for name in NOT_WAITING:
                 setattr(run, name, fields[name])
-        fields.setdefault("lease_until", timezone.now() + LEASE)
-        if self._open is not None:  # this worker has committed a batch, so the lost workers in a row start again at 0
+        if committed:
             fields["attempts"] = 0
-        if not self._mine().update(**progress, **fields):
-            raise LostOwnership
-        if self._open is not None:
-            Batch.objects.filter(pk=self._open.pk).update(committed=True, seconds=self._open.seconds)
-
-    @contextmanager
-    def _store_transaction(self) -> Iterator[None]:
-        """Take the store's write lock, then check the fence: a worker that lost the run stops here."""
-        connection = self.store.connection
-        with transaction.atomic(using=self.store.alias):
-            if connection.vendor == "postgresql":
-                with connection.cursor() as cursor:
-                    cursor.execute("SELECT pg_advisory_xact_lock(%s)", [self._lock_number])
-            current = Run.objects.filter(pk=self.run.pk, status=Status.RUNNING)
-            state = current.values_list("generation", "request").first()
-            if state is None or state[0] != self.run.generation:
-                raise LostOwnership
-            self.request = Request(state[1])
-            yield
+        self._lease.update(**progress, **fields)
+        if self._unmarked is not None:
+            Batch.objects.filter(pk=self._unmarked.pk).update(committed=True, seconds=self._unmarked.seconds)
 
     def _drop_pending(self) -> bool:
         """Wait for the batch that is being written and ignore its result: `_recover` reads it. Return False."""
@@ -650,121 +377,16 @@ class Executor:
         batches are compared from the newest until a committed one is found.
         """
         self.run.refresh_from_db()
-        self._open = None
-        fired = [  # read once, before the first batch
-            one
-            for target in self.operation.targets()
-            if target.table in self.store.tables
-            for one in self.store.triggers(target.table, target.kind.upper())
-        ]
-        self._began_at = None
+        self._unmarked = None
+        self._mark_at_start = None
         if self.store.vendor == "sqlite" and self.operation.writes and not self.run.seen:
-            self._began_at = stored_rows.mark(self.store)
-        if self.store.vendor == "postgresql":
-            self._has_versions = stored_rows.has_versions(self.store, self.operation.writes)
-            self._search_path = platform_search_path(self.store) if fired else ""
-        with self._store_transaction():
-            lost_from = None
-            for batch in self.run.batches.order_by("-number").iterator(chunk_size=1):
-                stands = self._is_committed(batch)
-                if stands is False:
-                    lost_from = batch.number
-                elif stands:
-                    break
-        with _durable():
-            doubtful = self.run.batches.filter(Q(committed=False) | Q(number__gte=lost_from or 1 << 31))
-            for batch in doubtful.order_by("number"):
-                lost = lost_from is not None and batch.number >= lost_from
-                if lost and batch.committed:
-                    self._count(batch, batch.reasons, -1)
-                elif not lost and not batch.committed:
-                    self._count(batch, batch.reasons, 1)
-                    self.run.cursor = batch.cursor
-                if lost:
-                    batch.delete()
-                else:
-                    Batch.objects.filter(pk=batch.pk).update(committed=True)
-            if lost_from is not None:
-                newest = self.run.batches.order_by("-number").first()
-                self.run.cursor = newest.cursor if newest else None
+            self._mark_at_start = stored_rows.mark(self.store)
+        self._writer.examine_store()
+        with self._writer.transaction():
+            first_lost = first_lost_batch(self.run, self.operation)
+        with durable_transaction():
+            settle_batches(self.run, first_lost)
             self._save()
-
-    def _is_committed(self, batch: Batch) -> bool | None:
-        """Return whether the store has committed this batch, None if the batch wrote nothing."""
-        wrote = False if batch.rows and not (batch.committed or self.operation.undoable) else None
-        for write in batch.writes:
-            wrote = True
-            current = stored_rows.read(self.store, write.table, write.columns, [row[0] for row in write.rows])
-            for key, old, new in write.rows:
-                now = current.get(key)
-                if now == self.store.normalize(new) and old != new:
-                    return True
-                if now == self.store.normalize(old):
-                    wrote = False
-            if wrote is False:
-                return False
-        return wrote
-
-    # --- deletes --------------------------------------------------------------------------------------------
-
-    def _final(self, writes: list[Write]) -> list[Write]:
-        """Return the writes as saved and executed: whole rows for deletes, new values in the database's form."""
-        return [
-            stored_rows.children_first(self.store, self._load_full_rows(write))
-            if write.kind == "delete"
-            else stored_rows.normalized(self.store, write)
-            for write in writes
-        ]
-
-    def _load_full_rows(self, write: Write) -> Write:
-        """Return a delete with whole rows as before-images. Raises RowsChanged for rows that have changed."""
-        stored = self.store.tables[write.table].stored
-        columns = (*stored, *(name for name in write.columns if name not in stored))
-        found = stored_rows.read(self.store, write.table, columns, [row[0] for row in write.rows])
-        judged = [columns.index(name) for name in write.columns]
-        unmet: dict[RowKey, Exception | None] = {}
-        held: dict[RowKey, Any] = {}
-        for key, old, _new in write.rows:
-            row = found.get(key)
-            # Compared as text: SQLite may hold a number where its text was processed.
-            if row is None or [text_of(row[place]) for place in judged] != list(map(text_of, old or ())):
-                unmet[write.table, key] = stored_rows.WriteIgnored(
-                    _("A row of %(table)s can't be read exactly, so no undo could restore it. It was left as it is.")
-                    % {"table": write.table}
-                )
-                held[write.table, key] = row
-        if unmet:
-            raise RowsChanged(unmet, held=held)
-        kept = len(stored)
-        return Write(write.table, stored, [(row[0], found[row[0]][:kept], None) for row in write.rows])
-
-    def _require_unreferenced(self, write: Write, deletes: list[Write]) -> None:
-        """Raise StillReferenced for rows that other rows, outside the before-image, refer to."""
-        going = {one.table: [row[0] for row in one.rows] for one in deletes}
-        unmet: dict[RowKey, Exception | None] = {}
-        refused: dict[RowKey, Exception] = {}
-        for reference in self.store.foreign_keys:
-            if not self.store.is_parent(reference, write.table):
-                continue
-            child = stored_rows.known_table(self.store, reference)
-            referring = stored_rows.references(
-                self.store, reference, write.table, going[write.table], but=going.get(child or "", ())
-            )
-            for key, found in referring.items():
-                reason = stored_rows.StillReferenced(
-                    ngettext(
-                        "%(count)d row of %(child)s refers to it and would be changed with it. It was left as it is.",
-                        "%(count)d rows of %(child)s refer to it and would be changed with it. It was left as it is.",
-                        len(found),
-                    )
-                    % {"count": len(found), "child": reference.child}
-                )
-                if child in self.operation.writes:
-                    unmet[write.table, key] = reason
-                else:
-                    refused[write.table, key] = reason
-        if unmet or refused:
-            raise RowsChanged(unmet, refused)
 
     # --- throttling ---------------------------------------------------------------------------------------------
 
@@ -773,36 +395,24 @@ class Executor:
         target = TARGET_SECONDS * max(1.0, self.run.batch_size / DEFAULT_BATCH_SIZE)
         if seconds > 5 * target:
             self.size = max(1, self.size // 2)
-        elif seconds < target and self._isolating <= 0:
+        elif seconds < target and not self._failing.isolating:
             self.size = min(self.run.batch_size, self.size * 2)
-        self._truncate_log()
-
-    def _truncate_log(self) -> None:
-        """Checkpoint SQLite's write-ahead log if readers have let it grow."""
-        path = self.store.path
-        if path is None or self.run.batches_done % 50:
-            return
-        try:
-            size = os.stat(f"{path}-wal").st_size
-        except FileNotFoundError:
-            return
-        if size > WAL_LIMIT_BYTES:
-            with self.store.connection.cursor() as cursor:
-                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if not self.run.batches_done % 50:
+            self._writer.truncate_log()
 
     def _hold(self) -> tuple[str, str] | None:
         """Return code and reason of a freeze or a throttle signal. Checks once per second."""
         now = time.monotonic()
-        if now - self._held_checked < HOLD_CHECK_SECONDS:
+        if now - self._throttle_checked < HOLD_CHECK_SECONDS:
             return None
-        self._held_checked = now
+        self._throttle_checked = now
         if self.operation.writes_store and (reason := lifecycle.freeze_reason()):
             found = "freeze", reason
         elif reason := throttle_reason(self.store):
             found = "throttle", reason
         else:
             return None
-        self._held_checked = 0.0
+        self._throttle_checked = 0.0
         return found
 
     def _let_go(self, code: str, reason: str, hand_over: Callable[[Run, float], None]) -> Run:
@@ -814,13 +424,12 @@ class Executor:
     def _wait(self, code: str, reason: str, seconds: float) -> None:
         """Record why the run waits, renew the lease, and handle requests."""
         logger.info("Run %s waits: %s", self.run.pk, reason)
-        fields: dict[str, Any] = {"waiting": reason, "waiting_code": code, "lease_until": timezone.now() + LEASE}
+        fields: dict[str, Any] = {"waiting": reason, "waiting_code": code}
         if self.run.waiting_code != code:
             fields["waiting_since"] = timezone.now()
         try:
-            if not self._mine().update(**fields):
-                raise LostOwnership
-            self.request = Request(self._mine().values_list("request", flat=True).get())
+            self._lease.update(**fields)
+            self._lease.check()
         except (DatabaseError, InterfaceError):  # the console's own database is unavailable
             logger.warning("The wait could not be written down", exc_info=True)
             connections["default"].close()
@@ -839,17 +448,17 @@ class Executor:
 
     def _stop(self, hand_over: Callable[[Run, float], None] | None) -> Run:
         """Stop between two batches: pause, cancel, end the slice, or obey a signal."""
-        if self.request == Request.CANCEL:
+        if self._lease.request == Request.CANCEL:
             return self._end(Status.CANCELLED)
         with transaction.atomic():
-            if self.request == Request.PAUSE:
+            if self._lease.request == Request.PAUSE:
                 self._stop_with(Status.PAUSED)
             elif hand_over is not None:
-                self._save(worker={}, lease_until=timezone.now() + LEASE)
+                self._save(worker={})
                 hand_over(self.run, 0.0)
             else:
                 self._stop_with(Status.INTERRUPTED)
-        self._open = None
+        self._unmarked = None
         return self.run
 
     def _stop_with(self, status: Status) -> None:
@@ -896,23 +505,14 @@ class Executor:
             if counted:
                 explained += sum(row.pk not in (self._pinned or ()) for row in found)
             else:
-                due = (isinstance(self._outcome(row), Changes) for row in found)
+                due = (isinstance(self._failing.outcome(row), Changes) for row in found)
                 explained += sum(str(row.pk) in failed or not is_due for row, is_due in zip(found, due, strict=True))
             after = found[-1].pk
         return explained
 
     def _is_undisturbed(self) -> bool:
         """Return whether no other connection has committed to the SQLite file since this run began."""
-        return self._began_at is not None and stored_rows.mark(self.store) == self._began_at
-
-    def _outcome(self, row: Any) -> Outcome | None:
-        """Return the outcome of a row, or None if processing raises or the row is unreadable."""
-        if isinstance(row, Unreadable):
-            return None
-        try:
-            return self._change(row)
-        except Exception:  # noqa: BLE001  # it fails, and is counted so
-            return None
+        return self._mark_at_start is not None and stored_rows.mark(self.store) == self._mark_at_start
 
     def _end(self, status: Status) -> Run:
         run = self.run
@@ -931,28 +531,13 @@ class Executor:
             record(run, status.value, worker_actor(run), before=run.before, after=run.after, error=run.error)
             run.status = status
             notify(run)
-        self._open = None
+        self._unmarked = None
         run.status = status
         run.refresh_from_db()
         return run
 
-    def _count(self, batch: Batch, reasons: dict[str, dict[str, int]], sign: int) -> None:
-        """Add a batch to the run's counters, or subtract it."""
-        run = self.run
-        for outcome in OUTCOMES:
-            setattr(run, outcome, getattr(run, outcome) + sign * getattr(batch, outcome))
-        merge(
-            run.reasons,
-            {name: {reason: sign * n for reason, n in counts.items()} for name, counts in reasons.items()},
-        )
-        run.batches_done += sign
-        if sign > 0:
-            run.cursor = batch.cursor
-
-
-def _concerns_rows(error: Exception) -> bool:
-    """Return whether the error belongs to rows of the batch, not to the whole run."""
-    return isinstance(error, RowsChanged | stored_rows.UnrecordedDelete) or classify(error) == ErrorKind.ROW
+    def _count(self, batch: Batch, reasons: dict[str, dict[str, int]]) -> None:
+        count_batch(self.run, batch, reasons)
 
 
 def _concerns_the_run(error: Exception) -> bool:
@@ -960,20 +545,3 @@ def _concerns_the_run(error: Exception) -> bool:
     if isinstance(error, DatabaseError | InterfaceError):
         return classify(error) in {ErrorKind.TRANSIENT, ErrorKind.RESOURCE}
     return isinstance(error, LostOwnership)
-
-
-@contextmanager
-def _durable() -> Iterator[None]:
-    """Open a durable transaction in `default`."""
-    connection = connections["default"]
-    sqlite = connection.vendor == "sqlite" and not connection.in_atomic_block
-    if sqlite:
-        connection.cursor().execute("PRAGMA synchronous=FULL")
-    try:
-        with transaction.atomic():
-            if connection.vendor == "postgresql":
-                connection.cursor().execute("SET LOCAL synchronous_commit = on")
-            yield
-    finally:
-        if sqlite and connection.connection is not None:
-            connection.cursor().execute("PRAGMA synchronous=NORMAL")

@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
 from typing import Any, NoReturn
 
 import orjson
-import psutil
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import (
@@ -31,6 +28,7 @@ import opsconsole
 from opsconsole.engine import checklist, environments, findings, notifications, registry
 from opsconsole.engine.checks import Check
 from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
+from opsconsole.engine.leases import LEASE, host_name, is_stale, this_worker
 from opsconsole.engine.locks import release, require_free, take_locks
 from opsconsole.engine.models import (
     ENDED,
@@ -53,7 +51,6 @@ from opsconsole.stores.store import Store, attach_file
 
 logger = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=30)
 RECOUNTED_ROWS = 20_000  # rows; a larger plan is counted in the background
 COMPARED_ROWS = 200_000  # rows; a larger plan is compared batch by batch
 MAX_WAITS = 100
@@ -330,7 +327,7 @@ def expire_waiting() -> None:
     since = timezone.now() - timedelta(hours=settings.RUN_APPROVAL_HOURS)
     for run in Run.objects.filter(status=Status.AWAITING_APPROVAL, confirmed_at__lt=since):
         try:
-            _reject(run, Actor(f"worker@{_host()}", f"{_host()}:{os.getpid()}", Trigger(run.trigger)), "expired")
+            _reject(run, worker_actor(run), "expired")
         except RunRefused:  # another process has approved or cancelled it
             continue
 
@@ -519,32 +516,6 @@ def unfreeze(actor: Actor) -> None:
 
 
 # --- workers -----------------------------------------------------------------------------------------------
-
-
-@cache
-def _host() -> str:
-    return socket.gethostname()
-
-
-def this_worker() -> dict[str, Any]:
-    process = psutil.Process()
-    return {"host": _host(), "pid": process.pid, "started": process.create_time()}
-
-
-def is_stale(run: Run) -> bool:
-    """Return whether a running run has no worker: its process is gone or its lease has expired."""
-    if run.status != Status.RUNNING:
-        return False
-    if run.lease_until is None or run.lease_until < timezone.now():
-        return True
-    worker = run.worker
-    if not worker or worker["host"] != _host():
-        return False
-    try:
-        process = psutil.Process(worker["pid"])
-        return abs(process.create_time() - worker["started"]) > 1 or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def same_command(operation: Operation, selection: Selection) -> Run | None:
@@ -765,4 +736,4 @@ def notify(run: Run) -> None:
 
 
 def worker_actor(run: Run) -> Actor:
-    return Actor(f"worker@{_host()}", f"{_host()}:{os.getpid()}", Trigger(run.trigger))
+    return Actor(f"worker@{host_name()}", f"{host_name()}:{os.getpid()}", Trigger(run.trigger))

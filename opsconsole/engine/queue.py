@@ -25,7 +25,8 @@ from django_q.tasks import async_task
 
 from opsconsole.engine import lifecycle, notifications, planner, registry
 from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
-from opsconsole.engine.executor import Executor, LostOwnership
+from opsconsole.engine.executor import Executor
+from opsconsole.engine.leases import LostOwnership
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import ENDED, Event, Freeze, Heartbeat, Run, ScheduleSetting, Status, Trigger
 from opsconsole.engine.operation import LONG_CLUSTER, Operation

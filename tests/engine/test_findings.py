@@ -12,7 +12,7 @@ from django.test import Client
 from django.utils import timezone
 
 from audits.models import TaskAudit
-from opsconsole.engine import executor, findings, lifecycle, queue, registry
+from opsconsole.engine import executor, findings, leases, lifecycle, queue, registry
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Finding, Run, Status
@@ -169,7 +169,7 @@ def test_acts_that_fail_and_acts_that_can_not_be_done() -> None:
 
 def test_a_long_act_keeps_its_lease_and_one_that_lost_its_run_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(operation_called("tests.ring_bells"))
-    monkeypatch.setattr(executor, "LEASE", timedelta(seconds=0.6))
+    monkeypatch.setattr(leases, "LEASE", timedelta(seconds=0.6))
     seen: list[Any] = []
 
     def act(operation: Any, row: Any) -> Outcome:
@@ -183,7 +183,7 @@ def test_a_long_act_keeps_its_lease_and_one_that_lost_its_run_counts_nothing(mon
         return Done()
 
     monkeypatch.setattr(RingBells, "perform", act)
-    with pytest.raises(executor.LostOwnership):
+    with pytest.raises(leases.LostOwnership):
         work(run)
     assert seen == ["low"]
     assert Run.objects.get(pk=run.pk).changed == 0, "the first act was not written down by the second batch"

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 from opsconsole.engine import executor, lifecycle, planner
+from opsconsole.engine.batch_writer import BatchWriter
 from opsconsole.engine.errors import PlanDrifted, RunRefused
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.selection import Selection
@@ -103,7 +104,7 @@ def test_a_job_that_changes_after_the_plan_is_left_alone(make_helix, engine, cha
 def test_a_child_that_comes_in_the_last_moment(make_helix, engine, monkeypatch):
     """After the batch was read and before it is written."""
     store = make_helix(engine, helix.one_of_each())
-    real = executor.Executor._apply
+    real = BatchWriter._apply
     late: list[int] = []
 
     def apply(worker: Any, writes: Any, *rest: Any) -> None:
@@ -112,7 +113,7 @@ def test_a_child_that_comes_in_the_last_moment(make_helix, engine, monkeypatch):
             execute(store, CHANGES["a task added"])
         real(worker, writes, *rest)
 
-    monkeypatch.setattr(executor.Executor, "_apply", apply)
+    monkeypatch.setattr(BatchWriter, "_apply", apply)
     run = work(confirmed(store))
     assert late
     assert set(dump(store)["jobs"]) == {3, 7, 8, 9}

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from opsconsole.engine import lifecycle, notifications, planner
+from opsconsole.engine import leases, lifecycle, notifications, planner
 from opsconsole.engine.models import Alert, Run, Status
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store
@@ -250,7 +250,7 @@ def test_at_most_so_many_at_once_and_with_the_delay(make_roadmaps: Any, settings
         store="roadmaps",
         identity="x",
         status=Status.RUNNING,
-        worker=lifecycle.this_worker(),
+        worker=leases.this_worker(),
         lease_until=timezone.now() + timedelta(minutes=1),
     )
     first = Recovery.objects.create(identity="x", task_id="other", run=other)

@@ -22,7 +22,8 @@ from django.utils import timezone
 
 from opsconsole.engine import executor, lifecycle, planner, registry
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.executor import Executor, LostOwnership
+from opsconsole.engine.executor import Executor
+from opsconsole.engine.leases import LEASE, LostOwnership, this_worker
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Batch, Event, FailedItem, Lock, Run, Status, Trigger
 from opsconsole.engine.operation import Operation
@@ -99,7 +100,7 @@ def die(run: Run) -> Run:
     """The worker's process is gone: its connections are cut, and somebody takes the run over."""
     for connection in connections.all(initialized_only=True):
         connection.close()
-    Run.objects.filter(pk=run.pk).update(worker={**lifecycle.this_worker(), "pid": 2**22 + 1})
+    Run.objects.filter(pk=run.pk).update(worker={**this_worker(), "pid": 2**22 + 1})
     return lifecycle.claim(Run.objects.get(pk=run.pk))
 
 
@@ -324,7 +325,7 @@ class Contract:
         taken: list[Any] = []
 
         def take_over() -> None:
-            Run.objects.update(lease_until=timezone.now() - lifecycle.LEASE)
+            Run.objects.update(lease_until=timezone.now() - LEASE)
             taken.extend((lifecycle.claim(Run.objects.get()), dump(store)))
 
         run = self.start(store, batch_size=7)

@@ -20,7 +20,7 @@ POINTS = {
     "after the image": ("opsconsole.engine.executor:Executor", "_prepare", "after"),
     "while writing": ("opsconsole.stores.rows", "write", "after"),
     "after the store's commit": ("opsconsole.engine.executor:Executor", "_count", "before"),
-    "while recovering": ("opsconsole.engine.executor:Executor", "_is_committed", "after"),
+    "while recovering": ("opsconsole.engine.recovery", "is_committed", "after"),
 }
 
 

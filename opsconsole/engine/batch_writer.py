@@ -1,0 +1,179 @@
+"""The writer of batches: one transaction each, behind the fence and guarded by the old values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from django.db import connections, transaction
+from django.db.models import QuerySet
+
+from opsconsole.engine.deletes import every_delete_recorded, require_unreferenced, try_restore, with_whole_rows
+from opsconsole.engine.leases import Lease
+from opsconsole.engine.operation import Operation
+from opsconsole.engine.outcomes import Changes
+from opsconsole.engine.planner import read_batch
+from opsconsole.engine.recovery import FailingRows
+from opsconsole.engine.seals import number_of
+from opsconsole.stores import preflight
+from opsconsole.stores import rows as stored_rows
+from opsconsole.stores.connection import platform_search_path
+from opsconsole.stores.rows import Key, RowKey, RowsChanged, Write
+
+WAL_LIMIT_BYTES = 64 * 1024 * 1024
+FAST_CHECKPOINT_PAGES = 16_000  # pages, 64 MB; with the default of 1,000, every second batch causes a checkpoint
+
+
+class ReadBatch(NamedTuple):
+    """A batch as it was read: its rows, the cursor before it, and the value of `rows.mark` before the read."""
+
+    rows: list[Any]
+    after: Key | None
+    since: int
+
+
+class BatchWriter:
+    """Writes the batches of one run.
+
+    PostgreSQL has a thread with separate connections: the next batch is read and processed while the server writes.
+    SQLite gains nothing from it (measured), and another client can write while the next batch is read.
+    """
+
+    def __init__(self, lease: Lease, operation: Operation, rows: QuerySet[Any], failing: FailingRows) -> None:
+        self._lease = lease
+        self._run = lease.run
+        self._operation = operation
+        self._store = operation.store
+        self._rows = rows
+        self._failing = failing
+        self._thread = ThreadPoolExecutor(1, "store-writer") if self._store.vendor == "postgresql" else None
+        self._lock_number = number_of(f"opsconsole:{self._run.identity}:{','.join(sorted(self._run.writes))}")
+        self._has_versions = False
+        self._search_path = ""  # for the store's triggers, where it is not the connection's own
+        # Deletes need no trial restore, or it has succeeded for all rows.
+        self._restorable = not (operation.undoable and self._run.plan.get("restorable", True))
+        if self._run.fast and self._store.vendor == "sqlite":
+            with self._store.connection.cursor() as cursor:
+                cursor.execute(f"PRAGMA wal_autocheckpoint={FAST_CHECKPOINT_PAGES}")
+
+    def start(self, writes: list[Write], read: ReadBatch) -> Future[None]:
+        """Start to write a batch. The result raises the error of the write."""
+        if self._thread is not None:
+            return self._thread.submit(self._apply, writes, read)
+        done: Future[None] = Future()
+        try:
+            self._apply(writes, read)
+            done.set_result(None)
+        except Exception as error:  # noqa: BLE001  # the caller of `result` gets it
+            done.set_exception(error)
+        return done
+
+    def reconnect(self) -> None:
+        """Close connections that may be broken."""
+        self._store.close()
+        if self._thread is not None:  # the thread's own connection to `default`, for the fence
+            self._thread.submit(connections.close_all).result()
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.submit(connections.close_all).result()
+            self._thread.shutdown()
+
+    def examine_store(self) -> None:
+        """Read the triggers and, on PostgreSQL, what the writes need: row versions and the search path of triggers."""
+        fired = [
+            trigger
+            for target in self._operation.targets()
+            if target.table in self._store.tables
+            for trigger in self._store.triggers(target.table, target.kind.upper())
+        ]
+        if self._store.vendor == "postgresql":
+            self._has_versions = stored_rows.has_versions(self._store, self._operation.writes)
+            self._search_path = platform_search_path(self._store) if fired else ""
+
+    def final(self, writes: list[Write]) -> list[Write]:
+        """Return the writes as saved and executed: whole rows for deletes, new values in the database's form."""
+        return [
+            stored_rows.children_first(self._store, with_whole_rows(self._store, write))
+            if write.kind == "delete"
+            else stored_rows.normalized(self._store, write)
+            for write in writes
+        ]
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Take the store's write lock, then check the fence. Raises LostOwnership."""
+        with transaction.atomic(using=self._store.alias):
+            if self._store.vendor == "postgresql":
+                with self._store.connection.cursor() as cursor:
+                    cursor.execute("SELECT pg_advisory_xact_lock(%s)", [self._lock_number])
+            self._lease.check()
+            yield
+
+    def truncate_log(self) -> None:
+        """Checkpoint SQLite's write-ahead log if readers have let it grow."""
+        try:
+            size = os.stat(f"{self._store.path}-wal").st_size if self._store.path is not None else 0
+        except FileNotFoundError:
+            return
+        if size > WAL_LIMIT_BYTES:
+            with self._store.connection.cursor() as cursor:
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _apply(self, writes: list[Write], read: ReadBatch) -> None:
+        """Write one batch in a transaction: lock parents before children, delete children before parents."""
+        if not writes:
+            return
+        store = self._store
+        with self.transaction():
+            deletes = [write for write in writes if write.kind == "delete"]
+            # PostgreSQL's writes skip rows that are younger than `since`: only other batches are locked and read again.
+            since = read.since if self._has_versions and not self._failing.retries else None
+            for write in reversed(writes if since is None else deletes):
+                stored_rows.lock(store, write)
+            if since is None and (store.vendor == "postgresql" or stored_rows.mark(store) != read.since):
+                self._require_as_read(read, deletes)
+            for write in deletes:
+                require_unreferenced(store, write, deletes, self._operation.writes)
+            if self._search_path:  # not earlier: the operation's queries need the configured schema
+                store.query("SELECT set_config('search_path', %s, true)", [self._search_path])
+            with every_delete_recorded(store, self._operation.targets() if deletes else (), deletes):
+                for write in writes:
+                    stored_rows.write(store, write, since=since)
+                stored_rows.check_deferred(store)
+            for write in writes:
+                stored_rows.verify(store, write)
+            if deletes and not self._restorable:
+                try_restore(store, deletes, first_batch=not self._run.batches_done)
+                # If keys, checks or triggers may refuse single rows, every batch is tried.
+                self._restorable = not any(preflight.may_refuse_a_row(store, write.table) for write in deletes)
+
+    def _require_as_read(self, read: ReadBatch, deletes: list[Write]) -> None:
+        """Read the batch again under the lock. Raises RowsChanged for rows with a different outcome."""
+        again: dict[Key, Any] = {}
+        after, last = read.after, read.rows[-1].pk
+        while after != last and (
+            rows := read_batch(self._operation, self._rows, after=after, bound=last, limit=len(read.rows))
+        ):
+            again |= {row.pk: row for row in rows}
+            after = rows[-1].pk
+        unmet: dict[RowKey, Exception | None] = {}
+        outcome_of = self._failing.outcome
+        for row in read.rows:
+            now = again.get(row.pk)
+            if now == row or not isinstance(outcome := outcome_of(row), Changes):
+                continue
+            if now is None or outcome_of(now) != outcome:
+                unmet |= dict.fromkeys(((change.table, change.key) for change in outcome.rows), None)
+        for write in deletes:  # their before-images hold more columns than were processed
+            found = stored_rows.read(self._store, write.table, write.columns, [row[0] for row in write.rows])
+            unmet |= {
+                (write.table, key): None
+                for key, old, _new in write.rows
+                if found.get(key) != self._store.normalize(old)
+            }
+        if unmet:
+            raise RowsChanged(unmet)

@@ -1,0 +1,108 @@
+"""The lease of a worker on a run. Only the worker that holds it may write."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import psutil
+from django.db import DatabaseError, InterfaceError, connections
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from opsconsole.engine.models import Request, Run, Status
+
+logger = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=30)
+
+
+class LostOwnership(Exception):
+    """A run that another worker owns, or that has ended."""
+
+
+@cache
+def host_name() -> str:
+    return socket.gethostname()
+
+
+def this_worker() -> dict[str, Any]:
+    """Return host, process id and start time of this process."""
+    process = psutil.Process()
+    return {"host": host_name(), "pid": process.pid, "started": process.create_time()}
+
+
+def is_stale(run: Run) -> bool:
+    """Return whether a running run has no worker: its process is gone or its lease has expired."""
+    if run.status != Status.RUNNING:
+        return False
+    if run.lease_until is None or run.lease_until < timezone.now():
+        return True
+    worker = run.worker
+    if not worker or worker["host"] != host_name():
+        return False
+    try:
+        process = psutil.Process(worker["pid"])
+        return abs(process.create_time() - worker["started"]) > 1 or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+class Lease:
+    """The lease of this process on a run that it has claimed. It ends when another worker claims the run."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.request = Request(run.request)  # as of the last check
+
+    def update(self, **fields: Any) -> None:
+        """Save fields of the run and renew the lease. Raises LostOwnership."""
+        fields.setdefault("lease_until", timezone.now() + LEASE)
+        if not self._owned().update(**fields):
+            raise LostOwnership
+
+    def check(self) -> None:
+        """Read the request of the run. Raises LostOwnership."""
+        request = self._owned().values_list("request", flat=True).first()
+        if request is None:
+            raise LostOwnership
+        self.request = Request(request)
+
+    @contextmanager
+    def renewed(self) -> Iterator[None]:
+        """Renew the lease during a long step. Raises LostOwnership."""
+        over, lost = threading.Event(), threading.Event()
+
+        def renew() -> None:
+            try:
+                while not over.wait(LEASE.total_seconds() / 3):
+                    try:
+                        self.update()
+                    except LostOwnership:
+                        lost.set()
+                        return
+                    except (DatabaseError, InterfaceError):  # tried again at the next renewal
+                        logger.warning("The lease could not be renewed", exc_info=True)
+                        connections["default"].close()
+            finally:
+                connections.close_all()
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        if lost.is_set():
+            raise LostOwnership
+
+    def _owned(self) -> QuerySet[Run]:
+        """Return the query for the run while this process owns it."""
+        return Run.objects.filter(pk=self.run.pk, generation=self.run.generation, status=Status.RUNNING)

@@ -1,0 +1,194 @@
+"""Recovery after a crash, a lost connection, a power loss or a failed write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import connections, transaction
+from django.db.models import Q
+
+from opsconsole.engine.models import Batch, Run
+from opsconsole.engine.operation import Operation
+from opsconsole.engine.outcomes import Changes, Outcome, Skip
+from opsconsole.engine.planner import OUTCOMES, Unreadable, merge
+from opsconsole.stores import rows as stored_rows
+from opsconsole.stores.errors import ErrorKind, classify
+from opsconsole.stores.rows import Key, RowsChanged, Write
+
+MAX_MOVES = 5  # a row that other clients change more often than this is skipped
+
+
+@contextmanager
+def durable_transaction() -> Iterator[None]:
+    """Open a transaction in `default` whose commit survives a power loss."""
+    connection = connections["default"]
+    sqlite = connection.vendor == "sqlite" and not connection.in_atomic_block
+    if sqlite:
+        connection.cursor().execute("PRAGMA synchronous=FULL")
+    try:
+        with transaction.atomic():
+            if connection.vendor == "postgresql":
+                connection.cursor().execute("SET LOCAL synchronous_commit = on")
+            yield
+    finally:
+        if sqlite and connection.connection is not None:
+            connection.cursor().execute("PRAGMA synchronous=NORMAL")
+
+
+# --- batches in doubt -----------------------------------------------------------------------------------------
+
+
+def first_lost_batch(run: Run, operation: Operation) -> int | None:
+    """Return the number of the first batch that the store has not committed, or None.
+
+    A crash leaves at most one batch in doubt. A power loss may have removed the last commits of a SQLite store, so
+    batches are compared from the newest until a committed one is found.
+    """
+    lost = None
+    for batch in run.batches.order_by("-number").iterator(chunk_size=1):
+        committed = is_committed(batch, operation)
+        if committed is False:
+            lost = batch.number
+        elif committed:
+            break
+    return lost
+
+
+def is_committed(batch: Batch, operation: Operation) -> bool | None:
+    """Return whether the store has committed this batch, None if the batch wrote nothing."""
+    store = operation.store
+    wrote = False if batch.rows and not (batch.committed or operation.undoable) else None
+    for write in batch.writes:
+        wrote = True
+        current = stored_rows.read(store, write.table, write.columns, [row[0] for row in write.rows])
+        for key, old, new in write.rows:
+            now = current.get(key)
+            if now == store.normalize(new) and old != new:
+                return True
+            if now == store.normalize(old):
+                wrote = False
+        if wrote is False:
+            return False
+    return wrote
+
+
+def settle_batches(run: Run, first_lost: int | None) -> None:
+    """Mark the batches before `first_lost` as committed and delete the others. The caller saves the run."""
+    in_doubt = run.batches.filter(Q(committed=False) | Q(number__gte=first_lost or 1 << 31))
+    for batch in in_doubt.order_by("number"):
+        lost = first_lost is not None and batch.number >= first_lost
+        if lost and batch.committed:
+            count_batch(run, batch, batch.reasons, -1)
+        elif not lost and not batch.committed:
+            count_batch(run, batch, batch.reasons)
+        if lost:
+            batch.delete()
+        else:
+            Batch.objects.filter(pk=batch.pk).update(committed=True)
+    if first_lost is not None:
+        newest = run.batches.order_by("-number").first()
+        run.cursor = newest.cursor if newest else None
+
+
+def count_batch(run: Run, batch: Batch, reasons: dict[str, dict[str, int]], sign: int = 1) -> None:
+    """Add a committed batch to the run's counters and move the cursor; with `sign` -1, subtract a lost one."""
+    for outcome in OUTCOMES:
+        setattr(run, outcome, getattr(run, outcome) + sign * getattr(batch, outcome))
+    merge(
+        run.reasons,
+        {name: {reason: sign * n for reason, n in counts.items()} for name, counts in reasons.items()},
+    )
+    run.batches_done += sign
+    if sign > 0:
+        run.cursor = batch.cursor
+
+
+# --- rows whose write failed -----------------------------------------------------------------------------------
+
+
+def concerns_rows(error: Exception) -> bool:
+    """Return whether the error belongs to rows of the batch, not to the whole run."""
+    return isinstance(error, RowsChanged | stored_rows.UnrecordedDelete) or classify(error) == ErrorKind.ROW
+
+
+class FailingRows:
+    """The rows of a batch whose write failed. The batch is read again until each of them has a verdict."""
+
+    def __init__(self, process: Callable[[Any], Outcome]) -> None:
+        self._process = process
+        self._suspects: dict[Key, tuple[str, int]] = {}  # row -> what it held when its write failed; how often
+        self._verdicts: dict[Key, Exception | Skip] = {}  # row -> why it is not written with its batch
+        self._isolating = 0  # rows among which one cannot be written
+        self.retries = 0  # of the batch that is being written
+
+    @property
+    def isolating(self) -> bool:
+        """Return whether a failing row is being isolated: batches do not grow."""
+        return self._isolating > 0
+
+    @property
+    def process(self) -> Callable[[Any], Outcome]:
+        """Return the function that processes a row. A verdict replaces its outcome."""
+        return self._judged if self._verdicts else self._process
+
+    def _judged(self, row: Any) -> Outcome:
+        verdict = self._verdicts.get(row.pk)
+        if isinstance(verdict, Exception):
+            raise verdict
+        return verdict or self._process(row)
+
+    def outcome(self, row: Any) -> Outcome | None:
+        """Return the outcome of a row, or None if processing raises or the row is unreadable."""
+        if isinstance(row, Unreadable):
+            return None
+        try:
+            return self.process(row)
+        except Exception:  # noqa: BLE001  # it fails, and is counted so
+            return None
+
+    def isolate(self, rows: list[Any], error: Exception, writes: list[Write]) -> int | None:
+        """Judge the rows that the error names. If it names none, halve the batch until one row is left.
+
+        Return the size of the next batch if it is halved.
+        """
+        self.retries += 1
+        if isinstance(error, RowsChanged) and self.retries <= 2 * MAX_MOVES:
+            self._judge(rows, error, writes)
+        elif len(rows) > 1:
+            self._isolating = max(self._isolating, len(rows))
+            self.retries = 0
+            return max(1, len(rows) // 2)
+        else:
+            self._isolating = 0  # batches grow again, and the next failing row is isolated in the same way
+            self._verdicts[rows[0].pk] = error
+        return None
+
+    def _judge(self, rows: list[Any], error: RowsChanged, writes: list[Write]) -> None:
+        """Decide about the rows that were not written.
+
+        A row that is unchanged in two reads was not changed by another client: it fails with the reason of its write.
+        """
+        held = {(write.table, key): old for write in writes for key, old, _new in write.rows} | error.held
+        for row in rows:
+            outcome = self.outcome(row)
+            written = [(change.table, change.key) for change in outcome.rows] if isinstance(outcome, Changes) else []
+            if refused := [error.refused[one] for one in written if one in error.refused]:
+                self._verdicts[row.pk] = refused[0]
+            elif unmet := [error.unmet[one] for one in written if one in error.unmet]:
+                before, times = self._suspects.get(row.pk, ("", 0))
+                holds = repr([(one, held.get(one)) for one in written])
+                reasons = [reason for reason in unmet if reason is not None]
+                if reasons and holds == before:
+                    self._verdicts[row.pk] = reasons[0]
+                elif times >= MAX_MOVES:
+                    self._verdicts[row.pk] = Skip("changed_concurrently")
+                self._suspects[row.pk] = holds, times + 1
+
+    def batch_written(self, rows: list[Any]) -> None:
+        """Forget the verdicts of a batch that is written."""
+        self._suspects.clear()
+        self._verdicts.clear()
+        self.retries = 0
+        self._isolating -= len(rows)
