@@ -1,4 +1,4 @@
-"""The process of `make demo`: it answers, looks as it should, keeps both alive, and leaves nothing behind."""
+"""The process of `make demo`: it serves pages, ends when a part of it ends, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def answers(url, seconds=60):
 
 @pytest.fixture
 def demo(tmp_path, empty_console):
-    """A running demo: the shell, the process, its address, and a file with what it printed."""
+    """Start a demo. Yield the shell, the process, its address and the file with its output."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -98,14 +98,16 @@ def test_it_serves_until_it_is_stopped_and_leaves_nothing(demo, number):
 USERS = "from django.contrib.auth.models import User; print(*User.objects.values_list('username', flat=True))"
 
 
-def test_what_dies_is_started_again(demo):
-    _shell, process, url, printed = demo
+@pytest.mark.parametrize(("word", "name"), [("gunicorn", "web server"), ("qcluster", "worker")])
+def test_a_part_that_dies_ends_the_demo_with_its_reason(demo, word, name):
+    _shell, process, _url, printed = demo
     told(printed, "Ctrl-C")
-    for word, name in (("gunicorn", "web server"), ("qcluster", "worker")):
-        master = next(c for c in psutil.Process(process.pid).children() if word in c.cmdline())
-        master.kill()
-        told(printed, f"The {name} ended: starting it again.")
-    assert answers(f"{url}/admin/login/")
+    left = children(process)
+    next(c for c in psutil.Process(process.pid).children() if word in c.cmdline()).kill()
+    assert process.wait(timeout=20) == 1
+    assert f"The {name} ended (SIGKILL)." in printed.read_text()
+    _, alive = psutil.wait_procs(left, timeout=3)
+    assert alive == []
 
 
 def test_a_taken_port_is_refused(tmp_path, empty_console):
@@ -113,7 +115,7 @@ def test_a_taken_port_is_refused(tmp_path, empty_console):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         shell = Shell(tmp_path / "console", empty_console, {"PORT": str(taken.getsockname()[1])})
-        assert "is taken" in shell.refused("demo")
+        assert "is in use" in shell.refused("demo")
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "http", "-1"])
@@ -123,7 +125,7 @@ def test_a_wrong_port_is_refused(tmp_path, empty_console, port):
 
 def test_it_is_not_for_production(tmp_path, empty_console):
     production = {"OPSCONSOLE_ENVIRONMENT": "production", "SECRET_KEY": "x" * 50}
-    assert "not for production" in Shell(tmp_path / "console", empty_console, production).refused("demo")
+    assert "does not run in production" in Shell(tmp_path / "console", empty_console, production).refused("demo")
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
