@@ -10,8 +10,10 @@ from django.utils.translation import gettext as _
 
 from opsconsole.engine.models import Event
 from opsconsole.engine.seals import fits
+from opsconsole.escaping import for_terminal
 from opsconsole.formatting import format_number
 
+SHOWN = 80
 FORGED = 2  # a changed entry and its successor may fit no key; where more do not at the beginning, the key is wrong
 
 
@@ -41,7 +43,6 @@ def first_broken(notes: Iterable[Note]) -> str:
     for event in _entries().order_by("number").iterator(chunk_size=1000):
         if event.number != expected:
             return _("Entry %(number)d was removed.") % {"number": expected}
-        entry = {"number": event.number, "verb": event.verb, "who": event.who, "at": event.at.isoformat()}
         if not fits(before, event):
             count = _leading_misfits() if expected == 1 else 0
             if count > FORGED or count == _entries().count():
@@ -49,12 +50,15 @@ def first_broken(notes: Iterable[Note]) -> str:
                     "Wrong key: none fits the first %(count)s entries. Set AUDIT_LOG_KEY to the key that sealed them, "
                     "or add it to AUDIT_LOG_KEY_FALLBACKS."
                 ) % {"count": format_number(count)}
-            return _("Entry %(number)d (%(verb)s, %(who)s, %(at)s) was changed or inserted.") % entry
+            return _("Entry %(number)d was changed or inserted. Its values may be forged: %(values)s.") % {
+                "number": expected,
+                "values": _values(event),
+            }
         if other := next((note for note in noted.pop(expected, ()) if note.head != event.seal), None):
             return _(
-                "Entry %(number)d (%(verb)s, %(who)s, %(at)s) was written anew, or one before it: "
-                "%(where)s noted another seal."
-            ) % {**entry, "where": other.where}
+                "Entry %(number)d or an earlier one was replaced: %(where)s has another seal. "
+                "Its values may be forged: %(values)s."
+            ) % {"number": expected, "where": other.where, "values": _values(event)}
         before, expected = event.seal, expected + 1
     if noted and (most := max(noted)) >= expected:
         return _("Entry %(number)d was removed: %(where)s noted %(count)d entries.") % {
@@ -63,11 +67,16 @@ def first_broken(notes: Iterable[Note]) -> str:
             "where": noted[most][0].where,
         }
     if (strange := Event.objects.filter(number=None).order_by("pk").first()) is not None:
-        return _("An entry without a number (%(verb)s, %(who)s) was inserted.") % {
-            "verb": strange.verb,
-            "who": strange.who,
+        return _("An entry without a number was inserted. Its values may be forged: %(values)s.") % {
+            "values": _values(strange)
         }
     return ""
+
+
+def _values(event: Event) -> str:
+    """Return verb, account and time of an entry for display. A forger may have written them."""
+    values = (event.verb, event.who, event.at.isoformat() if event.at is not None else "NULL")
+    return ", ".join(f"'{for_terminal(str(value)[:SHOWN], one_line=True)}'" for value in values)
 
 
 def _leading_misfits() -> int:

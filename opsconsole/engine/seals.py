@@ -42,7 +42,7 @@ def seal_of(before: str, event: Any) -> str:
 
 def fits(before: str, event: Any) -> bool:
     """Return whether an entry's seal is one of the present or a former key, after the seal `before`."""
-    return is_sealed(_content(before, event), event.seal)
+    return event.at is not None and is_sealed(_content(before, event), event.seal)
 
 
 def seal(content: Any) -> str:

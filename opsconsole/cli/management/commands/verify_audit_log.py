@@ -1,4 +1,4 @@
-"""Names the first entry of the audit log that was changed, removed or inserted."""
+"""The `verify_audit_log` command: names the first entry that was changed, removed or inserted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Command(ConsoleCommand):
         if options["json"]:
             output.json({"entries": entries, "head": head, "broken": broken or None})
         elif not broken:
-            output.line(_("%(count)s entries: each is as it was written.") % {"count": format_number(entries)})
+            output.line(_("The audit log is intact. Entries: %(count)s.") % {"count": format_number(entries)})
         if broken:
             raise CommandError(broken, returncode=EXIT_FAILED)
 
