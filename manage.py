@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 
-# Django's commands that write nothing into a database of the console. Ours ask for themselves.
+# Commands of Django that write to no database of the console. Our commands check the environment themselves.
 READING = {
     *("check", "collectstatic", "compilemessages", "diffsettings", "dumpdata", "findstatic", "help", "inspectdb"),
     *("makemessages", "makemigrations", "qinfo", "show_urls", "showmigrations", "sqlmigrate", "test", "version"),
@@ -22,7 +22,7 @@ def main() -> None:
     from django.core.management import execute_from_command_line, get_commands
 
     try:
-        settings.INSTALLED_APPS  # noqa: B018  # Django would print its help without them
+        settings.INSTALLED_APPS  # noqa: B018  # an error in the settings is reported here, Django would print its help
         if sys.argv[1:] and sys.argv[1] not in READING:
             django.setup()
             from opsconsole.cli.command import refusal_of_process
@@ -32,7 +32,7 @@ def main() -> None:
         try:
             execute_from_command_line(sys.argv)
         except SystemExit as exit:
-            if exit.code == 1 and sys.argv[1] not in get_commands():  # Django has named the unknown command
+            if exit.code == 1 and sys.argv[1] not in get_commands():  # Django has reported the unknown command
                 sys.exit(2)
             raise
     except ImproperlyConfigured as error:

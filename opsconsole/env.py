@@ -1,4 +1,4 @@
-"""The variables of the settings. Each is declared once and read strictly: a bad value is one sentence with its name."""
+"""Strict parsers of environment variables and `.env` files. An error is one sentence with the variable's name."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 import psycopg
+from django.apps import AppConfig
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.validators import validate_email
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 T = TypeVar("T")
-# A parser returns the value of a text. It raises ValueError(what the text should be) for every other text.
+# A parser returns the value of a text, or raises ValueError with a noun phrase: "Set it to …".
 Parser = Callable[[str], T]
 
 LONGEST = 4096
@@ -37,32 +38,32 @@ _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable that the settings read. The value of a secret one is never shown."""
+    """A variable that the settings read. An error message does not show the value of a secret."""
 
     name: str
     parse: Parser[Any]
     secret: bool
 
     def read(self, text: str) -> Any:
-        """Return the value of `text`. Raises ImproperlyConfigured with one sentence that names the variable."""
+        """Return the value of `text`. Raise ImproperlyConfigured with the name of the variable."""
         try:
             if text != text.strip() or not text.isprintable() or len(text) > LONGEST:
                 raise ValueError(f"at most {LONGEST} visible characters, without spaces at the ends")
             return self.parse(text)
         except ValueError as error:
-            shown = f"is {text[:SHOWN]!r}" if not self.secret else "can't be read"
+            shown = f"is {text[:SHOWN]!r}" if not self.secret else "cannot be read"
             raise ImproperlyConfigured(f"{self.name} {shown}. Set it to {error}.") from None
 
 
 class Environment:
-    """Reads variables of the process, and remembers which. An empty one counts as not set."""
+    """The variables of a process. It records the ones that are read. An empty one is not set."""
 
     def __init__(self, values: Mapping[str, str] = os.environ) -> None:
         self.values = values
         self.variables: dict[str, Variable] = {}
 
     def __call__(self, name: str, parse: Parser[T], default: T, *, secret: bool = False) -> T:
-        """Return the value of a variable, or `default`. Raises ImproperlyConfigured."""
+        """Return the value of a variable, or `default`. Raise ImproperlyConfigured."""
         variable = self.variables[name] = Variable(name, parse, secret)
         text = self.values.get(name, "")
         found: T = variable.read(text) if text else default
@@ -70,7 +71,7 @@ class Environment:
 
 
 def read_file(path: Path, values: MutableMapping[str, str], *, required: bool) -> None:
-    """Add the variables of a `.env` file that are not set yet. Raises ImproperlyConfigured."""
+    """Add the variables of a `.env` file that are not set yet. Raise ImproperlyConfigured."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except FileNotFoundError:
@@ -79,14 +80,14 @@ def read_file(path: Path, values: MutableMapping[str, str], *, required: bool) -
         return
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ImproperlyConfigured(f"The file {str(path)!r} can't be read: {reason}.") from None
+        raise ImproperlyConfigured(f"The file {str(path)!r} cannot be read: {reason}. Correct it.") from None
     found: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())
         if match is None:
-            raise ImproperlyConfigured(f"Line {number} of {str(path)!r} can't be read. Write it as NAME=value.")
+            raise ImproperlyConfigured(f"Line {number} of {str(path)!r} cannot be read. Write it as NAME=value.")
         found[match[1]] = _unquoted(match[2])
     for name, value in found.items():
         values.setdefault(name, value)
@@ -104,7 +105,7 @@ def _unquoted(value: str) -> str:
 
 
 def text(value: str) -> str:
-    """Any text."""
+    """Return any text."""
     return value
 
 
@@ -135,7 +136,7 @@ def whole_number(least: int, most: int) -> Parser[int]:
 
 
 def number(least: float, most: float) -> Parser[float]:
-    """A number in decimal notation: neither an exponent nor a word such as nan is one."""
+    """Return a parser of decimal numbers. It refuses exponents and words such as nan."""
 
     def parse(value: str) -> float:
         if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", value) or not least <= float(value) <= most:
@@ -146,13 +147,13 @@ def number(least: float, most: float) -> Parser[float]:
 
 
 def listed(parse: Parser[T]) -> Parser[list[T]]:
-    """Values with commas between them."""
+    """Return a parser of values that are separated by commas."""
 
     def parse_all(value: str) -> list[T]:
         try:
             return [parse(item.strip()) for item in value.split(",")]
         except ValueError as error:
-            raise ValueError(f"a list with commas, each item {error}") from None
+            raise ValueError(f"a comma-separated list; each item is {error}") from None
 
     return parse_all
 
@@ -165,7 +166,7 @@ def zone(value: str) -> ZoneInfo:
 
 
 def path(value: str) -> Path:
-    """An absolute path: another one would depend on the folder in which a process was started."""
+    """Return an absolute path. A relative one would depend on the working directory of the process."""
     if not value.startswith("/"):
         raise ValueError("an absolute path")
     return Path(os.path.normpath(value))
@@ -174,7 +175,7 @@ def path(value: str) -> Path:
 def folder(value: str) -> Path:
     found = path(value)
     if found.exists() and not found.is_dir():
-        raise ValueError("the absolute path of a folder")
+        raise ValueError("the absolute path of a directory")
     return found
 
 
@@ -197,29 +198,59 @@ def age_identity(value: str) -> str:
     try:
         pyrage.x25519.Identity.from_str(value)
     except pyrage.IdentityError:
-        raise ValueError("an age identity: make one with `age-keygen`, it begins with AGE-SECRET-KEY-1") from None
+        raise ValueError("an age identity from `age-keygen`, which begins with AGE-SECRET-KEY-1") from None
     return value
 
 
 def key(value: str) -> str:
-    """A key that nobody guesses."""
+    """Return a key that is long enough not to be guessed."""
     if not re.fullmatch(r"[\x21-\x2b\x2d-\x7e]{32,}", value):
         raise ValueError("at least 32 ASCII characters without spaces and commas")
     return value
 
 
 def former_key(value: str) -> str:
-    """A key that was in use, however short."""
+    """Return a key of any length that was in use."""
     if not re.fullmatch(r"[\x21-\x7e]+", value):
         raise ValueError("ASCII characters without spaces")
     return value
 
 
 def bearer_token(value: str) -> str:
-    """A token that a header can carry."""
+    """Return a token that fits into a header."""
     if not re.fullmatch(r"[\x21-\x7e]+", value):
         raise ValueError("ASCII characters without spaces")
     return value
+
+
+# --- apps and directories ---------------------------------------------------------------------------
+
+
+def store_of_app(package: str) -> str:
+    """Return the alias of the store that an app of OPSCONSOLE_APPS declares. Raise ImproperlyConfigured."""
+    try:
+        store = getattr(AppConfig.create(package), "store", None)
+    except Exception as error:  # noqa: BLE001  # the import of an app may raise any error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ImproperlyConfigured(
+            f"OPSCONSOLE_APPS contains {package!r}. This app cannot be loaded ({reason}). Correct the name or the app."
+        ) from None
+    if not isinstance(store, str):
+        raise ImproperlyConfigured(
+            f"OPSCONSOLE_APPS contains {package!r}. This app declares no store. Add a StoreAppConfig to its apps.py."
+        )
+    return store
+
+
+def make_data_folder(folder: Path) -> None:
+    """Create the directory of OPSCONSOLE_DATA_DIR. Raise ImproperlyConfigured."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImproperlyConfigured(
+            f"OPSCONSOLE_DATA_DIR is {str(folder)!r}. This directory cannot be created ({error.strerror}). "
+            "Set it to a directory that this user can write to."
+        ) from None
 
 
 # --- hosts, addresses, URLs ------------------------------------------------------------------------
@@ -238,7 +269,7 @@ def origin(value: str) -> str:
 
 
 def proxy(value: str) -> Any:
-    """An IP address or a network; `unix` for the peers of a Unix socket, which have no address."""
+    """Return an IP network, or `unix` for the peers of a Unix socket, which have no address."""
     try:
         return value if value == "unix" else ip_network(value)
     except ValueError:
@@ -254,20 +285,29 @@ def email(value: str) -> str:
 
 
 def sender(value: str) -> str:
-    """An e-mail address, with or without a name: `Console <ops@example.org>`."""
+    """Return an e-mail address with or without a name: `Console <ops@example.org>`."""
     match = re.fullmatch(r"[^<>@,;]+ <([^<>]+)>", value)
     email(match[1] if match else value)
     return value
 
 
+class BadPort(ValueError):
+    """A URL whose port does not exist. Only the port is reported, not the whole URL."""
+
+
 def _split(value: str, *schemes: str) -> SplitResult:
-    """Return the parts of a URL without spaces, with one of these schemes and a port that exists."""
+    """Return the parts of a URL without spaces and with one of these schemes. Raise BadPort for a wrong port."""
     parts = urlsplit(value)
-    if parts.scheme not in schemes or " " in value or "#" in value or parts.port == 0:
+    if parts.scheme not in schemes or re.search(r"%(?![0-9A-Fa-f]{2})|[ #]", value):
         raise ValueError(value)
-    if re.search(r"%(?![0-9A-Fa-f]{2})", value):
-        raise ValueError(value)
+    if re.fullmatch(rf"(.*@)?({_HOST}|{_IPV6}):.+", parts.netloc):
+        _require_port(parts.netloc.rpartition(":")[2])
     return parts
+
+
+def _require_port(port: str) -> None:
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise BadPort("a URL whose port is a whole number from 1 to 65535")
 
 
 def _has_host(parts: SplitResult) -> bool:
@@ -278,6 +318,8 @@ def http_url(value: str) -> str:
     try:
         if not _has_host(_split(value, "http", "https")):
             raise ValueError(value)
+    except BadPort:
+        raise
     except ValueError:
         raise ValueError("an http or https URL") from None
     return value
@@ -292,7 +334,7 @@ _TLS: dict[str, Parser[Any]] = {
 
 
 def cache_url(value: str) -> dict[str, Any]:
-    """Return Django's settings of the live cache. Platforms write to it, too: plain keys, JSON values."""
+    """Return Django's settings of the live cache. Platforms share it, so keys are plain and values are JSON."""
 
     def plain_key(key: str, prefix: str, version: int) -> str:
         return f"{prefix}{key}"
@@ -321,6 +363,8 @@ def cache_url(value: str) -> dict[str, Any]:
         }
         redis = "django.core.cache.backends.redis.RedisCache"
         return {"BACKEND": redis, "LOCATION": location, "KEY_FUNCTION": plain_key, "OPTIONS": options}
+    except BadPort:
+        raise
     except ValueError:
         raise ValueError(
             "locmemcache://, redis://host:6379/0, rediss://host:6379/0 or redis:///path/to/socket"
@@ -345,11 +389,13 @@ def email_url(value: str) -> dict[str, Any]:
             "EMAIL_HOST_PASSWORD": unquote(parts.password or ""),
             **({f"EMAIL_USE_{encryption}": True} if encryption else {}),
         }
+    except BadPort:
+        raise
     except ValueError:
         raise ValueError("smtp://user:password@host:587, smtp+tls://…, smtp+ssl://… or consolemail://") from None
 
 
-# The pool's numbers are ours, the other parameters libpq's.
+# Parameters of the pool. All others belong to libpq.
 _POOL: dict[str, Parser[Any]] = {
     "pool_min": whole_number(0, 1000),
     "pool_max": whole_number(1, 1000),
@@ -377,7 +423,7 @@ def database_url(value: str) -> dict[str, Any]:
 
 
 def checked_database_url(value: str) -> str:
-    """A database URL as it is."""
+    """Return a valid database URL unchanged."""
     database_url(value)
     return value
 
@@ -401,14 +447,14 @@ def _postgresql_url(value: str) -> dict[str, Any]:
             raise ValueError(f"a URL whose {name} is {error}") from None
     if options.get("pool_min", 0) > options.get("pool_max", 30):
         raise ValueError("a URL whose pool_min is not above its pool_max")
-    # libpq knows its own parameters, several hosts and Unix sockets.
+    # libpq checks its parameters, and reads several hosts and Unix sockets.
     own = {name: given for name, given in options.items() if name not in _POOL and name != "pooler"}
     found = conninfo_to_dict(make_conninfo(url, **own))
     hosts, ports = str(found.pop("host", "") or ""), str(found.pop("port", "") or "")
     if not all(re.fullmatch(rf"{_HOST}|[0-9A-Fa-f:.]+|/.+|", host) for host in hosts.split(",")):
         raise ValueError(value)
     for port in filter(None, ports.split(",")):
-        whole_number(1, 65535)(port)
+        _require_port(port)
     name = str(found.pop("dbname", "") or "")
     if not name or name.startswith("/"):
         raise ValueError(value)

@@ -1,4 +1,4 @@
-"""Debug pages and mails of errors, without secrets: in development, too."""
+"""Debug pages and mails of errors, without secrets in every environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opsconsole.redaction import redact
 
 
 class ReportFilter(SafeExceptionReporterFilter):
-    """Which settings and variables are not shown."""
+    """A filter that hides secret settings and variables."""
 
     hidden_settings = re.compile(
         r"API|AUTH|TOKEN|KEY|SECRET|PASS|PWD|SIGNATURE|COOKIE|CREDENTIAL|DSN|URL|DATABASES|CACHES|LOCATION",
@@ -24,7 +24,7 @@ class ReportFilter(SafeExceptionReporterFilter):
 
 
 class Reporter(ExceptionReporter):
-    """An error's report without secrets, wherever in it they are."""
+    """A report of an error without the secrets of the settings."""
 
     def get_traceback_html(self) -> SafeString:
         return mark_safe(redact(super().get_traceback_html()))  # noqa: S308  # Django's template escapes

@@ -1,4 +1,4 @@
-"""Text that is not ours, for what would take part of it as a command: a terminal, and a spreadsheet.
+"""Escaping of foreign text for terminals, JSON and spreadsheets.
 
 Pages escape by Django's templates and `format_html`. Statements escape names by `stores.catalog.quote` and bind values.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-# Controls (C0, DEL, C1), what changes the direction of text or is not seen, and halves of characters.
+# Controls (C0, DEL, C1), characters that are invisible or change the direction of text, and lone surrogates.
 _SEEN_ONLY_BY_TERMINALS = (
     r"\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     r"\ud800-\udfff\U000e0000-\U000e007f"
@@ -18,15 +18,15 @@ _SHORT = {"\t": r"\t", "\n": r"\n", "\r": r"\r", "\x1b": r"\e"}
 
 
 def for_terminal(text: str, *, one_line: bool = False) -> str:
-    """Return `text` with every character that a terminal would obey or hide as a visible escape.
+    """Return `text` with visible escapes for control and invisible characters.
 
-    Line ends and tabs stay, but in `one_line`.
+    Newlines and tabs are escaped only with `one_line`.
     """
     return (_RAW_IN_LINE if one_line else _RAW).sub(_visible, text)
 
 
 def in_json(text: str) -> str:
-    r"""Return a JSON document with the same characters as `\uXXXX`, so that it means what it meant."""
+    r"""Return a JSON document with these characters as `\uXXXX`. Its values do not change."""
     return _RAW.sub(_escaped_in_json, text)
 
 
@@ -41,25 +41,25 @@ def _visible(found: re.Match[str]) -> str:
 def _escaped_in_json(found: re.Match[str]) -> str:
     code = ord(found[0])
     if code < 0x20:
-        return found[0]  # between the values: a document has none within them
+        return found[0]  # whitespace between values: JSON texts contain no raw controls
     if code < 0x10000:
         return f"\\u{code:04x}"
     code -= 0x10000
     return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
 
 
-# What begins a formula in Excel, LibreOffice or Google Sheets, after blanks and what is not seen, in its wide form too.
+# The start of a formula in Excel, LibreOffice or Google Sheets: after blanks and invisible characters, and full-width.
 _FORMULA = re.compile(r"'*(?:[\t\r\n]|[\s\x00\ufeff\u200b-\u200f\u2060]*[=+\-@\uff1d\uff0b\uff0d\uff20\u2212]|\Z)")
 
 
 def for_cell(text: str) -> str:
-    """Return `text` for a cell of CSV or XLSX: an apostrophe stands before what a spreadsheet would calculate.
+    """Return `text` for a cell of CSV or XLSX, with an apostrophe before a formula.
 
-    The empty text and text that begins with apostrophes get one, too, so that `from_cell` knows which is ours.
+    Empty text and text that begins with an apostrophe get one too, so that `from_cell` can remove it.
     """
     return f"'{text}" if _FORMULA.match(text) else text
 
 
 def from_cell(text: str) -> str:
-    """Return what `for_cell` was given."""
+    """Return the text that `for_cell` escaped."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text

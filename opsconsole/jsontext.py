@@ -1,4 +1,4 @@
-"""Strict JSON: NaN and Infinity are refused, and everything else that RFC 8259 allows is read."""
+"""Strict JSON: decoding of everything that RFC 8259 allows, but not NaN and Infinity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets of the settings, kept out of what people read: pages, logs, errors, events, messages and debug pages."""
+"""Removal of the settings' secrets from pages, logs, errors, events and messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from django.conf import settings
 
 HIDDEN = "***"
-SHORTEST = 6  # a shorter value is found within ordinary words
+SHORTEST = 6  # a shorter value occurs in ordinary words
 # `scheme://user:password@`, and `password=…` as in a connection string or a query.
 _IN_URL = re.compile(r"(?P<before>\b[a-z][a-z0-9+.-]*://[^\s/?#:@'\"<>]*:)[^\s/'\"<>]*(?=@)", re.IGNORECASE)
 _NAMED = re.compile(
@@ -26,7 +26,7 @@ _NAMED = re.compile(
 
 
 def redact(text: str) -> str:
-    """Return a sentence or a report without secrets: those of the settings, and passwords in any address."""
+    """Return a sentence or a report without the settings' secrets and without passwords in any address."""
     text = hide_secrets(text)
     for pattern in (_IN_URL, _NAMED):
         text = pattern.sub(rf"\g<before>{HIDDEN}", text)
@@ -34,7 +34,7 @@ def redact(text: str) -> str:
 
 
 def hide_secrets(text: str) -> str:
-    """Return any text without the secrets of the settings. What else stores hold stays as it is."""
+    """Return a text of a store without the settings' secrets. Nothing else in it changes."""
     for form, pattern in _patterns(_values()):
         if form in text:
             text = pattern.sub(HIDDEN, text)
@@ -53,12 +53,12 @@ def redact_all(value: Any) -> Any:
 
 
 def redact_line(logger: Any, name: str, line: str) -> str:
-    """The last processor of the logs."""
+    """Redact a line of the log, as the last processor of structlog."""
     return redact(line)
 
 
 def shown_url(url: str) -> str:
-    """Return an address as people may read it, without what may be as good as a password: path and query."""
+    """Return an address for display, without path and query, which may contain secrets."""
     parts = urlsplit(url)
     port = f":{parts.port}" if parts.port else ""
     rest = "/…" if parts.path.strip("/") or parts.query else ""
@@ -66,7 +66,7 @@ def shown_url(url: str) -> str:
 
 
 def _values() -> tuple[str, ...]:
-    """The settings that hold secrets, as they are now."""
+    """Return the current values of the settings that contain secrets."""
     from django.db import connections
 
     found = [settings.SECRET_KEY, getattr(settings, "EMAIL_HOST_PASSWORD", "")]
@@ -74,14 +74,14 @@ def _values() -> tuple[str, ...]:
         value = getattr(settings, name, "") or os.environ.get(name, "")
         found += value if isinstance(value, list) else [value]
     for config in connections.settings.values():
-        # The name of the user or the database as the password is no secret, and it is found in every sentence.
+        # A password that equals the name of the user or the database is not secret, and occurs in many sentences.
         if config.get("PASSWORD") not in {config.get("USER"), config.get("NAME"), config.get("HOST")}:
             found.append(config.get("PASSWORD"))
     return tuple(str(value) for value in found if value)
 
 
 def _in_value(value: str) -> Iterator[str]:
-    """The secrets in a variable's value: the whole of it, or of an address the parts that nobody can guess."""
+    """Yield the secrets in a variable's value: all of it, or the secret parts of an address."""
     if "://" not in value:
         yield value
         return
@@ -105,7 +105,7 @@ def _is_token(text: str) -> bool:
 
 @lru_cache(maxsize=16)
 def _patterns(values: tuple[str, ...]) -> list[tuple[str, re.Pattern[str]]]:
-    """Secrets as they may be written: plain, in a URL, in HTML, as text of Python and JSON. The longest first."""
+    """Return the forms of the secrets in text, URLs, HTML, Python and JSON, longest first."""
     forms = {
         form
         for secret in chain.from_iterable(map(_in_value, values))

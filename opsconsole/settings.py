@@ -10,7 +10,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
-from django.apps import AppConfig
 from django.core.cache.backends.base import CacheKeyWarning
 from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
@@ -35,7 +34,7 @@ ENVIRONMENT = env("OPSCONSOLE_ENVIRONMENT", read.choice("development", "staging"
 PRODUCTION = ENVIRONMENT == "production"
 DATA_DIR = env("OPSCONSOLE_DATA_DIR", read.folder, BASE_DIR / "data")
 WORKERS = env("OPSCONSOLE_WORKERS", read.whole_number(1, 64), 2)
-env("OPSCONSOLE_TOKEN", read.bearer_token, "", secret=True)  # who a command acts for: management/accounts.py
+env("OPSCONSOLE_TOKEN", read.bearer_token, "", secret=True)  # read by cli/accounts.py
 
 # --- Django -------------------------------------------------------------------------------------
 
@@ -51,13 +50,13 @@ ROOT_URLCONF = "opsconsole.urls"
 WSGI_APPLICATION = "opsconsole.wsgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# Apps of further platforms. Each declares its store: see docs/writing-operations.md.
+# Apps of further platforms. Each declares its store, see docs/writing-operations.md.
 PLATFORM_APPS: list[str] = env("OPSCONSOLE_APPS", read.listed(read.package), [])
 INSTALLED_APPS = [
     "unfold",
     "unfold.contrib.filters",
     "unfold.contrib.import_export",
-    "django.contrib.admin.apps.SimpleAdminConfig",  # urls.py loads the admin modules: most commands need none
+    "django.contrib.admin.apps.SimpleAdminConfig",  # urls.py loads the admin modules, most commands do not need them
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -76,7 +75,7 @@ INSTALLED_APPS = [
     "opsconsole.console",
     "opsconsole.cli",
     "opsconsole.api",
-    "import_export",  # after the console, which holds its commands back
+    "import_export",  # after opsconsole.cli, which disables its commands
     "tasks.agentos",
     "audits",
     "tasks.helix",
@@ -85,6 +84,10 @@ INSTALLED_APPS = [
     *PLATFORM_APPS,
     "opsconsole.monitoring",  # after the platforms: its sample data measures theirs
 ]
+
+for _app in PLATFORM_APPS:
+    if INSTALLED_APPS.count(_app) > 1:
+        raise ImproperlyConfigured(f"OPSCONSOLE_APPS contains {_app!r}. This app is already installed. Remove it.")
 
 MIDDLEWARE = [
     "opsconsole.console.middleware.TrustedProxyMiddleware",
@@ -103,7 +106,7 @@ MIDDLEWARE = [
     "django_structlog.middlewares.RequestMiddleware",
     "axes.middleware.AxesMiddleware",
     "opsconsole.console.store_errors.StoreTrouble",
-    # Before the stores are queried: an unreadable query string is no error of a store.
+    # After StoreTrouble: an invalid query string is not an error of a store.
     "opsconsole.console.middleware.BadQueryMiddleware",
 ]
 
@@ -122,14 +125,13 @@ TEMPLATES = [
     },
 ]
 
-# --- databases: the console's own, and one per store ------------------------------------------------
+# --- databases: the console's own and one per store ------------------------------------------------
 
-# Set by wsgi.py alone: qcluster forks, and a pool does not survive a fork.
+# Set by wsgi.py only: qcluster forks, and a pool does not survive a fork.
 POOL = env("OPSCONSOLE_POOL", read.boolean, False)
-# Web threads and workers wait briefly for a store's locks: what they serve else would wait with them.
+# Web threads and workers wait briefly for locks of a store, so that their other work does not wait too.
 STORE_LOCK_SECONDS = 1.0 if POOL or sys.argv[1:2] == ["qcluster"] else LOCK_SECONDS
-_declared: list[Any] = [AppConfig.create(app) for app in PLATFORM_APPS]
-STORES = tuple(dict.fromkeys(("agentos", "helix", "records", "roadmaps", *(app.store for app in _declared))))
+STORES = tuple(dict.fromkeys(("agentos", "helix", "records", "roadmaps", *map(read.store_of_app, PLATFORM_APPS))))
 ATTACHED_STORES = frozenset(store for store in STORES if env(f"{store.upper()}_ATTACHED", read.boolean, False))
 
 
@@ -147,7 +149,7 @@ def _database(alias: str, variable: str) -> dict[str, object]:
             lock_seconds=STORE_LOCK_SECONDS if prefix else LOCK_SECONDS,
         )
     except ImproperlyConfigured as error:
-        raise ImproperlyConfigured(f"{variable} can't be used. {error}") from None
+        raise ImproperlyConfigured(f"{variable} cannot be used. {error}") from None
 
 
 DATABASES = {
@@ -162,12 +164,12 @@ SILENCED_SYSTEM_CHECKS = ["models.W035"]  # AgentOS and HELIX both have a table 
 # The keys of the live cache are ids of platforms, whatever characters they have; memcached is not supported.
 warnings.filterwarnings("ignore", category=CacheKeyWarning)
 CACHES = {
-    # This process's own, so that no page waits for a cache server or believes what is in one.
+    # In memory, so that pages depend on no cache server and trust no shared data.
     "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "console"},
     "live": env("CACHE_URL", read.cache_url, read.cache_url("locmemcache://"), secret=True),
 }
 
-# --- people ---------------------------------------------------------------------------------------
+# --- accounts and sessions ---------------------------------------------------------------------------------------
 
 AUTHENTICATION_BACKENDS = [
     "axes.backends.AxesStandaloneBackend",
@@ -190,7 +192,7 @@ TOKEN_DAYS = env("TOKEN_DAYS", read.whole_number(1, 3650), 90)
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 AXES_HANDLER = "opsconsole.accounts.lockout.LockoutHandler"
-AXES_FAILURE_LIMIT = 5  # of one account from one address: a stranger elsewhere can't lock an account
+AXES_FAILURE_LIMIT = 5  # per account and address, so that a stranger cannot lock an account
 AXES_COOLOFF_TIME = 0.25  # hours
 AXES_RESET_ON_SUCCESS = True
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
@@ -209,17 +211,20 @@ FILE_UPLOAD_HANDLERS = [
 ]
 SESSION_COOKIE_HTTPONLY = True
 if TRUSTED_PROXIES:
-    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")  # from others the header is removed
+    SECURE_PROXY_SSL_HEADER = (
+        "HTTP_X_FORWARDED_PROTO",
+        "https",
+    )  # removed from other clients
 if PRODUCTION:
     SECURE_SSL_REDIRECT = env("SECURE_SSL_REDIRECT", read.boolean, True)
-    SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]  # asked from inside, without TLS
+    SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]  # requested inside the network without TLS
     SECURE_HSTS_SECONDS = env("SECURE_HSTS_SECONDS", read.whole_number(0, 315_360_000), 31_536_000)
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
     SECURE_HSTS_PRELOAD = True
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
 
-# The theme's Alpine needs eval and its widgets inline styles; everything else is our own origin.
+# Alpine of the theme needs eval, and its widgets need inline styles. All else comes from our own origin.
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": ["'self'"],
@@ -246,7 +251,7 @@ FORMAT_MODULE_PATH = "opsconsole.formats"
 # --- static files -----------------------------------------------------------------------------------
 
 STATIC_URL = "static/"
-STATIC_ROOT = DATA_DIR / "static"  # a web process collects into it; of the folder only the manifest's files are served
+STATIC_ROOT = DATA_DIR / "static"  # a web process collects the files; only those of the manifest are served
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"},
@@ -254,7 +259,7 @@ STORAGES = {
 
 # --- the queue: it only wakes the executor (opsconsole/engine/queue.py) --------------------------
 
-env("Q_CLUSTER_NAME", read.choice("opsconsole", "long"), "opsconsole")  # django-q reads it itself
+env("Q_CLUSTER_NAME", read.choice("opsconsole", "long"), "opsconsole")  # read by django-q2
 Q_CLUSTER: dict[str, Any] = {
     "name": "opsconsole",
     "orm": "default",
@@ -262,19 +267,19 @@ Q_CLUSTER: dict[str, Any] = {
     "queue_limit": WORKERS,
     "bulk": 1,
     "poll": 0.2,
-    "timeout": 600,  # a slice of 20 s and the longest batch, or the longest question of a check
+    "timeout": 600,  # a slice of 20 s plus the longest batch, or the longest rule of a check
     "retry": 2400,  # above timeout × (2 + queue_limit / workers)
-    "max_attempts": 1,  # the run counts its own attempts
+    "max_attempts": 1,  # the run counts the attempts
     "ack_failures": True,
     "catch_up": False,
-    "save_limit": 0,  # every finished job would read all the kept ones again; pruned by a schedule
+    "save_limit": 0,  # each finished job would read all saved ones; a schedule prunes them
     "label": _("Queue"),
     "time_zone": TIME_ZONE,
-    # Q_CLUSTER_NAME=long: for units that may take hours, so that they keep nobody waiting.
+    # Q_CLUSTER_NAME=long is for actions that may take hours, so that other runs do not wait for them.
     "ALT_CLUSTERS": {"long": {"workers": 2, "queue_limit": 2, "timeout": 6 * 3600, "retry": 24 * 3600}},
 }
 
-# --- logs: nothing of a request's body, no parameters of queries --------------------------------------
+# --- logs: no request bodies, no query parameters --------------------------------------
 
 structlog.configure(
     processors=[
@@ -309,14 +314,14 @@ LOGGING = {
     "loggers": {
         "opsconsole": {"level": "INFO"},
         "django_structlog": {"level": "WARNING"},
-        "health_check": {"level": "CRITICAL"},  # a probe a second would log as many tracebacks
+        "health_check": {"level": "CRITICAL"},  # each probe of an unavailable store would log a traceback
     },
 }
 
 DEFAULT_EXCEPTION_REPORTER = "opsconsole.error_reports.Reporter"
 DEFAULT_EXCEPTION_REPORTER_FILTER = "opsconsole.error_reports.ReportFilter"
 
-# --- signals that hold runs: each off unless set -------------------------------------------------------
+# --- throttling: each signal is off unless set -------------------------------------------------------
 
 RUN_HOLD_FILE = env("RUN_HOLD_FILE", read.path, None)
 RUN_HOLD_MAX_REPLICA_LAG_SECONDS = env("RUN_HOLD_MAX_REPLICA_LAG_SECONDS", read.number(0, 86_400), None)
@@ -326,7 +331,7 @@ RUN_HOLD_MAX_ACTIVE_CONNECTIONS = env("RUN_HOLD_MAX_ACTIVE_CONNECTIONS", read.wh
 
 UNDO_MIN_DAYS = env("UNDO_MIN_DAYS", read.whole_number(1, 3650), 30)
 
-# --- alerts: who is told about findings, failed and overdue runs (opsconsole/engine/notifications.py) -----
+# --- alerts about findings, failed and overdue runs (opsconsole/engine/notifications.py) -----
 
 ALERT_EMAILS: list[str] = env("ALERT_EMAILS", read.listed(read.email), [])
 ALERT_WEBHOOK_URL = env("ALERT_WEBHOOK_URL", read.http_url, "", secret=True)
@@ -340,7 +345,7 @@ DEFAULT_FROM_EMAIL = env("ALERT_FROM", read.sender, "opsconsole@localhost")
 HELIX_MAX_RETRY_COUNT = env("HELIX_MAX_RETRY_COUNT", read.whole_number(0, 1000), 3)
 HELIX_HEALTH_URL = env("HELIX_HEALTH_URL", read.http_url, "", secret=True)
 
-# --- roadmaps: what counts as stuck, and how an interrupted workflow goes on --------------------------------
+# --- roadmaps: stuck tasks and recovery of interrupted workflows --------------------------------
 
 ROADMAPS_TIME_ZONE = env("ROADMAPS_TIME_ZONE", read.zone, ZoneInfo("Asia/Shanghai"))
 ROADMAPS_STUCK_AFTER_MINUTES = env("ROADMAPS_STUCK_AFTER_MINUTES", read.number(0, 525_600), 30.0)
@@ -354,27 +359,27 @@ ROADMAPS_RESUME_URL = env("ROADMAPS_RESUME_URL", read.http_url, "", secret=True)
 ROADMAPS_RETRY_URL = env("ROADMAPS_RETRY_URL", read.http_url, "", secret=True)
 ROADMAPS_RESUME_SECRET = env("ROADMAPS_RESUME_SECRET", read.text, "", secret=True)
 
-# --- approvals: how long a run waits for a second person ------------------------------------------------
+# --- approvals: lifetime of a request for approval ------------------------------------------------
 
 RUN_APPROVAL_HOURS = env("RUN_APPROVAL_HOURS", read.number(0, 87_600), 24.0)
 
 # --- backups -------------------------------------------------------------------------------------------
 
-BACKUP_FOLDERS: list[Path] = env("BACKUP_FOLDERS", read.listed(read.folder), [])  # none: backups/ in the data folder
+BACKUP_FOLDERS: list[Path] = env("BACKUP_FOLDERS", read.listed(read.folder), [])  # default: DATA_DIR/backups
 for _folder in BACKUP_FOLDERS:
     if _folder.resolve().is_relative_to(STATIC_ROOT) or STATIC_ROOT.is_relative_to(_folder.resolve()):
         raise ImproperlyConfigured(
-            f"BACKUP_FOLDERS holds {str(_folder)!r}, which shares files with {str(STATIC_ROOT)!r}. Name another folder."
+            f"BACKUP_FOLDERS contains {str(_folder)!r}, which overlaps {str(STATIC_ROOT)!r}. Name another directory."
         )
 BACKUP_MAX_AGE_HOURS = env("BACKUP_MAX_AGE_HOURS", read.number(0, 87_600), 24.0)
 BACKUP_ENCRYPTION_KEY = env("BACKUP_ENCRYPTION_KEY", read.age_identity, "", secret=True)
 
-# --- watching ------------------------------------------------------------------------------------------
+# --- monitoring ------------------------------------------------------------------------------------------
 
 METRICS_TOKEN = env("METRICS_TOKEN", read.bearer_token, "", secret=True)
 CONNECTIONS_ALERT_PERCENT = env("CONNECTIONS_ALERT_PERCENT", read.whole_number(1, 100), 80)
 
-# --- what is shown nowhere (opsconsole/redaction.py) ----------------------------------------------------
+# --- secrets (opsconsole/redaction.py) ----------------------------------------------------
 
 SECRET_VARIABLES = tuple(name for name, variable in env.variables.items() if variable.secret)
 

@@ -1,4 +1,4 @@
-"""The web process. Only it pools PostgreSQL connections: a pool does not survive qcluster's fork."""
+"""The WSGI application. Only web processes pool PostgreSQL connections: a pool does not survive a fork."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ try:
     if sentence := environments.refusal():
         raise ImproperlyConfigured(sentence)
 
-    get_resolver().url_patterns  # noqa: B018  # loads the pages now: the first request does not wait for them
+    get_resolver().url_patterns  # noqa: B018  # load the pages now, not in the first request
 except ImproperlyConfigured as error:
     sys.stderr.write(f"{error}\n")
-    sys.exit(3)  # with this code gunicorn stops; with any other it starts the worker again and again
+    sys.exit(3)  # gunicorn stops with this code only, and restarts the worker with any other

@@ -8,6 +8,8 @@ from pathlib import Path
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
 
+from opsconsole.env import make_data_folder
+
 
 def secret_key(folder: Path, *, production: bool) -> str:
     """Return the key in `folder`, created on first use. Raise ImproperlyConfigured in production."""
@@ -23,7 +25,7 @@ def secret_key(folder: Path, *, production: bool) -> str:
 def _kept(path: Path) -> str:
     folder = path.parent
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_data_folder(folder)
         draft = folder / f"secret_key.{os.getpid()}"
         draft.touch(mode=0o600)
         draft.write_text(get_random_secret_key())

@@ -1,4 +1,4 @@
-"""Make or renew the console's databases. Safe to repeat."""
+"""The `setup` command: creates or updates the console's databases. Safe to repeat."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.exceptions import ValidationError
+from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.management import call_command
 from django.core.management.base import CommandParser
 from django.db import DatabaseError
@@ -23,32 +23,31 @@ from opsconsole.console.accounts import link, make_groups, make_superuser
 from opsconsole.engine import environments
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import SystemUser, Trigger
+from opsconsole.env import make_data_folder
 from opsconsole.stores import schema
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import all_stores
 
 
 class Command(ConsoleCommand):
-    help = gettext_noop("Migrate the console's own database and every managed store, and sync the schedules.")
+    help = gettext_noop("Create or update the console's database and every managed store, and sync the schedules.")
     examples = ("setup", "setup --demo --superuser admin")
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--demo", action="store_true", help=_("load sample data with its incidents"))
-        parser.add_argument("--superuser", metavar="NAME", help=_("make this account, with a new password"))
+        parser.add_argument("--demo", action="store_true", help=_("Load sample data with incidents."))
+        parser.add_argument("--superuser", metavar="NAME", help=_("Create this account with a new password."))
 
     def handle(self, *args: Any, **options: Any) -> None:
         require_environment()
         if options["superuser"] is not None:
             _require_account_name(options["superuser"])
         try:
-            settings.DATA_DIR.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Refused(
-                _("%(path)s can't be made: %(reason)s.") % {"path": settings.DATA_DIR, "reason": error.strerror}
-            ) from None
+            make_data_folder(settings.DATA_DIR)
+        except ImproperlyConfigured as error:
+            raise Refused(error) from None
         for store in all_stores():
             if not store.managed:
-                self.stdout.write(_("%(store)s: attached, left as it is") % {"store": store.alias})
+                self.stdout.write(_("%(store)s: attached, unchanged") % {"store": store.alias})
                 continue
             try:
                 if store.alias == DEFAULT:
@@ -66,7 +65,7 @@ class Command(ConsoleCommand):
             self._make_superuser(options["superuser"])
 
     def _load_demo(self) -> None:
-        """Each app brings its own incident; one that has rows already is left alone."""
+        """Load the sample data of every app whose tables are empty."""
         for app in apps.get_app_configs():
             if find_spec(f"{app.name}.demo") is not None:
                 for line in importlib.import_module(f"{app.name}.demo").load():
@@ -75,24 +74,24 @@ class Command(ConsoleCommand):
     def _make_superuser(self, name: str) -> None:
         password = make_superuser(name)
         if password is None:
-            self.stdout.write(_("The account %(name)s exists: its password stays.") % {"name": name})
+            self.stdout.write(_("The account %(name)s exists. Its password is unchanged.") % {"name": name})
         else:
             self.stdout.write(_("Account %(name)s, password %(password)s") % {"name": name, "password": password})
             self._link_the_first(name)
 
     def _link_the_first(self, name: str) -> None:
-        """The system user who makes a new console's first account is that account in the shell."""
+        """Link the system user to the first account of a new console."""
         users: Any = get_user_model()
         if users.objects.count() > 1 or SystemUser.objects.exists():
             return
         account = users.objects.get(**{users.USERNAME_FIELD: name})
         link(account, system_user(), Actor(system_user_at_host(), socket.gethostname(), Trigger.SHELL))
         values = {"system_user": system_user(), "name": name}
-        self.stdout.write(_("In the shell, the system user %(system_user)s is %(name)s.") % values)
+        self.stdout.write(_("The system user %(system_user)s is linked to this account.") % values)
 
 
 def _require_account_name(name: str) -> None:
-    """Raise Refused for a name that no account can have."""
+    """Refuse a name that no account can have."""
     users: Any = get_user_model()
     try:
         users._meta.get_field(users.USERNAME_FIELD).clean(name, None)
