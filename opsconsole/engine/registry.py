@@ -94,7 +94,13 @@ def clean(cls: type[Operation], values: Mapping[str, Any]) -> dict[str, Any]:
     return dict(form.cleaned_data)
 
 
-def add_arguments(cls: type[Operation], parser: argparse.ArgumentParser, *, positional: Sequence[str] = ()) -> None:
+def add_arguments(
+    cls: type[Operation],
+    parser: argparse.ArgumentParser,
+    *,
+    positional: Sequence[str] = (),
+    optional: Sequence[str] = (),
+) -> None:
     """A flag per form field; those named `positional` are arguments without one."""
     for name, field in cls.Params.base_fields.items():
         options: dict[str, Any] = {"help": str(field.help_text or field.label or name)}
@@ -104,7 +110,7 @@ def add_arguments(cls: type[Operation], parser: argparse.ArgumentParser, *, posi
         if isinstance(field, forms.MultipleChoiceField | forms.TypedMultipleChoiceField):
             options["nargs"] = "+"
         if name in positional:
-            if not field.required:
+            if not field.required or name in optional:
                 options["nargs"] = "?"
             parser.add_argument(name, metavar=name.upper(), **options)
         else:

@@ -235,9 +235,14 @@ def test_the_list(tmp_path: Path, empty_console: Path) -> None:
     (one,) = shell.json("backup_store", "agentos", "--db-path", path, "--list")["backups"]
     assert (one["file"], one["size_bytes"], one["encrypted"]) == (made["file"], made["size_bytes"], False)
     assert one["verified_at"] >= one["at"]
+    own = shell.json("backup_store", "default")
+    assert [backup["file"] for backup in shell.json("backup_store", "--list")["backups"]] == [own["file"]]
+    listed = shell.run("backup_store", "--list")
+    assert (listed.returncode, own["file"] in listed.stdout) == (0, True)
+    assert "Name a store, or pass --list." in shell.refused("backup_store")
     assert Path(made["file"]).name in shell.run("backup_store", "agentos", "--db-path", path, "--list").stdout
     Path(made["file"]).unlink()
-    assert "no backup" in shell.run("backup_store", "agentos", "--db-path", path, "--list").stdout
+    assert "There are no backups." in shell.run("backup_store", "agentos", "--db-path", path, "--list").stdout
 
 
 def test_refusals(managed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,9 @@ def test_a_store_of_another_system_is_refused(tmp_path: Path, empty_console: Pat
     shell = Shell(tmp_path / "console", empty_console)
     path = make_attached("sqlite", 50).url
     assert "holds the tables of agentos, not of helix" in shell.refused("upgrade_store", "helix", "--db-path", path)
-    assert "contradict each other" in shell.refused("check_store", "agentos", "--database", "helix")
+    assert "works on agentos, but --database names helix" in shell.refused(
+        "check_store", "agentos", "--database", "helix"
+    )
 
 
 # --- a platform that migrates its store itself -----------------------------------------------------------------

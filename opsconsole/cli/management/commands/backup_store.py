@@ -8,39 +8,54 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.cli.command import require_setup
+from opsconsole.cli.command import Refused, require_setup
 from opsconsole.cli.flags import chosen_store
 from opsconsole.cli.output import Output
 from opsconsole.cli.running import OperationCommand
 from opsconsole.engine import registry
 from opsconsole.formatting import duration
 from opsconsole.stores.backups import listed
+from opsconsole.stores.models import Backup
+from opsconsole.stores.store import Store, StoreUnavailable, all_stores
 
 
 class Command(OperationCommand):
     operation = "backups.backup_store"
     executes_by_default = True
     positional = ("store",)
-    help = gettext_noop("Write a checked backup of a store.")
+    optional = ("store",)  # --list without it lists all stores
+    help = gettext_noop("Write a verified backup of a store.")
     examples = ("backup_store agentos --to /mnt/backups", "backup_store agentos --list")
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--list", action="store_true", help=_("list the backups of the store instead"))
+        parser.add_argument("--list", action="store_true", help=_("List the backups of the store, or of all stores."))
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if not options["list"]:
+        if options["list"]:
+            self._list(options)
+        elif not options["store"]:
+            raise Refused(_("The store is missing. Name a store, or pass --list."))
+        else:
             super().handle(*args, **options)
-            return
+
+    def _list(self, options: dict[str, Any]) -> None:
         require_setup()
-        cls = registry.operation(self.operation)
-        store = chosen_store(cls, registry.clean(cls, registry.values_of(cls, options)), options, read_only=True)
         output = Output(as_json=options["json"], no_color=options["no_color"])
         now = timezone.now()
-        backups = list(listed(store))
+        found: list[tuple[Store, Backup]] = []
+        for store in self._stores(options):
+            try:
+                found += [(store, backup) for backup in listed(store)]
+            except StoreUnavailable as error:
+                if options["store"]:
+                    raise
+                output.error(f"{store.alias}: {error}")
         if options["json"]:
-            found = [
+            entries = [
                 {
+                    "store": store.name,
+                    "location": store.location,
                     "file": backup.path,
                     "size_bytes": backup.size,
                     "at": backup.at.isoformat(),
@@ -49,21 +64,28 @@ class Command(OperationCommand):
                     "format": backup.format,
                     "encrypted": backup.encrypted,
                 }
-                for backup in backups
+                for store, backup in found
             ]
-            output.json({"store": store.name, "location": store.location, "backups": found})
+            output.json({"backups": entries})
             return
         rows = [
             (
+                store.alias,
                 backup.path,
                 filesizeformat(backup.size),
                 duration((now - backup.at).total_seconds()),
                 _("yes") if backup.verified_at else _("no"),
                 _("yes") if backup.encrypted else _("no"),
             )
-            for backup in backups
+            for store, backup in found
         ]
-        heading = (_("file"), _("size"), _("age"), _("verified"), _("encrypted"))
-        output.table([heading, *rows] if rows else [], right=(1, 2), heading=True)
+        heading = (_("store"), _("file"), _("size"), _("age"), _("verified"), _("encrypted"))
+        output.table([heading, *rows] if rows else [], right=(2, 3), heading=True)
         if not rows:
-            output.line(_("There is no backup of %(store)s.") % {"store": store.alias})
+            output.line(_("There are no backups."))
+
+    def _stores(self, options: dict[str, Any]) -> list[Store]:
+        if not options["store"]:
+            return list(all_stores())
+        cls = registry.operation(self.operation)
+        return [chosen_store(cls, registry.clean(cls, registry.values_of(cls, options)), options, read_only=True)]
