@@ -669,8 +669,9 @@ def test_the_command_shows_a_table_or_json(managed: Managed, capsys: pytest.Capt
     assert (only["in"], only["id"], only["rank"], only["snippet"]) == ("memory", "m1", 1, "我们使用Redis缓存")
     call_command("search", "redis", "--in", "knowledge", "--limit", "1", "--json")
     assert [hit["id"] for hit in json.loads(capsys.readouterr().out)["results"]] == ["c1"]
-    call_command("search", "!?")
-    assert "no word" in capsys.readouterr().out
+    with pytest.raises(CommandError, match="contains no word to search for") as refused:
+        call_command("search", "!?")
+    assert refused.value.returncode == 2
 
 
 def test_the_command_reads_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from django.utils.translation import gettext_noop
 from rich.table import Table
 from rich.text import Text
 
-from opsconsole.cli.command import ConsoleCommand
+from opsconsole.cli.command import ConsoleCommand, Refused
 from opsconsole.cli.flags import add_json_flag
 from opsconsole.cli.output import Output
 from opsconsole.stores.store import Store, attach_file
@@ -28,12 +28,12 @@ class Command(ConsoleCommand):
     examples = ("search 'redis timeout'", "search '\"数据 库\" -draft' --in knowledge --json")
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("text", nargs="+", metavar="TEXT", help=_("what to look for, best in quotes"))
-        parser.add_argument("--in", dest="source", choices=list(SOURCES), help=_("only there"))
-        parser.add_argument("--limit", type=_limit, default=LIMIT, metavar="N", help=_("so many results (1 … 500)"))
+        parser.add_argument("text", nargs="+", metavar="TEXT", help=_("The words to search for, best in quotes."))
+        parser.add_argument("--in", dest="source", choices=list(SOURCES), help=_("Search only there."))
+        parser.add_argument("--limit", type=_limit, default=LIMIT, metavar="N", help=_("Number of results, 1 to 500."))
         where = parser.add_mutually_exclusive_group()
-        where.add_argument("--database", metavar="ALIAS", choices=settings.STORES, help=_("the store to look at"))
-        where.add_argument("--db-path", metavar="FILE", help=_("attach this SQLite file for this one call"))
+        where.add_argument("--database", metavar="ALIAS", choices=settings.STORES, help=_("Work on this store."))
+        where.add_argument("--db-path", metavar="FILE", help=_("Attach this SQLite file for this call."))
         add_json_flag(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -45,6 +45,8 @@ class Command(ConsoleCommand):
         store.require_file()
         sources = (options["source"],) if options["source"] else tuple(SOURCES)
         found = search(store, " ".join(options["text"]), sources=sources, limit=options["limit"])
+        if not found.query:
+            raise Refused(_("The text contains no word to search for. Enter at least one word."))
         output = Output(as_json=options["json"], no_color=options["no_color"])
         if options["json"]:
             output.json(result_of(found))
@@ -54,7 +56,7 @@ class Command(ConsoleCommand):
 
 def _limit(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_LIMIT):
-        raise argparse.ArgumentTypeError(_("a whole number from 1 to 500 is wanted, not %s") % repr(text))
+        raise argparse.ArgumentTypeError(_("must be a whole number from 1 to 500, not %s") % repr(text))
     return int(text)
 
 
@@ -84,9 +86,7 @@ def show(found: SearchResult, output: Output) -> None:
         output.console.width = PIPE_WIDTH
     for title, words in found.method_words:
         output.line(f"{title}: {words}")
-    if not found.query:
-        output.line(_("There is no word in that to look for."))
-    elif not found.hits:
+    if not found.hits:
         output.line(_("Nothing found."))
     else:
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
