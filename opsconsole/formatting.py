@@ -1,4 +1,4 @@
-"""How values are shown on pages: figures, moments, identifiers, JSON, differences."""
+"""Formatting of values for pages: numbers, times, identifiers, JSON and differences."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
-from pygments import highlight
-from pygments.formatters import HtmlFormatter
-from pygments.lexers.data import JsonLexer
 
 from opsconsole.timestamps import parse_timestamp
 
@@ -31,24 +28,24 @@ ENVIRONMENTS = {
 
 
 def environment_label() -> str:
-    """The environment's risk rating in words."""
+    """Return the label of the environment."""
     return str(ENVIRONMENTS[settings.ENVIRONMENT])
 
 
 def format_number(number: float | None, decimals: int | None = None) -> str:
-    """A number with the separators of the language."""
+    """Return a number with the separators of the language."""
     return "–" if number is None else str(number_format(number, decimals, force_grouping=True))
 
 
 def format_number_or_text(value: Any) -> str:
-    """A figure of a run: most are numbers, some words."""
+    """Return a figure of a run, which is a number or a text."""
     return value if isinstance(value, str) else format_number(value)
 
 
 def format_time(value: datetime | str | None, zone: tzinfo = UTC) -> SafeString | str:
-    """A time in the viewer's zone, with the store's own text on hover; text that is no time as it stands.
+    """Return a time as HTML, with the store's text as its title. Text that is not a time is returned unchanged.
 
-    Without JavaScript it is shown in the console's zone, and the hover text says which.
+    A script converts the time to the viewer's zone. Without it the time is in the console's zone.
     """
     if value is None:
         return "–"
@@ -57,14 +54,14 @@ def format_time(value: datetime | str | None, zone: tzinfo = UTC) -> SafeString 
         return truncate(value, 80)
     try:
         local = timezone.localtime(at)
-    except OverflowError:  # the first or last day that there is, in another zone
+    except OverflowError:  # the first or last possible day in another zone
         return str(value)
     own = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}" if isinstance(value, datetime) else str(value)
     return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), own, f"{local:%Y-%m-%d %H:%M:%S}")
 
 
 def duration(seconds: float | None) -> str:
-    """A length of time in the two largest of its units that matter."""
+    """Return a duration in the unit that suits it."""
     if seconds is None:
         return "–"
     if seconds < 0.1:
@@ -84,7 +81,7 @@ def duration(seconds: float | None) -> str:
 
 
 def duration_range(low: float, high: float) -> str:
-    """Between `low` and `high` seconds, in words."""
+    """Return the range from `low` to `high` seconds in words."""
     if high < 1:
         return _("less than a second")
     first, last = duration(low), duration(max(high, math.ceil(low)))
@@ -92,7 +89,7 @@ def duration_range(low: float, high: float) -> str:
 
 
 def copy_button(text: Any) -> SafeString | str:
-    """An identifier that a click copies."""
+    """Return an identifier as a button that copies it."""
     if text in (None, ""):
         return "–"
     return format_html(
@@ -101,12 +98,12 @@ def copy_button(text: Any) -> SafeString | str:
 
 
 def pretty_json(text: str | None, keys: Iterable[str] = (), *, colours: bool = False) -> SafeString | str:
-    """JSON folded to its interesting `keys` (default: the first three), unfolded indented; anything else as text."""
+    """Return indented JSON as HTML with a summary of `keys` (default: the first three), or other text unchanged."""
     if text is None:
         return "–"
     try:
         document = json.loads(text)
-        # An escaped lone surrogate is JSON, and no page can carry one.
+        # An escaped lone surrogate is valid JSON, but cannot be encoded for a page.
         indented = json.dumps(document, indent=2, ensure_ascii=False).encode(errors="backslashreplace").decode()
     except (ValueError, RecursionError):
         return format_html('<code class="broken" title="{}">{}</code>', _("no JSON"), text[:PRETTY_CHARACTERS])
@@ -125,13 +122,14 @@ def pretty_json(text: str | None, keys: Iterable[str] = (), *, colours: bool = F
     )
 
 
-_JSON = JsonLexer(stripnl=False, ensurenl=False)
-_SPANS = HtmlFormatter(nowrap=True, classprefix="json-")
-
-
 def highlighted(text: str) -> SafeString:
-    """JSON with its kinds of value marked by classes; the colours are in console.css."""
-    return mark_safe(str(highlight(text, _JSON, _SPANS)))  # noqa: S308  # the formatter escapes
+    """Return JSON as HTML with CSS classes for its kinds of values. console.css has the colours."""
+    from pygments import highlight  # only pages need it
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers.data import JsonLexer
+
+    lexer, formatter = JsonLexer(stripnl=False, ensurenl=False), HtmlFormatter(nowrap=True, classprefix="json-")
+    return mark_safe(str(highlight(text, lexer, formatter)))  # noqa: S308  # the formatter escapes
 
 
 def _short(value: Any) -> str:
@@ -141,7 +139,7 @@ def _short(value: Any) -> str:
 
 
 def truncate(value: Any, characters: int = 160) -> str:
-    """The beginning of a longer text, on one line; bytes as figures."""
+    """Return the beginning of a value on one line, bytes as hexadecimal digits."""
     if value is None:
         return "–"
     text = " ".join(_value(value).split())
@@ -150,11 +148,14 @@ def truncate(value: Any, characters: int = 160) -> str:
 
 # --- vectors ------------------------------------------------------------------------------------------------
 
-PLAUSIBLE = 1e6  # no embedding holds a greater number; bytes read at the wrong width do
+PLAUSIBLE = 1e6  # above any component of an embedding; bytes that are decoded at the wrong width exceed it
 
 
 def vector(value: Any) -> list[float] | None:
-    """The numbers of an embedding: float32 or float64, little endian, or a JSON list; None for all else."""
+    """Return the numbers of an embedding, None for other values.
+
+    The value is little-endian float32 or float64, or a JSON list.
+    """
     if isinstance(value, memoryview | bytearray):
         value = bytes(value)
     if isinstance(value, bytes):
@@ -179,7 +180,7 @@ def _floats(data: bytes) -> list[float] | None:
         if not data or len(data) % width:
             continue
         numbers = list(struct.unpack(f"<{len(data) // width}{code}", data))
-        # The lower half of a round float64 is a float32 of zero.
+        # The lower half of a round float64 is zero as a float32.
         halves = width == 4 and len(data) % 8 == 0 and any(numbers) and not any(numbers[::2])
         if not halves and all(map(_plausible, numbers)):
             return numbers
@@ -187,12 +188,12 @@ def _floats(data: bytes) -> list[float] | None:
 
 
 def _plausible(number: float) -> bool:
-    """Whether this may be a component. Halves of wider numbers, and text, are too large, too small or none."""
+    """Return whether this may be a component. Text and halves of wider numbers are too large, too small or NaN."""
     return number == 0 or 1e-20 < abs(number) < PLAUSIBLE
 
 
 def vector_words(value: Any) -> str:
-    """An embedding as its dimension and norm; bytes of an unknown form as their number."""
+    """Return dimension and norm of an embedding. Of bytes in an unknown format return their number."""
     numbers = vector(value)
     if numbers is None:
         if isinstance(value, str):
@@ -205,13 +206,13 @@ def vector_words(value: Any) -> str:
         }
     try:
         norm = math.hypot(*numbers)
-    except OverflowError:  # whole numbers beyond any float
+    except OverflowError:  # integers that exceed a float
         norm = math.inf
     return _("%(n)s dimensions, norm %(norm)s") % {"n": format_number(len(numbers)), "norm": f"{norm:.4g}"}
 
 
 def difference(before: Any, after: Any) -> SafeString:
-    """One value's change, with what differs marked: `del` and `ins`."""
+    """Return a changed value as HTML, with the differences in `del` and `ins`."""
     if before == after:
         return format_html("<span>{}</span>", _value(after))
     if not (isinstance(before, str) and isinstance(after, str)):
