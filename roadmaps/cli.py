@@ -12,7 +12,7 @@ from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 
 from opsconsole.cli.command import EXIT_ATTENTION, ConsoleCommand, Refused
-from opsconsole.cli.flags import chosen_store, known_keys
+from opsconsole.cli.flags import add_exit_code_flag, add_json_flag, add_store_flags, chosen_store, known_keys
 from opsconsole.cli.output import Output
 from opsconsole.engine import planner, registry
 from opsconsole.escaping import in_json
@@ -30,11 +30,9 @@ class StatesCommand(ConsoleCommand):
         parser.description = str(cls.description)
         parser.add_argument("keys", nargs="*", metavar="TASK_ID", help=_("the task to look at"))
         parser.add_argument("--all", action="store_true", help=_("every task"))
-        where = parser.add_mutually_exclusive_group()
-        where.add_argument("--database", metavar="ALIAS", help=_("the store to look at"))
-        where.add_argument("--db-path", metavar="FILE", help=_("attach this SQLite file for this one call"))
-        parser.add_argument("--exit-code", action="store_true", help=_("exit with 3 when something is found"))
-        parser.add_argument("--json", action="store_true", help=_("one JSON object on standard output"))
+        add_store_flags(parser)
+        add_exit_code_flag(parser)
+        add_json_flag(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         require_choice(options)

@@ -1,6 +1,6 @@
 """Every flag and argument of every command, with bad values: exit code 2, one sentence, no traceback.
 
-Commands and flags come from the parsers: a new one has a line here, or the test fails.
+Commands and flags come from the parsers. The test fails for a flag without a line here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DJANGOS = {
     *("--traceback", "--no-color", "--force-color", "--skip-checks"),
 }
 NUMBERS = ["-1", "x", "1.5", "1e3", "2 h 30", "٣"]
-ANY_TEXT: list[str] = []  # each is good: tests/console/test_hostile_values.py
+ANY_TEXT: list[str] = []  # every value is good, see tests/console/test_hostile_values.py
 BAD: dict[str, list[str]] = {
     "--as": ["Not a name", "../x", "a;b"],
     "--batch-size": ["0", "-5", "100001", "abc", "1.5", "", "٣"],
@@ -38,7 +38,7 @@ BAD: dict[str, list[str]] = {
     "--format": ["pdf"],
     "--idle-days": NUMBERS,
     "--in": ["nowhere"],
-    "--keys": ANY_TEXT,  # of no row: the plan has nothing to do
+    "--keys": ANY_TEXT,  # an unknown key selects no row
     "--limit": NUMBERS,
     "--needed-by": ["no.operation"],
     "--newest": NUMBERS,
@@ -72,8 +72,10 @@ class Flag(NamedTuple):
     name: str
 
 
-ANY_TEXT_HERE = [Flag(("search",), "text"), Flag(("run", "roadmaps.accept_partial"), "--reason")]
-BESIDE: dict[tuple[str, ...], list[str]] = {("runs", "list", "--user"): ["--awaiting-me"]}  # what makes a flag count
+ANY_TEXT_HERE = [Flag(("run", "roadmaps.accept_partial"), "--reason")]
+BESIDE: dict[tuple[str, ...], list[str]] = {
+    ("runs", "list", "--user"): ["--awaiting-me"]
+}  # flags without which another one is ignored
 
 
 def parsers(parser: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
@@ -103,7 +105,7 @@ def test_every_flag_has_a_line() -> None:
 
 @pytest.fixture
 def console(bob: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
-    """The console with a run and an account that an authenticated shell has; gives a command's end."""
+    """Return a function that runs a command as an authenticated account, on a console with one run."""
     monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.make(bob, "test"))
     lifecycle.create_run(plan_whole(operation_called("audits.backfill_decision_fields")), TESTER)
 
@@ -121,7 +123,7 @@ def console(bob: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: A
 
 
 def line_of(flag: Flag, value: str, run: int) -> list[str]:
-    """The command with this value, and with good ones for whatever else it requires."""
+    """Return the words of the command with this value, and with good values of the other required arguments."""
     name = flag.words[0]
     parser = load_command_class(get_commands()[name], name).create_parser("manage.py", name)
     actions = next(found for words, found in parsers(parser, (name,)) if words == flag.words)

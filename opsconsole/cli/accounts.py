@@ -1,4 +1,4 @@
-"""Which account a command acts for: that of a token, of a password, or of the system user. Never a name alone."""
+"""The account of a command: from a token, a password or the system user, never from a name alone."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ TOKEN_VARIABLE = "OPSCONSOLE_TOKEN"  # noqa: S105  # its name
 
 
 class NotAuthenticated(Exception):
-    """The command names an account that it can't prove. The message says what to do."""
+    """An account that cannot be authenticated. The message tells the remedy."""
 
 
 def system_user() -> str:
-    """Return the name of the process's user as the system has it: LOGNAME and USER can be set to any name."""
+    """Return the name of the process's user from the system. LOGNAME and USER can be set to any name."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -36,23 +36,23 @@ def system_user_at_host() -> str:
 
 
 def authenticated(name: str | None) -> User | None:
-    """Return the account that this command acts for; None where neither token, name nor link says one.
+    """Return the account of this command, None without a token, a name or a link. Raise NotAuthenticated.
 
-    `name`: what was typed after --user. Raises NotAuthenticated.
+    `name` is the value of --user.
     """
     if secret := os.environ.get(TOKEN_VARIABLE, ""):
         account: User | None = account_of(secret)
         if account is None:
             raise NotAuthenticated(
                 _(
-                    "%(variable)s is not known, was revoked, has expired, or has not all rights of its account. "
-                    "Make a new token in the console."
+                    "%(variable)s is unknown, revoked, expired, or limited to some rights of its account. "
+                    "Create a new token in the console."
                 )
                 % {"variable": TOKEN_VARIABLE}
             )
         if name is not None and account.get_username() != name:
             raise NotAuthenticated(
-                _("%(variable)s belongs to %(account)s, not to %(name)s. Give one of them.")
+                _("%(variable)s belongs to %(account)s, not to %(name)s. Omit --user, or use a token of %(name)s.")
                 % {"variable": TOKEN_VARIABLE, "account": account.get_username(), "name": name}
             )
         return account
@@ -63,7 +63,7 @@ def authenticated(name: str | None) -> User | None:
 
 
 def linked_account() -> User | None:
-    """Return the active account that the system user is."""
+    """Return the active account that is linked to the system user."""
     link = SystemUser.objects.filter(name=system_user(), account__is_active=True).select_related("account").first()
     return None if link is None else link.account
 

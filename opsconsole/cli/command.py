@@ -33,7 +33,7 @@ EXIT_FAILED, EXIT_REFUSED, EXIT_ATTENTION, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
 class Refused(CommandError):
-    """Wrong usage, or a store that can't be used: exit code 2, one sentence, nothing written."""
+    """Wrong usage, or an unusable store: one sentence and exit code 2."""
 
     def __init__(self, message: object) -> None:
         super().__init__(str(message), returncode=EXIT_REFUSED)
@@ -43,7 +43,7 @@ REFUSALS = (RunRefused, PlanRefused, UnknownOperation, InvalidParameters, StoreU
 
 
 class HelpFormatter(DjangoHelpFormatter):
-    """Keeps the lines of the examples, and wraps all others."""
+    """A help formatter that keeps the lines of examples and wraps all others."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = argparse.HelpFormatter._fill_text
@@ -58,8 +58,8 @@ class ConsoleCommand(BaseCommand):
     `help` and the help of every argument are msgids: mark `help` with `gettext_noop`.
     """
 
-    requires_system_checks = []  # `check` is a command of its own
-    suppressed_base_arguments = {  # Django's own: known, and not in the help
+    requires_system_checks = []  # `check` is a separate command
+    suppressed_base_arguments = {  # Django's own flags work, but the help omits them
         "--version",
         "--verbosity",
         "--settings",
@@ -77,11 +77,11 @@ class ConsoleCommand(BaseCommand):
         return super().create_parser(prog_name, subcommand, formatter_class=HelpFormatter, **kwargs)
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """The command line's way in: whatever ends the command, the shell gets one sentence and a code."""
+        """Run the command, and end with an exit code and at most one sentence of error."""
         signal.signal(signal.SIGTERM, _interrupt)
         sys.excepthook = _print_traceback
         for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal's encoding
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # not every terminal is UTF-8
         try:
             try:
                 options = vars(self.create_parser(argv[0], argv[1]).parse_args(argv[2:]))
@@ -97,7 +97,7 @@ class ConsoleCommand(BaseCommand):
         except KeyboardInterrupt:
             sys.stderr.write("\n" + _("Stopped.") + "\n")
             sys.exit(EXIT_INTERRUPTED)
-        except BrokenPipeError:  # the reader has seen enough
+        except BrokenPipeError:  # as with `| head`
             discard_output()
         finally:
             connections.close_all()
@@ -110,7 +110,7 @@ class ConsoleCommand(BaseCommand):
         except (DatabaseError, InterfaceError) as error:
             raise _unusable(error) from error
         finally:
-            # The last connection to close a SQLite file folds its log in and removes it.
+            # Closing the last connection to a SQLite file writes its log back and removes it.
             for connection in connections.all(initialized_only=True):
                 if not connection.in_atomic_block:
                     connection.close()
@@ -139,7 +139,7 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def require_setup() -> None:
-    """Refuse before `setup` has made the console's own tables. Makes nothing."""
+    """Refuse if `setup` has not created the console's tables yet. Create nothing."""
     not_set_up = Refused(_("The console is not set up. Run `python manage.py setup` first."))
     try:
         Store(DEFAULT, DEFAULT).require_file()
@@ -153,13 +153,16 @@ def require_setup() -> None:
 
 
 def require_environment() -> None:
-    """Refuse a process that claims a lower environment than the console's."""
+    """Refuse a process whose environment is lower than the one that `setup` recorded."""
     if sentence := environments.refusal():
         raise Refused(sentence)
 
 
 def refusal_of_process(command: str) -> str:
-    """Return why Django's or a library's `command` may not run here; ours ask for themselves when they write."""
+    """Return why a command of Django or of a library may not run here, or an empty string.
+
+    Our own commands check the environment themselves before they write.
+    """
     app = get_commands().get(command)
     if app is None:
         return ""
@@ -175,7 +178,7 @@ def _unusable(error: Exception) -> Refused:
 
 
 def shell_actor(account: str | None, permission: str = "operations.operate_run") -> Actor:
-    """Return who does this: the authenticated account, else the system user. Production wants an account."""
+    """Return the authenticated account as an actor, else the system user. Production requires an account."""
     require_environment()
     try:
         user = authenticated(account)
@@ -186,11 +189,13 @@ def shell_actor(account: str | None, permission: str = "operations.operate_run")
         if settings.PRODUCTION:
             raise Refused(
                 _(
-                    "In production this needs an account. Set OPSCONSOLE_TOKEN, give --user on a terminal, "
-                    "or have your system user linked with `accounts link`."
+                    "In production this command requires an account. Set OPSCONSOLE_TOKEN, pass --user on a terminal, "
+                    "or ask a superuser to link your system user with `accounts link`."
                 )
             )
         return Actor(origin, socket.gethostname(), Trigger.SHELL)
     if not user.has_perm(permission):
-        raise Refused(_("%(name)s may not do this.") % {"name": user.get_username()})
+        raise Refused(
+            _("%(name)s may not do this. Ask a superuser for the permission.") % {"name": user.get_username()}
+        )
     return Actor(user.get_username(), origin, Trigger.SHELL, user)

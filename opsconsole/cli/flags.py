@@ -21,72 +21,84 @@ MAX_BATCH_SIZE = 100_000
 
 
 def batch_size(text: str) -> int:
-    """--batch-size: 1 … 100000."""
+    """Parse --batch-size."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_BATCH_SIZE):
-        raise argparse.ArgumentTypeError(_("a whole number from 1 to 100000 is wanted, not %s") % repr(text))
+        raise argparse.ArgumentTypeError(_("must be a whole number from 1 to 100000, not %s") % repr(text))
     return int(text)
 
 
 def flag_of(parameter: str) -> str:
-    """How a parameter is given on the command line."""
+    """Return the flag of a parameter."""
     return "--" + parameter.rstrip("_").replace("_", "-")
 
 
 def add_user_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--user", metavar="NAME", help=_("the console account, authenticated by OPSCONSOLE_TOKEN or its password")
+        "--user",
+        metavar="NAME",
+        help=_("Act as this console account, authenticated by OPSCONSOLE_TOKEN or its password."),
     )
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help=_("one JSON object on standard output"))
+    parser.add_argument("--json", action="store_true", help=_("Print one JSON object on standard output."))
+
+
+def add_exit_code_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--exit-code", action="store_true", help=_("Exit with 3 if there are findings."))
+
+
+def add_store_flags(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--database", metavar="ALIAS", help=_("Work on this store."))
+    where.add_argument("--db-path", metavar="FILE", help=_("Attach this SQLite file for this call."))
+
+
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--background", action="store_true", help=_("Queue the run, print its id and return."))
+    parser.add_argument("--note", metavar="TEXT", default="", help=_("The reason, saved with the run."))
+    add_user_flag(parser)
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that every operation's command has."""
+    """Add the flags that the command of every changing operation has."""
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--dry-run", action="store_true", help=_("plan only: nothing is written"))
-    mode.add_argument("--execute", action="store_true", help=_("do it, where dry run is the default"))
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--database", metavar="ALIAS", help=_("the store to work on"))
-    where.add_argument("--db-path", metavar="FILE", help=_("attach this SQLite file for this one call"))
-    parser.add_argument("--batch-size", type=batch_size, metavar="N", help=_("rows per batch (1 … 100000)"))
-    parser.add_argument("--fast", action="store_true", help=_("no pause between batches"))
-    parser.add_argument("--background", action="store_true", help=_("enqueue, print the run's id, return"))
-    parser.add_argument("--note", metavar="TEXT", default="", help=_("why; kept with the run"))
-    add_user_flag(parser)
-    parser.add_argument("--yes", action="store_true", help=_("skip the question, never a check"))
+    mode.add_argument("--dry-run", action="store_true", help=_("Plan only. Nothing is written."))
+    mode.add_argument("--execute", action="store_true", help=_("Execute, where dry run is the default."))
+    add_store_flags(parser)
+    parser.add_argument("--batch-size", type=batch_size, metavar="N", help=_("Rows per batch, 1 to 100000."))
+    parser.add_argument(
+        "--fast", action="store_true", help=_("Do not pause between batches. For stores without other users.")
+    )
+    _add_run_flags(parser)
+    parser.add_argument("--yes", action="store_true", help=_("Skip the question, but no check, approval or checklist."))
     parser.add_argument(
         "--confirm",
         nargs="+",
         default=[],
-        choices=tuple(checklist.ITEMS),
-        metavar="ITEM",
-        help=_("items of the checklist that you confirm: %(items)s") % {"items": ", ".join(checklist.ITEMS)},
+        metavar="NAME",
+        help=_("Confirm the operation by its name, or items of the checklist: %(items)s.")
+        % {"items": ", ".join(checklist.ITEMS)},
     )
     add_json_flag(parser)
 
 
 def add_check_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of what only reads."""
-    parser.add_argument("--dry-run", action="store_true", help=_("ask only: the findings are not kept"))
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--database", metavar="ALIAS", help=_("the store to look at"))
-    where.add_argument("--db-path", metavar="FILE", help=_("attach this SQLite file for this one call"))
-    parser.add_argument("--background", action="store_true", help=_("enqueue, print the run's id, return"))
-    parser.add_argument("--note", metavar="TEXT", default="", help=_("why; kept with the run"))
-    add_user_flag(parser)
-    parser.add_argument("--exit-code", action="store_true", help=_("exit with 3 when something is found"))
+    """Add the flags that the command of every check has."""
+    parser.add_argument("--dry-run", action="store_true", help=_("Do not keep the findings."))
+    add_store_flags(parser)
+    _add_run_flags(parser)
+    add_exit_code_flag(parser)
     add_json_flag(parser)
 
 
 def add_keys_argument(parser: argparse.ArgumentParser, name: str, *, help: str, required: bool = True) -> None:
-    """The keys of the rows that are meant, as positional arguments."""
+    """Add positional arguments for the keys of the selected rows."""
     parser.add_argument("keys", nargs="+" if required else "*", metavar=name, help=help)
 
 
 def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str, Any], *, read_only: bool) -> Store:
-    """--db-path, --database, or the operation's own store."""
+    """Return the store of --db-path or --database, else the operation's own store."""
     own = cls.resolve_store(params)
     if options["db_path"] is not None:
         store = attach_file(own.name, options["db_path"], read_only=read_only)
@@ -94,27 +106,28 @@ def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str
         names = [store.alias for store in all_stores()]
         if options["database"] not in names:
             raise Refused(
-                _("No store is called %(name)s. There are: %(names)s.")
+                _("No store is called %(name)s. The stores are: %(names)s.")
                 % {"name": options["database"], "names": ", ".join(names)}
             )
         store = Store(options["database"], options["database"])
         if "store" in params and store.alias != own.alias:
             raise Refused(
-                _("%(own)s and --database %(other)s contradict each other.") % {"own": own.alias, "other": store.alias}
+                _("This command works on %(own)s, but --database names %(other)s. Omit --database.")
+                % {"own": own.alias, "other": store.alias}
             )
     else:
         store = own
     store.require_file()
     if cls.targets_run and store.identity() != own.identity():
         raise Refused(
-            _("That run worked on %(location)s, not on %(other)s.")
+            _("The run changed %(location)s, not %(other)s. Omit --database and --db-path.")
             % {"location": own.location, "other": store.location}
         )
     return store
 
 
 def known_keys(operation: Operation, keys: Sequence[str]) -> list[Key]:
-    """`keys` as the operation's table has them; refuses what is none of its rows."""
+    """Return `keys` as values of the table's key. Refuse a key that no row has."""
     field = operation.model._meta.pk
     numbered = is_numbered(operation.store, operation.model._meta.db_table)
     cleaned: list[Key] = []
@@ -126,7 +139,7 @@ def known_keys(operation: Operation, keys: Sequence[str]) -> list[Key]:
             cleaned.append(value)
         except ValidationError:
             raise Refused(
-                _("%(key)s is no key of %(table)s.") % {"key": repr(key), "table": operation.model._meta.db_table}
+                _("%(key)s is not a key of %(table)s.") % {"key": repr(key), "table": operation.model._meta.db_table}
             ) from None
     rows = operation.model._default_manager.using(operation.store.alias)
     known = {plain_key(key) for key in rows.filter(pk__in=list(map(as_stored, cleaned))).values_list("pk", flat=True)}
@@ -145,7 +158,7 @@ def known_keys(operation: Operation, keys: Sequence[str]) -> list[Key]:
 
 @contextmanager
 def reading(store: Store) -> Iterator[None]:
-    """A driver's error while a store is first read becomes a refusal."""
+    """Turn an error of the driver into a refusal that names the store."""
     try:
         yield
     except (DatabaseError, InterfaceError) as error:

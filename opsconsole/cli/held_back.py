@@ -1,4 +1,4 @@
-"""Commands of libraries that this console holds back: they would do without a run what needs one."""
+"""Disabled commands of libraries: they would change or export rows without a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 
 class HeldBack(BaseCommand):
-    """Refuses, whatever its words, in a sentence that says what to do instead."""
+    """A command that refuses with a sentence about the alternative."""
 
     sentence: ClassVar[Any]
 

@@ -1,4 +1,4 @@
-"""What a command prints: for people on a terminal, for a log, or one JSON object."""
+"""The output of a command: text for a terminal or a log, or one JSON object."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RULE = 80
 
 
 class SafeConsole(Console):
-    """A console that shows text as it is: what a terminal would obey or hide is escaped, in tables and bars too."""
+    """A console that escapes control and invisible characters, in tables and progress bars too."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -42,7 +42,7 @@ class SafeConsole(Console):
 
 
 class PatientConsole(SafeConsole):
-    """Goes quiet when its reader is gone (`| head`): a run is not ended by that."""
+    """A console that survives the end of its reader (`| head`), so that a run continues."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -50,12 +50,12 @@ class PatientConsole(SafeConsole):
 
 
 def discard_output() -> None:
-    """Nobody reads standard output any more: what is still written there goes nowhere."""
+    """Redirect standard output to /dev/null after its reader has ended."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Output:
-    """Prints to standard output; with `as_json` or `bare` everything but the result to standard error."""
+    """Output to standard output. With `as_json` or `bare` only the result goes there."""
 
     def __init__(self, *, as_json: bool, bare: bool = False, no_color: bool = False) -> None:
         self.as_json = as_json
@@ -70,7 +70,7 @@ class Output:
         self.errors.print(for_terminal(redact(text)), markup=False)
 
     def table(self, rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), heading: bool = False) -> None:
-        """Aligned columns, however wide the terminal; those numbered in `right` to the right."""
+        """Print aligned columns, regardless of the terminal's width. Columns in `right` are right-aligned."""
         if not rows:
             return
         rows = [[for_terminal(cell, one_line=True) for cell in row] for row in rows]
@@ -83,12 +83,12 @@ class Output:
             self.line("  ".join(cells).rstrip(), style="bold" if heading and not number else None)
 
     def json(self, result: Any) -> None:
-        """The one JSON object, on standard output. ASCII where the reader's encoding is not UTF-8."""
+        """Print the one JSON object on standard output, as ASCII if its encoding is not UTF-8."""
         unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
         self.bare(in_json(json.dumps(result, ensure_ascii=not unicode, default=str)))
 
     def bare(self, text: str) -> None:
-        """The result alone, for scripts."""
+        """Print the result of a script."""
         try:
             sys.stdout.write(for_terminal(hide_secrets(text)) + "\n")
             sys.stdout.flush()
@@ -111,7 +111,7 @@ class Output:
         self.line("=" * RULE)
 
     def need(self, operation: Operation, planned: Plan) -> None:
-        """What there is to do, and what was known before."""
+        """Print the number of rows in scope, the statistics and the notes of the plan."""
         self.line()
         self.line(_("In scope: %(total)s") % {"total": format_number(planned.total)})
         others = {name: value for name, value in planned.before.items() if name != "in_scope"}
@@ -121,7 +121,7 @@ class Output:
         self.line()
 
     def sample(self, operation: Operation, sample: list[dict[str, Any]]) -> None:
-        """Some of the rows, as they are and as they would be."""
+        """Print sampled rows before and after the change."""
         if self.as_json:
             return
         for entry in sample[:SHOWN_SAMPLE]:
@@ -144,7 +144,7 @@ class Output:
 
     @contextmanager
     def progress(self, total: int) -> Iterator[Callable[[int], None]]:
-        """A live bar on a terminal, a line every few seconds in a pipe. Yields: call it with what is done."""
+        """Show a live bar on a terminal, or a line every few seconds in a pipe. Yield its update function."""
         progress = self._bar(total) if self.console.is_terminal else self._lines(total)
         with progress as advance:
             yield advance
@@ -188,7 +188,7 @@ class Output:
         yield advance
 
     def findings(self, check: Check, found: Sequence[FindingData], run: Run | None) -> None:
-        """What a check found: a line each and the counts, or the JSON object."""
+        """Print the findings of a check and their counts, or the JSON object."""
         if self.as_json:
             moved = {name: run.after[name] for name in MOVES} if run else {}
             self.json(
@@ -207,7 +207,7 @@ class Output:
             self.line(_("… and %(count)s more: --json shows all.") % {"count": more})
         self.line()
         if not found:
-            self.line(_("Nothing found."))
+            self.line(_("No findings."))
         counts: dict[str, int] = {}
         for one in found:
             counts[one.code] = counts.get(one.code, 0) + 1
@@ -216,16 +216,16 @@ class Output:
             self.line(sentence)
         if run is not None:
             self.line(
-                _("Run %(run)d: %(new)s new, %(persisting)s persisting, %(resolved)s resolved since the scan before.")
+                _("Run %(run)d: %(new)s new, %(persisting)s persisting, %(resolved)s resolved since the previous scan.")
                 % {"run": run.pk, **{name: format_number(run.after[name]) for name in MOVES}}
             )
 
     def run(self, run: Run) -> None:
-        """A run as it stands now."""
+        """Print the current figures of a run."""
         self.result(registry.operations().get(run.operation), result_of(run))
 
     def result(self, operation: Operation | type[Operation] | None, result: dict[str, Any]) -> None:
-        """The figures at the end: a table, or the JSON object."""
+        """Print the figures as a table, or the JSON object."""
         if self.as_json:
             self.json(result)
             return
@@ -263,7 +263,7 @@ class Output:
 
 
 class Pace:
-    """Rows per second since the first that was seen: a run that goes on has done some before."""
+    """Rows per second since the first call. A resumed run has done some rows before."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -278,7 +278,7 @@ class Pace:
 
 
 def line_of(run: Run) -> dict[str, Any]:
-    """A run in a list's JSON."""
+    """Return a run as an entry of the JSON list."""
     return {
         "run": run.pk,
         "operation": run.operation,
@@ -295,7 +295,7 @@ def line_of(run: Run) -> dict[str, Any]:
 
 
 def result_of(run: Run) -> dict[str, Any]:
-    """The JSON object of a run."""
+    """Return the JSON object of a run."""
     return line_of(run) | {
         "location": run.location,
         "reasons": run.reasons,
@@ -308,6 +308,7 @@ def result_of(run: Run) -> dict[str, Any]:
         "error": run.error,
         "rejection": run.rejection,
         "waiting": waiting_of(run),
+        **({"undone_by": undone} if (undone := run.undone_by) else {}),
         **(
             registry.operations()[run.operation].result_details(run.pk)
             if run.operation in registry.operations()
@@ -317,14 +318,14 @@ def result_of(run: Run) -> dict[str, Any]:
 
 
 def waiting_of(run: Run) -> dict[str, Any] | None:
-    """What an unfinished run waits for: a code for programs, since when, and the reason in words."""
+    """Return why an unfinished run waits: a code for programs, the time and a sentence. None if it does not wait."""
     if not run.waiting_code or run.ended:
         return None
     return {"code": run.waiting_code, "since": run.waiting_since, "reason": run.waiting}
 
 
 def mode_of(run: Run) -> str:
-    """A plan that nobody has confirmed is a dry run."""
+    """Return the mode of a run. A plan without a confirmation is a dry run."""
     return "dry-run" if run.status == Status.PLANNED else "execute"
 
 

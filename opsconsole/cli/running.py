@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -42,17 +42,18 @@ SHOWN_ERRORS = 20
 
 
 class OperationCommand(ConsoleCommand):
-    """The command of one operation: three lines, all else is derived."""
+    """The command of one operation. Its arguments come from the declaration of the operation."""
 
     operation: ClassVar[str]
     executes_by_default: ClassVar[bool] = False
-    asks: ClassVar[bool] = True  # before execution; an operation that only fills asks in production alone
-    positional: ClassVar[tuple[str, ...]] = ()  # parameters that are given without a flag, in this order
+    asks: ClassVar[bool] = True  # for confirmation; an operation that only fills columns asks in production alone
+    positional: ClassVar[tuple[str, ...]] = ()  # parameters without a flag, in this order
+    optional: ClassVar[tuple[str, ...]] = ()  # those of them that the command can derive
 
     def add_arguments(self, parser: CommandParser) -> None:
         cls = registry.operation(self.operation)
         parser.description = parser.description or str(cls.description)
-        registry.add_arguments(cls, parser, positional=self.positional)
+        registry.add_arguments(cls, parser, positional=self.positional, optional=self.optional)
         if issubclass(cls, Check):
             add_check_flags(parser)
         else:
@@ -69,13 +70,13 @@ class OperationCommand(ConsoleCommand):
 
 
 def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, Any], *, keep: bool) -> None:
-    """Ask a check's questions and print what they find. `keep`: as a run, whose findings are kept.
+    """Run the rules of a check and print the findings. With `keep` this is a run that saves them.
 
-    `options["keys"]`: the subjects that are meant; such an answer is no scan of the store and is not kept.
+    With `options["keys"]` only these subjects are checked. This is not a scan of the store, so nothing is saved.
     """
     params = registry.clean(cls, values)
     actor = None
-    if options["user"] is not None:  # a name that is typed is proven, also where nothing is kept
+    if options["user"] is not None:  # a named account is authenticated even if nothing is saved
         require_setup()
         actor = shell_actor(options["user"], "operations.view_run")
     output = Output(as_json=options["json"], bare=options["background"], no_color=options["no_color"])
@@ -93,7 +94,7 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
             with reading(store):
                 found, run = [one for item in operation.item_names() for one in operation.run_rule(item)], None
     except KeyboardInterrupt:
-        raise CommandError(_("Stopped: nothing was written."), returncode=EXIT_INTERRUPTED) from None
+        raise CommandError(_("Stopped. Nothing was written."), returncode=EXIT_INTERRUPTED) from None
     finally:
         store.close()
     output.findings(operation, found, run)
@@ -104,7 +105,7 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
 
 
 def _scan(planned: Plan, options: dict[str, Any], output: Output, actor: Actor | None) -> tuple[list[FindingData], Run]:
-    """The check as a run: taken over when it was interrupted, in this process or in the background."""
+    """Run the check in this process or in the background. An interrupted run of it is resumed."""
     actor = actor or shell_actor(None, "operations.view_run")
     run = lifecycle.same_command(planned.operation, planned.selection)
     if run is not None and run.status != Status.QUEUED:
@@ -141,15 +142,16 @@ def run_operation(
     execute: bool,
     asks: bool = True,
 ) -> None:
-    """Plan `cls` and, when asked, run it; prints, and leaves by `SystemExit` unless all is well.
+    """Plan `cls` and, with `execute`, run it. Raise SystemExit unless the run succeeds.
 
-    `options["keys"]`: the rows that are meant; without, everything in scope.
+    With `options["keys"]` only these rows are selected, else everything in scope.
     """
     if options["batch_size"] and cls.batch_size:
         raise Refused(
-            _("%(operation)s works on %(size)d units at a time: --batch-size is not for it.")
+            _("%(operation)s has a fixed batch size of %(size)d rows. Omit --batch-size.")
             % {"operation": cls.name, "size": cls.batch_size}
         )
+    _require_confirmable(cls, options["confirm"])
     params = registry.clean(cls, values)
     if execute or cls.targets_run or options["user"]:
         require_setup()
@@ -167,9 +169,19 @@ def run_operation(
         else:
             _dry_run(operation, selection, size, output)
     except KeyboardInterrupt:
-        raise CommandError(_("Stopped: nothing was written."), returncode=EXIT_INTERRUPTED) from None
+        raise CommandError(_("Stopped. Nothing was written."), returncode=EXIT_INTERRUPTED) from None
     finally:
         store.close()
+
+
+def _require_confirmable(cls: type[Operation], names: Sequence[str]) -> None:
+    """Refuse names that --confirm does not know."""
+    known = [*checklist.ITEMS, cls.name]
+    if unknown := [name for name in names if name not in known]:
+        raise Refused(
+            _("--confirm does not accept %(unknown)s. Choose from: %(names)s.")
+            % {"unknown": ", ".join(map(repr, unknown)), "names": ", ".join(known)}
+        )
 
 
 def _dry_run(operation: Operation, selection: Selection, size: int, output: Output) -> None:
@@ -200,6 +212,7 @@ def _dry_run(operation: Operation, selection: Selection, size: int, output: Outp
         "after": {},
         "sample": planned.sample,
         "digest": planned.digest(),
+        "waiting": None,
     }
     output.result(operation, result)
 
@@ -245,12 +258,12 @@ def _execute(
 
 
 def _take_over(run: Run, size: int, actor: Actor, options: dict[str, Any], output: Output) -> Run:
-    """The unfinished run of the same command: gone on with if nobody works on it, refused else."""
+    """Resume the unfinished run of the same command. Refuse if another process works on it."""
     if run.status == Status.AWAITING_APPROVAL:
         return run
     if run.status == Status.QUEUED:
         raise Refused(
-            _("Run %(run)d of this command waits for a worker: see `runs show %(run)d`, or cancel it first.")
+            _("Run %(run)d of this command is queued. Wait for it, or cancel it with `runs cancel %(run)d`.")
             % {"run": run.pk}
         )
     if options["background"]:
@@ -260,56 +273,62 @@ def _take_over(run: Run, size: int, actor: Actor, options: dict[str, Any], outpu
     run.batch_size, run.fast, run.in_background = size, options["fast"], False
     run.save(update_fields=("batch_size", "fast", "in_background"))
     output.line(
-        _("Going on with run %(run)d: %(seen)s of %(total)s done.")
+        _("Resuming run %(run)d: %(seen)s of %(total)s rows are done.")
         % {"run": run.pk, "seen": format_number(run.seen), "total": format_number(run.total)}
     )
     return run
 
 
 def _check_off(operation: Operation, planned: Plan, options: dict[str, Any], output: Output) -> list[str]:
-    """The checklist of what deletes, with what the console knows: asked item by item on a terminal, unless
-    --confirm names them. No other flag skips it.
+    """Print the checklist of an operation that deletes, and return the confirmed items.
+
+    --confirm names them. A terminal is asked for the others. No other flag skips the checklist.
     """
     lines = checklist.lines(planned) if planned.total else []
     for line in lines:
-        output.line(line.title, style="bold")
+        output.line(f"{line.title} [{line.code}]", style="bold")
         for fact in line.facts:
             output.line(f"  {fact}")
     if not lines:
         return []
     if blocking_reason := checklist.blocking_reason(operation):
         raise Refused(blocking_reason)
-    checked = list(options["confirm"])
+    checked = [code for code in options["confirm"] if code in checklist.ITEMS]
     unchecked = checklist.missing(operation, checked)
     if unchecked and not sys.stdin.isatty():
-        raise Refused(_("The checklist must be confirmed: give --confirm %(items)s.") % {"items": " ".join(unchecked)})
+        raise Refused(_("The checklist is not confirmed. Pass --confirm %(items)s.") % {"items": " ".join(unchecked)})
     for line in lines:
         if line.code in unchecked:
             output.console.print(f"{line.title}: {line.question}? [y/N] ", markup=False, end="")
             if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-                raise Refused(_("Not confirmed: nothing was written."))
+                raise Refused(_("Not confirmed. Nothing was written."))
             checked.append(line.code)
     return checked
 
 
 def _ask(operation: Operation, planned: Plan, options: dict[str, Any], output: Output, asks: bool) -> None:
-    """The confirmation that the risk wants; --yes answers it."""
+    """Ask for the confirmation that the risk requires, unless --yes or --confirm gives it."""
     typing = lifecycle.needs_typing(operation)
     asks = asks and operation.effective_risk() not in {Risk.READ, Risk.MAKE, Risk.FILL}
-    if options["yes"] or not planned.total or not (typing or asks or settings.PRODUCTION):
+    if (
+        options["yes"]
+        or operation.name in options["confirm"]
+        or not planned.total
+        or not (typing or asks or settings.PRODUCTION)
+    ):
         return
     if not sys.stdin.isatty():
         raise Refused(_("This command asks for confirmation. Pass --yes to run it non-interactively."))
     wanted = operation.name if typing else "yes"
     output.line(f"{operation.action_label(planned.total)} · {operation.store.location}")
-    output.console.print(_("Type %(wanted)s to go on: ") % {"wanted": wanted}, markup=False, end="")
+    output.console.print(_("Type %(wanted)s to continue: ") % {"wanted": wanted}, markup=False, end="")
     answer = sys.stdin.readline()
     if answer.strip() != wanted:
-        raise Refused(_("Not confirmed: nothing was written."))
+        raise Refused(_("Not confirmed. Nothing was written."))
 
 
 def _leave_to_background(run: Run, output: Output) -> None:
-    """Standard output gets the run's id alone, so that a script can take it."""
+    """Print only the run's id on standard output, so that a script can use it."""
     if output.as_json:
         output.run(run)
     else:
@@ -323,22 +342,24 @@ def _leave_to_background(run: Run, output: Output) -> None:
 
 
 def _work(run: Run, output: Output) -> None:
-    """Run in this process, with live progress; the exit code says how it ended."""
+    """Run in this process with live progress. The exit code tells how the run ended."""
     worker = executor.Executor(run)
     stopped_by = ""
     try:
         with stop_signals() as stopped, output.progress(run.total) as advance:
             run = worker.work(until=stopped, on_progress=lambda r: advance(r.seen))
     except LostOwnership:
-        raise Refused(_("Run %(run)d was taken over elsewhere.") % {"run": run.pk}) from None
+        raise Refused(
+            _("Another process has taken over run %(run)d. See `runs show %(run)d`.") % {"run": run.pk}
+        ) from None
     except KeyboardInterrupt:
         worker.store.close()
-        lifecycle.interrupt(run, _("stopped by the keyboard"))
+        lifecycle.interrupt(run, _("stopped with Ctrl-C"))
     except (DatabaseError, InterfaceError) as error:
         stopped_by = first_line(error)
     except Exception:
         run.refresh_from_db()
-        if run.status != Status.FAILED:  # the engine says `failed` of what it could not go on with
+        if run.status != Status.FAILED:  # the engine has handled an error that it marked as failed
             raise
     finally:
         worker.store.close()
@@ -346,7 +367,7 @@ def _work(run: Run, output: Output) -> None:
     output.run(run)
     if stopped_by and run.status != Status.FAILED:
         output.error(
-            _("Interrupted: %(reason)s. When that is mended, the same command goes on with run %(run)d.")
+            _("Run %(run)d was interrupted: %(reason)s. Fix the cause, then repeat the command to resume it.")
             % {"reason": stopped_by, "run": run.pk}
         )
         sys.exit(EXIT_INTERRUPTED)
@@ -367,7 +388,7 @@ def _work(run: Run, output: Output) -> None:
 
 
 def _refresh(run: Run) -> None:
-    """The run as the console has it, when the console can be asked."""
+    """Reload the run. If the console's database does not answer, mark it as interrupted in memory."""
     try:
         run.refresh_from_db()
     except (DatabaseError, InterfaceError):
@@ -376,7 +397,7 @@ def _refresh(run: Run) -> None:
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C (or SIGTERM) finishes the batch, the second stops now. Both are safe."""
+    """Handle Ctrl-C and SIGTERM: the first finishes the batch, the second stops now. Both are safe."""
     asked = 0
 
     def stop(number: int, frame: Any) -> None:
@@ -384,8 +405,8 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
         asked += 1
         if asked > 1:
             raise KeyboardInterrupt
-        # Not through sys.stderr: it may be in the middle of a write.
-        os.write(2, ("\n" + _("Stopping after this batch. Once more stops now.") + "\n").encode())
+        # A signal may interrupt a write to sys.stderr, which is not reentrant.
+        os.write(2, ("\n" + _("Stopping after this batch. Press Ctrl-C again to stop now.") + "\n").encode())
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -199,6 +199,12 @@ class Run(models.Model):
         return self.seen / self.elapsed_seconds if self.elapsed_seconds else 0.0
 
     @property
+    def undone_by(self) -> int | None:
+        """Return the id of the run that undid this one, None if no undo has succeeded."""
+        undo = Run.objects.filter(parent=self, operation="operations.undo_run", status=Status.SUCCEEDED)
+        return undo.order_by("-pk").values_list("pk", flat=True).first()
+
+    @property
     def undoable(self) -> bool:
         """Return whether the run changed rows whose before-images still exist."""
         return (

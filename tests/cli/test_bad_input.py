@@ -77,6 +77,8 @@ def test_a_missing_store_of_the_environment_does_not_spring_into_being(shell, tm
         assert "does not exist" in shell.refused(COMMAND, mode)
     entry = next(s for s in shell.json("stores")["stores"] if s["alias"] == "agentos")
     assert (entry["reachable"], entry["size_bytes"], entry["location"]) == (False, None, str(path))
+    assert f"agentos: {path} does not exist" in shell.run("stores").stdout
+    assert f"agentos: {path} does not exist" in shell.run("stores", "--json").stderr
     assert list(path.parent.iterdir()) == []
 
 
@@ -124,7 +126,7 @@ def test_a_wrong_batch_size_is_refused(shell, size):
     ("words", "sentence"),
     [
         (["--dry-run", "--execute"], "not allowed with argument"),
-        (["--database", "nowhere"], "There are: default, agentos, helix, records, roadmaps."),
+        (["--database", "nowhere"], "The stores are: default, agentos, helix, records, roadmaps."),
         (["--database", "default"], "not on default"),
         (["--db-path", ""], "The path is empty"),
         (["--db-path", "x", "--database", "agentos"], "not allowed with argument"),
@@ -193,8 +195,14 @@ def test_an_unreadable_environment_is_refused(shell, name, value):
     assert "\n" not in shell.refused("runs", "list")
 
 
+@pytest.mark.parametrize("text", ["", " ", "-", "..."])
+def test_a_search_without_a_word_is_refused(shell, text):
+    shell.run("setup")
+    assert "contains no word to search for" in shell.refused("search", "--", text)
+
+
 def test_migrate_makes_nothing_in_an_attached_store(shell, folder):
     shell.variables = {"AGENTOS_DATABASE_URL": f"sqlite:///{folder}/good.db", "AGENTOS_ATTACHED": "true"}
     with nothing_appears(folder):
         assert "it has no migrations" in shell.refused("migrate", "--database", "agentos")
-        assert "attached, left as it is" in shell.run("setup").stdout
+        assert "attached, unchanged" in shell.run("setup").stdout

@@ -23,7 +23,7 @@ from tests.support.subprocess_cli import ROOT, Shell
 COMMAND = "backfill_audit_decision_fields"
 CHANGING = {
     *("run", "operation", "store", "mode", "status", "total", "changed", "skipped", "invalid", "failed"),
-    *("batches", "elapsed_seconds", "rows_per_second", "before", "after", "sample"),
+    *("batches", "elapsed_seconds", "rows_per_second", "before", "after", "sample", "reasons", "waiting"),
 }
 LISTED = {
     *("run", "operation", "store", "status", "mode", "total", "changed", "skipped", "invalid", "failed"),
@@ -105,8 +105,13 @@ def test_undo_plans_by_default_and_gives_the_start_back(shell, store):
     assert list(agentos.read_sqlite(store)) == after
     assert "Pass --yes" in shell.run("runs", "undo", run, "--execute").stderr
     assert list(agentos.read_sqlite(store)) == after
-    assert shell.json("runs", "undo", run, "--execute", "--yes")["changed"] == planned["changed"]
+    assert "undone_by" not in shell.json("runs", "show", run)
+    undo = shell.json("runs", "undo", run, "--execute", "--confirm", "operations.undo_run")
+    assert undo["changed"] == planned["changed"]
     assert list(agentos.read_sqlite(store)) == before
+    assert shell.json("runs", "show", run)["undone_by"] == undo["run"]
+    assert f"run {undo['run']}" in shell.run("runs", "show", run).stdout
+    assert "--confirm does not accept 'yes'" in shell.refused("runs", "undo", run, "--confirm", "yes")
 
 
 def test_a_file_put_in_the_stores_place_is_not_undone(shell, store, tmp_path):
@@ -120,7 +125,7 @@ def test_a_file_put_in_the_stores_place_is_not_undone(shell, store, tmp_path):
 def test_an_unknown_run_is_refused(shell, verb):
     flags = ["--reason", "x"] if verb == "reject" else []
     assert "There is no run 4711" in shell.refused("runs", verb, 4711, *flags)
-    assert "a whole number above 0 is wanted" in shell.refused("runs", verb, "x", *flags)
+    assert "must be a whole number above 0" in shell.refused("runs", verb, "x", *flags)
 
 
 def test_any_operation_runs_by_its_name(shell, store):
@@ -130,7 +135,7 @@ def test_any_operation_runs_by_its_name(shell, store):
     said = shell.refused("run", "audits.repair_everything")
     assert all(known in said for known in registry.operations())
     assert "--run" in shell.refused("run", "operations.undo_run")
-    assert "--batch-size is not for it" in shell.refused("run", "operations.prune_runs", "--batch-size", 5)
+    assert "Omit --batch-size." in shell.refused("run", "operations.prune_runs", "--batch-size", 5)
 
 
 def test_operations_lists_parameters_risk_and_schedule(shell):
@@ -182,8 +187,10 @@ def test_export_gives_every_run(shell, store, tmp_path):
     book = tmp_path / "runs.xlsx"
     assert shell.run("runs", "export", "--to", book).returncode == 0
     assert book.read_bytes()[:2] == b"PK"
-    assert "can't be written" in shell.refused("runs", "export", "--to", book)
-    assert "give --format" in shell.refused("runs", "export", "--to", tmp_path / "runs.txt")
+    assert "cannot be written" in shell.refused("runs", "export", "--to", book)
+    assert "Pass --format with one of: csv, xlsx, json" in shell.refused(
+        "runs", "export", "--to", tmp_path / "runs.txt"
+    )
 
 
 @pytest.mark.parametrize(("frozen", "unfrozen"), [("freeze", "unfreeze"), ("hold-all", "release-all")])
@@ -200,7 +207,7 @@ def test_background_prints_the_runs_id_alone(shell, store):
     assert done.returncode == 0
     run = int(done.stdout)
     assert f"Run {run} is queued" in done.stderr
-    assert "waits for a worker" in shell.refused(COMMAND, "--db-path", store)
+    assert "of this command is queued" in shell.refused(COMMAND, "--db-path", store)
     assert shell.json("runs", "pause", run)["status"] == "paused"
     assert shell.json("runs", "resume", run)["status"] == "queued"
     assert shell.json("runs", "cancel", run)["status"] == "cancelled"
@@ -211,8 +218,8 @@ def test_background_prints_the_runs_id_alone(shell, store):
 
 def test_production_wants_a_name(shell, store):
     shell.variables = {"OPSCONSOLE_ENVIRONMENT": "production", "SECRET_KEY": "x" * 50}
-    assert "give --user" in shell.refused(COMMAND, "--db-path", store)
-    assert "give --user" in shell.refused("runs", "freeze", "--note", "x")
+    assert "pass --user" in shell.refused(COMMAND, "--db-path", store)
+    assert "pass --user" in shell.refused("runs", "freeze", "--note", "x")
     assert shell.json(COMMAND, "--db-path", store, "--dry-run")["total"] == 200
     assert shell.run("shell", "-c", PEOPLE).returncode == 0
     assert "--user bob is not authenticated" in shell.refused(COMMAND, "--db-path", store, "--user", "bob", "--yes")
@@ -291,7 +298,7 @@ def test_a_stopped_plan_leaves_no_file_beside_the_store(shell, large_store):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Stopped: nothing was written." in err
+    assert "Stopped. Nothing was written." in err
     assert list(large_store.parent.glob("large.db-*")) == []
 
 

@@ -211,15 +211,16 @@ def test_the_shell_in_production(make_helix, tmp_path, empty_console):
     cleanup = ("cleanup_dirty_data", "cleanup", "3", "--execute", "--yes")
     assert shell.run("setup").returncode == 0
     assert "--user" in shell.run(*cleanup).stderr, "nobody is known yet"
-    assert "In the shell" in shell.run("setup", "--superuser", "mira").stdout
-    assert "In the shell" not in shell.run("setup", "--superuser", "noa").stdout
+    assert "is linked to this account" in shell.run("setup", "--superuser", "mira").stdout
+    assert "is linked to this account" not in shell.run("setup", "--superuser", "noa").stdout
     no_backup = shell.run(*cleanup, "--confirm", *ALL)
     assert (no_backup.returncode, "There is no verified backup of helix" in no_backup.stderr) == (2, True)
     assert shell.run("backup_store", "helix", "--execute", "--yes", "--user", "mira").returncode == 0
     assert "is not authenticated" in shell.refused("backup_store", "helix", "--execute", "--yes", "--user", "noa")
     unchecked = shell.run(*cleanup, "--confirm", *ALL[:3])
+    assert "Undo plan [rollback]" in unchecked.stdout
     assert unchecked.returncode == 2
-    assert "give --confirm scope rollback" in unchecked.stderr
+    assert "Pass --confirm scope rollback" in unchecked.stderr
     assert dump(source) == before
 
     waiting = shell.json(*cleanup, "--confirm", *ALL, code=3)

@@ -158,7 +158,7 @@ def test_what_waits_for_nobody_in_particular_is_not_listed(
     settings: Any, monkeypatch: pytest.MonkeyPatch, environment_name: str
 ) -> None:
     environment(settings, environment_name)
-    with pytest.raises(CommandError, match=r"needs? an account") as refused:
+    with pytest.raises(CommandError, match=r"requires? an account") as refused:
         call_command("runs", "list", "--awaiting-me")
     assert refused.value.returncode == 2
     vera = User.objects.create_user("vera")
@@ -214,7 +214,7 @@ def test_a_linked_system_user_needs_no_name(bob: User, alice: User, capsys: Any)
 
 def test_a_token_that_is_not_good_is_refused(monkeypatch: pytest.MonkeyPatch, alice: User) -> None:
     monkeypatch.setenv("OPSCONSOLE_TOKEN", "ops_nonsense")
-    with pytest.raises(CommandError, match="OPSCONSOLE_TOKEN is not known") as refused:
+    with pytest.raises(CommandError, match="OPSCONSOLE_TOKEN is unknown") as refused:
         call_command("runs", "freeze", "--note", "x")
     assert refused.value.returncode == 2
 

@@ -288,9 +288,9 @@ def test_a_job_without_finding_is_refused(make_helix, shell):
 def test_bad_input(make_helix, shell, tmp_path):
     store = make_helix("sqlite", helix.one_of_each())
     cleanup = ("cleanup_dirty_data", "cleanup")
-    assert "is no key of jobs" in shell.refused(*cleanup, "abc", "--db-path", store.path)
+    assert "is not a key of jobs" in shell.refused(*cleanup, "abc", "--db-path", store.path)
     assert "no row with the key 4711" in shell.refused(*cleanup, "4711", "--db-path", store.path)
-    assert "--batch-size is not for it" in shell.refused(*cleanup, "3", "--batch-size", "5", "--db-path", store.path)
+    assert "Omit --batch-size." in shell.refused(*cleanup, "3", "--batch-size", "5", "--db-path", store.path)
     assert "does not exist" in shell.refused(*cleanup, "3", "--db-path", tmp_path / "nowhere.db")
     execute(store, "ALTER TABLE tasks DROP COLUMN retry_count")
     assert "is missing tasks.retry_count" in shell.refused(*cleanup, "3", "--db-path", store.path)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from audits.coverage import VERDICTS, Figures, coverage
 from opsconsole.cli.command import ConsoleCommand
-from opsconsole.cli.flags import chosen_store
+from opsconsole.cli.flags import add_json_flag, add_store_flags, chosen_store
 from opsconsole.cli.output import Output
 from opsconsole.engine import registry
 from opsconsole.engine.planner import operation_on
@@ -27,10 +27,8 @@ class Command(ConsoleCommand):
     examples = ("audit_coverage", "audit_coverage --db-path /path/to/store.db --json")
 
     def add_arguments(self, parser: CommandParser) -> None:
-        where = parser.add_mutually_exclusive_group()
-        where.add_argument("--database", metavar="ALIAS", help=_("the store to look at"))
-        where.add_argument("--db-path", metavar="FILE", help=_("attach this SQLite file for this one call"))
-        parser.add_argument("--json", action="store_true", help=_("one JSON object on standard output"))
+        add_store_flags(parser)
+        add_json_flag(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         backfill = registry.operation("audits.backfill_decision_fields")

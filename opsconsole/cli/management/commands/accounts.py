@@ -1,4 +1,4 @@
-"""Which account a user of the operating system is: only superusers say so."""
+"""The `accounts` command: links between users of the operating system and console accounts."""
 
 from __future__ import annotations
 
@@ -25,24 +25,29 @@ class Command(ConsoleCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
         listing = add_verb(
-            verbs, "list", help=_("system users and their accounts"), examples=("accounts list", "accounts list --json")
+            verbs,
+            "list",
+            help=_("List system users and their accounts."),
+            examples=("accounts list", "accounts list --json"),
         )
         add_json_flag(listing)
         linking = add_verb(
             verbs,
             "link",
-            help=_("say which account a system user is"),
+            help=_("Link a system user to an account."),
             examples=("accounts link mira mira.k", "accounts link mira mira.k --user admin"),
         )
-        linking.add_argument("account", metavar="ACCOUNT", help=_("a console account"))
+        linking.add_argument("account", metavar="ACCOUNT", help=_("A console account."))
         unlinking = add_verb(
             verbs,
             "unlink",
-            help=_("end a link"),
+            help=_("Remove a link."),
             examples=("accounts unlink mira.k", "accounts unlink mira.k --user admin"),
         )
         for verb in (linking, unlinking):
-            verb.add_argument("system_user", metavar="SYSTEM_USER", help=_("a user's name in the operating system"))
+            verb.add_argument(
+                "system_user", metavar="SYSTEM_USER", help=_("The name of a user of the operating system.")
+            )
             add_user_flag(verb)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -58,10 +63,10 @@ class Command(ConsoleCommand):
             if account is None:
                 raise Refused(_("No active account is called %(name)s.") % {"name": options["account"]})
             link(account, options["system_user"], actor)
-            output.line(_("The system user %(system_user)s is %(account)s.") % values)
+            output.line(_("The system user %(system_user)s is linked to the account %(account)s.") % values)
         else:
             unlink(options["system_user"], _superuser(options["user"]))
-            output.line(_("The system user %(system_user)s is no account's.") % values)
+            output.line(_("The system user %(system_user)s is not linked to an account any more.") % values)
 
     def _list(self, output: Output) -> None:
         links = [(one.name, one.account.get_username()) for one in SystemUser.objects.select_related("account")]
@@ -72,7 +77,7 @@ class Command(ConsoleCommand):
 
 
 def _superuser(name: str | None) -> Actor:
-    """Return the superuser who asks, authenticated in every environment."""
+    """Return the authenticated superuser as an actor. Raise Refused for any other account."""
     require_environment()
     try:
         user = authenticated(name)
@@ -80,6 +85,6 @@ def _superuser(name: str | None) -> Actor:
         raise Refused(error) from None
     if user is None or not user.is_superuser:
         raise Refused(
-            _("Only an authenticated superuser may link accounts. Set OPSCONSOLE_TOKEN, or give --user on a terminal.")
+            _("Only an authenticated superuser may link accounts. Set OPSCONSOLE_TOKEN, or pass --user on a terminal.")
         )
     return Actor(user.get_username(), system_user_at_host(), Trigger.SHELL, user)

@@ -1,4 +1,4 @@
-"""django-import-export's `export`, held back: it would not escape what a spreadsheet calculates."""
+"""The disabled `export` of django-import-export. It does not escape spreadsheet formulas."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from opsconsole.cli.held_back import HeldBack
 
 
 class Command(HeldBack):
-    sentence = _("This export would not give back every value exactly. Use Export on the page of the table's list.")
+    sentence = _("This command does not export every value exactly. Use Export on the list page of the table.")

@@ -1,4 +1,4 @@
-"""django-import-export's `import`, held back: it would write without a run."""
+"""The disabled `import` of django-import-export. It writes without a run."""
 
 from __future__ import annotations
 
@@ -8,4 +8,6 @@ from opsconsole.cli.held_back import HeldBack
 
 
 class Command(HeldBack):
-    sentence = _("Rows are imported by a run that can be undone. Use Import on the page of the table's list.")
+    sentence = _(
+        "This command imports without a run, so it cannot be undone. Use Import on the list page of the table."
+    )

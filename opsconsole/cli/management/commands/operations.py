@@ -28,7 +28,7 @@ class Command(ConsoleCommand):
             return
         rows = [(_("operation"), _("store"), _("risk"), _("schedule"), _("parameters"))]
         for cls in registry.operations().values():
-            store = getattr(cls, "store_alias", None) or _("the run's")
+            store = getattr(cls, "store_alias", None) or _("store of the run")
             schedule = cls.schedule.cron if cls.schedule else ""
             rows.append((cls.name, store, str(cls.risk.label), schedule, _flags(cls)))
         output.table(rows, heading=True)

@@ -17,20 +17,22 @@ from opsconsole.stores.store import attach_file
 
 
 class Command(ConsoleCommand):
-    help = gettext_noop("Write what can be read of a damaged SQLite file into a new one, and list what could not.")
+    help = gettext_noop(
+        "Copy the readable rows of a damaged SQLite file into a new file, and list what could not be read."
+    )
     examples = (
         "rebuild_store --db-path store.db --to rebuilt.db",
         "rebuild_store --db-path store.db --to rebuilt.db --json",
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--db-path", metavar="FILE", required=True, help=_("the damaged file; it is only read"))
-        parser.add_argument("--to", metavar="FILE", required=True, help=_("the new file"))
+        parser.add_argument("--db-path", metavar="FILE", required=True, help=_("The damaged file. It is not changed."))
+        parser.add_argument("--to", metavar="FILE", required=True, help=_("The new file."))
         add_json_flag(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         output = Output(as_json=options["json"], no_color=options["no_color"])
-        attach_file("agentos", options["db_path"], read_only=True)  # refuses what is no file
+        attach_file("agentos", options["db_path"], read_only=True)  # refuses a path that is not a file
         saved = rebuild(Path(options["db_path"]), Path(options["to"]))
         if options["json"]:
             output.json({"file": str(Path(options["to"]).absolute()), "rows": saved.rows, "lost": saved.lost})

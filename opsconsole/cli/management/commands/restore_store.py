@@ -8,7 +8,7 @@ from opsconsole.cli.running import OperationCommand
 class Command(OperationCommand):
     operation = "backups.restore_store"
     positional = ("store", "file")
-    help = gettext_noop("Put a backup back into its managed store, or beside it. Dry run unless --execute.")
+    help = gettext_noop("Restore a backup into its managed store, or next to it. Dry run without --execute.")
     examples = (
         "restore_store agentos agentos-20261124T020000Z-7.sqlite3.gz --execute",
         "restore_store agentos agentos-20261124T020000Z-7.sqlite3.gz --as agentos_monday --execute",

@@ -15,7 +15,7 @@ from opsconsole.engine.checks import Check
 
 
 class Command(ConsoleCommand):
-    help = gettext_noop("Plan any operation by its name, and run it with --execute.")
+    help = gettext_noop("Plan an operation by its name. Execute it with --execute.")
     examples = (
         "run audits.backfill_decision_fields --db-path /path/to/store.db",
         'run operations.undo_run --run 7 --execute --note "wrong store"',
@@ -32,11 +32,11 @@ class Command(ConsoleCommand):
             registry.add_arguments(cls, flags)
             if issubclass(cls, Check):
                 add_check_flags(flags)
-                flags.add_argument("--execute", action="store_true", help=_("keep the findings, as a run"))
+                flags.add_argument("--execute", action="store_true", help=_("Save the findings as a run."))
             else:
                 add_common_flags(flags)
             if cls.selectable and not cls.targets_run:
-                flags.add_argument("--keys", nargs="+", metavar="KEY", help=_("only the rows with these keys"))
+                flags.add_argument("--keys", nargs="+", metavar="KEY", help=_("Only the rows with these keys."))
 
     def run_from_argv(self, argv: list[str]) -> None:
         self.asked = argv[2:3]
@@ -45,7 +45,7 @@ class Command(ConsoleCommand):
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         for name in self.asked:
             if not name.startswith("-"):
-                registry.operation(name)  # an unknown one is refused with the list of those there are
+                registry.operation(name)  # refuses an unknown name with the list of operations
         return super().create_parser(prog_name, subcommand, **kwargs)
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""The verbs of the run page, for the shell."""
+"""The `runs` command: the verbs of the run page."""
 
 from __future__ import annotations
 
@@ -33,62 +33,71 @@ FORMATS = ("csv", "xlsx", "json")
 
 
 class Command(ConsoleCommand):
-    help = gettext_noop("List, show, steer, undo and export runs.")
+    help = gettext_noop("List, show, control, undo and export runs.")
     examples = ("runs list --limit 10", "runs undo 7 --execute")
 
     def add_arguments(self, parser: CommandParser) -> None:
         self.verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-        listing = self._verb("list", _("newest first"), "runs list", "runs list --json --limit 100")
-        listing.add_argument("--limit", type=_positive, metavar="N", help=_("how many; 50 by default, with --json all"))
+        listing = self._verb("list", _("List runs, newest first."), "runs list", "runs list --json --limit 100")
+        listing.add_argument(
+            "--limit", type=_positive, metavar="N", help=_("Number of runs. Default: 50, with --json all.")
+        )
         listing.add_argument(
             "--awaiting-me",
             action="store_true",
-            help=_("only those that this account may approve now"),
+            help=_("Only runs that this account may approve now."),
         )
         add_user_flag(listing)
         add_json_flag(listing)
-        add_json_flag(self._verb_of_run("show", _("a run as it stands now")))
+        add_json_flag(self._verb_of_run("show", _("Show the current state of a run.")))
         for name, text in (
-            ("pause", _("ask the worker to pause after its batch")),
-            ("resume", _("queue a paused or interrupted run for the background")),
-            ("cancel", _("ask the worker to end after its batch; what is changed stays, and can be undone")),
-            ("approve", _("approve a run as its second approver")),
+            ("pause", _("Pause a run after its current batch.")),
+            ("resume", _("Queue a paused or interrupted run for a worker.")),
+            ("cancel", _("Cancel a run after its current batch. Its changes remain and can be undone.")),
+            ("approve", _("Approve a run as its second approver.")),
         ):
             verb = self._verb_of_run(name, text)
             add_user_flag(verb)
             add_json_flag(verb)
         rejecting = self._verb(
             "reject",
-            _("refuse a run that waits for approval"),
+            _("Reject a run that waits for approval."),
             'runs reject 7 --reason "the rows are still needed"',
             'runs reject 7 --reason "the rows are still needed" --json',
         )
         rejecting.add_argument("run", type=_positive, metavar="ID", help=_("the run's number"))
-        rejecting.add_argument("--reason", required=True, metavar="TEXT", help=_("why; its planner is told"))
+        rejecting.add_argument(
+            "--reason",
+            required=True,
+            metavar="TEXT",
+            help=_("The reason. The account that planned the run is notified."),
+        )
         add_user_flag(rejecting)
         add_json_flag(rejecting)
         noting = self._verb_of_run(
-            "note", _("add to a run's record what was difficult, how it was solved"), "--user mira"
+            "note", _("Add a note to a run: the difficulties, and how they were solved."), "--user mira"
         )
-        noting.add_argument("text", metavar="TEXT", help=_("what is to be kept"))
+        noting.add_argument("text", metavar="TEXT", help=_("The text of the note."))
         add_user_flag(noting)
-        add_common_flags(self._verb_of_run("retry", _("retry the failed rows of a run")))
-        add_common_flags(self._verb_of_run("undo", _("plan the undo of a run, or do it with --execute"), "--execute"))
-        export = self._verb("export", _("all runs as a table"), "runs export", "runs export --to runs.xlsx")
-        export.add_argument("--format", choices=FORMATS, help=_("by default from the file's name, else csv"))
-        export.add_argument("--to", type=Path, metavar="FILE", help=_("a new file; standard output without"))
+        add_common_flags(self._verb_of_run("retry", _("Retry the failed rows of a run.")))
+        add_common_flags(
+            self._verb_of_run("undo", _("Plan the undo of a run. Execute it with --execute."), "--execute")
+        )
+        export = self._verb("export", _("Export all runs as a table."), "runs export", "runs export --to runs.xlsx")
+        export.add_argument("--format", choices=FORMATS, help=_("Default: the suffix of the file, else csv."))
+        export.add_argument("--to", type=Path, metavar="FILE", help=_("A new file. Default: standard output."))
         freezing = self._verb(
             "freeze",
-            _("stop every run at its next batch, and start none"),
+            _("Stop every run at its next batch, and start no run."),
             'runs freeze --note "incident 4711"',
             'runs freeze --note "failover" --user mira',
             aliases=("hold-all",),
         )
-        freezing.add_argument("--note", required=True, metavar="TEXT", help=_("why; kept in the audit log"))
+        freezing.add_argument("--note", required=True, metavar="TEXT", help=_("The reason, saved in the audit log."))
         add_user_flag(freezing)
         unfreezing = self._verb(
             "unfreeze",
-            _("resume all runs"),
+            _("Resume all runs."),
             "runs unfreeze",
             "runs unfreeze --user mira",
             aliases=("release-all",),
@@ -109,7 +118,7 @@ class Command(ConsoleCommand):
         require_setup()
         options["run_verb"](options)
 
-    # --- looking ----------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------------
 
     def _list(self, options: dict[str, Any]) -> None:
         output = _output(options)
@@ -147,7 +156,7 @@ class Command(ConsoleCommand):
         output.table([heading, *rows], right=(0, 4, 5, 6), heading=True)
         more = (len(listed) if options["awaiting_me"] else listed.count()) - len(found)
         if more > 0:
-            output.line(_("… and %(count)s more: --limit N shows them.") % {"count": format_number(more)})
+            output.line(_("… and %(count)s more. Use --limit N to show them.") % {"count": format_number(more)})
 
     def _show(self, options: dict[str, Any]) -> None:
         run, output = get_run(options["run"]), _output(options)
@@ -178,8 +187,9 @@ class Command(ConsoleCommand):
             (_("Started by:"), f"{run.started_by} ({run.get_trigger_display()}), {_moment(run.created_at)}"),
             (_("Note:"), run.note),
             (_("Rejected:"), run.rejection),
-            (_("Waits:"), run.waiting),
-            (_("Asked:"), run.get_request_display() if run.request else ""),
+            (_("Waiting:"), run.waiting),
+            (_("Undone:"), _("by run %(run)d") % {"run": run.undone_by} if run.undone_by else ""),
+            (_("Requested:"), run.get_request_display() if run.request else ""),
         ]
         output.table([fact for fact in facts if fact[1]])
         output.line()
@@ -202,10 +212,11 @@ class Command(ConsoleCommand):
         name = options["format"] or (target.suffix.lstrip(".").lower() if target else "") or FORMATS[0]
         if name not in FORMATS:
             raise Refused(
-                _("%(path)s: give --format, one of %(names)s.") % {"path": target, "names": ", ".join(FORMATS)}
+                _("The format of %(path)s is unknown. Pass --format with one of: %(names)s.")
+                % {"path": target, "names": ", ".join(FORMATS)}
             )
         if target is None and name == "xlsx" and sys.stdout.isatty():
-            raise Refused(_("A workbook is no text: give --to FILE."))
+            raise Refused(_("A workbook cannot be printed on a terminal. Pass --to FILE."))
         dataset = RunResource().export(Run.objects.order_by("pk"))
         try:
             data = getattr(file_formats, name.upper())().export_data(dataset)
@@ -223,12 +234,13 @@ class Command(ConsoleCommand):
                 file.write(data)
         except OSError as error:
             raise Refused(
-                _("%(path)s can't be written: %(reason)s.") % {"path": target, "reason": error.strerror}
+                _("%(path)s cannot be written: %(reason)s. Name a new file.")
+                % {"path": target, "reason": error.strerror}
             ) from None
         count = format_number(len(dataset))
         sys.stderr.write(_("%(count)s runs written to %(path)s.") % {"count": count, "path": target} + "\n")
 
-    # --- asking -----------------------------------------------------------------------------------------
+    # --- controlling -----------------------------------------------------------------------------------------
 
     def _pause(self, options: dict[str, Any]) -> None:
         _steer(options, lifecycle.pause)
@@ -248,7 +260,7 @@ class Command(ConsoleCommand):
     def _note(self, options: dict[str, Any]) -> None:
         run = get_run(options["run"])
         lifecycle.add_note(run, shell_actor(options["user"]), options["text"])
-        _output(options).line(_("Noted with run %(run)d.") % {"run": run.pk})
+        _output(options).line(_("The note was added to run %(run)d.") % {"run": run.pk})
 
     def _freeze(self, options: dict[str, Any]) -> None:
         lifecycle.freeze(shell_actor(options["user"]), options["note"])
@@ -270,8 +282,8 @@ def _awaiting(name: str | None) -> list[Run]:
     if actor.user is None:
         raise Refused(
             _(
-                "Approvals need an account. Set OPSCONSOLE_TOKEN, give --user on a terminal, "
-                "or have your system user linked with `accounts link`."
+                "Approvals require an account. Set OPSCONSOLE_TOKEN, pass --user on a terminal, "
+                "or ask a superuser to link your system user with `accounts link`."
             )
         )
     return lifecycle.awaiting(actor)
@@ -285,14 +297,14 @@ def _steer(options: dict[str, Any], verb: Callable[..., Any], permission: str = 
     if output.as_json:
         output.run(run)
     elif run.request:
-        text = _("Run %(run)d: asked to %(request)s; the worker stops after this batch.")
+        text = _("Run %(run)d was asked to %(request)s. It stops after its current batch.")
         output.line(text % {"run": run.pk, "request": run.get_request_display()})
     else:
         output.line(_("Run %(run)d: %(status)s") % {"run": run.pk, "status": run.get_status_display()})
 
 
 def _about(options: dict[str, Any], operation: str, *, execute: bool, asks: bool = True) -> None:
-    """Undo and retry are operations on the run's own store."""
+    """Plan or run an operation on the run's own store: undo or retry."""
     values = {"run": get_run(options["run"]).pk}
     run_operation(registry.operation(operation), values, options, execute=execute, asks=asks)
 
@@ -307,5 +319,5 @@ def _moment(at: Any) -> str:
 
 def _positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 63):
-        raise argparse.ArgumentTypeError(_("a whole number above 0 is wanted, not %s") % repr(text))
+        raise argparse.ArgumentTypeError(_("must be a whole number above 0, not %s") % repr(text))
     return int(text)

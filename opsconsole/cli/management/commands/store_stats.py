@@ -20,7 +20,7 @@ class Command(ConsoleCommand):
     examples = ("store_stats agentos", "store_stats --json")
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("alias", nargs="?", metavar="ALIAS", help=_("one store; all of them without"))
+        parser.add_argument("alias", nargs="?", metavar="ALIAS", help=_("A store. Default: all stores."))
         add_json_flag(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -28,7 +28,7 @@ class Command(ConsoleCommand):
         known = {store.alias: store for store in all_stores()}
         if options["alias"] and options["alias"] not in known:
             raise Refused(
-                _("No store is called %(name)s. There are: %(names)s.")
+                _("No store is called %(name)s. The stores are: %(names)s.")
                 % {"name": options["alias"], "names": ", ".join(known)}
             )
         chosen = known[options["alias"]] if options["alias"] else None
@@ -77,11 +77,10 @@ def show(report: dict[str, Any], output: Output) -> None:
     output.line(text % {name: taken[name] for name in ("used", "limit", "percent")})
     if taken["percent"] >= taken["alert_percent"]:
         output.line(
-            _("That is %(alert)s %% or more: the server is about to refuse clients.")
-            % {"alert": taken["alert_percent"]}
+            _("This is at least %(alert)s %%. The server may soon refuse clients.") % {"alert": taken["alert_percent"]}
         )
     _dicts(output, taken["by"])
-    for title, name in ((_("Indexes never used"), "unused_indexes"), (_("Locks waited for"), "locks_waited_for")):
+    for title, name in ((_("Unused indexes"), "unused_indexes"), (_("Waits for locks"), "locks_waited_for")):
         if report[name]:
             output.line(title)
             _dicts(output, report[name])

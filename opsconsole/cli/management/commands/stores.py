@@ -15,7 +15,7 @@ from opsconsole.stores.store import Store, StoreUnavailable, all_stores
 
 
 class Command(ConsoleCommand):
-    help = gettext_noop("List every store: where it is, what it holds, what it lacks.")
+    help = gettext_noop("List every store with its location, its version, and its missing and unknown columns.")
     examples = ("stores", "stores --json")
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -25,6 +25,9 @@ class Command(ConsoleCommand):
         output = Output(as_json=options["json"], no_color=options["no_color"])
         reports = [report(store) for store in all_stores()]
         if options["json"]:
+            for entry, reason in reports:
+                if reason:
+                    output.error(f"{entry['alias']}: {reason}")
             output.json({"stores": [entry for entry, _reason in reports]})
             return
         output.table(
@@ -46,15 +49,15 @@ class Command(ConsoleCommand):
         for entry, reason in reports:
             for text in (
                 reason,
-                _("lacks %(names)s") % {"names": ", ".join(entry["missing"])} if entry["missing"] else "",
-                _("also has %(names)s") % {"names": ", ".join(entry["unknown"])} if entry["unknown"] else "",
+                _("missing: %(names)s") % {"names": ", ".join(entry["missing"])} if entry["missing"] else "",
+                _("unknown: %(names)s") % {"names": ", ".join(entry["unknown"])} if entry["unknown"] else "",
             ):
                 if text:
                     output.line(f"{entry['alias']}: {text}")
 
 
 def report(store: Store) -> tuple[dict[str, Any], str]:
-    """What `stores` says of one, and why it can't be reached. Creates nothing."""
+    """Return the entry of one store, and why it is unreachable. Create nothing."""
     entry: dict[str, Any] = {
         "alias": store.alias,
         "engine": store.vendor,

@@ -21,7 +21,7 @@ class Command(ConsoleCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("execution_id", metavar="ID", help=_("the execution's id, also called task_id"))
-        parser.add_argument("--db-path", metavar="FILE", help=_("attach this SQLite file for this one call"))
+        parser.add_argument("--db-path", metavar="FILE", help=_("Attach this SQLite file for this call."))
         add_json_flag(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
