@@ -56,17 +56,6 @@ SUPERVISOR_EVENTS = tuple(
 task_link = linked("agentos.task")
 
 
-class EventTypeFilter(ExactTextFilter):
-    title = _("event type, exactly")
-    parameter_name = "event_type"
-    suggested = SUPERVISOR_EVENTS
-
-
-class TaskFilter(ExactTextFilter):
-    title = _("task, exactly")
-    parameter_name = "task_id"
-
-
 class DecisionTimesFilter(RadioFilter):
     """Of supervisor audits, in the very words of the backfill's scope."""
 
@@ -90,11 +79,12 @@ class DecisionTimesFilter(RadioFilter):
 class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
     list_display = ("audit", "event_type", "severity", "of_task", "created", "source", "delay")
     sortable_by = ("audit",)
+    suggestions = {"event_type": SUPERVISOR_EVENTS}
     list_filter = (
         DecisionTimesFilter,
-        EventTypeFilter,
+        ("event_type", ExactTextFilter),
         ("level", ChoicesRadioFilter),
-        TaskFilter,
+        ("task_id", ExactTextFilter),
         ("created_at", DateRangeFilter),
     )
     exact_search_fields = ("audit_id", "task_id", "decision_id")
@@ -179,7 +169,7 @@ class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
 @admin.register(GuardianVerdict)
 class GuardianVerdictAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
     list_display = ("id", "decision", "task_id", "triggered_by", "reasons", "created_at")
-    list_filter = (TaskFilter, ("decision", ChoicesRadioFilter), ("created_at", DateRangeFilter))
+    list_filter = (("task_id", ExactTextFilter), ("decision", ChoicesRadioFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("id", "task_id")
     search_help_text = _("Searches the exact identifier of a verdict or of a task.")
     deferred_fields = ("policy_json",)
@@ -205,7 +195,13 @@ class GuardianVerdictAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAd
 @admin.register(InboxEntry)
 class InboxEntryAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
     list_display = ("id", "status", "event_type", "task_id", "event_ts", "processed_at")
-    list_filter = (TaskFilter, EventTypeFilter, ("status", ChoicesRadioFilter), ("created_at", DateRangeFilter))
+    suggestions = {"event_type": SUPERVISOR_EVENTS}
+    list_filter = (
+        ("task_id", ExactTextFilter),
+        ("event_type", ExactTextFilter),
+        ("status", ChoicesRadioFilter),
+        ("created_at", DateRangeFilter),
+    )
     exact_search_fields = ("id", "task_id")
     search_help_text = _("Searches the exact identifier of an entry or of a task.")
     deferred_fields = ("payload_json",)

@@ -59,23 +59,13 @@ def _require_content(store: Store) -> None:
     store.require({model: tuple(columns) for model, columns in NEEDS.items()})
 
 
-class RoadmapFilter(ExactTextFilter):
-    title = gettext_lazy("roadmap, exactly")
-    parameter_name = "roadmap_id"
-
-
-class ConceptFilter(ExactTextFilter):
-    title = gettext_lazy("concept, exactly")
-    parameter_name = "concept_id"
-
-
 @admin.register(RoadmapTask)
 class RoadmapTaskAdmin(OperationActionsMixin, StoreModelAdmin):
     list_display = ("identifier", "status", "current_step", "task_type", "roadmap_id", "created_at", "updated_at")
     list_filter = (
         ("status", ChoicesRadioFilter),
         ("task_type", ChoicesRadioFilter),
-        RoadmapFilter,
+        ("roadmap_id", ExactTextFilter),
         ("updated_at", DateRangeFilter),
     )
     exact_search_fields = ("task_id", "roadmap_id")
@@ -212,7 +202,7 @@ def _or_dash(value: str | None) -> str:
 class ContentAdmin(StoreModelAdmin):
     """Rows of a content table."""
 
-    list_filter = (RoadmapFilter, ConceptFilter)
+    list_filter = (("roadmap_id", ExactTextFilter), ("concept_id", ExactTextFilter))
     exact_search_fields = ("roadmap_id", "concept_id")
     search_help_text = gettext_lazy("Searches a roadmap's or a concept's exact identifier.")
     deferred_fields = ("resources", "search_queries_used", "questions", "summary")

@@ -23,8 +23,8 @@ from django.utils.dateparse import parse_date
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
-from unfold.contrib.filters.admin import ChoicesRadioFilter, TextFilter
-from unfold.contrib.filters.forms import RangeDateForm
+from unfold.contrib.filters.admin import ChoicesRadioFilter
+from unfold.contrib.filters.forms import RangeDateForm, SearchForm
 
 from opsconsole.console.base_admin import COUNT_CAP, ConsoleModelAdmin, ViewOnlyMixin
 from opsconsole.console.store_errors import unusable
@@ -52,6 +52,8 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     deferred_fields: ClassVar[tuple[str, ...]] = ()
     # Indexed columns; a search is for exactly one of their values.
     exact_search_fields: ClassVar[tuple[str, ...]] = ()
+    # Column → values that its ExactTextFilter offers for completion.
+    suggestions: ClassVar[Mapping[str, Sequence[str]]] = {}
     ordering = ("-pk",)
     sortable_by: ClassVar[Sequence[str]] = ()
     list_filter_submit = True
@@ -92,8 +94,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     def _reads(self, name: Any) -> tuple[str, ...]:
         if isinstance(name, tuple):  # (field, filter class)
             name = name[0]
-        column = name.parameter_name if isinstance(name, type) and issubclass(name, ExactTextFilter) else name
-        return self.required_columns.get(name, (column,))
+        return self.required_columns.get(name, (name,))
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         names = self.readable(request, super().get_list_display(request))
@@ -191,9 +192,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
             return queryset, False
         matches = Q()
         for name in self.get_search_fields(request):
-            field = self.model._meta.get_field(name)
-            target = getattr(field, "target_field", field)
-            if not isinstance(target, models.IntegerField) or _KEY.fullmatch(term):  # AutoFields among them
+            if can_hold(self.model._meta.get_field(name), term):
                 matches |= Q(**{name: term})
         return queryset.filter(matches) if matches else queryset.none(), False
 
@@ -240,20 +239,43 @@ def _rendered(response: HttpResponse) -> HttpResponse:
     return response.render() if isinstance(response, TemplateResponse) else response
 
 
-class ExactTextFilter(TextFilter):
-    """Rows with exactly this text in the column `parameter_name`, by its index; some may be `suggested`."""
+class ExactTextFilter(admin.FieldListFilter):
+    """Rows with exactly this value in an indexed column. The admin's `suggestions` are offered for completion."""
 
     template = "console/exact_filter.html"
-    suggested: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, field: Any, request: Any, params: Any, model: Any, model_admin: Any, field_path: str) -> None:
+        super().__init__(field, request, params, model, model_admin, field_path)
+        self.title = _("%(column)s, exactly") % {"column": field.verbose_name}
+        self.suggested = model_admin.suggestions.get(field_path, ())
+
+    def expected_parameters(self) -> list[str | None]:
+        return [self.field_path]
+
+    @property
+    def value(self) -> str:
+        return _last(self.used_parameters.get(self.field_path)).strip()
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        value = (self.value() or "").strip()
-        return queryset.filter(**{self.parameter_name: value}) if value else queryset
+        if not self.value:
+            return queryset
+        return queryset.filter(**{self.field_path: self.value}) if can_hold(self.field, self.value) else queryset.none()
 
-    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
-        for choice in super().choices(changelist):
-            choice["form"].fields[self.parameter_name].widget.attrs["list"] = f"suggested-{self.parameter_name}"
-            yield choice
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        form = SearchForm(name=self.field_path, label=self.title, data={self.field_path: self.value})
+        form.fields[self.field_path].widget.attrs["list"] = f"suggested-{self.field_path}"
+        yield {"form": form}
+
+
+def _last(value: Any) -> str:
+    """Return the last value of a parameter in the query string, or an empty string."""
+    return str((value[-1] if isinstance(value, list) else value) or "")
+
+
+def can_hold(field: Any, text: str) -> bool:
+    """Return whether a column can contain this text: an integer column contains digits only."""
+    target = getattr(field, "target_field", field)
+    return not isinstance(target, models.IntegerField) or bool(_KEY.fullmatch(text))  # AutoFields among them
 
 
 class CountedChoicesFilter(ChoicesRadioFilter):
@@ -305,9 +327,8 @@ class DateRangeFilter(admin.FieldListFilter):
         return list(self.ends)
 
     def day(self, end: str) -> date | None:
-        value = self.used_parameters.get(end) or ""
         try:
-            return parse_date(str(value[-1] if isinstance(value, list) else value))
+            return parse_date(_last(self.used_parameters.get(end)))
         except ValueError:
             return None
 

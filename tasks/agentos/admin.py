@@ -61,59 +61,14 @@ class AgentosAdmin(WriteByRunMixin, ExchangeStoreMixin, EditableStoreAdmin):
     """A table of AgentOS that people may edit, where the store is the console's own."""
 
 
-class StatusFilter(ExactTextFilter):
-    title = gettext_lazy("status")
-    parameter_name = "status"
-    suggested = ("created", "planned", "running", "paused", "completed", "failed", "cancelled")
-
-
-class TaskFilter(ExactTextFilter):
-    title = gettext_lazy("task, exactly")
-    parameter_name = "task_id"
-
-
-class DependsOnFilter(ExactTextFilter):
-    title = gettext_lazy("depends on, exactly")
-    parameter_name = "depends_on_task_id"
-
-
-class RepoFilter(ExactTextFilter):
-    title = gettext_lazy("repository, exactly")
-    parameter_name = "repo_id"
-
-
-class ProjectFilter(ExactTextFilter):
-    title = gettext_lazy("project, exactly")
-    parameter_name = "project_id"
-
-
-class UserFilter(ExactTextFilter):
-    title = gettext_lazy("user, exactly")
-    parameter_name = "user_id"
-
-
-class SessionFilter(ExactTextFilter):
-    title = gettext_lazy("session, exactly")
-    parameter_name = "session_id"
-
-
-class SourceFilter(ExactTextFilter):
-    title = gettext_lazy("source, exactly")
-    parameter_name = "source_id"
-
-
-class ModelFilter(ExactTextFilter):
-    title = gettext_lazy("model, exactly")
-    parameter_name = "model_name"
-
-
 # --- tasks ----------------------------------------------------------------------------------------------------
 
 
 @admin.register(Task)
 class TaskAdmin(AgentosAdmin):
     list_display = ("title", "task_id", "status", "session_id", "created_at", "updated_at")
-    list_filter = (StatusFilter, SessionFilter, ("created_at", DateRangeFilter))
+    suggestions = {"status": ("created", "planned", "running", "paused", "completed", "failed", "cancelled")}
+    list_filter = (("status", ExactTextFilter), ("session_id", ExactTextFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("task_id", "session_id")
     search_help_text = gettext_lazy("Searches a task's or a session's exact identifier.")
     deferred_fields = ("metadata", "route_plan_json", "requirements_json")
@@ -238,7 +193,7 @@ def _choice_of(choices: Any) -> Callable[[Any], str]:
 @admin.register(TaskLineage)
 class TaskLineageAdmin(AgentosAdmin):
     list_display = ("lineage_id", "task_id", "kind", "ref_id", "phase", "created_at")
-    list_filter = (TaskFilter, ("kind", ChoicesRadioFilter), ("created_at", DateRangeFilter))
+    list_filter = (("task_id", ExactTextFilter), ("kind", ChoicesRadioFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("lineage_id", "task_id")
     search_help_text = gettext_lazy("Searches the number of an entry and a task's exact identifier.")
     deferred_fields = documents = ("metadata",)
@@ -249,7 +204,12 @@ class TaskLineageAdmin(AgentosAdmin):
 @admin.register(TaskRepoScope)
 class TaskRepoScopeAdmin(AgentosAdmin):
     list_display = ("scope_id", "task_id", "repo_id", "scope", "filters", "created_at")
-    list_filter = (TaskFilter, RepoFilter, ("scope", ChoicesRadioFilter), ("created_at", DateRangeFilter))
+    list_filter = (
+        ("task_id", ExactTextFilter),
+        ("repo_id", ExactTextFilter),
+        ("scope", ChoicesRadioFilter),
+        ("created_at", DateRangeFilter),
+    )
     exact_search_fields = ("scope_id", "task_id")
     search_help_text = gettext_lazy("Searches the number of an entry and a task's exact identifier.")
     deferred_fields = ("metadata",)
@@ -276,8 +236,8 @@ class TaskRepoScopeAdmin(AgentosAdmin):
 class TaskDependencyAdmin(AgentosAdmin):
     list_display = ("dependency_id", "task_id", "dependency_type", "depends_on_task_id", "reason", "created_at")
     list_filter = (
-        TaskFilter,
-        DependsOnFilter,
+        ("task_id", ExactTextFilter),
+        ("depends_on_task_id", ExactTextFilter),
         ("dependency_type", ChoicesRadioFilter),
         ("created_at", DateRangeFilter),
     )
@@ -324,7 +284,12 @@ class TaskDependencyAdmin(AgentosAdmin):
 @admin.register(TaskArtifactRef)
 class TaskArtifactRefAdmin(AgentosAdmin):
     list_display = ("artifact_id", "ref_type", "ref_value", "repo_id", "task_id", "summary", "created_at")
-    list_filter = (TaskFilter, RepoFilter, ("ref_type", ChoicesRadioFilter), ("created_at", DateRangeFilter))
+    list_filter = (
+        ("task_id", ExactTextFilter),
+        ("repo_id", ExactTextFilter),
+        ("ref_type", ChoicesRadioFilter),
+        ("created_at", DateRangeFilter),
+    )
     exact_search_fields = ("artifact_id", "task_id")
     search_help_text = gettext_lazy("Searches the number of an artifact and a task's exact identifier.")
     deferred_fields = ("metadata",)
@@ -454,7 +419,7 @@ def _everything(project: Project) -> tuple[str, dict[str, str]]:
 @admin.register(ProjectRepo)
 class ProjectRepoAdmin(AgentosAdmin):
     list_display = ("id", "project_id", "repo_id", "repo_path", "added_at")
-    list_filter = (ProjectFilter, RepoFilter, ("added_at", DateRangeFilter))
+    list_filter = (("project_id", ExactTextFilter), ("repo_id", ExactTextFilter), ("added_at", DateRangeFilter))
     exact_search_fields = ("id", "project_id")
     search_help_text = gettext_lazy("Searches the number of an entry and a project's exact identifier.")
     formatters = {"id": str, "project_id": to_project, "repo_id": copy_button, "repo_path": copy_button}
@@ -467,7 +432,7 @@ class ProjectRepoAdmin(AgentosAdmin):
 @admin.register(WebuiSession)
 class WebuiSessionAdmin(AgentosAdmin):
     list_display = ("session_id", "user_id", "created_at", "updated_at")
-    list_filter = (UserFilter, ("updated_at", DateRangeFilter))
+    list_filter = (("user_id", ExactTextFilter), ("updated_at", DateRangeFilter))
     exact_search_fields = ("session_id", "user_id")
     search_help_text = gettext_lazy("Searches the exact identifier of a session or of a user.")
     deferred_fields = documents = ("metadata",)
@@ -529,7 +494,7 @@ class WebuiSessionAdmin(AgentosAdmin):
 @admin.register(WebuiMessage)
 class WebuiMessageAdmin(AgentosAdmin):
     list_display = ("message_id", "role", "said", "session_id", "created_at")
-    list_filter = (SessionFilter, ("role", ChoicesRadioFilter), ("created_at", DateRangeFilter))
+    list_filter = (("session_id", ExactTextFilter), ("role", ChoicesRadioFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("message_id", "session_id")
     search_help_text = gettext_lazy("Searches the exact identifier of a message or of a session.")
     deferred_fields = ("metadata",)
@@ -609,7 +574,11 @@ class FullTextMixin:
 @admin.register(KbSource)
 class KbSourceAdmin(AgentosAdmin):
     list_display = ("source_id", "source_type", "source_path", "project_id", "indexed_at")
-    list_filter = (ProjectFilter, ("source_type", ChoicesRadioFilter), ("indexed_at", DateRangeFilter))
+    list_filter = (
+        ("project_id", ExactTextFilter),
+        ("source_type", ChoicesRadioFilter),
+        ("indexed_at", DateRangeFilter),
+    )
     exact_search_fields = ("source_id",)
     search_help_text = gettext_lazy("Searches a source's exact identifier.")
     deferred_fields = documents = ("metadata",)
@@ -638,7 +607,7 @@ class KbSourceAdmin(AgentosAdmin):
 class KbChunkAdmin(FullTextMixin, AgentosAdmin):
     source, place = "knowledge", "text"
     list_display = ("chunk_id", "text", "source_id", "chunk_index", "created_at")
-    list_filter = (SourceFilter, ("created_at", DateRangeFilter))
+    list_filter = (("source_id", ExactTextFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("chunk_id",)
     search_help_text = gettext_lazy("Searches the words of a chunk, or its exact identifier.")
     deferred_fields = ("metadata",)
@@ -673,7 +642,7 @@ class KbEmbeddingAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin)
     """Made by a model from a chunk: nobody types one."""
 
     list_display = ("chunk_id", "vector", "model_name", "created_at")
-    list_filter = (ModelFilter, ("created_at", DateRangeFilter))
+    list_filter = (("model_name", ExactTextFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("chunk_id",)
     search_help_text = gettext_lazy("Searches a chunk's exact identifier.")
     formatters = {"chunk_id": linked("agentos.kbembedding"), "created_at": format_time}
@@ -704,7 +673,7 @@ class MemoryItemAdmin(FullTextMixin, AgentosAdmin):
     list_filter = (
         ("type", ChoicesRadioFilter),
         ("scope", ChoicesRadioFilter),
-        ProjectFilter,
+        ("project_id", ExactTextFilter),
         ("expires_at", DateRangeFilter),
         ("created_at", DateRangeFilter),
     )

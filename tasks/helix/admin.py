@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
-from django.http import HttpRequest
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -53,52 +51,18 @@ TASK_COLOURS = {
 to_job, to_task, to_artifact = linked("helix.helixjob"), linked("helix.helixtask"), linked("helix.helixartifact")
 
 
+AGENTS = tuple(f"AGENT_{number}" for number in range(1, 6))
+
+
 class HelixAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
     """A table of HELIX: the platform writes it, and operations repair it."""
-
-
-class SessionFilter(ExactTextFilter):
-    title = gettext_lazy("session, exactly")
-    parameter_name = "session_id"
-
-
-class NumberFilter(ExactTextFilter):
-    """Rows with this number, and none where it is no number."""
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        value = (self.value() or "").strip()
-        if value and not (value.isascii() and value.isdigit() and len(value) <= 18):
-            return queryset.none()
-        return super().queryset(request, queryset)
-
-
-class JobFilter(NumberFilter):
-    title = gettext_lazy("job, exactly")
-    parameter_name = "job_id"
-
-
-class TaskFilter(NumberFilter):
-    title = gettext_lazy("task, exactly")
-    parameter_name = "task_id"
-
-
-class AgentFilter(ExactTextFilter):
-    title = gettext_lazy("agent, exactly")
-    parameter_name = "agent_id"
-    suggested = tuple(f"AGENT_{number}" for number in range(1, 6))
-
-
-class LevelFilter(ExactTextFilter):
-    title = gettext_lazy("level, exactly")
-    parameter_name = "level"
-    suggested = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 @admin.register(HelixJob)
 class HelixJobAdmin(HelixAdmin):
     list_display = ("id", "status", "asked", "session_id", "created_at", "updated_at")
     sortable_by = ("id",)
-    list_filter = (("status", CountedChoicesFilter), SessionFilter, ("created_at", DateRangeFilter))
+    list_filter = (("status", CountedChoicesFilter), ("session_id", ExactTextFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("id", "session_id")
     search_help_text = gettext_lazy("Searches the number of a job and a session's exact identifier.")
     badge_colors = {"status": JOB_COLOURS}
@@ -170,7 +134,8 @@ def _joined(artifacts: list[tuple[int, str]]) -> SafeString | str:
 class HelixTaskAdmin(HelixAdmin):
     list_display = ("id", "job_id", "agent_id", "status", "retry_count", "created_at", "updated_at")
     sortable_by = ("id",)
-    list_filter = (("status", CountedChoicesFilter), JobFilter, AgentFilter)
+    suggestions = {"agent_id": AGENTS}
+    list_filter = (("status", CountedChoicesFilter), ("job_id", ExactTextFilter), ("agent_id", ExactTextFilter))
     exact_search_fields = ("id", "job_id")
     search_help_text = gettext_lazy("Searches the number of a task or of a job.")
     deferred_fields = ("input_data", "output_data", "error_log")
@@ -210,7 +175,7 @@ class HelixTaskAdmin(HelixAdmin):
 class HelixArtifactAdmin(HelixAdmin):
     list_display = ("id", "task_id", "name", "schema_id", "created_at")
     sortable_by = ("id",)
-    list_filter = (TaskFilter,)
+    list_filter = (("task_id", ExactTextFilter),)
     exact_search_fields = ("id", "task_id")
     search_help_text = gettext_lazy("Searches the number of an artifact or of a task.")
     deferred_fields = ("payload",)
@@ -221,7 +186,8 @@ class HelixArtifactAdmin(HelixAdmin):
 @admin.register(AgentPrompt)
 class AgentPromptAdmin(HelixAdmin):
     list_display = ("id", "agent_id", "version", "is_active", "created_at", "created_by")
-    list_filter = (AgentFilter,)
+    suggestions = {"agent_id": AGENTS}
+    list_filter = (("agent_id", ExactTextFilter),)
     exact_search_fields = ("id", "agent_id")
     search_help_text = gettext_lazy("Searches the number of a prompt and the exact name of an agent.")
     deferred_fields = ("prompt_text",)
@@ -234,7 +200,8 @@ class AgentPromptAdmin(HelixAdmin):
 @admin.register(SystemLog)
 class SystemLogAdmin(HelixAdmin):
     list_display = ("id", "level", "component", "words", "created_at")
-    list_filter = (LevelFilter, ("created_at", DateRangeFilter))
+    suggestions = {"level": ("DEBUG", "INFO", "WARNING", "ERROR")}
+    list_filter = (("level", ExactTextFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("id",)
     search_help_text = gettext_lazy("Searches the number of an entry.")
     formatters = {"id": str, "message": long_text, "metadata": json_block}

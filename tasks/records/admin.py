@@ -36,16 +36,6 @@ class RecordsAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
         return json_block(encode(answer).decode()) if answer else _("not known")
 
 
-class ExecutionFilter(ExactTextFilter):
-    title = gettext_lazy("execution, exactly")
-    parameter_name = "execution_id"
-
-
-class StatusExecutionFilter(ExactTextFilter):
-    title = gettext_lazy("execution, exactly")
-    parameter_name = "task_id"
-
-
 class FilledFilter(RadioFilter):
     """In the very words of the backfill's scope."""
 
@@ -67,7 +57,7 @@ class TestRecordAdmin(RecordsAdmin):
 
     list_display = ("id", "brand_name", "execution_id", "overall_score", "total_tests", "user_id", "test_date")
     sortable_by = ("id",)
-    list_filter = (FilledFilter, ExecutionFilter, ("test_date", DateRangeFilter))
+    list_filter = (FilledFilter, ("execution_id", ExactTextFilter), ("test_date", DateRangeFilter))
     exact_search_fields = ("id", "execution_id")
     search_help_text = gettext_lazy("Searches the number of a record and the exact id of an execution.")
     formatters = {"execution_id": copy_button, "ai_models_used": json_block, "questions_used": json_block}
@@ -106,7 +96,7 @@ class TestRecordAdmin(RecordsAdmin):
 class TaskStatusAdmin(RecordsAdmin):
     list_display = ("task_id", "progress", "stage", "is_completed", "status_text", "created_at", "updated_at")
     sortable_by = ()
-    list_filter = (StatusExecutionFilter, ("stage", ChoicesRadioFilter), ("updated_at", DateRangeFilter))
+    list_filter = (("task_id", ExactTextFilter), ("stage", ChoicesRadioFilter), ("updated_at", DateRangeFilter))
     exact_search_fields = ("task_id",)
     search_help_text = gettext_lazy("Searches the exact id of an execution.")
     formatters = {"task_id": copy_button}
