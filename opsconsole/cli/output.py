@@ -16,7 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 
-from opsconsole.engine import registry
+from opsconsole.engine import registry, wording
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.findings import MOVES
 from opsconsole.engine.labels import outcome_label, reason_label
@@ -120,6 +120,13 @@ class Output:
             self.line(sentence)
         self.line()
 
+    def plan(self, planned: Plan) -> None:
+        """Print what the plan changes, what it does not touch, and what to expect."""
+        words = wording.PlanWording.of_plan(planned)
+        for sentence in (words.sentence(), *words.unchanged(), *words.estimates()):
+            self.line(sentence)
+        self.line()
+
     def sample(self, operation: Operation, sample: list[dict[str, Any]]) -> None:
         """Print sampled rows before and after the change."""
         if self.as_json:
@@ -161,7 +168,7 @@ class Output:
         with Progress(*columns, console=self.console) as bar:
             pace = Pace()
             job = bar.add_task(_("Progress"), total=max(total, 1), rate="")
-            yield lambda done: bar.update(job, completed=done, rate=rate_text(pace.rate(done)))
+            yield lambda done: bar.update(job, completed=done, rate=wording.rate(pace.rate(done)))
 
     @contextmanager
     def _lines(self, total: int) -> Iterator[Callable[[int], None]]:
@@ -180,7 +187,7 @@ class Output:
                     "done": format_number(done),
                     "total": format_number(total),
                     "percent": 100 * done / total if total else 100.0,
-                    "rate": rate_text(rate),
+                    "rate": wording.rate(rate),
                     "left": duration((total - done) / rate) if rate else "?",
                 }
             )
@@ -215,10 +222,7 @@ class Output:
         for sentence in check.notes():
             self.line(sentence)
         if run is not None:
-            self.line(
-                _("Run %(run)d: %(new)s new, %(persisting)s persisting, %(resolved)s resolved since the previous scan.")
-                % {"run": run.pk, **{name: format_number(run.after[name]) for name in MOVES}}
-            )
+            self.line(_("Run %(run)d:") % {"run": run.pk} + " " + wording.scan_changes(run.after))
 
     def run(self, run: Run) -> None:
         """Print the current figures of a run."""
@@ -234,13 +238,13 @@ class Output:
         for outcome in OUTCOMES:
             rows.append((outcome_label(outcome), format_number(result[outcome])))
             rows += [
-                (f"  {reason_label(operation, reason)}", format_number(count))
-                for reason, count in sorted(result["reasons"].get(outcome, {}).items())
-                if reason and count
+                (f"  {one.words}", format_number(one.count))
+                for one in wording.reason_counts(operation, result["reasons"], (outcome,))
+                if one.reason
             ]
         rows += [
             (_("Batches"), format_number(result["batches"])),
-            (_("Rate"), rate_text(result["rows_per_second"])),
+            (_("Rate"), wording.rate(result["rows_per_second"])),
             (_("Time"), duration(result["elapsed_seconds"])),
         ]
         self.table(rows, right=(1,))
@@ -333,13 +337,8 @@ def status_label(status: str) -> str:
     return str(Status(status).label)
 
 
-def rate_text(rate: float) -> str:
-    return _("%(rate)s rows/s") % {"rate": format_number(round(rate))}
-
-
 def _figures(operation: Operation | type[Operation] | None, figures: dict[str, Any]) -> list[tuple[str, str]]:
-    labels = operation.statistic_labels if operation else {}
-    return [(str(labels.get(name, name)), format_number_or_text(value)) for name, value in figures.items()]
+    return [(wording.statistic_label(operation, name), format_number_or_text(value)) for name, value in figures.items()]
 
 
 def _row_name(operation: Operation, entry: dict[str, Any], row: dict[str, Any]) -> str:

@@ -194,6 +194,7 @@ def _dry_run(operation: Operation, selection: Selection, size: int, output: Outp
     for line in checklist.lines(planned) if planned.total else ():
         output.table([(f"{line.title}:" if not place else "", fact) for place, fact in enumerate(line.facts)])
     output.sample(operation, planned.sample)
+    output.plan(planned)
     seen = sum(planned.counts().values())
     result = {
         "run": None,

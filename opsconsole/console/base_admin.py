@@ -115,17 +115,17 @@ class ViewOnlyMixin:
         return False
 
 
-# --- the theme asks: see UNFOLD in the settings ------------------------------------------------------------
+# --- called by the theme, see UNFOLD in the settings ------------------------------------------------------------
 
 
 def site_context(request: HttpRequest) -> dict[str, Any]:
-    """For every page: the environment's band, and the freeze of all runs."""
-    hold = Freeze.objects.order_by("pk").first() if request.user.is_authenticated else None
-    return {"band": {"code": settings.ENVIRONMENT, "name": environment_label()}, "hold": hold}
+    """Return what every page shows: the environment, and the freeze of all runs."""
+    freeze = Freeze.objects.order_by("pk").first() if request.user.is_authenticated else None
+    return {"band": {"code": settings.ENVIRONMENT, "name": environment_label()}, "freeze": freeze}
 
 
 def title_prefix(request: HttpRequest) -> str:
-    """Browser tabs tell production apart, too."""
+    """Return a prefix of the titles of browser tabs, so that they tell production apart."""
     return "" if settings.ENVIRONMENT == "development" else f"[{environment_label()}]"
 
 

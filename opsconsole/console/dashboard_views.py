@@ -23,7 +23,7 @@ from opsconsole.stores.store import Store, StoreUnavailable, all_stores
 @needs("view_run")
 def dashboard_live(request: HttpRequest) -> HttpResponse:
     """What moves on the front page: asked for again and again while something runs."""
-    return render(request, "console/_running.html", {"dashboard": Dashboard()})
+    return render(request, "console/_running_runs.html", {"dashboard": Dashboard()})
 
 
 class Listing(NamedTuple):

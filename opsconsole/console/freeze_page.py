@@ -11,25 +11,25 @@ from opsconsole.engine import checklist, notifications, registry
 from opsconsole.engine.models import ENDED, Freeze, Run, Status
 from opsconsole.stores.store import all_stores
 
-BACKUP = "backups.backup_store"
+BACKUP_STORE = "backups.backup_store"
 
 
 class FreezePage:
     """The state of the freeze, the runs that it stops, and the newest backups."""
 
     @cached_property
-    def hold(self) -> Freeze | None:
+    def freeze(self) -> Freeze | None:
         return Freeze.objects.order_by("pk").first()
 
     @cached_property
     def unfinished(self) -> list[Run]:
-        """Runs that it stops, newest first."""
+        """The runs that a freeze stops, newest first."""
         runs = Run.objects.exclude(status__in=(*ENDED, Status.PLANNED)).defer("plan", "selection", "reasons")
         return list(runs.order_by("-pk")[:SHOWN_ROWS])
 
     @property
-    def told(self) -> str:
-        """Return where alerts are sent."""
+    def alerts(self) -> str:
+        """The channels of alerts."""
         names = ", ".join(str(channel.label) for channel in notifications.channels())
         if not names:
             return _("No alerts will be sent: ALERT_EMAILS and ALERT_WEBHOOK_URL are not set.")
@@ -37,7 +37,7 @@ class FreezePage:
 
     @cached_property
     def backups(self) -> list[tuple[str, str, str]]:
-        """Store, its title, and its newest verified backup; empty where the console makes none."""
-        if BACKUP not in registry.operations():
+        """Alias, title and newest verified backup of each store; empty if the console makes no backups."""
+        if BACKUP_STORE not in registry.operations():
             return []
         return [(store.alias, store.title, checklist.backup_words(store)) for store in all_stores()]

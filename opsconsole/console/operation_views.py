@@ -1,4 +1,4 @@
-"""The console's pages about operations: each checks again what this person may do."""
+"""Views of operations, plans and runs. Each view checks the user's permission itself."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from django.views.decorators.http import require_POST, require_safe
 from unfold.widgets import CHECKBOX_CLASSES, INPUT_CLASSES, SELECT_CLASSES
 
 from opsconsole.console.freeze_page import FreezePage
-from opsconsole.console.page_parts import REFUSALS, Table, described
-from opsconsole.console.plan_page import PlanPage, plan_differences
+from opsconsole.console.page_parts import REFUSALS, described
+from opsconsole.console.plan_page import PlanPage, drift
 from opsconsole.console.run_changes import Changes
 from opsconsole.console.run_page import RunPage
+from opsconsole.console.run_tabs import RunTabs
 from opsconsole.engine import lifecycle, planner, queue, registry
 from opsconsole.engine.errors import PlanDrifted
 from opsconsole.engine.lifecycle import Actor, actor_of
@@ -31,13 +32,12 @@ from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import StoreUnavailable
 
 MAX_BATCH_SIZE = 100_000
-TABS = ("findings", "events", "batches", "failed", "left", "changes", "plan", "report")
 
 View = Callable[..., HttpResponse]
 
 
 def needs(permission: str) -> Callable[[View], View]:
-    """Refuse who lacks `operations.<permission>`; the console's login comes first, in the address."""
+    """Require the permission `operations.<permission>`. The URL configuration requires the login."""
 
     def decorate(view: View) -> View:
         @wraps(view)
@@ -77,34 +77,37 @@ def start_plan(
     selection: Selection = Selection(),  # noqa: B008  # immutable
     params: dict[str, Any] | None = None,
     note: str = "",
+    replaces: Run | None = None,
 ) -> HttpResponse:
-    """Plan an operation for this person and go to the plan's page. Counts small plans at once.
+    """Plan an operation and redirect to the page of the plan. A read-only operation is queued without a plan.
 
-    What only reads changes nothing, so there is nothing to confirm: it is queued.
-    `params`: as the form takes them; None: its initial values, and the form is shown if they don't do.
+    `params` are the form's raw values. Without them the form's initial values are used, and the form is shown if
+    they are not valid. `replaces` is the plan that the new one replaces.
     """
     if not request.user.has_perm("operations.operate_run"):
         raise PermissionDenied
     cls = _operation_or_404(operation_name)
     form = _dress(cls.Params(data=_initial(cls) if params is None else params))
     if not form.is_valid():
-        asked = params is not None
+        has_params = params is not None
         return _render(
             request,
             "console/params.html",
             str(cls.title),
             operation=described(cls),
-            form=form if asked else _dress(cls.Params()),
-            status=400 if asked else 200,
+            form=form if has_params else _dress(cls.Params()),
+            status=400 if has_params else 200,
         )
     try:
         if getattr(cls, "risk", None) == Risk.READ:
             run = _scan(request, cls, dict(form.cleaned_data))
         else:
             run = _plan(request, cls, dict(form.cleaned_data), selection, note)
+            if replaces is not None:
+                lifecycle.replace(replaces, run, actor_of(request))
     except REFUSALS as error:
         if isinstance(error, StoreUnavailable) and error.error is not None:
-            raise  # the store is in trouble: see StoreTrouble
+            raise  # StoreTrouble answers it
         return _refused(request, str(cls.title), str(error))
     return redirect("run", run.pk)
 
@@ -120,7 +123,7 @@ def _plan(request: HttpRequest, cls: type[Operation], params: dict[str, Any], se
 
 
 def plan_now(request: HttpRequest, operation_name: str, params: dict[str, Any]) -> tuple[Run, bool]:
-    """Plan a few rows; return the plan, and whether its confirmation asks for more than a click. Raises REFUSALS."""
+    """Plan a few rows. Return the plan, and whether its confirmation asks for more than a click. Raises REFUSALS."""
     run = _plan(request, registry.operation(operation_name), params, Selection(), "")
     return run, lifecycle.asks_more(lifecycle.operation_of(run))
 
@@ -138,33 +141,30 @@ def _operation_or_404(name: str) -> type[Operation]:
         raise Http404(str(error)) from None
 
 
-def _refused(request: HttpRequest, title: str, sentence: str, back: Run | None = None) -> HttpResponse:
-    return _render(request, "console/refused.html", title, sentence=sentence, back=back, status=409)
+def _refused(request: HttpRequest, title: str, sentence: str) -> HttpResponse:
+    return _render(request, "console/refused.html", title, sentence=sentence, status=409)
 
 
 @require_POST
 @needs("operate_run")
 def plan(request: HttpRequest, name: str) -> HttpResponse:
-    """Plan an operation for everything in scope, with the parameters that its form asks for."""
-    asked = "asked" in request.POST  # the form of parameters was shown
-    return start_plan(request, name, params=_posted(_operation_or_404(name), request) if asked else None)
+    """Plan an operation for all rows in scope, with the parameters from its form."""
+    has_params = "asked" in request.POST  # else the form was not shown yet
+    return start_plan(request, name, params=_posted(_operation_or_404(name), request) if has_params else None)
 
 
 @require_POST
 @needs("operate_run")
 def replan(request: HttpRequest, pk: int) -> HttpResponse:
-    """The same plan anew, with other parameters or with the store as it is now."""
+    """Replace a plan by a new one, with other parameters or for the current state of the store."""
     run = get_object_or_404(Run, pk=pk, status=Status.PLANNED)
     cls = _operation_or_404(run.operation)
     params = _posted(cls, request) if _asks(run, cls) else run.params
-    response = start_plan(request, run.operation, Selection(**run.selection), params, note=run.note)
-    if response.status_code == 302:
-        lifecycle.cancel(run, actor_of(request))
-    return response
+    return start_plan(request, run.operation, Selection(**run.selection), params, note=run.note, replaces=run)
 
 
 def _asks(run: Run, cls: type[Operation] | Operation) -> bool:
-    """Whether a plan can be made anew with other parameters: not with those of another run or of a form."""
+    """Return whether a plan can be renewed with other parameters. Another run or a form may have given them."""
     return not run.parent_id and not all(field.widget.is_hidden for field in cls.Params.base_fields.values())
 
 
@@ -173,33 +173,30 @@ def _initial(cls: type[Operation]) -> dict[str, Any]:
 
 
 def _posted(cls: type[Operation], request: HttpRequest) -> dict[str, Any]:
-    """The form's values as posted; several of one name stay several."""
+    """Return the raw values of the form. A name with several values keeps them all."""
     form = cls.Params(data=request.POST)
     return {
         name: field.widget.value_from_datadict(request.POST, request.FILES, name) for name, field in form.fields.items()
     }
 
 
-# --- one run: its plan until it is confirmed, its execution after ----------------------------------------------
+# --- plans and runs ---------------------------------------------------------------------------------------------
 
 
 @require_safe
 @needs("view_run")
 def run_page(request: HttpRequest, pk: int) -> HttpResponse:
+    """Show a plan until it is confirmed, and a run afterwards."""
     run = get_object_or_404(Run.objects.select_related("parent"), pk=pk)
     if run.status == Status.PLANNED:
         return _plan_page(request, run)
     page = RunPage(run, request.user)  # type: ignore[arg-type]
-    tab = request.GET.get("tab", "findings" if page.is_check else "events")
-    tab = tab if tab in TABS else "events"
-    context: dict[str, Any] = {"page": page, "run": run, "tab": tab, "tabs": page.tabs(tab)}
-    if tab == "changes":
+    tabs = RunTabs(page, request.GET.get("tab", ""))
+    context: dict[str, Any] = {"page": page, "run": run, "tabs": tabs}
+    if tabs.current == "changes":
         batch = request.GET.get("batch", "")
-        context["changes"] = Changes(
-            page, key=request.GET.get("key", ""), batch=int(batch) if batch.isdecimal() else None
-        )
-    if tab == "plan":
-        context["planned"] = PlanPage(run)
+        key = request.GET.get("key", "")
+        context["changes"] = Changes(run, key=key, batch=int(batch) if batch.isdecimal() else None)
     return _render(request, "console/run.html", _title(run), children=run.children.order_by("pk"), **context)
 
 
@@ -212,13 +209,10 @@ def _plan_page(
     run: Run,
     *,
     error: str = "",
-    drift: Table | None = None,
     typed_error: str = "",
     status: int = 200,
 ) -> HttpResponse:
     page = PlanPage(run)
-    if drift is None and run.replaces is not None:
-        drift = plan_differences(run.replaces, run)
     form = None
     if page.operation is not None and _asks(run, page.operation):
         form = _dress(page.operation.Params(initial=run.params))
@@ -231,7 +225,7 @@ def _plan_page(
         run=run,
         form=form,
         error=error,
-        drift=drift,
+        drift=drift(run),
         typed_error=typed_error,
         checked=request.POST.getlist("checked"),
         may_operate=request.user.has_perm("operations.operate_run"),
@@ -241,17 +235,17 @@ def _plan_page(
 @require_safe
 @needs("view_run")
 def live(request: HttpRequest, pk: int) -> HttpResponse:
-    """What moves on a plan's or a run's page, asked for every two seconds."""
+    """Render the changing part of a plan's or a run's page, which requests it every two seconds."""
     run = get_object_or_404(Run, pk=pk)
     if run.status == Status.PLANNED:
         counting = PlanPage(run)
-        response = render(request, "console/_counting.html", {"page": counting, "run": run})
+        response = render(request, "console/_plan_progress.html", {"page": counting, "run": run})
         over = counting.counted
     else:
         page = RunPage(run, request.user)  # type: ignore[arg-type]
         shown = request.GET.get("state", "")
         context = {"page": page, "run": run, "actions_changed": shown != page.state}
-        response = render(request, "console/_live.html", context)
+        response = render(request, "console/_run_progress.html", context)
         over = run.ended or shown.startswith(Status.PLANNED)
     if over:
         response["HX-Refresh"] = "true"
@@ -261,11 +255,11 @@ def live(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 @needs("operate_run")
 def confirm(request: HttpRequest, pk: int) -> HttpResponse:
-    """Execute a plan, if the store still is as the plan saw it; else show the new one."""
+    """Execute a plan. If the data has changed since the plan, show the new plan instead."""
     run = get_object_or_404(Run, pk=pk)
     if run.status != Status.PLANNED:
         if run.status == Status.CANCELLED:
-            messages.warning(request, _("This plan was discarded or replaced by a newer one. Plan again."))
+            messages.warning(request, _("This plan was discarded or replaced by a newer plan. Nothing was written."))
         else:
             messages.info(request, _("This plan is already confirmed."))
         return redirect("run", run.pk)
@@ -277,8 +271,7 @@ def confirm(request: HttpRequest, pk: int) -> HttpResponse:
             request, run, error=_("The outcomes are not counted yet. Wait until the count is complete."), status=409
         )
     if page.confirmation_phrase and request.POST.get("typed", "").strip() != page.confirmation_phrase:
-        wanted = _("Type %(name)s to confirm.") % {"name": page.confirmation_phrase}
-        return _plan_page(request, run, typed_error=wanted, status=400)
+        return _plan_page(request, run, typed_error=page.type_to_confirm, status=400)
     run.note = request.POST.get("note", run.note)[:2000]
     run.fast = "fast" in request.POST
     size = request.POST.get("batch_size", "")
@@ -298,23 +291,23 @@ def confirm(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _show_new_plan(request: HttpRequest, old: Run) -> HttpResponse:
-    """The data moved since the plan: what changed, and the plan as it would be now."""
+    """Replace the plan, and show how the data has changed."""
     cls = registry.operation(old.operation)
     try:
         params = dict(lifecycle.operation_of(old).params)
         new = _plan(request, cls, params, Selection(**old.selection), old.note)
     except REFUSALS as error:
         return _plan_page(request, old, error=str(error), status=409)
-    lifecycle.cancel(old, actor_of(request))
-    return _plan_page(request, new, drift=plan_differences(old, new), status=409)
+    lifecycle.replace(old, new, actor_of(request))
+    return _plan_page(request, new, status=409)
 
 
-# --- verbs ------------------------------------------------------------------------------------------------------
+# --- actions ----------------------------------------------------------------------------------------------------
 
 
 @require_POST
 def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
-    """Pause, resume, cancel, approve, reject a run; plan its undo or the retry of its failed rows."""
+    """Pause, resume, cancel, approve or reject a run, or plan its undo or the retry of its failed rows."""
     needed = "operations.approve_run" if verb in {"approve", "reject"} else "operations.operate_run"
     if not request.user.has_perm(needed):
         raise PermissionDenied
@@ -323,7 +316,7 @@ def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
         return start_plan(request, "operations.undo_run", params={"run": run.pk})
     if verb == "retry":
         return start_plan(request, "operations.retry_failed_rows", params={"run": run.pk})
-    asks: dict[str, Callable[[Run, Actor], Any]] = {
+    verbs: dict[str, Callable[[Run, Actor], Any]] = {
         "pause": lifecycle.pause,
         "cancel": lifecycle.cancel,
         "resume": queue.resume,
@@ -331,7 +324,7 @@ def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
         "reject": partial(lifecycle.reject, reason=request.POST.get("reason", "")),
     }
     try:
-        asks[verb](run, actor_of(request))
+        verbs[verb](run, actor_of(request))
     except REFUSALS as error:
         messages.warning(request, str(error))
     else:
@@ -343,7 +336,7 @@ def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
 @require_POST
 @needs("operate_run")
 def note(request: HttpRequest, pk: int) -> HttpResponse:
-    """Add a note to a run's record."""
+    """Add a note to a run."""
     run = get_object_or_404(Run, pk=pk)
     try:
         lifecycle.add_note(run, actor_of(request), request.POST.get("text", ""))
@@ -357,7 +350,7 @@ def note(request: HttpRequest, pk: int) -> HttpResponse:
 
 @needs("view_run")
 def freeze(request: HttpRequest) -> HttpResponse:
-    """Freeze or unfreeze all runs. No process is ended."""
+    """Freeze or unfreeze all runs."""
     error = ""
     if request.method == "POST":
         if not request.user.has_perm("operations.operate_run"):
@@ -387,18 +380,18 @@ def freeze(request: HttpRequest) -> HttpResponse:
 @require_safe
 @needs("view_run")
 def operations(request: HttpRequest) -> HttpResponse:
-    """Every operation: what it does, how risky it is, its schedule, its last run."""
+    """List all operations with risk, schedule and last run."""
     return _operations(request)
 
 
 def _operations(request: HttpRequest, *, errors: dict[str, str] | None = None) -> HttpResponse:
     schedules = {state.operation.name: state for state in queue.schedules()}
     last: dict[str, Run] = {}
-    for name in registry.operations():  # one indexed statement each: there are few
+    for name in registry.operations():  # one indexed query each
         newest = Run.objects.filter(operation=name).exclude(status=Status.PLANNED).defer("plan", "reasons")
         if (run := newest.order_by("-pk").first()) is not None:
             last[name] = run
-    listed = [
+    entries = [
         {
             "operation": described(cls),
             "name": name,
@@ -412,7 +405,7 @@ def _operations(request: HttpRequest, *, errors: dict[str, str] | None = None) -
         request,
         "console/operations.html",
         _("Operations"),
-        listed=listed,
+        entries=entries,
         may_operate=request.user.has_perm("operations.operate_run"),
         may_schedule=request.user.has_perm("operations.change_schedulesetting"),
         status=400 if errors else 200,
@@ -422,7 +415,7 @@ def _operations(request: HttpRequest, *, errors: dict[str, str] | None = None) -
 @require_POST
 @needs("change_schedulesetting")
 def schedule(request: HttpRequest, name: str) -> HttpResponse:
-    """Switch an operation's schedule on or off, or change when it runs."""
+    """Turn an operation's schedule on or off, or change its time."""
     _operation_or_404(name)
     try:
         queue.switch(

@@ -1,51 +1,48 @@
-"""Parts that the pages of plans and runs share: tables, buttons, links, values before and after."""
+"""Parts that the pages of plans and runs share: tables, buttons, links, and values before and after a change."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from django.contrib import admin
 from django.contrib.admin.utils import quote
 from django.urls import NoReverseMatch, reverse
-from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
-from opsconsole.engine import findings, lifecycle, queue, registry
+from opsconsole.engine import findings, lifecycle, registry, wording
 from opsconsole.engine.checks import Check
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.labels import STATUS_VARIANTS, operation_title, outcome_label, reason_label
+from opsconsole.engine.labels import STATUS_VARIANTS, operation_title, outcome_label
 from opsconsole.engine.models import Finding, Run
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.planner import OUTCOMES, PlanRefused
 from opsconsole.engine.registry import InvalidParameters, UnknownOperation
 from opsconsole.engine.selection import Selection
-from opsconsole.formatting import (
-    copy_button,
-    difference,
-    duration,
-    format_number,
-)
+from opsconsole.formatting import copy_button, difference, format_number
 from opsconsole.stores.router import store_of as store_of_model
 from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store, StoreUnavailable
 
 REFUSALS = (RunRefused, PlanRefused, UnknownOperation, InvalidParameters, StoreUnavailable)
 SHOWN_ROWS = 100
+SHOWN_CHARACTERS = 500
+DIGEST_CHARACTERS, SHOWN_DIGEST = 64, 12
 
 
 class Table(NamedTuple):
-    """As the theme's table component wants it."""
+    """The form that the theme's table component requires."""
 
     headers: list[Any]
     rows: list[list[Any]]
 
 
 class Button(NamedTuple):
-    """A button: what it does, what it says, how it looks."""
+    """A button that posts the verb `name`."""
 
     name: str
     label: str
@@ -53,7 +50,7 @@ class Button(NamedTuple):
 
 
 class Described(NamedTuple):
-    """An operation for templates, which would call its class."""
+    """The properties of an operation that templates need. A template would call the operation's class."""
 
     name: str
     title: str
@@ -70,11 +67,13 @@ def described(cls: type[Operation]) -> Described:
 
 
 class Page:
-    asks_server = True  # which database it is
+    """The page of a plan or a run."""
+
+    asks_server = True  # for the identity of its database
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.problem = ""  # why the operation can't be asked: its code or its store is gone
+        self.problem = ""  # why there is no `operation`: its code or its store is missing
         self.cls = registry.operations().get(run.operation)
         self.operation: Any = self.cls
         try:
@@ -108,7 +107,7 @@ class Page:
 
     @cached_property
     def rows_url(self) -> str:
-        """The list that shows the rows, narrowed as the selection was."""
+        """The list of the rows, filtered as the selection was."""
         table = next(iter(self.run.writes), "")
         model = admin_models().get((self.run.store, table))
         if model is None or self.run.attached_path:
@@ -118,65 +117,44 @@ class Page:
 
     @property
     def parameters(self) -> list[tuple[str, Any]]:
-        """Label and value of each parameter."""
-        form_fields = self.operation.Params.base_fields if self.operation is not None else {}
+        """Label and value of each parameter that has a value and a visible field."""
+        fields = self.operation.Params.base_fields if self.operation is not None else {}
         return [
-            (str(form_fields[name].label or name) if name in form_fields else name, plain_value(value))
+            (str(fields[name].label or name) if name in fields else name, plain_value(value))
             for name, value in self.run.params.items()
-            if value is not None
-            and value != ""  # a list has no hash
-            and not (name in form_fields and form_fields[name].widget.is_hidden)
+            if value is not None and value != "" and not (name in fields and fields[name].widget.is_hidden)
         ]
 
-    def figure_label(self, name: str) -> str:
-        labels = self.operation.statistic_labels if self.operation is not None else {}
-        return str(labels.get(name, name.replace("_", " ")))
+    def statistic_label(self, name: str) -> str:
+        return wording.statistic_label(self.operation, name)
 
-    def _outcome_table(self, reasons: dict[str, dict[str, int]], whole: int) -> Table:
-        rows = []
-        for outcome in OUTCOMES:
-            for reason, count in sorted(reasons.get(outcome, {}).items(), key=lambda item: -item[1]):
-                if count:
-                    rows.append(
-                        [
-                            swatch(outcome),
-                            reason_label(self.operation, reason) if reason else "–",
-                            format_number(count),
-                            share(count, whole),
-                        ]
-                    )
+    def _outcome_table(self, reasons: Mapping[str, Mapping[str, int]], total: int) -> Table:
+        rows = [
+            [swatch(one.outcome), one.words or "–", format_number(one.count), share(one.count, total)]
+            for one in wording.reason_counts(self.operation, reasons)
+        ]
         return Table([_("Outcome"), _("Why"), _("Rows"), _("Share")], rows)
 
     @property
     def worker_missing(self) -> str:
-        """What to say when nobody works on the queue."""
-        cluster = self.cls.cluster if self.cls is not None else ""
-        seen = queue.worker_seen(cluster)
-        if seen is not None and timezone.now() - seen < queue.WORKER_SEEN:
-            return ""
-        command = f"Q_CLUSTER_NAME={cluster} python manage.py qcluster" if cluster else "python manage.py qcluster"
-        start = _("Start one with: %(command)s") % {"command": command}
-        if seen is None:
-            return _("No worker has been seen yet.") + " " + start
-        ago = duration((timezone.now() - seen).total_seconds())
-        return _("No worker has been seen for %(time)s.") % {"time": ago} + " " + start
+        return wording.worker_missing(self.cls.cluster if self.cls is not None else "")
 
 
 def swatch(outcome: str) -> SafeString:
-    """An outcome's word with its colour in the bar."""
+    """Return the label of an outcome with its colour in the bar."""
     return format_html('<span class="swatch outcome-{}" aria-hidden="true"></span>{}', outcome, outcome_label(outcome))
 
 
-def outcome_bar(counts: dict[str, int], whole: int) -> list[dict[str, str]]:
-    """Parts of a stacked bar, in per cent as CSS writes them."""
+def outcome_bar(counts: Mapping[str, int], total: int) -> list[dict[str, str]]:
+    """Return the parts of a stacked bar, in per cent as CSS writes them."""
     return [
         {
-            "value": f"{100 * counts[outcome] / whole:.3f}",
+            "value": f"{100 * counts[outcome] / total:.3f}",
             "title": f"{outcome_label(outcome)}: {format_number(counts[outcome])}",
             "progress_class": f"outcome-{outcome}",
         }
         for outcome in OUTCOMES
-        if whole and counts[outcome]
+        if total and counts[outcome]
     ]
 
 
@@ -187,11 +165,12 @@ def share(part: int, whole: int) -> str:
 
 
 def admin_models() -> dict[tuple[str, str], Any]:
+    """Return (store, table) → model of all tables that have a page."""
     return {(store_of_model(model), model._meta.db_table): model for model in admin.site._registry}
 
 
 def row_link(run: Run, table: str, key: Key, text: str) -> SafeString | str:
-    """A row's name, linked to its page where it has one. A file outside the console has none."""
+    """Return the name of a row, linked to its page. Rows of a file outside the console have no page."""
     model = None if run.attached_path else admin_models().get((run.store, table))
     if model is None:
         return copy_button(text)
@@ -202,8 +181,8 @@ def row_link(run: Run, table: str, key: Key, text: str) -> SafeString | str:
     return format_html('<a href="{}" class="row-link">{}</a>', url, text)
 
 
-def value_changes(before: dict[str, Any] | None, after: dict[str, Any] | None) -> SafeString:
-    """The columns of one row before and after, differences marked."""
+def value_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> SafeString:
+    """Return the columns of one row before and after, with the differences marked."""
     if before is None:
         before = dict.fromkeys(after or {})
         note = format_html("<em>{}</em> ", _("new row"))
@@ -220,42 +199,48 @@ def value_changes(before: dict[str, Any] | None, after: dict[str, Any] | None) -
     return format_html('{}<dl class="changes">{}</dl>', note, lines)
 
 
-def row_changes(row: dict[str, Any], *, named: bool) -> SafeString:
-    """One of the rows of a row; `named` where it has several."""
-    changes = value_changes(row["before"], row["after"])
-    return format_html("<strong>{} {}</strong> {}", row["table"], row["key"], changes) if named else changes
+def row_changes(rows: Sequence[Mapping[str, Any]]) -> SafeString:
+    """Return the changes of the rows that belong together, with table and key if there are several."""
+    parts = (
+        format_html("<strong>{} {}</strong> {}", row["table"], row["key"], value_changes(row["before"], row["after"]))
+        if len(rows) > 1
+        else value_changes(row["before"], row["after"])
+        for row in rows
+    )
+    return format_html_join("", "{}", ((part,) for part in parts))
 
 
 def _clip(value: Any) -> Any:
-    return f"{value[:500]}…" if isinstance(value, str) and len(value) > 500 else value
+    too_long = isinstance(value, str) and len(value) > SHOWN_CHARACTERS
+    return f"{value[:SHOWN_CHARACTERS]}…" if too_long else value
 
 
 def _check_of(finding: Finding) -> Check | None:
-    """The check that found it, None where its code is gone. It is asked for words only, so any store will do."""
+    """Return the check that reported a finding, or None if its code is gone. It only formats, so any store will do."""
     cls = registry.operations().get(finding.operation)
     return cls(Store(finding.store, finding.store)) if cls is not None and issubclass(cls, Check) else None
 
 
-def finding_place(finding: Finding) -> tuple[str, Key] | None:
-    """Table and key of the row that a finding is about; None where the check's code is gone."""
+def finding_target(finding: Finding) -> tuple[str, Key] | None:
+    """Return table and key of the row of a finding, or None if the check's code is gone."""
     check = _check_of(finding)
     return None if check is None else check.target(findings.found_of(finding))
 
 
 def finding_link(finding: Finding) -> SafeString | str:
-    """The row that a finding is about, where it has a page."""
-    place = finding_place(finding)
-    return copy_button(finding.subject) if place is None else row_link(finding.last_run, *place, finding.subject)
+    """Return the subject of a finding, linked to the page of its row."""
+    target = finding_target(finding)
+    return copy_button(finding.subject) if target is None else row_link(finding.last_run, *target, finding.subject)
 
 
 def finding_words(finding: Finding) -> str:
-    """What is wrong, in the reader's language."""
+    """Return the sentence of a finding in the reader's language."""
     check = _check_of(finding)
     return finding.code if check is None else check.sentence(findings.found_of(finding))
 
 
-def detail_words(detail: dict[str, Any]) -> SafeString | str:
-    """An event's detail in one line, without what is empty."""
+def detail_words(detail: Mapping[str, Any]) -> SafeString | str:
+    """Return the details of an event that are not empty, in one line."""
     parts = [
         (name.replace("_", " "), plain_value(value))
         for name, value in detail.items()
@@ -265,7 +250,8 @@ def detail_words(detail: dict[str, Any]) -> SafeString | str:
 
 
 def plain_value(value: Any) -> Any:
-    if isinstance(value, dict):
+    """Return a JSON value as text; a digest is shortened."""
+    if isinstance(value, Mapping):
         return ", ".join(f"{name} {plain_value(item)}" for name, item in value.items())
     if isinstance(value, list):
         return ", ".join(str(plain_value(item)) for item in value)
@@ -273,6 +259,6 @@ def plain_value(value: Any) -> Any:
         return _("yes") if value else _("no")
     if isinstance(value, int | float):
         return format_number(value)
-    if isinstance(value, str) and len(value) == 64 and value.isalnum():
-        return value[:12]
+    if isinstance(value, str) and len(value) == DIGEST_CHARACTERS and value.isalnum():
+        return value[:SHOWN_DIGEST]
     return str(value) if isinstance(value, Promise) else value

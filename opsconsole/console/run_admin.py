@@ -386,9 +386,9 @@ def _repairer(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResp
         field, table = cls.model._meta.pk, cls.model._meta.db_table
         keys = set()
         for finding in queryset.filter(resolved_at=None, store=cls.store_alias, last_run__attached_path=""):
-            place = page_parts.finding_place(finding)
-            if place is not None and place[0] == table:
-                keys.add(field.to_python(place[1]))
+            target = page_parts.finding_target(finding)
+            if target is not None and target[0] == table:
+                keys.add(field.to_python(target[1]))
         if not keys:
             messages.warning(request, _("None of these findings is open and about a row that this operation works on."))
             return None

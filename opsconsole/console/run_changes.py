@@ -9,22 +9,19 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
-from opsconsole.console.page_parts import (
-    SHOWN_ROWS,
-    Table,
-    row_link,
-    value_changes,
-)
-from opsconsole.console.run_page import SEARCHED_BATCHES, RunPage
+from opsconsole.console.page_parts import SHOWN_ROWS, Table, row_link, value_changes
+from opsconsole.console.run_tabs import SEARCHED_BATCHES
+from opsconsole.engine.models import Run
+from opsconsole.stores.rows import Write
 
 
 class Changes:
-    """What a run wrote, a batch at a time or the rows of one key."""
+    """The rows that a run wrote: those of one batch, or those with one key."""
 
-    def __init__(self, page: RunPage, *, key: str = "", batch: int | None = None) -> None:
-        self.page, self.key = page, key.strip()
+    def __init__(self, run: Run, *, key: str = "", batch: int | None = None) -> None:
+        self.run, self.key = run, key.strip()
         self.numbers = list(
-            page.run.batches.filter(rows__gt=0, committed=True).order_by("number").values_list("number", "cursor")
+            run.batches.filter(rows__gt=0, committed=True).order_by("number").values_list("number", "cursor")
         )
         self.number = batch
         if not self.key and self.numbers:
@@ -36,12 +33,12 @@ class Changes:
 
     @property
     def incomplete(self) -> bool:
-        """Whether the search did not look at every batch."""
+        """Whether the search covered only the first batches."""
         return bool(self.key) and not self._by_cursor and len(self.numbers) > SEARCHED_BATCHES
 
     @cached_property
     def _by_cursor(self) -> list[int]:
-        """The batches that can hold the key, where keys and cursors compare."""
+        """The batch that can contain the key, if keys and cursors can be compared."""
         cursors = [cursor for _number, cursor in self.numbers]
         try:
             wanted: Any = int(self.key) if cursors and isinstance(cursors[0], int) else self.key
@@ -50,13 +47,13 @@ class Changes:
             return []
         return [number for number, _cursor in self.numbers[place : place + 1]]
 
-    def _found(self) -> Iterator[tuple[int, Any, Any]]:
+    def _rows(self) -> Iterator[tuple[int, Write, Any]]:
         numbers: Iterable[int] = [self.number] if self.number and not self.key else []
         if self.key:
-            # The key may be of another table than the rows': the first batches are searched as well.
+            # The key may belong to another table than the cursor.
             numbers = dict.fromkeys([*self._by_cursor, *(n for n, _c in self.numbers[:SEARCHED_BATCHES])])
         for number in numbers:
-            batch = self.page.run.batches.get(number=number)
+            batch = self.run.batches.get(number=number)
             for write in batch.writes:
                 for row in write.rows:
                     if not self.key or str(row[0]) == self.key:
@@ -65,17 +62,11 @@ class Changes:
     @cached_property
     def table(self) -> Table:
         rows = []
-        for number, write, (key, old, new) in self._found():
+        for number, write, (key, old, new) in self._rows():
             before = None if old is None else dict(zip(write.columns, old, strict=True))
             after = None if new is None else dict(zip(write.columns, new, strict=True))
-            rows.append(
-                [
-                    row_link(self.page.run, write.table, key, str(key)),
-                    write.table,
-                    value_changes(before, after),
-                    number,
-                ]
-            )
+            link = row_link(self.run, write.table, key, str(key))
+            rows.append([link, write.table, value_changes(before, after), number])
             if len(rows) >= SHOWN_ROWS:
                 break
         return Table([_("Row"), _("Table"), _("Before → after"), _("Batch")], rows)

@@ -147,7 +147,7 @@ def unusable(request: HttpRequest, error: Exception, store: Store | None) -> Htt
         "locked": cause is not None and is_lock(cause),
         "managed": store.managed if store else False,
     }
-    return render(request, "console/unusable.html", context, status=HTTPStatus.SERVICE_UNAVAILABLE)
+    return render(request, "console/store_unavailable.html", context, status=HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def _console_in_trouble(error: Exception) -> HttpResponse | None:

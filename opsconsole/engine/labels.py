@@ -60,6 +60,8 @@ VERB_LABELS = {
     "pause": _("asked to pause"),
     "cancel": _("asked to cancel"),
     "resumed": _("resumed"),
+    "discarded": _("discarded the plan"),
+    "replaced": _("replaced by a newer plan"),
     "note": _("noted"),
     "freeze": _("froze all runs"),
     "unfreeze": _("unfroze all runs"),

@@ -431,15 +431,25 @@ def _move(run: Run, status: Status, **fields: Any) -> None:
 
 def pause(run: Run, actor: Actor) -> None:
     """Request a pause after the current batch. A run without a worker pauses at once."""
-    _ask(run, actor, Request.PAUSE, Status.PAUSED)
+    _ask(run, actor, Request.PAUSE, Status.PAUSED, Request.PAUSE.value)
 
 
 def cancel(run: Run, actor: Actor) -> None:
-    """Request cancellation after the current batch. Changed rows remain changed and can be undone."""
-    _ask(run, actor, Request.CANCEL, Status.CANCELLED)
+    """Discard a plan, or request cancellation after the current batch. Changed rows can be undone."""
+    verb = "discarded" if run.status == Status.PLANNED else Request.CANCEL.value
+    _ask(run, actor, Request.CANCEL, Status.CANCELLED, verb)
 
 
-def _ask(run: Run, actor: Actor, request: Request, status: Status) -> None:
+def replace(run: Run, new: Run, actor: Actor) -> None:
+    """Cancel a plan because `new` replaces it."""
+    with transaction.atomic():
+        _move(run, Status.CANCELLED, generation=run.generation + 1, finished_at=timezone.now())
+        new.replaces = run
+        new.save(update_fields=("replaces",))
+        record(run, "replaced", actor, plan=new.pk)
+
+
+def _ask(run: Run, actor: Actor, request: Request, status: Status, verb: str) -> None:
     with transaction.atomic():
         if run.status == Status.RUNNING and run.worker and not is_stale(run):
             Run.objects.filter(pk=run.pk, status=Status.RUNNING).update(request=request)
@@ -451,7 +461,7 @@ def _ask(run: Run, actor: Actor, request: Request, status: Status) -> None:
             _move(run, status, **fields)
             if status in ENDED:
                 release(run)
-        record(run, request.value, actor)
+        record(run, verb, actor)
 
 
 def resume(run: Run, actor: Actor) -> None:
@@ -491,7 +501,7 @@ def is_frozen(cls: type[Operation] | None) -> bool:
 def freeze_reason() -> str:
     """Return who froze all runs and why; empty if runs are not frozen."""
     hold = Freeze.objects.order_by("pk").first()
-    return _("All runs are frozen by %(who)s: %(note)s") % {"who": hold.who, "note": hold.note} if hold else ""
+    return str(hold) if hold else ""
 
 
 def freeze(actor: Actor, note: str) -> None:

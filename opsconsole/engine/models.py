@@ -11,6 +11,7 @@ import orjson
 from django.conf import settings
 from django.db import models
 from django.utils import timezone
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.before_images import decode_before_image, encode_before_image, writes_of
@@ -126,7 +127,7 @@ class Run(models.Model):
         settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+", verbose_name=_("approved by")
     )
     rejection = models.TextField(_("reason of the rejection"), blank=True)  # a person's reason, or a Rejection
-    replaces = models.ForeignKey(  # the run whose rows were no longer what had been confirmed
+    replaces = models.ForeignKey(  # the run whose plan it renews: its rows or its parameters have changed
         "self", models.PROTECT, null=True, related_name="replacements", verbose_name=_("run it replaces")
     )
     note = models.TextField(_("note"), blank=True)
@@ -489,7 +490,7 @@ class Freeze(models.Model):
     at = models.DateTimeField(default=timezone.now)
 
     def __str__(self) -> str:
-        return self.note
+        return gettext("All runs are frozen by %(who)s: %(note)s") % {"who": self.who, "note": self.note}
 
 
 class Channel(models.TextChoices):

@@ -12,14 +12,17 @@ from django.conf import settings
 from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
+from django.utils.translation import override
 
 from audits.models import TaskAudit
+from opsconsole.console.dashboard import Dashboard
 from opsconsole.engine import queue
 from opsconsole.engine.models import Finding, Run, Status
 from opsconsole.monitoring import measurements
 from opsconsole.monitoring.models import Measurement
 from opsconsole.stores.store import Store
 from tasks.agentos.models import Task
+from tasks.helix.models import HelixJob, HelixTask
 from tests.backups.test_backup_store import back_up
 from tests.conftest import attach_url
 from tests.support.contract import execute_run, operation_called
@@ -90,6 +93,19 @@ def test_what_is_wrong_and_the_button_that_repairs_it(bob: Any, client: Client) 
     assert queue.run_slice(run.pk, run.generation) == Status.SUCCEEDED
     page = client.get("/admin/").content.decode()
     assert "supervisor audits" not in card(page, "agentos"), "what a run repaired is not open until the next measuring"
+
+
+@pytest.mark.parametrize("language", ["en", "zh-hans"])
+def test_a_problem_that_two_checks_report_is_listed_once(language: str) -> None:
+    at = {"created_at": "2026-01-20 10:00:00", "updated_at": "2026-01-20 10:00:00"}
+    job = HelixJob.objects.create(status="COMPLETED", initial_request="{}", **at)
+    HelixTask.objects.create(job=job, agent_id="writer", status="COMPLETED", input_data="{}", **at)
+    execute_run(operation_called("helix.scan_dirty_data"))
+    execute_run(operation_called("helix.verify_dirty_cleanup"))
+    with override(language):
+        problems = Dashboard().problems
+    assert Finding.objects.filter(code__in=("A", "completed_without_artifact")).count() == 2
+    assert [problem.code for problem in problems if problem.store.alias == "helix"].count("A") == 1
 
 
 def test_no_open_problems_is_said(bob: Any, client: Client) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 import pytest
 from django.contrib import admin
+from django.core.management import call_command
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from audits.models import TaskAudit
 from opsconsole.console.run_changes import Changes
-from opsconsole.console.run_page import RunPage
-from opsconsole.engine import lifecycle, planner, registry
+from opsconsole.engine import lifecycle, planner, registry, wording
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Event, Run, ScheduleSetting, Status, Trigger
@@ -85,6 +86,19 @@ def test_a_plan_says_what_it_would_do_and_writes_nothing(bobs, audits):
     assert not TaskAudit.objects.filter(source_event_ts__isnull=False).exists()
 
 
+def test_the_shell_prints_the_sentences_of_the_page(bobs, audits, capsys):
+    run = plan_of(bobs)
+    words = wording.PlanWording.of_run(run, lifecycle.operation_of(run))
+    page = html.unescape(page_of(bobs, run))
+    call_command("backfill_audit_decision_fields", "--dry-run")
+    printed = capsys.readouterr().out
+    for sentence in (words.sentence(), *words.unchanged()):
+        assert sentence in page
+        assert sentence in printed
+    assert "The run can be undone until its before-images are pruned." in page
+    assert "The run can be undone until its before-images are pruned." in printed
+
+
 def test_from_plan_to_undo(bobs, audits):
     run = plan_of(bobs)
     assert confirm(bobs, run, note="nightly").status_code == 302
@@ -96,7 +110,7 @@ def test_from_plan_to_undo(bobs, audits):
     assert "30 of 30" in text
     assert "Plan undo" in text
     assert "Coverage of source_event_ts" in text
-    for tab in ("events", "batches", "failed", "left", "changes", "plan", "report"):
+    for tab in ("events", "batches", "failed", "unchanged", "changes", "plan", "report"):
         assert 'aria-current="page"' in page_of(bobs, run, f"?tab={tab}")
     undo = bobs.post(reverse("run-act", args=[run.pk, "undo"]))
     planned = Run.objects.latest("pk")
@@ -152,6 +166,12 @@ def test_the_digest_must_be_that_of_the_plan(bobs, audits):
     assert response.status_code == 409
     run.refresh_from_db()
     assert run.status == Status.CANCELLED
+    new = Run.objects.get(replaces=run)
+    page = page_of(bobs, run)
+    assert f"Plan {new.pk} replaces this one" in page
+    assert reverse("run", args=[new.pk]) in page
+    assert "replaced by a newer plan" in page
+    assert "asked to cancel" not in page
 
 
 def test_a_target_that_another_run_holds_is_refused_beside_the_button(bobs, audits):
@@ -171,7 +191,7 @@ def test_a_large_plan_is_counted_in_the_background(bobs, audits, monkeypatch):
     run = plan_of(bobs)
     text = page_of(bobs, run)
     assert "Counting the outcomes: 0 of 30." in text
-    assert "You can leave this page and come back to it." in text
+    assert "You can leave this page. The count continues." in text
     assert confirm(bobs, run).status_code == 409
     queue.count_plan(run.pk, run.generation)
     run.refresh_from_db()
@@ -199,7 +219,9 @@ def test_parameters_are_edited_in_place(bobs):
     assert bobs.post(reverse("run-replan", args=[run.pk]), {"days": "7"}).status_code == 302
     new = Run.objects.latest("pk")
     run.refresh_from_db()
-    assert (new.params["days"], run.status) == (7, Status.CANCELLED)
+    assert (new.params["days"], run.status, new.replaces) == (7, Status.CANCELLED, run)
+    assert "The data has changed" not in page_of(bobs, new), "the parameters have changed"
+    assert f"Plan {new.pk} replaces this one" in page_of(bobs, run)
     refused = bobs.post(reverse("run-replan", args=[new.pk]), {"days": "0"})
     assert refused.status_code == 400
     assert Run.objects.latest("pk") == new
@@ -265,7 +287,7 @@ def test_a_second_person_approves(client, bob, alice, settings):
 
 def test_a_list_offers_the_operations_of_its_model(bobs, audits):
     url = reverse("admin:audits_taskaudit_changelist")
-    assert "plan for everything in scope" in bobs.get(url).content.decode()
+    assert "plan for all rows in scope" in bobs.get(url).content.decode()
     keys = [str(key) for key in TaskAudit.objects.values_list("pk", flat=True)[:3]]
     response = bobs.post(url, {"action": BACKFILL, "_selected_action": keys, "select_across": "0"})
     run = Run.objects.latest("pk")
@@ -279,7 +301,7 @@ def test_a_list_offers_the_operations_of_its_model(bobs, audits):
 def test_a_list_offers_a_viewer_no_operation(client, viewer, audits):
     signed_in(client, viewer)
     url = reverse("admin:audits_taskaudit_changelist")
-    assert "plan for everything in scope" not in client.get(url).content.decode()
+    assert "plan for all rows in scope" not in client.get(url).content.decode()
     key = TaskAudit.objects.values_list("pk", flat=True)[0]
     client.post(url, {"action": BACKFILL, "_selected_action": [key], "select_across": "0"})
     assert not Run.objects.exists()
@@ -374,7 +396,7 @@ def test_a_schedule_is_switched(bobs):
     url = reverse("schedule", args=[BACKFILL])
     assert bobs.post(url, {"on": "1", "cron": "0 3 * * *"}).status_code == 302
     assert ScheduleSetting.objects.get(pk=BACKFILL).on
-    assert "Runs by itself." in bobs.get("/admin/operations/").content.decode()
+    assert "Scheduled." in bobs.get("/admin/operations/").content.decode()
     refused = bobs.post(url, {"on": "1", "cron": "at night"})
     assert refused.status_code == 400
     assert "is no cron rule" in refused.content.decode()
@@ -403,9 +425,9 @@ def test_changes_are_found_by_key(bobs, bob, audits):
     run = work(run)
     assert run.batches_done == 5
     for audit in TaskAudit.objects.exclude(source_event_ts=None):
-        found = Changes(RunPage(run, bob), key=str(audit.pk)).table.rows
+        found = Changes(run, key=str(audit.pk)).table.rows
         assert [str(audit.pk) in str(row[0]) for row in found] == [True]
-    assert Changes(RunPage(run, bob), key="nothing").table.rows == []
+    assert Changes(run, key="nothing").table.rows == []
     assert "2026-01-20T10:00:01" in page_of(bobs, run, "?tab=changes&batch=3")
     assert page_of(bobs, run, "?tab=changes&batch=99&key=%00%27")
 
@@ -438,7 +460,7 @@ def test_run_pages_need_a_constant_number_of_queries(bobs, audits):
         confirm(bobs, run, batch_size=str(size))
         run = work(run)
         with CaptureQueriesContext(connections["default"]) as queries:
-            for tab in ("events", "batches", "left", "changes", "report"):
+            for tab in ("events", "batches", "unchanged", "changes", "report"):
                 page_of(bobs, run, f"?tab={tab}")
         TaskAudit.objects.update(source_event_ts=None, supervisor_processed_at=None)
         return len(queries)

@@ -385,7 +385,7 @@ def test_its_pages_stay_without_the_rows(bobs, task):
     save(bobs, "agentos.task", "t", title="mine")
     run = Run.objects.get()
     GivenRows.objects.all().delete()
-    for tab in ("events", "batches", "failed", "left", "changes", "plan", "report"):
+    for tab in ("events", "batches", "failed", "unchanged", "changes", "plan", "report"):
         assert bobs.get(reverse("run", args=[run.pk]), {"tab": tab}).status_code == 200, tab
     assert undo(run).changed == 1
     assert tasks(task) == [("t", "old", "created")]
