@@ -1,4 +1,4 @@
-"""Attempts to recover a task: how many go on at once over the whole cluster, and how many have failed."""
+"""Attempts to recover tasks: limits over all workers, and counts of failures."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from opsconsole.engine.seals import serialised
 from opsconsole.redaction import redact
 from roadmaps.models import Recovery
 
-MAX_FAILURES = 3  # then a task is left for a person
+MAX_FAILURES = 3  # in a row; then a task needs a person
 POLL_SECONDS = 1.0
 
 Outcome = Recovery.Outcome
 
 
 def failures(identity: str, task_id: str) -> int:
-    """Attempts that have failed since one succeeded."""
-    return left_for_people(identity).get(task_id, 0)
+    """Return the attempts of one task that have failed in a row."""
+    return failures_by_task(identity).get(task_id, 0)
 
 
-def left_for_people(identity: str) -> dict[str, int]:
-    """Task → attempts that have failed in a row."""
+def failures_by_task(identity: str) -> dict[str, int]:
+    """Return task -> attempts that have failed in a row."""
     failed: dict[str, int] = {}
     rows = Recovery.objects.filter(identity=identity).order_by("pk").values_list("task_id", "outcome")
     for task_id, outcome in rows.iterator():
@@ -43,29 +43,29 @@ def left_for_people(identity: str) -> dict[str, int]:
 
 @contextmanager
 def attempt(identity: str, task_id: str, run_id: int | None) -> Iterator[Recovery]:
-    """One attempt, once it is this one's turn; how it ends is written down. The third failure is told."""
-    mine = _begin(identity, task_id, run_id)
+    """Wait for a free place, then record one attempt and its outcome. The third failure sends an alert."""
+    current = _begin(identity, task_id, run_id)
     try:
-        yield mine
+        yield current
     except Exception as error:
-        _end(mine, Outcome.FAILED, redact(str(error)) or type(error).__name__)
+        _end(current, Outcome.FAILED, redact(str(error)) or type(error).__name__)
         count = failures(identity, task_id)
         if count >= MAX_FAILURES:
             notifications.create_alert(
-                f"recovery/{mine.pk}",
-                _("Task %(task)s could not be recovered %(count)d times: it is left for a person")
+                f"recovery/{current.pk}",
+                _("Task %(task)s failed to recover %(count)d times and needs a person")
                 % {"task": task_id, "count": count},
-                _("The last time: %(error)s") % {"error": mine.error},
+                _("Last error: %(error)s") % {"error": current.error},
             )
         raise
-    _end(mine, Outcome.RECOVERED)
+    _end(current, Outcome.RECOVERED)
 
 
 def _begin(identity: str, task_id: str, run_id: int | None) -> Recovery:
-    """Wait for a place among those that may go on at once, and for the delay since the last start."""
+    """Wait until fewer attempts run than allowed, and for the delay since the last start."""
     while True:
         with serialised("recoveries"):
-            _bury(identity, task_id)
+            _end_lost_attempts(identity, task_id)
             running = Recovery.objects.filter(outcome=Outcome.RUNNING).count()
             newest = Recovery.objects.order_by("-started_at").first()
             delay = timedelta(seconds=settings.TASK_RECOVERY_DELAY_SECONDS)
@@ -76,12 +76,12 @@ def _begin(identity: str, task_id: str, run_id: int | None) -> Recovery:
         time.sleep(POLL_SECONDS)
 
 
-def _bury(identity: str, task_id: str) -> None:
-    """Attempts whose worker is gone have failed; so has an earlier one of this task: its run holds the task's lock."""
+def _end_lost_attempts(identity: str, task_id: str) -> None:
+    """End attempts whose worker is lost, and earlier ones of this task, because this run holds the task's lock."""
     for one in Recovery.objects.filter(outcome=Outcome.RUNNING).select_related("run"):
         run = one.run
-        alive = run is not None and run.status == Status.RUNNING and not is_stale(run)
-        if not alive or (one.identity, one.task_id) == (identity, task_id):
+        is_alive = run is not None and run.status == Status.RUNNING and not is_stale(run)
+        if not is_alive or (one.identity, one.task_id) == (identity, task_id):
             _end(one, Outcome.FAILED, _("Its worker was lost."))
 
 

@@ -1,4 +1,4 @@
-"""LangGraph's tables, in the store or at `ROADMAPS_CHECKPOINT_URL`: connections and statements. None is made here."""
+"""Access to LangGraph's tables, in the store or at `ROADMAPS_CHECKPOINT_URL`. This module never creates them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from opsconsole.stores.config import is_writable
 from opsconsole.stores.connection import connect, connect_async
 from opsconsole.stores.store import Store, StoreUnavailable
 
-# What LangGraph's savers read and write, by table. Older ones lack some of it.
+# Columns that LangGraph's savers read and write, by table.
 _KEY = ("thread_id", "checkpoint_ns", "checkpoint_id")
 _CHECKPOINT = (*_KEY, "parent_checkpoint_id", "type", "checkpoint", "metadata")
 _WRITE = (*_KEY, "task_id", "task_path", "idx", "channel", "type")
@@ -35,22 +35,22 @@ COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
         "checkpoint_writes": (*_WRITE, "blob"),
     },
 }
-PATH = "task_path"  # the youngest column of the savers
+PATH = "task_path"  # the newest column of the savers
 
 BUSY_SECONDS = 20
-APART = "apart"  # a checkpoint whose values are in blobs
+IN_BLOBS = "blobs"  # the type of a checkpoint with its values in checkpoint_blobs
 
 Read = Callable[[str, Sequence[Any]], list[Any]]
 
 
 class NoCheckpoints(StoreUnavailable):
-    """The tables of LangGraph are not there."""
+    """The tables of LangGraph do not exist."""
 
 
 def place(store: Store) -> Store:
-    """Where the checkpoints are: the database of `ROADMAPS_CHECKPOINT_URL`, else the store's own.
+    """Return the database of the checkpoints: `ROADMAPS_CHECKPOINT_URL`, or the store itself.
 
-    Raises StoreUnavailable for what is no such URL.
+    Raise StoreUnavailable if the URL is invalid.
     """
     url = settings.ROADMAPS_CHECKPOINT_URL
     if not url:
@@ -61,7 +61,7 @@ def place(store: Store) -> Store:
             found = store_config.database(database_url(url), password="", attached=True, pool=False)
         except (ImproperlyConfigured, ValueError) as error:
             known = isinstance(error, ImproperlyConfigured)
-            raise _unusable(str(error) if known else _("it is no URL of a database.")) from None
+            raise _unusable(str(error) if known else _("It is not a database URL.")) from None
         connections.settings[alias] = found
         connections.configure_settings(connections.settings)
     return Store(alias, store.name)
@@ -69,9 +69,9 @@ def place(store: Store) -> Store:
 
 @contextmanager
 def connection(where: Store) -> Iterator[Any]:
-    """A connection of its own for a saver, to write. Raises StoreUnavailable in one sentence."""
+    """Open a separate connection for a saver, to write. Raise StoreUnavailable."""
     _require_file(where, writes=True)
-    with _said(where):
+    with _translated(where):
         opened: Any = (
             connect(where, row_factory=dict_row)
             if where.path is None
@@ -83,11 +83,11 @@ def connection(where: Store) -> Iterator[Any]:
 
 @asynccontextmanager
 async def async_connection(where: Store) -> AsyncIterator[Any]:
-    """The same for the savers of async graphs."""
+    """Open the same for the savers of async graphs."""
     import aiosqlite
 
     _require_file(where, writes=True)
-    with _said(where):
+    with _translated(where):
         opened: Any = (
             await connect_async(where, row_factory=dict_row)
             if where.path is None
@@ -103,9 +103,11 @@ def _require_file(where: Store, *, writes: bool) -> None:
     if where.path is None:
         return
     if not where.path.is_file():
-        raise NoCheckpoints(_missing(where))
+        raise NoCheckpoints(_no_tables(where))
     if writes and not is_writable(where.path):
-        raise StoreUnavailable(_("%(path)s is read-only: a workflow can't go on there.") % {"path": where.path})
+        raise StoreUnavailable(
+            _("%(path)s is read-only, so workflows cannot be resumed. Make the file writable.") % {"path": where.path}
+        )
 
 
 def _uri(path: Path) -> str:
@@ -113,8 +115,8 @@ def _uri(path: Path) -> str:
 
 
 @contextmanager
-def _said(where: Store) -> Iterator[None]:
-    """A driver's error in one sentence."""
+def _translated(where: Store) -> Iterator[None]:
+    """Turn a driver's error into StoreUnavailable."""
     try:
         yield
     except (psycopg.Error, sqlite3.Error, DatabaseError, InterfaceError, ImproperlyConfigured, UnicodeError) as error:
@@ -130,13 +132,13 @@ def _unusable(reason: str) -> StoreUnavailable:
 # --- statements --------------------------------------------------------------------------------------------------
 
 _TABLES = {
-    # A virtual table has no root page, and its module may be missing.
+    # Without virtual tables, which have no root page: their module may be missing.
     "sqlite": """SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c
         WHERE m.type = 'table' AND m.rootpage > 0""",
     "postgresql": """SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
         WHERE c.relkind IN ('r', 'p') AND pg_table_is_visible(c.oid) AND a.attnum > 0 AND NOT a.attisdropped""",
 }
-_WORDS = {
+_DIALECT = {
     "sqlite": {
         "in": "IN (SELECT value FROM json_each(%s))",
         "type": "c.type",
@@ -147,7 +149,7 @@ _WORDS = {
     },
     "postgresql": {
         "in": "= ANY (%s)",
-        "type": f"'{APART}'",
+        "type": f"'{IN_BLOBS}'",
         "checkpoint": "c.checkpoint::text",
         "metadata": "c.metadata::text",
         "writes": "checkpoint_writes",
@@ -155,7 +157,7 @@ _WORDS = {
     },
 }
 
-_RIGHTS = """
+_PRIVILEGES = """
     SELECT quote_ident(current_user), pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
     (SELECT attnotnull FROM pg_attribute WHERE attrelid = 'checkpoint_blobs'::regclass AND attname = 'blob'),
     has_table_privilege('checkpoints', 'INSERT') AND has_table_privilege('checkpoints', 'UPDATE'),
@@ -166,40 +168,40 @@ _RIGHTS = """
 
 @contextmanager
 def reader(store: Store) -> Iterator[tuple[Read, set[str]]]:
-    """How to read, and what LangGraph's tables lack. Raises NoCheckpoints where there are none."""
+    """Return a function that reads LangGraph's tables, and the columns that are missing. Raise NoCheckpoints."""
     where = place(store)
     _require_file(where, writes=False)
     try:
-        said = nullcontext() if where is store else _said(where)  # the engine knows the store's own errors
-        with said:
+        # The engine handles the errors of the store itself.
+        with nullcontext() if where is store else _translated(where):
             columns: dict[str, set[str]] = {}
             for table, column in where.query(_TABLES[where.vendor]):
                 columns.setdefault(table, set()).add(column)
-        yield _read(where, columns, elsewhere=where is not store), _lacks(where, columns)
+        yield _read(where, columns, elsewhere=where is not store), _missing_columns(where, columns)
     finally:
         if where is not store:
             where.close()
 
 
 def _read(where: Store, columns: Mapping[str, set[str]], *, elsewhere: bool) -> Read:
-    words = _WORDS[where.vendor]
-    path = f"w.{PATH}" if PATH in columns.get(words["writes"], ()) else "''"
+    dialect = _DIALECT[where.vendor]
+    path = f"w.{PATH}" if PATH in columns.get(dialect["writes"], ()) else "''"
 
     def read(sql: str, params: Sequence[Any]) -> list[Any]:
         given = [list(one) if isinstance(one, tuple) else one for one in params]
         if where.path is not None:
             given = [json.dumps(one) if isinstance(one, list) else one for one in given]
-        with _said(where) if elsewhere else nullcontext():
-            return where.query(sql.format(path=path, **words), given)
+        with _translated(where) if elsewhere else nullcontext():
+            return where.query(sql.format(path=path, **dialect), given)
 
     return read
 
 
-def _lacks(where: Store, columns: Mapping[str, set[str]]) -> set[str]:
-    """Columns of today's savers that these tables lack, as `table.column`. Raises NoCheckpoints."""
+def _missing_columns(where: Store, columns: Mapping[str, set[str]]) -> set[str]:
+    """Return the columns that today's savers need and these tables do not have. Raise NoCheckpoints."""
     needed = COLUMNS[where.vendor]
     if "thread_id" not in columns.get("checkpoints", ()):
-        raise NoCheckpoints(_missing(where))
+        raise NoCheckpoints(_no_tables(where))
     return {
         f"{table}.{column}"
         for table, names in needed.items()
@@ -208,41 +210,41 @@ def _lacks(where: Store, columns: Mapping[str, set[str]]) -> set[str]:
     }
 
 
-def _missing(where: Store) -> str:
-    return _("%(where)s has no tables of LangGraph: set ROADMAPS_CHECKPOINT_URL to where the checkpoints are.") % {
-        "where": where.location
-    }
+def _no_tables(where: Store) -> str:
+    return _(
+        "%(where)s does not have LangGraph's tables. Set ROADMAPS_CHECKPOINT_URL to the database of the checkpoints."
+    ) % {"where": where.location}
 
 
 def require_tables(store: Store) -> None:
-    """Refuse where there is no telling whether a task has a checkpoint. Raises NoCheckpoints."""
+    """Refuse a store without LangGraph's tables: a checkpoint may exist elsewhere. Raise NoCheckpoints."""
     _require_file(place(store), writes=False)
     with reader(store):
         pass
 
 
 def require(store: Store, *, writes: bool) -> None:
-    """Refuse where a workflow could not go on, before anything is run. Raises StoreUnavailable."""
+    """Refuse tables from which no workflow can be resumed, before a node runs. Raise StoreUnavailable."""
     where = place(store)
     _require_file(where, writes=writes)
-    with reader(store) as (read, lacks):
-        if lacks and (writes or not only_path(lacks)):
-            raise StoreUnavailable(outdated(where, lacks))
+    with reader(store) as (read, missing):
+        if missing and (writes or not only_path(missing)):
+            raise StoreUnavailable(outdated(where, missing))
         if writes and where.path is None:
-            _require_rights(where, read)
+            _require_privileges(where, read)
 
 
-def _require_rights(where: Store, read: Read) -> None:
-    """PostgreSQL: what a saver would meet after a node has run, and its result could not be kept."""
-    role, read_only, not_null, *rights = read(_RIGHTS, [])[0]
+def _require_privileges(where: Store, read: Read) -> None:
+    """Refuse, on PostgreSQL, what would prevent a saver from keeping the result of a node that has run."""
+    role, read_only, not_null, *privileges = read(_PRIVILEGES, [])[0]
     if read_only:
         raise StoreUnavailable(
-            _("%(where)s is read-only: a workflow can't go on there. Name the primary server in its URL.")
+            _("%(where)s is read-only, so workflows cannot be resumed. Set its URL to the primary server.")
             % {"where": where.location}
         )
-    if not all(rights):
+    if not all(privileges):
         raise StoreUnavailable(
-            _("The role %(role)s may not write to the tables of LangGraph in %(where)s. Execute: %(grant)s")
+            _("The role %(role)s may not write to LangGraph's tables in %(where)s. Execute: %(grant)s")
             % {
                 "role": role,
                 "where": where.location,
@@ -251,24 +253,25 @@ def _require_rights(where: Store, read: Read) -> None:
         )
     if not_null:
         raise StoreUnavailable(
-            _("The tables of LangGraph in %(where)s are older than its savers. Execute: %(statement)s")
+            _("LangGraph's tables in %(where)s are older than its savers. Execute: %(statement)s")
             % {"where": where.location, "statement": "ALTER TABLE checkpoint_blobs ALTER COLUMN blob DROP NOT NULL"}
         )
 
 
-def only_path(lacks: set[str]) -> bool:
-    """Our own statements do without it."""
-    return all(one.endswith(f".{PATH}") for one in lacks)
+def only_path(missing: set[str]) -> bool:
+    """Return whether only `task_path` is missing, which the statements of this app do not need."""
+    return all(one.endswith(f".{PATH}") for one in missing)
 
 
-def outdated(where: Store, lacks: set[str]) -> str:
-    if only_path(lacks):
+def outdated(where: Store, missing: set[str]) -> str:
+    columns = ", ".join(sorted(missing))
+    if only_path(missing):
         return _(
-            "The tables of LangGraph in %(where)s are older than its savers, which need %(lacks)s. Let the platform "
-            "run its saver's setup() once, or execute: "
+            "LangGraph's tables in %(where)s are older than its savers: %(columns)s is missing. Let the platform run "
+            "its saver's setup() once, or execute: "
             "ALTER TABLE %(table)s ADD COLUMN task_path TEXT NOT NULL DEFAULT ''."
-        ) % {"where": where.location, "lacks": ", ".join(sorted(lacks)), "table": sorted(lacks)[0].partition(".")[0]}
+        ) % {"where": where.location, "columns": columns, "table": columns.partition(".")[0]}
     return _(
-        "The tables of LangGraph in %(where)s are of another version, without %(lacks)s: workflows that they hold can "
-        "go on only with the LangGraph that wrote them."
-    ) % {"where": where.location, "lacks": ", ".join(sorted(lacks))}
+        "LangGraph's tables in %(where)s are of another version: %(columns)s is missing. Their workflows can be "
+        "resumed only with the LangGraph version that wrote them."
+    ) % {"where": where.location, "columns": columns}

@@ -1,11 +1,11 @@
-"""What the two checks' commands share: one task or all, in words or as one JSON object, written as it is read."""
+"""Shared code of the commands of this app."""
 
 from __future__ import annotations
 
 import gc
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from django.core.management.base import CommandParser
@@ -17,18 +17,18 @@ from opsconsole.cli.output import Output
 from opsconsole.engine import planner, registry
 from opsconsole.escaping import in_json
 from roadmaps.consistency import TaskReport
-from roadmaps.operations.sync_results import moving
+from roadmaps.task_scope import active_tasks
 
 
-class StatesCommand(ConsoleCommand):
-    """`TASK_ID | --all`. Reads only, and keeps nothing: `run NAME --execute` and the schedule keep findings."""
+class ReportCommand(ConsoleCommand):
+    """A command that reports on `TASK_ID | --all`. It keeps no findings; `run NAME --execute` and the schedule do."""
 
     operation: ClassVar[str]
 
     def add_arguments(self, parser: CommandParser) -> None:
         cls = registry.operation(self.operation)
         parser.description = str(cls.description)
-        parser.add_argument("keys", nargs="*", metavar="TASK_ID", help=_("the task to look at"))
+        parser.add_argument("keys", nargs="*", metavar="TASK_ID", help=_("the task to report on"))
         parser.add_argument("--all", action="store_true", help=_("every task"))
         add_store_flags(parser)
         add_exit_code_flag(parser)
@@ -40,70 +40,60 @@ class StatesCommand(ConsoleCommand):
         store = chosen_store(cls, {}, options, read_only=True)
         try:
             check = planner.operation_on(cls, store, {})
-            planner.plan(check)  # refuses a store that lacks what it needs
+            planner.plan(check)  # refuses a store with missing tables or columns
             if options["keys"]:
                 check.chosen = known_keys(check, options["keys"])
-            gc.freeze()  # a million rows come and go: the collector need not look at what was imported each time
-            found = self._print(check.task_reports(), options)
+            gc.freeze()  # the reports of a million tasks would make the collector scan every module again and again
+            if options["json"]:
+                found = self._print_json(check.task_reports(), single=len(options["keys"]) == 1)
+            else:
+                output = Output(as_json=False, no_color=options["no_color"])
+                found = self.show(check.task_reports(), output, details=bool(options["keys"]))
         finally:
             store.close()
         if found and options["exit_code"]:
             sys.exit(EXIT_ATTENTION)
 
-    def _print(self, states: Iterable[TaskReport], options: dict[str, Any]) -> bool:
-        if options["json"]:
-            return self._print_json(states, single=len(options["keys"]) == 1)
-        return self.show(states, Output(as_json=False, no_color=options["no_color"]), whole=bool(options["keys"]))
-
-    def _print_json(self, states: Iterable[TaskReport], *, single: bool) -> bool:
-        """All tasks of a large store would not fit into the memory: each is written when it is read."""
+    def _print_json(self, reports: Iterable[TaskReport], *, single: bool) -> bool:
+        """Print each report as soon as it is read: all tasks of a large store would not fit into memory."""
         found = False
         if not single:
             sys.stdout.write('{"tasks": [')
-        for number, state in enumerate(states):
-            found |= bool(self.problems(state))
+        for number, report in enumerate(reports):
+            found |= bool(report.problems)
             sys.stdout.write(", " if number and not single else "")
-            sys.stdout.write(in_json(json.dumps(self.as_json(state), ensure_ascii=True)))
+            sys.stdout.write(in_json(json.dumps(self.as_json(report), ensure_ascii=True)))
         sys.stdout.write("\n" if single else "]}\n")
         return found
 
-    def problems(self, state: TaskReport) -> tuple[Any, ...]:
-        return state.problems
+    def as_json(self, report: TaskReport) -> dict[str, Any]:
+        return report.as_json()
 
-    def as_json(self, state: TaskReport) -> dict[str, Any]:
-        return state.as_json()
-
-    def show(self, states: Iterable[TaskReport], output: Output, *, whole: bool) -> bool:
-        """For people; whether something was found. `whole`: the tasks were named."""
+    def show(self, reports: Iterable[TaskReport], output: Output, *, details: bool) -> bool:
+        """Print the reports for people. Return whether there are problems. `details`: the user named the tasks."""
         raise NotImplementedError
 
 
 def require_choice(options: dict[str, Any]) -> None:
-    """Tasks or `--all`, and not both."""
+    """Refuse a call without tasks and `--all`, or with both."""
     if options["all"] and options["keys"]:
-        raise Refused(_("Give task ids or --all, not both."))
+        raise Refused(_("Task ids and --all exclude each other. Give one of them."))
     if not options["all"] and not options["keys"]:
-        raise Refused(_("Which tasks? Give a task id, or --all."))
+        raise Refused(_("No task is given. Give a task id or --all."))
 
 
-def refuse_moving(name: str, options: dict[str, Any], remedy: str) -> None:
-    """Refuse tasks that a worker of the platform still moves."""
+def refuse_active_tasks(name: str, options: dict[str, Any], remedy: str) -> None:
+    """Refuse tasks on which a worker of the platform still works."""
     cls = registry.operation(name)
     store = chosen_store(cls, {}, options, read_only=True)
     try:
         operation = planner.operation_on(cls, store, {})
         store.require({model: tuple(columns) for model, columns in operation.needs().items()})
-        found = moving(operation, known_keys(operation, options["keys"]))
+        found = active_tasks(operation, known_keys(operation, options["keys"]))
     finally:
         store.close()
     if found:
-        raise Refused(_("A worker still moves %(tasks)s: %(remedy)s.") % {"tasks": ", ".join(found), "remedy": remedy})
-
-
-def counted(states: Iterable[TaskReport], counts: dict[str, int]) -> Iterator[TaskReport]:
-    """The states, with the problems' codes counted on the way."""
-    for state in states:
-        counts["tasks"] = counts.get("tasks", 0) + 1
-        for problem in state.problems:
-            counts[problem.code] = counts.get(problem.code, 0) + 1
-        yield state
+        raise Refused(
+            _("A worker of the platform is still working on %(tasks)s. %(remedy)s")
+            % {"tasks": ", ".join(found), "remedy": remedy}
+        )

@@ -1,6 +1,6 @@
-"""What the content tables hold of roadmaps, and what a framework says beside it: one reading, one judgement.
+"""The content tables, and the values that a framework should have for their rows.
 
-Both sides of everything in this app: the sync writes what `Content.wanted` says, the checks compare with it.
+The sync writes the values of `Content.values_for`, and the checks compare with them.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from django.db.models import Model
 from opsconsole.stores.store import Store
 from opsconsole.timestamps import parse_timestamp
 from roadmaps.models import QuizMetadata, ResourceRecommendationMetadata, RoadmapMetadata, TutorialMetadata
-from roadmaps.times import moved_at
+from roadmaps.times import stored_time
 
 COMPLETED, FAILED = "completed", "failed"
 
 
 class Part(NamedTuple):
-    """One of the three things that a concept has, by its keys in the framework."""
+    """One of the three parts of a concept: its keys in the framework."""
 
     name: str
     status: str
     reference: str
-    copied: tuple[str, ...]  # keys whose values come from the row, beside the reference
-    counted: str  # its key in a task's summary
+    copied: tuple[str, ...]  # more keys whose values come from the row
+    summary_key: str  # in a task's `execution_summary`
 
 
 PARTS = (
@@ -37,7 +37,7 @@ PARTS = (
     Part("quiz", "quiz_status", "quiz_id", ("quiz_questions_count",), "quiz_count"),
 )
 
-# Columns that are read, by table.
+# Model -> columns that are read.
 NEEDS: dict[type[Model], tuple[str, ...]] = {
     RoadmapMetadata: ("roadmap_id", "framework_data"),
     TutorialMetadata: (
@@ -57,73 +57,73 @@ TABLES: tuple[type[Model], ...] = (TutorialMetadata, ResourceRecommendationMetad
 
 
 class Roadmap(NamedTuple):
-    """A roadmap's row."""
+    """The row of a roadmap."""
 
     roadmap_id: str
     framework: str | None
     deleted: bool
-    blob: bool = False  # SQLite: its text is stored as bytes, and stays so
+    blob: bool = False  # SQLite stores the text as bytes, and a sync keeps that
 
 
-# A content row as its statement gives it: what is read a million times becomes no object of its own. Behind these
-# places stand the values of `Part.copied`.
+# A content row is a plain tuple, because a check may read millions. The values of `Part.copied` follow these places.
 Row = tuple[Any, ...]
 ROADMAP, CONCEPT, KEY, GENERATED_AT, VERSION, ROW_STATUS, COPIED = range(7)
 
 
 class Content:
-    """The content rows of one roadmap: for each part, concept → the row to reference; and the keys of all others."""
+    """The content rows of one roadmap."""
 
-    __slots__ = ("generated", "others", "rows")
+    __slots__ = ("generated", "other_keys", "rows")
 
     def __init__(self) -> None:
-        self.rows: tuple[dict[str, Row], ...] = tuple({} for _part in PARTS)
-        self.others: dict[tuple[str, str], list[str]] = {}  # (part, concept) → keys
-        self.generated: list[str | None] = []  # when, as stored
+        self.rows: tuple[dict[str, Row], ...] = tuple({} for _part in PARTS)  # per part: concept -> row to refer to
+        self.other_keys: dict[tuple[str, str], list[str]] = {}  # (part, concept) -> keys of all other rows
+        self.generated: list[str | None] = []  # times, as stored
 
-    def moved(self) -> datetime | None:
-        """When the newest row was generated: whoever makes content may touch nothing else."""
-        return max((at for text in set(self.generated) if (at := moved_at(text))), default=None)
+    def last_generated(self) -> datetime | None:
+        """Return when the newest row was generated. A worker that generates content may change nothing else."""
+        return max((at for text in set(self.generated) if (at := stored_time(text))), default=None)
 
-    def wanted(self, concept: str, *, so_far: bool = False) -> dict[str, Any]:
-        """What the framework should say of a concept. Without a usable row only that part's status is said.
+    def values_for(self, concept: str, *, existing_only: bool = False) -> dict[str, Any]:
+        """Return the values that the framework should have for a concept.
 
-        `so_far`: such a row may still come, and nothing is said.
+        A part without a usable row is failed, and its other values stay. With `existing_only` it is left out,
+        because its row may still be generated.
         """
-        said: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for part, rows in zip(PARTS, self.rows, strict=True):
             row = rows.get(concept)
-            if row is None:
-                if not so_far:
-                    said[part.status] = FAILED
-            else:
-                said[part.status], said[part.reference] = COMPLETED, row[KEY]
-                said.update(zip(part.copied, row[COPIED:], strict=True))
-        return said
+            if row is not None:
+                values[part.status], values[part.reference] = COMPLETED, row[KEY]
+                values.update(zip(part.copied, row[COPIED:], strict=True))
+            elif not existing_only:
+                values[part.status] = FAILED
+        return values
 
-    def lacks(self, concept: str) -> bool:
-        """Whether a part of the concept has no usable row."""
+    def is_incomplete(self, concept: str) -> bool:
+        """Return whether a part of the concept has no usable row."""
         return any(concept not in rows for rows in self.rows)
 
-    def prefer(self, place: int, row: Row, best: Row) -> None:
-        """Of several rows the higher version counts, then the newer one."""
-        better, other = (row, best) if _rank(row) > _rank(best) else (best, row)
-        self.rows[place][row[CONCEPT]] = better
-        self.leave(place, other)
-
-    def leave(self, place: int, row: Row) -> None:
-        """A row that is there and not to be referred to."""
-        self.others.setdefault((PARTS[place].name, row[CONCEPT]), []).append(row[KEY])
+    def add(self, place: int, row: Row) -> None:
+        """Add a row of a part. Of several completed rows the highest version counts, then the newest row."""
+        self.generated.append(row[GENERATED_AT])
+        other: Row | None = row
+        if row[ROW_STATUS] == COMPLETED:
+            best = self.rows[place].get(row[CONCEPT])
+            if best is None or _rank(row) > _rank(best):
+                self.rows[place][row[CONCEPT]], other = row, best
+        if other is not None:
+            self.other_keys.setdefault((PARTS[place].name, other[CONCEPT]), []).append(other[KEY])
 
 
 def _rank(row: Row) -> tuple[int, float, str]:
-    """By version and `generated_at`, whatever its form; by the key at last, so that the answer is always the same."""
+    """Return what to sort rows by: version, time, and the key, so that the result is always the same."""
     at = parse_timestamp(str(row[GENERATED_AT])) if row[GENERATED_AT] else None
     return _number(row[VERSION]), (at.timestamp() if at else float("-inf")), str(row[KEY])
 
 
 def _number(version: Any) -> int:
-    """A version as a number: a column without a strict type may hold text, or what is none."""
+    """Return a version as a number. SQLite may store text, or nothing, in that column."""
     try:
         return int(version)
     except (TypeError, ValueError):
@@ -131,7 +131,7 @@ def _number(version: Any) -> int:
 
 
 def roadmaps(store: Store, keys: Iterable[str]) -> dict[str, Roadmap]:
-    """The roadmaps' rows: one statement."""
+    """Read the rows of these roadmaps, in one statement."""
     deleted = '"deleted_at" IS NOT NULL' if "deleted_at" in store.tables["roadmap_metadata"] else "NULL"
     blob = "typeof(\"framework_data\") = 'blob'" if store.vendor == "sqlite" else "NULL"
     sql = f'SELECT "roadmap_id", CAST("framework_data" AS TEXT), {deleted}, {blob} FROM "roadmap_metadata"'  # noqa: S608
@@ -139,18 +139,11 @@ def roadmaps(store: Store, keys: Iterable[str]) -> dict[str, Roadmap]:
 
 
 def contents(store: Store, keys: Iterable[str]) -> dict[str, Content]:
-    """The content of these roadmaps: one statement per table, however many rows there are."""
+    """Read the content of these roadmaps, in one statement per table."""
     found = {key: Content() for key in keys}
     for place, sql in enumerate(_STATEMENTS):
         for row in _rows(store, sql, found):
-            content = found[row[ROADMAP]]
-            content.generated.append(row[GENERATED_AT])
-            if row[ROW_STATUS] != COMPLETED:
-                content.leave(place, row)
-                continue
-            best = content.rows[place].setdefault(row[CONCEPT], row)
-            if best is not row:
-                content.prefer(place, row, best)
+            found[row[ROADMAP]].add(place, row)
     return found
 
 
@@ -164,18 +157,18 @@ _STATEMENTS = (
 )
 
 
-_OF_THESE = {
+_OF_ROADMAPS = {
     "sqlite": ' WHERE "roadmap_id" IN (SELECT value FROM json_each(%s))',
     "postgresql": ' WHERE "roadmap_id" = ANY (%s)',
 }
 
 
 def _rows(store: Store, sql: str, keys: Iterable[str]) -> list[Row]:
-    """Rows of these roadmaps: tuples, since there may be many."""
+    """Read the rows of these roadmaps."""
 
     def read() -> list[Row]:
         with store.connection.cursor() as cursor:
-            cursor.execute(sql + _OF_THESE[store.vendor], [json.dumps(wanted) if store.path else wanted])
+            cursor.execute(sql + _OF_ROADMAPS[store.vendor], [json.dumps(wanted) if store.path else wanted])
             return list(cursor.fetchall())
 
     wanted = list(keys)

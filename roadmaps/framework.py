@@ -1,7 +1,6 @@
-"""A roadmap's framework: its concepts, and the document with other values in their places.
+"""The framework document of a roadmap: reading its concepts, and replacing single values in its text.
 
-A document is changed by replacing the text of single values. So whatever the console does not know
-survives where it stands, numbers keep their digits, and the layout stays the document's own.
+Only the text of the replaced values changes. Unknown keys, the digits of numbers and the layout stay.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from typing import Any, NamedTuple
 
 from opsconsole.jsontext import Unreadable, strict_decoder
 
-LEVELS = ("stages", "modules", "concepts")  # each the key of a list in the objects of the one before
+LEVELS = ("stages", "modules", "concepts")  # nested: each is the key of a list in the objects of the previous one
 
 
 class Member(NamedTuple):
-    """One `"key": value` of an object, by its places in the text."""
+    """The positions of one `"key": value` in the text."""
 
     start: int
     key_end: int
@@ -26,19 +25,19 @@ class Member(NamedTuple):
 
 
 class Concept(NamedTuple):
-    """A concept as it stands in the text; of duplicate keys the last counts."""
+    """A concept with the positions of its values. Of duplicate keys the last one counts."""
 
     values: dict[str, Any]
     members: dict[str, Member]
-    separator: str  # between two members, as this document writes it
+    separator: str  # between two members, in the layout of this document
 
     @property
     def key(self) -> str:
         return str(self.values["concept_id"])
 
 
-def concepts_in(text: str | None) -> list[Concept]:
-    """Every concept that has an identifier, in order, with the places of its values. Raises Unreadable."""
+def parse_concepts(text: str | None) -> list[Concept]:
+    """Return every concept with an identifier, in order, with the positions of its values. Raise Unreadable."""
     if text is None:
         raise Unreadable("no_framework")
     try:
@@ -52,8 +51,8 @@ def concepts_in(text: str | None) -> list[Concept]:
     return found
 
 
-def read(document: Any) -> Iterator[dict[str, Any]]:
-    """The same concepts of a parsed document; what is no list or object on the way is passed over."""
+def concepts_of(document: Any) -> Iterator[dict[str, Any]]:
+    """Yield the same concepts of a parsed document. Values of an unexpected type are ignored."""
     for stage in objects(document, "stages"):
         for module in objects(stage, "modules"):
             for concept in objects(module, "concepts"):
@@ -61,22 +60,22 @@ def read(document: Any) -> Iterator[dict[str, Any]]:
                     yield concept
 
 
-def replaced(text: str, changes: Sequence[tuple[Concept, Mapping[str, Any]]], *, binary: bool = False) -> str:
-    """`text` with other values in some concepts; a missing key is added behind the last one.
+def replace_values(text: str, changes: Sequence[tuple[Concept, Mapping[str, Any]]], *, jsonb: bool = False) -> str:
+    """Return `text` with new values in some concepts. A missing key is added after the last one.
 
-    `binary`: the text of a `jsonb` column, which keeps keys by length and characters unescaped.
+    The text of a `jsonb` column has its keys sorted by length, and its characters unescaped.
     """
-    escaped = text.isascii() and not binary
+    escaped = text.isascii() and not jsonb
     pieces: list[tuple[int, int, str]] = []
     for concept, values in changes:
-        for key in sorted(values, key=binary_order) if binary else values:
+        for key in sorted(values, key=jsonb_order) if jsonb else values:
             literal = json.dumps(values[key], ensure_ascii=escaped)
             member = concept.members.get(key)
             if member is not None:
                 pieces.append((member.value_start, member.end, literal))
             else:
-                pieces.append(_added(text, concept, key, literal, binary))
-    pieces.sort(key=lambda piece: piece[:2])  # stable: added keys keep their order
+                pieces.append(_new_member(text, concept, key, literal, jsonb))
+    pieces.sort(key=lambda piece: piece[:2])  # a stable sort: added keys keep their order
     parts: list[str] = []
     at = 0
     for start, end, literal in pieces:
@@ -85,10 +84,10 @@ def replaced(text: str, changes: Sequence[tuple[Concept, Mapping[str, Any]]], *,
     return "".join((*parts, text[at:]))
 
 
-def _added(text: str, concept: Concept, key: str, literal: str, binary: bool) -> tuple[int, int, str]:
-    """Where a new member goes, and its text."""
-    if binary:
-        after = [member for name, member in concept.members.items() if binary_order(name) > binary_order(key)]
+def _new_member(text: str, concept: Concept, key: str, literal: str, jsonb: bool) -> tuple[int, int, str]:
+    """Return the position of a new member and its text."""
+    if jsonb:
+        after = [member for name, member in concept.members.items() if jsonb_order(name) > jsonb_order(key)]
         if after:
             place = min(member.start for member in after)
             return place, place, f'"{key}": {literal}, '
@@ -97,23 +96,23 @@ def _added(text: str, concept: Concept, key: str, literal: str, binary: bool) ->
     return last.end, last.end, f'{concept.separator}"{key}"{colon}{literal}'
 
 
-def as_text(document: Mapping[str, Any], *, binary: bool = False) -> str:
-    """A flat document as a column holds it; `binary`: exactly as `jsonb` would give it back."""
-    ordered = {key: document[key] for key in sorted(document, key=binary_order)} if binary else document
+def as_text(document: Mapping[str, Any], *, jsonb: bool = False) -> str:
+    """Return a flat document as the text that its column returns. `jsonb` columns sort the keys."""
+    ordered = {key: document[key] for key in sorted(document, key=jsonb_order)} if jsonb else document
     return json.dumps(ordered, ensure_ascii=False)
 
 
-def binary_order(key: str) -> tuple[int, bytes]:
-    """How `jsonb` sorts the keys of an object."""
+def jsonb_order(key: str) -> tuple[int, bytes]:
+    """Return the sort key by which `jsonb` orders the keys of an object."""
     raw = key.encode(errors="surrogatepass")
     return len(raw), raw
 
 
-# --- reading with places: the outline here, every value by the C scanner ----------------------------------------
+# --- the outline: objects and lists are parsed here, values by the scanner of the standard library -------------
 
 
 def _integer(literal: str) -> Any:
-    return int(literal) if len(literal) < 1_000 else literal  # Python refuses to read very long ones
+    return int(literal) if len(literal) < 1_000 else literal  # int() refuses very long ones
 
 
 _scan: Callable[[str, int], tuple[Any, int]] = strict_decoder(  # type: ignore[attr-defined]
@@ -123,7 +122,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def _space(text: str, at: int) -> int:
-    return _SPACE.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing, too
+    return _SPACE.match(text, at).end()  # type: ignore[union-attr]  # it also matches the empty string
 
 
 def _outline(text: str) -> list[Concept]:
@@ -139,7 +138,7 @@ def _outline(text: str) -> list[Concept]:
 
 
 def _object(text: str, at: int, level: int, found: list[Concept]) -> int:
-    """The object at `at`: collect the concepts below it; returns where it ends."""
+    """Collect the concepts in the object at `at`. Return its end."""
     mine: list[Concept] = []
     at = _space(text, at + 1)
     if text[at] == "}":
@@ -147,7 +146,7 @@ def _object(text: str, at: int, level: int, found: list[Concept]) -> int:
     while True:
         key, _key_end, value_start = _key(text, at)
         if key == LEVELS[level]:
-            mine = []  # an earlier one of the same name no longer counts
+            mine = []  # of duplicate keys the last one counts
         if key == LEVELS[level] and text[value_start] == "[":
             end = _list(text, value_start, level, mine)
         else:
@@ -196,7 +195,7 @@ def _concept(text: str, at: int, found: list[Concept]) -> int:
 
 
 def _key(text: str, at: int) -> tuple[str, int, int]:
-    """A member's key, where it ends, and where its value starts."""
+    """Return a member's key, the end of the key and the start of the value."""
     if text[at] != '"':
         raise ValueError("no key")
     key, key_end = _scan(text, at)
@@ -207,7 +206,7 @@ def _key(text: str, at: int) -> tuple[str, int, int]:
 
 
 def _next(text: str, end: int, closing: str) -> tuple[int, bool]:
-    """Behind a value: where the next one starts, or where the object or list ends."""
+    """Return the start of the next value and True, or the end of the object or list and False."""
     at = _space(text, end)
     if text[at] == ",":
         return _space(text, at + 1), True
@@ -217,7 +216,7 @@ def _next(text: str, end: int, closing: str) -> tuple[int, bool]:
 
 
 def objects(document: Any, key: str) -> Iterator[dict[str, Any]]:
-    """The objects in the list under `key`, if there is one."""
+    """Yield the objects in the list under `key`, if there is such a list."""
     found = document.get(key) if isinstance(document, dict) else None
     for one in found if isinstance(found, list) else ():
         if isinstance(one, dict):

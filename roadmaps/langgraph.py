@@ -1,7 +1,7 @@
-"""LangGraph's checkpoints: where a workflow stands, read as data.
+"""The positions of LangGraph workflows, read from their checkpoints as data.
 
-A checkpoint can name any callable of any module, and LangGraph's own serializer imports and calls it. So the rows are
-read by SQL and decoded here: nothing in a row is imported, called or built. `unreadable` is what can't be decoded so.
+A checkpoint can name any callable of any module, and LangGraph's own serializer imports and calls it. This module
+reads the rows by SQL and decodes them without importing, calling or creating anything that a row names.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from django.utils.translation import gettext as _
 from opsconsole.jsontext import Unreadable
 from opsconsole.stores.store import Store
 from opsconsole.timestamps import parse_timestamp
-from roadmaps.checkpoint_tables import APART, NoCheckpoints, Read, only_path, outdated, place, reader
+from roadmaps.checkpoint_tables import IN_BLOBS, NoCheckpoints, Read, only_path, outdated, place, reader
 from roadmaps.serialized import Decoder, Inert, plain
 
-# Names of channels in pending writes that say what happened to a node, beside what it wrote.
+# Channels of pending writes that record what happened to a node.
 ERROR, ERROR_SOURCE, INTERRUPT, RESUME = "__error__", "__error_source_node__", "__interrupt__", "__resume__"
-NOT_OUTPUT = frozenset((ERROR, ERROR_SOURCE, INTERRUPT, RESUME))
+CONTROL_CHANNELS = frozenset((ERROR, ERROR_SOURCE, INTERRUPT, RESUME))
 SENDS = "__pregel_tasks"
 NO_TASK = "00000000-0000-0000-0000-000000000000"
 START = "__start__"
@@ -31,49 +31,49 @@ START = "__start__"
 THREADS_AT_ONCE = 50
 
 
-# --- where a workflow stands ----------------------------------------------------------------------------------
+# --- positions -------------------------------------------------------------------------------------------------
 
 
 class Node(NamedTuple):
-    """A node whose turn it is. `error`: what it raised the last time; `finished`: only its result is to be taken up."""
+    """A node that runs next."""
 
     name: str
-    error: str = ""
-    finished: bool = False
+    error: str = ""  # that it raised the last time
+    finished: bool = False  # it does not run again; only its result is applied
 
 
 @dataclass(slots=True)
 class Position:
-    """Where a workflow stands, by its newest checkpoint."""
+    """The position of a workflow at its newest checkpoint."""
 
     checkpoint_id: str
     step: int | None = None
     at: datetime | None = None
-    nodes: tuple[Node, ...] = ()  # what runs next
-    asks: tuple[str, ...] = ()  # nodes that wait for a person
-    routers: tuple[Node, ...] = ()  # finished nodes whose conditional edge raised
-    answered: bool = False  # a person has answered, and nothing has run since
+    nodes: tuple[Node, ...] = ()  # that run next
+    waits_at: tuple[str, ...] = ()  # nodes that wait for a person
+    routers: tuple[Node, ...] = ()  # finished nodes whose conditional edge raised an error
+    answered: bool = False  # a person has answered, and no node has run since
     configurable: dict[str, Any] = field(default_factory=dict)  # values of the first call
-    unreadable: str = ""
+    unreadable: str = ""  # why the checkpoint cannot be read
 
     @property
-    def over(self) -> bool:
-        return not (self.nodes or self.asks or self.routers or self.unreadable)
+    def is_finished(self) -> bool:
+        return not (self.nodes or self.waits_at or self.routers or self.unreadable)
 
 
-def config_of(task_id: str, configurable: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What LangGraph calls a config: the thread is the task."""
+def graph_config(task_id: str, configurable: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return LangGraph's config for a task, whose thread has the same identifier."""
     return {"configurable": {**(configurable or {}), "thread_id": task_id, "checkpoint_ns": ""}}
 
 
-def threads(store: Store, task_ids: Iterable[str]) -> dict[str, datetime | None]:
-    """Those of the tasks that have a checkpoint, and when the newest was written: one statement."""
+def threads_with_checkpoint(store: Store, task_ids: Iterable[str]) -> dict[str, datetime | None]:
+    """Return task -> time of its newest checkpoint, for the tasks that have one. It takes one statement."""
     wanted = list(task_ids)
     if not wanted:
         return {}
     try:
-        with reader(store) as (read, lacks):
-            newest = "NULL" if "checkpoints.checkpoint_id" in lacks else "MAX(checkpoint_id)"
+        with reader(store) as (read, missing):
+            newest = "NULL" if "checkpoints.checkpoint_id" in missing else "MAX(checkpoint_id)"
             sql = f"SELECT thread_id, {newest} FROM checkpoints WHERE thread_id {{in}} GROUP BY thread_id"  # noqa: S608
             return {thread: _written_at(key) for thread, key in read(sql, [wanted])}
     except NoCheckpoints:
@@ -81,16 +81,19 @@ def threads(store: Store, task_ids: Iterable[str]) -> dict[str, datetime | None]
 
 
 def positions(store: Store, task_ids: Iterable[str], shape: Shape | None = None) -> dict[str, Position]:
-    """Task → where its workflow stands; tasks without a checkpoint are left out. `shape`: of the platform's graph."""
+    """Return task -> position of its workflow, for the tasks that have a checkpoint.
+
+    `shape` is that of the platform's graph, if it is known.
+    """
     wanted = list(task_ids)
     found: dict[str, Position] = {}
     if not wanted:
         return found
     try:
-        with reader(store) as (read, lacks):
-            if lacks and not only_path(lacks):
+        with reader(store) as (read, missing):
+            if missing and not only_path(missing):
                 there = read("SELECT DISTINCT thread_id FROM checkpoints WHERE thread_id {in}", [wanted])
-                return {thread: Position("", unreadable=outdated(place(store), lacks)) for (thread,) in there}
+                return {thread: Position("", unreadable=outdated(place(store), missing)) for (thread,) in there}
             for start in range(0, len(wanted), THREADS_AT_ONCE):
                 found |= _positions(read, wanted[start : start + THREADS_AT_ONCE], shape)
     except NoCheckpoints:
@@ -99,11 +102,12 @@ def positions(store: Store, task_ids: Iterable[str], shape: Shape | None = None)
 
 
 def position(store: Store, task_id: str, shape: Shape | None = None) -> Position | None:
+    """Return the position of one workflow, None if it has no checkpoint."""
     return positions(store, [task_id], shape).get(task_id)
 
 
 def _written_at(checkpoint_id: Any) -> datetime | None:
-    """The ids of checkpoints are UUIDs of version 6: they begin with the time, in 100 ns since 1582."""
+    """Return the time in a checkpoint's id, which is a UUID of version 6: 100 ns ticks since 1582."""
     try:
         found = UUID(checkpoint_id)
         if found.version != 6:
@@ -114,30 +118,30 @@ def _written_at(checkpoint_id: Any) -> datetime | None:
         return None
 
 
-# --- what is known of the platform's graph --------------------------------------------------------------------
+# --- the platform's graph -------------------------------------------------------------------------------------
 
 
 class Shape:
-    """A compiled graph as far as a plan needs it: what triggers its nodes, where people are asked, and its types."""
+    """The parts of a compiled graph that a plan needs: triggers of its nodes, interrupts, and types of its state."""
 
     def __init__(self, graph: Any, types: frozenset[tuple[str, str]]) -> None:
         self.types = types
         self.channels: Mapping[str, Any] = graph.channels
         self.triggers = {name: tuple(node.triggers) for name, node in graph.nodes.items()}
         self.before, self.after = graph.interrupt_before_nodes, graph.interrupt_after_nodes
-        self.below = {name: Shape(sub, types) for name, sub in graph.get_subgraphs() if hasattr(sub, "channels")}
+        self.subgraphs = {name: Shape(sub, types) for name, sub in graph.get_subgraphs() if hasattr(sub, "channels")}
 
     def available(self, channel: str, value: Any) -> bool:
-        """Whether a channel that holds this value triggers anything: one that waits for several nodes may not yet."""
+        """Return whether a channel with this value triggers its node. A join may still wait for other nodes."""
         spec = self.channels.get(channel)
         try:
             return bool(spec is None or spec.from_checkpoint(plain(value)).is_available())
-        except Exception:  # noqa: BLE001  # a channel of the platform's own
+        except Exception:  # noqa: BLE001  # the platform may define its own channels
             return True
 
 
 def _available(channel: str, value: Any) -> bool:
-    """The same without a graph, by the names that a StateGraph gives its channels."""
+    """Return the same without a graph, by the names that a StateGraph gives its channels."""
     if channel.startswith("join:"):
         waited_for = set(channel.split(":")[1].split("+"))
         return isinstance(found := plain(value), set) and found == waited_for
@@ -145,7 +149,7 @@ def _available(channel: str, value: Any) -> bool:
 
 
 def _target(channel: str) -> str | None:
-    """The node that a channel of this name leads to, in any version of LangGraph."""
+    """Return the node that a channel of this name triggers, in any version of LangGraph."""
     first, *rest = channel.split(":")
     if channel == START:
         return START
@@ -158,7 +162,7 @@ def _target(channel: str) -> str | None:
 
 
 class _Head(NamedTuple):
-    """A checkpoint as its row and its blobs give it."""
+    """A checkpoint: its row and its blobs."""
 
     thread: str
     namespace: str
@@ -166,59 +170,56 @@ class _Head(NamedTuple):
     parent: str | None
     content: dict[str, Any]
     metadata: dict[str, Any]
-    values: dict[str, Any]  # by channel; those that are there
+    values: dict[str, Any]  # channel -> value, for channels that have one
+    unreadable: str = ""  # why the rest is empty
 
-
-class _Broken(NamedTuple):
-    """A checkpoint that can't be read."""
-
-    thread: str
-    namespace: str
-    key: str
-    reason: str
+    @property
+    def place(self) -> tuple[str, str, str]:
+        return self.thread, self.namespace, self.key
 
 
 def _positions(read: Read, wanted: list[str], shape: Shape | None) -> dict[str, Position]:
     decoder = Decoder(shape.types if shape else None)
-    by_thread: dict[str, list[_Head | _Broken]] = {}
-    for one in _heads(read, decoder, _NEWEST, [wanted]):
-        by_thread.setdefault(one.thread, []).append(one)
+    by_thread: dict[str, list[_Head]] = {}
+    for head in _heads(read, decoder, _NEWEST, [wanted]):
+        by_thread.setdefault(head.thread, []).append(head)
     first = dict(read(_FIRST, [wanted]))
     found: dict[str, Position] = {}
-    heads: dict[str, list[_Head]] = {}
-    for thread, ones in by_thread.items():
-        root = next((one for one in ones if one.namespace == ""), None)
+    readable: dict[str, list[_Head]] = {}
+    for thread, heads in by_thread.items():
+        root = next((head for head in heads if head.namespace == ""), None)
         if root is None:
-            found[thread] = Position(ones[0].key, unreadable=_("only a part of the workflow left a checkpoint"))
+            found[thread] = Position(heads[0].key, unreadable=_("only a subgraph has a checkpoint"))
             continue
-        ones = [one for one in ones if one is root or one.key > root.key]  # what is older belongs to earlier steps
-        broken = next((one for one in ones if isinstance(one, _Broken)), None)
+        # Older checkpoints of subgraphs belong to earlier steps.
+        current = [root, *(head for head in heads if head is not root and head.key > root.key)]
+        broken = next((head for head in current if head.unreadable), None)
         if broken is not None:
-            found[thread] = Position(broken.key, unreadable=broken.reason)
+            found[thread] = Position(broken.key, unreadable=broken.unreadable)
         else:
-            heads[thread] = [root, *(one for one in ones if one is not root)]  # type: ignore[list-item]
-    writes = _writes(read, decoder, {(one.thread, one.namespace, one.key) for ones in heads.values() for one in ones})
-    for thread, (root, *below) in heads.items():
+            readable[thread] = current
+    writes = _writes(read, decoder, {head.place for heads in readable.values() for head in heads})
+    for thread, (root, *subgraphs) in readable.items():
         try:
-            where = _Reading(read, decoder, below, writes).position(root, shape)
-            where.configurable = _configurable(_document(first.get(thread))) | _configurable(root.metadata)
+            position = _Thread(read, decoder, subgraphs, writes).position(root, shape)
+            position.configurable = _configurable(_document(first.get(thread))) | _configurable(root.metadata)
         except Unreadable as error:
-            where = Position(root.key, unreadable=str(error))
-        found[thread] = where
+            position = Position(root.key, unreadable=str(error))
+        found[thread] = position
     return found
 
 
-class _Reading:
-    """One thread: the newest checkpoint of each of its graphs, and what is pending on it."""
+class _Thread:
+    """One thread: the newest checkpoints of its subgraphs, and the pending writes of all its graphs."""
 
     def __init__(
-        self, read: Read, decoder: Decoder, below: list[_Head], writes: dict[tuple[str, str, str], list[_Write] | str]
+        self, read: Read, decoder: Decoder, subgraphs: list[_Head], writes: dict[tuple[str, str, str], _Pending]
     ) -> None:
-        self.read, self.decoder, self.below, self.writes = read, decoder, below, writes
+        self.read, self.decoder, self.subgraphs, self.writes = read, decoder, subgraphs, writes
 
     def position(self, head: _Head, shape: Shape | None, *, answered: bool = False) -> Position:
-        """`answered`: a person has answered the graph that this one is a part of."""
-        pending = self.writes.get((head.thread, head.namespace, head.key), [])
+        """Return the position of one graph. `answered`: a person has answered the graph that contains it."""
+        pending = self.writes.get(head.place, [])
         if isinstance(pending, str):
             raise Unreadable(pending)
         due = _due(head, shape) + self._sends(head)
@@ -226,66 +227,63 @@ class _Reading:
         for write in pending:
             by_task.setdefault(write.task, []).append(write)
         answered |= any(write.channel == RESUME for write in by_task.pop(NO_TASK, ()))
-        begun = {task: _Begun(found) for task, found in by_task.items()}
+        started = {task: _Started(writes) for task, writes in by_task.items()}
         step, at = head.metadata.get("step"), parse_timestamp(str(head.content.get("ts")))
-        where = Position(head.key, step if isinstance(step, int) else None, at, answered=answered)
-        asked = [task for task in begun.values() if task.asks]
-        unclear = len(asked) > 1 or any(task.answered for task in asked)
-        if asked and (unclear or not answered):
-            where.asks = tuple(_named(task.node(due)) for task in asked)
-            return where
+        position = Position(head.key, step if isinstance(step, int) else None, at, answered=answered)
+        interrupted = [task for task in started.values() if task.interrupted]
+        unclear = len(interrupted) > 1 or any(task.answered for task in interrupted)
+        if interrupted and (unclear or not answered):
+            position.waits_at = tuple(task.node(due) or "?" for task in interrupted)
+            return position
         nodes, routers = [], []
-        left = dict(begun)
+        left = dict(started)
         for name, path in due:
             key = next((key for key, task in left.items() if task.path and task.path.startswith(path)), None)
             task = left.pop(key) if key is not None else None
-            if task is not None and task.router:
+            if task is not None and task.router_failed:
                 routers.append(Node(name, task.error))
             else:
-                nodes.append(Node(name, task.error if task else "", bool(task and task.output)))
-        routers += [Node("", task.error) for task in left.values() if task.router]
-        where.routers = tuple(routers)
+                nodes.append(Node(name, task.error if task else "", bool(task and task.has_output)))
+        routers += [Node("", task.error) for task in left.values() if task.router_failed]
+        position.routers = tuple(routers)
         below = self._below(head, [node.name for node in nodes if not node.finished], shape, answered=answered)
-        asks = [name for name, one in below for name in one.asks]
-        if asks:
-            where.asks = tuple(asks)
+        if waits_at := [name for subgraph in below for name in subgraph.waits_at]:
+            position.waits_at = tuple(waits_at)
         elif not pending and (stops := self._stops(head, [name for name, _path in due], shape)):
-            where.asks = stops
+            position.waits_at = stops
         else:
-            where.nodes = tuple(nodes)
-            where.routers += tuple(router for _name, one in below for router in one.routers)
-        return where
+            position.nodes = tuple(nodes)
+            position.routers += tuple(router for subgraph in below for router in subgraph.routers)
+        return position
 
-    def _below(
-        self, head: _Head, names: list[str], shape: Shape | None, *, answered: bool
-    ) -> list[tuple[str, Position]]:
-        """Where the subgraphs of these nodes stand: their checkpoints are younger than the graph's own."""
+    def _below(self, head: _Head, names: list[str], shape: Shape | None, *, answered: bool) -> list[Position]:
+        """Return the positions of these nodes' subgraphs. Their checkpoints are younger than that of the graph."""
         found = []
+        depth = head.namespace.count("|") + 1 if head.namespace else 0
         for name in names:
             prefix = f"{head.namespace}|{name}:" if head.namespace else f"{name}:"
-            for one in self.below:
-                depth = head.namespace.count("|") + 1 if head.namespace else 0
+            for one in self.subgraphs:
                 if f"{one.namespace}:".startswith(prefix) and one.namespace.count("|") == depth and one.key > head.key:
-                    sub = self.position(one, shape.below.get(name) if shape else None, answered=answered)
-                    sub.asks = tuple(f"{name}/{ask}" for ask in sub.asks)
-                    sub.routers = tuple(Node(f"{name}/{router.name}", router.error) for router in sub.routers)
-                    found.append((name, sub))
+                    below = self.position(one, shape.subgraphs.get(name) if shape else None, answered=answered)
+                    below.waits_at = tuple(f"{name}/{node}" for node in below.waits_at)
+                    below.routers = tuple(Node(f"{name}/{router.name}", router.error) for router in below.routers)
+                    found.append(below)
         return found
 
     def _stops(self, head: _Head, due: list[str], shape: Shape | None) -> tuple[str, ...]:
-        """The nodes for which the graph stops on purpose, before or after them. Who let them pass left no trace."""
-        if shape is None or not due or not _news(head):
+        """Return the nodes of static interrupts, before or after which the graph stops."""
+        if shape is None or not due or not _has_news(head):
             return ()
         before = tuple(name for name in due if shape.before == "*" or name in shape.before)
         if before or not shape.after or head.parent is None:
             return tuple(name for name in before if name != START)
         parents = _heads(self.read, self.decoder, _BY_KEY, [head.thread, head.namespace, head.parent])
-        parent = next((one for one in parents if isinstance(one, _Head)), None)
+        parent = next((one for one in parents if not one.unreadable), None)
         ran = [name for name, _path in _due(parent, shape) + self._sends(parent)] if parent else []
         return tuple(name for name in ran if (shape.after == "*" or name in shape.after) and name != START)
 
     def _sends(self, head: _Head) -> list[tuple[str, str]]:
-        """Tasks that nodes have sent to others, with what their writes' path begins with."""
+        """Return the tasks that nodes have sent to others, each with the start of the path of its writes."""
         sent = head.values.get(SENDS)
         if int(head.content.get("v") or 1) < 4 and not sent:
             sent = head.content.get("pending_sends") or (
@@ -299,14 +297,14 @@ class _Reading:
         found = []
         for number, one in enumerate(sent if isinstance(sent, list) else ()):
             if not (isinstance(one, Inert) and one.name == "Send" and one.payload):
-                raise Unreadable(_("what a node sends to others is not what it should be"))
+                raise Unreadable(_("a node sent an invalid task to another node"))
             name = one.payload[0] if isinstance(one.payload, list) else one.payload.get("node")
             found.append((str(name), f"~__pregel_push, {number:010d}"))
         return found
 
 
 class _Write(NamedTuple):
-    """A pending write: of which task, to which channel."""
+    """A pending write of a task to a channel."""
 
     task: str
     path: str
@@ -314,29 +312,28 @@ class _Write(NamedTuple):
     text: str  # of an error
 
 
-class _Begun:
-    """What a task of LangGraph has written so far."""
+_Pending = list[_Write] | str  # the writes, or why they cannot be read
+
+
+class _Started:
+    """The state of a task of LangGraph, by its pending writes."""
 
     def __init__(self, writes: list[_Write]) -> None:
         channels = {write.channel for write in writes}
         self.path = next((write.path for write in writes if write.path), "")
-        self.output = bool(channels - NOT_OUTPUT)
+        self.has_output = bool(channels - CONTROL_CHANNELS)
         self.answered = RESUME in channels
-        self.asks = INTERRUPT in channels and not self.output
+        self.interrupted = INTERRUPT in channels and not self.has_output
         self.error = next((write.text for write in writes if write.channel == ERROR), "")
-        # A node that has written its result and raised nevertheless: LangGraph would take it for finished.
-        self.router = self.output and ERROR in channels and ERROR_SOURCE not in channels
+        # A node with a result and an error: its conditional edge raised the error. LangGraph takes it for finished.
+        self.router_failed = self.has_output and ERROR in channels and ERROR_SOURCE not in channels
 
     def node(self, due: list[tuple[str, str]]) -> str:
         return next((name for name, path in due if self.path.startswith(path)), "") if self.path else ""
 
 
-def _named(name: str) -> str:
-    return name or "?"
-
-
 def _due(head: _Head, shape: Shape | None) -> list[tuple[str, str]]:
-    """The nodes whose turn it is: a channel that triggers them was written since they last ran."""
+    """Return the nodes that run next: a channel that triggers them was written since they last ran."""
     versions, seen = head.content["channel_versions"], head.content["versions_seen"]
     triggers: dict[str, set[str]] = {name: set(found) for name, found in shape.triggers.items()} if shape else {}
     for channel in versions:
@@ -352,7 +349,7 @@ def _due(head: _Head, shape: Shape | None) -> list[tuple[str, str]]:
                 due.append((name, f"~__pregel_pull, {name}"))
                 break
     if not due and int(head.content.get("v") or 1) < 3 and set(head.values) & set(triggers):
-        raise Unreadable(_("an older LangGraph wrote it, whose edges today's does not know"))
+        raise Unreadable(_("it was written by a version of LangGraph with other edges"))
     return due
 
 
@@ -362,11 +359,11 @@ def _newer(version: Any, seen: Any) -> bool:
     try:
         return bool(version > seen)
     except TypeError:
-        raise Unreadable(_("its versions can't be compared")) from None
+        raise Unreadable(_("its versions cannot be compared")) from None
 
 
-def _news(head: _Head) -> bool:
-    """Whether anything was written since the graph was last let past a stop."""
+def _has_news(head: _Head) -> bool:
+    """Return whether anything was written since the graph last passed an interrupt."""
     seen = head.content["versions_seen"].get(INTERRUPT) or {}
     return any(_newer(version, seen.get(channel)) for channel, version in head.content["channel_versions"].items())
 
@@ -375,7 +372,7 @@ _OF_LANGGRAPH = frozenset(("source", "step", "parents", "writes", "run_id", "thr
 
 
 def _configurable(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The values that the first call was configured with: the savers keep plain ones in the metadata."""
+    """Return the values of the first call's config. The savers keep plain values in the metadata."""
     return {
         key: value
         for key, value in (metadata or {}).items()
@@ -385,7 +382,7 @@ def _configurable(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-# Heads: the newest checkpoint of every graph of a thread, or one by its key.
+# The newest checkpoint of every graph of a thread, or one checkpoint by its key.
 _NEWEST = """
     SELECT c.thread_id, c.checkpoint_ns, c.checkpoint_id, c.parent_checkpoint_id, {type}, {checkpoint}, {metadata}
     FROM checkpoints c WHERE c.thread_id {in} AND c.checkpoint_id = (SELECT MAX(n.checkpoint_id)
@@ -418,56 +415,52 @@ _BLOBS = """
 """
 
 
-def _heads(read: Read, decoder: Decoder, sql: str, params: Sequence[Any]) -> list[_Head | _Broken]:
-    """Checkpoints with their values; PostgreSQL keeps apart what is more than a number or a text."""
-    found: list[_Head | _Broken] = []
-    apart: dict[tuple[str, str], dict[str, Any]] = {}
+def _heads(read: Read, decoder: Decoder, sql: str, params: Sequence[Any]) -> list[_Head]:
+    """Read checkpoints with their values. PostgreSQL keeps values other than numbers and texts in blobs."""
+    found: list[_Head] = []
+    versions: list[tuple[str, str, str, str]] = []  # of the blobs
     for thread, namespace, key, parent, type_, data, metadata in read(sql, params):
         try:
-            content = _document(data) if type_ == APART else decoder.load(type_, data)
-            if not isinstance(content, dict):
-                raise Unreadable(_("it is no checkpoint"))
-            content = {"channel_values": {}, "channel_versions": {}, "versions_seen": {}, **content}
-            if not (
-                all(isinstance(content[name], dict) for name in ("channel_values", "channel_versions", "versions_seen"))
-                and all(isinstance(seen, dict) for seen in content["versions_seen"].values())
-                and isinstance(content.get("v", 1), int)
-            ):
-                raise Unreadable(_("it is no checkpoint"))
+            content = _checkpoint(_document(data) if type_ == IN_BLOBS else decoder.load(type_, data))
             values = dict(content["channel_values"])
-            if type_ == APART:
-                apart[thread, namespace] = content["channel_versions"]
             found.append(_Head(thread, namespace, key, parent, content, _document(metadata), values))
         except Unreadable as error:
-            found.append(_Broken(thread, namespace, key, str(error)))
-    wanted = [
-        (*place, channel, str(version)) for place, versions in apart.items() for channel, version in versions.items()
-    ]
-    blobs: dict[tuple[str, str], dict[str, Any] | str] = {}
-    for thread, namespace, channel, type_, data in read(_BLOBS, list(zip(*wanted, strict=True))) if wanted else ():
-        values_ = blobs.setdefault((thread, namespace), {})
+            found.append(_Head(thread, namespace, key, parent, {}, {}, {}, str(error)))
+            continue
+        if type_ == IN_BLOBS:
+            versions += [(thread, namespace, name, str(one)) for name, one in content["channel_versions"].items()]
+    blobs: dict[tuple[str, str], dict[str, Any]] = {}
+    errors: dict[tuple[str, str], str] = {}
+    for thread, namespace, channel, type_, data in read(_BLOBS, list(zip(*versions, strict=True))) if versions else ():
         try:
-            if isinstance(values_, dict) and type_ != "empty":
-                values_[channel] = decoder.load(type_, data)
+            if type_ != "empty":
+                blobs.setdefault((thread, namespace), {})[channel] = decoder.load(type_, data)
         except Unreadable as error:
-            blobs[thread, namespace] = str(error)
-    return [_with_blobs(one, blobs.get((one.thread, one.namespace), {})) for one in found]
+            errors[thread, namespace] = str(error)
+    for head in found:
+        head.values.update(blobs.get((head.thread, head.namespace), {}))
+    return [
+        head._replace(unreadable=head.unreadable or errors.get((head.thread, head.namespace), "")) for head in found
+    ]
 
 
-def _with_blobs(one: _Head | _Broken, blobs: dict[str, Any] | str) -> _Head | _Broken:
-    if isinstance(one, _Broken):
-        return one
-    if isinstance(blobs, str):
-        return _Broken(one.thread, one.namespace, one.key, blobs)
-    one.values.update(blobs)
-    return one
+def _checkpoint(found: Any) -> dict[str, Any]:
+    """Return the content of a checkpoint after a check of its form."""
+    if not isinstance(found, dict):
+        raise Unreadable(_("it is not a checkpoint"))
+    content = {"channel_values": {}, "channel_versions": {}, "versions_seen": {}, **found}
+    if not (
+        all(isinstance(content[name], dict) for name in ("channel_values", "channel_versions", "versions_seen"))
+        and all(isinstance(seen, dict) for seen in content["versions_seen"].values())
+        and isinstance(content.get("v", 1), int)
+    ):
+        raise Unreadable(_("it is not a checkpoint"))
+    return content
 
 
-def _writes(
-    read: Read, decoder: Decoder, wanted: set[tuple[str, str, str]]
-) -> dict[tuple[str, str, str], list[_Write] | str]:
-    """What is pending on these checkpoints, or why it can't be read. Every value is looked at; only errors are kept."""
-    found: dict[tuple[str, str, str], list[_Write] | str] = {}
+def _writes(read: Read, decoder: Decoder, wanted: set[tuple[str, str, str]]) -> dict[tuple[str, str, str], _Pending]:
+    """Read the pending writes of these checkpoints. Every value is decoded, and only errors are kept."""
+    found: dict[tuple[str, str, str], _Pending] = {}
     rows = read(_PENDING, [sorted({thread for thread, _namespace, _key in wanted})]) if wanted else ()
     for thread, namespace, key, task, path, channel, type_, data in rows:
         place = (thread, namespace, key)
@@ -483,11 +476,11 @@ def _writes(
 
 
 def _document(text: Any) -> dict[str, Any]:
-    """A checkpoint's metadata: JSON in every version."""
+    """Return a document that LangGraph stores as JSON in every version."""
     try:
         found = json.loads(bytes(text) if isinstance(text, memoryview) else text) if text else {}
     except (ValueError, RecursionError, TypeError):
-        raise Unreadable(_("its metadata is broken")) from None
+        raise Unreadable(_("its metadata is not valid JSON")) from None
     if not isinstance(found, dict):
-        raise Unreadable(_("its metadata is broken"))
+        raise Unreadable(_("its metadata is not valid JSON"))
     return found

@@ -1,4 +1,4 @@
-"""How an interrupted workflow goes on: through the platform's own graph, or at its resume endpoint."""
+"""Resuming interrupted workflows, with the platform's own graph or through its resume endpoint."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from opsconsole.stores.errors import first_line
 from opsconsole.stores.store import Store, StoreUnavailable
 from roadmaps import checkpoint_tables, langgraph
 from roadmaps.content import contents
-from roadmaps.langgraph import Position, Shape, config_of
+from roadmaps.langgraph import Position, Shape, graph_config
 from roadmaps.models import RoadmapTask
 from roadmaps.serialized import STANDARD
-from roadmaps.times import moved_at, stuck_before
+from roadmaps.times import is_recent, stored_time
 
-TIMEOUT = (10.0, 600.0, 600.0, 600.0)  # connect, read, write, pool: an endpoint that resumes may take long to answer
+TIMEOUT = (10.0, 600.0, 600.0, 600.0)  # connect, read, write, pool
 POLL_SECONDS = 5.0
 
 
 class NotConfigured(StoreUnavailable):
-    """Neither a graph nor an endpoint is known, or the graph can't be had."""
+    """No graph and no endpoint is configured, or the graph cannot be imported."""
 
 
 class ResumeFailed(Exception):
-    """The workflow did not go on. The message says why."""
+    """The workflow could not be resumed, for the reason in the message."""
 
 
 def require_backend(store: Store) -> Shape | None:
-    """Refuse before anything starts; the graph's shape, where there is a graph. Raises StoreUnavailable."""
+    """Return the shape of the graph, if there is one. Raise StoreUnavailable if no workflow can be resumed."""
     if not settings.ROADMAPS_WORKFLOW_GRAPH and not settings.ROADMAPS_RESUME_URL:
         raise NotConfigured(
             _(
-                "An interrupted workflow can't go on from here: set ROADMAPS_WORKFLOW_GRAPH to the platform's compiled "
-                "graph, or ROADMAPS_RESUME_URL to its resume endpoint. Nothing was changed."
+                "Resuming workflows is not configured. Set ROADMAPS_WORKFLOW_GRAPH to the platform's compiled graph, "
+                "or ROADMAPS_RESUME_URL to its resume endpoint."
             )
         )
     checkpoint_tables.require(store, writes=bool(settings.ROADMAPS_WORKFLOW_GRAPH))
@@ -54,9 +54,10 @@ def require_backend(store: Store) -> Shape | None:
 
 
 def resume(store: Store, task_id: str, position: Position) -> bool:
-    """From the last checkpoint to the end, or to where a person is asked. Raises whatever fails.
+    """Resume a workflow from its last checkpoint, until its end or an interrupt. Raise the errors of its nodes.
 
-    Whether nodes have run here: the last may have handed its work to a queue. The endpoint says itself when it is done.
+    Return whether the nodes ran in this process: the last one may then have left work in a queue. The endpoint answers
+    when the task is done.
     """
     if settings.ROADMAPS_WORKFLOW_GRAPH:
         _by_graph(store, task_id, position)
@@ -69,8 +70,8 @@ def resume(store: Store, task_id: str, position: Position) -> bool:
 
 
 def shape(store: Store) -> Shape:
-    """The graph as plans need it; it is made, and not run. Raises NotConfigured."""
-    found = _found()
+    """Return the shape of the graph, which is created and not run. Raise NotConfigured."""
+    found = _import_graph()
     try:
         return _shape_of(store, found)
     except StoreUnavailable:
@@ -80,18 +81,22 @@ def shape(store: Store) -> Shape:
 
 
 def _shape_of(store: Store, found: Any) -> Shape:
-    vendor = checkpoint_tables.place(store).vendor
+    if not _is_async_factory(found):
+        graph = _create(store, found)
+    else:
+        vendor = checkpoint_tables.place(store).vendor
 
-    async def make() -> Any:
-        from roadmaps import savers
+        async def create() -> Any:
+            from roadmaps import savers
 
-        return await _made(found, savers.unconnected(vendor, is_async=True))
+            return await _create_async(found, savers.unconnected(vendor, is_async=True))
 
-    return _shape(_in_loop(make()) if _is_async_factory(found) else _made_at_once(store, found))
+        graph = _in_loop(create())
+    return Shape(graph, state_types(graph))
 
 
 def known_shape(store: Store) -> Shape | None:
-    """The same for checks: without a graph that can be had, less is known of a checkpoint."""
+    """Return the shape of the graph, None if it cannot be imported. A check then knows less of a checkpoint."""
     try:
         return shape(store) if settings.ROADMAPS_WORKFLOW_GRAPH else None
     except NotConfigured:
@@ -99,78 +104,78 @@ def known_shape(store: Store) -> Shape | None:
 
 
 def _by_graph(store: Store, task_id: str, position: Position) -> None:
-    """Node by node; what is finished is not run again. A graph that raises leaves its last checkpoint.
+    """Run the nodes that are left. If one raises an error, its last checkpoint remains.
 
-    Each checkpoint is written before the next node begins: otherwise a worker that dies would lose the last one.
+    Each checkpoint is written before the next node starts, so that a worker that dies loses no finished node.
     """
     from roadmaps import savers
 
-    found = _found()
-    config = config_of(task_id, position.configurable)
-    graph = None if _is_async_factory(found) else _made_at_once(store, found)
-    if graph is not None and not _needs_loop(graph):
-        with savers.saver(checkpoint_tables.place(store)) as saver:
-            _go_on(_with(graph, saver), saver, config, position)
-        return
+    found = _import_graph()
+    config = graph_config(task_id, position.configurable)
+    graph = None if _is_async_factory(found) else _create(store, found)
     where = checkpoint_tables.place(store)
+    if graph is not None and not _needs_loop(graph):
+        with savers.saver(where) as saver:
+            _run(_with_saver(graph, saver), saver, config, position)
+        return
 
     async def run() -> None:
         async with savers.async_saver(where) as saver:
-            made = graph if graph is not None else await _made(found, saver)
-            await _go_on_async(_with(made, saver), saver, config, position)
+            created = graph if graph is not None else await _create_async(found, saver)
+            await _run_async(_with_saver(created, saver), saver, config, position)
 
     _in_loop(run())
 
 
-def _go_on(graph: Any, saver: Any, config: dict[str, Any], position: Position) -> None:
+def _run(graph: Any, saver: Any, config: dict[str, Any], position: Position) -> None:
     if position.routers:
-        graph.bulk_update_state(config, [_again(graph, saver.get_tuple(config), position)])
+        graph.bulk_update_state(config, [_router_input(graph, saver.get_tuple(config), position)])
     for _finished in graph.stream(None, config, stream_mode="updates", durability="sync"):
         pass
 
 
-async def _go_on_async(graph: Any, saver: Any, config: dict[str, Any], position: Position) -> None:
+async def _run_async(graph: Any, saver: Any, config: dict[str, Any], position: Position) -> None:
     if position.routers:
-        await graph.abulk_update_state(config, [_again(graph, await saver.aget_tuple(config), position)])
+        await graph.abulk_update_state(config, [_router_input(graph, await saver.aget_tuple(config), position)])
     async for _finished in graph.astream(None, config, stream_mode="updates", durability="sync"):
         pass
 
 
-def _again(graph: Any, found: Any, position: Position) -> list[Any]:
-    """The results of a step's nodes, to be handed on once more: its routers run again, and no node does.
+def _router_input(graph: Any, found: Any, position: Position) -> list[Any]:
+    """Return the result of the last node as a state update, so that only its conditional edge runs again.
 
-    LangGraph takes a node whose router raised for finished, and would end there.
+    LangGraph takes a node for finished if its conditional edge raised an error, and would end there.
     """
     from langgraph.types import StateUpdate
 
     router = position.routers[0]
     refusal = ResumeFailed(
-        _("The conditional edge behind %(node)s raised %(error)s, and it can't be run again alone: nothing was run.")
+        _("The conditional edge after %(node)s raised %(error)s and cannot run again alone. No node has run.")
         % {"node": router.name or "?", "error": router.error}
     )
     values: dict[str, Any] = {}
     tasks = set()
     for task, channel, value in found.pending_writes or ():
-        if channel in langgraph.NOT_OUTPUT or channel.startswith(("branch:", "join:", "__pregel")):
+        if channel in langgraph.CONTROL_CHANNELS or channel.startswith(("branch:", "join:", "__pregel")):
             continue
         if channel in values or channel not in graph.channels:
             raise refusal
         tasks.add(task)
         values[channel] = value
-    # Other nodes of the same step would be lost.
+    # The results of other nodes of the same step would be lost.
     if len(position.routers) > 1 or position.nodes or router.name not in graph.nodes or len(tasks) > 1:
         raise refusal
     return [StateUpdate(values.get("__root__", values), router.name)]
 
 
-def _found() -> Any:
-    """What the dotted path names: a graph, compiled or not, or a function that makes one. Raises NotConfigured."""
+def _import_graph() -> Any:
+    """Return the object at the dotted path: a graph, compiled or not, or a factory. Raise NotConfigured."""
     path = settings.ROADMAPS_WORKFLOW_GRAPH
     try:
         return import_string(path)
     except Exception as error:
         raise NotConfigured(
-            _("ROADMAPS_WORKFLOW_GRAPH: %(path)s can't be imported: %(reason)s") % {"path": path, "reason": error}
+            _("ROADMAPS_WORKFLOW_GRAPH: %(path)s cannot be imported: %(reason)s") % {"path": path, "reason": error}
         ) from error
 
 
@@ -178,26 +183,26 @@ def _is_async_factory(found: Any) -> bool:
     return inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(getattr(found, "__call__", None))  # noqa: B004
 
 
-def _made_at_once(store: Store, found: Any) -> Any:
+def _create(store: Store, found: Any) -> Any:
+    """Return the compiled graph of what the dotted path names."""
     from roadmaps import savers
 
-    made = _call(found, lambda: savers.unconnected(checkpoint_tables.place(store).vendor))
-    if inspect.isawaitable(made):  # a plain function that hands out a coroutine
-        made = _in_loop(_awaited(made))
-    return _compiled(made)
+    created = _call(found, lambda: savers.unconnected(checkpoint_tables.place(store).vendor))
+    if inspect.isawaitable(created):  # from a plain function that returns a coroutine
+        created = _in_loop(_awaited(created))
+    return _compiled(created)
 
 
-async def _made(found: Any, saver: Any) -> Any:
-    made = _call(found, lambda: saver)
-    return _compiled(await made if inspect.isawaitable(made) else made)
+async def _create_async(found: Any, saver: Any) -> Any:
+    return _compiled(await _awaited(_call(found, lambda: saver)))
 
 
-async def _awaited(made: Any) -> Any:
-    return await made
+async def _awaited(created: Any) -> Any:
+    return await created if inspect.isawaitable(created) else created
 
 
 def _call(found: Any, saver: Callable[[], Any]) -> Any:
-    """A factory takes a checkpointer, or nothing."""
+    """Return a graph as it is. Call a factory with a checkpointer, or without if it takes no argument."""
     if hasattr(found, "stream") or hasattr(found, "compile"):
         return found
     if not callable(found):
@@ -209,43 +214,35 @@ def _call(found: Any, saver: Callable[[], Any]) -> Any:
         raise _no_graph(found, error) from error
 
 
-def _compiled(made: Any) -> Any:
-    if not hasattr(made, "stream") and hasattr(made, "compile"):
-        made = made.compile()
-    if not hasattr(made, "stream") or not hasattr(made, "channels"):
-        raise _no_graph(made)
-    return made
+def _compiled(created: Any) -> Any:
+    if not hasattr(created, "stream") and hasattr(created, "compile"):
+        created = created.compile()
+    if not hasattr(created, "stream") or not hasattr(created, "channels"):
+        raise _no_graph(created)
+    return created
 
 
 def _no_graph(found: Any, error: Exception | None = None) -> NotConfigured:
-    reason = f"{type(error).__name__}: {error}" if error else _("it is of type %s") % type(found).__name__
+    reason = f"{type(error).__name__}: {error}" if error else _("its type is %s") % type(found).__name__
     return NotConfigured(
-        _("ROADMAPS_WORKFLOW_GRAPH: %(path)s makes no graph (%(reason)s).")
+        _("ROADMAPS_WORKFLOW_GRAPH: %(path)s does not return a graph (%(reason)s).")
         % {"path": settings.ROADMAPS_WORKFLOW_GRAPH, "reason": reason}
     )
 
 
-def _with(graph: Any, saver: Any) -> Any:
-    """Whatever checkpointer it brings: it reads through ours, which builds only allowed types."""
-    saver.serde = _serializer(graph)
+def _with_saver(graph: Any, saver: Any) -> Any:
+    """Return a copy of the graph that reads and writes through a saver of the console, which restricts types."""
+    from roadmaps.savers import Restricted
+
+    saver.serde = Restricted(state_types(graph))
     return graph.copy(update={"checkpointer": saver})
 
 
-def _serializer(graph: Any) -> Any:
-    from roadmaps.savers import Restricted
-
-    return Restricted(state_types(graph))
-
-
-def _shape(graph: Any) -> Shape:
-    return Shape(graph, state_types(graph))
-
-
 def _needs_loop(graph: Any) -> bool:
-    """Whether a node or a router can only be awaited."""
+    """Return whether a node or a router can only be awaited."""
     return (
-        any(_only_awaited(one) for node in graph.nodes.values() for one in (node.bound, *node.writers))
-        or any(_only_awaited(branch.path) for branch in _branches(graph))
+        any(_is_async(one) for node in graph.nodes.values() for one in (node.bound, *node.writers))
+        or any(_is_async(branch.path) for branch in _branches(graph))
         or any(_needs_loop(sub) for _name, sub in graph.get_subgraphs() if hasattr(sub, "channels"))
     )
 
@@ -255,14 +252,14 @@ def _branches(graph: Any) -> Iterator[Any]:
         yield from branches.values()
 
 
-def _only_awaited(runnable: Any) -> bool:
+def _is_async(runnable: Any) -> bool:
     if getattr(runnable, "afunc", None) is not None and getattr(runnable, "func", None) is None:
         return True
-    return any(_only_awaited(step) for step in getattr(runnable, "steps", None) or ())
+    return any(_is_async(step) for step in getattr(runnable, "steps", None) or ())
 
 
 def _in_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """In an event loop of its own, also where this thread has one already."""
+    """Run a coroutine in a separate event loop, even if this thread already runs one."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -275,7 +272,7 @@ def _in_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def state_types(graph: Any) -> frozenset[tuple[str, str]]:
-    """Module and name of every type in the annotations of the graph's state, and of its subgraphs'."""
+    """Return module and name of every type in the annotations of the graph's state and of its subgraphs."""
     found: set[type] = set()
     seen: list[Any] = []
     for schema in _schemas(graph):
@@ -321,20 +318,20 @@ def _collect(annotation: Any, found: set[type], seen: list[Any]) -> None:
 
 
 def _alias(annotation: Any) -> Any:
-    """What `type X = …` stands for."""
+    """Return the type behind `type X = …`."""
     return getattr(annotation, "__value__", None) if type(annotation).__name__ == "TypeAliasType" else None
 
 
 def _is_library(cls: type) -> bool:
-    """A base class of a library, whose subclasses may be anybody's."""
+    """Return whether a class belongs to a library, so that its subclasses may be unrelated to the graph."""
     return cls.__module__.partition(".")[0] in {"pydantic", "langchain_core", "langgraph", "typing_extensions"}
 
 
 def _hints(cls: type) -> Mapping[str, Any]:
-    """A class's annotations; those that can't be evaluated are known to its library, or not at all."""
+    """Return the annotations of a class, from its library if they cannot be evaluated."""
     try:
         return typing.get_type_hints(cls, include_extras=True)
-    except Exception:  # noqa: BLE001  # names of a place that is gone
+    except Exception:  # noqa: BLE001  # names that no longer exist
         fields: Any = getattr(cls, "model_fields", None) or {}
         if dataclasses.is_dataclass(cls):
             return {one.name: one.type for one in dataclasses.fields(cls)}
@@ -345,7 +342,7 @@ def _hints(cls: type) -> Mapping[str, Any]:
 
 
 def _by_endpoint(store: Store, task_id: str, position: Position) -> None:
-    """202: the platform goes on by itself, and is waited for. Any other success: it is done."""
+    """Ask the platform to resume a task. After 202, wait for it; any other success means that the task is done."""
     body = {"task_id": task_id, "checkpoint_id": position.checkpoint_id}
     accepted = post(settings.ROADMAPS_RESUME_URL, body, f"{task_id}:{position.checkpoint_id}", _("The resume endpoint"))
     if accepted:
@@ -353,19 +350,19 @@ def _by_endpoint(store: Store, task_id: str, position: Position) -> None:
 
 
 def post(url: str, document: dict[str, Any], key: str, name: str) -> bool:
-    """A signed POST to the platform; whether it answered 202. Raises ResumeFailed."""
+    """Send a signed POST to the platform. Return whether it answered 202. Raise ResumeFailed."""
     body = orjson.dumps(document)
     timestamp = str(int(timezone.now().timestamp()))
     headers = {"Content-Type": "application/json", "Idempotency-Key": key, TIMESTAMP: timestamp}
     if settings.ROADMAPS_RESUME_SECRET:
         headers[SIGNATURE] = signature(settings.ROADMAPS_RESUME_SECRET, timestamp, body)
-    import httpx  # slow to import, and few runs need it
+    import httpx  # the import is slow, and few runs need it
 
     try:
         answer = httpx.post(url, content=body, headers=headers, timeout=TIMEOUT)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ResumeFailed(
-            _("%(endpoint)s can't be reached: %(reason)s") % {"endpoint": name, "reason": first_line(error)}
+            _("%(endpoint)s cannot be reached: %(reason)s") % {"endpoint": name, "reason": first_line(error)}
         ) from error
     if not answer.is_success:
         raise ResumeFailed(_("%(endpoint)s answered %(status)d.") % {"endpoint": name, "status": answer.status_code})
@@ -373,14 +370,15 @@ def post(url: str, document: dict[str, Any], key: str, name: str) -> bool:
 
 
 def _wait(store: Store, task_id: str) -> None:
-    """Until the platform says that the task is over, or moves neither it nor its content any more."""
-    asked = timezone.now()
+    """Wait until the platform has ended the task. Give up when neither the task nor its content changes any more."""
+    accepted_at = timezone.now()
     rows = RoadmapTask.objects.using(store.alias).filter(pk=task_id)
     while True:
         status, text, roadmap = rows.values_list("status", "updated_at", "roadmap_id").get()
         if status != RoadmapTask.Status.PROCESSING:
             return
-        made = contents(store, [roadmap])[roadmap].moved() if roadmap else None
-        if max(asked, moved_at(text) or asked, made or asked) < stuck_before(timezone.now()):
-            raise ResumeFailed(_("The platform took the task and has not moved it since."))
+        generated = contents(store, [roadmap])[roadmap].last_generated() if roadmap else None
+        changed = max(accepted_at, stored_time(text) or accepted_at, generated or accepted_at)
+        if not is_recent(changed, timezone.now()):
+            raise ResumeFailed(_("The platform accepted the task and has not changed it since."))
         time.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""LangGraph's savers as the console uses them: they make no tables, and build only types that are allowed."""
+"""LangGraph's savers, changed so that they create no tables and build only allowed types."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from roadmaps.serialized import ARRAY, SNAPSHOT, Decoder, Inert
 
 
 class Restricted(JsonPlusSerializer):
-    """Reads LangGraph's safe types and those of the graph's state, and raises for all others.
+    """A serializer that builds LangGraph's safe types and those of the graph's state, and raises for all others.
 
-    The library's own allow-list would hand out what such an object was made from, and say nothing.
+    With the library's own allow-list, the payload of a forbidden object would silently take its place.
     """
 
     def __init__(self, types: frozenset[tuple[str, str]]) -> None:
@@ -36,11 +36,11 @@ class Restricted(JsonPlusSerializer):
         try:
             return Decoder(self.types, build).load(*data)
         except Unreadable as error:
-            raise Unreadable(_("The checkpoint can't be read: %(reason)s.") % {"reason": error}) from None
+            raise Unreadable(_("The checkpoint cannot be read: %(reason)s.") % {"reason": error}) from None
 
 
 def build(code: int, inert: Inert) -> Any:
-    """The object that an allowed type and its payload stand for. Raises where it can't be made as it was."""
+    """Build the object of an allowed type from its payload. Raise an error if that is not possible."""
     if code == SNAPSHOT:
         empty = JsonPlusSerializer().loads_typed(("msgpack", ormsgpack.packb(ormsgpack.Ext(SNAPSHOT, b"\xc0"))))
         return type(empty)(inert.payload)
@@ -50,24 +50,24 @@ def build(code: int, inert: Inert) -> Any:
         from langchain_core.load.load import load
 
         return load(inert.payload, allowed_objects="core")
-    made = getattr(importlib.import_module(inert.module), inert.name)
+    cls = getattr(importlib.import_module(inert.module), inert.name)
     payload = inert.payload
     if code == -2:
-        return made(*(payload.get("args") or ()), **(payload.get("kwargs") or {}))
-    if made is Send and code == 1:
+        return cls(*(payload.get("args") or ()), **(payload.get("kwargs") or {}))
+    if cls is Send and code == 1:
         return Send(*payload[:2], **({"timeout": payload[2]} if len(payload) > 2 else {}))
     if code == 0:
-        return made(payload)
+        return cls(payload)
     if code == 1:
-        return made(*payload)
+        return cls(*payload)
     if code == 3:
-        return made.fromisoformat(payload)
+        return cls.fromisoformat(payload)
     if code == 2:
-        return made(**payload)
+        return cls(**payload)
     try:
-        return made(**payload)
-    except Exception:  # noqa: BLE001  # a model that no longer was what its own rules say when it was written
-        return made.model_construct(**payload) if hasattr(made, "model_construct") else made.construct(**payload)
+        return cls(**payload)
+    except Exception:  # noqa: BLE001  # the object already broke its model's rules when it was stored
+        return cls.model_construct(**payload) if hasattr(cls, "model_construct") else cls.construct(**payload)
 
 
 def _array(kind: str, shape: Any, order: Any, data: bytes) -> Any:
@@ -76,7 +76,7 @@ def _array(kind: str, shape: Any, order: Any, data: bytes) -> Any:
     return numpy.frombuffer(data, dtype=numpy.dtype(kind)).reshape(shape, order=order)
 
 
-# --- the savers: `setup` belongs to the platform ----------------------------------------------------------------
+# --- savers: `setup` creates and migrates tables, which only the platform may do --------------------------------
 
 
 class _Sqlite(SqliteSaver):
@@ -100,7 +100,7 @@ class _AsyncPostgres(AsyncPostgresSaver):
 
 
 def unconnected(vendor: str, *, is_async: bool = False) -> Any:
-    """A saver to make a graph with, not to run it."""
+    """Return a saver that is only good for compiling a graph."""
     classes: dict[tuple[str, bool], Any] = {
         ("sqlite", False): _Sqlite,
         ("sqlite", True): _AsyncSqlite,

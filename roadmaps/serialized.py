@@ -1,6 +1,6 @@
-"""What LangGraph's serializer wrote, as data. Raises for whatever names a type that the workflow's state does not have.
+"""A decoder of LangGraph's serialized values. It raises for every type that is not in the workflow's state.
 
-The library's own would import and call what a row names, and its strict mode hands out payloads without a word.
+LangGraph's own serializer imports and calls what a row names. Its strict mode silently returns payloads instead.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from django.utils.translation import gettext as _
 
 from opsconsole.jsontext import Unreadable
 
-LEVELS = 64  # objects within objects that are still decoded
-STANDARD = frozenset(sys.stdlib_module_names)  # nothing that a platform keeps in its state
+LEVELS = 64  # objects within objects
+STANDARD = frozenset(sys.stdlib_module_names)
 
-
-# What LangGraph itself takes for safe, beside the types of a graph's state.
+# Types that LangGraph itself considers safe.
 _SAFE: dict[str, tuple[str, ...]] = {
     "datetime": ("datetime", "date", "time", "timedelta", "timezone"),
     "uuid": ("UUID",),
@@ -58,12 +57,12 @@ _SAFE: dict[str, tuple[str, ...]] = {
 }
 SAFE = frozenset((module, name) for module, names in _SAFE.items() for name in names)
 MESSAGES = frozenset(name for module, name in SAFE if module.startswith("langchain_core."))
-OBJECT_CODES = {0: "one", 1: "list", 2: "dict", 3: "method", 4: "dict", 5: "dict"}  # what each kind is made from
+OBJECT_CODES = {0: "one", 1: "list", 2: "dict", 3: "method", 4: "dict", 5: "dict"}  # the form of each payload
 ARRAY, SNAPSHOT = 6, 7
 
 
 class Inert(NamedTuple):
-    """What a row says of an object: its type by name, and what it would be made from. It is not made."""
+    """A serialized object that was not built: its type by name, and its payload."""
 
     module: str
     name: str
@@ -71,9 +70,9 @@ class Inert(NamedTuple):
 
 
 def permitted(module: str, name: str, types: frozenset[tuple[str, str]] | None) -> bool:
-    """Whether a row may name this type. `types`: those of the graph's state, None where no graph is known.
+    """Return whether a row may name this type. `types` are those of the graph's state, None without a graph.
 
-    Then nothing is ever made here, and names of the platform's own modules are only passed over.
+    Without a graph, no object is ever built, so names outside the standard library are harmless.
     """
     if (module, name) in SAFE:
         return True
@@ -83,7 +82,7 @@ def permitted(module: str, name: str, types: frozenset[tuple[str, str]] | None) 
 
 
 class Decoder:
-    """LangGraph's serialized values as data; `build` makes of an Inert what stands in its place. Raises Unreadable."""
+    """A decoder that returns objects as Inert, or as what `build` returns for them. It raises Unreadable."""
 
     def __init__(
         self, types: frozenset[tuple[str, str]] | None, build: Callable[[int, Inert], Any] = lambda code, inert: inert
@@ -101,7 +100,7 @@ class Decoder:
             raise
         except RecursionError:
             raise Unreadable(_("a value is nested too deeply")) from None
-        except Exception as error:  # noqa: BLE001  # whatever bytes do to a parser
+        except Exception as error:  # noqa: BLE001  # broken bytes raise any error in the parser
             raise Unreadable(self._reason or str(error) or type(error).__name__) from None
 
     def _load(self, type_: Any, data: bytes | str) -> Any:
@@ -113,13 +112,13 @@ class Decoder:
             return json.loads(data, object_hook=self._json)
         if type_ == "msgpack":
             return self._msgpack(data)  # type: ignore[arg-type]
-        raise Unreadable(_("values of the kind %(kind)s are not read") % {"kind": repr(type_)})
+        raise Unreadable(_("values of type %(kind)s are not supported") % {"kind": repr(type_)})
 
     def _msgpack(self, data: bytes) -> Any:
         return ormsgpack.unpackb(data, ext_hook=self._extension, option=ormsgpack.OPT_NON_STR_KEYS)
 
     def _extension(self, code: int, data: bytes) -> Any:
-        """The parser replaces what is raised here, so the reason is kept aside."""
+        """Decode an extension. The parser replaces errors that are raised here, so the reason is kept in `_reason`."""
         try:
             self._level += 1
             if self._level > LEVELS:
@@ -137,30 +136,30 @@ class Decoder:
             return self.build(code, Inert("", "", inner))
         if code == ARRAY:
             if not (isinstance(inner, list) and len(inner) == 4 and isinstance(inner[0], str)) or "O" in inner[0]:
-                raise Unreadable(_("an array is not what it should be"))
+                raise Unreadable(_("an array is malformed"))
             return self.build(code, Inert("numpy", "ndarray", inner))
         kind = OBJECT_CODES.get(code)
         if kind is None:
             raise Unreadable(_("the extension %(code)d is unknown") % {"code": code})
         if not (isinstance(inner, list) and len(inner) >= 3 and all(isinstance(one, str) for one in inner[:2])):
-            raise Unreadable(_("an object is not what it should be"))
+            raise Unreadable(_("an object is malformed"))
         module, name, payload = inner[:3]
         if kind == "method" and (module, name, inner[3:4]) != ("datetime", "datetime", ["fromisoformat"]):
             raise _forbidden(module, name)
         if not permitted(module, name, self.types):
             raise _forbidden(module, name)
         if (kind == "list" and not isinstance(payload, list)) or (kind == "dict" and not isinstance(payload, dict)):
-            raise Unreadable(_("an object is not what it should be"))
+            raise Unreadable(_("an object is malformed"))
         return self.build(code, Inert(module, name, payload))
 
     def _json(self, value: dict[str, Any]) -> Any:
-        """Objects of LangChain's JSON: `lc` 2 names any type, `lc` 1 one of LangChain's."""
+        """Decode an object of LangChain's JSON. With `lc` 2 it names any type, with `lc` 1 one of LangChain's."""
         kind, version = value.get("type"), value.get("lc")
         if version not in {1, 2} or kind is None:
             return value
         names = value.get("id")
         if kind != "constructor" or not isinstance(names, list) or not all(isinstance(one, str) for one in names):
-            raise Unreadable(_("an object is not what it should be"))
+            raise Unreadable(_("an object is malformed"))
         module, name = ".".join(names[:-1]), (names or [""])[-1]
         if version == 1 and (not module.startswith("langchain") or name not in MESSAGES):
             raise _forbidden(module, name)
@@ -171,12 +170,12 @@ class Decoder:
 
 def _forbidden(module: str, name: str) -> Unreadable:
     return Unreadable(
-        _("it names %(type)s, which is no type of the workflow's state") % {"type": f"{module}.{name}"[:200]}
+        _("it names %(type)s, which is not a type of the workflow's state") % {"type": f"{module}.{name}"[:200]}
     )
 
 
 def plain(value: Any) -> Any:
-    """The values of LangGraph's own channels, which are names and sets of names."""
+    """Return the value of one of LangGraph's own channels, with sets of names as sets."""
     if isinstance(value, Inert) and (value.module, value.name) in {("builtins", "set"), ("builtins", "frozenset")}:
         return {plain(one) for one in value.payload}
     return [plain(one) for one in value] if isinstance(value, list) else value

@@ -1,4 +1,7 @@
-"""The store's times: naive, in `ROADMAPS_TIME_ZONE`. What they say twice, when clocks go back, counts as the later."""
+"""Times of the store: they have no zone and are in `ROADMAPS_TIME_ZONE`.
+
+A local time that occurs twice, when clocks are set back, counts as the later one.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,22 @@ from typing import Any
 from django.conf import settings
 
 from opsconsole.timestamps import parse_timestamp
-from roadmaps.models import RoadmapTask
 
 
 def stuck_before(as_of: datetime) -> datetime:
-    """A processing task that has not moved since then is stuck."""
+    """Return the time such that a processing task without a change since then is stuck."""
     return as_of - timedelta(minutes=settings.ROADMAPS_STUCK_AFTER_MINUTES)
 
 
-def bound_text(at: datetime) -> str:
-    """The local time from which on a stored one is not before `at`.
+def is_recent(at: datetime | None, as_of: datetime) -> bool:
+    """Return whether a task that changed at this time does not count as stuck yet."""
+    return at is not None and at >= stuck_before(as_of)
 
-    In the first of two equal hours every stored time of that hour may be of the second.
+
+def local_bound(at: datetime) -> str:
+    """Return the local time from which on a stored time counts as `at` or later.
+
+    In the first of two equal hours, any stored time of that hour may belong to the second.
     """
     local = at.astimezone(settings.ROADMAPS_TIME_ZONE)
     while _is_repeated(local) and not local.fold:
@@ -35,8 +42,8 @@ def _is_repeated(local: datetime) -> bool:
     return first is not None and second is not None and first > second
 
 
-def moved_at(text: str | None) -> datetime | None:
-    """A stored time as a moment; None for what is no time."""
+def stored_time(text: str | None) -> datetime | None:
+    """Return the time that a stored text means, None if it is not a time."""
     found = parse_timestamp(text, settings.ROADMAPS_TIME_ZONE) if text else None
     try:
         return found and max(found.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
@@ -44,11 +51,6 @@ def moved_at(text: str | None) -> datetime | None:
         return None
 
 
-def last_moved(task: Any) -> datetime | None:
-    """A task that nothing has touched yet moved when it was made; None for what is no time."""
-    return moved_at(task.updated_at or task.created_at)
-
-
-def is_at_work(status: str, moved: datetime | None, as_of: datetime) -> bool:
-    """Processing, and moved within the time after which it counts as stuck."""
-    return status == RoadmapTask.Status.PROCESSING and moved is not None and moved >= stuck_before(as_of)
+def last_changed(task: Any) -> datetime | None:
+    """Return when a task last changed, which is its creation if it has no `updated_at`."""
+    return stored_time(task.updated_at or task.created_at)

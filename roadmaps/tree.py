@@ -1,4 +1,4 @@
-"""A roadmap's framework as a tree: what each concept says of its three parts, beside what the content tables hold."""
+"""The framework of a roadmap as a tree, next to the rows of the content tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LABELS = {"tutorial": gettext_lazy("Tutorial"), "resources": gettext_lazy("Resou
 
 
 def tree_of(store: Store, roadmap: RoadmapMetadata) -> dict[str, Any] | None:
-    """All that the page shows; None where the framework can't be read."""
+    """Return the values of the page, None if the framework cannot be read."""
     try:
         document = json.loads(roadmap.framework_data or "")
     except (ValueError, RecursionError):
@@ -28,8 +28,8 @@ def tree_of(store: Store, roadmap: RoadmapMetadata) -> dict[str, Any] | None:
     if not isinstance(document, dict):
         return None
     content = contents(store, [roadmap.pk])[roadmap.pk]
-    held = _held(store, roadmap.pk)
-    found = compare(framework.read(document), content)
+    rows = _rows(store, roadmap.pk)
+    found = compare(framework.concepts_of(document), content)
     stages: list[dict[str, Any]] = [
         {
             "name": _name(stage, "stage_id"),
@@ -37,7 +37,7 @@ def tree_of(store: Store, roadmap: RoadmapMetadata) -> dict[str, Any] | None:
                 {
                     "name": _name(module, "module_id"),
                     "concepts": [
-                        _concept(concept, content, held)
+                        _concept(concept, content, rows)
                         for concept in framework.objects(module, "concepts")
                         if isinstance(concept.get("concept_id"), str)
                     ],
@@ -58,19 +58,19 @@ def tree_of(store: Store, roadmap: RoadmapMetadata) -> dict[str, Any] | None:
         "stages": stages,
         "concepts": format_number(found.concepts),
         "complete": format_number(found.references_complete),
-        "expected": format_number(found.concepts - len(found.failed)),
+        "expected": format_number(found.references_expected),
         "differences": differences,
     }
 
 
 def _name(one: dict[str, Any], key: str) -> str:
-    """Older documents say `title`."""
+    """Return the name of a stage, module or concept. Older documents call it `title`."""
     return str(one.get("name") or one.get("title") or one.get(key) or "–")
 
 
-def _concept(concept: dict[str, Any], content: Content, held: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:
+def _concept(concept: dict[str, Any], content: Content, tables: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:
     key = concept["concept_id"]
-    rows = {table: held[table].get(key, []) for table in held}
+    rows = {table: by_concept.get(key, []) for table, by_concept in tables.items()}
     return {
         "name": _name(concept, "concept_id"),
         "key": key,
@@ -81,24 +81,24 @@ def _concept(concept: dict[str, Any], content: Content, held: dict[str, dict[str
 
 
 def _part(concept: dict[str, Any], part: Part, row: Row | None) -> dict[str, Any]:
-    """What the framework says, and what a sync would make of it where that is something else."""
-    said = str(concept.get(part.status) or "–")
-    wanted = FAILED if row is None else COMPLETED
+    """Return a part's status in the framework, with the status that a sync would write if that differs."""
+    status = str(concept.get(part.status) or "–")
+    expected = FAILED if row is None else COMPLETED
     reference = concept.get(part.reference)
     stale = row is not None and (
         reference != row[KEY] or tuple(concept.get(name) for name in part.copied) != row[COPIED:]
     )
     return {
         "label": LABELS[part.name],
-        "shown": difference(said, wanted) if said != wanted else said,
-        "differs": said != wanted or stale,
-        "reference": "" if row is None else f"{row[-1] or ''}",  # the version, or how many
-        "stale": stale and said == wanted,
+        "shown": difference(status, expected) if status != expected else status,
+        "differs": status != expected or stale,
+        "reference": "" if row is None else f"{row[-1] or ''}",  # the version, or the number of resources or questions
+        "stale": stale and status == expected,
     }
 
 
-def _held(store: Store, key: str) -> dict[str, dict[str, list[Any]]]:
-    """Table → concept → its rows, for people: a statement per table."""
+def _rows(store: Store, key: str) -> dict[str, dict[str, list[Any]]]:
+    """Return table -> concept -> its rows as texts, in one statement per table."""
     tables: dict[str, dict[str, list[Any]]] = {"tutorials": {}, "resources": {}, "quizzes": {}}
     for model, name, shown in (
         (TutorialMetadata, "tutorials", _tutorial),
@@ -114,40 +114,40 @@ def _held(store: Store, key: str) -> dict[str, dict[str, list[Any]]]:
 
 
 def _tutorial(row: dict[str, Any]) -> dict[str, Any]:
-    words = _("Version %(version)s, %(status)s, generated at %(at)s") % {
+    caption = _("Version %(version)s, %(status)s, generated at %(at)s") % {
         "version": row.get("content_version"),
         "status": row.get("content_status"),
         "at": row.get("generated_at"),
     }
     if row.get("is_latest"):
-        words = f"{words} · {_('marked latest')}"
-    return row | {"words": words}
+        caption = f"{caption} · {_('marked latest')}"
+    return row | {"caption": caption}
 
 
 def _resources(row: dict[str, Any]) -> dict[str, Any]:
     count = row.get("resources_count") or 0
-    words = ngettext("%(count)s resource, %(at)s", "%(count)s resources, %(at)s", count) % {
+    caption = ngettext("%(count)s resource, %(at)s", "%(count)s resources, %(at)s", count) % {
         "count": count,
         "at": row.get("generated_at"),
     }
-    return {"words": words, "document": pretty_json(row.get("resources"))}
+    return {"caption": caption, "document": pretty_json(row.get("resources"))}
 
 
 def _quiz(row: dict[str, Any]) -> dict[str, Any]:
     count = row.get("total_questions") or 0
-    words = ngettext("%(count)s question, %(at)s", "%(count)s questions, %(at)s", count) % {
+    caption = ngettext("%(count)s question, %(at)s", "%(count)s questions, %(at)s", count) % {
         "count": count,
         "at": row.get("generated_at"),
     }
     return {
-        "words": words,
+        "caption": caption,
         "document": pretty_json(row.get("questions")),
         "questions": list(_questions(row.get("questions"))),
     }
 
 
 def _questions(text: str | None) -> Iterator[dict[str, Any]]:
-    """Those that have a text; of anything else the document is shown as it is."""
+    """Yield the questions that have a text."""
     try:
         found = json.loads(text or "")
     except (ValueError, RecursionError):

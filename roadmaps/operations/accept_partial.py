@@ -1,4 +1,4 @@
-"""Document 004's other way out: a person decides that a partial result is final."""
+"""An action that records the decision that a partial result is final. See docs/platforms/roadmaps.md."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from roadmaps.models import Acceptance, RoadmapTask
 class AcceptPartial(Action):
     title = _("Accept partial results as final")
     description = _(
-        "Records that the concepts which failed need no further work: such a task is no open problem any more. "
-        "The decision is kept in the console with its reason; nothing is written to the store."
+        "Records that the failed concepts of a task need no further work, so that the task is no longer reported as a "
+        "problem. The console keeps the decision with its reason; nothing is written to the store."
     )
     store_alias = "roadmaps"
     model = RoadmapTask
@@ -35,29 +35,28 @@ class AcceptPartial(Action):
     reasons = {
         "accepted": _("accepted as final"),
         "withdrawn": _("no longer accepted"),
-        "not_partial": _("not failed in part"),
-        "accepted_before": _("accepted before"),
-        "not_accepted": _("was not accepted"),
+        "not_partial": _("not partially failed"),
+        "accepted_before": _("already accepted"),
+        "not_accepted": _("not accepted"),
     }
-    statistic_labels = {"in_scope": _("partial results to decide about"), "accepted": _("accepted")}
+    statistic_labels = {"in_scope": _("partial results without a decision"), "accepted": _("accepted")}
 
     class Params(forms.Form):
         reason = forms.CharField(
             required=False,
             max_length=2_000,
             label=_("reason"),
-            help_text=_("why it is final; kept with the decision. Without it, the run's note is the reason"),
+            help_text=_("why the result is final; default: the note of the run"),
         )
-        withdraw = forms.BooleanField(
-            required=False, label=_("withdraw"), help_text=_("take the decision back instead")
-        )
+        withdraw = forms.BooleanField(required=False, label=_("withdraw"), help_text=_("withdraw the decision instead"))
 
     @property
     def requires_note(self) -> bool:
         return not self.params.get("reason")
 
     def queryset(self) -> QuerySet[RoadmapTask]:
-        partial, accepted = self.population().filter(status=RoadmapTask.Status.PARTIAL_FAILURE), list(self._accepted())
+        partial = self.population().filter(status=RoadmapTask.Status.PARTIAL_FAILURE)
+        accepted = list(accepted_tasks(self.store))
         return partial.filter(pk__in=accepted) if self._withdraws else partial.exclude(pk__in=accepted)
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
@@ -66,7 +65,7 @@ class AcceptPartial(Action):
     def process(self, row: Any) -> Outcome:
         failed, accepted = self._failed(row.pk)
         if self._withdraws:
-            return Done("withdrawn") if row.pk in self._accepted() else Skip("not_accepted")
+            return Done("withdrawn") if row.pk in accepted_tasks(self.store) else Skip("not_accepted")
         if row.status != RoadmapTask.Status.PARTIAL_FAILURE:
             return Skip("not_partial")
         if accepted:
@@ -91,23 +90,20 @@ class AcceptPartial(Action):
         return outcome
 
     def _failed(self, key: str) -> tuple[list[str], bool]:
-        """The concepts that lack content now, and whether that was accepted already."""
-        for state in task_reports(self.store, self.as_of, self.population().filter(pk=key)):
-            return state.comparison.failed, state.accepted
+        """Return the concepts without content, and whether that result is already accepted."""
+        for report in task_reports(self.store, self.as_of, self.population().filter(pk=key)):
+            return report.comparison.failed, report.accepted
         return [], False
-
-    def _accepted(self) -> Mapping[str, set[str]]:
-        return accepted_tasks(self.store)
 
     @property
     def _withdraws(self) -> bool:
         return bool(self.params.get("withdraw"))
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        return {"in_scope": restrict(self.queryset()).count(), "accepted": len(self._accepted())}
+        return {"in_scope": restrict(self.queryset()).count(), "accepted": len(accepted_tasks(self.store))}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
-        """The decision stands as soon as it is written."""
+        """Verify nothing: the decision is saved in the console itself."""
         return []
 
     def action_label(self, count: int) -> str:

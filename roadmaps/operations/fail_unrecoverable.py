@@ -1,4 +1,4 @@
-"""Document 004: a stuck task without a checkpoint can't go on; it says so instead of processing for ever."""
+"""An operation that fails stuck tasks without a checkpoint. See docs/platforms/roadmaps.md."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from opsconsole.timestamps import format_timestamp
 from roadmaps import checkpoint_tables, langgraph
 from roadmaps.content import NEEDS
 from roadmaps.models import RoadmapTask
-from roadmaps.operations.sync_results import of_living_roadmap, stuck
-from roadmaps.times import is_at_work, last_moved
+from roadmaps.task_scope import of_existing_roadmap, stuck
+from roadmaps.times import is_recent, last_changed
 
-# Written into the platform's table, so in no language of the console's.
+# Stored in the platform's table, so it is not translated.
 REASON = "No checkpoint: the workflow was interrupted before its first one, or its checkpoints were removed."
 
 
 class Unrecoverable(NamedTuple):
-    """A task, and whether there is a checkpoint after all."""
+    """A task, and whether it has a checkpoint."""
 
     pk: str
     task: Any
@@ -35,10 +35,10 @@ class Unrecoverable(NamedTuple):
 
 
 class FailUnrecoverable(Operation):
-    title = _("Fail tasks that can't be recovered")
+    title = _("Fail tasks that cannot be recovered")
     description = _(
-        "Sets stuck creation tasks that left no checkpoint to failed, with the step recovery_failed and the reason. "
-        "What was generated stays, and a sync may still use it."
+        "Sets stuck creation tasks without a checkpoint to failed, with the step recovery_failed and the reason. "
+        "Generated content stays, and can still be synced."
     )
     store_alias = "roadmaps"
     model = RoadmapTask
@@ -47,33 +47,33 @@ class FailUnrecoverable(Operation):
     risk = Risk.CHANGE
     locks_rows = True
     reasons = {
-        "no_checkpoint": _("no checkpoint to go on from"),
-        "has_checkpoint": _("there is a checkpoint: recover it"),
+        "no_checkpoint": _("no checkpoint to resume from"),
+        "has_checkpoint": _("has a checkpoint: recover it instead"),
         "not_processing": _("not processing"),
-        "went_on": _("moves, or went on by itself since the plan"),
+        "went_on": _("active, or changed since the plan"),
     }
     statistic_labels = {"in_scope": _("stuck creation tasks")}
 
     def queryset(self) -> QuerySet[RoadmapTask]:
-        return self.population().filter(stuck(self) & of_living_roadmap(self), task_type=RoadmapTask.Type.CREATION)
+        return self.population().filter(stuck(self) & of_existing_roadmap(self), task_type=RoadmapTask.Type.CREATION)
 
     def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         tasks = super().fetch(rows, after=after, bound=bound, limit=limit)
-        resumable = langgraph.threads(self.store, (task.pk for task in tasks))
+        resumable = langgraph.threads_with_checkpoint(self.store, (task.pk for task in tasks))
         return [Unrecoverable(task.pk, task, task.pk in resumable) for task in tasks]
 
     def needs(self) -> dict[type[models.Model], Iterable[str]]:
         return {**super().needs(), **NEEDS}
 
     def bound(self) -> Key | None:
-        checkpoint_tables.require_tables(self.store)  # refuses where there is no telling
+        checkpoint_tables.require_tables(self.store)
         return super().bound()
 
     def process(self, row: Unrecoverable) -> Outcome:
         task = row.task
         if task.status != RoadmapTask.Status.PROCESSING:
             return Skip("not_processing")
-        if is_at_work(task.status, last_moved(task), self.as_of):
+        if is_recent(last_changed(task), self.as_of):
             return Skip("went_on")
         if row.resumable:
             return Skip("has_checkpoint")

@@ -1,13 +1,12 @@
-"""Document 004: tasks that were interrupted are recovered by themselves, on a schedule."""
+"""The scheduled start of recoveries, one background run per interrupted task. See docs/platforms/roadmaps.md."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from django.conf import settings
-from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -25,18 +24,19 @@ from roadmaps.operations.recover_tasks import RecoverTasks
 class RecoverInterrupted(RecoverTasks):
     title = _("Start the recovery of interrupted tasks")
     description = _(
-        "Starts one background run of the recovery for each interrupted creation task, oldest first. How many go on "
-        "at once, and how long after each other they start, is set by TASK_RECOVERY_MAX_CONCURRENT and _DELAY_SECONDS."
+        "Starts one background recovery for each interrupted creation task, oldest first. "
+        "TASK_RECOVERY_MAX_CONCURRENT limits how many run at the same time, and TASK_RECOVERY_DELAY_SECONDS is the "
+        "delay between two starts."
     )
-    selectable = False  # to recover chosen tasks is the other operation
+    selectable = False
     cluster = ""
     locks = ()
     locks_rows = False
     schedule = Schedule("*/5 * * * *")
     reasons = {
         **RecoverTasks.reasons,
-        "started": _("its recovery was started"),
-        "under_way": _("its recovery is under way"),
+        "started": _("recovery started"),
+        "under_way": _("recovery already running"),
     }
 
     @classmethod
@@ -52,20 +52,17 @@ class RecoverInterrupted(RecoverTasks):
         if lifecycle.same_command(recovery, selection) is not None:
             return Skip("under_way")
         actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
-        mine = Run.objects.get(pk=cast(int, self.run_id))
-        run = lifecycle.create_run(planner.plan(recovery, selection), actor, changed_by=mine.changed_by)
+        this_run = Run.objects.get(pk=cast(int, self.run_id))
+        run = lifecycle.create_run(planner.plan(recovery, selection), actor, changed_by=this_run.changed_by)
         try:
-            queue.confirm(run, actor, part_of=mine)
-        except RunRefused:  # somebody has just begun it
+            queue.confirm(run, actor, part_of=this_run)
+        except RunRefused:  # another process has just started it
             lifecycle.cancel(run, actor)
             return Skip("under_way")
         return Done("started")
 
-    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        return {"in_scope": restrict(self.queryset()).count()}
-
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
-        """The runs that it started say how they ended."""
+        """Verify nothing: the started runs report their own results."""
         return []
 
     def action_label(self, count: int) -> str:

@@ -1,4 +1,4 @@
-"""A person's decision that a partial result is final: kept in the console, and it ends the problem."""
+"""The decision that a partial result is final."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def open_codes(store: Store) -> set[str]:
     return set(Finding.objects.filter(resolved_at=None).values_list("code", flat=True))
 
 
-def test_accepted_it_is_no_open_problem(store: Store) -> None:
+def test_an_accepted_result_is_not_reported(store: Store) -> None:
     assert open_codes(store) == {"partial_failure"}
     before = dump(store)
     run = decide(store, INCIDENT, reason="90 % will do")
@@ -54,12 +54,12 @@ def test_accepted_it_is_no_open_problem(store: Store) -> None:
     assert decide(store, INCIDENT, reason="again").reasons["skipped"] == {"accepted_before": 1}
 
 
-def test_it_covers_what_had_failed_then(store: Store) -> None:
+def test_it_covers_only_concepts_that_had_failed(store: Store) -> None:
     decide(store, reason="fine")
     assert open_codes(store) == set()
     execute(store, "DELETE FROM quiz_metadata WHERE concept_id = 'c00'")
     execute_run(operation_called("roadmaps.sync_results", store))
-    assert "partial_failure" in open_codes(store), "another concept failed since"
+    assert "partial_failure" in open_codes(store), "another concept has failed since"
 
 
 def test_withdrawn(store: Store) -> None:
@@ -75,7 +75,7 @@ def test_a_task_that_is_not_partial(store: Store) -> None:
     assert dump(store)["roadmap_metadata"][INCIDENT_ROADMAP]
 
 
-def test_a_decision_has_a_reason(store: Store) -> None:
+def test_a_decision_needs_a_reason(store: Store) -> None:
     with pytest.raises(RunRefused, match="Say why"):
         decide(store)
     planned = planner.plan(operation_called(NAME, store))

@@ -1,4 +1,4 @@
-"""Every problem of a task by its code, on every engine; and the commands' contract."""
+"""The check of tasks and frameworks: every code on every engine, and the commands."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "road
 
 
 def complete(roadmap: str, **changes: Any) -> Any:
-    said = {key: value.format(roadmap) if isinstance(value, str) else value for key, value in COMPLETED.items()}
-    return concept("a", **said | changes)
+    values = {key: value.format(roadmap) if isinstance(value, str) else value for key, value in COMPLETED.items()}
+    return concept("a", **values | changes)
 
 
 def cases(maker: Maker) -> dict[str, set[str]]:
-    """Task → the codes that should be found."""
+    """Create one task per case. Return task -> the expected codes."""
     wanted: dict[str, set[str]] = {}
 
-    def case(name: str, codes: set[str], said: Any, *, content: bool = True, **columns: Any) -> None:
-        maker.roadmap(name, [said])
+    def case(name: str, codes: set[str], framework_concept: Any, *, content: bool = True, **columns: Any) -> None:
+        maker.roadmap(name, [framework_concept])
         if content:
             maker.content(name, "a")
         done = {"status": "completed", "current_step": "completed"}
@@ -93,7 +93,7 @@ def test_every_code(make_roadmaps: Any, engine: str) -> None:
     store = make_roadmaps(engine, maker.rows)
     before = dump(store)
     check: Any = operation_called(NAME, store)
-    found = {state.task.task_id: {problem.code for problem in state.problems} for state in check.task_reports()}
+    found = {report.task.task_id: {problem.code for problem in report.problems} for report in check.task_reports()}
     assert found == wanted
     run = execute_run(check)
     assert run.status == Status.SUCCEEDED
@@ -110,17 +110,17 @@ def test_statements_do_not_grow_with_the_store(make_roadmaps: Any, engine: str) 
     counts = []
     for tasks in (20, 400):
         store = make_roadmaps(engine, roadmaps.without_broken(roadmaps.everything(tasks=tasks)))
-        asked: list[str] = []
+        statements: list[str] = []
         check: Any = operation_called(NAME, store)
-        with connections[store.alias].execute_wrapper(_counted(asked)):
+        with connections[store.alias].execute_wrapper(_counted(statements)):
             assert len(list(check.task_reports())) >= tasks
-        counts.append(len(asked))
+        counts.append(len(statements))
     assert counts[0] == counts[1] < 25
 
 
-def _counted(asked: list[str]) -> Any:
+def _counted(statements: list[str]) -> Any:
     def wrapper(call: Any, sql: str, *rest: Any) -> Any:
-        asked.append(sql)
+        statements.append(sql)
         return call(sql, *rest)
 
     return wrapper
@@ -183,13 +183,13 @@ def test_refusals(shell: Shell, make_roadmaps: Any) -> None:
     assert "nobody" in shell.refused("sync_task_results_to_framework", "nobody", *at)
     assert "nobody" in shell.refused("check_task_recovery_status", "nobody", *at)
     assert "--all" in shell.refused("sync_task_results_to_framework", *at)
-    assert "not both" in shell.refused("verify_framework_sync", "moving", "--all", *at)
+    assert "exclude each other" in shell.refused("verify_framework_sync", "moving", "--all", *at)
     assert "ROADMAPS_RESUME_URL" in shell.refused("recover_interrupted_tasks", "--yes", *at)
     assert "moving" in shell.refused("recover_task", "moving", "--yes", *at)
     assert shell.json("sync_task_results_to_framework", "moving", "--force", *at)["changed"] == 1
 
 
-def test_a_framework_that_can_not_be_read_breaks_nothing(shell: Shell, make_roadmaps: Any) -> None:
+def test_unreadable_frameworks_do_not_stop_the_check(shell: Shell, make_roadmaps: Any) -> None:
     store = make_roadmaps("sqlite", roadmaps.everything(tasks=5))
     found = shell.json("check_task_recovery_status", "--all", "--db-path", str(store.path))["tasks"]
     broken = {one["task_id"] for one in found if "roadmap_missing" in {p["code"] for p in one["problems"]}}

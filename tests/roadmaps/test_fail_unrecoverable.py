@@ -1,4 +1,4 @@
-"""Stuck tasks without a checkpoint become failed: the contract, and what is left alone."""
+"""Failing stuck tasks without a checkpoint: the contract, and the tasks that are skipped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "road
 
 @pytest.fixture(autouse=True)
 def _frozen() -> Iterator[None]:
-    """Every plan is made at noon."""
+    """Make every plan at noon."""
     real = Operation.__init__
 
     def at_noon(self: Operation, *args: Any) -> None:
@@ -40,7 +40,7 @@ def _frozen() -> Iterator[None]:
 
 
 def make_tables(store: Store) -> None:
-    """LangGraph's own, by its savers."""
+    """Create LangGraph's tables with its savers."""
     if store.path is not None:
         with closing(sqlite3.connect(store.path)) as connection:
             SqliteSaver(connection).setup()

@@ -1,4 +1,4 @@
-"""Workflows as platforms build them, interrupted by SIGKILL or by people, on both savers: what is said, what runs."""
+"""Workflows like those of platforms, interrupted by SIGKILL or for a person, with both savers: plans and recoveries."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from opsconsole.engine.models import Run, Status
 from opsconsole.jsontext import Unreadable
 from opsconsole.stores.store import Store, StoreUnavailable
 from roadmaps import attempts, langgraph, resume
-from roadmaps.operations.sync_results import moving
 from roadmaps.savers import Restricted, build
 from roadmaps.serialized import Decoder, Inert
+from roadmaps.task_scope import active_tasks
 from tests.roadmaps.test_recover_tasks import ENGINES, NAME, address_of, nodes_run, recover
 from tests.roadmaps.test_sync_results import on as sync
 from tests.support import forking, workflows
@@ -48,7 +48,7 @@ def notes(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def a_store(make_roadmaps: Any, engine: str, *tasks: str, complete: bool = True) -> Store:
-    """Interrupted tasks, each with a roadmap of one concept."""
+    """Create a store with interrupted tasks, each with a roadmap of two concepts."""
     maker = Maker()
     for task in tasks or (INCIDENT,):
         maker.roadmap(f"r-{task}", [concept("a"), concept("b")])
@@ -63,7 +63,7 @@ def a_store(make_roadmaps: Any, engine: str, *tasks: str, complete: bool = True)
 def begin(
     store: Store, graph: str, thread: str = INCIDENT, *, accident: str = "", given: str = "{}", answer: str = ""
 ) -> int:
-    """The platform's worker runs this graph; how it ended."""
+    """Run this graph as the platform's worker would. Return the exit code."""
     words = [address_of(store), graph, thread, given, answer]
     return forking.run("tests/support/platform_worker.py", words, {**os.environ, "GRAPH_ACCIDENT": accident}).returncode
 
@@ -73,7 +73,7 @@ def use(settings: Any, graph: str) -> None:
 
 
 def planned(store: Store) -> tuple[dict[str, Any], str]:
-    """What a plan says of the one task, and that it writes nothing."""
+    """Plan the recovery of the only task, which writes nothing. Return the reasons and the detail."""
     before = dump(store)
     plan = plan_whole(operation_called(NAME, store))
     assert dump(store) == before
@@ -103,7 +103,7 @@ def planned(store: Store) -> tuple[dict[str, Any], str]:
 def test_killed_at_every_node(
     make_roadmaps: Any, settings: Any, engine: str, graph: str, names: tuple[str, ...], notes: Path
 ) -> None:
-    """Each node has run at the end, and each that had finished only once."""
+    """At the end each node has run, and no finished node has run twice."""
     use(settings, graph)
     store = a_store(make_roadmaps, engine, *names)
     for name in names:
@@ -112,7 +112,7 @@ def test_killed_at_every_node(
         position = langgraph.position(store, name, resume.shape(store))
         assert position is not None
         assert not position.unreadable
-        assert not position.asks
+        assert not position.waits_at
         waiting = {node.name for node in position.nodes if not node.finished}
         expected = {"topic": "each", "round": "round"}.get(name.split(" ")[0], name)
         inside = graph == "nested" and name in workflows.NODES
@@ -120,14 +120,14 @@ def test_killed_at_every_node(
         run = recover(store, name)
         assert (run.status, run.reasons["changed"]) == (Status.SUCCEEDED, {"recovered": 1})
         ran = notes.read_text().splitlines()
-        beside = {"short", "long", "topic a", "topic b", "topic c"}  # of the step that was killed
+        parallel = {"short", "long", "topic a", "topic b", "topic c"}  # in the step that was killed
         assert set(ran) == set(names)
-        assert all(ran.count(one) == 1 for one in set(names) - beside)
+        assert all(ran.count(one) == 1 for one in set(names) - parallel)
     assert {task["status"] for task in dump(store)["roadmap_tasks"].values()} == {"completed"}
 
 
 @pytest.mark.parametrize("graph", ["not_compiled", "compiled", "without_parameters"])
-def test_whatever_a_dotted_path_names(make_roadmaps: Any, settings: Any, graph: str, notes: Path) -> None:
+def test_kinds_of_dotted_paths(make_roadmaps: Any, settings: Any, graph: str, notes: Path) -> None:
     use(settings, graph)
     store = a_store(make_roadmaps, "sqlite")
     begin(store, graph, accident="kill curriculum")
@@ -135,29 +135,29 @@ def test_whatever_a_dotted_path_names(make_roadmaps: Any, settings: Any, graph: 
     assert nodes_run(notes) == list(workflows.NODES)
 
 
-def test_a_path_that_makes_no_graph_is_one_sentence(make_roadmaps: Any, settings: Any) -> None:
+def test_invalid_dotted_paths_are_refused(make_roadmaps: Any, settings: Any) -> None:
     store = a_store(make_roadmaps, "sqlite")
     begin(store, "plain", accident="kill curriculum")
     for graph, words in (
         ("exploding", "no settings"),
         ("exploding_later", "no settings"),
-        ("incomplete", "makes no graph"),
-        ("FIRST", "makes no graph"),
-        ("nobody", "can't be imported"),
+        ("incomplete", "does not return a graph"),
+        ("FIRST", "does not return a graph"),
+        ("nobody", "cannot be imported"),
     ):
         use(settings, graph)
         check: Any = operation_called("roadmaps.check_recovery", store)
-        assert {"stuck"} <= {problem.code for state in check.task_reports() for problem in state.problems}
+        assert {"stuck"} <= {problem.code for report in check.task_reports() for problem in report.problems}
         with pytest.raises(StoreUnavailable, match=words):
             recover(store)
     assert not Run.objects.exists()
 
 
-# --- what a plan says ----------------------------------------------------------------------------------------
+# --- plans ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_plan_says_which_node_is_next_and_why(make_roadmaps: Any, settings: Any, engine: str) -> None:
+def test_the_plan_shows_which_node_is_next_and_why(make_roadmaps: Any, settings: Any, engine: str) -> None:
     store = a_store(make_roadmaps, engine)
     use(settings, "plain")
     begin(store, "plain", accident="kill curriculum")
@@ -169,9 +169,9 @@ def test_a_plan_says_which_node_is_next_and_why(make_roadmaps: Any, settings: An
     begin(store, "plain", "t3")
     position = langgraph.position(store, "t3")
     assert position is not None
-    assert position.over
+    assert position.is_finished
     settings.ROADMAPS_WORKFLOW_GRAPH, settings.ROADMAPS_RESUME_URL = "", "http://127.0.0.1:9/"
-    assert planned(store)[1].endswith("; next: curriculum, which had not finished"), "without a graph, too"
+    assert planned(store)[1].endswith("; next: curriculum, which had not finished"), "also without a graph"
 
 
 # --- people ----------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_a_plan_says_which_node_is_next_and_why(make_roadmaps: Any, settings: An
 def test_nothing_runs_past_a_person(
     make_roadmaps: Any, settings: Any, engine: str, graph: str, ran: list[str], asked: tuple[str, ...], notes: Path
 ) -> None:
-    """Neither where the platform's worker was asked, nor where a recovery was: as often as one tries."""
+    """Neither an interrupt of the platform's worker nor one of a recovery is passed, however often it is tried."""
     use(settings, graph)
     store = a_store(make_roadmaps, engine)
     begin(store, graph, accident=f"kill {ran[0]}")
@@ -202,18 +202,18 @@ def test_nothing_runs_past_a_person(
         assert planned(store)[0] == {"skipped": {"waits_for_a_person": 1}}
     position = langgraph.position(store, INCIDENT, resume.shape(store))
     assert position is not None
-    assert position.asks == asked
+    assert position.waits_at == asked
     check: Any = operation_called("roadmaps.check_recovery", store)
-    (state,) = check.task_reports()
-    assert "waits_for_a_person" in {problem.code for problem in state.problems}
-    assert asked[0] in "".join(problem.detail for problem in state.problems)
+    (report,) = check.task_reports()
+    assert "waits_for_a_person" in {problem.code for problem in report.problems}
+    assert asked[0] in "".join(problem.detail for problem in report.problems)
     assert dump(store)["roadmap_tasks"][INCIDENT]["status"] == "processing"
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("graph", ["asks", "asks_inside"])
 @pytest.mark.parametrize("accident", ["kill review", "kill tutorials"])
-def test_what_a_person_has_answered_goes_on(
+def test_a_workflow_with_an_answer_is_resumed(
     make_roadmaps: Any, settings: Any, engine: str, graph: str, accident: str, notes: Path
 ) -> None:
     use(settings, graph)
@@ -231,26 +231,26 @@ def test_what_a_person_has_answered_goes_on(
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("graph", ["routed", "routed_async"])
-def test_a_router_that_raised_runs_again_and_its_node_does_not(
+def test_a_failed_router_runs_again_and_its_node_does_not(
     make_roadmaps: Any, settings: Any, engine: str, graph: str, notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(settings, graph)
     store = a_store(make_roadmaps, engine)
     begin(store, graph, accident="raise router")
     assert nodes_run(notes) == ["intent", "curriculum"]
-    assert "conditional edge behind curriculum, which raised RuntimeError" in planned(store)[1]
+    assert "conditional edge after curriculum, which raised RuntimeError" in planned(store)[1]
     monkeypatch.setenv("GRAPH_ACCIDENT", "raise router")
     run = recover(store)
-    assert (run.status, run.failed) == (Status.NEEDS_ATTENTION, 1), "it raises once more"
+    assert (run.status, run.failed) == (Status.NEEDS_ATTENTION, 1), "it raises again"
     assert dump(store)["roadmap_tasks"][INCIDENT]["status"] == "processing"
     monkeypatch.delenv("GRAPH_ACCIDENT")
     assert recover(store).reasons["changed"] == {"recovered": 1}
     assert nodes_run(notes) == ["intent", "curriculum", "router", "tutorials"]
-    assert values_of(store)["done"] == ["intent", "curriculum", "tutorials"], "taken up once"
+    assert values_of(store)["done"] == ["intent", "curriculum", "tutorials"], "applied once"
 
 
 @pytest.mark.parametrize("graph", ["routed_beside", "raises_inside"])
-def test_a_router_that_can_not_run_alone_fails_the_attempt(
+def test_a_router_that_cannot_run_alone_fails_the_attempt(
     make_roadmaps: Any, settings: Any, graph: str, notes: Path
 ) -> None:
     use(settings, graph)
@@ -268,11 +268,11 @@ def values_of(store: Store) -> dict[str, Any]:
     with saver(store) as found:
         graph = workflows.plain(found)
         found.serde = Restricted(resume.state_types(graph))
-        checkpoint = found.get_tuple(langgraph.config_of(INCIDENT)).checkpoint
+        checkpoint = found.get_tuple(langgraph.graph_config(INCIDENT)).checkpoint
         return dict(checkpoint["channel_values"])
 
 
-# --- rows that name what they like -----------------------------------------------------------------------------
+# --- rows that name dangerous types ----------------------------------------------------------------------------
 
 BOOM = ("tests.support.workflows", "boom", "x")
 
@@ -317,16 +317,16 @@ DANGEROUS: dict[str, tuple[str, bytes]] = {
 
 
 @pytest.mark.parametrize("name", DANGEROUS)
-def test_whatever_a_row_names_is_not_called(name: str, notes: Path) -> None:
+def test_callables_that_a_row_names_are_not_called(name: str, notes: Path) -> None:
     graph = workflows.plain(None)
     for types in (resume.state_types(graph), None):
         if types is None and name in {"a callable", "with arguments", "with keywords", "a model", "an older model"}:
-            continue  # without a graph a name of the platform's own is passed over: nothing is ever made of it
+            continue  # without a graph nothing is built, so names of the platform's modules are harmless
         if types is None and name in {"deep inside", "json"}:
             continue
         with pytest.raises(Unreadable):
             Decoder(types).load(*DANGEROUS[name])
-    with pytest.raises(Unreadable, match="can't be read"):
+    with pytest.raises(Unreadable, match="cannot be read"):
         Restricted(resume.state_types(graph)).loads_typed(DANGEROUS[name])
     assert nodes_run(notes) == []
     assert "antigravity" not in sys.modules
@@ -336,7 +336,7 @@ def test_whatever_a_row_names_is_not_called(name: str, notes: Path) -> None:
 def test_a_dangerous_row_is_reported_and_nothing_runs(
     make_roadmaps: Any, settings: Any, engine: str, notes: Path
 ) -> None:
-    """Wherever it stands: in a checkpoint, in a pending write, in a blob."""
+    """The dangerous value may be in a checkpoint, a pending write or a blob."""
     use(settings, "plain")
     tasks = ("checkpoint", "write", "blob", "json", "broken")
     store = a_store(make_roadmaps, engine, *tasks)
@@ -347,14 +347,14 @@ def test_a_dangerous_row_is_reported_and_nothing_runs(
     before = dump(store)
     assert planned(store)[0] == {"invalid": {"checkpoint_unreadable": len(tasks)}}
     check: Any = operation_called("roadmaps.check_recovery", store)
-    for state in check.task_reports():
-        codes = {problem.code for problem in state.problems}
+    for report in check.task_reports():
+        codes = {problem.code for problem in report.problems}
         assert "checkpoint_unreadable" in codes
         assert "no_checkpoint" not in codes
     run = recover(store)
     assert run.reasons["invalid"] == {"checkpoint_unreadable": len(tasks)}
     assert run.status == Status.NEEDS_ATTENTION
-    assert "A person must look" in run.error
+    assert "Examine them" in run.error
     assert plan_whole(operation_called("roadmaps.fail_unrecoverable", store)).reasons["changed"] == {}
     settings.ROADMAPS_WORKFLOW_GRAPH, settings.ROADMAPS_RESUME_URL = "", "http://127.0.0.1:9/"
     assert planned(store)[0]["invalid"]["checkpoint_unreadable"] >= 2
@@ -367,7 +367,7 @@ def test_a_dangerous_row_is_reported_and_nothing_runs(
 def test_a_dangerous_row_that_comes_after_the_plan(
     make_roadmaps: Any, settings: Any, engine: str, graph: str, notes: Path
 ) -> None:
-    """The savers themselves refuse it, sync and async: nothing runs, and nothing is called."""
+    """The savers refuse it as well, both sync and async."""
     use(settings, graph)
     tasks = ("checkpoint", "write", "blob", "json", "broken")
     store = a_store(make_roadmaps, engine, *tasks)
@@ -379,8 +379,8 @@ def test_a_dangerous_row_that_comes_after_the_plan(
     before = dump(store)
     for task in tasks:
         if engine != "sqlite" and task == "checkpoint":
-            continue  # its JSON is no serialized object, and names nothing
-        with pytest.raises(Unreadable, match="can't be read"):
+            continue  # PostgreSQL stores it as JSON, which names no types
+        with pytest.raises(Unreadable, match="cannot be read"):
             resume.resume(store, task, found[task])
     assert dump(store) == before
     assert nodes_run(notes) == []
@@ -438,8 +438,8 @@ def test_types_of_the_state_arrive_as_objects() -> None:
         restricted.loads_typed(JsonPlusSerializer().dumps_typed([workflows.Outside()]))
 
 
-def test_what_can_not_be_made_again_is_no_dictionary() -> None:
-    """The library would hand out the payload in the object's place."""
+def test_an_object_that_cannot_be_built_raises() -> None:
+    """The library would return the payload instead of the object."""
     with pytest.raises(ValueError, match="is not a valid"):
         build(0, Inert("tests.support.workflows", "Level", "expert"))
     restricted = Restricted(resume.state_types(workflows.plain(None)))
@@ -477,12 +477,12 @@ def test_every_type_that_langgraph_takes_for_safe() -> None:
     assert restricted.loads_typed(library.dumps_typed(value)) == library.loads_typed(library.dumps_typed(value))
 
 
-# --- tables of another age, another place --------------------------------------------------------------------------
+# --- tables of other versions and places ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_tables_from_before_task_path(make_roadmaps: Any, settings: Any, engine: str, notes: Path) -> None:
-    """The plan refuses with what to do; once that is done, it goes on. Checks do without the column."""
+    """The plan is refused with the statement that adds the column. Checks do not need the column."""
     use(settings, "plain")
     store = a_store(make_roadmaps, engine)
     begin(store, "plain", accident="raise curriculum")
@@ -493,8 +493,8 @@ def test_tables_from_before_task_path(make_roadmaps: Any, settings: Any, engine:
     with pytest.raises(StoreUnavailable, match=f"ALTER TABLE {table} ADD COLUMN task_path") as refused:
         recover(store)
     check: Any = operation_called("roadmaps.check_recovery", store)
-    (state,) = check.task_reports()
-    assert {problem.code for problem in state.problems} == {"stuck", "framework_behind_content"}
+    (report,) = check.task_reports()
+    assert {problem.code for problem in report.problems} == {"stuck", "framework_behind_content"}
     assert (schema(store), dump(store)) == (shape, before)
     execute(store, str(refused.value).split("execute: ")[1].rstrip("."))
     vars(store).pop("tables", None)
@@ -502,7 +502,7 @@ def test_tables_from_before_task_path(make_roadmaps: Any, settings: Any, engine:
     assert nodes_run(notes) == list(workflows.NODES)
 
 
-def test_what_could_not_be_written_is_known_before_a_node_runs(
+def test_missing_privileges_are_found_before_a_node_runs(
     make_roadmaps: Any, settings: Any, notes: Path, postgres: Any
 ) -> None:
     use(settings, "plain")
@@ -534,7 +534,7 @@ TABLES_OF_CONTENT = ("tutorial_metadata", "resource_recommendation_metadata", "q
 
 
 def test_sends_of_older_savers(make_roadmaps: Any, settings: Any) -> None:
-    """Before version 4 of a checkpoint its parent's writes held what nodes have sent."""
+    """Before version 4 of checkpoints, the writes of the parent contain the tasks that nodes sent."""
     use(settings, "spread")
     store = a_store(make_roadmaps, "sqlite")
     begin(store, "spread", accident="kill topic a")
@@ -562,13 +562,13 @@ def test_tables_of_the_first_savers(make_roadmaps: Any, settings: Any) -> None:
     with pytest.raises(StoreUnavailable, match="of another version"):
         recover(store)
     check: Any = operation_called("roadmaps.check_recovery", store)
-    (state,) = check.task_reports()
-    assert "checkpoint_unreadable" in {problem.code for problem in state.problems}
-    assert "no_checkpoint" not in {problem.code for problem in state.problems}
+    (report,) = check.task_reports()
+    assert "checkpoint_unreadable" in {problem.code for problem in report.problems}
+    assert "no_checkpoint" not in {problem.code for problem in report.problems}
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql://a/b", "postgresql://127.0.0.1:1/x", "sqlite:////nowhere/x.db"])
-def test_a_place_of_checkpoints_that_is_none(make_roadmaps: Any, settings: Any, url: str) -> None:
+def test_invalid_checkpoint_urls_are_refused(make_roadmaps: Any, settings: Any, url: str) -> None:
     use(settings, "plain")
     store = a_store(make_roadmaps, "sqlite")
     settings.ROADMAPS_CHECKPOINT_URL = url
@@ -578,9 +578,7 @@ def test_a_place_of_checkpoints_that_is_none(make_roadmaps: Any, settings: Any, 
     assert not Run.objects.exists()
 
 
-def test_pool_parameters_in_the_place_of_checkpoints(
-    make_roadmaps: Any, settings: Any, postgres: Any, notes: Path
-) -> None:
+def test_pool_parameters_in_the_checkpoint_url(make_roadmaps: Any, settings: Any, postgres: Any, notes: Path) -> None:
     use(settings, "async_factory")
     store = a_store(make_roadmaps, "sqlite")
     url = postgres.create_database("checkpoints")
@@ -595,7 +593,7 @@ def test_pool_parameters_in_the_place_of_checkpoints(
 def test_checkpoints_behind_a_pooler(
     make_roadmaps: Any, settings: Any, postgres: Any, tmp_path: Path, graph: str, notes: Path
 ) -> None:
-    """In transaction mode, twice: nothing is prepared on a connection that others get next."""
+    """In transaction mode, no statement may stay prepared on a connection that another client gets next."""
     use(settings, graph)
     store = a_store(make_roadmaps, "sqlite", "one", "other")
     url = postgres.create_database("checkpoints")
@@ -627,12 +625,12 @@ def test_configurable_values_come_back(make_roadmaps: Any, settings: Any, engine
     assert notes.read_text().splitlines()[-1] == "tell acme 3"
 
 
-# --- work that was handed to a queue -------------------------------------------------------------------------------
+# --- work that was left in a queue ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_a_queue_was_left_is_not_called_failed(make_roadmaps: Any, settings: Any, engine: str) -> None:
-    """The last node hands the work over: nobody knows yet what fails. Whatever still lacks content later, has."""
+def test_queued_work_does_not_become_failed(make_roadmaps: Any, settings: Any, engine: str) -> None:
+    """The last node leaves its work in a queue. Parts without content become failed only after a while."""
     use(settings, "hands_over")
     store = a_store(make_roadmaps, engine, complete=False)
     begin(store, "hands_over", accident="kill curriculum")
@@ -643,11 +641,11 @@ def test_what_a_queue_was_left_is_not_called_failed(make_roadmaps: Any, settings
     assert (other["content_status"], other["quiz_status"]) == ("pending", "pending")
     task = dump(store)["roadmap_tasks"][INCIDENT]
     assert (task["status"], task["failed_concepts"]) == ("processing", None)
-    assert recover(store).total == 0, "it moves: the work was handed over just now"
+    assert recover(store).total == 0, "active, because the work was handed over just now"
     execute(store, f"UPDATE roadmap_tasks SET updated_at = '{minutes_ago(45)}'")
     before = dump(store)
     assert plan_whole(operation_called("roadmaps.sync_results", store)).reasons["skipped"] == {"generating": 1}, (
-        "its checkpoint is young"
+        "its checkpoint is recent"
     )
     assert dump(store) == before
     settings.ROADMAPS_STUCK_AFTER_MINUTES = 0
@@ -659,15 +657,15 @@ def test_what_a_queue_was_left_is_not_called_failed(make_roadmaps: Any, settings
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("table", ["tutorial_metadata", "resource_recommendation_metadata", "quiz_metadata"])
-def test_content_that_is_being_made_is_movement(make_roadmaps: Any, settings: Any, engine: str, table: str) -> None:
-    """A worker of the queue touches no task: its rows show that it is at work."""
+def test_new_content_keeps_a_task_active(make_roadmaps: Any, settings: Any, engine: str, table: str) -> None:
+    """A worker of the queue does not change the task. Its content rows show that it is active."""
     use(settings, "plain")
     store = a_store(make_roadmaps, engine, complete=False)
     begin(store, "plain", accident="kill curriculum")
     execute(store, f"UPDATE {table} SET generated_at = '{minutes_ago(20)}'")
     before = dump(store)
     check: Any = operation_called("roadmaps.check_recovery", store)
-    assert [state.problems for state in check.task_reports()] == [()]
+    assert [report.problems for report in check.task_reports()] == [()]
     for name in ("roadmaps.sync_results", "roadmaps.fail_unrecoverable", NAME):
         assert plan_whole(operation_called(name, store)).total == 0, name
     assert recover(store, INCIDENT).reasons["skipped"] == {"moves": 1}
@@ -683,12 +681,12 @@ def concepts_of(store: Store) -> list[dict[str, Any]]:
     return document["stages"][0]["modules"][0]["concepts"]  # type: ignore[no-any-return]
 
 
-# --- hours that are repeated ---------------------------------------------------------------------------------------
+# --- repeated hours ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_time_that_comes_twice_counts_as_the_later(make_roadmaps: Any, settings: Any, engine: str) -> None:
-    """New York, 1 November 2026: from 02:00 back to 01:00, which is 06:00 UTC. One says 01:50 then, and means now."""
+def test_a_repeated_time_counts_as_the_later_one(make_roadmaps: Any, settings: Any, engine: str) -> None:
+    """In New York, clocks go back from 02:00 to 01:00 (06:00 UTC) on 1 November 2026."""
     settings.ROADMAPS_TIME_ZONE = ZoneInfo("America/New_York")
     settings.TASK_RECOVERY_MAX_AGE_HOURS = 10_000
     maker = Maker()
@@ -710,16 +708,18 @@ def test_a_time_that_comes_twice_counts_as_the_later(make_roadmaps: Any, setting
         assert set(operation.queryset().values_list("pk", flat=True)) == stuck, as_of
         check: Any = operation_called("roadmaps.check_recovery", store)
         check.as_of = as_of
-        said = {state.task.task_id for state in check.task_reports() if "stuck" in {one.code for one in state.problems}}
-        assert said == stuck, as_of
-        assert set(moving(operation, list(times))) == set(times) - stuck
+        found = {
+            report.task.task_id for report in check.task_reports() if "stuck" in {one.code for one in report.problems}
+        }
+        assert found == stuck, as_of
+        assert set(active_tasks(operation, list(times))) == set(times) - stuck
 
 
 # --- from the shell ----------------------------------------------------------------------------------------------
 
 
 def test_from_the_shell(make_roadmaps: Any, tmp_path: Path, empty_console: Path) -> None:
-    """Bad places and missing addresses are one sentence; a recovery says in JSON what it did."""
+    """Invalid URLs and missing settings are refused in one sentence. A recovery prints its result as JSON."""
     store = a_store(make_roadmaps, "sqlite")
     begin(store, "async_factory", accident="kill curriculum")
     variables = {

@@ -1,4 +1,4 @@
-"""The schedule's part of recovery: a background run of its own for each interrupted task."""
+"""The scheduled start of recoveries: one background run per interrupted task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.contract import TESTER, operation_called, work
 from tests.support.plain_client import dump
 from tests.support.roadmaps import Maker, concept, minutes_ago
 
-__all__ = ["_workflow"]  # a fixture that every test here uses
+__all__ = ["_workflow"]  # an autouse fixture
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "roadmaps"])
 
@@ -48,10 +48,10 @@ def test_a_schedule_starts_one_run_per_task(make_roadmaps: Any, settings: Any) -
         call_command("recover_interrupted_tasks")
 
 
-def test_in_production_a_second_person_approves_what_the_schedule_starts(
+def test_scheduled_recoveries_need_an_approver_in_production(
     make_roadmaps: Any, settings: Any, alice: User, bob: User
 ) -> None:
-    """The account that changed the schedule last can't; the approval covers the run of each task."""
+    """The account that last changed the schedule cannot approve. One approval covers the runs of all tasks."""
     settings.PRODUCTION = True
     maker = Maker()
     maker.roadmap("r", [concept("a")])

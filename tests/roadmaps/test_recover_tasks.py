@@ -1,4 +1,4 @@
-"""Recovery with a real LangGraph graph on both savers: interrupted by SIGKILL, gone on with, synced and verified."""
+"""Recovery of a real LangGraph workflow with both savers: killed, resumed, synced and verified."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ with Saver.from_conn_string(address) as saver:
 
 
 def begin(address: str, *threads: str, accident: str = "") -> int:
-    """The platform's own worker: it makes LangGraph's tables, and goes as far as it gets."""
+    """Run the workflow as the platform's worker would, until it is killed. Return the exit code."""
     environment = {**os.environ, "GRAPH_ACCIDENT": accident}
     done = subprocess.run([sys.executable, "-c", BEGIN, address, *threads], cwd=ROOT, env=environment, check=False)
     return done.returncode
@@ -84,7 +84,7 @@ def address_of(store: Store) -> str:
 
 
 def a_store(make_roadmaps: Any, engine: str, *, complete: bool = True, **columns: Any) -> Store:
-    """One interrupted task whose content is there; if it is not complete, one quiz is missing."""
+    """Create a store with one interrupted task and its content. One quiz is missing if it is not complete."""
     maker = Maker()
     maker.roadmap("r", [concept("a"), concept("b")])
     for key in ("a", "b"):
@@ -138,7 +138,7 @@ def test_a_graph_that_raises_leaves_the_task_recoverable(
     assert nodes_run(notes) == ["intent", "curriculum", "tutorials"]
     assert Alert.objects.filter(key__startswith="recovery/").count() == 1
     left = recover(store)
-    assert left.total == 0, "three times: a person's"
+    assert left.total == 0, "after three failures it needs a person"
     monkeypatch.delenv("GRAPH_ACCIDENT")
     assert recover(store, INCIDENT).status == Status.SUCCEEDED
     assert nodes_run(notes) == list(NODES)
@@ -158,7 +158,7 @@ def test_without_a_checkpoint_the_task_fails(make_roadmaps: Any, engine: str) ->
     assert task["error_message"].startswith("No checkpoint")
 
 
-def test_never_one_that_waits_moves_or_is_old(make_roadmaps: Any, settings: Any) -> None:
+def test_waiting_active_and_old_tasks_are_not_recovered(make_roadmaps: Any, settings: Any) -> None:
     store = a_store(make_roadmaps, "sqlite")
     begin(address_of(store), INCIDENT, accident="kill tutorials")
     for change in (
@@ -177,11 +177,11 @@ def test_never_one_that_waits_moves_or_is_old(make_roadmaps: Any, settings: Any)
     assert recover(store, INCIDENT).reasons["skipped"] == {"moves": 1}
 
 
-def test_nothing_configured_is_said_before_it_starts(make_roadmaps: Any, settings: Any) -> None:
+def test_a_missing_or_invalid_graph_is_refused(make_roadmaps: Any, settings: Any) -> None:
     store = a_store(make_roadmaps, "sqlite")
     begin(address_of(store), INCIDENT, accident="kill tutorials")
     before = dump(store)
-    for path, words in (("", "ROADMAPS_RESUME_URL"), ("tests.support.graphs.nothing", "can't be imported")):
+    for path, words in (("", "ROADMAPS_RESUME_URL"), ("tests.support.graphs.nothing", "cannot be imported")):
         settings.ROADMAPS_WORKFLOW_GRAPH = path
         with pytest.raises(NotConfigured, match=words):
             recover(store)
@@ -190,7 +190,7 @@ def test_nothing_configured_is_said_before_it_starts(make_roadmaps: Any, setting
     assert not Run.objects.exists()
 
 
-def test_without_tables_of_langgraph_nothing_is_made(make_roadmaps: Any) -> None:
+def test_tables_of_langgraph_are_not_created(make_roadmaps: Any) -> None:
     store = a_store(make_roadmaps, "sqlite")
     before, shape = dump(store), schema(store)
     with pytest.raises(Exception, match="ROADMAPS_CHECKPOINT_URL"):
@@ -199,7 +199,7 @@ def test_without_tables_of_langgraph_nothing_is_made(make_roadmaps: Any) -> None
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_checkpoints_in_a_database_of_their_own(
+def test_checkpoints_in_a_separate_database(
     make_roadmaps: Any, engine: str, settings: Any, tmp_path: Path, request: pytest.FixtureRequest, notes: Path
 ) -> None:
     store = a_store(make_roadmaps, "sqlite")
@@ -213,8 +213,8 @@ def test_checkpoints_in_a_database_of_their_own(
     assert nodes_run(notes) == list(NODES)
 
 
-def test_the_worker_of_the_console_is_killed_too(make_roadmaps: Any, notes: Path, monkeypatch: Any) -> None:
-    """The run goes on with the same task where the checkpoint is now."""
+def test_the_worker_of_the_console_is_killed_as_well(make_roadmaps: Any, notes: Path, monkeypatch: Any) -> None:
+    """The run resumes the same task from its newest checkpoint."""
     store = a_store(make_roadmaps, "sqlite")
     begin(address_of(store), INCIDENT, accident="kill curriculum")
     real = resume.resume
@@ -241,7 +241,7 @@ def test_the_worker_of_the_console_is_killed_too(make_roadmaps: Any, notes: Path
     assert list(Recovery.objects.order_by("pk").values_list("outcome", flat=True)) == ["failed", "recovered"]
 
 
-def test_at_most_so_many_at_once_and_with_the_delay(make_roadmaps: Any, settings: Any, monkeypatch: Any) -> None:
+def test_limit_and_delay_of_recoveries(make_roadmaps: Any, settings: Any, monkeypatch: Any) -> None:
     settings.TASK_RECOVERY_MAX_CONCURRENT = 1
     store = a_store(make_roadmaps, "sqlite")
     begin(address_of(store), INCIDENT, accident="kill tutorials")
@@ -265,7 +265,7 @@ def test_at_most_so_many_at_once_and_with_the_delay(make_roadmaps: Any, settings
         pass
     assert len(waited) == 1
     first.refresh_from_db()
-    assert first.outcome == "failed", "its run is over, and it did not say how it ended"
+    assert first.outcome == "failed", "its run ended without an outcome"
     settings.TASK_RECOVERY_DELAY_SECONDS = 3600
     long_ago = timezone.now() - timedelta(hours=2)
     monkeypatch.setattr("roadmaps.attempts.time.sleep", lambda seconds: Recovery.objects.update(started_at=long_ago))
@@ -293,8 +293,10 @@ def test_the_resume_endpoint(make_roadmaps: Any, settings: Any, monkeypatch: pyt
     assert dump(store)["roadmap_tasks"][INCIDENT]["status"] == "partial_failure"
 
 
-def test_content_that_is_made_is_waited_for(make_roadmaps: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker of the platform's queue touches no task: its rows show that it is at work."""
+def test_the_recovery_waits_while_content_is_generated(
+    make_roadmaps: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of the platform's queue does not change the task. Its content rows show that it is active."""
     store = a_store(make_roadmaps, "sqlite")
     begin(address_of(store), INCIDENT, accident="kill tutorials")
     settings.ROADMAPS_WORKFLOW_GRAPH, settings.ROADMAPS_STUCK_AFTER_MINUTES = "", 0
@@ -315,8 +317,8 @@ def test_content_that_is_made_is_waited_for(make_roadmaps: Any, settings: Any, m
     assert polls.count(resume.POLL_SECONDS) == 3
 
 
-def test_older_savers_are_read_and_left_as_they_are(make_roadmaps: Any, notes: Path) -> None:
-    """A file that is not in WAL stays so: the saver's own set-up would switch it for good."""
+def test_the_journal_mode_of_a_file_stays(make_roadmaps: Any, notes: Path) -> None:
+    """The saver's own `setup()` would switch a SQLite file to WAL for good."""
     store = a_store(make_roadmaps, "sqlite")
     begin(address_of(store), INCIDENT, accident="kill tutorials")
     with closing(sqlite3.connect(str(store.path))) as connection:

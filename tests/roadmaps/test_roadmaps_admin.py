@@ -1,4 +1,4 @@
-"""Roadmaps on pages: the tree beside the content tables, tasks with their operations, dirty stores."""
+"""Pages of the roadmaps store: the tree of a framework, tasks with their operations, dirty stores."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_lists(client: Client) -> None:
         assert INCIDENT_ROADMAP in page(client, f"{address}{key}-{INCIDENT_ROADMAP}-c05-1/change/")
 
 
-def test_a_viewer_looks_and_does_nothing(client: Client, viewer: Any) -> None:
+def test_a_viewer_sees_no_operations(client: Client, viewer: Any) -> None:
     client.force_login(viewer)
     shown = page(client, f"{TASKS}{INCIDENT}/change/")
     assert "framework_behind_content" in shown
@@ -80,7 +80,7 @@ def test_a_viewer_looks_and_does_nothing(client: Client, viewer: Any) -> None:
 
 
 @pytest.mark.parametrize("url", ["nonsense", "postgresql://127.0.0.1:1/x", "sqlite:////nowhere/x.db"])
-def test_a_place_of_checkpoints_that_is_none_is_said_on_the_page(client: Client, settings: Any, url: str) -> None:
+def test_an_invalid_checkpoint_url_is_shown_on_the_page(client: Client, settings: Any, url: str) -> None:
     settings.ROADMAPS_CHECKPOINT_URL, settings.ROADMAPS_RESUME_URL = url, "http://127.0.0.1:9/"
     shown = page(client, f"{TASKS}{INCIDENT}/change/")
     assert "nowhere" in url or "ROADMAPS_CHECKPOINT_URL" in shown

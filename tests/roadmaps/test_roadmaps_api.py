@@ -1,4 +1,4 @@
-"""The platform's read endpoints: who may, what they say, and that a poll that brings nothing new is short."""
+"""The read endpoints of roadmaps: permissions, content, and polls without changes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_framework_and_content(client: Client, store: Any, bearer: dict[str, str
     assert client.get("/api/v1/health", headers=bearer).json()["status"] == "healthy"
 
 
-def test_a_poll_that_brings_nothing_new(client: Client, store: Any, bearer: dict[str, str]) -> None:
+def test_a_poll_without_changes(client: Client, store: Any, bearer: dict[str, str]) -> None:
     for address in (ROADMAP, f"{ROADMAP}/concepts/c01/quiz"):
         tag = client.get(address, headers=bearer)["ETag"]
         again = client.get(address, headers={**bearer, "If-None-Match": tag})
@@ -56,14 +56,14 @@ def test_a_poll_that_brings_nothing_new(client: Client, store: Any, bearer: dict
     assert client.get(address, headers={**bearer, "If-None-Match": tag}).status_code == 200
 
 
-def test_deleted_roadmaps_and_rights(client: Client, store: Any, bearer: dict[str, str], charlie: Any) -> None:
+def test_deleted_roadmaps_and_permissions(client: Client, store: Any, bearer: dict[str, str], charlie: Any) -> None:
     execute(store, "UPDATE roadmap_metadata SET deleted_at = '2026-03-01 10:00:00'")
     assert client.get(ROADMAP, headers=bearer).status_code == 404
     client.force_login(charlie)
     assert client.get(ROADMAP).status_code == 403
 
 
-def test_a_store_that_does_not_answer(client: Client, bearer: dict[str, str], tmp_path: Any) -> None:
+def test_an_unavailable_store(client: Client, bearer: dict[str, str], tmp_path: Any) -> None:
     attach_url("roadmaps", f"sqlite:///{tmp_path}/gone.db")
     for address in (ROADMAP, "/api/v1/health"):
         answer = client.get(address, headers=bearer)

@@ -1,4 +1,4 @@
-"""Document 004's sync against `tests.support.roadmaps`, to the figure, on every engine; and the contract."""
+"""The sync, compared with the independent model in `tests.support.roadmaps` on every engine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "road
 
 @pytest.fixture(autouse=True)
 def _frozen() -> Iterator[None]:
-    """Every plan is made at noon, so that the model knows what is written."""
+    """Make every plan at noon, so that the model knows the written times."""
     real = Operation.__init__
 
     def at_noon(self: Operation, *args: Any) -> None:
@@ -83,7 +83,7 @@ class TestContract(Contract):
 
 
 def on(store: Store, *keys: str, **params: Any) -> Run:
-    """A run of these tasks, or of all stuck ones."""
+    """Sync these tasks, or all stuck tasks."""
     operation = operation_called(NAME, store, **params)
     planned = planner.plan(operation, Selection(list(keys)) if keys else Selection())
     return work(lifecycle.confirm(lifecycle.create_run(planned, TESTER), TESTER, background=False))
@@ -128,7 +128,7 @@ def test_the_incident_to_the_figure(make_roadmaps: Any, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_is_left_alone(make_roadmaps: Any, engine: str) -> None:
+def test_skipped_and_invalid_tasks(make_roadmaps: Any, engine: str) -> None:
     rows = roadmaps.everything(tasks=3)
     store = make_roadmaps(engine, rows if engine == "sqlite" else roadmaps.without_broken(rows))
     before = dump(store)
@@ -153,7 +153,7 @@ def test_what_is_left_alone(make_roadmaps: Any, engine: str) -> None:
     assert on(store, "alone-at-work", force=True).changed == 1
 
 
-def test_a_task_of_a_clock_that_is_ahead(make_roadmaps: Any) -> None:
+def test_a_task_with_a_time_in_the_future(make_roadmaps: Any) -> None:
     maker = Maker()
     roadmaps.incident(maker)
     store = make_roadmaps("sqlite", maker.rows)
@@ -162,7 +162,7 @@ def test_a_task_of_a_clock_that_is_ahead(make_roadmaps: Any) -> None:
     assert on(store, INCIDENT, force=True).changed == 1
 
 
-def test_a_task_that_went_on_by_itself(make_roadmaps: Any) -> None:
+def test_a_task_that_changed_since_the_plan(make_roadmaps: Any) -> None:
     maker = Maker()
     roadmaps.incident(maker)
     store = make_roadmaps("sqlite", maker.rows)
@@ -179,7 +179,7 @@ def test_a_task_that_went_on_by_itself(make_roadmaps: Any) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_tasks_of_one_roadmap(make_roadmaps: Any, engine: str) -> None:
-    """The second sees what was written for the first."""
+    """The second task sees what was written for the first."""
     maker = Maker()
     maker.roadmap("r", [concept("a"), concept("b")])
     maker.content("r", "a")
@@ -195,8 +195,8 @@ def test_two_tasks_of_one_roadmap(make_roadmaps: Any, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_batches_that_wrote_the_same_row_are_undone_one_after_the_other(make_roadmaps: Any, engine: str) -> None:
-    """A quiz is finished between two tasks of one roadmap: both write its framework."""
+def test_undo_of_batches_that_wrote_the_same_row(make_roadmaps: Any, engine: str) -> None:
+    """A quiz is generated between two tasks of one roadmap, so both write its framework."""
     maker = Maker()
     maker.roadmap("r", [concept("a"), concept("b")])
     maker.content("r", "a")
@@ -218,10 +218,10 @@ def test_batches_that_wrote_the_same_row_are_undone_one_after_the_other(make_roa
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_writer_to_the_same_roadmap_loses_nothing(
+def test_a_concurrent_write_to_the_same_roadmap_is_kept(
     make_roadmaps: Any, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between reading and writing the platform writes the title of another concept, and one more tutorial."""
+    """Between reading and writing, the platform writes the name of another concept."""
     maker = Maker()
     roadmaps.incident(maker)
     store = make_roadmaps(engine, maker.rows)
@@ -272,7 +272,7 @@ numbers = st.one_of(
 
 
 class Literal(str):
-    """A number as it is written."""
+    """The literal text of a number."""
 
 
 values = st.recursive(
@@ -292,13 +292,15 @@ KEYS = (
     "quiz_id",
     "quiz_questions_count",
 )
-said = st.one_of(st.none(), st.sampled_from(["completed", "pending", "failed", "v1", "gone"]), numbers.map(Literal))
+known_values = st.one_of(
+    st.none(), st.sampled_from(["completed", "pending", "failed", "v1", "gone"]), numbers.map(Literal)
+)
 IDS = ["a", "b", "ü", "d"]
 
 
 @st.composite
 def frameworks(draw: Any) -> Any:
-    """A framework with some concepts, what the console does not know included, in any order."""
+    """Generate a framework with known and unknown keys in any order."""
 
     def some(key: str, inner: list[Any]) -> Any:
         members = [(key, inner), *draw(st.dictionaries(names, values, max_size=2)).items()]
@@ -307,7 +309,7 @@ def frameworks(draw: Any) -> Any:
     def a_concept() -> Any:
         members = [
             ("concept_id", draw(st.sampled_from(IDS))),
-            *draw(st.dictionaries(st.sampled_from(KEYS), said, max_size=8)).items(),
+            *draw(st.dictionaries(st.sampled_from(KEYS), known_values, max_size=8)).items(),
             *draw(
                 st.dictionaries(names.filter(lambda name: name not in (*KEYS, "concept_id")), values, max_size=3)
             ).items(),
@@ -338,7 +340,7 @@ def contents(draw: Any) -> dict[str, list[Row]]:
 
 
 def written(value: Any, draw_space: Any) -> str:
-    """JSON with the numbers as they are, and any white space."""
+    """Return a document as JSON with literal numbers and any white space."""
     if isinstance(value, Literal):
         return str(value)
     if isinstance(value, dict):
@@ -353,15 +355,13 @@ def written(value: Any, draw_space: Any) -> str:
 
 
 def pairs(text: str) -> Any:
-    """A document as its pairs in order, numbers as their digits."""
+    """Parse a document into pairs in order, with numbers as their digits."""
     return json.loads(text, object_pairs_hook=list, parse_int=Literal, parse_float=Literal)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_any_framework_and_any_content(make_roadmaps: Any, engine: str) -> None:
-    """A sync equals the model, in every byte that it has no reason to touch; a second one changes nothing; an undo
-    restores the bytes.
-    """
+    """A sync gives the same result as the model and keeps all other bytes. A second sync changes nothing."""
     maker = Maker()
     maker.roadmap("r", [])
     maker.task("t", "r")
@@ -382,7 +382,7 @@ def test_any_framework_and_any_content(make_roadmaps: Any, engine: str) -> None:
         expected = json.loads(stored, parse_int=Literal, parse_float=Literal)
         failed = roadmaps.sync(before, "r", expected)
         found = after["roadmap_metadata"]["r"]["framework_data"]
-        # Of the model's numbers those it wrote are numbers, the others literals.
+        # Numbers that the model wrote are numbers, the others are literals.
         assert _comparable(json.loads(found, parse_int=Literal, parse_float=Literal)) == _comparable(expected)
         if engine == "postgresql-jsonb":
             assert _keys_of(pairs(found)) == _keys_of(pairs(roadmaps.text(json.loads(found), engine)))
@@ -417,7 +417,7 @@ def _reset(store: Store, rows: dict[str, list[Row]], document: str) -> None:
 
 
 def _comparable(value: Any) -> Any:
-    """Numbers as their digits; a key that says null may be absent."""
+    """Return a document with numbers as digits, and without null values of known keys."""
     if isinstance(value, dict):
         return {key: _comparable(item) for key, item in value.items() if item is not None or key not in KEYS}
     if isinstance(value, list):
@@ -432,7 +432,7 @@ def _keys_of(document: Any) -> Any:
 
 
 def _survives(before: Any, after: Any) -> bool:
-    """Everything of `before` is in `after`, in the same order, but the values of KEYS; those that are new come last."""
+    """Return whether `after` keeps everything of `before` in order, except values of KEYS. New keys come last."""
     if isinstance(before, list) and before and isinstance(before[0], tuple):
         ours = dict(before).get("concept_id") in IDS
         kept = after[: len(before)]
@@ -450,7 +450,7 @@ def _survives(before: Any, after: Any) -> bool:
 
 
 def test_the_time_zone_of_the_store(make_roadmaps: Any, settings: Any) -> None:
-    """29 minutes ago in Shanghai is at work; the same text in UTC would be seven hours in the future."""
+    """A time 29 minutes ago in Shanghai would be seven hours in the future in UTC."""
     maker = Maker()
     maker.roadmap("r", [concept("a")])
     at = AS_OF + timedelta(hours=8)
@@ -464,8 +464,8 @@ def test_the_time_zone_of_the_store(make_roadmaps: Any, settings: Any) -> None:
     assert dump(store)["roadmap_tasks"]["t"]["updated_at"] == NOW
 
 
-def test_what_untyped_columns_hold(make_roadmaps: Any) -> None:
-    """SQLite keeps text in a column of versions, bytes in one of JSON, and no `updated_at` before the first update."""
+def test_untyped_columns(make_roadmaps: Any) -> None:
+    """SQLite may store text as a version, bytes as JSON, and NULL as `updated_at`."""
     maker = Maker()
     roadmaps.incident(maker)
     store: Store = make_roadmaps("sqlite", maker.rows)

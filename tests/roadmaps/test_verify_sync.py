@@ -1,4 +1,4 @@
-"""What a sync left: verified by references and by rows."""
+"""The check of synced tasks."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_clean_after_a_sync_and_not_after_a_loss(make_roadmaps: Any, engine: str
     assert execute_run(operation_called("roadmaps.verify_sync", store)).status == Status.SUCCEEDED
     assert not Finding.objects.exists()
     check: Any = operation_called("roadmaps.verify_sync", store)
-    state = next(check.task_reports())
-    assert (state.comparison.references_complete, len(state.comparison.failed)) == (27, 3)
+    report = next(check.task_reports())
+    assert (report.comparison.references_complete, len(report.comparison.failed)) == (27, 3)
     execute(store, "DELETE FROM tutorial_metadata WHERE concept_id = 'c05'")
     execute_run(operation_called("roadmaps.verify_sync", store))
     found = Finding.objects.values_list("code", "subject")

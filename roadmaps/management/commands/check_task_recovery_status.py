@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from django.conf import settings
@@ -8,36 +9,38 @@ from django.utils.translation import gettext_noop
 
 from opsconsole.cli.output import Output
 from opsconsole.formatting import format_number
-from roadmaps.cli import StatesCommand, counted
+from roadmaps.cli import ReportCommand
 from roadmaps.consistency import TaskReport
 from roadmaps.content import PARTS
 
 
-class Command(StatesCommand):
-    help = gettext_noop("Show a task, its framework and the content tables side by side, and what does not fit.")
+class Command(ReportCommand):
+    help = gettext_noop("Compare a task, its framework and the content tables, and list the problems.")
     examples = (
         "check_task_recovery_status 49961d40-0cac-4255-abba-adad0b901056",
         "check_task_recovery_status --all --exit-code --json",
     )
     operation = "roadmaps.check_recovery"
 
-    def show(self, states: Iterable[TaskReport], output: Output, *, whole: bool) -> bool:
-        counts: dict[str, int] = {}
-        for state in counted(states, counts):
-            if whole:
-                _show(state, output)
-            for problem in state.problems:
-                output.line(f"{state.task.task_id}  {problem.code}: {problem.detail}")
-        tasks = counts.pop("tasks", 0)
+    def show(self, reports: Iterable[TaskReport], output: Output, *, details: bool) -> bool:
+        tasks = 0
+        counts: Counter[str] = Counter()
+        for report in reports:
+            tasks += 1
+            counts.update(problem.code for problem in report.problems)
+            if details:
+                _show(report, output)
+            for problem in report.problems:
+                output.line(f"{report.task.task_id}  {problem.code}: {problem.detail}")
         output.line(_("Tasks: %(tasks)s") % {"tasks": format_number(tasks)})
         output.table([(code, format_number(count)) for code, count in sorted(counts.items())], right=(1,))
         if not counts:
-            output.line(_("Nothing found."))
+            output.line(_("No problems found."))
         return bool(counts)
 
 
-def _show(state: TaskReport, output: Output) -> None:
-    task, found = state.task, state.comparison
+def _show(report: TaskReport, output: Output) -> None:
+    task, found = report.task, report.comparison
     output.table(
         [
             (_("Task"), task.task_id),

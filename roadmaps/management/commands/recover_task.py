@@ -8,11 +8,11 @@ from django.utils.translation import gettext_noop
 
 from opsconsole.cli.flags import add_keys_argument
 from opsconsole.cli.running import OperationCommand
-from roadmaps.cli import refuse_moving
+from roadmaps.cli import refuse_active_tasks
 
 
 class Command(OperationCommand):
-    help = gettext_noop("Go on with a task from its LangGraph checkpoint, then sync and verify it.")
+    help = gettext_noop("Resume a task from its LangGraph checkpoint, then sync and verify it.")
     examples = (
         "recover_task 49961d40-0cac-4255-abba-adad0b901056 --dry-run",
         "recover_task 49961d40-0cac-4255-abba-adad0b901056 --yes",
@@ -25,5 +25,5 @@ class Command(OperationCommand):
         add_keys_argument(parser, "TASK_ID", help=_("the task to recover"))
 
     def handle(self, *args: Any, **options: Any) -> None:
-        refuse_moving(self.operation, options, _("wait until it counts as stuck"))
+        refuse_active_tasks(self.operation, options, _("Wait until it counts as stuck."))
         super().handle(*args, **options)

@@ -7,11 +7,11 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.cli.running import OperationCommand
-from roadmaps.cli import refuse_moving, require_choice
+from roadmaps.cli import refuse_active_tasks, require_choice
 
 
 class Command(OperationCommand):
-    help = gettext_noop("Write into framework and task what the content tables hold; executes unless --dry-run.")
+    help = gettext_noop("Write existing content into the framework and the task. Executes unless --dry-run is given.")
     examples = (
         "sync_task_results_to_framework 49961d40-0cac-4255-abba-adad0b901056",
         "sync_task_results_to_framework --all --dry-run",
@@ -28,5 +28,5 @@ class Command(OperationCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         require_choice(options)
         if options["keys"] and not options["force"]:
-            refuse_moving(self.operation, options, _("wait until it counts as stuck, or give --force"))
+            refuse_active_tasks(self.operation, options, _("Wait until it counts as stuck, or give --force."))
         super().handle(*args, **options)
