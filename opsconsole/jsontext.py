@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Never
 
 import orjson
@@ -73,3 +74,8 @@ class JSONSerializer:
             return orjson.loads(stored)
         except ValueError:
             return stored
+
+
+def plain_json(values: Mapping[str, Any]) -> Any:
+    """Return values as JSON types. Values of other types become text."""
+    return orjson.loads(orjson.dumps(dict(values), default=str))

@@ -17,7 +17,7 @@ from django.urls import URLResolver, get_resolver
 from opsconsole.console.accounts import PLATFORMS
 from opsconsole.console.editing import EditableStoreAdmin
 from opsconsole.engine import lifecycle, planner, registry
-from opsconsole.engine.lifecycle import Actor
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.models import Run, Status, Trigger
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])

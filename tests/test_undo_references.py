@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from audits.models import GuardianVerdict
-from opsconsole.engine import lifecycle, registry
+from opsconsole.engine import registry, workers
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.outcomes import Changes, Outcome, RowChange
@@ -175,7 +175,7 @@ def test_an_undo_goes_on_beneath_parents_that_a_trigger_touches(make_families: A
         until, on_progress = after_batches(1)
         undone = work(undone, until=until, on_progress=on_progress)
         if undone.status == Status.INTERRUPTED:
-            undone = lifecycle.claim(undone)
+            undone = workers.claim(undone)
     assert (undone.changed, conflicts(undone)) == (3 * FAMILIES, {})
     after = dump(store)
     assert {row["name"] for row in after["parents"].values()} == {"has children"}

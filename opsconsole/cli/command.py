@@ -18,8 +18,8 @@ from django.utils.translation import gettext as _
 from opsconsole.cli.accounts import NotAuthenticated, authenticated, system_user_at_host
 from opsconsole.cli.output import discard_output
 from opsconsole.engine import environments
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Run, Trigger
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.engine.registry import InvalidParameters, UnknownOperation

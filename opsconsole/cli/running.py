@@ -25,11 +25,11 @@ from opsconsole.cli.command import (
 )
 from opsconsole.cli.flags import add_check_flags, add_common_flags, chosen_store, known_keys, reading
 from opsconsole.cli.output import Output
-from opsconsole.engine import checklist, executor, findings, lifecycle, planner, queue, registry
+from opsconsole.engine import checklist, executor, findings, lifecycle, planner, queue, registry, stored_plans, workers
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.leases import LostOwnership
-from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import RESUMABLE, Run, Status
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation, Risk
 from opsconsole.engine.planner import Plan
@@ -107,9 +107,9 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
 def _scan(planned: Plan, options: dict[str, Any], output: Output, actor: Actor | None) -> tuple[list[FindingData], Run]:
     """Run the check in this process or in the background. An interrupted run of it is resumed."""
     actor = actor or shell_actor(None, "operations.view_run")
-    run = lifecycle.same_command(planned.operation, planned.selection)
+    run = stored_plans.same_command(planned.operation, planned.selection)
     if run is not None and run.status != Status.QUEUED:
-        run = lifecycle.claim(run)
+        run = workers.claim(run)
     elif run is None:
         run = lifecycle.create_run(planned, actor, note=options["note"])
         if options["background"]:
@@ -231,7 +231,7 @@ def _execute(
         with reading(operation.store):
             operation.store.require_writable()
             require_privileges(operation.store, operation.read_columns(), operation.targets())
-    run = lifecycle.same_command(operation, selection)
+    run = stored_plans.same_command(operation, selection)
     if run is not None:
         run = _take_over(run, size, actor, options, output)
     else:
@@ -270,7 +270,7 @@ def _take_over(run: Run, size: int, actor: Actor, options: dict[str, Any], outpu
     if options["background"]:
         queue.resume(run, actor)
         return run
-    run = lifecycle.claim(run)
+    run = workers.claim(run)
     run.batch_size, run.fast, run.in_background = size, options["fast"], False
     run.save(update_fields=("batch_size", "fast", "in_background"))
     output.line(
@@ -355,7 +355,7 @@ def _work(run: Run, output: Output) -> None:
         ) from None
     except KeyboardInterrupt:
         worker.store.close()
-        lifecycle.interrupt(run, _("stopped with Ctrl-C"))
+        workers.interrupt(run, _("stopped with Ctrl-C"))
     except (DatabaseError, InterfaceError) as error:
         stopped_by = first_line(error)
     except Exception:

@@ -12,8 +12,8 @@ from django.db.models import Q
 from django.utils.translation import gettext as _
 
 from opsconsole.console.editing import EditableStoreAdmin
+from opsconsole.engine.audit_log import Actor, record
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.lifecycle import Actor, record
 from opsconsole.engine.models import SystemUser
 
 MAX_SYSTEM_USER = 150

@@ -25,7 +25,8 @@ from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.views import ChangeList
 
-from opsconsole.engine.lifecycle import actor_of, record
+from opsconsole.console.actors import actor_of
+from opsconsole.engine.audit_log import record
 from opsconsole.engine.models import Freeze
 from opsconsole.formatting import environment_label, format_number
 from opsconsole.stores.platforms import platform_apps, platform_pages, store_titles

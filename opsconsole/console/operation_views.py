@@ -16,15 +16,16 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 from unfold.widgets import CHECKBOX_CLASSES, INPUT_CLASSES, SELECT_CLASSES
 
+from opsconsole.console.actors import actor_of
 from opsconsole.console.freeze_page import FreezePage
 from opsconsole.console.page_parts import REFUSALS, described
 from opsconsole.console.plan_page import PlanPage, drift
 from opsconsole.console.run_changes import Changes
 from opsconsole.console.run_page import RunPage
 from opsconsole.console.run_tabs import RunTabs
-from opsconsole.engine import lifecycle, planner, queue, registry
+from opsconsole.engine import lifecycle, planner, queue, registry, stored_plans
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted
-from opsconsole.engine.lifecycle import Actor, actor_of
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.registry import UnknownOperation
@@ -125,12 +126,12 @@ def _plan(request: HttpRequest, cls: type[Operation], params: dict[str, Any], se
 def plan_now(request: HttpRequest, operation_name: str, params: dict[str, Any]) -> tuple[Run, bool]:
     """Plan a few rows. Return the plan, and whether its confirmation asks for more than a click. Raises REFUSALS."""
     run = _plan(request, registry.operation(operation_name), params, Selection(), "")
-    return run, lifecycle.asks_more(lifecycle.operation_of(run))
+    return run, lifecycle.asks_more(stored_plans.operation_of(run))
 
 
 def _scan(request: HttpRequest, cls: type[Operation], params: dict[str, Any]) -> Run:
     planned = planner.plan(planner.operation_on(cls, cls.resolve_store(params), params))
-    unfinished = lifecycle.same_command(planned.operation, planned.selection)
+    unfinished = stored_plans.same_command(planned.operation, planned.selection)
     return unfinished or queue.confirm(lifecycle.create_run(planned, actor_of(request)), actor_of(request))
 
 
@@ -294,7 +295,7 @@ def _show_new_plan(request: HttpRequest, old: Run) -> HttpResponse:
     """Replace the plan, and show how the data has changed."""
     cls = registry.operation(old.operation)
     try:
-        params = dict(lifecycle.operation_of(old).params)
+        params = dict(stored_plans.operation_of(old).params)
         new = _plan(request, cls, params, Selection(**old.selection), old.note)
     except REFUSALS as error:
         return _plan_page(request, old, error=str(error), status=409)

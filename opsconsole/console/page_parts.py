@@ -14,7 +14,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
-from opsconsole.engine import findings, lifecycle, registry, wording
+from opsconsole.engine import findings, registry, stored_plans, wording
 from opsconsole.engine.checks import Check
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.labels import STATUS_VARIANTS, operation_title, outcome_label
@@ -77,7 +77,7 @@ class Page:
         self.cls = registry.operations().get(run.operation)
         self.operation: Any = self.cls
         try:
-            self.operation = lifecycle.operation_of(run, ask_server=self.asks_server)
+            self.operation = stored_plans.operation_of(run, ask_server=self.asks_server)
         except REFUSALS as error:
             self.problem = str(error)
 

@@ -10,7 +10,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext as _
 
 from opsconsole.console.page_parts import REFUSALS, Page, Table, outcome_bar, row_changes, row_link, swatch
-from opsconsole.engine import checklist, lifecycle, wording
+from opsconsole.engine import checklist, lifecycle, stored_plans, wording
 from opsconsole.engine.labels import outcome_label, reason_label
 from opsconsole.engine.models import Run
 from opsconsole.engine.operation import Risk
@@ -98,7 +98,7 @@ class PlanPage(Page):
         if self.problem:
             return []
         try:
-            return advice(lifecycle.plan_of(self.run))
+            return advice(stored_plans.plan_of(self.run))
         except REFUSALS as error:
             return [str(error)]
 
@@ -123,7 +123,7 @@ class PlanPage(Page):
 
     @cached_property
     def checklist(self) -> list[checklist.ChecklistLine]:
-        return [] if self.problem else checklist.lines(lifecycle.plan_of(self.run))
+        return [] if self.problem else checklist.lines(stored_plans.plan_of(self.run))
 
     @property
     def asks_checklist(self) -> bool:

@@ -22,10 +22,11 @@ from unfold.contrib.import_export.forms import ExportForm
 from unfold.decorators import display
 
 from opsconsole.console import operation_views, page_parts
+from opsconsole.console.actors import actor_of
 from opsconsole.console.base_admin import ConsoleModelAdmin, ViewOnlyMixin
 from opsconsole.console.editing import Unsaved
 from opsconsole.console.file_formats import CSV, JSON, XLSX
-from opsconsole.engine import lifecycle, queue, registry
+from opsconsole.engine import queue, registry
 from opsconsole.engine.checks import Check
 from opsconsole.engine.labels import STATUS_VARIANTS, VERB_LABELS, operation_title, verb_label
 from opsconsole.engine.models import Alert, Channel, Delivery, Event, Finding, GivenRows, Run
@@ -117,7 +118,7 @@ class WriteByRunMixin(OperationActionsMixin):
         try:
             run, asks_more = operation_views.plan_now(request, WRITE_ROWS, self._write_params(writes))
             if not asks_more:
-                run = queue.run_now(run, lifecycle.actor_of(request))
+                run = queue.run_now(run, actor_of(request))
         except page_parts.REFUSALS as error:
             raise Unsaved(str(error)) from error
         address = reverse("run", args=[run.pk])

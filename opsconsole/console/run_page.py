@@ -23,9 +23,9 @@ from opsconsole.console.page_parts import (
 )
 from opsconsole.console.plan_page import drift
 from opsconsole.engine import findings, lifecycle, registry, wording
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.labels import reason_label
 from opsconsole.engine.leases import is_stale
-from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import ENDED, RESUMABLE, Rejection, Request, Run, Status, Trigger
 from opsconsole.engine.planner import OUTCOMES
 from opsconsole.formatting import (

@@ -12,7 +12,8 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods
 
 from opsconsole.accounts.models import Session
-from opsconsole.engine.lifecycle import actor_of, record
+from opsconsole.console.actors import actor_of
+from opsconsole.engine.audit_log import record
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

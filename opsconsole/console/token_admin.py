@@ -15,8 +15,9 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from opsconsole.accounts.models import Token
+from opsconsole.console.actors import actor_of
 from opsconsole.console.base_admin import AuditedMixin, ConsoleModelAdmin
-from opsconsole.engine.lifecycle import actor_of, record
+from opsconsole.engine.audit_log import record
 from opsconsole.formatting import format_number, format_time
 
 

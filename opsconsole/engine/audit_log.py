@@ -1,20 +1,38 @@
-"""Verification of the audit log: the seal of every entry, and the notes kept outside the log."""
+"""The audit log: actors, new entries, and the verification of all entries and of the notes kept outside the log."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
-from opsconsole.engine.models import Event
+from opsconsole.engine.models import Event, Run, Trigger
 from opsconsole.engine.seals import fits
 from opsconsole.escaping import for_terminal
 from opsconsole.formatting import format_number
+from opsconsole.jsontext import plain_json
 
 SHOWN = 80
 FORGED = 2  # a changed entry and its successor may fit no key; where more do not at the beginning, the key is wrong
+
+
+@dataclass(frozen=True)
+class Actor:
+    """A person or schedule that acts, and the place it acts from."""
+
+    name: str
+    origin: str
+    trigger: Trigger
+    user: User | None = None
+
+
+def record(run: Run | None, verb: str, actor: Actor, **detail: Any) -> None:
+    """Append to the audit log."""
+    Event.objects.create(run=run, verb=verb, who=actor.name, origin=actor.origin, detail=plain_json(detail))
 
 
 class Note(NamedTuple):

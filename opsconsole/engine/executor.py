@@ -19,13 +19,14 @@ from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from opsconsole.engine import findings, lifecycle
+from opsconsole.engine import findings, lifecycle, workers
+from opsconsole.engine.audit_log import record
 from opsconsole.engine.batch_writer import BatchWriter, ReadBatch
 from opsconsole.engine.before_images import encode_before_image
 from opsconsole.engine.checks import Check
 from opsconsole.engine.deletes import DeleteRefused
-from opsconsole.engine.leases import Lease, LostOwnership
-from opsconsole.engine.lifecycle import NOT_WAITING, interrupt, notify, operation_of, record, worker_actor
+from opsconsole.engine.leases import Lease, LostOwnership, worker_actor
+from opsconsole.engine.lifecycle import NOT_WAITING
 from opsconsole.engine.locks import release
 from opsconsole.engine.models import Batch, FailedItem, PinnedRows, Request, Run, Status
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, NamedItem
@@ -49,8 +50,11 @@ from opsconsole.engine.recovery import (
     first_lost_batch,
     settle_batches,
 )
+from opsconsole.engine.run_notifications import notify
 from opsconsole.engine.selection import Selection
+from opsconsole.engine.stored_plans import operation_of
 from opsconsole.engine.throttle import throttle_reason
+from opsconsole.engine.workers import interrupt
 from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import why_it_waits
@@ -150,12 +154,12 @@ class Executor:
                 time_is_up = until() and (stepped or hand_over is None)
                 if (self._lease.request or time_is_up) and self._await_write():
                     return self._stop(hand_over)
-                if hold := self._hold():
+                if throttled := self._throttle_reason():
                     if hand_over is None:
-                        self._wait(*hold, HOLD_CHECK_SECONDS)
+                        self._wait(*throttled, HOLD_CHECK_SECONDS)
                     elif self._await_write():
                         self._save()
-                        return self._let_go(*hold, hand_over)
+                        return self._release_worker(*throttled, hand_over)
                     continue
                 started = time.monotonic()
                 done = self.run.batches_done
@@ -185,7 +189,7 @@ class Executor:
                 recovered = self._drop_pending()
                 reason = why_it_waits(self.store, error)
                 if lasts and hand_over is not None:
-                    return self._let_go(trouble_code(error), reason, hand_over)
+                    return self._release_worker(trouble_code(error), reason, hand_over)
                 self.size = max(1, self.size // 2)
                 self._wait(trouble_code(error), reason, BACKOFF_SECONDS[min(tries, len(BACKOFF_SECONDS) - 1)])
                 self._writer.reconnect()
@@ -400,7 +404,7 @@ class Executor:
         if not self.run.batches_done % 50:
             self._writer.truncate_log()
 
-    def _hold(self) -> tuple[str, str] | None:
+    def _throttle_reason(self) -> tuple[str, str] | None:
         """Return code and reason of a freeze or a throttle signal. Checks once per second."""
         now = time.monotonic()
         if now - self._throttle_checked < HOLD_CHECK_SECONDS:
@@ -415,10 +419,10 @@ class Executor:
         self._throttle_checked = 0.0
         return found
 
-    def _let_go(self, code: str, reason: str, hand_over: Callable[[Run, float], None]) -> Run:
+    def _release_worker(self, code: str, reason: str, hand_over: Callable[[Run, float], None]) -> Run:
         """End the slice of a waiting run, so that its worker is free. The run is queued for later."""
         with transaction.atomic():
-            hand_over(self.run, lifecycle.let_go(self.run, code, reason))
+            hand_over(self.run, workers.release_worker(self.run, code, reason))
         return self.run
 
     def _wait(self, code: str, reason: str, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from django.db import DatabaseError, InterfaceError, connections
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from opsconsole.engine.models import Request, Run, Status
+from opsconsole.engine.audit_log import Actor
+from opsconsole.engine.models import Request, Run, Status, Trigger
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,11 @@ def is_stale(run: Run) -> bool:
         return abs(process.create_time() - worker["started"]) > 1 or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def worker_actor(run: Run) -> Actor:
+    """Return this process as an actor that works on the run."""
+    return Actor(f"worker@{host_name()}", f"{host_name()}:{os.getpid()}", Trigger(run.trigger))
 
 
 class Lease:

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, NoReturn
 
-import orjson
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import (
-    DatabaseError,
-    InterfaceError,
-    transaction,
-)
-from django.db.models import Q
-from django.http import HttpRequest
+from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
 
 import opsconsole
-from opsconsole.engine import checklist, environments, findings, notifications, registry
-from opsconsole.engine.checks import Check
-from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
-from opsconsole.engine.leases import LEASE, host_name, is_stale, this_worker
+from opsconsole.engine import checklist, environments, registry
+from opsconsole.engine.audit_log import Actor, record
+from opsconsole.engine.errors import PlanDrifted, RunRefused
+from opsconsole.engine.leases import LEASE, is_stale, this_worker, worker_actor
 from opsconsole.engine.locks import release, require_free, take_locks
 from opsconsole.engine.models import (
     ENDED,
     RESUMABLE,
     TRANSITIONS,
-    Event,
     Freeze,
     PinnedRows,
     Rejection,
@@ -43,37 +30,18 @@ from opsconsole.engine.models import (
     Status,
     Trigger,
 )
-from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation, Priority, Risk
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation, Risk
 from opsconsole.engine.planner import Plan, count_outcomes, drifted_rows, operation_on, plan
+from opsconsole.engine.run_notifications import notify_frozen, notify_rejected, notify_unfrozen, request_approval
 from opsconsole.engine.selection import Selection
+from opsconsole.engine.stored_plans import fingerprint, keep_pinned, operation_of, plan_of, store_plan
+from opsconsole.jsontext import plain_json
 from opsconsole.stores.preflight import require_privileges
-from opsconsole.stores.store import Store, attach_file
-
-logger = logging.getLogger(__name__)
 
 RECOUNTED_ROWS = 20_000  # rows; a larger plan is counted in the background
 COMPARED_ROWS = 200_000  # rows; a larger plan is compared batch by batch
-MAX_WAITS = 100
 NOT_WAITING: dict[str, Any] = {"waiting": "", "waiting_code": "", "waiting_since": None, "waits": 0}
-WAIT_SECONDS = (1, 2, 5, 10, 20, 30)  # until a waiting run is tried again
-MAX_ATTEMPTS = 5  # workers lost in a row without one batch
 MAX_NOTE = 10_000
-
-
-@dataclass(frozen=True)
-class Actor:
-    """A person or schedule that acts, and the place it acts from."""
-
-    name: str
-    origin: str
-    trigger: Trigger
-    user: User | None = None
-
-
-def actor_of(request: HttpRequest) -> Actor:
-    """Return the account of a request as an actor."""
-    name = request.user.get_username()
-    return Actor(name, request.META.get("REMOTE_ADDR", ""), Trigger.ADMIN, request.user)  # type: ignore[arg-type]
 
 
 # --- confirming ---------------------------------------------------------------------------------------
@@ -104,12 +72,6 @@ def require_environment() -> None:
         raise RunRefused(sentence)
 
 
-def fingerprint(operation: Operation, selection: Selection) -> str:
-    """Return a digest that is equal for the same operation, database, parameters and selection."""
-    parts = [operation.name, operation.store.identity(), operation.params, selection.as_json()]
-    return hashlib.sha256(orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
 def create_run(
     planned: Plan,
     actor: Actor,
@@ -132,7 +94,7 @@ def create_run(
         location=store.location,
         identity=store.identity(),
         attached_path=str(store.path) if store.path and store.alias != store.name else "",
-        params=_plain(operation.params),
+        params=plain_json(operation.params),
         selection=planned.selection.as_json(),
         fingerprint=fingerprint(operation, planned.selection),
         writes={table: list(columns) for table, columns in operation.writes.items()},
@@ -156,55 +118,6 @@ def create_run(
         keep_pinned(run, planned)
         record(run, "planned", actor, digest=run.digest, total=run.total, note=note)
     return run
-
-
-def store_plan(run: Run, planned: Plan) -> None:
-    """Copy the plan so far into `run` without saving it."""
-    run.bound = planned.bound
-    run.total = planned.total
-    run.before = planned.before
-    run.digest = planned.digest()
-    run.plan = {
-        "counted": planned.counted,
-        "reasons": planned.reasons,
-        "sample": planned.sample,
-        "batches": planned.batches,
-        "seconds": planned.seconds,
-        "cursor": planned.cursor,
-        "rows_digest": planned.rows_digest,
-        "rows": planned.rows,
-        "notes": planned.notes,
-        "restorable": planned.restorable,
-        "planned_at": timezone.now().isoformat(),
-        "as_of": planned.operation.as_of.isoformat(),
-    }
-
-
-def plan_of(run: Run) -> Plan:
-    """Return the stored plan, to count it further or to compare it."""
-    kept = run.plan
-    return Plan(
-        operation_of(run),
-        Selection(**run.selection),
-        run.bound,
-        run.before,
-        reasons=kept["reasons"],
-        sample=kept["sample"],
-        batches=kept["batches"],
-        seconds=kept["seconds"],
-        cursor=kept["cursor"],
-        counted=kept["counted"],
-        rows_digest=kept["rows_digest"],
-        rows=kept.get("rows", {}),
-        notes=kept.get("notes", []),
-        restorable=kept.get("restorable", True),
-    )
-
-
-def keep_pinned(run: Run, planned: Plan) -> None:
-    """Save the rows that `planned` has pinned since the last call."""
-    PinnedRows.keep(run, planned.pinned)
-    planned.pinned.clear()
 
 
 def check_drift(run: Run, limit: int = RECOUNTED_ROWS) -> None:
@@ -243,7 +156,7 @@ def confirm(
         require_free(run)
         if status != Status.AWAITING_APPROVAL:
             take_locks(run)
-        _move(
+        move(
             run,
             status,
             in_background=background,
@@ -259,7 +172,7 @@ def confirm(
             run.save(update_fields=("worker", "generation", "started_at"))
         record(run, "confirmed", actor, digest=run.digest, background=background, checklist=list(checked))
         if approval:
-            ask_for_approval(run)
+            request_approval(run)
     return run
 
 
@@ -289,7 +202,7 @@ def approve(run: Run, actor: Actor) -> None:
         raise RunRefused(blocking_reason)
     check_drift(run)
     with transaction.atomic():
-        _move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE, approved_by=actor.user)
+        move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE, approved_by=actor.user)
         record(run, "approved", actor, digest=run.digest)
 
 
@@ -309,17 +222,10 @@ def reject(run: Run, actor: Actor, reason: str) -> None:
 
 def _reject(run: Run, actor: Actor, reason: str) -> None:
     with transaction.atomic():
-        _move(run, Status.REJECTED, rejection=reason, finished_at=timezone.now(), generation=run.generation + 1)
+        move(run, Status.REJECTED, rejection=reason, finished_at=timezone.now(), generation=run.generation + 1)
         release(run)
         record(run, "rejected", actor, reason=reason)
-        words = Rejection(reason).label if reason in Rejection.values else reason
-        values = {"run": run.pk, "operation": run.operation, "store": run.store, "who": actor.name}
-        notifications.create_alert(
-            f"rejected/{run.pk}",
-            _("Run %(run)d of %(operation)s on %(store)s was rejected") % values,
-            _("By: %(who)s") % values + "\n" + _("Why: %(note)s") % {"note": words},
-            to=addresses(run.user, run.confirmed_by, run.approved_by, actor.user),
-        )
+        notify_rejected(run, actor, reason)
 
 
 def expire_waiting() -> None:
@@ -330,24 +236,6 @@ def expire_waiting() -> None:
             _reject(run, worker_actor(run), "expired")
         except RunRefused:  # another process has approved or cancelled it
             continue
-
-
-def ask_for_approval(run: Run) -> None:
-    """Notify the possible approvers that a run waits for approval."""
-    users = User.objects.with_perm("operations.approve_run", backend="django.contrib.auth.backends.ModelBackend")
-    theirs = {run.user_id, run.confirmed_by_id, run.changed_by_id}
-    values = {"run": run.pk, "operation": run.operation, "store": run.store, "who": run.started_by}
-    notifications.create_alert(
-        f"approval/{run.pk}",
-        _("Run %(run)d of %(operation)s on %(store)s waits for approval") % values,
-        _("Planned by: %(who)s") % values + "\n" + _("Why: %(note)s") % {"note": run.note or "–"},
-        to=addresses(*(user for user in users if user.pk not in theirs)),
-    )
-
-
-def addresses(*users: User | None) -> list[str]:
-    """Return the mail addresses of the accounts that have one."""
-    return sorted({user.email for user in users if user is not None and user.email})
 
 
 def replace_plan(run: Run, actor: Actor) -> NoReturn:
@@ -398,20 +286,7 @@ def awaiting(actor: Actor) -> list[Run]:
     return [run for run in waiting if not refusal_to_approve(run, actor)]
 
 
-def _plain(values: Mapping[str, Any]) -> Any:
-    """Return cleaned form values as JSON types."""
-    return orjson.loads(orjson.dumps(dict(values), default=str))
-
-
-# --- audit log and status ----------------------------------------------------------------------------------
-
-
-def record(run: Run | None, verb: str, actor: Actor, **detail: Any) -> None:
-    """Append to the audit log."""
-    Event.objects.create(run=run, verb=verb, who=actor.name, origin=actor.origin, detail=_plain(detail))
-
-
-def _move(run: Run, status: Status, **fields: Any) -> None:
+def move(run: Run, status: Status, **fields: Any) -> None:
     """Change the status if no other process has changed it. Raises RunRefused."""
     if status not in TRANSITIONS[run.status]:
         raise RunRefused(
@@ -443,7 +318,7 @@ def cancel(run: Run, actor: Actor) -> None:
 def replace(run: Run, new: Run, actor: Actor) -> None:
     """Cancel a plan because `new` replaces it."""
     with transaction.atomic():
-        _move(run, Status.CANCELLED, generation=run.generation + 1, finished_at=timezone.now())
+        move(run, Status.CANCELLED, generation=run.generation + 1, finished_at=timezone.now())
         new.replaces = run
         new.save(update_fields=("replaces",))
         record(run, "replaced", actor, plan=new.pk)
@@ -458,7 +333,7 @@ def _ask(run: Run, actor: Actor, request: Request, status: Status, verb: str) ->
             fields: dict[str, Any] = {"request": Request.NONE, "generation": run.generation + 1}
             if status in ENDED:
                 fields["finished_at"] = timezone.now()
-            _move(run, status, **fields)
+            move(run, status, **fields)
             if status in ENDED:
                 release(run)
         record(run, verb, actor)
@@ -467,14 +342,14 @@ def _ask(run: Run, actor: Actor, request: Request, status: Status, verb: str) ->
 def resume(run: Run, actor: Actor) -> None:
     """Queue a paused or interrupted run."""
     if run.status == Status.RUNNING and is_stale(run):
-        _move(run, Status.INTERRUPTED)
+        move(run, Status.INTERRUPTED)
     if run.status not in RESUMABLE:
         raise RunRefused(
             _("Run %(run)d is %(status)s: only a paused or interrupted run can be resumed.")
             % {"run": run.pk, "status": run.get_status_display()}
         )
     with transaction.atomic():
-        _move(
+        move(
             run,
             Status.QUEUED,
             in_background=True,
@@ -500,250 +375,23 @@ def is_frozen(cls: type[Operation] | None) -> bool:
 
 def freeze_reason() -> str:
     """Return who froze all runs and why; empty if runs are not frozen."""
-    hold = Freeze.objects.order_by("pk").first()
-    return str(hold) if hold else ""
+    frozen = Freeze.objects.order_by("pk").first()
+    return str(frozen) if frozen else ""
 
 
 def freeze(actor: Actor, note: str) -> None:
     """Stop every run at its next batch and prevent new runs."""
     with transaction.atomic():
-        hold = Freeze.objects.create(who=actor.name, note=note)
+        frozen = Freeze.objects.create(who=actor.name, note=note)
         record(None, "freeze", actor, note=note)
-        subject = _("All runs are frozen by %(who)s") % {"who": actor.name}
-        notifications.create_alert(f"hold/{hold.pk}", subject, _("Why: %(note)s") % {"note": note})
+        notify_frozen(frozen)
 
 
 def unfreeze(actor: Actor) -> None:
+    """End every freeze, so that runs resume."""
     with transaction.atomic():
         newest = Freeze.objects.order_by("-pk").first()
         Freeze.objects.all().delete()
         record(None, "unfreeze", actor)
         if newest is not None:
-            text = _("They were frozen by %(who)s: %(note)s") % {"who": newest.who, "note": newest.note}
-            notifications.create_alert(
-                f"release/{newest.pk}", _("All runs resume: unfrozen by %(who)s") % {"who": actor.name}, text
-            )
-
-
-# --- workers -----------------------------------------------------------------------------------------------
-
-
-def same_command(operation: Operation, selection: Selection) -> Run | None:
-    """Return the unfinished run of the same command, or None."""
-    unfinished = Run.objects.exclude(status__in=(*ENDED, Status.PLANNED))
-    return unfinished.filter(fingerprint=fingerprint(operation, selection)).order_by("-pk").first()
-
-
-def claim(run: Run, *, generation: int | None = None) -> Run:
-    """Claim a run for this process. Raises RunRefused if another worker has it.
-
-    `generation` is that of the queue message: an outdated message claims nothing.
-    """
-    if generation is not None and generation != run.generation:
-        raise RunRefused(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
-    require_environment()
-    if is_frozen(registry.operations().get(run.operation)):
-        raise RunRefused(_("All runs are frozen. Run `runs unfreeze` to resume them."))
-    handed_over = run.status == Status.RUNNING and not run.worker
-    if run.status == Status.RUNNING and not handed_over and not is_stale(run):
-        raise RunRefused(_("Run %(run)d is already running: see `runs show %(run)d`.") % {"run": run.pk})
-    if run.status != Status.RUNNING and Status.RUNNING not in TRANSITIONS[run.status]:
-        raise RunRefused(
-            _("Run %(run)d is %(status)s. This is not possible in that status.")
-            % {"run": run.pk, "status": run.get_status_display()}
-        )
-    died = run.status == Status.RUNNING and not handed_over
-    if run.status == Status.QUEUED and run.started_at is None:
-        begin(run)
-    met = Run.objects.filter(pk=run.pk, generation=run.generation, status=run.status).update(
-        status=Status.RUNNING,
-        generation=run.generation + 1,
-        worker=this_worker(),
-        lease_until=timezone.now() + LEASE,
-        attempts=run.attempts + (1 if died else 0),
-        started_at=run.started_at or timezone.now(),
-        request=Request.NONE if run.status in RESUMABLE else run.request,
-    )
-    if not met:
-        raise RunRefused(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
-    run.refresh_from_db()
-    return run
-
-
-def begin(run: Run) -> None:
-    """Lock the targets of a new run after its pinned rows are verified. Raises RunRefused."""
-    try:
-        check_drift(run, COMPARED_ROWS)
-    except PlanDrifted:
-        replace_plan(run, worker_actor(run))
-    except RunRefused as error:  # the plan can no longer be executed
-        fail_run(run, str(error))
-        raise
-    try:
-        take_locks(run)
-    except TargetLocked as held:  # it waits and is tried again in a minute
-        Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(
-            waiting=str(held),
-            waiting_code="target",
-            waiting_since=run.waiting_since or timezone.now(),
-            lease_until=timezone.now() + LEASE,
-        )
-        raise
-
-
-def get_run(number: int) -> Run:
-    """Return the run with this number. Raises RunRefused."""
-    run = Run.objects.filter(pk=number).first()
-    if run is None:
-        raise RunRefused(_("There is no run %(run)d: `runs list` shows those there are.") % {"run": number})
-    return run
-
-
-def store_of(run: Run, *, ask_server: bool = True) -> Store:
-    """Return the store of a run; an attached file is attached again. Refuses a different database.
-
-    Pages pass `ask_server=False`: they show stored data and do not wait for the server.
-    """
-    if run.attached_path:
-        cls = registry.operations().get(run.operation)
-        store = attach_file(
-            run.store,
-            run.attached_path,
-            read_only=cls is not None and (issubclass(cls, Check) or not cls.writes_store),
-        )
-    else:
-        store = Store(run.store, run.store)
-    if (ask_server or store.path is not None) and store.identity() != run.identity:
-        raise RunRefused(
-            _(
-                "%(location)s is not the database that run %(run)d worked on: "
-                "the file was replaced, or the store now points elsewhere."
-            )
-            % {"location": run.location, "run": run.pk}
-        )
-    return store
-
-
-def operation_of(run: Run, *, ask_server: bool = True) -> Operation:
-    cls = registry.operation(run.operation)
-    operation = operation_on(cls, store_of(run, ask_server=ask_server), run.params)
-    operation.as_of = datetime.fromisoformat(run.plan["as_of"])
-    return operation
-
-
-# --- waiting, interruption, failure --------------------------------------------------------------------------
-
-
-def let_go(run: Run, code: str, reason: str) -> float:
-    """Release the worker of a waiting run. Return the seconds until its next try.
-
-    Raises RunRefused if another worker has the run, or if it has ended.
-    """
-    seconds = WAIT_SECONDS[min(run.waits, len(WAIT_SECONDS) - 1)]
-    now = timezone.now()
-    since = run.waiting_since if run.waiting_code == code and run.waiting_since else now
-    fields = {
-        "worker": {},
-        "lease_until": now + timedelta(seconds=seconds) + LEASE,
-        "waiting": reason,
-        "waiting_code": code,
-        "waiting_since": since,
-        "waits": min(run.waits + 1, MAX_WAITS),
-    }
-    mine = Run.objects.filter(pk=run.pk, generation=run.generation, status=run.status)
-    if not mine.update(**fields):
-        raise RunRefused(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
-    for name, value in fields.items():
-        setattr(run, name, value)
-    logger.info("Run %s lets its worker go: %s", run.pk, reason)
-    return seconds
-
-
-def interrupt(run: Run, reason: str, code: str = "") -> None:
-    """Mark a run as interrupted. Best effort: the console's database may be unavailable."""
-    try:
-        Run.objects.filter(pk=run.pk, generation=run.generation, status=Status.RUNNING).update(
-            status=Status.INTERRUPTED,
-            waiting=reason,
-            waiting_code=code,
-            waiting_since=timezone.now(),
-            worker={},
-        )
-    except (DatabaseError, InterfaceError):
-        logger.warning("The interruption could not be written down", exc_info=True)
-
-
-def requeue_stale_runs() -> list[Run]:
-    """Queue background runs whose worker is gone; mark foreground runs as interrupted.
-
-    A run that loses its worker five times without completing a batch fails.
-    """
-    revived = []
-    now = timezone.now()
-    left = Run.objects.filter(
-        Q(status=Status.RUNNING)
-        | Q(status=Status.INTERRUPTED, in_background=True)
-        | Q(status=Status.QUEUED, lease_until__lt=now)
-    ).order_by("pk")
-    for run in left:
-        if run.status == Status.QUEUED:  # its message was lost, or arrived during a freeze
-            Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(lease_until=now + LEASE)
-            revived.append(run)
-            continue
-        if run.status == Status.RUNNING and not is_stale(run):
-            continue
-        try:
-            if run.attempts >= MAX_ATTEMPTS:
-                error = _("Its worker was lost %(count)d times in a row without finishing a batch.")
-                fail_run(run, error % {"count": run.attempts})
-                continue
-            if run.status == Status.RUNNING and not run.in_background:
-                _move(run, Status.INTERRUPTED, worker={}, lease_until=None)
-                continue
-            attempts = run.attempts + (1 if run.worker else 0)  # waiting between two slices is normal
-            lease = timezone.now() + LEASE
-            _move(run, Status.QUEUED, attempts=attempts, worker={}, lease_until=lease)
-        except RunRefused:  # another process has changed it
-            continue
-        revived.append(run)
-    return revived
-
-
-def fail_run(run: Run, error: str) -> None:
-    """Fail a run that no worker can execute."""
-    with transaction.atomic():
-        _move(run, Status.FAILED, error=error, finished_at=timezone.now(), generation=run.generation + 1)
-        release(run)
-        record(run, "failed", worker_actor(run), error=error)
-        notify(run)
-
-
-def notify(run: Run) -> None:
-    """Notify the alert list of a run that failed, needs attention or found something new."""
-    facts = [
-        _("Run %(run)d: %(operation)s") % {"run": run.pk, "operation": run.operation},
-        _("Database: %(location)s") % {"location": run.location},
-        _("Started by: %(who)s") % {"who": run.started_by},
-        *filter(None, (run.note, run.error)),
-        _("Look at it with `runs show %(run)d`, or on its page.") % {"run": run.pk},
-    ]
-    values = {"run": run.pk, "operation": run.operation, "store": run.store, "status": run.get_status_display()}
-    if run.status in {Status.FAILED, Status.NEEDS_ATTENTION}:
-        subject = _("Run %(run)d of %(operation)s on %(store)s: %(status)s") % values
-        notifications.create_alert(f"run/{run.pk}", subject, "\n".join(facts))
-    if run.status == Status.FAILED or run.attached_path:  # a file attached for one call is not monitored
-        return
-    news = findings.news(run)
-    new = sum(news.values())
-    if new:
-        subject = ngettext(
-            "%(count)d new finding of %(operation)s in %(store)s",
-            "%(count)d new findings of %(operation)s in %(store)s",
-            new,
-        ) % {**values, "count": new}
-        kinds = [f"{code}: {count} ({Priority(priority).label})" for (code, priority), count in news.items()]
-        notifications.create_alert(f"findings/{run.pk}", subject, "\n".join([*facts, "", *kinds]))
-
-
-def worker_actor(run: Run) -> Actor:
-    return Actor(f"worker@{host_name()}", f"{host_name()}:{os.getpid()}", Trigger(run.trigger))
+            notify_unfrozen(newest, actor)

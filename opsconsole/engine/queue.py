@@ -23,11 +23,11 @@ from django_q.brokers.orm import ORM
 from django_q.models import Failure, Schedule, Success
 from django_q.tasks import async_task
 
-from opsconsole.engine import lifecycle, notifications, planner, registry
+from opsconsole.engine import audit_log, lifecycle, notifications, planner, registry, stored_plans, workers
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.leases import LostOwnership
-from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import ENDED, Event, Freeze, Heartbeat, Run, ScheduleSetting, Status, Trigger
 from opsconsole.engine.operation import LONG_CLUSTER, Operation
 from opsconsole.engine.planner import PlanRefused
@@ -145,11 +145,11 @@ def run_slice(run_id: int, generation: int) -> str:
     with ExitStack() as stack:
         if mine and run.waits:  # if it is locked, release the worker at once
             with suppress(RunRefused, StoreUnavailable, DatabaseError, InterfaceError):
-                stack.enter_context(brief_lock_waits(lifecycle.store_of(run)))
+                stack.enter_context(brief_lock_waits(stored_plans.store_of(run)))
         try:
             if mine and lifecycle.is_frozen(registry.operations().get(run.operation)):
-                return _let_go(run, "freeze", lifecycle.freeze_reason())
-            run = lifecycle.claim(run, generation=generation)
+                return _release_worker(run, "freeze", lifecycle.freeze_reason())
+            run = workers.claim(run, generation=generation)
         except RunRefused as reason:
             return str(reason)
         except (StoreUnavailable, DatabaseError, InterfaceError) as error:
@@ -174,14 +174,14 @@ def _not_now(run: Run, error: Exception) -> str:
     """Let a run that could not start its slice wait if the error is temporary; fail it otherwise."""
     trouble = _trouble(error)
     if trouble is not None:
-        return _let_go(run, trouble_code(trouble), why_it_waits(Store(run.store, run.store), trouble))
-    lifecycle.fail_run(run, first_line(error))
+        return _release_worker(run, trouble_code(trouble), why_it_waits(Store(run.store, run.store), trouble))
+    workers.fail_run(run, first_line(error))
     return run.status
 
 
-def _let_go(run: Run, code: str, reason: str) -> str:
+def _release_worker(run: Run, code: str, reason: str) -> str:
     with transaction.atomic():
-        enqueue(run, lifecycle.let_go(run, code, reason))
+        enqueue(run, workers.release_worker(run, code, reason))
     return reason
 
 
@@ -199,7 +199,7 @@ def count_plan(run_id: int, generation: int) -> str:
     except (StoreUnavailable, DatabaseError, InterfaceError) as error:
         if _trouble(error) is None:
             raise
-        _send(count_plan, run_id, generation, seconds=lifecycle.WAIT_SECONDS[-1])
+        _send(count_plan, run_id, generation, seconds=workers.WAIT_SECONDS[-1])
         return first_line(error)
 
 
@@ -208,15 +208,15 @@ def _count_slice(run_id: int, generation: int) -> str:
     if run is None:
         return "gone"
     deadline = time.monotonic() + SLICE_SECONDS
-    planned = lifecycle.plan_of(run)
+    planned = stored_plans.plan_of(run)
 
     def keep(planned: planner.Plan) -> bool:
-        lifecycle.store_plan(run, planned)
+        stored_plans.store_plan(run, planned)
         with transaction.atomic():
             mine = Run.objects.filter(pk=run_id, status=Status.PLANNED, generation=generation)
             met = bool(mine.update(plan=run.plan, digest=run.digest))
             if met:
-                lifecycle.keep_pinned(run, planned)
+                stored_plans.keep_pinned(run, planned)
         return met
 
     shown = time.monotonic()
@@ -268,9 +268,9 @@ def _occasion(cls: type[Operation], params: dict[str, Any], due: str, *, last: b
         reason = str(store.unusable(error) if isinstance(error, DatabaseError) else error)
         if _trouble(error) is not None and not last:
             raise _TryAgain(reason) from error
-        lifecycle.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=reason)
+        audit_log.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=reason)
         return reason
-    unfinished = lifecycle.same_command(planned.operation, planned.selection)
+    unfinished = stored_plans.same_command(planned.operation, planned.selection)
     if unfinished is None and planned.operation.pins_rows:
         planner.count_outcomes(planned)
     if unfinished is not None:
@@ -284,7 +284,7 @@ def _occasion(cls: type[Operation], params: dict[str, Any], due: str, *, last: b
     except IntegrityError:
         return "this tick has its run already"
     except RunRefused as reason:  # frozen, or a recent backup is missing
-        lifecycle.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=str(reason))
+        audit_log.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=str(reason))
         return str(reason)
     return f"run {run.pk}"
 
@@ -312,7 +312,7 @@ def heartbeat(cluster: str = "") -> None:
 def requeue_stale_runs() -> list[Run]:
     """Queue every background run without a worker or a message."""
     with transaction.atomic():
-        revived = lifecycle.requeue_stale_runs()
+        revived = workers.requeue_stale_runs()
         for run in revived:
             enqueue(run)
     return revived
@@ -387,7 +387,7 @@ def switch(operation: str, *, on: bool, cron: str, actor: Actor) -> None:
             operation=operation, defaults={"on": on, "cron": cron, "changed_by": actor.user}
         )
         sync_schedules()
-        lifecycle.record(None, "schedule", actor, operation=operation, on=on, cron=cron)
+        audit_log.record(None, "schedule", actor, operation=operation, on=on, cron=cron)
 
 
 def sync_schedules() -> None:

@@ -9,9 +9,9 @@ from contextlib import suppress
 from django.utils.translation import gettext as _
 
 from opsconsole.engine import lifecycle, planner, registry
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.checks import Check
 from opsconsole.engine.executor import Executor
-from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Trigger
 from opsconsole.engine.registry import InvalidParameters
 from opsconsole.monitoring import measurements

@@ -10,9 +10,9 @@ from django.conf import settings
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from opsconsole.engine import lifecycle, planner, queue
+from opsconsole.engine import lifecycle, planner, queue, stored_plans
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Run, Trigger
 from opsconsole.engine.operation import Schedule
 from opsconsole.engine.outcomes import Changes, Done, Outcome, Skip
@@ -49,7 +49,7 @@ class RecoverInterrupted(RecoverTasks):
             return outcome
         recovery = RecoverTasks(self.store)
         selection = Selection([row.pk])
-        if lifecycle.same_command(recovery, selection) is not None:
+        if stored_plans.same_command(recovery, selection) is not None:
             return Skip("under_way")
         actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
         this_run = Run.objects.get(pk=cast(int, self.run_id))

@@ -19,9 +19,9 @@ from django.utils import timezone
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine import lifecycle, planner, registry
+from opsconsole.engine import lifecycle, planner, registry, stored_plans, workers
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.executor import Executor
-from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Run, Trigger
 from opsconsole.engine.operation import LONG_CLUSTER, Action, Operation, Risk
 from opsconsole.engine.outcomes import Done, Invalid, Outcome, Skip
@@ -161,9 +161,9 @@ class RecoverTasks(Action):
         cls = registry.operation(name)
         operation = planner.operation_on(cls, self.store, registry.clean(cls, params))
         planned = planner.plan(operation, Selection([key]))
-        interrupted = lifecycle.same_command(operation, planned.selection)  # by the loss of its worker
+        interrupted = stored_plans.same_command(operation, planned.selection)  # by the loss of its worker
         if interrupted is not None:
-            return Executor(lifecycle.claim(interrupted)).work()
+            return Executor(workers.claim(interrupted)).work()
         this_run = Run.objects.filter(pk=self.run_id or 0).first()
         actor = Actor(
             this_run.started_by if this_run else "console",

@@ -24,7 +24,7 @@ from openpyxl import Workbook, load_workbook
 
 from audits import demo as audits_demo
 from opsconsole.console import file_formats, store_import_export
-from opsconsole.engine import lifecycle
+from opsconsole.engine import workers
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Run
 from opsconsole.stores.router import store_of
@@ -547,7 +547,7 @@ def plan_delete(client, model, *keys):
 def executed(client, run):
     assert client.post(reverse("run-confirm", args=[run.pk]), {"digest": run.digest}).status_code == 302
     run.refresh_from_db()
-    return Executor(lifecycle.claim(run)).work()
+    return Executor(workers.claim(run)).work()
 
 
 def test_a_delete_is_a_run_and_can_be_undone(bobs, managed):

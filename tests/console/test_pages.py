@@ -14,9 +14,9 @@ from django.urls import reverse
 
 from audits.models import TaskAudit
 from opsconsole.console.run_changes import Changes
-from opsconsole.engine import lifecycle, planner, registry, wording
+from opsconsole.engine import lifecycle, planner, registry, stored_plans, wording, workers
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.executor import Executor
-from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Event, Run, ScheduleSetting, Status, Trigger
 from tasks.agentos.models import Task
 
@@ -69,7 +69,7 @@ def confirm(client, run, **data):
 
 def work(run):
     run.refresh_from_db()
-    return Executor(lifecycle.claim(run)).work()
+    return Executor(workers.claim(run)).work()
 
 
 # --- plan, confirm, look, undo ------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def test_a_plan_says_what_it_would_do_and_writes_nothing(bobs, audits):
 
 def test_the_shell_prints_the_sentences_of_the_page(bobs, audits, capsys):
     run = plan_of(bobs)
-    words = wording.PlanWording.of_run(run, lifecycle.operation_of(run))
+    words = wording.PlanWording.of_run(run, stored_plans.operation_of(run))
     page = html.unescape(page_of(bobs, run))
     call_command("backfill_audit_decision_fields", "--dry-run")
     printed = capsys.readouterr().out
@@ -385,7 +385,7 @@ def test_a_running_run_is_asked(bobs, audits):
     run = plan_of(bobs)
     confirm(bobs, run)
     run.refresh_from_db()
-    run = lifecycle.claim(run)
+    run = workers.claim(run)
     text = bobs.post(reverse("run-act", args=[run.pk, "pause"]), follow=True).content.decode()
     assert "The request is saved. The worker stops after this batch." in text
     assert "A pause is requested" in text

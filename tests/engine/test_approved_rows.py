@@ -13,9 +13,9 @@ from django.core.management.base import CommandError
 from django.urls import reverse
 from django.utils import timezone
 
-from opsconsole.engine import lifecycle, queue
+from opsconsole.engine import lifecycle, queue, workers
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted, RunRefused
-from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Alert, Lock, PinnedRows, Run, Status
 from tasks.agentos.models import MemoryItem
 from tests.engine.test_checklist import ALL, environment, make_backup
@@ -129,7 +129,7 @@ def test_a_resumed_run_is_not_compared_again(items: None) -> None:
     seen: list[Run] = []
     run = work(run, until=lambda: len(seen) >= 1, on_progress=seen.append)
     assert run.status == Status.INTERRUPTED
-    run = work(lifecycle.claim(run))
+    run = work(workers.claim(run))
     assert (run.status, keys()) == (Status.SUCCEEDED, set())
 
 
@@ -152,7 +152,7 @@ def test_a_waiting_run_holds_nothing(waiting: Run, alice: User, settings: Any) -
     work(other)
     queue.approve(waiting, acting(alice))
     assert not Lock.objects.exists()
-    run = lifecycle.claim(Run.objects.get(pk=waiting.pk))
+    run = workers.claim(Run.objects.get(pk=waiting.pk))
     assert set(run.locks.values_list("table", flat=True)) == {"memory_items"}
 
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 from opsconsole.backups.files import file_digest
 from opsconsole.backups.folders import listed_files
 from opsconsole.backups.notes import beside
-from opsconsole.engine import audit_log, lifecycle
+from opsconsole.engine import audit_log
 from opsconsole.engine.models import Event
 from opsconsole.stores.models import Backup
 from tests.console.test_proxies import printed
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 @pytest.fixture
 def entries() -> int:
     for number in range(5):
-        lifecycle.record(
+        audit_log.record(
             None, "note", TESTER, text=f"日誌 {number}", share=1.5 * number, large=1e16, nested={"b": [1, 2.0]}
         )
     return Event.objects.count()
@@ -94,7 +94,7 @@ def test_a_log_that_was_cut_short_or_written_anew_does_not_fit_its_backups(
     sql("DELETE FROM operations_event WHERE number = 5")
     with pytest.raises(CommandError, match=r"Entry 5 was removed: .*backup-1 noted 5 entries"):
         call_command("verify_audit_log")
-    lifecycle.record(None, "note", TESTER, text="another")
+    audit_log.record(None, "note", TESTER, text="another")
     with pytest.raises(CommandError, match=r"Entry 5 or an earlier one was replaced: .*backup-1 has another seal"):
         call_command("verify_audit_log")
 
@@ -102,7 +102,7 @@ def test_a_log_that_was_cut_short_or_written_anew_does_not_fit_its_backups(
 def test_another_key_makes_no_seal_that_fits(entries: int, settings: Any) -> None:
     key = settings.AUDIT_LOG_KEY
     settings.AUDIT_LOG_KEY = "what somebody guesses who has the database and not the key"
-    lifecycle.record(None, "approved", TESTER)
+    audit_log.record(None, "approved", TESTER)
     settings.AUDIT_LOG_KEY = key
     with pytest.raises(CommandError, match="Entry 6"):
         call_command("verify_audit_log")
@@ -113,7 +113,7 @@ def test_a_key_that_fits_nothing_is_called_wrong(entries: int, settings: Any, ap
     """Not the first entry forged; also where the console has gone on with the new key."""
     former, settings.AUDIT_LOG_KEY = settings.AUDIT_LOG_KEY, "k" * 32
     for number in range(appended):
-        lifecycle.record(None, "note", TESTER, text=str(number))
+        audit_log.record(None, "note", TESTER, text=str(number))
     with pytest.raises(CommandError, match="Wrong key: none fits the first 5 entries") as wrong:
         call_command("verify_audit_log")
     assert wrong.value.returncode == 1
@@ -191,7 +191,7 @@ def test_the_note_goes_with_its_backup(backup: Backup) -> None:
 def test_entries_of_many_threads_make_one_chain(entries: int) -> None:
     def append() -> None:
         for number in range(5):
-            lifecycle.record(None, "note", TESTER, text=str(number))
+            audit_log.record(None, "note", TESTER, text=str(number))
         connections.close_all()
 
     threads = [threading.Thread(target=append) for _ in range(4)]

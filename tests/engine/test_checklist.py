@@ -12,8 +12,8 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from opsconsole.engine import checklist, lifecycle, planner, queue, registry
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Event, Run, Status, Trigger
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.models import Backup

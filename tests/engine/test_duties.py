@@ -15,8 +15,8 @@ from opsconsole.accounts.models import Token
 from opsconsole.cli import accounts
 from opsconsole.console.accounts import link, make_superuser
 from opsconsole.engine import lifecycle, queue
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Event, Run, ScheduleSetting, Status, SystemUser, Trigger
 from tests.engine.test_checklist import ALL, Terminal, environment, make_backup
 from tests.support.contract import TESTER, operation_called, plan_whole

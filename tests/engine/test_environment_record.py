@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from opsconsole.engine import lifecycle
+from opsconsole.engine import lifecycle, workers
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Installation, Run
 from tests.support import agentos
@@ -93,9 +93,9 @@ def test_a_process_that_began_earlier_confirms_and_claims_nothing(
         Installation.objects.all().delete()
     if not is_refused:
         lifecycle.confirm(run, TESTER, background=True)
-        lifecycle.claim(run)
+        workers.claim(run)
         return
-    for attempt in (lambda: lifecycle.confirm(run, TESTER, background=True), lambda: lifecycle.claim(run)):
+    for attempt in (lambda: lifecycle.confirm(run, TESTER, background=True), lambda: workers.claim(run)):
         with pytest.raises(RunRefused, match=f"set up as {recorded}"):
             attempt()
     assert Run.objects.get().status == "planned"

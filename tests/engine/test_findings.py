@@ -12,7 +12,7 @@ from django.test import Client
 from django.utils import timezone
 
 from audits.models import TaskAudit
-from opsconsole.engine import executor, findings, leases, lifecycle, queue, registry
+from opsconsole.engine import executor, findings, leases, queue, registry, workers
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Finding, Run, Status
@@ -152,7 +152,7 @@ def test_acts_stop_between_units_and_go_on() -> None:
     until, on_progress = after_batches(1)
     run = work(run, until=until, on_progress=on_progress)
     assert (run.status, RingBells.rung) == (Status.INTERRUPTED, ["low"])
-    run = work(lifecycle.claim(run))
+    run = work(workers.claim(run))
     assert (run.status, run.changed, RingBells.rung) == (Status.SUCCEEDED, 3, ["low", "middle", "high"])
     with pytest.raises(RunRefused, match="can't be undone: Ring the bells"):
         operation_called("operations.undo_run", run=run.pk)

@@ -20,7 +20,7 @@ from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 
 from opsconsole.cli.output import result_of
-from opsconsole.engine import lifecycle, planner, queue
+from opsconsole.engine import lifecycle, planner, queue, workers
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Event, Run, ScheduleSetting, Status
 from opsconsole.stores import rows
@@ -91,7 +91,7 @@ def test_a_run_that_lost_its_worker_or_its_message_is_woken(store):
     assert [woken.pk for woken in queue.requeue_stale_runs()] == [run.pk]
     OrmQ.objects.all().delete()
 
-    run = lifecycle.claim(Run.objects.get())
+    run = workers.claim(Run.objects.get())
     assert queue.requeue_stale_runs() == []  # this process lives
     Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
     queue.requeue_stale_runs()
@@ -106,13 +106,13 @@ def test_a_run_that_kills_every_worker_is_failed(store, monkeypatch):
         raise Crash
 
     monkeypatch.setattr(rows, "write", crash)
-    for _attempt in range(lifecycle.MAX_ATTEMPTS):
-        run = lifecycle.claim(Run.objects.get(pk=run.pk))
+    for _attempt in range(workers.MAX_ATTEMPTS):
+        run = workers.claim(Run.objects.get(pk=run.pk))
         with pytest.raises(Crash):  # in the middle of its first batch
             work(run)
         Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
         queue.requeue_stale_runs()
-    run = lifecycle.claim(Run.objects.get(pk=run.pk))
+    run = workers.claim(Run.objects.get(pk=run.pk))
     Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
     queue.requeue_stale_runs()
     run.refresh_from_db()
@@ -267,7 +267,7 @@ def test_a_run_that_waits_for_a_lock_lets_its_worker_go(locked, client, bob):
         since = since or run.waiting_since
         assert run.waiting_since == since
         delay = OrmQ.objects.get().lock - timezone.now()
-        assert timedelta(seconds=-1) < delay - timedelta(seconds=lifecycle.WAIT_SECONDS[attempt]) < timedelta(seconds=1)
+        assert timedelta(seconds=-1) < delay - timedelta(seconds=workers.WAIT_SECONDS[attempt]) < timedelta(seconds=1)
         assert run.lease_until - timezone.now() > delay, "nothing else wakes it before"
     assert queue.requeue_stale_runs() == []
     waiting = result_of(run)["waiting"]

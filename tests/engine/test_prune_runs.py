@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.lifecycle import Actor, confirm, create_run
+from opsconsole.engine.lifecycle import confirm, create_run
 from opsconsole.engine.models import Batch, Event, GivenRows, Run, Status, Trigger
 from opsconsole.engine.operation import Risk
 from opsconsole.engine.planner import advice

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from audits.models import GuardianVerdict
-from opsconsole.engine import lifecycle, registry
+from opsconsole.engine import registry, workers
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Status
 from opsconsole.engine.operation import Operation, Risk
@@ -129,7 +129,7 @@ def test_worker_dies(store: Store, point: str, monkeypatch: pytest.MonkeyPatch) 
         run, call = start(operation, batch_size=7), 2
         if point == "while recovering":
             until, on_progress = after_batches(2)
-            run, call = lifecycle.claim(work(run, until=until, on_progress=on_progress)), 1
+            run, call = workers.claim(work(run, until=until, on_progress=on_progress)), 1
         monkeypatch.setattr(*interposed(point, call, crash))
         with pytest.raises(Crash):
             work(run)
@@ -211,6 +211,6 @@ def test_figures_of_the_same_work_are_the_same(store: Store) -> None:
         run = work(run, until=until, on_progress=on_progress)
         slices += 1
         if run.status == Status.INTERRUPTED:
-            run = lifecycle.claim(run)
+            run = workers.claim(run)
     assert slices > 5
     assert figures(run) == figures(whole)

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from opsconsole.console import file_formats
 from opsconsole.console.editing import raw_values
-from opsconsole.engine import lifecycle, queue
+from opsconsole.engine import lifecycle, queue, workers
 from opsconsole.engine.models import Freeze, GivenRows, Run, Status
 from opsconsole.engine.operation import Risk
 from opsconsole.engine.operations import write_rows
@@ -253,7 +253,7 @@ def test_a_worker_goes_on_where_the_web_server_died(bobs, task, monkeypatch):
     monkeypatch.undo()
     assert tasks(task) == [("t", "old", "created")]
     Run.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
-    (run,) = lifecycle.requeue_stale_runs()
+    (run,) = workers.requeue_stale_runs()
     queue.run_slice(run.pk, run.generation)
     assert tasks(task) == [("t", "mine", "created")]
 
@@ -434,7 +434,7 @@ def test_worker_dies(managed, point, monkeypatch):
         if point == "while recovering":
             stopped: list[Run] = []
             run = work(run, until=lambda: len(stopped) >= 2, on_progress=stopped.append)
-            run, call = lifecycle.claim(run), 1
+            run, call = workers.claim(run), 1
         monkeypatch.setattr(*interposed(point, call, crash))
         with pytest.raises(Crash):
             work(run)

@@ -8,9 +8,9 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import call_command
 
-from opsconsole.engine import lifecycle, planner, queue
+from opsconsole.engine import lifecycle, planner, queue, workers
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Run, Status, Trigger
 from opsconsole.engine.selection import Selection
 from tests.roadmaps.test_recover_tasks import NAME, _workflow, address_of, begin
@@ -65,7 +65,7 @@ def test_scheduled_recoveries_need_an_approver_in_production(
     with pytest.raises(RunRefused, match="You last changed the schedule"):
         lifecycle.approve(run, Actor("bob", "here", Trigger.SHELL, bob))
     lifecycle.approve(run, Actor("alice", "here", Trigger.ADMIN, alice))
-    work(lifecycle.claim(Run.objects.get(pk=run.pk)))
+    work(workers.claim(Run.objects.get(pk=run.pk)))
     started = Run.objects.get(operation=NAME)
     assert (started.status, started.approved_by, started.changed_by) == (Status.QUEUED, alice, bob)
     for keys, held in (["t"], True), (["other"], False):

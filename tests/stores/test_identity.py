@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.cache import cache
 from django.test import Client
 
-from opsconsole.engine import lifecycle, planner
+from opsconsole.engine import lifecycle, planner, stored_plans
 from opsconsole.engine.errors import RunRefused
 from tests.backups.test_backup_store import back_up
 from tests.conftest import attach_url, forget_attached
@@ -87,7 +87,7 @@ def test_another_database_at_the_same_address_is_not_resumed(
     store = attach_url("agentos", postgres.create_database("identity", like=agentos_template))
     assert store.location == run.location
     with pytest.raises(RunRefused, match="is not the database that run"):
-        lifecycle.operation_of(run)
+        stored_plans.operation_of(run)
 
 
 def test_pages_know_a_servers_backups_without_waiting_for_it(

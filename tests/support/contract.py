@@ -20,11 +20,11 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from opsconsole.engine import executor, lifecycle, planner, registry
+from opsconsole.engine import executor, lifecycle, planner, registry, workers
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.leases import LEASE, LostOwnership, this_worker
-from opsconsole.engine.lifecycle import Actor
 from opsconsole.engine.models import Batch, Event, FailedItem, Lock, Run, Status, Trigger
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.planner import Plan
@@ -101,7 +101,7 @@ def die(run: Run) -> Run:
     for connection in connections.all(initialized_only=True):
         connection.close()
     Run.objects.filter(pk=run.pk).update(worker={**this_worker(), "pid": 2**22 + 1})
-    return lifecycle.claim(Run.objects.get(pk=run.pk))
+    return workers.claim(Run.objects.get(pk=run.pk))
 
 
 def after_batches(count: int) -> tuple[Callable[[], bool], Callable[[Run], None]]:
@@ -283,7 +283,7 @@ class Contract:
             slices += 1
             if run.status == Status.INTERRUPTED:
                 assert slices < 1000
-                run = lifecycle.claim(run)
+                run = workers.claim(run)
         assert slices > 2
         assert dump(store) == after
         stopped, whole = figures(run), self.expected_figures(store, run)
@@ -303,7 +303,7 @@ class Contract:
         run, call = self.start(store, batch_size=7), 3
         if point == "while recovering":
             until, on_progress = after_batches(3)
-            run, call = lifecycle.claim(work(run, until=until, on_progress=on_progress)), 1
+            run, call = workers.claim(work(run, until=until, on_progress=on_progress)), 1
         monkeypatch.setattr(*interposed(point, call, crash))
         with pytest.raises(Crash):
             work(run)
@@ -326,7 +326,7 @@ class Contract:
 
         def take_over() -> None:
             Run.objects.update(lease_until=timezone.now() - LEASE)
-            taken.extend((lifecycle.claim(Run.objects.get()), dump(store)))
+            taken.extend((workers.claim(Run.objects.get()), dump(store)))
 
         run = self.start(store, batch_size=7)
         monkeypatch.setattr(*interposed("after the image", 3, take_over))
@@ -347,7 +347,7 @@ class Contract:
         kept = store.path.with_suffix(".kept")
         for batches in (1, 3):
             until, on_progress = after_batches(batches)
-            run = lifecycle.claim(work(run, until=until, on_progress=on_progress))
+            run = workers.claim(work(run, until=until, on_progress=on_progress))
             store.close()
             if batches == 1:
                 shutil.copyfile(store.path, kept)
@@ -545,7 +545,7 @@ class Contract:
         assert 0 < run.seen < run.total
         with pytest.raises(RunRefused, match=f"run {run.pk}"):
             self.execute(store)
-        run = work(lifecycle.claim(run))
+        run = work(workers.claim(run))
         assert run.status == Status.SUCCEEDED
         assert dump(store) == after
 

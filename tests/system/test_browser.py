@@ -10,7 +10,7 @@ from django.urls import reverse
 from playwright.sync_api import expect, sync_playwright
 
 from audits.models import TaskAudit
-from opsconsole.engine import lifecycle
+from opsconsole.engine import audit_log, lifecycle, workers
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Run, Status, Trigger
 from tasks.agentos.models import Task
@@ -78,7 +78,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     expect(page.get_by_text("No worker has been seen yet.")).to_be_visible()
 
     run.refresh_from_db()
-    run = lifecycle.claim(run)
+    run = workers.claim(run)
     steps = iter(range(3))
     run = Executor(run).work(until=lambda: next(steps, None) is None, hand_over=lambda run, seconds: None)
     assert 0 < run.seen < 40
@@ -90,7 +90,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     assert Run.objects.get(pk=run.pk).status == Status.PAUSED
     page.get_by_role("button", name="Resume").click(timeout=10_000)
     expect(page.locator("#live")).to_contain_text("queued", ignore_case=True)
-    Executor(lifecycle.claim(Run.objects.get(pk=run.pk))).work()
+    Executor(workers.claim(Run.objects.get(pk=run.pk))).work()
     expect(page.get_by_role("heading", name="Verification")).to_be_visible(timeout=10_000)
 
     page.get_by_role("link", name="Changes (35)").click()
@@ -102,7 +102,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     page.get_by_role("button", name="Restore 35 rows").click()
     undo = Run.objects.latest("pk")
     page.wait_for_url(f"**{reverse('run', args=[undo.pk])}")
-    Executor(lifecycle.claim(undo)).work()
+    Executor(workers.claim(undo)).work()
     expect(page.get_by_role("heading", name="Verification")).to_be_visible(timeout=10_000)
     assert not TaskAudit.objects.filter(source_event_ts__isnull=False).exists()
 
@@ -111,7 +111,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
 def test_on_a_phone(open_page, live_server, audits, scheme):
     page = open_page(color_scheme=scheme)
     run = plan(page, live_server)
-    lifecycle.confirm(run, lifecycle.Actor("bob", "here", Trigger.ADMIN), background=False)
+    lifecycle.confirm(run, audit_log.Actor("bob", "here", Trigger.ADMIN), background=False)
     done = Executor(Run.objects.get(pk=run.pk)).work()
     page.set_viewport_size({"width": 360, "height": 740})
     address = reverse("run", args=[done.pk])
@@ -133,7 +133,7 @@ def test_without_javascript(open_page, live_server, audits):
     run = plan(page, live_server)
     page.get_by_role("button", name="Fill 35 audits").click()
     expect(page.get_by_text("JavaScript is off: this page does not refresh by itself.")).to_be_visible()
-    Executor(lifecycle.claim(Run.objects.get(pk=run.pk))).work()
+    Executor(workers.claim(Run.objects.get(pk=run.pk))).work()
     page.get_by_role("link", name="Refresh").click()
     expect(page.get_by_text("35", exact=True).first).to_be_visible()
     expect(page.get_by_role("button", name="Plan undo")).to_be_visible()
@@ -198,5 +198,5 @@ def test_a_row_is_edited_and_a_file_imported(open_page, live_server, tmp_path):
     expect(page.locator("#plan-sentence")).to_contain_text("Write 2 rows")
     page.get_by_role("button", name="Write 2 rows").click()
     expect(page.get_by_text("Import of tasks.csv").first).to_be_visible()
-    Executor(lifecycle.claim(Run.objects.latest("pk"))).work()
+    Executor(workers.claim(Run.objects.latest("pk"))).work()
     assert set(Task.objects.values_list("task_id", "title")) == {("T1", "three"), ("T2", "new")}

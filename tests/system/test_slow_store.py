@@ -38,10 +38,11 @@ from datetime import timedelta
 from django.contrib.auth.models import User
 from django.utils import timezone
 from django_q.models import OrmQ
+from opsconsole.engine import audit_log
 from opsconsole.engine import lifecycle, planner, queue, registry
 from opsconsole.engine.models import Run, Trigger
 bob = User.objects.create_superuser("bob", password="correct horse")
-actor = lifecycle.Actor("bob", "here", Trigger.ADMIN, bob)
+actor = audit_log.Actor("bob", "here", Trigger.ADMIN, bob)
 for name, values in (("audits.backfill_decision_fields", {}), ("monitoring.check_store", {"store": "agentos"}),
                      ("helix.repair_dirty_jobs", {}), ("monitoring.check_store", {"store": "helix"})):
     cls = registry.operation(name)

@@ -14,10 +14,10 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.engine import registry
 from opsconsole.engine.checks import Check
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.lifecycle import get_run, store_of
 from opsconsole.engine.models import FailedItem
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.outcomes import Outcome
+from opsconsole.engine.stored_plans import get_run, store_of
 from opsconsole.stores.preflight import Target
 from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store

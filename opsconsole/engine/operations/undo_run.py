@@ -15,10 +15,10 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine import registry
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.lifecycle import get_run, store_of
 from opsconsole.engine.models import Batch, Run
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
+from opsconsole.engine.stored_plans import get_run, store_of
 from opsconsole.formatting import format_number
 from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.catalog import ForeignKey

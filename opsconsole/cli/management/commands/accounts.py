@@ -14,7 +14,7 @@ from opsconsole.cli.command import ConsoleCommand, Refused, add_verb, require_en
 from opsconsole.cli.flags import add_json_flag, add_user_flag
 from opsconsole.cli.output import Output
 from opsconsole.console.accounts import link, unlink
-from opsconsole.engine.lifecycle import Actor
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.models import SystemUser, Trigger
 
 

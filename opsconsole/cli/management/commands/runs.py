@@ -22,8 +22,8 @@ from opsconsole.cli.output import Output, line_of, result_of, status_label
 from opsconsole.cli.running import run_operation
 from opsconsole.engine import lifecycle, queue, registry
 from opsconsole.engine.labels import reason_label, verb_label
-from opsconsole.engine.lifecycle import get_run
 from opsconsole.engine.models import Run
+from opsconsole.engine.stored_plans import get_run
 from opsconsole.escaping import for_terminal
 from opsconsole.formatting import format_number
 

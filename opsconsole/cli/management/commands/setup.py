@@ -21,7 +21,7 @@ from opsconsole.cli.accounts import system_user, system_user_at_host
 from opsconsole.cli.command import ConsoleCommand, Refused, require_environment
 from opsconsole.console.accounts import link, make_groups, make_superuser
 from opsconsole.engine import environments
-from opsconsole.engine.lifecycle import Actor
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.models import SystemUser, Trigger
 from opsconsole.env import make_data_folder
 from opsconsole.stores import schema

@@ -1,0 +1,120 @@
+"""Plans stored in runs: saved, found again, and read back as plans and operations."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+import orjson
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from opsconsole.engine import registry
+from opsconsole.engine.checks import Check
+from opsconsole.engine.errors import RunRefused
+from opsconsole.engine.models import ENDED, PinnedRows, Run, Status
+from opsconsole.engine.operation import Operation
+from opsconsole.engine.planner import Plan, operation_on
+from opsconsole.engine.selection import Selection
+from opsconsole.stores.store import Store, attach_file
+
+
+def get_run(number: int) -> Run:
+    """Return the run with this number. Raises RunRefused."""
+    run = Run.objects.filter(pk=number).first()
+    if run is None:
+        raise RunRefused(_("There is no run %(run)d: `runs list` shows those there are.") % {"run": number})
+    return run
+
+
+def store_of(run: Run, *, ask_server: bool = True) -> Store:
+    """Return the store of a run; an attached file is attached again. Refuses a different database.
+
+    Pages pass `ask_server=False`: they show stored data and do not wait for the server.
+    """
+    if run.attached_path:
+        cls = registry.operations().get(run.operation)
+        store = attach_file(
+            run.store,
+            run.attached_path,
+            read_only=cls is not None and (issubclass(cls, Check) or not cls.writes_store),
+        )
+    else:
+        store = Store(run.store, run.store)
+    if (ask_server or store.path is not None) and store.identity() != run.identity:
+        raise RunRefused(
+            _(
+                "%(location)s is not the database that run %(run)d worked on: "
+                "the file was replaced, or the store now points elsewhere."
+            )
+            % {"location": run.location, "run": run.pk}
+        )
+    return store
+
+
+def operation_of(run: Run, *, ask_server: bool = True) -> Operation:
+    cls = registry.operation(run.operation)
+    operation = operation_on(cls, store_of(run, ask_server=ask_server), run.params)
+    operation.as_of = datetime.fromisoformat(run.plan["as_of"])
+    return operation
+
+
+def fingerprint(operation: Operation, selection: Selection) -> str:
+    """Return a digest that is equal for the same operation, database, parameters and selection."""
+    parts = [operation.name, operation.store.identity(), operation.params, selection.as_json()]
+    return hashlib.sha256(orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def same_command(operation: Operation, selection: Selection) -> Run | None:
+    """Return the unfinished run of the same command, or None."""
+    unfinished = Run.objects.exclude(status__in=(*ENDED, Status.PLANNED))
+    return unfinished.filter(fingerprint=fingerprint(operation, selection)).order_by("-pk").first()
+
+
+def plan_of(run: Run) -> Plan:
+    """Return the stored plan, to count it further or to compare it."""
+    kept = run.plan
+    return Plan(
+        operation_of(run),
+        Selection(**run.selection),
+        run.bound,
+        run.before,
+        reasons=kept["reasons"],
+        sample=kept["sample"],
+        batches=kept["batches"],
+        seconds=kept["seconds"],
+        cursor=kept["cursor"],
+        counted=kept["counted"],
+        rows_digest=kept["rows_digest"],
+        rows=kept.get("rows", {}),
+        notes=kept.get("notes", []),
+        restorable=kept.get("restorable", True),
+    )
+
+
+def store_plan(run: Run, planned: Plan) -> None:
+    """Copy the plan so far into `run` without saving it."""
+    run.bound = planned.bound
+    run.total = planned.total
+    run.before = planned.before
+    run.digest = planned.digest()
+    run.plan = {
+        "counted": planned.counted,
+        "reasons": planned.reasons,
+        "sample": planned.sample,
+        "batches": planned.batches,
+        "seconds": planned.seconds,
+        "cursor": planned.cursor,
+        "rows_digest": planned.rows_digest,
+        "rows": planned.rows,
+        "notes": planned.notes,
+        "restorable": planned.restorable,
+        "planned_at": timezone.now().isoformat(),
+        "as_of": planned.operation.as_of.isoformat(),
+    }
+
+
+def keep_pinned(run: Run, planned: Plan) -> None:
+    """Save the rows that `planned` has pinned since the last call."""
+    PinnedRows.keep(run, planned.pinned)
+    planned.pinned.clear()

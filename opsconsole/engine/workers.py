@@ -1,0 +1,167 @@
+"""Runs and their workers: claim, wait, interrupt, requeue and fail."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from django.db import DatabaseError, InterfaceError, transaction
+from django.db.models import Q
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from opsconsole.engine import registry
+from opsconsole.engine.audit_log import record
+from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
+from opsconsole.engine.leases import LEASE, is_stale, this_worker, worker_actor
+from opsconsole.engine.lifecycle import COMPARED_ROWS, check_drift, is_frozen, move, replace_plan, require_environment
+from opsconsole.engine.locks import release, take_locks
+from opsconsole.engine.models import RESUMABLE, TRANSITIONS, Request, Run, Status
+from opsconsole.engine.run_notifications import notify
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITS = 100
+WAIT_SECONDS = (1, 2, 5, 10, 20, 30)  # until a waiting run is tried again
+MAX_ATTEMPTS = 5  # workers lost in a row without one batch
+
+
+def claim(run: Run, *, generation: int | None = None) -> Run:
+    """Claim a run for this process. Raises RunRefused if another worker has it.
+
+    `generation` is that of the queue message: an outdated message claims nothing.
+    """
+    if generation is not None and generation != run.generation:
+        raise RunRefused(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+    require_environment()
+    if is_frozen(registry.operations().get(run.operation)):
+        raise RunRefused(_("All runs are frozen. Run `runs unfreeze` to resume them."))
+    handed_over = run.status == Status.RUNNING and not run.worker
+    if run.status == Status.RUNNING and not handed_over and not is_stale(run):
+        raise RunRefused(_("Run %(run)d is already running: see `runs show %(run)d`.") % {"run": run.pk})
+    if run.status != Status.RUNNING and Status.RUNNING not in TRANSITIONS[run.status]:
+        raise RunRefused(
+            _("Run %(run)d is %(status)s. This is not possible in that status.")
+            % {"run": run.pk, "status": run.get_status_display()}
+        )
+    died = run.status == Status.RUNNING and not handed_over
+    if run.status == Status.QUEUED and run.started_at is None:
+        begin(run)
+    met = Run.objects.filter(pk=run.pk, generation=run.generation, status=run.status).update(
+        status=Status.RUNNING,
+        generation=run.generation + 1,
+        worker=this_worker(),
+        lease_until=timezone.now() + LEASE,
+        attempts=run.attempts + (1 if died else 0),
+        started_at=run.started_at or timezone.now(),
+        request=Request.NONE if run.status in RESUMABLE else run.request,
+    )
+    if not met:
+        raise RunRefused(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+    run.refresh_from_db()
+    return run
+
+
+def begin(run: Run) -> None:
+    """Lock the targets of a new run after its pinned rows are verified. Raises RunRefused."""
+    try:
+        check_drift(run, COMPARED_ROWS)
+    except PlanDrifted:
+        replace_plan(run, worker_actor(run))
+    except RunRefused as error:  # the plan can no longer be executed
+        fail_run(run, str(error))
+        raise
+    try:
+        take_locks(run)
+    except TargetLocked as held:  # it waits and is tried again in a minute
+        Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(
+            waiting=str(held),
+            waiting_code="target",
+            waiting_since=run.waiting_since or timezone.now(),
+            lease_until=timezone.now() + LEASE,
+        )
+        raise
+
+
+def requeue_stale_runs() -> list[Run]:
+    """Queue background runs whose worker is gone; mark foreground runs as interrupted.
+
+    A run that loses its worker five times without completing a batch fails.
+    """
+    revived = []
+    now = timezone.now()
+    left = Run.objects.filter(
+        Q(status=Status.RUNNING)
+        | Q(status=Status.INTERRUPTED, in_background=True)
+        | Q(status=Status.QUEUED, lease_until__lt=now)
+    ).order_by("pk")
+    for run in left:
+        if run.status == Status.QUEUED:  # its message was lost, or arrived during a freeze
+            Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(lease_until=now + LEASE)
+            revived.append(run)
+            continue
+        if run.status == Status.RUNNING and not is_stale(run):
+            continue
+        try:
+            if run.attempts >= MAX_ATTEMPTS:
+                error = _("Its worker was lost %(count)d times in a row without finishing a batch.")
+                fail_run(run, error % {"count": run.attempts})
+                continue
+            if run.status == Status.RUNNING and not run.in_background:
+                move(run, Status.INTERRUPTED, worker={}, lease_until=None)
+                continue
+            attempts = run.attempts + (1 if run.worker else 0)  # waiting between two slices is normal
+            lease = timezone.now() + LEASE
+            move(run, Status.QUEUED, attempts=attempts, worker={}, lease_until=lease)
+        except RunRefused:  # another process has changed it
+            continue
+        revived.append(run)
+    return revived
+
+
+def release_worker(run: Run, code: str, reason: str) -> float:
+    """Release the worker of a waiting run. Return the seconds until its next try.
+
+    Raises RunRefused if another worker has the run, or if it has ended.
+    """
+    seconds = WAIT_SECONDS[min(run.waits, len(WAIT_SECONDS) - 1)]
+    now = timezone.now()
+    since = run.waiting_since if run.waiting_code == code and run.waiting_since else now
+    fields = {
+        "worker": {},
+        "lease_until": now + timedelta(seconds=seconds) + LEASE,
+        "waiting": reason,
+        "waiting_code": code,
+        "waiting_since": since,
+        "waits": min(run.waits + 1, MAX_WAITS),
+    }
+    mine = Run.objects.filter(pk=run.pk, generation=run.generation, status=run.status)
+    if not mine.update(**fields):
+        raise RunRefused(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+    for name, value in fields.items():
+        setattr(run, name, value)
+    logger.info("Run %s releases its worker: %s", run.pk, reason)
+    return seconds
+
+
+def interrupt(run: Run, reason: str, code: str = "") -> None:
+    """Mark a run as interrupted. Best effort: the console's database may be unavailable."""
+    try:
+        Run.objects.filter(pk=run.pk, generation=run.generation, status=Status.RUNNING).update(
+            status=Status.INTERRUPTED,
+            waiting=reason,
+            waiting_code=code,
+            waiting_since=timezone.now(),
+            worker={},
+        )
+    except (DatabaseError, InterfaceError):
+        logger.warning("The interruption could not be written down", exc_info=True)
+
+
+def fail_run(run: Run, error: str) -> None:
+    """Fail a run that no worker can execute."""
+    with transaction.atomic():
+        move(run, Status.FAILED, error=error, finished_at=timezone.now(), generation=run.generation + 1)
+        release(run)
+        record(run, "failed", worker_actor(run), error=error)
+        notify(run)
