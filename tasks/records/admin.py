@@ -21,7 +21,7 @@ from opsconsole.stores.store import Store
 from tasks.records import status as executions
 from tasks.records.models import TaskStatus, TestRecord
 from tasks.records.operations.backfill_execution_ids import BackfillExecutionIds
-from tasks.records.summaries import IN_MEMORY_LIMIT, document
+from tasks.records.summaries import IN_MEMORY_LIMIT, decode_document
 
 
 class RecordsAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
@@ -124,7 +124,7 @@ def _document(stored: Any, compressed: Any) -> str:
     if stored is None:
         return "–"
     try:
-        return json_block(encode(document(stored, compressed, limit=IN_MEMORY_LIMIT)).decode())
+        return json_block(encode(decode_document(stored, compressed, limit=IN_MEMORY_LIMIT)).decode())
     except Unreadable as error:
         reason = error.reason
     if reason == "too_large":

@@ -1,4 +1,4 @@
-"""The status of executions, for clients that poll and for platforms that report (document 002)."""
+"""The endpoints of the status of executions (see docs/api.md)."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ ExecutionId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x
 
 
 class Link(Schema):
-    """Results over 1 MB: fetch them from here."""
+    """The address of results that are longer than 1 MB."""
 
     url: str
 
 
 class Status(Schema):
-    """How far a run is."""
+    """The status of an execution."""
 
     task_id: str
     progress: int
@@ -45,7 +45,7 @@ class Status(Schema):
 
 
 class Statuses(Schema):
-    """Those that are known; ids that nobody knows; ids that a layer may know which could not be asked."""
+    """Known executions, unknown ids, and ids that an unavailable data source may know."""
 
     executions: list[Status]
     unknown: list[str]
@@ -53,7 +53,7 @@ class Statuses(Schema):
 
 
 class Report(Schema):
-    """What a platform says of a run of its own."""
+    """The status of an execution, reported by its platform."""
 
     model_config = ConfigDict(use_enum_values=True)
 
@@ -76,13 +76,13 @@ ERRORS = {404: Error, 503: Error}
 
 @router.get("/executions/status", response=Statuses, url_name="statuses")
 def statuses(request: HttpRequest, wanted: Query[Wanted]) -> HttpResponse:
-    """Of up to 100 executions: `?ids=…&ids=…`."""
+    """Return the status of up to 100 executions: `?ids=…&ids=…`."""
     return _statuses(request, wanted.ids)
 
 
 @router.post("/executions/status", response=Statuses, url_name="statuses")
 def statuses_of(request: HttpRequest, wanted: Wanted) -> HttpResponse:
-    """The same, for ids that are too many for an address."""
+    """Return the same for more ids than fit into a URL."""
     return _statuses(request, wanted.ids)
 
 
@@ -100,7 +100,10 @@ def _statuses(request: HttpRequest, ids: list[str]) -> HttpResponse:
 
 @router.get("/executions/{execution_id}/status", response={200: Status, **ERRORS}, url_name="status")
 def status(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpResponse:
-    """From the live layer, else the platform's tables; 404 only when all were asked and none knows it."""
+    """Return the status from the live layer, else from the platform's tables.
+
+    The answer is 404 only if every data source was available.
+    """
     asked = executions.get_statuses([execution_id])
     answer = asked.answers.get(execution_id)
     if answer is None:
@@ -114,28 +117,28 @@ def status(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpRespons
     url_name="status",
     auth=access("records.report_taskstatus"),
 )
-def report(request: HttpRequest, execution_id: Path[ExecutionId], said: Report) -> HttpResponse:
-    """Write the live layer, for platforms without a Redis of their own."""
-    if said.task_id not in (None, execution_id):
-        values = {"said": said.task_id, "id": execution_id}
-        return error(422, _("task_id is %(said)s, and the address says %(id)s.") % values)
+def report(request: HttpRequest, execution_id: Path[ExecutionId], reported: Report) -> HttpResponse:
+    """Write the live layer, for platforms without a separate Redis."""
+    if reported.task_id not in (None, execution_id):
+        values = {"task_id": reported.task_id, "id": execution_id}
+        return error(422, _("task_id is %(task_id)s, but the URL contains %(id)s. Send the same id in both.") % values)
     try:
-        executions.report(execution_id, {**said.model_dump(exclude_none=True), "task_id": execution_id})
-    except Exception as raised:  # noqa: BLE001  # whatever a cache raises
-        executions.logger.warning("the live layer can't be written: %s", raised)
-        return _later(error(503, _("The live layer can't be written.")))
+        executions.report(execution_id, {**reported.model_dump(exclude_none=True), "task_id": execution_id})
+    except Exception as raised:  # noqa: BLE001  # a cache raises the errors of its client library
+        executions.logger.warning("Writing the live layer failed: %s", raised)
+        return _later(error(503, _("The live layer is unavailable. Send the report again later.")))
     return status(request, execution_id)
 
 
 @router.get("/executions/{execution_id}/results", response={200: Any, **ERRORS}, url_name="results")
 def results(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpResponse:
-    """What `results` of the status links to."""
+    """Return the document that `results` of the status links to."""
     return _long(execution_id, "results")
 
 
 @router.get("/executions/{execution_id}/detailed_results", response={200: Any, **ERRORS}, url_name="detailed_results")
 def detailed_results(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpResponse:
-    """What `detailed_results` of the status links to."""
+    """Return the document that `detailed_results` of the status links to."""
     return _long(execution_id, "detailed_results")
 
 
@@ -154,7 +157,7 @@ def _ended(answer: dict[str, Any]) -> bool:
 
 
 def _answer(request: HttpRequest, answer: Any, *, running: bool) -> HttpResponse:
-    """And when to come back, while it runs."""
+    """Return the answer. While an execution runs, add when to ask again."""
     response = tagged(request, encode(answer))
     if running:
         response["Retry-After"] = str(POLL_AGAIN_SECONDS)
@@ -163,8 +166,12 @@ def _answer(request: HttpRequest, answer: Any, *, running: bool) -> HttpResponse
 
 def _unknown(execution_id: str, *, asked_all: bool) -> HttpResponse:
     if asked_all:
-        return error(404, _("No execution %(id)s is known.") % {"id": execution_id})
-    return _later(error(503, _("Not everybody who may know of %(id)s could be asked.") % {"id": execution_id}))
+        return error(404, _("Execution %(id)s does not exist.") % {"id": execution_id})
+    return _later(
+        error(
+            503, _("A data source is unavailable, so execution %(id)s could not be looked up.") % {"id": execution_id}
+        )
+    )
 
 
 def _later(response: HttpResponse) -> HttpResponse:

@@ -1,4 +1,4 @@
-"""Execution records: about three hundred, most from before the repair of document 002, some of them broken."""
+"""Sample data of the execution records: three hundred, most without an execution id, some of them broken."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from opsconsole.stores.store import Store
 from tasks.records.models import Stage, TaskStatus, TestRecord
 
 RECORDS = 300
-REPAIRED_SINCE = 260  # records from here on were written with their id
+REPAIRED_SINCE = 260  # later records have their id
 BROKEN = 6
 COMPRESSED_ABOVE = 10 * 1024  # bytes, as the platform does it
 BRANDS = ("Qinglan Tea", "Northwind Bikes", "Marble & Rye", "Lumen Lamps", "Harbour Books", "Kite Coffee")
@@ -28,7 +28,7 @@ QUESTIONS = (
     "Who makes the most durable products?",
     "What do people say about the service?",
 )
-# Runs on their way, each at a stage: (stage, progress).
+# Executions that have not completed: (stage, progress).
 UNDER_WAY = (
     (Stage.INIT, 0),
     (Stage.AI_FETCHING, 25),
@@ -39,7 +39,7 @@ UNDER_WAY = (
 
 
 def load() -> Iterator[str]:
-    """Into an empty managed store only: nobody's data is touched."""
+    """Fill the store if it is managed and empty."""
     store = Store("records", "records")
     if not store.managed or TestRecord.objects.exists() or TaskStatus.objects.exists():
         return
@@ -68,7 +68,7 @@ def _id(number: int) -> str:
 def _record(number: int, now: datetime, rng: Random, *, broken: bool) -> TestRecord:
     brand = rng.choice(BRANDS)
     models = rng.sample(MODELS, rng.randint(2, len(MODELS)))
-    # Every seventh run asked so much that its summary is compressed.
+    # Every seventh summary is long enough to be compressed.
     asked = rng.choice((60, 90)) if number % 7 == 0 else rng.randint(2, 8)
     results = [
         {

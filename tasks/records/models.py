@@ -1,4 +1,4 @@
-"""Execution records: a run's status, and its stored results (document 002)."""
+"""Models of the execution records: statuses and stored results (see docs/platforms/records.md)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from opsconsole.stores.models import StoreModel
 from opsconsole.timestamps import current_timestamp
 
 
-class RawDocumentField(models.BinaryField):  # type: ignore[type-arg]  # what `tasks.records.summaries` reads
-    """JSON as text, bytes or gzip, read as the database holds it."""
+class RawDocumentField(models.BinaryField):  # type: ignore[type-arg]
+    """JSON as text, bytes or gzip, read unchanged. `tasks.records.summaries` decodes it."""
 
     def select_format(self, compiler: Any, sql: str, params: Any) -> tuple[str, Any]:
-        # Text and bytes alike, and text that is no UTF-8 unharmed.
+        # A BLOB column may contain text, even text that is not UTF-8.
         return (f"CAST({sql} AS BLOB)" if compiler.connection.vendor == "sqlite" else sql), params
 
     def from_db_value(self, value: Any, expression: Any, connection: Any) -> bytes | str | None:
@@ -24,14 +24,14 @@ class RawDocumentField(models.BinaryField):  # type: ignore[type-arg]  # what `t
 
     def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
         if isinstance(value, str) and connection.vendor == "sqlite":
-            return value  # a BLOB column holds text as well
+            return value
         return super().get_db_prep_value(value.encode() if isinstance(value, str) else value, connection, prepared)
 
 
 class TestRecord(StoreModel):
-    """A finished run: who asked, and what came out."""
+    """A finished execution with its results."""
 
-    __test__ = False  # for pytest, which takes its name for a test's
+    __test__ = False  # pytest would collect the class because of its name
     store = "records"
 
     id = models.BigAutoField(_("record"), primary_key=True)
@@ -60,7 +60,7 @@ class TestRecord(StoreModel):
 
 
 class Stage(models.TextChoices):
-    """Where a run is. The values are what clients expect."""
+    """The stages of an execution. Clients depend on the values."""
 
     INIT = "init", _("started")
     AI_FETCHING = "ai_fetching", _("asking the AI models")
@@ -70,7 +70,7 @@ class Stage(models.TextChoices):
 
 
 class ExecutionStatus(models.TextChoices):
-    """What became of it, for clients that poll."""
+    """The outcome of an execution, for clients that poll."""
 
     PROCESSING = "processing", _("processing")
     COMPLETED = "completed", _("completed")
@@ -78,7 +78,7 @@ class ExecutionStatus(models.TextChoices):
 
 
 class TaskStatus(StoreModel):
-    """How far a run is, as its platform last wrote it. `task_id` and a record's `execution_id` are the same."""
+    """The progress of an execution. Its `task_id` equals the record's `execution_id`."""
 
     store = "records"
 

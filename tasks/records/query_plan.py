@@ -1,4 +1,4 @@
-"""How a record is found by its execution, as the database itself says: by the index, or by a scan."""
+"""The query plan of a lookup by execution id, and its time compared with a scan."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tasks.records.models import TestRecord
 from tasks.records.summaries import execution_id
 
 INDEX = "idx_test_records_execution_id"
-BATCH_BYTES = 8 * 1024 * 1024  # of stored summaries that are read at once, where one alone is not more
+BATCH_BYTES = 8 * 1024 * 1024  # of stored summaries in memory at once, or one larger summary
 SAMPLED = 1_000
 PATIENCE_SECONDS = 1.0
 
 
 class StoredBytes(models.Func):
-    """How much a summary takes, as it is stored; the document itself is not read, where the engine need not."""
+    """The stored size of a column, which the engine knows without reading the document."""
 
     arity = 1
     output_field = models.BigIntegerField()
@@ -38,13 +38,13 @@ class StoredBytes(models.Func):
 
 
 def stored_bytes(store: Store) -> StoredBytes:
-    """The expression for this store: PostgreSQL measures bytes and text, and no json."""
+    """Return the expression for this store. PostgreSQL cannot measure json without a cast."""
     json = store.tables["test_records"]["results_summary"].base in {"json", "jsonb"}
     return StoredBytes(Cast("results_summary", models.TextField()) if json else F("results_summary"))
 
 
 def within_bytes(store: Store, records: QuerySet[Any]) -> list[int]:
-    """The first keys of `records` whose summaries may be in memory together: one, however large, or more."""
+    """Return the first keys of `records` whose summaries fit into `BATCH_BYTES`, and at least one key."""
     keys: list[int] = []
     room = BATCH_BYTES
     for key, size in records.values_list("pk", stored_bytes(store)):
@@ -56,16 +56,15 @@ def within_bytes(store: Store, records: QuerySet[Any]) -> list[int]:
 
 
 class Lookup(NamedTuple):
-    """The plan of a lookup, how long it takes, and how long a scan of all summaries for the same would take."""
+    """The plan and the time of a lookup, and the estimated time of a scan of all summaries."""
 
     plan: str
-    by_index: bool
     seconds: float
     scan_seconds: float
 
 
 def look_up(store: Store, records: int) -> Lookup:
-    """Measured on this store of so many records; the scan on its newest ones, for all of them."""
+    """Measure a lookup in a store of `records` rows. Estimate the scan from the newest ones."""
     started = time.perf_counter()
     rows = TestRecord.objects.using(store.alias).order_by("-pk")
     sample = rows.filter(pk__in=[as_stored(plain_key(key)) for key in within_bytes(store, rows[:SAMPLED])])
@@ -79,17 +78,20 @@ def look_up(store: Store, records: int) -> Lookup:
             break
     scan = (time.perf_counter() - started) * records / read if read else 0.0
     plan = plan_of(store, wanted)
-    return Lookup(plan, is_by_index(plan), _seconds(store, wanted), scan)
+    return Lookup(plan, _seconds(store, wanted), scan)
 
 
 def _newest(store: Store) -> str:
-    """The lookup. `id + 0`: else PostgreSQL, where it takes an id for frequent, walks the primary key from its end."""
+    """Return the lookup's SQL without its columns.
+
+    `id + 0` keeps PostgreSQL from walking the primary key backwards when it assumes that an id is frequent.
+    """
     key = "id + 0" if is_numbered(store, "test_records") else "id"
     return f"FROM test_records WHERE execution_id = %s ORDER BY {key} DESC LIMIT 1"  # constants
 
 
 def _seconds(store: Store, wanted: str) -> float:
-    """Of one lookup: the best of three, as long as they are short."""
+    """Return the time of one lookup: the best of three attempts, unless they are slow."""
     best = float("inf")
     begun = time.perf_counter()
     for _attempt in range(3):
@@ -104,10 +106,10 @@ def _seconds(store: Store, wanted: str) -> float:
 
 
 def plan_of(store: Store, wanted: str = "none", *, possible: bool = False) -> str:
-    """The database's own words. `possible`: whether the index can be used, even where so few rows don't need it."""
+    """Return the plan in the database's words. `possible` makes PostgreSQL prefer the index even for few rows."""
     with transaction.atomic(using=store.alias), store.connection.cursor() as cursor:
         if store.vendor == "sqlite":
-            # An EXPLAIN alone does not notice that somebody has made an index since, nor does one that is prepared.
+            # Only a new statement after a read notices an index that another connection has created.
             cursor.execute("SELECT 1 FROM test_records LIMIT 1")
             cursor.fetchall()
             cursor.execute(f"EXPLAIN QUERY PLAN SELECT id {_newest(store)} -- {time.monotonic_ns()}", [wanted])
@@ -119,10 +121,13 @@ def plan_of(store: Store, wanted: str = "none", *, possible: bool = False) -> st
 
 
 def _in_short(steps: Iterable[str]) -> str:
-    """How rows are found; not how the few that are found are put in order."""
+    """Join the steps that find rows. Leave out those that sort the few rows found."""
     return "; ".join(step for step in steps if not step.startswith(("USE TEMP", "Limit", "Sort")))
 
 
 def is_by_index(plan: str) -> bool:
-    """SQLite says SEARCH … (execution_id=?), PostgreSQL Index Cond: (execution_id = …)."""
+    """Return whether a plan uses an index on execution_id.
+
+    SQLite prints `SEARCH … (execution_id=?)`, PostgreSQL `Index Cond: (execution_id = …)`.
+    """
     return "(execution_id=?" in plan or "Index Cond: (execution_id =" in plan

@@ -1,7 +1,7 @@
 """The status of an execution, from the live cache, then `task_statuses`, then its newest test record.
 
 The first layer that knows the execution answers. The others raise its progress, end it where they know that it ended,
-and add results. A layer that fails is logged and skipped: what it knows stays unknown (see docs/platforms/records.md).
+and add results. A layer that fails is logged and skipped (see docs/platforms/records.md).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from opsconsole.stores.errors import first_line
 from opsconsole.stores.fields import RawTextField
 from opsconsole.stores.store import Store, StoreUnavailable
 from tasks.records.models import ExecutionStatus, RawDocumentField, Stage, TaskStatus, TestRecord
-from tasks.records.summaries import LARGEST, document
+from tasks.records.summaries import MAX_BYTES, decode_document
 
 logger = logging.getLogger("opsconsole.executions")
 
@@ -41,7 +41,7 @@ def live_key(execution_id: str) -> str:
 
 
 class LayerStatus(NamedTuple):
-    """What one layer knows about one execution."""
+    """The status of one execution in one layer."""
 
     source: str
     progress: int
@@ -80,7 +80,7 @@ class LinkedDocument(NamedTuple):
 
 
 def get_statuses(execution_ids: Sequence[str], store: Store | None = None) -> StatusResult:
-    """Return the status of each execution that a layer knows: one query per layer, whatever the number of ids."""
+    """Return the status of each execution that a layer knows, with one query per layer."""
     store = store or Store("records", "records")
     inline = INLINE_BYTES // max(len(execution_ids), 1)
     known: dict[str, list[LayerStatus]] = {}
@@ -179,7 +179,7 @@ def report(execution_id: str, values: Mapping[str, Any]) -> None:
 
 
 def _progress(value: Any) -> int:
-    """Return a percentage from 0 to 100, 0 where the value is not a number."""
+    """Return a percentage from 0 to 100, or 0 if the value is not a number."""
     try:
         return min(max(int(float(value or 0)), 0), 100)
     except (ValueError, TypeError, OverflowError):
@@ -196,7 +196,7 @@ def _status(stage: str, completed: bool) -> str:
 
 
 def _statuses(store: Store, wanted: Sequence[str], inline: int) -> list[tuple[str, LayerStatus]]:
-    # Stores have enums and UUIDs here, too: everything is read as text.
+    # Some stores use enums and UUIDs in these columns.
     rows = (
         TaskStatus.objects.using(store.alias)
         .filter(task_id__in=wanted)
@@ -254,11 +254,11 @@ def _inline(column: str, length: str, limit: int) -> Case:
 
 
 def _document(part: str, stored: Any, length: int | None, compressed: Any, inline: int) -> Any:
-    """Return the document, a link to a long one, or None where there is no readable one."""
+    """Return the document, a link to a long one, or None if it is missing or unreadable."""
     if stored is None:
         return LinkedDocument(part) if length else None
     try:
-        return document(stored, compressed, limit=inline)
+        return decode_document(stored, compressed, limit=inline)
     except Unreadable as error:
         if error.reason == "too_large":
             return LinkedDocument(part)
@@ -268,10 +268,10 @@ def _document(part: str, stored: Any, length: int | None, compressed: Any, inlin
 
 
 def _parts(summary: Any, details: Any) -> tuple[Any, Any]:
-    """Return `results` and `detailed_results`: the keys of the summary, where it has them."""
+    """Return `results` and `detailed_results`, which may be keys of the summary."""
     if isinstance(summary, Mapping):
         return summary.get("results", summary), details or summary.get("detailed_results")
-    if isinstance(summary, LinkedDocument):  # the details may be in it
+    if isinstance(summary, LinkedDocument):  # the details may be a key of it
         return summary, details or LinkedDocument("detailed_results")
     return summary, details
 
@@ -300,7 +300,7 @@ def long_document(execution_id: str, part: str) -> tuple[Any, bool]:
     if row is None:
         return None, answered
     summary, packed, details, details_packed = row
-    if part == "detailed_results" and (value := _document(part, details, None, details_packed, LARGEST)):
+    if part == "detailed_results" and (value := _document(part, details, None, details_packed, MAX_BYTES)):
         return value, answered
-    value = _parts(_document("results", summary, None, packed, LARGEST), None)[PARTS.index(part)]
+    value = _parts(_document("results", summary, None, packed, MAX_BYTES), None)[PARTS.index(part)]
     return ([] if value is None else value), answered

@@ -1,7 +1,7 @@
-"""What `test_records` keeps of a run: JSON as text or bytes, gzip-compressed when it was long (document 002).
+"""Readers of the documents in `test_records`: JSON as text or bytes, gzip-compressed if it is long.
 
-Whatever stands there, nothing here takes more memory than a few times `LARGEST`: a document that would be
-longer is refused, not unpacked.
+A document that is longer than `MAX_BYTES` is refused without unpacking the rest, so the memory stays bounded
+(see docs/platforms/records.md).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import orjson
 
 from opsconsole.jsontext import Unreadable, decode, loads, strict_decoder
 
-LARGEST = 64 * 1024 * 1024  # bytes of JSON; the platform's largest are 50 MB
-IN_MEMORY_LIMIT = 1024 * 1024  # up to here a whole document in memory is no matter
-LONGEST_ID = 500  # characters; an index can't hold what is much longer
+MAX_BYTES = 64 * 1024 * 1024  # of JSON; the platform's largest documents have 50 MB
+IN_MEMORY_LIMIT = 1024 * 1024  # shorter documents are parsed as a whole
+LONGEST_ID = 500  # characters; PostgreSQL's index rejects much longer values
 MAGIC = b"\x1f\x8b"
 GZIP = 16 + zlib.MAX_WBITS
 BLANK = b" \t\r\n"
@@ -25,10 +25,10 @@ BLANK = b" \t\r\n"
 Stored = bytes | memoryview | str | None
 
 
-def json_text(stored: Stored, compressed: Any = False, *, limit: int = LARGEST) -> bytes:
-    """The JSON text that is stored, unpacked. Raises Unreadable.
+def json_text(stored: Stored, compressed: Any = False, *, limit: int = MAX_BYTES) -> bytes:
+    """Return the unpacked JSON text. Raise Unreadable.
 
-    The bytes say whether they are gzip; the flag alone (`compressed`) tells a broken one from broken JSON.
+    The first bytes decide whether it is gzip. The flag `compressed` only tells broken gzip from broken JSON.
     """
     raw = stored.encode(errors="surrogatepass") if isinstance(stored, str) else bytes(stored or b"")
     if raw[:2] == MAGIC:
@@ -47,7 +47,7 @@ NOT_COMPRESSED = frozenset(("None", "0", "False", "false", ""))
 
 
 def _unpack(raw: bytes, limit: int) -> bytes:
-    """All members of a gzip file, up to `limit` bytes."""
+    """Unpack all members of a gzip file, up to `limit` bytes."""
     parts, room = [], limit
     while raw[:2] == MAGIC:
         member = zlib.decompressobj(GZIP)
@@ -65,16 +65,15 @@ def _unpack(raw: bytes, limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def document(stored: Stored, compressed: Any = False, *, limit: int = LARGEST) -> Any:
-    """The document that is stored, as Python holds it. Raises Unreadable."""
-    text = json_text(stored, compressed, limit=limit)
-    return loads(text)
+def decode_document(stored: Stored, compressed: Any = False, *, limit: int = MAX_BYTES) -> Any:
+    """Return the parsed document. Raise Unreadable."""
+    return loads(json_text(stored, compressed, limit=limit))
 
 
 def execution_id(stored: Stored, compressed: Any = False) -> str:
-    """The top level's `execution_id`. Raises Unreadable where there is none.
+    """Return the `execution_id` of the top level. Raise Unreadable if it is missing.
 
-    Of a long document nothing but this key is ever held, beside its text.
+    While a long document is parsed, only this key is kept in memory, in addition to the text.
     """
     text = json_text(stored, compressed)
     found: Any
@@ -91,7 +90,7 @@ def execution_id(stored: Stored, compressed: Any = False) -> str:
 
 
 def _skim(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Of an object only its last `execution_id`; of all others one and the same empty object."""
+    """Reduce an object to its last `execution_id`, or to the shared empty object."""
     for key, value in reversed(pairs):
         if key == "execution_id":
             return {key: value}
@@ -99,7 +98,7 @@ def _skim(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _forget(number: str) -> None:
-    """No number is an execution id."""
+    """Discard a number: it cannot be an execution id."""
 
 
 _EMPTY: dict[str, Any] = {}

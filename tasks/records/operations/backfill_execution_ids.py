@@ -1,4 +1,4 @@
-"""Document 002: find a run's results by an indexed column instead of a scan of all summaries."""
+"""The operation that fills `execution_id` of test records (see docs/platforms/records.md)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tasks.records.summaries import execution_id
 class BackfillExecutionIds(Operation):
     title = _("Fill the execution ids of test records")
     description = _(
-        "Fills execution_id, where it is NULL, from the summary, compressed ones included. "
-        "A value that stands is never overwritten."
+        "Fills execution_id, where it is NULL, from the summary, also from a compressed one. "
+        "It never overwrites an existing value."
     )
     store_alias = "records"
     model = TestRecord
@@ -38,19 +38,19 @@ class BackfillExecutionIds(Operation):
         "broken_json": _("broken JSON"),
         "broken_gzip": _("broken gzip"),
         "not_text": _("neither text nor gzip"),
-        "not_an_object": _("JSON that is no object"),
-        "too_deep": _("nested too deeply for any parser"),
+        "not_an_object": _("JSON that is not an object"),
+        "too_deep": _("nested too deeply to be parsed"),
         "too_large": _("over 64 MB when unpacked"),
         "no_execution_id": _("a summary without an execution_id"),
-        "cannot_be_stored": _("a value that the store can't hold"),
+        "cannot_be_stored": _("a value that the store cannot save"),
     }
     statistic_labels = {
         "in_scope": _("to fill"),
         "records": _("test records"),
         "filled": _("with execution_id"),
-        "lookup_plan": _("how a record is found by its id"),
-        "lookup_ms": _("time of that, in ms"),
-        "json_scan_ms": _("time of a scan of all summaries instead, in ms"),
+        "lookup_plan": _("query plan of a lookup by id"),
+        "lookup_ms": _("time of the lookup, in ms"),
+        "json_scan_ms": _("estimated time of a scan of all summaries, in ms"),
     }
     volatile_statistics = frozenset(("lookup_plan", "lookup_ms", "json_scan_ms"))
 
@@ -58,7 +58,7 @@ class BackfillExecutionIds(Operation):
         return self.population().filter(execution_id=None)
 
     def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
-        """Two statements: which keys, as many as their summaries' sizes allow, and then these."""
+        """Read the keys first, as many as the sizes of their summaries allow, and then the rows."""
         with self.store.keyset_planner_hints():
             keys = within_bytes(self.store, self.behind(rows, after=after, bound=bound)[:limit])
         chosen = TestRecord.objects.using(self.store.alias).filter(pk__in=[as_stored(plain_key(key)) for key in keys])
@@ -77,7 +77,7 @@ class BackfillExecutionIds(Operation):
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
         waiting = restrict(self.queryset()).count()
-        # `>= ''` is IS NOT NULL in words that SQLite counts by the index; else it reads every row.
+        # SQLite counts `>= ''` by the index; for IS NOT NULL it reads every row.
         filled = restrict(self.population().filter(execution_id__gte="")).count()
         lookup = look_up(self.store, waiting + filled)
         return {

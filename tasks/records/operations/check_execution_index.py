@@ -1,4 +1,4 @@
-"""Document 002: whether a run's results are found by the index: column, index, plan, and how many have their id."""
+"""The check of the column `execution_id` and its index (see docs/platforms/records.md)."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ ADD_INDEX = f"CREATE INDEX {{}} ON {TABLE} ({COLUMN});"
 class CheckExecutionIndex(Check):
     title = _("Check the index of execution ids")
     description = _(
-        "Looks whether test_records has the column execution_id and its index, whether a lookup uses it, and how "
-        "many records have their id."
+        "Checks that test_records has the column execution_id and its index, that a lookup uses the index, and that "
+        "all records have their id."
     )
     store_alias = "records"
     model = TestRecord
     schedule = Schedule("45 4 * * *")
     rules = ("lookup", "share filled")
     reasons = {
-        "no_column": _("test_records has no column execution_id: %(statements)s"),
-        "no_index": _("execution_id has no index: %(statements)s"),
-        "other_index": _("%(index)s is an index of something else than execution_id: %(statements)s"),
-        "index_not_used": _("a lookup by execution_id does not use its index (%(indexes)s): %(plan)s"),
-        "not_filled": _("%(waiting)d of %(records)d records lack their execution_id; %(percent).2f %% have it"),
+        "no_column": _("The column test_records.execution_id is missing. Add it: %(statements)s"),
+        "no_index": _("The index on execution_id is missing. Create it: %(statements)s"),
+        "other_index": _("The index %(index)s does not contain execution_id. Replace it: %(statements)s"),
+        "index_not_used": _("A lookup by execution_id does not use its index (%(indexes)s). Plan: %(plan)s"),
+        "not_filled": _("execution_id is missing in %(waiting)d of %(records)d records; %(percent).2f %% have it"),
     }
     repairs = {"not_filled": "records.backfill_execution_ids"}
 
-    def run_rule(self, question: str) -> Iterable[FindingData]:
-        return self._lookup() if question == "lookup" else self._share()
+    def run_rule(self, rule: str) -> Iterable[FindingData]:
+        return self._lookup() if rule == "lookup" else self._share()
 
     def _lookup(self) -> Iterator[FindingData]:
         if not self._has_column:
-            lacking = remedies.find_missing(self.store, {TestRecord: (COLUMN,)})
-            yield self._found("no_column", statements=" ".join([*lacking.reasons, *lacking.statements]))
+            missing = remedies.find_missing(self.store, {TestRecord: (COLUMN,)})
+            yield self._found("no_column", statements=" ".join([*missing.reasons, *missing.statements]))
             return
         known = self._indexes()
-        helping = [name for name, columns in known.items() if columns[:1] == [COLUMN]]
+        usable = [name for name, columns in known.items() if columns[:1] == [COLUMN]]
         plan = plan_of(self.store, possible=True)
-        if helping and not is_by_index(plan):
-            yield self._found("index_not_used", indexes=", ".join(helping), plan=plan)
-        elif not helping and INDEX in known:
-            # Before the repair of document 002 some stores had one of this name on a JSON expression.
+        if usable and not is_by_index(plan):
+            yield self._found("index_not_used", indexes=", ".join(usable), plan=plan)
+        elif not usable and INDEX in known:
+            # Some stores have an index of this name on a JSON expression.
             yield self._found("other_index", index=INDEX, statements=f"DROP INDEX {INDEX}; {ADD_INDEX.format(INDEX)}")
-        elif not helping:
+        elif not usable:
             name = remedies.free_name(INDEX, remedies.names_taken(self.store))
             yield self._found("no_index", statements=ADD_INDEX.format(name))
 
@@ -72,7 +72,7 @@ class CheckExecutionIndex(Check):
         return COLUMN in self.store.tables[TABLE]
 
     def _indexes(self) -> dict[str, list[str]]:
-        """Name → columns, in order."""
+        """Return the columns of each index, in order."""
         connection = self.store.connection
         with connection.cursor() as cursor:
             found = connection.introspection.get_constraints(cursor, TABLE)
@@ -85,12 +85,12 @@ class CheckExecutionIndex(Check):
         return {"records": records, "filled": filled, "percent": 100 * filled / records if records else 100.0}
 
     def report(self, found: Sequence[FindingData]) -> dict[str, Any]:
-        """With what was looked at, also where nothing is wrong."""
+        """Add the figures, also if nothing is wrong."""
         plan = plan_of(self.store) if self._has_column else None
-        looked_at = {
+        figures = {
             "column": self._has_column,
             "index": any(columns[:1] == [COLUMN] for columns in self._indexes().values()),
             "plan": plan,
             **self._figures(),
         }
-        return {**looked_at, **super().report(found)}
+        return {**figures, **super().report(found)}

@@ -1,4 +1,4 @@
-"""What the status endpoint answers, for the shell."""
+"""The command `execution_status`: print the answer of the status endpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.records import status
 
 
 class Command(ConsoleCommand):
-    help = gettext_noop("Show how far an execution is, from the live layer, else from the platform's tables.")
+    help = gettext_noop("Show the status of an execution from the live layer, else from the platform's tables.")
     examples = ("execution_status 7f3c2a1e-51d2-4b8e-9d0a-2f6f1c9f0a11", "execution_status ID --json")
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -31,9 +31,9 @@ class Command(ConsoleCommand):
         answer = asked.answers.get(execution_id)
         if answer is None:
             sentence = (
-                _("Not everybody who may know of %(id)s could be asked.")
+                _("A data source is unavailable, so execution %(id)s could not be looked up.")
                 if asked.unavailable
-                else _("No execution %(id)s is known.")
+                else _("Execution %(id)s does not exist.")
             )
             raise Refused(sentence % {"id": execution_id})
         output = Output(as_json=options["json"], no_color=options["no_color"])
@@ -44,7 +44,7 @@ class Command(ConsoleCommand):
 
 
 def _shown(value: Any) -> str:
-    """One line; long results by their length."""
+    """Format a value in one line. Show only the length of results."""
     if isinstance(value, list | dict) and "url" not in value:
         return _("%(count)d entries") % {"count": len(value)}
     return str(value)
