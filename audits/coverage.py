@@ -1,7 +1,6 @@
-"""How far the two decision times are filled, how far apart they lie, and whether they agree with the payload.
+"""The coverage of the decision times, the lag between them, and their consistency with the payload.
 
-Document 000's verification query, per column and per event type; the lag between the columns; and, of a
-sample, what the payload says.
+See "Decision times" in docs/platforms/agentos.md.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from opsconsole.stores.store import Store
 from opsconsole.timestamps import parse_timestamp
 
 SAMPLE = 20_000  # filled audits whose payload is read
-WINDOWS = 20  # in as many places, evenly over the keys
+WINDOWS = 20  # spans of the key that the sample is taken from
 CHUNK = 5_000
 
 FILLED = Q(source_event_ts__isnull=False) & Q(supervisor_processed_at__isnull=False)
@@ -39,10 +38,10 @@ Figures = dict[str, Any]
 
 
 def coverage(store: Store, *, newest: int | None = None, sample: int = SAMPLE) -> Figures:
-    """The figures of `store`, as of now. Raises StoreUnavailable.
+    """Return the figures of `store`. Raise StoreUnavailable.
 
-    `newest` bounds what is read, for a page: lag and consistency are of the newest so many audits, and the
-    counts, still of all, are what the indexes know: not how many have `supervisor_processed_at` alone.
+    `newest` keeps a page fast: lag and consistency are computed from that many audits, and the counts, which still
+    cover all audits, come from the indexes. These do not tell how many audits have `supervisor_processed_at` only.
     """
     store.require({TaskAudit: ("audit_id", "event_type", "payload", *KEYS)})
     as_of = timezone.now()
@@ -67,8 +66,9 @@ def coverage(store: Store, *, newest: int | None = None, sample: int = SAMPLE) -
 
 
 def _counts(supervisor: QuerySet[TaskAudit]) -> Figures:
-    """One pass in the table's own order: grouped by the bare column, SQLite would follow an index instead
-    and look each of its entries up.
+    """Count in one pass over the table.
+
+    The cast keeps SQLite from following an index on the column and looking up each of its entries.
     """
     rows: QuerySet[Any] = (
         supervisor.annotate(kind=Cast("event_type", TextField()))
@@ -89,11 +89,11 @@ def _counts(supervisor: QuerySet[TaskAudit]) -> Figures:
 
 
 def _counts_by_index(store: Store) -> Figures:
-    """The same without a look at the table: what `supervisor_processed_at` holds alone, no index knows."""
+    """Count by the indexes only. None of them contains `supervisor_processed_at` alone."""
     audits = TaskAudit.objects.using(store.alias).order_by()
     by_type = audits.values_list("event_type").annotate(Count("pk"))
     filled = dict(by_type.filter(source_event_ts__isnull=False))
-    others = [kind for kind in filled if not _SUPERVISOR.search(kind)]  # seldom any, with few rows to look up
+    others = [kind for kind in filled if not _SUPERVISOR.search(kind)]  # rare, so the lookup of their rows is cheap
     both = audits.filter(FILLED).count() - audits.filter(FILLED, event_type__in=others).count()
     event_types = [
         {
@@ -126,7 +126,7 @@ def _share(filled: int, total: int) -> Figures:
 
 
 def _older_than_newest(store: Store, count: int | None) -> int | None:
-    """The key behind the newest `count` audits, None if there are no more: it bounds what is read."""
+    """Return the key that precedes the newest `count` audits, or None if there are not more."""
     if count is None:
         return None
     keys = TaskAudit.objects.using(store.alias).order_by("-pk").values_list("pk", flat=True)
@@ -137,9 +137,9 @@ def _older_than_newest(store: Store, count: int | None) -> int | None:
 
 
 def lag(pairs: Iterable[tuple[str | None, str | None]]) -> Figures:
-    """Seconds from source event to supervisor. Each pair is counted once: measured, unreadable or without both.
+    """Measure the seconds from source event to supervisor.
 
-    Negative ones are measured like all others, and counted as well.
+    Each pair is counted once: measured, unreadable or without both. Negative lags are measured and counted separately.
     """
     spread, unreadable, without_both = Histogram(), 0, 0
     for source, processed in pairs:
@@ -160,8 +160,9 @@ def lag(pairs: Iterable[tuple[str | None, str | None]]) -> Figures:
 
 
 class Histogram:
-    """The distribution of microseconds, in bounded memory: up to `EXACT` different values are kept as they
-    are, more of them to four digits. Smallest, largest and mean are exact at any number.
+    """A distribution of microseconds in bounded memory.
+
+    More than `EXACT` distinct values are rounded to four digits. Smallest, largest and mean remain exact.
     """
 
     EXACT = 200_000
@@ -197,7 +198,7 @@ class Histogram:
             return {"count": 0, "negative": 0, **dict.fromkeys(names)}
         ordered = sorted(self.values)
         ranks = list(accumulate(self.values[value] for value in ordered))
-        # The smallest value that so many percent of all do not exceed.
+        # Nearest rank: the smallest value that is not below the given percentage of all values.
         percentiles = (ordered[bisect_left(ranks, -(-percent * self.count // 100))] for percent in (50, 90, 99))
         values = (self.least, *percentiles, self.most, round(self.sum / self.count))
         return {
@@ -219,16 +220,16 @@ _MICROSECOND = timedelta(microseconds=1)
 VERDICTS = {
     "equal": _("equal"),
     "differing": _("differing"),
-    "silent": _("payload silent"),
+    "silent": _("not in the payload"),
     "unreadable": _("payload unreadable"),
 }
 
 
 def _consistency(supervisor: QuerySet[TaskAudit], sample: int, older: int) -> Figures:
-    """Per column, how many filled values the payload confirms, contradicts, or says nothing about."""
+    """Count, for each column, the filled values that equal the payload's, differ from them or are missing there."""
     columns = {column: dict.fromkeys(VERDICTS, 0) for column in KEYS}
     looked_at = 0
-    # COALESCE where OR would do: SQLite answers that by the columns' indexes, and sorts all they hold.
+    # SQLite would answer an OR by the indexes of the columns and sort all their entries.
     filled = supervisor.alias(either=Coalesce(*KEYS)).filter(either__isnull=False)
     for payload, *values in _sample(filled.values_list("payload", *KEYS), sample, older):
         looked_at += 1
@@ -240,16 +241,16 @@ def _consistency(supervisor: QuerySet[TaskAudit], sample: int, older: int) -> Fi
 
 def _verdict(payload: str | None, keys: tuple[str, ...], value: str) -> str:
     try:
-        said = time_in(read_object(payload), keys, payload)
+        time = time_in(read_object(payload), keys, payload)
     except Unreadable:
         return "unreadable"
-    if said is None:
+    if time is None:
         return "silent"
-    return "equal" if said == value else "differing"
+    return "equal" if time == value else "differing"
 
 
 def _sample(rows: QuerySet[Any], size: int, older: int) -> Iterator[Any]:
-    """Up to `size` rows behind the key `older`, the first ones of each of `WINDOWS` equal spans of the key."""
+    """Yield up to `size` rows after the key `older`: the first rows of each of `WINDOWS` equal spans of the key."""
     keys = rows.filter(pk__gt=older).values_list("pk", flat=True)
     first, last = keys.order_by("pk").first(), keys.order_by("-pk").first()
     if first is None or last is None:

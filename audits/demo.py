@@ -1,4 +1,4 @@
-"""Sample data of AgentOS: an audit trail that is older than migration v21, with the backfill's incident in it."""
+"""Sample data of AgentOS: tasks and audits, most of them older than the columns that the backfill fills."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing import Any
 from django.db import transaction
 from django.utils.translation import gettext as _
 
+from audits.extraction import KEYS
 from audits.models import GuardianVerdict, InboxEntry, TaskAudit
 from opsconsole.formatting import format_number
 from opsconsole.stores.store import Store
-from tasks.agentos.demo import belongings
+from tasks.agentos.demo import load_task_rows
 from tasks.agentos.models import Task
 
 TASKS = 60
 AUDITS = 5_000
 BROKEN = 14
-SINCE_V21 = 190  # supervisor audits that were written with both columns
-OLDER = 2_014  # supervisor audits that were not: the broken ones among them
+SINCE_V21 = 190  # supervisor audits with both columns
+OLDER = 2_014  # supervisor audits without them, including the broken ones
 BEGIN = datetime(2026, 1, 5, 8)  # noqa: DTZ001  # the store's times are UTC without a zone
 APART = timedelta(minutes=7, seconds=13)
 
@@ -54,13 +55,11 @@ OTHERS = {
     "COMMIT_LINKED": "info",
     "GUARDIAN_VERDICT": "warning",
 }
-# The key variants that document 000 lists.
-SOURCE_KEYS = ("source_event_ts", "source_ts", "event_timestamp", "task_created_at")
-PROCESSED_KEYS = ("supervisor_processed_at", "processed_at", "timestamp")
+SOURCE_KEYS, PROCESSED_KEYS = KEYS.values()
 
 
 def load() -> Iterator[str]:
-    """Fill the managed AgentOS store, unless it has rows; yields what it did. The same rows every time."""
+    """Fill the managed AgentOS store if it is empty. Yield what was done. The rows are always the same."""
     store = Store("agentos", "agentos")
     if not store.managed:
         yield _("%(store)s: attached, no sample data") % {"store": store.alias}
@@ -78,7 +77,7 @@ def load() -> Iterator[str]:
         TaskAudit.objects.bulk_create(audits)
         GuardianVerdict.objects.bulk_create(verdicts)
         InboxEntry.objects.bulk_create(entries)
-        belongings(store, tasks)
+        load_task_rows(store, tasks)
     yield _("%(store)s: %(tasks)s tasks, %(audits)s audits, %(waiting)s of them without decision times") % {
         "store": store.alias,
         "tasks": format_number(len(tasks)),
@@ -103,8 +102,8 @@ def _task(number: int, rng: Random) -> Task:
 
 
 def _audits(tasks: list[Task], rng: Random) -> list[TaskAudit]:
-    """In the order of time: supervisor audits of before v21 first, those written with both columns last."""
-    older = AUDITS - SINCE_V21 * 3  # v21 came when so many were there
+    """Return the audits by time: supervisor audits without the two columns first, those with both last."""
+    older = AUDITS - SINCE_V21 * 3  # the number of audits when version 21 was installed
     supervisor = {*rng.sample(range(older), OLDER), *rng.sample(range(older, AUDITS), SINCE_V21)}
     broken = set(rng.sample(sorted(number for number in supervisor if number < older), BROKEN))
     audits = []
@@ -129,13 +128,13 @@ def _audits(tasks: list[Task], rng: Random) -> list[TaskAudit]:
 
 
 def _decision(number: int, task: Task, at: datetime, rng: Random, *, broken: bool, filled: bool) -> TaskAudit:
-    """The supervisor's answer to an event of some seconds ago; now and then of some hours ago."""
+    """Return a supervisor audit. Its source event is some seconds old, rarely some hours."""
     event_type = rng.choices(tuple(DECISIONS), (9, 5, 5, 2, 2, 1, 1))[0]
     level, reason = DECISIONS[event_type]
     lag = rng.lognormvariate(0.7, 0.8) if rng.random() > 0.01 else rng.uniform(3_600, 20_000)
     source, processed = (at - timedelta(seconds=lag)).isoformat(), at.isoformat()
     document: dict[str, Any] = {"decision": event_type.removeprefix("SUPERVISOR_").lower(), "reason": reason}
-    if filled or rng.random() > 0.06:  # some never carried the times: created_at is all there is
+    if filled or rng.random() > 0.06:  # the others have only created_at
         document[SOURCE_KEYS[0] if filled else rng.choice(SOURCE_KEYS)] = source
         document[PROCESSED_KEYS[0] if filled else rng.choice(PROCESSED_KEYS)] = processed
     document["evidence"] = {"confidence": round(rng.uniform(0.5, 1), 2), "findings": rng.randint(0, 5)}
@@ -185,7 +184,7 @@ def _inbox_entry(number: int, task: Task, rng: Random) -> InboxEntry:
 
 
 def _ulid(kind: str, number: int) -> str:
-    """An identifier that looks like the platform's: 26 characters, sortable, recognisable."""
+    """Return an identifier in the platform's format: 26 characters, sortable."""
     return f"01JH{kind}{number:021d}"
 
 

@@ -1,7 +1,7 @@
-"""The two times of a supervisor audit, out of its payload (document 000, "字段提取逻辑").
+"""Readers of the two times in the payload of a supervisor audit (see docs/platforms/agentos.md).
 
-orjson reads nearly every payload; what it refuses (lone surrogates, numbers beyond a float, deep nesting)
-and documents in which a number is the wanted value are read again with `json`, which keeps digits.
+orjson reads nearly every payload. `json`, which keeps every digit, reads the rest: payloads that orjson refuses
+(lone surrogates, numbers beyond a float, deep nesting) and those in which the time is a number.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _EXACT = strict_decoder(parse_int=Number, parse_float=Number)
 
 
 def read_object(payload: str | None) -> Mapping[str, Any]:
-    """The payload's object; empty for NULL, empty and blank. Raises Unreadable."""
+    """Return the payload's object, empty if the payload is NULL, empty or blank. Raise Unreadable."""
     if payload is None:
         return {}
     try:
@@ -47,7 +47,7 @@ def read_exactly(payload: str) -> Any:
 
 
 def time_in(document: Mapping[str, Any], keys: tuple[str, ...], payload: str | None) -> str | None:
-    """The first of `keys` that holds a time, as its own text; None when none does."""
+    """Return the text of the first of `keys` that contains a time, or None."""
     for key in keys:
         value = document.get(key)
         if value is None:

@@ -1,4 +1,4 @@
-"""AgentOS: audit trail and governance (document 001, and what deployed stores add)."""
+"""Models of AgentOS's audits and governance (see docs/platforms/agentos.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks.agentos.models import Task
 
 
 class TaskAudit(StoreModel):
-    """One entry of a task's audit trail. Supervisor rows carry two times copied out of `payload`."""
+    """One audit of a task. Audits of the supervisor have two times that were copied from `payload`."""
 
     store = "agentos"
     added_by = {
@@ -28,7 +28,6 @@ class TaskAudit(StoreModel):
         ERROR = "error", _("error")
 
     audit_id = models.BigAutoField(_("audit"), primary_key=True)
-    # The database holds the constraint; a dangling reference must not break a page.
     task = models.ForeignKey(
         Task, on_delete=models.DO_NOTHING, db_constraint=False, related_name="audits", verbose_name=_("task")
     )

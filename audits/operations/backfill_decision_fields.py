@@ -1,4 +1,4 @@
-"""Document 000: fill the two columns of migration v21 in audits that are older than it."""
+"""The operation that fills the decision times of supervisor audits (see docs/platforms/agentos.md)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from opsconsole.engine.outcomes import Change, Invalid, Outcome
 from opsconsole.formatting import format_number
 from opsconsole.jsontext import Unreadable
 
-# How PostgreSQL writes a timestamp whose year has four digits.
+# A timestamp of PostgreSQL whose year has four digits.
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.(\d+))?([+-]\d\d(?::\d\d){0,2})?", re.ASCII)
 
 
@@ -29,7 +29,7 @@ class BackfillDecisionFields(Operation):
     title = _("Fill the decision times of supervisor audits")
     description = _(
         "Fills source_event_ts and supervisor_processed_at, where they are NULL, from the payload, "
-        "else from created_at. A value that stands is never overwritten."
+        "else from created_at. It never overwrites an existing value."
     )
     store_alias = "agentos"
     model = TaskAudit
@@ -40,13 +40,13 @@ class BackfillDecisionFields(Operation):
     problem = Problem(_("supervisor audits without decision times"))
     reasons = {
         "from_payload": _("filled from the payload"),
-        "without_fields": _("filled from created_at: the payload lacks the fields"),
+        "without_fields": _("filled from created_at: the fields are missing in the payload"),
         "broken_json": _("broken JSON"),
-        "not_an_object": _("JSON that is no object"),
-        "too_deep": _("nested too deeply for any parser"),
-        "cannot_be_stored": _("a value that the store can't hold"),
-        "no_time": _("created_at is infinite or has no year of four digits"),
-        "no_created_at": _("neither the fields nor created_at"),
+        "not_an_object": _("JSON that is not an object"),
+        "too_deep": _("nested too deeply to be parsed"),
+        "cannot_be_stored": _("a value that the store cannot save"),
+        "no_time": _("created_at is infinite or its year does not have four digits"),
+        "no_created_at": _("the fields and created_at are missing"),
     }
     statistic_labels = {
         "in_scope": _("to fill"),
@@ -68,8 +68,8 @@ class BackfillDecisionFields(Operation):
             document = read_object(payload)
             new: dict[str, str] = {}
             reason = "from_payload"
-            for (column, keys), stands in zip(_KEYS, columns, strict=True):
-                if stands is not None:
+            for (column, keys), stored in zip(_KEYS, columns, strict=True):
+                if stored is not None:
                     continue
                 value = time_in(document, keys, payload)
                 if value is None:
@@ -95,9 +95,9 @@ class BackfillDecisionFields(Operation):
         return figures | {"filled": figures["supervisor_audits"] - figures["in_scope"]}
 
     def _written(self, created_at: str) -> str | None:
-        """Return `created_at` as it is stored, and a PostgreSQL timestamp as YYYY-MM-DD HH:MM:SS[.ffffff] in UTC.
+        """Return the stored text of `created_at`; of a PostgreSQL timestamp, YYYY-MM-DD HH:MM:SS[.ffffff] in UTC.
 
-        None: that form has no such time, as of infinity or a year before Christ.
+        Return None if the format cannot express it, such as infinity or a year before Christ.
         """
         if not self._created_at_is_timestamp:
             return created_at
@@ -115,7 +115,7 @@ class BackfillDecisionFields(Operation):
 
     @cached_property
     def _created_at_is_timestamp(self) -> bool:
-        """Whether PostgreSQL holds times there, with a zone or without, and not text."""
+        """Return whether the column is a timestamp of PostgreSQL and not text."""
         return self.store.tables["task_audits"]["created_at"].is_timestamp
 
     def action_label(self, count: int) -> str:
@@ -123,7 +123,7 @@ class BackfillDecisionFields(Operation):
 
     @classmethod
     def result_notes(cls, figures: Mapping[str, int]) -> list[str]:
-        """The document's verification query, for both columns."""
+        """Report the coverage of both columns."""
         audits = figures.get("supervisor_audits", 0)
         if not audits:
             return []
@@ -139,12 +139,12 @@ class BackfillDecisionFields(Operation):
         ]
 
     def plan_notes(self, total: int) -> list[str]:
-        """The document's table of batch sizes."""
+        """Recommend a batch size."""
         if not total:
             return []
         size = next(size for below, size in BATCH_SIZES if total < below)
         return [
-            gettext("Batch size: 1,000 suits fewer than 10,000 rows, 5,000 up to 100,000, 10,000 above; here %(size)s.")
+            gettext("Recommended batch size for this number of rows: %(size)s.")
             % {"size": number_format(size, force_grouping=True)}
         ]
 

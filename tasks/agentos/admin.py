@@ -536,7 +536,7 @@ class FullTextMixin:
         found = search(self.store(request), term, sources=(self.source,), limit=CANDIDATES)  # type: ignore[attr-defined]
         request.searched = found.query  # type: ignore[attr-defined]
         method = found.methods[self.source]
-        said = [] if method is INDEX else [_("Searched %(method)s.") % {"method": method.words}]
+        said = [] if method is INDEX else [_("Searched %(method)s.") % {"method": method.label}]
         if len(found.hits) < CANDIDATES:
             keys = [hit.key for hit in found.hits]
             rank = Case(*(When(pk=key, then=place) for place, key in enumerate(keys)), default=len(keys))

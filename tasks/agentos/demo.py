@@ -1,6 +1,6 @@
-"""Sample data of AgentOS besides its audit trail: projects, conversations, knowledge, memory, and what tasks left.
+"""Sample data of AgentOS: projects, sessions, knowledge, memory, and the rows that belong to tasks.
 
-The tasks themselves come with the audits (`audits.demo`), which calls `belongings` for them.
+`audits.demo` creates the tasks and their audits, and calls `load_task_rows` for them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PROJECTS = (
     ("sdk", "SDK", "archived", ["clients"], "Client libraries up to 1.9."),
     ("retention", "Data retention", "active", ["policy", "数据"], "数据保留策略：哪些数据保存多久，由谁删除。"),
 )
-# Who says it, and what: two conversations a session is made of.
+# Role and text of each message.
 CONVERSATIONS = (
     (
         ("user", "Please migrate the billing export to the new API. Keep the column order, finance relies on it."),
@@ -91,12 +91,12 @@ DOCUMENTS = (
     ("billing", "file", "docs/export.md", (
         "The export writes one line for each invoice. The order of its columns is part of the contract with finance.",
         "Amounts are decimals with two digits. A float never leaves the parser.",
-        "When the export fails it is tried again after 5, 25 and 125 minutes, then a person is told.",
+        "When the export fails it is retried after 5, 25 and 125 minutes, then an operator is notified.",
     )),
     ("gateway", "directory", "docs/limits/", (
         "Each key may send 600 requests a minute. The bucket is kept in the cache and survives a restart.",
         "A client over its limit is answered with 429 and the seconds to wait.",
-        "During a deployment the limits of both versions are added up, so that nobody is refused twice.",
+        "During a deployment the limits of both versions are added up, so that no client is refused twice.",
     )),
     ("onboarding", "file", "docs/邮件.md", (
         "欢迎邮件在注册后五分钟内发送，语言取自浏览器设置。",
@@ -135,10 +135,10 @@ ARTIFACTS = (
 
 
 def load() -> Iterator[str]:
-    """Fill what of the managed AgentOS store is empty; yields what it did. The same rows every time."""
+    """Fill the empty tables of the managed AgentOS store. Yield what was done. The rows are always the same."""
     store = Store("agentos", "agentos")
     if not store.managed:
-        return  # said with the audits
+        return
     rng = Random(25)
     projects, repos = _projects()
     sessions, messages = _conversations(rng)
@@ -156,8 +156,8 @@ def load() -> Iterator[str]:
     }
 
 
-def belongings(store: Store, tasks: Sequence[Task]) -> None:
-    """Where the tasks came from, what they may touch, wait for and have left. One cycle, one vanished task."""
+def load_task_rows(store: Store, tasks: Sequence[Task]) -> None:
+    """Add lineage, scopes, dependencies and artifacts of the tasks, with one cycle and one missing task."""
     rng = Random(26)
     lineage, scopes, artifacts = [], [], []
     for number, task in enumerate(tasks):
@@ -188,7 +188,7 @@ def _artifact(task: str, repo: str, kind: str, summary: str, number: int, at: st
 
 def _dependencies(tasks: Sequence[Task], rng: Random) -> list[TaskDependency]:
     pairs = {(number, rng.randint(max(number - 6, 0), number - 1)) for number in range(1, len(tasks)) for _ in range(2)}
-    # The one cycle is 3, 5 and 7; between them is nothing that would make another.
+    # The only cycle is 3, 5 and 7.
     pairs = {pair for pair in pairs if not all(3 <= task <= 7 for task in pair)} | {(3, 5), (5, 7), (7, 3)}
     reasons = ("needs its export", "touches the same files", "以它的结果为前提", None)
     return [
@@ -307,7 +307,7 @@ def _memory(rng: Random) -> list[MemoryItem]:
 
 
 def _fill_empty(store: Store, *tables: Sequence[models.Model]) -> None:
-    """Rows for each table that has none, in the order in which they refer to each other."""
+    """Add rows to each empty table. Referenced tables come first."""
     with transaction.atomic(using=store.alias):
         for rows in tables:
             manager: Any = type(rows[0])._default_manager.using(store.alias)
@@ -316,7 +316,7 @@ def _fill_empty(store: Store, *tables: Sequence[models.Model]) -> None:
 
 
 def _ulid(kind: str, number: int) -> str:
-    """As in `audits.demo`: what belongs together has the same keys."""
+    """Return an identifier in the format of `audits.demo`, so that related rows have the same keys."""
     return f"01JH{kind}{number:021d}"
 
 

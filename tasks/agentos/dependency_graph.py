@@ -1,9 +1,8 @@
-"""What a task depends on and what depends on it, two steps far, as a drawing and as a table."""
+"""The graph of the tasks within two dependencies of a task, as a drawing and as a table."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,14 +14,15 @@ from django.utils.translation import gettext as _
 from opsconsole.console.store_admin import row_link, row_url, table
 from opsconsole.formatting import truncate
 from opsconsole.stores.store import Store
+from tasks.agentos.cycles import cycles
 from tasks.agentos.models import Task, TaskDependency
 
 HOPS = 2
 MAX_NODES = 50
-MAX_EDGES = 400  # read in one step: a task that everything depends on ends there
+MAX_EDGES = 400  # read in one step, even if every task depends on one
 
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 190, 46, 64, 14, 10
-TITLE_CELLS = 24  # of a monospaced text; Chinese characters take two
+TITLE_CELLS = 24  # columns of a monospaced text; a Chinese character takes two
 
 
 class Edge(NamedTuple):
@@ -34,7 +34,7 @@ class Edge(NamedTuple):
 
 @dataclass
 class Graph:
-    """The neighbourhood of `root`; `names` has a title and a status for each task that is there."""
+    """The tasks around `root`. `names` contains title and status of each task that exists."""
 
     root: str
     nodes: list[str]
@@ -43,14 +43,13 @@ class Graph:
     cut: bool = False
 
     def in_cycle(self) -> set[Edge]:
-        """Edges that lead back to where they come from."""
-        after = defaultdict(set)
-        for edge in self.edges:
-            after[edge.task].add(edge.depends_on)
-        return {edge for edge in self.edges if edge.task in _reached(edge.depends_on, after)}
+        """Return the edges that are part of a cycle."""
+        groups = cycles((edge.task, edge.depends_on) for edge in self.edges)
+        group_of = {node: number for number, group in enumerate(groups) for node in group}
+        return {e for e in self.edges if e.task in group_of and group_of[e.task] == group_of.get(e.depends_on)}
 
     def layers(self) -> list[list[str]]:
-        """Columns from left to right: a task stands right of what it depends on, cycles aside."""
+        """Return the columns of the drawing: except in cycles, a task is to the right of its dependencies."""
         cyclic = self.in_cycle()
         before: dict[str, list[str]] = {node: [] for node in self.nodes}
         for edge in self.edges:
@@ -68,19 +67,10 @@ class Graph:
             while len(columns) <= measure(node):
                 columns.append([])
             columns[depth[node]].append(node)
-        for left, right in pairwise(columns):  # near what they depend on
+        for left, right in pairwise(columns):  # close to their dependencies
             place = {node: number for number, node in enumerate(left)}
             right.sort(key=lambda node: _mean([place[one] for one in before[node] if one in place]))
         return columns
-
-
-def _reached(start: str, after: dict[str, set[str]]) -> set[str]:
-    found, waiting = {start}, [start]
-    while waiting:
-        new = after[waiting.pop()] - found
-        found |= new
-        waiting.extend(new)
-    return found
 
 
 def _mean(numbers: list[int]) -> float:
@@ -88,16 +78,16 @@ def _mean(numbers: list[int]) -> float:
 
 
 def neighbourhood(store: Store, root: str) -> Graph:
-    """At most `HOPS` steps and `MAX_NODES` tasks around `root`: two queries for each step, and two for the words."""
+    """Read the graph around `root`: two queries for each step, one for the edges and one for the titles."""
     graph = Graph(root, [root], [])
     rows = TaskDependency.objects.using(store.alias)
     nodes: dict[str, None] = {root: None}
-    # What it waits for and what that waits for; what waits for it, and what waits for that.
+    # First along the dependencies, then against them.
     for here, there in (("task_id", "depends_on_task_id"), ("depends_on_task_id", "task_id")):
         frontier = [root]
         for _hop in range(HOPS):
-            # No more columns than the unique key has, and no order: in the second direction there is no documented
-            # index, and reading the key alone takes a quarter of reading the rows.
+            # Only columns of the unique key and no order: against the dependencies there is no documented index, and
+            # scanning the key takes a quarter of the time of scanning the rows.
             found = rows.filter(**{f"{here}__in": frontier}).values_list(there, flat=True)[:MAX_EDGES]
             step = [node for node in dict.fromkeys(found) if node not in nodes]
             frontier = step[: MAX_NODES - len(nodes)]
@@ -109,15 +99,15 @@ def neighbourhood(store: Store, root: str) -> Graph:
     for task, depends_on, *rest in edges.order_by("pk").values_list("task_id", "depends_on_task_id", *columns)[
         :MAX_EDGES
     ]:
-        words = dict(zip(columns, rest, strict=True))
-        graph.edges.append(Edge(task, depends_on, words.get("dependency_type") or "", words.get("reason") or ""))
+        values = dict(zip(columns, rest, strict=True))
+        graph.edges.append(Edge(task, depends_on, values.get("dependency_type") or "", values.get("reason") or ""))
     names = Task.objects.using(store.alias).filter(pk__in=graph.nodes).values_list("pk", "title", "status")
     graph.names = {key: (truncate(title, 200), truncate(status, 40)) for key, title, status in names}
     return graph
 
 
 def drawing(graph: Graph) -> SafeString | str:
-    """The graph as SVG, with a table behind it."""
+    """Return the graph as SVG, with a table that can be opened below it."""
     if not graph.edges:
         return _("none")
     cyclic = graph.in_cycle()
@@ -163,11 +153,11 @@ def drawing(graph: Graph) -> SafeString | str:
 
 
 def _caption(graph: Graph, cyclic: bool) -> str:
-    parts = [_("An arrow leads from a task to those that depend on it.")]
+    parts = [_("An arrow leads from a task to the tasks that depend on it.")]
     if cyclic:
-        parts.append(_("Red arrows form a cycle: none of its tasks can begin."))
+        parts.append(_("Red arrows form a cycle. None of its tasks can start."))
     if graph.cut:
-        parts.append(_("Only the nearest %(count)s tasks are drawn.") % {"count": len(graph.nodes)})
+        parts.append(_("The graph shows only the nearest %(count)s tasks.") % {"count": len(graph.nodes)})
     return " ".join(parts)
 
 
@@ -180,12 +170,12 @@ def _arrow(suffix: str) -> SafeString:
 
 
 def _curve(start: tuple[int, int], end: tuple[int, int]) -> str:
-    """From the right side of a box to the left of another; around, where that one is not further right."""
+    """Return a path from the right side of a box to the left side of another, or in a bow to its right side."""
     x1, y1, x2, y2 = start[0] + WIDTH, start[1] + HEIGHT // 2, end[0], end[1] + HEIGHT // 2
     bend = GAP_X // 2
     if x2 > x1:
         return f"M{x1} {y1} C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"
-    x2 += WIDTH  # into the same side, with room for the bow
+    x2 += WIDTH
     bow = x1 + bend + abs(y2 - y1) // 8
     return f"M{x1} {y1 + 8} C{bow} {y1 + 8} {bow} {y2 - 8} {x2} {y2 - 8}"
 
@@ -193,7 +183,7 @@ def _curve(start: tuple[int, int], end: tuple[int, int]) -> str:
 def _box(graph: Graph, node: str, x: int, y: int) -> SafeString:
     title, status = graph.names.get(node, ("", ""))
     kind = " graph-root" if node == graph.root else "" if node in graph.names else " graph-gone"
-    status = status if node in graph.names else _("vanished")
+    status = status if node in graph.names else _("missing")
     box = format_html(
         '<g class="graph-node{}"><title>{}</title><rect x="{}" y="{}" width="{}" height="{}" rx="6"/>'
         '<text x="{}" y="{}">{}</text><text class="graph-status" x="{}" y="{}">{}</text></g>',
@@ -216,7 +206,7 @@ def _box(graph: Graph, node: str, x: int, y: int) -> SafeString:
 
 
 def _fitted(text: str) -> str:
-    """Cut to the width of a box."""
+    """Cut a text to the width of a box."""
     room = TITLE_CELLS
     for number, character in enumerate(text):
         room -= 2 if unicodedata.east_asian_width(character) in "WF" else 1

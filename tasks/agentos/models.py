@@ -1,7 +1,7 @@
-"""AgentOS: tasks with what belongs to them, projects, sessions, knowledge and memory (document 001).
+"""Models of AgentOS: tasks, projects, sessions, knowledge and memory (see docs/platforms/agentos.md).
 
-The database holds keys, checks and cascades, whoever writes; the relations here are for reading, and a
-dangling one must not break a page.
+The database enforces keys, checks and cascades. The relations have no constraint here, because a page must also show
+rows whose reference is missing.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Task(StoreModel):
 
 
 class TaskLineage(StoreModel):
-    """Where a task came from and what became of it."""
+    """An origin or a result of a task."""
 
     store = "agentos"
 
     class Kind(models.TextChoices):
-        NL_REQUEST = "nl_request", _("request in words")
+        NL_REQUEST = "nl_request", _("natural-language request")
         INTENT = "intent", _("intent")
         EXECUTION_REQUEST = "execution_request", _("execution request")
         COMMIT = "commit", _("commit")
@@ -73,7 +73,7 @@ class TaskLineage(StoreModel):
 
 
 class TaskRepoScope(StoreModel):
-    """What of a repository a task may touch."""
+    """The part of a repository that a task may change."""
 
     store = "agentos"
 
@@ -103,7 +103,7 @@ class TaskRepoScope(StoreModel):
 
 
 class TaskDependency(StoreModel):
-    """One task depends on another."""
+    """A dependency of one task on another."""
 
     store = "agentos"
 
@@ -141,7 +141,7 @@ class TaskDependency(StoreModel):
 
 
 class TaskArtifactRef(StoreModel):
-    """What a task left in a repository."""
+    """A result of a task in a repository."""
 
     store = "agentos"
 
@@ -175,7 +175,7 @@ class TaskArtifactRef(StoreModel):
 
 
 class Project(StoreModel):
-    """The database accepts only JSON in `tags` and `settings`, and only the documented statuses."""
+    """A project. The database accepts only JSON in `tags` and `settings`, and only the documented statuses."""
 
     store = "agentos"
     added_by = dict.fromkeys(
@@ -217,7 +217,7 @@ class Project(StoreModel):
         ]
 
     def __str__(self) -> str:
-        return str(self.__dict__.get("name") or self.id)  # an older store lacks it, and it is deferred
+        return str(self.__dict__.get("name") or self.id)  # deferred if the column is missing
 
 
 class ProjectRepo(StoreModel):
@@ -301,7 +301,7 @@ class WebuiMessage(StoreModel):
 
 
 class KbSource(StoreModel):
-    """A file, folder or address that the knowledge base has read."""
+    """A file, folder or address whose text is in the knowledge base."""
 
     store = "agentos"
 
@@ -330,7 +330,7 @@ class KbSource(StoreModel):
 
 
 class KbChunk(StoreModel):
-    """A piece of a source's text."""
+    """A part of a source's text."""
 
     store = "agentos"
 
@@ -339,7 +339,7 @@ class KbChunk(StoreModel):
         KbSource, on_delete=models.DO_NOTHING, db_constraint=False, related_name="chunks", verbose_name=_("source")
     )
     content = models.TextField(_("content"))
-    chunk_index = models.IntegerField(_("place"))
+    chunk_index = models.IntegerField(_("position"))
     metadata = RawTextField(_("metadata"), null=True, blank=True)
     created_at = RawTextField(_("created at"), default=current_timestamp)
 
@@ -381,7 +381,7 @@ class KbEmbedding(StoreModel):
 
 
 class MemoryItem(StoreModel):
-    """Something the agents remember: a decision, a convention, a constraint, a known issue."""
+    """A decision, convention, constraint or known issue that the agents remember."""
 
     store = "agentos"
     added_by = dict.fromkeys(("last_used_at", "use_count", "retention_type", "expires_at", "auto_cleanup"), 4)
@@ -421,7 +421,7 @@ class MemoryItem(StoreModel):
     use_count = models.IntegerField(_("times used"), null=True, blank=True, default=0)
     retention_type = models.TextField(_("retention"), null=True, blank=True, default="project")
     expires_at = RawTimestampField(_("expires at"), null=True, blank=True)
-    auto_cleanup = models.IntegerField(_("cleaned up by itself"), null=True, blank=True, default=1)
+    auto_cleanup = models.IntegerField(_("cleaned up automatically"), null=True, blank=True, default=1)
 
     class Meta:
         managed = False

@@ -1,7 +1,7 @@
-"""Full-text search of memory and knowledge, with whatever the store has for it.
+"""Full-text search of memory and knowledge (see "Full-text search" in docs/platforms/agentos.md).
 
-A managed store has the indexes of migration 0002. An attached one gets none: there the documented FTS5 tables
-answer, if they are in step, or the newest rows are read. The answer says which.
+A managed store has its own indexes. In an attached store, the search uses the documented FTS5 tables if they are up to
+date, otherwise it scans the newest rows. The result names the method.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from tasks.agentos.search_query import HAN, Query, Snippet, Term, is_han, json_s
 
 LIMIT = 20
 MAX_LIMIT = 500
-CANDIDATES = 500  # that many matches are ranked
-SCANNED = 20_000  # rows, where there is no index
-CHARACTERS = 64_000  # of a text: what stands behind them is not searched
-PROBES = 500  # rows that a check looks up by
-PROBED_WORDS = 8  # of their words
+CANDIDATES = 500  # matches that are ranked
+SCANNED = 20_000  # rows that are read without an index
+CHARACTERS = 64_000  # of a text that are searched
+PROBES = 500  # rows that the check of an index looks up
+PROBED_WORDS = 8  # of each of these rows
 
 
 @dataclass(frozen=True)
 class Source:
-    """A table that can be searched, and what it has for it."""
+    """A searchable table and its indexes."""
 
     name: str
     title: Any
     model: type[Model]
-    columns: tuple[str, ...]  # searched, the last one is always there
+    columns: tuple[str, ...]  # searched; every store has the last one
     is_json: bool
     shown: tuple[str, ...]
     documented: str
     grams: str
     index: str
-    text: str  # what the index on PostgreSQL is of
+    text: str  # the indexed expression on PostgreSQL
 
     @property
     def table(self) -> str:
@@ -91,7 +91,7 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Method:
-    """How a search was answered: "index", "documented index", "scan of 300 rows"."""
+    """The way a source was searched: "index", "documented index" or "scan of 300 rows"."""
 
     name: str
     rows: int = 0
@@ -101,17 +101,17 @@ class Method:
         return f"scan of {self.rows} rows" if self.name == "scan" else self.name
 
     @property
-    def words(self) -> str:
-        """For people."""
+    def label(self) -> str:
+        """Return the method in the reader's language."""
         if self.name == "index":
             return _("by the index")
         if self.name == "documented index":
-            return _("by the documented index: words as it knows them")
+            return _("by AgentOS's index, whole words only")
         if self.capped:
-            return _("by reading the newest %(count)s rows: older ones were not searched") % {
+            return _("by a scan of the newest %(count)s rows; older rows were not searched") % {
                 "count": format_number(self.rows)
             }
-        return _("by reading all %(count)s rows") % {"count": format_number(self.rows)}
+        return _("by a scan of all %(count)s rows") % {"count": format_number(self.rows)}
 
 
 INDEX = Method("index")
@@ -120,7 +120,7 @@ DOCUMENTED_INDEX = Method("documented index")
 
 @dataclass
 class Hit:
-    """A row that was found. `score`: the higher, the better."""
+    """A matching row. A higher `score` is better."""
 
     source: Source
     query: Query
@@ -135,7 +135,7 @@ class Hit:
 
     @property
     def link(self) -> str:
-        """The row's page, where there is one."""
+        """Return the address of the row's page, if the model has one."""
         meta = self.source.model._meta
         if not admin.site.is_registered(self.source.model):
             return ""
@@ -144,34 +144,34 @@ class Hit:
 
 @dataclass
 class SearchResult:
-    """The answer: `hits` from the best on, and how each source was searched."""
+    """The matches, best first, and the method of each source."""
 
     query: Query
     hits: list[Hit] = field(default_factory=list)
     methods: dict[str, Method] = field(default_factory=dict)
-    more: bool = False  # matches than those in `hits`
+    more: bool = False  # there are more matches than `hits`
 
     @property
     def method(self) -> str:
-        """For scripts: one word of all sources, or each with its own."""
-        different = dict.fromkeys(map(str, self.methods.values()))
-        if len(different) <= 1:
-            return next(iter(different), "")
+        """Return the methods for scripts: a common one, or one for each source."""
+        distinct = dict.fromkeys(map(str, self.methods.values()))
+        if len(distinct) <= 1:
+            return next(iter(distinct), "")
         return "; ".join(f"{name}: {method}" for name, method in self.methods.items())
 
     @property
-    def method_words(self) -> list[tuple[str, str]]:
-        return [(str(SOURCES[name].title), method.words) for name, method in self.methods.items()]
+    def method_labels(self) -> list[tuple[str, str]]:
+        return [(str(SOURCES[name].title), method.label) for name, method in self.methods.items()]
 
 
 def search(store: Store, text: str, *, sources: tuple[str, ...] = tuple(SOURCES), limit: int = LIMIT) -> SearchResult:
-    """The best matches of `text` in `store`. Raises StoreUnavailable.
+    """Return the best matches of `text` in `store`. Raise StoreUnavailable.
 
-    Of several sources, those that an older store lacks are left out, unless it has none of them.
+    Sources whose table is missing are skipped, unless all are.
     """
     found = SearchResult(Query(text))
-    there = [name for name in sources if SOURCES[name].table in store.tables] or list(sources[:1])
-    for name in there:
+    existing = [name for name in sources if SOURCES[name].table in store.tables] or list(sources[:1])
+    for name in existing:
         source = SOURCES[name]
         store.require({source.model: (source.key, source.columns[-1])})
         try:
@@ -188,68 +188,53 @@ def search(store: Store, text: str, *, sources: tuple[str, ...] = tuple(SOURCES)
 
 
 def search_queryset(queryset: QuerySet[Any], text: str) -> QuerySet[Any]:
-    """The rows of `queryset` that match `text`, for the search box of a list of MemoryItem or KbChunk.
+    """Return the rows of `queryset` that match `text`, for a changelist of MemoryItem or KbChunk.
 
-    In the admin:
-
-        def get_search_results(self, request, queryset, search_term):
-            return (search_queryset(queryset, search_term) if search_term.strip() else queryset), False
-
-    Works on the store that the queryset reads. By the index it takes all matches; without one the first
-    `CANDIDATES` of the newest `SCANNED` rows: `method_of(queryset, text)` says which it was, for the help text.
+    With an index these are all matches, without one the first `CANDIDATES` of the newest `SCANNED` rows.
     """
-    store, source, query = _asked(queryset, text)
+    source = next(source for source in SOURCES.values() if source.model is queryset.model)
+    store, query = Store(queryset.db, store_of(queryset.model)), Query(text)
     if not query:
         return queryset.none()
     engine = _engine(store, source, query)
     if isinstance(engine, Index):
-        return queryset.filter(pk__in=RawSQL(*engine.keys(query)))  # noqa: S611  # names of ours, values as parameters
+        return queryset.filter(pk__in=RawSQL(*engine.keys(query)))  # noqa: S611  # constant names, bound values
     return queryset.filter(pk__in=[hit.key for hit in _matches(store, source, query)[0]])
 
 
-def method_of(queryset: QuerySet[Any], text: str) -> Method:
-    """How `search_queryset` answers."""
-    return _engine(*_asked(queryset, text)).method
-
-
-def _asked(queryset: QuerySet[Any], text: str) -> tuple[Store, Source, Query]:
-    source = next(source for source in SOURCES.values() if source.model is queryset.model)
-    return Store(queryset.db, store_of(queryset.model)), source, Query(text)
-
-
 def _matches(store: Store, source: Source, query: Query) -> tuple[list[Hit], Method]:
-    """Up to `CANDIDATES` matches, each checked against the text that stands there now."""
+    """Return up to `CANDIDATES` matches, each verified against the row's current text."""
     engine = _engine(store, source, query)
     if not query:
         return [], engine.method
     if isinstance(engine, FullTextTable):
         try:
-            hits, strangers = _checked(engine, query)
-            if strangers <= len(hits):
+            hits, mismatches = _verified(engine, query)
+            if mismatches <= len(hits):
                 return hits, engine.method
         except DatabaseError:
             pass
-        engine = Scan(store, source)  # the index is damaged, or out of step since a VACUUM
-    return _checked(engine, query)[0], engine.method
+        engine = Scan(store, source)  # the index is damaged, or a VACUUM has renumbered the rows
+    return _verified(engine, query)[0], engine.method
 
 
-def _checked(engine: Engine, query: Query) -> tuple[list[Hit], int]:
-    """The candidates that match, and how many don't."""
+def _verified(engine: Engine, query: Query) -> tuple[list[Hit], int]:
+    """Return the candidates that match, and the number of those that do not."""
     hits: list[Hit] = []
-    strangers = 0
+    mismatches = 0
     for key, text in engine.candidates(query):
         score = query.score(text)
         if score:
             hits.append(Hit(engine.source, query, key, text, score))
         else:
-            strangers += 1
+            mismatches += 1
         if len(hits) == CANDIDATES:
             break
-    return hits, strangers
+    return hits, mismatches
 
 
 def _fill(store: Store, hits: list[Hit]) -> None:
-    """What else is shown of the rows that were found: one query per source."""
+    """Read the other columns of the matches, with one query per source."""
     for source in SOURCES.values():
         wanted = {hit.key: hit for hit in hits if hit.source is source}
         columns = [name for name in source.shown if name in store.tables.get(source.table, {})]
@@ -263,7 +248,7 @@ def _fill(store: Store, hits: list[Hit]) -> None:
 
 
 class Engine:
-    """One way of finding rows. What it yields may be more than what matches, never less."""
+    """A way to find candidates: all matches, and possibly other rows."""
 
     method: Method = INDEX
 
@@ -271,17 +256,17 @@ class Engine:
         self.store, self.source = store, source
 
     def candidates(self, query: Query) -> Iterator[tuple[str, str]]:
-        """Up to `CANDIDATES` keys with their texts."""
+        """Yield keys with their texts."""
         raise NotImplementedError
 
     @cached_property
     def columns(self) -> list[str]:
-        """The searched columns that the store has, as text."""
-        there = self.store.tables[self.source.table]
-        return [f"CAST({name} AS TEXT)" for name in self.source.columns if name in there]
+        """Return the searched columns that the store has, as text."""
+        existing = self.store.tables[self.source.table]
+        return [f"CAST({name} AS TEXT)" for name in self.source.columns if name in existing]
 
     def _read(self, sql: str, values: list[Any]) -> Iterator[tuple[str, str]]:
-        """Keys and searched texts out of keys and columns."""
+        """Yield each row's key and searched text."""
         plain = json_strings if self.source.is_json else str
         with self.store.connection.cursor() as cursor:
             cursor.execute(sql, values)
@@ -294,12 +279,12 @@ class Index(Engine):
     """A full-text index that can be part of a larger query."""
 
     def keys(self, query: Query) -> tuple[str, list[Any]]:
-        """A query for the keys of all matches, and its values."""
+        """Return the SQL that selects the keys of all matches, and its values."""
         raise NotImplementedError
 
 
 class FullTextTable(Engine):
-    """An FTS5 table, best first."""
+    """An FTS5 table. The best candidates come first."""
 
     fts: str
 
@@ -313,13 +298,13 @@ class FullTextTable(Engine):
         )
 
     def match(self, query: Query) -> str:
-        """The query in FTS5's own language."""
+        """Return the query in the syntax of FTS5."""
         wanted = " AND ".join(map(_fts5, query.terms))
         return f"({wanted}) NOT ({' OR '.join(map(_fts5, query.excluded))})" if query.excluded else wanted
 
 
 class GramsTable(FullTextTable, Index):
-    """The console's own FTS5 table beside the documented one."""
+    """The console's FTS5 table, which exists in addition to the documented one."""
 
     @property
     def fts(self) -> str:  # type: ignore[override]
@@ -335,7 +320,10 @@ class GramsTable(FullTextTable, Index):
 
 
 class DocumentedTable(FullTextTable):
-    """The documented FTS5 table. It knows Chinese only as whole runs, and JSON with its escapes: for ASCII alone."""
+    """The documented FTS5 table.
+
+    It serves ASCII queries only: a run of Chinese is one word there, and JSON keeps its escapes.
+    """
 
     method = DOCUMENTED_INDEX
 
@@ -350,7 +338,7 @@ def _fts5(term: Term) -> str:
 
 
 class Tsvector(Index):
-    """The console's own GIN index. It holds no places that reach far enough: phrases are looked up in the text."""
+    """The console's GIN index. Its positions are limited, so phrases are matched in the text."""
 
     def keys(self, query: Query) -> tuple[str, list[Any]]:
         condition, values = self._condition(query)
@@ -371,7 +359,7 @@ class Tsvector(Index):
         text = f"left({self.source.text}, {CHARACTERS})"
         for term in (*query.terms, *query.excluded):
             if term.excluded or len(term.words()[0]) > 1:
-                if len(term.pieces) == 1 and is_han(term.pieces[0]):  # no regular expression is needed
+                if len(term.pieces) == 1 and is_han(term.pieces[0]):
                     conditions.append(f"strpos({text}, %s) {'=' if term.excluded else '>'} 0")
                     values.append(term.pieces[0])
                 else:
@@ -386,7 +374,7 @@ def _tsquery(term: Term) -> str:
 
 
 def _posix(term: Term) -> str:
-    """The term as a regular expression of PostgreSQL."""
+    """Return the term as a regular expression of PostgreSQL."""
     edge = f"(?:^|$|[^[:alnum:]]|[{HAN}])"
     pattern = "" if is_han(term.pieces[0]) else edge
     for before, piece in zip((None, *term.pieces), term.pieces, strict=False):
@@ -397,7 +385,7 @@ def _posix(term: Term) -> str:
 
 
 class Scan(Engine):
-    """Without an index: the newest rows, read in one pass, those kept out that lack a piece of the query."""
+    """A scan of the newest rows in one pass, filtered by the longest piece of each term."""
 
     @cached_property
     def method(self) -> Method:  # type: ignore[override]
@@ -408,14 +396,14 @@ class Scan(Engine):
 
     def candidates(self, query: Query) -> Iterator[tuple[str, str]]:
         source, condition = self.source, "TRUE"
-        # PostgreSQL knows no order of insertion; the keys begin with a time.
+        # PostgreSQL does not record the order of insertion, but the keys begin with a time.
         newest, like = ("rowid", "LIKE") if self.store.vendor == "sqlite" else (source.key, 'COLLATE "C" ILIKE')
         names = [f"column_{number}" for number in range(len(self.columns))]
         columns = ", ".join(f"{column} AS {name}" for column, name in zip(self.columns, names, strict=True))
         values: list[str] = []
         for term in query.terms:
             piece = max(term.pieces, key=len)
-            if piece.isascii() or is_han(piece):  # LIKE does not know every alphabet's capitals
+            if piece.isascii() or is_han(piece):  # LIKE folds the case of ASCII only
                 forms = dict.fromkeys((piece, json.dumps(piece)[1:-1]))  # JSON may be in ASCII
                 either = [f"{name} {like} %s ESCAPE '!'" for name in names for _ in forms]
                 condition += f" AND ({' OR '.join(either)})"
@@ -428,7 +416,7 @@ class Scan(Engine):
 
 
 def _engine(store: Store, source: Source, query: Query) -> Engine:
-    """The best that the store has."""
+    """Return the best engine for the store."""
     if store.vendor == "postgresql":
         return (Tsvector if _has_tsvector(store, source) else Scan)(store, source)
     virtual = store.virtual_tables()
@@ -451,7 +439,7 @@ def _has_tsvector(store: Store, source: Source) -> bool:
 
 
 def _counts_agree(store: Store, source: Source) -> bool:
-    """Whether the documented index has as many rows as its table: else nobody keeps it in step."""
+    """Return whether the documented index has as many rows as its table. Otherwise it is not maintained."""
     try:
         with store.connection.cursor() as cursor:
             cursor.execute(
@@ -462,17 +450,14 @@ def _counts_agree(store: Store, source: Source) -> bool:
         return False
 
 
-# --- care ---------------------------------------------------------------------------------------------------
+# --- maintenance ---------------------------------------------------------------------------------------------------
 
 
 def rebuild(store: Store, *names: str) -> None:
-    """Build the indexes of a managed store anew: after a VACUUM, which renumbers rows, and after a restore.
-
-    `names`: of SOURCES; none: all of them. Nobody sees an index that is half built.
-    """
+    """Rebuild the indexes of a managed store, by default of all sources. Readers see the old index until the end."""
     for source in (SOURCES[name] for name in names or SOURCES):
         if store.vendor == "postgresql":
-            # Behind a pooler every statement is in a transaction, where nothing is built concurrently.
+            # CONCURRENTLY is not possible in a transaction, and a pooler runs every statement in one.
             concurrently = "" if is_pooler(store) else "CONCURRENTLY "
             with store.connection.cursor() as cursor:
                 cursor.execute(f"REINDEX INDEX {concurrently}{source.index}")
@@ -485,7 +470,7 @@ def rebuild(store: Store, *names: str) -> None:
 
 
 def check(store: Store) -> list[str]:
-    """What is wrong with the indexes of a managed store, in sentences; an empty list if nothing is."""
+    """Return the problems of the indexes of a managed store as sentences."""
     if store.vendor == "postgresql":
         return [
             _("The index %(index)s is missing or invalid.") % {"index": source.index}
@@ -510,29 +495,31 @@ def _check_fts(store: Store, source: Source, fts: str) -> list[str]:
             f" (SELECT COUNT(*) FROM {source.table} AS t"
             f"  WHERE NOT EXISTS (SELECT 1 FROM {fts}_docsize AS d WHERE d.id = t.rowid))"
         )
-        indexed, rows, lacking = cursor.fetchone()
-        if indexed != rows or lacking:
+        indexed, rows, missing = cursor.fetchone()
+        if indexed != rows or missing:
             return [
-                _("%(table)s has %(indexed)s of %(rows)s rows, and lacks %(lacking)s.")
+                _("%(table)s contains %(indexed)s entries for %(rows)s rows; %(missing)s rows are missing.")
                 % {
                     "table": fts,
                     "indexed": format_number(indexed),
                     "rows": format_number(rows),
-                    "lacking": format_number(lacking),
+                    "missing": format_number(missing),
                 }
             ]
-        try:  # the rank asks for a comparison with the rows, too
+        try:  # rank 1 also compares the index with the rows
             cursor.execute(f"INSERT INTO {fts} ({fts}, rank) VALUES ('integrity-check', 1)")
             if fts != source.grams or not (astray := _astray(cursor, source)):
                 return []
-            reason = _("of %(count)s rows, %(astray)s are not found by their own words") % astray
+            reason = _("%(astray)s of %(count)s sampled rows are not found by their words") % astray
         except DatabaseError as error:
             reason = str(error)
-    return [_("%(table)s does not hold what its rows say: %(reason)s.") % {"table": fts, "reason": reason}]
+    return [
+        _("%(table)s does not match its rows: %(reason)s. Rebuild the search index.") % {"table": fts, "reason": reason}
+    ]
 
 
 def _astray(cursor: Any, source: Source) -> dict[str, str]:
-    """The grams keep no text to compare with: how many rows, evenly over the table, are not found by their words."""
+    """Count the sampled rows that are not found by their words. The grams tables keep no text to compare."""
     grams = source.grams
     cursor.execute(f"SELECT rowid FROM {source.table} ORDER BY rowid")
     places = [row[0] for row in cursor.fetchall()]
@@ -541,8 +528,8 @@ def _astray(cursor: Any, source: Source) -> dict[str, str]:
     for place in places:
         cursor.execute(f"SELECT words FROM {grams}_text WHERE rowid = %s", [place])
         text = cursor.fetchone()[0] or ""
-        words = [word for word in dict.fromkeys(pieces(text)) if word.isascii() or is_han(word)]  # as all see them
-        if words and "\\x" not in text:  # what is no UTF-8 is shown otherwise than it was indexed
+        words = [word for word in dict.fromkeys(pieces(text)) if word.isascii() or is_han(word)]
+        if words and "\\x" not in text:  # invalid UTF-8 is read differently than it was indexed
             match = " AND ".join(f'"{word}"' for word in words[:: len(words) // PROBED_WORDS + 1])
             cursor.execute(f"SELECT 1 FROM {grams} WHERE {grams} MATCH %s AND rowid = %s", [match, place])
             astray += cursor.fetchone() is None

@@ -1,7 +1,7 @@
-"""What people type into a search box: words that must all occur, "phrases", beginnings*, and -words that must not.
+"""The query language of the search: words, "phrases", prefixes* and -exclusions (see docs/platforms/agentos.md).
 
-Anything odd is only text. A run of Chinese, Japanese or Korean characters is looked for wherever it stands,
-every other word as a whole, capitals or not. Of a JSON document, what it says is searched and shown.
+A run of Chinese, Japanese or Korean characters matches anywhere, every other word as a whole and in any case. All other
+characters are literal text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import chain, islice
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-# The characters that are found one by one; migration 0002 builds the indexes by the same ones.
+# Characters that are indexed one by one. The schema files use the same ranges.
 HAN = "々〇ぁ-ゖゝ-ゟァ-ヺー-ヿ㐀-䶿一-鿿가-힣豈-﫿𠀀-𿿽"
 
 MAX_CHARACTERS = 400  # of a query
@@ -24,7 +24,7 @@ MAX_TERMS = 16
 SNIPPET_CHARACTERS = 200
 COUNTED = 50  # occurrences of a term in one text
 
-_WORD = rf"(?:[^\W_{HAN}]|[\u0300-\u036f])"  # a character of a word, or an accent of its own
+_WORD = rf"(?:[^\W_{HAN}]|[\u0300-\u036f])"  # a letter, a digit or a combining accent
 _PIECES = re.compile(rf"[{HAN}]+|{_WORD}+")
 _TERMS = re.compile(r'(-?)(?:"([^"]*)"(\*?)|(\S+))')
 _UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
@@ -32,16 +32,16 @@ _UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 
 @dataclass(frozen=True)
 class Term:
-    """A word or a phrase, as its pieces: runs of Han, and words."""
+    """A word or a phrase, split into pieces: words and runs of Han characters."""
 
     pieces: tuple[str, ...]
     prefix: bool
     excluded: bool
 
     def words(self) -> tuple[list[str], bool]:
-        """The words of the index that stand one after another, and whether the last is only a beginning.
+        """Return the successive words of the index, and whether the last one is a prefix.
 
-        There, each Han character makes a word with the next one, and the last of a run is one alone.
+        In the index, each Han character forms a word with the next one, and the last of a run is a word alone.
         """
         words: list[str] = []
         for piece in self.pieces:
@@ -52,12 +52,12 @@ class Term:
         if not is_han(self.pieces[-1]):
             return words, self.prefix
         if len(self.pieces[-1]) > 1:
-            return words[:-1], False  # the run may go on
+            return words[:-1], False  # the run may continue in the text
         return words, True
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """The term in a text."""
+        """Return the regular expression that finds the term."""
         found = ""
         for before, piece in zip((None, *self.pieces), self.pieces, strict=False):
             if before is not None:
@@ -71,13 +71,13 @@ class Term:
 
 
 class Query:
-    """A parsed search. Without a term that must occur, it finds nothing."""
+    """A parsed search. It finds nothing unless it has a term that must occur."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         text = text[:MAX_CHARACTERS]
         terms = list(islice(_terms(text), MAX_TERMS))
-        if all(term.excluded for term in terms):  # then a minus is text, too
+        if all(term.excluded for term in terms):  # then the minus is literal text
             terms = [Term(term.pieces, term.prefix, excluded=False) for term in terms]
         self.terms = [term for term in terms if not term.excluded]
         self.excluded = [term for term in terms if term.excluded]
@@ -86,7 +86,10 @@ class Query:
         return bool(self.terms)
 
     def score(self, text: str) -> float:
-        """How well `text` fits, 0 if it is none: BM25 without the rarity of words, as each must occur."""
+        """Return the score of `text`, or 0 if it does not match.
+
+        This is BM25 without the rarity of words, because every word must occur.
+        """
         if any(term.pattern.search(text) for term in self.excluded):
             return 0.0
         norm = 1.2 * (0.25 + 0.75 * len(text) / 1000)
@@ -99,7 +102,7 @@ class Query:
         return score
 
     def snippet(self, text: str) -> Snippet:
-        """Where most of the terms stand close together."""
+        """Return the part of the text that contains most of the terms."""
         spans = sorted(
             match.span()
             for match in chain.from_iterable(islice(term.pattern.finditer(text), COUNTED) for term in self.terms)
@@ -127,7 +130,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Snippet:
-    """A piece of a text, in parts that are marked or not."""
+    """A part of a text, split into marked and unmarked parts."""
 
     parts: tuple[tuple[str, bool], ...]
 
@@ -141,7 +144,7 @@ class Snippet:
 
 
 def pieces(text: str) -> list[str]:
-    """The words and the runs of Han in `text`."""
+    """Return the words and the runs of Han characters in `text`."""
     return _PIECES.findall(text)
 
 
@@ -150,7 +153,7 @@ def is_han(piece: str) -> bool:
 
 
 def json_strings(text: str) -> str:
-    """What a JSON document says, without its escapes and punctuation; any other text as it stands."""
+    """Return the strings and numbers of a JSON document, or any other text unchanged."""
     if not text.lstrip().startswith(("{", "[", '"')):
         return text
     try:
@@ -158,25 +161,25 @@ def json_strings(text: str) -> str:
     except (ValueError, RecursionError):
         return text
     found: list[str] = []
-    ahead = [document]
-    while ahead:
-        node = ahead.pop()
+    pending = [document]
+    while pending:
+        node = pending.pop()
         if isinstance(node, dict):
-            ahead += reversed(node.values())
+            pending += reversed(node.values())
         elif isinstance(node, list):
-            ahead += reversed(node)
+            pending += reversed(node)
         elif isinstance(node, str | int | float) and not isinstance(node, bool):
             found.append(str(node))
     return " ".join(found)
 
 
 def printable(text: str) -> str:
-    """On one line, without control characters, and without what no page can carry."""
+    """Return the text on one line, without control characters and lone surrogates."""
     return _UNPRINTABLE.sub(" ", text).encode(errors="backslashreplace").decode()
 
 
 def _terms(text: str) -> Iterable[Term]:
-    text = text.encode(errors="replace").decode()  # no database takes a lone surrogate
+    text = text.encode(errors="replace").decode()  # databases refuse lone surrogates
     for minus, phrase, star, word in _TERMS.findall(text):
         if found := pieces(phrase or word):
             yield Term(tuple(found), prefix=bool(star) or word.endswith("*"), excluded=bool(minus))

@@ -1,4 +1,4 @@
-"""The search page."""
+"""The page that searches memory and knowledge."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SearchForm(forms.Form):
 
 
 def search_page(request: HttpRequest) -> HttpResponse:
-    """Memory and knowledge of the AgentOS store, as far as this person may look."""
+    """Search the sources that the user may view."""
     allowed = [source for source in SOURCES.values() if may_search(request, source)]
     if not allowed:
         raise PermissionDenied
@@ -53,7 +53,7 @@ def search_page(request: HttpRequest) -> HttpResponse:
             context["found"] = found
         except StoreUnavailable as error:
             if error.error is not None:
-                raise  # the store is in trouble: see StoreTrouble
+                raise  # handled by the middleware for unavailable stores
             context["sentence"], status = str(error), 503
     return render(request, "agentos/search.html", context, status=status)
 

@@ -20,7 +20,7 @@ from opsconsole.stores import rows
 from opsconsole.stores.store import Store, StoreUnavailable, attach_file
 from tasks.agentos import search as searching
 from tasks.agentos.models import KbChunk, MemoryItem
-from tasks.agentos.search import check, method_of, rebuild, search, search_queryset
+from tasks.agentos.search import check, rebuild, search, search_queryset
 from tasks.agentos.search_query import json_strings
 from tests.conftest import Managed, attach_url
 
@@ -577,7 +577,6 @@ def test_an_attached_store_is_read_and_nothing_is_made_there(engine: str, tmp_pa
         assert found.method == f"scan of {len(texts)} rows"
         queryset = MemoryItem.objects.using(store.alias)
         assert {row.pk for row in search_queryset(queryset.only("id"), text)} == expected & set(texts)
-        assert str(method_of(queryset, text)) == found.method
     if engine == "sqlite":
         store.close()
         assert path.read_bytes() == before
@@ -615,7 +614,7 @@ def test_a_large_store_without_index_is_read_up_to_a_cap(tmp_path: Path, monkeyp
     found = search(store, "redis", sources=("memory",))
     assert found.methods["memory"].capped
     assert found.method == "scan of 5 rows"
-    assert "5 rows: older ones were not searched" in found.method_words[0][1]
+    assert "5 rows; older rows were not searched" in found.method_labels[0][1]
     assert [hit.key for hit in found.hits] == ["json-as-it-is"]  # the newest
     store.close()
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audits.operations.check_references import circles
 from opsconsole.engine.models import Status
 from opsconsole.stores.store import Store
+from tasks.agentos.cycles import cycles
 from tests.support.contract import execute_run, operation_called
 from tests.support.plain_client import dump, neighbour, schema
 
@@ -53,7 +53,7 @@ def test_what_dangles_is_found_once_and_nothing_else(make_attached: Any, engine:
 @given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=20))
 def test_circles_are_those_of_an_independent_sorter(pairs: list[tuple[int, int]]) -> None:
     edges = [(str(a), str(b)) for a, b in pairs]
-    found = circles(edges)
+    found = cycles(edges)
     grouped = {node for group in found for node in group}
     without = [(a, b) for a, b in edges if not (a in grouped and b in grouped and _together(found, a, b))]
     graph: dict[str, set[str]] = {}
@@ -75,5 +75,5 @@ def _together(groups: list[list[str]], a: str, b: str) -> bool:
 
 def test_a_long_chain_is_no_circle_and_no_recursion() -> None:
     chain = [(str(number), str(number + 1)) for number in range(50_000)]
-    assert circles(chain) == []
-    assert len(circles([*chain, ("50000", "0")])[0]) == 50_001
+    assert cycles(chain) == []
+    assert len(cycles([*chain, ("50000", "0")])[0]) == 50_001

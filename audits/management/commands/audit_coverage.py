@@ -1,4 +1,4 @@
-"""Document 000's verification: how far the decision times are filled, their lag, and whether the payload agrees."""
+"""The command `audit_coverage`: print the coverage, lag and consistency of the decision times."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PIPE_WIDTH = 120
 
 class Command(ConsoleCommand):
     help = gettext_noop(
-        "Show how far source_event_ts and supervisor_processed_at of supervisor audits are filled, and their lag."
+        "Show the coverage of source_event_ts and supervisor_processed_at in supervisor audits, and their lag."
     )
     examples = ("audit_coverage", "audit_coverage --db-path /path/to/store.db --json")
 
@@ -42,7 +42,7 @@ class Command(ConsoleCommand):
 
 
 def show(figures: Figures, output: Output) -> None:
-    """For people: one table for each question."""
+    """Print the figures as tables."""
     if not output.console.is_terminal:
         output.console.width = PIPE_WIDTH
     output.line(figures["location"])

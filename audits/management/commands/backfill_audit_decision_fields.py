@@ -6,7 +6,7 @@ from opsconsole.cli.running import OperationCommand
 
 
 class Command(OperationCommand):
-    help = gettext_noop("Fill source_event_ts and supervisor_processed_at of supervisor audits, where they are NULL.")
+    help = gettext_noop("Fill source_event_ts and supervisor_processed_at of supervisor audits if they are NULL.")
     operation = "audits.backfill_decision_fields"
     executes_by_default = True
     asks = False

@@ -1,4 +1,4 @@
-"""Document 001: projects have a status; those that nobody has touched for long are archived."""
+"""The operation that archives idle projects (see docs/platforms/agentos.md)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ArchiveProjects(Operation):
     title = _("Archive idle projects")
     description = _(
         "Sets the status of active projects to archived when their updated_at is older than the given days. "
-        "Nothing of a project is removed."
+        "It deletes no data of a project."
     )
     store_alias = "agentos"
     model = Project
@@ -41,7 +41,7 @@ class ArchiveProjects(Operation):
             initial=IDLE_DAYS,
             required=False,
             label=_("idle days"),
-            help_text=_("days without an update; 0 takes every active project that is chosen"),
+            help_text=_("Days without an update. 0 archives every selected active project."),
         )
 
     def queryset(self) -> QuerySet[Project]:

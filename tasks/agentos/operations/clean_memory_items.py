@@ -1,4 +1,4 @@
-"""Document 001: what agents remember has an end; expired items that may go are removed."""
+"""The operation that removes expired memory items (see docs/platforms/agentos.md)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CleanMemoryItems(Operation):
     title = _("Remove expired memory items")
     description = _(
         "Removes memory items whose expires_at has passed and whose auto_cleanup is on. "
-        "Items without expires_at stay, and so does what was used since the plan."
+        "Items without expires_at stay, and so do items that were used since the plan."
     )
     store_alias = "agentos"
     model = MemoryItem
@@ -35,16 +35,16 @@ class CleanMemoryItems(Operation):
         "expired": _("expired"),
         "not_expired": _("not expired yet"),
         "used_since": _("used since the plan"),
-        "made_since": _("made since the plan"),
-        "unreadable_time": _("expires_at is no time"),
+        "made_since": _("created since the plan"),
+        "unreadable_time": _("expires_at is not a valid time"),
     }
-    statistic_labels = {"in_scope": _("expired, may go"), "memory_items": _("memory items")}
+    statistic_labels = {"in_scope": _("expired, to remove"), "memory_items": _("memory items")}
 
     class Params(forms.Form):
         retention_type = forms.CharField(
             required=False,
             label=_("retention type"),
-            help_text=_("only items of this retention type, such as project or temporary"),
+            help_text=_("Only items of this retention type, such as project or temporary."),
         )
 
     def population(self) -> QuerySet[MemoryItem]:
@@ -64,7 +64,7 @@ class CleanMemoryItems(Operation):
         ends = parse_timestamp(str(row.expires_at))
         if ends is None:
             return Invalid("unreadable_time")
-        if ends > self.as_of:  # in a form that SQLite's own functions don't read
+        if ends > self.as_of:  # a format that SQLite cannot compare
             return Skip("not_expired")
         for column, reason in (("last_used_at", "used_since"), ("created_at", "made_since")):
             at = getattr(row, column) and parse_timestamp(str(getattr(row, column)))
@@ -73,7 +73,7 @@ class CleanMemoryItems(Operation):
         return Delete(row, "expired")
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        """With one figure per retention type, since that is how people decide."""
+        """Add one figure for each retention type, which operators decide by."""
         kinds = restrict(self.queryset()).order_by().values_list("retention_type").annotate(items=Count("pk"))
         figures = {str(kind): items for kind, items in kinds.order_by("retention_type")}
         return {

@@ -1,4 +1,4 @@
-"""Document 001: the full-text tables follow their rows by number, and a VACUUM or a restore renumbers them."""
+"""The operation that rebuilds the full-text indexes (see "Full-text search" in docs/platforms/agentos.md)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tasks.agentos.models import MemoryItem
 class RebuildSearchIndex(NamedItemsMixin, Action):
     title = _("Rebuild the search index")
     description = _(
-        "Builds the full-text indexes of memory and knowledge anew, and checks them: after a VACUUM, which renumbers "
-        "rows, and after a restore. What is written meanwhile is found."
+        "Rebuilds the full-text indexes of memory and knowledge and checks them. Run it after a restore and after a "
+        "VACUUM, which renumbers rows. Rows written during the rebuild are indexed, too."
     )
     store_alias = "agentos"
     model = MemoryItem
     risk = Risk.MAKE
     schedule = Schedule("15 3 * * 0")
     reasons = {
-        "rebuilt": _("built anew"),
-        "attached": _("an attached store: its indexes are its owner's"),
+        "rebuilt": _("rebuilt"),
+        "attached": _("the store is attached; the console does not maintain its indexes"),
     }
 
     def item_names(self) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Full-text search of AgentOS's memory and knowledge, from the shell."""
+"""The command `search`: full-text search of memory and knowledge."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PIPE_WIDTH = 120
 
 class Command(ConsoleCommand):
     help = gettext_noop(
-        'Search memory and knowledge: words that must all occur, "phrases", beginnings* and -words that must not.'
+        'Search memory and knowledge for texts with all words. Also: "phrases", prefixes* and -excluded words.'
     )
     examples = ("search 'redis timeout'", "search '\"数据 库\" -draft' --in knowledge --json")
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("text", nargs="+", metavar="TEXT", help=_("The words to search for, best in quotes."))
-        parser.add_argument("--in", dest="source", choices=list(SOURCES), help=_("Search only there."))
+        parser.add_argument("text", nargs="+", metavar="TEXT", help=_("The query, in quotes."))
+        parser.add_argument("--in", dest="source", choices=list(SOURCES), help=_("Search only this source."))
         parser.add_argument("--limit", type=_limit, default=LIMIT, metavar="N", help=_("Number of results, 1 to 500."))
         where = parser.add_mutually_exclusive_group()
         where.add_argument("--database", metavar="ALIAS", choices=settings.STORES, help=_("Work on this store."))
@@ -61,7 +61,7 @@ def _limit(text: str) -> int:
 
 
 def result_of(found: SearchResult) -> dict[str, Any]:
-    """For scripts. `rank` counts from the best, 1, on."""
+    """Return the result as JSON. The best match has `rank` 1."""
     return {
         "query": found.query.text,
         "method": found.method,
@@ -84,8 +84,8 @@ def result_of(found: SearchResult) -> dict[str, Any]:
 def show(found: SearchResult, output: Output) -> None:
     if not output.console.is_terminal:
         output.console.width = PIPE_WIDTH
-    for title, words in found.method_words:
-        output.line(f"{title}: {words}")
+    for title, method in found.method_labels:
+        output.line(f"{title}: {method}")
     if not found.hits:
         output.line(_("Nothing found."))
     else:
@@ -98,7 +98,7 @@ def show(found: SearchResult, output: Output) -> None:
             table.add_row(str(place), str(hit.source.title), Text(hit.key), _marked(hit))
         output.console.print(table)
         if found.more:
-            output.line(_("There is more: --limit shows up to 500."))
+            output.line(_("There are more matches. Use --limit to show up to 500."))
 
 
 def _marked(hit: Hit) -> Text:
