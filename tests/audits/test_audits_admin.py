@@ -304,7 +304,7 @@ def test_the_demo_is_the_incident(alices):
     assert TaskAudit.objects.count() == 5_000
     assert Task.objects.count() == 60
     page = alices.get(COVERAGE).content.decode()
-    assert "2,014 of 2,204 supervisor audits lack a decision time." in page
+    assert "A decision time is missing in 2,014 of 2,204 supervisor audits." in page
     assert reverse("plan", args=["audits.backfill_decision_fields"]) in page
 
 
