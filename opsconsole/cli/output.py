@@ -13,7 +13,6 @@ from typing import Any
 from django.utils.translation import gettext as _
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 
 from opsconsole.engine import registry, wording
@@ -158,6 +157,8 @@ class Output:
 
     @contextmanager
     def _bar(self, total: int) -> Iterator[Callable[[int], None]]:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

@@ -20,7 +20,6 @@ from opsconsole.engine.recovery import FailingRows
 from opsconsole.engine.seals import number_of
 from opsconsole.stores import preflight
 from opsconsole.stores import rows as stored_rows
-from opsconsole.stores.connection import platform_search_path
 from opsconsole.stores.rows import Key, RowKey, RowsChanged, Write
 
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
@@ -91,6 +90,8 @@ class BatchWriter:
             for trigger in self._store.triggers(target.table, target.kind.upper())
         ]
         if self._store.vendor == "postgresql":
+            from opsconsole.stores.connection import platform_search_path  # imports psycopg
+
             self._has_versions = stored_rows.has_versions(self._store, self._operation.writes)
             self._search_path = platform_search_path(self._store) if fired else ""
 

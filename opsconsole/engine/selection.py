@@ -9,7 +9,6 @@ from django.contrib import admin
 from django.contrib.auth.models import AnonymousUser
 from django.db import models
 from django.db.models import QuerySet
-from django.test import RequestFactory
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -48,6 +47,8 @@ class Selection(NamedTuple):
 
 def _changelist_queryset(model: type[models.Model], query: str) -> QuerySet[Any]:
     """Return the rows that the changelist shows at this address."""
+    from django.test import RequestFactory  # imports the whole test client
+
     admin.autodiscover()
     model_admin = admin.site.get_model_admin(model)
     request = RequestFactory().get("/", query_params=None, QUERY_STRING=query)

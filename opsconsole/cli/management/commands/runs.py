@@ -65,7 +65,7 @@ class Command(ConsoleCommand):
             'runs reject 7 --reason "the rows are still needed"',
             'runs reject 7 --reason "the rows are still needed" --json',
         )
-        rejecting.add_argument("run", type=_positive, metavar="ID", help=_("the run's number"))
+        rejecting.add_argument("run", type=_positive, metavar="ID", help=_("The id of the run."))
         rejecting.add_argument(
             "--reason",
             required=True,
@@ -111,7 +111,7 @@ class Command(ConsoleCommand):
 
     def _verb_of_run(self, name: str, text: str, flag: str = "--json") -> argparse.ArgumentParser:
         parser = self._verb(name, text, f"runs {name} 7", f"runs {name} 7 {flag}")
-        parser.add_argument("run", type=_positive, metavar="ID", help=_("the run's number"))
+        parser.add_argument("run", type=_positive, metavar="ID", help=_("The id of the run."))
         return parser
 
     def handle(self, *args: Any, **options: Any) -> None:
