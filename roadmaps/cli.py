@@ -15,6 +15,7 @@ from opsconsole.cli.command import EXIT_ATTENTION, ConsoleCommand, Refused
 from opsconsole.cli.flags import add_exit_code_flag, add_json_flag, add_store_flags, chosen_store, known_keys
 from opsconsole.cli.output import Output
 from opsconsole.engine import planner, registry
+from opsconsole.engine.requirements import required_columns
 from opsconsole.escaping import in_json
 from roadmaps.consistency import TaskReport
 from roadmaps.task_scope import active_tasks
@@ -88,7 +89,7 @@ def refuse_active_tasks(name: str, options: dict[str, Any], remedy: str) -> None
     store = chosen_store(cls, {}, options, read_only=True)
     try:
         operation = planner.operation_on(cls, store, {})
-        store.require({model: tuple(columns) for model, columns in operation.needs().items()})
+        store.require(required_columns(operation))
         found = active_tasks(operation, known_keys(operation, options["keys"]))
     finally:
         store.close()

@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import orjson
-from django.db import models
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
@@ -384,9 +383,7 @@ class TaskCheck(Check):
 
     store_alias = "roadmaps"
     model = RoadmapTask
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {RoadmapTask: TASK_COLUMNS, **NEEDS}
+    reads = {RoadmapTask: TASK_COLUMNS, **NEEDS}
 
     def tasks(self) -> QuerySet[RoadmapTask]:
         """Return the tasks to compare, or those that the user named."""

@@ -16,7 +16,7 @@ from django.urls import URLResolver, get_resolver
 
 from opsconsole.console.accounts import PLATFORMS
 from opsconsole.console.editing import EditableStoreAdmin
-from opsconsole.engine import lifecycle, planner, registry
+from opsconsole.engine import lifecycle, planner, registry, stored_plans
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.models import Run, Status, Trigger
 
@@ -147,7 +147,7 @@ def path_of(address: Address, run: Run) -> str:
 @pytest.fixture
 def run(alice: User) -> Run:
     cls = registry.operation(BACKFILL)
-    planned = planner.count_outcomes(planner.plan(planner.operation_on(cls, cls.resolve_store({}), {})))
+    planned = planner.count_outcomes(planner.plan(planner.operation_on(cls, stored_plans.store_for(cls, {}), {})))
     return lifecycle.create_run(planned, Actor("alice", "here", Trigger.ADMIN, alice))
 
 

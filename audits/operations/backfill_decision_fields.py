@@ -11,14 +11,13 @@ from typing import Any
 
 from django.db.models import Count, Q, QuerySet
 from django.utils.formats import number_format
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from audits.extraction import KEYS, read_object, time_in
 from audits.models import TaskAudit
-from opsconsole.engine.operation import Operation, Problem, Risk, Schedule
+from opsconsole.engine.operation import DashboardProblem, Operation, Risk, Schedule
 from opsconsole.engine.outcomes import Change, Invalid, Outcome
-from opsconsole.formatting import format_number
 from opsconsole.jsontext import Unreadable
 
 # A timestamp of PostgreSQL whose year has four digits.
@@ -36,8 +35,9 @@ class BackfillDecisionFields(Operation):
     reads = ("payload", "created_at")
     writes = {"task_audits": tuple(KEYS)}
     risk = Risk.FILL
+    action_label = ngettext_lazy("Fill %(count)s audit", "Fill %(count)s audits", "number")
     schedule = Schedule("30 2 * * *")
-    problem = Problem(_("supervisor audits without decision times"))
+    problem = DashboardProblem(_("supervisor audits without decision times"))
     reasons = {
         "from_payload": _("filled from the payload"),
         "without_fields": _("filled from created_at: the fields are missing in the payload"),
@@ -117,9 +117,6 @@ class BackfillDecisionFields(Operation):
     def _created_at_is_timestamp(self) -> bool:
         """Return whether the column is a timestamp of PostgreSQL and not text."""
         return self.store.tables["task_audits"]["created_at"].is_timestamp
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Fill %(count)s audit", "Fill %(count)s audits", count) % {"count": format_number(count)}
 
     @classmethod
     def result_notes(cls, figures: Mapping[str, int]) -> list[str]:

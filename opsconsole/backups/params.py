@@ -7,13 +7,11 @@ from typing import Any
 
 from django import forms
 from django.conf import settings
-from django.db import models
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.stores.platforms import store_titles
 from opsconsole.stores.router import DEFAULT
-from opsconsole.stores.store import Store
 
 
 def _stores() -> list[tuple[str, Any]]:
@@ -41,12 +39,6 @@ class StoreParams(forms.Form):
     store = StoreField()
 
 
-class OnNamedStore:
-    """A mixin for operations on the store that the parameters name. They need no columns of it."""
-
-    @classmethod
-    def resolve_store(cls, params: Mapping[str, Any]) -> Store:
-        return Store(params["store"], params["store"])
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {}
+def each_store() -> Iterable[Mapping[str, Any]]:
+    """Return the parameters of a run for each store."""
+    return [{"store": name} for name in (DEFAULT, *settings.STORES)]

@@ -13,7 +13,10 @@ from django.utils.translation import gettext as _
 
 from opsconsole.cli.command import Refused
 from opsconsole.engine import checklist
-from opsconsole.engine.operation import Operation, as_stored
+from opsconsole.engine.keyset import with_keys
+from opsconsole.engine.operation import Operation
+from opsconsole.engine.registry import targets_run
+from opsconsole.engine.stored_plans import store_for
 from opsconsole.stores.rows import Key, is_bigint, is_numbered, plain_key
 from opsconsole.stores.store import Store, all_stores, attach_file
 
@@ -99,7 +102,7 @@ def add_keys_argument(parser: argparse.ArgumentParser, name: str, *, help: str, 
 
 def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str, Any], *, read_only: bool) -> Store:
     """Return the store of --db-path or --database, else the operation's own store."""
-    own = cls.resolve_store(params)
+    own = store_for(cls, params)
     if options["db_path"] is not None:
         store = attach_file(own.name, options["db_path"], read_only=read_only)
     elif options["database"] is not None:
@@ -118,7 +121,7 @@ def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str
     else:
         store = own
     store.require_file()
-    if cls.targets_run and store.identity() != own.identity():
+    if targets_run(cls) and store.identity() != own.identity():
         raise Refused(
             _("The run changed %(location)s, not %(other)s. Omit --database and --db-path.")
             % {"location": own.location, "other": store.location}
@@ -142,7 +145,7 @@ def known_keys(operation: Operation, keys: Sequence[str]) -> list[Key]:
                 _("%(key)s is not a key of %(table)s.") % {"key": repr(key), "table": operation.model._meta.db_table}
             ) from None
     rows = operation.model._default_manager.using(operation.store.alias)
-    known = {plain_key(key) for key in rows.filter(pk__in=list(map(as_stored, cleaned))).values_list("pk", flat=True)}
+    known = {plain_key(key) for key in with_keys(rows, cleaned).values_list("pk", flat=True)}
     unknown = [str(key) for key in cleaned if key not in known]
     if unknown:
         raise Refused(

@@ -133,7 +133,7 @@ class Output:
         for entry in sample[:SHOWN_SAMPLE]:
             if entry["outcome"] != "changed":
                 what = f"{outcome_label(entry['outcome'])}: {reason_label(operation, entry['reason'])}"
-                self._sampled(f"{operation.key_name}={entry['label']}: {what}")
+                self._sampled(f"{_name(operation, entry)}: {what}")
                 continue
             if not entry["rows"]:
                 what = entry["detail"] or reason_label(operation, entry["reason"])
@@ -342,9 +342,15 @@ def _figures(operation: Operation | type[Operation] | None, figures: dict[str, A
     return [(wording.statistic_label(operation, name), format_number_or_text(value)) for name, value in figures.items()]
 
 
+def _name(operation: Operation, entry: dict[str, Any]) -> str:
+    """Return the name of a row with the name of its key, if it is called by its key."""
+    key = operation.model._meta.pk.column if str(entry["key"]) == entry["label"] else "row"
+    return f"{key}={entry['label']}"
+
+
 def _row_name(operation: Operation, entry: dict[str, Any], row: dict[str, Any]) -> str:
     if row["key"] == entry["key"]:
-        return f"{operation.key_name}={entry['label']}"
+        return _name(operation, entry)
     return f"{row['table']} {row['key']}"
 
 

@@ -29,10 +29,12 @@ from opsconsole.engine import checklist, executor, findings, lifecycle, planner,
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.errors import RunRefused
+from opsconsole.engine.labels import action_label
 from opsconsole.engine.leases import LostOwnership
 from opsconsole.engine.models import RESUMABLE, Run, Status
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation, Risk
 from opsconsole.engine.planner import Plan
+from opsconsole.engine.requirements import readable_columns, required_columns
 from opsconsole.engine.selection import Selection
 from opsconsole.formatting import format_number
 from opsconsole.stores.errors import first_line
@@ -153,7 +155,7 @@ def run_operation(
         )
     _require_confirmable(cls, options["confirm"])
     params = registry.clean(cls, values)
-    if execute or cls.targets_run or options["user"]:
+    if execute or registry.targets_run(cls) or options["user"]:
         require_setup()
     actor = shell_actor(options["user"]) if execute or options["user"] else None
     output = Output(as_json=options["json"], bare=options["background"] and execute, no_color=options["no_color"])
@@ -161,7 +163,7 @@ def run_operation(
     try:
         operation = planner.operation_on(cls, store, params)
         with reading(store):
-            operation.store.require({model: tuple(columns) for model, columns in operation.needs().items()})
+            operation.store.require(required_columns(operation))
             selection = Selection(known_keys(operation, options["keys"])) if options.get("keys") else Selection()
         size = operation.batch_size or options["batch_size"] or DEFAULT_BATCH_SIZE
         if execute and actor is not None:
@@ -230,14 +232,14 @@ def _execute(
     if operation.writes_store:
         with reading(operation.store):
             operation.store.require_writable()
-            require_privileges(operation.store, operation.read_columns(), operation.targets())
+            require_privileges(operation.store, readable_columns(operation), operation.targets())
     run = stored_plans.same_command(operation, selection)
     if run is not None:
         run = _take_over(run, size, actor, options, output)
     else:
         with reading(operation.store):
             planned = planner.plan(operation, selection)
-            if operation.pins_rows:
+            if planner.pins_rows(operation):
                 planner.count_outcomes(planned)
         output.header(operation, size, mode=_("EXECUTE"))
         output.need(operation, planned)
@@ -321,7 +323,7 @@ def _ask(operation: Operation, planned: Plan, options: dict[str, Any], output: O
     if not sys.stdin.isatty():
         raise Refused(_("This command asks for confirmation. Pass --yes to run it non-interactively."))
     wanted = operation.name if typing else "yes"
-    output.line(f"{operation.action_label(planned.total)} · {operation.store.location}")
+    output.line(f"{action_label(operation, planned.total)} · {operation.store.location}")
     output.console.print(_("Type %(wanted)s to continue: ") % {"wanted": wanted}, markup=False, end="")
     answer = sys.stdin.readline()
     if answer.strip() != wanted:

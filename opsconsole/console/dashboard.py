@@ -267,7 +267,7 @@ class Dashboard:
             yield ProblemRow(
                 cls.name,
                 cls.problem.priority,
-                str(cls.problem.kind),
+                str(cls.problem.title),
                 self.states.by_alias[alias],
                 value,
                 row.since,

@@ -99,7 +99,7 @@ def _problem(measurement: str) -> tuple[str, str] | None:
     """Return code and title of the problem that a measurement counts."""
     if measurement.startswith(PROBLEM):
         cls = registry.operations().get(measurement.removeprefix(PROBLEM))
-        return (cls.name, str(cls.problem.kind)) if cls is not None and cls.problem is not None else None
+        return (cls.name, str(cls.problem.title)) if cls is not None and cls.problem is not None else None
     if measurement.startswith(FINDING):
         name, _colon, code = measurement.removeprefix(FINDING).partition(":")
         check = registry.operations().get(name)

@@ -114,7 +114,7 @@ def start_plan(
 
 
 def _plan(request: HttpRequest, cls: type[Operation], params: dict[str, Any], selection: Selection, note: str) -> Run:
-    planned = planner.plan(planner.operation_on(cls, cls.resolve_store(params), params), selection)
+    planned = planner.plan(planner.operation_on(cls, stored_plans.store_for(cls, params), params), selection)
     if planned.total <= lifecycle.RECOUNTED_ROWS:
         planner.count_outcomes(planned)
     run = lifecycle.create_run(planned, actor_of(request), note=note)
@@ -130,7 +130,7 @@ def plan_now(request: HttpRequest, operation_name: str, params: dict[str, Any]) 
 
 
 def _scan(request: HttpRequest, cls: type[Operation], params: dict[str, Any]) -> Run:
-    planned = planner.plan(planner.operation_on(cls, cls.resolve_store(params), params))
+    planned = planner.plan(planner.operation_on(cls, stored_plans.store_for(cls, params), params))
     unfinished = stored_plans.same_command(planned.operation, planned.selection)
     return unfinished or queue.confirm(lifecycle.create_run(planned, actor_of(request)), actor_of(request))
 

@@ -63,7 +63,7 @@ class Described(NamedTuple):
 def described(cls: type[Operation]) -> Described:
     risk = str(getattr(getattr(cls, "risk", None), "label", ""))
     is_check = issubclass(cls, Check)
-    return Described(cls.name, str(cls.title), str(cls.description), risk, cls.targets_run, is_check)
+    return Described(cls.name, str(cls.title), str(cls.description), risk, registry.targets_run(cls), is_check)
 
 
 class Page:

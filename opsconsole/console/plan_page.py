@@ -166,7 +166,7 @@ def drift(run: Run) -> Table | None:
     lines = [
         (after.statistic_label(name), old.before.get(name), value)
         for name, value in run.before.items()
-        if after.operation is None or name not in after.operation.volatile_statistics
+        if isinstance(value, int)  # other figures, such as times, change without the rows
     ]
     if before.counted and after.counted:
         lines += [(outcome_label(name), before.counts[name], after.counts[name]) for name in OUTCOMES]

@@ -54,7 +54,7 @@ class OperationActionsMixin:
         return [
             cls
             for cls in registry.operations().values()
-            if getattr(cls, "model", None) is self.model and not cls.targets_run
+            if getattr(cls, "model", None) is self.model and not registry.targets_run(cls)
         ]
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:

@@ -39,6 +39,8 @@ from opsconsole.engine.planner import (
     measure,
     merge,
     outcomes_of,
+    pins_rows,
+    process,
     read_batch,
     selected_rows,
 )
@@ -96,12 +98,12 @@ class Executor:
         self.store = self.operation.store
         self.selection = Selection(**run.selection)
         self.queryset = selected_rows(self.operation, self.selection)
-        self._pinned = PinnedRows.of(run) if self.operation.pins_rows else None
-        if self.operation.pin_rows and self._pinned is not None:
+        self._pinned = PinnedRows.of(run) if pins_rows(self.operation) else None
+        if self.operation.allow_out_of_scope and self._pinned is not None:
             self.queryset = self.operation.select(self.queryset, list(self._pinned))
         self.size = max(1, run.batch_size >> run.waits)  # less to wait for where it had to wait
         self._lease = Lease(run)
-        self._failing = FailingRows(self.operation.outcome if self._pinned is None else self._process_pinned)
+        self._failing = FailingRows(partial(process, self.operation) if self._pinned is None else self._process_pinned)
         self._writer = BatchWriter(self._lease, self.operation, self.queryset, self._failing)
         self._pending: _Pending | None = None  # being written to the store
         self._unmarked: Batch | None = None  # committed in the store, not yet marked as committed in `default`
@@ -214,7 +216,7 @@ class Executor:
         if act is not None:
             return self._perform_item(self.run.bound, act)
         # An undo may write a row of the previous batch again, and a repeated batch is written alone.
-        if (self._failing.retries or not self.operation.rejudges) and not self._await_write():
+        if (self._failing.retries or not self.operation.selectable) and not self._await_write():
             return True
         after = self.run.cursor if self._pending is None else self._pending.cursor
         since = self._mark()
@@ -250,7 +252,7 @@ class Executor:
 
     def _process_pinned(self, row: Any) -> Outcome:
         """Return the outcome of a pinned row if it is still as the plan showed it."""
-        outcome = self.operation.outcome(row)
+        outcome = process(self.operation, row)
         if isinstance(outcome, Changes) and digest_of(outcome, row) != (self._pinned or {}).get(row.pk):
             return Skip("changed_since_plan")
         return outcome
@@ -485,7 +487,7 @@ class Executor:
         else:
             run.after, problems = run.before, []
         run.error = " ".join(problems)
-        self.operation.on_finish(run.pk)
+        self.operation.on_finish()
         return self._end(Status.NEEDS_ATTENTION if problems or run.failed else Status.SUCCEEDED)
 
     def _explained(self, gone: int) -> int:
@@ -496,7 +498,7 @@ class Executor:
         plan has not pinned appeared since, and are not touched.
         """
         run = self.run
-        counted = self.operation.perform is not None or not self.operation.rejudges
+        counted = self.operation.perform is not None or not self.operation.selectable
         left = run.invalid + run.failed + run.skipped - max(gone, 0)
         if run.bound is None or (left == run.after["in_scope"] and self._is_undisturbed()):
             return left

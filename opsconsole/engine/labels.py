@@ -8,6 +8,8 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine import registry
 from opsconsole.engine.models import Status
+from opsconsole.engine.operation import Operation
+from opsconsole.formatting import format_number
 
 OUTCOME_LABELS = {
     "changed": _("Changed"),
@@ -27,6 +29,12 @@ REASON_LABELS = {
     "DuplicateKey": _("another row has the same key"),
     "StillReferenced": _("other rows still refer to it"),
 }
+
+
+def action_label(operation: Operation, count: int) -> str:
+    """Return the text of the button that runs `operation` on `count` rows."""
+    values = {"number": count, "count": format_number(count), "store": operation.store.alias}
+    return str(operation.action_label % values)
 
 
 def outcome_label(outcome: str) -> str:

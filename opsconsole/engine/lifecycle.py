@@ -31,7 +31,8 @@ from opsconsole.engine.models import (
     Trigger,
 )
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation, Risk
-from opsconsole.engine.planner import Plan, count_outcomes, drifted_rows, operation_on, plan
+from opsconsole.engine.planner import Plan, count_outcomes, drifted_rows, operation_on, pins_rows, plan
+from opsconsole.engine.requirements import readable_columns
 from opsconsole.engine.run_notifications import notify_frozen, notify_rejected, notify_unfrozen, request_approval
 from opsconsole.engine.selection import Selection
 from opsconsole.engine.stored_plans import fingerprint, keep_pinned, operation_of, plan_of, store_plan
@@ -110,7 +111,7 @@ def create_run(
         fast=fast,
         waiting="",
     )
-    if operation.pins_rows and not planned.counted and planned.total <= RECOUNTED_ROWS:
+    if pins_rows(operation) and not planned.counted and planned.total <= RECOUNTED_ROWS:
         count_outcomes(planned)
     store_plan(run, planned)
     with transaction.atomic():
@@ -129,7 +130,7 @@ def check_drift(run: Run, limit: int = RECOUNTED_ROWS) -> None:
     kept = plan_of(run)
     if kept.digest() != run.digest:
         raise RunRefused(_("Run %(run)d is no longer what was planned. Plan it again.") % {"run": run.pk})
-    if kept.operation.pins_rows and kept.counted and kept.total <= limit and drifted_rows(kept, PinnedRows.of(run)):
+    if pins_rows(kept.operation) and kept.counted and kept.total <= limit and drifted_rows(kept, PinnedRows.of(run)):
         raise PlanDrifted(_("The rows have changed since the plan was made. Nothing was written."))
 
 
@@ -182,14 +183,14 @@ def validate_confirmation(run: Run, operation: Operation, actor: Actor, checked:
         raise RunRefused(_("This plan needs a superuser. Ask a superuser to confirm it."))
     if operation.requires_note and not run.note.strip():
         raise RunRefused(_("Say why: this needs a note."))
-    if operation.pins_rows and not run.plan["counted"]:
+    if pins_rows(operation) and not run.plan["counted"]:
         raise RunRefused(_("The outcomes are not counted yet."))
     unchecked = checklist.missing(operation, checked) if actor.trigger != Trigger.SCHEDULE else []
     if unchecked:
         raise RunRefused(_("Not confirmed of the checklist: %(items)s.") % {"items": ", ".join(unchecked)})
     if blocking_reason := checklist.blocking_reason(operation):
         raise RunRefused(blocking_reason)
-    require_privileges(operation.store, operation.read_columns(), operation.targets())
+    require_privileges(operation.store, readable_columns(operation), operation.targets())
 
 
 def approve(run: Run, actor: Actor) -> None:

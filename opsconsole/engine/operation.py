@@ -1,29 +1,29 @@
-"""An operation, declared: which rows, what becomes of each, what may be written, how one sees that it worked.
+"""The declaration of operations: `Operation`, `Action` and `NamedItemsMixin`.
 
-It knows no run, no request and no queue. `docs/writing-operations.md` shows a whole one.
+`Declaration` is what an author writes. docs/writing-operations.md explains it with complete examples.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, ClassVar, NamedTuple
 
 from django import forms
 from django.apps import apps
 from django.db import models
 from django.db.models import QuerySet
-from django.db.models.functions import Cast
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext, pgettext_lazy
+from django.utils.translation import ngettext, ngettext_lazy, pgettext_lazy
 
-from opsconsole.engine.outcomes import Change, Changes, Delete, Done, Outcome, RowChange
-from opsconsole.formatting import format_number
+from opsconsole.engine import keyset
+from opsconsole.engine.outcomes import Done, Outcome
+from opsconsole.engine.selection import Selection
 from opsconsole.stores.preflight import Target
-from opsconsole.stores.rows import Key, plain_key
-from opsconsole.stores.sqlite import RAW_KEY
+from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store
 
 DEFAULT_BATCH_SIZE = 1_000
@@ -31,7 +31,7 @@ LONG_CLUSTER = "long"
 
 
 class Risk(models.TextChoices):
-    """What can go wrong, worst last. It decides what the console asks before execution."""
+    """What an operation can damage, least first. It determines what is asked before a run."""
 
     READ = "read", _("reads only")
     MAKE = "make", _("makes what can be made again")
@@ -42,105 +42,91 @@ class Risk(models.TextChoices):
 
 
 class Priority(models.TextChoices):
-    """How soon a finding should be seen to, most urgent first."""
+    """How soon a problem should be handled, most urgent first."""
 
     IMMEDIATE = "immediate", _("immediate")
     PLANNED = "planned", pgettext_lazy("priority", "planned")
     PERIODIC = "periodic", _("periodic")
 
 
-class Problem(NamedTuple):
-    """What rows in scope mean where they should not be there: what they are called, and how soon to see to them."""
+class DashboardProblem(NamedTuple):
+    """How the dashboard names the rows in scope. The name of the operation is the code of the problem."""
 
-    kind: Any
+    title: Any
     priority: str = Priority.PLANNED.value
 
 
+def _one_run() -> Iterable[Mapping[str, Any]]:
+    return [{}]
+
+
 class Schedule(NamedTuple):
-    """When the operation runs by itself, once somebody has switched it on."""
+    """A cron rule, off until a user turns it on. `params` returns the parameters of each run that it starts."""
 
     cron: str
+    params: Callable[[], Iterable[Mapping[str, Any]]] = _one_run
 
 
-class Operation:
-    """The declaration. The module's name is the operation's, and the class's is the same in capitals."""
+class Declaration:
+    """What an author declares. Everything has a default except the first six attributes and `process`."""
 
-    title: ClassVar[Any]  # one line: an imperative verb and its object
+    # --- required -----------------------------------------------------------------------------------------
+
+    # An imperative verb and its object, in one line.
+    title: ClassVar[Any]
+    # What the operation changes, and what it leaves unchanged.
     description: ClassVar[Any]
+    # The alias of the store. Without it, the parameter `store` names the store.
     store_alias: ClassVar[str]
-    model: ClassVar[type[models.Model]]  # the table whose rows are the rows, or their roots
-    reads: ClassVar[tuple[str, ...]] = ()  # columns that `change` sees, beside key and `writes`
-    writes: Mapping[str, tuple[str, ...]] = {}  # table → columns that may change
-    risk: ClassVar[Risk]  # of its kind; what is asked before execution follows `effective_risk`
-    undoable: bool = True
-    batch_size: int | None = None  # set: fixed, and --batch-size is refused
-    locks: ClassVar[tuple[str, ...]] = ()  # what a run holds beside the tables of `writes`
-    locks_rows: ClassVar[bool] = False  # a run of chosen keys locks only these, not the whole table
-    writes_store: ClassVar[bool] = True  # False: it only reads the store, which may be read-only, and writes elsewhere
-    creates_backup: bool = False  # it makes a backup itself before it writes
-    selectable: ClassVar[bool] = True  # its rows are rows of `model`, and people may choose among them
-    allow_out_of_scope: ClassVar[bool] = False  # chosen rows need not be in scope: what becomes of each is said of each
-    pin_rows: ClassVar[bool] = False  # a row that is no longer as the plan showed it is skipped: for few, dear rows
-    cluster: ClassVar[str] = ""  # LONG_CLUSTER where one row may take more than minutes
-    rejudges: ClassVar[bool] = True  # what is still in scope after a run is judged once more, to explain it
-    targets_run: ClassVar[bool] = False  # its rows come from another run: parameter `run`
-    schedule: ClassVar[Schedule | None] = None
-    problem: ClassVar[Problem | None] = None  # set: rows in scope stand on the front page
-    reasons: ClassVar[Mapping[str, Any]] = {}  # code → words, of skips, invalid rows and kinds of change
-    statistic_labels: ClassVar[Mapping[str, Any]] = {"in_scope": _("in scope")}  # figure → words
-    volatile_statistics: frozenset[str] = frozenset()  # figures that move by themselves, such as times: never compared
-    Params: type[forms.Form] = forms.Form
-    perform: Callable[[Any], Outcome] | None = None  # does a row itself, instead of row changes: see `Act`
-    run_id: int | None = None  # the run that works on it; none while it is planned
-    selected = False  # whether somebody chose among its rows
-    _chosen: Collection[Key] | None = None  # the keys, where somebody named them
+    # The table whose rows the operation works on. For an aggregate, the table of its root.
+    model: ClassVar[type[models.Model]]
+    # Table → columns that may change. Nothing else is written. No columns with Risk.DELETE: whole rows.
+    writes: Mapping[str, tuple[str, ...]] = {}
+    risk: ClassVar[Risk]
 
-    name: ClassVar[str]  # <app>.<verb_object>, from where the class stands
+    def process(self, row: Any) -> Outcome:
+        """Return the outcome of a row. A pure function; if it raises, the row has failed."""
+        raise NotImplementedError
 
-    def __init_subclass__(cls) -> None:
-        if "name" not in vars(cls):
-            package, _dot, module = cls.__module__.rpartition(".operations.")
-            app = apps.get_containing_app_config(package) if apps.apps_ready else None
-            cls.name = f"{app.label if app else package.rpartition('.')[2]}.{module}"
-        if ".operations." in cls.__module__:
-            _refuse_unknown_names(cls)
+    # --- rows and figures -----------------------------------------------------------------------------------
 
-    def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
-        self.store = store
-        self.params = dict(params or {})
-        self.as_of = timezone.now()  # when it was planned: a run that goes on later sees the same "now"
-
-    # --- what an operation says ---------------------------------------------------------------------
+    # Columns that `process` needs in addition to the key and `writes`. If it needs other tables: model → columns.
+    reads: tuple[str, ...] | Mapping[type[models.Model], tuple[str, ...]] = ()
+    # Code → label, of reasons of outcomes and codes of findings.
+    reasons: ClassVar[Mapping[str, Any]] = {}
+    # Code → label, of the figures in `statistics`.
+    statistic_labels: ClassVar[Mapping[str, Any]] = {"in_scope": _("in scope")}
 
     def population(self) -> QuerySet[Any]:
-        """The rows that the figures are about. Default: every row of `model`."""
+        """Return the rows that the figures describe."""
         return self.model._default_manager.using(self.store.alias)
 
     def queryset(self) -> QuerySet[Any]:
-        """The rows of the domain with which there is something to do."""
+        """Return the rows of the population that need work: the scope."""
         return self.population()
 
-    def process(self, row: Any) -> Outcome:
-        """Return what happens to `row`. A pure function; if it raises an error, the row has failed."""
-        raise NotImplementedError
+    def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
+        """Return the next `limit` rows behind the key `after`, in a constant number of statements.
 
-    def outcome(self, row: Any) -> Outcome:
-        """Return what `process` decides, with the table of `model` where a change names none."""
-        found = self.process(row)
-        if isinstance(found, Change | Delete):
-            table = self.model._meta.db_table
-            return Changes([RowChange(table, *one[1:]) for one in found.rows], found.reason)
-        return found
+        An aggregate overrides it and reads all its parts.
+        """
+        with self.store.keyset_planner_hints():
+            return keyset.load(keyset.between(rows, after, bound)[:limit], row_columns(self))
+
+    def label(self, row: Any) -> str:
+        """Return the name of a row in lists."""
+        return str(row.pk)
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
-        """Figures shown before and after; `in_scope` is what is still to do. Numbers, or words where none say it.
+        """Return the figures before and after a run. `in_scope` counts the rows that still need work.
 
-        `restrict` keeps a queryset to what was selected and planned.
+        `restrict` limits a queryset to the selected rows of the plan. A whole number is compared with the plan; a
+        text or a fraction, such as a time, is only displayed.
         """
         return {"in_scope": restrict(self.queryset()).count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
-        """What is wrong after the last batch, in sentences. `left`: rows of which the store says why they stayed."""
+        """Return what is wrong after the last batch, in sentences. `left` counts the rows that are explained."""
         remaining = after["in_scope"] - left
         if remaining <= 0:
             return []
@@ -153,8 +139,120 @@ class Operation:
             % {"count": remaining}
         ]
 
+    # --- behaviour ------------------------------------------------------------------------------------------
+
+    # A Django form. Each field is a field of the plan page and a flag of the command.
+    Params: type[forms.Form] = forms.Form
+    schedule: ClassVar[Schedule | None] = None
+    # If set, the dashboard lists the rows in scope, with a button that plans the operation.
+    problem: ClassVar[DashboardProblem | None] = None
+    # The text of the button that starts the run. Placeholders: `count`, `store`; `number` chooses the plural form.
+    action_label: Any = ngettext_lazy("Change %(count)s row", "Change %(count)s rows", "number")
+    # False: no before-images are kept. The operation must be idempotent.
+    undoable: bool = True
+    # Set: a fixed size, which --batch-size does not change.
+    batch_size: int | None = None
+    # Accept selected rows that are not in scope. The plan shows the outcome of each.
+    allow_out_of_scope: ClassVar[bool] = False
+    # Names that a run locks in addition to the tables of `writes`.
+    locks: ClassVar[tuple[str, ...]] = ()
+    # A run of selected rows locks only these rows instead of the tables.
+    locks_rows: ClassVar[bool] = False
+    # False: the operation writes elsewhere, so the store may be read-only.
+    writes_store: ClassVar[bool] = True
+    # The operation makes a backup before it writes, so none is required.
+    creates_backup: bool = False
+    # LONG_CLUSTER if one row can take longer than a few minutes.
+    cluster: ClassVar[str] = ""
+
+    @property
+    def requires_note(self) -> bool:
+        """Return whether a user must give a reason before the run is confirmed."""
+        return False
+
+    def check_prerequisites(self) -> None:
+        """Raise PlanRefused if the operation cannot work here. Called before anything is counted."""
+
+    def plan_notes(self, total: int) -> list[str]:
+        """Return sentences for the plan of `total` rows."""
+        return []
+
+    def checklist_facts(self, rows: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
+        """Return item of the checklist → facts about `rows`, in sentences."""
+        return {}
+
+    def on_finish(self) -> None:
+        """Do what remains after the last batch of a run."""
+
+    @classmethod
+    def result_details(cls, run_id: int) -> dict[str, Any]:
+        """Return what a run produced in addition to changed rows, such as a file."""
+        return {}
+
+    @classmethod
+    def result_notes(cls, figures: Mapping[str, int]) -> list[str]:
+        """Return closing sentences about the figures of a run."""
+        return []
+
+    # --- what the methods can use ---------------------------------------------------------------------------
+
+    store: Store
+    params: dict[str, Any]
+    selection: Selection
+    # The time of the plan. A run that resumes later sees the same "now".
+    as_of: datetime
+    # The run that executes the operation; None in a plan.
+    run_id: int | None = None
+
+
+class Operation(Declaration):
+    """An operation on a store, as the engine uses it. Authors do not need the members of this class."""
+
+    # <app>.<verb_object>, after the module of the class.
+    name: ClassVar[str]
+    # The rows are rows of `model`, and users can select among them.
+    selectable: ClassVar[bool] = True
+    # The step of an `Action`.
+    perform: Callable[[Any], Outcome] | None = None
+
+    def __init_subclass__(cls) -> None:
+        if "name" not in vars(cls):
+            package, _dot, module = cls.__module__.rpartition(".operations.")
+            app = apps.get_containing_app_config(package) if apps.apps_ready else None
+            cls.name = f"{app.label if app else package.rpartition('.')[2]}.{module}"
+        if ".operations." in cls.__module__:
+            _refuse_unknown_names(cls)
+
+    def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
+        self.store = store
+        self.params = dict(params or {})
+        self.selection = Selection()
+        self.as_of = timezone.now()
+
+    def bound(self) -> Key | None:
+        """Return the last key that the plan covers, or None. Later rows are not touched."""
+        return keyset.last_key(self.population())
+
+    def select(self, rows: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
+        """Return the rows with one of `keys`."""
+        return keyset.with_keys(self.population() if self.allow_out_of_scope else rows, keys)
+
+    def targets(self) -> list[Target]:
+        """Return the kind of change that a run makes to each table. An action makes none itself."""
+        if self.perform is not None:
+            return []
+        found = []
+        for table, columns in self.writes.items():
+            if inserts(self.store, table, columns):
+                found.append(Target("insert", table, columns))
+            elif columns:
+                found.append(Target("update", table, columns))
+            elif self.risk == Risk.DELETE:
+                found.append(Target("delete", table))
+        return found
+
     def effective_risk(self) -> Risk:
-        """Return what can go wrong with this very plan: an undo or a retry may delete where its class says less."""
+        """Return the risk of this plan. An undo or a retry may delete rows although its class does not."""
         return self.risk
 
     @property
@@ -162,133 +260,21 @@ class Operation:
         """Return whether only a superuser may confirm this plan."""
         return False
 
-    @property
-    def pins_rows(self) -> bool:
-        """Whether the plan keeps what it showed of each row, and a run touches exactly these as they were."""
-        return self.pin_rows or self.effective_risk() in {Risk.DELETE, Risk.OUTSIDE}
 
-    @property
-    def requires_note(self) -> bool:
-        """Whether nobody may confirm it without saying why."""
-        return False
+def row_columns(operation: Declaration) -> tuple[str, ...]:
+    """Return the columns of `model` that a row carries in addition to its key."""
+    reads, table = operation.reads, operation.model._meta.db_table
+    own = reads.get(operation.model, ()) if isinstance(reads, Mapping) else reads
+    return tuple(dict.fromkeys((*own, *operation.writes.get(table, ()))))
 
-    def checklist_facts(self, rows: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
-        """Item of the checklist (see `checklist.py`) → what the operation can say about it, of `rows`."""
-        return {}
 
-    def on_finish(self, run_id: int) -> None:
-        """Called after the last batch of a run, before it ends."""
-
-    @classmethod
-    def result_details(cls, run_id: int) -> dict[str, Any]:
-        """What a run left beside changed rows, such as a file: shown at its end."""
-        return {}
-
-    @classmethod
-    def schedule_params(cls) -> Iterable[Mapping[str, Any]]:
-        """The parameters of what its schedule starts: a run each."""
-        return [{}]
-
-    def action_label(self, count: int) -> str:
-        """What the button says: a verb and the figure."""
-        return ngettext("Change %(count)s row", "Change %(count)s rows", count) % {"count": format_number(count)}
-
-    @classmethod
-    def result_notes(cls, figures: Mapping[str, int]) -> list[str]:
-        """Closing sentences about the figures, such as a share."""
-        return []
-
-    def plan_notes(self, total: int) -> list[str]:
-        """Sentences for the plan, about this store and this many rows."""
-        return []
-
-    # --- what the engine asks; an operation whose rows are no rows overrides it ---------------------------
-
-    def bound(self) -> Key | None:
-        """The last row that the plan covers: rows made later are not touched."""
-        # Not MAX(), which PostgreSQL before 18 has not for UUIDs.
-        last = self.population().order_by("-pk").values_list("pk", flat=True).first()
-        return None if last is None else plain_key(last)
-
-    def select(self, rows: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
-        """Those that have one of `keys`: of `rows`, or of all with `takes_chosen`."""
-        self._chosen = keys
-        return (self.population() if self.allow_out_of_scope else rows).filter(pk__in=list(map(as_stored, keys)))
-
-    def up_to(self, rows: QuerySet[Any], bound: Key) -> QuerySet[Any]:
-        return rows.filter(pk__lte=as_stored(bound))
-
-    def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
-        """The next `limit` rows behind `after`, in the order of their `pk`: a constant number of statements."""
-        with self.store.keyset_planner_hints():
-            return self.named(self.behind(rows, after=after, bound=bound)[:limit])
-
-    def behind(self, rows: QuerySet[Any], *, after: Key | None, bound: Key) -> QuerySet[Any]:
-        """The rows behind `after`, up to `bound`, in the order of their keys."""
-        covered = self.up_to(rows, bound).order_by("pk")
-        return covered if after is None else covered.filter(pk__gt=as_stored(after))
-
-    def named(self, rows: QuerySet[Any]) -> list[Any]:
-        """Read `rows` as rows: the key, plain, and `columns`."""
-        found = list(rows.values_list("pk", *self.columns, named=True))
-        if found and not isinstance(found[0].pk, int | str):
-            return [row._replace(pk=plain_key(row.pk)) for row in found]
-        return found
-
-    def next_key(self, rows: QuerySet[Any], *, after: Key | None, bound: Key) -> Key | None:
-        """The key of the next row behind `after`, whatever else it holds."""
-        key = self.behind(rows, after=after, bound=bound).values_list("pk", flat=True).first()
-        return None if key is None else plain_key(key)
-
-    def label(self, row: Any) -> str:
-        """How people call the row."""
-        return str(row.pk)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns of `model` that a row carries."""
-        written = self.writes.get(self.model._meta.db_table, ())
-        return tuple(dict.fromkeys((*self.reads, *written)))
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        """Model → columns that the store must have."""
-        return {self.model: (str(self.model._meta.pk.column), *self.columns)}
-
-    def targets(self) -> list[Target]:
-        """What a run does to which table, beside reading. Empty for what writes no rows by itself."""
-        if self.perform is not None:
-            return []
-        found = []
-        for table, columns in self.writes.items():
-            if self.inserts(table):
-                found.append(Target("insert", table, tuple(columns)))
-            elif columns:
-                found.append(Target("update", table, tuple(columns)))
-            elif self.risk == Risk.DELETE:
-                found.append(Target("delete", table))
-        return found
-
-    def read_columns(self) -> list[tuple[str, str]]:
-        """Table and column of what the store must let us read."""
-        return [(model._meta.db_table, column) for model, columns in self.needs().items() for column in columns]
-
-    def inserts(self, table: str) -> bool:
-        """Whether it makes rows of `table`: nothing else writes a key."""
-        return table in self.store.tables and self.store.key_column(table) in self.writes[table]
-
-    @classmethod
-    def resolve_store(cls, params: Mapping[str, Any]) -> Store:
-        """The store that is worked on, unless the caller names one."""
-        return Store(cls.store_alias, cls.store_alias)
-
-    @property
-    def key_name(self) -> str:
-        """The name of the row's key."""
-        return str(self.model._meta.pk.column)
+def inserts(store: Store, table: str, columns: tuple[str, ...]) -> bool:
+    """Return whether a run that writes `columns` of `table` inserts rows: only an insert writes a key."""
+    return table in store.tables and store.key_column(table) in columns
 
 
 def _refuse_unknown_names(cls: type[Operation]) -> None:
-    """Raise an error for a public name that no base class declares: a misspelt hook would never be called."""
+    """Raise TypeError for a public name that no base class has: a misspelt hook would never be called."""
     known = {name for base in cls.__mro__[1:] for name in (*vars(base), *inspect.get_annotations(base))}
     for name in (*vars(cls), *inspect.get_annotations(cls)):
         if not name.startswith("_") and name not in known:
@@ -300,52 +286,42 @@ def _refuse_unknown_names(cls: type[Operation]) -> None:
             )
 
 
-def as_stored(key: Key) -> Any:
-    """A key for a filter: a text goes to the database as it is, though the model may expect a number."""
-    if isinstance(key, str) and key.startswith(RAW_KEY):  # a text of SQLite that is not UTF-8
-        raw = bytes.fromhex(key.removeprefix(RAW_KEY))
-        return Cast(models.Value(raw, models.BinaryField()), models.TextField())
-    return models.Value(key) if isinstance(key, str) else key
-
-
 class NamedItem(NamedTuple):
-    """A row that is no row: its place in the operation's own list, from 1, and its name there."""
+    """An item of a list that an operation works on instead of rows: its place, from 1, and its name."""
 
     pk: int
     name: str
 
 
 class NamedItemsMixin(Operation):
-    """An operation whose rows are a short list of its own instead of rows."""
+    """An operation on a short list of names instead of rows."""
 
     selectable = False
     batch_size: int | None = 1
 
     def item_names(self) -> Sequence[str]:
-        """Their names, in order; the same for the same parameters."""
+        """Return the names, in order. The same parameters give the same names."""
         raise NotImplementedError
 
     def population(self) -> QuerySet[Any]:
         return self.model._default_manager.using(self.store.alias).none()
 
-    _only: frozenset[Key] | None = None
-
     def select(self, rows: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
-        self._only = frozenset(keys)
-        return rows
+        return rows  # `_items` selects
 
-    def _listed_items(self) -> list[NamedItem]:
-        listed = [NamedItem(place, name) for place, name in enumerate(self.item_names(), 1)]
-        return [row for row in listed if self._only is None or row.pk in self._only]
+    def _items(self) -> list[NamedItem]:
+        keys = self.selection.keys
+        items = [NamedItem(place, name) for place, name in enumerate(self.item_names(), 1)]
+        return [item for item in items if keys is None or item.pk in keys]
 
     def bound(self) -> Key | None:
         return len(self.item_names()) or None
 
     def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
-        return [row for row in self._listed_items() if row.pk > int(after or 0)][:limit]
+        return [item for item in self._items() if item.pk > int(after or 0)][:limit]
 
-    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        return {"in_scope": len(self._listed_items())}
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+        return {"in_scope": len(self._items())}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         return []
@@ -355,18 +331,18 @@ class NamedItemsMixin(Operation):
 
 
 class Action(Operation):
-    """Does its rows itself, without row changes and before-images: set-based SQL, a file, a reach outside.
+    """An operation that performs a step per row instead of row changes: set-based SQL, a file, a call outside.
 
-    A row whose worker died is done again: `act` must be idempotent.
+    If a worker dies, another one repeats the step, so `perform` must be idempotent.
     """
 
     undoable = False
     batch_size: int | None = 1
 
     def process(self, row: Any) -> Outcome:
-        """Return what would happen: Done, Skip or Invalid. Read only."""
+        """Return what `perform` would do: Done, Skip or Invalid. It only reads."""
         return Done()
 
     def perform(self, row: Any) -> Outcome:
-        """Do it, and say what became of it. What it raises sets the row aside."""
+        """Perform the step and return its outcome. If it raises, the row has failed."""
         raise NotImplementedError

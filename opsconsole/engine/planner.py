@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import takewhile
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,9 +16,11 @@ import orjson
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
-from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation
+from opsconsole.engine import keyset
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation, Risk
 from opsconsole.engine.outcomes import Change, Changes, Delete, Done, Invalid, Outcome, RowChange, Skip
-from opsconsole.engine.selection import Selection
+from opsconsole.engine.requirements import readable_columns, required_columns
+from opsconsole.engine.selection import Selection, changelist_queryset
 from opsconsole.engine.throttle import unobservable
 from opsconsole.stores import preflight
 from opsconsole.stores.errors import ErrorKind, classify, first_line
@@ -58,6 +60,20 @@ class Outcomes:
         return {name: self.count(name) for name in OUTCOMES}
 
 
+def process(operation: Operation, row: Any) -> Outcome:
+    """Return what `Operation.process` decides. A change that names no table is one of `model`."""
+    outcome = operation.process(row)
+    if isinstance(outcome, Change | Delete):
+        table = operation.model._meta.db_table
+        return Changes([RowChange(table, *change[1:]) for change in outcome.rows], outcome.reason)
+    return outcome
+
+
+def pins_rows(operation: Operation) -> bool:
+    """Return whether the plan keeps what it showed of each row, so that a run changes exactly these rows."""
+    return operation.effective_risk() in {Risk.DELETE, Risk.OUTSIDE}
+
+
 def outcomes_of(
     operation: Operation,
     rows: list[Any],
@@ -74,7 +90,7 @@ def outcomes_of(
         return _unreadable(rows[0], sampler)
     writes: dict[tuple[Any, ...], list[Any]] = {}
     changed: dict[str, int] = defaultdict(int)
-    change = change or operation.outcome
+    change = change or partial(process, operation)
     for row in rows:
         try:
             outcome = change(row)
@@ -153,7 +169,7 @@ def read_batch(operation: Operation, rows: QuerySet[Any], *, after: Key | None, 
             if limit > 1:
                 limit //= 2
                 continue
-            key = operation.next_key(rows, after=after, bound=bound)
+            key = keyset.next_key(rows, after, bound)
             return [] if key is None else [Unreadable(key, str(key), error)]
 
 
@@ -181,11 +197,6 @@ class Plan:
     def total(self) -> int:
         return int(self.before["in_scope"])
 
-    @property
-    def compared(self) -> dict[str, Any]:
-        """Return the statistics that are compared to detect drift."""
-        return {name: value for name, value in self.before.items() if name not in self.operation.volatile_statistics}
-
     @cached_property
     def queryset(self) -> QuerySet[Any]:
         """Return the rows of scope and selection. `fetch` applies the bound."""
@@ -210,17 +221,30 @@ class Plan:
 
 
 def selected_rows(operation: Operation, selection: Selection) -> QuerySet[Any]:
-    return selection.restrict(operation.queryset(), operation)
+    """Return the selected rows of the scope."""
+    return restrict(operation.queryset(), operation, selection)
+
+
+def restrict(rows: QuerySet[Any], operation: Operation, selection: Selection) -> QuerySet[Any]:
+    """Return the selected rows of `rows`, and tell the operation about the selection."""
+    operation.selection = selection
+    if selection.keys is not None:
+        return operation.select(rows, selection.keys)
+    if selection.query is not None:
+        shown = changelist_queryset(operation.model, selection.query)
+        return rows.filter(pk__in=shown.using(rows.db).order_by().values("pk"))
+    return rows
 
 
 def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # noqa: B008  # immutable
     """Validate the store, freeze the bound and count the scope. Raises StoreUnavailable."""
-    store, needs = operation.store, operation.needs()
-    store.require({model: tuple(columns) for model, columns in needs.items()})
-    preflight.require_readable(store, (model._meta.db_table for model in needs))
-    preflight.require_privileges(store, operation.read_columns(), [])
+    store, required = operation.store, required_columns(operation)
+    store.require(required)
+    preflight.require_readable(store, (model._meta.db_table for model in required))
+    preflight.require_privileges(store, readable_columns(operation), [])
     targets = operation.targets()
     checked = preflight.examine(store, targets, undoable=operation.undoable) if targets else preflight.Preflight()
+    operation.check_prerequisites()
     bound = operation.bound()
     before = {"in_scope": 0} if bound is None else measure(operation, selection, bound)
     obstacles = [_("This cannot be undone: %(reason)s") % {"reason": one} for one in checked.undo_obstacles]
@@ -230,10 +254,7 @@ def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # n
 def measure(operation: Operation, selection: Selection, bound: Key) -> dict[str, Any]:
     """Return the statistics of the selected rows up to the bound."""
 
-    def restrict(rows: QuerySet[Any]) -> QuerySet[Any]:
-        return operation.up_to(selection.restrict(rows, operation), bound)
-
-    return operation.statistics(restrict)
+    return operation.statistics(lambda rows: keyset.up_to(restrict(rows, operation, selection), bound))
 
 
 def advice(planned: Plan) -> list[str]:
@@ -286,7 +307,7 @@ def count_outcomes(
 def _pinning(planned: Plan, rows: list[Any]) -> Callable[[Any], Outcome] | None:
     """Of an operation that pins its rows: its `change`, which keeps the row and what becomes of it."""
     operation = planned.operation
-    if not operation.pins_rows:
+    if not pins_rows(operation):
         return None
 
     def pin(row: Any, digest: str) -> None:
@@ -295,7 +316,7 @@ def _pinning(planned: Plan, rows: list[Any]) -> Callable[[Any], Outcome] | None:
 
     def change(row: Any) -> Outcome:
         try:
-            outcome = operation.outcome(row)
+            outcome = process(operation, row)
         except Exception:
             pin(row, "")
             raise
@@ -342,7 +363,7 @@ def drifted_rows(planned: Plan, pinned: Mapping[Key, str]) -> list[Key]:
 
 def _digest_now(operation: Operation, row: Any) -> str:
     try:
-        return "" if isinstance(row, Unreadable) else digest_of(operation.outcome(row), row)
+        return "" if isinstance(row, Unreadable) else digest_of(process(operation, row), row)
     except Exception:  # noqa: BLE001  # it would fail, and is counted so
         return ""
 

@@ -243,7 +243,7 @@ def run_schedule(operation: str, due: str, tries: int = 1) -> str:
     """
     cls = registry.operation(operation)
     answers, again = [], False
-    for values in cls.schedule_params():
+    for values in registry.scheduled_params(cls):
         try:
             answers.append(_occasion(cls, registry.clean(cls, values), f"{operation} {due}", last=tries > TICK_RETRIES))
         except _TryAgain as reason:
@@ -261,7 +261,7 @@ class _TryAgain(Exception):
 def _occasion(cls: type[Operation], params: dict[str, Any], due: str, *, last: bool) -> str:
     operation, own = cls.name, getattr(cls, "store_alias", None)
     actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
-    store = cls.resolve_store(params)
+    store = stored_plans.store_for(cls, params)
     try:
         planned = planner.plan(planner.operation_on(cls, store, params))
     except (StoreUnavailable, DatabaseError) as error:
@@ -271,7 +271,7 @@ def _occasion(cls: type[Operation], params: dict[str, Any], due: str, *, last: b
         audit_log.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=reason)
         return reason
     unfinished = stored_plans.same_command(planned.operation, planned.selection)
-    if unfinished is None and planned.operation.pins_rows:
+    if unfinished is None and planner.pins_rows(planned.operation):
         planner.count_outcomes(planned)
     if unfinished is not None:
         return f"run {unfinished.pk} of the same command is not finished"

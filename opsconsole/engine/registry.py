@@ -6,7 +6,7 @@ import argparse
 import importlib
 import pkgutil
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -17,6 +17,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext as _
 
 from opsconsole.engine.operation import Operation
+from opsconsole.engine.requirements import required_columns
+from opsconsole.stores.store import Store
 
 
 class UnknownOperation(Exception):
@@ -70,6 +72,26 @@ def operation(name: str) -> type[Operation]:
             _("No operation is called %(name)s. There are: %(names)s.")
             % {"name": name, "names": ", ".join(operations())}
         ) from None
+
+
+def targets_run(cls: type[Operation]) -> bool:
+    """Return whether the operation works on the rows of another run, which its parameter `run` names."""
+    return "run" in cls.Params.base_fields
+
+
+def scheduled_params(cls: type[Operation]) -> Iterable[Mapping[str, Any]]:
+    """Return the parameters of each run that the schedule of the operation starts."""
+    return cls.schedule.params() if cls.schedule is not None else [{}]
+
+
+def needed_columns(store: Store, name: str = "") -> dict[str, set[str]]:
+    """Return table → columns that the operation called `name` needs, or all operations of the store."""
+    found: dict[str, set[str]] = {}
+    for other, cls in operations().items():
+        if getattr(cls, "store_alias", None) == store.name and name in {"", other}:
+            for model, columns in required_columns(cls(store)).items():
+                found.setdefault(model._meta.db_table, set()).update(columns)
+    return found
 
 
 _NUMBER = re.compile(r"-?[0-9]{1,18}")

@@ -1,16 +1,31 @@
-"""Tables and columns that the operations need in a store."""
+"""What an operation needs of its store: tables and columns."""
 
 from __future__ import annotations
 
-from opsconsole.engine import registry
-from opsconsole.stores.store import Store
+from collections.abc import Iterable, Mapping
+
+from django.db.models import Model
+
+from opsconsole.engine.operation import Operation
+from opsconsole.stores.router import store_of
 
 
-def needed_columns(store: Store, operation: str = "") -> dict[str, set[str]]:
-    """Return table → columns that `operation` needs, or all operations of the store."""
-    found: dict[str, set[str]] = {}
-    for name, cls in registry.operations().items():
-        if getattr(cls, "store_alias", None) == store.name and operation in {"", name}:
-            for model, columns in cls(store).needs().items():
-                found.setdefault(model._meta.db_table, set()).update(columns)
-    return found
+def required_columns(operation: Operation) -> dict[type[Model], Iterable[str]]:
+    """Return model → columns that the store of `operation` must have."""
+    reads, model = operation.reads, operation.model
+    if not isinstance(reads, Mapping):
+        if store_of(model) != operation.store.name:
+            return {}  # such as backups: the console keeps them in its own database
+        reads = {model: reads}
+    return {
+        model: tuple(
+            dict.fromkeys((str(model._meta.pk.column), *columns, *operation.writes.get(model._meta.db_table, ())))
+        )
+        for model, columns in reads.items()
+    }
+
+
+def readable_columns(operation: Operation) -> list[tuple[str, str]]:
+    """Return table and column of everything that the account of the store must be allowed to read."""
+    required = required_columns(operation)
+    return [(model._meta.db_table, column) for model, columns in required.items() for column in columns]

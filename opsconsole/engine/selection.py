@@ -12,28 +12,21 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from opsconsole.engine.operation import Operation
 from opsconsole.stores.rows import Key
 
 
 class Selection(NamedTuple):
-    """`keys`, or the query string of the model's changelist in `query`; neither: everything in scope."""
+    """The selected rows: those with `keys`, or those that the changelist shows for `query`, or all."""
 
     keys: Sequence[Key] | None = None
     query: str | None = None
 
+    @property
+    def is_everything(self) -> bool:
+        return self.keys is None and self.query is None
+
     def as_json(self) -> dict[str, Any]:
         return {name: value for name, value in self._asdict().items() if value is not None}
-
-    def restrict(self, rows: QuerySet[Any], operation: Operation) -> QuerySet[Any]:
-        """Return the selected rows of `rows`."""
-        operation.selected = self != Selection()
-        if self.keys is not None:
-            return operation.select(rows, self.keys)
-        if self.query is not None:
-            shown = _changelist_queryset(operation.model, self.query)
-            return rows.filter(pk__in=shown.using(rows.db).order_by().values("pk"))
-        return rows
 
     def words(self) -> str:
         """Return a description of the selection."""
@@ -45,7 +38,7 @@ class Selection(NamedTuple):
         return _("everything in scope")
 
 
-def _changelist_queryset(model: type[models.Model], query: str) -> QuerySet[Any]:
+def changelist_queryset(model: type[models.Model], query: str) -> QuerySet[Any]:
     """Return the rows that the changelist shows at this address."""
     from django.test import RequestFactory  # imports the whole test client
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 import orjson
 from django.utils import timezone
@@ -14,7 +16,7 @@ from opsconsole.engine.checks import Check
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import ENDED, PinnedRows, Run, Status
 from opsconsole.engine.operation import Operation
-from opsconsole.engine.planner import Plan, operation_on
+from opsconsole.engine.planner import Plan, PlanRefused, operation_on, store_called
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store, attach_file
 
@@ -25,6 +27,18 @@ def get_run(number: int) -> Run:
     if run is None:
         raise RunRefused(_("There is no run %(run)d: `runs list` shows those there are.") % {"run": number})
     return run
+
+
+def store_for(cls: type[Operation], params: Mapping[str, Any]) -> Store:
+    """Return the store that the operation `cls` with these parameters works on."""
+    if registry.targets_run(cls):
+        return store_of(get_run(params["run"]))
+    alias = getattr(cls, "store_alias", None)
+    if alias is not None:
+        return Store(alias, alias)
+    if not params["store"]:
+        raise PlanRefused(_("No store is given. Start this operation from a row or from a list of rows."))
+    return store_called(params["store"])
 
 
 def store_of(run: Run, *, ask_server: bool = True) -> Store:

@@ -17,7 +17,7 @@ from django.utils.translation import ngettext
 from opsconsole.engine import lifecycle, queue
 from opsconsole.engine.checks import Check
 from opsconsole.engine.findings import MOVES
-from opsconsole.engine.labels import operation_title, outcome_label, reason_label
+from opsconsole.engine.labels import action_label, operation_title, outcome_label, reason_label
 from opsconsole.engine.leases import is_stale
 from opsconsole.engine.models import Request, Run, Status
 from opsconsole.engine.operation import Operation, Risk
@@ -124,7 +124,7 @@ class PlanWording:
     @property
     def action(self) -> str:
         """The confirmation as an imperative with the figure."""
-        return operation_title(self.name) if self.operation is None else self.operation.action_label(self.changing)
+        return operation_title(self.name) if self.operation is None else action_label(self.operation, self.changing)
 
     def sentence(self) -> str:
         """Return what the plan does, with the figures."""

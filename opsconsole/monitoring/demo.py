@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from django.utils.translation import gettext as _
 
-from opsconsole.engine import lifecycle, planner, registry
+from opsconsole.engine import lifecycle, planner, registry, stored_plans
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.checks import Check
 from opsconsole.engine.executor import Executor
@@ -33,10 +33,10 @@ def scan(cls: type[Check]) -> int:
     """Run a check for each of its scheduled parameters. Return the number of scans."""
     made = 0
     actor = Actor("demo", socket.gethostname(), Trigger.SHELL)
-    for values in cls.schedule_params():
+    for values in registry.scheduled_params(cls):
         with suppress(StoreUnavailable, InvalidParameters):
             params = registry.clean(cls, values)
-            planned = planner.plan(planner.operation_on(cls, cls.resolve_store(params), params))
+            planned = planner.plan(planner.operation_on(cls, stored_plans.store_for(cls, params), params))
             run = lifecycle.confirm(lifecycle.create_run(planned, actor), actor, background=False)
             Executor(run).work()
             made += 1

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django import forms
-from django.db import models
 from django.db.models import QuerySet
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.models import Run
 from opsconsole.engine.operation import Action, Risk
 from opsconsole.engine.outcomes import Changes, Done, Outcome, Skip
-from opsconsole.formatting import format_number
 from roadmaps.consistency import TASK_COLUMNS, accepted_tasks, task_reports
 from roadmaps.content import NEEDS
 from roadmaps.models import Acceptance, RoadmapTask
@@ -28,8 +26,9 @@ class AcceptPartial(Action):
     )
     store_alias = "roadmaps"
     model = RoadmapTask
-    reads = ("status",)
+    reads = {RoadmapTask: TASK_COLUMNS, **NEEDS}
     risk = Risk.MAKE
+    action_label = ngettext_lazy("Accept %(count)s partial result", "Accept %(count)s partial results", "number")
     allow_out_of_scope = True
     writes_store = False
     reasons = {
@@ -58,9 +57,6 @@ class AcceptPartial(Action):
         partial = self.population().filter(status=RoadmapTask.Status.PARTIAL_FAILURE)
         accepted = list(accepted_tasks(self.store))
         return partial.filter(pk__in=accepted) if self._withdraws else partial.exclude(pk__in=accepted)
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {RoadmapTask: TASK_COLUMNS, **NEEDS}
 
     def process(self, row: Any) -> Outcome:
         failed, accepted = self._failed(row.pk)
@@ -105,8 +101,3 @@ class AcceptPartial(Action):
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """Verify nothing: the decision is saved in the console itself."""
         return []
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Accept %(count)s partial result", "Accept %(count)s partial results", count) % {
-            "count": format_number(count)
-        }

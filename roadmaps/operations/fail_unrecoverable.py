@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from django.conf import settings
-from django.db import models
 from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext_lazy
 
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.outcomes import Change, Outcome, Skip
-from opsconsole.formatting import format_number
 from opsconsole.stores.rows import Key
 from opsconsole.timestamps import format_timestamp
 from roadmaps import checkpoint_tables, langgraph
@@ -42,9 +39,10 @@ class FailUnrecoverable(Operation):
     )
     store_alias = "roadmaps"
     model = RoadmapTask
-    reads = ("task_type", "created_at")
+    reads = {RoadmapTask: ("task_type", "created_at"), **NEEDS}
     writes = {"roadmap_tasks": ("status", "current_step", "error_message", "updated_at")}
     risk = Risk.CHANGE
+    action_label = ngettext_lazy("Fail %(count)s task", "Fail %(count)s tasks", "number")
     locks_rows = True
     reasons = {
         "no_checkpoint": _("no checkpoint to resume from"),
@@ -62,12 +60,8 @@ class FailUnrecoverable(Operation):
         resumable = langgraph.threads_with_checkpoint(self.store, (task.pk for task in tasks))
         return [Unrecoverable(task.pk, task, task.pk in resumable) for task in tasks]
 
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {**super().needs(), **NEEDS}
-
-    def bound(self) -> Key | None:
+    def check_prerequisites(self) -> None:
         checkpoint_tables.require_tables(self.store)
-        return super().bound()
 
     def process(self, row: Unrecoverable) -> Outcome:
         task = row.task
@@ -85,6 +79,3 @@ class FailUnrecoverable(Operation):
             error_message=REASON,
             updated_at=format_timestamp(self.as_of, settings.ROADMAPS_TIME_ZONE),
         )
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Fail %(count)s task", "Fail %(count)s tasks", count) % {"count": format_number(count)}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from django.conf import settings
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext_lazy
 
 from opsconsole.engine import lifecycle, planner, queue, stored_plans
 from opsconsole.engine.audit_log import Actor
@@ -17,7 +17,6 @@ from opsconsole.engine.models import Run, Trigger
 from opsconsole.engine.operation import Schedule
 from opsconsole.engine.outcomes import Changes, Done, Outcome, Skip
 from opsconsole.engine.selection import Selection
-from opsconsole.formatting import format_number
 from roadmaps.operations.recover_tasks import RecoverTasks
 
 
@@ -32,16 +31,13 @@ class RecoverInterrupted(RecoverTasks):
     cluster = ""
     locks = ()
     locks_rows = False
-    schedule = Schedule("*/5 * * * *")
+    schedule = Schedule("*/5 * * * *", lambda: [{}] if settings.ENABLE_TASK_RECOVERY else [])
+    action_label = ngettext_lazy("Start %(count)s recovery", "Start %(count)s recoveries", "number")
     reasons = {
         **RecoverTasks.reasons,
         "started": _("recovery started"),
         "under_way": _("recovery already running"),
     }
-
-    @classmethod
-    def schedule_params(cls) -> Iterable[Mapping[str, Any]]:
-        return [{}] if settings.ENABLE_TASK_RECOVERY else []
 
     def perform(self, row: Any) -> Outcome:
         outcome = self.process(row)
@@ -64,8 +60,3 @@ class RecoverInterrupted(RecoverTasks):
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """Verify nothing: the started runs report their own results."""
         return []
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Start %(count)s recovery", "Start %(count)s recoveries", count) % {
-            "count": format_number(count)
-        }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -16,17 +16,16 @@ from django.db import models
 from django.db.models import F, Q, QuerySet, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine import lifecycle, planner, registry, stored_plans, workers
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Run, Trigger
-from opsconsole.engine.operation import LONG_CLUSTER, Action, Operation, Risk
+from opsconsole.engine.operation import LONG_CLUSTER, Action, Operation, Risk, row_columns
 from opsconsole.engine.outcomes import Done, Invalid, Outcome, Skip
 from opsconsole.engine.selection import Selection
-from opsconsole.formatting import format_number
 from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.stores.rows import Key
 from roadmaps import attempts, langgraph, resume
@@ -53,8 +52,9 @@ class RecoverTasks(Action):
     )
     store_alias = "roadmaps"
     model = RoadmapTask
-    reads = ("status", "current_step", "task_type", "created_at", "updated_at", "roadmap_id")
+    reads = {RoadmapTask: ("status", "current_step", "task_type", "created_at", "updated_at", "roadmap_id"), **NEEDS}
     risk = Risk.OUTSIDE
+    action_label = ngettext_lazy("Recover %(count)s task", "Recover %(count)s tasks", "number")
     cluster = LONG_CLUSTER
     locks: ClassVar[tuple[str, ...]] = ("checkpoints",)
     locks_rows = True
@@ -77,13 +77,9 @@ class RecoverTasks(Action):
         """Return interrupted creation tasks, without those that failed to recover three times."""
         return self.population().filter(interrupted(self))
 
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {**super().needs(), **NEEDS}
-
-    def bound(self) -> Key | None:
+    def check_prerequisites(self) -> None:
         """Refuse a plan if no workflow could be resumed."""
         self._require_backend()
-        return super().bound()
 
     def _require_backend(self) -> None:
         if not self._is_known:
@@ -96,7 +92,7 @@ class RecoverTasks(Action):
         """Read the oldest tasks first."""
         tasks = sorted(super().fetch(rows, after=None, bound=bound, limit=MAX_TASKS), key=_age)
         if after is not None:
-            begun = self.population().filter(pk=after).values_list("pk", *self.columns, named=True).first()
+            begun = self.population().filter(pk=after).values_list("pk", *row_columns(self), named=True).first()
             tasks = [task for task in tasks if begun is None or _age(task) > _age(begun)]
         return tasks[:limit]
 
@@ -119,7 +115,7 @@ class RecoverTasks(Action):
         content = contents(self.store, [row.roadmap_id])[row.roadmap_id] if row.roadmap_id else None
         if is_active(row, content, timezone.now()):
             return Skip("moves")
-        if self._chosen is None and attempts.failures(self.store.identity(), row.pk) >= attempts.MAX_FAILURES:
+        if self.selection.keys is None and attempts.failures(self.store.identity(), row.pk) >= attempts.MAX_FAILURES:
             return Skip("left_for_people")
         return None
 
@@ -189,10 +185,11 @@ class RecoverTasks(Action):
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """Report unreadable checkpoints. Each task was verified when it ended, and selected tasks stay in scope."""
-        keys = self.queryset().values_list("pk", flat=True) if self._chosen is None else map(str, self._chosen)
+        chosen = self.selection.keys
+        keys = self.queryset().values_list("pk", flat=True) if chosen is None else map(str, chosen)
         found = langgraph.positions(self.store, keys, self._shape)
         unreadable = sorted(key for key, position in found.items() if position.unreadable)
-        problems = [] if self._chosen is not None else super().verify(after, left)
+        problems = [] if chosen is not None else super().verify(after, left)
         if unreadable:
             text = ngettext(
                 "The checkpoint of %(tasks)s cannot be read. Examine it before you resume the task.",
@@ -201,9 +198,6 @@ class RecoverTasks(Action):
             )
             problems.append(text % {"tasks": ", ".join(unreadable[:5]) + (" …" if len(unreadable) > 5 else "")})
         return problems
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Recover %(count)s task", "Recover %(count)s tasks", count) % {"count": format_number(count)}
 
 
 def interrupted(operation: Operation) -> Q:

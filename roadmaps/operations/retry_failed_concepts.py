@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.conf import settings
-from django.db import models
 from django.db.models import Exists, OuterRef, QuerySet
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.operation import Action, Risk
 from opsconsole.engine.outcomes import Changes, Done, Invalid, Outcome, Skip
-from opsconsole.formatting import format_number
 from opsconsole.jsontext import Unreadable
 from opsconsole.stores.rows import Key
 from roadmaps import framework
@@ -36,8 +34,11 @@ class RetryFailedConcepts(Action):
     )
     store_alias = "roadmaps"
     model = RoadmapTask
-    reads = ("status", "user_id", "roadmap_id")
+    reads = {RoadmapTask: ("status", "user_id", "roadmap_id"), **NEEDS}
     risk = Risk.OUTSIDE
+    action_label = ngettext_lazy(
+        "Retry the concepts of %(count)s task", "Retry the concepts of %(count)s tasks", "number"
+    )
     locks_rows = True
     allow_out_of_scope = True
     reasons = {
@@ -58,10 +59,7 @@ class RetryFailedConcepts(Action):
         )
         return partial.filter(~Exists(retries))
 
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {**super().needs(), **NEEDS}
-
-    def bound(self) -> Key | None:
+    def check_prerequisites(self) -> None:
         """Refuse a plan without an endpoint: a row of type `retry_*` alone starts no worker of the platform."""
         if not settings.ROADMAPS_RETRY_URL:
             raise NotConfigured(
@@ -69,7 +67,6 @@ class RetryFailedConcepts(Action):
                     "Retrying failed concepts is not configured. Set ROADMAPS_RETRY_URL to the platform's endpoint."
                 )
             )
-        return super().bound()
 
     def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         found = with_roadmaps(self.store, super().fetch(rows, after=after, bound=bound, limit=limit))
@@ -127,8 +124,3 @@ class RetryFailedConcepts(Action):
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """Verify nothing: the platform has accepted the request, and the checks report its result."""
         return []
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Retry the concepts of %(count)s task", "Retry the concepts of %(count)s tasks", count) % {
-            "count": format_number(count)
-        }

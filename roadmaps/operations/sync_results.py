@@ -6,20 +6,18 @@ See docs/platforms/roadmaps.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django import forms
 from django.conf import settings
-from django.db import models
 from django.db.models import Count, QuerySet
 from django.utils import timezone
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
-from opsconsole.formatting import format_number
 from opsconsole.jsontext import Unreadable
 from opsconsole.stores.rows import Key
 from opsconsole.timestamps import format_timestamp
@@ -47,9 +45,10 @@ class SyncResults(Operation):
     )
     store_alias = "roadmaps"
     model = RoadmapTask
-    reads = ("roadmap_id", "created_at")
+    reads = {RoadmapTask: ("roadmap_id", "created_at"), **NEEDS}
     writes = {"roadmap_metadata": ("framework_data",), "roadmap_tasks": WRITTEN}
     risk = Risk.CHANGE
+    action_label = ngettext_lazy("Sync %(count)s task", "Sync %(count)s tasks", "number")
     locks_rows = True
     allow_out_of_scope = True
     reasons = {
@@ -86,9 +85,6 @@ class SyncResults(Operation):
     def queryset(self) -> QuerySet[RoadmapTask]:
         """Return every stuck task of a roadmap that was not deleted."""
         return self.population().filter(stuck(self) & of_existing_roadmap(self))
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {**super().needs(), **NEEDS}
 
     def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         """Read tasks of different roadmaps: a second task of a roadmap must see what is written for the first."""
@@ -217,20 +213,17 @@ class SyncResults(Operation):
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """Verify selected tasks by processing them again, because they stay in scope."""
-        if self._chosen is None:
+        if self.selection.keys is None:
             return super().verify(after, left)
         return super().verify({"in_scope": self._still_to_do()}, 0)
 
     def _still_to_do(self) -> int:
         bound, after, left = self.bound(), None, 0
-        rows = self.population().filter(pk__in=list(self._chosen or ()))
+        rows = self.population().filter(pk__in=list(self.selection.keys or ()))
         while bound is not None and (batch := self.fetch(rows, after=after, bound=bound, limit=500)):
             left += sum(isinstance(self.process(row), Changes) for row in batch)
             after = batch[-1].pk
         return left
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Sync %(count)s task", "Sync %(count)s tasks", count) % {"count": format_number(count)}
 
 
 def _failed(keys: list[str]) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from django.db import models, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Cast
 
-from opsconsole.engine.operation import as_stored
+from opsconsole.engine.keyset import with_keys
 from opsconsole.jsontext import Unreadable
 from opsconsole.stores.rows import is_numbered, plain_key
 from opsconsole.stores.store import Store
@@ -67,7 +67,7 @@ def look_up(store: Store, records: int) -> Lookup:
     """Measure a lookup in a store of `records` rows. Estimate the scan from the newest ones."""
     started = time.perf_counter()
     rows = TestRecord.objects.using(store.alias).order_by("-pk")
-    sample = rows.filter(pk__in=[as_stored(plain_key(key)) for key in within_bytes(store, rows[:SAMPLED])])
+    sample = with_keys(rows, [plain_key(key) for key in within_bytes(store, rows[:SAMPLED])])
     wanted, read = "none", 0
     for summary, compressed in sample.values_list("results_summary", "is_summary_compressed"):
         with suppress(Unreadable):

@@ -20,7 +20,7 @@ from django.conf import settings
 from opsconsole.backups import dump, files, pg_client
 from opsconsole.backups.notes import beside
 from opsconsole.backups.operations.backup_store import BackupStore
-from opsconsole.engine import queue
+from opsconsole.engine import queue, registry
 from opsconsole.engine.models import Run, Status
 from opsconsole.stores import backups
 from opsconsole.stores.models import Backup
@@ -282,7 +282,7 @@ def test_the_password_is_in_no_argument_and_in_no_error(postgres: Any, monkeypat
 
 
 def test_each_store_has_a_run_of_its_own_by_schedule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert [one["store"] for one in BackupStore.schedule_params()] == ["default", *settings.STORES]
+    assert [one["store"] for one in registry.scheduled_params(BackupStore)] == ["default", *settings.STORES]
     attach_url("helix", f"sqlite:///{tmp_path}/gone.db")
     queue.run_schedule("backups.backup_store", "2026-11-24T02:00:00")
     queue.run_schedule("backups.backup_store", "2026-11-24T02:00:00")

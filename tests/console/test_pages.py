@@ -313,7 +313,7 @@ def test_a_list_offers_a_viewer_no_operation(client, viewer, audits):
 @pytest.fixture
 def planned(audits, alice):
     cls = registry.operation(BACKFILL)
-    plan = planner.count_outcomes(planner.plan(planner.operation_on(cls, cls.resolve_store({}), {})))
+    plan = planner.count_outcomes(planner.plan(planner.operation_on(cls, stored_plans.store_for(cls, {}), {})))
     return lifecycle.create_run(plan, Actor("alice", "here", Trigger.ADMIN, alice))
 
 

@@ -125,7 +125,7 @@ def test_the_documentation_names_every_grant() -> None:
     keys = {(store_of(model), model._meta.db_table): model._meta.pk.column for model in models}
     for name, cls in registry.operations().items():
         store = getattr(cls, "store_alias", None)
-        if cls.targets_run or store in {None, "default"} or cls.perform is not None or not cls.writes:
+        if registry.targets_run(cls) or store in {None, "default"} or cls.perform is not None or not cls.writes:
             continue
         for table, columns in cls.writes.items():
             if cls.risk == Risk.DELETE and not columns:

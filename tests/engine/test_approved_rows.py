@@ -13,7 +13,7 @@ from django.core.management.base import CommandError
 from django.urls import reverse
 from django.utils import timezone
 
-from opsconsole.engine import lifecycle, queue, workers
+from opsconsole.engine import lifecycle, planner, queue, workers
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted, RunRefused
 from opsconsole.engine.models import Alert, Lock, PinnedRows, Run, Status
@@ -139,8 +139,8 @@ def test_deletes_and_external_effects_are_pinned() -> None:
     for cls in registry.operations().values():
         operation = cls.__new__(cls)
         operation.params = {}
-        if not cls.targets_run:
-            assert operation.pins_rows == (cls.risk in {"delete", "outside"}), cls
+        if not registry.targets_run(cls):
+            assert planner.pins_rows(operation) == (cls.risk in {"delete", "outside"}), cls
 
 
 # --- locks and expiry ------------------------------------------------------------------------------------------

@@ -395,7 +395,7 @@ def test_its_pages_stay_without_the_rows(bobs, task):
 def test_it_is_planned_from_its_forms_and_from_its_plan_only(bobs, managed):
     page = bobs.post(reverse("plan", args=[NAME]))
     assert page.status_code == 409
-    assert "No rows are given." in said(page)
+    assert "No store is given." in said(page)
     assert upload(bobs, "agentos.project", file_formats.CSV, b"id,path\np,/p\n").status_code == 302
     first = Run.objects.get()
     assert "Update plan" not in said(bobs.get(reverse("run", args=[first.pk])))
@@ -497,7 +497,7 @@ def test_at_most_so_many_rows(task, monkeypatch):
 @pytest.mark.parametrize(
     ("params", "sentence"),
     [
-        ({}, "No rows are given."),
+        ({}, "No store is given."),
         ({"store": "nowhere", "table": "tasks", "rows": "x"}, "No store is called nowhere"),
         ({"store": "default", "table": "auth_user", "rows": "x"}, "is not a table of a managed store"),
         ({"store": "agentos", "table": "auth_user", "rows": "x"}, "is not a table of a managed store"),

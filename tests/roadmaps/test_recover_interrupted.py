@@ -8,7 +8,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import call_command
 
-from opsconsole.engine import lifecycle, planner, queue, workers
+from opsconsole.engine import lifecycle, planner, queue, registry, workers
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Run, Status, Trigger
@@ -43,7 +43,7 @@ def test_a_schedule_starts_one_run_per_task(make_roadmaps: Any, settings: Any) -
         assert queue.run_slice(one.pk, one.generation) == Status.SUCCEEDED
     assert {row["status"] for row in dump(url)["roadmap_tasks"].values()} == {"completed"}
     settings.ENABLE_TASK_RECOVERY = False
-    assert list(type(operation).schedule_params()) == []
+    assert list(registry.scheduled_params(type(operation))) == []
     with pytest.raises(Exception, match="ENABLE_TASK_RECOVERY"):
         call_command("recover_interrupted_tasks")
 

@@ -20,7 +20,7 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from opsconsole.engine import executor, lifecycle, planner, registry, workers
+from opsconsole.engine import executor, lifecycle, planner, registry, stored_plans, workers
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.executor import Executor
@@ -43,7 +43,7 @@ class Crash(BaseException):
 def operation_called(name: str, store: Store | None = None, /, **params: Any) -> Operation:
     cls = registry.operation(name)
     cleaned = registry.clean(cls, params)
-    return planner.operation_on(cls, store or cls.resolve_store(cleaned), cleaned)
+    return planner.operation_on(cls, store or stored_plans.store_for(cls, cleaned), cleaned)
 
 
 def plan_whole(operation: Operation) -> Plan:
@@ -52,7 +52,7 @@ def plan_whole(operation: Operation) -> Plan:
 
 def start(operation: Operation, **options: Any) -> Run:
     """Plan and confirm; the run is this process's to work on."""
-    planned = plan_whole(operation) if operation.pins_rows else planner.plan(operation)
+    planned = plan_whole(operation) if planner.pins_rows(operation) else planner.plan(operation)
     run = lifecycle.create_run(planned, TESTER, **options)
     return lifecycle.confirm(run, TESTER, background=False)
 
@@ -71,11 +71,10 @@ def undo(run: Run, **options: Any) -> Run:
 
 def figures(run: Run) -> dict[str, Any]:
     reasons = {name: {k: n for k, n in counts.items() if n} for name, counts in run.reasons.items()}
-    volatile_statistics = registry.operation(run.operation).volatile_statistics
     return {
         "total": run.total,
         "reasons": {name: counts for name, counts in reasons.items() if counts},
-        "after": {name: value for name, value in run.after.items() if name not in volatile_statistics},
+        "after": {name: value for name, value in run.after.items() if isinstance(value, int)},
         "status": run.status,
         **{outcome: getattr(run, outcome) for outcome in OUTCOMES},
     }

@@ -47,7 +47,7 @@ for name, values in (("audits.backfill_decision_fields", {}), ("monitoring.check
                      ("helix.repair_dirty_jobs", {}), ("monitoring.check_store", {"store": "helix"})):
     cls = registry.operation(name)
     params = registry.clean(cls, values)
-    planned = planner.plan(planner.operation_on(cls, cls.resolve_store(params), params))
+    planned = planner.plan(planner.operation_on(cls, stored_plans.store_for(cls, params), params))
     planner.count_outcomes(planned)
     run = lifecycle.create_run(planned, actor, note="as usual")
     queue.confirm(run, actor, list(__import__("opsconsole.engine.checklist").engine.checklist.ITEMS))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
 from axes.models import AccessAttempt, AccessLog
-from django.db import models
 from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 
@@ -29,9 +27,6 @@ class PruneLogins(NamedItemsMixin, Action):
     risk = Risk.CHANGE  # of what the console keeps, never of a store's rows
     schedule = Schedule("25 4 * * *")
     reasons = {"none": _("nothing had expired")}
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {}
 
     def item_names(self) -> list[str]:
         return ["sessions", "failed logins", "logins", "tokens"]

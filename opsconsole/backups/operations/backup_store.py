@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django import forms
-from django.conf import settings
 from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.backups import dump, files, pg_client
 from opsconsole.backups.folders import folder_of, listed_folders
-from opsconsole.backups.params import OnNamedStore, StoreField, choose_from
+from opsconsole.backups.params import StoreField, choose_from, each_store
 from opsconsole.engine.operation import LONG_CLUSTER, Action, NamedItem, NamedItemsMixin, Risk, Schedule
 from opsconsole.engine.outcomes import Done, Outcome
 from opsconsole.stores.models import Backup
-from opsconsole.stores.router import DEFAULT
 
 
-class BackupStore(OnNamedStore, NamedItemsMixin, Action):
+class BackupStore(NamedItemsMixin, Action):
     title = _("Back up a store")
     description = _(
         "Writes the whole store into one file, consistent while others write: SQLite by its online backup, "
@@ -28,9 +25,10 @@ class BackupStore(OnNamedStore, NamedItemsMixin, Action):
     )
     model = Backup
     risk = Risk.MAKE
+    action_label = _("Back up %(store)s")
     writes_store = False
     cluster = LONG_CLUSTER
-    schedule = Schedule("0 2 * * *")
+    schedule = Schedule("0 2 * * *", each_store)
 
     class Params(forms.Form):
         store = StoreField()
@@ -48,11 +46,7 @@ class BackupStore(OnNamedStore, NamedItemsMixin, Action):
             super().__init__(*args, **kwargs)
             choose_from(self.fields["to"], listed_folders)
 
-    @classmethod
-    def schedule_params(cls) -> Iterable[Mapping[str, Any]]:
-        return [{"store": name} for name in (DEFAULT, *settings.STORES)]
-
-    def bound(self) -> int:
+    def check_prerequisites(self) -> None:
         """Refuses before anything is written: a store that is not there, a missing folder, key or program."""
         self.store.require_file()
         self.store.connection.ensure_connection()
@@ -61,7 +55,6 @@ class BackupStore(OnNamedStore, NamedItemsMixin, Action):
         if self.store.path is None:
             for name in ("pg_dump", "pg_restore"):
                 pg_client.tool(name, self.store)
-        return 1
 
     def item_names(self) -> list[str]:
         return [self.store.alias]
@@ -84,6 +77,3 @@ class BackupStore(OnNamedStore, NamedItemsMixin, Action):
         return [
             gettext("The store has %(size)s: as much room is needed beside the file while it is made.") % {"size": size}
         ]
-
-    def action_label(self, count: int) -> str:
-        return gettext("Back up %(store)s") % {"store": self.store.alias}

@@ -8,12 +8,12 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.backups import copying
 from opsconsole.backups.models import TableCopy
-from opsconsole.backups.params import OnNamedStore, StoreField
+from opsconsole.backups.params import StoreField
 from opsconsole.engine.operation import LONG_CLUSTER, Action, NamedItem, NamedItemsMixin, Risk
 from opsconsole.engine.outcomes import Done, Invalid, Outcome
 from opsconsole.engine.planner import PlanRefused
@@ -26,7 +26,7 @@ from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import Store, all_stores
 
 
-class CopyStore(OnNamedStore, NamedItemsMixin, Action):
+class CopyStore(NamedItemsMixin, Action):
     title = _("Copy a store")
     description = _(
         "Copies the tables of a store that the console knows into an empty database that another variable names, "
@@ -35,6 +35,7 @@ class CopyStore(OnNamedStore, NamedItemsMixin, Action):
     )
     model = TableCopy
     risk = Risk.MAKE
+    action_label = ngettext_lazy("Copy %(count)s table", "Copy %(count)s tables", "number")
     writes_store = False
     cluster = LONG_CLUSTER
     reasons = {
@@ -56,7 +57,7 @@ class CopyStore(OnNamedStore, NamedItemsMixin, Action):
         super().__init__(store, params)
         self.target = target_store(store, self.params["to"])
 
-    def bound(self) -> int:
+    def check_prerequisites(self) -> None:
         """Refuses a target that holds something already, and one that is the source."""
         self.store.require_file()
         if self.store.name == DEFAULT:
@@ -78,7 +79,6 @@ class CopyStore(OnNamedStore, NamedItemsMixin, Action):
                 gettext("%(location)s holds rows already (%(tables)s): name an empty database.")
                 % {"location": self.target.location, "tables": ", ".join(sorted(filled)[:5])}
             )
-        return len(self.item_names())
 
     def _require_tables(self) -> None:
         """Refuse a store whose documented tables the role does not see, or whose rows are not its own."""
@@ -211,9 +211,6 @@ class CopyStore(OnNamedStore, NamedItemsMixin, Action):
             )
             % {"location": self.target.location, "engine": self.target.vendor}
         ]
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Copy %(count)s table", "Copy %(count)s tables", count) % {"count": format_number(count)}
 
 
 def _rows(count: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from django import forms
 from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext_lazy
 
 from opsconsole.backups import notes
 from opsconsole.backups.files import PARTIAL
@@ -17,7 +17,6 @@ from opsconsole.backups.folders import folders
 from opsconsole.backups.restore import RESTORING
 from opsconsole.engine.operation import Action, Risk, Schedule
 from opsconsole.engine.outcomes import Done, Outcome
-from opsconsole.formatting import format_number
 from opsconsole.stores.models import Backup
 
 KEEP_DAYS = 30
@@ -36,6 +35,7 @@ class PruneBackups(Action):
     reads = ("path",)
     writes = {"stores_backup": ()}
     risk = Risk.CHANGE  # of what the console made itself, never of a store's rows
+    action_label = ngettext_lazy("Remove %(count)s backup", "Remove %(count)s backups", "number")
     schedule = Schedule("30 5 * * *")
 
     class Params(forms.Form):
@@ -70,7 +70,7 @@ class PruneBackups(Action):
         Backup.objects.filter(pk=row.pk).delete()
         return Done()
 
-    def on_finish(self, run_id: int) -> None:
+    def on_finish(self) -> None:
         """What a process left behind that was killed in the middle and never came back."""
         limit = (self.as_of - LEFT_BEHIND).timestamp()
         for file in (file for folder in filter(Path.is_dir, folders()) for file in folder.iterdir()):
@@ -79,6 +79,3 @@ class PruneBackups(Action):
 
     def label(self, row: Any) -> str:
         return Path(row.path).name
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Remove %(count)s backup", "Remove %(count)s backups", count) % {"count": format_number(count)}

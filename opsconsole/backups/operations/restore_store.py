@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.backups import dump, files, notes, pg_client, restore
 from opsconsole.backups.folders import below, folder_of, listed_files
-from opsconsole.backups.params import OnNamedStore, StoreField, choose_from
+from opsconsole.backups.params import StoreField, choose_from
 from opsconsole.engine.operation import LONG_CLUSTER, Action, NamedItem, NamedItemsMixin, Risk
 from opsconsole.engine.outcomes import Done, Outcome
 from opsconsole.engine.planner import PlanRefused
@@ -22,7 +22,7 @@ from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import Store
 
 
-class RestoreStore(OnNamedStore, NamedItemsMixin, Action):
+class RestoreStore(NamedItemsMixin, Action):
     title = _("Restore a store")
     description = _(
         "Puts a backup back: the whole store becomes what the file holds, after a backup of its state before; "
@@ -30,6 +30,7 @@ class RestoreStore(OnNamedStore, NamedItemsMixin, Action):
     )
     model = Backup
     risk = Risk.DELETE
+    action_label: Any = _("Restore %(store)s")
     creates_backup = True
     cluster = LONG_CLUSTER
 
@@ -49,10 +50,12 @@ class RestoreStore(OnNamedStore, NamedItemsMixin, Action):
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         super().__init__(store, params)
         self.beside: str = self.params.get("as_") or ""
+        if self.beside:
+            self.action_label = gettext("Restore as %(name)s") % {"name": self.beside.replace("%", "%%")}
         # All of the store is held while it is replaced. It may be too damaged to be asked for its tables.
         self.writes = {} if self.beside else {model._meta.db_table: () for model in store.models()}
 
-    def bound(self) -> int:
+    def check_prerequisites(self) -> None:
         """Refuses before anything is written."""
         if not self.store.managed:
             raise PlanRefused(
@@ -74,7 +77,6 @@ class RestoreStore(OnNamedStore, NamedItemsMixin, Action):
         listed = self._listed()
         if listed is None or not listed.is_there:  # else it is read when it is restored: that may take long
             restore.examine(self.store, self._file)
-        return 1
 
     @property
     def _file(self) -> Path:
@@ -126,8 +128,3 @@ class RestoreStore(OnNamedStore, NamedItemsMixin, Action):
             % {"store": self.store.alias},
             gettext("After an older backup run `python manage.py setup`: it brings the tables up to date."),
         ]
-
-    def action_label(self, count: int) -> str:
-        if self.beside:
-            return gettext("Restore as %(name)s") % {"name": self.beside}
-        return gettext("Restore %(store)s") % {"store": self.store.alias}

@@ -13,12 +13,12 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.backups import dump, pg_client
 from opsconsole.backups.folders import folder_of
-from opsconsole.backups.params import OnNamedStore, StoreParams
+from opsconsole.backups.params import StoreParams
 from opsconsole.engine import registry
 from opsconsole.engine.operation import LONG_CLUSTER, Action, NamedItem, NamedItemsMixin, Risk
 from opsconsole.engine.outcomes import Done, Outcome, Skip
 from opsconsole.engine.planner import PlanRefused
-from opsconsole.engine.requirements import needed_columns
+from opsconsole.engine.registry import needed_columns
 from opsconsole.formatting import format_number
 from opsconsole.stores import schema
 from opsconsole.stores.identify import platform_of
@@ -26,7 +26,7 @@ from opsconsole.stores.models import Backup
 from opsconsole.stores.store import Store
 
 
-class UpgradeStore(OnNamedStore, NamedItemsMixin, Action):
+class UpgradeStore(NamedItemsMixin, Action):
     title = _("Upgrade a store's schema")
     description = _(
         "Adds the documented columns and indexes that the store lacks, after a backup; to an attached store only "
@@ -35,7 +35,6 @@ class UpgradeStore(OnNamedStore, NamedItemsMixin, Action):
     )
     model = Backup
     risk = Risk.CHANGE
-    creates_backup = True
     cluster = LONG_CLUSTER
     reasons = {
         "complete": _("it has all documented columns and indexes"),
@@ -54,7 +53,7 @@ class UpgradeStore(OnNamedStore, NamedItemsMixin, Action):
         known = schema.documented(store.name, store.vendor).tables
         self.writes = {table: () for table in known if table in store.tables}
 
-    def bound(self) -> int:
+    def check_prerequisites(self) -> None:
         """Refuse a store of another platform, and one to which nothing of what is asked can be added."""
         platform = platform_of(self.store.tables)
         if platform not in {None, self.store.name}:
@@ -86,7 +85,6 @@ class UpgradeStore(OnNamedStore, NamedItemsMixin, Action):
             )
         if self.store.vendor == "postgresql" and self._to_add():
             pg_client.environment(self.store)  # refuses a pooler: neither the backup nor the indexes can go through it
-        return len(self.item_names())
 
     def item_names(self) -> list[str]:
         return [self.store.alias]
@@ -172,7 +170,8 @@ class UpgradeStore(OnNamedStore, NamedItemsMixin, Action):
                 "migration": f"v{migration}" if isinstance(migration, int) else migration,
             }
 
-    def action_label(self, count: int) -> str:
+    @property
+    def action_label(self) -> str:
         additions = len(self._to_add())
         return ngettext("Add %(count)s column or index", "Add %(count)s columns and indexes", additions) % {
             "count": format_number(additions)

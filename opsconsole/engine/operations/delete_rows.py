@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from django import forms
-from django.db import models
 from django.db.models import QuerySet
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
+from opsconsole.engine import keyset
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
-from opsconsole.engine.planner import PlanRefused, store_called
+from opsconsole.engine.planner import PlanRefused
 from opsconsole.formatting import format_number
 from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.cascade import cascade, delete_order, references
@@ -39,6 +39,7 @@ class DeleteRows(Operation):
         "Every row is kept before it goes. A row that others refer to stays."
     )
     risk = Risk.DELETE
+    action_label = ngettext_lazy("Delete %(count)s row", "Delete %(count)s rows", "number")
     allow_out_of_scope = True
     reasons = {
         "referenced": _("other rows refer to it: delete those first"),
@@ -68,34 +69,23 @@ class DeleteRows(Operation):
         self._referring = references(store)
         self.writes = dict.fromkeys(delete_order(table, self._referring), ())
 
-    @classmethod
-    def resolve_store(cls, params: Mapping[str, Any]) -> Store:
-        return store_called(params["store"])
-
     # --- which rows -----------------------------------------------------------------------------------------
-
-    def select(self, rows: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
-        if len(keys) > MAX_ROWS:
-            self._refuse()
-        return super().select(rows, keys)
 
     def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         found = super().fetch(rows, after=after, bound=bound, limit=limit)
-        chosen = self.up_to(rows, bound).order_by("pk").values_list("pk", flat=True)
+        chosen = keyset.up_to(rows, bound).order_by("pk").values_list("pk", flat=True)
         return self._doomed([row.pk for row in found], map(stored_rows.plain_key, chosen)) if found else []
 
     def statistics(self, restrict: Any) -> dict[str, Any]:
-        count = restrict(self.queryset()).count()
-        if not self.selected:
+        selected = restrict(self.queryset())
+        if self.selection.is_everything:
             raise PlanRefused(gettext("No rows are chosen. Choose them in the list, or name them by --keys."))
-        if count > MAX_ROWS:
-            self._refuse()
+        if len(self.selection.keys or ()) > MAX_ROWS or (count := selected.count()) > MAX_ROWS:
+            raise PlanRefused(
+                gettext("At most %(count)s rows are deleted by hand. Choose fewer.")
+                % {"count": format_number(MAX_ROWS)}
+            )
         return {"in_scope": count}
-
-    def _refuse(self) -> None:
-        raise PlanRefused(
-            gettext("At most %(count)s rows are deleted by hand. Choose fewer.") % {"count": format_number(MAX_ROWS)}
-        )
 
     # --- what goes with them ----------------------------------------------------------------------------------
 
@@ -134,17 +124,11 @@ class DeleteRows(Operation):
             return Skip("no_longer_in_scope")
         return Changes([RowChange(table, key, old, None) for table, key, old in row.rows])
 
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {self.model: (str(self.model._meta.pk.column),)}
-
     def checklist_facts(self, rows: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
         """What goes along, and what keeps rows: counted by the store's own foreign keys."""
         keys = list(rows.values_list("pk", flat=True)[:MAX_ROWS])
         found = cascade(self.store, self.model._meta.db_table, map(stored_rows.plain_key, keys), self._referring)
         return {"dependencies": [*_going(found.along), *_staying(found.staying)]}
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Delete %(count)s row", "Delete %(count)s rows", count) % {"count": format_number(count)}
 
 
 def _going(counts: Mapping[str, int]) -> list[str]:

@@ -8,12 +8,11 @@ from typing import Any
 from django import forms
 from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext_lazy
 
 from opsconsole.engine.models import Finding
 from opsconsole.engine.operation import Operation, Risk, Schedule
 from opsconsole.engine.outcomes import Delete, Outcome
-from opsconsole.formatting import format_number
 
 KEEP_DAYS = 180
 
@@ -25,6 +24,7 @@ class PruneFindings(Operation):
     model = Finding
     writes = {"operations_finding": ()}
     risk = Risk.CHANGE  # of what the console keeps, never of a store's rows
+    action_label = ngettext_lazy("Forget %(count)s finding", "Forget %(count)s findings", "number")
     undoable = False
     schedule = Schedule("20 4 * * *")
 
@@ -43,8 +43,3 @@ class PruneFindings(Operation):
 
     def process(self, row: Any) -> Outcome:
         return Delete(row)
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Forget %(count)s finding", "Forget %(count)s findings", count) % {
-            "count": format_number(count)
-        }

@@ -9,7 +9,7 @@ from django import forms
 from django.conf import settings
 from django.db.models import Q, QuerySet
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext, ngettext_lazy
 
 from opsconsole.engine.models import ENDED, Batch, GivenRows, Run, Status
 from opsconsole.engine.operation import Operation, Risk, Schedule
@@ -30,6 +30,7 @@ class PruneRuns(Operation):
     model = Batch
     writes = {"operations_batch": ("before_image",)}
     risk = Risk.CHANGE  # of what the console keeps, never of a store's rows
+    action_label = ngettext_lazy("Forget %(count)s image", "Forget %(count)s images", "number")
     undoable = False
     batch_size = 50  # images are large
     schedule = Schedule("15 4 * * *")
@@ -52,7 +53,7 @@ class PruneRuns(Operation):
     def _kept_since(self) -> datetime:
         return self.as_of - timedelta(days=self._days)
 
-    def on_finish(self, run_id: int) -> None:
+    def on_finish(self) -> None:
         """Forget the rows that were given to runs which need them no more, and those of old plans."""
         needed = Run.objects.filter(params__has_key="rows").exclude(
             Q(status__in=list(ENDED), finished_at__lt=self._kept_since)
@@ -87,6 +88,3 @@ class PruneRuns(Operation):
 
     def process(self, row: Any) -> Outcome:
         return Change(row, before_image=None)
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Forget %(count)s image", "Forget %(count)s images", count) % {"count": format_number(count)}

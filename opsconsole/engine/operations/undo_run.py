@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from django import forms
-from django.db import models
 from django.db.models import Max, Min, QuerySet, Sum
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine import registry
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Batch, Run
-from opsconsole.engine.operation import Operation, Risk
+from opsconsole.engine.operation import Operation, Risk, inserts
 from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
-from opsconsole.engine.stored_plans import get_run, store_of
-from opsconsole.formatting import format_number
+from opsconsole.engine.stored_plans import get_run
 from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.catalog import ForeignKey
 from opsconsole.stores.preflight import Target
@@ -67,8 +65,7 @@ class UndoRun(Operation):
     )
     model = Batch
     risk = Risk.CHANGE
-    targets_run = True
-    rejudges = False  # rows that the run wrote stay in its scope
+    selectable = False
     reasons = {
         "as_before": _("already as before the run"),
         "conflict": _("conflict: changed since the run"),
@@ -104,19 +101,12 @@ class UndoRun(Operation):
         self._restored: set[RowKey] = set()
         self._restored_up_to = 0
 
-    @classmethod
-    def resolve_store(cls, params: Mapping[str, Any]) -> Store:
-        return store_of(get_run(params["run"]))
-
     def population(self) -> QuerySet[Batch]:
         return self.run.batches.filter(rows__gt=0, before_image__isnull=False)
 
     def select(self, rows: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         self._chosen = frozenset(keys)
         return rows
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {}  # the columns are those that the run wrote: its store had them
 
     def bound(self) -> Key | None:
         ends = self.population().aggregate(first=Min("number"), last=Max("number"))
@@ -340,7 +330,7 @@ class UndoRun(Operation):
     def _deletes(self) -> bool:
         if any(self._kind(self.run, table) == "insert" for table, columns in self.writes.items() if not columns):
             return True
-        if not any(map(self.inserts, filter(self.writes.get, self.writes))):
+        if not any(inserts(self.store, table, columns) for table, columns in self.writes.items() if columns):
             return False
         # Which rows of a table whose keys it writes a run has inserted, its images alone tell.
         batches = self.population().order_by("-number").iterator(chunk_size=1)
@@ -351,7 +341,9 @@ class UndoRun(Operation):
         """Whether the run changed nothing in the tables whose rows it inserted."""
         batches = self.population().iterator(chunk_size=1)
         return all(
-            write.kind == "insert" or not self.inserts(write.table) for batch in batches for write in batch.writes
+            write.kind == "insert" or not inserts(self.store, write.table, self.writes[write.table])
+            for batch in batches
+            for write in batch.writes
         )
 
     def targets(self) -> list[Target]:
@@ -375,17 +367,10 @@ class UndoRun(Operation):
             return self._kind(run.parent, table)
         if not run.writes[table]:
             return "delete"
-        return "insert" if self.inserts(table) else "update"
-
-    def read_columns(self) -> list[tuple[str, str]]:
-        return []  # the targets name them
+        return "insert" if inserts(self.store, table, self.writes[table]) else "update"
 
     def label(self, row: ChangedRow) -> str:
         return f"{row.table} {row.key}"
-
-    @property
-    def key_name(self) -> str:
-        return "row"
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         written = sum(isinstance(self.process(row), Changes) for row in self._all())
@@ -411,10 +396,11 @@ class UndoRun(Operation):
             % {"count": remaining}
         ]
 
-    def action_label(self, count: int) -> str:
+    @property
+    def action_label(self) -> Any:
         if self._deletes and {target.kind for target in self.targets()} == {"delete"}:
-            return ngettext("Delete %(count)s row", "Delete %(count)s rows", count) % {"count": format_number(count)}
-        return ngettext("Restore %(count)s row", "Restore %(count)s rows", count) % {"count": format_number(count)}
+            return ngettext_lazy("Delete %(count)s row", "Delete %(count)s rows", "number")
+        return ngettext_lazy("Restore %(count)s row", "Restore %(count)s rows", "number")
 
 
 def _with_rowid(row: ChangedRow, rowid: int) -> dict[str, Any]:

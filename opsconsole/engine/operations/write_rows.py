@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from django import forms
-from django.db import models
 from django.db.models import QuerySet
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.models import FailedItem, GivenRows
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, NamedItemsMixin, Risk
 from opsconsole.engine.operations.delete_rows import MAX_ROWS
 from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
-from opsconsole.engine.planner import PlanRefused, store_called
+from opsconsole.engine.planner import PlanRefused
 from opsconsole.formatting import format_number
 from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.preflight import Target
@@ -42,8 +41,8 @@ class WriteRows(NamedItemsMixin):
         "where the row still holds what it held then. Rows that changed since are conflicts and stay as they are."
     )
     risk = Risk.CHANGE
+    action_label = ngettext_lazy("Write %(count)s row", "Write %(count)s rows", "number")
     batch_size = None
-    rejudges = False  # rows that it wrote stay in its scope
     reasons = {
         "new": _("new row"),
         "updated": _("changed row"),
@@ -86,12 +85,6 @@ class WriteRows(NamedItemsMixin):
         self.writes = {table: tuple(dict.fromkeys((*given.inserts, *given.updates)))}
         self._table = table
 
-    @classmethod
-    def resolve_store(cls, params: Mapping[str, Any]) -> Store:
-        if not params["rows"]:
-            raise PlanRefused(gettext("No rows are given. Open a row to edit it, or import a file into its list."))
-        return store_called(params["store"])
-
     # --- which rows -----------------------------------------------------------------------------------------
 
     @cached_property
@@ -113,7 +106,10 @@ class WriteRows(NamedItemsMixin):
 
     def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         behind = self._rows[int(after or 0) :]
-        return self._current([row for row in behind if self._only is None or row.pk in self._only][:limit])
+        if self.selection.keys is not None:
+            keys = set(self.selection.keys)
+            behind = [row for row in behind if row.pk in keys]
+        return self._current(behind[:limit])
 
     def _current(self, given: list[GivenRow]) -> list[GivenRow]:
         """The rows with their values of now: one statement per set of columns."""
@@ -131,10 +127,6 @@ class WriteRows(NamedItemsMixin):
 
     def label(self, row: GivenRow) -> str:
         return str(row.key)
-
-    @property
-    def key_name(self) -> str:
-        return "row"
 
     # --- what becomes of them ---------------------------------------------------------------------------------
 
@@ -174,9 +166,3 @@ class WriteRows(NamedItemsMixin):
         if self.given.updates:
             found.append(Target("update", self._table, tuple(self.given.updates)))
         return found
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {self.model: (str(self.model._meta.pk.column), *self.writes[self._table])}
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Write %(count)s row", "Write %(count)s rows", count) % {"count": format_number(count)}

@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from django.conf import settings
 from django.db import DatabaseError, transaction
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.backups import dump
 from opsconsole.backups.folders import folder_of
-from opsconsole.backups.params import OnNamedStore, StoreParams
+from opsconsole.backups.params import StoreParams, each_store
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.operation import Priority, Schedule
-from opsconsole.engine.requirements import needed_columns
+from opsconsole.engine.registry import needed_columns
 from opsconsole.jsontext import Unreadable, loads
 from opsconsole.stores import schema
 from opsconsole.stores.catalog import ForeignKey, escape, identifier, quote
@@ -30,7 +29,6 @@ from opsconsole.stores.config import is_writable
 from opsconsole.stores.errors import ErrorKind, classify, first_line, sqlite_code
 from opsconsole.stores.models import Backup
 from opsconsole.stores.platforms import HotQuery, platform_apps
-from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import StoreUnavailable
 
 SHOWN = 20  # keys, values or lines of one finding
@@ -39,14 +37,14 @@ _FULL_TEXT = re.compile(r"\bUSING\s+(fts[345])\b", re.IGNORECASE)
 IS_JSON_SINCE = 160_000  # PostgreSQL's own predicate; the type itself reads differently
 
 
-class CheckStore(OnNamedStore, Check):
+class CheckStore(Check):
     title = _("Check a store")
     description = _(
         "Looks for damage, dangling references, broken JSON, values outside their enumeration, missing tables, columns "
         "and indexes, hot queries without an index, and server settings below what is advised. Reads only."
     )
     model = Backup
-    schedule = Schedule("0 3 * * 0")
+    schedule = Schedule("0 3 * * 0", each_store)
     Params = StoreParams
     rules = ("integrity", "references", "json", "enumerations", "schema", "hot queries", "settings")
     messages = {
@@ -94,14 +92,9 @@ class CheckStore(OnNamedStore, Check):
     }
     repairs = dict.fromkeys(("missing_column", "missing_index"), "backups.upgrade_store")
 
-    @classmethod
-    def schedule_params(cls) -> Iterable[Mapping[str, Any]]:
-        return [{"store": name} for name in (DEFAULT, *settings.STORES)]
-
-    def bound(self) -> int:
+    def check_prerequisites(self) -> None:
         self.store.require_file()
         self.store.connection.ensure_connection()
-        return len(self.rules)
 
     def run_rule(self, question: str) -> Iterable[FindingData]:
         questions: dict[str, Callable[[], Iterator[FindingData]]] = {

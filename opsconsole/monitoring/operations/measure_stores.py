@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 from django.conf import settings
-from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -29,12 +25,10 @@ class MeasureStores(NamedItemsMixin, Action):
     store_alias = DEFAULT
     model = Measurement
     risk = Risk.READ
+    action_label = _("Measure now")
     writes_store = False
     schedule = Schedule("*/15 * * * *")
     reasons = {"measured": _("measured"), "down": _("unreachable")}
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {}
 
     def item_names(self) -> list[str]:
         return [DEFAULT, *settings.STORES]
@@ -49,12 +43,9 @@ class MeasureStores(NamedItemsMixin, Action):
             return Skip("down")
         return Skip("measured")
 
-    def on_finish(self, run_id: int) -> None:
+    def on_finish(self) -> None:
         """Send an alert for each problem of a store, once a day."""
         for problem in StoreStates().alerts():
             key = f"{timezone.localdate():%Y-%m-%d} {problem.store.alias} {problem.code}"
             text = f"{problem.store.location}\n{problem.detail}".strip()
             notifications.create_alert(key, f"{problem.store.title}: {problem.title}", text)
-
-    def action_label(self, count: int) -> Any:
-        return _("Measure now")

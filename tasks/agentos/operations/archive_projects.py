@@ -9,11 +9,10 @@ from django import forms
 from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Coalesce
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext_lazy
 
 from opsconsole.engine.operation import Operation, Risk, Schedule
 from opsconsole.engine.outcomes import Change, Outcome
-from opsconsole.formatting import format_number
 from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.timestamps import format_timestamp
 from tasks.agentos.models import Project
@@ -31,6 +30,7 @@ class ArchiveProjects(Operation):
     model = Project
     writes = {"projects": ("status", "updated_at")}
     risk = Risk.CHANGE
+    action_label = ngettext_lazy("Archive %(count)s project", "Archive %(count)s projects", "number")
     schedule = Schedule("0 5 * * 1")
     statistic_labels = {"in_scope": _("active and idle")}
 
@@ -58,8 +58,3 @@ class ArchiveProjects(Operation):
 
     def process(self, row: Any) -> Outcome:
         return Change(row, status=Project.Status.ARCHIVED.value, updated_at=format_timestamp(self.as_of))
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Archive %(count)s project", "Archive %(count)s projects", count) % {
-            "count": format_number(count)
-        }

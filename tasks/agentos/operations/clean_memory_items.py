@@ -8,11 +8,10 @@ from typing import Any
 from django import forms
 from django.db.models import Count, F, Q, QuerySet, Value
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext_lazy
 
-from opsconsole.engine.operation import Operation, Priority, Problem, Risk, Schedule
+from opsconsole.engine.operation import DashboardProblem, Operation, Priority, Risk, Schedule
 from opsconsole.engine.outcomes import Delete, Invalid, Outcome, Skip
-from opsconsole.formatting import format_number
 from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.timestamps import format_timestamp, parse_timestamp
 from tasks.agentos.models import MemoryItem
@@ -29,8 +28,9 @@ class CleanMemoryItems(Operation):
     reads = ("expires_at", "auto_cleanup", "created_at", "last_used_at", "use_count", "retention_type")
     writes = {"memory_items": ()}
     risk = Risk.DELETE
+    action_label = ngettext_lazy("Remove %(count)s memory item", "Remove %(count)s memory items", "number")
     schedule = Schedule("45 3 * * *")
-    problem = Problem(_("expired memory items"), Priority.PERIODIC.value)
+    problem = DashboardProblem(_("expired memory items"), Priority.PERIODIC.value)
     reasons = {
         "expired": _("expired"),
         "not_expired": _("not expired yet"),
@@ -80,9 +80,4 @@ class CleanMemoryItems(Operation):
             "in_scope": sum(figures.values()),
             "memory_items": restrict(self.population()).count(),
             **{f"retention_type {kind}": items for kind, items in figures.items()},
-        }
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Remove %(count)s memory item", "Remove %(count)s memory items", count) % {
-            "count": format_number(count)
         }

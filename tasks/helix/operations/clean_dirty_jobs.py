@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from django import forms
@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Max, QuerySet
 from django.utils import timezone
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.models import Batch
@@ -38,11 +38,13 @@ class CleanDirtyJobs(Operation):
     )
     store_alias = "helix"
     model = HelixJob
+    reads = NEEDS
     writes = {"jobs": (), "tasks": (), "artifacts": ()}
     risk = Risk.DELETE
+    action_label = ngettext_lazy("Delete %(count)s job", "Delete %(count)s jobs", "number")
     batch_size = 1
     locks_rows = True
-    pin_rows = True
+    allow_out_of_scope = True
     reasons = {
         "no_finding": _("without a finding"),
         "forced": _("without a finding, forced"),
@@ -170,12 +172,6 @@ class CleanDirtyJobs(Operation):
             else gettext("The platform stands still: its newest change is %(ago)s old.")
         )
         return words % {"ago": duration(ago)}
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Delete %(count)s job", "Delete %(count)s jobs", count) % {"count": format_number(count)}
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return dict(NEEDS)
 
 
 def health_problems() -> list[str]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from django.db import models
 from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext_lazy
 
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.outcomes import Changes, Outcome, RowChange, Skip
-from opsconsole.formatting import format_number
 from opsconsole.stores.rows import Key
 from tasks.helix.dirty_data import (
     NEEDS,
@@ -46,11 +44,13 @@ class RepairDirtyJobs(Operation):
     )
     store_alias = "helix"
     model = HelixJob
+    reads = NEEDS
     writes = {"jobs": ("status", "error_message"), "tasks": ("status", *CLEARED), "artifacts": ()}
     risk = Risk.DELETE  # of artifacts
+    action_label = ngettext_lazy("Repair %(count)s job", "Repair %(count)s jobs", "number")
     batch_size = 1
     locks_rows = True
-    pin_rows = True
+    allow_out_of_scope = True
     reasons = {
         "no_finding": _("without a finding"),
         "to_decide": _("its failed tasks may still be retried, or the job be cleaned: that is for a person to decide"),
@@ -59,14 +59,18 @@ class RepairDirtyJobs(Operation):
     statistic_labels = {"in_scope": _("jobs to repair"), "vanished_tasks": _("vanished tasks with artifacts")}
 
     _listed: tuple[QuerySet[Any], list[int]] | None = None
-    _vanished: list[int] | None = None  # among those chosen; None where nothing was chosen
 
     def queryset(self) -> QuerySet[HelixJob]:
         return self.population().filter(pk__in=dirty_jobs(REPAIRED))
 
     def select(self, rows: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
-        self._vanished = [int(key) for key in keys if int(key) < 0]
         return self.population().filter(pk__in=among(self.store, keys))
+
+    def _vanished(self) -> list[int]:
+        """Return the negated keys of tasks that are gone and have left artifacts."""
+        if self.selection.keys is not None:
+            return [int(key) for key in self.selection.keys if int(key) < 0]
+        return [-task for task in orphaned_tasks(self.store)] if self.selection.is_everything else []
 
     def bound(self) -> Key | None:
         return super().bound() or 0  # without any job there may still be artifacts
@@ -74,10 +78,7 @@ class RepairDirtyJobs(Operation):
     def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         # The questions are asked once, not for every job: `change` judges each anew.
         if self._listed is None or self._listed[0] is not rows:
-            vanished = self._vanished
-            if vanished is None:
-                vanished = [] if self.selected else [-task for task in orphaned_tasks(self.store)]
-            self._listed = rows, sorted([*vanished, *rows.values_list("pk", flat=True)])
+            self._listed = rows, sorted([*self._vanished(), *rows.values_list("pk", flat=True)])
         keys = [key for key in self._listed[1] if (after is None or key > int(after)) and key <= int(bound)]
         for start in range(0, len(keys), limit):
             if found := self._aggregates(keys[start : start + limit]):
@@ -120,13 +121,5 @@ class RepairDirtyJobs(Operation):
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         jobs = restrict(self.queryset()).count()
-        vanished = 0 if self.selected else len(orphaned_tasks(self.store))
+        vanished = len(self._vanished())
         return {"in_scope": jobs + vanished, "vanished_tasks": vanished}
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Repair %(count)s job", "Repair %(count)s jobs", count) % {"count": format_number(count)}
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {
-            model: dict.fromkeys((*columns, *self.writes[model._meta.db_table])) for model, columns in NEEDS.items()
-        }

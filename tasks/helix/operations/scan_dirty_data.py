@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.conf import settings
-from django.db import models
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -29,6 +28,7 @@ class ScanDirtyData(Check):
     )
     store_alias = "helix"
     model = HelixJob
+    reads = NEEDS
     rules = tuple(QUESTIONS)
     schedule = Schedule("0 */6 * * *")
     reasons = {
@@ -51,9 +51,6 @@ class ScanDirtyData(Check):
         **dict.fromkeys("ABCF", "helix.repair_dirty_jobs"),
         **dict.fromkeys("DE", "helix.clean_dirty_jobs"),
     }
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return dict(NEEDS)
 
     def run_rule(self, question: str) -> Iterable[FindingData]:
         """One finding for each job, and one for each task that is gone."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.checks import Check, FindingData
@@ -35,6 +34,7 @@ class VerifyDirtyCleanup(Check):
     )
     store_alias = "helix"
     model = HelixJob
+    reads = {model: columns for model, columns in NEEDS.items() if model is not HelixJob}
     rules = tuple(QUERIES)
     reasons = {
         "orphaned_artifact": _("an artifact whose task is gone"),
@@ -48,9 +48,6 @@ class VerifyDirtyCleanup(Check):
         ),
     }
     repairs = dict.fromkeys(QUERIES, "helix.repair_dirty_jobs")
-
-    def needs(self) -> dict[type[models.Model], Iterable[str]]:
-        return {model: columns for model, columns in NEEDS.items() if model is not HelixJob}
 
     def target(self, found: FindingData) -> tuple[str, Key]:
         return ("artifacts" if found.code == "orphaned_artifact" else "tasks"), found.subject

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.db.models import QuerySet
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.operation import Operation, Problem, Risk, Schedule, as_stored
+from opsconsole.engine import keyset
+from opsconsole.engine.operation import DashboardProblem, Operation, Risk, Schedule, row_columns
 from opsconsole.engine.outcomes import Change, Invalid, Outcome, Skip
 from opsconsole.formatting import format_number
 from opsconsole.jsontext import Unreadable
@@ -30,8 +31,9 @@ class BackfillExecutionIds(Operation):
     reads = ("results_summary", "is_summary_compressed")
     writes = {"test_records": ("execution_id",)}
     risk = Risk.FILL
+    action_label = ngettext_lazy("Fill %(count)s execution id", "Fill %(count)s execution ids", "number")
     schedule = Schedule("15 3 * * *")
-    problem = Problem(_("records without execution id"))
+    problem = DashboardProblem(_("records without execution id"))
     reasons = {
         "from_summary": _("filled from the summary"),
         "empty": _("no summary"),
@@ -52,7 +54,6 @@ class BackfillExecutionIds(Operation):
         "lookup_ms": _("time of the lookup, in ms"),
         "json_scan_ms": _("estimated time of a scan of all summaries, in ms"),
     }
-    volatile_statistics = frozenset(("lookup_plan", "lookup_ms", "json_scan_ms"))
 
     def queryset(self) -> QuerySet[TestRecord]:
         return self.population().filter(execution_id=None)
@@ -60,9 +61,9 @@ class BackfillExecutionIds(Operation):
     def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         """Read the keys first, as many as the sizes of their summaries allow, and then the rows."""
         with self.store.keyset_planner_hints():
-            keys = within_bytes(self.store, self.behind(rows, after=after, bound=bound)[:limit])
-        chosen = TestRecord.objects.using(self.store.alias).filter(pk__in=[as_stored(plain_key(key)) for key in keys])
-        return self.named(chosen.order_by("pk")) if keys else []
+            keys = within_bytes(self.store, keyset.between(rows, after, bound)[:limit])
+        chosen = keyset.with_keys(TestRecord.objects.using(self.store.alias), [plain_key(key) for key in keys])
+        return keyset.load(chosen.order_by("pk"), row_columns(self)) if keys else []
 
     def process(self, row: Any) -> Outcome:
         if row.execution_id is not None:  # filled by another client since its key was read
@@ -87,11 +88,6 @@ class BackfillExecutionIds(Operation):
             "lookup_plan": lookup.plan,
             "lookup_ms": round(lookup.seconds * 1000, 3),
             "json_scan_ms": round(lookup.scan_seconds * 1000, 1),
-        }
-
-    def action_label(self, count: int) -> str:
-        return ngettext("Fill %(count)s execution id", "Fill %(count)s execution ids", count) % {
-            "count": format_number(count)
         }
 
     @classmethod

@@ -35,7 +35,7 @@ class Command(ConsoleCommand):
                 flags.add_argument("--execute", action="store_true", help=_("Save the findings as a run."))
             else:
                 add_common_flags(flags)
-            if cls.selectable and not cls.targets_run:
+            if cls.selectable and not registry.targets_run(cls):
                 flags.add_argument("--keys", nargs="+", metavar="KEY", help=_("Only the rows with these keys."))
 
     def run_from_argv(self, argv: list[str]) -> None:

@@ -12,6 +12,7 @@ from opsconsole.cli.flags import add_check_flags, add_common_flags, add_keys_arg
 from opsconsole.cli.output import Output
 from opsconsole.cli.running import run_check, run_operation
 from opsconsole.engine import lifecycle, planner, registry
+from opsconsole.engine.requirements import required_columns
 from tasks.helix.dirty_data import JobWithTasks, jobs_with_all
 from tasks.helix.operations.clean_dirty_jobs import CleanDirtyJobs
 from tasks.helix.operations.scan_dirty_data import ScanDirtyData
@@ -67,7 +68,7 @@ class Command(ConsoleCommand):
         store = chosen_store(CleanDirtyJobs, params, options, read_only=not options["execute"])
         with reading(store):
             operation = planner.operation_on(CleanDirtyJobs, store, params)
-            store.require({model: tuple(columns) for model, columns in operation.needs().items()})
+            store.require(required_columns(operation))
             jobs = jobs_with_all(store, [int(key) for key in known_keys(operation, options["keys"])])
         healthy = [str(job.pk) for job in jobs if not job.problems()]
         if healthy and not params["force"]:
