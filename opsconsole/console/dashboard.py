@@ -1,4 +1,4 @@
-"""The dashboard: stores, open problems and runs, from figures that are measured beforehand."""
+"""The dashboard: stores, open problems and runs. It shows measurements and queries no store."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _RANK = {priority: rank for rank, priority in enumerate(Priority.values)}
 
 @dataclass
 class StoreCard:
-    """A store at a glance."""
+    """The state of a store: level, reasons and facts."""
 
     store: Store
     level: str = GOOD
@@ -102,7 +102,7 @@ class Dashboard:
 
     @cached_property
     def as_of(self) -> datetime | None:
-        """The time of the newest measurement of the reachable store that was measured least recently."""
+        """Return the time of the newest measurement of the reachable store that was measured least recently."""
         newest: dict[str, datetime] = {}
         for row in self.states.latest.values():
             if row.store not in self.states.down:
@@ -163,7 +163,7 @@ class Dashboard:
 
     @cached_property
     def problems(self) -> list[ProblemRow]:
-        """The open problems by priority, then by count; of the same problem the more urgent report."""
+        """Return the open problems by priority, then by count. Of two reports of one problem, the more urgent one."""
         found = [
             *self._of_stores(),
             *self._of_findings(),
@@ -245,7 +245,7 @@ class Dashboard:
 
     @cached_property
     def _repairs(self) -> dict[str, Run]:
-        """The newest run of each repair over its whole scope. Its result may be newer than the measurement."""
+        """Return the newest run of each repair over its whole scope. It may be newer than the measurement."""
         runs = Run.objects.filter(operation__in=problem_operations(), identity__in=self.states.identities, selection={})
         newest = runs.filter(status__in=list(ENDED)).exclude(after={}).order_by().values("operation")
         last = newest.annotate(last=Max("pk")).values("last")
@@ -312,7 +312,7 @@ class Dashboard:
 
     @cached_property
     def waiting(self) -> list[RunLine]:
-        """Runs that go on, or are settled, by a person only."""
+        """Return the unsettled runs that need a user: to approve, to resume, or to look at the result."""
         since = self.now - timedelta(days=ATTENTION_DAYS)
         runs = list(
             _runs().filter(
@@ -391,7 +391,7 @@ def _rows_link(cls: Any) -> str:
 
 
 def dashboard_context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """What the theme's index page gets: see UNFOLD in the settings."""
+    """Return the context of the theme's index page, see UNFOLD in the settings."""
     if request.user.has_perm("operations.view_run"):
         context["dashboard"] = Dashboard()
         context["may_operate"] = request.user.has_perm("operations.operate_run")

@@ -1,4 +1,4 @@
-"""Pages of store care."""
+"""Views of the dashboard's changing part and of the stores."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from opsconsole.stores.store import Store, StoreUnavailable, all_stores
 @require_safe
 @needs("view_run")
 def dashboard_live(request: HttpRequest) -> HttpResponse:
-    """What moves on the front page: asked for again and again while something runs."""
+    """Render the runs in progress, which the dashboard requests every few seconds."""
     return render(request, "console/_running_runs.html", {"dashboard": Dashboard()})
 
 
 class Listing(NamedTuple):
+    """A table of the statistics of a store."""
+
     title: str
     headers: list[str]
     rows: list[list[Any]]
@@ -35,7 +37,7 @@ class Listing(NamedTuple):
 @require_safe
 @needs("view_run")
 def stores(request: HttpRequest) -> HttpResponse:
-    """Sizes, rows, connections, locks and pools, asked now; a store that is down says so in its place."""
+    """Show the current sizes, rows, connections, locks and pools of each store, or why it is unreachable."""
     known = list(all_stores())
     down = unreachable(known[1:])
     context = {
@@ -52,13 +54,13 @@ def _report(store: Store, error: str) -> dict[str, Any]:
     if not error:
         try:
             report = stats(store)
-        except StoreUnavailable as unusable:
-            error = str(unusable)
+        except StoreUnavailable as unavailable:
+            error = str(unavailable)
     tables = [
         _listing(_("Tables"), report.get("tables", [])),
         _listing(_("Connections"), report.get("connections", {}).get("by", [])),
-        _listing(_("Locks waited for"), report.get("locks_waited_for", [])),
-        _listing(_("Indexes never used"), report.get("unused_indexes", [])),
+        _listing(_("Awaited locks"), report.get("locks_waited_for", [])),
+        _listing(_("Unused indexes"), report.get("unused_indexes", [])),
     ]
     operations = [
         ("backups.backup_store", _("Plan backup")),

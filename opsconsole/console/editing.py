@@ -394,7 +394,7 @@ class EditableStoreAdmin(StoreModelAdmin):
             response: HttpResponse = step()
         return response
 
-    def carry_out(self, request: HttpRequest, writes: Sequence[Write]) -> HttpResponse | None:
+    def write_by_run(self, request: HttpRequest, writes: Sequence[Write]) -> HttpResponse | None:
         """Write rows by a run. Returns where to go if it has not written them yet. Raises Unsaved."""
         raise NotImplementedError
 
@@ -407,7 +407,7 @@ class EditableStoreAdmin(StoreModelAdmin):
             if not writes:
                 return None
             obj.pk = obj.pk if change else self.model._meta.pk.to_python(writes[0].rows[0][0])
-            return self.carry_out(request, writes)
+            return self.write_by_run(request, writes)
 
         self._later(request, save)
 

@@ -1,4 +1,4 @@
-"""The dashboard: constant in queries, one store's trouble is one card's, and what to press first."""
+"""The dashboard: its problems and their buttons, its number of queries, and unreachable stores."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def make_audits(count: int) -> None:
 
 
 def find(count: int) -> None:
-    """As many findings of the newest scan of the references."""
+    """Add this many findings to the newest scan of the references."""
     scan = Run.objects.filter(operation="audits.check_references").latest("pk")
     Finding.objects.bulk_create(
         Finding(
@@ -92,7 +92,7 @@ def test_what_is_wrong_and_the_button_that_repairs_it(bob: Any, client: Client) 
     run.refresh_from_db()
     assert queue.run_slice(run.pk, run.generation) == Status.SUCCEEDED
     page = client.get("/admin/").content.decode()
-    assert "supervisor audits" not in card(page, "agentos"), "what a run repaired is not open until the next measuring"
+    assert "supervisor audits" not in card(page, "agentos"), "the result of a repair counts before the next measurement"
 
 
 @pytest.mark.parametrize("language", ["en", "zh-hans"])
@@ -120,7 +120,7 @@ def test_no_open_problems_is_said(bob: Any, client: Client) -> None:
 
 def test_the_number_of_queries_does_not_grow(bob: Any, client: Client, django_assert_max_num_queries: Any) -> None:
     def queries() -> int:
-        client.get("/admin/")  # what a first visit looks up is kept
+        client.get("/admin/")  # fills caches
         with django_assert_max_num_queries(60) as seen:
             assert client.get("/admin/").status_code == 200
         return len(seen.captured_queries)

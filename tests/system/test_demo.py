@@ -1,4 +1,4 @@
-"""The process of `make demo`: it serves pages, ends when a part of it ends, and leaves nothing behind."""
+"""The process of `make demo`: it serves pages, ends when one of its processes ends, and leaves no process."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_it_serves_until_it_is_stopped_and_leaves_nothing(demo, number):
     assert time.monotonic() - started < 15
     _, alive = psutil.wait_procs(left, timeout=3)
     assert alive == []
-    # The second start keeps the account, and its password is told nowhere again.
+    # The second start keeps the account and does not print its password again.
     assert "password" in printed.read_text()
     assert "admin" in shell.run("shell", "-c", USERS).stdout
 
@@ -130,7 +130,7 @@ def test_it_is_not_for_production(tmp_path, empty_console):
 
 @pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
 def test_the_sample_data_fit_into_postgresql(postgres):
-    """Enum, `json` and `jsonb` columns take what the models write, also many rows at once."""
+    """Enum, `json` and `jsonb` columns accept the values of the models, also in bulk."""
     names = ("agentos", "helix", "records", "roadmaps")
     for name in names:
         schema.make_tables(attach_url(name, postgres.create_database(f"demo_{name}"), attached=False))
