@@ -523,7 +523,7 @@ def test_commands_that_write_without_a_run_are_held_back(name):
     with pytest.raises(SystemExit) as ended:
         command.run_from_argv(["manage.py", name, "agentos.Task", "rows.csv", "--noinput"])
     assert ended.value.code == 2
-    with pytest.raises(CommandError, match="on the page of the table's list"):
+    with pytest.raises(CommandError, match="on the list page of the table"):
         call_command(name)
 
 

@@ -86,7 +86,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     expect(page.locator("#live")).to_contain_text("running", ignore_case=True)
     page.get_by_role("button", name="Pause").click()
     # The run has no worker between two slices, so it pauses at once.
-    expect(page.get_by_text("The run is paused. Select Resume to continue.")).to_be_visible()
+    expect(page.get_by_text("The run is paused. Resume it to continue.")).to_be_visible()
     assert Run.objects.get(pk=run.pk).status == Status.PAUSED
     page.get_by_role("button", name="Resume").click(timeout=10_000)
     expect(page.locator("#live")).to_contain_text("queued", ignore_case=True)
@@ -132,7 +132,7 @@ def test_without_javascript(open_page, live_server, audits):
     page = open_page(java_script_enabled=False)
     run = plan(page, live_server)
     page.get_by_role("button", name="Fill 35 audits").click()
-    expect(page.get_by_text("JavaScript is off: this page does not refresh by itself.")).to_be_visible()
+    expect(page.get_by_text("JavaScript is off, so this page does not refresh automatically.")).to_be_visible()
     Executor(workers.claim(Run.objects.get(pk=run.pk))).work()
     page.get_by_role("link", name="Refresh").click()
     expect(page.get_by_text("35", exact=True).first).to_be_visible()
@@ -145,7 +145,7 @@ def test_it_says_when_the_server_is_away(open_page, live_server, audits):
     page.get_by_role("button", name="Fill 35 audits").click()
     expect(page.get_by_text("No worker has been seen yet.")).to_be_visible()
     page.route(re.compile("/live/"), lambda route: route.abort())
-    expect(page.get_by_role("alert")).to_contain_text("The server does not answer.", timeout=10_000)
+    expect(page.get_by_role("alert")).to_contain_text("The server does not respond.", timeout=10_000)
     page.unroute_all()
     expect(page.get_by_role("alert")).to_be_hidden(timeout=10_000)
 
