@@ -1,4 +1,4 @@
-"""Sample data: twelve roadmaps, one of them the incident of document 004, with 27 of its 30 concepts generated."""
+"""Sample data: twelve roadmaps. The first is stuck, with 27 of its 30 concepts generated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from roadmaps.models import (
 INCIDENT_TASK = "49961d40-0cac-4255-abba-adad0b901056"
 INCIDENT_ROADMAP = "agent-performance-tuning-x5y9z2w8"
 GENERATED = 27
-BEGIN = datetime(2026, 1, 12, 9, 30)  # noqa: DTZ001  # the store's times are naive, in its own zone
+BEGIN = datetime(2026, 1, 12, 9, 30)  # noqa: DTZ001  # times of the store have no zone
 TOPICS = (
     "Agent performance tuning",
     "PostgreSQL for application developers",
@@ -48,30 +48,30 @@ Status = RoadmapTask.Status
 
 
 def load() -> Iterator[str]:
-    """Fill the managed store, unless it has rows; yields what it did. The same rows every time."""
+    """Fill an empty managed store, always with the same rows. Yield what was done."""
     store = Store("roadmaps", "roadmaps")
     if not store.managed:
-        yield _("%(store)s: attached, no sample data") % {"store": store.alias}
+        yield _("%(store)s is attached, so no sample data was added.") % {"store": store.alias}
         return
     if RoadmapTask.objects.exists() or RoadmapMetadata.objects.exists():
-        yield _("%(store)s: has rows, no sample data added") % {"store": store.alias}
+        yield _("%(store)s already has rows, so no sample data was added.") % {"store": store.alias}
         return
-    made = [_Made(number) for number in range(len(TOPICS))]
+    samples = [_Sample(number) for number in range(len(TOPICS))]
     with transaction.atomic(using=store.alias):
-        RoadmapMetadata.objects.bulk_create(one.roadmap for one in made)
-        RoadmapTask.objects.bulk_create(one.task for one in made)
-        TutorialMetadata.objects.bulk_create(row for one in made for row in one.tutorials)
-        ResourceRecommendationMetadata.objects.bulk_create(row for one in made for row in one.resources)
-        QuizMetadata.objects.bulk_create(row for one in made for row in one.quizzes)
-    yield _("%(store)s: %(roadmaps)s roadmaps, one of them stuck with %(generated)d of 30 concepts generated") % {
+        RoadmapMetadata.objects.bulk_create(one.roadmap for one in samples)
+        RoadmapTask.objects.bulk_create(one.task for one in samples)
+        TutorialMetadata.objects.bulk_create(row for one in samples for row in one.tutorials)
+        ResourceRecommendationMetadata.objects.bulk_create(row for one in samples for row in one.resources)
+        QuizMetadata.objects.bulk_create(row for one in samples for row in one.quizzes)
+    yield _("%(store)s: added %(roadmaps)s roadmaps. One is stuck with %(generated)d of 30 concepts generated.") % {
         "store": store.alias,
-        "roadmaps": format_number(len(made)),
+        "roadmaps": format_number(len(samples)),
         "generated": GENERATED,
     }
 
 
-class _Made:
-    """One roadmap with its task and content. Number 0 is the incident; 1 to 3 are stranger than the rest."""
+class _Sample:
+    """One roadmap with its task and content: 0 is stuck, 1 failed partially, 2 has old keys, 3 was deleted."""
 
     def __init__(self, number: int) -> None:
         self.rng = Random(number)
@@ -151,7 +151,7 @@ class _Made:
         name = f"{MODULES[place // 5 % 2]}: {CONCEPTS[place % 5]}"
         concept: dict[str, Any] = {
             "concept_id": key,
-            "title" if self.number == 2 else "name": name,  # older concepts say title
+            "title" if self.number == 2 else "name": name,  # in older documents
             "description": f"{name} of {TOPICS[self.number].lower()}",
             "estimated_hours": self.rng.choice((0.5, 1.0, 1.5, 2.0)),
             "prerequisites": [f"{self.key}-c{place:02d}"] if place % 5 else [],
@@ -177,7 +177,7 @@ class _Made:
         return concept
 
     def _generate(self, concept: dict[str, Any], name: str) -> None:
-        """Rows of content; the framework learns of them, except in the incident."""
+        """Add rows of content, and their references to the framework unless the roadmap is stuck."""
         key, at = concept["concept_id"], _text(self.at + timedelta(minutes=self.rng.randint(5, 40)))
         versions = 2 if self.number == 2 and self.rng.random() < 0.2 else 1
         for version in range(1, versions + 1):
@@ -188,7 +188,7 @@ class _Made:
                     concept_id=key,
                     roadmap_id=self.key,
                     title=name,
-                    summary=f"What one should know about {name.lower()}.",
+                    summary=f"An introduction to {name.lower()}.",
                     content_url=f"https://content.example/{self.key}/{key}/v{version}.md",
                     content_status="completed",
                     content_version=version,

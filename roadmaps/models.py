@@ -1,6 +1,6 @@
-"""Learning roadmaps: a generated framework, the content tables beside it, and what people decided about them.
+"""Tables of the roadmaps store, and the console's own records of decisions and recoveries.
 
-Times are naive, in the store's own zone (`ROADMAPS_TIME_ZONE`). Documents come as their text.
+Times of the store have no zone and are in `ROADMAPS_TIME_ZONE`. JSON columns are read as their text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from opsconsole.stores.models import StoreModel
 
 
 class RoadmapTask(StoreModel):
-    """One piece of work of the platform: it creates a roadmap, or makes some of its content again."""
+    """A task of the platform, which creates a roadmap or generates some of its content again."""
 
     store = "roadmaps"
     added_by = {
@@ -28,16 +28,16 @@ class RoadmapTask(StoreModel):
         PROCESSING = "processing", _("processing")
         HUMAN_REVIEW_PENDING = "human_review_pending", _("waits for a person")
         COMPLETED = "completed", _("completed")
-        PARTIAL_FAILURE = "partial_failure", _("failed in part")
+        PARTIAL_FAILURE = "partial_failure", _("partially failed")
         FAILED = "failed", _("failed")
         CANCELLED = "cancelled", _("cancelled")
 
     class Type(models.TextChoices):
         CREATION = "creation", _("creation")
-        RETRY_TUTORIAL = "retry_tutorial", _("tutorial again")
-        RETRY_RESOURCES = "retry_resources", _("resources again")
-        RETRY_QUIZ = "retry_quiz", _("quiz again")
-        RETRY_BATCH = "retry_batch", _("several again")
+        RETRY_TUTORIAL = "retry_tutorial", _("retry tutorial")
+        RETRY_RESOURCES = "retry_resources", _("retry resources")
+        RETRY_QUIZ = "retry_quiz", _("retry quiz")
+        RETRY_BATCH = "retry_batch", _("retry several")
 
     task_id = models.TextField(_("task"), primary_key=True)
     user_id = models.TextField(_("user"), null=True)
@@ -66,7 +66,7 @@ class RoadmapTask(StoreModel):
 
 
 class RoadmapMetadata(StoreModel):
-    """A roadmap; `framework_data` holds its stages, modules and concepts with three statuses each."""
+    """A roadmap. `framework_data` contains its stages, modules and concepts, with three statuses per concept."""
 
     store = "roadmaps"
     added_by = dict.fromkeys(("deleted_at", "deleted_by"), "46b11db29fd5")
@@ -120,7 +120,7 @@ class TutorialMetadata(StoreModel):
 
 
 class ResourceRecommendationMetadata(StoreModel):
-    """Resources recommended for a concept."""
+    """Recommended resources of a concept."""
 
     store = "roadmaps"
 
@@ -143,7 +143,7 @@ class ResourceRecommendationMetadata(StoreModel):
 
 
 class QuizMetadata(StoreModel):
-    """A concept's quiz."""
+    """A quiz of a concept."""
 
     store = "roadmaps"
 
@@ -167,11 +167,11 @@ class QuizMetadata(StoreModel):
         return self.quiz_id
 
 
-# --- what the console keeps, in its own database -------------------------------------------------------------
+# --- records in the console's own database ---------------------------------------------------------------------
 
 
 class Acceptance(models.Model):
-    """A person's decision that a roadmap's partial result is final. It covers the concepts that had failed then."""
+    """A decision that the partial result of a task is final. It covers the concepts that had failed at that time."""
 
     identity = models.TextField()  # of the store
     task_id = models.TextField(_("task"))
@@ -190,7 +190,7 @@ class Acceptance(models.Model):
 
 
 class Recovery(models.Model):
-    """One attempt to go on with an interrupted task from its checkpoint."""
+    """One attempt to resume an interrupted task from its checkpoint."""
 
     class Outcome(models.TextChoices):
         RUNNING = "running", _("running")

@@ -1,4 +1,4 @@
-"""HELIX: jobs with their tasks and artifacts, agents' prompts and the system log, to look at."""
+"""Pages of the HELIX store: jobs, tasks, artifacts, prompts and the system log."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from tasks.helix.models import AgentPrompt, HelixArtifact, HelixJob, HelixTask, 
 from tasks.helix.operations.scan_dirty_data import ScanDirtyData
 
 SHOWN_TASKS = 200
-JOB_COLOURS = {
+JOB_COLORS = {
     "PENDING": "default",
     "IN_PROGRESS": "info",
     "COMPLETED": "success",
     "FAILED": "danger",
     "CANCELLED": "warning",
 }
-TASK_COLOURS = {
+TASK_COLORS = {
     "PENDING": "default",
     "ASSIGNED": "info",
     "IN_PROGRESS": "info",
@@ -55,36 +55,36 @@ AGENTS = tuple(f"AGENT_{number}" for number in range(1, 6))
 
 
 class HelixAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
-    """A table of HELIX: the platform writes it, and operations repair it."""
+    """A table that the platform writes and operations repair."""
 
 
 @admin.register(HelixJob)
 class HelixJobAdmin(HelixAdmin):
-    list_display = ("id", "status", "asked", "session_id", "created_at", "updated_at")
+    list_display = ("id", "status", "request_summary", "session_id", "created_at", "updated_at")
     sortable_by = ("id",)
     list_filter = (("status", CountedChoicesFilter), ("session_id", ExactTextFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("id", "session_id")
     search_help_text = gettext_lazy("Searches the number of a job and a session's exact identifier.")
-    badge_colors = {"status": JOB_COLOURS}
+    badge_colors = {"status": JOB_COLORS}
     formatters = {"id": str, "session_id": copy_button, "initial_request": json_block, "error_message": long_text}
-    required_columns = {"asked": ("initial_request",), "problems": ("status",), "its_tasks": ()}
-    required_tables = {"problems": ("tasks", "artifacts"), "its_tasks": ("tasks", "artifacts")}
+    required_columns = {"request_summary": ("initial_request",), "problems": ("status",), "task_table": ()}
+    required_tables = {"problems": ("tasks", "artifacts"), "task_table": ("tasks", "artifacts")}
     fieldsets = (
         (None, {"fields": ("id", "status", "session_id", "created_at", "updated_at", "completed_at", "error_message")}),
         (gettext_lazy("Request"), {"fields": ("initial_request",)}),
     )
     related_panels = (
         (gettext_lazy("Dirty data"), {"fields": ("problems",)}),
-        (gettext_lazy("Tasks"), {"fields": ("its_tasks",)}),
+        (gettext_lazy("Tasks"), {"fields": ("task_table",)}),
     )
 
     @admin.display(description=gettext_lazy("request"))
-    def asked(self, job: HelixJob) -> str:
+    def request_summary(self, job: HelixJob) -> str:
         return pretty_json(job.initial_request, keys=("chat_input", "brand", "topic"))
 
     @admin.display(description=gettext_lazy("findings"))
     def problems(self, job: HelixJob, store: Store) -> str:
-        """As the scan would judge it now."""
+        """Return the problems that a scan would find now."""
         found = [problem for row in jobs_with_all(store, [job.pk]) for problem in row.problems().items()]
         if not found:
             return _("none")
@@ -97,8 +97,8 @@ class HelixJobAdmin(HelixAdmin):
         )
 
     @admin.display(description=gettext_lazy("tasks"))
-    def its_tasks(self, job: HelixJob, store: Store) -> str:
-        """All of them, each with its artifacts: two queries."""
+    def task_table(self, job: HelixJob, store: Store) -> str:
+        """Return the tasks with their artifacts, read in two queries."""
         rows = HelixTask.objects.using(store.alias).filter(job_id=job.pk).order_by("pk")
         columns = ("pk", "agent_id", "status", "retry_count", "updated_at", "error_log")
         found = list(rows.values_list(*columns)[:SHOWN_TASKS])
@@ -108,14 +108,14 @@ class HelixJobAdmin(HelixAdmin):
             names.setdefault(task, []).append((pk, name))
         if not found:
             return _("none")
-        words = dict(HelixTask.Status.choices)
+        labels = dict(HelixTask.Status.choices)
         return table(
             [_("Task"), _("Agent"), _("Status"), _("Retries"), _("Updated at"), _("Artifacts"), _("Error")],
             [
                 [
                     to_task(pk),
                     agent,
-                    str(words.get(status, status)),
+                    str(labels.get(status, status)),
                     format_number(retries),
                     format_time(updated_at),
                     _joined(names.get(pk, [])),
@@ -139,7 +139,7 @@ class HelixTaskAdmin(HelixAdmin):
     exact_search_fields = ("id", "job_id")
     search_help_text = gettext_lazy("Searches the number of a task or of a job.")
     deferred_fields = ("input_data", "output_data", "error_log")
-    badge_colors = {"status": TASK_COLOURS}
+    badge_colors = {"status": TASK_COLORS}
     formatters = {
         "id": str,
         "job_id": to_job,
@@ -147,8 +147,8 @@ class HelixTaskAdmin(HelixAdmin):
         "output_data": json_block,
         "error_log": long_text,
     }
-    required_columns = {"its_artifacts": ()}
-    required_tables = {"its_artifacts": ("artifacts",)}
+    required_columns = {"artifact_table": ()}
+    required_tables = {"artifact_table": ("artifacts",)}
     fieldsets = (
         (None, {"fields": ("id", "job_id", "agent_id", "status", "retry_count", "error_log")}),
         (
@@ -157,10 +157,10 @@ class HelixTaskAdmin(HelixAdmin):
         ),
         (gettext_lazy("Documents"), {"fields": ("input_data", "output_data")}),
     )
-    related_panels = ((gettext_lazy("Artifacts"), {"fields": ("its_artifacts",)}),)
+    related_panels = ((gettext_lazy("Artifacts"), {"fields": ("artifact_table",)}),)
 
     @admin.display(description=gettext_lazy("artifacts"))
-    def its_artifacts(self, task: HelixTask, store: Store) -> str:
+    def artifact_table(self, task: HelixTask, store: Store) -> str:
         columns: dict[str, Callable[[Any], Any]] = {
             "id": to_artifact,
             "name": str,
@@ -199,15 +199,15 @@ class AgentPromptAdmin(HelixAdmin):
 
 @admin.register(SystemLog)
 class SystemLogAdmin(HelixAdmin):
-    list_display = ("id", "level", "component", "words", "created_at")
+    list_display = ("id", "level", "component", "message_start", "created_at")
     suggestions = {"level": ("DEBUG", "INFO", "WARNING", "ERROR")}
     list_filter = (("level", ExactTextFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("id",)
     search_help_text = gettext_lazy("Searches the number of an entry.")
     formatters = {"id": str, "message": long_text, "metadata": json_block}
-    required_columns = {"words": ("message",)}
+    required_columns = {"message_start": ("message",)}
     fieldsets = ((None, {"fields": ("id", "level", "component", "message", "created_at", "metadata")}),)
 
     @admin.display(description=gettext_lazy("message"))
-    def words(self, entry: SystemLog) -> str:
+    def message_start(self, entry: SystemLog) -> str:
         return truncate(entry.message, 200)

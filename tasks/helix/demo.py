@@ -1,4 +1,4 @@
-"""HELIX: about forty jobs of an agency's agents, with one of each kind of dirty data."""
+"""Sample data: forty jobs of an agency, with one job of each type of dirty data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 
 from opsconsole.stores.store import Store
-from tasks.helix.dirty_data import QUESTIONS
+from tasks.helix.dirty_data import QUERIES
 from tasks.helix.models import AgentPrompt, HelixArtifact, HelixJob, HelixTask, SystemLog
 
 JOBS = 40
@@ -24,7 +24,7 @@ ARTIFACTS = {
     "AGENT_5": "evolution_proposal",
 }
 TOPICS = ("a tea house", "a bicycle workshop", "a museum of maps", "an orchard", "a ferry line", "a night train")
-# Job → its status, and per task (in the agents' order) its status, retries and whether it has its artifact.
+# Type -> status of the job, and per task (one per agent) its status, its retries and whether it has an artifact.
 DIRTY: dict[str, tuple[str, list[tuple[str, int, bool]]]] = {
     "A": ("IN_PROGRESS", [("COMPLETED", 0, True), ("COMPLETED", 1, False), ("PENDING", 0, False)]),
     "B": ("FAILED", [("COMPLETED", 0, True), ("FAILED", 2, True)]),
@@ -43,15 +43,15 @@ HEALTHY: list[tuple[str, list[tuple[str, int, bool]]]] = [
 
 
 def load() -> Iterator[str]:
-    """Into an empty managed store only: nobody's data is touched."""
+    """Fill an empty managed store. Yield what was done."""
     store = Store("helix", "helix")
     if not store.managed or HelixJob.objects.exists():
         return
     with transaction.atomic(using="helix"):
         jobs = _load()
-    yield _("helix: %(jobs)d jobs of agents, with one of each of the %(types)d kinds of dirty data") % {
+    yield _("helix: added %(jobs)d jobs of agents, with one job of each of the %(types)d types of dirty data.") % {
         "jobs": jobs,
-        "types": len(QUESTIONS),
+        "types": len(QUERIES),
     }
 
 
@@ -71,7 +71,7 @@ def _load() -> int:
             created_at=_text(at),
             updated_at=_text(at + timedelta(minutes=40)),
             completed_at=_text(at + timedelta(minutes=40)) if status == "COMPLETED" else None,
-            error_message="An agent gave up." if status == "FAILED" else None,
+            error_message="An agent failed." if status == "FAILED" else None,
         )
         for agent, (task_status, retries, has_artifact) in zip(ARTIFACTS, parts, strict=False):
             task = _task(job, agent, task_status, retries, at, topic)
@@ -85,7 +85,7 @@ def _load() -> int:
                 payload=json.dumps({"title": ARTIFACTS[task.agent_id].replace("_", " "), "by": task.agent_id}),
                 created_at=task.updated_at,
             )
-    _around(now)
+    _load_prompts_and_log(now)
     return len(kinds)
 
 
@@ -108,7 +108,7 @@ def _task(job: HelixJob, agent: str, status: str, retries: int, at: datetime, to
     )
 
 
-def _around(now: datetime) -> None:
+def _load_prompts_and_log(now: datetime) -> None:
     for agent, artifact in ARTIFACTS.items():
         AgentPrompt.objects.create(
             agent_id=agent,

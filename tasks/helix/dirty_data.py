@@ -1,12 +1,4 @@
-"""HELIX's dirty data, types A to F of document 003: the questions in SQL, and a job with what belongs to it.
-
-A  a task COMPLETED without any artifact
-B  an artifact whose task is FAILED, or gone
-C  a job IN_PROGRESS whose tasks have all FAILED
-D  a job IN_PROGRESS with a FAILED task that used up its retries
-E  a job IN_PROGRESS with some, not all, tasks FAILED
-F  an artifact on a task that is still to be worked on: its next attempt will collide
-"""
+"""Types A to F of HELIX's dirty data, in SQL and for a single job. docs/platforms/helix.md describes them."""
 
 from __future__ import annotations
 
@@ -24,9 +16,8 @@ from tasks.helix.models import HelixArtifact, HelixJob, HelixTask
 OPEN_STATUSES = ("PENDING", "ASSIGNED", "IN_PROGRESS", "RETRYING")
 FETCHED_ROWS = 2_000
 
-# Each yields (job, its status, task, artifact). Statuses are enum types on PostgreSQL: a literal takes the
-# column's own type. NOT EXISTS and GROUP BY, because NOT IN and EXISTS per job end late or never without
-# the right index.
+# Each query returns (job, its status, task, artifact). Literals take the type of their column, which is an enum on
+# PostgreSQL. NOT EXISTS and GROUP BY are fast without an index; NOT IN, or EXISTS per job, may never end.
 _FAILED_SHARE = """
     SELECT t.job_id, 'IN_PROGRESS', t.id, NULL FROM tasks AS t
     WHERE t.status = 'FAILED' AND t.job_id IN (
@@ -34,11 +25,11 @@ _FAILED_SHARE = """
         GROUP BY c.job_id HAVING {condition}
     )
 """
-# Asked for the few rows that are found. As a join it would lead SQLite's planner through all artifacts, and so
-# would F's own: CROSS JOIN keeps the order there, and is any join to PostgreSQL.
+# A subquery for the few rows found: with a join, SQLite's planner would start with all artifacts. For type F,
+# CROSS JOIN prevents that; PostgreSQL treats it like any other join.
 _JOB_STATUS = "(SELECT CAST(j.status AS TEXT) FROM jobs AS j WHERE j.id = t.job_id)"
 _FAILED = "SUM(CASE WHEN c.status = 'FAILED' THEN 1 ELSE 0 END)"
-QUESTIONS = {
+QUERIES = {
     "A": """
         SELECT t.job_id, {job_status}, t.id, NULL FROM tasks AS t
         WHERE t.status = 'COMPLETED' AND NOT EXISTS (SELECT 1 FROM artifacts AS a WHERE a.task_id = t.id)
@@ -67,7 +58,7 @@ NEEDS: dict[Any, tuple[str, ...]] = {
 
 
 class Row(NamedTuple):
-    """What a question yields."""
+    """A row of a query."""
 
     job: int | None
     job_status: str | None
@@ -75,26 +66,26 @@ class Row(NamedTuple):
     artifact: int | None
 
 
-def question(code: str) -> str:
-    sql = QUESTIONS[code].replace("{max_retries}", str(settings.HELIX_MAX_RETRY_COUNT))
+def query(code: str) -> str:
+    sql = QUERIES[code].replace("{max_retries}", str(settings.HELIX_MAX_RETRY_COUNT))
     return sql.replace("{job_status}", _JOB_STATUS)
 
 
-def ask(store: Store, code: str) -> Iterator[Row]:
-    """The answer to one question, as it comes."""
+def find(store: Store, code: str) -> Iterator[Row]:
+    """Yield the rows of one type's query."""
     with store.connection.cursor() as cursor:
-        cursor.execute(question(code))
+        cursor.execute(query(code))
         while rows := cursor.fetchmany(FETCHED_ROWS):
             yield from map(Row._make, rows)
 
 
-def dirty_jobs(codes: Sequence[str] = tuple(QUESTIONS)) -> RawSQL:
-    """The jobs that have a finding of these types, for a lookup `…__in`: one pass per type."""
-    return RawSQL(" UNION ".join(f"SELECT {code}.job_id FROM ({question(code)}) AS {code}" for code in codes), [])  # noqa: S608, S611
+def dirty_jobs(codes: Sequence[str] = tuple(QUERIES)) -> RawSQL:
+    """Return the jobs with a finding of these types, for an `__in` lookup."""
+    return RawSQL(" UNION ".join(f"SELECT {code}.job_id FROM ({query(code)}) AS {code}" for code in codes), [])  # noqa: S608, S611
 
 
 def orphaned_tasks(store: Store) -> list[int]:
-    """Tasks that are gone and whose artifacts are not."""
+    """Return the ids of missing tasks that still have artifacts."""
     sql = """
         SELECT DISTINCT a.task_id FROM artifacts AS a LEFT JOIN tasks AS t ON t.id = a.task_id
         WHERE t.id IS NULL AND a.task_id IS NOT NULL ORDER BY a.task_id
@@ -105,14 +96,14 @@ def orphaned_tasks(store: Store) -> list[int]:
 
 
 def among(store: Store, keys: Sequence[Key]) -> RawSQL:
-    """`keys` for a lookup `…__in`, however many."""
+    """Return any number of keys for an `__in` lookup, as one parameter."""
     if store.vendor == "sqlite":
         return RawSQL("SELECT value FROM json_each(%s)", [json.dumps(list(keys))])
     return RawSQL("SELECT unnest(%s::bigint[])", [list(keys)])
 
 
 class TaskWithArtifacts(NamedTuple):
-    """A task of a job, and its artifacts."""
+    """A task with its artifacts."""
 
     row: Any
     artifacts: tuple[Any, ...]
@@ -126,7 +117,7 @@ class JobWithTasks(NamedTuple):
     tasks: tuple[TaskWithArtifacts, ...]
 
     def problems(self) -> dict[str, list[TaskWithArtifacts]]:
-        """Type → the tasks that show it. The same questions as in SQL, for this one job."""
+        """Return type -> the tasks that have it, by the same rules as in SQL."""
         failed = [task for task in self.tasks if task.row.status == "FAILED"]
         found = {
             "A": [task for task in self.tasks if task.row.status == "COMPLETED" and not task.artifacts],
@@ -156,7 +147,7 @@ def jobs_with_all(
 
 
 def artifacts_of(store: Store, tasks: Sequence[int]) -> dict[int, list[Any]]:
-    """Return task → its artifacts."""
+    """Return task -> its artifacts."""
     found: dict[int, list[Any]] = {}
     rows = HelixArtifact.objects.using(store.alias).filter(task_id__in=among(store, tasks)).order_by("pk")
     for artifact in rows.values_list("pk", "task_id", "name", named=True):

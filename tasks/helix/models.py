@@ -1,7 +1,7 @@
-"""HELIX: a job runs agents' tasks, and each task leaves artifacts (document 003).
+"""Tables of the HELIX store: a job runs the tasks of agents, and each task leaves artifacts.
 
-On PostgreSQL statuses are enum types, documents `jsonb` and times `timestamptz`; all of them are read as
-text. The relations are for reading: where no foreign key holds, a task or a job may be gone.
+PostgreSQL has enum types, `jsonb` and `timestamptz` columns; all are read as text. Without foreign keys in the store,
+the task of an artifact or the job of a task may not exist.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from opsconsole.stores.models import StoreModel
 
 
 class ZonedTimestampField(RawTimestampField):
-    """A `timestamptz` column, read as its text; SQLite holds text in UTC."""
+    """A `timestamptz` column that is read as its text. SQLite stores text in UTC."""
 
     def db_type(self, connection: Any) -> str:
         return "timestamp with time zone" if connection.vendor == "postgresql" else "timestamp"

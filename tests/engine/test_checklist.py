@@ -79,7 +79,7 @@ def test_what_the_console_knows_is_said(store, tmp_path):
     assert "artifacts 4, tasks 8, jobs 3" in facts["ownership"]
     assert "FAILED 1, IN_PROGRESS 2" in facts["ownership"]
     assert "2 sessions refer to these jobs: s-1, s-2" in facts["dependencies"]
-    assert "stands still" in facts["dependencies"]
+    assert "is idle" in facts["dependencies"]
     assert "2 h old" in facts["backup"]
     assert "is reached" in facts["scope"]
     assert "can be undone" in facts["rollback"]

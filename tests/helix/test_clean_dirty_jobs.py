@@ -1,4 +1,4 @@
-"""Cleaning dirty jobs: exactly what the plan showed, undone to the byte, alone on its jobs; refusals and questions."""
+"""Cleaning dirty jobs: exactly the planned rows, an exact undo, locks, refusals and questions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLEAN = "helix.clean_dirty_jobs"
 
 
 def planned_run(store: Store, *keys: int, note: str = "", **params: Any) -> Run:
-    """A counted plan, as the plan page and the shell keep it."""
+    """Create a planned run with all its counts."""
     operation = operation_called(CLEAN, store, **params)
     planned = planner.plan(operation, Selection(list(keys)) if keys else Selection())
     return lifecycle.create_run(planner.count_outcomes(planned), TESTER, note=note)
@@ -39,7 +39,7 @@ def confirmed(store: Store, *keys: int, **options: Any) -> Run:
 
 
 def without_jobs(tables: Tables, jobs: set[int]) -> Tables:
-    """What is left when these jobs go with all that belongs to them."""
+    """Return the tables without these jobs and their tasks and artifacts."""
     tasks = {key for key, row in tables["tasks"].items() if int(row["job_id"]) in jobs}
     return {
         **tables,
@@ -50,7 +50,7 @@ def without_jobs(tables: Tables, jobs: set[int]) -> Tables:
 
 
 @pytest.mark.parametrize("engine", HELIX_ENGINES)
-def test_exactly_the_dirty_jobs_go_and_come_back(make_helix, engine):
+def test_exactly_the_dirty_jobs_are_deleted_and_restored(make_helix, engine):
     store = make_helix(engine, helix.one_of_each())
     before, shape = dump(store), schema(store)
     run = work(confirmed(store))
@@ -65,7 +65,7 @@ def test_exactly_the_dirty_jobs_go_and_come_back(make_helix, engine):
 
 
 @pytest.mark.parametrize("engine", HELIX_ENGINES)
-def test_only_the_named_jobs_go(make_helix, engine):
+def test_only_selected_jobs_are_deleted(make_helix, engine):
     store = make_helix(engine, helix.one_of_each())
     before = dump(store)
     run = work(confirmed(store, 3, 5, 7))
@@ -82,14 +82,14 @@ CHANGES = {
     "VALUES (999, 3, 'A', 'PENDING', '{}')",
     "an artifact added": "INSERT INTO artifacts (id, task_id, name, schema_id, payload) "
     "SELECT 999, id, 'late', 'v1', '{}' FROM tasks WHERE job_id = 3 LIMIT 1",
-    "the job touched": "UPDATE jobs SET error_message = 'somebody looks at it' WHERE id = 3",
-    "a task gone": "DELETE FROM tasks WHERE id = (SELECT MIN(id) FROM tasks WHERE job_id = 3)",
+    "the job touched": "UPDATE jobs SET error_message = 'under investigation' WHERE id = 3",
+    "a task deleted": "DELETE FROM tasks WHERE id = (SELECT MIN(id) FROM tasks WHERE job_id = 3)",
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-enum"])
-def test_a_job_that_changes_after_the_plan_is_left_alone(make_helix, engine, change):
+def test_a_job_that_changed_since_the_plan_is_skipped(make_helix, engine, change):
     store = make_helix(engine, helix.one_of_each())
     run = confirmed(store)
     execute(store, CHANGES[change])
@@ -101,8 +101,8 @@ def test_a_job_that_changes_after_the_plan_is_left_alone(make_helix, engine, cha
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-enum"])
-def test_a_child_that_comes_in_the_last_moment(make_helix, engine, monkeypatch):
-    """After the batch was read and before it is written."""
+def test_a_row_that_is_added_before_the_write(make_helix, engine, monkeypatch):
+    """Another client adds an artifact after the batch was read and before it is written."""
     store = make_helix(engine, helix.one_of_each())
     real = BatchWriter._apply
     late: list[int] = []
@@ -121,7 +121,7 @@ def test_a_child_that_comes_in_the_last_moment(make_helix, engine, monkeypatch):
     assert left_by(run) == {"skipped": {"changed_since_plan": ["3"]}}
 
 
-def test_a_confirmation_is_refused_once_the_rows_have_moved(make_helix):
+def test_a_confirmation_is_refused_after_changes(make_helix):
     store = make_helix("postgresql-enum", helix.one_of_each())
     run = planned_run(store, 3)
     lifecycle.check_drift(run)
@@ -130,7 +130,7 @@ def test_a_confirmation_is_refused_once_the_rows_have_moved(make_helix):
         lifecycle.check_drift(run)
 
 
-def test_jobs_made_or_gone_after_the_plan(make_helix):
+def test_jobs_created_or_deleted_since_the_plan(make_helix):
     store = make_helix("sqlite", helix.one_of_each())
     run = confirmed(store)
     execute(store, "INSERT INTO jobs (id, status, initial_request) VALUES (100, 'IN_PROGRESS', '{}')")
@@ -142,7 +142,7 @@ def test_jobs_made_or_gone_after_the_plan(make_helix):
     assert set(dump(store)["jobs"]) == {7, 8, 9, 100}
 
 
-def test_rows_of_unknown_tables_are_not_taken_along(make_helix):
+def test_rows_of_unknown_tables_are_not_deleted(make_helix):
     store = make_helix("postgresql-enum", helix.one_of_each())
     execute(
         store, "CREATE TABLE reviews (id SERIAL PRIMARY KEY, job_id INTEGER REFERENCES jobs (id) ON DELETE CASCADE)"
@@ -155,8 +155,8 @@ def test_rows_of_unknown_tables_are_not_taken_along(make_helix):
     assert "reviews" in run.failed_items.get().error
 
 
-def test_two_operators_at_once(make_helix):
-    """The same job is held by the first; another job is free; the whole table is not."""
+def test_locks_of_two_operators(make_helix):
+    """The first run locks its job. Another job is free, but the whole table is not."""
     store = make_helix("sqlite", helix.one_of_each())
     first = confirmed(store, 3, 4)
     with pytest.raises(RunRefused, match=f"run {first.pk}"):
@@ -181,8 +181,8 @@ def test_force_needs_a_reason(make_helix):
     assert run.reasons["changed"] == {"forced": 1}
 
 
-def test_all_that_a_list_shows(make_helix, client, bob):
-    """Everything that matches a filter of the job list; healthy jobs among them are no part of it."""
+def test_all_rows_of_a_filtered_list(make_helix, client, bob):
+    """All jobs that match a filter of the list are selected, and healthy ones are skipped."""
     make_helix("postgresql-enum", helix.one_of_each())
     client.force_login(bob)
     chosen = {"action": CLEAN, "_selected_action": ["3"], "select_across": "1"}
@@ -218,7 +218,7 @@ def health(settings) -> Iterator[dict[str, int]]:
     server.server_close()
 
 
-def test_a_clean_is_green_only_when_the_platform_answers(make_helix, health, settings):
+def test_a_clean_succeeds_only_if_the_platform_is_healthy(make_helix, health, settings):
     store = make_helix("sqlite", helix.one_of_each())
     assert work(confirmed(store, 3)).status == Status.SUCCEEDED
     health["status"] = 500
@@ -226,11 +226,11 @@ def test_a_clean_is_green_only_when_the_platform_answers(make_helix, health, set
     assert (run.status, run.changed) == (Status.NEEDS_ATTENTION, 1)
     assert "500" in run.error
     settings.HELIX_HEALTH_URL = "http://127.0.0.1:1/health"
-    assert "does not answer" in work(confirmed(store, 5)).error
+    assert "failed" in work(confirmed(store, 5)).error
 
 
-def test_a_clean_is_green_only_when_nothing_of_it_is_left(make_helix, monkeypatch):
-    """Without foreign keys an agent can finish a task whose row has just gone."""
+def test_a_clean_succeeds_only_if_nothing_remains(make_helix, monkeypatch):
+    """Without foreign keys, an agent can finish a task whose row was just deleted."""
     store = make_helix("sqlite", helix.one_of_each(), orphans=[(900, 10_000)])
     real = executor.Executor._finish
 
@@ -275,8 +275,8 @@ def test_a_job_without_finding_is_refused(make_helix, shell):
     store = make_helix("sqlite", helix.one_of_each())
     before = dump(store)
     healthy = ("cleanup_dirty_data", "cleanup", "3", "7", "--db-path", store.path)
-    assert "No finding of job 7" in shell.refused(*healthy)
-    assert "No finding of job 7" in shell.refused(*healthy, "--execute", "--yes")
+    assert "Job 7 has no finding" in shell.refused(*healthy)
+    assert "Job 7 has no finding" in shell.refused(*healthy, "--execute", "--yes")
     assert "--note" in shell.refused(*healthy, "--execute", "--yes", "--force")
     assert dump(store) == before
     done = shell.json(*healthy, "--execute", "--yes", "--force", "--note", "reset of the test data")
@@ -297,13 +297,11 @@ def test_bad_input(make_helix, shell, tmp_path):
     assert "is missing tasks.retry_count" in shell.refused("cleanup_dirty_data", "scan", "--db-path", store.path)
 
 
-# --- what every changing operation keeps -----------------------------------------------------------------------
-
-# --- what every changing operation keeps -----------------------------------------------------------------------
+# --- the contract of changing operations -------------------------------------------------------------------------
 
 
 class TestCleanDirtyJobs(Contract):
-    """Its tests with an aggregate; those of single rows that change or come have their like above."""
+    """The contract for an aggregate. Tests above replace those that are set to None."""
 
     points = tuple(POINTS)
     operation = CLEAN

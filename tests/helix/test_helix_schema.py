@@ -40,7 +40,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Any, settings: Any) -> Itera
         request.getfixturevalue("postgres").drop_database("helix_managed")
 
 
-def test_the_demo_shows_one_of_each_and_can_be_cleaned(store: Store) -> None:
+def test_the_demo_has_each_type_and_can_be_cleaned(store: Store) -> None:
     assert len(list(demo.load())) == 1
     assert list(demo.load()) == []
     assert 35 <= HelixJob.objects.count() <= 45
@@ -78,7 +78,7 @@ def test_the_documented_rules(store: Store) -> None:
     assert not HelixArtifact.objects.exists()
 
 
-def test_its_tables_are_made_once(store: Store) -> None:
+def test_tables_are_created_once(store: Store) -> None:
     execute(store, "INSERT INTO jobs (id, status, initial_request) VALUES (1, 'IN_PROGRESS', '{}')")
     assert schema.make_tables(store) == []
     assert HelixJob.objects.get().pk == 1
@@ -102,7 +102,7 @@ def test_lists_and_pages(store: Store, client: Client, viewer: Any) -> None:
     assert client.post("/admin/helix/helixjob/add/").status_code == 403
 
 
-def test_an_attached_store_that_lacks_a_table(store: Store, client: Client, viewer: Any) -> None:
+def test_an_attached_store_with_a_missing_table(store: Store, client: Client, viewer: Any) -> None:
     execute(store, "DROP TABLE system_logs")
     client.force_login(viewer)
     page = client.get("/admin/helix/systemlog/")

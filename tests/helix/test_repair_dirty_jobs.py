@@ -1,4 +1,4 @@
-"""Repairing dirty jobs without deleting them: what each type becomes, undone column by column."""
+"""Repairing dirty jobs without deleting them: each type, and the undo of every column."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def repaired(store: Store, *keys: int) -> Run:
 
 
 def expected(tables: Tables) -> Tables:
-    """What the document says of each type, row by row and without the console's code."""
+    """Return the repaired tables, from the documented types and without code of the console."""
     tables = deepcopy(tables)
     has = {int(row["task_id"]) for row in tables["artifacts"].values()}
     for key, row in list(tables["artifacts"].items()):
@@ -55,8 +55,8 @@ def without(tables: Tables, column: str) -> Tables:
 
 
 @pytest.mark.parametrize("engine", HELIX_ENGINES)
-def test_each_type_is_set_right_and_back(make_helix, engine):
-    """What the store's own trigger does to updated_at is named in the plan, and is not undone."""
+def test_each_type_is_repaired_and_restored(make_helix, engine):
+    """The plan mentions the trigger that maintains updated_at. The undo does not restore that column."""
     store = make_helix(engine, helix.one_of_each())
     before = dump(store)
     operation = operation_called(REPAIR, store)
@@ -71,7 +71,7 @@ def test_each_type_is_set_right_and_back(make_helix, engine):
     assert without(dump(store), "updated_at") == without(before, "updated_at")
 
 
-def test_a_job_with_the_number_0(make_helix):
+def test_a_job_with_the_id_0(make_helix):
     store = make_helix("sqlite", helix.one_of_each())
     execute(store, "UPDATE tasks SET job_id = 0 WHERE job_id = 3")
     execute(store, "UPDATE jobs SET id = 0 WHERE id = 3")
@@ -83,7 +83,7 @@ def test_a_job_with_the_number_0(make_helix):
     assert without(dump(store), "updated_at") == without(before, "updated_at")
 
 
-def test_what_can_not_be_set_right_is_said(make_helix):
+def test_jobs_that_cannot_be_repaired_are_skipped(make_helix):
     jobs = [*helix.one_of_each(), helix.Job("CANCELLED", [helix.Task("COMPLETED")])]
     store = make_helix("sqlite", jobs)
     before = dump(store)
@@ -93,7 +93,7 @@ def test_what_can_not_be_set_right_is_said(make_helix):
     assert dump(store) == before
 
 
-def test_artifacts_of_vanished_tasks(make_helix):
+def test_artifacts_of_missing_tasks(make_helix):
     store = make_helix("sqlite", helix.one_of_each(), orphans=[(901, 77), (902, 78)])
     before = dump(store)
     chosen = repaired(store, 3)
@@ -107,7 +107,7 @@ def test_artifacts_of_vanished_tasks(make_helix):
     assert without(dump(store), "updated_at") == without(before, "updated_at")
 
 
-def test_a_vanished_task_that_is_back_keeps_its_artifacts(make_helix):
+def test_artifacts_of_a_restored_task_are_kept(make_helix):
     store = make_helix("sqlite", [], orphans=[(901, 77)])
     planned = planner.count_outcomes(planner.plan(operation_called(REPAIR, store)))
     assert planned.counts()["changed"] == 1
@@ -119,7 +119,7 @@ def test_a_vanished_task_that_is_back_keeps_its_artifacts(make_helix):
     assert set(dump(store)["artifacts"]) == {901}
 
 
-def test_a_job_that_changes_after_the_plan_is_left_alone(make_helix):
+def test_a_job_that_changed_since_the_plan_is_skipped(make_helix):
     store = make_helix("postgresql-enum", helix.one_of_each())
     planned = planner.count_outcomes(planner.plan(operation_called(REPAIR, store)))
     run = lifecycle.confirm(lifecycle.create_run(planned, TESTER), TESTER, background=False)
@@ -130,7 +130,7 @@ def test_a_job_that_changes_after_the_plan_is_left_alone(make_helix):
 
 
 class TestRepairDirtyJobs(Contract):
-    """Its tests with an aggregate; those of single rows that change or come have their like above."""
+    """The contract for an aggregate. Tests above replace those that are set to None."""
 
     operation = REPAIR
     engines = ("sqlite", "postgresql-enum")
@@ -157,9 +157,9 @@ class TestRepairDirtyJobs(Contract):
         return expected(tables)
 
     def changed(self, before: Tables, after: Tables) -> Any:
-        """Jobs of which a row changes, their own or a task's or an artifact's."""
+        """Yield the jobs of which a row, a task or an artifact changes."""
         of_task = {key: int(row["job_id"]) for key, row in before["tasks"].items()}
         keys = {k for k, row in before["jobs"].items() if after["jobs"][k] != row}
         keys |= {of_task[k] for k, row in before["tasks"].items() if after["tasks"][k] != row}
-        gone = before["artifacts"].keys() - after["artifacts"].keys()
-        yield from sorted(keys | {of_task[int(before["artifacts"][k]["task_id"])] for k in gone})
+        deleted = before["artifacts"].keys() - after["artifacts"].keys()
+        yield from sorted(keys | {of_task[int(before["artifacts"][k]["task_id"])] for k in deleted})

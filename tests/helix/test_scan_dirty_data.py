@@ -1,4 +1,4 @@
-"""Dirty data of types A to F: every one found, no healthy job accused, priorities, JSON, findings that are kept."""
+"""The scan for dirty data: all types, no false findings, priorities, JSON and stored findings."""
 
 from __future__ import annotations
 
@@ -49,23 +49,23 @@ def test_one_of_each_and_nothing_else(make_helix, engine):
 
 
 @pytest.mark.parametrize("engine", HELIX_ENGINES)
-def test_artifacts_of_vanished_tasks(make_helix, engine):
-    """They exist only where no foreign key holds; their job is not known any more."""
+def test_artifacts_of_missing_tasks(make_helix, engine):
+    """They exist only without foreign keys, and their job is unknown."""
     store = make_helix(engine, helix.one_of_each(), orphans=[(901, 77), (902, 78), (900, 77 + 10_000)])
     scan = ScanDirtyData(store)
-    gone = [one for one in scan.run_rule("B") if one.data["job_id"] is None]
-    assert [(one.data["task_ids"], one.data["artifact_ids"]) for one in gone] == [
+    missing = [one for one in scan.run_rule("B") if one.data["job_id"] is None]
+    assert [(one.data["task_ids"], one.data["artifact_ids"]) for one in missing] == [
         ([77], [901]),
         ([78], [902]),
         ([10_077], [900]),
     ]
-    assert scan.as_json(gone[0]) == {
+    assert scan.as_json(missing[0]) == {
         "type": "B",
         "job_id": None,
         "task_ids": [77],
         "artifact_ids": [901],
         "priority": "periodic",
-        "detail": "artifacts of failed or vanished tasks: 1",
+        "detail": "artifacts of failed or missing tasks: 1",
     }
 
 
@@ -74,8 +74,8 @@ JOBS = st.lists(st.builds(helix.Job, st.sampled_from(helix.JOB), st.lists(TASKS,
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-enum"])
-def test_no_healthy_job_is_accused(make_helix, engine):
-    """Stores at random; SQL, Python and the independent model agree on every one of them."""
+def test_no_false_findings(make_helix, engine):
+    """SQL, Python and the independent model agree on random stores."""
     store = make_helix(engine, [])
 
     @given(jobs=JOBS)
@@ -116,7 +116,7 @@ def with_values(store: Store, jobs: list[helix.Job]) -> None:
     ],
 )
 def test_priority_and_risk(make_helix, settings, environment, priorities, risk):
-    """The document's matrix: a job in progress at once, one that is over as planned, development now and then."""
+    """The documented priorities: immediate, planned and periodic."""
     settings.ENVIRONMENT = environment
     scan = ScanDirtyData(make_helix("sqlite", helix.one_of_each()))
     found = [one for question in scan.rules for one in scan.run_rule(question)]
@@ -126,7 +126,7 @@ def test_priority_and_risk(make_helix, settings, environment, priorities, risk):
         assert {one.data["job_id"] for one in found if one.priority == "planned"} == {2}
 
 
-def test_how_often_a_task_is_retried(make_helix, settings):
+def test_the_number_of_retries_is_configurable(make_helix, settings):
     settings.HELIX_MAX_RETRY_COUNT = 1
     jobs = helix.one_of_each()
     assert found_in(make_helix("sqlite", jobs)) == helix.expected(jobs, max_retries=1)
@@ -145,7 +145,7 @@ def test_one_pass_per_type(make_helix, engine):
     assert counts[0] == counts[1] == 6
 
 
-def test_findings_are_kept_and_told_once(make_helix):
+def test_findings_are_stored_and_reported_once(make_helix):
     store = make_helix("postgresql-enum", helix.one_of_each())
     first = execute_run(operation_called(SCAN))
     assert (first.status, first.after["new"]) == (Status.SUCCEEDED, len(helix.expected(helix.one_of_each())))
@@ -179,7 +179,7 @@ def test_the_command(make_helix, tmp_path, empty_console):
         "task_ids": [14],
         "artifact_ids": [7, 8],
         "priority": "periodic",
-        "detail": "artifacts on tasks still to be worked on, whose next attempt will collide: 2",
+        "detail": "artifacts of tasks that still have to run, whose next attempt will collide: 2",
     }
     assert shell.json("cleanup_dirty_data", "scan", "--exit-code", "--db-path", store.path, code=3)["persisting"] == 7
     in_words = shell.run("cleanup_dirty_data", "scan", "--dry-run", "--db-path", store.path)

@@ -1,4 +1,4 @@
-"""The document's two consistency queries, on demand."""
+"""The check after a clean, with its two queries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_both_queries(make_helix, engine):
         ("orphaned_artifact", "901", ("artifacts", "901")),
         ("completed_without_artifact", "2", ("tasks", "2")),
     ]
-    assert verify.sentence(found[0]) == "artifact 901 (creative_brief) refers to task 77, which is gone"
+    assert verify.sentence(found[0]) == "artifact 901 (creative_brief) refers to task 77, which does not exist"
     run = execute_run(verify)
     assert (run.status, run.after["new"]) == (Status.SUCCEEDED, 2)
     assert (dump(store), schema(store)) == (before, shape)

@@ -1,7 +1,7 @@
-"""A small workflow of the platform: four nodes that each note that they ran, and content at the end.
+"""A small workflow of a platform: four nodes that each note that they ran, and content at the end.
 
-Named by `ROADMAPS_WORKFLOW_GRAPH=tests.support.graphs.make`. `GRAPH_NOTES` names the file of notes; the node that
-`GRAPH_ACCIDENT` names raises, or kills its process.
+`ROADMAPS_WORKFLOW_GRAPH=tests.support.graphs.make` names it, and `GRAPH_NOTES` the file of notes. The node that
+`GRAPH_ACCIDENT` names raises an error or kills its process.
 """
 
 from __future__ import annotations

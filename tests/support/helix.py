@@ -1,4 +1,4 @@
-"""HELIX stores of our own making, independent of the console's migration, and an independent model of its dirt."""
+"""HELIX stores, created without code of the console, and an independent model of dirty data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Job:
 
 
 def ddl(vendor: str, *, enums: bool = True, keys: bool = True, triggers: bool = True) -> list[str]:
-    """Tables as the platform has them. `keys`: foreign keys, with their cascades; `triggers`: of updated_at."""
+    """Return the platform's tables, with foreign keys and with the triggers of updated_at if wanted."""
     postgres = vendor == "postgresql"
     serial, stamp, document = (
         ("SERIAL PRIMARY KEY", "TIMESTAMPTZ", "JSONB")
@@ -51,7 +51,7 @@ def ddl(vendor: str, *, enums: bool = True, keys: bool = True, triggers: bool = 
     statements += [
         f"CREATE TABLE jobs (id {serial}, status {job_type} NOT NULL, initial_request {document} NOT NULL,"
         f" session_id VARCHAR(255), created_at {stamp}, updated_at {stamp}, completed_at {stamp}, error_message TEXT,"
-        " tenant TEXT DEFAULT 'acme')",  # a column that the console does not know
+        " tenant TEXT DEFAULT 'acme')",  # a column unknown to the console
         f"CREATE TABLE tasks (id {serial}, job_id INTEGER{to_jobs}, agent_id VARCHAR(50) NOT NULL,"
         f" status {task_type} NOT NULL, input_data {document} NOT NULL, output_data {document}, error_log TEXT,"
         f" retry_count INTEGER NOT NULL DEFAULT 0, assigned_at {stamp}, started_at {stamp}, completed_at {stamp},"
@@ -80,7 +80,7 @@ def ddl(vendor: str, *, enums: bool = True, keys: bool = True, triggers: bool = 
 
 
 def rows(jobs: Sequence[Job]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Insert statements, with ids 1, 2, 3 … in each table."""
+    """Return insert statements, with ids from 1 in each table."""
     task_id = artifact_id = 0
     for job_id, job in enumerate(jobs, 1):
         request = json.dumps({"chat_input": f"job {job_id}", "n": 1.50})
@@ -106,7 +106,7 @@ def rows(jobs: Sequence[Job]) -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 
 def orphan(artifact: int, task: int) -> tuple[str, tuple[Any, ...]]:
-    """An artifact of a task that is not there."""
+    """Return an artifact of a missing task."""
     sql = "INSERT INTO artifacts (id, task_id, name, schema_id, payload, created_at) VALUES (?,?,?,?,?,?)"
     return sql, (artifact, task, "creative_brief", "v1", "{}", MOMENT)
 
@@ -133,7 +133,7 @@ def create(vendor: str, url: str, statements: Sequence[str], inserts: Sequence[t
 
 
 def expected(jobs: Sequence[Job], max_retries: int = 3) -> dict[tuple[str, int], tuple[list[int], list[int]]]:
-    """(type, job) → tasks, artifacts. Written from the document, job by job, with nothing of the console."""
+    """Return (type, job) -> tasks and artifacts, from the documented types and without code of the console."""
     found: dict[tuple[str, int], tuple[list[int], list[int]]] = {}
     task_id = artifact_id = 0
     for job_id, job in enumerate(jobs, 1):
@@ -163,7 +163,7 @@ def expected(jobs: Sequence[Job], max_retries: int = 3) -> dict[tuple[str, int],
 
 
 def one_of_each() -> list[Job]:
-    """Jobs 1 to 6 show A to F, one each; 7 to 9 are healthy."""
+    """Return jobs 1 to 6 with one of the types A to F each, and healthy jobs 7 to 9."""
     done = Task("COMPLETED", artifacts=1)
     return [
         Job("IN_PROGRESS", [done, Task("COMPLETED"), Task("PENDING")], session="s-1"),
@@ -179,7 +179,7 @@ def one_of_each() -> list[Job]:
 
 
 def many(count: int, seed: int = 0) -> list[Job]:
-    """Jobs at random: about half of them dirty in some way."""
+    """Return random jobs, of which about half are dirty."""
     chance = random.Random(seed)
     return [
         Job(

@@ -1,4 +1,4 @@
-"""An endpoint of the platform: it keeps what it is sent, answers what it is told to, and may do something."""
+"""An endpoint of the platform that records requests, gives prepared answers, and can run a function."""
 
 from __future__ import annotations
 

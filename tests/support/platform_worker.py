@@ -1,4 +1,4 @@
-"""The platform's own worker, as a process: it makes LangGraph's tables, and runs a graph as far as it gets.
+"""The platform's worker as a process: it creates LangGraph's tables and runs a graph until its end or an accident.
 
 python -m tests.support.platform_worker ADDRESS GRAPH THREAD [CONFIGURABLE] [RESUME]
 """

@@ -1,6 +1,6 @@
-"""Roadmaps stores as their platform leaves them, and what becomes of them by an independent model.
+"""Roadmaps stores like those of the platform, and an independent model of the sync.
 
-Plain drivers and dictionaries: nothing here is the console's but the address of a store.
+This module uses plain drivers and dictionaries, and no code of the console.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 import psycopg
 
 Row = dict[str, Any]
-Tables = dict[str, dict[Any, Row]]  # as `tests.support.plain_client.dump` gives them
+Tables = dict[str, dict[Any, Row]]  # like the result of `tests.support.plain_client.dump`
 
-AS_OF = datetime(2026, 3, 1, 4, 0, tzinfo=UTC)  # noon in the store's zone
+AS_OF = datetime(2026, 3, 1, 4, 0, tzinfo=UTC)  # noon in the zone of the store
 NOW = "2026-03-01 12:00:00"
 LONG_AGO, AT_WORK = "2026-03-01 09:15:00", "2026-03-01 11:45:00"
 INCIDENT = "49961d40-0cac-4255-abba-adad0b901056"
@@ -43,7 +43,7 @@ TABLES: dict[str, dict[str, str]] = {
         "error_message": "TEXT",
         "failed_concepts": "JSON",
         "execution_summary": "JSON",
-        "priority": "INTEGER",  # the console does not know it
+        "priority": "INTEGER",  # unknown to the console
     },
     "roadmap_metadata": {
         "roadmap_id": "TEXT PRIMARY KEY",
@@ -55,7 +55,7 @@ TABLES: dict[str, dict[str, str]] = {
         "created_at": "TIMESTAMP",
         "deleted_at": "TIMESTAMP",
         "deleted_by": "TEXT",
-        "task_id": "TEXT",  # of an older store
+        "task_id": "TEXT",  # in older stores
     },
     "tutorial_metadata": {
         "tutorial_id": "TEXT PRIMARY KEY",
@@ -96,7 +96,7 @@ WITHOUT_DELETED = ("deleted_at", "deleted_by")
 
 
 def create(engine: str, address: str | Path, rows: dict[str, list[Row]], *, lacks: tuple[str, ...] = ()) -> None:
-    """The tables with `rows`, at a file's path or a database's URL; `lacks`: columns of roadmap_metadata."""
+    """Create the tables with `rows` at a path or URL, without the columns of roadmap_metadata in `lacks`."""
     json_type = {"sqlite": "TEXT", "postgresql-json": "JSON", "postgresql-jsonb": "JSONB"}[engine]
     connection: Any = sqlite3.connect(address) if engine == "sqlite" else psycopg.connect(str(address))
     mark = "?" if engine == "sqlite" else "%s"
@@ -116,7 +116,7 @@ def create(engine: str, address: str | Path, rows: dict[str, list[Row]], *, lack
 
 
 class Maker:
-    """Collects rows: a roadmap, its task and its content at a time."""
+    """A builder of rows: roadmaps, tasks and content."""
 
     def __init__(self) -> None:
         self.rows: dict[str, list[Row]] = {table: [] for table in TABLES}
@@ -156,7 +156,7 @@ class Maker:
             "content_url": f"https://content/{concept}/{version}",
             "content_status": "completed",
             "content_version": version,
-            "is_latest": version == 1,  # wrong as soon as there are two
+            "is_latest": version == 1,  # wrong for a second version
             "generated_at": f"2026-03-01 08:1{version % 10}:00",
         }
         self.rows["tutorial_metadata"].append(row | columns)
@@ -209,7 +209,7 @@ def concept(key: str, **values: Any) -> Row:
 
 
 def incident(maker: Maker) -> None:
-    """Document 004, to the figure: 30 concepts, 27 of them generated, none of it in the framework."""
+    """Add a stuck task with 30 concepts, of which 27 have content that the framework does not refer to."""
     keys = [f"c{number:02d}" for number in range(30)]
     maker.roadmap(INCIDENT_ROADMAP, [concept(key) for key in keys])
     maker.task(INCIDENT, INCIDENT_ROADMAP)
@@ -218,7 +218,7 @@ def incident(maker: Maker) -> None:
 
 
 def everything(seed: int = 4, tasks: int = 48) -> dict[str, list[Row]]:
-    """Stuck tasks with content of every kind, and some of each that a sync leaves alone."""
+    """Return stuck tasks with content of every kind, and tasks of each kind that a sync skips."""
     maker, rng = Maker(), Random(seed)
     for number in range(tasks):
         roadmap = f"r{number:03d}"
@@ -259,7 +259,7 @@ def everything(seed: int = 4, tasks: int = 48) -> dict[str, list[Row]]:
 
 
 def without_broken(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """What a column of PostgreSQL's JSON types can hold."""
+    """Return the rows without frameworks that PostgreSQL's JSON types cannot store."""
     rows = deepcopy(rows)
     for row in rows["roadmap_metadata"]:
         if row["framework_data"] == '"no':
@@ -304,7 +304,7 @@ def _number(value: Any) -> Any:
 
 
 def sync(tables: Tables, roadmap: str, document: Any) -> list[str]:
-    """Write into a parsed framework what the content rows say; the concepts that failed."""
+    """Write the content rows into a parsed framework. Return the failed concepts."""
     tutorials = [row for row in tables["tutorial_metadata"].values() if row["content_status"] == "completed"]
     resources = list(tables["resource_recommendation_metadata"].values())
     quizzes = list(tables["quiz_metadata"].values())
@@ -361,7 +361,7 @@ def summary(document: Any, failed: list[str], tables: Tables, roadmap: str) -> R
 
 
 def text(document: Any, engine: str) -> str:
-    """A document as its column holds it."""
+    """Return a document as the text of its column."""
     if engine == "postgresql-jsonb":
         document = _sorted(document)
     return json.dumps(document, ensure_ascii=False)
@@ -374,7 +374,7 @@ def _sorted(value: Any) -> Any:
 
 
 def synced(tables: Tables, engine: str) -> Tables:
-    """The tables after a sync of every stuck task."""
+    """Return the tables after a sync of every stuck task."""
     for key, task in tables["roadmap_tasks"].items():
         row = tables["roadmap_metadata"].get(task["roadmap_id"])
         if key.startswith("alone-") or row is None:
@@ -395,5 +395,5 @@ def synced(tables: Tables, engine: str) -> Tables:
 
 
 def minutes_ago(minutes: float) -> str:
-    """A time of the store so long ago, as the real clock goes: UTC+8."""
+    """Return a time of the store (UTC+8) before the current time."""
     return f"{datetime.now(UTC) + timedelta(hours=8, minutes=-minutes):%Y-%m-%d %H:%M:%S}"

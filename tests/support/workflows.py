@@ -1,6 +1,6 @@
-"""Graphs as platforms build them: each node notes that it ran, and has the accident that `GRAPH_ACCIDENT` names.
+"""Graphs like those of platforms. Each node notes that it ran, and has the accident that `GRAPH_ACCIDENT` names.
 
-`ROADMAPS_WORKFLOW_GRAPH=tests.support.workflows.NAME`. Notes go to the file that `GRAPH_NOTES` names.
+`ROADMAPS_WORKFLOW_GRAPH=tests.support.workflows.NAME` names a graph, and `GRAPH_NOTES` the file of notes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Goal(BaseModel):
 
 
 class Review(BaseModel):
-    """Where a person approves; kept in no channel but as a part of another model."""
+    """An approval, which is stored only as part of another model."""
 
     approved: bool
 
@@ -43,7 +43,7 @@ class Work(TypedDict):
 
 
 class Outside(BaseModel):
-    """No type of the state."""
+    """A type that is not in the state."""
 
     text: str = ""
 
@@ -57,7 +57,7 @@ def note(text: str) -> None:
 
 
 def happen(name: str) -> None:
-    """The accident of this node, if it is its turn."""
+    """Cause the accident of this node, if it is the named one."""
     accident, _, node = os.environ.get("GRAPH_ACCIDENT", "").partition(" ")
     if node == name and accident == "raise":
         raise RuntimeError(f"{name} is overloaded")
@@ -112,7 +112,7 @@ def of_async_nodes(checkpointer: Any) -> Any:
 
 
 async def async_factory(checkpointer: Any) -> Any:
-    await checkpointer.setup()  # as platforms do; on a store of the console it does nothing
+    await checkpointer.setup()  # as platforms do; the console's savers ignore it
     return line(*NODES, make=async_node).compile(checkpointer=checkpointer)
 
 
@@ -146,7 +146,7 @@ def routed_async(checkpointer: Any) -> Any:
 
 
 def routed_beside(checkpointer: Any) -> Any:
-    """The node whose router raises has a neighbour in the same step, which raises too."""
+    """Return a graph in which another node of the same step raises an error, next to the failing router."""
     builder = _routed(router, node)
     builder.add_node("beside", node("beside"))
     builder.add_edge("intent", "beside")
@@ -164,7 +164,9 @@ def stops_after(checkpointer: Any) -> Any:
 def _asks(work: Work) -> dict[str, Any]:
     note("mail")
     answer = interrupt("Is this good?")
-    time.sleep(0.3 if "review" in os.environ.get("GRAPH_ACCIDENT", "") else 0)  # LangGraph keeps the answer meanwhile
+    time.sleep(
+        0.3 if "review" in os.environ.get("GRAPH_ACCIDENT", "") else 0
+    )  # LangGraph stores the answer
     happen("review")
     note(f"answer {answer}")
     return {"done": ["review"], "reviews": [Review(approved=answer == "yes")]}
@@ -222,7 +224,7 @@ def _each(topic: Topic) -> dict[str, Any]:
 
 
 def spread(checkpointer: Any) -> Any:
-    """One sends work to several, and one waits for them all."""
+    """Return a graph in which one node sends work to several, and another waits for them all."""
     builder: Any = StateGraph(Work)
     builder.add_node("intent", node("intent"))
     builder.add_node("each", _each, input_schema=Topic)
@@ -235,7 +237,7 @@ def spread(checkpointer: Any) -> Any:
 
 
 def joined(checkpointer: Any) -> Any:
-    """Two ways of different length that meet again."""
+    """Return a graph with two branches of different length that join."""
     builder: Any = StateGraph(Work)
     for name in ("short", "long", "longer", "meet"):
         builder.add_node(name, node(name))
@@ -248,7 +250,7 @@ def joined(checkpointer: Any) -> Any:
 
 
 def loops(checkpointer: Any) -> Any:
-    """Three rounds, by a command."""
+    """Return a graph that loops three times by a command."""
 
     def round_(work: Work) -> Command[Any]:
         number = len(work["done"])
@@ -278,7 +280,7 @@ def configured(checkpointer: Any) -> Any:
 
 
 def hands_over(checkpointer: Any) -> Any:
-    """The last node leaves its work to a queue, and is done."""
+    """Return a graph whose last node leaves its work in a queue."""
 
     def enqueue(work: Work) -> dict[str, Any]:
         happen("enqueue")
@@ -298,7 +300,7 @@ async def exploding_later(checkpointer: Any) -> Any:
 
 
 def incomplete(checkpointer: Any) -> Any:
-    """A builder that can't be compiled: nothing leads to its node."""
+    """Return a builder that cannot be compiled, because no edge leads to its node."""
     builder: Any = StateGraph(Work)
     builder.add_node("intent", node("intent"))
     return builder
@@ -309,7 +311,7 @@ def exploding(checkpointer: Any) -> Any:
 
 
 class Model(BaseModel):
-    """A state that is a model itself."""
+    """A state that is a model."""
 
     done: Annotated[list[str], operator.add] = []
     goal: Goal | None = None
@@ -329,6 +331,6 @@ def of_a_model(checkpointer: Any) -> Any:
 
 
 def boom(*args: Any, **kwargs: Any) -> str:
-    """What no row may call."""
+    """Note that a row has called this function, which must never happen."""
     note("boom")
     return "boom"

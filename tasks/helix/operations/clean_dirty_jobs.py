@@ -1,4 +1,4 @@
-"""Document 003, section 4: remove jobs with dirty data, artifacts first, then tasks, then the job."""
+"""An operation that deletes dirty jobs with their tasks and artifacts. See docs/platforms/helix.md."""
 
 from __future__ import annotations
 
@@ -15,36 +15,29 @@ from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.models import Batch
-from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.outcomes import Changes, Outcome, RowChange, Skip
 from opsconsole.formatting import duration, format_number
 from opsconsole.redaction import shown_url
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.rows import Key
 from opsconsole.timestamps import parse_timestamp
-from tasks.helix.dirty_data import NEEDS, JobWithTasks, among, dirty_jobs, jobs_with_all
+from tasks.helix.dirty_data import JobWithTasks, among, dirty_jobs
+from tasks.helix.job_operation import JobOperation
 from tasks.helix.models import HelixArtifact, HelixJob, HelixTask
 
 HEALTH_SECONDS = 5.0
-MOVES_SECONDS = 600.0  # a platform whose newest change is younger than this is at work
+ACTIVE_SECONDS = 600.0  # a platform with a newer change than this is active
 SHOWN_SESSIONS = 10
 
 
-class CleanDirtyJobs(Operation):
+class CleanDirtyJobs(JobOperation):
     title = _("Clean dirty HELIX jobs")
     description = _(
-        "Deletes jobs that have a finding, each with its tasks and artifacts in a transaction of its own. "
-        "Only what the plan showed goes: a job that has changed since is left alone and listed."
+        "Deletes jobs that have a finding, each with its tasks and artifacts in a separate transaction. "
+        "Only rows that the plan showed are deleted: a job that has changed since is skipped and listed."
     )
-    store_alias = "helix"
-    model = HelixJob
-    reads = NEEDS
     writes = {"jobs": (), "tasks": (), "artifacts": ()}
-    risk = Risk.DELETE
     action_label = ngettext_lazy("Delete %(count)s job", "Delete %(count)s jobs", "number")
-    batch_size = 1
-    locks_rows = True
-    allow_out_of_scope = True
     reasons = {
         "no_finding": _("without a finding"),
         "forced": _("without a finding, forced"),
@@ -59,10 +52,8 @@ class CleanDirtyJobs(Operation):
         force = forms.BooleanField(
             required=False,
             label=_("force"),
-            help_text=_("also jobs without a finding, to reset development data; say why in the note"),
+            help_text=_("include jobs without a finding, to reset development data; the note must give the reason"),
         )
-
-    _listed: tuple[QuerySet[Any], list[int]] | None = None
 
     @property
     def _forced(self) -> bool:
@@ -74,20 +65,6 @@ class CleanDirtyJobs(Operation):
 
     def queryset(self) -> QuerySet[HelixJob]:
         return self.population() if self._forced else self.population().filter(pk__in=dirty_jobs())
-
-    def select(self, rows: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
-        """Those named, with a finding or not: what becomes of each is said of each."""
-        return self.population().filter(pk__in=among(self.store, keys))
-
-    def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
-        # The questions are asked once, not for every job: `change` judges each anew.
-        if self._listed is None or self._listed[0] is not rows:
-            self._listed = rows, sorted(rows.values_list("pk", flat=True))
-        keys = [key for key in self._listed[1] if (after is None or int(after) < key) and key <= int(bound)]
-        for start in range(0, len(keys), limit):
-            if found := jobs_with_all(self.store, keys[start : start + limit]):
-                return found
-        return []
 
     def process(self, row: JobWithTasks) -> Outcome:
         problems = row.problems()
@@ -105,23 +82,25 @@ class CleanDirtyJobs(Operation):
         return {"in_scope": len(jobs), "tasks": tasks.count(), "artifacts": artifacts.count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
-        """The document's consistency queries for what was cleaned, and whether the platform still answers."""
+        """Verify that nothing of the deleted jobs remains and that the platform is healthy."""
         return [*super().verify(after, left), *self._leftovers(), *health_problems()]
 
     def _leftovers(self) -> list[str]:
-        """Artifacts and tasks that have lost what they belonged to."""
-        gone: dict[str, list[Key]] = {table: [] for table in self.writes}
+        """Report tasks and artifacts that still refer to deleted rows."""
+        deleted: dict[str, list[Key]] = {table: [] for table in self.writes}
         for batch in Batch.objects.filter(run=self.run_id, rows__gt=0).iterator(chunk_size=50):
             for write in batch.writes:
-                gone[write.table].extend(row[0] for row in write.rows)
-        tasks = HelixTask.objects.using(self.store.alias).filter(job_id__in=among(self.store, gone["jobs"])).count()
+                deleted[write.table].extend(row[0] for row in write.rows)
+        tasks = HelixTask.objects.using(self.store.alias).filter(job_id__in=among(self.store, deleted["jobs"])).count()
         artifacts = (
-            HelixArtifact.objects.using(self.store.alias).filter(task_id__in=among(self.store, gone["tasks"])).count()
+            HelixArtifact.objects.using(self.store.alias)
+            .filter(task_id__in=among(self.store, deleted["tasks"]))
+            .count()
         )
         if not tasks and not artifacts:
             return []
         return [
-            gettext("%(tasks)s tasks and %(artifacts)s artifacts of what was cleaned are still there: scan again.")
+            gettext("%(tasks)s tasks and %(artifacts)s artifacts of deleted rows remain. Scan again.")
             % {"tasks": format_number(tasks), "artifacts": format_number(artifacts)}
         ]
 
@@ -140,7 +119,7 @@ class CleanDirtyJobs(Operation):
                 }
             ],
             "dependencies": [
-                self._movement(),
+                self._last_change(),
                 gettext("No session refers to these jobs.")
                 if not sessions
                 else ngettext(
@@ -156,36 +135,36 @@ class CleanDirtyJobs(Operation):
             ],
         }
 
-    def _movement(self) -> str:
-        """Whether the platform still works on its data."""
+    def _last_change(self) -> str:
+        """Tell whether the platform is still changing its data."""
         newest = [
             model._default_manager.using(self.store.alias).aggregate(at=Max("updated_at"))["at"]
             for model in (HelixJob, HelixTask)
         ]
-        moments = [at for at in (parse_timestamp(str(text)) for text in newest if text) if at is not None]
-        if not moments:
-            return gettext("When the platform last changed something is not known.")
-        ago = max((timezone.now() - max(moments)).total_seconds(), 0.0)
-        words = (
-            gettext("The platform still moves: its newest change is %(ago)s old.")
-            if ago < MOVES_SECONDS
-            else gettext("The platform stands still: its newest change is %(ago)s old.")
+        times = [at for at in (parse_timestamp(str(text)) for text in newest if text) if at is not None]
+        if not times:
+            return gettext("It is not known when the platform last changed a row.")
+        ago = max((timezone.now() - max(times)).total_seconds(), 0.0)
+        text = (
+            gettext("The platform is active. Its last change was %(ago)s ago.")
+            if ago < ACTIVE_SECONDS
+            else gettext("The platform is idle. Its last change was %(ago)s ago.")
         )
-        return words % {"ago": duration(ago)}
+        return text % {"ago": duration(ago)}
 
 
 def health_problems() -> list[str]:
-    """Document 003, section 5.2: what the platform's health endpoint says, where one is configured."""
+    """Report a failure of the platform's health endpoint, if one is configured."""
     url = settings.HELIX_HEALTH_URL
     if not url:
         return []
-    import httpx  # slow to import, and few runs need it
+    import httpx  # the import is slow, and few runs need it
 
     try:
         httpx.get(url, timeout=HEALTH_SECONDS, follow_redirects=True).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return [
-            gettext("The platform's health endpoint %(url)s does not answer as it should: %(reason)s")
+            gettext("The health check %(url)s of the platform failed: %(reason)s")
             % {"url": shown_url(url), "reason": first_line(error)}
         ]
     return []

@@ -1,4 +1,4 @@
-"""Document 003, section 5.1: the two consistency queries, after a clean and on demand."""
+"""A check for orphaned artifacts and completed tasks without an artifact. See docs/platforms/helix.md."""
 
 from __future__ import annotations
 
@@ -29,22 +29,20 @@ COLUMNS = {
 
 class VerifyDirtyCleanup(Check):
     title = _("Verify HELIX after a clean")
-    description = _(
-        "Asks for artifacts without a task and for completed tasks without an artifact. Nothing is changed."
-    )
+    description = _("Finds artifacts without a task, and completed tasks without an artifact. Nothing is changed.")
     store_alias = "helix"
     model = HelixJob
     reads = {model: columns for model, columns in NEEDS.items() if model is not HelixJob}
     rules = tuple(QUERIES)
     reasons = {
-        "orphaned_artifact": _("an artifact whose task is gone"),
-        "completed_without_artifact": _("a completed task without artifact"),
+        "orphaned_artifact": _("artifact of a missing task"),
+        "completed_without_artifact": _("completed task without an artifact"),
     }
     same_problems = {"completed_without_artifact": "A"}
     messages = {
-        "orphaned_artifact": _("artifact %(artifact_id)s (%(name)s) refers to task %(task_id)s, which is gone"),
+        "orphaned_artifact": _("artifact %(artifact_id)s (%(name)s) refers to task %(task_id)s, which does not exist"),
         "completed_without_artifact": _(
-            "task %(task_id)s of job %(job_id)s (%(agent_id)s) is completed without artifact"
+            "task %(task_id)s of job %(job_id)s (%(agent_id)s) is completed without an artifact"
         ),
     }
     repairs = dict.fromkeys(QUERIES, "helix.repair_dirty_jobs")
@@ -52,10 +50,10 @@ class VerifyDirtyCleanup(Check):
     def target(self, found: FindingData) -> tuple[str, Key]:
         return ("artifacts" if found.code == "orphaned_artifact" else "tasks"), found.subject
 
-    def run_rule(self, question: str) -> Iterable[FindingData]:
+    def run_rule(self, rule: str) -> Iterable[FindingData]:
         with self.store.connection.cursor() as cursor:
-            cursor.execute(QUERIES[question])
+            cursor.execute(QUERIES[rule])
             while rows := cursor.fetchmany(FETCHED_ROWS):
                 for row in rows:
-                    data: dict[str, Any] = dict(zip(COLUMNS[question], row, strict=True))
-                    yield FindingData(question, str(row[0]), data)
+                    data: dict[str, Any] = dict(zip(COLUMNS[rule], row, strict=True))
+                    yield FindingData(rule, str(row[0]), data)

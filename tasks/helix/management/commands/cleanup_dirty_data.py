@@ -20,7 +20,7 @@ from tasks.helix.operations.verify_dirty_cleanup import VerifyDirtyCleanup
 
 
 class Command(ConsoleCommand):
-    help = gettext_noop("Find dirty data of HELIX, clean jobs that have it, and verify the clean (document 003).")
+    help = gettext_noop("Find dirty data in HELIX, clean the jobs that have it, and verify the result.")
     examples = (
         "cleanup_dirty_data scan --exit-code",
         'cleanup_dirty_data cleanup 3 17 --execute --note "incident 4711"',
@@ -31,23 +31,23 @@ class Command(ConsoleCommand):
         scan = add_verb(
             verbs,
             "scan",
-            help=_("findings of the types A to F"),
+            help=_("list findings of types A to F"),
             examples=("cleanup_dirty_data scan", "cleanup_dirty_data scan --json --exit-code"),
         )
         add_check_flags(scan)
         cleanup = add_verb(
             verbs,
             "cleanup",
-            help=_("delete jobs with their tasks and artifacts; a dry run unless --execute"),
+            help=_("delete jobs with their tasks and artifacts; a dry run unless --execute is given"),
             examples=("cleanup_dirty_data cleanup 3", "cleanup_dirty_data cleanup 3 17 --execute"),
         )
-        add_keys_argument(cleanup, "JOB_ID", help=_("the job's number"))
+        add_keys_argument(cleanup, "JOB_ID", help=_("the number of the job"))
         registry.add_arguments(CleanDirtyJobs, cleanup)
         add_common_flags(cleanup)
         verify = add_verb(
             verbs,
             "verify",
-            help=_("orphaned artifacts, and completed tasks without artifact"),
+            help=_("list orphaned artifacts, and completed tasks without an artifact"),
             examples=("cleanup_dirty_data verify", "cleanup_dirty_data verify --exit-code"),
         )
         add_check_flags(verify)
@@ -60,11 +60,11 @@ class Command(ConsoleCommand):
         run_check(check, {}, options, keep=not options["dry_run"])
 
     def _cleanup(self, options: dict[str, Any]) -> None:
-        """Refuse jobs without a finding, and ask a terminal for each job; the rest is the operation's."""
+        """Refuse jobs without a finding, ask a terminal for each job, and run the operation."""
         values = registry.values_of(CleanDirtyJobs, options)
         params = registry.clean(CleanDirtyJobs, values)
         if params["force"] and not options["note"].strip():
-            raise Refused(_("--force needs a reason: give --note TEXT."))
+            raise Refused(_("--force needs a reason. Give --note TEXT."))
         store = chosen_store(CleanDirtyJobs, params, options, read_only=not options["execute"])
         with reading(store):
             operation = planner.operation_on(CleanDirtyJobs, store, params)
@@ -73,19 +73,19 @@ class Command(ConsoleCommand):
         healthy = [str(job.pk) for job in jobs if not job.problems()]
         if healthy and not params["force"]:
             raise Refused(
-                _("No finding of job %(jobs)s: nothing was written. --force and --note TEXT delete it anyway.")
+                _("Job %(jobs)s has no finding. To delete it anyway, give --force and --note TEXT.")
                 % {"jobs": ", ".join(healthy)}
             )
         if options["execute"] and not options["yes"] and sys.stdin.isatty():
-            options["keys"] = [job.pk for job in jobs if _agreed(job, options)]
+            options["keys"] = [job.pk for job in jobs if _confirms(job, options)]
             if not options["keys"]:
-                raise Refused(_("Not confirmed: nothing was written."))
+                raise Refused(_("No job was confirmed. Nothing was written."))
             options["yes"] = not lifecycle.needs_typing(operation)
         run_operation(CleanDirtyJobs, values, options, execute=options["execute"])
 
 
-def _agreed(job: JobWithTasks, options: dict[str, Any]) -> bool:
-    """Ask for one job."""
+def _confirms(job: JobWithTasks, options: dict[str, Any]) -> bool:
+    """Ask whether to delete one job."""
     output = Output(as_json=options["json"], no_color=options["no_color"])
     question = _("Delete job %(job)s (%(problems)s) with %(tasks)d tasks and %(artifacts)d artifacts? [y/N] ") % {
         "job": job.pk,
