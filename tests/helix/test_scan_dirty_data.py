@@ -182,9 +182,9 @@ def test_the_command(make_helix, tmp_path, empty_console):
         "detail": "artifacts of tasks that still have to run, whose next attempt will collide: 2",
     }
     assert shell.json("cleanup_dirty_data", "scan", "--exit-code", "--db-path", store.path, code=3)["persisting"] == 7
-    in_words = shell.run("cleanup_dirty_data", "scan", "--dry-run", "--db-path", store.path)
-    assert in_words.returncode == 0
-    assert "in progress, and all its tasks have failed: 2" in in_words.stdout
+    text = shell.run("cleanup_dirty_data", "scan", "--dry-run", "--db-path", store.path)
+    assert text.returncode == 0
+    assert "in progress, but all tasks have failed: 2" in text.stdout
     healthy = make_helix("sqlite", [helix.Job("PENDING")])
     answer = shell.json("cleanup_dirty_data", "scan", "--exit-code", "--db-path", healthy.path)
     assert (answer["findings"], set(answer["counts"].values())) == ([], {0})
