@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from opsconsole.console.dashboard_charts import Chart, charts
-from opsconsole.engine import queue, registry
+from opsconsole.engine import queue, registry, wording
 from opsconsole.engine.checks import Check
 from opsconsole.engine.labels import STATUS_VARIANTS, finding_label, operation_title
 from opsconsole.engine.models import ENDED, RESUMABLE, Finding, Run, Status
@@ -351,14 +351,7 @@ class Dashboard:
 
     @cached_property
     def worker_missing(self) -> str:
-        for cluster in ("", LONG_CLUSTER):
-            seen = queue.worker_seen(cluster)
-            if seen is None or self.now - seen > queue.WORKER_SEEN:
-                prefix = f"Q_CLUSTER_NAME={cluster} " if cluster else ""
-                return _("No worker is running, so queued runs wait. Start one with: %(command)s") % {
-                    "command": f"{prefix}python manage.py qcluster"
-                }
-        return ""
+        return wording.worker_missing() or wording.worker_missing(LONG_CLUSTER)
 
     @cached_property
     def charts(self) -> list[Chart]:
@@ -374,7 +367,7 @@ def _runs() -> Any:
 
 def _run_line(run: Run) -> RunLine:
     percent = f"{min(100 * run.seen / run.total, 100):.0f}" if run.total else "0"
-    done = _("%(seen)s of %(total)s") % {"seen": format_number(run.seen), "total": format_number(run.total)}
+    done = wording.progress(run)
     return RunLine(run, operation_title(run.operation), STATUS_VARIANTS[run.status], percent, done)
 
 
