@@ -1,4 +1,4 @@
-"""The audit log: actors, new entries, and the verification of all entries and of the notes kept outside the log."""
+"""The audit log: actors, new entries, and the verification of the log."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from opsconsole.formatting import format_number
 from opsconsole.jsontext import plain_json
 
 SHOWN = 80
-FORGED = 2  # a changed entry and its successor may fit no key; where more do not at the beginning, the key is wrong
+MAX_FORGED = 2  # a changed entry and its successor; if no key matches more of the first entries, the key is wrong
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A person or schedule that acts, and the place it acts from."""
+    """A person, schedule or worker that acts, and its host or address."""
 
     name: str
     origin: str
@@ -31,12 +31,12 @@ class Actor:
 
 
 def record(run: Run | None, verb: str, actor: Actor, **detail: Any) -> None:
-    """Append to the audit log."""
+    """Append an entry to the audit log."""
     Event.objects.create(run=run, verb=verb, who=actor.name, origin=actor.origin, detail=plain_json(detail))
 
 
 class Note(NamedTuple):
-    """Length and newest seal of the log when a backup was made, and where this is noted."""
+    """The length and the newest seal of the log at the time of a backup, and the place of this note."""
 
     entries: int
     head: str
@@ -50,10 +50,7 @@ def head() -> tuple[int, str]:
 
 
 def first_broken(notes: Iterable[Note]) -> str:
-    """Return a sentence about the first broken entry, or an empty string.
-
-    `notes`: of backups, kept outside the log.
-    """
+    """Return a sentence about the first broken entry, or an empty string. `notes` are stored outside the log."""
     noted: dict[int, list[Note]] = {}
     for note in notes:
         noted.setdefault(note.entries, []).append(note)
@@ -63,10 +60,10 @@ def first_broken(notes: Iterable[Note]) -> str:
             return _("Entry %(number)d was removed.") % {"number": expected}
         if not fits(before, event):
             count = _leading_misfits() if expected == 1 else 0
-            if count > FORGED or count == _entries().count():
+            if count > MAX_FORGED or count == _entries().count():
                 return _(
-                    "Wrong key: none fits the first %(count)s entries. Set AUDIT_LOG_KEY to the key that sealed them, "
-                    "or add it to AUDIT_LOG_KEY_FALLBACKS."
+                    "No key matches the first %(count)s entries. Set AUDIT_LOG_KEY to the key that sealed them, or "
+                    "add it to AUDIT_LOG_KEY_FALLBACKS."
                 ) % {"count": format_number(count)}
             return _("Entry %(number)d was changed or inserted. Its values may be forged: %(values)s.") % {
                 "number": expected,
@@ -98,7 +95,7 @@ def _values(event: Event) -> str:
 
 
 def _leading_misfits() -> int:
-    """Return how many entries at the beginning no key fits, each after the seal that stands before it."""
+    """Count the first entries that no key matches."""
     before, count = "", 0
     for event in _entries().order_by("number").iterator(chunk_size=1000):
         if fits(before, event):

@@ -1,4 +1,4 @@
-"""The writer of batches: one transaction each, behind the fence and guarded by the old values."""
+"""The writer of batches: each is one transaction that checks the lease and guards every row by its old values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FAST_CHECKPOINT_PAGES = 16_000  # pages, 64 MB; with the default of 1,000, every
 
 
 class ReadBatch(NamedTuple):
-    """A batch as it was read: its rows, the cursor before it, and the value of `rows.mark` before the read."""
+    """The rows of a batch, the cursor before it, and the value of `rows.mark` before the read."""
 
     rows: list[Any]
     after: Key | None
@@ -35,10 +35,10 @@ class ReadBatch(NamedTuple):
 
 
 class BatchWriter:
-    """Writes the batches of one run.
+    """The writer of one run.
 
-    PostgreSQL has a thread with separate connections: the next batch is read and processed while the server writes.
-    SQLite gains nothing from it (measured), and another client can write while the next batch is read.
+    PostgreSQL is written in a thread with separate connections, while the next batch is read and processed. SQLite
+    gains nothing from a thread: without one, another client can write while the next batch is read.
     """
 
     def __init__(self, lease: Lease, operation: Operation, rows: QuerySet[Any], failing: FailingRows) -> None:
@@ -51,9 +51,9 @@ class BatchWriter:
         self._thread = ThreadPoolExecutor(1, "store-writer") if self._store.vendor == "postgresql" else None
         self._lock_number = number_of(f"opsconsole:{self._run.identity}:{','.join(sorted(self._run.writes))}")
         self._has_versions = False
-        self._search_path = ""  # for the store's triggers, where it is not the connection's own
-        # Deletes need no trial restore, or it has succeeded for all rows.
-        self._restorable = not (operation.undoable and self._run.plan.get("restorable", True))
+        self._search_path = ""  # of the platform, for the store's triggers
+        # True if deletes need no trial restore, or if it has succeeded for all rows.
+        self._restorable = not (operation.undoable and self._run.plan["restorable"])
         if self._run.fast and self._store.vendor == "sqlite":
             with self._store.connection.cursor() as cursor:
                 cursor.execute(f"PRAGMA wal_autocheckpoint={FAST_CHECKPOINT_PAGES}")
@@ -66,14 +66,14 @@ class BatchWriter:
         try:
             self._apply(writes, read)
             done.set_result(None)
-        except Exception as error:  # noqa: BLE001  # the caller of `result` gets it
+        except Exception as error:  # noqa: BLE001  # `result` raises it
             done.set_exception(error)
         return done
 
     def reconnect(self) -> None:
         """Close connections that may be broken."""
         self._store.close()
-        if self._thread is not None:  # the thread's own connection to `default`, for the fence
+        if self._thread is not None:  # the connection of the thread to `default`
             self._thread.submit(connections.close_all).result()
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ class BatchWriter:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Take the store's write lock, then check the fence. Raises LostOwnership."""
+        """Open a transaction: take the write lock of the store, then check the lease. Raises LostOwnership."""
         with transaction.atomic(using=self._store.alias):
             if self._store.vendor == "postgresql":
                 with self._store.connection.cursor() as cursor:
@@ -115,7 +115,7 @@ class BatchWriter:
             yield
 
     def truncate_log(self) -> None:
-        """Checkpoint SQLite's write-ahead log if readers have let it grow."""
+        """Checkpoint the write-ahead log of SQLite if readers have let it grow."""
         try:
             size = os.stat(f"{self._store.path}-wal").st_size if self._store.path is not None else 0
         except FileNotFoundError:

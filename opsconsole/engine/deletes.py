@@ -1,4 +1,4 @@
-"""Deletes: whole rows as before-images, references and triggers that would change more, and the trial restore."""
+"""The safeguards of deletes: whole rows as before-images, references, triggers, and the trial restore."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from opsconsole.stores.store import Store, text_of
 
 
 class DeleteRefused(RunRefused):
-    """Deleted rows could not be restored exactly, so nothing is deleted."""
+    """A delete whose rows cannot be restored exactly."""
 
 
 class _TrialSucceeded(Exception):
-    """Rolls a trial back to its savepoint."""
+    """The signal that rolls a trial back to its savepoint."""
 
 
 def with_whole_rows(store: Store, write: Write) -> Write:
@@ -39,7 +39,7 @@ def with_whole_rows(store: Store, write: Write) -> Write:
         # Compared as text: SQLite may hold a number where its text was processed.
         if row is None or [text_of(row[place]) for place in judged] != list(map(text_of, old or ())):
             unmet[write.table, key] = stored_rows.WriteIgnored(
-                _("A row of %(table)s can't be read exactly, so no undo could restore it. It was left as it is.")
+                _("A row of %(table)s cannot be read exactly, so an undo could not restore it. It was not changed.")
                 % {"table": write.table}
             )
             held[write.table, key] = row
@@ -68,8 +68,8 @@ def require_unreferenced(store: Store, write: Write, deletes: list[Write], writt
         for key, found in referring.items():
             reason = stored_rows.StillReferenced(
                 ngettext(
-                    "%(count)d row of %(child)s refers to it and would be changed with it. It was left as it is.",
-                    "%(count)d rows of %(child)s refer to it and would be changed with it. It was left as it is.",
+                    "%(count)d row of %(child)s refers to it and would be changed with it. It was not changed.",
+                    "%(count)d rows of %(child)s refer to it and would be changed with it. It was not changed.",
                     len(found),
                 )
                 % {"count": len(found), "child": reference.child}
@@ -97,8 +97,8 @@ def every_delete_recorded(store: Store, targets: Iterable[Target], deletes: list
         if stored_rows.deleted(store, table) - count > recorded:
             raise stored_rows.UnrecordedDelete(
                 _(
-                    "Its delete makes a trigger (%(names)s) delete other rows of %(table)s, which no before-image "
-                    "would hold. It was left as it is."
+                    "Deleting it makes a trigger (%(names)s) delete other rows of %(table)s that have no "
+                    "before-image. It was not changed."
                 )
                 % {"names": ", ".join(sorted(fired)), "table": table}
             )
@@ -126,9 +126,12 @@ def try_restore(store: Store, deletes: list[Write], *, first_batch: bool) -> Non
             raise
         reasons = [error, *error.refused.values()] if isinstance(error, RowsChanged) else [error]
         raise DeleteRefused(
-            _("Deleted rows of %(table)s could not be put back exactly: %(reason)s Nothing was deleted.")
+            _("Deleted rows of %(table)s cannot be restored exactly. Nothing was deleted. Reason: %(reason)s")
             % {
                 "table": table,
-                "reason": next((first_line(one) for one in reversed(reasons) if str(one)), _("they stay away.")),
+                "reason": next(
+                    (first_line(one) for one in reversed(reasons) if str(one)),
+                    _("the rows are missing after the restore."),
+                ),
             }
         ) from error

@@ -1,4 +1,4 @@
-"""The environment that `setup` recorded. A process that claims a lower one is refused."""
+"""The environment that `setup` records. A process with a lower environment may not write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RANKS = ("development", "staging", "production")
 
 
 def recorded() -> str:
-    """Return the recorded environment, empty if the console is not set up or unavailable."""
+    """Return the recorded environment. It is empty before `setup` and while the database is unavailable."""
     try:
         return Installation.objects.values_list("environment", flat=True).first() or ""
     except (DatabaseError, InterfaceError):
@@ -35,5 +35,5 @@ def refusal() -> str:
 
 
 def record() -> None:
-    """Record this process's environment, which is not lower than the one that is recorded."""
+    """Record the environment of this process."""
     Installation.objects.update_or_create(pk=1, defaults={"environment": settings.ENVIRONMENT})

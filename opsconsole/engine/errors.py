@@ -1,4 +1,4 @@
-"""Errors of the engine that concern a run. Their messages say what happened and what to do."""
+"""The errors of the engine that concern a run."""
 
 from __future__ import annotations
 

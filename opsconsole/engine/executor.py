@@ -1,8 +1,7 @@
 """The executor: the only code that writes to a store in bulk.
 
-A batch, in order: read its rows, process each, save the before-image durably in `default`, take the store's write
-lock, check that this worker still owns the run, write guarded by the old values, commit. Console and store are
-separate databases: after a crash between the two commits, the rows are compared with the before-image.
+It executes a run in batches. For each batch it reads the rows, processes each row, saves the before-image, writes to
+the store, and marks the batch as committed. At the end it verifies the result.
 """
 
 from __future__ import annotations
@@ -64,10 +63,10 @@ from opsconsole.stores.rows import Key, Write
 
 logger = logging.getLogger(__name__)
 
-PAUSE_SECONDS = 0.002  # without a pause, SQLite's waiting writers starve: their busy handler sleeps
-TARGET_SECONDS = 0.1  # target of a batch of 1,000 rows; a batch that takes five times as long is halved
-HOLD_CHECK_SECONDS = 1.0
-MARK_SECONDS = 0.25  # maximum age of PostgreSQL's answer
+PAUSE_SECONDS = 0.002  # without a pause, other writers of SQLite starve: their busy handler sleeps
+TARGET_SECONDS = 0.1  # target of a batch of 1,000 rows
+THROTTLE_CHECK_SECONDS = 1.0
+MARK_SECONDS = 0.25  # maximum age of the answer of PostgreSQL
 BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 PATIENCE_SECONDS = 60.0  # how long a foreground run waits for a lost or locked store
 BUDGET_AFTER, BUDGET_SHARE = 100, 0.01
@@ -89,7 +88,7 @@ class _Pending(NamedTuple):
 
 
 class Executor:
-    """Executes one claimed run. A new Executor, after a crash or for the next slice, continues at the cursor."""
+    """The execution of one claimed run. After a crash, or in the next slice, a new executor continues at the cursor."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -101,7 +100,7 @@ class Executor:
         self._pinned = PinnedRows.of(run) if pins_rows(self.operation) else None
         if self.operation.allow_out_of_scope and self._pinned is not None:
             self.queryset = self.operation.select(self.queryset, list(self._pinned))
-        self.size = max(1, run.batch_size >> run.waits)  # less to wait for where it had to wait
+        self.size = max(1, run.batch_size >> run.waits)  # a run that had to wait starts with smaller batches
         self._lease = Lease(run)
         self._failing = FailingRows(partial(process, self.operation) if self._pinned is None else self._process_pinned)
         self._writer = BatchWriter(self._lease, self.operation, self.queryset, self._failing)
@@ -109,8 +108,8 @@ class Executor:
         self._unmarked: Batch | None = None  # committed in the store, not yet marked as committed in `default`
         self._started = time.monotonic()
         self._elapsed_before = run.elapsed_seconds
-        self._marked = float("-inf"), 0  # when `rows.mark` was asked, and its answer
-        # SQLite: `rows.mark` from before the first batch, where this worker does them all.
+        self._marked = float("-inf"), 0  # time and result of the last `rows.mark`
+        # SQLite: `rows.mark` before the first batch, if this worker executes all batches.
         self._mark_at_start: int | None = None
         self._throttle_checked = 0.0
 
@@ -126,10 +125,10 @@ class Executor:
     ) -> Run:
         """Execute batches until the end, a request, or `until()`. Return the run with its status.
 
-        `hand_over` is called, in the transaction that ends this slice, when `until()` ends it or the run has to
-        wait: it wakes the next one after so many seconds. Without it the run waits here, and is interrupted in the
-        end. `patience`: seconds of trouble in a row.
-        Raises LostOwnership when another worker has the run, and the database's error when it lasts.
+        `hand_over` enqueues the next slice after a number of seconds. It is called in the transaction that ends this
+        slice: at `until()`, or when the run has to wait. Without `hand_over` the run waits in this process, and is
+        interrupted after `patience` seconds of transient errors.
+        Raises LostOwnership if another worker owns the run, and the database error if it persists.
         """
         try:
             return self._work(until, on_progress, hand_over, patience)
@@ -152,13 +151,13 @@ class Executor:
                 if not recovered:
                     self._recover()
                     recovered = True
-                # A slice ends only after at least one batch: otherwise a slow start would never make progress.
+                # A slice executes at least one batch: otherwise a run with a slow start would never progress.
                 time_is_up = until() and (stepped or hand_over is None)
                 if (self._lease.request or time_is_up) and self._await_write():
                     return self._stop(hand_over)
                 if throttled := self._throttle_reason():
                     if hand_over is None:
-                        self._wait(*throttled, HOLD_CHECK_SECONDS)
+                        self._wait(*throttled, THROTTLE_CHECK_SECONDS)
                     elif self._await_write():
                         self._save()
                         return self._release_worker(*throttled, hand_over)
@@ -167,7 +166,7 @@ class Executor:
                 done = self.run.batches_done
                 more = self._step()
                 stepped = True
-                if self.run.batches_done > done:  # a batch that has started does not prove a healthy worker
+                if self.run.batches_done > done:  # only a completed batch proves a healthy worker
                     trouble_since, tries = None, 0
                 if not more:
                     return self._finish()
@@ -187,7 +186,7 @@ class Executor:
                 if kind == ErrorKind.RESOURCE or (until() and hand_over is None) or (lasts and hand_over is None):
                     interrupt(self.run, first_line(error), trouble_code(error))
                     raise
-                # It is unknown what the store has committed: recover before the next batch.
+                # The store may have committed the last batch, so recover before the next one.
                 recovered = self._drop_pending()
                 reason = why_it_waits(self.store, error)
                 if lasts and hand_over is not None:
@@ -223,10 +222,10 @@ class Executor:
         rows = self._read(after, self.run.bound, self.size)
         sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
         found = outcomes_of(self.operation, rows, sampler, change=self._failing.process)
-        if sampler is not None:  # the shell confirms without counting, so its run shows its first changes
+        if sampler is not None:  # a run of the shell is confirmed before its outcomes are counted
             self.run.plan["sample"] = sampler.sample()
         if not self._await_write() or self.run.error:
-            return True  # the previous batch is read again, then this one; or it was the last
+            return True  # the previous batch is repeated first, or the run ends
         if not rows:
             return False
         self._write(ReadBatch(rows, after, since), found)
@@ -235,14 +234,14 @@ class Executor:
         return True
 
     def _mark(self) -> int:
-        """Return `rows.mark`. PostgreSQL is queried a few times per second: an older answer only guards more rows."""
+        """Return `rows.mark`. PostgreSQL is asked at most four times per second: an older answer guards more rows."""
         now = time.monotonic()
         if self.store.vendor == "sqlite" or now - self._marked[0] > MARK_SECONDS:
             self._marked = now, stored_rows.mark(self.store)
         return self._marked[1]
 
     def _read(self, after: Key | None, bound: Key, limit: int) -> list[Any]:
-        """Return the next rows; of a plan with pinned rows, only those."""
+        """Return the next rows. If the plan has pinned rows, return only these."""
         while rows := read_batch(self.operation, self.queryset, after=after, bound=bound, limit=limit):
             mine = [row for row in rows if self._pinned is None or row.pk in self._pinned]
             if mine:
@@ -258,9 +257,7 @@ class Executor:
         return outcome
 
     def _perform_item(self, bound: Key, act: Callable[[Any], Outcome]) -> bool:
-        """Run a rule or perform an action for one item. It is marked when it is complete: if the worker dies before,
-        the item is repeated.
-        """
+        """Run a rule or perform an action for one item. An item that a lost worker did not complete is repeated."""
         rows = self._read(self.run.cursor, bound, 1)
         if not rows:
             return False
@@ -274,16 +271,16 @@ class Executor:
         self._check_budget()
         return True
 
-    def _run_rule(self, check: Check, question: NamedItem) -> Outcome:
+    def _run_rule(self, check: Check, rule: NamedItem) -> Outcome:
         """Run one rule and save its findings as they arrive."""
-        answer = iter(check.run_rule(question.name))
+        answer = iter(check.run_rule(rule.name))
         while portion := list(islice(answer, findings.PORTION)):
-            findings.keep(self.run, question.name, portion)
-        findings.settle(self.run, question.name)
-        return check.process(question)
+            findings.keep(self.run, rule.name, portion)
+        findings.settle(self.run, rule.name)
+        return check.process(rule)
 
     def _write(self, read: ReadBatch, found: Outcomes) -> None:
-        """Save the before-image, then write to the store. The cursor moves when both are committed."""
+        """Save the before-image, then start the write. The cursor moves when both are committed."""
         started, rows = time.monotonic(), read.rows
         try:
             writes = self._writer.final(found.writes)
@@ -297,7 +294,7 @@ class Executor:
         self._pending = _Pending(batch, rows, found, writes, done, started)
 
     def _await_write(self) -> bool:
-        """Wait for the batch that is being written. Return False if it failed and must be read again."""
+        """Wait for the batch that is being written. Return False if it failed and must be repeated."""
         pending, self._pending = self._pending, None
         if pending is None:
             return True
@@ -328,7 +325,7 @@ class Executor:
             number=run.batches_done + 1,
             cursor=cursor,
             rows=sum(len(write.rows) for write in writes),
-            # An irreversible operation keeps no before-image. It is idempotent, so a batch in doubt is repeated.
+            # An irreversible operation stores no before-image. It is idempotent, so a batch in doubt is repeated.
             before_image=encode_before_image(writes if self.operation.undoable else [], found.unchanged, found.reasons),
             **found.counts(),
         )
@@ -368,7 +365,7 @@ class Executor:
             Batch.objects.filter(pk=self._unmarked.pk).update(committed=True, seconds=self._unmarked.seconds)
 
     def _drop_pending(self) -> bool:
-        """Wait for the batch that is being written and ignore its result: `_recover` reads it. Return False."""
+        """Wait for the batch that is being written and ignore its result, which `_recover` reads. Return False."""
         if self._pending is not None:
             self._pending.done.exception()
             self._pending = None
@@ -377,11 +374,7 @@ class Executor:
     # --- recovery after a crash, a lost connection or a power loss -------------------------------------
 
     def _recover(self) -> None:
-        """Find out which batches the store has committed. Discard the before-images of the others.
-
-        A crash leaves at most one batch in doubt. A power loss may have removed the last commits of a SQLite store, so
-        batches are compared from the newest until a committed one is found.
-        """
+        """Find out which batches the store has committed, and continue after them."""
         self.run.refresh_from_db()
         self._unmarked = None
         self._mark_at_start = None
@@ -407,9 +400,9 @@ class Executor:
             self._writer.truncate_log()
 
     def _throttle_reason(self) -> tuple[str, str] | None:
-        """Return code and reason of a freeze or a throttle signal. Checks once per second."""
+        """Return code and reason of a freeze or a throttle signal, checked once per second."""
         now = time.monotonic()
-        if now - self._throttle_checked < HOLD_CHECK_SECONDS:
+        if now - self._throttle_checked < THROTTLE_CHECK_SECONDS:
             return None
         self._throttle_checked = now
         if self.operation.writes_store and (reason := lifecycle.freeze_reason()):
@@ -422,7 +415,7 @@ class Executor:
         return found
 
     def _release_worker(self, code: str, reason: str, hand_over: Callable[[Run, float], None]) -> Run:
-        """End the slice of a waiting run, so that its worker is free. The run is queued for later."""
+        """End the slice of a waiting run to free its worker. The run is queued for later."""
         with transaction.atomic():
             hand_over(self.run, workers.release_worker(self.run, code, reason))
         return self.run
@@ -437,7 +430,7 @@ class Executor:
             self._lease.update(**fields)
             self._lease.check()
         except (DatabaseError, InterfaceError):  # the console's own database is unavailable
-            logger.warning("The wait could not be written down", exc_info=True)
+            logger.warning("Could not save the waiting state", exc_info=True)
             connections["default"].close()
         self.run.waiting, self.run.waiting_code = reason, code
         time.sleep(seconds)
@@ -445,7 +438,7 @@ class Executor:
     def _check_budget(self) -> None:
         run = self.run
         if run.seen >= BUDGET_AFTER and run.failed > run.seen * BUDGET_SHARE:
-            run.error = _("Stopped: %(count)d of %(seen)d units were set aside, more than 1 %%.") % {
+            run.error = _("%(count)d of %(seen)d rows failed, more than 1 %%. The run was stopped.") % {
                 "count": run.failed,
                 "seen": run.seen,
             }
@@ -453,7 +446,7 @@ class Executor:
     # --- end -------------------------------------------------------------------------------------------------------
 
     def _stop(self, hand_over: Callable[[Run, float], None] | None) -> Run:
-        """Stop between two batches: pause, cancel, end the slice, or obey a signal."""
+        """Stop between two batches: pause, cancel, end the slice, or interrupt the run."""
         if self._lease.request == Request.CANCEL:
             return self._end(Status.CANCELLED)
         with transaction.atomic():
@@ -491,11 +484,11 @@ class Executor:
         return self._end(Status.NEEDS_ATTENTION if problems or run.failed else Status.SUCCEEDED)
 
     def _explained(self, gone: int) -> int:
-        """Count the rows still in scope of which the store says why: in one walk they are read and judged once more.
+        """Count the rows in scope that the run was right not to change. They are read and processed once more.
 
-        A row that would change now is explained only where the run names it as failed. Judging again would say the
-        same where as many stay as the run has left alone, and nobody else has written since it began. Rows that the
-        plan has not pinned appeared since, and are not touched.
+        A row that would change now is explained only if the run lists it as failed. A row that the plan has not pinned
+        is explained, because it is new. No row is read if as many are in scope as the run has not changed, and no other
+        client has written since the run began.
         """
         run = self.run
         counted = self.operation.perform is not None or not self.operation.selectable

@@ -1,4 +1,4 @@
-"""The lease of a worker on a run. Only the worker that holds it may write."""
+"""The lease of a worker on a run. Only its holder may write."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class LostOwnership(Exception):
 
 @cache
 def host_name() -> str:
+    """Return the name of this host."""
     return socket.gethostname()
 
 
@@ -57,7 +58,7 @@ def is_stale(run: Run) -> bool:
 
 
 def worker_actor(run: Run) -> Actor:
-    """Return this process as an actor that works on the run."""
+    """Return this process as the actor of a run."""
     return Actor(f"worker@{host_name()}", f"{host_name()}:{os.getpid()}", Trigger(run.trigger))
 
 
@@ -95,7 +96,7 @@ class Lease:
                         lost.set()
                         return
                     except (DatabaseError, InterfaceError):  # tried again at the next renewal
-                        logger.warning("The lease could not be renewed", exc_info=True)
+                        logger.warning("Could not renew the lease", exc_info=True)
                         connections["default"].close()
             finally:
                 connections.close_all()

@@ -1,4 +1,4 @@
-"""The life cycle of a run: plan, confirm, approve, control, claim and fail."""
+"""The life cycle of a run: plan, confirm, approve, pause, cancel, resume, freeze."""
 
 from __future__ import annotations
 
@@ -67,8 +67,15 @@ def asks_more(operation: Operation) -> bool:
     return asked or bool(checklist.missing(operation, ()) or checklist.blocking_reason(operation))
 
 
+def require_permitted(run: Run) -> None:
+    """Raise RunRefused if this process may not write, or if the run is frozen."""
+    require_environment()
+    if is_frozen(registry.operations().get(run.operation)):
+        raise RunRefused(_("All runs are frozen. Run `runs unfreeze` to resume them."))
+
+
 def require_environment() -> None:
-    """Refuse a process whose environment is lower than the recorded one. Raises RunRefused."""
+    """Raise RunRefused if the environment of this process is lower than the recorded one."""
     if sentence := environments.refusal():
         raise RunRefused(sentence)
 
@@ -121,17 +128,17 @@ def create_run(
     return run
 
 
-def check_drift(run: Run, limit: int = RECOUNTED_ROWS) -> None:
+def check_drift(run: Run, planned: Plan | None = None, *, limit: int = RECOUNTED_ROWS) -> None:
     """Compare the plan, and the rows of a plan that pins them, with the store. Raises PlanDrifted.
 
-    For other operations, only parameters, store and bound are compared: counts change on a live store. New rows are
-    not a difference, since the run does not touch them. Above `limit` rows, each row is compared in its batch.
+    Otherwise only parameters, store and bound are compared, because counts change on a live store. The run does not
+    touch new rows, so they are not a difference. Above `limit` rows, each row is compared in its batch.
     """
-    kept = plan_of(run)
+    kept = planned or plan_of(run)
     if kept.digest() != run.digest:
-        raise RunRefused(_("Run %(run)d is no longer what was planned. Plan it again.") % {"run": run.pk})
+        raise RunRefused(_("Run %(run)d no longer matches its plan. Plan it again.") % {"run": run.pk})
     if pins_rows(kept.operation) and kept.counted and kept.total <= limit and drifted_rows(kept, PinnedRows.of(run)):
-        raise PlanDrifted(_("The rows have changed since the plan was made. Nothing was written."))
+        raise PlanDrifted(_("The rows have changed since the plan was made. Nothing was written. Plan again."))
 
 
 def confirm(
@@ -142,14 +149,13 @@ def confirm(
     `checked` are the items of the checklist that the actor confirms. `part_of` is the run that starts this one: its
     approval covers both. Raises RunRefused if items are missing or another run has locked a target.
     """
-    require_environment()
-    if is_frozen(registry.operations().get(run.operation)):
-        raise RunRefused(_("All runs are frozen. Run `runs unfreeze` to resume them."))
-    operation = operation_of(run)
+    require_permitted(run)
+    planned = plan_of(run)
+    operation = planned.operation
     validate_confirmation(run, operation, actor, checked)
-    check_drift(run)
+    check_drift(run, planned)
     approver = part_of.approved_by if part_of is not None else None
-    # Only rows that the plan would change are touched: a scheduled run without any needs no approval.
+    # A scheduled run that would change no row needs no approval.
     idle = run.trigger == Trigger.SCHEDULE and not any(run.plan["reasons"].get("changed", {}).values())
     approval = needs_approval(operation) and approver is None and not idle
     status = Status.AWAITING_APPROVAL if approval else Status.QUEUED if background else Status.RUNNING
@@ -157,20 +163,20 @@ def confirm(
         require_free(run)
         if status != Status.AWAITING_APPROVAL:
             take_locks(run)
+        now = timezone.now()
+        claim: dict[str, Any] = {}
+        if status == Status.RUNNING:
+            claim = {"worker": this_worker(), "generation": run.generation + 1, "started_at": now}
         move(
             run,
             status,
             in_background=background,
-            lease_until=timezone.now() + LEASE,
+            lease_until=now + LEASE,
             confirmed_by=actor.user,
-            confirmed_at=timezone.now(),
+            confirmed_at=now,
             approved_by=approver,
+            **claim,
         )
-        if status == Status.RUNNING:
-            run.worker = this_worker()
-            run.generation += 1
-            run.started_at = timezone.now()
-            run.save(update_fields=("worker", "generation", "started_at"))
         record(run, "confirmed", actor, digest=run.digest, background=background, checklist=list(checked))
         if approval:
             request_approval(run)
@@ -182,12 +188,15 @@ def validate_confirmation(run: Run, operation: Operation, actor: Actor, checked:
     if operation.superusers_only and not (actor.user and actor.user.is_superuser):
         raise RunRefused(_("This plan needs a superuser. Ask a superuser to confirm it."))
     if operation.requires_note and not run.note.strip():
-        raise RunRefused(_("Say why: this needs a note."))
+        raise RunRefused(_("The note is empty. Say why this change is needed."))
     if pins_rows(operation) and not run.plan["counted"]:
-        raise RunRefused(_("The outcomes are not counted yet."))
+        raise RunRefused(_("The outcomes are not counted yet. Wait until the plan is complete."))
     unchecked = checklist.missing(operation, checked) if actor.trigger != Trigger.SCHEDULE else []
     if unchecked:
-        raise RunRefused(_("Not confirmed of the checklist: %(items)s.") % {"items": ", ".join(unchecked)})
+        raise RunRefused(
+            _("These items of the checklist are not confirmed: %(items)s. Confirm each of them.")
+            % {"items": ", ".join(unchecked)}
+        )
     if blocking_reason := checklist.blocking_reason(operation):
         raise RunRefused(blocking_reason)
     require_privileges(operation.store, readable_columns(operation), operation.targets())
@@ -199,9 +208,10 @@ def approve(run: Run, actor: Actor) -> None:
     require_waiting(run)
     if refusal := refusal_to_approve(run, actor):
         raise RunRefused(refusal)
-    if blocking_reason := checklist.blocking_reason(operation_of(run)):
+    planned = plan_of(run)
+    if blocking_reason := checklist.blocking_reason(planned.operation):
         raise RunRefused(blocking_reason)
-    check_drift(run)
+    check_drift(run, planned)
     with transaction.atomic():
         move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE, approved_by=actor.user)
         record(run, "approved", actor, digest=run.digest)
@@ -252,23 +262,31 @@ def replace_plan(run: Run, actor: Actor) -> NoReturn:
         )
         Run.objects.filter(pk=new.pk).update(replaces=run)
     raise PlanDrifted(
-        _("The rows of run %(run)d have changed since they were confirmed. Nothing was written: see plan %(new)d.")
+        _(
+            "The rows of run %(run)d have changed since it was confirmed. Nothing was written. Review the new plan "
+            "%(new)d."
+        )
         % {"run": run.pk, "new": new.pk}
     )
 
 
 def require_waiting(run: Run) -> None:
+    """Raise RunRefused if the run does not wait for approval."""
     if run.status != Status.AWAITING_APPROVAL:
-        raise RunRefused(_("Run %(run)d does not wait for approval.") % {"run": run.pk})
+        raise RunRefused(
+            _("Run %(run)d does not wait for approval. Check its status with `runs show %(run)d`.") % {"run": run.pk}
+        )
 
 
 def refusal_to_approve(run: Run, actor: Actor) -> str:
-    """Return why this account cannot approve the run, or an empty string."""
+    """Return why the account of this actor cannot approve the run, or an empty string."""
     account, values = actor.user, {"run": run.pk}
     if account is None:
         return _("Approving run %(run)d needs an account. Set OPSCONSOLE_TOKEN, or give --user on a terminal.") % values
     if not account.has_perm("operations.approve_run"):
-        return _("%(name)s may not approve runs.") % {"name": account.get_username()}
+        return _("%(name)s may not approve runs. Ask an account with that permission.") % {
+            "name": account.get_username()
+        }
     parts = {
         _("You planned run %(run)d. It needs another account as its second approver."): run.user_id == account.pk
         or run.started_by in {actor.name, actor.origin},
@@ -282,21 +300,26 @@ def refusal_to_approve(run: Run, actor: Actor) -> str:
 
 
 def awaiting(actor: Actor) -> list[Run]:
-    """Return the runs that this account may approve, newest first."""
+    """Return the runs that this actor may approve, newest first."""
     waiting = Run.objects.filter(status=Status.AWAITING_APPROVAL).order_by("-pk")
     return [run for run in waiting if not refusal_to_approve(run, actor)]
 
 
-def move(run: Run, status: Status, **fields: Any) -> None:
-    """Change the status if no other process has changed it. Raises RunRefused."""
+def require_transition(run: Run, status: Status) -> None:
+    """Raise RunRefused if a run in its status cannot change to `status`."""
     if status not in TRANSITIONS[run.status]:
         raise RunRefused(
             _("Run %(run)d is %(status)s. This is not possible in that status.")
             % {"run": run.pk, "status": run.get_status_display()}
         )
+
+
+def move(run: Run, status: Status, **fields: Any) -> None:
+    """Change the status if no other process has changed it. Raises RunRefused."""
+    require_transition(run, status)
     met = Run.objects.filter(pk=run.pk, status=run.status, generation=run.generation).update(status=status, **fields)
     if not met:
-        raise RunRefused(_("Run %(run)d has just changed: look again.") % {"run": run.pk})
+        raise RunRefused(_("Run %(run)d has just changed. Reload it and try again.") % {"run": run.pk})
     run.status = status
     for name, value in fields.items():
         setattr(run, name, value)
@@ -346,7 +369,7 @@ def resume(run: Run, actor: Actor) -> None:
         move(run, Status.INTERRUPTED)
     if run.status not in RESUMABLE:
         raise RunRefused(
-            _("Run %(run)d is %(status)s: only a paused or interrupted run can be resumed.")
+            _("Run %(run)d is %(status)s. Only a paused or interrupted run can be resumed.")
             % {"run": run.pk, "status": run.get_status_display()}
         )
     with transaction.atomic():
@@ -365,17 +388,17 @@ def resume(run: Run, actor: Actor) -> None:
 def add_note(run: Run, actor: Actor, text: str) -> None:
     """Add a note to a run."""
     if not text.strip():
-        raise RunRefused(_("The note is empty."))
+        raise RunRefused(_("The note is empty. Enter a text."))
     record(run, "note", actor, text=text.strip()[:MAX_NOTE])
 
 
 def is_frozen(cls: type[Operation] | None) -> bool:
-    """Return whether a freeze stops this operation. It does not stop operations that only read a store."""
+    """Return whether a freeze stops this operation. Operations that only read a store continue."""
     return (cls is None or cls.writes_store) and Freeze.objects.exists()
 
 
 def freeze_reason() -> str:
-    """Return who froze all runs and why; empty if runs are not frozen."""
+    """Return who froze all runs and why, or an empty string."""
     frozen = Freeze.objects.order_by("pk").first()
     return str(frozen) if frozen else ""
 

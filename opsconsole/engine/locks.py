@@ -19,7 +19,7 @@ def _targets(run: Run) -> tuple[list[str], list[str]]:
 
 
 def require_free(run: Run) -> None:
-    """Raise TargetLocked while another run holds a target of `run`."""
+    """Raise TargetLocked if another run has locked a target of `run`."""
     tables, keys = _targets(run)
     for table in tables:
         locks = Lock.objects.filter(identity=run.identity, table=table).exclude(run=run)
@@ -45,13 +45,16 @@ def _holder_message(run: Run, table: str) -> str:
     if run.status in RESUMABLE:
         return (
             _(
-                "%(table)s of %(location)s is held by run %(run)d (%(status)s): "
-                "`runs resume %(run)d` or `runs cancel %(run)d` first."
+                "%(table)s of %(location)s is locked by run %(run)d (%(status)s). Resume it with `runs resume "
+                "%(run)d` or cancel it with `runs cancel %(run)d`."
             )
             % values
         )
     return (
-        _("%(table)s of %(location)s is held by run %(run)d (%(status)s): wait for it, or `runs cancel %(run)d`.")
+        _(
+            "%(table)s of %(location)s is locked by run %(run)d (%(status)s). Wait for it or cancel it with `runs "
+            "cancel %(run)d`."
+        )
         % values
     )
 

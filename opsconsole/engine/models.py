@@ -1,4 +1,4 @@
-"""The console's own tables in `default`: runs, batches with their before-images, events, locks."""
+"""The tables of the engine in `default`: runs, batches with before-images, events, locks."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ TRANSITIONS: dict[str, frozenset[str]] = {
     # resumed in the background or by the same command; cancelled
     Status.PAUSED: frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLED}),
     Status.INTERRUPTED: frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLED, Status.FAILED}),
-    # ends: what they left is undone or retried by runs of their own
+    # ends; undo and retry are new runs
     Status.SUCCEEDED: frozenset(),
     Status.NEEDS_ATTENTION: frozenset(),
     Status.FAILED: frozenset(),
@@ -81,7 +81,7 @@ class Trigger(models.TextChoices):
 class Rejection(models.TextChoices):
     """Why a run was rejected automatically."""
 
-    EXPIRED = "expired", _("expired: nobody approved it in time")
+    EXPIRED = "expired", _("expired before it was approved")
     ROWS_CHANGED = "rows_changed", _("the rows changed since they were confirmed")
 
 
@@ -94,7 +94,7 @@ class Request(models.TextChoices):
 
 
 class Run(models.Model):
-    """A plan, and its execution when it is confirmed. Its operation is named by text, because history outlives code."""
+    """A plan, and its execution once confirmed. The operation is stored by name, because history outlives code."""
 
     operation = models.CharField(_("operation"), max_length=100)
     store = models.CharField(_("store"), max_length=50)
@@ -106,7 +106,7 @@ class Run(models.Model):
     fingerprint = models.CharField(max_length=64)  # operation, store, parameters, selection: the same command
     writes = models.JSONField(default=dict)
     parent = models.ForeignKey(
-        "self", models.PROTECT, null=True, related_name="children", verbose_name=_("run it refers to")
+        "self", models.PROTECT, null=True, related_name="children", verbose_name=_("related run")
     )
 
     status = models.CharField(_("status"), max_length=20, choices=Status, default=Status.PLANNED)
@@ -126,7 +126,7 @@ class Run(models.Model):
     approved_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+", verbose_name=_("approved by")
     )
-    rejection = models.TextField(_("reason of the rejection"), blank=True)  # a person's reason, or a Rejection
+    rejection = models.TextField(_("reason for the rejection"), blank=True)  # a person's reason, or a Rejection
     replaces = models.ForeignKey(  # the run whose plan it renews: its rows or its parameters have changed
         "self", models.PROTECT, null=True, related_name="replacements", verbose_name=_("run it replaces")
     )
@@ -137,7 +137,7 @@ class Run(models.Model):
     bound = models.JSONField(null=True)
     total = models.BigIntegerField(_("in scope"), default=0)
     digest = models.CharField(max_length=64, blank=True)
-    plan = models.JSONField(default=dict)  # outcomes by reason, sample, advice; empty until planned
+    plan = models.JSONField(default=dict)  # see `stored_plans.STORED`
 
     # The execution.
     batch_size = models.PositiveIntegerField(_("batch size"), default=1000)
@@ -153,7 +153,7 @@ class Run(models.Model):
     before = models.JSONField(default=dict)
     after = models.JSONField(default=dict)
     waiting = RedactedText(blank=True)  # why it waits
-    waiting_code = models.CharField(max_length=20, blank=True)  # the same as a code: lock, throttle, freeze …
+    waiting_code = models.CharField(max_length=20, blank=True)  # lock, throttle, freeze …
     waiting_since = models.DateTimeField(null=True)
     waits = models.PositiveSmallIntegerField(default=0)  # how many times in a row it released its worker to wait
     error = RedactedText(_("error"), blank=True)
@@ -216,7 +216,7 @@ class Run(models.Model):
 
 
 class PinnedRows(models.Model):
-    """A part of the rows that a plan with deletes or external effects has pinned: key and digest of each.
+    """Rows that a plan with deletes or external effects has pinned: key and digest of each.
 
     The run touches exactly these rows, if they are unchanged. They are deleted when the run ends.
     """
@@ -339,15 +339,15 @@ class FailedItem(models.Model):
     run = models.ForeignKey(Run, models.CASCADE, related_name="failed_items")
     batch = models.ForeignKey(Batch, models.CASCADE, related_name="failed_items")
     key = models.JSONField(_("key"))
-    label = models.TextField(_("unit"))
+    label = models.TextField(_("row"))
     reason = models.CharField(_("reason"), max_length=200)
     error = RedactedText(_("error"))
     at = models.DateTimeField(_("at"), default=timezone.now)
     retried_by = models.ForeignKey(Run, models.SET_NULL, null=True, related_name="+")
 
     class Meta:
-        verbose_name = _("unit set aside")
-        verbose_name_plural = _("units set aside")
+        verbose_name = _("failed row")
+        verbose_name_plural = _("failed rows")
 
     def __str__(self) -> str:
         return self.label

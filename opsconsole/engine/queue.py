@@ -39,8 +39,8 @@ from opsconsole.stores.store import Store, StoreUnavailable
 logger = logging.getLogger(__name__)
 
 SLICE_SECONDS = 20.0
-PATIENCE_SECONDS = 0.9  # less than the wait for a lock: a waiting run releases its worker
-HELD_SECONDS = (0.1, 0.2, 0.4)  # between the tries of a small run whose target is locked by another run
+PATIENCE_SECONDS = 0.9  # less than the wait for a lock, so that a waiting run releases its worker
+LOCKED_SECONDS = (0.1, 0.2, 0.4)  # between the attempts of a small run whose target is locked
 TICK_RETRIES, TICK_RETRY_SECONDS = 30, 60.0  # for a scheduled run whose store is unavailable
 WORKER_SEEN = timedelta(minutes=2)
 KEEP_RESULTS = timedelta(days=7)
@@ -67,12 +67,12 @@ def run_now(run: Run, actor: Actor) -> Run:
 
     A plan that cannot be confirmed is deleted. Raises RunRefused.
     """
-    for seconds in (*HELD_SECONDS, None):
+    for seconds in (*LOCKED_SECONDS, None):
         try:
             lifecycle.confirm(run, actor, background=True)
             break
         except RunRefused as reason:
-            if isinstance(reason, TargetLocked) and seconds is not None:  # perhaps another small run
+            if isinstance(reason, TargetLocked) and seconds is not None:
                 time.sleep(seconds)
                 continue
             run.refresh_from_db()
@@ -84,6 +84,7 @@ def run_now(run: Run, actor: Actor) -> Run:
 
 
 def resume(run: Run, actor: Actor) -> None:
+    """Queue a paused or interrupted run. Raises RunRefused."""
     with transaction.atomic():
         lifecycle.resume(run, actor)
         enqueue(run)
@@ -143,7 +144,7 @@ def run_slice(run_id: int, generation: int) -> str:
         return "gone"
     mine = run.generation == generation and not run.worker
     with ExitStack() as stack:
-        if mine and run.waits:  # if it is locked, release the worker at once
+        if mine and run.waits:  # a locked store releases the worker at once
             with suppress(RunRefused, StoreUnavailable, DatabaseError, InterfaceError):
                 stack.enter_context(brief_lock_waits(stored_plans.store_of(run)))
         try:
@@ -245,7 +246,9 @@ def run_schedule(operation: str, due: str, tries: int = 1) -> str:
     answers, again = [], False
     for values in registry.scheduled_params(cls):
         try:
-            answers.append(_occasion(cls, registry.clean(cls, values), f"{operation} {due}", last=tries > TICK_RETRIES))
+            answers.append(
+                _plan_scheduled(cls, registry.clean(cls, values), f"{operation} {due}", last=tries > TICK_RETRIES)
+            )
         except _TryAgain as reason:
             answers.append(str(reason))
             again = True
@@ -258,7 +261,7 @@ class _TryAgain(Exception):
     """The store of a scheduled run is unavailable."""
 
 
-def _occasion(cls: type[Operation], params: dict[str, Any], due: str, *, last: bool) -> str:
+def _plan_scheduled(cls: type[Operation], params: dict[str, Any], due: str, *, last: bool) -> str:
     operation, own = cls.name, getattr(cls, "store_alias", None)
     actor = Actor("schedule", socket.gethostname(), Trigger.SCHEDULE)
     store = stored_plans.store_for(cls, params)
@@ -300,8 +303,8 @@ def heartbeat(cluster: str = "") -> None:
         return
     if not Freeze.objects.exists():
         for run in requeue_stale_runs():
-            logger.info("Run %s goes on", run.pk)
-        tell_overdue()
+            logger.info("Resumed run %s", run.pk)
+        report_overdue()
     lifecycle.expire_waiting()
     notifications.deliver()
     old = timezone.now() - KEEP_RESULTS
@@ -312,16 +315,16 @@ def heartbeat(cluster: str = "") -> None:
 def requeue_stale_runs() -> list[Run]:
     """Queue every background run without a worker or a message."""
     with transaction.atomic():
-        revived = workers.requeue_stale_runs()
-        for run in revived:
+        requeued = workers.requeue_stale_runs()
+        for run in requeued:
             enqueue(run)
-    return revived
+    return requeued
 
 
 # --- schedules --------------------------------------------------------------------------------------------------
 
 
-def tell_overdue() -> None:
+def report_overdue() -> None:
     """Send an alert for each scheduled run that is overdue."""
     now = timezone.localtime()
     for switch in ScheduleSetting.objects.filter(on=True):
@@ -380,7 +383,7 @@ def switch(operation: str, *, on: bool, cron: str, actor: Actor) -> None:
     """Enable, disable or change the schedule of an operation. Raises RunRefused."""
     if not croniter.is_valid(cron):
         raise RunRefused(
-            _("%(cron)s is no cron rule: five fields are wanted, such as 30 2 * * *.") % {"cron": repr(cron)}
+            _("%(cron)s is not a cron rule. Enter five fields, such as 30 2 * * *.") % {"cron": repr(cron)}
         )
     with transaction.atomic():
         ScheduleSetting.objects.update_or_create(

@@ -1,4 +1,4 @@
-"""System checks: queue settings that would hand a job out twice, and wrong operations."""
+"""System checks: queue settings that would deliver a job twice, and invalid operations."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from django.utils.translation import gettext as _
 from opsconsole.engine import registry
 from opsconsole.engine.queue import SLICE_SECONDS
 
-# A slice may end in a batch that waits for locks and is written in halves.
+# The last batch of a slice may wait for locks and be halved.
 LONGEST_BATCH_SECONDS = 30
 
 
 @register()
 def check_operations(**kwargs: Any) -> list[CheckMessage]:
-    """Load every operation, so that a wrong declaration is reported at start-up."""
+    """Load every operation to report an invalid declaration at start-up."""
     try:
         registry.operations()
     except (ImproperlyConfigured, TypeError) as error:
@@ -28,7 +28,7 @@ def check_operations(**kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def check_queue(**kwargs: Any) -> list[CheckMessage]:
-    """Check Q_CLUSTER: a job must be handed out once, and the run retries itself."""
+    """Check that the queue delivers each job once. The run retries itself."""
     queue = settings.Q_CLUSTER
     workers = queue.get("workers") or 0
     timeout, retry = queue.get("timeout") or 0, queue.get("retry") or 0
@@ -39,7 +39,7 @@ def check_queue(**kwargs: Any) -> list[CheckMessage]:
         problems.append(
             (
                 "E002",
-                _("`queue_limit` is not the number of workers: jobs would wait in a full cluster."),
+                _("`queue_limit` differs from the number of workers. Jobs would wait in a full cluster."),
                 _("Set it to `workers` (%(workers)d).") % {"workers": workers},
             )
         )
@@ -48,28 +48,28 @@ def check_queue(**kwargs: Any) -> list[CheckMessage]:
         problems.append(
             (
                 "E003",
-                _("`timeout` would kill a worker in its slice."),
+                _("`timeout` would kill a worker during its slice."),
                 _("Set it above %(seconds)d seconds.") % {"seconds": shortest},
             )
         )
-    # The retry clock starts when a job is fetched, not when it starts.
+    # The time of `retry` starts when a worker fetches a job, not when the job starts.
     least = timeout * (2 + queue.get("queue_limit", 0) / max(workers, 1))
     if retry <= least:
         problems.append(
             (
                 "E004",
-                _("`retry` would hand a job out a second time while it waits or runs."),
+                _("`retry` would deliver a job again while it waits or runs."),
                 _("Set it above %(seconds)d seconds: timeout × (2 + queue_limit / workers).") % {"seconds": least},
             )
         )
-    # Each with the consequence of another value: see Django-Q's configuration.
+    # Name, required value, consequence of another value.
     for number, (name, wanted, consequence) in enumerate(
         (
-            ("bulk", 1, _("a worker would hold jobs that another could take")),
-            ("ack_failures", True, _("a failed job would come back for ever")),
-            ("max_attempts", 1, _("the queue would retry what the run retries itself")),
-            ("catch_up", False, _("every missed tick of a stopped cluster would be replayed")),
-            ("save_limit", 0, _("every finished job would read all the kept ones again")),
+            ("bulk", 1, _("a worker would reserve jobs that another worker could execute")),
+            ("ack_failures", True, _("a failed job would be repeated forever")),
+            ("max_attempts", 1, _("the queue would repeat what the run already retries")),
+            ("catch_up", False, _("a restarted cluster would repeat every missed schedule")),
+            ("save_limit", 0, _("every finished job would read all stored results")),
         ),
         5,
     ):

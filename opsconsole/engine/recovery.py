@@ -1,4 +1,4 @@
-"""Recovery after a crash, a lost connection, a power loss or a failed write."""
+"""Recovery after a crash or a failed write: batches in doubt, and the rows that cannot be written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.errors import ErrorKind, classify
 from opsconsole.stores.rows import Key, RowsChanged, Write
 
-MAX_MOVES = 5  # a row that other clients change more often than this is skipped
+MAX_CONFLICTS = 5  # a row that other clients change more often is skipped
 
 
 @contextmanager
@@ -145,7 +145,7 @@ class FailingRows:
             return None
         try:
             return self.process(row)
-        except Exception:  # noqa: BLE001  # it fails, and is counted so
+        except Exception:  # noqa: BLE001  # the row fails when it is processed
             return None
 
     def isolate(self, rows: list[Any], error: Exception, writes: list[Write]) -> int | None:
@@ -154,7 +154,7 @@ class FailingRows:
         Return the size of the next batch if it is halved.
         """
         self.retries += 1
-        if isinstance(error, RowsChanged) and self.retries <= 2 * MAX_MOVES:
+        if isinstance(error, RowsChanged) and self.retries <= 2 * MAX_CONFLICTS:
             self._judge(rows, error, writes)
         elif len(rows) > 1:
             self._isolating = max(self._isolating, len(rows))
@@ -182,7 +182,7 @@ class FailingRows:
                 reasons = [reason for reason in unmet if reason is not None]
                 if reasons and holds == before:
                     self._verdicts[row.pk] = reasons[0]
-                elif times >= MAX_MOVES:
+                elif times >= MAX_CONFLICTS:
                     self._verdicts[row.pk] = Skip("changed_concurrently")
                 self._suspects[row.pk] = holds, times + 1
 

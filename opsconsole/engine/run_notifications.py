@@ -1,4 +1,4 @@
-"""The notifications about runs: a run waits for approval, is rejected, has ended; all runs are frozen or resume."""
+"""The notifications about runs: approval, rejection, end, freeze."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from opsconsole.engine.operation import Priority
 
 
 def request_approval(run: Run) -> None:
-    """Notify the possible approvers that a run waits for approval."""
+    """Ask the possible approvers to approve a run."""
     users = User.objects.with_perm("operations.approve_run", backend="django.contrib.auth.backends.ModelBackend")
-    theirs = {run.user_id, run.confirmed_by_id, run.changed_by_id}
+    excluded = {run.user_id, run.confirmed_by_id, run.changed_by_id}
     values = {"run": run.pk, "operation": run.operation, "store": run.store, "who": run.started_by}
     create_alert(
         f"approval/{run.pk}",
         _("Run %(run)d of %(operation)s on %(store)s waits for approval") % values,
         _("Planned by: %(who)s") % values + "\n" + _("Why: %(note)s") % {"note": run.note or "–"},
-        to=_addresses(*(user for user in users if user.pk not in theirs)),
+        to=_addresses(*(user for user in users if user.pk not in excluded)),
     )
 
 
 def notify_rejected(run: Run, actor: Actor, reason: str) -> None:
-    """Notify the accounts of a rejected run of the reason."""
+    """Notify the accounts of a run that it is rejected, and why."""
     label = Rejection(reason).label if reason in Rejection.values else reason
     values = {"run": run.pk, "operation": run.operation, "store": run.store, "who": actor.name}
     create_alert(
@@ -44,13 +44,13 @@ def _addresses(*users: User | None) -> list[str]:
 
 
 def notify(run: Run) -> None:
-    """Notify the alert list of a run that failed, needs attention or found something new."""
+    """Notify the alert list of a run that failed, needs attention or has new findings."""
     facts = [
         _("Run %(run)d: %(operation)s") % {"run": run.pk, "operation": run.operation},
         _("Database: %(location)s") % {"location": run.location},
         _("Started by: %(who)s") % {"who": run.started_by},
         *filter(None, (run.note, run.error)),
-        _("Look at it with `runs show %(run)d`, or on its page.") % {"run": run.pk},
+        _("See `runs show %(run)d` or its page.") % {"run": run.pk},
     ]
     values = {"run": run.pk, "operation": run.operation, "store": run.store, "status": run.get_status_display()}
     if run.status in {Status.FAILED, Status.NEEDS_ATTENTION}:

@@ -1,6 +1,6 @@
-"""The seal of an entry of the audit log: an HMAC over the entry and the seal before it; its key is in no database.
+"""The seals of the audit log: an HMAC over an entry and the seal before it. The key is not in the database.
 
-New entries are sealed with AUDIT_LOG_KEY; those that AUDIT_LOG_KEY_FALLBACKS sealed before still fit.
+AUDIT_LOG_KEY seals new entries. Seals of the former keys in AUDIT_LOG_KEY_FALLBACKS remain valid.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SALT = "opsconsole.audit_log"
 
 @contextmanager
 def serialised(name: str) -> Iterator[None]:
-    """Serialize over all processes. SQLite's IMMEDIATE transactions are serial already."""
+    """Open a transaction that excludes others of this name. On SQLite, IMMEDIATE transactions exclude each other."""
     with transaction.atomic():
         connection = connections["default"]
         if connection.vendor == "postgresql":
@@ -31,7 +31,7 @@ def serialised(name: str) -> Iterator[None]:
 
 
 def number_of(text: str) -> int:
-    """Return the 64-bit number of a text for PostgreSQL's advisory lock."""
+    """Return the 64-bit number of a text, for an advisory lock of PostgreSQL."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
 
 
@@ -41,7 +41,7 @@ def seal_of(before: str, event: Any) -> str:
 
 
 def fits(before: str, event: Any) -> bool:
-    """Return whether an entry's seal is one of the present or a former key, after the seal `before`."""
+    """Return whether an entry that follows the seal `before` has a valid seal."""
     return event.at is not None and is_sealed(_content(before, event), event.seal)
 
 
@@ -51,6 +51,7 @@ def seal(content: Any) -> str:
 
 
 def is_sealed(content: Any, seal: str) -> bool:
+    """Return whether the current or a former key made this seal of a JSON value."""
     keys = (settings.AUDIT_LOG_KEY, *settings.AUDIT_LOG_KEY_FALLBACKS)
     return any(constant_time_compare(seal, _hmac(content, key)) for key in keys)
 
@@ -73,7 +74,7 @@ def _content(before: str, event: Any) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as every database gives it back: PostgreSQL makes 1e16 a whole number."""
+    """Return a value in the form that every database returns. PostgreSQL turns 1e16 into an integer."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

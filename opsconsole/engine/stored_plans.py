@@ -20,12 +20,26 @@ from opsconsole.engine.planner import Plan, PlanRefused, operation_on, store_cal
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store, attach_file
 
+# The fields of a plan that `Run.plan` stores under the same names.
+STORED = (
+    "counted",
+    "reasons",
+    "sample",
+    "batches",
+    "seconds",
+    "cursor",
+    "rows_digest",
+    "rows",
+    "notes",
+    "restorable",
+)
+
 
 def get_run(number: int) -> Run:
     """Return the run with this number. Raises RunRefused."""
     run = Run.objects.filter(pk=number).first()
     if run is None:
-        raise RunRefused(_("There is no run %(run)d: `runs list` shows those there are.") % {"run": number})
+        raise RunRefused(_("There is no run %(run)d. List the runs with `runs list`.") % {"run": number})
     return run
 
 
@@ -42,7 +56,7 @@ def store_for(cls: type[Operation], params: Mapping[str, Any]) -> Store:
 
 
 def store_of(run: Run, *, ask_server: bool = True) -> Store:
-    """Return the store of a run; an attached file is attached again. Refuses a different database.
+    """Return the store of a run. Raises RunRefused if it is a different database.
 
     Pages pass `ask_server=False`: they show stored data and do not wait for the server.
     """
@@ -58,8 +72,8 @@ def store_of(run: Run, *, ask_server: bool = True) -> Store:
     if (ask_server or store.path is not None) and store.identity() != run.identity:
         raise RunRefused(
             _(
-                "%(location)s is not the database that run %(run)d worked on: "
-                "the file was replaced, or the store now points elsewhere."
+                "%(location)s is not the database of run %(run)d. The file was replaced, or the store points to "
+                "another database."
             )
             % {"location": run.location, "run": run.pk}
         )
@@ -67,6 +81,7 @@ def store_of(run: Run, *, ask_server: bool = True) -> Store:
 
 
 def operation_of(run: Run, *, ask_server: bool = True) -> Operation:
+    """Return the operation of a run, with its parameters, on its store."""
     cls = registry.operation(run.operation)
     operation = operation_on(cls, store_of(run, ask_server=ask_server), run.params)
     operation.as_of = datetime.fromisoformat(run.plan["as_of"])
@@ -74,7 +89,7 @@ def operation_of(run: Run, *, ask_server: bool = True) -> Operation:
 
 
 def fingerprint(operation: Operation, selection: Selection) -> str:
-    """Return a digest that is equal for the same operation, database, parameters and selection."""
+    """Return a digest of operation, database, parameters and selection, which identify a command."""
     parts = [operation.name, operation.store.identity(), operation.params, selection.as_json()]
     return hashlib.sha256(orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
@@ -87,42 +102,18 @@ def same_command(operation: Operation, selection: Selection) -> Run | None:
 
 def plan_of(run: Run) -> Plan:
     """Return the stored plan, to count it further or to compare it."""
-    kept = run.plan
-    return Plan(
-        operation_of(run),
-        Selection(**run.selection),
-        run.bound,
-        run.before,
-        reasons=kept["reasons"],
-        sample=kept["sample"],
-        batches=kept["batches"],
-        seconds=kept["seconds"],
-        cursor=kept["cursor"],
-        counted=kept["counted"],
-        rows_digest=kept["rows_digest"],
-        rows=kept.get("rows", {}),
-        notes=kept.get("notes", []),
-        restorable=kept.get("restorable", True),
-    )
+    stored = {name: run.plan[name] for name in STORED}
+    return Plan(operation_of(run), Selection(**run.selection), run.bound, run.before, **stored)
 
 
 def store_plan(run: Run, planned: Plan) -> None:
-    """Copy the plan so far into `run` without saving it."""
+    """Copy the plan into `run` without saving it."""
     run.bound = planned.bound
     run.total = planned.total
     run.before = planned.before
     run.digest = planned.digest()
     run.plan = {
-        "counted": planned.counted,
-        "reasons": planned.reasons,
-        "sample": planned.sample,
-        "batches": planned.batches,
-        "seconds": planned.seconds,
-        "cursor": planned.cursor,
-        "rows_digest": planned.rows_digest,
-        "rows": planned.rows,
-        "notes": planned.notes,
-        "restorable": planned.restorable,
+        **{name: getattr(planned, name) for name in STORED},
         "planned_at": timezone.now().isoformat(),
         "as_of": planned.operation.as_of.isoformat(),
     }

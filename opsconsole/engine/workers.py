@@ -1,4 +1,4 @@
-"""Runs and their workers: claim, wait, interrupt, requeue and fail."""
+"""The workers of runs: claim a run, wait, interrupt, requeue and fail."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from opsconsole.engine import registry
 from opsconsole.engine.audit_log import record
 from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
 from opsconsole.engine.leases import LEASE, is_stale, this_worker, worker_actor
-from opsconsole.engine.lifecycle import COMPARED_ROWS, check_drift, is_frozen, move, replace_plan, require_environment
+from opsconsole.engine.lifecycle import (
+    COMPARED_ROWS,
+    check_drift,
+    move,
+    replace_plan,
+    require_permitted,
+    require_transition,
+)
 from opsconsole.engine.locks import release, take_locks
-from opsconsole.engine.models import RESUMABLE, TRANSITIONS, Request, Run, Status
+from opsconsole.engine.models import RESUMABLE, Request, Run, Status
 from opsconsole.engine.run_notifications import notify
 
 logger = logging.getLogger(__name__)
@@ -32,18 +38,13 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
     `generation` is that of the queue message: an outdated message claims nothing.
     """
     if generation is not None and generation != run.generation:
-        raise RunRefused(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
-    require_environment()
-    if is_frozen(registry.operations().get(run.operation)):
-        raise RunRefused(_("All runs are frozen. Run `runs unfreeze` to resume them."))
+        raise RunRefused(_("Another worker has taken over run %(run)d.") % {"run": run.pk})
+    require_permitted(run)
     handed_over = run.status == Status.RUNNING and not run.worker
     if run.status == Status.RUNNING and not handed_over and not is_stale(run):
-        raise RunRefused(_("Run %(run)d is already running: see `runs show %(run)d`.") % {"run": run.pk})
-    if run.status != Status.RUNNING and Status.RUNNING not in TRANSITIONS[run.status]:
-        raise RunRefused(
-            _("Run %(run)d is %(status)s. This is not possible in that status.")
-            % {"run": run.pk, "status": run.get_status_display()}
-        )
+        raise RunRefused(_("Run %(run)d is already running. See `runs show %(run)d`.") % {"run": run.pk})
+    if run.status != Status.RUNNING:
+        require_transition(run, Status.RUNNING)
     died = run.status == Status.RUNNING and not handed_over
     if run.status == Status.QUEUED and run.started_at is None:
         begin(run)
@@ -57,25 +58,25 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
         request=Request.NONE if run.status in RESUMABLE else run.request,
     )
     if not met:
-        raise RunRefused(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+        raise RunRefused(_("Another worker has taken over run %(run)d.") % {"run": run.pk})
     run.refresh_from_db()
     return run
 
 
 def begin(run: Run) -> None:
-    """Lock the targets of a new run after its pinned rows are verified. Raises RunRefused."""
+    """Compare the pinned rows of a new run, then lock its targets. Raises RunRefused."""
     try:
-        check_drift(run, COMPARED_ROWS)
+        check_drift(run, limit=COMPARED_ROWS)
     except PlanDrifted:
         replace_plan(run, worker_actor(run))
-    except RunRefused as error:  # the plan can no longer be executed
+    except RunRefused as error:
         fail_run(run, str(error))
         raise
     try:
         take_locks(run)
-    except TargetLocked as held:  # it waits and is tried again in a minute
+    except TargetLocked as locked:  # `heartbeat` tries again
         Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(
-            waiting=str(held),
+            waiting=str(locked),
             waiting_code="target",
             waiting_since=run.waiting_since or timezone.now(),
             lease_until=timezone.now() + LEASE,
@@ -88,7 +89,7 @@ def requeue_stale_runs() -> list[Run]:
 
     A run that loses its worker five times without completing a batch fails.
     """
-    revived = []
+    requeued = []
     now = timezone.now()
     left = Run.objects.filter(
         Q(status=Status.RUNNING)
@@ -96,15 +97,15 @@ def requeue_stale_runs() -> list[Run]:
         | Q(status=Status.QUEUED, lease_until__lt=now)
     ).order_by("pk")
     for run in left:
-        if run.status == Status.QUEUED:  # its message was lost, or arrived during a freeze
+        if run.status == Status.QUEUED:  # its message was lost, or was delivered during a freeze
             Run.objects.filter(pk=run.pk, status=Status.QUEUED).update(lease_until=now + LEASE)
-            revived.append(run)
+            requeued.append(run)
             continue
         if run.status == Status.RUNNING and not is_stale(run):
             continue
         try:
             if run.attempts >= MAX_ATTEMPTS:
-                error = _("Its worker was lost %(count)d times in a row without finishing a batch.")
+                error = _("The run lost its worker %(count)d times in a row without completing a batch.")
                 fail_run(run, error % {"count": run.attempts})
                 continue
             if run.status == Status.RUNNING and not run.in_background:
@@ -115,8 +116,8 @@ def requeue_stale_runs() -> list[Run]:
             move(run, Status.QUEUED, attempts=attempts, worker={}, lease_until=lease)
         except RunRefused:  # another process has changed it
             continue
-        revived.append(run)
-    return revived
+        requeued.append(run)
+    return requeued
 
 
 def release_worker(run: Run, code: str, reason: str) -> float:
@@ -137,7 +138,7 @@ def release_worker(run: Run, code: str, reason: str) -> float:
     }
     mine = Run.objects.filter(pk=run.pk, generation=run.generation, status=run.status)
     if not mine.update(**fields):
-        raise RunRefused(_("Run %(run)d went on elsewhere.") % {"run": run.pk})
+        raise RunRefused(_("Another worker has taken over run %(run)d.") % {"run": run.pk})
     for name, value in fields.items():
         setattr(run, name, value)
     logger.info("Run %s releases its worker: %s", run.pk, reason)
@@ -155,7 +156,7 @@ def interrupt(run: Run, reason: str, code: str = "") -> None:
             worker={},
         )
     except (DatabaseError, InterfaceError):
-        logger.warning("The interruption could not be written down", exc_info=True)
+        logger.warning("Could not save the interruption", exc_info=True)
 
 
 def fail_run(run: Run, error: str) -> None:

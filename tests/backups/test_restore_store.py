@@ -176,7 +176,7 @@ def test_attached_and_the_console_itself_are_refused(tmp_path: Path) -> None:
 
 def test_nothing_else_runs_on_the_store_meanwhile(saved: Any) -> None:
     run = start(operation_called("audits.backfill_decision_fields", saved.store))
-    with pytest.raises(RunRefused, match="is held by run"):
+    with pytest.raises(RunRefused, match="is locked by run"):
         restore(saved.store, saved.backup.path)
     lifecycle.cancel(run, TESTER)
 

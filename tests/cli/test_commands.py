@@ -118,7 +118,7 @@ def test_a_file_put_in_the_stores_place_is_not_undone(shell, store, tmp_path):
     run = shell.json(COMMAND, "--db-path", store)["run"]
     store.rename(tmp_path / "away.db")
     agentos.create_sqlite(store, 500)
-    assert "the file was replaced" in shell.refused("runs", "undo", run, "--execute", "--yes")
+    assert "The file was replaced" in shell.refused("runs", "undo", run, "--execute", "--yes")
 
 
 @pytest.mark.parametrize("verb", ["show", "pause", "resume", "cancel", "approve", "reject", "retry", "undo"])
@@ -212,7 +212,7 @@ def test_background_prints_the_runs_id_alone(shell, store):
     assert shell.json("runs", "resume", run)["status"] == "queued"
     assert shell.json("runs", "cancel", run)["status"] == "cancelled"
     assert "This is not possible in that status" in shell.refused("runs", "cancel", run)
-    assert "only a paused or interrupted run" in shell.refused("runs", "resume", run)
+    assert "Only a paused or interrupted run" in shell.refused("runs", "resume", run)
     assert "does not wait for approval" in shell.refused("runs", "approve", run)
 
 

@@ -148,7 +148,7 @@ def test_a_run_that_is_no_longer_what_was_planned_is_refused(bobs, audits):
     Run.objects.filter(pk=run.pk).update(bound=10**9)
     response = confirm(bobs, run)
     assert response.status_code == 409
-    assert "is no longer what was planned" in response.content.decode()
+    assert "no longer matches its plan" in response.content.decode()
 
 
 def test_rows_created_after_the_plan_are_not_changed(bobs, audits):
@@ -179,7 +179,7 @@ def test_a_target_locked_by_another_run_is_refused_next_to_the_button(bobs, audi
     assert confirm(bobs, first).status_code == 302
     response = confirm(bobs, second)
     assert response.status_code == 409
-    assert f"is held by run {first.pk}" in response.content.decode()
+    assert f"is locked by run {first.pk}" in response.content.decode()
     second.refresh_from_db()
     assert second.status == Status.PLANNED
 
@@ -399,7 +399,7 @@ def test_a_schedule_is_switched(bobs):
     assert "Scheduled." in bobs.get("/admin/operations/").content.decode()
     refused = bobs.post(url, {"on": "1", "cron": "at night"})
     assert refused.status_code == 400
-    assert "is no cron rule" in refused.content.decode()
+    assert "is not a cron rule" in refused.content.decode()
     bobs.post(url, {"on": "0", "cron": "0 3 * * *"})
     assert not ScheduleSetting.objects.get(pk=BACKFILL).on
 

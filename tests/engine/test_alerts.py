@@ -184,8 +184,8 @@ def test_the_emergency_switch():
 
 def test_an_overdue_run_is_told_once_for_each_due_time():
     ScheduleSetting.objects.create(operation="operations.prune_runs", on=True, cron="*/20 * * * *")
-    queue.tell_overdue()
-    queue.tell_overdue()
+    queue.report_overdue()
+    queue.report_overdue()
     alert = Alert.objects.get()
     assert "operations.prune_runs is overdue" in alert.subject
     assert "It has not run yet" in alert.text
@@ -193,16 +193,16 @@ def test_an_overdue_run_is_told_once_for_each_due_time():
 
 def test_what_has_just_been_switched_on_or_has_run_is_not_overdue():
     queue.switch("operations.prune_runs", on=True, cron="0 4 1 1 *", actor=TESTER)
-    queue.tell_overdue()
+    queue.report_overdue()
     assert not Alert.objects.exists()
     Event.objects.all()._raw_delete("default")
     run = Run.objects.create(
         operation="operations.prune_runs", trigger=Trigger.SCHEDULE, status=Status.SUCCEEDED, store="default"
     )
-    queue.tell_overdue()
+    queue.report_overdue()
     assert not Alert.objects.exists()
     Run.objects.filter(pk=run.pk).update(status=Status.QUEUED)
-    queue.tell_overdue()
+    queue.report_overdue()
     assert "is still queued" in Alert.objects.get().text
 
 

@@ -96,7 +96,7 @@ def test_a_difference_stops_the_run_and_plans_it_again(
     if when == "approval":
         CHANGES[change]()
         page = client.post(reverse("run-act", args=[waiting.pk, "approve"]), follow=True).content.decode()
-        assert "have changed since they were confirmed" in page
+        assert "have changed since it was confirmed" in page
     else:
         queue.approve(waiting, acting(alice))
         CHANGES[change]()
@@ -162,7 +162,7 @@ def test_an_approved_run_waits_for_its_target(waiting: Run, alice: User) -> None
     Lock.objects.create(run=holder, identity=waiting.identity, table="memory_items")
     run = advance(waiting)
     assert run.status == Status.QUEUED
-    assert f"is held by run {holder.pk}" in run.waiting
+    assert f"is locked by run {holder.pk}" in run.waiting
     holder.locks.all().delete()
     run = advance(waiting)
     assert (run.status, run.waiting) == (Status.SUCCEEDED, "")
@@ -221,5 +221,5 @@ def test_a_queued_run_whose_plan_was_altered_fails(items: None) -> None:
     Run.objects.filter(pk=run.pk).update(bound="zz")
     run = advance(run)
     assert run.status == Status.FAILED
-    assert "no longer what was planned" in run.error
+    assert "no longer matches its plan" in run.error
     assert keys() == {"a", "c", "e"}

@@ -166,7 +166,7 @@ def test_the_page_in_production(store, settings, tmp_path, client, alice, bob):
     assert confirm(checked=ALL, typed="yes").status_code == 400
     partly = confirm(checked=ALL[:4])
     assert partly.status_code == 409
-    assert "Not confirmed of the checklist: rollback." in partly.content.decode()
+    assert "These items of the checklist are not confirmed: rollback." in partly.content.decode()
     assert len(re.findall(r'name="checked"[^>]* checked>', partly.content.decode())) == 4
     assert confirm(checked=ALL, note="incident 4711").status_code == 302
     run.refresh_from_db()
@@ -252,7 +252,7 @@ def test_a_terminal_asks_item_by_item(store, settings, monkeypatch, capsys):
     answers = iter(["y", "yes", "y", "y", "y", "n"])
     asked = Terminal(lambda: next(answers))
     monkeypatch.setattr("sys.stdin", asked)
-    with pytest.raises(Exception, match="Not confirmed"):
+    with pytest.raises(Exception, match="are not confirmed"):
         call_command("cleanup_dirty_data", "cleanup", "3", "--execute")
     assert 3 in dump(store)["jobs"]
     answers = iter(["y", "y", "y", "y", "y", "y"])

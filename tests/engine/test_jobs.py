@@ -75,7 +75,7 @@ def test_a_run_in_slices(store, monkeypatch):
         OrmQ.objects.first().delete()
         assert job == "run_slice"
         statuses.append(queue.run_slice(run_id, generation))
-        assert "went on elsewhere" in queue.run_slice(run_id, generation) or statuses[-1] == Status.SUCCEEDED
+        assert "has taken over run" in queue.run_slice(run_id, generation) or statuses[-1] == Status.SUCCEEDED
         assert len(statuses) < 50
     run.refresh_from_db()
     assert run.status == Status.SUCCEEDED
@@ -173,7 +173,7 @@ def test_schedules_follow_their_switch():
     schedule.refresh_from_db()
     assert schedule.next_run == due
 
-    with pytest.raises(RunRefused, match="no cron rule"):
+    with pytest.raises(RunRefused, match="not a cron rule"):
         queue.switch(BACKFILL, on=True, cron="at night", actor=TESTER)
     queue.switch(BACKFILL, on=False, cron="0 5 * * *", actor=TESTER)
     assert not Schedule.objects.filter(name__startswith=queue.OPERATION_PREFIX).exists()
@@ -293,7 +293,7 @@ def test_a_run_that_waits_is_cancelled_or_paused_at_once(locked):
     lifecycle.pause(run, TESTER)
     assert Run.objects.get().status == Status.PAUSED
     _job, *late = take()
-    assert "went on elsewhere" in queue.run_slice(*late)
+    assert "has taken over run" in queue.run_slice(*late)
     free()
     queue.resume(run, TESTER)
     queue.run_slice(*take()[1:])

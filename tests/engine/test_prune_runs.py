@@ -80,7 +80,7 @@ def test_only_a_superuser_ends_the_undo_of_recent_runs(make_attached: Any, alice
             confirm(drafted, Actor("x", "", Trigger.ADMIN, person), background=True)
     assert Batch.objects.filter(run=run, before_image__isnull=False).exists()
     settings.ENVIRONMENT = "staging"
-    with pytest.raises(RunRefused, match="Not confirmed of the checklist"):
+    with pytest.raises(RunRefused, match="of the checklist are not confirmed"):
         confirm(drafted, Actor("alice", "", Trigger.ADMIN, alice), background=True)
     settings.ENVIRONMENT = "development"
     confirm(drafted, Actor("alice", "", Trigger.ADMIN, alice), background=True)

@@ -183,7 +183,7 @@ def test_an_identity_key_comes_from_its_sequence(bobs, task, identity):
 
 
 def test_what_stands_against_a_run_stands_above_the_form(bobs, task):
-    for number, sentence in enumerate(("All runs are frozen", "is held by run")):
+    for number, sentence in enumerate(("All runs are frozen", "is locked by run")):
         if number:
             other = start(given(Write("tasks", ("status",), [("t", ("created",), ("x",))])))
         else:
@@ -279,7 +279,7 @@ def test_values_are_written_as_the_database_holds_them(managed, field, value, in
 def test_a_small_run_waits_for_another_small_one(bobs, task, monkeypatch):
     other = start(given(Write("tasks", ("status",), [("t", ("created",), ("x",))])))
     monkeypatch.setattr(
-        "opsconsole.engine.queue.time.sleep", lambda seconds: work(other) if seconds in queue.HELD_SECONDS else None
+        "opsconsole.engine.queue.time.sleep", lambda seconds: work(other) if seconds in queue.LOCKED_SECONDS else None
     )
     assert save(bobs, "agentos.task", "t", title="mine").status_code == 302
     assert tasks(task) == [("t", "mine", "x")]

@@ -162,7 +162,7 @@ def test_locks_of_two_operators(make_helix):
     with pytest.raises(RunRefused, match=f"run {first.pk}"):
         confirmed(store, 4, 5)
     second = confirmed(store, 5)
-    with pytest.raises(RunRefused, match="is held by"):
+    with pytest.raises(RunRefused, match="is locked by"):
         confirmed(store)
     repair = operation_called("helix.repair_dirty_jobs", store)
     drafted = lifecycle.create_run(planner.count_outcomes(planner.plan(repair, Selection([3]))), TESTER)

@@ -86,7 +86,7 @@ def test_another_database_at_the_same_address_is_not_resumed(
     forget_attached()
     store = attach_url("agentos", postgres.create_database("identity", like=agentos_template))
     assert store.location == run.location
-    with pytest.raises(RunRefused, match="is not the database that run"):
+    with pytest.raises(RunRefused, match="is not the database of run"):
         stored_plans.operation_of(run)
 
 

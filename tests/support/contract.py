@@ -363,7 +363,7 @@ class Contract:
         self, store: Store, after: Tables, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """One more per batch would be one per row at a million rows."""
-        monkeypatch.setattr(executor, "HOLD_CHECK_SECONDS", 3600.0)  # by the clock, and not by the batch
+        monkeypatch.setattr(executor, "THROTTLE_CHECK_SECONDS", 3600.0)  # by the clock, and not by the batch
         monkeypatch.setattr(executor, "MARK_SECONDS", 3600.0)
 
         def per_batch(size: int) -> int:

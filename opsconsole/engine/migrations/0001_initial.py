@@ -131,7 +131,7 @@ class Migration(migrations.Migration):
                 ("tick", models.CharField(max_length=150, null=True, unique=True)),
                 ("started_by", models.CharField(max_length=150, verbose_name="started by")),
                 ("confirmed_at", models.DateTimeField(null=True, verbose_name="confirmed at")),
-                ("rejection", models.TextField(blank=True, verbose_name="reason of the rejection")),
+                ("rejection", models.TextField(blank=True, verbose_name="reason for the rejection")),
                 ("note", models.TextField(blank=True, verbose_name="note")),
                 ("code_version", models.CharField(max_length=50, verbose_name="code version")),
                 ("bound", models.JSONField(null=True)),
@@ -209,7 +209,7 @@ class Migration(migrations.Migration):
                         on_delete=django.db.models.deletion.PROTECT,
                         related_name="children",
                         to="operations.run",
-                        verbose_name="run it refers to",
+                        verbose_name="related run",
                     ),
                 ),
                 (
@@ -322,7 +322,7 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("key", models.JSONField(verbose_name="key")),
-                ("label", models.TextField(verbose_name="unit")),
+                ("label", models.TextField(verbose_name="row")),
                 ("reason", models.CharField(max_length=200, verbose_name="reason")),
                 ("error", models.TextField(verbose_name="error")),
                 ("at", models.DateTimeField(default=django.utils.timezone.now, verbose_name="at")),
@@ -346,8 +346,8 @@ class Migration(migrations.Migration):
                 ),
             ],
             options={
-                "verbose_name": "unit set aside",
-                "verbose_name_plural": "units set aside",
+                "verbose_name": "failed row",
+                "verbose_name_plural": "failed rows",
             },
         ),
         migrations.CreateModel(
