@@ -120,9 +120,10 @@ class Output:
         self.line()
 
     def plan(self, planned: Plan) -> None:
-        """Print what the plan changes, what it does not touch, and what to expect."""
+        """Print what the plan changes, what remains unchanged, what to expect, and what a confirmation needs."""
         words = wording.PlanWording.of_plan(planned)
-        for sentence in (words.sentence(), *words.unchanged(), *words.estimates()):
+        needs = wording.confirmation_needs(planned.operation)
+        for sentence in (words.sentence(), *words.unchanged(), *words.estimates(), *needs):
             self.line(sentence)
         self.line()
 

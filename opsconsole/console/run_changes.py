@@ -33,7 +33,7 @@ class Changes:
 
     @property
     def incomplete(self) -> bool:
-        """Whether the search covered only the first batches."""
+        """Return whether the search covered only the first batches."""
         return bool(self.key) and not self._by_cursor and len(self.numbers) > SEARCHED_BATCHES
 
     @cached_property

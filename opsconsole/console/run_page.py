@@ -115,7 +115,7 @@ class RunPage(Page):
 
     @cached_property
     def status_messages(self) -> list[SafeString | str]:
-        """Why the run makes no progress, since when, and what ends it."""
+        """The reasons why the run makes no progress, since when, and what ends them."""
         return [
             format_html("{} ({} {})", one.text, _("since"), format_time(one.since)) if one.since else one.text
             for one in wording.status_messages(self.run)
@@ -123,7 +123,7 @@ class RunPage(Page):
 
     @property
     def needs_attention(self) -> bool:
-        """Whether the run waits for something that may need a person."""
+        """Return whether the run waits for something that may need a person."""
         return bool(self.run.waiting or (self.run.status == Status.QUEUED and self.worker_missing))
 
     @property
@@ -147,13 +147,13 @@ class RunPage(Page):
 
     @cached_property
     def may_approve(self) -> bool:
-        """Whether this user can approve the run now."""
+        """Return whether this user can approve the run now."""
         actor = Actor(self.user.get_username(), "", Trigger.ADMIN, self.user)  # type: ignore[arg-type]
         return self.run.status == Status.AWAITING_APPROVAL and not lifecycle.refusal_to_approve(self.run, actor)
 
     @property
     def may_reject(self) -> bool:
-        """Whether this user can reject the run now."""
+        """Return whether this user can reject the run now."""
         may = self.user.has_perm("operations.approve_run")  # type: ignore[attr-defined]
         return may and self.run.status == Status.AWAITING_APPROVAL
 
@@ -174,7 +174,7 @@ class RunPage(Page):
 
     @property
     def rows_changed(self) -> bool:
-        """Whether the run was stopped because its rows had changed after the confirmation."""
+        """Return whether the run was stopped because its rows had changed after the confirmation."""
         return self.run.rejection == Rejection.ROWS_CHANGED
 
     @cached_property

@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from opsconsole.engine import lifecycle, queue
+from opsconsole.engine import checklist, lifecycle, queue
 from opsconsole.engine.checks import Check
 from opsconsole.engine.findings import MOVES
 from opsconsole.engine.labels import action_label, operation_title, outcome_label, reason_label
@@ -217,6 +217,12 @@ def type_to_confirm(phrase: str) -> str:
 
 def approval_follows() -> str:
     return _("After your confirmation, a second approver must approve the run.")
+
+
+def confirmation_needs(operation: Operation) -> list[str]:
+    """Return what a confirmation still needs: first what blocks it, such as a backup, then the approval."""
+    blocking = checklist.blocking_reason(operation)
+    return [*([blocking] if blocking else []), *([approval_follows()] if lifecycle.needs_approval(operation) else [])]
 
 
 # --- the run -----------------------------------------------------------------------------------------------

@@ -164,9 +164,7 @@ def stops_after(checkpointer: Any) -> Any:
 def _asks(work: Work) -> dict[str, Any]:
     note("mail")
     answer = interrupt("Is this good?")
-    time.sleep(
-        0.3 if "review" in os.environ.get("GRAPH_ACCIDENT", "") else 0
-    )  # LangGraph stores the answer
+    time.sleep(0.3 if "review" in os.environ.get("GRAPH_ACCIDENT", "") else 0)  # LangGraph stores the answer
     happen("review")
     note(f"answer {answer}")
     return {"done": ["review"], "reviews": [Review(approved=answer == "yes")]}

@@ -1,7 +1,7 @@
-"""Bad days, for real: commands that are killed, stopped, frozen, out of disk, without a server.
+"""Commands that are killed, stopped, frozen, out of disk space or without a server.
 
-Every test runs commands as processes of their own, with a data folder of their own, and looks at the store
-as a neighbour does. `tests.support.reference_backfill` says what each row must be.
+Every test runs commands as separate processes with a separate data folder, and reads the store with a plain client.
+`tests.support.reference_backfill` computes the expected rows.
 """
 
 from __future__ import annotations
