@@ -24,6 +24,8 @@ from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.planner import OUTCOMES, Plan
 from opsconsole.engine.registry import operations
 from opsconsole.formatting import duration, duration_range, format_number
+from opsconsole.stores.router import DEFAULT
+from opsconsole.stores.store import Store, StoreUnavailable
 
 _Reasons = Mapping[str, Mapping[str, int]]
 COMPRESSION = 3  # of before-images, about
@@ -203,8 +205,9 @@ class PlanWording:
     def _last_run(self) -> Run | None:
         runs = Run.objects.filter(operation=self.name, store=self.store, elapsed_seconds__gt=1, status=Status.SUCCEEDED)
         try:
+            Store(DEFAULT, DEFAULT).require_file()  # a query would create a missing SQLite file
             return runs.only("elapsed_seconds", *OUTCOMES).order_by("-pk").first()
-        except DatabaseError:  # the shell plans before `setup` has created the console's database
+        except (DatabaseError, StoreUnavailable):  # the shell plans without the console's database
             return None
 
 
