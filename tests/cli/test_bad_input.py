@@ -1,4 +1,4 @@
-"""Bad days of the shell: exit code 2, one sentence, nothing written, nothing created."""
+"""Bad input of commands: exit code 2 and one sentence. Nothing is written or created."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support import agentos
 from tests.support.subprocess_cli import Shell, nothing_appears
 
 COMMAND = "backfill_audit_decision_fields"
-NOBODYS_PORT = "postgresql://user:secret-word@127.0.0.1:1/agentos"
+UNUSED_PORT = "postgresql://user:secret-word@127.0.0.1:1/agentos"
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def shell(tmp_path, empty_console):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Where the stores lie, good and bad."""
+    """Return a directory with good and bad stores."""
     folder = tmp_path / "stores"
     folder.mkdir()
     agentos.create_sqlite(folder / "good.db", 50)
@@ -67,7 +67,7 @@ def test_a_bad_file_is_refused(shell, folder, name, mode):
 
 
 @pytest.mark.parametrize("store", ["attached", "managed"])
-def test_a_missing_store_of_the_environment_does_not_spring_into_being(shell, tmp_path, store):
+def test_a_missing_store_of_the_environment_is_not_created(shell, tmp_path, store):
     path = tmp_path / "stores" / "agentos.sqlite3"
     path.parent.mkdir()
     shell.variables = {"AGENTOS_DATABASE_URL": f"sqlite:///{path}"}
@@ -134,7 +134,7 @@ def test_a_wrong_batch_size_is_refused(shell, size):
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
 )
-def test_wrong_words_are_refused_with_one_sentence(shell, words, sentence):
+def test_wrong_flags_are_refused_with_one_sentence(shell, words, sentence):
     said = shell.refused(COMMAND, *words)
     assert sentence in said
     assert "\n" not in said
@@ -147,8 +147,8 @@ def test_unknown_commands_and_account_names_are_refused(shell):
         assert "is not a valid account name." in shell.refused("setup", "--superuser", name)
 
 
-def test_an_unreachable_server_is_refused_and_its_password_kept(shell):
-    shell.variables = {"AGENTOS_DATABASE_URL": NOBODYS_PORT, "AGENTOS_ATTACHED": "true"}
+def test_an_unreachable_server_is_refused_without_its_password(shell):
+    shell.variables = {"AGENTOS_DATABASE_URL": UNUSED_PORT, "AGENTOS_ATTACHED": "true"}
     for words in ([COMMAND], [COMMAND, "--dry-run"], [COMMAND, "--json"], ["audit_coverage"]):
         said = shell.refused(*words)
         assert "127.0.0.1:1/agentos cannot be reached" in said
@@ -159,7 +159,7 @@ def test_an_unreachable_server_is_refused_and_its_password_kept(shell):
     assert "agentos: 127.0.0.1:1/agentos cannot be reached" in shell.run("stores").stdout
 
 
-def test_a_console_that_is_not_set_up_says_so(tmp_path):
+def test_a_console_that_is_not_set_up_is_refused(tmp_path):
     shell = Shell(tmp_path / "console")
     store = tmp_path / "stores" / "store.db"
     store.parent.mkdir()
@@ -171,8 +171,8 @@ def test_a_console_that_is_not_set_up_says_so(tmp_path):
     assert {path.name for path in shell.folder.iterdir()} == {"secret_key"}
 
 
-def test_a_console_whose_own_server_is_down_says_so(tmp_path):
-    shell = Shell(tmp_path / "console", variables={"DATABASE_URL": NOBODYS_PORT})
+def test_a_console_whose_own_server_is_down_is_refused(tmp_path):
+    shell = Shell(tmp_path / "console", variables={"DATABASE_URL": UNUSED_PORT})
     said = shell.refused("runs", "list")
     assert "The console's own database cannot be used" in said
     assert "secret-word" not in said
@@ -201,7 +201,7 @@ def test_a_search_without_a_word_is_refused(shell, text):
     assert "contains no word to search for" in shell.refused("search", "--", text)
 
 
-def test_migrate_makes_nothing_in_an_attached_store(shell, folder):
+def test_migrate_and_setup_do_not_change_an_attached_store(shell, folder):
     shell.variables = {"AGENTOS_DATABASE_URL": f"sqlite:///{folder}/good.db", "AGENTOS_ATTACHED": "true"}
     with nothing_appears(folder):
         assert "it has no migrations" in shell.refused("migrate", "--database", "agentos")

@@ -1,4 +1,4 @@
-"""The shell as `CLI.md` promises it: shapes of JSON, exit codes, what is printed where."""
+"""The promises of the shell: JSON, exit codes, standard output and standard error."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def own_commands():
         for name, app in get_commands().items()
         if isinstance(app, str)
         and app.split(".")[0] in {"opsconsole", "audits", "tasks", "roadmaps"}
-        and name not in {"migrate", "import", "export", "loaddata"}  # of Django and a library, held back
+        and name not in {"migrate", "import", "export", "loaddata"}  # disabled commands of Django and a library
     )
 
 
@@ -96,7 +96,7 @@ def test_dry_run_and_execution_give_the_same_figures(shell, store):
     assert [event["verb"] for event in shown["events"]] == ["planned", "confirmed", "succeeded"]
 
 
-def test_undo_plans_by_default_and_gives_the_start_back(shell, store):
+def test_undo_plans_by_default_and_restores_the_rows(shell, store):
     before = list(agentos.read_sqlite(store))
     run = shell.json(COMMAND, "--db-path", store)["run"]
     after = list(agentos.read_sqlite(store))
@@ -114,7 +114,7 @@ def test_undo_plans_by_default_and_gives_the_start_back(shell, store):
     assert "--confirm does not accept 'yes'" in shell.refused("runs", "undo", run, "--confirm", "yes")
 
 
-def test_a_file_put_in_the_stores_place_is_not_undone(shell, store, tmp_path):
+def test_undo_refuses_a_file_that_replaced_the_store(shell, store, tmp_path):
     run = shell.json(COMMAND, "--db-path", store)["run"]
     store.rename(tmp_path / "away.db")
     agentos.create_sqlite(store, 500)
@@ -163,13 +163,13 @@ def test_stores_lists_every_store(shell, tmp_path):
         assert entry["size_bytes"] > 0
     assert stores["default"]["missing"] == stores["default"]["unknown"] == []
     assert stores["agentos"]["managed"] is False
-    assert stores["agentos"]["version"] == "0.9.0"  # above 0.10.0 as text
+    assert stores["agentos"]["version"] == "0.9.0"  # sorts after 0.10.0 as text
     assert "task_audits.source_event_ts" in stores["agentos"]["missing"]
     assert "task_runs" in stores["agentos"]["unknown"]
     assert str(other) in shell.run("stores").stdout
 
 
-def test_people_see_what_the_document_shows_them(shell, store):
+def test_the_text_output_of_a_run(shell, store):
     done = shell.run(COMMAND, "--db-path", store)
     for text in (str(store), "EXECUTE", "In scope: 200", "already filled", "Invalid", "broken JSON"):
         assert text in done.stdout
@@ -179,7 +179,7 @@ def test_people_see_what_the_document_shows_them(shell, store):
     assert not any(line != line.rstrip() for line in done.stdout.splitlines())
 
 
-def test_export_gives_every_run(shell, store, tmp_path):
+def test_export_contains_every_run(shell, store, tmp_path):
     run = shell.json(COMMAND, "--db-path", store)["run"]
     rows = list(csv.DictReader(io.StringIO(shell.run("runs", "export").stdout)))
     assert [row["id"] for row in rows] == [str(run)]
@@ -216,7 +216,7 @@ def test_background_prints_the_runs_id_alone(shell, store):
     assert "does not wait for approval" in shell.refused("runs", "approve", run)
 
 
-def test_production_wants_a_name(shell, store):
+def test_production_requires_an_account(shell, store):
     shell.variables = {"OPSCONSOLE_ENVIRONMENT": "production", "SECRET_KEY": "x" * 50}
     assert "pass --user" in shell.refused(COMMAND, "--db-path", store)
     assert "pass --user" in shell.refused("runs", "freeze", "--note", "x")
@@ -261,7 +261,7 @@ def working(shell, process):
     "signals",
     [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]],
 )
-def test_a_stopped_run_says_how_to_go_on_and_does(shell, large_store, signals):
+def test_a_stopped_run_names_the_remedy_and_is_resumed(shell, large_store, signals):
     words = (COMMAND, "--db-path", large_store, "--batch-size", 100)
     process = shell.start(*words)
     working(shell, process)
@@ -277,7 +277,7 @@ def test_a_stopped_run_says_how_to_go_on_and_does(shell, large_store, signals):
 
 
 def test_a_live_run_is_not_doubled(shell, large_store):
-    words = (COMMAND, "--db-path", large_store, "--batch-size", 10)  # it lasts longer than two commands
+    words = (COMMAND, "--db-path", large_store, "--batch-size", 10)  # takes longer than two commands
     process = shell.start(*words)
     working(shell, process)
     assert "Run 1 is already running" in shell.refused(*words)
@@ -287,7 +287,7 @@ def test_a_live_run_is_not_doubled(shell, large_store):
     assert shell.json("runs", "show", 1)["status"] == "cancelled"
 
 
-def test_a_stopped_plan_leaves_no_file_beside_the_store(shell, large_store):
+def test_a_stopped_plan_leaves_no_file_next_to_the_store(shell, large_store):
     process = shell.start(COMMAND, "--db-path", large_store, "--dry-run", "--batch-size", 1)
     log = large_store.with_name(f"{large_store.name}-wal")
     deadline = time.monotonic() + 60
@@ -303,7 +303,7 @@ def test_a_stopped_plan_leaves_no_file_beside_the_store(shell, large_store):
 
 
 @pytest.mark.parametrize("words", ["--dry-run", "", "--json"])
-def test_a_reader_that_leaves_does_not_end_the_run(shell, store, words):
+def test_a_run_survives_the_end_of_its_reader(shell, store, words):
     line = f"{sys.executable} manage.py {COMMAND} --db-path {store} {words}"
     done = subprocess.run(
         f"set -o pipefail; {line} | true",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.core.management import get_commands, load_command_class
 
-from tests.test_flags import parsers
+from tests.cli.test_flags import parsers
 
 OPERATION = (
     *("--dry-run", "--execute", "--database", "--db-path", "--batch-size", "--fast", "--background"),

@@ -1,4 +1,4 @@
-"""Every variable of the settings is read strictly: a bad value is one sentence that names it, and shows no secret."""
+"""Strict reading of the settings' variables: a bad value is one sentence that names the variable and no secret."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from opsconsole import env
 from opsconsole.settings import env as environment
 from tests.support.subprocess_cli import ROOT, Shell
 
-# A text may be anything that can be seen.
-UNSEEN = ["\x1b]0;x\x07", " x", "x ", "\n", "x" * 5000, "\u202ex", "\x7f", "\udcff", "a\u2028b", "\t"]
-SECRET = "hunter2"  # every bad URL and every bad secret holds it
+# A text may contain all visible characters.
+INVISIBLE = ["\x1b]0;x\x07", " x", "x ", "\n", "x" * 5000, "\u202ex", "\x7f", "\udcff", "a\u2028b", "\t"]
+SECRET = "hunter2"  # part of every bad URL and every bad secret
 BAD: dict[str, list[str]] = {
-    "text": UNSEEN,
+    "text": INVISIBLE,
     "choice": ["prod", "Production", "0", "-1", "true", "nan", "development,", "dévelopment", "en-xx", "中文"],
     "boolean": ["treu", "2", "-1", "yess", "null", "1.0", "tru", "none", "true,false", "１"],
     "whole": ["1e1", "-1", "2.0", "2 0", "nan", "inf", "two", "1_0", "9" * 13, "٣"],
@@ -233,7 +233,7 @@ PRODUCTION_ONLY = {"SECURE_SSL_REDIRECT": "boolean", "SECURE_HSTS_SECONDS": "who
 @pytest.mark.parametrize("name", sorted(environment.variables))
 def test_ten_bad_values_of_every_variable(name: str) -> None:
     variable = environment.variables[name]
-    bad = [*UNSEEN, *BAD[{**KINDS, **PRODUCTION_ONLY}[name]]]
+    bad = [*INVISIBLE, *BAD[{**KINDS, **PRODUCTION_ONLY}[name]]]
     assert len(set(bad)) >= 10
     for value in bad:
         with pytest.raises(ImproperlyConfigured) as refused:
@@ -247,7 +247,7 @@ def test_ten_bad_values_of_every_variable(name: str) -> None:
 
 
 def test_every_variable_is_in_the_documentation() -> None:
-    names = {*environment.variables, *PRODUCTION_ONLY} - {"OPSCONSOLE_POOL"}  # set by the web server itself
+    names = {*environment.variables, *PRODUCTION_ONLY} - {"OPSCONSOLE_POOL"}  # set by wsgi.py
     example = (ROOT / ".env.example").read_text()
     assert names - {"OPSCONSOLE_ENV_FILE"} == set(re.findall(r"^#?([A-Z][A-Z_]+)=", example, re.M))
     readme = (ROOT / "README.md").read_text()

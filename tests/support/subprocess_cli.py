@@ -1,4 +1,4 @@
-"""`manage.py` as people run it: a process of its own, with a console of its own."""
+"""`manage.py` in a separate process, with a separate console."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Shell:
-    """A console in `folder`, and commands on it. `console`: a file with its own database, to be copied."""
+    """A console in `folder` and its commands. `console` is a database to copy."""
 
     folder: Path
     console: Path | None = None
@@ -43,7 +43,7 @@ class Shell:
         return {**inherited, "OPSCONSOLE_DATA_DIR": str(self.folder), **self.variables}
 
     def as_account(self, name: str) -> Shell:
-        """The same console, for somebody with an API token of this account."""
+        """Return the same console with an API token of this account."""
         made = self.run("shell", "-v", "0", "-c", TOKEN.format(name=name))
         assert made.returncode == 0, made.stderr
         return Shell(self.folder, variables={**self.variables, "OPSCONSOLE_TOKEN": made.stdout.strip()})
@@ -63,14 +63,14 @@ class Shell:
         return forking.run("manage.py", [*map(str, words)], self.environment)
 
     def json(self, *words: object, code: int = 0) -> Any:
-        """The one JSON object on standard output."""
+        """Run a command with --json and return its JSON object."""
         done = self.run(*words, "--json")
         assert done.returncode == code, done.stderr
         assert done.stdout.count("\n") == 1
         return json.loads(done.stdout)
 
     def refused(self, *words: object) -> str:
-        """The sentence of a refusal: exit code 2, nothing on standard output, no traceback."""
+        """Run a command that must be refused, and return its sentence."""
         done = self.run(*words)
         assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
         assert done.stdout == ""
@@ -80,7 +80,7 @@ class Shell:
 
 @contextmanager
 def nothing_appears(*folders: Path) -> Iterator[None]:
-    """No file comes, goes or changes in these folders."""
+    """Fail if a file in these directories is created, deleted or changed."""
     before = {folder: _files(folder) for folder in folders}
     yield
     for folder in folders:

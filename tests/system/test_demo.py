@@ -60,7 +60,7 @@ def demo(tmp_path, empty_console):
             process.wait()
 
 
-def told(printed, text):
+def wait_for_output(printed, text):
     deadline = time.monotonic() + 30
     while text not in printed.read_text():
         assert time.monotonic() < deadline, printed.read_text()
@@ -73,14 +73,14 @@ def children(process):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_it_is_stopped_and_leaves_nothing(demo, number):
+def test_it_serves_until_it_is_stopped_and_leaves_no_process(demo, number):
     shell, process, url, printed = demo
     page = get(f"{url}/admin/login/")
     links = re.findall(r'(?:href|src)="(/static/[^"]+)"', page)
     assert any(link.endswith(".css") for link in links)
     for link in links:
         assert get(url + link)
-    assert url in told(printed, "password")
+    assert url in wait_for_output(printed, "password")
     assert {"gunicorn", "qcluster"} <= {word for child in children(process) for word in child.cmdline()}
 
     left = children(process)
@@ -90,7 +90,6 @@ def test_it_serves_until_it_is_stopped_and_leaves_nothing(demo, number):
     assert time.monotonic() - started < 15
     _, alive = psutil.wait_procs(left, timeout=3)
     assert alive == []
-    # The second start keeps the account and does not print its password again.
     assert "password" in printed.read_text()
     assert "admin" in shell.run("shell", "-c", USERS).stdout
 
@@ -101,7 +100,7 @@ USERS = "from django.contrib.auth.models import User; print(*User.objects.values
 @pytest.mark.parametrize(("word", "name"), [("gunicorn", "web server"), ("qcluster", "worker")])
 def test_a_part_that_dies_ends_the_demo_with_its_reason(demo, word, name):
     _shell, process, _url, printed = demo
-    told(printed, "Ctrl-C")
+    wait_for_output(printed, "Ctrl-C")
     left = children(process)
     next(c for c in psutil.Process(process.pid).children() if word in c.cmdline()).kill()
     assert process.wait(timeout=20) == 1
@@ -123,14 +122,14 @@ def test_a_wrong_port_is_refused(tmp_path, empty_console, port):
     assert "PORT is " in Shell(tmp_path / "console", empty_console, {"PORT": port}).refused("demo")
 
 
-def test_it_is_not_for_production(tmp_path, empty_console):
+def test_it_is_refused_in_production(tmp_path, empty_console):
     production = {"OPSCONSOLE_ENVIRONMENT": "production", "SECRET_KEY": "x" * 50}
     assert "does not run in production" in Shell(tmp_path / "console", empty_console, production).refused("demo")
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
-def test_the_sample_data_fit_into_postgresql(postgres):
-    """Enum, `json` and `jsonb` columns accept the values of the models, also in bulk."""
+def test_the_sample_data_fits_into_postgresql(postgres):
+    """Enum, `json` and `jsonb` columns accept the values of the models, also many rows at once."""
     names = ("agentos", "helix", "records", "roadmaps")
     for name in names:
         schema.make_tables(attach_url(name, postgres.create_database(f"demo_{name}"), attached=False))
