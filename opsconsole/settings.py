@@ -161,7 +161,7 @@ SILENCED_SYSTEM_CHECKS = ["models.W035"]  # AgentOS and HELIX both have a table 
 
 # --- caches ---------------------------------------------------------------------------------------------
 
-# The keys of the live cache are ids of platforms, whatever characters they have; memcached is not supported.
+# Keys of the live cache are ids of platforms, with any characters. memcached is not supported.
 warnings.filterwarnings("ignore", category=CacheKeyWarning)
 CACHES = {
     # In memory, so that pages depend on no cache server and trust no shared data.
