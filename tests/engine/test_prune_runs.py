@@ -73,7 +73,7 @@ def test_only_a_superuser_ends_the_undo_of_recent_runs(make_attached: Any, alice
     prune = operation_called("operations.prune_runs", Store("default", "default"), days=1)
     assert prune.effective_risk() == Risk.DELETE
     planned = plan_whole(prune)
-    assert advice(planned)[0] == "1 run younger than 30 days can't be undone any more."
+    assert advice(planned)[0] == "1 run younger than 30 days can no longer be undone."
     drafted = create_run(planned, Actor("bob", "", Trigger.ADMIN, bob))
     for person in (bob, None):
         with pytest.raises(RunRefused, match="needs a superuser"):

@@ -15,33 +15,29 @@ from opsconsole.backups import notes
 from opsconsole.backups.files import PARTIAL
 from opsconsole.backups.folders import folders
 from opsconsole.backups.restore import RESTORING
-from opsconsole.engine.operation import Action, Risk, Schedule
+from opsconsole.engine.operation import Action, Schedule
 from opsconsole.engine.outcomes import Done, Outcome
+from opsconsole.engine.retention import Retention, days_field
 from opsconsole.stores.models import Backup
 
-KEEP_DAYS = 30
 KEEP_NEWEST = 7
 LEFT_BEHIND = timedelta(days=2)
 
 
-class PruneBackups(Action):
+class PruneBackups(Retention, Action):
     title = _("Prune backups")
     description = _(
         "Removes backups that are older than the given days. The newest ones of each database stay, however old; "
         "a backup whose file is gone already is struck off the list."
     )
-    store_alias = "default"
     model = Backup
     reads = ("path",)
     writes = {"stores_backup": ()}
-    risk = Risk.CHANGE  # of what the console made itself, never of a store's rows
     action_label = ngettext_lazy("Remove %(count)s backup", "Remove %(count)s backups", "number")
     schedule = Schedule("30 5 * * *")
 
     class Params(forms.Form):
-        days = forms.IntegerField(
-            min_value=1, initial=KEEP_DAYS, required=False, label=_("days"), help_text=_("keep this many days")
-        )
+        days = days_field(30)
         newest = forms.IntegerField(
             min_value=1,
             initial=KEEP_NEWEST,
@@ -51,7 +47,6 @@ class PruneBackups(Action):
         )
 
     def queryset(self) -> QuerySet[Backup]:
-        old = self.as_of - timedelta(days=self.params.get("days") or KEEP_DAYS)
         newer = (
             Backup.objects.filter(Q(at__gt=OuterRef("at")) | Q(at=OuterRef("at"), pk__gt=OuterRef("pk")))
             .filter(identity=OuterRef("identity"), verified_at__isnull=False)
@@ -60,7 +55,7 @@ class PruneBackups(Action):
             .annotate(count=Count("pk"))
             .values("count")
         )
-        counted = self.population().filter(at__lt=old).alias(newer=Subquery(newer))
+        counted = self.population().filter(at__lt=self._kept_since).alias(newer=Subquery(newer))
         kept: QuerySet[Backup] = counted.filter(newer__gte=self.params.get("newest") or KEEP_NEWEST)
         return kept
 

@@ -1,8 +1,7 @@
-"""Retention: forget findings that were resolved long ago."""
+"""Delete findings that were resolved long ago."""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from django import forms
@@ -11,35 +10,24 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
 from opsconsole.engine.models import Finding
-from opsconsole.engine.operation import Operation, Risk, Schedule
+from opsconsole.engine.operation import Schedule
 from opsconsole.engine.outcomes import Delete, Outcome
+from opsconsole.engine.retention import Retention, days_field
 
-KEEP_DAYS = 180
 
-
-class PruneFindings(Operation):
+class PruneFindings(Retention):
     title = _("Prune resolved findings")
-    description = _("Forgets findings that were resolved longer ago than the given days. Open findings stay.")
-    store_alias = "default"
+    description = _("Deletes findings that were resolved before the given number of days. Open findings remain.")
     model = Finding
     writes = {"operations_finding": ()}
-    risk = Risk.CHANGE  # of what the console keeps, never of a store's rows
-    action_label = ngettext_lazy("Forget %(count)s finding", "Forget %(count)s findings", "number")
-    undoable = False
     schedule = Schedule("20 4 * * *")
+    action_label = ngettext_lazy("Delete %(count)s finding", "Delete %(count)s findings", "number")
 
     class Params(forms.Form):
-        days = forms.IntegerField(
-            min_value=1,
-            initial=KEEP_DAYS,
-            required=False,
-            label=_("days"),
-            help_text=_("keep this many days"),
-        )
+        days = days_field(180)
 
     def queryset(self) -> QuerySet[Finding]:
-        before = self.as_of - timedelta(days=self.params.get("days") or KEEP_DAYS)
-        return self.population().filter(resolved_at__lt=before)
+        return self.population().filter(resolved_at__lt=self._kept_since)
 
     def process(self, row: Any) -> Outcome:
         return Delete(row)
