@@ -1,4 +1,4 @@
-"""The checklist before rows are deleted: facts that the console measures, and items that a person confirms.
+"""The checklist before rows are deleted: facts that the console measures, and statements that a user confirms.
 
 Every operation that deletes has it, except in development.
 """
@@ -24,7 +24,7 @@ from opsconsole.stores.store import Store, StoreUnavailable
 
 
 class ChecklistItem(NamedTuple):
-    """One line of the checklist: its title, and what a person confirms."""
+    """An item of the checklist: its title, and the statement that a user confirms."""
 
     title: Any
     question: Any
@@ -32,14 +32,12 @@ class ChecklistItem(NamedTuple):
 
 ITEMS = {
     "ownership": ChecklistItem(
-        gettext_lazy("Ownership"), gettext_lazy("I know which rows are deleted, and we may delete them")
+        gettext_lazy("Ownership"), gettext_lazy("I know which rows are deleted, and we are allowed to delete them")
     ),
     "dependencies": ChecklistItem(
-        gettext_lazy("Dependencies"), gettext_lazy("no user and no process still needs these rows")
+        gettext_lazy("Dependencies"), gettext_lazy("no user or process needs these rows any more")
     ),
-    "backup": ChecklistItem(
-        gettext_lazy("Backup"), gettext_lazy("the backup named here can be restored if it must be")
-    ),
+    "backup": ChecklistItem(gettext_lazy("Backup"), gettext_lazy("the backup named here can be restored if necessary")),
     "scope": ChecklistItem(gettext_lazy("Scope"), gettext_lazy("the affected users know about it")),
     "rollback": ChecklistItem(gettext_lazy("Undo plan"), gettext_lazy("I know how to undo this, and who can do it")),
 }
@@ -59,12 +57,12 @@ def has_checklist(operation: Operation) -> bool:
 
 
 def is_asked(operation: Operation) -> bool:
-    """Return whether a person must confirm it: everywhere but in development."""
+    """Return whether a user must confirm the checklist: everywhere except in development."""
     return has_checklist(operation) and settings.ENVIRONMENT != "development"
 
 
 def missing(operation: Operation, checked: Sequence[str]) -> list[str]:
-    """Return the items that a person still has to confirm."""
+    """Return the items that a user has not confirmed yet."""
     return [code for code in ITEMS if code not in checked] if is_asked(operation) else []
 
 
@@ -79,12 +77,12 @@ def blocking_reason(operation: Operation) -> str:
         return ""
     values = {"store": store.alias, "limit": duration(limit.total_seconds())}
     if backup is None:
-        text = _("There is no verified backup of %(store)s: make one first, with `backup_store %(store)s`.")
+        text = _("%(store)s has no verified backup. Run `backup_store %(store)s` first.")
         return text % values
     age = duration((timezone.now() - backup.at).total_seconds())
     return _(
-        "The newest verified backup of %(store)s is %(age)s old, and may be at most %(limit)s: "
-        "make one first, with `backup_store %(store)s`."
+        "The newest verified backup of %(store)s is %(age)s old; the limit is %(limit)s. "
+        "Run `backup_store %(store)s` first."
     ) % {**values, "age": age}
 
 
@@ -99,13 +97,13 @@ def lines(planned: Plan) -> list[ChecklistLine]:
         "dependencies": [],
         "backup": [backup_words(operation.store)],
         "scope": [
-            _("%(location)s is reached; this is %(environment)s.")
+            _("The store is %(location)s, in %(environment)s.")
             % {"location": operation.store.location, "environment": environment_label()}
         ],
         "rollback": [
-            _("Every row is kept in the console's own database before it goes: the run can be undone.")
+            _("Each row is saved in the database of the console before it is deleted. The run can be undone.")
             if operation.undoable
-            else _("This can't be undone.")
+            else _("This run cannot be undone.")
         ],
     }
     return [
@@ -123,7 +121,7 @@ def _own_facts(planned: Plan) -> Mapping[str, Sequence[str]]:
 
 def _rows(planned: Plan) -> list[str]:
     if not planned.counted:
-        return [_("Units in scope: %(count)s.") % {"count": format_number(planned.total)}]
+        return [_("Rows in scope: %(count)s.") % {"count": format_number(planned.total)}]
     tables = ", ".join(f"{table} {format_number(count)}" for table, count in planned.rows.items()) or _("none")
     return [_("Rows: %(tables)s.") % {"tables": tables}]
 
@@ -135,7 +133,7 @@ def backup_words(store: Store) -> str:
     except StoreUnavailable as error:
         return str(error)
     if backup is None:
-        return _("No verified backup of %(store)s is known.") % {"store": store.alias}
+        return _("%(store)s has no verified backup.") % {"store": store.alias}
     return _("Newest verified backup: %(age)s old, %(size)s, %(path)s.") % {
         "age": duration((timezone.now() - backup.at).total_seconds()),
         "size": filesizeformat(backup.size),

@@ -1,4 +1,4 @@
-"""Checks, and the findings that they report."""
+"""Checks: operations that read a store and report findings."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from opsconsole.stores.rows import Key
 
 
 class FindingData(NamedTuple):
-    """One problem of one subject, as a check finds it. Code and subject tell it apart from scan to scan.
+    """A problem of one row or object. Its code and subject identify it from scan to scan.
 
-    `data` is what its sentence and reports are made of, as JSON holds it.
+    `data` holds the values of its sentence and of reports, as JSON.
     """
 
     code: str
@@ -23,19 +23,19 @@ class FindingData(NamedTuple):
 
 
 class Check(NamedItemsMixin):
-    """Reads only: asks a store its questions, one after another, and keeps what it finds.
+    """An operation that evaluates its rules on a store, one after another, and saves the findings. It only reads.
 
-    A run of it is one scan. What an earlier scan found and this one does not is resolved.
+    A run is one scan. A finding of an earlier scan that this scan does not repeat is resolved.
     """
 
     risk = Risk.READ
     undoable = False
     rules: ClassVar[tuple[str, ...]]
-    messages: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s out of `data`; else `reasons`
-    repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation whose plan repairs it
+    messages: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s from `data`; default: `reasons`
+    repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation that repairs it
     # code → the code of the same problem in another check of the store: the dashboard shows such a problem once
     same_problems: ClassVar[Mapping[str, str]] = {}
-    chosen: Sequence[Key] | None = None  # subjects that somebody names; such an answer is no scan and is not kept
+    chosen: Sequence[Key] | None = None  # subjects that a user named; such a run is not a scan and is not saved
 
     def item_names(self) -> Sequence[str]:
         return self.rules
@@ -43,8 +43,8 @@ class Check(NamedItemsMixin):
     def process(self, row: NamedItem) -> Outcome:
         return Skip("asked")
 
-    def run_rule(self, question: str) -> Iterable[FindingData]:
-        """Everything wrong that this question finds, in set-based SQL, as it comes."""
+    def run_rule(self, rule: str) -> Iterable[FindingData]:
+        """Yield the findings of a rule, from set-based SQL."""
         raise NotImplementedError
 
     @classmethod
@@ -53,27 +53,27 @@ class Check(NamedItemsMixin):
         return cls.same_problems.get(code, code)
 
     def sentence(self, found: FindingData) -> str:
-        """What is wrong, in words: the code's, with its `data` put in."""
+        """Return the sentence of a finding: the message of its code with the values of its `data`."""
         words = str(self.messages.get(found.code) or self.reasons.get(found.code, found.code))
         return words % found.data if "%(" in words else words
 
     def target(self, found: FindingData) -> tuple[str, Key]:
-        """Table and key of the row that it is about."""
+        """Return the table and key of the row that a finding is about."""
         return self.model._meta.db_table, found.subject
 
     def notes(self) -> list[str]:
-        """What else one should know of the store, in sentences below the findings."""
+        """Return sentences about the store for below the findings."""
         return []
 
     def report(self, found: Sequence[FindingData]) -> dict[str, Any]:
-        """The JSON object of the answer."""
+        """Return the findings and their counts as a JSON object."""
         counts = dict.fromkeys(self.reasons, 0)
         for one in found:
             counts[one.code] = counts.get(one.code, 0) + 1
         return {"findings": [self.as_json(one) for one in found], "counts": counts}
 
     def as_json(self, found: FindingData) -> dict[str, Any]:
-        """One finding in the report."""
+        """Return a finding for the report."""
         return {
             "code": found.code,
             "subject": found.subject,

@@ -1,4 +1,4 @@
-"""Columns of the console's own tables that hold text from elsewhere."""
+"""Model fields of the console's own tables."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from opsconsole.redaction import redact
 
 
 class RedactedText(models.TextField):  # type: ignore[type-arg]
-    """A text, such as an error, that is kept without secrets, whatever writes it."""
+    """A text that may contain secrets, such as an error message. Secrets are removed before it is saved."""
 
     def get_prep_value(self, value: Any) -> Any:
         value = super().get_prep_value(value)
         return redact(value) if isinstance(value, str) else value
 
     def deconstruct(self) -> Any:
-        """As a plain text: what is kept differs, the column does not."""
+        """Return the field as a plain text field: the column is the same."""
         name, _path, args, kwargs = super().deconstruct()
         return name, "django.db.models.TextField", args, kwargs

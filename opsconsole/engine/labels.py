@@ -1,4 +1,4 @@
-"""Codes in words: outcomes, reasons, verbs, for pages and for the shell."""
+"""Labels of codes: outcomes, reasons, statuses and verbs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ OUTCOME_LABELS = {
     "invalid": _("Invalid"),
     "failed": _("Failed"),
 }
-# The engine's own reasons; an operation's stand in its `reasons`.
+# Reasons of the engine. An operation has its own in `reasons`.
 REASON_LABELS = {
-    "no_longer_in_scope": _("no longer in scope when its turn came"),
-    "changed_concurrently": _("changed by others while it was being written"),
+    "no_longer_in_scope": _("no longer in scope"),
+    "changed_concurrently": _("changed by another client during the run"),
     "changed_since_plan": _("changed since the plan"),
-    "unreadable": _("a value that can't be read"),
+    "unreadable": _("a value cannot be read"),
     "UnnamedKey": _("its key is not UTF-8"),
     "WriteIgnored": _("the database ignored the write"),
     "ValueAltered": _("the database stored another value"),
@@ -42,12 +42,12 @@ def outcome_label(outcome: str) -> str:
 
 
 def reason_label(operation: Any, reason: str) -> str:
-    """`operation`: instance or class, or None when its code is gone."""
+    """Return the label of a reason. `operation` is an instance, a class, or None if its code was removed."""
     own = operation.reasons if operation is not None else {}
     return str(own.get(reason) or REASON_LABELS.get(reason) or reason)
 
 
-# How a status looks: the theme's label variants. The word always stands beside the colour.
+# The theme's label variant of each status. Pages also show the status as text.
 STATUS_VARIANTS = {
     Status.PLANNED.value: "default",
     Status.AWAITING_APPROVAL.value: "warning",
@@ -93,7 +93,7 @@ def verb_label(verb: str) -> str:
 
 
 def operation_title(name: str) -> str:
-    """An operation's title; its name when its code is gone."""
+    """Return the title of an operation, or its name if its code was removed."""
     cls = registry.operations().get(name)
     return str(cls.title) if cls is not None else name
 

@@ -31,6 +31,10 @@ BACKOFF_MINUTES = (1, 2, 5, 15, 60, 240, 480, 720)  # after each attempt; the la
 SIGNATURE, TIMESTAMP = "X-OpsConsole-Signature", "X-OpsConsole-Timestamp"
 
 
+class DeliveryFailed(Exception):
+    """The webhook did not accept an alert."""
+
+
 def create_alert(key: str, subject: str, text: str, to: Sequence[str] = ()) -> bool:
     """Create an alert for every configured channel. Return False if this key was sent before.
 
@@ -70,13 +74,12 @@ def _attempt(delivery: Delivery) -> bool:
     if not mine.update(attempts=delivery.attempts + 1, next_try_at=again):
         return False  # another worker has it
     found = Delivery.objects.filter(pk=delivery.pk)
-    import httpx  # slow to import, and only workers deliver
-
     try:
         _SENDERS[Channel(delivery.channel)](delivery.alert)
-    except (httpx.HTTPError, httpx.InvalidURL, SMTPException, OSError, ValueError) as error:
+    except (DeliveryFailed, SMTPException, OSError, ValueError) as error:
         logger.warning("An alert could not be delivered by %s", delivery.channel, exc_info=True)
-        found.update(last_error=redact(f"{type(error).__name__}: {error}")[:500])
+        reason = str(error) if isinstance(error, DeliveryFailed) else f"{type(error).__name__}: {error}"
+        found.update(last_error=redact(reason)[:500])
         return False
     found.update(delivered_at=timezone.now(), next_try_at=None, last_error="")
     return True
@@ -89,7 +92,7 @@ def _mail(alert: Alert) -> None:
 
 
 def _webhook(alert: Alert) -> None:
-    import httpx
+    import httpx  # slow to import, and only workers deliver
 
     body = orjson.dumps(
         {
@@ -104,7 +107,11 @@ def _webhook(alert: Alert) -> None:
     headers = {"Content-Type": "application/json", TIMESTAMP: timestamp}
     if settings.ALERT_WEBHOOK_SECRET:
         headers[SIGNATURE] = signature(settings.ALERT_WEBHOOK_SECRET, timestamp, body)
-    httpx.post(settings.ALERT_WEBHOOK_URL, content=body, headers=headers, timeout=TIMEOUT_SECONDS).raise_for_status()
+    try:
+        answer = httpx.post(settings.ALERT_WEBHOOK_URL, content=body, headers=headers, timeout=TIMEOUT_SECONDS)
+        answer.raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise DeliveryFailed(f"{type(error).__name__}: {error}") from error
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:

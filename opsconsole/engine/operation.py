@@ -33,12 +33,12 @@ LONG_CLUSTER = "long"
 class Risk(models.TextChoices):
     """What an operation can damage, least first. It determines what is asked before a run."""
 
-    READ = "read", _("reads only")
-    MAKE = "make", _("makes what can be made again")
+    READ = "read", _("read-only")
+    MAKE = "make", _("reproducible")
     FILL = "fill", _("fills empty columns")
     CHANGE = "change", _("changes values")
     DELETE = "delete", _("deletes rows")
-    OUTSIDE = "outside", _("reaches outside; can't be undone")
+    OUTSIDE = "outside", _("external side effects")
 
 
 class Priority(models.TextChoices):
@@ -132,8 +132,8 @@ class Declaration:
             return []
         return [
             ngettext(
-                "%(count)d row in scope still waits: run the operation again.",
-                "%(count)d rows in scope still wait: run the operation again.",
+                "%(count)d row is still in scope. Run the operation again.",
+                "%(count)d rows are still in scope. Run the operation again.",
                 remaining,
             )
             % {"count": remaining}

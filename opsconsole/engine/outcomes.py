@@ -1,4 +1,4 @@
-"""What an operation returns for a row, and the row changes that the engine writes."""
+"""The outcomes that an operation returns for a row, and the row changes in them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from opsconsole.stores.rows import Key
 
 
 class RowChange(NamedTuple):
-    """One row of one table. `old` and `new` map the same columns to raw values.
+    """A change of one row of one table. `old` and `new` map the same columns to raw values.
 
     An insert has no `old`. A delete has no `new`: its `old` holds the values that the decision depends on, and the
     engine saves the whole row.
@@ -62,7 +62,7 @@ class Delete(Changes):
 
 
 class Done(Changes):
-    """What an action does or did, without row changes."""
+    """The outcome of an action: it has no row changes."""
 
     __slots__ = ()
 

@@ -51,7 +51,7 @@ class Outcomes:
     writes: list[Write] = field(default_factory=list)
     reasons: dict[str, dict[str, int]] = field(default_factory=lambda: {name: {} for name in OUTCOMES})
     unchanged: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # skipped, invalid → reason → labels
-    errors: list[tuple[Key, str, Exception]] = field(default_factory=list)  # key, label, what `change` raised
+    errors: list[tuple[Key, str, Exception]] = field(default_factory=list)  # key, label, what `process` raised
 
     def count(self, outcome: str) -> int:
         return sum(self.reasons[outcome].values())
@@ -83,7 +83,7 @@ def outcomes_of(
 ) -> Outcomes:
     """Process each of `rows`, for the preview and for the execution.
 
-    `change` replaces the operation's own function. `is_fatal` tells whether an error belongs to the whole run.
+    `change` replaces `process`. `is_fatal` returns whether an error belongs to the whole run.
     """
     found = Outcomes()
     if rows and isinstance(rows[0], Unreadable):
@@ -125,11 +125,11 @@ def outcomes_of(
 
 
 class UnnamedKey(Exception):
-    """A key that no statement can name exactly."""
+    """A key that SQL cannot address exactly."""
 
 
 class Unreadable(NamedTuple):
-    """An unreadable row, a batch by itself: invalid because of a value, failed because of its key."""
+    """An unreadable row, alone in its batch: invalid because of a value, or failed because of its key."""
 
     pk: Key
     label: str
@@ -159,7 +159,8 @@ def read_batch(operation: Operation, rows: QuerySet[Any], *, after: Key | None, 
             if odd == 0:
                 key, table = found[0].pk, operation.model._meta.db_table
                 text = _(
-                    "The key %(key)s of %(table)s is not UTF-8, so that the row can't be named. It was left as it is."
+                    "The key %(key)s of %(table)s is not UTF-8, so no statement can address the row. "
+                    "The row was not changed."
                 )
                 return [Unreadable(plain_key(key), str(key), UnnamedKey(text % {"key": key, "table": table}))]
             return found[:odd]
@@ -187,10 +188,10 @@ class Plan:
     seconds: float = 0.0
     cursor: Key | None = None  # counted up to here
     counted: bool = False
-    rows_digest: str = ""  # of the very rows and of what becomes of each, where the operation pins them
+    rows_digest: str = ""  # of the pinned rows and their outcomes
     rows: dict[str, int] = field(default_factory=dict)  # table → rows that would be written
-    pinned: list[tuple[Key, str]] = field(default_factory=list)  # rows and a digest of what becomes of each
-    notes: list[str] = field(default_factory=list)  # what the store does on the way, in sentences
+    pinned: list[tuple[Key, str]] = field(default_factory=list)  # key and digest of the outcome of each row
+    notes: list[str] = field(default_factory=list)  # sentences about side effects of the store
     restorable: bool = True  # rows that it deletes can be inserted again
 
     @property
@@ -253,7 +254,6 @@ def plan(operation: Operation, selection: Selection = Selection()) -> Plan:  # n
 
 def measure(operation: Operation, selection: Selection, bound: Key) -> dict[str, Any]:
     """Return the statistics of the selected rows up to the bound."""
-
     return operation.statistics(lambda rows: keyset.up_to(restrict(rows, operation, selection), bound))
 
 
@@ -266,8 +266,8 @@ def advice(planned: Plan) -> list[str]:
         if indexes:
             sentences.append(
                 _(
-                    "Indexes on the written columns of %(table)s (%(indexes)s) are kept up with every row: "
-                    "expect 0.4 to 0.6 of the speed without them."
+                    "Each write also updates the indexes on the written columns of %(table)s (%(indexes)s). "
+                    "Expect 40 to 60 %% of the speed without them."
                 )
                 % {"table": table, "indexes": ", ".join(indexes)}
             )
@@ -305,7 +305,7 @@ def count_outcomes(
 
 
 def _pinning(planned: Plan, rows: list[Any]) -> Callable[[Any], Outcome] | None:
-    """Of an operation that pins its rows: its `change`, which keeps the row and what becomes of it."""
+    """Return a `process` that pins each row with its outcome; None if the operation pins no rows."""
     operation = planned.operation
     if not pins_rows(operation):
         return None
@@ -332,10 +332,12 @@ def digest_of(outcome: Outcome, row: Any) -> str:
     """Return a digest of a row's outcome and the values it depends on; empty for an unchanged row."""
     if not isinstance(outcome, Changes):
         return ""
-    # An action has no rows: its row has the columns that it reads.
-    stands_on: Any = outcome.rows if outcome.rows else [outcome.detail, _comparable(row)]
-    told = orjson.dumps([outcome.reason, stands_on], default=str, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
-    return hashlib.sha256(told).hexdigest()[:16]
+    # An action changes no rows: its outcome depends on the columns that it reads.
+    depends_on: Any = outcome.rows if outcome.rows else [outcome.detail, _comparable(row)]
+    document = orjson.dumps(
+        [outcome.reason, depends_on], default=str, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+    )
+    return hashlib.sha256(document).hexdigest()[:16]
 
 
 def _comparable(value: Any) -> Any:

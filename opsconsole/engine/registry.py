@@ -1,4 +1,4 @@
-"""Every operation by its name, and its parameters between form and command line."""
+"""The operations by name, and their parameters as form fields and command-line flags."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class UnknownOperation(Exception):
 
 
 class InvalidParameters(Exception):
-    """The parameters don't fit. The message names each and what is wrong with it."""
+    """The parameters are invalid. The message names each of them and its error."""
 
 
 @cache
 def operations() -> dict[str, type[Operation]]:
-    """Name → class, from `<app>/operations/<verb_object>.py` of every installed app."""
+    """Return name → class, from `<app>/operations/<verb_object>.py` of every installed app."""
     found: dict[str, type[Operation]] = {}
     for app in apps.get_app_configs():
         try:
@@ -64,12 +64,12 @@ def declared_in(module: ModuleType) -> type[Operation]:
 
 
 def operation(name: str) -> type[Operation]:
-    """The operation called `name`; raises UnknownOperation."""
+    """Return the operation called `name`. Raises UnknownOperation."""
     try:
         return operations()[name]
     except KeyError:
         raise UnknownOperation(
-            _("No operation is called %(name)s. There are: %(names)s.")
+            _("No operation is called %(name)s. The operations are: %(names)s.")
             % {"name": name, "names": ", ".join(operations())}
         ) from None
 
@@ -98,10 +98,10 @@ _NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 def clean(cls: type[Operation], values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` through the operation's form; raises InvalidParameters with one sentence per field."""
+    """Return the cleaned parameters of an operation. Raises InvalidParameters with a sentence per field."""
     form = cls.Params(data=dict(values))
     for name, field in form.fields.items():
-        # Django takes the digits of every script, and drops a ".0".
+        # Django accepts digits of every script and drops a trailing ".0".
         if name in form.errors or not isinstance(field, forms.IntegerField):
             continue
         if not _NUMBER.fullmatch(str(values.get(name) or 0)):
@@ -123,7 +123,7 @@ def add_arguments(
     positional: Sequence[str] = (),
     optional: Sequence[str] = (),
 ) -> None:
-    """A flag per form field; those named `positional` are arguments without one."""
+    """Add a flag for each form field, and a positional argument for each field in `positional`."""
     for name, field in cls.Params.base_fields.items():
         options: dict[str, Any] = {"help": str(field.help_text or field.label or name)}
         if isinstance(field, forms.BooleanField):
@@ -140,9 +140,9 @@ def add_arguments(
 
 
 def values_of(cls: type[Operation], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The form's values among parsed command-line `options`."""
+    """Return the parameters of an operation from parsed command-line `options`."""
     return {name: options[name] for name in cls.Params.base_fields if options.get(name) is not None}
 
 
 def _flag(name: str) -> str:
-    return "--" + name.rstrip("_").replace("_", "-")  # a field called after a word of Python's has one behind it
+    return "--" + name.rstrip("_").replace("_", "-")  # `as_` is a field whose name is a Python keyword

@@ -557,7 +557,7 @@ def test_a_delete_is_a_run_and_can_be_undone(bobs, managed):
     assert run.plan["rows"] == {"task_lineage": 5, "task_repo_scope": 5, "task_audits": 5, "tasks": 1}
     page = bobs.get(reverse("run", args=[run.pk])).content.decode()
     assert "Delete 1 row" in page
-    assert "task_audits: 5 rows go with them." in page
+    assert "task_audits: 5 rows are deleted with them." in page
     assert managed.execute("SELECT COUNT(*) FROM tasks") == [(5,)]
     run = executed(bobs, run)
     assert (run.status, run.changed) == ("succeeded", 1)

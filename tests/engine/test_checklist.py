@@ -153,7 +153,7 @@ def test_the_page_in_production(store, settings, tmp_path, client, alice, bob):
     response = client.post("/admin/helix/helixjob/", selected, follow=True)
     run = Run.objects.get()
     page = response.content.decode()
-    assert "There is no verified backup of helix" in page
+    assert "helix has no verified backup. Run" in page
     for title in ("Ownership", "Dependencies", "Backup", "Scope", "Undo plan"):
         assert title in page
     assert page.count('name="checked"') == 5
@@ -214,7 +214,7 @@ def test_the_shell_in_production(make_helix, tmp_path, empty_console):
     assert "is linked to this account" in shell.run("setup", "--superuser", "mira").stdout
     assert "is linked to this account" not in shell.run("setup", "--superuser", "noa").stdout
     no_backup = shell.run(*cleanup, "--confirm", *ALL)
-    assert (no_backup.returncode, "There is no verified backup of helix" in no_backup.stderr) == (2, True)
+    assert (no_backup.returncode, "helix has no verified backup. Run" in no_backup.stderr) == (2, True)
     assert shell.run("backup_store", "helix", "--execute", "--yes", "--user", "mira").returncode == 0
     assert "is not authenticated" in shell.refused("backup_store", "helix", "--execute", "--yes", "--user", "noa")
     unchecked = shell.run(*cleanup, "--confirm", *ALL[:3])

@@ -1,4 +1,4 @@
-"""Deleting rows by hand: chosen rows of managed stores only; the pages are in test_agentos_admin."""
+"""Deleting rows by hand: selected rows of managed stores only; the pages are in test_agentos_admin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_it_wants_chosen_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Task.objects.bulk_create(Task(task_id=f"t{number}", title="one") for number in range(3))
     operation = operation_called(NAME, store="agentos", table="tasks")
-    with pytest.raises(PlanRefused, match="No rows are chosen"):
+    with pytest.raises(PlanRefused, match="No rows are selected"):
         planner.plan(operation)
     monkeypatch.setattr(delete_rows, "MAX_ROWS", 2)
     with pytest.raises(PlanRefused, match="At most 2 rows"):
@@ -35,8 +35,8 @@ def test_it_wants_chosen_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"store": "nowhere", "table": "tasks"}, "No store is called nowhere"),
         ({"store": "default", "table": "auth_user"}, "is not a managed store"),
-        ({"store": "agentos", "table": "auth_user"}, "has no table auth_user"),
-        ({"store": "agentos", "table": 'a"; DROP TABLE tasks; --'}, "has no table"),
+        ({"store": "agentos", "table": "auth_user"}, "The table auth_user of agentos is unknown"),
+        ({"store": "agentos", "table": 'a"; DROP TABLE tasks; --'}, "is unknown"),
     ],
 )
 def test_other_places_are_refused(params: dict[str, str], sentence: str) -> None:

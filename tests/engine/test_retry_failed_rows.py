@@ -1,4 +1,4 @@
-"""Retry of rows set aside: these alone, and what fails again stays. The contract retries in every operation."""
+"""Retry of failed rows: only these are processed, and a row can fail again."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_an_action_is_told_the_run_that_retries_it(make_attached: Any, monkeypat
     assert (retry.status, NoteRuns.noted) == (Status.SUCCEEDED, [run.pk, retry.pk])
 
 
-def test_nothing_was_set_aside(make_attached: Any) -> None:
+def test_a_run_without_failed_rows_is_refused(make_attached: Any) -> None:
     store = make_attached("sqlite", 50).store
     run = execute_run(operation_called(NAME, store))
     with pytest.raises(RunRefused, match=f"Run {run.pk} has no failed rows"):

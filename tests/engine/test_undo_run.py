@@ -198,7 +198,7 @@ def test_what_can_not_be_undone_is_refused(store: Store) -> None:
     run = execute_run(operation_called(NAME, store))
     for pruned in (execute_run(operation_called(NAME, store)), run):
         pruned.batches.update(before_image=None)
-        with pytest.raises(RunRefused, match=f"Run {pruned.pk} left nothing to undo"):
+        with pytest.raises(RunRefused, match=f"Run {pruned.pk} cannot be undone. It changed no rows"):
             operation_called("operations.undo_run", run=pruned.pk)
 
 

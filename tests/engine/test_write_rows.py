@@ -472,7 +472,7 @@ def test_a_write_that_does_not_last_needs_attention(task, monkeypatch):
     monkeypatch.setattr(write_rows.WriteRows, "statistics", reverted)
     run = work(run)
     assert run.status == Status.NEEDS_ATTENTION
-    assert "1 row holds again what it held before." in run.error
+    assert "1 row no longer has the written values." in run.error
 
 
 @in_sqlite
@@ -481,7 +481,7 @@ def test_only_the_rows_that_were_planned_are_written(task):
     run = start(operation)
     other = GivenRows.objects.get(digest=GivenRows.keep([Write("tasks", ("title",), [("t", ("old",), ("evil",))])]))
     GivenRows.objects.filter(digest=operation.params["rows"]).update(content=other.content)
-    with pytest.raises(PlanRefused, match="not those that were planned"):
+    with pytest.raises(PlanRefused, match="differ from the plan"):
         work(run)
     assert tasks(task) == [("t", "old", "created")]
 
@@ -501,7 +501,7 @@ def test_at_most_so_many_rows(task, monkeypatch):
         ({"store": "nowhere", "table": "tasks", "rows": "x"}, "No store is called nowhere"),
         ({"store": "default", "table": "auth_user", "rows": "x"}, "is not a table of a managed store"),
         ({"store": "agentos", "table": "auth_user", "rows": "x"}, "is not a table of a managed store"),
-        ({"store": "agentos", "table": "tasks", "rows": "x"}, "no longer kept"),
+        ({"store": "agentos", "table": "tasks", "rows": "x"}, "have been deleted"),
     ],
 )
 def test_other_places_are_refused(params, sentence):

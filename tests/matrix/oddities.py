@@ -1258,7 +1258,7 @@ both(
     fails=True,
     words=("odd_child",),
 )
-ALONG = ("tasks: 3 rows go with them.", "artifacts: 3 rows go with them.")
+ALONG = ("tasks: 3 rows are deleted with them.", "artifacts: 3 rows are deleted with them.")
 both("chain_of_tables", kinds=("delete_jobs",), works=True, names=ALONG)
 both(
     "diamond",
@@ -1289,7 +1289,11 @@ both(
     "UPDATE jobs SET parent = id - 1 WHERE id IN (3, 4)",
     kinds=("delete_jobs",),
     works=True,
-    names=("jobs: 2 rows go with them.", "tasks: 5 rows go with them.", "artifacts: 4 rows go with them."),
+    names=(
+        "jobs: 2 rows are deleted with them.",
+        "tasks: 5 rows are deleted with them.",
+        "artifacts: 4 rows are deleted with them.",
+    ),
 )
 postgresql(
     "children_by_two_columns",
@@ -1330,7 +1334,7 @@ for parents, children in (
         *(text.format(type_) for text, type_ in zip(KEYS, ("", parents, children, ""), strict=True)),
         kinds=("delete_tasks",),
         works=True,
-        names=("task_audits: 4 rows go with them.",),
+        names=("task_audits: 4 rows are deleted with them.",),
     )
 
 # --- encodings, poolers ----------------------------------------------------------------------------

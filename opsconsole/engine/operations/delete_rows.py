@@ -1,4 +1,4 @@
-"""Delete chosen rows of a managed store by hand, with everything that goes with them, so that it can be undone."""
+"""Delete selected rows of a managed store, with the rows that refer to them."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ MAX_ROWS = 10_000  # deleted or written by hand at once
 
 
 class Doomed(NamedTuple):
-    """A chosen row, the rows that go with it in the order in which they go, and why it does not go itself."""
+    """A selected row, and the rows that are deleted with it, in the order of deletion."""
 
     pk: Key
     rows: Sequence[tuple[str, Key, Mapping[str, Any]]]
-    kept: bool = False
-    along: bool = False
+    kept: bool = False  # a row outside the cascade refers to it
+    along: bool = False  # it is deleted with another selected row
 
 
 class DeleteRows(Operation):
     title = _("Delete rows")
     description = _(
-        "Deletes the chosen rows of a managed store, and the rows that go with them by the store's own foreign keys. "
-        "Every row is kept before it goes. A row that others refer to stays."
+        "Deletes the selected rows of a managed store, and the rows that its foreign keys delete with them. "
+        "Each row is saved before it is deleted. A row that other rows refer to is not deleted."
     )
     risk = Risk.DELETE
     action_label = ngettext_lazy("Delete %(count)s row", "Delete %(count)s rows", "number")
     allow_out_of_scope = True
     reasons = {
-        "referenced": _("other rows refer to it: delete those first"),
-        "along": _("goes with another chosen row"),
+        "referenced": _("other rows refer to it"),
+        "along": _("deleted with another selected row"),
     }
-    statistic_labels = {"in_scope": _("chosen rows")}
+    statistic_labels = {"in_scope": _("selected rows")}
 
     class Params(forms.Form):
         store = forms.CharField(label=_("store"), help_text=_("a managed store"))
-        table = forms.CharField(label=_("table"), help_text=_("the table whose rows are chosen"))
+        table = forms.CharField(label=_("table"), help_text=_("the table of the rows"))
 
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         super().__init__(store, params)
@@ -57,19 +57,18 @@ class DeleteRows(Operation):
         known = {model._meta.db_table: model for model in store.models()}
         if store.name == "default" or not store.managed:
             raise PlanRefused(
-                gettext("%(store)s is not a managed store. Its rows are changed by its own operations only.")
-                % {"store": store.alias}
+                gettext("%(store)s is not a managed store. Change its rows with an operation.") % {"store": store.alias}
             )
         if table not in known:
             raise PlanRefused(
-                gettext("%(store)s has no table %(table)s that the console knows. There are: %(tables)s.")
+                gettext("The table %(table)s of %(store)s is unknown. Choose one of: %(tables)s.")
                 % {"store": store.alias, "table": table, "tables": ", ".join(sorted(known))}
             )
         self.model = known[table]  # type: ignore[misc]  # of this plan
         self._referring = references(store)
         self.writes = dict.fromkeys(delete_order(table, self._referring), ())
 
-    # --- which rows -----------------------------------------------------------------------------------------
+    # --- selected rows -----------------------------------------------------------------------------------------
 
     def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         found = super().fetch(rows, after=after, bound=bound, limit=limit)
@@ -79,18 +78,18 @@ class DeleteRows(Operation):
     def statistics(self, restrict: Any) -> dict[str, Any]:
         selected = restrict(self.queryset())
         if self.selection.is_everything:
-            raise PlanRefused(gettext("No rows are chosen. Choose them in the list, or name them by --keys."))
+            raise PlanRefused(gettext("No rows are selected. Select them in the list, or pass --keys."))
         if len(self.selection.keys or ()) > MAX_ROWS or (count := selected.count()) > MAX_ROWS:
             raise PlanRefused(
-                gettext("At most %(count)s rows are deleted by hand. Choose fewer.")
+                gettext("At most %(count)s rows can be deleted at once. Select fewer rows.")
                 % {"count": format_number(MAX_ROWS)}
             )
         return {"in_scope": count}
 
-    # --- what goes with them ----------------------------------------------------------------------------------
+    # --- rows deleted with them ----------------------------------------------------------------------------------
 
     def _doomed(self, keys: Sequence[Key], chosen: Iterable[Key]) -> list[Doomed]:
-        """Return the rows with all that goes with each; a row that goes with several is the first one's."""
+        """Return the rows with those that each deletes. A row that several delete belongs to the first of them."""
         table = self.model._meta.db_table
         found = cascade(self.store, table, chosen, self._referring)
         going: dict[Key, list[tuple[str, Key, Mapping[str, Any]]]] = {key: [] for key in keys}
@@ -125,7 +124,7 @@ class DeleteRows(Operation):
         return Changes([RowChange(table, key, old, None) for table, key, old in row.rows])
 
     def checklist_facts(self, rows: QuerySet[Any]) -> Mapping[str, Sequence[str]]:
-        """What goes along, and what keeps rows: counted by the store's own foreign keys."""
+        """Count the rows that are deleted too and the rows that prevent a delete, by the foreign keys of the store."""
         keys = list(rows.values_list("pk", flat=True)[:MAX_ROWS])
         found = cascade(self.store, self.model._meta.db_table, map(stored_rows.plain_key, keys), self._referring)
         return {"dependencies": [*_going(found.along), *_staying(found.staying)]}
@@ -133,14 +132,14 @@ class DeleteRows(Operation):
 
 def _going(counts: Mapping[str, int]) -> list[str]:
     return [
-        gettext("%(table)s: %(count)s rows go with them.") % {"table": table, "count": format_number(count)}
+        gettext("%(table)s: %(count)s rows are deleted with them.") % {"table": table, "count": format_number(count)}
         for table, count in sorted(counts.items())
     ]
 
 
 def _staying(counts: Mapping[tuple[str, bool], int]) -> list[str]:
-    known = gettext("%(table)s: %(count)s rows refer to it; delete those first")
-    unknown = gettext("%(table)s: %(count)s rows of a table that the console does not know")
+    known = gettext("%(table)s: %(count)s rows refer to the selected rows. Delete them first.")
+    unknown = gettext("%(table)s: %(count)s rows of an unknown table refer to the selected rows.")
     return [
         (known if has_model else unknown) % {"table": table, "count": format_number(count)}
         for (table, has_model), count in sorted(counts.items())

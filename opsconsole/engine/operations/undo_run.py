@@ -1,4 +1,4 @@
-"""Put back what a run changed, row by row, where nobody has changed it since."""
+"""Restore the rows that a run changed, unless they have changed since."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from opsconsole.stores.preflight import Target
 from opsconsole.stores.rows import Key, RowKey, Values, Write, is_bigint
 from opsconsole.stores.store import Store, text_of
 
-KEPT_BATCHES = 4  # whose images are kept unpacked
+KEPT_BATCHES = 4  # that stay decoded in memory
 REVERSED = {"insert": "delete", "delete": "insert", "update": "update"}
 INDEX_BITS = 20  # a row's key: batches counted from the last one, then the row's place in its batch
 
 
 class Written(NamedTuple):
-    """A row that the run wrote: as it was (None: no such row), and as it was written."""
+    """A row that the run wrote. `before` is None for an inserted row, `written` for a deleted row."""
 
     table: str
     columns: tuple[str, ...]
@@ -40,7 +40,7 @@ class Written(NamedTuple):
 
 
 class ChangedRow(NamedTuple):
-    """A row that the run wrote: as it was, as it was written, as it is now (None: no such row)."""
+    """A row that the run wrote, with its current values. `now` is None if the row does not exist."""
 
     pk: int
     table: str
@@ -49,8 +49,8 @@ class ChangedRow(NamedTuple):
     before: Values | None
     written: Values | None
     now: Values | None
-    adrift: bool = False  # it refers to a row that the run deleted and that has not come back
-    homeless: bool = False  # SQLite: another row has its rowid, and a full-text index refers to rows by it
+    adrift: bool = False  # it refers to a deleted row that is not restored
+    homeless: bool = False  # SQLite: another row has its rowid, which a full-text index refers to
 
 
 # Table and columns → values as compared → the rows that had them, each with its exact values.
@@ -60,21 +60,21 @@ Index = dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], list[tuple[int, 
 class UndoRun(Operation):
     title = _("Undo a run")
     description = _(
-        "Gives every row that the run changed its values back, where it still holds what the run wrote. "
-        "Rows that changed since are listed as conflicts and stay as they are."
+        "Restores the previous values of every row that still has the values that the run wrote. "
+        "A row that has changed since is listed as a conflict and is not changed."
     )
     model = Batch
     risk = Risk.CHANGE
     selectable = False
     reasons = {
-        "as_before": _("already as before the run"),
+        "as_before": _("already restored"),
         "conflict": _("conflict: changed since the run"),
-        "parent": _("conflict: a row that it refers to was deleted by the run and has not come back"),
+        "parent": _("conflict: the run deleted a row that it refers to, which is not restored"),
         "rowid_taken": _("conflict: another row has its rowid, which a full-text index refers to"),
     }
     statistic_labels = {
         "in_scope": _("rows that the run wrote"),
-        "as_written": _("still as the run wrote them, and can be undone"),
+        "as_written": _("unchanged since the run, can be undone"),
     }
 
     class Params(forms.Form):
@@ -86,12 +86,12 @@ class UndoRun(Operation):
         cls = registry.operations().get(self.run.operation)
         if cls is not None and not cls.undoable:
             raise RunRefused(
-                gettext("Run %(run)d can't be undone: %(title)s keeps no before-images.")
+                gettext("Run %(run)d cannot be undone. %(title)s keeps no before-images.")
                 % {"run": self.run.pk, "title": cls.title}
             )
         if not self.run.undoable:
             raise RunRefused(
-                gettext("Run %(run)d left nothing to undo: it changed no row, or its before-images were pruned.")
+                gettext("Run %(run)d cannot be undone. It changed no rows, or its before-images were pruned.")
                 % {"run": self.run.pk}
             )
         self.writes = {table: tuple(columns) for table, columns in self.run.writes.items()}
@@ -133,7 +133,7 @@ class UndoRun(Operation):
             number, index = batch.number - 1, 0
 
     def _rows(self, batch: Batch) -> list[Written]:
-        """The rows of a batch as they are undone: last written first among tables."""
+        """Return the rows of a batch in the order of the undo: last written first."""
         if batch.number not in self._unpacked:
             while len(self._unpacked) >= KEPT_BATCHES:
                 del self._unpacked[next(iter(self._unpacked))]
@@ -145,14 +145,14 @@ class UndoRun(Operation):
         return self._unpacked[batch.number]
 
     def _current(self, first: int, written: list[Written]) -> list[ChangedRow]:
-        """The rows with their values of now, and with what keeps them away."""
+        """Return the rows with their current values and with what prevents the undo."""
         rows = self._with_rowids(self._read({first + place: row for place, row in enumerate(written)}))
         if self._references:
             rows = self._mark_adrift(first, rows)
         return [row for row in rows if self._is_chosen(row.pk)]
 
     def _read(self, written: Mapping[int, Written]) -> list[ChangedRow]:
-        """One statement per table and set of columns."""
+        """Read the current values, with one statement per table and set of columns."""
         groups: dict[tuple[str, tuple[str, ...]], list[Key]] = {}
         for row in written.values():
             groups.setdefault((row.table, row.columns), []).append(row.key)
@@ -171,7 +171,7 @@ class UndoRun(Operation):
 
     @cached_property
     def _references(self) -> Mapping[str, Sequence[tuple[ForeignKey, str]]]:
-        """Table → its foreign keys to tables that the run wrote to."""
+        """Return table → its foreign keys to tables that the run wrote."""
         found: dict[str, list[tuple[ForeignKey, str]]] = {}
         for reference in self.store.foreign_keys:
             child = stored_rows.known_table(self.store, reference)
@@ -181,7 +181,7 @@ class UndoRun(Operation):
         return found
 
     def _mark_adrift(self, first: int, rows: list[ChangedRow]) -> list[ChangedRow]:
-        """Mark the rows whose parents do not come back. A key alone says nothing: another row may have it by now."""
+        """Mark the rows whose parents are not restored. Another row may have the key of a parent by now."""
         known = {row.pk: row for row in rows}
         parents: dict[int, list[int]] = {}
         waiting = rows
@@ -209,7 +209,7 @@ class UndoRun(Operation):
         return [row._replace(adrift=not has_parents(row.pk)) for row in rows]
 
     def _parents(self, row: ChangedRow) -> list[int]:
-        """The rows deleted by the run that the row referred to: they are undone before it."""
+        """Return the deleted rows that the row referred to. They are restored before it."""
         found: list[int] = []
         before = dict(zip(row.columns, row.before or (), strict=False))
         for reference, parent in self._references.get(row.table, ()):
@@ -223,7 +223,7 @@ class UndoRun(Operation):
         return found
 
     def _deleted_with(self, pk: int) -> Index:
-        """The rows deleted in the same batch: nearly every parent is there."""
+        """Return the index of the rows deleted in the same batch, which holds nearly every parent."""
         number = self.run.batches_done - (pk >> INDEX_BITS)
         if self._indexed[0] != number:
             self._indexed = number, self._index(self.population().filter(number=number))
@@ -231,11 +231,11 @@ class UndoRun(Operation):
 
     @cached_property
     def _deleted(self) -> Index:
-        """All rows that the run deleted."""
+        """Return the index of all rows that the run deleted."""
         return self._index(self.population())
 
     def _index(self, batches: QuerySet[Batch]) -> Index:
-        """Table and referred columns → values → the rows deleted that had these."""
+        """Return table and referred columns → values → the deleted rows that had them."""
         groups = {(parent, one.referred) for found in self._references.values() for one, parent in found}
         index: Index = {group: {} for group in groups}
         for batch in batches.iterator(chunk_size=1):
@@ -256,7 +256,7 @@ class UndoRun(Operation):
         return self._unpacked[number][pk & ((1 << INDEX_BITS) - 1)]
 
     def _rows_restored(self) -> set[RowKey]:
-        """The rows that this very undo has inserted: a trigger may have changed them since."""
+        """Return the rows that this undo has inserted. A trigger may have changed them since."""
         batches = Batch.objects.filter(run=self.run_id, number__gt=self._restored_up_to).order_by("number")
         for batch in batches.iterator(chunk_size=1):
             self._restored |= {(one.table, row[0]) for one in batch.writes if one.kind == "insert" for row in one.rows}
@@ -266,7 +266,7 @@ class UndoRun(Operation):
     # --- rowids -----------------------------------------------------------------------------------------------
 
     def _with_rowids(self, rows: list[ChangedRow]) -> list[ChangedRow]:
-        """Give the rows whose rowid another row has by now one that no row has and no row of the run had."""
+        """Give a new rowid to the rows whose rowid another row has. No row has it, and no row of the run had it."""
         if self.store.vendor != "sqlite":
             return rows
         gone: dict[str, list[ChangedRow]] = {}
@@ -285,13 +285,13 @@ class UndoRun(Operation):
         return [moved.get(row.pk, row) for row in rows]
 
     def _rowid(self, row: ChangedRow | Write) -> str:
-        """The rowid that the image of a deleted row of SQLite begins with; empty where it has none."""
+        """Return the name of the rowid that a before-image of SQLite starts with, or an empty text."""
         table = self.store.tables.get(row.table)
         return table.rowid if table is not None and row.columns[0] == table.rowid else ""
 
     @cached_property
     def _highest_rowids(self) -> Mapping[str, int]:
-        """Table → the highest rowid of the rows that the run deleted."""
+        """Return table → the highest rowid of the rows that the run deleted."""
         found: dict[str, int] = {}
         for batch in self.population().iterator(chunk_size=1):
             for write in batch.writes:
@@ -300,10 +300,10 @@ class UndoRun(Operation):
                     found[write.table] = max([*rowids, found.get(write.table, 0)])
         return found
 
-    # --- what becomes of them -----------------------------------------------------------------------------------
+    # --- outcomes and figures -----------------------------------------------------------------------------------
 
     def _is_as_before(self, row: ChangedRow) -> bool:
-        """Whether the row holds what it held before the run. SQLite's rowid does not count: nobody could choose it."""
+        """Return whether the row has its values from before the run. The rowid of SQLite is not compared."""
         if row.now is None or row.before is None:
             return row.now == row.before
         start = 1 if self._rowid(row) else 0
@@ -323,7 +323,7 @@ class UndoRun(Operation):
         return Changes((RowChange(row.table, row.key, old, new),))
 
     def effective_risk(self) -> Risk:
-        """Return what the undo would do: rows that the run inserted are deleted."""
+        """Return the risk of this undo: it deletes the rows that the run inserted."""
         return Risk.DELETE if self._deletes else Risk.CHANGE
 
     @cached_property
@@ -332,13 +332,13 @@ class UndoRun(Operation):
             return True
         if not any(inserts(self.store, table, columns) for table, columns in self.writes.items() if columns):
             return False
-        # Which rows of a table whose keys it writes a run has inserted, its images alone tell.
+        # Only the before-images show which rows a run has inserted into a table whose keys it writes.
         batches = self.population().order_by("-number").iterator(chunk_size=1)
         return any(write.kind == "insert" for batch in batches for write in batch.writes)
 
     @cached_property
     def _only_deletes(self) -> bool:
-        """Whether the run changed nothing in the tables whose rows it inserted."""
+        """Return whether the run only inserted into the tables whose keys it wrote."""
         batches = self.population().iterator(chunk_size=1)
         return all(
             write.kind == "insert" or not inserts(self.store, write.table, self.writes[write.table])
@@ -347,7 +347,7 @@ class UndoRun(Operation):
         )
 
     def targets(self) -> list[Target]:
-        """Rows that the run deleted are inserted again, those that it inserted go, all others are updated."""
+        """Return the targets: deleted rows are inserted, inserted rows are deleted, all others are updated."""
         found = []
         for table, columns in self.writes.items():
             kind = REVERSED[self._kind(self.run, table)]
@@ -389,8 +389,8 @@ class UndoRun(Operation):
             return []
         return [
             ngettext(
-                "%(count)d row still holds what the run wrote.",
-                "%(count)d rows still hold what the run wrote.",
+                "%(count)d row still has the values of the run.",
+                "%(count)d rows still have the values of the run.",
                 remaining,
             )
             % {"count": remaining}
@@ -404,13 +404,13 @@ class UndoRun(Operation):
 
 
 def _with_rowid(row: ChangedRow, rowid: int) -> dict[str, Any]:
-    """What the row is given back under another rowid; above the highest there can be, SQLite finds one itself."""
+    """Return the row with another rowid. Above the highest possible rowid, SQLite chooses one."""
     rest = (row.before or ())[1:]
     return {"before": (rowid, *rest)} if is_bigint(rowid) else {"before": rest, "columns": row.columns[1:]}
 
 
 def _texts(values: Sequence[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Values of a key as texts, and so that what a database may take for equal is equal: case, spaces, zeros."""
+    """Return the values of a key as texts, and in a form in which case, spaces and zeros do not count."""
     texts = tuple(str(text_of(value)) for value in values)
     return texts, tuple(map(_alike, texts))
 

@@ -1,4 +1,4 @@
-"""Write rows as people gave them, in a form or a file: changed rows and new ones, of a managed store only."""
+"""Write the rows of a form or a file into a managed store: changed rows and new rows."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ from opsconsole.stores.store import Store
 
 
 class GivenRow(NamedTuple):
-    """A row as it was given, and as it is now (None: no such row). A new one has no old values."""
+    """A row from a form or a file, with its current values.
 
-    pk: int  # its place among them, from 1
+    `now` is None if the row does not exist. A new row has no `old`.
+    """
+
+    pk: int  # its place in the form or file, from 1
     key: Key
     columns: tuple[str, ...]
     old: Values | None
@@ -37,8 +40,8 @@ class GivenRow(NamedTuple):
 class WriteRows(NamedItemsMixin):
     title = _("Write rows")
     description = _(
-        "Writes rows of a managed store as they were given in a form or a file. Only columns that differ are written, "
-        "where the row still holds what it held then. Rows that changed since are conflicts and stay as they are."
+        "Writes the rows of a form or a file into a managed store. Only the columns that differ are written. "
+        "A row that has changed since is a conflict and is not written."
     )
     risk = Risk.CHANGE
     action_label = ngettext_lazy("Write %(count)s row", "Write %(count)s rows", "number")
@@ -70,22 +73,23 @@ class WriteRows(NamedItemsMixin):
         known = {model._meta.db_table: model for model in store.models()}
         if store.name == "default" or not store.managed or table not in known:
             raise PlanRefused(
-                gettext("%(table)s is not a table of a managed store. Its rows are changed by its own operations only.")
+                gettext("%(table)s is not a table of a managed store. Change its rows with an operation.")
                 % {"table": f"{store.alias}.{table}"}
             )
         given = GivenRows.objects.defer("content").filter(digest=self.params["rows"]).first()
         if given is None:
-            raise PlanRefused(gettext("The given rows are no longer kept. Edit the row or import the file again."))
+            raise PlanRefused(gettext("The given rows have been deleted. Edit the row or import the file again."))
         if given.count > MAX_ROWS:
             raise PlanRefused(
-                gettext("At most %(count)s rows are written by hand. Give fewer.") % {"count": format_number(MAX_ROWS)}
+                gettext("At most %(count)s rows can be written at once. Give fewer rows.")
+                % {"count": format_number(MAX_ROWS)}
             )
         self.given = given
         self.model = known[table]  # type: ignore[misc]  # of this plan
         self.writes = {table: tuple(dict.fromkeys((*given.inserts, *given.updates)))}
         self._table = table
 
-    # --- which rows -----------------------------------------------------------------------------------------
+    # --- given rows -----------------------------------------------------------------------------------------
 
     @cached_property
     def _rows(self) -> list[GivenRow]:
@@ -93,7 +97,7 @@ class WriteRows(NamedItemsMixin):
             writes = self.given.writes
         except ValueError:
             raise PlanRefused(
-                gettext("The given rows are not those that were planned. Edit the row or import the file again.")
+                gettext("The given rows differ from the plan. Edit the row or import the file again.")
             ) from None
         flat = [(write.columns, *row) for write in writes for row in write.rows]
         return [
@@ -112,7 +116,7 @@ class WriteRows(NamedItemsMixin):
         return self._current(behind[:limit])
 
     def _current(self, given: list[GivenRow]) -> list[GivenRow]:
-        """The rows with their values of now: one statement per set of columns."""
+        """Return the rows with their current values, read with one statement per set of columns."""
         groups: dict[tuple[str, ...], list[Key]] = {}
         for row in given:
             groups.setdefault(row.columns, []).append(row.key)
@@ -128,7 +132,7 @@ class WriteRows(NamedItemsMixin):
     def label(self, row: GivenRow) -> str:
         return str(row.key)
 
-    # --- what becomes of them ---------------------------------------------------------------------------------
+    # --- outcomes and figures ---------------------------------------------------------------------------------
 
     def process(self, row: GivenRow) -> Outcome:
         new, old = self.store.normalize(row.new), self.store.normalize(row.old)
@@ -150,14 +154,14 @@ class WriteRows(NamedItemsMixin):
             return []
         return [
             ngettext(
-                "%(count)d row holds again what it held before.",
-                "%(count)d rows hold again what they held before.",
+                "%(count)d row no longer has the written values.",
+                "%(count)d rows no longer have the written values.",
                 remaining,
             )
             % {"count": remaining}
         ]
 
-    # --- what the engine asks -----------------------------------------------------------------------------------
+    # --- writes -----------------------------------------------------------------------------------
 
     def targets(self) -> list[Target]:
         found = []
