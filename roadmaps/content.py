@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from django.db import OperationalError
 from django.db.models import Model
 
+from opsconsole.stores.errors import sqlite_code
 from opsconsole.stores.store import Store
 from opsconsole.timestamps import parse_timestamp
 from roadmaps.models import QuizMetadata, ResourceRecommendationMetadata, RoadmapMetadata, TutorialMetadata
@@ -22,7 +23,7 @@ COMPLETED, FAILED = "completed", "failed"
 
 
 class Part(NamedTuple):
-    """One of the three parts of a concept: its keys in the framework."""
+    """A part of a concept, by its keys in the framework."""
 
     name: str
     status: str
@@ -177,6 +178,6 @@ def _rows(store: Store, sql: str, keys: Iterable[str]) -> list[Row]:
             with store.fast_text_decoding():
                 return read()
         except OperationalError as error:
-            if "decode" not in str(error).lower():
+            if sqlite_code(error) is not None:  # an error of SQLite itself, not a text that is not UTF-8
                 raise
     return read()

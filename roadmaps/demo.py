@@ -71,7 +71,7 @@ def load() -> Iterator[str]:
 
 
 class _Sample:
-    """One roadmap with its task and content: 0 is stuck, 1 failed partially, 2 has old keys, 3 was deleted."""
+    """A roadmap with its task and content: 0 is stuck, 1 failed partially, 2 has old keys, 3 was deleted."""
 
     def __init__(self, number: int) -> None:
         self.rng = Random(number)

@@ -210,7 +210,7 @@ def _positions(read: Read, wanted: list[str], shape: Shape | None) -> dict[str, 
 
 
 class _Thread:
-    """One thread: the newest checkpoints of its subgraphs, and the pending writes of all its graphs."""
+    """The newest checkpoints of a thread's subgraphs, and the pending writes of all its graphs."""
 
     def __init__(
         self, read: Read, decoder: Decoder, subgraphs: list[_Head], writes: dict[tuple[str, str, str], _Pending]

@@ -92,7 +92,7 @@ class RoadmapMetadata(StoreModel):
 
 
 class TutorialMetadata(StoreModel):
-    """One version of a concept's tutorial."""
+    """A version of a concept's tutorial."""
 
     store = "roadmaps"
     added_by = dict.fromkeys(("content_version", "is_latest"), "add_tutorial_version")
@@ -190,7 +190,7 @@ class Acceptance(models.Model):
 
 
 class Recovery(models.Model):
-    """One attempt to resume an interrupted task from its checkpoint."""
+    """An attempt to resume an interrupted task from its checkpoint."""
 
     class Outcome(models.TextChoices):
         RUNNING = "running", _("running")
