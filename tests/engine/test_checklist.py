@@ -252,7 +252,7 @@ def test_a_terminal_asks_item_by_item(store, settings, monkeypatch, capsys):
     answers = iter(["y", "yes", "y", "y", "y", "n"])
     asked = Terminal(lambda: next(answers))
     monkeypatch.setattr("sys.stdin", asked)
-    with pytest.raises(Exception, match="are not confirmed"):
+    with pytest.raises(Exception, match="Not confirmed"):
         call_command("cleanup_dirty_data", "cleanup", "3", "--execute")
     assert 3 in dump(store)["jobs"]
     answers = iter(["y", "y", "y", "y", "y", "y"])
