@@ -173,9 +173,9 @@ def test_the_text_output_of_a_run(shell, store):
     done = shell.run(COMMAND, "--db-path", store)
     for text in (str(store), "EXECUTE", "In scope: 200", "already filled", "Invalid", "broken JSON"):
         assert text in done.stdout
-    assert "the payload lacks the fields" in done.stdout
+    assert "the fields are missing in the payload" in done.stdout
     assert "Coverage of source_event_ts:" in done.stdout
-    assert "here 1,000" in done.stdout
+    assert "Recommended batch size for this number of rows: 1,000." in done.stdout
     assert not any(line != line.rstrip() for line in done.stdout.splitlines())
 
 
