@@ -323,7 +323,7 @@ def _check_off(operation: Operation, planned: Plan, options: dict[str, Any], out
 def _ask(operation: Operation, planned: Plan, options: dict[str, Any], output: Output, asks: bool) -> None:
     """Ask for the confirmation that the risk requires, unless --yes or --confirm gives it."""
     typing = lifecycle.needs_typing(operation)
-    asks = asks and operation.effective_risk() not in {Risk.READ, Risk.MAKE, Risk.FILL}
+    asks = asks and operation.effective_risk() not in {Risk.READ, Risk.REPRODUCE, Risk.FILL}
     if (
         options["yes"]
         or operation.name in options["confirm"]

@@ -140,7 +140,7 @@ class PlanPage(Page):
 
     @property
     def is_dangerous(self) -> bool:
-        return self._can_be_asked and self.operation.effective_risk() in {Risk.DELETE, Risk.OUTSIDE}
+        return self._can_be_asked and self.operation.effective_risk() in {Risk.DELETE, Risk.EXTERNAL}
 
     @property
     def fixed_batch(self) -> bool:

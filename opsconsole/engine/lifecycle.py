@@ -51,14 +51,14 @@ MAX_NOTE = 10_000
 def needs_typing(operation: Operation) -> bool:
     """Return whether the confirmation must be typed: irreversible changes, and deletes in production."""
     risk = operation.effective_risk()
-    if risk in {Risk.READ, Risk.MAKE}:
+    if risk in {Risk.READ, Risk.REPRODUCE}:
         return False
     return not operation.undoable or (risk == Risk.DELETE and settings.PRODUCTION)
 
 
 def needs_approval(operation: Operation) -> bool:
     """Return whether a second approver is required."""
-    return operation.effective_risk() in {Risk.DELETE, Risk.OUTSIDE} and settings.PRODUCTION
+    return operation.effective_risk() in {Risk.DELETE, Risk.EXTERNAL} and settings.PRODUCTION
 
 
 def asks_more(operation: Operation) -> bool:

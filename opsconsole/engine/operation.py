@@ -34,11 +34,11 @@ class Risk(models.TextChoices):
     """What an operation can damage, least first. It determines what is asked before a run."""
 
     READ = "read", _("read-only")
-    MAKE = "make", _("reproducible")
+    REPRODUCE = "reproduce", _("reproducible")
     FILL = "fill", _("fills empty columns")
     CHANGE = "change", _("changes values")
     DELETE = "delete", _("deletes rows")
-    OUTSIDE = "outside", _("external side effects")
+    EXTERNAL = "external", _("external side effects")
 
 
 class Priority(models.TextChoices):

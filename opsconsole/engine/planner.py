@@ -71,7 +71,7 @@ def process(operation: Operation, row: Any) -> Outcome:
 
 def pins_rows(operation: Operation) -> bool:
     """Return whether the plan keeps what it showed of each row, so that a run changes exactly these rows."""
-    return operation.effective_risk() in {Risk.DELETE, Risk.OUTSIDE}
+    return operation.effective_risk() in {Risk.DELETE, Risk.EXTERNAL}
 
 
 def outcomes_of(

@@ -27,7 +27,7 @@ class AcceptPartial(Action):
     store_alias = "roadmaps"
     model = RoadmapTask
     reads = {RoadmapTask: TASK_COLUMNS, **NEEDS}
-    risk = Risk.MAKE
+    risk = Risk.REPRODUCE
     action_label = ngettext_lazy("Accept %(count)s partial result", "Accept %(count)s partial results", "number")
     allow_out_of_scope = True
     writes_store = False

@@ -53,7 +53,7 @@ class RecoverTasks(Action):
     store_alias = "roadmaps"
     model = RoadmapTask
     reads = {RoadmapTask: ("status", "current_step", "task_type", "created_at", "updated_at", "roadmap_id"), **NEEDS}
-    risk = Risk.OUTSIDE
+    risk = Risk.EXTERNAL
     action_label = ngettext_lazy("Recover %(count)s task", "Recover %(count)s tasks", "number")
     cluster = LONG_CLUSTER
     locks: ClassVar[tuple[str, ...]] = ("checkpoints",)

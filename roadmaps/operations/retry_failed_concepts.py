@@ -35,7 +35,7 @@ class RetryFailedConcepts(Action):
     store_alias = "roadmaps"
     model = RoadmapTask
     reads = {RoadmapTask: ("status", "user_id", "roadmap_id"), **NEEDS}
-    risk = Risk.OUTSIDE
+    risk = Risk.EXTERNAL
     action_label = ngettext_lazy(
         "Retry the concepts of %(count)s task", "Retry the concepts of %(count)s tasks", "number"
     )

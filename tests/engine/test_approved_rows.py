@@ -140,7 +140,7 @@ def test_deletes_and_external_effects_are_pinned() -> None:
         operation = cls.__new__(cls)
         operation.params = {}
         if not registry.targets_run(cls):
-            assert planner.pins_rows(operation) == (cls.risk in {"delete", "outside"}), cls
+            assert planner.pins_rows(operation) == (cls.risk in {"delete", "external"}), cls
 
 
 # --- locks and expiry ------------------------------------------------------------------------------------------

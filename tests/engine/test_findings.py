@@ -47,7 +47,7 @@ class RingBells(NamedItemsMixin, Action):
     description = "Rings each bell, and notes it."
     store_alias = "agentos"
     model = TaskAudit
-    risk = Risk.MAKE
+    risk = Risk.REPRODUCE
     reasons = {"cracked": "the bell is cracked"}
 
     rung: ClassVar[list[str]] = []

@@ -24,7 +24,7 @@ class BackupStore(NamedItemsMixin, Action):
         "PostgreSQL by pg_dump. The file is read back and checked before it is listed."
     )
     model = Backup
-    risk = Risk.MAKE
+    risk = Risk.REPRODUCE
     action_label = _("Back up %(store)s")
     writes_store = False
     cluster = LONG_CLUSTER

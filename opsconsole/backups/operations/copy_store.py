@@ -34,7 +34,7 @@ class CopyStore(NamedItemsMixin, Action):
         "that the console does not know, and rows that the target can't hold. The source is only read."
     )
     model = TableCopy
-    risk = Risk.MAKE
+    risk = Risk.REPRODUCE
     action_label = ngettext_lazy("Copy %(count)s table", "Copy %(count)s tables", "number")
     writes_store = False
     cluster = LONG_CLUSTER

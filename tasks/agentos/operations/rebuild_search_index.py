@@ -21,7 +21,7 @@ class RebuildSearchIndex(NamedItemsMixin, Action):
     )
     store_alias = "agentos"
     model = MemoryItem
-    risk = Risk.MAKE
+    risk = Risk.REPRODUCE
     schedule = Schedule("15 3 * * 0")
     reasons = {
         "rebuilt": _("rebuilt"),
