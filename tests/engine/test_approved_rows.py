@@ -1,4 +1,4 @@
-"""What was approved is what runs: exactly the rows that were shown, as they were; a difference stops the run."""
+"""A run touches exactly the approved rows. A difference stops the run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def items() -> None:
 
 @pytest.fixture
 def waiting(items: None, settings: Any, tmp_path: Any, bob: User) -> Run:
-    """A confirmed delete of three rows that waits for approval."""
+    """Return a confirmed delete of three rows that waits for approval."""
     bob.email = "bob@example.org"
     bob.save()
     environment(settings, "production")

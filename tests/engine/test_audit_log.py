@@ -1,4 +1,4 @@
-"""The audit log is a chain: what was changed, removed or inserted behind the console's back is named."""
+"""The audit log is a chain: changed, removed and inserted entries are reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def entries() -> int:
 
 
 def sql(statement: str, *values: Any) -> None:
-    """What somebody does who can write the database."""
+    """Change the log in the database, past the console."""
     with connections["default"].cursor() as cursor:
         cursor.execute(statement, values)
 

@@ -1,4 +1,4 @@
-"""The checklist before deletes: what is shown, who is asked, the age of the backup, the second approver."""
+"""The checklist before deletes: its items, the age of the backup, the second approver."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ALL = list(checklist.ITEMS)
 
 @pytest.fixture
 def store(make_helix) -> Store:
-    """An attached HELIX store that pages can show: `helix` itself."""
+    """Attach a HELIX store under the alias `helix`, which pages show."""
     store: Store = make_helix("postgresql-enum", helix.one_of_each())
     return store
 

@@ -1,4 +1,4 @@
-"""Separation of duties: the accounts that planned, confirmed or changed a run can't approve it, from any face."""
+"""Separation of duties: the accounts that planned, confirmed or changed a run cannot approve it, from any interface."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_the_page_offers_the_approval_to_others_only(
 
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Gives the answers to the password prompts of a terminal."""
+    """Answer the password prompts of a terminal."""
 
     def type_(*answers: str) -> None:
         given = iter(answers)

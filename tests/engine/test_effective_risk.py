@@ -1,4 +1,4 @@
-"""An operation's risk follows what it would do: an undo or a retry that deletes is a delete."""
+"""The risk of an operation follows its writes: an undo or a retry that deletes is a delete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`setup` records the environment: a process that claims a lower one writes nothing and does not start."""
+"""`setup` records the environment. A process with a lower one writes nothing and does not start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECRET = {"SECRET_KEY": "a long and random text of this test alone, more than fi
 
 @pytest.fixture
 def shell(tmp_path: Any, empty_console: Any) -> Shell:
-    """A console that was set up for production, and a shell whose variables forgot it."""
+    """Set up a console for production, and a shell without its variables."""
     shell = Shell(tmp_path / "console", empty_console, {**SECRET, "OPSCONSOLE_ENVIRONMENT": "production"})
     assert shell.run("setup", "--superuser", "mira").returncode == 0
     shell.variables = SECRET

@@ -1,4 +1,4 @@
-"""Rows that appear or change while a run works: none goes without its before-image, none is counted twice."""
+"""Rows that appear or change during a run: each write has its before-image, each row is counted once."""
 
 from __future__ import annotations
 

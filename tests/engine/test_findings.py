@@ -1,4 +1,4 @@
-"""Checks and acts, the kinds of operation that write no rows: findings from scan to scan, deaths, errors."""
+"""Checks and actions write no rows: findings between scans, lost workers, errors."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_many_findings_are_written_in_portions(django_assert_max_num_queries: An
         assert scan().after == {"lost": 2_500, "new": 0, "persisting": 2_500, "resolved": 0}
 
 
-def test_a_question_that_fails_is_set_aside_and_the_others_are_asked() -> None:
+def test_a_rule_that_fails_does_not_stop_the_others() -> None:
     LookAround.hidden = {"north": [lost("1"), ValueError("no such land")], "south": [lost("9")]}
     run = scan()
     assert (run.status, run.failed, run.skipped) == (Status.NEEDS_ATTENTION, 1, 1)
@@ -147,7 +147,7 @@ def test_transient_trouble_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
     assert RingBells.rung == ["low", "middle", "middle", "high"]
 
 
-def test_acts_stop_between_units_and_go_on() -> None:
+def test_actions_stop_between_items_and_resume() -> None:
     run = start(operation_called("tests.ring_bells"))
     until, on_progress = after_batches(1)
     run = work(run, until=until, on_progress=on_progress)

@@ -1,4 +1,4 @@
-"""Pins the model of the backfill, and the stores that it is held against, to the platform's documents."""
+"""The reference model of the backfill, and its stores, match the documents of the platform."""
 
 from __future__ import annotations
 

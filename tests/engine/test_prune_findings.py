@@ -1,4 +1,4 @@
-"""Only what was resolved long ago is forgotten."""
+"""Only findings that were resolved long ago are pruned."""
 
 from __future__ import annotations
 

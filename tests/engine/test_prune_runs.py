@@ -1,4 +1,4 @@
-"""Retention: the images of runs that ended long ago go, and nothing else."""
+"""Retention: only the before-images of runs that ended long ago are pruned."""
 
 from __future__ import annotations
 

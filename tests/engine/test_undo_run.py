@@ -1,4 +1,4 @@
-"""Undo and the engine on rows that span tables, with updates, inserts and deletes; conflicts of each kind."""
+"""Undo of rows in several tables, with updates, inserts and deletes, and conflicts of each kind."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_worker_dies(store: Store, point: str, monkeypatch: pytest.MonkeyPatch) 
     assert dump(store) == before
 
 
-def test_a_unit_whose_last_row_fails_is_left_whole(store: Store) -> None:
+def test_an_aggregate_whose_last_row_fails_is_unchanged(store: Store) -> None:
     """The verdict can't be deleted, so its note and its task stay as they were too; then a retry."""
     before = dump(store)
     execute(store, "CREATE TABLE appeals (verdict TEXT REFERENCES guardian_verdicts (id) ON DELETE CASCADE)")

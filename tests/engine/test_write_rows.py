@@ -1,4 +1,4 @@
-"""Rows written by hand, from forms and files: each is a run with before-images and undo; on both engines."""
+"""Manual edits and imports are runs with before-images and undo, on both engines."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def tasks(managed):
 
 
 def given(*writes: Write) -> Any:
-    """The operation on rows of the table `tasks`."""
+    """Return the operation on rows of the table `tasks`."""
     return operation_called(NAME, store="agentos", table="tasks", rows=GivenRows.keep(writes))
 
 
@@ -209,7 +209,7 @@ def test_what_a_trigger_ignores_is_said_above_the_form(bobs, task):
 
 
 @in_sqlite
-def test_where_it_has_to_wait_a_worker_goes_on_with_it(bobs, task, monkeypatch):
+def test_a_worker_resumes_a_run_that_had_to_wait(bobs, task, monkeypatch):
     monkeypatch.setattr(queue, "PATIENCE_SECONDS", 0.0)
     run_slice = queue.run_slice
 
@@ -243,7 +243,7 @@ def test_a_locked_store_is_said_and_nothing_is_planned(bobs, task):
     assert tasks(task) == [("t", "mine", "created")]
 
 
-def test_a_worker_goes_on_where_the_web_server_died(bobs, task, monkeypatch):
+def test_a_worker_resumes_after_the_web_server_died(bobs, task, monkeypatch):
     def crash(*args: Any) -> str:
         raise Crash
 

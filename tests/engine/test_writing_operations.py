@@ -1,4 +1,4 @@
-"""The first example of docs/writing-operations.md, executed, and the errors of wrong declarations."""
+"""The first example of docs/writing-operations.md, executed, and the errors of invalid declarations."""
 
 from __future__ import annotations
 

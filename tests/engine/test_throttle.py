@@ -1,4 +1,4 @@
-"""What holds runs: a file, connections, the emergency switch; and what can't be observed."""
+"""Throttle signals and the freeze make runs wait: a file, connections, signals that a store does not provide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`check`: a queue that would hand a job out twice is refused, and production passes `--deploy`."""
+"""The command `check` refuses a queue that would deliver a job twice. Production passes `check --deploy`."""
 
 from __future__ import annotations
 

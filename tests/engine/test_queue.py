@@ -1,4 +1,4 @@
-"""The queue: what is queued with its run, slices, takeover, planning, ticks, schedules; and a real cluster."""
+"""The queue: messages, slices, takeover, planning, schedules, and a real cluster."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BACKFILL = "audits.backfill_decision_fields"
 
 
 def queued() -> list[tuple[str, int, int]]:
-    """What waits in the queue: job, run, generation."""
+    """Return the messages of the queue: job, run, generation."""
     return [
         (task["func"].rpartition(".")[2], *task["args"])
         for task in (message.task for message in OrmQ.objects.order_by("pk"))
@@ -229,7 +229,7 @@ def test_a_real_cluster_survives_the_loss_of_its_worker(tmp_path, empty_console,
 
 @pytest.fixture
 def locked(request, make_attached):
-    """A store whose audits another client keeps locked until `free()`, on both engines."""
+    """Return a store whose audits another client locks until `free()`, on both engines."""
     made = make_attached(request.param, 60)
     holder: Any
     if request.param == "sqlite":

@@ -1,4 +1,4 @@
-"""Alerts: once for each key, by mail and by signed webhook, tried again later, seen in the console."""
+"""Alerts are sent once for each key, by mail and by signed webhook, retried, and shown in the console."""
 
 from __future__ import annotations
 

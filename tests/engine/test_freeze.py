@@ -1,4 +1,4 @@
-"""The emergency switch's page and banner, and what people add to a run's record."""
+"""The page and the banner of a freeze, and the notes of a run."""
 
 from __future__ import annotations
 
