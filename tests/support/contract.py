@@ -384,7 +384,7 @@ class Contract:
 
     # --- rows that can't be changed --------------------------------------------------------------------
 
-    def test_unit_whose_change_raises_is_set_aside(
+    def test_row_whose_change_raises_fails(
         self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         bad = self.a_change(before, after)
@@ -400,20 +400,20 @@ class Contract:
         planned = plan_whole(self.on(store))
         run = self.execute(store)
         assert planned.counts()["failed"] == 1
-        self.check_set_aside(store, run, bad, before, after, "out of luck")
+        self.check_failed_row(store, run, bad, before, after, "out of luck")
         monkeypatch.undo()
         self.check_retried(store, run, after)
 
     @pytest.mark.parametrize("size", [1, 500])
-    def test_row_whose_write_fails_is_set_aside(self, store: Store, before: Tables, after: Tables, size: int) -> None:
+    def test_row_whose_write_fails_is_failed(self, store: Store, before: Tables, after: Tables, size: int) -> None:
         bad = self.a_change(before, after)
         mend = forbid(store, self.table, bad)
         run = self.execute(store, batch_size=size)
-        self.check_set_aside(store, run, bad, before, after, "forbidden")
+        self.check_failed_row(store, run, bad, before, after, "forbidden")
         mend()
         self.check_retried(store, run, after)
 
-    def check_set_aside(self, store: Store, run: Run, bad: Any, before: Tables, after: Tables, error: str) -> None:
+    def check_failed_row(self, store: Store, run: Run, bad: Any, before: Tables, after: Tables, error: str) -> None:
         assert dump(store) == self.with_unit_as_before(after, before, bad)
         assert [(entry.key, entry.error) for entry in FailedItem.objects.all()] == [(bad, error)]
         assert (run.status, run.failed) == (Status.NEEDS_ATTENTION, 1)
