@@ -1,4 +1,4 @@
-"""AgentOS: audits, guardian verdicts and the supervisor's inbox, to look at; and how far the decision times are."""
+"""Pages of audits, guardian verdicts and the supervisor's inbox, and the page of the backfill's coverage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import ChoicesRadioFilter, RadioFilter
-from unfold.decorators import action, display
+from unfold.decorators import action
 
 from audits.coverage import FILLED, VERDICTS, Figures, coverage, lag
 from audits.extraction import KEYS
@@ -27,15 +27,13 @@ from opsconsole.console.store_admin import (
     DateRangeFilter,
     ExactTextFilter,
     StoreModelAdmin,
-    json_block,
     linked,
-    row_link,
 )
 from opsconsole.console.store_import_export import ExportStoreMixin
-from opsconsole.formatting import copy_button, format_number, format_time, pretty_json
+from opsconsole.formatting import copy_button, format_number, format_time
 from opsconsole.stores.store import StoreUnavailable
 
-# So many audits the coverage page reads for what SQL can't tell; the command reads all.
+# The coverage page reads only the newest audits. The command reads all.
 NEWEST_AUDITS = 200_000
 NEWEST_SAMPLE = 2_000
 
@@ -53,19 +51,16 @@ SUPERVISOR_EVENTS = tuple(
 )
 
 
-task_link = linked("agentos.task")
-
-
 class DecisionTimesFilter(RadioFilter):
-    """Of supervisor audits, in the very words of the backfill's scope."""
+    """Supervisor audits with or without both decision times, as the backfill selects them."""
 
     title = _("decision times")
     parameter_name = "decision_times"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         return [
-            ("lacking", _("a supervisor audit that lacks one")),
-            ("filled", _("a supervisor audit with both")),
+            ("lacking", _("one or both are missing")),
+            ("filled", _("both are filled")),
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
@@ -77,8 +72,8 @@ class DecisionTimesFilter(RadioFilter):
 
 @admin.register(TaskAudit)
 class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
-    list_display = ("audit", "event_type", "severity", "of_task", "created", "source", "delay")
-    sortable_by = ("audit",)
+    list_display = ("audit_id", "event_type", "level", "task_id", "created_at", "source_event_ts", "lag")
+    sortable_by = ("audit_id",)
     suggestions = {"event_type": SUPERVISOR_EVENTS}
     list_filter = (
         DecisionTimesFilter,
@@ -91,67 +86,28 @@ class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
     search_help_text = _("Searches the number of an audit and the exact identifier of a task or a decision.")
     actions_list = ("coverage",)
     deferred_fields = ("payload",)
-    fieldsets = (
-        (None, {"fields": ("audit", "event_type", "level", "of_task", "repo_id", "created")}),
-        (_("Decision"), {"fields": ("source", "processed", "delay", "decision", "verdict")}),
-        (_("Payload"), {"fields": ("document",)}),
-    )
-    required_columns = {
-        DecisionTimesFilter: tuple(KEYS),
-        "created": ("created_at",),
-        "severity": ("level",),
-        "source": ("source_event_ts",),
-        "processed": ("supervisor_processed_at",),
-        "delay": tuple(KEYS),
-        "decision": ("decision_id",),
-        "verdict": ("verdict_id",),
-        "document": ("payload",),
+    badge_colors = {"level": {"info": "info", "warning": "warning", "error": "danger"}}
+    formatters = {
+        "source_event_ts": format_time,
+        "supervisor_processed_at": format_time,
+        "decision_id": copy_button,
+        "verdict_id": linked("audits.guardianverdict"),
     }
-
-    @admin.display(description=_("audit"), ordering="pk")
-    def audit(self, audit: TaskAudit) -> str:
-        return str(audit.pk)
-
-    @admin.display(description=_("created at"))
-    def created(self, audit: TaskAudit) -> str:
-        return format_time(audit.created_at)
-
-    @display(description=_("level"), label={"info": "info", "warning": "warning", "error": "danger"}, empty_value="–")
-    def severity(self, audit: TaskAudit) -> tuple[str, str] | None:
-        return (audit.level, audit.get_level_display()) if audit.level else None
-
-    @admin.display(description=_("task"))
-    def of_task(self, audit: TaskAudit) -> str:
-        return task_link(audit.task_id)
-
-    @admin.display(description=_("source event"))
-    def source(self, audit: TaskAudit) -> str:
-        return format_time(audit.source_event_ts)
-
-    @admin.display(description=_("processed"))
-    def processed(self, audit: TaskAudit) -> str:
-        return format_time(audit.supervisor_processed_at)
+    fieldsets = (
+        (None, {"fields": ("audit_id", "event_type", "level", "task_id", "repo_id", "created_at")}),
+        (_("Decision"), {"fields": ("source_event_ts", "supervisor_processed_at", "lag", "decision_id", "verdict_id")}),
+        (_("Payload"), {"fields": ("payload",)}),
+    )
+    required_columns = {DecisionTimesFilter: tuple(KEYS), "lag": tuple(KEYS)}
 
     @admin.display(description=_("lag"))
-    def delay(self, audit: TaskAudit) -> str:
+    def lag(self, audit: TaskAudit) -> str:
         seconds = lag([(audit.source_event_ts, audit.supervisor_processed_at)])["max"]
         return "–" if seconds is None else gettext("%(seconds)s s") % {"seconds": _seconds(seconds)}
 
-    @admin.display(description=_("decision"))
-    def decision(self, audit: TaskAudit) -> str:
-        return copy_button(audit.decision_id)
-
-    @admin.display(description=_("verdict"))
-    def verdict(self, audit: TaskAudit) -> str:
-        return row_link("audits.guardianverdict", audit.verdict_id)
-
-    @admin.display(description=_("payload"))
-    def document(self, audit: TaskAudit) -> str:
-        return json_block(audit.payload)
-
     @action(description=_("Coverage"), url_path="coverage", permissions=["view"], icon="donut_large")
     def coverage(self, request: HttpRequest) -> HttpResponse:
-        """The verification query of the backfill as a page."""
+        """Show the coverage of the decision times."""
         try:
             figures = coverage(self.store(request), newest=NEWEST_AUDITS, sample=NEWEST_SAMPLE)
         except (StoreUnavailable, DatabaseError) as error:
@@ -161,35 +117,24 @@ class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
             "title": _("Coverage of the decision times"),
             "figures": figures,
             "backfill": BackfillDecisionFields.name if self.operations(request) else "",
-            **coverage_words(figures),
+            **coverage_context(figures),
         }
         return TemplateResponse(request, "audits/coverage.html", context)
 
 
 @admin.register(GuardianVerdict)
 class GuardianVerdictAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
-    list_display = ("id", "decision", "task_id", "triggered_by", "reasons", "created_at")
+    list_display = ("id", "decision", "task_id", "triggered_by", "reasons_json", "created_at")
     list_filter = (("task_id", ExactTextFilter), ("decision", ChoicesRadioFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("id", "task_id")
     search_help_text = _("Searches the exact identifier of a verdict or of a task.")
     deferred_fields = ("policy_json",)
     badge_colors = {"decision": {"approve": "success", "reject": "danger", "warn": "warning"}}
-    formatters = {
-        "id": linked("audits.guardianverdict"),
-        "task_id": task_link,
-        "created_at": format_time,
-        "reasons_json": json_block,
-        "policy_json": json_block,
-    }
-    required_columns = {"reasons": ("reasons_json",)}
+    formatters = {"task_id": linked("agentos.task"), "created_at": format_time}
     fieldsets = (
         (None, {"fields": ("id", "decision", "task_id", "triggered_by", "created_at")}),
         (_("Documents"), {"fields": ("reasons_json", "policy_json")}),
     )
-
-    @admin.display(description=_("reasons"))
-    def reasons(self, verdict: GuardianVerdict) -> str:
-        return pretty_json(verdict.reasons_json)
 
 
 @admin.register(InboxEntry)
@@ -207,12 +152,8 @@ class InboxEntryAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
     deferred_fields = ("payload_json",)
     badge_colors = {"status": {"pending": "warning", "processing": "info", "processed": "success", "failed": "danger"}}
     formatters = {
-        "id": linked("audits.inboxentry"),
-        "task_id": task_link,
-        "event_ts": format_time,
-        "processed_at": format_time,
-        "created_at": format_time,
-        "payload_json": json_block,
+        "task_id": linked("agentos.task"),
+        **dict.fromkeys(("event_ts", "processed_at", "created_at"), format_time),
     }
     fieldsets = (
         (None, {"fields": ("id", "status", "event_type", "task_id", "event_ts", "processed_at", "created_at")}),
@@ -220,8 +161,8 @@ class InboxEntryAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
     )
 
 
-def coverage_words(figures: Figures) -> dict[str, Any]:
-    """The figures as the page's tables and sentences."""
+def coverage_context(figures: Figures) -> dict[str, Any]:
+    """Return the figures as tables and sentences of the page."""
     rows, lag, consistency = reverse("admin:audits_taskaudit_changelist"), figures["lag"], figures["consistency"]
     columns = {field.column: field.verbose_name for field in TaskAudit._meta.concrete_fields}
     counted = tuple(figures["columns"])
@@ -234,14 +175,14 @@ def coverage_words(figures: Figures) -> dict[str, Any]:
         kind = {"event_type": of["event_type"]}
         cells = [format_html(link, rows, urlencode(kind), of["event_type"]), format_number(of["total"])]
         cells += [share(of["columns"][column]) for column in counted]
-        if of["lacking"] is not None:  # else only an index was read
+        if of["lacking"] is not None:  # the indexes do not tell it
             lacking = urlencode(kind | {"decision_times": "lacking"})
             cells.append(format_html(link, rows, lacking, format_number(of["lacking"])))
         return cells
 
     headers = [gettext("Event type"), gettext("Audits"), *(columns[column] for column in counted)]
     if "supervisor_processed_at" in counted:
-        headers.append(gettext("Lacking one"))
+        headers.append(gettext("Incomplete"))
     return {
         "as_of": datetime.fromisoformat(figures["as_of"]),
         "shares": [*figures["columns"].items(), (gettext("both times"), figures["both"])],
@@ -273,10 +214,10 @@ def coverage_words(figures: Figures) -> dict[str, Any]:
                 for column, counts in consistency["columns"].items()
             ],
         },
-        "of_which": (
-            gettext("Of the newest %(count)s audits.") % {"count": format_number(figures["newest"])}
+        "basis": (
+            gettext("From the newest %(count)s audits.") % {"count": format_number(figures["newest"])}
             if figures["newest"]
-            else gettext("Of all supervisor audits.")
+            else gettext("From all supervisor audits.")
         ),
         "sampled": gettext("Payloads read: %(count)s, at most %(sample)s, spread evenly.")
         % {"count": format_number(consistency["looked_at"]), "sample": format_number(consistency["sample"])},

@@ -11,6 +11,7 @@ from datetime import date, timedelta
 from functools import partial
 from typing import Any, ClassVar
 
+from django.apps import apps
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote
 from django.db import DatabaseError, models
@@ -31,6 +32,7 @@ from opsconsole.console.store_errors import unusable
 from opsconsole.formatting import copy_button, format_number, format_time, pretty_json, truncate
 from opsconsole.stores import catalog, remedies
 from opsconsole.stores.fields import RawTimestampField
+from opsconsole.stores.platforms import platform_apps
 from opsconsole.stores.router import store_of
 from opsconsole.stores.store import Store, StoreUnavailable
 
@@ -38,7 +40,7 @@ from opsconsole.stores.store import Store, StoreUnavailable
 class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     """Rows of a store, to look at: only columns that it has, and a sentence where it has no such table."""
 
-    # Column → how its value is shown; times and the key's text need none.
+    # Column → the function that formats its value. `default_formatter` knows keys, times, JSON, choices and references.
     formatters: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
     # Column → value → colour: in lists as a badge, with the words of the column's choices.
     badge_colors: ClassVar[Mapping[str, Mapping[str, str]]] = {}
@@ -85,16 +87,17 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         lacking = known - set(self.columns(request))
         there = self.store(request).tables
         return [
-            name
-            for name in names
-            if lacking.isdisjoint(self._reads(name))
-            and all(table in there for table in self.required_tables.get(name, ()))
+            name for name in names if lacking.isdisjoint(self._reads(name)) and there.keys() >= set(self._tables(name))
         ]
 
     def _reads(self, name: Any) -> tuple[str, ...]:
         if isinstance(name, tuple):  # (field, filter class)
             name = name[0]
         return self.required_columns.get(name, (name,))
+
+    def _tables(self, name: Any) -> tuple[str, ...]:
+        declared = getattr(getattr(self, name, None), "required_tables", ()) if isinstance(name, str) else ()
+        return self.required_tables.get(name, declared)
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         names = self.readable(request, super().get_list_display(request))
@@ -136,11 +139,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
 
     def _cell(self, name: str, in_list: bool) -> Callable[[Any], Any]:
         field = self.model._meta.get_field(name)
-        words: Callable[[Any], Any] = self.formatters.get(name) or (
-            format_time if isinstance(field, RawTimestampField) else copy_button if field.primary_key else _plain
-        )
-        if choices := dict(getattr(field, "flatchoices", ())):
-            words = partial(_choice, choices)
+        words = self.formatters.get(name) or default_formatter(field, in_list=in_list)
 
         def shown(row: Any) -> Any:
             value = getattr(row, name)
@@ -355,6 +354,25 @@ def _once(row: Any, name: str, words: Callable[[], Any]) -> Any:
     return shown[name]
 
 
+def default_formatter(field: Any, *, in_list: bool = False) -> Callable[[Any], Any]:
+    """Return the function that formats the values of a column in a list or on the page of a row."""
+    if field.primary_key:
+        return truncate if in_list else copy_button
+    if isinstance(field, RawTimestampField):
+        return format_time
+    if field.is_relation:
+        return linked(field.related_model._meta.label_lower)
+    if field.column in json_columns(field.model):
+        return pretty_json if in_list else json_block
+    return partial(_choice, dict(field.flatchoices)) if field.choices else _plain
+
+
+def json_columns(model: type[Model]) -> set[str]:
+    """Return the columns that the platform declares as JSON."""
+    table = model._meta.db_table
+    return {column for app in platform_apps(store_of(model)) for column in app.json_columns.get(table, ())}
+
+
 def _plain(value: Any) -> str:
     return "–" if value is None or value == "" else truncate(value, 2_000) if isinstance(value, bytes) else str(value)
 
@@ -427,6 +445,41 @@ def newest(
     text, query = all_of_them
     url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist", query=query)
     return format_html('{}<p class="mt-4"><a class="text-link" href="{}">{}</a></p>', shown, url, text)
+
+
+def related_rows(
+    model: str,
+    column: str,
+    fields: Sequence[str],
+    *,
+    title: Any,
+    link_to_all: Any,
+    order: str = "-pk",
+    formatters: Mapping[str, Callable[[Any], Any]] | None = None,
+) -> Callable[[Any, Any, Store], SafeString | str]:
+    """Declare a panel: the rows of `model` whose `column` contains the key of the page's row.
+
+    Values are formatted as in a list, and long texts are truncated. The key links to its row.
+    """
+    related: Any = apps.get_model(model)
+    columns = {name: (formatters or {}).get(name) or _brief(related._meta.get_field(name)) for name in fields}
+
+    def panel(model_admin: Any, row: Any, store: Store) -> SafeString | str:
+        filters = {column: row.pk}
+        return newest(
+            related.objects.filter(**filters).order_by(order), store, columns, all_of_them=(link_to_all, filters)
+        )
+
+    panel.short_description = title  # type: ignore[attr-defined]
+    panel.required_tables = (related._meta.db_table,)  # type: ignore[attr-defined]
+    return panel
+
+
+def _brief(field: Any) -> Callable[[Any], Any]:
+    if field.primary_key:
+        return linked(field.model._meta.label_lower)
+    words = default_formatter(field, in_list=True)
+    return partial(truncate, characters=200) if words is _plain else words
 
 
 _KEY = re.compile(r"\d{1,18}", re.ASCII)

@@ -1,4 +1,4 @@
-"""Execution records: results whatever their form, and how far each run is, to look at."""
+"""Pages of the execution records: results and statuses."""
 
 from __future__ import annotations
 
@@ -25,25 +25,24 @@ from tasks.records.summaries import IN_MEMORY_LIMIT, decode_document
 
 
 class RecordsAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
-    """A table of the records store: the platform writes it, and operations repair it."""
+    """A read-only table, written by the platform and repaired by operations."""
 
     def answer(self, execution_id: str | None, store: Store) -> str:
-        """What clients that poll are told."""
+        """Return the answer of the status endpoint."""
         if not execution_id:
-            return _("Nobody can ask: the record has no execution id.")
-        asked = executions.get_statuses([execution_id], store)
-        answer = asked.answers.get(execution_id)
+            return _("No client can look up this record. Its execution id is missing.")
+        answer = executions.get_statuses([execution_id], store).answers.get(execution_id)
         return json_block(encode(answer).decode()) if answer else _("not known")
 
 
 class FilledFilter(RadioFilter):
-    """In the very words of the backfill's scope."""
+    """Records with or without an execution id."""
 
     title = gettext_lazy("execution id")
     parameter_name = "execution_id_is"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("lacking", _("lacking")), ("filled", _("filled"))]
+        return [("lacking", _("missing")), ("filled", _("filled"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if self.value() not in {"lacking", "filled"}:
@@ -60,7 +59,7 @@ class TestRecordAdmin(RecordsAdmin):
     list_filter = (FilledFilter, ("execution_id", ExactTextFilter), ("test_date", DateRangeFilter))
     exact_search_fields = ("id", "execution_id")
     search_help_text = gettext_lazy("Searches the number of a record and the exact id of an execution.")
-    formatters = {"execution_id": copy_button, "ai_models_used": json_block, "questions_used": json_block}
+    formatters = {"execution_id": copy_button}
     deferred_fields = ("results_summary", "detailed_results", "ai_models_used", "questions_used")
     required_columns = {
         FilledFilter: ("execution_id",),
@@ -120,7 +119,7 @@ class TaskStatusAdmin(RecordsAdmin):
 
 
 def _document(stored: Any, compressed: Any) -> str:
-    """Formatted JSON; what is broken is shown as broken, with its beginning."""
+    """Format a stored document. Show the reason and the beginning of one that cannot be decoded."""
     if stored is None:
         return "–"
     try:
@@ -128,7 +127,7 @@ def _document(stored: Any, compressed: Any) -> str:
     except Unreadable as error:
         reason = error.reason
     if reason == "too_large":
-        return _("longer than a page shows: the status endpoint links to it")
-    words = BackfillExecutionIds.reasons.get(reason, reason)
-    begins = bytes(stored[:200]) if not isinstance(stored, str) else stored[:200].encode()
-    return format_html('{} <code class="broken">{}</code>', words, begins.decode("utf-8", "backslashreplace"))
+        return _("The document is too long for this page. The status endpoint links to it.")
+    message = BackfillExecutionIds.reasons.get(reason, reason)
+    beginning = bytes(stored[:200]) if not isinstance(stored, str) else stored[:200].encode()
+    return format_html('{} <code class="broken">{}</code>', message, beginning.decode("utf-8", "backslashreplace"))
