@@ -450,7 +450,7 @@ def _counts_agree(store: Store, source: Source) -> bool:
         return False
 
 
-# --- maintenance ---------------------------------------------------------------------------------------------------
+# --- maintenance --------------------------------------------------------------------------------------------
 
 
 def rebuild(store: Store, *names: str) -> None:

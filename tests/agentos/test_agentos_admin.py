@@ -1,4 +1,4 @@
-"""The lists and pages of all tables of AgentOS, and what people do there by hand; on both engines."""
+"""Tests of all pages of AgentOS, with manual edits, deletes, imports and exports, on both engines."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.support import agentos
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
 
 AT = "2026-01-20 10:00:00"
-# Model → table, its columns, and a row of each number.
+# Model → table, columns, and a function that returns the row of a number.
 TABLES = {
     "agentos.task": (
         "tasks",
@@ -108,7 +108,7 @@ EDITABLE = sorted(set(TABLES) - READ_ONLY)
 
 
 def fill(managed, rows):
-    """`rows` rows in each table."""
+    """Add `rows` rows to each table."""
     for table, *_rest in reversed(TABLES.values()):
         managed.execute(f"DELETE FROM {table}")
     for table, columns, row in TABLES.values():
@@ -152,7 +152,7 @@ def bobs(client, bob):
 
 def test_no_list_and_no_page_asks_more_where_there_is_more(alices, managed):
     fill(managed, 3)
-    for model in TABLES:  # what a process asks once
+    for model in TABLES:  # queries that a process makes once
         alices.get(url(model, "changelist"))
         alices.get(url(model, "change", first_key(managed, model)))
     asked: dict[tuple[str, int], tuple[int, int]] = {}
@@ -183,12 +183,12 @@ def test_lists_are_read_in_the_order_of_an_index(alices, managed):
             plan = [row[3] for row in managed.execute(f"EXPLAIN QUERY PLAN {listed}")]
             assert not any("TEMP B-TREE" in step for step in plan), (model, plan)
         else:
-            managed.execute("SET enable_seqscan = off")  # 300 rows are read faster without any index
+            managed.execute("SET enable_seqscan = off")  # reading 300 rows is faster without an index
             plan = [row[0] for row in managed.execute(f"EXPLAIN {listed}")]
             assert not any("Sort" in step for step in plan), (model, plan)
 
 
-# --- what is shown --------------------------------------------------------------------------------------------
+# --- contents -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ GARBAGE = {
 
 
 def test_no_odd_value_breaks_a_page(alices, managed):
-    """Each text column holds each kind of garbage once, what it refers to is gone, and every page opens."""
+    """Every page opens for garbage in each text column and for dangling references."""
     if managed.engine == "sqlite":
         managed.execute("PRAGMA foreign_keys=OFF")
     else:
@@ -343,7 +343,7 @@ def test_no_odd_value_breaks_a_page(alices, managed):
 
 
 def test_a_row_without_a_key_breaks_nothing(alices, managed):
-    if managed.engine == "sqlite":  # where TEXT PRIMARY KEY lets NULL in
+    if managed.engine == "sqlite":  # SQLite accepts NULL in a TEXT PRIMARY KEY
         managed.execute("INSERT INTO tasks (task_id, title) VALUES (NULL, 'no key')")
     managed.execute("INSERT INTO tasks (task_id, title) VALUES ('', 'empty key')")
     managed.execute("INSERT INTO tasks (task_id, title) VALUES (?, 'odd key')", "a/b_5F?c")
@@ -398,7 +398,7 @@ def test_words_are_found_best_first_and_marked(alices, managed):
 
 @pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
 def test_the_demo_has_something_in_every_table(alices, managed):
-    for _ in range(2):  # the second time it finds rows and adds none
+    for _ in range(2):  # the second call finds rows and adds none
         list(agentos_demo.load())
         list(audits_demo.load())
     counts = {table: managed.execute(f"SELECT COUNT(*) FROM {table}")[0][0] for table, *_rest in TABLES.values()}
@@ -439,7 +439,7 @@ def test_an_attached_store_shows_what_it_has_and_is_only_read(alices, tmp_path, 
     assert (tmp_path / "old.db").read_bytes() == before
 
 
-# --- people ---------------------------------------------------------------------------------------------------
+# --- permissions ----------------------------------------------------------------------------------------------
 
 
 def test_who_may_do_what(client, charlie, viewer, bob, managed):
@@ -463,7 +463,7 @@ def test_who_may_do_what(client, charlie, viewer, bob, managed):
         assert seen == (set(pages) - {"delete"} if model in EDITABLE else {"changelist", "change", "export"}), model
 
 
-# --- by hand --------------------------------------------------------------------------------------------------
+# --- manual edits ---------------------------------------------------------------------------------------------
 
 
 def save(client, model, key, **changed):
@@ -538,7 +538,7 @@ def test_a_dangling_reference_may_stay(bobs, managed):
 
 
 def plan_delete(client, model, *keys):
-    """Plan a delete from the list, as its action does; the drafted run."""
+    """Plan a delete as the list's action does. Return the planned run."""
     data = {"action": "operations.delete_rows", "_selected_action": keys}
     assert client.post(url(model, "changelist"), data).status_code == 302
     return Run.objects.latest("pk")
@@ -638,13 +638,13 @@ def upload(client, model, format_, content):
 
 
 def imported(client, model, format_, content):
-    """Import a file: its run, executed."""
+    """Import a file and return its finished run."""
     assert upload(client, model, format_, content).status_code == 302
     return executed(client, Run.objects.latest("pk"))
 
 
 def outcome_of(run):
-    """New, changed and unchanged rows of a plan."""
+    """Return the numbers of new, changed and unchanged rows of a plan."""
     changed, skipped = run.plan["reasons"]["changed"], run.plan["reasons"]["skipped"]
     return changed.get("new", 0), changed.get("updated", 0), skipped.get("as_given", 0)
 
@@ -820,7 +820,7 @@ def test_numbers_and_dates_of_a_spreadsheet_become_text(bobs, managed):
 
 
 def workbook(*rows):
-    """A file as a spreadsheet program leaves it: formulas have no value until it calculates them."""
+    """Return a workbook whose formulas have not been calculated."""
     book = Workbook()
     for row in rows:
         book.active.append(row)
@@ -830,7 +830,7 @@ def workbook(*rows):
 
 
 def calculated(content, cell, value, kind=""):
-    """The same file with the value that a spreadsheet program has calculated for a cell."""
+    """Return the workbook with a calculated value in one cell."""
     found = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(found, "w") as new:
         for name in old.namelist():

@@ -1,4 +1,4 @@
-"""The tables of a managed AgentOS store, asked by a plain client: all that document 001 says, on both engines."""
+"""Tests of the schema of a managed AgentOS store with a plain client: all documented rules, on both engines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 
 REFUSALS = (sqlite3.IntegrityError, psycopg.IntegrityError)
 
-#: The document's own text. Its definitions count; what it says later is in the tests below.
+#: The documented table definitions. Tests below cover the document's other statements.
 DOCUMENT = """
 CREATE TABLE tasks (
     task_id TEXT PRIMARY KEY,
@@ -210,7 +210,7 @@ CREATE TABLE schema_version (
 """
 
 TABLES = re.findall(r"CREATE TABLE (\w+)", DOCUMENT)
-#: What deployed stores have beside the document's indexes (all of them on `task_audits`).
+#: Indexes of deployed stores that the document does not list, all on `task_audits`.
 DEPLOYED_INDEXES = """
 CREATE INDEX idx_task_audits_level ON task_audits(level);
 CREATE INDEX idx_task_audits_repo ON task_audits(repo_id);
@@ -225,7 +225,7 @@ CREATE INDEX idx_task_audits_event_source_ts ON task_audits(event_type, source_e
     WHERE source_event_ts IS NOT NULL;
 """
 
-#: A row with only what the document requires: table → column → value.
+#: A row with only the required values: table → column → value.
 MOMENT = "2026-01-20T10:00:00"
 ROWS: dict[str, dict[str, object]] = {
     "tasks": {"task_id": "t1", "title": "a task"},
@@ -272,7 +272,7 @@ DEFAULTS: dict[tuple[str, str], object] = {
     ("memory_items", "retention_type"): "project",
     ("memory_items", "auto_cleanup"): 1,
 }
-#: Child, its foreign key, parent, whether its rows go with the parent's.
+#: Child, its foreign key, parent, and whether a delete of the parent cascades.
 REFERENCES = [
     ("task_lineage", "task_id", "tasks", "task_id", True),
     ("task_audits", "task_id", "tasks", "task_id", True),
@@ -292,7 +292,7 @@ def insert(managed: Managed, table: str, **values: object) -> None:
 
 
 def fill(managed: Managed) -> None:
-    """One row in each table, in the document's order of references."""
+    """Add one row to each table, referenced tables first."""
     for table in TABLES:
         if table != "schema_version":
             insert(managed, table)
@@ -302,7 +302,7 @@ def count(managed: Managed, table: str) -> int:
     return int(managed.execute(f"SELECT COUNT(*) FROM {table}")[0][0])
 
 
-# --- against the document's own text ------------------------------------------------------------------
+# --- comparison with the documented definitions ------------------------------------------------------------------
 
 
 def _sqlite_shape(client: sqlite3.Connection) -> dict[str, object]:
@@ -357,13 +357,13 @@ def test_postgresql_has_what_the_document_says(managed: Managed, postgres) -> No
                 made = managed.execute(query)
                 assert [row for row in expected if row not in made] == []
                 ours = [row for row in made if row not in expected]
-                # The console's own: Django's record of migrations, and the index for the search.
+                # The console adds the indexes of the search.
                 assert all(re.search("django_migrations|_search", str(row)) for row in ours), ours
     finally:
         postgres.drop_database("document_001")
 
 
-# --- as a plain client meets it --------------------------------------------------------------------------
+# --- rules for a plain client ------------------------------------------------------------------------------------
 
 
 def test_required_columns_are_enough_and_the_rest_has_its_default(managed: Managed) -> None:
@@ -386,7 +386,7 @@ def test_what_is_required_may_not_be_null(managed: Managed, table: str) -> None:
         insert(managed, table)
     for column in ROWS[table]:
         if managed.engine == "sqlite" and f"{column} TEXT PRIMARY KEY" in DOCUMENT:
-            continue  # as the document has it: SQLite takes NULL for a text key
+            continue  # as documented: SQLite accepts NULL in a text key
         with pytest.raises(REFUSALS, match=r"(?i)not.null"):
             managed.execute(f"UPDATE {table} SET {column} = NULL")
 
@@ -454,7 +454,7 @@ def test_what_the_document_leaves_loose_may_dangle(managed: Managed) -> None:
         assert count(managed, table) == 1
 
 
-# --- JSON ------------------------------------------------------------------------------------------------
+# --- JSON --------------------------------------------------------------------------------------------------------
 
 BROKEN = ("", " ", "{", "{'a': 1}", "[1,]", "nope", "NaN", '{"a": 1} x')
 VALID = ("[]", '["a", "b"]', "{}", '"text"', "1.50", "null", '{"a": "\\u0000"}', '{"a": 1, "a": 2}')
@@ -516,7 +516,7 @@ def test_other_json_columns_take_what_clients_write_and_are_read_as_it_is(manage
         assert tables[table]._base_manager.values_list(*names).get() == ("{broken",) * len(names)
 
 
-# --- the store as the console sees it ----------------------------------------------------------------------
+# --- the store in the console ------------------------------------------------------------------------------------
 
 
 def test_nothing_is_missing_and_nothing_is_unknown(managed: Managed) -> None:

@@ -1,4 +1,4 @@
-"""Idle projects are archived: by the contract, on both engines."""
+"""Tests of the operation that archives idle projects, with the operation contract, on both engines."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TestContract(Contract):
 
     @pytest.fixture(autouse=True)
     def _clock(self) -> Iterator[None]:
-        """Every plan of these tests is made at the same moment: it is written into the rows."""
+        """Freeze the time of the plans, because it is written into the rows."""
         real = Operation.__init__
 
         def init(operation: Operation, *args: Any) -> None:

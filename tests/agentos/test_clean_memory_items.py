@@ -1,4 +1,4 @@
-"""Expired memory goes, and nothing else: by the contract, on both engines."""
+"""Tests of the operation that removes expired memory items, with the operation contract, on both engines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DDL = """CREATE TABLE memory_items (
     retention_type TEXT DEFAULT 'project', expires_at TIMESTAMP, auto_cleanup INTEGER DEFAULT 1)"""
 PAST, FUTURE = "2026-01-20 10:00:00", "2999-01-01 00:00:00"
 ENDS = (PAST, "2026-02-01T10:00:00.125000", FUTURE, None, "2026-03-01 00:00:00.5")
-#: Only SQLite holds what is no time in a column of times.
+#: Only SQLite accepts an invalid time in this column.
 ODD_ENDS = ("soon", "", "2026-04-01T08:00:00Z")
 CONTENT = ('{"text": "记忆"}', "{broken", "", '{"n": 1.50}')
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 
 
 def fill(store: Store, count: int = 240) -> Store:
-    """Items of every kind; every fifth must not be cleaned, every seventh is temporary."""
+    """Add items of every kind. Every fifth must not be removed, every seventh is temporary."""
     ends = ENDS if store.vendor == "postgresql" else ENDS + ODD_ENDS
     with neighbour(store) as connection:
         connection.execute(DDL)
@@ -76,7 +76,7 @@ class TestContract(Contract):
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
 def test_what_was_used_since_the_plan_stays(make_attached: Any, engine: str) -> None:
-    """The plan is an hour old when its run begins; meanwhile an agent used one item and wrote another."""
+    """An agent uses one item and creates another between the plan and the run."""
     store = fill(make_attached(engine, 50).store)
     operation = operation_called(NAME, store)
     operation.as_of = timezone.now() - timedelta(hours=1)
@@ -131,7 +131,7 @@ def test_a_table_that_nothing_can_be_deleted_from_is_refused(make_attached: Any)
     execute(store, DDL.replace("id TEXT PRIMARY KEY", "id TEXT"))
     insert = "INSERT INTO memory_items (id, scope, type, content) VALUES (?, 'task', 'decision', '{}')"
     execute(store, insert, ["one"])
-    assert plan_whole(operation_called(NAME, store)).total == 0  # each key is one row's, though no index says so
+    assert plan_whole(operation_called(NAME, store)).total == 0  # keys are unique, although no index enforces it
     for key in ("one", None):
         execute(store, insert, [key])
         with pytest.raises(StoreUnavailable, match=r"memory_items.* so that they cannot be told apart"):
@@ -147,7 +147,7 @@ def test_times_that_are_none_are_unfit_and_stay(make_attached: Any) -> None:
     assert run.reasons["invalid"]["unreadable_time"] == run.invalid > 0
 
 
-#: AgentOS's own full-text index: it knows an item by its implicit rowid alone.
+#: AgentOS's full-text index, which refers to items by their implicit rowid.
 SEARCH = """
 CREATE VIRTUAL TABLE memory_fts USING fts5(id UNINDEXED, content, tags, content='memory_items', content_rowid='rowid');
 CREATE TRIGGER memory_fts_insert AFTER INSERT ON memory_items BEGIN
@@ -164,7 +164,7 @@ FIND = "SELECT m.id FROM memory_fts JOIN memory_items AS m ON m.rowid = memory_f
 
 
 def test_the_platform_s_own_search_is_right_after_an_undo(make_attached: Any) -> None:
-    """Of forty words, each of one item; the clean takes every second, and the platform writes on."""
+    """Each of forty items has one word. The run removes every second item while the platform continues to write."""
     store: Store = make_attached("sqlite", 50).store
     assert store.path is not None
     words = [f"word{number:02d}" for number in range(40)]

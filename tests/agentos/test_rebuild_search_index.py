@@ -1,4 +1,4 @@
-"""A search index that has lost its rows is built anew by a run, and an attached store's is left alone."""
+"""Tests of the operation that rebuilds the search indexes of a managed store."""
 
 from __future__ import annotations
 

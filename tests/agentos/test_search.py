@@ -1,4 +1,4 @@
-"""Full-text search: the indexes follow whatever a client writes, and one language is understood on both engines."""
+"""Tests of the full-text search: the query language and the maintenance of the indexes, on both engines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.conftest import Managed, attach_url
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
 
-#: The document's own text.
+#: The documented table definitions.
 FULL_TEXT = """
 CREATE VIRTUAL TABLE memory_fts USING fts5(
     id UNINDEXED,
@@ -68,7 +68,7 @@ def keys(store: Store, text: str, **options: Any) -> list[str]:
     return sorted(hit.key for hit in search(store, text, limit=500, **options).hits)
 
 
-# --- the language ---------------------------------------------------------------------------------------------
+# --- the language -----------------------------------------------------------------------------------------------
 
 TEXTS = {
     "redis": "Use Redis for the cache; never Memcached.",
@@ -114,7 +114,7 @@ FINDS = [
     ("备份 -每天", {"中文", "mixed"}),
     ("决定 ops", {"json"}),
     ("42", {"json"}),
-    ("by", set()),  # what a document says, not how it is made
+    ("by", set()),  # values of the document, not its syntax
     ("缓存 redis", {"json-as-it-is"}),
     ("café", {"accent"}),
     ("CAFÉ", {"accent"}),
@@ -125,7 +125,7 @@ FINDS = [
     ("국어", {"日本"}),
     ("", set()),
     ("!!! -- *", set()),
-    ("-redis", {"redis", "timeout", "json-as-it-is"}),  # nothing else is asked for: the minus is text
+    ("-redis", {"redis", "timeout", "json-as-it-is"}),  # without another word, the minus is literal text
 ]
 
 
@@ -284,7 +284,7 @@ def test_what_a_document_says(managed: Managed, text: str, says: str) -> None:
     remember(managed, "a", text)
     if managed.engine == "postgresql":
         (said,) = managed.execute("SELECT json_strings(content) FROM memory_items")
-        assert sorted(said[0].split()) == sorted(says.split())  # jsonb has an order of its own
+        assert sorted(said[0].split()) == sorted(says.split())  # jsonb reorders keys
     assert check(managed.store) == []
 
 
@@ -324,7 +324,7 @@ def test_a_long_text_is_stored_and_searched_as_far_as_documented(managed: Manage
     assert check(managed.store) == []
 
 
-# --- the indexes follow ------------------------------------------------------------------------------------------
+# --- maintenance of the indexes ---------------------------------------------------------------------------------
 
 VOCABULARY = ("alpha", "beta", "gamma", "Alphabet", "naïve", "数据", "数据库", "备份", "库", "中文字", "x1", "30")
 
@@ -336,7 +336,7 @@ def _text(rng: Random) -> str:
 
 
 class Oracle:
-    """What a text holds, worked out letter by letter."""
+    """An independent search that examines a text character by character."""
 
     def __init__(self, text: str) -> None:
         with suppress(ValueError, TypeError):
@@ -372,7 +372,7 @@ def _check_against_oracle(managed: Managed, rng: Random) -> None:
         text = " ".join(wanted) + (f" -{excluded}" if excluded else "")
         assert keys(managed.store, text, sources=("memory",)) == expected, (text, stored)
         assert sorted(row.pk for row in search_queryset(MemoryItem.objects.all(), text)) == expected, (text, stored)
-    if managed.engine == "sqlite":  # the documented query, by a plain client
+    if managed.engine == "sqlite":  # the documented query in a plain client
         found = managed.execute(
             "SELECT m.id FROM memory_fts JOIN memory_items AS m ON m.rowid = memory_fts.rowid"
             " WHERE memory_fts MATCH 'beta' ORDER BY m.id"
@@ -386,7 +386,7 @@ def _unicode61(text: str) -> list[str]:
 
 
 def _write(managed: Managed, rng: Random) -> None:
-    """One statement, of any kind that a client may use; refused ones too."""
+    """Execute one random statement, which the database may refuse."""
     key, other = (f"m{rng.randrange(12)}" for _ in range(2))
     tags = rng.choice((None, _text(rng)))
     sqlite = managed.engine == "sqlite"
@@ -488,7 +488,7 @@ def test_what_renumbers_the_rows_breaks_the_index_and_a_rebuild_mends_it(managed
     managed.execute("DELETE FROM memory_items WHERE id < 'm20'")
     managed.execute("DELETE FROM kb_chunks WHERE chunk_id < 'c20'")
     assert check(managed.store) == []
-    managed.execute("VACUUM")  # may renumber, or not: that is SQLite's to choose
+    managed.execute("VACUUM")  # SQLite may renumber the rows or not
     for table, fts in (("memory_items", "memory_fts"), ("kb_chunks", "kb_chunks_fts")):
         (trigger,) = managed.execute("SELECT sql FROM sqlite_master WHERE name = ?", f"{fts}_after_update")
         managed.execute(f"DROP TRIGGER {fts}_after_update")
@@ -498,7 +498,7 @@ def test_what_renumbers_the_rows_breaks_the_index_and_a_rebuild_mends_it(managed
     assert {problem.split()[0] for problem in problems} == {
         *("memory_fts", "memory_grams", "kb_chunks_fts", "kb_chunks_grams")
     }
-    found = search(managed.store, "word30", sources=("memory",))  # until then only what is there, by reading
+    found = search(managed.store, "word30", sources=("memory",))  # until then, the search scans the table
     assert [hit.key for hit in found.hits] == ["m30"]
     assert found.method == "scan of 20 rows"
     rebuild(managed.store)
@@ -531,7 +531,7 @@ def test_a_missing_index_is_noticed_on_postgresql(managed: Managed) -> None:
     assert found.method == "scan of 1 rows"
 
 
-# --- attached stores ----------------------------------------------------------------------------------------------
+# --- attached stores --------------------------------------------------------------------------------------------
 
 TABLES = """
 CREATE TABLE memory_items (id TEXT PRIMARY KEY, scope TEXT, type TEXT, content TEXT NOT NULL, tags TEXT);
@@ -586,7 +586,7 @@ def test_an_attached_store_is_read_and_nothing_is_made_there(engine: str, tmp_pa
 def test_its_own_documented_index_is_used_while_it_is_in_step(tmp_path: Path) -> None:
     path = _file(tmp_path / "theirs.db", TABLES + FULL_TEXT)
     store = attach_file("agentos", path)
-    assert search(store, "redis").method == "scan of 9 rows"  # nobody has filled it
+    assert search(store, "redis").method == "scan of 9 rows"  # it is empty
     with closing(sqlite3.connect(path)) as client:
         client.execute("INSERT INTO memory_fts (memory_fts) VALUES ('rebuild')")
         client.commit()
@@ -595,10 +595,10 @@ def test_its_own_documented_index_is_used_while_it_is_in_step(tmp_path: Path) ->
     assert found.methods["memory"] == searching.DOCUMENTED_INDEX
     assert found.method == "memory: documented index; knowledge: scan of 9 rows"
     assert keys(store, "redis cache", sources=("memory",)) == ["redis", "timeout"]
-    assert search(store, "数据", sources=("memory",)).method == "scan of 9 rows"  # it can't know
+    assert search(store, "数据", sources=("memory",)).method == "scan of 9 rows"  # its words are whole runs of Chinese
     assert keys(store, "数据", sources=("memory",)) == ["json", "mixed", "中文"]
     assert path.read_bytes() == before
-    with closing(sqlite3.connect(path)) as client:  # now each entry is another row's
+    with closing(sqlite3.connect(path)) as client:  # now each entry belongs to another row
         client.execute("UPDATE memory_items SET rowid = -rowid")
         client.execute("UPDATE memory_items SET rowid = 10 + rowid")
         client.commit()

@@ -1,4 +1,4 @@
-"""The lists and pages of AgentOS: what they show, to whom, and how many queries that takes."""
+"""Tests of the pages of audits, verdicts and the inbox: contents, permissions and numbers of queries."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def alices(client, alice):
 
 @pytest.fixture
 def fill(tmp_path):
-    """Dirty audits, from `tests.support.agentos`, in the managed store: `fill(5_000)`."""
+    """Return a function that adds dirty audits to the managed store: `fill(5_000)`."""
 
     def copy(rows):
         path = tmp_path / f"{rows}.db"
@@ -80,7 +80,7 @@ def queries(client, address):
 )
 def test_the_number_of_queries_does_not_grow(alices, fill, address):
     fill(150)
-    alices.get(address)  # what a process asks once
+    alices.get(address)  # queries that a process makes once
     few, own_few = queries(alices, address)
     fill(5_000)
     many, own_many = queries(alices, address)
@@ -91,7 +91,7 @@ def test_the_number_of_queries_does_not_grow(alices, fill, address):
 def test_the_coverage_page_asks_a_bounded_number_of_questions(alices, fill):
     fill(5_000)
     seen, _ = queries(alices, COVERAGE)
-    assert len(seen) <= 7 + WINDOWS  # the catalogue is asked for columns, and for keys
+    assert len(seen) <= 7 + WINDOWS  # catalogue queries for columns and keys
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_search_uses_indexes(alices, fill):
     assert not any(step.startswith("SCAN") for step in plan), plan
 
 
-# --- what is shown -----------------------------------------------------------------------------------
+# --- contents ----------------------------------------------------------------------------------------
 
 
 def test_every_dirty_audit_has_its_page(alices, fill):
@@ -160,7 +160,7 @@ def test_a_task_that_is_gone_breaks_nothing(alices, fill):
     assert alices.get(AUDITS).status_code == 200
     key = TaskAudit.objects.order_by("pk").values_list("pk", flat=True)[0]
     assert alices.get(f"{AUDITS}{key}/change/").status_code == 200
-    assert alices.get(f"/admin/agentos/task/01TASK{0:020d}/change/").status_code == 302  # said on the front page
+    assert alices.get(f"/admin/agentos/task/01TASK{0:020d}/change/").status_code == 302  # reported on the dashboard
 
 
 def test_deep_payloads_have_their_page(alices):
@@ -182,7 +182,7 @@ def test_lists_and_pages_open(alices, fill, model):
         "agentos_task": f"01TASK{0:020d}",
     }[model]
     assert alices.get(reverse(f"admin:{model}_change", args=[key])).status_code == 200
-    if model.startswith("audits"):  # tasks may be edited: see test_agentos_admin.py
+    if model.startswith("audits"):  # test_agentos_admin.py covers editable tasks
         assert alices.post(reverse(f"admin:{model}_change", args=[key]), {}).status_code == 403
 
 
@@ -228,7 +228,7 @@ def test_days_are_filtered_by_the_text_of_the_store(alices):
     assert listed(alices, created_at_from="no day", created_at_to="2026-02-31") == set(keys)
 
 
-# --- stores that lack something ----------------------------------------------------------------------
+# --- stores without some columns ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ["0.5.0", "0.20.0", "0.21.0"])
@@ -237,7 +237,7 @@ def test_older_stores_show_what_they_have(alices, tmp_path, version):
     attach_url("agentos", f"sqlite:///{tmp_path / 'old.db'}")
     page = alices.get(AUDITS)
     assert page.status_code == 200
-    assert "verdict_id" in page.content.decode()  # said to be missing
+    assert "verdict_id" in page.content.decode()  # the page reports it as missing
     assert alices.get(f"{AUDITS}1/change/").status_code == 200
     assert alices.get(AUDITS, {"q": "1"}).status_code == 200
     coverage = alices.get(COVERAGE)
@@ -280,7 +280,7 @@ def test_postgresql_shows_the_same(alices, attached):
     assert alices.get(f"/admin/agentos/task/{audit.task_id}/change/").status_code == 200
 
 
-# --- people ------------------------------------------------------------------------------------------
+# --- permissions -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("address", [*(f"/admin/{model.replace('_', '/')}/" for model in MODELS), COVERAGE])

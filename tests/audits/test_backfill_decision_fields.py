@@ -1,4 +1,4 @@
-"""The backfill against `tests.support.reference_backfill`, row for row, on every engine; and the operation contract."""
+"""Tests of the backfill: every row agrees with `tests.support.reference_backfill`, on every engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.fault_injection import POINTS
 from tests.support.plain_client import Tables, dump, execute, neighbour
 
 NAME = "audits.backfill_decision_fields"
-#: The model's words for what the operation calls by a code.
+#: The reference's text for each code of the operation.
 REASONS = {
     "broken_json": reference_backfill.BROKEN,
     "not_an_object": reference_backfill.NOT_AN_OBJECT,
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 
 
 def outcomes(tables: Tables, vendor: Any) -> dict[int, tuple[str | None, str | None] | reference_backfill.Invalid]:
-    """audit_id → what the model says becomes of it, for the audits in scope."""
+    """Return the reference outcome of each audit in scope, by audit_id."""
     audits = sorted(tables["task_audits"].items())
     return dict(
         reference_backfill.expected_rows(
@@ -68,7 +68,7 @@ class TestContract(Contract):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_row_for_row(make_attached: Any, engine: str) -> None:
-    """3,000 audits with every kind of payload: values, counts and reasons are the model's, undone too."""
+    """3,000 audits with every kind of payload have the reference's values, counts and reasons, also after undo."""
     attached: Attached = make_attached(engine, 3_000, seed=7)
     store, before = attached.store, dump(attached.store)
     wanted = outcomes(before, attached.vendor)
@@ -97,7 +97,7 @@ def dump_again(tables: Tables) -> Tables:
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
 def test_a_check_of_the_platform_that_fails_sets_one_row_aside(make_attached: Any, engine: str) -> None:
-    """A constraint that one value breaks, among 150 rows in one batch."""
+    """One of 150 rows in a batch violates a constraint."""
     store: Store = make_attached(engine, 300).store
     before = dump(store)
     filled = expected(dump_again(before), store.vendor)
@@ -107,7 +107,7 @@ def test_a_check_of_the_platform_that_fails_sets_one_row_aside(make_attached: An
         if row["source_event_ts"] != before["task_audits"][key]["source_event_ts"]
     )
     value = filled["task_audits"][bad]["source_event_ts"]
-    # A unique index over the written column: the value stands already, in an audit out of scope.
+    # A unique index on the written column: an audit out of scope already has the value.
     other = next(key for key, row in before["task_audits"].items() if row["event_type"] == "TASK_CREATED")
     execute(store, "UPDATE task_audits SET source_event_ts = ? WHERE audit_id = ?", [value, other])
     execute(store, f"CREATE UNIQUE INDEX one ON task_audits (source_event_ts) WHERE source_event_ts = '{value}'")
@@ -120,12 +120,15 @@ def test_a_check_of_the_platform_that_fails_sets_one_row_aside(make_attached: An
     assert run.status == Status.NEEDS_ATTENTION
 
 
-# --- databases with rules of their own for letters, and columns with types of their own ------------------------
+# --- other collations and column types ------------------------
 
 
 @pytest.fixture
 def make_postgres(postgres: Any) -> Iterator[Any]:
-    """Makes an attached store of 300 audits: `make_postgres("LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR'", "ALTER …")`."""
+    """Return a function that creates an attached store with 300 audits.
+
+    Example: `make_postgres("LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR'", "ALTER …")`.
+    """
     name = f"own_rules{postgres.suffix}"
 
     def make(database: str, *statements: str) -> Store:
@@ -173,7 +176,7 @@ def test_supervisor_audits_are_found_whatever_the_database_s_letters(
     assert coverage(store)["total"] == run.after["supervisor_audits"]
 
 
-CREATED = {  # created_at → as the fallback writes it, of a timestamp in UTC; None: it has no such form
+CREATED = {  # created_at → the fallback for a timestamp in UTC; None: it cannot be expressed
     "2026-01-20 10:00:00": "2026-01-20 10:00:00",
     "2026-01-20 10:00:00.5": "2026-01-20 10:00:00.500000",
     "0999-12-31 23:59:59": "0999-12-31 23:59:59",
@@ -212,7 +215,7 @@ def test_created_at_of_each_type_in_the_documented_form(make_postgres: Any, type
     wanted = {key: written for key, written in enumerate(CREATED.values(), 1) if written}
     if type_ in {"text", "varchar(40)"}:
         wanted = dict(enumerate(CREATED, 1))
-    elif type_ == "timestamp(0)":  # which half goes up is the database's to say
+    elif type_ == "timestamp(0)":  # the database decides how halves are rounded
         wanted[2] = before["task_audits"][2]["created_at"]
     rows = dump(store)["task_audits"]
     assert {key: row["source_event_ts"] for key, row in rows.items() if row["source_event_ts"]} == wanted

@@ -1,4 +1,4 @@
-"""Dangling references and circles, planted and found on both engines; older stores answer what they can."""
+"""Tests of the check of references: dangling references and cycles, on both engines and in older stores."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_circles_are_those_of_an_independent_sorter(pairs: list[tuple[int, int]]
     graph: dict[str, set[str]] = {}
     for a, b in without:
         graph.setdefault(a, set()).add(b)
-    TopologicalSorter(graph).prepare()  # raises CycleError: some circle was missed
+    TopologicalSorter(graph).prepare()  # raises CycleError if a cycle was missed
     for group in found:
         inner: dict[str, set[str]] = {}
         for a, b in edges:

@@ -1,4 +1,4 @@
-"""`audit_coverage`: what it counts, on every engine, against a count of our own."""
+"""Tests of `audit_coverage`: its figures equal an independent count, on every engine."""
 
 from __future__ import annotations
 

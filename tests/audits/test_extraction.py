@@ -1,4 +1,4 @@
-"""The operation agrees with `tests.support.reference_backfill` on any payload, alone and through real databases."""
+"""Tests with generated payloads: the operation agrees with `tests.support.reference_backfill`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support import reference_backfill
 from tests.support.contract import execute_run, operation_called, plan_whole, undo
 from tests.support.plain_client import dump, execute, neighbour
 
-# --- JSON texts, good and bad -----------------------------------------------------------------------------
+# --- JSON texts, good and bad -------------------------------------------------------------------------------
 
 WANTED = tuple(key for keys in reference_backfill.KEYS.values() for key in keys)
 spaces = st.sampled_from(("", "", "", " ", "\n", "\t \r\n", "\x0b", "\xa0", "\u3000", "\ufeff", "\x00", "\x1f"))
@@ -58,7 +58,7 @@ escaped = st.sampled_from(WANTED).map(lambda key: key.replace("_", r"\u005f"))
 keys = st.one_of(st.sampled_from(WANTED), st.sampled_from(WANTED), escaped).map(lambda key: f'"{key}"')
 
 
-# What would fill the screen when a test fails.
+# Abbreviations keep the output of a failing test short.
 LONG = {
     "<300 lists>": "[" * 300 + "]" * 300,
     "<300 objects>": '{"a":' * 300 + "1" + "}" * 300,
@@ -68,7 +68,7 @@ LONG = {
 
 
 def whole(payload: str | None) -> str | None:
-    """The payload with its long parts in full."""
+    """Return the payload with its abbreviated parts expanded."""
     for name, text in LONG.items():
         payload = payload and payload.replace(name, text)
     return payload
@@ -90,7 +90,7 @@ documents = st.one_of(_object(st.one_of(leaves, leaves, values)), _object(times)
 
 @st.composite
 def mutated(draw: st.DrawFn) -> str:
-    """A document with one character too few, too many, or another."""
+    """Return a document with one character deleted, inserted or replaced."""
     text: str = draw(documents)
     place = draw(st.integers(0, len(text)))
     cut = draw(st.integers(0, 1))
@@ -135,7 +135,7 @@ class Audit(NamedTuple):
 
 
 def operation_on(vendor: str) -> BackfillDecisionFields:
-    """The operation with a store that needs no database."""
+    """Return the operation with a store that does not connect to a database."""
     store = Store("agentos", "agentos")
     types = {"sqlite": "TIMESTAMP", "postgresql": "timestamp without time zone"}
     vars(store).update(
@@ -160,14 +160,14 @@ def test_change(
 ) -> None:
     if source is not None and processed is not None:
         processed = None
-    if vendor == "postgresql":  # its timestamps are times, written by itself
+    if vendor == "postgresql":  # it stores timestamps as times and formats them itself
         created_at = created_at and "2026-01-20 10:00:00.5"
     payload = whole(payload)
     outcome = operation_on(vendor).process(Audit(1, payload, created_at, source, processed))
     wanted = reference_backfill.expected(payload, created_at, source, processed, vendor)
     if isinstance(wanted, reference_backfill.Invalid):
         assert isinstance(outcome, Invalid)
-        # What is too deep and broken too is called by what is found first.
+        # A payload that is too deep and broken has the reason that is found first.
         either = (
             wanted.reason in {reference_backfill.TOO_DEEP, reference_backfill.BROKEN}
             and payload
@@ -195,12 +195,12 @@ INSERT = (
 @pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_batches(make_attached: Any, engine: str) -> None:
-    """Whatever stands together in a batch, the rows are those of the model, and undo gives all back."""
+    """The rows agree with the reference in every combination, and undo restores them."""
     store = make_attached(engine, 50).store
     postgresql = store.vendor == "postgresql"
     row = st.tuples(payloads, moments, stored, st.booleans())
 
-    @settings(never_slow, max_examples=8, phases=[Phase.generate])  # to shrink such a failure takes minutes
+    @settings(never_slow, max_examples=8, phases=[Phase.generate])  # shrinking such a failure takes minutes
     @given(rows=st.lists(row, min_size=20, max_size=60), size=st.sampled_from((3, 50)))
     def check(rows: list[Any], size: int) -> None:
         execute(store, "DELETE FROM task_audits")
@@ -209,7 +209,7 @@ def test_batches(make_attached: Any, engine: str) -> None:
                 payload = whole(payload)
                 created_at = created_at and "2026-01-20 10:00:00.5" if postgresql else created_at
                 held = payload.encode() if blob and payload is not None and not postgresql else payload
-                with suppress(psycopg.Error):  # what the type can't hold is nobody's payload
+                with suppress(psycopg.Error):  # the column's type refuses this payload
                     connection.execute(INSERT, [key, f"01TASK{0:020d}", held, created_at, source, None])
         before = dump(store)
         wanted = outcomes(before, store.vendor)

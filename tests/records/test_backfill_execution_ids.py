@@ -1,4 +1,4 @@
-"""Document 002's second repair: execution ids out of summaries of every form, on both engines."""
+"""Tests of the backfill of execution ids from summaries of every form, on both engines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "reco
 
 
 def outcomes(count: int) -> Iterator[tuple[int, records.Kind]]:
-    """Key and kind of the rows in scope."""
+    """Return the kind of each row in scope, by key."""
     for key, kind, stands in records.rows(count):
         if stands is None:
             yield key, kind
@@ -87,12 +87,12 @@ def test_figures_say_how_a_record_is_found(make_records: records.Maker, engine: 
     assert not query_plan.is_by_index(run.after["lookup_plan"])
     assert run.after["json_scan_ms"] > 0
     client.execute("CREATE INDEX idx_test_records_execution_id ON test_records (execution_id)")
-    deadline = time.monotonic() + 10  # PostgreSQL uses it once no older snapshot is left
+    deadline = time.monotonic() + 10  # PostgreSQL uses the index after older snapshots have ended
     while not query_plan.is_by_index(query_plan.plan_of(store, possible=True)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     again = execute_run(operation_called(NAME, store))
-    if engine == "sqlite":  # PostgreSQL rightly scans so few rows
+    if engine == "sqlite":  # PostgreSQL scans so few rows
         assert "idx_test_records_execution_id" in again.after["lookup_plan"]
     assert again.before["filled"] == run.after["filled"] > run.before["filled"]
 
@@ -126,7 +126,7 @@ def test_a_batch_is_cut_by_bytes(make_records: records.Maker, engine: str, monke
 
 
 def test_fifty_megabytes_take_little_more(make_records: records.Maker, tmp_path: Any) -> None:
-    """Four summaries of 50 MB each, compressed, in a process of its own whose memory is measured."""
+    """Four compressed summaries of 50 MB each are read in a separate process whose memory is measured."""
     one = {"model": "m", "answer": "一段很长的回答" * 12, "tags": ["a", "b"], "score": 1.5}
     text = json.dumps({"results": [one] * 160_000, "execution_id": "ID"}, ensure_ascii=False).encode()
     assert len(text) > 50_000_000
@@ -148,7 +148,7 @@ def test_fifty_megabytes_take_little_more(make_records: records.Maker, tmp_path:
     assert int(done.stdout) < 200 * 1024  # KiB: four times one document
 
 
-# --- stores that are behind ------------------------------------------------------------------------------------
+# --- older stores --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flags", [(), ("--dry-run",)])
@@ -168,7 +168,7 @@ def test_without_the_column(make_records: records.Maker, capsys: Any, flags: tup
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("whose", ["test_records (lower(brand_name))", "task_statuses (stage)"])
 def test_what_a_refusal_prints_works_when_it_is_followed(make_records: records.Maker, engine: str, whose: str) -> None:
-    """Stores from before the repair have an index of the documented name on an expression."""
+    """Older stores have an index of the documented name on an expression."""
     store, client = make_records(engine, (), column=False)
     client.execute(f"CREATE INDEX idx_test_records_execution_id ON {whose}")
     (found,) = operation_called("records.check_execution_index", store).run_rule("lookup")  # type: ignore[attr-defined]

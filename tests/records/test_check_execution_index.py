@@ -1,4 +1,4 @@
-"""Document 002: what is said about the column, its index, the plan, and the share that is filled."""
+"""Tests of the check of execution_id: the column, its index, the query plan and the filled share."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_no_index(make_records: records.Maker, engine: str) -> None:
 
 
 def test_the_index_of_the_time_before(make_records: records.Maker) -> None:
-    """The same name on a JSON expression: CREATE INDEX would fail, so it has to go first."""
+    """An index of the same name on a JSON expression must be dropped before CREATE INDEX."""
     store, client = make_records("sqlite", [(1, records.kinds(1)[0], "there")], index=False)
     client.execute(
         "CREATE INDEX idx_test_records_execution_id ON test_records (json_extract(results_summary, '$.execution_id'))"

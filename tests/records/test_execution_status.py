@@ -1,4 +1,4 @@
-"""Document 002's first repair: a run's status that always answers, from whatever layer is left."""
+"""Tests of the status of an execution: every layer alone, failures, long results, connections and the shell."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def address(execution_id: str = ID) -> str:
 
 @pytest.fixture
 def poll(viewer: User) -> Callable[..., Any]:
-    """GET with a viewer's token: `poll()`, `poll("/api/v1/…", headers={…})`."""
+    """Return a function that sends GET with a viewer's token: `poll("/api/v1/…", headers={…})`."""
     secret = Token.make(viewer, "a poller")
 
     def get(path: str = address(), headers: Any = (), **params: Any) -> Any:
@@ -62,7 +62,7 @@ def poll(viewer: User) -> Callable[..., Any]:
 
 @pytest.fixture
 def platform() -> Callable[..., Any]:
-    """PUT with a platform's token."""
+    """Return a function that sends PUT with a platform's token."""
     make_groups()
     user = User.objects.create_user("platform")
     user.groups.set(Group.objects.filter(name=PLATFORMS))
@@ -91,7 +91,7 @@ def _nothing_is_remembered(settings: Any) -> Iterator[None]:
 
 @pytest.fixture
 def make_records(make_records: records.Maker) -> Iterator[records.Maker]:
-    """With PostgreSQL as a web process has it: a pool, and statements that are prepared."""
+    """Return a function that creates records. PostgreSQL uses a pool and prepared statements, as in production."""
     pooled = False
 
     def make(engine: str, *args: Any, **kwargs: Any) -> Any:
@@ -170,7 +170,7 @@ def code(answer: Any) -> tuple[int, str]:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_layer_and_every_failure(make_records: records.Maker, engine: str, poll: Any, settings: Any) -> None:
-    """27 cases: each layer knows, does not know, or can't be asked."""
+    """In 27 cases, each layer knows the execution, does not know it, or is unavailable."""
     _store, client = make_records(engine, by_url=True)
     for states in itertools.product(("knows", "knows not", "broken"), repeat=3):
         use_cache(settings, "locmemcache://")
@@ -195,7 +195,7 @@ def test_every_layer_and_every_failure(make_records: records.Maker, engine: str,
         if "knows" in states:
             said = answer.json()
             assert (answer.status_code, list(said)) == (200, KEYS), state
-            # A record means that it has ended, whoever was asked first.
+            # If a record exists, the execution has ended.
             ended = state["test_records"] == "knows"
             assert said["source"] == ("test_records" if ended else list(state)[states.index("knows")]), state
             known = {"live": 40, "task_statuses": 55, "test_records": 100}
@@ -225,12 +225,12 @@ def test_a_store_that_is_gone(make_records: records.Maker, engine: str, poll: An
     assert code(poll(address("other"))) == (503, "unavailable")
     said = [one.getMessage() for one in caplog.records if one.name == "opsconsole.executions"]
     assert {one.partition(" failed:")[0] for one in said} == {"Querying task_statuses", "Querying test_records"}
-    assert all(("Connection refused" in one) == (engine == "postgresql") for one in said)  # not that time has passed
+    assert all(("Connection refused" in one) == (engine == "postgresql") for one in said)  # even if no time has passed
     assert not os.path.exists("/nowhere/x.db")
 
 
 def test_without_the_column_the_records_cannot_be_asked(make_records: records.Maker, poll: Any, caplog: Any) -> None:
-    """No scan of all summaries in a request: the check and `backfill_execution_ids` say what to do."""
+    """A request never scans all summaries. The check and the backfill print what to do."""
     _store, client = make_records("sqlite", column=False, by_url=True)
     add_status(client)
     assert poll().json()["source"] == "task_statuses"
@@ -238,7 +238,7 @@ def test_without_the_column_the_records_cannot_be_asked(make_records: records.Ma
     assert "execution_id" in caplog.text
 
 
-# --- what is answered ---------------------------------------------------------------------------------------
+# --- answers ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -293,7 +293,7 @@ def test_stages_are_the_clients_strings(make_records: records.Maker, engine: str
 
 
 def test_columns_that_are_no_text(make_records: records.Maker, poll: Any) -> None:
-    """An enum, a UUID and a smallint, asked together, by themselves and in a batch."""
+    """Columns of the types enum, UUID and smallint are read for one execution and for a batch."""
     _store, client = make_records("postgresql")
     client.execute("CREATE TYPE stage AS ENUM ('init', 'ai_fetching', 'analyzing', 'completed', 'failed')")
     client.execute("ALTER TABLE task_statuses ALTER COLUMN stage TYPE stage USING stage::stage")
@@ -318,7 +318,7 @@ def test_progress_is_the_highest_known(make_records: records.Maker, poll: Any) -
 
 
 def test_what_has_ended_has_ended(make_records: records.Maker, poll: Any) -> None:
-    """A live entry that was left behind by a crash does not keep clients waiting."""
+    """A live entry that a crash left does not keep clients waiting."""
     _store, client = make_records("sqlite", by_url=True)
     cache.set(f"execution:{ID}", live(progress=40))
     add_status(client, 45, "failed")
@@ -398,7 +398,7 @@ def test_links_of_nothing(poll: Any, settings: Any) -> None:
     assert code(poll(path)) == (503, "unavailable")
 
 
-# --- the manners of HTTP ------------------------------------------------------------------------------------
+# --- HTTP ---------------------------------------------------------------------------------------------------
 
 
 def test_etag(poll: Any) -> None:
@@ -431,7 +431,7 @@ def test_who_may(client: Client, viewer: User, charlie: User, poll: Any) -> None
 
 
 def test_rights_are_asked_of_each_address_and_forgotten_when_taken(viewer: User, poll: Any) -> None:
-    """What a token was allowed before says nothing of another address, nor of this one after a change."""
+    """Permissions are checked for each URL, and a revoked permission takes effect at once."""
     cache.set(f"execution:{ID}", live())
     token = Token.objects.get()
     headers = {"Authorization": f"Bearer {Token.make(viewer, 'reader and writer')}"}
@@ -443,11 +443,11 @@ def test_rights_are_asked_of_each_address_and_forgotten_when_taken(viewer: User,
     assert code(poll()) == (403, "forbidden")
 
 
-# --- many at once -------------------------------------------------------------------------------------------
+# --- several executions -------------------------------------------------------------------------------------
 
 
 def _statements(call: Callable[[], Any], *aliases: str) -> tuple[Any, int]:
-    """What `call` returns, and how many statements it took."""
+    """Return the result of `call` and its number of statements."""
     counted = [0]
 
     def count(execute: Any, *args: Any, **kwargs: Any) -> Any:
@@ -496,7 +496,7 @@ def test_a_hundred_and_one(poll: Any) -> None:
 
 
 def test_many_long_results(make_records: records.Maker, poll: Any) -> None:
-    """However many: the answer stays within the size of one."""
+    """The answer for many executions is not larger than the limit for one."""
     _store, client = make_records("sqlite", by_url=True)
     ids = [records.execution(number) for number in range(100)]
     for one in ids:
@@ -581,7 +581,7 @@ def test_a_poller_stays_over_a_restart_of_redis(
 ) -> None:
     _store, client = make_records("sqlite", by_url=True)
     use_cache(settings, redis_url)
-    redis_server.client.set(f"execution:{ID}", json.dumps(live(progress=60)))  # as the platform does it
+    redis_server.client.set(f"execution:{ID}", json.dumps(live(progress=60)))  # in the platform's format
     add_status(client, progress=50)
     before = poll().json()
     assert (before["source"], before["progress"]) == ("live", 60)
@@ -608,13 +608,13 @@ def test_a_redis_that_hangs_keeps_nobody_waiting(
     with redis_server.hanging():
         started = time.monotonic()
         assert poll().json()["source"] == "task_statuses"
-        assert time.monotonic() - started < 5  # asked twice; without a timeout it would be for ever
+        assert time.monotonic() - started < 5  # two queries; without a timeout they would never return
     assert poll().json()["progress"] == 60
     redis_server.client.flushall()
 
 
 def test_rediss_is_asked_by_tls_and_nothing_else(settings: Any) -> None:
-    """The first that a Redis hears is a TLS handshake: a password would follow."""
+    """The first bytes that Redis receives are a TLS handshake, not the password."""
     heard: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -633,7 +633,7 @@ def test_rediss_is_asked_by_tls_and_nothing_else(settings: Any) -> None:
 
 
 def test_a_poller_stays_over_a_restart_of_the_console(make_records: records.Maker, poll: Any, platform: Any) -> None:
-    """What was only in its memory is gone; the platform's tables are not."""
+    """Entries in memory are lost, but the platform's tables still answer."""
     _store, client = make_records("sqlite", by_url=True)
     platform({"stage": "analyzing", "progress": 70})
     add_status(client, progress=65)
@@ -646,7 +646,7 @@ def test_a_poller_stays_over_a_restart_of_the_console(make_records: records.Make
 
 
 def _call(application: Any, path: str, secret: str) -> int:
-    """A request as a server passes it: what is open at its end is closed by Django's own signals."""
+    """Send a request with Django's signals, which close connections at its end."""
     environ = {
         "REQUEST_METHOD": "GET",
         "PATH_INFO": path,
@@ -665,7 +665,7 @@ def _call(application: Any, path: str, secret: str) -> int:
 
 @pytest.mark.parametrize("requests", [int(os.environ.get("OPSCONSOLE_LEAK_REQUESTS", "2000"))])
 def test_no_connection_is_left_over(make_records: records.Maker, viewer: User, settings: Any, requests: int) -> None:
-    """Eight threads poll while every layer fails in turn; then PostgreSQL is asked who is still there."""
+    """Eight threads poll while each layer fails in turn. No connection to PostgreSQL remains."""
     secret = Token.make(viewer, "a poller")
     _store, client = make_records("postgresql")
     add_status(client)
@@ -714,7 +714,7 @@ def test_no_connection_is_left_over(make_records: records.Maker, viewer: User, s
         "WHERE datname = current_database() AND application_name = 'opsconsole'"
     )
     connected, busy = client.execute(count)[0]
-    assert connected <= 8  # the pool's, given back
+    assert connected <= 8  # returned to the pool
     assert busy == 0
     close_pool()
     deadline = time.monotonic() + 10  # a server process takes a moment to end
@@ -764,7 +764,7 @@ def test_whoever_finds_all_connections_taken_waits(make_records: records.Maker, 
 
 
 def use_pool(info: Any, port: int = 0, **options: float) -> None:
-    """The records store as a web process has it."""
+    """Use a connection pool for the records store, as a web process does."""
     connections["records"].close()
     del connections["records"]
     config = {

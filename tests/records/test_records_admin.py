@@ -1,4 +1,4 @@
-"""Records and statuses in the admin: every form of a document, and stores that are behind."""
+"""Tests of the pages of records and statuses: documents of every form, and older stores."""
 
 from __future__ import annotations
 
