@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from opsconsole.engine.models import Status
-from tasks.agentos import search
+from tasks.agentos import search_index
+from tasks.agentos.search import search
 from tests.conftest import Managed
 from tests.support.contract import execute_run, left_by, operation_called, plan_whole
 from tests.support.plain_client import dump, schema
@@ -24,7 +25,7 @@ def remember(managed: Managed, key: str, text: str) -> None:
 
 
 def found(managed: Managed, text: str) -> list[str]:
-    return sorted(hit.key for hit in search.search(managed.store, text).hits)
+    return sorted(hit.key for hit in search(managed.store, text).hits)
 
 
 def test_a_run_builds_the_index_anew_and_checks_it(managed: Managed) -> None:
@@ -35,16 +36,16 @@ def test_a_run_builds_the_index_anew_and_checks_it(managed: Managed) -> None:
     if managed.engine == "sqlite":
         managed.execute("INSERT INTO memory_fts (memory_fts) VALUES ('delete-all')")
         managed.execute("INSERT INTO memory_grams (memory_grams) VALUES ('delete-all')")
-        assert search.check(managed.store)
+        assert search_index.check(managed.store)
     run = execute_run(operation_called(NAME))
     assert (run.status, run.changed) == (Status.SUCCEEDED, 2), run.error
-    assert search.check(managed.store) == []
+    assert search_index.check(managed.store) == []
     assert found(managed, "数据") == found(managed, "words") == ["m1"]
 
 
 def test_what_is_still_wrong_after_it_needs_attention(managed: Managed, monkeypatch: pytest.MonkeyPatch) -> None:
     remember(managed, "m1", "words")
-    monkeypatch.setattr(search, "check", lambda store: ["It is not."])
+    monkeypatch.setattr(search_index, "check", lambda store: ["It is not."])
     run = execute_run(operation_called(NAME))
     assert (run.status, run.error) == (Status.NEEDS_ATTENTION, "It is not.")
 

@@ -20,7 +20,8 @@ from opsconsole.stores import rows
 from opsconsole.stores.store import Store, StoreUnavailable, attach_file
 from tasks.agentos import search as searching
 from tasks.agentos.models import KbChunk, MemoryItem
-from tasks.agentos.search import check, rebuild, search, search_queryset
+from tasks.agentos.search import search, search_queryset
+from tasks.agentos.search_index import check, rebuild
 from tasks.agentos.search_query import json_strings
 from tests.conftest import Managed, attach_url
 

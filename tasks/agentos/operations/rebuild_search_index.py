@@ -9,8 +9,9 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.operation import Action, NamedItemsMixin, Risk, Schedule
 from opsconsole.engine.outcomes import Changes, Done, Invalid, Outcome
-from tasks.agentos import search
+from tasks.agentos import search_index
 from tasks.agentos.models import MemoryItem
+from tasks.agentos.search import SOURCES
 
 
 class RebuildSearchIndex(NamedItemsMixin, Action):
@@ -29,19 +30,19 @@ class RebuildSearchIndex(NamedItemsMixin, Action):
     }
 
     def item_names(self) -> Sequence[str]:
-        return tuple(search.SOURCES)
+        return tuple(SOURCES)
 
     def process(self, row: Any) -> Outcome:
         if not self.store.managed:
             return Invalid("attached")
-        source = search.SOURCES[row.name]
+        source = SOURCES[row.name]
         return Done("rebuilt", f"{source.title}: {source.table}")
 
     def perform(self, row: Any) -> Outcome:
         found = self.process(row)
         if isinstance(found, Changes):
-            search.rebuild(self.store, row.name)
+            search_index.rebuild(self.store, row.name)
         return found
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
-        return search.check(self.store) if self.store.managed else []
+        return search_index.check(self.store) if self.store.managed else []
