@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import ChoicesRadioFilter, RadioFilter
 from unfold.decorators import action
 
-from audits.coverage import FILLED, VERDICTS, Figures, coverage, lag
+from audits.coverage import FILLED, LAG_COUNT_LABELS, LAG_LABELS, VERDICTS, Figures, coverage, lag, sample_note
 from audits.extraction import KEYS
 from audits.models import GuardianVerdict, InboxEntry, TaskAudit
 from audits.operations.backfill_decision_fields import BackfillDecisionFields
@@ -190,23 +190,8 @@ def coverage_context(figures: Figures) -> dict[str, Any]:
             "headers": headers,
             "rows": [row(of) for of in figures["event_types"]],
         },
-        "lag": [
-            (words, _seconds(lag[name]))
-            for name, words in {
-                "min": gettext("smallest"),
-                "p50": "p50",
-                "p90": "p90",
-                "p99": "p99",
-                "max": gettext("largest"),
-                "mean": gettext("mean"),
-            }.items()
-        ],
-        "outcomes": [
-            (gettext("measured"), lag["count"]),
-            (gettext("of them negative"), lag["negative"]),
-            (gettext("unreadable"), lag["unreadable"]),
-            (gettext("without both times"), lag["without_both"]),
-        ],
+        "lag": [(label, _seconds(lag[name])) for name, label in LAG_LABELS.items()],
+        "outcomes": [(label, lag[name]) for name, label in LAG_COUNT_LABELS.items()],
         "by_verdict": {
             "headers": ["", *VERDICTS.values()],
             "rows": [
@@ -219,8 +204,7 @@ def coverage_context(figures: Figures) -> dict[str, Any]:
             if figures["newest"]
             else gettext("From all supervisor audits.")
         ),
-        "sampled": gettext("Payloads read: %(count)s, at most %(sample)s, spread evenly.")
-        % {"count": format_number(consistency["looked_at"]), "sample": format_number(consistency["sample"])},
+        "sampled": sample_note(consistency),
     }
 
 

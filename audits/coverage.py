@@ -17,11 +17,13 @@ from django.db import DatabaseError
 from django.db.models import Count, Q, QuerySet, TextField
 from django.db.models.functions import Cast, Coalesce
 from django.utils import timezone
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from audits.extraction import KEYS, read_object, time_in
 from audits.models import TaskAudit
 from audits.operations.backfill_decision_fields import BackfillDecisionFields
+from opsconsole.formatting import format_number
 from opsconsole.jsontext import Unreadable
 from opsconsole.stores.store import Store
 from opsconsole.timestamps import parse_timestamp
@@ -159,6 +161,22 @@ def lag(pairs: Iterable[tuple[str | None, str | None]]) -> Figures:
     }
 
 
+LAG_LABELS = {
+    "min": _("smallest"),
+    "p50": "p50",
+    "p90": "p90",
+    "p99": "p99",
+    "max": _("largest"),
+    "mean": _("mean"),
+}
+LAG_COUNT_LABELS = {
+    "count": _("measured"),
+    "negative": _("of them negative"),
+    "unreadable": _("unreadable"),
+    "without_both": _("without both times"),
+}
+
+
 class Histogram:
     """A distribution of microseconds in bounded memory.
 
@@ -193,9 +211,8 @@ class Histogram:
         self.values, self.exact = rounded, False
 
     def figures(self) -> Figures:
-        names = ("min", "p50", "p90", "p99", "max", "mean")
         if not self.count:
-            return {"count": 0, "negative": 0, **dict.fromkeys(names)}
+            return {"count": 0, "negative": 0, **dict.fromkeys(LAG_LABELS)}
         ordered = sorted(self.values)
         ranks = list(accumulate(self.values[value] for value in ordered))
         # Nearest rank: the smallest value that is not below the given percentage of all values.
@@ -204,7 +221,7 @@ class Histogram:
         return {
             "count": self.count,
             "negative": self.negative,
-            **{name: value / 1e6 for name, value in zip(names, values, strict=True)},
+            **{name: value / 1e6 for name, value in zip(LAG_LABELS, values, strict=True)},
         }
 
 
@@ -237,6 +254,14 @@ def _consistency(supervisor: QuerySet[TaskAudit], sample: int, older: int) -> Fi
             if value is not None:
                 columns[column][_verdict(payload, keys, value)] += 1
     return {"looked_at": looked_at, "sample": sample, "columns": columns}
+
+
+def sample_note(consistency: Figures) -> str:
+    """Return the number of payloads that the consistency is based on, as a sentence."""
+    return gettext("Payloads read: %(count)s, at most %(sample)s, spread evenly.") % {
+        "count": format_number(consistency["looked_at"]),
+        "sample": format_number(consistency["sample"]),
+    }
 
 
 def _verdict(payload: str | None, keys: tuple[str, ...], value: str) -> str:

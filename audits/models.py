@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.stores.fields import RawTextField, RawTimestampField
+from opsconsole.stores.fields import RawTextField, RawTimestampField, StoreForeignKey
 from opsconsole.stores.models import StoreModel
 from tasks.agentos.models import Task
 
@@ -28,9 +28,7 @@ class TaskAudit(StoreModel):
         ERROR = "error", _("error")
 
     audit_id = models.BigAutoField(_("audit"), primary_key=True)
-    task = models.ForeignKey(
-        Task, on_delete=models.DO_NOTHING, db_constraint=False, related_name="audits", verbose_name=_("task")
-    )
+    task = StoreForeignKey(Task, verbose_name=_("task"))
     repo_id = models.TextField(_("repository"), null=True)
     level = models.TextField(_("level"), null=True, default=Level.INFO, choices=Level)
     event_type = models.TextField(_("event type"))

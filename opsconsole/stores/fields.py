@@ -51,6 +51,16 @@ class RawTimestampField(RawTextField):
         return value if value is None else str(value)
 
 
+class StoreForeignKey(models.ForeignKey):  # type: ignore[type-arg]
+    """A reference to another table of the store. Only the database enforces it, so a page can show a dangling one."""
+
+    def __init__(self, to: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("on_delete", models.DO_NOTHING)
+        kwargs.setdefault("db_constraint", False)
+        kwargs.setdefault("related_name", "+")
+        super().__init__(to, **kwargs)
+
+
 class SortableTimestamp(models.Func):
     """A stored time as something that compares by time, whatever its form; NULL where it is none.
 

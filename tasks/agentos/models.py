@@ -9,7 +9,7 @@ from __future__ import annotations
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.stores.fields import RawTextField, RawTimestampField
+from opsconsole.stores.fields import RawTextField, RawTimestampField, StoreForeignKey
 from opsconsole.stores.models import StoreModel
 from opsconsole.timestamps import current_timestamp
 
@@ -53,9 +53,7 @@ class TaskLineage(StoreModel):
         COMMIT = "commit", _("commit")
 
     lineage_id = models.BigAutoField(_("lineage"), primary_key=True)
-    task = models.ForeignKey(
-        Task, on_delete=models.DO_NOTHING, db_constraint=False, related_name="lineage", verbose_name=_("task")
-    )
+    task = StoreForeignKey(Task, verbose_name=_("task"))
     kind = models.TextField(_("kind"), choices=Kind)
     ref_id = models.TextField(_("reference"))
     phase = models.TextField(_("phase"), null=True, blank=True)
@@ -83,9 +81,7 @@ class TaskRepoScope(StoreModel):
         READ_ONLY = "read_only", _("read only")
 
     scope_id = models.BigAutoField(_("scope entry"), primary_key=True)
-    task = models.ForeignKey(
-        Task, on_delete=models.DO_NOTHING, db_constraint=False, related_name="repo_scopes", verbose_name=_("task")
-    )
+    task = StoreForeignKey(Task, verbose_name=_("task"))
     repo_id = models.TextField(_("repository"))
     scope = models.TextField(_("scope"), null=True, blank=True, default=Scope.FULL, choices=Scope)
     path_filters = RawTextField(_("path filters"), null=True, blank=True)
@@ -113,12 +109,8 @@ class TaskDependency(StoreModel):
         SUGGESTS = "suggests", _("suggests")
 
     dependency_id = models.BigAutoField(_("dependency"), primary_key=True)
-    task = models.ForeignKey(
-        Task, on_delete=models.DO_NOTHING, db_constraint=False, related_name="dependencies", verbose_name=_("task")
-    )
-    depends_on_task = models.ForeignKey(
-        Task, on_delete=models.DO_NOTHING, db_constraint=False, related_name="dependents", verbose_name=_("depends on")
-    )
+    task = StoreForeignKey(Task, verbose_name=_("task"))
+    depends_on_task = StoreForeignKey(Task, verbose_name=_("depends on"))
     dependency_type = models.TextField(_("type"), null=True, blank=True, default=Type.BLOCKS, choices=Type)
     reason = models.TextField(_("reason"), null=True, blank=True)
     created_at = RawTimestampField(_("created at"), null=True, blank=True, default=current_timestamp)
@@ -154,9 +146,7 @@ class TaskArtifactRef(StoreModel):
         TAG = "tag", _("tag")
 
     artifact_id = models.BigAutoField(_("artifact"), primary_key=True)
-    task = models.ForeignKey(
-        Task, on_delete=models.DO_NOTHING, db_constraint=False, related_name="artifacts", verbose_name=_("task")
-    )
+    task = StoreForeignKey(Task, verbose_name=_("task"))
     repo_id = models.TextField(_("repository"))
     ref_type = models.TextField(_("type"), choices=RefType)
     ref_value = models.TextField(_("value"))
@@ -226,9 +216,7 @@ class ProjectRepo(StoreModel):
     store = "agentos"
 
     id = models.BigAutoField(_("entry"), primary_key=True)
-    project = models.ForeignKey(
-        Project, on_delete=models.DO_NOTHING, db_constraint=False, related_name="repos", verbose_name=_("project")
-    )
+    project = StoreForeignKey(Project, verbose_name=_("project"))
     repo_id = models.TextField(_("repository"))
     repo_path = models.TextField(_("path"))
     added_at = RawTimestampField(_("added at"), null=True, blank=True, default=current_timestamp)
@@ -278,13 +266,7 @@ class WebuiMessage(StoreModel):
         SYSTEM = "system", _("system")
 
     message_id = models.TextField(_("message"), primary_key=True)
-    session = models.ForeignKey(
-        WebuiSession,
-        on_delete=models.DO_NOTHING,
-        db_constraint=False,
-        related_name="messages",
-        verbose_name=_("session"),
-    )
+    session = StoreForeignKey(WebuiSession, verbose_name=_("session"))
     role = models.TextField(_("role"), choices=Role)
     content = models.TextField(_("content"))
     created_at = RawTextField(_("created at"), default=current_timestamp)
@@ -311,9 +293,7 @@ class KbSource(StoreModel):
         URL = "url", _("address")
 
     source_id = models.TextField(_("source"), primary_key=True)
-    project = models.ForeignKey(
-        Project, on_delete=models.DO_NOTHING, db_constraint=False, related_name="kb_sources", verbose_name=_("project")
-    )
+    project = StoreForeignKey(Project, verbose_name=_("project"))
     source_type = models.TextField(_("type"), choices=Type)
     source_path = models.TextField(_("path"))
     indexed_at = RawTextField(_("indexed at"), null=True, blank=True)
@@ -335,9 +315,7 @@ class KbChunk(StoreModel):
     store = "agentos"
 
     chunk_id = models.TextField(_("chunk"), primary_key=True)
-    source = models.ForeignKey(
-        KbSource, on_delete=models.DO_NOTHING, db_constraint=False, related_name="chunks", verbose_name=_("source")
-    )
+    source = StoreForeignKey(KbSource, verbose_name=_("source"))
     content = models.TextField(_("content"))
     chunk_index = models.IntegerField(_("position"))
     metadata = RawTextField(_("metadata"), null=True, blank=True)
@@ -363,7 +341,7 @@ class KbEmbedding(StoreModel):
         primary_key=True,
         on_delete=models.DO_NOTHING,
         db_constraint=False,
-        related_name="embedding",
+        related_name="+",
         verbose_name=_("chunk"),
     )
     embedding = models.BinaryField(_("embedding"))
@@ -408,15 +386,7 @@ class MemoryItem(StoreModel):
     created_at = RawTimestampField(_("created at"), null=True, blank=True, default=current_timestamp)
     updated_at = RawTimestampField(_("updated at"), null=True, blank=True, default=current_timestamp)
     confidence = models.FloatField(_("confidence"), null=True, blank=True, default=0.5)
-    project = models.ForeignKey(
-        Project,
-        on_delete=models.DO_NOTHING,
-        db_constraint=False,
-        related_name="memory_items",
-        verbose_name=_("project"),
-        null=True,
-        blank=True,
-    )
+    project = StoreForeignKey(Project, verbose_name=_("project"), null=True, blank=True)
     last_used_at = RawTimestampField(_("last used at"), null=True, blank=True)
     use_count = models.IntegerField(_("times used"), null=True, blank=True, default=0)
     retention_type = models.TextField(_("retention"), null=True, blank=True, default="project")

@@ -535,8 +535,8 @@ def test_every_model_reads_what_a_plain_client_wrote(managed: Managed) -> None:
             found = getattr(row, column)
             assert (bytes(found) if isinstance(value, bytes) else found) == value
     project = models.Project.objects.get()
-    assert [str(repo) for repo in project.repos.all()] == ["r1"]
-    assert models.KbChunk.objects.get().embedding.model_name == "m"
+    assert [str(repo) for repo in models.ProjectRepo.objects.filter(project=project)] == ["r1"]
+    assert models.KbEmbedding.objects.select_related("chunk").get().chunk == models.KbChunk.objects.get()
 
 
 def test_rows_made_by_the_console_have_the_same_defaults(managed: Managed) -> None:

@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 from rich.table import Table
 
-from audits.coverage import VERDICTS, Figures, coverage
+from audits.coverage import LAG_COUNT_LABELS, LAG_LABELS, VERDICTS, Figures, coverage, sample_note
 from opsconsole.cli.command import ConsoleCommand
 from opsconsole.cli.flags import add_json_flag, add_store_flags, chosen_store
 from opsconsole.cli.output import Output
@@ -55,13 +55,10 @@ def show(figures: Figures, output: Output) -> None:
 
     lag = figures["lag"]
     table = _table(_("Lag"), _("Seconds"))
-    words = {"min": _("smallest"), "max": _("largest"), "mean": _("mean")}
-    for name in ("min", "p50", "p90", "p99", "max", "mean"):
-        table.add_row(words.get(name, name), "–" if lag[name] is None else f"{lag[name]:,.3f}")
-    table.add_row(_("measured"), format_number(lag["count"]))
-    table.add_row(_("of them negative"), format_number(lag["negative"]))
-    table.add_row(_("unreadable"), format_number(lag["unreadable"]))
-    table.add_row(_("without both times"), format_number(lag["without_both"]))
+    for name, label in LAG_LABELS.items():
+        table.add_row(str(label), "–" if lag[name] is None else f"{lag[name]:,.3f}")
+    for name, label in LAG_COUNT_LABELS.items():
+        table.add_row(str(label), format_number(lag[name]))
     output.console.print(table)
     output.line()
 
@@ -71,10 +68,7 @@ def show(figures: Figures, output: Output) -> None:
         table.add_row(column, *(format_number(count) for count in counts.values()))
     output.console.print(table)
     output.line()
-    output.line(
-        _("Payloads read: %(count)s, at most %(sample)s, spread evenly.")
-        % {"count": format_number(consistency["looked_at"]), "sample": format_number(consistency["sample"])}
-    )
+    output.line(sample_note(consistency))
 
 
 def _table(first: str, *others: str) -> Table:
