@@ -59,12 +59,12 @@ class DecisionTimesFilter(RadioFilter):
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         return [
-            ("lacking", _("one or both are missing")),
+            ("missing", _("one or both are missing")),
             ("filled", _("both are filled")),
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        if self.value() not in {"lacking", "filled"}:
+        if self.value() not in {"missing", "filled"}:
             return queryset
         supervisor = queryset.filter(event_type__has_word="SUPERVISOR")
         return supervisor.filter(FILLED if self.value() == "filled" else ~FILLED)
@@ -175,9 +175,9 @@ def coverage_context(figures: Figures) -> dict[str, Any]:
         kind = {"event_type": of["event_type"]}
         cells = [format_html(link, rows, urlencode(kind), of["event_type"]), format_number(of["total"])]
         cells += [share(of["columns"][column]) for column in counted]
-        if of["lacking"] is not None:  # the indexes do not tell it
-            lacking = urlencode(kind | {"decision_times": "lacking"})
-            cells.append(format_html(link, rows, lacking, format_number(of["lacking"])))
+        if of["missing"] is not None:  # the indexes do not tell it
+            missing = urlencode(kind | {"decision_times": "missing"})
+            cells.append(format_html(link, rows, missing, format_number(of["missing"])))
         return cells
 
     headers = [gettext("Event type"), gettext("Audits"), *(columns[column] for column in counted)]

@@ -82,12 +82,12 @@ def _counts(supervisor: QuerySet[TaskAudit]) -> Figures:
         {
             "event_type": row["kind"],
             "total": row["total"],
-            "lacking": row["total"] - row["both"],
+            "missing": row["total"] - row["both"],
             "columns": {name: _share(row[f"has_{name}"], row["total"]) for name in KEYS},
         }
         for row in rows
     ]
-    return _summed(event_types, sum(row["lacking"] for row in event_types), tuple(KEYS))
+    return _summed(event_types, sum(row["missing"] for row in event_types), tuple(KEYS))
 
 
 def _counts_by_index(store: Store) -> Figures:
@@ -101,7 +101,7 @@ def _counts_by_index(store: Store) -> Figures:
         {
             "event_type": kind,
             "total": total,
-            "lacking": None,
+            "missing": None,
             "columns": {"source_event_ts": _share(filled.get(kind, 0), total)},
         }
         for kind, total in sorted(by_type)
@@ -110,12 +110,12 @@ def _counts_by_index(store: Store) -> Figures:
     return _summed(event_types, sum(row["total"] for row in event_types) - both, ("source_event_ts",))
 
 
-def _summed(event_types: list[Figures], lacking: int, columns: tuple[str, ...]) -> Figures:
+def _summed(event_types: list[Figures], missing: int, columns: tuple[str, ...]) -> Figures:
     total = sum(row["total"] for row in event_types)
     return {
         "total": total,
-        "lacking": lacking,
-        "both": _share(total - lacking, total),
+        "missing": missing,
+        "both": _share(total - missing, total),
         "columns": {
             name: _share(sum(row["columns"][name]["filled"] for row in event_types), total) for name in columns
         },

@@ -42,12 +42,12 @@ class FilledFilter(RadioFilter):
     parameter_name = "execution_id_is"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("lacking", _("missing")), ("filled", _("filled"))]
+        return [("missing", _("missing")), ("filled", _("filled"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        if self.value() not in {"lacking", "filled"}:
+        if self.value() not in {"missing", "filled"}:
             return queryset
-        return queryset.filter(execution_id__isnull=self.value() == "lacking")
+        return queryset.filter(execution_id__isnull=self.value() == "missing")
 
 
 @admin.register(TestRecord)

@@ -71,7 +71,7 @@ def queries(client, address):
     [
         AUDITS,
         f"{AUDITS}?p=2",
-        f"{AUDITS}?decision_times=lacking",
+        f"{AUDITS}?decision_times=missing",
         f"{AUDITS}?event_type=SUPERVISOR_PAUSED&level__exact=info&created_at_from=2025-11-01",
         f"{AUDITS}?q=01TASK{1:020d}",
         f"{AUDITS}?task_id=01TASK{1:020d}",
@@ -95,7 +95,7 @@ def test_the_coverage_page_asks_a_bounded_number_of_questions(alices, fill):
 
 
 @pytest.mark.parametrize(
-    "address", [AUDITS, f"{AUDITS}?decision_times=lacking", f"{AUDITS}?event_type=SUPERVISOR_PAUSED&p=1"]
+    "address", [AUDITS, f"{AUDITS}?decision_times=missing", f"{AUDITS}?event_type=SUPERVISOR_PAUSED&p=1"]
 )
 def test_nothing_counts_or_sorts_the_whole_table(alices, fill, address):
     fill(300)
@@ -206,7 +206,7 @@ def test_filters_and_search_find_what_they_say(alices, fill):
     audits = list(TaskAudit.objects.all())
     supervisor = {a.pk for a in audits if "SUPERVISOR" in a.event_type.upper()}
     both = {a.pk for a in audits if None not in (a.source_event_ts, a.supervisor_processed_at)}
-    assert listed(alices, decision_times="lacking") == supervisor - both
+    assert listed(alices, decision_times="missing") == supervisor - both
     assert listed(alices, decision_times="filled") == supervisor & both
     assert listed(alices, event_type="COMMIT_LINKED") == {a.pk for a in audits if a.event_type == "COMMIT_LINKED"}
     assert listed(alices, level__exact="error") == {a.pk for a in audits if a.level == "error"}
@@ -271,7 +271,7 @@ def test_postgresql_shows_the_same(alices, attached):
     made = TaskAudit.objects.order_by("pk")
     audit = next(a for a in made if a.decision_id)
     assert listed(alices, q=audit.decision_id) == listed(alices, q=str(audit.pk)) == {audit.pk}
-    assert listed(alices, q="nothing of the kind", decision_times="lacking") == set()
+    assert listed(alices, q="nothing of the kind", decision_times="missing") == set()
     day = str(audit.created_at)[:10] if audit.created_at else "2025-11-01"
     assert audit.pk in listed(alices, created_at_from=day, created_at_to=day, event_type=audit.event_type)
     assert alices.get(COVERAGE).status_code == 200
@@ -335,7 +335,7 @@ def test_the_page_says_what_it_looked_at(alices, fill, monkeypatch):
     fill(3_000)
     page = alices.get(COVERAGE).content.decode()
     assert "Of the newest 1,000 audits" in page
-    assert f"{AUDITS}?decision_times=lacking" in page
+    assert f"{AUDITS}?decision_times=missing" in page
 
 
 def test_the_list_plans_the_backfill_of_what_matches(client, bob, fill):
@@ -347,6 +347,6 @@ def test_the_list_plans_the_backfill_of_what_matches(client, bob, fill):
     assert response.status_code == 302
     run = Run.objects.get()
     wanted = TaskAudit.objects.filter(event_type="SUPERVISOR_PAUSED")
-    lacking = [a for a in wanted if None in (a.source_event_ts, a.supervisor_processed_at)]
-    assert run.total == len(lacking) > 0
+    missing = [a for a in wanted if None in (a.source_event_ts, a.supervisor_processed_at)]
+    assert run.total == len(missing) > 0
     assert json.loads(json.dumps(run.selection))["query"] == "event_type=SUPERVISOR_PAUSED"

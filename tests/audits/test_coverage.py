@@ -144,7 +144,7 @@ def test_it_counts_what_is_there(attached):
         row.event_type for row in rows
     )
     both = sum(None not in (row.source_event_ts, row.supervisor_processed_at) for row in rows)
-    assert figures["lacking"] == figures["lag"]["without_both"] == len(rows) - both
+    assert figures["missing"] == figures["lag"]["without_both"] == len(rows) - both
     assert figures["lag"]["count"] + figures["lag"]["unreadable"] == both
     assert figures["lag"]["looked_at"] == len(rows)
     assert figures["newest"] is None
@@ -177,7 +177,7 @@ def test_after_the_backfill_only_unfit_audits_lack_a_time(make_attached, capsys)
     call_command("backfill_audit_decision_fields", db_path=attached.url, fast=True, json=True)
     run = json.loads(capsys.readouterr().out)
     figures = coverage(attached.store)
-    assert figures["lacking"] == run["invalid"] > 0
+    assert figures["missing"] == run["invalid"] > 0
     assert figures["total"] - figures["lag"]["without_both"] == figures["total"] - run["invalid"]
 
 
@@ -187,7 +187,7 @@ def test_the_newest_can_be_asked_for(make_attached, engine):
     everything, newest = coverage(store), coverage(store, newest=500)
     assert newest["newest"] == 500
     assert 0 < newest["lag"]["looked_at"] < 500
-    for name in ("total", "lacking", "both"):
+    for name in ("total", "missing", "both"):
         assert newest[name] == everything[name]
     assert newest["columns"] == {"source_event_ts": everything["columns"]["source_event_ts"]}
     assert [(row["event_type"], row["total"], row["columns"]["source_event_ts"]) for row in newest["event_types"]] == [
@@ -203,7 +203,7 @@ def test_times_of_other_audits_are_not_counted(make_attached):
         connection.execute("UPDATE task_audits SET supervisor_processed_at = 'x' WHERE event_type LIKE '%LINK%'")
         connection.commit()
     everything, newest = coverage(attached.store), coverage(attached.store, newest=500)
-    assert [newest[name] for name in ("total", "lacking")] == [everything[name] for name in ("total", "lacking")]
+    assert [newest[name] for name in ("total", "missing")] == [everything[name] for name in ("total", "missing")]
 
 
 def test_garbage_is_counted(make_attached):
@@ -233,7 +233,7 @@ def test_garbage_is_counted(make_attached):
 
 def test_an_empty_store_has_no_percentage(make_attached):
     figures = coverage(make_attached("sqlite", 0).store)
-    assert figures["total"] == figures["lacking"] == 0
+    assert figures["total"] == figures["missing"] == 0
     assert figures["event_types"] == []
     assert figures["columns"]["source_event_ts"] == {"filled": 0, "total": 0, "percent": None}
 

@@ -61,7 +61,7 @@ def test_filters_and_search(make_records: records.Maker, http: Client) -> None:
     kind = records.kinds(1)[0]
     make_records("sqlite", [(1, kind, "an-id"), (2, kind, None)], by_url=True)
     for query, found in (
-        ({"execution_id_is": "lacking"}, {2}),
+        ({"execution_id_is": "missing"}, {2}),
         ({"execution_id_is": "filled"}, {1}),
         ({"q": "an-id"}, {1}),
         ({"q": "2"}, {2}),
