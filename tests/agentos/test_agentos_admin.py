@@ -216,7 +216,7 @@ def test_a_task_shows_all_that_belongs_to_it(alices, two_tasks):
         " VALUES ('v1', 'a', 'x', '{}', 'reject', 'never')"
     )
     page = alices.get(url("agentos.task", "change", "a")).content.decode()
-    for text in ("c0ffee", "repo-7", "pull/12", "TOOL_CALLED", "v1", "reject", "第二个任务", "graph-gone", "vanished"):
+    for text in ("c0ffee", "repo-7", "pull/12", "TOOL_CALLED", "v1", "reject", "第二个任务", "graph-gone", "missing"):
         assert text in page, text
     assert "first &lt;b&gt;" in page
     assert "first <b>" not in page
@@ -236,7 +236,7 @@ def test_a_large_graph_is_cut(alices, managed):
         managed.execute("INSERT INTO tasks (task_id, title) VALUES (?, ?)", f"t{number}", f"task {number}")
     depend(managed, *((f"t{number}", "t0") for number in range(1, 200)))
     page = alices.get(url("agentos.task", "change", "t0")).content.decode()
-    assert "Only the nearest 50 tasks are drawn." in page
+    assert "The graph shows only the nearest 50 tasks." in page
     assert page.count("<g class=") == 50
 
 

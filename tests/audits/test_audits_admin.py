@@ -334,7 +334,7 @@ def test_the_page_says_what_it_looked_at(alices, fill, monkeypatch):
     monkeypatch.setattr(audits_admin, "NEWEST_AUDITS", 1_000)
     fill(3_000)
     page = alices.get(COVERAGE).content.decode()
-    assert "Of the newest 1,000 audits" in page
+    assert "From the newest 1,000 audits" in page
     assert f"{AUDITS}?decision_times=missing" in page
 
 
