@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from django.db import OperationalError
 from django.db.models import Model
 
-from opsconsole.stores.errors import sqlite_code
+from opsconsole.stores.errors import is_undecodable
 from opsconsole.stores.store import Store
 from opsconsole.timestamps import parse_timestamp
 from roadmaps.models import QuizMetadata, ResourceRecommendationMetadata, RoadmapMetadata, TutorialMetadata
@@ -175,9 +175,9 @@ def _rows(store: Store, sql: str, keys: Iterable[str]) -> list[Row]:
     wanted = list(keys)
     if store.path is not None:
         try:
-            with store.fast_text_decoding():
+            with store.text_factory(str):
                 return read()
         except OperationalError as error:
-            if sqlite_code(error) is not None:  # an error of SQLite itself, not a text that is not UTF-8
+            if not is_undecodable(error):
                 raise
     return read()

@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 from django.utils.translation import gettext as _
 from psycopg import pq
 
+from opsconsole.stores.catalog import unquoted
 from opsconsole.stores.connection import connection_parameters, is_pooler
 from opsconsole.stores.store import Store, StoreUnavailable
 
@@ -140,10 +141,6 @@ def read_dump(lines: BinaryIO) -> dict[str, Content]:
             rows += 1
         else:
             raise ToolFailed(_("the dump ends in the middle of a table"))
-        columns = tuple(_plain(one) for one in _ONE.findall(head[3]))
-        found[f"{_plain(head[1])}.{_plain(head[2])}"] = Content(columns, rows)
+        columns = tuple(unquoted(one) for one in _ONE.findall(head[3]))
+        found[f"{unquoted(head[1])}.{unquoted(head[2])}"] = Content(columns, rows)
     return found
-
-
-def _plain(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from opsconsole.backups import files
 from opsconsole.stores.catalog import identifier
 from opsconsole.stores.sqlite import tolerant_text
-from opsconsole.stores.store import StoreUnavailable
+from opsconsole.stores.store import StoreUnavailable, require_file
 
 PORTION = 1_000
 LAST_ROWID = 1 << 62
@@ -31,6 +31,7 @@ class Saved:
 
 def rebuild(damaged: Path, target: Path) -> Saved:
     """Copy table by table around the damage. `target` is renamed when it is complete."""
+    require_file(damaged)
     if target.exists():
         raise StoreUnavailable(_("%(path)s is there already: name a new file.") % {"path": target})
     if not target.parent.is_dir():

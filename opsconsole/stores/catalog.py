@@ -26,6 +26,14 @@ def escape(sql: str) -> str:
     return sql.replace("%", "%%")
 
 
+NAME = r'("(?:[^"]|"")+"|\w+)'  # regular expression of a name in SQL
+
+
+def unquoted(name: str) -> str:
+    """Return the name that SQL writes as `name`, with quotes or without."""
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
 @dataclass(frozen=True)
 class Column:
     """A column as the database declares it; `type` is the engine's own name of its type."""

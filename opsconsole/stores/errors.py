@@ -82,8 +82,8 @@ def classify(error: BaseException) -> ErrorKind:
     code = sqlite_code(error)
     if code is not None:
         return _SQLITE.get(code & 0xFF, ErrorKind.PERMANENT)
-    if isinstance(_driver_error(error), sqlite3.OperationalError):
-        return ErrorKind.ROW  # the driver's own, without a code: a text that is not UTF-8
+    if is_undecodable(error):
+        return ErrorKind.ROW
     if isinstance(error, OperationalError | InterfaceError) or _is_connection_error(error):
         return ErrorKind.TRANSIENT  # the connection could not be made, or was lost
     if isinstance(error, (DataError, IntegrityError, ValueError, OverflowError, TypeError)):
@@ -99,6 +99,11 @@ def sqlstate(error: BaseException) -> str | None:
 def sqlite_code(error: BaseException) -> int | None:
     """Return SQLite's extended code of an error; `code & 0xFF` is the primary one."""
     return getattr(_driver_error(error), "sqlite_errorcode", None)
+
+
+def is_undecodable(error: BaseException) -> bool:
+    """Return whether the driver of SQLite could not decode a text. Only this error of the driver has no code."""
+    return isinstance(_driver_error(error), sqlite3.OperationalError) and sqlite_code(error) is None
 
 
 def is_unreachable(error: BaseException) -> bool:
@@ -137,13 +142,17 @@ def first_line(error: BaseException) -> str:
 
 
 def _is_raised(error: BaseException) -> bool:
-    """Whether a trigger made the error: its RAISE may carry any state, and its own statements may be refused."""
+    """Return whether a trigger raised the error. Its RAISE may carry any state, and its own statements may fail.
+
+    The context of an error names the functions that were running, in the language of the server. The statements of
+    foreign keys are there too. Only these contain ONLY.
+    """
     found = _driver_error(error)
     diagnostics = getattr(found, "diag", None)
     if diagnostics is None:
         return False
-    in_a_function = "function" in (diagnostics.context or "") and str(getattr(found, "sqlstate", ""))[:2] == "42"
-    return in_a_function or diagnostics.source_function == "exec_stmt_raise"
+    lines = (diagnostics.context or "").splitlines() if str(sqlstate(error)).startswith("42") else []
+    return any(" ONLY " not in line for line in lines) or diagnostics.source_function == "exec_stmt_raise"
 
 
 def _is_connection_error(error: BaseException) -> bool:

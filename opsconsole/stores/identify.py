@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from opsconsole.stores.platforms import store_titles
-from opsconsole.stores.store import Store
+from opsconsole.stores.router import DEFAULT
+from opsconsole.stores.store import Store, attach_file
 
 
 def platform_of(columns: Mapping[str, Iterable[str]]) -> str | None:
     """Return the store whose models have most of these columns. None if no store has any, or two have as many."""
-    held = {(table, column) for table, names in columns.items() for column in names}
+    held = {(table.lower(), column.lower()) for table, names in columns.items() for column in names}
     known = sorted(((len(held & _columns(name)), name) for name in store_titles()), reverse=True)
     (most, name), (second, _other) = known[:2]
     return name if most > second else None
 
 
+def platform_of_file(path: str | Path) -> str | None:
+    """Return the platform of a SQLite file. Raise StoreUnavailable for a path that is not a file with content."""
+    file = attach_file(DEFAULT, path, read_only=True)
+    try:
+        return platform_of(file.tables)
+    finally:
+        file.close()
+
+
 def _columns(name: str) -> set[tuple[str, str]]:
     return {
-        (model._meta.db_table, str(field.column))
+        (model._meta.db_table.lower(), str(field.column).lower())
         for model in Store(name, name).models()
         for field in model._meta.concrete_fields
     }

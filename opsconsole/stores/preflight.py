@@ -15,7 +15,7 @@ from django.db import DatabaseError
 from django.utils.translation import gettext as _
 
 from opsconsole.stores import rows
-from opsconsole.stores.catalog import ForeignKey, Table, TriggerInfo, other_relations, quote
+from opsconsole.stores.catalog import NAME, ForeignKey, Table, TriggerInfo, other_relations, quote, unquoted
 from opsconsole.stores.errors import ErrorKind, classify, first_line, sqlstate
 from opsconsole.stores.remedies import closed_schema, kind_sentence
 from opsconsole.stores.store import Store, StoreUnavailable
@@ -366,23 +366,18 @@ def _trigger_note(store: Store, target: Target) -> str:
     )
 
 
-_NAME = r'("(?:[^"]|"")+"|\w+)'
-_ASSIGNED = re.compile(rf"\bNEW\.{_NAME}\s*:?=", re.IGNORECASE)
-_UPDATED = re.compile(rf"\bUPDATE\s+(?:OR\s+\w+\s+)?(?:{_NAME}\.)?{_NAME}\s+SET\s+(.*?)(?:\bWHERE\b|;|$)", re.I | re.S)
-_SET = re.compile(rf"(?:^|,)\s*{_NAME}\s*=")
-_TOUCHED = re.compile(rf"\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|DELETE\s+FROM)\s+(?:{_NAME}\.)?{_NAME}", re.IGNORECASE)
+_ASSIGNED = re.compile(rf"\bNEW\.{NAME}\s*:?=", re.IGNORECASE)
+_UPDATED = re.compile(rf"\bUPDATE\s+(?:OR\s+\w+\s+)?(?:{NAME}\.)?{NAME}\s+SET\s+(.*?)(?:\bWHERE\b|;|$)", re.I | re.S)
+_SET = re.compile(rf"(?:^|,)\s*{NAME}\s*=")
+_TOUCHED = re.compile(rf"\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|DELETE\s+FROM)\s+(?:{NAME}\.)?{NAME}", re.IGNORECASE)
 
 
 def changed_columns(trigger: TriggerInfo) -> set[str]:
     """Return the `table.column` and `table` that a trigger changes, as far as its source shows."""
-    found = {f"{trigger.table}.{_plain(name)}" for name in _ASSIGNED.findall(trigger.source)}
+    found = {f"{trigger.table}.{unquoted(name)}" for name in _ASSIGNED.findall(trigger.source)}
     for _schema, table, assignments in _UPDATED.findall(trigger.source):
-        found |= {f"{_plain(table)}.{_plain(name)}" for name in _SET.findall(assignments)}
-    return found | {_plain(table) for _schema, table in _TOUCHED.findall(trigger.source)}
-
-
-def _plain(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+        found |= {f"{unquoted(table)}.{unquoted(name)}" for name in _SET.findall(assignments)}
+    return found | {unquoted(table) for _schema, table in _TOUCHED.findall(trigger.source)}
 
 
 def may_refuse_a_row(store: Store, table: str) -> bool:

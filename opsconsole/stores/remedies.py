@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, count
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from django.db.models import Model
 from django.utils.translation import gettext as _
 
 from opsconsole.stores.catalog import other_relations, quote
+from opsconsole.stores.indexes import free_name, names_taken
 
 if TYPE_CHECKING:
     from opsconsole.stores.store import Store
@@ -197,103 +197,9 @@ def platform_version(store: Store) -> int | None:
 
     None if the platform keeps no versions in this store.
     """
-    if "version" not in store.tables.get("schema_version", {}):
-        return None
-    with store.connection.cursor() as cursor:
-        cursor.execute("SELECT version FROM schema_version")
-        texts = [str(row[0]) for row in cursor.fetchall()]
+    texts = store.versions()
     numbers = [int(found[1] or found[2]) for text in texts if (found := _VERSION.search(text))]
     return max(numbers, default=0) if texts else None
 
 
 _VERSION = re.compile(r"0\.(\d+)\.|v(\d+)$")
-
-# --- indexes ------------------------------------------------------------------------------------------------
-
-
-class Index(NamedTuple):
-    """An index of a table. A column is None for an expression. `where` is the normalized condition."""
-
-    table: str
-    columns: tuple[str | None, ...]
-    unique: bool = False
-    where: str = ""
-    valid: bool = True
-
-    def serves(self, wanted: Index) -> bool:
-        """Return whether this index does everything that `wanted` would do. Its condition may exclude NULLs."""
-        filled = {f"{column} is not null" for column in self.columns}
-        return (
-            (self.table, self.columns) == (wanted.table, wanted.columns)
-            and self.unique >= wanted.unique
-            and (self.where in {"", wanted.where} or set(self.where.split(" and ")) <= filled)
-        )
-
-
-def condition(sql: str) -> str:
-    """Return the normalized condition of a partial index."""
-    found = re.search(r"\)\s*WHERE\b(.*)", sql, re.IGNORECASE | re.DOTALL)
-    return _plain(found[1]) if found else ""
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.sub(r'[()"]', " ", text).lower().split())
-
-
-def indexes(store: Store) -> dict[str, Index]:
-    """Return name → index of all tables of the store."""
-    with store.connection.cursor() as cursor:
-        cursor.execute(_INDEXES[store.vendor])
-        rows: Sequence[Any] = cursor.fetchall()
-    found: dict[str, Index] = {}
-    called = {one.lower(): one for table, columns in store.tables.items() for one in (table, *columns)}
-    for name, table, column, unique, sql, valid in rows:
-        if store.vendor == "sqlite":  # which ignores the case of names
-            table, column = called.get(table.lower(), table), column and called.get(column.lower(), column)
-        columns = (*(found[name].columns if name in found else ()), column)
-        where = condition(sql or "") if store.vendor == "sqlite" else _plain(sql or "")
-        found[name] = Index(table, columns, bool(unique), where, bool(valid))
-    return found
-
-
-def names_taken(store: Store) -> set[str]:
-    """Return the names that a new index cannot have: those of tables, views, sequences and indexes."""
-    with store.connection.cursor() as cursor:
-        cursor.execute(_NAMES[store.vendor])
-        return {row[0] for row in cursor.fetchall()}
-
-
-def free_name(name: str, taken: set[str]) -> str:
-    """Return `name`, with a number if it is taken. Add the result to `taken`."""
-    numbered = (f"{name}_{number}" for number in count(2))
-    free = next(one for one in chain([name], numbered) if one not in taken)
-    taken.add(free)
-    return free
-
-
-_INDEXES = {
-    "sqlite": """
-        SELECT l.name, m.name, i.name, l."unique", d.sql, 1 FROM sqlite_master AS m
-        JOIN pragma_index_list(m.name) AS l JOIN pragma_index_info(l.name) AS i
-        LEFT JOIN sqlite_master AS d ON d.type = 'index' AND d.name = l.name
-        WHERE m.type = 'table' AND m.rootpage > 0 ORDER BY l.name, i.seqno
-    """,
-    # Only B-trees keep an order.
-    "postgresql": """
-        SELECT c.relname, t.relname, CASE WHEN m.amname = 'btree' THEN a.attname END, i.indisunique,
-            pg_get_expr(i.indpred, i.indrelid), i.indisvalid
-        FROM pg_index AS i
-        JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_class AS t ON t.oid = i.indrelid
-        JOIN pg_am AS m ON m.oid = c.relam
-        CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(number, place)
-        LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number AND k.number > 0
-        WHERE pg_table_is_visible(t.oid)
-          AND t.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
-          AND k.place <= i.indnkeyatts
-        ORDER BY 1, k.place
-    """,
-}
-_NAMES = {
-    "sqlite": "SELECT name FROM sqlite_master",
-    "postgresql": "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace",
-}

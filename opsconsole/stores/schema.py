@@ -14,9 +14,9 @@ from django.db import transaction
 from django.db.models import Model
 
 from opsconsole.stores import remedies
-from opsconsole.stores.catalog import identifier
+from opsconsole.stores.catalog import NAME, identifier, unquoted
+from opsconsole.stores.indexes import Index, condition, free_name, indexes, names_taken
 from opsconsole.stores.platforms import platform_apps
-from opsconsole.stores.remedies import Index
 from opsconsole.stores.store import Store
 
 
@@ -55,17 +55,17 @@ def documented(store: str, vendor: str) -> Documented:
     known = {model._meta.db_table for model in Store(store, store).models()}
     for statement in statements(store, vendor):
         if table := _TABLE.match(statement):
-            name = _plain(table[1])
+            name = unquoted(table[1])
             if name not in known:
                 continue
             found.tables[name] = statement
             found.columns[name] = dict(_declarations(statement))
         elif index := _INDEX.match(statement):
-            columns = tuple(_plain(part.split()[0]) for part in _parts(statement[index.end() :]))
-            if _plain(index[2]) in known and all(map(str.isidentifier, columns)):
+            columns = tuple(unquoted(part.split()[0]) for part in _parts(statement[index.end() :]))
+            if unquoted(index[2]) in known and all(map(str.isidentifier, columns)):
                 unique = bool(re.match(r"CREATE\s+UNIQUE", statement, re.IGNORECASE))
-                wanted = Index(_plain(index[2]), columns, unique, remedies.condition(statement))
-                found.indexes[_plain(index[1])] = wanted, statement
+                wanted = Index(unquoted(index[2]), columns, unique, condition(statement))
+                found.indexes[unquoted(index[1])] = wanted, statement
     return found
 
 
@@ -78,7 +78,9 @@ def make_tables(store: Store) -> list[str]:
     made = []
     store.connection.ensure_connection()  # makes the file of an embedded store
     for app in platform_apps(store.name):
-        documented_here = {_plain(found[1]) for one in _script(app.path, store.vendor) if (found := _TABLE.match(one))}
+        documented_here = {
+            unquoted(found[1]) for one in _script(app.path, store.vendor) if (found := _TABLE.match(one))
+        }
         if documented_here.isdisjoint(Store(store.alias, store.name).tables):
             with transaction.atomic(using=store.alias), store.connection.cursor() as cursor:
                 for statement in _script(app.path, store.vendor):
@@ -101,10 +103,9 @@ def _script(app: str, vendor: str) -> tuple[str, ...]:
     return tuple(one for one in found if one)
 
 
-_NAME = r'("(?:[^"]|"")+"|\w+)'
-_TABLE = re.compile(rf"CREATE TABLE (?:IF NOT EXISTS )?{_NAME}\s*\(", re.IGNORECASE)
+_TABLE = re.compile(rf"CREATE TABLE (?:IF NOT EXISTS )?{NAME}\s*\(", re.IGNORECASE)
 _INDEX = re.compile(
-    rf"CREATE (?:UNIQUE )?INDEX (?:IF NOT EXISTS )?{_NAME}\s+ON {_NAME}\s*(?:USING \w+\s*)?\(", re.IGNORECASE
+    rf"CREATE (?:UNIQUE )?INDEX (?:IF NOT EXISTS )?{NAME}\s+ON {NAME}\s*(?:USING \w+\s*)?\(", re.IGNORECASE
 )
 _CONSTRAINTS = {"UNIQUE", "FOREIGN", "PRIMARY", "CHECK", "CONSTRAINT", "EXCLUDE", "LIKE"}
 
@@ -114,7 +115,7 @@ def _declarations(statement: str) -> Iterator[tuple[str, str]]:
     for part in _parts(statement[statement.index("(") + 1 :]):
         name, _space, declaration = part.partition(" ")
         if name.upper() not in _CONSTRAINTS:
-            yield _plain(name), " ".join(declaration.split())
+            yield unquoted(name), " ".join(declaration.split())
 
 
 def _parts(text: str) -> list[str]:
@@ -135,10 +136,6 @@ def _parts(text: str) -> list[str]:
             if character == ")":
                 break
     return parts
-
-
-def _plain(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 def missing(store: Store, needed: Mapping[str, Collection[str]] | None = None) -> list[Missing]:
@@ -162,8 +159,9 @@ def missing(store: Store, needed: Mapping[str, Collection[str]] | None = None) -
     for one in found:
         if one.kind == "column":
             there[one.table] |= one.columns
-    indexes = _missing_indexes(store, wanted)
-    return found + [one for one in indexes if one.table in there and one.columns <= there[one.table]]
+    return found + [
+        one for one in _missing_indexes(store, wanted) if one.table in there and one.columns <= there[one.table]
+    ]
 
 
 def _missing_columns(
@@ -185,8 +183,8 @@ def _missing_columns(
 
 def _missing_indexes(store: Store, wanted: Documented) -> Iterator[Missing]:
     """Those that no index of the store stands for. Another index may have the documented name."""
-    there = remedies.indexes(store)
-    taken = remedies.names_taken(store)
+    there = indexes(store)
+    taken = names_taken(store)
     for name, (index, statement) in wanted.indexes.items():
         serving = {other: one.valid for other, one in there.items() if one.serves(index)}
         if any(serving.values()):
@@ -195,8 +193,8 @@ def _missing_indexes(store: Store, wanted: Documented) -> Iterator[Missing]:
             kind, other = "invalid", min(serving)
             statement = f"REINDEX INDEX CONCURRENTLY {identifier(other)}"
         else:
-            kind, other = "index", remedies.free_name(name, taken)
-            statement = re.sub(rf"(INDEX (?:IF NOT EXISTS )?){_NAME}", rf"\1{other}", statement, count=1)
+            kind, other = "index", free_name(name, taken)
+            statement = re.sub(rf"(INDEX (?:IF NOT EXISTS )?){NAME}", rf"\1{other}", statement, count=1)
         yield Missing(kind, other, statement, index.table, frozenset(map(str, index.columns)))
 
 

@@ -25,9 +25,10 @@ from opsconsole.stores import remedies
 from opsconsole.stores.catalog import ForeignKey, Table, TriggerInfo, foreign_keys, read_tables, triggers
 from opsconsole.stores.config import is_writable, sqlite
 from opsconsole.stores.errors import first_line, is_unreachable, sqlite_code, sqlstate
+from opsconsole.stores.indexes import indexes_on
 from opsconsole.stores.platforms import store_titles
 from opsconsole.stores.router import DEFAULT, store_of
-from opsconsole.stores.sqlite import RawText, exact_text, tolerant_text
+from opsconsole.stores.sqlite import RawText, tolerant_text
 
 
 class StoreUnavailable(Exception):
@@ -49,7 +50,7 @@ def attach_file(store: str, path: str | Path, *, read_only: bool = False) -> Sto
     if not str(path):
         raise StoreUnavailable(_("The path is empty. Name a SQLite file."))
     real = Path(os.path.realpath(path))
-    _require_file(real, shown=str(path), remedy=_("check the path"))
+    require_file(real, shown=str(path))
     writable = is_writable(real)
     if not writable and not read_only:
         raise _read_only(path)
@@ -61,7 +62,7 @@ def attach_file(store: str, path: str | Path, *, read_only: bool = False) -> Sto
     return Store(alias, store)
 
 
-def _require_file(path: Path, *, shown: str, remedy: str) -> None:
+def require_file(path: Path, *, shown: str = "", remedy: str = "") -> None:
     """Refuse a path that is not a file with content.
 
     The file is not opened: closing it would drop the locks that SQLite holds on it in this process.
@@ -72,7 +73,7 @@ def _require_file(path: Path, *, shown: str, remedy: str) -> None:
         text = _("%(path)s does not exist: %(remedy)s.")
     except OSError as error:
         raise StoreUnavailable(
-            _("%(path)s cannot be read: %(reason)s.") % {"path": shown, "reason": error.strerror}
+            _("%(path)s cannot be read: %(reason)s.") % {"path": shown or path, "reason": error.strerror}
         ) from None
     else:
         if stat.S_ISDIR(status.st_mode):
@@ -85,7 +86,7 @@ def _require_file(path: Path, *, shown: str, remedy: str) -> None:
             text = _("%(path)s is empty, it holds no database: %(remedy)s.")
         else:
             return
-    raise StoreUnavailable(text % {"path": shown, "remedy": remedy})
+    raise StoreUnavailable(text % {"path": shown or path, "remedy": remedy or _("check the path")})
 
 
 def _read_only(path: Path | str) -> StoreUnavailable:
@@ -183,8 +184,7 @@ class Store:
     def require_file(self) -> None:
         """Refuse a missing or empty SQLite file. Opening it would create it."""
         if self.path is not None:
-            remedy = _("run `python manage.py setup` first") if self.managed else _("check the path")
-            _require_file(self.path, shown=str(self.path), remedy=remedy)
+            require_file(self.path, remedy=_("run `python manage.py setup` first") if self.managed else "")
 
     def size(self) -> int:
         """Return the size in bytes: of the file with its log, or of the PostgreSQL database."""
@@ -264,25 +264,14 @@ class Store:
             yield
 
     @contextmanager
-    def fast_text_decoding(self) -> Iterator[None]:
-        """Decode texts of a SQLite file by the driver, which is faster than `tolerant_text`.
+    def text_factory(self, decode: Callable[[bytes], Any]) -> Iterator[None]:
+        """Read texts of a SQLite file by `decode` instead of `tolerant_text`.
 
-        The driver raises OperationalError for a text that is not UTF-8.
+        The driver's own `str` is the fastest. It raises an error for a text that is not UTF-8, see `is_undecodable`.
         """
         connection = self.connection
         connection.ensure_connection()
-        before, connection.connection.text_factory = connection.connection.text_factory, str
-        try:
-            yield
-        finally:
-            connection.connection.text_factory = before
-
-    @contextmanager
-    def exact_text(self) -> Iterator[None]:
-        """Read texts of a SQLite file without losing a byte: a text that is not UTF-8 becomes RawText."""
-        connection = self.connection
-        connection.ensure_connection()
-        before, connection.connection.text_factory = connection.connection.text_factory, exact_text
+        before, connection.connection.text_factory = connection.connection.text_factory, decode
         try:
             yield
         finally:
@@ -324,11 +313,8 @@ class Store:
         return [str(row[0]) for row in rows]
 
     def indexes_on(self, table: str, columns: Iterable[str]) -> list[str]:
-        """Return the names of the indexes of `table` on one of `columns`."""
-        wanted = set(columns)
-        with self.connection.cursor() as cursor:
-            cursor.execute(_INDEXES[self.vendor], [table])
-            return sorted({name for name, column in cursor.fetchall() if column in wanted})
+        """Return the names of the indexes of `table` that contain one of `columns`."""
+        return indexes_on(self, table, columns)
 
     def has_checks(self, table: str) -> bool:
         """Return whether a SQLite table declares a CHECK. Older rows may violate it."""
@@ -342,10 +328,13 @@ class Store:
 
     def version(self) -> str | None:
         """Return the newest version in `schema_version`."""
+        return max(self.versions(), key=_dotted, default=None)
+
+    def versions(self) -> list[str]:
+        """Return the versions in `schema_version`, an empty list if the platform keeps none."""
         if "version" not in self.tables.get("schema_version", {}):
-            return None
-        versions = [str(row[0]) for row in self.query("SELECT version FROM schema_version")]
-        return max(versions, key=_dotted, default=None)
+            return []
+        return [str(version) for (version,) in self.query("SELECT version FROM schema_version")]
 
     def require(self, needs: dict[type[Model], Iterable[str]]) -> None:
         """Refuse a store without the tables and columns that an operation needs."""
@@ -479,16 +468,3 @@ def _dotted(version: str) -> tuple[int, ...]:
     """Return a version as numbers. `49` and `v66` mean 0.49 and 0.66."""
     parts = version.removeprefix("v").split(".")
     return tuple(int(part) if part.isdigit() else -1 for part in (["0", *parts] if len(parts) == 1 else parts))
-
-
-_INDEXES = {
-    "sqlite": """
-        SELECT l.name, i.name FROM pragma_index_list(%s) AS l JOIN pragma_index_info(l.name) AS i
-    """,
-    "postgresql": """
-        SELECT c.relname, a.attname FROM pg_index AS i
-        JOIN pg_class AS c ON c.oid = i.indexrelid
-        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-        WHERE i.indrelid = quote_ident(%s)::regclass
-    """,
-}

@@ -18,6 +18,7 @@ from opsconsole.engine import planner
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.stores import remedies, schema
+from opsconsole.stores.indexes import indexes
 from opsconsole.stores.models import Backup
 from opsconsole.stores.store import Store, StoreUnavailable, attach_file
 from tests.conftest import attach_url, forget_attached
@@ -77,7 +78,7 @@ def test_dropped_columns_come_back_as_documented(managed: Any) -> None:
     upgrade(Store("agentos", "agentos"))
     managed.execute("INSERT INTO memory_items (id, scope, type, content) VALUES ('m', 'task', 'decision', '{}')")
     assert managed.execute("SELECT use_count FROM memory_items") == [(0,)]
-    assert "idx_tasks_session" in remedies.indexes(Store("agentos", "agentos"))
+    assert "idx_tasks_session" in indexes(Store("agentos", "agentos"))
 
 
 def test_the_command(tmp_path: Path, empty_console: Path) -> None:
@@ -282,7 +283,7 @@ def test_an_index_whose_name_something_else_has(managed: Any, name_of: str) -> N
     assert missing.kind == "index"
     upgrade(store)
     assert schema.missing(Store("agentos", "agentos")) == []
-    found = remedies.indexes(Store("agentos", "agentos"))
+    found = indexes(Store("agentos", "agentos"))
     assert found[missing.name].columns == ("session_id",)
     if name_of == "index":
         assert found["idx_tasks_session"].columns == (None,)

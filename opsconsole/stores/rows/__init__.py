@@ -1,4 +1,4 @@
-"""Rows of a store by key. Import everything from here; the modules are one for each engine."""
+"""Rows of a store by key. Import everything from here."""
 
 from __future__ import annotations
 

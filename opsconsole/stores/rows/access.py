@@ -10,15 +10,15 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from opsconsole.stores.catalog import ForeignKey, quote
-from opsconsole.stores.rows.base import MARK, EngineRows, altered, ignored
 from opsconsole.stores.rows.changes import DuplicateKey, Key, RowKey, RowsChanged, Values, Write, plain_key
 from opsconsole.stores.rows.postgresql import PostgreSQLRows
 from opsconsole.stores.rows.references import known_table
-from opsconsole.stores.rows.sqlite import SQLiteRows, affinity
+from opsconsole.stores.rows.refusals import altered, ignored
+from opsconsole.stores.rows.sqlite import MARK, SQLiteRows, affinity
 from opsconsole.stores.store import Store
 
 
-def _engine(store: Store, since: int | None = None) -> EngineRows:
+def _engine(store: Store, since: int | None = None) -> SQLiteRows | PostgreSQLRows:
     return SQLiteRows(store) if store.vendor == "sqlite" else PostgreSQLRows(store, since)
 
 
@@ -63,7 +63,8 @@ def write(store: Store, change: Write, *, since: int | None = None) -> int:
     """
     if not store.tables[change.table].is_unique([store.key_column(change.table)]):
         _require_single(store, change)
-    met = _engine(store, since).apply(change)
+    engine = _engine(store, since)
+    met = {"insert": engine.insert, "update": engine.update, "delete": engine.delete}[change.kind](change)
     if met != len(change.rows):
         _require_met(store, change, met, since)
     return len(change.rows)
@@ -74,7 +75,11 @@ def verify(store: Store, change: Write) -> None:
 
     Deferred triggers must have fired.
     """
-    if _engine(store).may_alter(change):
+    if (
+        change.kind == "insert"
+        or store.triggers(change.table, change.kind.upper())
+        or (change.kind == "update" and _engine(store).column_may_alter(change))
+    ):
         _require_written(store, change)
 
 
@@ -130,7 +135,8 @@ def explain(store: Store, kind: str, table: str, columns: Sequence[str]) -> None
     values: Values = (None,) * len(columns)
     old, new = None if kind == "insert" else values, None if kind == "delete" else values
     engine = _engine(store)
-    statement = engine.statement(Write(table, tuple(columns), [(0, old, new)]))
+    builders = {"insert": engine.insert_sql, "update": engine.update_sql, "delete": engine.delete_sql}
+    statement = builders[kind](Write(table, tuple(columns), [(0, old, new)]))
     store.query(f"{engine.explain} {statement}", [None] * len(MARK.findall(statement)))
 
 

@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from opsconsole.stores.catalog import quote
-from opsconsole.stores.rows.base import EngineRows, altered
 from opsconsole.stores.rows.changes import Key, RowKey, RowsChanged, Values, Write, plain_key
+from opsconsole.stores.rows.references import is_own_parent
+from opsconsole.stores.rows.refusals import altered
 from opsconsole.stores.store import Store, text_of
 
 # If a batch's average row has more characters, one array for each column is far slower than a prepared
@@ -17,16 +18,21 @@ DOCUMENT_CHARACTERS = 2_000
 _PLAIN = frozenset({"text", "character varying", "json", "integer", "bigint", "smallint", "boolean"})
 
 
-class PostgreSQLRows(EngineRows):
+class PostgreSQLRows:
     """Statements for PostgreSQL. A raw value is the text of the value.
 
     A value is cast to the type without its length or precision: an explicit cast would cut the value, while the
     column refuses it. Rows that may have changed after the transaction `since` are not written.
     """
 
+    explain = "EXPLAIN"
+
     def __init__(self, store: Store, since: int | None = None) -> None:
-        super().__init__(store)
-        self.since = since
+        self.store, self.since = store, since
+
+    def key(self, table: str) -> str:
+        """Return the quoted key column."""
+        return quote(self.store.key_column(table))
 
     @property
     def _is_old(self) -> str:
@@ -34,6 +40,7 @@ class PostgreSQLRows(EngineRows):
         return "" if self.since is None else f" AND age(t.xmin) > age('{int(self.since)}'::xid)"
 
     def young(self, table: str, keys: Sequence[Key]) -> set[Key]:
+        """Return the keys whose rows may have changed since the mark."""
         if self.since is None:
             return set()
         condition, values = self.key_condition(table, "t", keys)
@@ -181,7 +188,7 @@ class PostgreSQLRows(EngineRows):
 
     def insert(self, change: Write) -> int:
         rows = [tuple(map(text_of, new)) for _, _, new in change.rows if new is not None]
-        if not self.is_own_parent(change.table):
+        if not is_own_parent(self.store, change.table):
             return self.store.execute_many(self.insert_sql(change), rows)
         names = [f"n{place}" for place in range(len(change.columns))]
         types = [self._type(change.table, column) for column in change.columns]

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from opsconsole.stores.catalog import quote
-from opsconsole.stores.rows.base import MARK, EngineRows
 from opsconsole.stores.rows.changes import Key, Values, Write, plain_key
-from opsconsole.stores.sqlite import RawText
+from opsconsole.stores.rows.references import is_own_parent
+from opsconsole.stores.sqlite import RawText, exact_text
+from opsconsole.stores.store import Store
 
+MARK = re.compile("(?<!%)%s")  # a parameter; `%` in a name is doubled
 PARAMETERS = 30_000  # of one statement; the limit of SQLite is 32,766
 
 
-class SQLiteRows(EngineRows):
+class SQLiteRows:
     """Statements for SQLite. A raw value is what the driver stores: `+column` prevents its converters."""
 
     explain = "EXPLAIN QUERY PLAN"
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def key(self, table: str) -> str:
+        """Return the quoted key column."""
+        return quote(self.store.key_column(table))
+
+    def young(self, table: str, keys: Sequence[Key]) -> set[Key]:
+        """Return no key: the write lock keeps rows from changing after they were read."""
+        return set()
 
     def portions(self, keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
         if _fit_json(keys):
@@ -38,7 +52,7 @@ class SQLiteRows(EngineRows):
         for part in self.portions(keys):
             condition, values = self.key_condition(table, "t", part)
             sql = f"SELECT t.{self.key(table)}, {raw} FROM {quote(table)} AS t WHERE {condition}"
-            with self.store.exact_text():
+            with self.store.text_factory(exact_text):
                 found |= {plain_key(row[0]): tuple(row[1:]) for row in self.store.query(sql, values)}
         return found
 
@@ -100,7 +114,7 @@ class SQLiteRows(EngineRows):
 
     def insert(self, change: Write) -> int:
         rows = [new for _, _, new in change.rows if new is not None]
-        if not self.is_own_parent(change.table):
+        if not is_own_parent(self.store, change.table):
             return self._each(self.insert_sql(change), rows)
         met, count = 0, max(1, PARAMETERS // len(change.columns))
         start = self.insert_sql(change).partition(" VALUES ")[0]

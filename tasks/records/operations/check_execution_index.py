@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.operation import Priority, Schedule
 from opsconsole.stores import remedies
+from opsconsole.stores.indexes import free_name, names_taken
 from tasks.records.models import TestRecord
 from tasks.records.query_plan import INDEX, is_by_index, plan_of
 
@@ -53,7 +54,7 @@ class CheckExecutionIndex(Check):
             # Some stores have an index of this name on a JSON expression.
             yield self._found("other_index", index=INDEX, statements=f"DROP INDEX {INDEX}; {ADD_INDEX.format(INDEX)}")
         elif not usable:
-            name = remedies.free_name(INDEX, remedies.names_taken(self.store))
+            name = free_name(INDEX, names_taken(self.store))
             yield self._found("no_index", statements=ADD_INDEX.format(name))
 
     def _share(self) -> Iterator[FindingData]:

@@ -13,7 +13,6 @@ from opsconsole.cli.command import EXIT_ATTENTION, ConsoleCommand
 from opsconsole.cli.flags import add_json_flag
 from opsconsole.cli.output import Output
 from opsconsole.formatting import format_number
-from opsconsole.stores.store import attach_file
 
 
 class Command(ConsoleCommand):
@@ -32,7 +31,6 @@ class Command(ConsoleCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         output = Output(as_json=options["json"], no_color=options["no_color"])
-        attach_file("agentos", options["db_path"], read_only=True)  # refuses a path that is not a file
         saved = rebuild(Path(options["db_path"]), Path(options["to"]))
         if options["json"]:
             output.json({"file": str(Path(options["to"]).absolute()), "rows": saved.rows, "lost": saved.lost})

@@ -7,8 +7,7 @@ from django.utils.translation import gettext_noop
 
 from opsconsole.cli.command import Refused
 from opsconsole.cli.running import OperationCommand
-from opsconsole.stores.identify import platform_of
-from opsconsole.stores.store import attach_file
+from opsconsole.stores.identify import platform_of_file
 
 
 class Command(OperationCommand):
@@ -24,11 +23,7 @@ class Command(OperationCommand):
         if not options["store"]:
             if options["db_path"] is None:
                 raise Refused(_("The store is missing. Name a store, or a file with --db-path."))
-            file = attach_file("agentos", options["db_path"], read_only=True)
-            try:
-                options["store"] = platform_of(file.tables)
-            finally:
-                file.close()
+            options["store"] = platform_of_file(options["db_path"])
             if options["store"] is None:
                 raise Refused(
                     _("%(path)s contains no tables of a known platform. Name the store as well.")
