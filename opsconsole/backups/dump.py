@@ -24,7 +24,7 @@ from opsconsole.stores.models import Backup
 from opsconsole.stores.store import Store
 
 PORTION_PAGES = 4_000
-MAX_RESTARTS = 3  # of a copy that writers in a rollback journal set back; then all of it in one step
+MAX_RESTARTS = 3  # of a copy that other writers restart; then it is copied in one step
 LOCKED_SECONDS = 60.0
 
 
@@ -39,7 +39,7 @@ def write(store: Store, folder: Path, *, plain: bool, at: datetime, run_id: int 
     ending = {"sql": ".sql.gz", "sqlite": ".sqlite3.gz", "custom": ".dump"}[format_] + files.suffix()
     number = f"-{run_id}" if run_id is not None else ""
     path = folder / f"{store.alias}-{at:%Y%m%dT%H%M%SZ}{number}{ending}"
-    partial = path.with_name(f"{path.name[: -len(ending)]}{files.PARTIAL}{ending}")  # its suffix tells how to read it
+    partial = path.with_name(f"{path.name[: -len(ending)]}{files.PARTIAL}{ending}")  # the suffix tells how to read it
     copy = path.with_name(f"{path.name}.copy{files.PARTIAL}")
     entries, head = audit_log.head()
     try:
@@ -92,15 +92,15 @@ def _sqlite(store: Store, copy: Path, partial: Path, *, plain: bool) -> dict[str
             with copy.open("rb") as source:
                 digest = files.write(source, partial, compress=True)
     if files.content_digest(partial) != digest:
-        raise BackupFailed(_("The file does not read back as it was written: see the disk."))
+        raise BackupFailed(_("The file cannot be read back as it was written. Check the disk."))
     return rows
 
 
 def copy_database(store: Store, target: Path) -> None:
-    """The store's state of one moment into `target`, by SQLite's online backup.
+    """Copy the current state of the store into `target`, by SQLite's online backup.
 
-    In WAL mode writers go on meanwhile, so it is read in one step. Else a step holds writers up, so it is read
-    in portions; each write of another process sets it back, and after a few times it is read in one step, too.
+    In WAL mode the copy blocks no writers, so it takes one step. Otherwise a step blocks writers, so the copy is made
+    in portions. Each write of another process restarts it. After some restarts it takes one step too.
     """
     store.require_file()
     store.connection.ensure_connection()
@@ -117,11 +117,11 @@ def copy_database(store: Store, target: Path) -> None:
 
 
 class _SetBack(Exception):
-    """Writers restart the copy again and again."""
+    """Other writers have restarted the copy too often."""
 
 
 def progress(*, bounded: bool) -> Any:
-    """What SQLite calls after each step of a copy: it ends what a lock, or writers if `bounded`, hold up for ever."""
+    """Return the callback for the steps of a copy. It stops a copy that a lock, or `bounded` writers, delay forever."""
     least, restarts = float("inf"), 0
     locked_since: float | None = None
 
@@ -130,7 +130,9 @@ def progress(*, bounded: bool) -> Any:
         if status in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             locked_since = locked_since or time.monotonic()
             if time.monotonic() - locked_since > LOCKED_SECONDS:
-                raise OperationalError("database is locked")
+                busy = sqlite3.OperationalError()
+                busy.sqlite_errorcode = status
+                raise OperationalError("database is locked") from busy
             return
         locked_since = None
         if remaining > least:
@@ -143,11 +145,11 @@ def progress(*, bounded: bool) -> Any:
 
 
 def checked_rows(connection: sqlite3.Connection) -> dict[str, int]:
-    """Return table → rows of a SQLite file after an integrity check. Raises BackupFailed."""
+    """Return table → rows of a SQLite file after an integrity check. Raise BackupFailed."""
     try:
         found = [row[0] for row in connection.execute("PRAGMA integrity_check(3)")]
         if found != ["ok"]:
-            raise BackupFailed(_("SQLite's integrity check says: %(text)s") % {"text": "; ".join(map(str, found))})
+            raise BackupFailed(_("SQLite's integrity check failed: %(text)s") % {"text": "; ".join(map(str, found))})
         tables = connection.execute(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 AND name NOT GLOB 'sqlite_*'"
         ).fetchall()
@@ -155,7 +157,7 @@ def checked_rows(connection: sqlite3.Connection) -> dict[str, int]:
             name: connection.execute(f"SELECT COUNT(*) FROM {identifier(name)}").fetchone()[0] for (name,) in tables
         }
     except sqlite3.DatabaseError as error:
-        raise BackupFailed(_("SQLite can't read it: %(text)s") % {"text": error}) from error
+        raise BackupFailed(_("SQLite cannot read the file: %(text)s") % {"text": error}) from error
 
 
 class _Lines:
@@ -177,7 +179,7 @@ class _Lines:
 
 
 def _statements(client: sqlite3.Connection) -> Iterator[str]:
-    """The driver's own `iterdump` takes quotes in names for SQL, cuts a text at U+0000 and numbers rows anew."""
+    """Yield the statements of a dump. The driver's `iterdump` fails on quotes in names, U+0000 and rowids."""
     master = client.execute("SELECT type, name, rootpage, sql FROM sqlite_master ORDER BY name").fetchall()
     virtual = [(name, sql) for kind, name, page, sql in master if kind == "table" and not page]
     yield "BEGIN TRANSACTION;"
@@ -205,7 +207,7 @@ def _inserts(client: sqlite3.Connection, table: str) -> Iterator[str]:
     names = [row[1] for row in declared if not row[6]]  # the database computes a generated column
     taken = {row[1].lower() for row in declared}
     (without_rowid,) = client.execute("SELECT wr FROM pragma_table_list(?) WHERE schema = 'main'", [table]).fetchone()
-    if not without_rowid:  # a full-text index may refer to rows by it
+    if not without_rowid:  # a full-text index may refer to the rowid
         names = [*[name for name in ("rowid", "_rowid_", "oid") if name not in taken][:1], *names]
     columns = [identifier(name) for name in names]
     head = f"INSERT INTO {identifier(table)} ({', '.join(columns)}) VALUES"
@@ -236,11 +238,11 @@ def _postgresql(store: Store, partial: Path, *, plain: bool) -> tuple[datetime, 
         with pg_client.started(command, pg_client.environment(store)) as output:
             files.write(output, partial, compress=plain)
         rows = count_rows(store, schemas)
-    held = {table: content.rows for table, content in read_content(store, partial).items()}
-    if held != rows:
-        differing = sorted(table for table in {*held, *rows} if held.get(table) != rows.get(table))
+    saved = {table: content.rows for table, content in read_content(store, partial).items()}
+    if saved != rows:
+        differing = sorted(table for table in {*saved, *rows} if saved.get(table) != rows.get(table))
         raise BackupFailed(
-            _("The file and the database differ in the number of rows of %(tables)s.")
+            _("The file and the database have different numbers of rows in %(tables)s. Repeat the backup.")
             % {"tables": ", ".join(differing[:5])}
         )
     return state_of, rows
@@ -248,9 +250,9 @@ def _postgresql(store: Store, partial: Path, *, plain: bool) -> tuple[datetime, 
 
 @contextmanager
 def _snapshot(store: Store) -> Iterator[tuple[str, list[str]]]:
-    """A transaction that sees one state, the name by which others see it too, and the schemas of the store.
+    """Open a snapshot. Yield its name, by which other connections use it, and the schemas of the store.
 
-    The schemas are those that its address names (`options=-c search_path=…`); none: the whole database.
+    The schemas are those of the URL (`options=-c search_path=…`). Without them, the store is the whole database.
     """
     with transaction.atomic(using=store.alias), store.connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -277,7 +279,7 @@ def count_rows(store: Store, schemas: list[str]) -> dict[str, int]:
 
 
 def read_content(store: Store, path: Path) -> dict[str, pg_client.Content]:
-    """Read a whole dump and return its contents. Raises ToolFailed, BrokenArchive."""
+    """Read a whole dump and return its contents. Raise ToolFailed, BrokenArchive."""
     with files.open_backup(path) as content:
         if files.COMPRESSED in path.suffixes:
             return pg_client.read_dump(content)
@@ -294,7 +296,7 @@ def _restored_text(store: Store, content: BinaryIO) -> dict[str, pg_client.Conte
 def fed(content: BinaryIO) -> Iterator[BinaryIO]:
     """Yield a pipe from which another program can read `content`."""
     end, start = os.pipe()
-    trouble: list[Exception] = []
+    errors: list[Exception] = []
 
     def feed() -> None:
         try:
@@ -302,8 +304,8 @@ def fed(content: BinaryIO) -> Iterator[BinaryIO]:
                 shutil.copyfileobj(content, pipe, files.PORTION)
         except BrokenPipeError:  # the program has stopped reading
             pass
-        except Exception as error:  # noqa: BLE001  # told below
-            trouble.append(error)
+        except Exception as error:  # noqa: BLE001  # raised below
+            errors.append(error)
 
     thread = threading.Thread(target=feed, daemon=True)
     thread.start()
@@ -313,8 +315,8 @@ def fed(content: BinaryIO) -> Iterator[BinaryIO]:
         finally:
             reader.close()
             thread.join()
-    if trouble:
-        raise trouble[0]
+    if errors:
+        raise errors[0]
 
 
 _TABLES = """

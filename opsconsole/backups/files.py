@@ -32,14 +32,17 @@ class BrokenArchive(Exception):
 
 
 def identity() -> pyrage.x25519.Identity | None:
-    """Return the key for encryption, None if none is set. Raises StoreUnavailable for an invalid key."""
+    """Return the key for encryption, None if none is set. Raise StoreUnavailable for an invalid key."""
     if not settings.BACKUP_ENCRYPTION_KEY:
         return None
     try:
         return pyrage.x25519.Identity.from_str(settings.BACKUP_ENCRYPTION_KEY)
     except pyrage.IdentityError:
         raise StoreUnavailable(
-            _("BACKUP_ENCRYPTION_KEY is no age identity: make one with `age-keygen`, it begins with AGE-SECRET-KEY-1.")
+            _(
+                "BACKUP_ENCRYPTION_KEY is not an age identity. Create one with `age-keygen`: it begins with "
+                "AGE-SECRET-KEY-1."
+            )
         ) from None
 
 
@@ -115,7 +118,7 @@ class _Decrypted(io.RawIOBase):
         if not portion:
             self._thread.join()
             if self._error is not None:
-                raise BrokenArchive(_("it can't be decrypted: %(reason)s") % {"reason": self._error})
+                raise BrokenArchive(_("it cannot be decrypted: %(reason)s") % {"reason": self._error})
         buffer[: len(portion)] = portion
         return len(portion)
 
@@ -128,7 +131,7 @@ class _Decrypted(io.RawIOBase):
 
 @contextmanager
 def open_backup(path: Path) -> Iterator[BinaryIO]:
-    """Open a backup, decrypted and decompressed as its name says. Raises BrokenArchive."""
+    """Open a backup, decrypted and decompressed as its name says. Raise BrokenArchive."""
     try:
         with path.open("rb") as file:
             stream: BinaryIO = file
@@ -144,7 +147,7 @@ def open_backup(path: Path) -> Iterator[BinaryIO]:
                 else:
                     yield stream
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise BrokenArchive(_("it is cut off or damaged: %(reason)s") % {"reason": error}) from error
+        raise BrokenArchive(_("it is truncated or damaged: %(reason)s") % {"reason": error}) from error
 
 
 def content_digest(path: Path) -> str:

@@ -6,17 +6,17 @@ from django.db import models
 
 
 class TableCopy(models.Model):
-    """One table of a copied store: how far it is, and whether source and target agree."""
+    """The copy of one table: its row counts, the rows that were left out, and the comparison."""
 
     run = models.ForeignKey("operations.Run", models.CASCADE, related_name="table_copies")
     table = models.TextField()
     source_rows = models.BigIntegerField(default=0)
     target_rows = models.BigIntegerField(default=0)
-    left_rows = models.BigIntegerField(default=0)  # that the target can't hold
-    left = models.JSONField(default=list)  # the first of them: key and reason
-    agrees = models.BooleanField(null=True)  # counts and contents; None until compared
-    obstacle = models.CharField(default="", max_length=20)  # why the whole table stays behind
-    columns_left = models.JSONField(default=dict)  # that the target lacks: name → rows that hold something there
+    left_rows = models.BigIntegerField(default=0)  # that the target cannot store
+    left = models.JSONField(default=list)  # key and reason of the first ones
+    agrees = models.BooleanField(null=True)  # None until both are compared
+    obstacle = models.CharField(default="", max_length=20)  # why the table was not copied
+    columns_left = models.JSONField(default=dict)  # columns missing in the target: name → rows with a value
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("run", "table"), name="copy_of_table"),)

@@ -1,6 +1,6 @@
-"""Notes of backups: the digest of the file, and length and seal of the audit log at that time.
+"""Signed notes of backups: the digest of the file, and length and head of the audit log at that time.
 
-The administrator of the console's database can rewrite the list of backups, but not these files.
+The administrator of the console's database can change the list of backups, but not these files.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class AlteredNote(StoreUnavailable):
     """The note was altered."""
 
 
-def beside(path: Path) -> Path:
+def note_of(path: Path) -> Path:
     return path.with_name(path.name + NOTE)
 
 
 def write(path: Path, *, digest: str, entries: int, head: str) -> None:
-    """Note beside the backup `path` the SHA-256 of its file, and the audit log's length and newest seal."""
+    """Write the note of the backup `path`: the SHA-256 of its file, and length and head of the audit log."""
     noted = {"file": path.name, "sha256": digest, "audit_entries": entries, "audit_head": head}
     partial = path.with_name(f"{path.name}{files.PARTIAL}{NOTE}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -37,17 +37,17 @@ def write(path: Path, *, digest: str, entries: int, head: str) -> None:
         json.dump({**noted, "seal": seal(noted)}, file)
         file.flush()
         os.fsync(file.fileno())
-    files.commit_file(partial, beside(path))
+    files.commit_file(partial, note_of(path))
 
 
-def digest_beside(path: Path) -> str | None:
-    """Return the SHA-256 that is noted beside a backup; None where there is no note. Raises AlteredNote."""
-    note = beside(path)
+def noted_digest(path: Path) -> str | None:
+    """Return the SHA-256 in the note of a backup, None if it has no note. Raise AlteredNote."""
+    note = note_of(path)
     return _read(note)["sha256"] if note.is_file() else None
 
 
 def audit_notes() -> Iterator[Note]:
-    """Yield what all notes below the configured folders say of the audit log. Raises AlteredNote."""
+    """Yield the state of the audit log from every note in the configured directories. Raise AlteredNote."""
     for root in folders():
         for folder, _folders, names in os.walk(root):
             for path in (Path(folder, name) for name in sorted(names) if name.endswith(NOTE)):
@@ -64,6 +64,10 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise AlteredNote(
-            _("%(path)s is not as the console wrote it, or its key is missing.") % {"path": path}
+            _(
+                "%(path)s was altered after the console wrote it, or its signing key is missing. Restore the "
+                "original file or the key."
+            )
+            % {"path": path}
         ) from None
     return noted  # type: ignore[no-any-return]

@@ -23,14 +23,14 @@ class StoreField(forms.ChoiceField):
 
     def __init__(self, **options: Any) -> None:
         names = ", ".join((DEFAULT, *settings.STORES))
-        options.setdefault("help_text", format_lazy(_("the store: {names}"), names=names))
-        unknown = format_lazy(_("No store is called %(value)s. The stores are: {names}."), names=names)
+        options.setdefault("help_text", format_lazy(_("One of: {names}."), names=names))
+        unknown = format_lazy(_("No store is called %(value)s. Choose one of: {names}."), names=names)
         options.setdefault("error_messages", {"invalid_choice": unknown})
         super().__init__(choices=_stores, label=_("store"), **options)
 
 
 def choose_from(field: forms.Field, names: Callable[[], list[str]]) -> None:
-    """Let a page offer these names. A shell may give any other form of them."""
+    """Offer these names on a page. The command line accepts other forms of them too."""
     widget: Any = field.widget
     widget.choices = [("", "---------"), *((name, name) for name in names())]
 

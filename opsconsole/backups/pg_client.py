@@ -37,7 +37,7 @@ class Content(NamedTuple):
 
 
 def tool(name: str, store: Store) -> Path:
-    """Return the path of a program at least as new as the server. Raises StoreUnavailable."""
+    """Return the path of a program at least as new as the server. Raise StoreUnavailable."""
     connection = store.connection
     connection.ensure_connection()
     server = int(connection.pg_version) // 10_000  # type: ignore[attr-defined]
@@ -47,11 +47,12 @@ def tool(name: str, store: Store) -> Path:
         return fitting[0][1]  # the nearest version: the server's own programs can read its output
     if found:
         text = _(
-            "%(location)s is PostgreSQL %(server)d, and the newest %(tool)s here is %(found)d: install a newer one."
+            "%(location)s runs PostgreSQL %(server)d, but the newest installed %(tool)s is version "
+            "%(found)d. Install version %(server)d or newer."
         )
         values = {"found": max(found.values())}
     else:
-        text = _("%(tool)s is not installed: install the client programs of PostgreSQL %(server)d or newer.")
+        text = _("%(tool)s is not installed. Install the client programs of PostgreSQL %(server)d or newer.")
         values = {}
     raise StoreUnavailable(text % {"location": store.location, "server": server, "tool": name, **values})
 
@@ -72,15 +73,15 @@ def _major(path: Path) -> int:
 
 
 def environment(store: Store, **changed: str) -> dict[str, str]:
-    """The store's address as libpq's variables: a process list shows arguments to everybody.
+    """Return the address of the store as variables of libpq: all users can see the arguments of a process.
 
-    Raises StoreUnavailable behind a pooler in transaction mode: the programs need a session of their own.
+    Raise StoreUnavailable behind a pooler in transaction mode: the programs require a session.
     """
     if is_pooler(store):
         raise StoreUnavailable(
             _(
-                "%(location)s is reached through a pooler in transaction mode, which can't dump or restore. "
-                "Give a URL that leads to the server itself."
+                "%(location)s is behind a connection pooler in transaction mode, which cannot dump or restore. "
+                "Use the URL of the server itself."
             )
             % {"location": store.location}
         )
@@ -92,9 +93,9 @@ def environment(store: Store, **changed: str) -> dict[str, str]:
 
 @contextmanager
 def started(command: Sequence[str | Path], env: dict[str, str], stdin: BinaryIO | None = None) -> Iterator[BinaryIO]:
-    """A program's output while it runs. Raises ToolFailed, after the output was read, when it did not end well."""
+    """Start a program and yield its output. Raise ToolFailed at the end if it returned an error."""
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(  # noqa: S603  # the arguments are ours
+        process = subprocess.Popen(  # noqa: S603  # no argument comes from a user
             [str(part) for part in command],
             env=env,
             stdin=subprocess.DEVNULL if stdin is None else stdin,
@@ -102,7 +103,7 @@ def started(command: Sequence[str | Path], env: dict[str, str], stdin: BinaryIO 
             stderr=errors,
         )
         try:
-            assert process.stdout is not None  # noqa: S101  # asked for above
+            assert process.stdout is not None  # noqa: S101  # see `stdout` above
             with process.stdout:
                 yield process.stdout  # type: ignore[misc]
             code = process.wait()
@@ -123,7 +124,7 @@ LONGEST_HEAD = 1_600 * 66  # as many columns as a table can have, with the longe
 
 
 def read_dump(lines: BinaryIO) -> dict[str, Content]:
-    """`schema.table` → what a plain dump holds of it: the whole text is read."""
+    """Read a whole dump in SQL. Return `schema.table` → contents."""
     found: dict[str, Content] = {}
     for line in lines:
         if not line.startswith(b"COPY "):
@@ -140,7 +141,7 @@ def read_dump(lines: BinaryIO) -> dict[str, Content]:
                 break
             rows += 1
         else:
-            raise ToolFailed(_("the dump ends in the middle of a table"))
+            raise ToolFailed(_("the dump ends within a table"))
         columns = tuple(unquoted(one) for one in _ONE.findall(head[3]))
         found[f"{unquoted(head[1])}.{unquoted(head[2])}"] = Content(columns, rows)
     return found

@@ -38,13 +38,15 @@ class BackupContents(NamedTuple):
 
 
 def examine(store: Store, path: Path) -> BackupContents:
-    """Read the whole file. Raises RestoreRefused for a broken file, another platform or another engine."""
+    """Read the whole file. Raise RestoreRefused for a broken file, another platform or another engine."""
     if not path.is_file():
-        raise RestoreRefused(_("%(path)s is no file: `backup_store --list` shows those there are.") % {"path": path})
+        raise RestoreRefused(
+            _("%(path)s does not exist. Run `backup_store --list` to see all backups.") % {"path": path}
+        )
     log = Path(f"{path}-wal")
     if log.exists() and log.stat().st_size:
         raise RestoreRefused(
-            _("%(path)s has a log beside it with its newest rows: fold it in first, with sqlite3's VACUUM.")
+            _("The newest rows of %(path)s are in a separate WAL file. Merge them first: run VACUUM with sqlite3.")
             % {"path": path}
         )
     try:
@@ -53,20 +55,27 @@ def examine(store: Store, path: Path) -> BackupContents:
         engine = next((name for start, name in HEADS.items() if head.startswith(start)), None)
         if engine is None:
             raise RestoreRefused(
-                _("%(path)s is neither a SQLite database nor a dump of pg_dump's custom format.") % {"path": path}
+                _(
+                    "%(path)s is neither a SQLite database nor a dump in the custom format of pg_dump. Choose "
+                    "another file."
+                )
+                % {"path": path}
             )
         if engine != store.vendor:
             raise RestoreRefused(
-                _("%(path)s is of %(engine)s, and %(store)s is on %(own)s: `copy_store` moves between them.")
+                _(
+                    "%(path)s is a backup of %(engine)s, but %(store)s uses %(own)s. Use `copy_store` to move "
+                    "between engines."
+                )
                 % {"path": path, "engine": engine, "store": store.alias, "own": store.vendor}
             )
         contents = _examine_sqlite(path) if engine == "sqlite" else _examine_postgresql(store, path)
     except (files.BrokenArchive, dump.BackupFailed, pg_client.ToolFailed, OSError) as error:
-        raise RestoreRefused(_("%(path)s can't be restored: %(reason)s") % {"path": path, "reason": error}) from error
+        raise RestoreRefused(_("%(path)s cannot be restored: %(reason)s") % {"path": path, "reason": error}) from error
     platform = platform_of(contents.columns)
     if platform != store.name:
         raise RestoreRefused(
-            _("%(path)s does not hold %(store)s: its tables are those of %(platform)s.")
+            _("%(path)s is not a backup of %(store)s: it contains the tables of %(platform)s. Choose another file.")
             % {"path": path, "store": store.name, "platform": platform or _("no known platform")}
         )
     return contents
@@ -107,7 +116,7 @@ def unpacked(path: Path) -> Iterator[Path]:
 
 
 def restore(store: Store, path: Path) -> None:
-    """Replace the contents of the store by those of the file, atomically. Raises the engine's error."""
+    """Replace the contents of the store by those of the file, atomically. Raise the engine's error."""
     store.close()  # connections of this process would block it
     if store.path is not None:
         with unpacked(path) as copy, closing(sqlite3.connect(copy)) as source:
@@ -123,7 +132,10 @@ def restore(store: Store, path: Path) -> None:
     differing = sorted(table for table, rows in contents.items() if now.get(table) != rows)
     if differing:  # another client wrote to it, or the file changed
         raise dump.BackupFailed(
-            _("The restored store and the file differ in the number of rows of %(tables)s.")
+            _(
+                "The restored store and the file have different numbers of rows in %(tables)s. Restore it again "
+                "while no other client writes."
+            )
             % {"tables": ", ".join(differing[:5])}
         )
 
@@ -150,9 +162,11 @@ def keep_files(path: Path, name: str) -> None:
 
 
 def new_database(store: Store, name: str) -> str:
-    """Return the place of the copy `name`: a file or a database. Raises RestoreRefused if it exists."""
+    """Return the place of the new database `name`. Raise RestoreRefused if it exists."""
     if not (name.isidentifier() and name.isascii() and name == name.lower() and len(name) <= 40):
-        raise RestoreRefused(_("%(name)s is no name: small letters, digits and _ are wanted.") % {"name": repr(name)})
+        raise RestoreRefused(
+            _("%(name)s is not a valid name. Use lower-case letters, digits and _.") % {"name": repr(name)}
+        )
     if store.path is not None:
         place = str(store.path.with_name(f"{name}.sqlite3"))
         taken = Path(place).exists()
@@ -162,7 +176,7 @@ def new_database(store: Store, name: str) -> str:
             cursor.execute("SELECT EXISTS (SELECT FROM pg_database WHERE datname = %s)", [name])
             taken = cursor.fetchone()[0]
     if taken:
-        raise RestoreRefused(_("%(place)s is there already: give another name.") % {"place": place})
+        raise RestoreRefused(_("%(place)s already exists. Choose another name.") % {"place": place})
     return place
 
 

@@ -33,12 +33,14 @@ def rebuild(damaged: Path, target: Path) -> Saved:
     """Copy table by table around the damage. `target` is renamed when it is complete."""
     require_file(damaged)
     if target.exists():
-        raise StoreUnavailable(_("%(path)s is there already: name a new file.") % {"path": target})
+        raise StoreUnavailable(_("%(path)s already exists. Choose a new file.") % {"path": target})
     if not target.parent.is_dir():
-        raise StoreUnavailable(_("%(path)s is no folder.") % {"path": target.parent})
+        raise StoreUnavailable(
+            _("%(path)s is not a directory. Create it or choose another one.") % {"path": target.parent}
+        )
     draft = target.with_name(f"{target.name}.partial")
     if draft.exists():
-        raise StoreUnavailable(_("%(path)s is there already: name a new file.") % {"path": draft})
+        raise StoreUnavailable(_("%(path)s already exists. Choose a new file.") % {"path": draft})
     saved = Saved()
     # The file and its log must not change: a normal SQLite connection would recover or checkpoint them.
     address = f"file:{quote(str(damaged.absolute()))}?mode=ro"
@@ -51,7 +53,7 @@ def rebuild(damaged: Path, target: Path) -> Saved:
         files.commit_file(draft, target)
     except (sqlite3.Error, OSError) as error:
         raise StoreUnavailable(
-            _("%(path)s can't be written: %(reason)s.") % {"path": target, "reason": error}
+            _("%(path)s cannot be written: %(reason)s. Check the disk.") % {"path": target, "reason": error}
         ) from error
     finally:
         draft.unlink(missing_ok=True)
@@ -64,7 +66,7 @@ def _save(source: sqlite3.Connection, copy: sqlite3.Connection, saved: Saved) ->
         shadows = {row[1] for row in source.execute("PRAGMA table_list") if row[2] == "shadow"}
     except sqlite3.DatabaseError as error:
         raise StoreUnavailable(
-            _("Not even its list of tables can be read (%(reason)s): restore a backup.") % {"reason": error}
+            _("The list of tables cannot be read (%(reason)s). Restore a backup.") % {"reason": error}
         ) from error
     tables = [
         (name, sql)
@@ -87,14 +89,15 @@ def _save(source: sqlite3.Connection, copy: sqlite3.Connection, saved: Saved) ->
                     _fill_virtual(source, copy, name, sql, own, saved)
             except sqlite3.DatabaseError as error:
                 saved.lost.append(
-                    _("%(kind)s %(name)s could not be made: %(reason)s") % {"kind": kind, "name": name, "reason": error}
+                    _("%(kind)s %(name)s could not be created: %(reason)s")
+                    % {"kind": kind, "name": name, "reason": error}
                 )
     for text in [row[0] for row in copy.execute("PRAGMA integrity_check(20)")]:
         if text != "ok":
             saved.lost.append(text)
     for table, count in copy.execute('SELECT "table", COUNT(*) FROM pragma_foreign_key_check GROUP BY 1'):
         saved.lost.append(
-            _("%(count)d rows of %(table)s refer to rows that are not there") % {"table": table, "count": count}
+            _("%(count)d rows of %(table)s refer to rows that do not exist") % {"table": table, "count": count}
         )
 
 
@@ -131,9 +134,7 @@ def _insert(copy: sqlite3.Connection, name: str, portion: tuple[list[str], list[
             copy.execute(sql, row)
             done += 1
         except sqlite3.DatabaseError as error:
-            saved.lost.append(
-                _("a row of %(table)s could not be written: %(reason)s") % {"table": name, "reason": error}
-            )
+            saved.lost.append(_("%(table)s: a row could not be written: %(reason)s") % {"table": name, "reason": error})
     return done
 
 
@@ -162,7 +163,7 @@ def _portions(source: sqlite3.Connection, name: str, sql: str, saved: Saved) -> 
                 since = _("the beginning") if last == -LAST_ROWID else str(last)
                 until = _("the end") if row is None else str(row[0])
                 values = {"table": name, "since": since, "until": until}
-                saved.lost.append(_("%(table)s: rows between %(since)s and %(until)s can't be read") % values)
+                saved.lost.append(_("%(table)s: rows between %(since)s and %(until)s cannot be read") % values)
             if row is None:
                 return
             rows = [row]
@@ -222,7 +223,7 @@ def _without_rowid(
             yield columns, rows
             if order == "ASC":
                 saved.lost.append(
-                    _("%(table)s: rows in its middle can't be read: %(reason)s") % {"table": name, "reason": error}
+                    _("%(table)s: rows in the middle cannot be read: %(reason)s") % {"table": name, "reason": error}
                 )
             continue
         yield columns, rows

@@ -24,7 +24,7 @@ from opsconsole.engine.labels import STATUS_VARIANTS, finding_label, operation_t
 from opsconsole.engine.models import ENDED, RESUMABLE, Finding, Run, Status
 from opsconsole.engine.operation import LONG_CLUSTER, Priority
 from opsconsole.formatting import duration, format_number
-from opsconsole.monitoring.measurements import LACKS, PROBLEM, SIZE, problem_operations
+from opsconsole.monitoring.measurements import MISSING, PROBLEM, SIZE, problem_operations
 from opsconsole.monitoring.store_problems import BACKUP_MISSING, UNREACHABLE, StoreStates
 from opsconsole.stores.platforms import store_titles
 from opsconsole.stores.router import store_of
@@ -280,9 +280,9 @@ class Dashboard:
 
     def _missing_tables_or_columns(self) -> Iterator[ProblemRow]:
         for (alias, name), row in self.states.latest.items():
-            if name == LACKS and row.value and alias in self.states.by_alias:
+            if name == MISSING and row.value and alias in self.states.by_alias:
                 yield ProblemRow(
-                    LACKS,
+                    MISSING,
                     Priority.PLANNED.value,
                     ngettext("table or column missing", "tables or columns missing", row.value),
                     self.states.by_alias[alias],

@@ -40,7 +40,7 @@ def unreachable(stores: Sequence[Store]) -> dict[str, str]:
         try:
             found[alias] = answer.result(ANSWER_SECONDS)
         except TimeoutError:
-            found[alias] = _("it does not answer within %(seconds)d s") % {"seconds": ANSWER_SECONDS}
+            found[alias] = _("the server did not answer within %(seconds)d s") % {"seconds": ANSWER_SECONDS}
         cache.set(key, found[alias], REMEMBERED_SECONDS)
     pool.shutdown(wait=False)
     return {alias: reason for alias, reason in found.items() if reason}

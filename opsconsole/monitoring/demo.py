@@ -26,7 +26,7 @@ def load() -> Iterator[str]:
     for store in all_stores():
         with suppress(StoreUnavailable):
             measurements.measure(store)
-    yield _("console: %(scans)d scans made, all stores measured") % {"scans": scans}
+    yield _("Console: %(scans)d checks were run, and all stores were measured.") % {"scans": scans}
 
 
 def scan(cls: type[Check]) -> int:

@@ -161,7 +161,7 @@ class Readiness(HealthCheckView):
 
 
 def _can_see_details_or_false(request: HttpRequest) -> bool:
-    """Return False if the console's database is unavailable: no account is signed in then."""
+    """Return whether the client may see details, False if the console's database is unavailable."""
     try:
         return can_see_details(request)
     except Exception:  # noqa: BLE001  # any error of the session's database

@@ -19,7 +19,7 @@ from opsconsole.monitoring.stats import connections_used
 from opsconsole.stores.store import Store, StoreUnavailable
 
 KEPT_DAYS, COMPARED_DAYS = 400, 40
-SIZE, LACKS, CONNECTIONS = "size_bytes", "lacks", "connections_percent"
+SIZE, MISSING, CONNECTIONS = "size_bytes", "missing_parts", "connections_percent"
 PROBLEM, FINDING = "problem:", "finding:"
 
 
@@ -46,7 +46,7 @@ def figures(store: Store) -> Iterator[Figure]:
         raise store.unusable(error) from error
     except OSError as error:
         raise StoreUnavailable(str(error)) from error
-    yield Figure(LACKS, len(missing), ", ".join(missing[:10]))
+    yield Figure(MISSING, len(missing), ", ".join(missing[:10]))
     for name, cls in problem_operations().items():
         if cls.store_alias == store.name:
             yield _in_scope(store, name, cls)

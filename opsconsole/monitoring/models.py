@@ -1,4 +1,4 @@
-"""Figures of stores, one of each day."""
+"""The model of measurements."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from django.db import models
 
 
 class Measurement(models.Model):
-    """A figure of a store, the last one of each day: what the front page shows without asking any store."""
+    """A measured value of a store, the newest one of each day. The dashboard reads it without querying the store."""
 
     day = models.DateField()
     store = models.CharField(max_length=50)
-    name = models.CharField(max_length=200)  # see `measuring`
-    value = models.BigIntegerField(null=True)  # None: it could not be measured, `text` says why
-    before = models.BigIntegerField(null=True)  # the figure measured before this one
-    since = models.DateTimeField(null=True)  # since when it is not 0
+    name = models.CharField(max_length=200)  # see `measurements`
+    value = models.BigIntegerField(null=True)  # None if it could not be measured; `text` is the reason
+    before = models.BigIntegerField(null=True)  # the previous value
+    since = models.DateTimeField(null=True)  # the time since which the value is not 0
     text = models.TextField(blank=True)
     at = models.DateTimeField()
 

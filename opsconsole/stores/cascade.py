@@ -1,4 +1,4 @@
-"""What a delete takes with it, by the store's own foreign keys: one walk for the plan and for the delete itself."""
+"""Rows that a delete removes by the foreign keys of the store. The plan and the run use the same code."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ References = Mapping[str, Sequence[tuple[ForeignKey, str | None]]]
 
 @dataclass
 class Cascade:
-    """The rows that go, each with the first chosen row that takes it along, and what keeps chosen rows."""
+    """The rows that a delete removes, each with the first chosen row that causes it, and the reasons to keep rows."""
 
     chosen: list[RowKey]
     owners: dict[RowKey, Key] = field(default_factory=dict)
-    kept_by: dict[Key, str] = field(default_factory=dict)  # chosen row → table of a row that refers to it and stays
-    staying: Counter[tuple[str, bool]] = field(default_factory=Counter)  # such a table, and whether a model has it
+    kept_by: dict[Key, str] = field(default_factory=dict)  # chosen row → table of a remaining row that refers to it
+    staying: Counter[tuple[str, bool]] = field(default_factory=Counter)  # such a table, and whether it has a model
 
     @property
     def along(self) -> Counter[str]:
-        """Return table → rows that go with the chosen ones."""
+        """The number of rows of each table that are deleted with the chosen rows."""
         return Counter(table for table, _key in self.owners.keys() - set(self.chosen))
 
 
 def references(store: Store) -> References:
-    """Return table → the foreign keys that refer to it, each with the referring table where a model has it."""
+    """Return table → foreign keys that refer to it, each with the referring table, None if it has no model."""
     known = {model._meta.db_table for model in store.models()} & store.tables.keys()
     children = [(reference, rows.known_table(store, reference)) for reference in store.foreign_keys]
     return {
@@ -44,7 +44,7 @@ def references(store: Store) -> References:
 
 
 def delete_order(table: str, referring: References) -> list[str]:
-    """Return the tables that lose rows with rows of `table`, those that refer to others before these."""
+    """Return the tables that lose rows when rows of `table` are deleted, children before parents."""
     losing = {table}
     while more := {child for parent in losing for child in _cascading(parent, referring)} - losing:
         losing |= more
@@ -67,11 +67,11 @@ def _cascading(parent: str, referring: References) -> Iterator[str]:
 
 
 def cascade(store: Store, table: str, keys: Iterable[Key], referring: References) -> Cascade:
-    """Return what deleting the rows `keys` of `table` does: one query for each foreign key and generation."""
+    """Return the effect of deleting the rows `keys` of `table`, by one query for each foreign key and generation."""
     chosen = [(table, key) for key in keys]
     chosen_rows = set(chosen)
-    links: dict[RowKey, list[tuple[RowKey | None, str]]] = {row: [] for row in chosen}  # what refers to a row
-    takes: dict[RowKey, list[RowKey]] = {}  # which of these rows go with it
+    links: dict[RowKey, list[tuple[RowKey | None, str]]] = {row: [] for row in chosen}  # row → rows that refer to it
+    takes: dict[RowKey, list[RowKey]] = {}  # row → rows that are deleted with it
     level = list(links)
     while level:
         parents: dict[str, list[Key]] = {}
@@ -95,7 +95,7 @@ def cascade(store: Store, table: str, keys: Iterable[Key], referring: References
 def _judged(
     chosen: list[RowKey], links: Mapping[RowKey, list[tuple[RowKey | None, str]]], takes: Mapping[RowKey, list[RowKey]]
 ) -> Cascade:
-    """A chosen row stays where a row refers to it, or to what goes with it, that stays."""
+    """Keep each chosen row if a remaining row refers to it, or to a row that would be deleted with it."""
     found = Cascade(chosen)
     for referring in links.values():
         found.staying.update((table, row is not None) for row, table in referring if row not in links)
@@ -113,7 +113,7 @@ def _judged(
 
 
 def _owners(roots: Iterable[RowKey], takes: Mapping[RowKey, list[RowKey]]) -> dict[RowKey, Key]:
-    """Each row with the first root that takes it along: so it is the same whatever batch a root is in."""
+    """Return row → first root that deletes it, which does not depend on the batches."""
     owners: dict[RowKey, Key] = {}
     for root in roots:
         waiting = [root]

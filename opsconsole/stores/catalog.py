@@ -1,4 +1,4 @@
-"""What a store's tables really are, from the database's own catalogue: one query for each kind of thing."""
+"""Tables, keys, foreign keys and triggers of a store, from the catalog of the database."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 def identifier(name: str) -> str:
-    """Return `name` as an SQL identifier, for a statement without parameters: quotes are doubled."""
+    """Return `name` as an SQL identifier for a statement without parameters. Quotes are doubled."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def quote(name: str) -> str:
-    """Return `name` as an SQL identifier, for a statement with parameters: `%` is doubled, too."""
+    """Return `name` as an SQL identifier for a statement with parameters. `%` is doubled too."""
     return escape(identifier(name))
 
 
 def escape(sql: str) -> str:
-    """Return SQL that is quoted already, such as `regclass::text`, for a statement with parameters."""
+    """Return quoted SQL, such as `regclass::text`, for a statement with parameters."""
     return sql.replace("%", "%%")
 
 
@@ -36,38 +36,38 @@ def unquoted(name: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column as the database declares it; `type` is the engine's own name of its type."""
+    """A column as the database declares it. `type` is the engine's name of its type."""
 
     type: str
     primary_key: bool
-    base: str = ""  # PostgreSQL: the type without length and precision; of a domain, the type below it
-    limited: bool = False  # it has a length or precision: an assignment may round or cut
+    base: str = ""  # PostgreSQL: the type without length and precision, of a domain its base type
+    limited: bool = False  # by a length or precision: an assignment may round or cut a value
     nullable: bool = True
     generated: bool = False
     identity: str = ""  # PostgreSQL: `a` always, `d` by default
-    category: str = ""  # PostgreSQL's category of its type, such as D for dates and times
+    category: str = ""  # PostgreSQL: the category of the type, such as D for dates and times
 
     @property
     def is_timestamp(self) -> bool:
-        """Return whether it is a PostgreSQL timestamp, with or without a zone."""
+        """Return whether the column is a PostgreSQL timestamp, with or without a zone."""
         return self.base in {"timestamp without time zone", "timestamp with time zone"}
 
 
 @dataclass(frozen=True)
 class Table(Mapping[str, Column]):
-    """A table: column name → declaration, and what else the catalogue says of it."""
+    """A table: a mapping from column name to declaration."""
 
     name: str
     schema: str = ""
     oid: int = 0
-    kind: str = "table"  # table, partitioned table; see `Relation.kind` for what is none
+    kind: str = "table"  # table or partitioned table
     has_rowid: bool = False  # SQLite: its rows have a rowid that no column shows
     row_security: bool = False  # row-level security is in force for this role
-    family: frozenset[int] = frozenset()  # PostgreSQL: itself, its partitions and its heirs
+    family: frozenset[int] = frozenset()  # PostgreSQL: the table, its partitions and the tables that inherit from it
     children: bool = False  # other tables inherit from it
     foreign_parts: bool = False  # some of its partitions are foreign tables
     columns: dict[str, Column] = field(default_factory=dict)
-    unique: list[tuple[str, ...]] = field(default_factory=list)  # keys that every row has, each differently
+    unique: list[tuple[str, ...]] = field(default_factory=list)  # columns of unique indexes
 
     def __getitem__(self, name: str) -> Column:
         return self.columns[name]
@@ -87,45 +87,45 @@ class Table(Mapping[str, Column]):
 
     @property
     def rowid(self) -> str:
-        """SQLite: the name of the rowid, which a column may hide; empty where no column can name it."""
+        """The name of SQLite's rowid. Empty if the table has none, or if columns hide all its names."""
         taken = {name.lower() for name in self.columns}
         return next((name for name in ("rowid", "_rowid_", "oid") if name not in taken), "") if self.has_rowid else ""
 
     @property
     def stored(self) -> tuple[str, ...]:
-        """What a before-image of a whole row holds: all but the generated columns, and SQLite's rowid."""
+        """The columns of a before-image of a whole row: SQLite's rowid, and all columns except generated ones."""
         return (*([self.rowid] if self.rowid else []), *self.writable)
 
     @property
     def sql(self) -> str:
-        """Its quoted name, with the schema on PostgreSQL."""
+        """The quoted name, with the schema on PostgreSQL."""
         return f"{quote(self.schema)}.{quote(self.name)}" if self.schema else quote(self.name)
 
     def is_unique(self, columns: Iterable[str]) -> bool:
-        """Return whether the database itself keeps `columns` unique."""
+        """Return whether the database keeps `columns` unique."""
         given = set(columns)
         return not self.children and any(set(key) <= given for key in self.unique)
 
     @property
     def writable(self) -> list[str]:
-        """The columns that an INSERT may name: all but the generated ones."""
+        """The columns that an INSERT may name: all except generated ones."""
         return [name for name, column in self.columns.items() if not column.generated]
 
 
 class ForeignKey(NamedTuple):
-    """A foreign key of the store. Tables are named as SQL; on PostgreSQL they may lie in any schema."""
+    """A foreign key. On PostgreSQL its tables may be in any schema."""
 
     name: str
-    child: str  # the referring table, as people read it
+    child: str  # the referring table, as it is shown to users
     child_sql: str
     child_oid: int
     columns: tuple[str, ...]
     parent: str
     parent_oid: int
     referred: tuple[str, ...]
-    operators: tuple[str, ...]  # SQL by which the key compares: parent's column first
-    collations: tuple[str, ...]  # SQL behind the child's column, so that the parent's collation counts
-    on_delete: str  # CASCADE, SET NULL, SET DEFAULT, or empty: the delete is refused
+    operators: tuple[str, ...]  # SQL operators that compare a column of the parent with one of the child
+    collations: tuple[str, ...]  # SQL after a column of the child, which applies the collation of the parent
+    on_delete: str  # CASCADE, SET NULL or SET DEFAULT; empty if the delete is refused
     on_update: str
 
     @property
@@ -153,33 +153,33 @@ class TriggerInfo(NamedTuple):
     name: str
     table: str
     events: frozenset[str]  # INSERT, UPDATE, DELETE
-    before: bool  # it fires before the row is written, and can change or swallow it
+    before: bool  # it fires before the row is written, and can change or discard it
     source: str
     rule: bool = False
     instead: bool = False
 
 
 def read_tables(store: Store) -> dict[str, Table]:
-    """Return table → what it is, for the tables that the names of the store mean."""
+    """Return name → table of the visible tables of the store."""
     tables = _sqlite_tables(store) if store.vendor == "sqlite" else _pg_tables(store)
     return {name: table for name, table in tables.items() if table.columns}
 
 
 def _sqlite_tables(store: Store) -> dict[str, Table]:
     columns: dict[str, dict[str, Column]] = {}
-    called = _as_the_models_call_it(store)
+    spell = _speller(store)
     for table, name, type_, key, hidden, not_null in store.query(_SQLITE_COLUMNS):
         declared = Column(type_, bool(key), nullable=not not_null, generated=hidden in (2, 3))
-        columns.setdefault(called(table), {})[called(table, name)] = declared
+        columns.setdefault(spell(table), {})[spell(table, name)] = declared
     indexes: dict[tuple[str, str], list[tuple[str, int, str | None]]] = {}
     for table, index, origin, number, name in store.query(_SQLITE_INDEXES):
-        indexes.setdefault((called(table), index), []).append((origin, number, name and called(table, name)))
+        indexes.setdefault((spell(table), index), []).append((origin, number, name and spell(table, name)))
     unique: dict[str, list[tuple[str, ...]]] = {}
     by_index, without_rowid = set(), set()
     for (table, _index), parts in indexes.items():
         if parts[0][0] == "pk":
             by_index.add(table)
-            if all(number != -1 for _origin, number, _name in parts):  # else each entry ends with the rowid
+            if all(number != -1 for _origin, number, _name in parts):  # each entry of a table with a rowid ends with it
                 without_rowid.add(table)
         key = [name for _origin, number, name in parts if number != -1]
         if None not in key:  # an expression
@@ -204,19 +204,19 @@ def _family(oid: int, heirs: Mapping[int, Iterable[int]]) -> frozenset[int]:
     return frozenset(found)
 
 
-def _as_the_models_call_it(store: Store) -> Callable[..., str]:
-    """SQLite ignores the case of names, and a file may write them otherwise than the models do."""
+def _speller(store: Store) -> Callable[..., str]:
+    """Return a function that spells a name like the models: SQLite ignores the case of names."""
     known: dict[str, set[str]] = {}
     for model in store.models():
         known.setdefault(model._meta.db_table, set()).update(str(f.column) for f in model._meta.concrete_fields)
 
-    def called(table: str, column: str | None = None) -> str:
+    def spell(table: str, column: str | None = None) -> str:
         folded = table.lower()
         if column is None:
             return folded if folded in known else table
         return column.lower() if column.lower() in known.get(folded, ()) else column
 
-    return called
+    return spell
 
 
 def _pg_tables(store: Store) -> dict[str, Table]:
@@ -246,7 +246,7 @@ def _pg_tables(store: Store) -> dict[str, Table]:
 
 
 def other_relations(store: Store) -> dict[str, str]:
-    """Return name → kind of what can be read like a table and is none: views, foreign tables."""
+    """Return name → kind of the relations that are not tables, such as views and foreign tables."""
     if store.vendor == "sqlite":
         rows = store.query("SELECT name, 'view' FROM sqlite_master WHERE type = 'view'")
         return dict(rows) | dict.fromkeys(store.virtual_tables(), "virtual table")
@@ -254,7 +254,7 @@ def other_relations(store: Store) -> dict[str, str]:
 
 
 def foreign_keys(store: Store) -> list[ForeignKey]:
-    """Return every foreign key of the database: one query."""
+    """Return every foreign key of the database by one query."""
     if store.vendor == "postgresql":
         return [
             ForeignKey(
@@ -287,12 +287,12 @@ def foreign_keys(store: Store) -> list[ForeignKey]:
                 updated,
             ) in store.query(_PG_FOREIGN_KEYS)
         ]
-    called = _as_the_models_call_it(store)
+    spell = _speller(store)
     names = {name.lower(): name for name in store.tables}
     grouped: dict[tuple[str, int], list[Any]] = {}
     for child, number, column, parent, referred, deleted, updated in store.query(_SQLITE_FOREIGN_KEYS):
         parent = names.get(parent.lower(), parent)
-        child = called(child)
+        child = spell(child)
         part = (_spelt(store, child, column), parent, referred and _spelt(store, parent, referred), deleted, updated)
         grouped.setdefault((child, number), []).append(part)
     found = []
@@ -302,7 +302,10 @@ def foreign_keys(store: Store) -> list[ForeignKey]:
         referred = tuple(part[2] for part in parts) if parts[0][2] else key
         actions = [action if action in _ACTIONS.values() else "" for action in parts[0][3:5]]
         columns = tuple(part[0] for part in parts)
-        operators, collations = ("=",) * len(columns), ("",) * len(columns)  # the parent's, as the left operand
+        operators, collations = (
+            ("=",) * len(columns),
+            ("",) * len(columns),
+        )  # SQLite uses the collation of the left operand: the parent's
         found.append(
             ForeignKey(
                 f"{child}.{number}",
@@ -322,13 +325,13 @@ def foreign_keys(store: Store) -> list[ForeignKey]:
 
 
 def _spelt(store: Store, table: str, column: str) -> str:
-    """A column as its table spells it: SQLite ignores the case."""
+    """Return a column as its table spells it: SQLite ignores the case."""
     names = {name.lower(): name for name in store.tables.get(table, ())}
     return names.get(column.lower(), column)
 
 
 def triggers(store: Store, table: Table) -> list[TriggerInfo]:
-    """Return the active triggers and rules of a table, of its partitions and heirs too."""
+    """Return the active triggers and rules of a table, its partitions and the tables that inherit from it."""
     if store.vendor == "postgresql":
         found = [
             TriggerInfo(name, table.name, frozenset(events), before, source)
@@ -346,7 +349,7 @@ def triggers(store: Store, table: Table) -> list[TriggerInfo]:
     return found
 
 
-# What SQL quotes, and comments.
+# Quoted text and comments.
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^]]*\]|`[^`]*`|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 _KINDS = {
     "r": "table",
@@ -376,7 +379,7 @@ _SQLITE_FOREIGN_KEYS = """
 """
 _SQLITE_TRIGGERS = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = %s COLLATE NOCASE"
 
-# Temporary tables are nobody's store, and a pooler's connection may hold some of another client's.
+# A connection of a pooler may contain temporary tables of another client.
 _PG_VISIBLE = """
     pg_table_is_visible(t.oid) AND t.relpersistence <> 't'
     AND t.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
@@ -392,8 +395,8 @@ _PG_TABLES = f"""
 _PG_OTHERS = (
     f"SELECT t.relname, t.relkind::text FROM pg_class AS t WHERE t.relkind IN ('v', 'm', 'f') AND {_PG_VISIBLE}"  # noqa: S608
 )
-# A domain is followed to the type below it. format_type(…, -1) is the type without length: `bpchar`, not `character`,
-# which would be character(1).
+# A domain is resolved to its base type. format_type(…, -1) is the type without length: `bpchar`, because `character`
+# means character(1).
 _PG_COLUMNS = """
     WITH RECURSIVE domain(oid, below, modifier) AS (
         SELECT oid, typbasetype, typtypmod FROM pg_type WHERE typtype = 'd'
@@ -420,7 +423,7 @@ _PG_UNIQUE = """
     FROM pg_index AS i
     WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indrelid = ANY (%s::bigint[]::oid[])
 """
-# Clones of a key on the partitions (conparentid) say nothing new.
+# The copies of a key on partitions (conparentid) are left out.
 _PG_FOREIGN_KEYS = """
     SELECT c.conname, n.nspname, child.relname, c.conrelid::regclass::text, c.conrelid::bigint,
         array(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k(number, place)

@@ -1,4 +1,4 @@
-"""From a database URL to Django's settings for it."""
+"""Django's settings for a database, from its URL."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from opsconsole.env import SQLITE
 
 OWN_POSTGRESQL = "opsconsole.stores.postgresql"
 
-# Document 001: WAL, NORMAL. Django switches foreign keys on itself.
+# See docs/platforms/agentos.md. Django enables foreign keys.
 MANAGED_PRAGMAS = "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;PRAGMA journal_size_limit=67108864;"
 
 
-# Text must mean the same whenever it is read and written, or an undo restores other values.
+# A value must have the same text form whenever it is read or written. Otherwise an undo restores other values.
 FIXED = {
     "DateStyle": "ISO, MDY",
     "IntervalStyle": "postgres",
@@ -32,7 +32,7 @@ FIXED = {
     "standard_conforming_strings": "on",
     "transform_null_equals": "off",
     "default_transaction_isolation": "read committed",
-    "row_security": "off",  # a query that would not see every row is an error
+    "row_security": "off",  # a query that cannot see every row is an error
 }
 SCHEMA = "public"
 LOCK_SECONDS = 5.0
@@ -45,7 +45,7 @@ _SPECIAL, _ESCAPED = re.compile(r"([\\ ])"), r"\\\1"
 def settings_of(options: str, *, web: bool, lock_seconds: float = LOCK_SECONDS) -> dict[str, str]:
     """Return the settings of a connection. `options` is the URL's, in libpq's notation.
 
-    Raises ImproperlyConfigured for what is not `-c name=value`.
+    Raise ImproperlyConfigured for what is not `-c name=value`.
     """
     given: dict[str, str] = {}
     for name, value, other in _OPTION.findall(options):
@@ -71,10 +71,10 @@ def startup_options(settings: Mapping[str, str]) -> str:
 
 
 def sqlite(path: Path | str, *, attached: bool, lock_seconds: float = LOCK_SECONDS) -> dict[str, Any]:
-    """Settings of one SQLite file.
+    """Return Django's settings for a SQLite file.
 
-    An attached file is opened with `mode=rw`, so that a missing one is an error and never springs
-    into being, and without any PRAGMA that would change the file for good.
+    An attached file is opened with `mode=rw`, which does not create a missing file, and without any PRAGMA that would
+    change the file permanently.
     """
     name = str(path)
     options: dict[str, Any] = {"transaction_mode": "IMMEDIATE", "timeout": lock_seconds}
@@ -92,9 +92,9 @@ def sqlite(path: Path | str, *, attached: bool, lock_seconds: float = LOCK_SECON
 
 
 def is_writable(path: Path) -> bool:
-    """Whether rows of this SQLite file may be written: it, and its folder for the log beside it.
+    """Return whether a SQLite file and its directory, where SQLite creates the log, are writable.
 
-    Root may write to everything; a file without any write bit was closed on purpose all the same.
+    Root can write to every file. A file without any write bit counts as read-only for root too.
     """
     return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) and bool(path.stat().st_mode & 0o222)
 
@@ -102,7 +102,7 @@ def is_writable(path: Path) -> bool:
 def _mode(path: Path) -> str:
     if not path.exists() or is_writable(path):
         return "mode=rw"
-    # Nobody writes to it, and without `immutable` a reader would leave a log beside it.
+    # Without `immutable`, a reader would create a log next to the file.
     log = Path(f"{path}-wal")
     return "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
 
@@ -112,8 +112,8 @@ def database(
 ) -> dict[str, Any]:
     """Return Django's settings from a parsed URL (`env.database_url`), `pool_…` parameters included.
 
-    `pool` is for web processes only; other processes keep one connection a minute or longer.
-    `lock_seconds`: how long a statement waits for a lock.
+    `pool` is for web processes only. Other processes keep one connection for a minute.
+    `lock_seconds` limits how long a statement waits for a lock.
     """
     if config["ENGINE"] == SQLITE:
         return sqlite(config["NAME"], attached=attached, lock_seconds=lock_seconds)

@@ -1,9 +1,9 @@
-"""The one way to open a connection to a PostgreSQL store: the same settings, whoever opens it.
+"""Connections to PostgreSQL stores. All of them have the same settings.
 
-The settings fix what the server, the database or the role may have set otherwise: how values are written
-as text, which schema a name means, whether row-level security hides rows, and how long a statement waits.
-A direct connection gets them as start-up options. A pooler in transaction mode refuses start-up options, and
-lends one connection to many clients: there, every transaction begins with `SET LOCAL`, in one statement.
+The settings replace those of the server, the database and the role: the text form of values, the search path,
+row-level security, and time limits. A direct connection gets them as start-up options. A pooler in transaction mode
+refuses start-up options and shares one connection between clients: there, each transaction begins with one statement
+that sets them locally.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _DJANGO_ONLY = ("context", "cursor_factory")
 
 
 def parameters(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what psycopg connects with, of Django's parameters for a store.
+    """Return the parameters for psycopg from Django's parameters for a store.
 
-    `pooler`, `settings` and `own_schema` in them are ours (see `config.database`).
+    `pooler`, `settings` and `own_schema` are the console's own (see `config.database`).
     """
     found = dict(params)
     settings, pooler = found.pop("settings", {}), found.pop("pooler", "")
@@ -47,20 +47,20 @@ def connection_parameters(store: Store, cursor: type = psycopg.Cursor) -> dict[s
     """Return the keyword arguments for `psycopg.connect` to `store`, with its settings and its password."""
     from opsconsole.stores.postgresql.base import raw_parameters
 
-    # A wrapper of its own, which opens nothing: the store's belongs to its thread, and not to an event loop.
+    # The wrapper of the store belongs to its thread, not to an event loop. A new wrapper opens no connection.
     found = raw_parameters(connections.create_connection(store.alias))
     return parameters({**{name: found[name] for name in found if name not in _DJANGO_ONLY}, "cursor_factory": cursor})
 
 
 def connect(store: Store, **options: Any) -> psycopg.Connection[Any]:
-    """Open a connection of its own to a PostgreSQL store, in autocommit mode."""
+    """Open a separate connection to a PostgreSQL store, in autocommit mode."""
     params = connection_parameters(store)
     kind = _PoolerConnection if is_pooler(store) else psycopg.Connection
     return kind.connect(**params, autocommit=True, **options)
 
 
 async def connect_async(store: Store, **options: Any) -> psycopg.AsyncConnection[Any]:
-    """Open a connection of its own for asynchronous code, in autocommit mode."""
+    """Open a separate connection for asynchronous code, in autocommit mode."""
     params = connection_parameters(store, psycopg.AsyncCursor)
     kind = _AsyncPoolerConnection if is_pooler(store) else psycopg.AsyncConnection
     return await kind.connect(**params, autocommit=True, **options)
@@ -72,10 +72,10 @@ def is_pooler(store: Store) -> bool:
 
 
 def platform_search_path(store: Store) -> str:
-    """Return the search_path under which the store's triggers have to fire; empty where the connection's own will do.
+    """Return the search_path for the triggers of the store, an empty text if the connection already has it.
 
-    Their functions may name tables as the platform's connections find them: by what the server, the database or the
-    role has set. A URL that names a search_path says it itself.
+    The functions of triggers may name tables by the search_path of the platform's connections, which the server, the
+    database or the role sets. If the URL names a search_path, it is that one.
     """
     if store.connection.settings_dict["OPTIONS"].get("own_schema"):
         return ""
@@ -98,7 +98,7 @@ def _set_local(settings: Mapping[str, str]) -> sql.Composed:
 
 
 class _LocalSettings:
-    """A cursor whose transactions begin with the settings. In autocommit mode each statement is a transaction."""
+    """A cursor that sets the settings at the begin of a transaction. In autocommit mode, each statement is one."""
 
     settings_query: sql.Composed
     connection: psycopg.Connection[Any]
@@ -121,7 +121,7 @@ class _LocalSettings:
 
 
 class _AsyncLocalSettings:
-    """The same for asynchronous code."""
+    """A cursor like `_LocalSettings` for asynchronous code."""
 
     settings_query: sql.Composed
     connection: psycopg.AsyncConnection[Any]
@@ -144,7 +144,7 @@ class _AsyncLocalSettings:
 
 
 class _PoolerConnection(psycopg.Connection[Any]):
-    """A connection whose explicit transactions begin with the settings, too."""
+    """A connection that also sets the settings at the begin of explicit transactions."""
 
     @contextmanager
     def transaction(self, *args: Any, **options: Any) -> Iterator[psycopg.Transaction]:
@@ -156,7 +156,7 @@ class _PoolerConnection(psycopg.Connection[Any]):
 
 
 class _AsyncPoolerConnection(psycopg.AsyncConnection[Any]):
-    """The same for asynchronous code."""
+    """A connection like `_PoolerConnection` for asynchronous code."""
 
     @asynccontextmanager
     async def transaction(self, *args: Any, **options: Any) -> AsyncIterator[psycopg.AsyncTransaction]:

@@ -11,18 +11,18 @@ from opsconsole.redaction import redact
 
 
 class ErrorKind(Enum):
-    """What an error means for the run that meets it."""
+    """The meaning of an error for a run."""
 
-    TRANSIENT = auto()  # a lock, a lost connection, a statement that took too long: waiting may help
-    ROW = auto()  # one row's own fault: its change can't be written, or its values can't be read
-    RESOURCE = auto()  # the machine's trouble: a full disk, a read-only file; the run can be resumed after it
-    PERMANENT = auto()  # it concerns the whole run, and no waiting helps
+    TRANSIENT = auto()  # a lock, a lost connection, a timeout: a retry may succeed
+    ROW = auto()  # an error of a single row: its change cannot be written, or its values cannot be read
+    RESOURCE = auto()  # a problem of the machine, such as a full disk: the run can be resumed afterwards
+    PERMANENT = auto()  # any other error: it affects the whole run
 
 
-# Classes of SQLSTATE, and single states that differ from their class.
+# Classes of SQLSTATE. Single states that differ from their class are in `_STATES`.
 _CLASSES = {
     "08": ErrorKind.TRANSIENT,  # connection exception
-    "21": ErrorKind.ROW,  # cardinality violation, of a trigger's own statement
+    "21": ErrorKind.ROW,  # cardinality violation, of a statement of a trigger
     "22": ErrorKind.ROW,  # data exception
     "23": ErrorKind.ROW,  # constraint violation
     "27": ErrorKind.ROW,  # a trigger changed the row that the statement writes
@@ -32,13 +32,13 @@ _CLASSES = {
     "44": ErrorKind.ROW,  # WITH CHECK OPTION
     "53": ErrorKind.TRANSIENT,  # insufficient resources
     "54": ErrorKind.ROW,  # a limit of the program, such as the size of an index entry
-    "58": ErrorKind.RESOURCE,  # an error of the system, such as I/O
-    "57": ErrorKind.TRANSIENT,  # shut down, cancelled, restarting
+    "58": ErrorKind.RESOURCE,  # system error, such as I/O
+    "57": ErrorKind.TRANSIENT,  # shutdown, cancelled statement
     "P0": ErrorKind.ROW,  # RAISE of a trigger
 }
 _STATES = {
-    "26000": ErrorKind.TRANSIENT,  # a prepared statement is gone: a pooler changed the connection
-    "42P05": ErrorKind.TRANSIENT,  # a pooler's other client has prepared a statement of this name
+    "26000": ErrorKind.TRANSIENT,  # a prepared statement is missing: the pooler changed the connection
+    "42P05": ErrorKind.TRANSIENT,  # another client of the pooler has prepared a statement of this name
     "25006": ErrorKind.RESOURCE,  # read-only
     "53100": ErrorKind.RESOURCE,  # disk full
     "55P03": ErrorKind.TRANSIENT,  # lock not available
@@ -60,7 +60,7 @@ _SQLITE = {
     sqlite3.SQLITE_CANTOPEN: ErrorKind.RESOURCE,
     sqlite3.SQLITE_NOMEM: ErrorKind.RESOURCE,
 }
-# The classes that PostgreSQL itself raises. A trigger may RAISE a state of any other.
+# The classes that PostgreSQL raises. A trigger may RAISE a state of any other class.
 _STANDARD = (
     "00 01 02 03 08 09 0A 0B 0F 0L 0P 0Z 20 21 22 23 24 25 26 27 28 2B 2D 2F 34 38 39 3B 3D 3F "
     "40 42 44 53 54 55 57 58 72 F0 HV P0 XX"
@@ -69,7 +69,7 @@ _STANDARD_CLASSES = frozenset(_STANDARD.split(" "))
 
 
 def classify(error: BaseException) -> ErrorKind:
-    """Return what `error` means. An error that is not known is permanent."""
+    """Return the kind of an error. An unknown error is permanent."""
     state = sqlstate(error)
     if state is not None:
         if _is_raised(error):
@@ -85,19 +85,19 @@ def classify(error: BaseException) -> ErrorKind:
     if is_undecodable(error):
         return ErrorKind.ROW
     if isinstance(error, OperationalError | InterfaceError) or _is_connection_error(error):
-        return ErrorKind.TRANSIENT  # the connection could not be made, or was lost
+        return ErrorKind.TRANSIENT  # the connection failed or was lost
     if isinstance(error, (DataError, IntegrityError, ValueError, OverflowError, TypeError)):
-        return ErrorKind.ROW  # a value that the driver can't send
+        return ErrorKind.ROW  # a value that the driver cannot send
     return ErrorKind.PERMANENT
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """Return PostgreSQL's code of an error, None where there is none."""
+    """Return PostgreSQL's code of an error, None if it has none."""
     return getattr(_driver_error(error), "sqlstate", None)
 
 
 def sqlite_code(error: BaseException) -> int | None:
-    """Return SQLite's extended code of an error; `code & 0xFF` is the primary one."""
+    """Return SQLite's extended code of an error, None if it has none. `code & 0xFF` is the primary code."""
     return getattr(_driver_error(error), "sqlite_errorcode", None)
 
 
@@ -107,7 +107,7 @@ def is_undecodable(error: BaseException) -> bool:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Return whether the server or file could not be reached, as opposed to a statement that it refused."""
+    """Return whether the server or file could not be reached. A refused statement is another error."""
     state = sqlstate(error)
     if state is not None:
         return state.startswith(("08", "57P", "28", "3D")) or state == "53300"
@@ -118,7 +118,7 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def is_lock(error: BaseException) -> bool:
-    """Return whether the error says that a lock was waited for in vain."""
+    """Return whether a lock was not available in time."""
     code = sqlite_code(error)
     if code is not None:
         return code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -126,7 +126,7 @@ def is_lock(error: BaseException) -> bool:
 
 
 def trouble_code(error: BaseException) -> str:
-    """Return what a run waits for after `error`, for programs: lock, timeout, connection, resource or database."""
+    """Return the code of an error for programs: lock, timeout, connection, resource or database."""
     if is_lock(error):
         return "lock"
     if sqlstate(error) == "57014" or sqlite_code(error) == sqlite3.SQLITE_INTERRUPT:
@@ -137,7 +137,7 @@ def trouble_code(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return an error's first line, without secrets: the lines below it may quote values."""
+    """Return the first line of an error without secrets. Later lines may contain values of rows."""
     return redact((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
@@ -156,12 +156,12 @@ def _is_raised(error: BaseException) -> bool:
 
 
 def _is_connection_error(error: BaseException) -> bool:
-    """Whether psycopg itself raised it, without a code of the server."""
+    """Return whether psycopg raised the error itself, without a code of the server."""
     return hasattr(error, "sqlstate") and type(error).__name__ in {"OperationalError", "InterfaceError"}
 
 
 def _driver_error(error: BaseException) -> BaseException:
-    """Django's errors carry the driver's as their cause. psycopg is loaded by those who connect, not here."""
+    """Return the error of the driver, which is the cause of Django's error. psycopg is not imported here."""
     for found in (error, error.__cause__):
         if isinstance(found, sqlite3.Error) or hasattr(found, "sqlstate"):
             return found  # type: ignore[return-value]  # an error has these

@@ -10,10 +10,10 @@ from django.db import models
 
 @models.TextField.register_lookup
 class HasWord(models.Lookup):
-    """`has_word`: whether a text contains these letters, upper or lower case, in every database alike.
+    """The lookup `has_word`: a text contains a word, in upper or lower case, in the same way on every database.
 
-    Only A to Z have two cases here. A database's own rules differ (in Turkish the capital of i is no I), and a
-    column whose collation is not deterministic takes no LIKE at all.
+    Only A to Z have two cases here. The rules of databases differ: in Turkish, I is not the capital of i. A column
+    with a nondeterministic collation does not support LIKE.
     """
 
     lookup_name = "has_word"
@@ -26,23 +26,23 @@ class HasWord(models.Lookup):
         return f"{template.format(text)} ESCAPE '!'", [*params, f"%{escaped}%"]
 
 
-class RawTextField(models.TextField):  # type: ignore[type-arg]  # a str, whatever the column is
-    """A text column read exactly as the database holds it, whatever it holds.
+class RawTextField(models.TextField):  # type: ignore[type-arg]  # a str for every type of column
+    """A column that is read as the exact text that the database stores.
 
-    JSON columns too: `json` and `jsonb` come as their text, and broken JSON in a text column is only
-    text. The cast keeps every driver's converters away: they lose digits and raise on garbage.
+    `json` and `jsonb` are read as text too. The cast avoids the converters of the drivers, which lose digits and
+    raise errors on invalid values.
     """
 
     def select_format(self, compiler: Any, sql: str, params: Any) -> tuple[str, Any]:
         return f"CAST({sql} AS TEXT)", params
 
     def get_placeholder(self, value: Any, compiler: Any, connection: Any) -> str:
-        """A literal takes the type of its column, `jsonb` or an enum; Django's arrays of many rows are text."""
+        """Return a plain parameter, so that PostgreSQL gives it the type of the column, such as `jsonb` or an enum."""
         return "%s"
 
 
 class RawTimestampField(RawTextField):
-    """A `TIMESTAMP` column without zone (UTC), read as text: deployed stores hold more than times there."""
+    """A `TIMESTAMP` column without zone (UTC), read as text: stores in use contain other values too."""
 
     def db_type(self, connection: Any) -> str:
         return "timestamp"
@@ -62,10 +62,10 @@ class StoreForeignKey(models.ForeignKey):  # type: ignore[type-arg]
 
 
 class SortableTimestamp(models.Func):
-    """A stored time as something that compares by time, whatever its form; NULL where it is none.
+    """A stored time as a value that can be ordered by time. NULL if it is not a time.
 
-    SQLite holds times as text with a space, a `T`, a zone or fractions, and its own functions read them all.
-    A PostgreSQL timestamp compares as it is; text in UTC is compared as text.
+    SQLite stores times as text with a space, a `T`, a zone or fractions, and its functions read all of them. A
+    PostgreSQL timestamp is compared as it is, and text in UTC is compared as text.
     """
 
     arity = 1

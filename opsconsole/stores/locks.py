@@ -1,4 +1,4 @@
-"""Locks of a store: who holds them, as PostgreSQL tells it, and how long a connection waits for one."""
+"""Locks of a store: the transactions that hold them, and how long a connection waits for one."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from opsconsole.stores.errors import first_line, is_lock
 from opsconsole.stores.store import Store
 
 SHOWN = 5
-LOCKED_LOCK_SECONDS = 0.05  # how long a lock is waited for that was waited for in vain before
+LOCKED_LOCK_SECONDS = 0.05  # for a store that was found locked
 
 
 class Blocker(NamedTuple):
-    """A transaction that holds, or asks for, a lock on a table. What its statement says is not shown."""
+    """A transaction that holds or requests a lock on a table. Its statement is not shown."""
 
     table: str
     pid: int
     application: str
     user: str
-    since: datetime | None  # None where the role may not see it
+    since: datetime | None  # None if the role may not see it
 
     @property
     def words(self) -> str:
@@ -32,8 +32,9 @@ class Blocker(NamedTuple):
 
 
 def blockers(store: Store) -> list[Blocker]:
-    """The transactions with the strongest locks on the store's tables, oldest first. Empty on SQLite, which has none
-    to tell, and where the store does not answer.
+    """Return the transactions with the strongest locks on tables of the store, oldest first.
+
+    The list is empty for SQLite, and if the store does not answer.
     """
     if store.vendor != "postgresql":
         return []
@@ -46,14 +47,14 @@ def blockers(store: Store) -> list[Blocker]:
 
 
 def why_it_waits(store: Store, error: Exception) -> str:
-    """Return the sentence of a run that waits after `error`: who locks what, else the error's own words."""
+    """Return the reason why a run waits after `error`: the transaction that holds the lock, else the error."""
     if not is_lock(error):
         return first_line(error)
     return next((one.words for one in blockers(store)), first_line(error))
 
 
 def limit_lock_wait(wrapper: Any, seconds: float) -> None:
-    """Let an open connection wait no longer for a lock. A pooler's keeps its setting: it is no session's."""
+    """Limit how long an open connection waits for a lock. A pooler's connection is shared and keeps its setting."""
     if wrapper.vendor == "sqlite":
         wrapper.connection.execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
     elif not wrapper.settings_dict["OPTIONS"].get("pooler"):
@@ -62,7 +63,7 @@ def limit_lock_wait(wrapper: Any, seconds: float) -> None:
 
 
 def reset_lock_wait(wrapper: Any) -> None:
-    """Give a connection its usual limit back; one that can't take it is closed."""
+    """Restore the usual limit of a connection. Close the connection if this fails."""
     if wrapper.connection is None:
         return
     try:
@@ -76,7 +77,7 @@ def reset_lock_wait(wrapper: Any) -> None:
 
 @contextmanager
 def brief_lock_waits(store: Store) -> Iterator[None]:
-    """Hardly wait for a lock in the block: for a store that was found locked."""
+    """Wait only briefly for locks in the block, for a store that was found locked."""
     wrapper = store.connection
     wrapper.ensure_connection()
     limit_lock_wait(wrapper, LOCKED_LOCK_SECONDS)
@@ -86,7 +87,7 @@ def brief_lock_waits(store: Store) -> Iterator[None]:
         reset_lock_wait(wrapper)
 
 
-# Strong: locks that keep readers or writers of the whole table out. Others may hold rows of it.
+# Strong locks exclude readers or writers of the whole table.
 _BLOCKERS = """
     SELECT bool_or(l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')) AS strong,
            l.relation::regclass::text, l.pid, COALESCE(NULLIF(a.application_name, ''), '?'),

@@ -1,4 +1,4 @@
-"""What a platform's app declares about its store. The console itself knows no platform."""
+"""Declarations of a platform's app about its store."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class HotQuery(NamedTuple):
-    """A query that the platform or the console runs all the time: it must use an index of `table`."""
+    """A frequent query of the platform or the console, which must use an index of `table`."""
 
     name: str
     table: str
-    columns: tuple[str, ...]  # that it compares, and that the store must have
+    columns: tuple[str, ...]  # the compared columns, which the store must have
     sql: str
 
 
@@ -35,31 +35,29 @@ def by(table: str, column: str, value: str = "'x'", order: str = "") -> HotQuery
 
 
 class PlatformPage(NamedTuple):
-    """A page of a platform, below the address of the admin and in the sidebar."""
+    """A page of a platform under the admin URL, with an entry in the sidebar."""
 
     route: str
     view: str  # dotted path of the view
     name: str
     title: StrOrPromise
     icon: str
-    permissions: tuple[str, ...]  # of which the reader needs one
+    permissions: tuple[str, ...]  # one of them is required
 
 
 class StoreAppConfig(AppConfig):
-    """An app with tables of a store. Several apps may share a store; one of them gives it its title.
+    """An app with tables of a store. Several apps may share a store. One of them sets its title.
 
     The tables of a managed store come from the app's `schema/sqlite.sql` and `schema/postgresql.sql`.
     """
 
     store: ClassVar[str]  # alias of the store
     store_title: ClassVar[StrOrPromise | None] = None
-    icons: ClassVar[Mapping[str, str]] = {}  # model name in lower case -> symbol of the theme
-    json_columns: ClassVar[
-        Mapping[str, tuple[str, ...]]
-    ] = {}  # table -> columns that hold JSON where they are not NULL
+    icons: ClassVar[Mapping[str, str]] = {}  # model name in lower case → icon of the theme
+    json_columns: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # table → columns that contain JSON or NULL
     hot_queries: ClassVar[tuple[HotQuery, ...]] = ()
     pages: ClassVar[tuple[PlatformPage, ...]] = ()
-    server_memory: ClassVar[Mapping[str, str]] = {}  # advised settings of a server that the platform has to itself
+    server_memory: ClassVar[Mapping[str, str]] = {}  # recommended settings of a dedicated server
 
 
 def platform_apps(store: str | None = None) -> list[StoreAppConfig]:
@@ -73,6 +71,6 @@ def platform_pages() -> list[PlatformPage]:
 
 
 def store_titles() -> dict[str, str]:
-    """Return alias -> title of the console's own database and of every store."""
+    """Return alias → title of the console's own database and of every store."""
     titled = {app.store: app.store_title for app in platform_apps() if app.store_title is not None}
     return {DEFAULT_DB_ALIAS: str(_("Console")), **{name: str(title) for name, title in titled.items()}}

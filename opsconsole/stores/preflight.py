@@ -55,7 +55,10 @@ def examine(store: Store, targets: Sequence[Target], *, undoable: bool) -> Prefl
         if role != "origin":
             raise _refusal(
                 store,
-                _("session_replication_role is %(role)s for this role, so that foreign keys and triggers do not work."),
+                _(
+                    "session_replication_role is %(role)s for this role, which disables foreign keys and triggers. "
+                    "Set it to origin."
+                ),
                 role=role,
             )
     for target in targets:
@@ -189,10 +192,7 @@ def require_readable(store: Store, tables: Iterable[str]) -> None:
 def _row_security(store: Store, name: str) -> StoreUnavailable:
     return _refusal(
         store,
-        _(
-            "Row-level security on %(table)s hides rows from this role. "
-            "Use a role that sees all of them: its owner can grant BYPASSRLS."
-        ),
+        _("Row-level security on %(table)s hides rows from this role. Use a role with BYPASSRLS."),
         table=name,
     )
 
@@ -227,7 +227,7 @@ def _require_key(store: Store, table: Table) -> None:
     if table[name].nullable and store.query(f"SELECT 1 FROM {table.sql} WHERE {key} IS NULL LIMIT 1"):
         raise _refusal(
             store,
-            _("Rows of %(table)s have no key (%(key)s), so that they cannot be told apart. Give each row a key."),
+            _("Rows of %(table)s have no key (%(key)s) that identifies them. Give each row a key."),
             table=table.name,
             key=name,
         )
@@ -238,7 +238,7 @@ def _require_key(store: Store, table: Table) -> None:
     ):
         raise _refusal(
             store,
-            _("A key of %(table)s is a fraction. The console cannot name such a row. Store %(key)s as text."),
+            _("A key of %(table)s is a fraction, which cannot identify a row exactly. Store %(key)s as text."),
             table=table.name,
             key=name,
         )
@@ -247,7 +247,10 @@ def _require_key(store: Store, table: Table) -> None:
         if last and last[0][0] == "blob":
             raise _refusal(
                 store,
-                _("A key of %(table)s is binary. The console cannot name such a row. Store %(key)s as text."),
+                _(
+                    "A key of %(table)s is binary, which the console cannot use to identify a row. Store %(key)s as "
+                    "text."
+                ),
                 table=table.name,
                 key=name,
             )
@@ -259,7 +262,7 @@ def _require_key(store: Store, table: Table) -> None:
     if found:
         raise _refusal(
             store,
-            _("%(table)s has %(count)d rows with the same key (%(key)s %(value)s), so that they cannot be told apart."),
+            _("%(table)s has %(count)d rows with the same key (%(key)s %(value)s). Give each row a unique key."),
             table=table.name,
             key=name,
             count=found[0][1],
@@ -273,7 +276,7 @@ def _require_no_rules(store: Store, target: Target) -> None:
     if rules:
         raise _refusal(
             store,
-            _("The rule %(rule)s on %(table)s rewrites %(event)s, so that it does something else. Drop or disable it."),
+            _("The rule %(rule)s on %(table)s rewrites %(event)s. Drop or disable the rule."),
             rule=rules[0],
             table=target.table,
             event=event,
@@ -286,7 +289,7 @@ def _require_columns(store: Store, table: Table, columns: Iterable[str]) -> None
         if table[name].generated or table[name].identity == "a":
             raise _refusal(
                 store,
-                _("%(table)s.%(column)s is a generated column, whose value the database computes itself."),
+                _("%(table)s.%(column)s is a generated column. The database computes its value."),
                 table=table.name,
                 column=name,
             )
@@ -294,7 +297,7 @@ def _require_columns(store: Store, table: Table, columns: Iterable[str]) -> None
         if reference.on_update and written & set(reference.referred):
             raise _refusal(
                 store,
-                _("A change of %(table)s.%(column)s would change %(child)s too (%(action)s), which no undo restores."),
+                _("A change of %(table)s.%(column)s would also change %(child)s (%(action)s), which cannot be undone."),
                 table=table.name,
                 column=min(written & set(reference.referred)),
                 child=reference.child,
@@ -306,7 +309,7 @@ def _require_deletable(store: Store, table: Table) -> None:
     if table.children:
         raise _refusal(
             store,
-            _("Other tables inherit from %(table)s, and an undo could not put a row back where it was."),
+            _("Other tables inherit from %(table)s. An undo could not put a deleted row back into its table."),
             table=table.name,
         )
     if store.vendor != "postgresql":
@@ -337,7 +340,7 @@ def _compile(store: Store, target: Target) -> None:
         if sqlstate(error) == "42501":  # `require_privileges` reports it with the GRANT
             return
         if classify(error) == ErrorKind.TRANSIENT:
-            raise  # such as a lock: the statement may be right
+            raise  # such as a lock: the statement may be valid
         raise _refusal(
             store,
             _("The database refuses to %(kind)s rows of %(table)s: %(reason)s."),
@@ -400,7 +403,9 @@ def _undo_obstacles(store: Store, targets: Sequence[Target]) -> Iterator[str]:
         if rules:
             yield _("The rule %(rule)s on %(table)s rewrites INSERT.") % {"rule": rules[0], "table": target.table}
         if table.has_rowid and not table.rowid:
-            yield _("Columns of %(table)s hide its rowid.") % {"table": target.table}
+            yield _("Columns of %(table)s hide its rowid, so that an undo could not restore it.") % {
+                "table": target.table
+            }
         if missing_privileges(store, [_on(table, "INSERT")]):
             yield _("An undo needs INSERT on %(table)s. The role %(role)s is missing it.") % {
                 "table": target.table,
@@ -412,7 +417,7 @@ def _undo_obstacles(store: Store, targets: Sequence[Target]) -> Iterator[str]:
             if classify(error) == ErrorKind.TRANSIENT:
                 raise
             if sqlstate(error) != "42501":
-                yield _("%(table)s takes no rows back: %(reason)s.") % {
+                yield _("Deleted rows of %(table)s could not be inserted again: %(reason)s.") % {
                     "table": target.table,
                     "reason": first_line(error),
                 }

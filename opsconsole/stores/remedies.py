@@ -64,9 +64,9 @@ def sentence(store: Store, found: MissingParts) -> str:
     ]
     if found.statements:
         advice = (
-            _("Only if %(platform)s no longer migrates this store, add what is missing, after a backup, with:")
+            _("Only if %(platform)s no longer migrates this store, back it up and add the missing parts with:")
             if found.pending
-            else _("Add what is missing, after a backup, with:")
+            else _("Back up the store and add the missing parts with:")
         )
         parts.append("\n".join([advice % {"platform": store.title}, *found.statements]))
     return " ".join(parts)
@@ -112,7 +112,7 @@ def closed_schema(store: Store) -> str:
 
 def kind_sentence(table: str, kind: str) -> str:
     """Return a sentence about a name that is not a table."""
-    return _("%(table)s is a %(kind)s. Its rows cannot be locked and told apart. Name the database of its tables.") % {
+    return _("%(table)s is a %(kind)s, whose rows cannot be locked. Use the database of its tables.") % {
         "table": table,
         "kind": kind,
     }
@@ -139,15 +139,15 @@ def shape_sentence(store: Store, model: type[Model]) -> str:
     if key:
         return (
             _(
-                "The table %(table)s has another shape: its key is %(key)s, and the console knows %(documented)s. "
-                "Use a console that knows this version of the platform."
+                "The table %(table)s has another shape: its key is %(key)s, and the expected key is "
+                "%(documented)s. Use a console version that supports this version of the platform."
             )
             % values
         )
     return (
         _(
-            "The table %(table)s has another shape: it has no key, and the console knows %(documented)s. "
-            "Use a console that knows this version of the platform."
+            "The table %(table)s has another shape: it has no key, and the expected key is %(documented)s. "
+            "Use a console version that supports this version of the platform."
         )
         % values
     )
@@ -180,8 +180,8 @@ def migration_sentence(store: Store, table: str, columns: Iterable[str], migrati
         "migration": f"v{migration}" if isinstance(migration, int) else migration,
     }
     sentence = _(
-        "%(platform)s adds %(columns)s by its own migration %(migration)s, which fails where the column exists. "
-        "Run the migrations of %(platform)s."
+        "The migration %(migration)s of %(platform)s adds %(columns)s. It would fail if the column "
+        "already existed. Run the migrations of %(platform)s."
     )
     if not isinstance(migration, int):
         return sentence % values

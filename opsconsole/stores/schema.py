@@ -22,18 +22,18 @@ from opsconsole.stores.store import Store
 
 @dataclass
 class Documented:
-    """As the documents have it, on one engine."""
+    """The documented schema of a store on one engine."""
 
     tables: dict[str, str] = field(default_factory=dict)  # table → CREATE TABLE
-    columns: dict[str, dict[str, str]] = field(default_factory=dict)  # table → column → its declaration
-    indexes: dict[str, tuple[Index, str]] = field(default_factory=dict)  # index → what it is on, CREATE INDEX
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)  # table → column → declaration
+    indexes: dict[str, tuple[Index, str]] = field(default_factory=dict)  # name → index, CREATE INDEX
 
 
 class Missing(NamedTuple):
-    """Something that the store lacks, and the statement that adds it; or, where none may, the reason in its place.
+    """A documented part that the store is missing.
 
-    `invalid` is an index that PostgreSQL has not finished, `shape` a table whose key is another one, `migration` a
-    column that the platform itself adds later.
+    `statement` adds it, or is the reason why it cannot be added. The kind `invalid` is an index that PostgreSQL has
+    not finished, `shape` a table with another key, `migration` a column that the platform's own migration adds.
     """
 
     kind: str  # table, column, index, invalid; shape, migration
@@ -48,9 +48,7 @@ ADDED = ("column", "index", "invalid")
 
 @cache
 def documented(store: str, vendor: str) -> Documented:
-    """The console's own database has none: Django makes it. What the console adds itself, such as an index of
-    words, is no part of the documents.
-    """
+    """Return the documented schema of a store. Tables without a model, such as a full-text index, are left out."""
     found = Documented()
     known = {model._meta.db_table for model in Store(store, store).models()}
     for statement in statements(store, vendor):
@@ -70,13 +68,12 @@ def documented(store: str, vendor: str) -> Documented:
 
 
 def make_tables(store: Store) -> list[str]:
-    """Create the documented tables of each app that has none in a managed store; return the apps.
+    """Create the documented tables of each app that has none of them in the store. Return the names of these apps.
 
-    An app with some of its tables is left as it is: `upgrade_store` adds missing columns and indexes, and names missing
-    tables.
+    The tables of other apps do not change: `upgrade_store` adds missing columns and indexes.
     """
     made = []
-    store.connection.ensure_connection()  # makes the file of an embedded store
+    store.connection.ensure_connection()  # creates the file of an embedded store
     for app in platform_apps(store.name):
         documented_here = {
             unquoted(found[1]) for one in _script(app.path, store.vendor) if (found := _TABLE.match(one))
@@ -90,7 +87,7 @@ def make_tables(store: Store) -> list[str]:
 
 
 def statements(store: str, vendor: str) -> Iterator[str]:
-    """Yield the statements that make the documented tables of a store."""
+    """Yield the statements that create the documented tables of a store."""
     for app in platform_apps(store):
         yield from _script(app.path, vendor)
 
@@ -98,7 +95,7 @@ def statements(store: str, vendor: str) -> Iterator[str]:
 @cache
 def _script(app: str, vendor: str) -> tuple[str, ...]:
     text = (Path(app) / "schema" / f"{vendor}.sql").read_text(encoding="utf-8")
-    # sqlparse knows that a trigger's body holds semicolons.
+    # sqlparse recognizes the semicolons in the body of a trigger.
     found = (one.strip().rstrip(";") for one in sqlparse.split(sqlparse.format(text, strip_comments=True)))
     return tuple(one for one in found if one)
 
@@ -111,7 +108,7 @@ _CONSTRAINTS = {"UNIQUE", "FOREIGN", "PRIMARY", "CHECK", "CONSTRAINT", "EXCLUDE"
 
 
 def _declarations(statement: str) -> Iterator[tuple[str, str]]:
-    """Column → its declaration, of a CREATE TABLE."""
+    """Yield name and declaration of each column of a CREATE TABLE."""
     for part in _parts(statement[statement.index("(") + 1 :]):
         name, _space, declaration = part.partition(" ")
         if name.upper() not in _CONSTRAINTS:
@@ -119,7 +116,7 @@ def _declarations(statement: str) -> Iterator[tuple[str, str]]:
 
 
 def _parts(text: str) -> list[str]:
-    """What stands between the commas, up to the parenthesis that closes the one before `text`."""
+    """Return the parts between the commas, up to the parenthesis that closes the one before `text`."""
     parts, depth, start, quote = [], 0, 0, ""
     for place, character in enumerate(text):
         if quote:
@@ -139,9 +136,9 @@ def _parts(text: str) -> list[str]:
 
 
 def missing(store: Store, needed: Mapping[str, Collection[str]] | None = None) -> list[Missing]:
-    """What the documents have and the store lacks, in the order in which it can be added.
+    """Return the documented parts that the store is missing, in the order in which they can be added.
 
-    `needed` (table → columns): no other columns are missed.
+    `needed` (table → columns) limits the columns.
     """
     wanted = documented(store.name, store.vendor)
     models = {model._meta.db_table: model for model in store.models()}
@@ -182,14 +179,14 @@ def _missing_columns(
 
 
 def _missing_indexes(store: Store, wanted: Documented) -> Iterator[Missing]:
-    """Those that no index of the store stands for. Another index may have the documented name."""
+    """Yield the documented indexes that no index of the store serves. Another index may have the documented name."""
     there = indexes(store)
     taken = names_taken(store)
     for name, (index, statement) in wanted.indexes.items():
         serving = {other: one.valid for other, one in there.items() if one.serves(index)}
         if any(serving.values()):
             continue
-        if serving:  # only PostgreSQL has invalid ones: what an attempt left half made
+        if serving:  # PostgreSQL only: an interrupted CREATE INDEX CONCURRENTLY leaves an invalid index
             kind, other = "invalid", min(serving)
             statement = f"REINDEX INDEX CONCURRENTLY {identifier(other)}"
         else:
@@ -199,9 +196,9 @@ def _missing_indexes(store: Store, wanted: Documented) -> Iterator[Missing]:
 
 
 def _added(store: Store, table: str, column: str, declaration: str) -> str:
-    """Rows are there already: what a table's first declaration may say, an added column may not."""
+    """Return the statement that adds a column. Existing rows do not allow every part of a declaration."""
     declaration = re.sub(r"\bPRIMARY KEY\b|\bUNIQUE\b|\bAUTOINCREMENT\b", "", declaration, flags=re.IGNORECASE)
-    if store.vendor == "sqlite":  # wants a constant, and no reference with a default
+    if store.vendor == "sqlite":  # SQLite requires a constant default
         declaration = re.sub(r"\s*DEFAULT CURRENT_\w+", "", declaration, flags=re.IGNORECASE)
     if not re.search(r"\bDEFAULT\b", declaration, re.IGNORECASE):
         declaration = re.sub(r"\s*\bNOT NULL\b", "", declaration, flags=re.IGNORECASE)

@@ -70,7 +70,7 @@ def require_file(path: Path, *, shown: str = "", remedy: str = "") -> None:
     try:
         status = path.stat()
     except FileNotFoundError:
-        text = _("%(path)s does not exist: %(remedy)s.")
+        text = _("%(path)s does not exist. %(remedy)s")
     except OSError as error:
         raise StoreUnavailable(
             _("%(path)s cannot be read: %(reason)s.") % {"path": shown or path, "reason": error.strerror}
@@ -81,17 +81,17 @@ def require_file(path: Path, *, shown: str = "", remedy: str = "") -> None:
         elif not stat.S_ISREG(status.st_mode):
             text = _("%(path)s is not a regular file. Name a SQLite file.")
         elif not os.access(path, os.R_OK):
-            text = _("%(path)s cannot be read: its permissions forbid it.")
+            text = _("%(path)s cannot be read. Change its permissions.")
         elif not status.st_size:
-            text = _("%(path)s is empty, it holds no database: %(remedy)s.")
+            text = _("%(path)s is empty and contains no database. %(remedy)s")
         else:
             return
-    raise StoreUnavailable(text % {"path": shown or path, "remedy": remedy or _("check the path")})
+    raise StoreUnavailable(text % {"path": shown or path, "remedy": remedy or _("Check the path.")})
 
 
 def _read_only(path: Path | str) -> StoreUnavailable:
     return StoreUnavailable(
-        _("%(path)s is read-only: nothing was written. Make it and its folder writable, or use --dry-run.")
+        _("%(path)s is read-only. Nothing was written. Make the file and its directory writable, or use --dry-run.")
         % {"path": path}
     )
 
@@ -164,7 +164,7 @@ class Store:
         try:
             status = real.stat()
         except OSError:
-            raise StoreUnavailable(_("%(path)s does not exist: check the path.") % {"path": real}) from None
+            raise StoreUnavailable(_("%(path)s does not exist. Check the path.") % {"path": real}) from None
         return f"sqlite:{real}:{status.st_dev}:{status.st_ino}"
 
     def learn_identity(self, query: Callable[[str], list[Any]]) -> str:
@@ -184,7 +184,7 @@ class Store:
     def require_file(self) -> None:
         """Refuse a missing or empty SQLite file. Opening it would create it."""
         if self.path is not None:
-            require_file(self.path, remedy=_("run `python manage.py setup` first") if self.managed else "")
+            require_file(self.path, remedy=_("Run `python manage.py setup` first.") if self.managed else "")
 
     def size(self) -> int:
         """Return the size in bytes: of the file with its log, or of the PostgreSQL database."""
@@ -227,7 +227,7 @@ class Store:
         if len(key) == 1:
             return key[0]
         raise StoreUnavailable(
-            _("%(table)s of %(location)s has no key of one column. The console cannot tell its rows apart.")
+            _("%(table)s of %(location)s has no key of one column that identifies its rows.")
             % {"table": table, "location": self.location}
         )
 
@@ -354,7 +354,8 @@ class Store:
                     pass
             elif self.query("SELECT current_setting('transaction_read_only')")[0][0] == "on":
                 raise StoreUnavailable(
-                    _("%(location)s is read-only: nothing was written.") % {"location": self.location}
+                    _("%(location)s is read-only. Nothing was written. Use a writable database.")
+                    % {"location": self.location}
                 )
         except DatabaseError as error:
             raise self.unusable(error) from error
@@ -367,20 +368,20 @@ class Store:
             return StoreUnavailable(sentence)
         primary = None if code is None else code & 0xFF
         if primary in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} or state == "55P03":
-            text = _("%(location)s is locked by another process: nothing was written. Try again later.")
+            text = _("%(location)s is locked by another process. Nothing was written. Try again later.")
         elif primary == sqlite3.SQLITE_READONLY or state == "25006":
-            text = _("%(location)s is read-only: nothing was written.")
+            text = _("%(location)s is read-only. Nothing was written. Use a writable database.")
         elif primary == sqlite3.SQLITE_NOTADB:
-            text = _("%(location)s is not a SQLite database.")
+            text = _("%(location)s is not a SQLite database. Check the path.")
         elif primary == sqlite3.SQLITE_CORRUPT:
-            text = _("%(location)s is damaged (%(reason)s): restore a backup first.")
+            text = _("%(location)s is damaged (%(reason)s). Restore a backup first.")
         elif "startup parameter" in reason:  # a pooler reports no code
             text = _(
-                "%(location)s refuses start-up options (%(reason)s), as a pooler in transaction mode does. "
-                "Add pooler=transaction to its URL."
+                "%(location)s refuses start-up options (%(reason)s), like a connection pooler in transaction "
+                "mode. Add pooler=transaction to its URL."
             )
         elif state == "57014" or primary == sqlite3.SQLITE_INTERRUPT:
-            text = _("%(location)s took too long to answer and was stopped: %(reason)s. Try again later.")
+            text = _("A statement on %(location)s took too long and was stopped: %(reason)s. Try again later.")
         elif is_unreachable(error):
             text = _("%(location)s cannot be reached: %(reason)s")
         else:

@@ -18,7 +18,7 @@ import pytest
 from django.conf import settings
 
 from opsconsole.backups import dump, files, pg_client
-from opsconsole.backups.notes import beside
+from opsconsole.backups.notes import note_of
 from opsconsole.backups.operations.backup_store import BackupStore
 from opsconsole.engine import queue, registry
 from opsconsole.engine.models import Run, Status
@@ -66,7 +66,7 @@ def test_a_backup_of_each_engine_is_listed(managed: Any, monkeypatch: pytest.Mon
     assert Path(backup.path).stat().st_mode & 0o077 == 0
     assert backup.rows[("" if managed.engine == "sqlite" else "public.") + "tasks"] == 1
     assert Path(backup.path).read_bytes().startswith(b"age-encryption.org") == bool(key)
-    assert set(Path(backup.path).parent.iterdir()) == {Path(backup.path), beside(Path(backup.path))}
+    assert set(Path(backup.path).parent.iterdir()) == {Path(backup.path), note_of(Path(backup.path))}
     Path(backup.path).write_bytes(b"cut off")
     assert backups.newest_verified(managed.store) is None
     assert list(backups.listed(managed.store)) == []
@@ -185,7 +185,7 @@ def test_killed_in_the_middle(tmp_path: Path, empty_console: Path) -> None:
         assert console.execute("SELECT COUNT(*) FROM stores_backup").fetchone() == (0,)
     answer = shell.json("backup_store", "agentos", "--db-path", path)
     assert answer["status"] == "succeeded"
-    assert set(folder.iterdir()) == {Path(answer["file"]), beside(Path(answer["file"]))}
+    assert set(folder.iterdir()) == {Path(answer["file"]), note_of(Path(answer["file"]))}
 
 
 def test_what_does_not_read_back_is_not_listed(managed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_the_password_is_in_no_argument_and_in_no_error(postgres: Any, monkeypat
     assert "hunter2" not in str([command for command, _env in seen])
     assert "hunter2" not in str(list(Run.objects.values())) + backup.path
     monkeypatch.setattr(pg_client, "_candidates", lambda name: iter([Path(sys.executable)]))
-    with pytest.raises(StoreUnavailable, match="install a newer one"):
+    with pytest.raises(StoreUnavailable, match="or newer"):
         back_up(store)
     monkeypatch.setattr(pg_client, "_candidates", lambda name: iter([]))
     with pytest.raises(StoreUnavailable, match="not installed"):

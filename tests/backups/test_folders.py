@@ -46,13 +46,15 @@ OUTSIDE = ["..", "../outside", "sub/../../outside", "away", "away.gz", "away/fil
 @pytest.mark.parametrize("text", OUTSIDE)
 def test_what_is_outside_is_refused(roots: Any, text: str) -> None:
     for form in (text, f"{roots[0]}/{text}"):
-        with pytest.raises(StoreUnavailable, match=r"is not below .*\. Name a path there, or set BACKUP_FOLDERS\.$"):
+        with pytest.raises(
+            StoreUnavailable, match=r"is not in .*\. Choose a path there, or add its directory to BACKUP_FOLDERS\.$"
+        ):
             folders.below(form)
 
 
 def test_a_path_of_the_system_is_refused(roots: Any) -> None:
     for text in ("/etc", "/", "/etc/passwd"):
-        with pytest.raises(StoreUnavailable, match="is not below"):
+        with pytest.raises(StoreUnavailable, match="is not in"):
             folders.below(text)
 
 
@@ -85,7 +87,7 @@ def test_backups_are_for_the_console_alone(settings: Any, tmp_path: Path) -> Non
 def test_the_console_is_not_backed_up_into_another_folder(roots: Any, settings: Any, bob: Any, folder: str) -> None:
     target = settings.STATIC_ROOT if folder == "static" else folder
     Path(settings.STATIC_ROOT).mkdir(parents=True, exist_ok=True)
-    with pytest.raises(StoreUnavailable, match="is not below"):
+    with pytest.raises(StoreUnavailable, match="is not in"):
         plan_whole(operation_called("backups.backup_store", store="default", to=str(target)))
     client = Client()
     client.force_login(bob, "django.contrib.auth.backends.ModelBackend")
@@ -102,7 +104,7 @@ def test_the_browser_picks_from_a_list(roots: Any, alice: Any) -> None:
     page = client.post(
         reverse("plan", args=["backups.restore_store"]), {"asked": "1", "store": "agentos", "file": "/etc/passwd"}
     ).content.decode()
-    assert "is not below" in page
+    assert "is not in" in page
 
 
 def test_exactly_the_files_of_the_manifest_are_served(settings: Any) -> None:

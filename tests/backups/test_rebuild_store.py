@@ -69,11 +69,11 @@ def test_around_the_damage(whole: Path, tmp_path: Path, start: float) -> None:
 
 
 def test_refusals(whole: Path, tmp_path: Path, empty_console: Path) -> None:
-    with pytest.raises(StoreUnavailable, match="there already"):
+    with pytest.raises(StoreUnavailable, match="already exists"):
         rebuild(whole, whole)
     noise = tmp_path / "noise.db"
     noise.write_bytes(b"\x01" * 8192)
-    with pytest.raises(StoreUnavailable, match="restore a backup"):
+    with pytest.raises(StoreUnavailable, match="Restore a backup"):
         rebuild(noise, tmp_path / "new.db")
     assert not list(tmp_path.glob("new.db*"))
     shell = Shell(tmp_path / "console", empty_console)
@@ -102,6 +102,6 @@ def test_full_text_tables_of_each_kind_are_saved(managed: Managed, tmp_path: Pat
 def test_no_file_is_removed_to_make_room(whole: Path, tmp_path: Path) -> None:
     source = tmp_path / "new.db.partial"
     shutil.copyfile(whole, source)
-    with pytest.raises(StoreUnavailable, match="there already"):
+    with pytest.raises(StoreUnavailable, match="already exists"):
         rebuild(source, tmp_path / "new.db")
     assert source.exists()

@@ -89,9 +89,9 @@ def test_beside(saved: Any, tmp_path: Path, request: pytest.FixtureRequest) -> N
             assert client.execute("SELECT COUNT(*) FROM tasks").fetchone() == (50,)
         server.drop_database("agentos_before")
         return
-    with pytest.raises(StoreUnavailable, match="there already"):
+    with pytest.raises(StoreUnavailable, match="already exists"):
         restore(store, saved.backup.path, as_="agentos_before")
-    with pytest.raises(StoreUnavailable, match="no name"):
+    with pytest.raises(StoreUnavailable, match="not a valid name"):
         restore(store, saved.backup.path, as_="../x")
 
 
@@ -149,7 +149,7 @@ def test_another_systems_file_is_refused(saved: Any) -> None:
     with pytest.raises(StoreUnavailable, match="those of default" if saved.engine == "sqlite" else "is of sqlite"):
         restore(saved.store, console.path)
     if other is not None:
-        with pytest.raises(StoreUnavailable, match="does not hold agentos"):
+        with pytest.raises(StoreUnavailable, match="is not a backup of agentos"):
             restore(saved.store, other.path)
     plain = back_up(saved.store, plain=True)
     with pytest.raises(StoreUnavailable, match="neither"):
@@ -166,7 +166,7 @@ def test_attached_and_the_console_itself_are_refused(tmp_path: Path) -> None:
             restore(store, backup.path, **params)
     console = Store("default", "default")
     backup = back_up(console)
-    with pytest.raises(PlanRefused, match="while it runs"):
+    with pytest.raises(PlanRefused, match="while the console runs"):
         restore(console, backup.path)
     copy = Path(str(console.path)).with_name("console_copy.sqlite3")
     assert restore(console, backup.path, as_="console_copy").status == Status.SUCCEEDED

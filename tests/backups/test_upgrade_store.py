@@ -105,7 +105,7 @@ def test_a_store_of_another_system_is_refused(tmp_path: Path, empty_console: Pat
     """HELIX has tables of the same names."""
     shell = Shell(tmp_path / "console", empty_console)
     path = make_attached("sqlite", 50).url
-    assert "holds the tables of agentos, not of helix" in shell.refused("upgrade_store", "helix", "--db-path", path)
+    assert "contains the tables of agentos, not of helix" in shell.refused("upgrade_store", "helix", "--db-path", path)
     assert "works on agentos, but --database names helix" in shell.refused(
         "check_store", "agentos", "--database", "helix"
     )
@@ -167,8 +167,8 @@ def test_columns_that_a_migration_will_add_are_left_to_it(make_versioned: Any) -
         with pytest.raises((StoreUnavailable, PlanRefused)) as refused:
             asked()
         assert (
-            "This store is at v12 of AgentOS. AgentOS adds task_audits.source_event_ts, "
-            "task_audits.supervisor_processed_at by its own migration v15" in str(refused.value)
+            "This store is at v12 of AgentOS. The migration v15 of AgentOS adds task_audits.source_event_ts, "
+            "task_audits.supervisor_processed_at." in str(refused.value)
         )
         advice, _only, _statements = str(refused.value).partition("Only if AgentOS no longer migrates this store")
         assert "Run the migrations of AgentOS." in advice
@@ -188,9 +188,7 @@ def test_a_plan_says_which_migration_brings_what_it_adds(make_versioned: Any) ->
     operation = operation_called("backups.upgrade_store", store, store="agentos", needed_by=BACKFILL)
     planned = plan_whole(operation)
     assert "ADD COLUMN" in planned.sample[0]["detail"]
-    assert "AgentOS itself brings task_audits.supervisor_processed_at with its migration v15." in planner.advice(
-        planned
-    )
+    assert "The migration v15 of AgentOS also adds task_audits.supervisor_processed_at." in planner.advice(planned)
     assert execute_run(operation).status == Status.SUCCEEDED
     assert "supervisor_processed_at" in shapes(store)["task_audits"]
     assert agentos_versions.migrate(store) == 20
@@ -199,10 +197,10 @@ def test_a_plan_says_which_migration_brings_what_it_adds(make_versioned: Any) ->
 def test_a_key_that_is_missing_is_another_shape(make_versioned: Any) -> None:
     store = make_versioned(53)
     before = shape(store)
-    with pytest.raises(StoreUnavailable, match="its key is project_id, and the console knows id") as refused:
+    with pytest.raises(StoreUnavailable, match="its key is project_id, and the expected key is id") as refused:
         execute_run(operation_called("agentos.archive_projects", store))
     assert "ADD COLUMN" not in str(refused.value)
-    with pytest.raises(PlanRefused, match="its key is project_id, and the console knows id"):
+    with pytest.raises(PlanRefused, match="its key is project_id, and the expected key is id"):
         execute_run(
             operation_called("backups.upgrade_store", store, store="agentos", needed_by="agentos.archive_projects")
         )
@@ -231,7 +229,7 @@ def test_a_check_advises_nothing_that_stops_the_platform(make_versioned: Any) ->
 
 
 def test_an_operation_that_does_not_exist(make_versioned: Any) -> None:
-    with pytest.raises(PlanRefused, match="No operation of agentos is called nothing"):
+    with pytest.raises(PlanRefused, match="agentos has no operation nothing"):
         plan_whole(operation_called("backups.upgrade_store", make_versioned(20), store="agentos", needed_by="nothing"))
 
 
@@ -244,7 +242,7 @@ def test_columns_that_a_revision_of_alembic_will_add(make_roadmaps: Any, engine:
     execute(store, "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
     upgrade(Store(store.alias, store.name))
     assert "execution_summary" not in shapes(store)["roadmap_tasks"]
-    with pytest.raises(StoreUnavailable, match="by its own migration add_task_execution_fields"):
+    with pytest.raises(StoreUnavailable, match="The migration add_task_execution_fields of"):
         execute_run(operation_called("roadmaps.sync_results", Store(store.alias, store.name)))
 
 
@@ -259,7 +257,7 @@ def test_behind_a_pooler_in_transaction_mode(managed: Any, postgres: Any, tmp_pa
     try:
         address = f"postgresql://postgres@127.0.0.1:{pooler.port}/{managed.url.rpartition('/')[2]}?pooler=transaction"
         store = attach_url("agentos", address, attached=False)
-        with pytest.raises(StoreUnavailable, match="a pooler in transaction mode, which can't dump"):
+        with pytest.raises(StoreUnavailable, match="a connection pooler in transaction mode, which cannot dump"):
             execute_run(operation_called("backups.upgrade_store", store, store="agentos"))
         run = execute_run(operation_called("agentos.rebuild_search_index", store))
         assert run.status == Status.SUCCEEDED, [row.error for row in run.failed_items.all()]
@@ -369,5 +367,5 @@ def test_the_page_of_a_table_of_another_shape_says_so(make_versioned: Any, viewe
     for address in ("/admin/agentos/project/", "/admin/agentos/project/p/change/"):
         page = client.get(address)
         assert page.status_code == 503
-        assert "its key is project_id, and the console knows id" in page.content.decode()
+        assert "its key is project_id, and the expected key is id" in page.content.decode()
     assert client.get("/admin/agentos/task/").status_code == 200

@@ -44,6 +44,7 @@ def _measure(rows: int, folder: Path, psql: list[str]) -> None:
     django.setup()
 
     from opsconsole.backups import copying
+    from opsconsole.backups.endpoints import endpoint
     from opsconsole.backups.operations.copy_store import target_store
     from opsconsole.stores import schema
     from opsconsole.stores.store import Store
@@ -61,7 +62,7 @@ def _measure(rows: int, folder: Path, psql: list[str]) -> None:
         client.commit()
     target = target_store(source, "bench")
     copying.make_tables(target)
-    with copying.endpoint(source) as here, copying.endpoint(Store("bench", "agentos")) as there:
+    with endpoint(source) as here, endpoint(Store("bench", "agentos")) as there:
         copying.TableCopyJob(here, there, "tasks").run()
         table = copying.TableCopyJob(here, there, "task_audits")
         copied = _seconds(table.run)

@@ -219,4 +219,4 @@ def test_a_backup_is_planned_and_made_from_the_page(bob: Any, client: Client) ->
     assert (check.operation, check.status) == ("monitoring.check_store", Status.QUEUED)
     client.post("/admin/operations/backups.upgrade_store/plan/", {"asked": "1", "store": "helix"})
     page = client.get(f"/admin/operations/run/{Run.objects.latest('pk').pk}/change/").content.decode()
-    assert "it has all documented columns and indexes" in page
+    assert "the store has all documented columns and indexes" in page

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from opsconsole.backups.files import file_digest
 from opsconsole.backups.folders import listed_files
-from opsconsole.backups.notes import beside
+from opsconsole.backups.notes import note_of
 from opsconsole.engine import audit_log
 from opsconsole.engine.models import Event
 from opsconsole.stores.models import Backup
@@ -131,7 +131,7 @@ def test_without_a_key_of_its_own_the_log_has_the_secret_key(tmp_path: Any) -> N
     assert printed(tmp_path, expression, **keys) == "(False, ['old', 'older'])"
 
 
-# --- the notes beside the backups ----------------------------------------------------------------------------
+# --- the notes of the backups ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def backup(tmp_path: Any, entries: int, settings: Any) -> Backup:
 
 def test_a_backup_notes_the_log(backup: Backup, entries: int) -> None:
     assert (backup.audit_entries or 0) >= entries
-    note = beside(Path(backup.path))
+    note = note_of(Path(backup.path))
     assert note.stat().st_mode & 0o777 == 0o600
     assert note.name not in listed_files()
     assert Path(backup.path).name in listed_files()
@@ -161,7 +161,7 @@ def test_whoever_rewrites_the_whole_database_is_caught_by_the_files(backup: Back
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"audit_entries": 1, "audit_head": "x", "seal": "x"}'])
 def test_a_note_that_was_altered_is_named(backup: Backup, text: str) -> None:
-    beside(Path(backup.path)).write_text(text)
+    note_of(Path(backup.path)).write_text(text)
     with pytest.raises(CommandError, match=r"\.audit is not as the console wrote it"):
         call_command("verify_audit_log")
 
@@ -174,7 +174,7 @@ def test_a_backup_that_was_exchanged_is_not_restored(backup: Backup) -> None:
     operation = operation_called("backups.restore_store", store="agentos", file=path.name, as_="beside")
     run = execute_run(operation)
     assert run.status != "succeeded"
-    assert "no longer as it was written" in run.failed_items.get().error
+    assert "has changed since the backup was written" in run.failed_items.get().error
 
 
 def test_the_note_goes_with_its_backup(backup: Backup) -> None:
@@ -185,7 +185,7 @@ def test_the_note_goes_with_its_backup(backup: Backup) -> None:
     execute_run(operation_called("backups.prune_backups", days=30, newest=1))
     kept = [Path(one.path) for one in Backup.objects.all()]
     assert [one.run_id for one in Backup.objects.all()] == [newer.pk]
-    assert sorted(Path(backup.path).parent.iterdir()) == sorted([*kept, *map(beside, kept)])
+    assert sorted(Path(backup.path).parent.iterdir()) == sorted([*kept, *map(note_of, kept)])
 
 
 def test_entries_of_many_threads_make_one_chain(entries: int) -> None:

@@ -28,7 +28,7 @@ def test_figures_of_every_store(tmp_path: Path) -> None:
     row = Measurement.objects.get(name=BACKFILL)
     assert (row.value, row.before, row.since) == (3, None, row.at)
     assert Measurement.objects.filter(name=measurements.SIZE, value__gt=0).count() == 5
-    assert set(Measurement.objects.filter(name=measurements.LACKS).values_list("value", flat=True)) == {0}
+    assert set(Measurement.objects.filter(name=measurements.MISSING).values_list("value", flat=True)) == {0}
 
 
 def test_what_a_store_lacks_is_a_figure_and_no_failure(managed) -> None:
@@ -36,7 +36,7 @@ def test_what_a_store_lacks_is_a_figure_and_no_failure(managed) -> None:
     execute(managed.store, "DROP TABLE supervisor_inbox")
     run = execute_run(operation_called("monitoring.measure_stores"))
     assert run.status == Status.SUCCEEDED
-    row = Measurement.objects.get(store="agentos", name=measurements.LACKS)
+    row = Measurement.objects.get(store="agentos", name=measurements.MISSING)
     assert (row.value, row.text) == (2, "task_audits.source_event_ts, supervisor_inbox")
     row = Measurement.objects.get(name=BACKFILL)
     assert row.value is None

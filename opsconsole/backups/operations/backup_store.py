@@ -1,4 +1,4 @@
-"""Document 001: a backup of a whole store, consistent while others write, checked after writing."""
+"""The operation that backs up a whole store and verifies the file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from opsconsole.stores.models import Backup
 class BackupStore(NamedItemsMixin, Action):
     title = _("Back up a store")
     description = _(
-        "Writes the whole store into one file, consistent while others write: SQLite by its online backup, "
-        "PostgreSQL by pg_dump. The file is read back and checked before it is listed."
+        "Writes a consistent backup of the whole store into one file while the store stays in use: "
+        "SQLite by its online backup, PostgreSQL by pg_dump. The file is read back and verified before "
+        "it is listed."
     )
     model = Backup
     risk = Risk.REPRODUCE
@@ -34,12 +35,14 @@ class BackupStore(NamedItemsMixin, Action):
         store = StoreField()
         to = forms.CharField(
             required=False,
-            label=_("folder"),
-            help_text=_("the folder to write to, below BACKUP_FOLDERS; the first of these if empty"),
+            label=_("directory"),
+            help_text=_("The directory for the backup, in BACKUP_FOLDERS. The default is the first of them."),
             widget=forms.Select,
         )
         plain = forms.BooleanField(
-            required=False, label=_("as SQL text"), help_text=_("gzipped SQL text, for those who move elsewhere")
+            required=False,
+            label=_("as SQL text"),
+            help_text=_("Write SQL text, compressed with gzip, to import it into another server."),
         )
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -47,7 +50,7 @@ class BackupStore(NamedItemsMixin, Action):
             choose_from(self.fields["to"], listed_folders)
 
     def check_prerequisites(self) -> None:
-        """Refuses before anything is written: a store that is not there, a missing folder, key or program."""
+        """Refuse a missing store, directory, key or program before anything is written."""
         self.store.require_file()
         self.store.connection.ensure_connection()
         folder_of(self.params.get("to") or "")
@@ -73,7 +76,11 @@ class BackupStore(NamedItemsMixin, Action):
     def plan_notes(self, total: int) -> list[str]:
         size = filesizeformat(self.store.size())
         if self.store.path is None:
-            return [gettext("The database has %(size)s; the file is compressed.") % {"size": size}]
+            return [
+                gettext("The database has %(size)s. The backup will be smaller, because it is compressed.")
+                % {"size": size}
+            ]
         return [
-            gettext("The store has %(size)s: as much room is needed beside the file while it is made.") % {"size": size}
+            gettext("The store has %(size)s. The backup temporarily needs as much free space, in addition to the file.")
+            % {"size": size}
         ]

@@ -1,4 +1,4 @@
-"""Move a store: all its tables into an empty database, SQLite to PostgreSQL or back, compared when it is done."""
+"""The operation that copies a store into an empty database, between SQLite and PostgreSQL too."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.backups import copying
+from opsconsole.backups.endpoints import endpoint
 from opsconsole.backups.models import TableCopy
 from opsconsole.backups.params import StoreField
 from opsconsole.engine.operation import LONG_CLUSTER, Action, NamedItem, NamedItemsMixin, Risk
@@ -29,9 +30,9 @@ from opsconsole.stores.store import Store, all_stores
 class CopyStore(NamedItemsMixin, Action):
     title = _("Copy a store")
     description = _(
-        "Copies the tables of a store that the console knows into an empty database that another variable names, "
-        "SQLite to PostgreSQL or back, and compares rows and contents. What stays behind is listed: tables and columns "
-        "that the console does not know, and rows that the target can't hold. The source is only read."
+        "Copies the documented tables of a store into an empty database, on the same engine or the "
+        "other, and compares the contents of all rows. The result lists what was not copied: unknown "
+        "tables and columns, and rows that the target cannot store. The source is only read."
     )
     model = TableCopy
     risk = Risk.REPRODUCE
@@ -39,10 +40,10 @@ class CopyStore(NamedItemsMixin, Action):
     writes_store = False
     cluster = LONG_CLUSTER
     reasons = {
-        "unknown_table": _("a table that the console does not know stays behind"),
-        "no_table": _("a table that the target lacks stays behind"),
-        "no_key": _("a table without a key stays behind: its rows can't be told apart"),
-        "other_key": _("a table whose key the target lacks stays behind"),
+        "unknown_table": _("the console does not know the table"),
+        "no_table": _("the target does not have the table"),
+        "no_key": _("the table has no key that identifies its rows"),
+        "other_key": _("the target does not have the key of the table"),
     }
 
     class Params(forms.Form):
@@ -50,7 +51,7 @@ class CopyStore(NamedItemsMixin, Action):
         to = forms.RegexField(
             r"^[a-z][a-z0-9_]{0,40}$",
             label=_("target"),
-            help_text=_("the target's alias: its variable …_DATABASE_URL names the database to fill"),
+            help_text=_("The alias of the target. The variable <ALIAS>_DATABASE_URL contains its address."),
         )
 
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
@@ -58,16 +59,20 @@ class CopyStore(NamedItemsMixin, Action):
         self.target = target_store(store, self.params["to"])
 
     def check_prerequisites(self) -> None:
-        """Refuses a target that holds something already, and one that is the source."""
+        """Refuse a target that contains rows, and a target that is the source."""
         self.store.require_file()
         if self.store.name == DEFAULT:
-            raise PlanRefused(gettext("The console itself is not copied: back it up, and restore it elsewhere."))
+            raise PlanRefused(
+                gettext("The console's own database cannot be copied. Back it up and restore the backup instead.")
+            )
         self._require_tables()
         if self.target.location == self.store.location:
-            raise PlanRefused(gettext("%(to)s is the store itself.") % {"to": self.params["to"]})
+            raise PlanRefused(
+                gettext("%(to)s is the source itself. Choose another database.") % {"to": self.params["to"]}
+            )
         if self.target.path is not None and not self.target.path.parent.is_dir():
             raise PlanRefused(
-                gettext("%(path)s is no folder: make it first, or name another one.")
+                gettext("%(path)s is not a directory. Create it or choose another one.")
                 % {"path": self.target.path.parent}
             )
         try:
@@ -76,12 +81,12 @@ class CopyStore(NamedItemsMixin, Action):
             raise self.target.unusable(error) from error
         if filled:
             raise PlanRefused(
-                gettext("%(location)s holds rows already (%(tables)s): name an empty database.")
+                gettext("%(location)s already contains rows (%(tables)s). Choose an empty database.")
                 % {"location": self.target.location, "tables": ", ".join(sorted(filled)[:5])}
             )
 
     def _require_tables(self) -> None:
-        """Refuse a store whose documented tables the role does not see, or whose rows are not its own."""
+        """Refuse a store whose documented tables the role cannot see, or whose documented names are views."""
         known = {model._meta.db_table for model in self.store.models()}
         if not known & set(self.store.tables) and (sentence := remedies.closed_schema(self.store)):
             raise PlanRefused(sentence)
@@ -92,18 +97,18 @@ class CopyStore(NamedItemsMixin, Action):
     def _filled(self) -> list[str]:
         if not self._target_tables():
             return []
-        with copying.endpoint(Store(self.target.alias, self.target.name)) as target:
-            return [table for table in copying.sources_of(target.store) if target.count(table)]
+        with endpoint(Store(self.target.alias, self.target.name)) as target:
+            return [table for table in copying.source_tables(target.store) if target.count(table)]
 
     def _target_tables(self) -> Mapping[str, Collection[str]]:
         path = self.target.path
-        if path is not None and not (path.exists() and path.stat().st_size):  # opening it would make it
+        if path is not None and not (path.exists() and path.stat().st_size):  # opening it would create it
             return {}
         return Store(self.target.alias, self.target.name).tables
 
     def item_names(self) -> list[str]:
-        """Its tables, those that others refer to first."""
-        return copying.sources_of(self.store)
+        """Return the tables of the source, parents first."""
+        return copying.source_tables(self.store)
 
     def process(self, row: NamedItem) -> Outcome:
         columns = self._target_columns(row.name)
@@ -111,11 +116,11 @@ class CopyStore(NamedItemsMixin, Action):
         if obstacle or columns is None:
             return Invalid(obstacle)
         left = [name for name in self.store.tables[row.name] if name not in columns]
-        detail = gettext("The target lacks the columns %(names)s.") % {"names": ", ".join(left)} if left else ""
+        detail = gettext("The target does not have the columns %(names)s.") % {"names": ", ".join(left)} if left else ""
         return Done("", detail)
 
     def _target_columns(self, table: str) -> Collection[str] | None:
-        """Those that the target has, or will have once its documented tables are made."""
+        """Return the columns that the target has, or will have after its documented tables are created."""
         tables = self._target_tables()
         documented = schema.documented(self.store.name, self.target.vendor)
         if table == "schema_version" and not set(documented.tables) & set(tables):
@@ -130,24 +135,24 @@ class CopyStore(NamedItemsMixin, Action):
         fresh = Store(self.target.alias, self.target.name)
         record, _made = TableCopy.objects.get_or_create(run_id=int(self.run_id or 0), table=row.name)
         record.obstacle = copying.obstacle(self.store, row.name, fresh.tables.get(row.name))
-        with copying.endpoint(self.store) as source:
+        with endpoint(self.store) as source:
             record.source_rows = source.count(row.name)
             if record.obstacle:
                 record.save()
                 return Invalid(record.obstacle)
-            with copying.endpoint(fresh) as target:
+            with endpoint(fresh) as target:
                 table = copying.TableCopyJob(source, target, row.name)
                 table.run()
                 record.agrees = table.matches()
                 record.source_rows, record.target_rows = source.count(row.name), target.count(row.name)
             names = [name for name in self.store.tables[row.name] if name not in table.columns]
             record.columns_left = {name: source.count_values(row.name, name) for name in names}
-        record.left_rows = len(table.left) + table.unnamed
+        record.left_rows = len(table.left) + table.without_key
         record.left = [
             [", ".join(map(str, key)) if len(key) > 1 or not isinstance(key[0], int) else key[0], reason]
             for key, reason in list(table.left.items())[: copying.LISTED_FAILURES]
         ]
-        if table.unnamed:
+        if table.without_key:
             record.left.append(["NULL", gettext("the row has no key")])
         record.save()
         return Done()
@@ -178,7 +183,7 @@ class CopyStore(NamedItemsMixin, Action):
             for name, count in record.columns_left.items()
         ]
         if behind:
-            sentences.append(gettext("Stays behind: %(names)s.") % {"names": ", ".join(behind)})
+            sentences.append(gettext("Not copied: %(names)s.") % {"names": ", ".join(behind)})
         return sentences
 
     @classmethod
@@ -206,8 +211,8 @@ class CopyStore(NamedItemsMixin, Action):
     def plan_notes(self, total: int) -> list[str]:
         return [
             gettext(
-                "The target is %(location)s (%(engine)s). Stop the platform's writers: rows written behind the copy "
-                "are missing."
+                "The target is %(location)s (%(engine)s). Stop the platform first: rows written during the copy "
+                "may be missing from the target."
             )
             % {"location": self.target.location, "engine": self.target.vendor}
         ]
@@ -218,16 +223,18 @@ def _rows(count: int) -> str:
 
 
 def target_store(store: Store, alias: str) -> Store:
-    """The database that `<ALIAS>_DATABASE_URL` names, for this process. Raises PlanRefused."""
+    """Return the database that `<ALIAS>_DATABASE_URL` names, as a store of this process. Raise PlanRefused."""
     if alias in {known.alias for known in all_stores()}:
         raise PlanRefused(
-            gettext("%(alias)s is a store in use: name another alias, such as %(example)s.")
+            gettext("%(alias)s is already the alias of a store. Choose another alias, such as %(example)s.")
             % {"alias": alias, "example": f"{store.name}_new"}
         )
     variable = f"{alias.upper()}_DATABASE_URL"
     env = Environment()
     if not env.values.get(variable):
-        raise PlanRefused(gettext("Set %(variable)s to the database to copy into.") % {"variable": variable})
+        raise PlanRefused(
+            gettext("%(variable)s is not set. Set it to the address of the target.") % {"variable": variable}
+        )
     if alias not in connections.settings:
         try:
             password = env(f"{alias.upper()}_DATABASE_PASSWORD", text, "", secret=True)

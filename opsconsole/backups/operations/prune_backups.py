@@ -1,4 +1,4 @@
-"""Retention: old backups go, the newest ones of each store stay."""
+"""The operation that deletes old backups and keeps the newest ones of each store."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LEFT_BEHIND = timedelta(days=2)
 class PruneBackups(Retention, Action):
     title = _("Prune backups")
     description = _(
-        "Removes backups that are older than the given days. The newest ones of each database stay, however old; "
-        "a backup whose file is gone already is struck off the list."
+        "Deletes backups older than the given number of days. The newest backups of each database are "
+        "kept. A backup whose file no longer exists is removed from the list."
     )
     model = Backup
     reads = ("path",)
@@ -43,7 +43,7 @@ class PruneBackups(Retention, Action):
             initial=KEEP_NEWEST,
             required=False,
             label=_("newest"),
-            help_text=_("keep this many of each database, however old"),
+            help_text=_("Always keep this number of the newest backups of each database."),
         )
 
     def queryset(self) -> QuerySet[Backup]:
@@ -60,13 +60,13 @@ class PruneBackups(Retention, Action):
         return kept
 
     def perform(self, row: Any) -> Outcome:
-        for file in (Path(row.path), notes.beside(Path(row.path))):
+        for file in (Path(row.path), notes.note_of(Path(row.path))):
             file.unlink(missing_ok=True)
         Backup.objects.filter(pk=row.pk).delete()
         return Done()
 
     def on_finish(self) -> None:
-        """What a process left behind that was killed in the middle and never came back."""
+        """Delete the incomplete files of processes that were killed."""
         limit = (self.as_of - LEFT_BEHIND).timestamp()
         for file in (file for folder in filter(Path.is_dir, folders()) for file in folder.iterdir()):
             if (PARTIAL in file.name or file.suffix == RESTORING) and file.stat().st_mtime < limit:

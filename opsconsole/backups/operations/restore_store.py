@@ -1,4 +1,4 @@
-"""Document 001: a backup is put back into its managed store, or beside it. The state before is backed up first."""
+"""The operation that restores a backup into its managed store, or into a new database."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from opsconsole.stores.store import Store
 class RestoreStore(NamedItemsMixin, Action):
     title = _("Restore a store")
     description = _(
-        "Puts a backup back: the whole store becomes what the file holds, after a backup of its state before; "
-        "or, with a name, the file becomes a new database beside it. The file is read and checked first."
+        "Replaces the contents of a store by those of a backup. The current contents are backed up "
+        "first. With a name, the backup is restored into a new database instead. The file is read and "
+        "verified first."
     )
     model = Backup
     risk = Risk.DELETE
@@ -37,10 +38,12 @@ class RestoreStore(NamedItemsMixin, Action):
     class Params(forms.Form):
         store = StoreField()
         file = forms.CharField(
-            label=_("file"), help_text=_("the backup's file, below BACKUP_FOLDERS"), widget=forms.Select
+            label=_("file"), help_text=_("The file of the backup, in BACKUP_FOLDERS."), widget=forms.Select
         )
         as_ = forms.CharField(
-            required=False, label=_("beside, as"), help_text=_("the name of a new database beside the store")
+            required=False,
+            label=_("new database"),
+            help_text=_("Restore into a new database with this name. The store does not change."),
         )
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -49,25 +52,26 @@ class RestoreStore(NamedItemsMixin, Action):
 
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         super().__init__(store, params)
-        self.beside: str = self.params.get("as_") or ""
-        if self.beside:
-            self.action_label = gettext("Restore as %(name)s") % {"name": self.beside.replace("%", "%%")}
-        # All of the store is held while it is replaced. It may be too damaged to be asked for its tables.
-        self.writes = {} if self.beside else {model._meta.db_table: () for model in store.models()}
+        self.new_name: str = self.params.get("as_") or ""
+        if self.new_name:
+            self.action_label = gettext("Restore as %(name)s") % {"name": self.new_name.replace("%", "%%")}
+        # The run locks the whole store. The catalog of a damaged store may be unreadable.
+        self.writes = {} if self.new_name else {model._meta.db_table: () for model in store.models()}
 
     def check_prerequisites(self) -> None:
-        """Refuses before anything is written."""
+        """Refuse an attached store and an invalid file before anything is written."""
         if not self.store.managed:
             raise PlanRefused(
-                gettext("%(location)s is attached, somebody else's: restore it by its own means.")
+                gettext("%(location)s is an attached store. Restore it with the tools of its platform.")
                 % {"location": self.store.location}
             )
-        if self.beside:
-            restore.new_database(self.store, self.beside)
+        if self.new_name:
+            restore.new_database(self.store, self.new_name)
         elif self.store.name == DEFAULT:
             raise PlanRefused(
                 gettext(
-                    "The console can't be restored while it runs: restore it beside (--as), stop it, exchange the two."
+                    "The console's own database cannot be replaced while the console runs. Restore it into a new "
+                    "database (--as), stop the console and exchange the two databases."
                 )
             )
         files.identity()
@@ -75,39 +79,41 @@ class RestoreStore(NamedItemsMixin, Action):
             for name in ("pg_dump", "pg_restore"):
                 pg_client.tool(name, self.store)
         listed = self._listed()
-        if listed is None or not listed.is_there:  # else it is read when it is restored: that may take long
+        if listed is None or not listed.is_there:  # the console verified its own backups when it wrote them
             restore.examine(self.store, self._file)
 
     @property
     def _file(self) -> Path:
-        """Where the file is. Raises StoreUnavailable for one outside the configured folders."""
+        """The path of the file. Raise StoreUnavailable for a file outside the configured directories."""
         return below(str(self.params["file"]))
 
     def _listed(self) -> Backup | None:
-        """The file as one of the console's own for this store."""
+        """Return the record of the file, if the console wrote it for this store."""
         listed = Backup.objects.filter(path=str(self._file), store=self.store.name, engine=self.store.vendor)
         return listed.exclude(format="sql").first()
 
     def item_names(self) -> list[str]:
-        return [self.beside or self.store.alias]
+        return [self.new_name or self.store.alias]
 
     def perform(self, row: NamedItem) -> Outcome:
         restore.examine(self.store, self._file)
         listed = self._listed()
-        known = {listed.digest if listed is not None else None, notes.digest_beside(self._file)} - {None}
+        known = {listed.digest if listed is not None else None, notes.noted_digest(self._file)} - {None}
         if known and known != {files.file_digest(self._file)}:
-            raise restore.RestoreRefused(gettext("The file is no longer as it was written: take another backup."))
-        if self.beside:
-            restore.restore_as(self.store, self._file, self.beside)
+            raise restore.RestoreRefused(
+                gettext("The file has changed since the backup was written. Choose another backup.")
+            )
+        if self.new_name:
+            restore.restore_as(self.store, self._file, self.new_name)
             return Done()
-        # A second attempt must not put the restored state in the place of the state before.
+        # A second attempt must not replace the backup of the original state.
         if not any(backup.is_there for backup in Backup.objects.filter(run=self.run_id)):
             self._back_up()
         restore.restore(self.store, self._file)
         return Done()
 
     def _back_up(self) -> None:
-        """The state before. Of a damaged SQLite store, whose backup would stand no check, its files as they are."""
+        """Back up the current contents. Copy the files of a damaged SQLite store, which cannot be backed up, as is."""
         try:
             dump.write(self.store, folder_of(""), plain=False, at=self.as_of, run_id=self.run_id)
         except (dump.BackupFailed, sqlite3.DatabaseError):
@@ -121,10 +127,12 @@ class RestoreStore(NamedItemsMixin, Action):
         return {} if before is None else {"state_before": before.path}
 
     def plan_notes(self, total: int) -> list[str]:
-        if self.beside:
+        if self.new_name:
             return []
         return [
-            gettext("Everything written to %(store)s since that backup goes; its state now is backed up first.")
+            gettext("All changes to %(store)s since the backup will be lost. The current contents are backed up first.")
             % {"store": self.store.alias},
-            gettext("After an older backup run `python manage.py setup`: it brings the tables up to date."),
+            gettext(
+                "If the backup is from an older version, run `python manage.py setup` afterwards to update the tables."
+            ),
         ]

@@ -1,4 +1,4 @@
-"""Documents 000 to 004: bring an older store to the documented columns and indexes. Nothing else changes a schema."""
+"""The operation that adds missing documented columns and indexes. No other code changes the schema of a store."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from opsconsole.stores.store import Store
 class UpgradeStore(NamedItemsMixin, Action):
     title = _("Upgrade a store's schema")
     description = _(
-        "Adds the documented columns and indexes that the store lacks, after a backup; to an attached store only "
-        "columns that operations of the console need. No table is made, nothing is renamed, and nothing that is there "
-        "is changed. Columns that the platform's own migrations will add are left to them."
+        "Adds missing documented columns and indexes to a store, after a backup. An attached store only "
+        "gets columns that operations need. The operation creates no tables and changes nothing that "
+        "exists. It does not add columns that the platform's own migrations will add."
     )
     model = Backup
     risk = Risk.CHANGE
     cluster = LONG_CLUSTER
     reasons = {
-        "complete": _("it has all documented columns and indexes"),
-        "nothing_to_add": _("it lacks nothing that can be added"),
+        "complete": _("the store has all documented columns and indexes"),
+        "nothing_to_add": _("no missing column or index can be added"),
     }
 
     class Params(StoreParams):
         needed_by = forms.CharField(
             required=False,
             label=_("needed by"),
-            help_text=_("the name of an operation: only what it needs is added"),
+            help_text=_("The name of an operation. Only the columns and indexes that it needs are added."),
         )
 
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
@@ -54,17 +54,17 @@ class UpgradeStore(NamedItemsMixin, Action):
         self.writes = {table: () for table in known if table in store.tables}
 
     def check_prerequisites(self) -> None:
-        """Refuse a store of another platform, and one to which nothing of what is asked can be added."""
+        """Refuse a store of another platform, and a store to which nothing can be added."""
         platform = platform_of(self.store.tables)
         if platform not in {None, self.store.name}:
             raise PlanRefused(
-                gettext("%(location)s holds the tables of %(platform)s, not of %(store)s.")
+                gettext("%(location)s contains the tables of %(platform)s, not of %(store)s. Check the address.")
                 % {"location": self.store.location, "platform": platform, "store": self.store.name}
             )
         name = self.params.get("needed_by", "")
         if name and not needed_columns(self.store, name):
             raise PlanRefused(
-                gettext("No operation of %(store)s is called %(name)s. There are: %(names)s.")
+                gettext("%(store)s has no operation %(name)s. Choose one of: %(names)s.")
                 % {
                     "store": self.store.name,
                     "name": name,
@@ -80,17 +80,17 @@ class UpgradeStore(NamedItemsMixin, Action):
         if in_the_way and (name or not any(one.kind in schema.ADDED for one in missing)):
             raise PlanRefused(
                 " ".join(
-                    [gettext("Nothing is added to %(location)s.") % {"location": self.store.location}, *in_the_way]
+                    [gettext("Nothing was added to %(location)s.") % {"location": self.store.location}, *in_the_way]
                 )
             )
         if self.store.vendor == "postgresql" and self._to_add():
-            pg_client.environment(self.store)  # refuses a pooler: neither the backup nor the indexes can go through it
+            pg_client.environment(self.store)  # refuses a pooler
 
     def item_names(self) -> list[str]:
         return [self.store.alias]
 
     def _missing(self) -> list[schema.Missing]:
-        """As the store is now: what was read of it before is forgotten."""
+        """Return the missing parts, from a new reading of the catalog."""
         fresh, name = Store(self.store.alias, self.store.name), self.params.get("needed_by", "")
         needed = None if fresh.managed and not name else needed_columns(fresh, name)
         found = schema.missing(fresh, needed)
@@ -130,7 +130,7 @@ class UpgradeStore(NamedItemsMixin, Action):
                 cursor.execute(one.statement)
 
     def _make_concurrently(self, indexes: Iterable[schema.Missing]) -> None:
-        """Let the platform write meanwhile."""
+        """Create indexes without blocking the writers of the platform."""
         with self.store.connection.cursor() as cursor:
             for one in indexes:
                 cursor.execute(re.sub(r"^(CREATE (?:UNIQUE )?INDEX) ", r"\1 CONCURRENTLY ", one.statement))
@@ -149,13 +149,12 @@ class UpgradeStore(NamedItemsMixin, Action):
         sentences = [one.statement for one in missing if one.kind in {"shape", "migration"}]
         if tables := [one.name for one in missing if one.kind == "table"]:
             sentences.append(
-                gettext("It lacks whole tables, too, which this does not make: %(tables)s.")
-                % {"tables": ", ".join(tables)}
+                gettext("This operation does not create missing tables: %(tables)s.") % {"tables": ", ".join(tables)}
             )
         return [*sentences, *self._behind(missing)]
 
     def _behind(self, missing: Iterable[schema.Missing]) -> Iterator[str]:
-        """Say which of the platform's own migrations brought the columns that are added."""
+        """Yield a note for each migration of the platform that also adds one of the missing columns."""
         models = {model._meta.db_table: model for model in self.store.models()}
         found: dict[Any, list[str]] = {}
         for one in missing:
@@ -164,7 +163,7 @@ class UpgradeStore(NamedItemsMixin, Action):
                 found.setdefault(migration, []).append(one.name)
         found.pop(None, None)
         for migration, names in found.items():
-            yield gettext("%(platform)s itself brings %(columns)s with its migration %(migration)s.") % {
+            yield gettext("The migration %(migration)s of %(platform)s also adds %(columns)s.") % {
                 "platform": self.store.title,
                 "columns": ", ".join(names),
                 "migration": f"v{migration}" if isinstance(migration, int) else migration,

@@ -1,4 +1,4 @@
-"""Document 001: is the store sound, does it hold what its models say, are its hot queries served by an index."""
+"""The check of a store: damage, references, values, schema, frequent queries and settings."""
 
 from __future__ import annotations
 
@@ -34,61 +34,63 @@ from opsconsole.stores.store import StoreUnavailable
 SHOWN = 20  # keys, values or lines of one finding
 READ_ROWS = 2_000
 _FULL_TEXT = re.compile(r"\bUSING\s+(fts[345])\b", re.IGNORECASE)
-IS_JSON_SINCE = 160_000  # PostgreSQL's own predicate; the type itself reads differently
+IS_JSON_SINCE = 160_000  # the predicate IS JSON; a cast to `json` fails at the first invalid row
 
 
 class CheckStore(Check):
     title = _("Check a store")
     description = _(
-        "Looks for damage, dangling references, broken JSON, values outside their enumeration, missing tables, columns "
-        "and indexes, hot queries without an index, and server settings below what is advised. Reads only."
+        "Finds damage, dangling references, invalid JSON, unknown values of enumerations, missing "
+        "tables, columns and indexes, frequent queries without an index, and server settings below the "
+        "recommended values. The store is only read."
     )
     model = Backup
     schedule = Schedule("0 3 * * 0", each_store)
     Params = StoreParams
     rules = ("integrity", "references", "json", "enumerations", "schema", "hot queries", "settings")
     messages = {
-        "damaged": _("SQLite's integrity check says: %(text)s"),
+        "damaged": _("SQLite's integrity check failed: %(text)s"),
         "damaged_index": _(
-            "the full-text index %(name)s does not hold what its rows say (%(text)s); it is made again by: "
-            "%(statement)s"
+            "the full-text index %(name)s does not match its rows (%(text)s); rebuild it with: %(statement)s"
         ),
-        "unchecked_index": _("the full-text index %(name)s can't be checked: %(text)s"),
-        "unanswered": _("the question “%(question)s” got no answer: %(text)s"),
-        "invalid_index": _("the index %(name)s of %(table)s is invalid: REINDEX it, or drop it and make it again"),
+        "unchecked_index": _("the full-text index %(name)s could not be checked: %(text)s"),
+        "unanswered": _("the rule “%(question)s” failed: %(text)s"),
+        "invalid_index": _(
+            "the index %(name)s of %(table)s is invalid; rebuild it with REINDEX, or drop and create it again"
+        ),
         "dangling_reference": _(
-            "%(rows)d rows of %(table)s refer by %(column)s to rows of %(parent)s that are not there"
+            "%(rows)d rows of %(table)s refer by %(column)s to rows of %(parent)s that do not exist"
         ),
-        "broken_reference": _("the foreign keys of %(table)s can't be checked: %(text)s"),
-        "invalid_json": _("%(rows)d rows of %(table)s hold no JSON in %(column)s, among them %(keys)s"),
-        "outside_enumeration": _("%(rows)d rows of %(table)s have %(value)s in %(column)s, which no document names"),
-        "missing_table": _("the table %(name)s is missing; it would be made by: %(statement)s"),
-        "absent_table": _("the table %(name)s is missing; the platform's own migrations make it"),
-        "missing_column": _("the column %(name)s is missing; it would be added by: %(statement)s"),
-        "missing_index": _("the index %(name)s is missing; it would be made by: %(statement)s"),
+        "broken_reference": _("the foreign keys of %(table)s could not be checked: %(text)s"),
+        "invalid_json": _("%(rows)d rows of %(table)s have invalid JSON in %(column)s, such as %(keys)s"),
+        "outside_enumeration": _("%(rows)d rows of %(table)s have the unknown value %(value)s in %(column)s"),
+        "missing_table": _("the table %(name)s is missing; create it with: %(statement)s"),
+        "absent_table": _("the table %(name)s is missing; the platform's own migrations create it"),
+        "missing_column": _("the column %(name)s is missing; add it with: %(statement)s"),
+        "missing_index": _("the index %(name)s is missing; create it with: %(statement)s"),
         "other_shape": "%(statement)s",
         "pending_migration": _("%(name)s is missing. %(statement)s"),
         "query_without_index": _("the query “%(name)s” reads all of %(table)s"),
-        "setting_advised": _("%(name)s is %(value)s; advised is %(advised)s"),
+        "setting_advised": _("%(name)s is %(value)s; the recommended value is %(advised)s"),
     }
     reasons = {
         "damaged": _("damaged pages"),
-        "damaged_index": _("full-text indexes that do not hold what their rows say"),
-        "unchecked_index": _("full-text indexes that can't be checked"),
-        "unanswered": _("questions without an answer"),
+        "damaged_index": _("full-text indexes that do not match their rows"),
+        "unchecked_index": _("full-text indexes that could not be checked"),
+        "unanswered": _("failed rules"),
         "invalid_index": _("invalid indexes"),
         "dangling_reference": _("foreign keys with dangling rows"),
-        "broken_reference": _("foreign keys that can't be checked"),
-        "invalid_json": _("columns with broken JSON"),
-        "outside_enumeration": _("values outside their enumeration"),
-        "missing_table": _("documented tables missing"),
-        "absent_table": _("documented tables that the platform has not made"),
-        "missing_column": _("documented columns missing"),
-        "missing_index": _("documented indexes missing"),
+        "broken_reference": _("foreign keys that could not be checked"),
+        "invalid_json": _("columns with invalid JSON"),
+        "outside_enumeration": _("unknown values of enumerations"),
+        "missing_table": _("missing documented tables"),
+        "absent_table": _("documented tables that the platform has not created"),
+        "missing_column": _("missing documented columns"),
+        "missing_index": _("missing documented indexes"),
         "other_shape": _("tables of another shape"),
         "pending_migration": _("columns that the platform's own migrations add"),
-        "query_without_index": _("hot queries without an index"),
-        "setting_advised": _("settings below what is advised"),
+        "query_without_index": _("frequent queries without an index"),
+        "setting_advised": _("settings below the recommended values"),
     }
     repairs = dict.fromkeys(("missing_column", "missing_index"), "backups.upgrade_store")
 
@@ -108,7 +110,7 @@ class CheckStore(Check):
         }
         try:
             yield from questions[question]()
-        except (DatabaseError, sqlite3.Error, OSError) as error:  # damage, a table that the role may not read, no space
+        except (DatabaseError, sqlite3.Error, OSError) as error:  # damage, a missing privilege, a full disk
             if classify(error) == ErrorKind.TRANSIENT:
                 raise
             data = {"question": question, "text": first_line(error)}
@@ -132,9 +134,7 @@ class CheckStore(Check):
             yield from self._search_indexes()
 
     def _search_indexes(self) -> Iterator[FindingData]:
-        """Compare each full-text index with its rows. SQLite asks for the write lock, so a store that is not ours is
-        checked in a copy.
-        """
+        """Compare each full-text index with its rows. SQLite takes the write lock, so an attached store is copied."""
         declared = self.store.query("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND rootpage = 0")
         kinds = {name: match[1].lower() for name, sql in declared if (match := _FULL_TEXT.search(sql))}
         if not kinds:
@@ -156,11 +156,11 @@ class CheckStore(Check):
                     found.append(
                         FindingData("damaged_index" if damaged else "unchecked_index", name, data, priority.value)
                     )
-        yield from found  # when the lock is given back
+        yield from found  # after the lock is released
 
     @contextmanager
     def _checked_connection(self) -> Iterator[Callable[[str], Any]]:
-        """Where a statement may take the write lock; nothing that it writes stays."""
+        """Yield a function that executes statements on the store, or on a copy of it. Their changes are rolled back."""
         path = self.store.path
         if self.store.managed and path is not None and is_writable(path):
             with transaction.atomic(using=self.store.alias), self.store.connection.cursor() as cursor:
@@ -173,7 +173,7 @@ class CheckStore(Check):
             with closing(sqlite3.connect(copy)) as connection:
                 yield connection.execute
 
-    # --- foreign keys of the database's own -------------------------------------------------------------------
+    # --- foreign keys -----------------------------------------------------------------------------------------
 
     def _references(self) -> Iterator[FindingData]:
         yield from self._dangling_sqlite() if self.store.vendor == "sqlite" else self._dangling_postgresql()
@@ -182,7 +182,7 @@ class CheckStore(Check):
         keys = {key.name: key for key in self.store.foreign_keys}
         for table in sorted({key.child for key in keys.values()}):
             try:
-                # Grouped in SQL: there may be millions of them.
+                # Grouped in SQL: there may be millions of rows.
                 found = self.store.query(
                     "SELECT fkid, COUNT(*) FROM pragma_foreign_key_check(%s) GROUP BY fkid", [table]
                 )
@@ -226,7 +226,7 @@ class CheckStore(Check):
                     yield FindingData("invalid_json", f"{table}.{column}", data)
 
     def _broken(self, table: str, column: str) -> tuple[int, list[Any]]:
-        """How many rows, and the keys of the first ones."""
+        """Return the number of rows with invalid JSON, and the keys of the first ones."""
         name, at = quote(column), quote(table)
         key = next((quote(n) for n, declared in self.store.tables[table].items() if declared.primary_key), name)
         condition = self._is_broken(name)
@@ -247,7 +247,7 @@ class CheckStore(Check):
         return rows, keys
 
     def _is_broken(self, name: str) -> str:
-        """The condition in SQL, where the engine has one."""
+        """Return the condition in SQL, an empty text if the engine has none."""
         if self.store.vendor == "sqlite":
             return f"{name} IS NOT NULL AND NOT json_valid({name})"
         if int(self.store.connection.pg_version) >= IS_JSON_SINCE:  # type: ignore[attr-defined]
@@ -277,15 +277,15 @@ class CheckStore(Check):
     def _schema(self) -> Iterator[FindingData]:
         codes = {"shape": "other_shape", "migration": "pending_migration"}
         needed = None
-        if not self.store.managed:  # a platform makes its tables itself, and would find ours in their place
+        if not self.store.managed:  # a platform creates its tables itself
             codes |= {"table": "absent_table"}
             needed = needed_columns(self.store)
         for one in schema.missing(self.store, needed):
-            if one.kind != "invalid":  # which the question of integrity has found
+            if one.kind != "invalid":  # the rule `integrity` finds it
                 code = codes.get(one.kind, f"missing_{one.kind}")
                 yield FindingData(code, one.name, {"name": one.name, "statement": one.statement})
         known = schema.documented(self.store.name, self.store.vendor).tables
-        for name in self.store.missing():  # what only the models know: the console's own tables
+        for name in self.store.missing():  # the console's own tables have models and no script
             table = name.partition(".")[0]
             if table not in known:
                 kind = "column" if "." in name else "table"
@@ -297,7 +297,7 @@ class CheckStore(Check):
                 yield FindingData("query_without_index", query.name, {"name": query.name, "table": query.table})
 
     def _explained(self) -> Iterator[tuple[HotQuery, bool]]:
-        """The hot queries that this store can answer, and whether the database uses an index for each."""
+        """Yield the frequent queries whose columns exist, and whether the database uses an index for each."""
         reads_all = self._reads_all_sqlite if self.store.vendor == "sqlite" else self._reads_all_postgresql
         for query in (query for app in platform_apps(self.store.name) for query in app.hot_queries):
             if set(query.columns) <= set(self.store.tables.get(query.table, ())):
@@ -305,7 +305,7 @@ class CheckStore(Check):
 
     @cached_property
     def _hot(self) -> dict[str, bool]:
-        """Hot query → whether an index serves it; empty where the store is too damaged to say."""
+        """Frequent query → whether it uses an index. Empty if the store is damaged."""
         try:
             return {query.name: by_index for query, by_index in self._explained()}
         except (DatabaseError, StoreUnavailable):
@@ -313,7 +313,7 @@ class CheckStore(Check):
 
     def notes(self) -> list[str]:
         by_index = ", ".join(name for name, uses in self._hot.items() if uses)
-        return [gettext("Hot queries served by an index: %(names)s.") % {"names": by_index}] if by_index else []
+        return [gettext("Frequent queries that use an index: %(names)s.") % {"names": by_index}] if by_index else []
 
     def report(self, found: Sequence[FindingData]) -> dict[str, Any]:
         return super().report(found) | {"hot_queries": self._hot}
@@ -323,7 +323,7 @@ class CheckStore(Check):
         return any((step.startswith("SCAN") and "USING" not in step) or "TEMP B-TREE" in step for step in steps)
 
     def _reads_all_postgresql(self, sql: str) -> bool:
-        """Small tables are scanned all the same, so the planner is asked what it would do if it must not."""
+        """Return whether the plan scans a table although scans are disabled. Otherwise it scans every small table."""
         with transaction.atomic(using=self.store.alias):
             self.store.query("SELECT set_config('enable_seqscan', 'off', true)")
             ((plan,),) = self.store.query(f"EXPLAIN (FORMAT JSON) {sql}")

@@ -11,12 +11,12 @@ from psycopg_pool import PoolTimeout
 from opsconsole.stores import connection
 
 RETRY_SECONDS = 0.1
-SLOW_SECONDS, LEFT_ALONE_SECONDS = 1.0, 5.0
-_unanswered: dict[str, tuple[float, str]] = {}  # alias -> until when its server is not tried again, and its error
+SLOW_SECONDS, RETRY_AFTER_SECONDS = 1.0, 5.0
+_unanswered: dict[str, tuple[float, str]] = {}  # alias → time of the next attempt, and the last error
 
 
 def raw_parameters(wrapper: Any) -> dict[str, Any]:
-    """Return Django's own parameters for a connection, before the settings of the store are put in."""
+    """Return Django's parameters for a connection, without the settings of the store."""
     found: dict[str, Any] = base.DatabaseWrapper.get_connection_params(wrapper)
     return found
 
@@ -26,14 +26,14 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return connection.parameters(super().get_connection_params())
 
     def _configure_timezone(self, connection: Any) -> bool:
-        """Do nothing: every connection has its time zone from the start, and a pooler's must not keep one."""
+        """Do nothing: the settings of the store contain the time zone."""
         return False
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Wait up to `pool_timeout` for a connection of the pool. If the server is unreachable, fail at once.
 
         The pool alone would let every thread of the web server wait for a server that is down. A server that took
-        long to fail is not tried again for some seconds. Raises the errors of connecting.
+        long to fail is not tried again for some seconds. Raise the errors of connecting.
         """
         pool = self.pool
         if pool is None:
@@ -58,5 +58,5 @@ class DatabaseWrapper(base.DatabaseWrapper):
             self.Database.connect(**conn_params).close()
         except self.Database.OperationalError as error:
             if time.monotonic() - began > SLOW_SECONDS:
-                _unanswered[self.alias] = time.monotonic() + LEFT_ALONE_SECONDS, str(error)
+                _unanswered[self.alias] = time.monotonic() + RETRY_AFTER_SECONDS, str(error)
             raise

@@ -144,7 +144,7 @@ def _require_met(store: Store, change: Write, met: int, since: int | None) -> No
     """Find the rows that a statement did not write, and the reason. Raise RowsChanged."""
     keys = [row[0] for row in change.rows]
     if twice := {key for key, count in Counter(keys).items() if count > 1}:
-        reason = DuplicateKey(_("%(table)s is to hold two values in one row.") % {"table": change.table})
+        reason = DuplicateKey(_("The change writes one row of %(table)s twice.") % {"table": change.table})
         raise RowsChanged(refused={(change.table, key): reason for key in twice})
     found = read(store, change.table, change.columns, keys)
     young = _engine(store, since).young(change.table, keys)

@@ -34,12 +34,14 @@ class SQLiteRows:
         return set()
 
     def portions(self, keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
+        """Yield the keys in portions that fit into one statement."""
         if _fit_json(keys):
             yield keys
         else:
             yield from (keys[start : start + PARAMETERS] for start in range(0, len(keys), PARAMETERS))
 
     def key_condition(self, table: str, alias: str, keys: Sequence[Key]) -> tuple[str, list[Any]]:
+        """Return the condition that a row has one of `keys`, and its parameters."""
         name = f"{alias}.{self.key(table)}"
         if _fit_json(keys):
             return f"{name} IN (SELECT value FROM json_each(%s))", [json.dumps(list(keys))]
