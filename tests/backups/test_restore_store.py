@@ -146,7 +146,7 @@ def test_a_listed_file_that_was_damaged_since_changes_nothing(saved: Any) -> Non
 def test_another_systems_file_is_refused(saved: Any) -> None:
     other = back_up(Store("roadmaps", "roadmaps")) if saved.engine == "sqlite" else None
     console = back_up(Store("default", "default"))
-    with pytest.raises(StoreUnavailable, match="those of default" if saved.engine == "sqlite" else "is of sqlite"):
+    with pytest.raises(StoreUnavailable, match="tables of default" if saved.engine == "sqlite" else "backup of sqlite"):
         restore(saved.store, console.path)
     if other is not None:
         with pytest.raises(StoreUnavailable, match="is not a backup of agentos"):
