@@ -24,7 +24,7 @@ class StoreField(forms.ChoiceField):
     def __init__(self, **options: Any) -> None:
         names = ", ".join((DEFAULT, *settings.STORES))
         options.setdefault("help_text", format_lazy(_("One of: {names}."), names=names))
-        unknown = format_lazy(_("No store is called %(value)s. Choose one of: {names}."), names=names)
+        unknown = format_lazy(_("No store is called %(value)s. The stores are: {names}."), names=names)
         options.setdefault("error_messages", {"invalid_choice": unknown})
         super().__init__(choices=_stores, label=_("store"), **options)
 

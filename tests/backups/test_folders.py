@@ -168,5 +168,5 @@ def test_what_an_upgrade_changes_is_published_by_the_next_start(
 def test_backups_do_not_share_the_static_folder(tmp_path: Path, folder: str) -> None:
     shell = Shell(tmp_path / "data", variables={"BACKUP_FOLDERS": str(tmp_path / folder)})
     sentence = shell.refused("stores")
-    assert sentence.startswith("BACKUP_FOLDERS holds ")
+    assert sentence.startswith("BACKUP_FOLDERS contains ")
     assert "\n" not in sentence
