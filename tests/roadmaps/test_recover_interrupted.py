@@ -71,7 +71,7 @@ def test_scheduled_recoveries_need_an_approver_in_production(
     for keys, held in (["t"], True), (["other"], False):
         mine = lifecycle.create_run(planner.plan(operation_called(NAME, store), Selection(keys)), TESTER)
         if held:
-            with pytest.raises(RunRefused, match=f"held by run {started.pk}"):
+            with pytest.raises(RunRefused, match=f"is locked by run {started.pk}"):
                 lifecycle.confirm(mine, TESTER, background=False)
         else:
             assert lifecycle.confirm(mine, TESTER, background=False).status == Status.AWAITING_APPROVAL

@@ -74,7 +74,7 @@ def test_two_runs_on_one_database_at_once_are_refused_whatever_it_is_called(data
     first = start(operation_called(BACKFILL, store))
     again = attach_url("agentos", database.replace("127.0.0.1", "localhost"))
     run = lifecycle.create_run(planner.plan(operation_called(BACKFILL, again)), TESTER)
-    with pytest.raises(RunRefused, match=rf"held by run {first.pk}"):
+    with pytest.raises(RunRefused, match=rf"is locked by run {first.pk}"):
         lifecycle.confirm(run, TESTER, background=False)
 
 
