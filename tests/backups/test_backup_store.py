@@ -1,4 +1,4 @@
-"""Backups: consistent under writers, checked, never listed when cut off, and no password anywhere."""
+"""Backups are consistent, verified, recorded only when complete, and contain no password."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def back_up(store: Store, **params: Any) -> Backup:
 
 
 def content(backup: Backup, folder: Path) -> Path:
-    """What a SQLite backup holds, as a file to be opened."""
+    """Return a connection to the contents of a SQLite backup."""
     path = folder / "content.sqlite3"
     with files.open_backup(Path(backup.path)) as stream:
         path.write_bytes(stream.read())
@@ -87,7 +87,7 @@ def test_plain_text_for_those_who_move(managed: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
 def test_no_torn_copy_under_writers(tmp_path: Path, mode: str) -> None:
-    """Two tables are always written together, some 500 times a second: the copy must have as many of each."""
+    """Two tables are written in one transaction, about 500 times a second. The copy has as many rows of each."""
     path = tmp_path / "busy.db"
     agentos.create_sqlite(path, 20_000)
     with closing(sqlite3.connect(path)) as made:
@@ -126,7 +126,7 @@ def test_no_torn_copy_under_writers(tmp_path: Path, mode: str) -> None:
 
 
 def test_postgresql_under_writers(make_attached: Any) -> None:
-    """The file is counted against its own snapshot, so rows that come meanwhile are no difference."""
+    """The rows are counted in the snapshot of the dump, so concurrent inserts make no difference."""
     attached = make_attached("postgresql-text", 20_000)
     over, written = threading.Event(), [0]
 
@@ -304,7 +304,7 @@ def test_a_store_that_is_a_schema(postgres: Any) -> None:
 
 def test_the_plain_text_of_sqlite_loads_with_its_full_text_tables(managed: Any, tmp_path: Path) -> None:
     if managed.engine != "sqlite":
-        return  # psql's own format: see above
+        return  # another format, see above
     managed.execute("INSERT INTO memory_items (id, scope, type, content) VALUES ('m', 'task', 'decision', '\"words\"')")
     backup = back_up(managed.store, plain=True)
     with files.open_backup(Path(backup.path)) as content, closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
@@ -312,4 +312,4 @@ def test_the_plain_text_of_sqlite_loads_with_its_full_text_tables(managed: Any, 
     with closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
         assert copy.execute("SELECT COUNT(*) FROM memory_fts WHERE memory_fts MATCH 'words'").fetchone() == (1,)
         copy.execute("DELETE FROM memory_items")
-    assert backups.newest_verified(managed.store) is None, "it can't be restored by the console"
+    assert backups.newest_verified(managed.store) is None, "the console cannot restore it"

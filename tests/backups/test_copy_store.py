@@ -1,4 +1,4 @@
-"""Copies between the engines: all rows, right types, sequences; what the target can't hold is listed; resumable."""
+"""Copies between the engines: rows, types, sequences, rows that the target cannot store, and resumption."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VARIABLE = "AGENTOS_NEW_DATABASE_URL"
 
 @pytest.fixture
 def target(managed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Any:
-    """An empty database of the other engine, named by the variable."""
+    """Create an empty database of the other engine and set its variable."""
     if managed.engine == "postgresql":
         monkeypatch.setenv(VARIABLE, f"sqlite:///{tmp_path}/new.sqlite3")
         yield
@@ -137,7 +137,7 @@ ODD = 'Runs "of" 100%s'  # a name that is an identifier only in quotes
 
 
 def prepared(*statements: str) -> Store:
-    """The target with its documented tables, and what the statements make of them."""
+    """Create the documented tables in the target. Return their definitions."""
     store = target_store(Store("agentos", "agentos"), "agentos_new")
     copying.make_tables(store)
     for statement in statements:
@@ -281,7 +281,7 @@ def test_a_key_beyond_the_target_and_the_sequences(managed: Any, target: Any, st
 
 
 def test_rows_without_a_key_are_counted(managed: Any, target: Any) -> None:
-    """SQLite allows NULL in a key of text."""
+    """A text key of SQLite may be NULL."""
     fill(managed, 5)
     if managed.engine == "sqlite":
         managed.execute("INSERT INTO tasks (task_id, title) VALUES (NULL, 'a'), (NULL, 'b')")
@@ -325,7 +325,7 @@ def test_a_copy_that_died_names_what_it_left_before(managed: Any, target: Any, m
 
 
 def test_values_of_one_type_are_copied_exactly(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PostgreSQL to PostgreSQL, in another schema, with what Python's types can't hold."""
+    """Between schemas of PostgreSQL, values that Python cannot represent are copied exactly."""
     url = postgres.create_database("exact_source")
     new = postgres.create_database("exact_target")
     own = "options=-c%20search_path%3D%22Mine%5C%20100%25%22"
@@ -365,7 +365,7 @@ def test_values_of_one_type_are_copied_exactly(postgres: Any, monkeypatch: pytes
 def test_through_a_pooler_in_transaction_mode(
     managed: Any, postgres: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There and back, each on connections that other clients have used."""
+    """A copy works in both directions, on connections that other clients have used."""
     fill(managed, 300)
     monkeypatch.setattr(copying, "BATCH", 20)
     folder = tmp_path_factory.mktemp("pooler")
@@ -420,7 +420,7 @@ def test_the_command(tmp_path: Path, empty_console: Path, postgres: Any) -> None
     assert answer["tables"]["schema_version"] == {
         "source_rows": 1, "target_rows": 1, "failed": 0, "agrees": True
     }  # fmt: skip
-    # What was copied serves as the store itself.
+    # The copy can be used as the store.
     moved = Shell(tmp_path / "console", None, {"AGENTOS_DATABASE_URL": url})
     done = moved.run("setup")
     assert done.returncode == 0, done.stderr

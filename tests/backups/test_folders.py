@@ -1,4 +1,4 @@
-"""Backups are below configured folders alone, and nothing that is written there is published."""
+"""Backups are written to configured directories only, and their files are not published."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 
 @pytest.fixture
 def roots(tmp_path: Path, settings: Any) -> tuple[Path, Path, Path]:
-    """Two configured folders and one outside; links lead from each to the others."""
+    """Create two configured directories and one outside, with links between them."""
     one, two, outside = (tmp_path / name for name in ("one", "two", "outside"))
     for folder in (one / "sub", two, outside):
         folder.mkdir(parents=True)
@@ -124,7 +124,7 @@ def test_exactly_the_files_of_the_manifest_are_served(settings: Any) -> None:
             "../default.sqlite3",
         ):
             assert Client().get(f"/static/{name}").status_code == 404, name
-        settings.DEBUG = True  # from the packages, as they are at the moment
+        settings.DEBUG = True  # from the installed packages
         served = StaticFilesMiddleware(lambda _: None)
         assert list(served.candidate_paths_for_url("/static/stolen.sqlite3")) == []
         assert list(served.candidate_paths_for_url("/static/opsconsole/console.css"))

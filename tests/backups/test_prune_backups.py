@@ -1,4 +1,4 @@
-"""Retention of backups: by age, but never the newest ones."""
+"""Retention of backups: old ones are deleted, the newest ones are kept."""
 
 from __future__ import annotations
 

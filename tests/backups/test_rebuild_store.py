@@ -1,4 +1,4 @@
-"""What can be read of a damaged file, and a list of what could not."""
+"""A rebuild copies the readable rows of a damaged file and lists the losses."""
 
 from __future__ import annotations
 

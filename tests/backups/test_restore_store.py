@@ -1,4 +1,4 @@
-"""Restores: what the file holds, all of it or nothing, the state before kept, and refusals that write nothing."""
+"""Restores are atomic and back up the current contents first. A refused restore writes nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def saved(managed: Any) -> Any:
-    """A store with a backup, and changes since."""
+    """Create a store with a backup and later changes."""
     for number in range(50):
         managed.execute("INSERT INTO tasks (task_id, title) VALUES (?, ?)", f"t{number}", "one\ntwo")
         managed.execute(
@@ -191,7 +191,7 @@ def test_a_damaged_store_is_restored_and_its_files_are_kept(saved: Any) -> None:
     saved.store.close()
     path = saved.store.path
     data = bytearray(path.read_bytes())
-    for page in range(len(data) // 4096 - 100, len(data) // 4096):  # rows; the schema lies before
+    for page in range(len(data) // 4096 - 100, len(data) // 4096):  # in the rows, after the schema
         data[page * 4096 : page * 4096 + 100] = b"\xff" * 100
     path.write_bytes(data)
     run = restore(saved.store, saved.backup.path)

@@ -1,4 +1,4 @@
-"""An older store gets the documented columns and indexes, and nothing else; asked twice, nothing at all."""
+"""An upgrade adds the documented columns and indexes and nothing else. A second upgrade changes nothing."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_managed_store_is_complete(managed: Any) -> None:
 
 
 def test_dropped_columns_come_back_as_documented(managed: Any) -> None:
-    """But for what no engine gives to rows that are there already."""
+    """The declarations differ only in parts that no engine adds to existing rows."""
     managed.execute("ALTER TABLE memory_items DROP COLUMN use_count")
     managed.execute("DROP INDEX idx_tasks_session")
     upgrade(Store("agentos", "agentos"))
@@ -118,7 +118,7 @@ BACKFILL = "audits.backfill_decision_fields"
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def make_versioned(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    """Makes an AgentOS store of one of the platform's own versions: `make_versioned(20)`."""
+    """Return a function that creates an AgentOS store of a version: `make_versioned(20)`."""
     made: list[str] = []
 
     def make(version: int) -> Store:
@@ -180,7 +180,7 @@ def test_columns_that_a_migration_will_add_are_left_to_it(make_versioned: Any) -
 
 
 def test_a_plan_says_which_migration_brings_what_it_adds(make_versioned: Any) -> None:
-    """A column that is missing although the store is past its migration."""
+    """The column is missing although the store is newer than its migration."""
     store = make_versioned(20)
     execute(store, "DROP INDEX idx_task_audits_lag")
     execute(store, "ALTER TABLE task_audits DROP COLUMN supervisor_processed_at")
@@ -213,7 +213,7 @@ def test_a_key_that_is_missing_is_another_shape(make_versioned: Any) -> None:
 
 
 def test_a_check_advises_nothing_that_stops_the_platform(make_versioned: Any) -> None:
-    """What it prints for a store of the platform's own versions is carried out; its migrations run all the same."""
+    """The platform's migrations still succeed after the printed statements were executed."""
     other = make_versioned(12)
     agentos_versions.migrate(other)
     wanted = shapes(other)
@@ -248,7 +248,7 @@ def test_columns_that_a_revision_of_alembic_will_add(make_roadmaps: Any, engine:
 
 @pytest.mark.parametrize("managed", ["postgresql"], indirect=True)
 def test_behind_a_pooler_in_transaction_mode(managed: Any, postgres: Any, tmp_path_factory: Any) -> None:
-    """Nothing is built concurrently there, and no backup made: an upgrade is refused, and search indexes are built."""
+    """An upgrade is refused, because neither a backup nor a concurrent index works. Search indexes are built."""
     managed.execute("DROP INDEX idx_tasks_session")
     folder = tmp_path_factory.mktemp("pooler")
     for place in (folder, *folder.parents[:2]):
@@ -311,11 +311,11 @@ def test_an_index_without_the_nulls_serves(managed: Any) -> None:
 
 
 class _Undone(Exception):
-    """Ends a transaction whose changes shall not stay."""
+    """An error that rolls a transaction back."""
 
 
 def added_again(store: Store) -> int:
-    """How many columns could be dropped; the printed statements have made all of them again, with their indexes."""
+    """Drop columns one by one and restore each by the printed statements. Return the number of dropped columns."""
     models = {model._meta.db_table: model for model in store.models()}
     cascade = "" if store.vendor == "sqlite" else " CASCADE"
     gone = set()
@@ -351,7 +351,7 @@ def test_every_column_of_the_others_can_be_added_again(name: str) -> None:
 
 def test_an_index_that_is_half_made(managed: Any) -> None:
     if managed.engine == "sqlite":
-        return  # it has no such thing
+        return  # SQLite does not have them
     managed.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_tasks_status'::regclass")
     (missing,) = schema.missing(Store("agentos", "agentos"))
     assert missing.statement == 'REINDEX INDEX CONCURRENTLY "idx_tasks_status"'

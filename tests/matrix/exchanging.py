@@ -1,4 +1,4 @@
-"""Copies of odd stores into the other engine, and imports into them: judged as operations on rows are."""
+"""Copies of odd stores into the other engine, and imports into odd stores."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ VARIABLE = "AGENTOS_NEW_DATABASE_URL"
 
 
 def is_about(kind: Kind, oddity: Oddity) -> bool:
-    """Whether an oddity, made for the operations on rows, says something about a copy or an import too."""
+    """Return whether an oddity also matters for a copy or an import."""
     about = set(oddity.kinds)
-    if kind is COPY and oddity.name.startswith(("trigger", "rule")):  # they fire on writes
+    if kind is COPY and oddity.name.startswith(("trigger", "rule")):  # triggers that fire on writes
         return False
     if not about or set(TEXTUAL) <= about:
         return True
@@ -47,7 +47,7 @@ def is_about(kind: Kind, oddity: Oddity) -> bool:
 
 
 def examine_copy(stores: Stores, oddity: Oddity) -> str:
-    """Raises Wrong, or returns how it ended: `exact` or `refused`."""
+    """Return the outcome, `exact` or `refused`. Raise Wrong for any other."""
     with limited():
         place = stores.make(COPY, oddity)
         with _target(stores, place) as target:
@@ -56,8 +56,8 @@ def examine_copy(stores: Stores, oddity: Oddity) -> str:
 
 @contextmanager
 def _target(stores: Stores, place: Place) -> Iterator[Place]:
-    """An empty database of the other engine, named by its variable."""
-    close_readers()  # the one before has the same name
+    """Yield the alias of an empty database of the other engine."""
+    close_readers()  # the previous target has the same name
     if place.sqlite:
         address = stores.server.create_database("matrix_target")
         target = Place("postgresql", address)
@@ -109,7 +109,7 @@ INTERNAL = re.compile(r"^sqlite_|_(data|idx|content|docsize|config)$|\.")
 
 
 def _absent(source: Dump, target: Dump, said: str, failed: set[str]) -> Iterator[str]:
-    """What has not arrived and was said to be left behind. Raises Wrong for what was not said, or is not the same."""
+    """Yield what was not copied and was reported. Raise Wrong for anything unreported or different."""
     for table, rows in source.items():
         if table == CATALOGUE or INTERNAL.search(table):
             continue
@@ -118,14 +118,14 @@ def _absent(source: Dump, target: Dump, said: str, failed: set[str]) -> Iterator
             continue
         if table not in target:
             if table.lower() not in said.lower():
-                raise Wrong(f"the table {table} stays behind, and nothing says so: {said}")
+                raise Wrong(f"the table {table} was not copied, and no message reports it: {said}")
             yield f"table {table}"
             continue
         there = {name for row in target[table] for name in row}
         columns = {name for row in rows for name in row} - {"rowid", "partition"}
         for column in sorted(columns - there) if target[table] else ():
             if column.lower() not in said.lower():
-                raise Wrong(f"the column {table}.{column} stays behind, and nothing says so: {said}")
+                raise Wrong(f"the column {table}.{column} was not copied, and no message reports it: {said}")
             yield f"column {table}.{column}"
         yield from _absent_rows(table, rows, target[table], sorted(columns & there), said)
 
@@ -139,19 +139,19 @@ def _absent_rows(table: str, rows: list[Row], found: list[Row], columns: list[st
             continue
         keys = [_shown(row[name]) for name in ("id", "audit_id", "task_id", "version") if name in row]
         if not any(key.replace("\\", "") in said for key in keys):
-            raise Wrong(f"a row of {table} has not arrived as it was: {row}; there is {left[:3]}, and {said}")
+            raise Wrong(f"a row of {table} was not copied as it is: {row}; there is {left[:3]}, and {said}")
         yield f"row of {table} {keys[0]}"
     if left:
         raise Wrong(f"{table} has rows that the source has not: {left}")
 
 
 def _shown(key: Any) -> str:
-    """A key as a list of rows that were left out may name it."""
+    """Return a key as the list of rows that were left out shows it."""
     return "NULL" if key is None else re.sub("[\udc80-\udcff]", lambda byte: f"x{ord(byte[0]) - 0xDC00:02x}", str(key))
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Whether the two engines' forms of a value mean the same."""
+    """Return whether the values of the two engines are equal."""
     if value is None or other is None:
         return value is other
     if isinstance(value, bytes) or isinstance(other, bytes):
@@ -187,7 +187,7 @@ MADE = {"confidence": 0.5, "use_count": 0, "retention_type": "project", "auto_cl
 
 
 def examine_import(stores: Stores, oddity: Oddity) -> str:
-    """Raises Wrong, or returns how it ended: `exact` or `refused`."""
+    """Return the outcome, `exact` or `refused`. Raise Wrong for any other."""
     with limited():
         return _examine_import(stores, oddity)
 
@@ -209,7 +209,7 @@ def _examine_import(stores: Stores, oddity: Oddity) -> str:
 
 
 def _import(store: Store) -> None:
-    """As the page does it: the file is tried, and a run writes what it says."""
+    """Import like the page: check the file, then write the rows by a run."""
     resource = resource_of(MemoryItem)()
     try:
         result = resource.import_data(Dataset(*FILE, headers=HEADERS), dry_run=True, rollback_on_validation_errors=True)
@@ -227,7 +227,7 @@ def _import(store: Store) -> None:
 
 
 def _imported(start: Dump, found: Dump, place: Place, oddity: Oddity) -> Dump:
-    """The rows of the file over those that there were. What the database gives a new row is its own."""
+    """Return the expected tables: the rows of the file replace existing rows. The database fills new rows."""
     tables = copied(start)
     mine = f"{oddity.schema}.memory_items" if oddity.schema else "memory_items"
     for table in {mine, "odd_real", "remote.memory_items"} & set(tables):  # behind a view, or a foreign table
@@ -240,7 +240,7 @@ def _import_into(tables: Dump, table: str, oddity: Oddity, found: Dump, place: P
     for values in FILE:
         given: Row = dict(zip(HEADERS, values, strict=True))
         mine = [row for row in rows if str(row["id"]) == given["id"]]
-        for row in mine[:1]:  # more than one can't be meant
+        for row in mine[:1]:  # the file can mean only one row
             row.update(given)
         if not mine:
             made = MADE if place.sqlite else {name: str(value) for name, value in MADE.items()}

@@ -1,7 +1,6 @@
-"""A store as a plain driver makes and sees it, and the judgement on what an operation did to it.
+"""Stores as the plain drivers create and read them, and comparisons of their contents.
 
-Nothing of the console reads or writes here: `Place` is a SQLite file or a PostgreSQL database, `Dump` every row of
-every table of it.
+No code of the console reads or writes here.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ OPTIONS = (
 
 
 class Place(NamedTuple):
-    """Where a store is: the path of a SQLite file, or the URL of a PostgreSQL database for its superuser."""
+    """The address of a store: the path of a SQLite file, or the URL of a PostgreSQL database for its superuser."""
 
     engine: str
     address: str
@@ -40,7 +39,7 @@ class Place(NamedTuple):
 
 @contextmanager
 def client(place: Place) -> Iterator[Any]:
-    """A connection of the plain driver; each statement commits by itself."""
+    """Open a connection of the plain driver in autocommit mode."""
     if place.sqlite:
         with closing(sqlite3.connect(place.address, isolation_level=None, timeout=10)) as connection:
             connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")
@@ -52,7 +51,7 @@ def client(place: Place) -> Iterator[Any]:
 
 def _connect(place: Place) -> Any:
     pg = psycopg.connect(place.address, autocommit=True, options=OPTIONS, prepare_threshold=None)
-    # Such a database does not know its encoding, so the driver hands out bytes.
+    # A database without a known encoding: the driver returns bytes.
     raw = pg.info.parameter_status("server_encoding") == "SQL_ASCII"
     pg.execute(f"SET client_encoding = '{'SQL_ASCII' if raw else 'UTF8'}'")
     return pg
@@ -63,7 +62,7 @@ _readers: dict[str, Any] = {}
 
 @contextmanager
 def reader(place: Place) -> Iterator[Any]:
-    """A connection that only reads. PostgreSQL's is kept: a new process there takes as long as what it is asked."""
+    """Open a connection that only reads. PostgreSQL's stays open: a new one takes as long as the query."""
     if place.sqlite:
         with client(place) as connection:
             yield connection
@@ -79,9 +78,9 @@ def close_readers() -> None:
 
 
 def dump(place: Place) -> Dump:
-    """Every row of every table, those that the console does not know included.
+    """Return every row of every table, including unknown tables.
 
-    PostgreSQL's values are texts. SQLite's are the stored ones, and a `rowid` where the table has no name for it.
+    Values of PostgreSQL are texts. Values of SQLite are the stored ones, with the `rowid` if no column names it.
     """
     with reader(place) as connection:
         return dict(_sqlite_tables(connection) if place.sqlite else _postgresql_tables(connection))
@@ -102,21 +101,29 @@ def _sqlite_tables(connection: Any) -> Iterator[tuple[str, list[Row]]]:
 
 
 def _postgresql_tables(connection: Any) -> Iterator[tuple[str, list[Row]]]:
+    tables: Dump = {}
+    shapes: list[tuple[str, list[str], bool]] = []
+    queries: list[sql.Composed] = []
     for schema, table, kind, names in connection.execute(_TABLES).fetchall():
-        schema, table = _text(schema), _text(table)
-        name = sql.Identifier(schema, table)
+        schema, table, kind = _text(schema), _text(table), _text(kind)
         columns = [_text(one) for one in names]
-        chosen = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(one)) for one in columns)
-        only = sql.SQL("ONLY " if kind in ("r", b"r") else "")
-        # A row of a partitioned table is also known by the partition that holds it.
-        query = sql.SQL("SELECT tableoid::regclass::text, {} FROM {}{}").format(chosen, only, name)
-        if kind in ("f", b"f"):
-            query = sql.SQL("SELECT '', {} FROM {}").format(chosen, name)
-        rows = []
-        for place, *values in connection.execute(query).fetchall():
-            row = {one: _text(value) for one, value in zip(columns, values, strict=True)}
-            rows.append(row | ({"partition": _text(place)} if kind in ("p", b"p") else {}))
-        yield (table if schema == "public" else f"{schema}.{table}"), rows
+        # A row of a partitioned table also has a partition. A foreign table has no tableoid.
+        query = sql.SQL("SELECT {}, {}, ARRAY[{}] FROM {}{}").format(
+            sql.Literal(len(shapes)),
+            sql.SQL("''" if kind == "f" else "tableoid::regclass::text"),
+            sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(one)) for one in columns),
+            sql.SQL("ONLY " if kind == "r" else ""),
+            sql.Identifier(schema, table),
+        )
+        queries.append(query)
+        shapes.append((table if schema == "public" else f"{schema}.{table}", columns, kind == "p"))
+        tables[shapes[-1][0]] = []
+    # One statement for all tables: there are thousands of dumps.
+    for number, place, values in connection.execute(sql.SQL(" UNION ALL ").join(queries)).fetchall() if queries else ():
+        name, columns, partitioned = shapes[number]
+        row = {one: _text(value) for one, value in zip(columns, values, strict=True)}
+        tables[name].append(row | ({"partition": _text(place)} if partitioned else {}))
+    yield from tables.items()
     yield CATALOGUE, [{"object": _text(name)} for (name,) in connection.execute(_SHAPE).fetchall()]
 
 
@@ -153,7 +160,7 @@ Columns = frozenset[tuple[str, str]]
 
 
 def differences(found: Dump, wanted: Dump, *, but: Iterable[tuple[str, str]] = ()) -> list[str]:
-    """What two dumps differ in, in words; `but`: (table, column) that may differ."""
+    """Describe the differences between two dumps. `but` contains each (table, column) that may differ."""
     told = []
     for table in sorted({*found, *wanted}):
         if table not in found or table not in wanted:
@@ -171,12 +178,12 @@ Cells = tuple[tuple[str, str, str], ...]
 
 
 def _row(row: Row, left_out: set[str]) -> Cells:
-    """Equal only if every value has the same type too: 1 is not 1.0."""
+    """Return a row with the types of its values: 1 differs from 1.0."""
     return tuple((name, type(value).__name__, repr(value)) for name, value in row.items() if name not in left_out)
 
 
 def _told(found: list[Cells], wanted: list[Cells]) -> Iterator[str]:
-    """Rows that are alike are told by what differs."""
+    """Describe differing rows. Of similar rows, describe the differing values."""
     for row in found:
         like = max(wanted, key=lambda other: len({*row} & {*other}), default=())
         if len({*row} & {*like}) * 2 > len(row):
@@ -196,7 +203,7 @@ def copied(tables: Dump) -> Dump:
 
 
 def moment(text: Any) -> Any:
-    """A time in one form, whichever it is written in; anything else as it is."""
+    """Return a time in one form, and any other value unchanged."""
     form = r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d)(:\d\d)?(\.\d+)?(\+00(:00)?|Z)?"
     found = re.fullmatch(form, text) if isinstance(text, str) else None
     if found is None:
@@ -210,7 +217,7 @@ NOT_IN_A_SENTENCE = re.compile(r"can't be reached|cannot be reached|Traceback|ps
 
 
 def unclear(sentence: str, words: Iterable[str]) -> str:
-    """Why a refusal's sentence does not do, or nothing."""
+    """Return what is wrong with the message of a refusal, an empty text if nothing is."""
     if found := NOT_IN_A_SENTENCE.search(sentence):
         return f"says {found[0]!r}"
     absent = [word for word in words if not any(one in sentence.lower() for one in word.lower().split("|"))]
@@ -223,7 +230,7 @@ Statement = str | tuple[str, Sequence[Any]]
 
 
 def create(place: Place, statements: Iterable[Statement]) -> None:
-    """Statements with `?` for values, in one transaction."""
+    """Execute statements with `?` as parameters in one transaction."""
     with client(place) as connection:
         connection.execute("BEGIN")
         for statement in statements:
@@ -236,9 +243,11 @@ def create(place: Place, statements: Iterable[Statement]) -> None:
 
 
 def apply(
-    place: Place, statements: Iterable[str | Callable[[Any, Mapping[str, str]], None]], names: Mapping[str, str]
+    place: Place, statements: Sequence[str | Callable[[Any, Mapping[str, str]], None]], names: Mapping[str, str]
 ) -> None:
-    """An oddity's statements, `<table>` and the like put in, each committed by itself."""
+    """Execute the statements of an oddity with the names filled in, each in its own transaction."""
+    if not statements:
+        return
     with client(place) as connection:
         for statement in statements:
             if callable(statement):

@@ -1,4 +1,4 @@
-"""Runs an operation on an odd store, and says what is wrong with what it did: nothing, if all is well."""
+"""Runs of operations on odd stores, and the judgement of their results."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from tests.support.contract import TESTER, left_by, operation_called, work
 
 REFUSALS = (StoreUnavailable, PlanRefused, RunRefused)
 PATIENCE = 0.2
-SECONDS = 15  # so few rows take less
+SECONDS = 15  # a few rows take less
 
 
-class Wrong(BaseException):  # nothing catches it on the way
-    """What the operation did is neither exact nor a refusal that says why."""
+class Wrong(BaseException):  # no code catches it
+    """A result that is neither exact nor a refusal with its reason."""
 
 
 class Unmakeable(Exception):
-    """The database refuses the oddities themselves."""
+    """Oddities that the database refuses."""
 
 
 class Refused(Exception):
-    """It did nothing, and said why."""
+    """A refusal with its reason, before anything was written."""
 
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Ends what never ends by itself."""
+    """Fail after a time limit."""
 
     def over(_signal: int, _frame: Any) -> None:
         raise Wrong(f"it had not ended after {SECONDS} s")
@@ -57,7 +57,7 @@ def limited() -> Iterator[None]:
 
 
 def examine(stores: Stores, kind: Kind, oddity: Oddity) -> str:
-    """Raises Wrong, or returns how it ended: `exact` or `refused`."""
+    """Return the outcome, `exact` or `refused`. Raise Wrong for any other."""
     with limited():
         place = stores.make(kind, oddity)
         names = stores.names(kind, place)
@@ -66,14 +66,18 @@ def examine(stores: Stores, kind: Kind, oddity: Oddity) -> str:
 
 
 def examine_together(stores: Stores, kind: Kind, oddities: Sequence[Oddity]) -> str:
-    """The same with several oddities, of which any may be the reason why something is refused.
+    """Examine several oddities at once. Any of them may be the reason of a refusal.
 
-    Raises Unmakeable where they do not go together.
+    Raise Unmakeable if they cannot be combined.
     """
     with limited():
         try:
             place = stores.make(kind, *oddities)
-        except (psycopg.Error, sqlite3.Error, UnicodeEncodeError) as error:  # such a database lacks some letters
+        except (
+            psycopg.Error,
+            sqlite3.Error,
+            UnicodeEncodeError,
+        ) as error:  # such an encoding does not have every letter
             raise Unmakeable from error
         names = stores.names(kind, place)
         words = [[filled(word, names)] for one in oddities for word in one.words] or [[]]
@@ -125,7 +129,7 @@ def _answer(place: Place, oddity: Oddity, names: Any) -> Any:
 def run_operation(
     store: Store | None, name: str, /, chosen: Collection[str | int] = (), **params: Any
 ) -> tuple[Run, str]:
-    """Plan, confirm and work, as every face of the console does. Also returns what the plan says."""
+    """Plan, confirm and execute a run. Return it with the notes of the plan."""
     operation = operation_called(name, store, **params)
     try:
         planned = planner.count_outcomes(planner.plan(operation, Selection(list(chosen) or None)))
@@ -133,7 +137,7 @@ def run_operation(
         advice = " ".join([*planner.advice(planned), *(text for texts in facts.values() for text in texts)])
         run = lifecycle.confirm(lifecycle.create_run(planned, TESTER, batch_size=4), TESTER, background=False)
     except DatabaseError as error:
-        raise Refused(str(operation.store.unusable(error))) from error  # what every face says then
+        raise Refused(str(operation.store.unusable(error))) from error  # the message that users see
     try:
         return work(run, patience=PATIENCE), advice
     except (DatabaseError, InterfaceError) as error:
@@ -141,12 +145,12 @@ def run_operation(
 
 
 def failures(run: Run) -> dict[str, str]:
-    """Key → reason of the rows that failed."""
+    """Return key → reason of the failed rows."""
     return {_key(key): error for key, error in run.failed_items.values_list("key", "error")}
 
 
 def _key(key: Any) -> str:
-    """A key that is not UTF-8, as the plain driver shows it."""
+    """Return a key that is not UTF-8 as the plain driver shows it."""
     if str(key).startswith(RAW_KEY):
         return bytes.fromhex(str(key).removeprefix(RAW_KEY)).decode(errors="surrogateescape")
     return str(key)
@@ -177,7 +181,7 @@ def _check_result(
 
 
 def right(kind: Kind, place: Place, start: Dump, stay: Collection[str], oddities: Iterable[Oddity], names: Any) -> Dump:
-    """The result that the kind's model finds, among the tables of the configured schema."""
+    """Return the expected tables, by the model of the kind in the configured schema."""
     tables = copied(start)
     schema = next((one.schema for one in oddities if one.schema), "")
     prefix = f"{schema}." if schema else ""
@@ -198,7 +202,7 @@ def right(kind: Kind, place: Place, start: Dump, stay: Collection[str], oddities
 
 
 def touched(oddities: Iterable[Oddity], names: Any) -> list[tuple[str, str]]:
-    """The columns that the store's own triggers change, and those that it computes from these."""
+    """Return the columns that triggers of the store change, and the columns that it computes from them."""
     found = columns_of(oddities, "touched", names)
     return found + (columns_of(oddities, "follows", names) if found else [])
 

@@ -1,7 +1,7 @@
-"""The kinds of operations that the matrix knows: a small store of each, made by plain drivers, and what is right.
+"""The kinds of operations of the matrix: a small store for each, and a model of the right result.
 
-`right(tables, engine, stay)` computes the result from a plain dump, by other means than the operation; `stay` are the
-keys, as text, of rows in scope that keep their values all the same.
+`right(tables, engine, stay)` computes the result from a dump, independently of the operation. `stay` contains the keys,
+as text, of rows in scope that do not change.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ PAST, FUTURE = "2026-01-20 10:00:00", "2999-01-01 00:00:00"
 
 @dataclass(frozen=True)
 class Kind:
-    """One operation on one platform's store, and the names that an oddity is written with."""
+    """One operation on the store of one platform, and the names for the statements of oddities."""
 
     name: str
     operation: str
     platform: str
     base: Callable[[str], list[Statement]]  # engine → DDL and rows
     right: Callable[[Dump, str, Collection[str]], Dump]
-    table: str  # the table that the operation is about
+    table: str  # the table of the operation
     key: str
-    column: str  # that the operation writes, or, of a delete, judges
-    other: str  # a text column that it does neither write nor judge
+    column: str  # written by the operation, or judged by a delete
+    other: str  # a text column that the operation neither writes nor judges
     row: str  # the key of a row that changes, as SQL has it
-    kept: str  # and of one that does not
+    kept: str  # the key of a row that does not change
     event: str
-    tables: tuple[str, ...]  # that it writes
-    collide: str = ""  # makes two rows get the same value in `column`
+    tables: tuple[str, ...]  # tables that the operation writes
+    collide: str = ""  # gives two rows the same value in `column`
     params: Mapping[str, str] = field(default_factory=dict)
-    chosen: tuple[str | int, ...] = ()  # the rows that a person chose, in a managed store
+    chosen: tuple[str | int, ...] = ()  # the selected rows, in a managed store
 
     def names(self) -> dict[str, str]:
-        """What stands for `<table>` and the like in an oddity's statements."""
+        """Return the names that replace `<table>` and the like in statements of oddities."""
         plain = ("table", "key", "column", "other", "row", "kept", "event", "collide")
         return {name: getattr(self, name) for name in plain} | {
             "Table": self.table.title(),
@@ -124,12 +124,12 @@ def _filled(tables: Dump, engine: str, stay: Collection[str]) -> Dump:
 
 
 def _odd(text: Any) -> bool:
-    """Whether a text is not one: bytes that are no UTF-8."""
+    """Return whether a text is not valid UTF-8."""
     return isinstance(text, str) and any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def _utc(text: Any) -> Any:
-    """A time as the documents want it; infinity is none."""
+    """Return a time in the documented form, None for infinity."""
     if text is None or "infinity" in text:
         return None
     return re.sub(r"\+00$", "", text)

@@ -1,4 +1,4 @@
-"""What databases can be like: each oddity is done to a store after its documented tables and rows.
+"""Oddities of databases. Each is applied to a store with its documented tables and rows.
 
 `<table>`, `<key>`, `<column>` (written, or judged by a delete), `<other>` (a text that is neither), `<row>` (the
 key of a row that changes), `<kept>` (of one that does not) and `<event>` are the operation's. `<role>` is a role that
@@ -15,34 +15,34 @@ from typing import Any
 
 Making = str | Callable[[Any, Mapping[str, str]], None]
 FILLS, DELETES = ("fill_audits", "fill_ids", "sync"), ("clean_memory", "clean_jobs")
-CHOSEN = ("delete_jobs", "delete_tasks")  # their rows are chosen by hand, and take others along
+CHOSEN = ("delete_jobs", "delete_tasks")  # their rows are selected, and their deletes cascade
 
 
 @dataclass(frozen=True)
 class Oddity:
-    """One oddity of one engine."""
+    """An oddity of one engine."""
 
     name: str
     engine: str
     makes: tuple[Making, ...]
-    words: tuple[str, ...] = ()  # what a refusal, and the reason of a failed row, must name
-    works: bool = False  # it must not be refused
-    fails: bool = False  # although it works, the row `<row>` fails
-    kinds: tuple[str, ...] = ()  # the operations it is about; all of them where none is named
-    touched: tuple[tuple[str, str], ...] = ()  # (table, column) that the store's own triggers change
-    names: tuple[str, ...] = ()  # what the plan must name when it goes on
+    words: tuple[str, ...] = ()  # parts of the message of a refusal or a failed row
+    works: bool = False  # the operation must not be refused
+    fails: bool = False  # the operation works, but the row `<row>` fails
+    kinds: tuple[str, ...] = ()  # the operations that it matters for; empty for all
+    touched: tuple[tuple[str, str], ...] = ()  # (table, column) that triggers of the store change
+    names: tuple[str, ...] = ()  # names in the plan, if it is not refused
     derived: tuple[tuple[str, str], ...] = ()  # (table, column) that the database computes from written ones
     follows: tuple[tuple[str, str], ...] = ()  # (table, column) that it computes from `<other>`
     moments: tuple[tuple[str, str], ...] = ()  # (table, column) of times, whatever form they are written in
     between: tuple[str, ...] = ()  # between the run and its undo
-    query: str = ""  # answers alike before the run and after the undo
+    query: str = ""  # its result must be the same before the run and after the undo
     role: bool = False  # the console connects as `<role>`
     schema: str = ""  # the configured one
     encoding: str = "UTF8"
     children: tuple[str, ...] = ()  # tables whose rows count as rows of `<table>`
     url: str = ""  # parameters of the address
     pooler: bool = False
-    leaves: tuple[str, ...] = ()  # what another client of the pooler has done in the console's connection
+    leaves: tuple[str, ...] = ()  # statements of another client in the connection of the pooler
 
 
 ODDITIES: list[Oddity] = []
@@ -68,7 +68,7 @@ def the_table(definitions: list[str]) -> str:
 
 
 def rebuilt(edit: Callable[[str, Mapping[str, str]], str], table: str = "<table>") -> Making:
-    """A SQLite table made again with another definition, same rows, indexes and triggers."""
+    """Recreate a SQLite table with another definition and the same rows, indexes and triggers."""
     called = table
 
     def make(connection: Any, names: Mapping[str, str]) -> None:
@@ -78,7 +78,7 @@ def rebuilt(edit: Callable[[str, Mapping[str, str]], str], table: str = "<table>
         for type_, text in found.fetchall():
             statements[type_].append(text)
         old = the_table(statements["table"])
-        connection.execute("PRAGMA legacy_alter_table=ON")  # others keep referring to the name
+        connection.execute("PRAGMA legacy_alter_table=ON")  # other tables keep referring to the name
         connection.execute(f"ALTER TABLE {table} RENAME TO rebuilt_before")
         connection.execute(edit(old, names))
         connection.execute(f"INSERT INTO {table} SELECT * FROM rebuilt_before")
@@ -90,7 +90,7 @@ def rebuilt(edit: Callable[[str, Mapping[str, str]], str], table: str = "<table>
 
 
 def declared(column: str, declaration: str) -> Callable[[str, Mapping[str, str]], str]:
-    """The definition with another type of the column that `column` names."""
+    """Return an edit that declares the column that `column` names differently."""
 
     def edit(text: str, names: Mapping[str, str]) -> str:
         made, count = re.subn(
@@ -103,7 +103,7 @@ def declared(column: str, declaration: str) -> Callable[[str, Mapping[str, str]]
 
 
 def ending(text: str) -> Callable[[str, Mapping[str, str]], str]:
-    """The definition with something before its last parenthesis."""
+    """Return an edit that inserts text before the last parenthesis of a definition."""
 
     def edit(definition: str, names: Mapping[str, str]) -> str:
         head, _mark, tail = definition.rpartition(")")
@@ -325,7 +325,7 @@ postgresql(
     words=("odd_rule",),
 )
 
-# --- what stands in the place of a table -----------------------------------------------------------
+# --- views and other relations instead of tables -----------------------------------------------------------
 
 postgresql(
     "view_in_its_place",
@@ -392,7 +392,7 @@ sqlite(
     words=("view", "<table>"),
 )
 
-# --- who may see and write what --------------------------------------------------------------------
+# --- privileges --------------------------------------------------------------------
 
 GRANTED = (
     "GRANT USAGE ON SCHEMA public TO <role>",
@@ -579,7 +579,7 @@ postgresql(
 
 
 def moved(schema: str) -> Making:
-    """All tables, types and sequences into another schema."""
+    """Move all tables, types and sequences into another schema."""
 
     def make(connection: Any, names: Mapping[str, str]) -> None:
         connection.execute(f"CREATE SCHEMA {schema}")
@@ -1494,7 +1494,7 @@ sqlite("trigger_writes_to_what_is_missing", sqlite_trigger("INSERT INTO nowhere 
 
 
 def missing_module(connection: Any, names: Mapping[str, str]) -> None:
-    """A virtual table whose module this process lacks, and a trigger that writes to it."""
+    """Create a virtual table without its module, and a trigger that writes to it."""
     connection.execute("PRAGMA writable_schema=ON")
     connection.execute(
         "INSERT INTO sqlite_schema VALUES ('table', 'odd_search', 'odd_search', 0, 'CREATE VIRTUAL TABLE "
@@ -1536,7 +1536,7 @@ sqlite(
 
 
 def stored(connection: Any, names: Mapping[str, str]) -> None:
-    """SQLite adds a stored generated column only with the table."""
+    """Recreate the table: SQLite cannot add a stored generated column."""
     table = names["table"]
     columns = ", ".join(name for _cid, name, *_ in connection.execute(f"PRAGMA table_info({table})"))
     found = connection.execute("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?", [table])

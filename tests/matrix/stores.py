@@ -1,4 +1,4 @@
-"""Where the matrix makes its stores: a prepared file or database of each platform, and copies of it."""
+"""Stores of the matrix: a prepared file or database for each platform, and copies of it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.matrix.harness import Place, apply, close_readers, create, filled
 from tests.matrix.kinds import Kind
 from tests.matrix.oddities import Oddity
 from tests.support.pooler import Pooler
-from tests.support.postgres import Server
+from tests.support.postgres import Server, copy_strategy
 
 ROLE = "matrix_role"
 
 
 class Stores:
-    """Makes a store of a kind with its oddities. One at a time: the next one takes its place."""
+    """A factory of stores with oddities. Each new store replaces an earlier one."""
 
     def __init__(self, folder: Path, server: Server) -> None:
         self.folder, self.server = folder, server
@@ -31,11 +31,14 @@ class Stores:
         self._prepared: dict[tuple[str, str, str], Place] = {}
         self._used = 0
         self._superuser = psycopg.connect(server.dsn, autocommit=True)
-        with suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):  # also at the same time
+        self._strategy = copy_strategy(self._superuser)
+        with suppress(
+            psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation
+        ):  # another worker may create it at the same time
             self._superuser.execute(f"CREATE ROLE {ROLE} LOGIN")
 
     def make(self, kind: Kind, *oddities: Oddity) -> Place:
-        """The store, with all that is odd about it."""
+        """Create a store with its oddities."""
         engine = oddities[0].engine
         encoding = next((one.encoding for one in oddities if one.encoding != "UTF8"), "UTF8")
         base = self._base(kind, engine, encoding)
@@ -51,14 +54,14 @@ class Stores:
         return place
 
     def names(self, kind: Kind, place: Place) -> dict[str, str]:
-        """What stands for each `<name>` of an oddity's statements."""
+        """Return the value of each `<name>` in statements of oddities."""
         url = urlsplit(place.address)
         database = url.path[1:]
         where = {"database": f'"{database}"', "database_text": f"'{database}'", "port": str(url.port), "role": ROLE}
         return kind.names() | (where if not place.sqlite else {"role": ROLE})
 
     def attach(self, kind: Kind, place: Place, *oddities: Oddity, attached: bool = True, by_url: bool = False) -> Store:
-        """The store as the console knows it."""
+        """Attach the store to the console."""
         if place.sqlite:
             if not by_url:
                 return attach_file(kind.platform, place.address)
@@ -79,7 +82,7 @@ class Stores:
         return attach_url(kind.platform, address, attached=attached)
 
     def _leave_behind(self, address: str, place: Place, kind: Kind, oddities: Sequence[Oddity]) -> None:
-        """What another client of the pooler leaves in the connection that the console will get."""
+        """Execute the statements of another client in the pooler's connection that the console will get."""
         with psycopg.connect(address, autocommit=True, prepare_threshold=None) as connection:
             for statement in [text for one in oddities for text in one.leaves]:
                 connection.execute(filled(statement, self.names(kind, place)))
@@ -118,7 +121,8 @@ class Stores:
     def _create(self, name: str, template: str, options: str) -> str:
         names = sql.Identifier(f"{name}{self.server.suffix}"), sql.Identifier(template)
         self._superuser.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(names[0]))
-        self._superuser.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} " + options).format(*names))
+        statement = sql.SQL(f"CREATE DATABASE {{}} TEMPLATE {{}} {options} {self._strategy}")
+        self._superuser.execute(statement.format(*names))
         return self.server.url(name)
 
 

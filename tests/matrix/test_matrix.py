@@ -1,6 +1,6 @@
-"""Operations of every kind on databases of every kind: exact, undone exactly, or refused with the reason.
+"""Operations of every kind on databases of every kind are exact and can be undone exactly, or are refused.
 
-Judged by plain drivers. There is no list of exceptions: what can't be done exactly is refused before the first write.
+Plain drivers read the results. There is no list of exceptions: an inexact operation is refused before it writes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.support import roadmaps
 
 @pytest.fixture(autouse=True)
 def _console(django_db_setup: None, django_db_blocker: Any, empty_console: Path) -> Iterator[None]:
-    """The console's own database, made empty again by a copy: that takes a tenth of emptying its tables."""
+    """Replace the console's own database by an empty copy, which is ten times as fast as emptying its tables."""
     path = Path(connections["default"].settings_dict["NAME"])
     with django_db_blocker.unblock():
         yield
@@ -41,7 +41,7 @@ def _console(django_db_setup: None, django_db_blocker: Any, empty_console: Path)
 
 @pytest.fixture(scope="module")
 def stores(postgres: Any, django_db_setup: None) -> Iterator[Stores]:
-    folder = SESSION / f"matrix{postgres.suffix}"  # PgBouncer, which runs as another user, gets there
+    folder = SESSION / f"matrix{postgres.suffix}"  # PgBouncer runs as another user
     folder.mkdir(mode=0o711)
     with opened(folder, postgres) as stores:
         yield stores
@@ -49,7 +49,7 @@ def stores(postgres: Any, django_db_setup: None) -> Iterator[Stores]:
 
 @pytest.fixture(autouse=True)
 def _at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every plan is made at the same time, so that a model knows what is written."""
+    """Make every plan at the same time, so that a model knows the written values."""
     real = Operation.__init__
 
     def made(self: Operation, *args: Any) -> None:
@@ -58,7 +58,7 @@ def _at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Operation, "__init__", made)
     monkeypatch.setattr(planner, "SHOWN_CHARACTERS", 1_000)
-    monkeypatch.setattr(executor, "PAUSE_SECONDS", 0)  # nobody else waits for these stores
+    monkeypatch.setattr(executor, "PAUSE_SECONDS", 0)  # no other client waits for these stores
 
 
 def cases() -> Iterator[Any]:

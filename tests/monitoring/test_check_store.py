@@ -1,4 +1,4 @@
-"""The check finds each kind of planted problem on both engines, and changes nothing."""
+"""The check finds every kind of problem on both engines, and changes nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 
 
 def found(store: Store) -> dict[str, set[str]]:
-    """Code → subjects."""
+    """Return code → subjects of the findings."""
     run = execute_run(operation_called("monitoring.check_store", store, store=store.name))
     assert run.status == Status.SUCCEEDED, [row.error for row in run.failed_items.all()]
     codes: dict[str, set[str]] = {}
@@ -132,7 +132,7 @@ NAMES = ('a"; DROP TABLE victims; --', "100%s", "Mixed Case", "it's")
 
 
 def test_names_are_identifiers_and_nothing_else(managed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a platform calls its tables and columns runs nothing in a check, in figures, in a backup."""
+    """Names of tables and columns execute nothing in a check, in statistics or in a backup."""
     monkeypatch.setattr(settings, "DATA_DIR", tmp_path / "data")
     managed.execute("CREATE TABLE victims (id INTEGER PRIMARY KEY)")
     for name in NAMES:
@@ -144,7 +144,7 @@ def test_names_are_identifiers_and_nothing_else(managed: Any, tmp_path: Path, mo
     before = dump(store)
     subjects = found(store)["dangling_reference"]
     assert len(subjects) == len(NAMES)
-    if managed.engine == "sqlite":  # PostgreSQL's figures are estimates
+    if managed.engine == "sqlite":  # PostgreSQL's numbers are estimates
         rows = {one["table"]: one["rows"] for one in stats(Store("agentos", "agentos"))["tables"]}
         assert {name: rows[name] for name in NAMES} == dict.fromkeys(NAMES, 1)
     run = execute_run(operation_called("backups.backup_store", store="agentos"))
@@ -171,7 +171,7 @@ INSERT INTO notes VALUES ('something');
 
 
 def test_a_full_text_index_that_does_not_hold_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A platform's own: it is checked in a copy, and nothing is written to it."""
+    """The index of an attached store is checked in a copy. Nothing is written to the store."""
     monkeypatch.setattr(settings, "DATA_DIR", tmp_path / "data")
     path = tmp_path / "platform.db"
     with closing(sqlite3.connect(path)) as client:

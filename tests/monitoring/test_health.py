@@ -1,4 +1,4 @@
-"""Health, readiness and metrics: what they say, and to whom."""
+"""Health, readiness and metrics, and their visibility."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures are taken of every store, and one that is down keeps its old ones."""
+"""Every store is measured. An unreachable store keeps its previous measurements."""
 
 from __future__ import annotations
 

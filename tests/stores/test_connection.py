@@ -1,4 +1,4 @@
-"""One way to open a connection: its settings hold whatever the server says, and a pooler keeps none of them."""
+"""All connections have the same settings, whatever the server sets, and a pooler keeps none of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.pooler import Pooler
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
 
-# What the database says instead; a connection that takes one of these over is wrong.
+# The settings of the database. No connection may use them.
 OTHER = {
     "DateStyle": "'SQL, DMY'",
     "IntervalStyle": "'sql_standard'",
@@ -41,7 +41,7 @@ OTHER = {
 
 @pytest.fixture
 def odd(postgres: Any) -> Iterator[str]:
-    """The URL of a database whose own settings are all different."""
+    """Return the URL of a database with different settings."""
     url = postgres.create_database("odd_settings")
     name = url.rpartition("/")[2].partition("?")[0]
     with psycopg.connect(url, autocommit=True) as owner:
@@ -114,7 +114,7 @@ def test_a_poolers_connection_keeps_nothing(odd: str, pooler: Pooler) -> None:
     store = attach_url("agentos", f"{through(pooler, odd)}?pooler=transaction")
     with psycopg.connect(through(pooler, odd), autocommit=True) as other:
         before = in_force(by_driver(other), OTHER)
-        for _ in range(4):  # whichever server connection comes next
+        for _ in range(4):  # on any server connection
             store.query("SELECT 1")
             store.execute_many("SELECT %s", [[1], [2]])
             with transaction.atomic(using="agentos"):
@@ -149,7 +149,7 @@ def test_a_run_and_its_undo_through_a_pooler(make_attached: Any, pooler: Pooler)
 def test_triggers_find_their_tables_as_the_platforms_do(
     make_attached: Any, pooler: Pooler, way: str, owner: str
 ) -> None:
-    """By the search_path of the database or role; the console's own statements keep to the configured schema."""
+    """Triggers use the search_path of the database or role. The console's statements use the configured schema."""
     attached = make_attached("postgresql-text", 60)
     name = attached.url.rpartition("/")[2].partition("?")[0]
     before = dump(attached.store)
@@ -192,7 +192,7 @@ def test_a_search_path_in_the_url_holds_for_triggers_too(make_attached: Any) -> 
 
 
 def test_an_undo_restores_the_date_whatever_the_database_writes(postgres: Any, agentos_template: str) -> None:
-    """Clean under `SQL, DMY`, reset, undo: 1 February stays 1 February."""
+    """With DateStyle `SQL, DMY`, 1 February is still 1 February after a clean, a reset and an undo."""
     url = postgres.create_database("dates", like=agentos_template)
     name = url.rpartition("/")[2].partition("?")[0]
     with psycopg.connect(url, autocommit=True) as owner:

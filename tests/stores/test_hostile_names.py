@@ -1,4 +1,4 @@
-"""Names of tables and columns are data: whatever they are made of, they are quoted, and nothing in them is executed."""
+"""Names of tables and columns are quoted, and nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NAMES = (
 
 @pytest.fixture
 def hostile(managed: Any) -> Any:
-    """A managed store with tables and columns of these names, which refer to each other and to documented tables."""
+    """Create a managed store with tables and columns of these names, connected by foreign keys."""
     text = "TEXT"
     managed.execute("CREATE TABLE x (id INTEGER PRIMARY KEY)")
     managed.execute("INSERT INTO x VALUES (1)")
@@ -62,7 +62,7 @@ def hostile(managed: Any) -> Any:
 
 
 def plain(managed: Any, sql: str) -> Any:
-    """A statement without parameters, by a plain client."""
+    """Execute a statement without parameters by the plain driver."""
     return managed.client.execute(sql)
 
 
@@ -100,7 +100,7 @@ def test_check_stats_and_stores(hostile: Any) -> None:
     entry, reason = report(hostile.store)
     assert entry["reachable"], reason
     assert set(NAMES) <= set(entry["unknown"])
-    assert missing(Store("agentos", "agentos")) == []  # what upgrade_store would add
+    assert missing(Store("agentos", "agentos")) == []  # missing parts for upgrade_store
     assert untouched(hostile)
 
 
@@ -138,7 +138,7 @@ def test_a_clean(hostile: Any) -> None:
 
 
 def test_a_copy(hostile: Any, target: Any) -> None:  # noqa: F811
-    """Columns of these names go along where the target has them."""
+    """Columns with these names are copied if the target has them."""
     run("backups.copy_store", to="agentos_new")
     assert TableCopy.objects.get(table="memory_items").agrees
     assert untouched(hostile)

@@ -1,4 +1,4 @@
-"""Which database a store is: the same under every name, another one in its place noticed."""
+"""The identity of a store is the same under every address, and differs for a replaced database."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_pages_know_a_servers_backups_without_waiting_for_it(
     monkeypatch.setattr(settings, "DATA_DIR", tmp_path / "data")
     store = attach_url("agentos", database)
     back_up(store)
-    attach_url("agentos", database)  # as in another process, which has not asked yet
+    attach_url("agentos", database)  # as in a new process
     cache.clear()
     client.force_login(bob)
     assert b'opsconsole_backup_age_seconds{store="agentos"}' in client.get("/metrics").content

@@ -1,4 +1,4 @@
-"""Secrets of the settings appear in nothing that people read."""
+"""Secrets of the settings appear in no output."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def is_clean(text: str) -> bool:
-    """No secret, in any way of writing it."""
+    """Return whether a text contains no secret in any encoding."""
     from html import escape
     from urllib.parse import quote
 

@@ -47,6 +47,12 @@ jit = off
 """
 
 
+def copy_strategy(connection: psycopg.Connection[Any]) -> str:
+    """Return the fastest option of CREATE DATABASE: copying files needs a checkpoint, which is free without fsync."""
+    fast = connection.info.server_version >= 150_000 and connection.execute("SHOW fsync").fetchone() == ("off",)
+    return "STRATEGY FILE_COPY" if fast else ""
+
+
 def quick_folder() -> str | None:
     """Where temporary folders are made: in memory where there is room, else tempfile's choice."""
     memory = Path("/dev/shm")
@@ -90,7 +96,8 @@ class Server:
         template = f"{like}{self.suffix}" if like else "template0"
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             names = sql.Identifier(f"{name}{self.suffix}"), sql.Identifier(template)
-            connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
+            options = copy_strategy(connection)
+            connection.execute(sql.SQL(f"CREATE DATABASE {{}} TEMPLATE {{}} {options}").format(*names))
         return self.url(name)
 
     def drop_database(self, name: str) -> None:
