@@ -105,8 +105,8 @@ MIDDLEWARE = [
     "csp.middleware.CSPMiddleware",
     "django_structlog.middlewares.RequestMiddleware",
     "axes.middleware.AxesMiddleware",
-    "opsconsole.console.store_errors.StoreTrouble",
-    # After StoreTrouble: an invalid query string is not an error of a store.
+    "opsconsole.console.store_errors.StoreErrorMiddleware",
+    # After StoreErrorMiddleware: an invalid query string is not an error of a store.
     "opsconsole.console.middleware.BadQueryMiddleware",
 ]
 

@@ -1,4 +1,4 @@
-"""Failed logins: an account is locked for one address, and an address that tries many accounts for all of them."""
+"""Lockout after failed logins, per account and address, and per address for all accounts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADDRESS_FAILURE_LIMIT = 20
 
 class LockoutHandler(AxesDatabaseHandler):  # type: ignore[misc]  # it has no types
     def get_failures(self, request: Any, credentials: dict[str, Any] | None = None) -> int:
-        """Return the failures of the account from this address, or the limit where the address reached its own."""
+        """Return the failures of the account from this address, or the limit if the address has reached its own."""
         since = timezone.now() - timedelta(hours=settings.AXES_COOLOFF_TIME)
         tried = AccessAttempt.objects.filter(ip_address=request.axes_ip_address, attempt_time__gte=since)
         if (tried.aggregate(sum=Sum("failures_since_start"))["sum"] or 0) >= ADDRESS_FAILURE_LIMIT:

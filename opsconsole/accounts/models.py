@@ -1,4 +1,4 @@
-"""Tokens: how a program says who it is."""
+"""Models of API tokens and sessions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-PREFIX = "ops_"  # so that a token in the wrong place is recognised
+PREFIX = "ops_"  # secret scanners recognise it
 SHOWN_CHARACTERS = 10
 
 
@@ -22,11 +22,11 @@ def expiry() -> datetime:
 
 
 class Scope(models.TextChoices):
-    """What of its account's rights a token has."""
+    """The permissions of its account that a token grants."""
 
-    FULL = "full", _("all rights of the account")
-    READ = "read", _("reading only")
-    REPORT = "report", _("reporting status only")
+    FULL = "full", _("all permissions of the account")
+    READ = "read", _("read only")
+    REPORT = "report", _("report status only")
 
     def allows(self, permission: str) -> bool:
         codename = permission.partition(".")[2]
@@ -36,24 +36,28 @@ class Scope(models.TextChoices):
 
 
 class Token(models.Model):
-    """Acts for an account, with the account's rights. Only its hash is kept: it is shown once, when made."""
+    """A secret with which a program acts for an account. Only its hash is stored."""
 
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.CASCADE, related_name="api_tokens", verbose_name=_("account")
     )
-    name = models.CharField(_("name"), max_length=100, help_text=_("who uses it, and what for"))
+    name = models.CharField(_("name"), max_length=100, help_text=_("The program that uses the token, and its purpose."))
     begins_with = models.CharField(_("begins with"), max_length=16, editable=False)
     digest = models.CharField(max_length=64, unique=True, editable=False)
-    made_at = models.DateTimeField(_("made at"), default=timezone.now, editable=False)
+    made_at = models.DateTimeField(_("created at"), default=timezone.now, editable=False)
     expires_at = models.DateTimeField(
         _("expires at"),
         null=True,
         blank=True,
         default=expiry,
-        help_text=_("left empty, it is good until it is revoked"),
+        help_text=_("Leave empty for a token without expiry."),
     )
     scope = models.CharField(
-        _("scope"), max_length=10, choices=Scope, default=Scope.FULL, help_text=_("what of the account's rights it has")
+        _("scope"),
+        max_length=10,
+        choices=Scope,
+        default=Scope.FULL,
+        help_text=_("The permissions of the account that the token grants."),
     )
     last_used_at = models.DateTimeField(_("last used at"), null=True, editable=False)
 
@@ -65,13 +69,13 @@ class Token(models.Model):
         return f"{self.name} ({self.begins_with}…)"
 
     def draw(self) -> str:
-        """A new secret for this token: the only time that it is known."""
+        """Set a new secret and return it. It cannot be read again."""
         secret = PREFIX + secrets.token_urlsafe(32)
         self.begins_with, self.digest = secret[:SHOWN_CHARACTERS], digest(secret)
         return secret
 
     def end(self) -> bool:
-        """Expire now, for good; return whether it was good until now."""
+        """Expire the token now. Return whether it was valid before."""
         now = timezone.now()
         if self.expires_at is not None and self.expires_at <= now:
             return False
@@ -81,7 +85,7 @@ class Token(models.Model):
 
     @classmethod
     def make(cls, user: Any, name: str, **fields: Any) -> str:
-        """A token for `user`, saved; returns its secret."""
+        """Create a token and return its secret."""
         token = cls(user=user, name=name, **fields)
         secret = token.draw()
         token.save()
@@ -89,7 +93,7 @@ class Token(models.Model):
 
 
 class Session(AbstractBaseSession):
-    """Django's session, with what its list shows. The columns are copies of what the session itself holds."""
+    """Django's session with columns for the list of sessions, copied from its data."""
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, null=True, related_name="+")
     address = models.CharField(max_length=45, default="")
@@ -99,7 +103,7 @@ class Session(AbstractBaseSession):
 
     @property
     def handle(self) -> str:
-        """What names the session on a page: its key would open it."""
+        """Return an identifier for pages, because the key itself grants access."""
         return digest(self.session_key)
 
     @classmethod
@@ -110,5 +114,5 @@ class Session(AbstractBaseSession):
 
 
 def digest(secret: str) -> str:
-    """256 random bits need no slow hash."""
+    """Return the hash of a secret. A fast hash is sufficient for 256 random bits."""
     return hashlib.sha256(secret.encode()).hexdigest()

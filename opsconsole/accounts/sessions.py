@@ -1,4 +1,4 @@
-"""Sessions with an absolute and an idle limit, which a page lists and revokes."""
+"""Sessions with an absolute and an idle limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django.http import HttpRequest, HttpResponse
 
 STARTED, USED, ADDRESS, BROWSER = "started_at", "used_at", "address", "browser"
 NOTED_SECONDS = 60
-# A page that is open asks these by itself: nobody uses the console because of them.
+# Open pages poll these URLs, so they do not count as use of the session.
 LIVE = {"run-live", "dashboard-live"}
 
 
@@ -29,16 +29,16 @@ class SessionStore(DatabaseSessionStore):
         session: Any = super().create_model_instance(data)
         session.user_id = data.get("_auth_user_id")
         session.address, session.browser = data.get(ADDRESS, ""), data.get(BROWSER, "")
-        session.started_at, session.used_at = _moment(data.get(STARTED)), _moment(data.get(USED))
+        session.started_at, session.used_at = _from_epoch(data.get(STARTED)), _from_epoch(data.get(USED))
         return session
 
 
-def _moment(seconds: float | None) -> datetime | None:
+def _from_epoch(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def begin(request: HttpRequest, **kwargs: Any) -> None:
-    """Note in a new session when and from where it began."""
+    """Store the start time, the address and the browser in a new session."""
     request.session[STARTED] = time.time()
     _note(request)
 
@@ -50,7 +50,7 @@ def _note(request: HttpRequest) -> None:
 
 
 class SessionLimitsMiddleware:
-    """Ends sessions at their absolute and idle limits, before a view sees the account."""
+    """Middleware that ends sessions at their absolute and idle limits."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response

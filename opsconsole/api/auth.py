@@ -1,4 +1,4 @@
-"""Who asks: a token in `Authorization: Bearer …`, or the console's own session. Whoever asks needs the right."""
+"""Authentication of the API by a bearer token or the session of the console, with a permission check."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from opsconsole.accounts.tokens import valid_token
 
 
 def access(permission: str = "") -> list[Callable[[HttpRequest], Any]]:
-    """The `auth` of a router or an operation: accounts with this permission, by token or session."""
+    """Return the `auth` of a router or an endpoint that requires a permission."""
     return [TokenAuth(permission), SessionAuth(permission)]
 
 
 class TokenAuth(HttpBearer):
-    """A token that is not good is refused, whatever the session says. The account is `request.user`."""
+    """Bearer tokens. An invalid token is refused even if the session is valid."""
 
     def __init__(self, permission: str) -> None:
         super().__init__()
@@ -30,15 +30,17 @@ class TokenAuth(HttpBearer):
     def authenticate(self, request: HttpRequest, token: str) -> Any:
         found = valid_token(token)
         if found is None:
-            raise AuthenticationError(message=_("This token is not known, was revoked, or has expired."))
+            raise AuthenticationError(message=_("The token is unknown, revoked or expired. Create a new one."))
         if not Scope(found.scope).allows(self.permission):
-            raise AuthorizationError(message=_("The scope of this token does not allow this."))
+            raise AuthorizationError(
+                message=_("The scope of the token does not allow this request. Use a token with another scope.")
+            )
         request.user = found.user
         return _permitted(found.user, self.permission)
 
 
 class SessionAuth(NinjaSessionAuth):
-    """Somebody who is signed in to the console. What changes something needs the CSRF token, too."""
+    """Sessions of the console. A request that changes data also needs the CSRF token."""
 
     def __init__(self, permission: str) -> None:
         super().__init__()
@@ -46,11 +48,12 @@ class SessionAuth(NinjaSessionAuth):
 
     def __call__(self, request: HttpRequest) -> Any:
         if not request.user.is_authenticated:
-            return None  # before the CSRF check: who sends no login is told to send one
+            return None  # before the CSRF check, so that the error asks for a login
         return _permitted(super().__call__(request), self.permission)
 
 
 def _permitted(user: Any, permission: str) -> Any:
     if permission and not user.has_perm(permission):
-        raise AuthorizationError(message=_("This account lacks the right %(right)s.") % {"right": permission})
+        text = _("The account does not have the permission %(permission)s. Ask an administrator for it.")
+        raise AuthorizationError(message=text % {"permission": permission})
     return user

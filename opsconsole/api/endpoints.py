@@ -1,8 +1,8 @@
-"""The one API, `/api/v1/`. An app's operations are found in `<app>/api.py`: a `router` there, and nothing elsewhere.
+"""The API at `/api/v1/`. Each app adds the endpoints of the `router` in its `api.py`.
 
     router = Router(tags=["executions"], auth=access("records.view_taskstatus"))
 
-Every answer is JSON, errors too: `{"error": {"code", "message"}}`.
+All responses are JSON. An error is `{"error": {"code", "message"}}`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ninja.errors import HttpError, ValidationError
 from ninja.renderers import BaseRenderer
 
 from opsconsole.api.auth import access
-from opsconsole.console.store_errors import explain, store_in_trouble
+from opsconsole.console.store_errors import explain, failing_store
 from opsconsole.jsontext import encode
 from opsconsole.stores.store import StoreUnavailable
 
@@ -54,7 +54,7 @@ CODES = {
 
 
 def tagged(request: HttpRequest, content: bytes) -> HttpResponse:
-    """JSON with an ETag, so that a poll that brings nothing new is short."""
+    """Return a JSON response with an ETag, which keeps polling without changes short."""
     tag = f'"{hashlib.blake2b(content, digest_size=16).hexdigest()}"'
     known = request.META.get("HTTP_IF_NONE_MATCH", "")
     response: HttpResponse
@@ -79,7 +79,7 @@ api = NinjaAPI(
     version="1",
     urls_namespace="api",
     renderer=JSON(),
-    openapi_url="",  # below, behind the same login as everything else
+    openapi_url="",  # the endpoint below requires a login
     docs_url="",
     auth=access(),
 )
@@ -99,13 +99,13 @@ class Problem(Schema):
 
 
 class Error(Schema):
-    """Every answer that is none."""
+    """The body of an error response."""
 
     error: Problem
 
 
 def error(status: int, message: str, **more: Any) -> HttpResponse:
-    """The answer that says what went wrong, for a program (`code`) and for a person (`message`)."""
+    """Return an error response with a code for programs and a message for people."""
     code = CODES.get(HTTPStatus(status), "error")
     content = orjson.dumps({"error": {"code": code, "message": message, **more}}, default=str)
     response = HttpResponse(content, status=status, content_type="application/json")
@@ -142,33 +142,33 @@ def _too_large(request: HttpRequest, raised: Any) -> HttpResponse:
 @api.exception_handler(MultiPartParserError)
 @api.exception_handler(SuspiciousOperation)
 def _unreadable(request: HttpRequest, raised: Any) -> HttpResponse:
-    return error(400, _("The body can't be read. Send it as application/json."))
+    return error(400, _("The body is not valid. Send it as application/json."))
 
 
 @api.exception_handler(DatabaseError)
 @api.exception_handler(InterfaceError)
 @api.exception_handler(StoreUnavailable)
 def _unavailable(request: HttpRequest, raised: Any) -> HttpResponse:
-    """A store in trouble is named, with the transactions that lock it; of the console's own database the log tells."""
-    logger.error("a database failed: %s %s", request.method, request.path, exc_info=raised)
-    store = store_in_trouble(request, raised)
+    """Return the error of a store with its blocking transactions. The log has the errors of the console's database."""
+    logger.error("Database error: %s %s", request.method, request.path, exc_info=raised)
+    store = failing_store(request, raised)
     if store is None and not isinstance(raised, StoreUnavailable):
-        return error(503, _("A database can't be asked; the console's log says why."))
+        return error(503, _("A database is unavailable. See the log of the console."))
     sentence, found = explain(raised, store)
     return error(503, " ".join([sentence, *(one.words for one in found)]))
 
 
 @api.exception_handler(Exception)
 def _failed(request: HttpRequest, raised: Any) -> HttpResponse:
-    logger.error("request failed: %s %s", request.method, request.path, exc_info=raised)
-    return error(500, _("The console failed to answer; its log says why."))
+    logger.error("Request failed: %s %s", request.method, request.path, exc_info=raised)
+    return error(500, _("The request failed. See the log of the console."))
 
 
-# --- addresses --------------------------------------------------------------------------------------------
+# --- URLs --------------------------------------------------------------------------------------------
 
 
 def urls() -> list[URLPattern]:
-    """Everything below `/api/`. No request there is sent to the login page: a program could not follow."""
+    """Return the URLs below `/api/`. They never redirect to the login page."""
     for router in _routers():
         api.add_router("", router)
     patterns, _app, _namespace = api.urls
@@ -189,7 +189,7 @@ def _routers() -> Iterator[Router]:
 
 
 def _json_only(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    """What Ninja answers by itself, without asking a handler."""
+    """Convert the responses that Ninja creates without an exception handler."""
 
     @functools.wraps(view, assigned=())
     def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -198,7 +198,8 @@ def _json_only(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpRespo
         except Http404:
             return _not_found(request)
         if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            refused = error(405, _("%(method)s is not possible here.") % {"method": request.method})
+            text = _("%(method)s is not allowed here. See the Allow header.")
+            refused = error(405, text % {"method": request.method})
             refused["Allow"] = response["Allow"]
             return refused
         return response

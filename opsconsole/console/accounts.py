@@ -1,4 +1,4 @@
-"""The three kinds of people: superuser, operator (may plan and run), viewer (may look); and platforms that report."""
+"""Accounts and groups: viewers, operators, platforms that report status, and links to system users."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VIEWERS, OPERATORS, PLATFORMS = "Viewers", "Operators", "Platforms"
 
 
 def make_groups() -> None:
-    """Make the groups, or give them the rights that new models have brought."""
+    """Create the groups and update their permissions."""
     views = Permission.objects.filter(codename__startswith="view_").exclude(
         content_type__app_label__in=("auth", "sessions", "axes", "contenttypes", "admin", "accounts")
     )
@@ -36,7 +36,7 @@ def make_groups() -> None:
 
 
 def _by_hand() -> Q:
-    """The rights to what the admin lets people edit; in an attached store they are of no use."""
+    """Select the permissions of the tables that can be edited by hand."""
     rights = Q(pk__in=())
     admin.autodiscover()
     for model, model_admin in admin.site._registry.items():
@@ -47,7 +47,7 @@ def _by_hand() -> Q:
 
 
 def make_superuser(name: str) -> str | None:
-    """A new superuser's password, told once and kept nowhere; None when the account exists already."""
+    """Create a superuser and return the password, or None if the account exists."""
     users = get_user_model()
     if users.objects.filter(**{users.USERNAME_FIELD: name}).exists():
         return None
@@ -57,14 +57,15 @@ def make_superuser(name: str) -> str | None:
 
 
 def link(account: User, system_user: str, actor: Actor) -> None:
-    """Say which account a system user is: one system user is one person. Raises RunRefused."""
+    """Link a system user to an account. Raise RunRefused if it is linked to another one."""
     if not (system_user.strip() and system_user.isprintable() and len(system_user) <= MAX_SYSTEM_USER):
-        raise RunRefused(_("%(name)s is no name of a system user.") % {"name": repr(system_user[:MAX_SYSTEM_USER])})
+        text = _("%(name)s is not a valid name of a system user. Enter another one.")
+        raise RunRefused(text % {"name": repr(system_user[:MAX_SYSTEM_USER])})
     with transaction.atomic():
         found, new = SystemUser.objects.get_or_create(name=system_user, defaults={"account": account})
         if not new and found.account_id != account.pk:
             raise RunRefused(
-                _("The system user %(name)s is linked to %(account)s already. End that link first: `accounts unlink`.")
+                _("The system user %(name)s is linked to %(account)s. Remove that link with `accounts unlink` first.")
                 % {"name": system_user, "account": found.account.get_username()}
             )
         if new:
@@ -72,8 +73,9 @@ def link(account: User, system_user: str, actor: Actor) -> None:
 
 
 def unlink(system_user: str, actor: Actor) -> None:
-    """End a link. Raises RunRefused."""
+    """Remove the link of a system user. Raise RunRefused if it does not exist."""
     with transaction.atomic():
         if not SystemUser.objects.filter(name=system_user).delete()[0]:
-            raise RunRefused(_("The system user %(name)s is linked to no account.") % {"name": system_user})
+            text = _("The system user %(name)s is not linked to an account. Check the name.")
+            raise RunRefused(text % {"name": system_user})
         record(None, "account_unlinked", actor, system_user=system_user)

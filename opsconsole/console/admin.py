@@ -1,4 +1,4 @@
-"""The admin classes of the console's own tables: importing them registers them."""
+"""Imports that register the admin classes of the console's own tables."""
 
 from __future__ import annotations
 

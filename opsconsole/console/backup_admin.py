@@ -1,4 +1,4 @@
-"""The list of backups."""
+"""The admin of backups."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class BackupAdmin(ViewOnlyMixin, ConsoleModelAdmin):
 
     @admin.display(description=_("file"))
     def file(self, backup: Backup) -> str:
-        return copy_button(backup.path) if backup.is_there else _("%(path)s (gone)") % {"path": backup.path}
+        return copy_button(backup.path) if backup.is_there else _("%(path)s (missing)") % {"path": backup.path}
 
-    @admin.display(description=_("state of"))
+    @admin.display(description=_("backed up at"))
     def state_of(self, backup: Backup) -> str:
         return format_time(backup.at)
 

@@ -1,7 +1,7 @@
-"""Rows of a managed store added and changed by hand: a form says what is to be written, and a run writes it.
+"""Forms that add and change rows of a managed store by a run.
 
-A page shows its row until somebody asks to edit it, and only what they changed is written: an odd value in another
-column stays as it is. The form tries the write and takes it back, so that the database's own checks speak above it.
+The page of a row is read-only until a user opens it for editing. Only changed columns are written, so an invalid value
+in another column stays. The form writes the row and rolls it back to show the errors of the database.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from opsconsole.stores.rows import Key, RowsChanged, Values, Write
 from opsconsole.stores.store import Store, StoreUnavailable
 
 
-def refusal(error: Exception) -> str:
-    """Why the database did not take a row: its own words, without the statement."""
+def database_message(error: Exception) -> str:
+    """Return the message of a database error without the statement."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[:1] + [line for line in lines[1:] if line.startswith("DETAIL")]
-    return _("The database refuses it: %(reason)s") % {"reason": " ".join(said) or type(error).__name__}
+    kept = lines[:1] + [line for line in lines[1:] if line.startswith("DETAIL")]
+    return _("The database rejected the row: %(reason)s") % {"reason": " ".join(kept) or type(error).__name__}
 
 
 def is_managed(model: type[models.Model]) -> bool:
@@ -43,7 +43,7 @@ def is_managed(model: type[models.Model]) -> bool:
 
 
 def raw_values(store: Store, instance: models.Model, columns: Sequence[Any]) -> Values:
-    """What a run writes for the values of a model's row."""
+    """Return the values of an instance as a run writes them."""
 
     def raw(column: Any) -> Any:
         value = getattr(instance, column.attname)
@@ -55,12 +55,12 @@ def raw_values(store: Store, instance: models.Model, columns: Sequence[Any]) -> 
     return store.normalize(tuple(map(raw, columns))) or ()
 
 
-class Unsaved(Exception):
-    """What a valid form says was not written. The message says why and what to do."""
+class SaveRefused(Exception):
+    """A refusal to write a valid form. The message contains the reason and the remedy."""
 
 
-class Given(NamedTuple):
-    """A row as somebody wants it. A new one without a key gets one."""
+class RowEdit(NamedTuple):
+    """The new values of a row. A new row may come without a key."""
 
     key: Key | None
     columns: tuple[str, ...]
@@ -68,21 +68,21 @@ class Given(NamedTuple):
     new: bool
 
 
-def given_rows(store: Store, table: str, given: Sequence[Given]) -> list[Write]:
-    """What a run is to write, with what the rows hold now. Raises RowsChanged for values that a column would alter."""
+def plan_writes(store: Store, table: str, edits: Sequence[RowEdit]) -> list[Write]:
+    """Return the writes of a run with the current values. Raise RowsChanged if a column would alter a value."""
     name = store.key_column(table)
-    known = {row.key for row in given if row.key is not None}
-    made = iter(rows.new_keys(store, table, sum(row.key is None for row in given), known))
+    known = {row.key for row in edits if row.key is not None}
+    made = iter(rows.new_keys(store, table, sum(row.key is None for row in edits), known))
     groups: dict[tuple[str, ...], list[Key]] = {}
-    for row in given:
+    for row in edits:
         if not row.new and row.key is not None:
             groups.setdefault(row.columns, []).append(row.key)
     held = {columns: rows.read(store, table, columns, keys) for columns, keys in groups.items()}
     writes: list[Write] = []
-    for row in given:
+    for row in edits:
         if row.key is None:
             key = next(made)
-            row = Given(key, (name, *row.columns), (key, *row.values), True)
+            row = RowEdit(key, (name, *row.columns), (key, *row.values), True)
         gone = (None,) * len(row.columns)
         old = None if row.new else held[row.columns].get(row.key, gone)  # type: ignore[arg-type]
         if not writes or writes[-1].columns != row.columns or (writes[-1].kind == "insert") != row.new:
@@ -92,12 +92,12 @@ def given_rows(store: Store, table: str, given: Sequence[Given]) -> list[Write]:
 
 
 class ExactField(forms.CharField):
-    """Text as it was typed; line ends and NULL stay what they were where nothing else was changed."""
+    """A text field without stripping. An unchanged text keeps its line ends, and an unchanged NULL stays NULL."""
 
     def __init__(self, *, nullable: bool, **kwargs: Any) -> None:
         super().__init__(strip=False, **kwargs)
         self.nullable = nullable
-        self.current: Any = None  # what the row holds
+        self.current: Any = None  # the stored value
 
     def clean(self, value: Any) -> Any:
         text = super().clean(value)
@@ -112,12 +112,12 @@ class ExactField(forms.CharField):
 
 
 def _unix(text: Any) -> str:
-    """A text with the line ends that every browser gives back."""
+    """Return a text with line feeds only: browsers change line ends."""
     return "" if text is None else str(text).replace("\r\n", "\n").replace("\r", "\n")
 
 
 class ReferenceField(forms.ModelChoiceField):  # type: ignore[type-arg]
-    """A key of another table's row. One that dangles already may stay."""
+    """A foreign key. An unchanged value may refer to a missing row."""
 
     current: Any = None
 
@@ -129,16 +129,16 @@ class ReferenceField(forms.ModelChoiceField):  # type: ignore[type-arg]
 
 
 def _shown(field: forms.Field, value: Any) -> str:
-    """A digest of what the widget of a field shows of a value: the same when nobody has touched it."""
+    """Return a digest of a value as its widget renders it."""
     text = value if isinstance(value, bool) else field.widget.format_value(value)
     return hashlib.sha256(_unix(text).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
-    """Says what was changed; tries it before it says that it is right."""
+    """The edit form of a row. It validates by a write that is rolled back."""
 
-    opened = forms.CharField(required=False, widget=forms.HiddenInput)  # what each field showed when it was opened
-    refusal = ""  # why the run did not write what the form had found right
+    opened = forms.CharField(required=False, widget=forms.HiddenInput)  # digests of the shown values
+    refusal = ""  # why the run refused the valid form
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -149,7 +149,7 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
             if isinstance(form_field, ExactField | ReferenceField):
                 form_field.current = stored
             if exists and stored in (None, ""):
-                form_field.required = False  # it may stay as it is
+                form_field.required = False  # an unchanged empty value is valid
             if isinstance(form_field, forms.TypedChoiceField) and stored not in (None, ""):
                 choices = list(cast("Any", form_field.choices))
                 if stored not in dict(choices):
@@ -158,7 +158,8 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
             if single_line and "\n" in _unix(stored):
                 form_field.widget = forms.Textarea(attrs=form_field.widget.attrs)
             if isinstance(form_field.widget, forms.Textarea):
-                form_field.widget.template_name = forms.Textarea.template_name  # the theme's loses a first empty line
+                # The theme's template drops a leading empty line.
+                form_field.widget.template_name = forms.Textarea.template_name
         if exists:
             self.initial["opened"] = json.dumps(self._stamps(dict(self.initial)))
 
@@ -168,7 +169,7 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
     def _stamps(self, values: dict[str, Any]) -> dict[str, str]:
         return {name: _shown(field, field.prepare_value(values.get(name))) for name, field in self._columns()}
 
-    # --- what was changed, by whom ---------------------------------------------------------------------------
+    # --- changed fields ---------------------------------------------------------------------------
 
     @cached_property
     def _opened(self) -> dict[str, Any]:
@@ -180,7 +181,7 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
 
     @cached_property
     def changed_data(self) -> list[str]:
-        """The fields that whoever filled in the form has touched; not those that others have changed since."""
+        """Return the fields that the user has changed, without concurrent changes by others."""
         touched = []
         for name, field in self._columns():
             posted = field.widget.value_from_datadict(self.data, self.files, self.add_prefix(name))
@@ -200,12 +201,12 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
         return cleaned
 
     def _require_as_opened(self) -> None:
-        """Say which of the changed values somebody else has changed since the form was opened."""
+        """Add an error to each changed field whose stored value changed since the form was opened."""
         columns = [field.column for field in self._written]
         self.held = rows.read(self.store, self._table, columns, [self._key]).get(self._key) if columns else ()
         now = type(self.instance)._base_manager.using(self.store.alias).filter(pk=self.instance.pk).first()
         if now is None or self.held is None:
-            self.add_error(None, ValidationError(_("Somebody has deleted this row since the form was opened.")))
+            self.add_error(None, ValidationError(_("This row has been deleted since the form was opened.")))
             return
         values = forms.model_to_dict(now, [name for name, _field in self._columns()])
         stamps = self._stamps(values)
@@ -214,23 +215,23 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
             self.add_error(
                 name,
                 ValidationError(
-                    _("Somebody has changed this to %(value)s since the form was opened. Save again to replace it.")
+                    _("This value has changed to %(value)s since the form was opened. Save again to replace it.")
                     % {"value": truncate(values[name], 200) if values[name] not in (None, "") else "NULL"}
                 ),
             )
-        if moved:  # whoever saves again has seen these
+        if moved:  # the user has seen the new values when they save again
             data = cast("QueryDict", self.data).copy()
             data[self.add_prefix("opened")] = json.dumps(self._opened | {name: stamps[name] for name in moved})
             self.data = data
 
     def _get_validation_exclusions(self) -> set[str]:
-        """What nobody touched is not judged."""
+        """Exclude unchanged fields from validation."""
         exclude: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]
         if not self.instance._state.adding:
             exclude |= set(self.fields) - set(self.changed_data)
         return exclude
 
-    # --- what is to be written ---------------------------------------------------------------------------------
+    # --- writes ---------------------------------------------------------------------------------
 
     @cached_property
     def store(self) -> Store:
@@ -247,7 +248,7 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
 
     @cached_property
     def _written(self) -> list[Any]:
-        """The columns that the form changes; of a new row, all that the store has."""
+        """Return the columns to write: the changed ones, or all columns of a new row."""
         adding, there = self.instance._state.adding, self.store.tables[self._table]
         return [
             field
@@ -270,18 +271,18 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
                 rows.check_deferred(self.store)
                 transaction.set_rollback(True, using=using)
         except (IntegrityError, DataError, InternalError, OverflowError) as error:
-            self.add_error(None, ValidationError(refusal(error)))
+            self.add_error(None, ValidationError(database_message(error)))
         except DatabaseError as error:
             if classify(error) != ErrorKind.PERMANENT or sqlstate(error) is not None:
                 raise
-            # Django's own: a trigger ignored it. The run says so, with the trigger's name.
+            # Django raises it if a trigger ignored the UPDATE. The run reports the trigger.
         finally:
             self.instance._state.adding = adding
             if adding:
                 self.instance.pk = key
 
     def writes(self) -> list[Write]:
-        """What a run is to write: nothing where nothing was changed. Raises RowsChanged."""
+        """Return the writes of a run, or an empty list if no field has changed. Raise RowsChanged."""
         adding, fields = self.instance._state.adding, self._written
         if not fields:
             return []
@@ -291,15 +292,15 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
         values = raw_values(self.store, self.instance, fields)
         if adding:
             key = None if self.instance.pk is None else self._key
-            return given_rows(self.store, self._table, [Given(key, columns, values, True)])
+            return plan_writes(self.store, self._table, [RowEdit(key, columns, values, True)])
         return [rows.normalized(self.store, Write(self._table, columns, [(self._key, self.held, values)]))]
 
 
 class EditableStoreAdmin(StoreModelAdmin):
-    """Rows that people with the right may add, change and delete, in a managed store."""
+    """Rows of a managed store that permitted users add, change and delete."""
 
     form = StoreForm
-    # Text columns that have a text area; all others have one line.
+    # Text columns with a text area instead of a single line.
     documents: ClassVar[tuple[str, ...]] = ()
     actions_detail = ("edit",)
 
@@ -307,10 +308,10 @@ class EditableStoreAdmin(StoreModelAdmin):
         super().__init__(model, admin_site)
         self.raw_id_fields = [field.name for field in model._meta.fields if isinstance(field, models.ForeignKey)]
 
-    # --- who may ---------------------------------------------------------------------------------------------
+    # --- permissions ---------------------------------------------------------------------------------------------
 
     def may(self, request: HttpRequest, verb: str) -> bool:
-        """Whether this person may write rows of this table, and run what writes them."""
+        """Return whether the user may write rows of this table and start runs."""
         meta = self.model._meta
         wanted = (f"{meta.app_label}.{verb}_{meta.model_name}", "operations.operate_run")
         return is_managed(self.model) and request.user.has_perms(wanted)
@@ -319,7 +320,7 @@ class EditableStoreAdmin(StoreModelAdmin):
         return self.may(request, "add")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """One row's page is for reading until it is asked for with `?edit=1`."""
+        """Make the page of a row read-only without `?edit=1`."""
         asked = request.method == "POST" or "edit" in request.GET
         return self.may(request, "change") and (obj is None or asked)
 
@@ -364,7 +365,7 @@ class EditableStoreAdmin(StoreModelAdmin):
         form.refusal = getattr(request, "refusal", "")
         return form
 
-    # --- saving: Django calls these in a transaction of the store, and the run needs its own ----------------------
+    # --- saving: Django opens a transaction on the store, and the run needs its own ----------------------
 
     def changeform_view(
         self,
@@ -373,7 +374,7 @@ class EditableStoreAdmin(StoreModelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """Once the form is right, a run writes what it says. What stands against it is said above the form."""
+        """Write a valid form by a run, and show the form again if the run is refused."""
         request.steps = []  # type: ignore[attr-defined]
         response = super().changeform_view(request, object_id, form_url, extra_context)
         steps: list[Callable[[], Any]] = request.steps  # type: ignore[attr-defined]
@@ -381,7 +382,7 @@ class EditableStoreAdmin(StoreModelAdmin):
             return response
         try:
             return self._saved(request, *steps)
-        except Unsaved as reason:
+        except SaveRefused as reason:
             request.refusal = str(reason)  # type: ignore[attr-defined]
         except (StoreUnavailable, DatabaseError) as error:
             return self.unusable(request, error)
@@ -395,7 +396,7 @@ class EditableStoreAdmin(StoreModelAdmin):
         return response
 
     def write_by_run(self, request: HttpRequest, writes: Sequence[Write]) -> HttpResponse | None:
-        """Write rows by a run. Returns where to go if it has not written them yet. Raises Unsaved."""
+        """Write rows by a run. Return a redirect if the run has not written them yet. Raise SaveRefused."""
         raise NotImplementedError
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
@@ -403,7 +404,7 @@ class EditableStoreAdmin(StoreModelAdmin):
             try:
                 writes = form.writes()
             except RowsChanged as error:
-                raise Unsaved(" ".join(map(str, error.refused.values()))) from error
+                raise SaveRefused(" ".join(map(str, error.refused.values()))) from error
             if not writes:
                 return None
             obj.pk = obj.pk if change else self.model._meta.pk.to_python(writes[0].rows[0][0])

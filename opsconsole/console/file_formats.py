@@ -1,8 +1,8 @@
-"""CSV, XLSX and JSON that hold a store's values exactly, and give them back as they were.
+"""CSV, XLSX and JSON files that keep every value of a store exactly.
 
-In a cell nothing is NULL, and a lone apostrophe an empty text (of a column that is never NULL, nothing is the empty
-text). Text that a spreadsheet would take for a formula has an apostrophe before it, as spreadsheets write it
-themselves; reading takes it away again. In JSON `null` is NULL. A file is read no further than its limits.
+An empty cell is NULL, or empty text if the column is NOT NULL. A cell with a single apostrophe is empty text. Text that
+a spreadsheet would treat as a formula gets a leading apostrophe on export, which the import removes. JSON uses `null`.
+Size limits are checked before a file is parsed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from opsconsole.console.workbook import (
     MAX_BYTES,
     MAX_CELLS,
     MAX_COLUMNS,
-    Problem,
+    CellError,
     Rounded,
     Unreadable,
     is_rounded,
@@ -38,32 +38,32 @@ from opsconsole.console.workbook import (
 from opsconsole.escaping import for_cell, from_cell
 from opsconsole.formatting import format_number
 
-__all__ = ["ABSENT", "CSV", "JSON", "NULL", "XLSX", "Rounded", "Unreadable"]
+__all__ = ["CSV", "JSON", "MISSING", "NULL", "XLSX", "Rounded", "Unreadable"]
 
 MAX_IMPORTED = 10_000
 MAX_NESTING = 100  # of lists and objects in a value
-MAX_SEPARATORS = 2_000_000  # commas, line ends and brackets of a text: what it could be split into
-CELL_CHARACTERS = 32_767  # Excel's limit; openpyxl would cut the rest off without a word
+MAX_SEPARATORS = 2_000_000  # commas, line ends and brackets of a text file: an upper bound of its values
+CELL_CHARACTERS = 32_767  # Excel's limit; openpyxl truncates longer text silently
 
-csv.field_size_limit(MAX_BYTES)  # documents are longer than the 128 KiB that the module allows
+csv.field_size_limit(MAX_BYTES)  # the default of 128 KiB is too small for JSON documents
 
 
 class Null:
-    """SQL NULL, said outright: an empty cell says it only where the column may be NULL."""
+    """An explicit SQL NULL. An empty cell is NULL only in a nullable column."""
 
     def __str__(self) -> str:
         return "NULL"
 
 
-class Absent(Null):
-    """This row says nothing about the column."""
+class Missing(Null):
+    """The value of a column that a JSON object does not contain."""
 
 
-NULL, ABSENT = Null(), Absent()
+NULL, MISSING = Null(), Missing()
 
 
 def _cells(dataset: Any) -> Iterator[list[Any]]:
-    """Rows as cells: None is an empty one."""
+    """Yield the rows as cells; None is an empty cell."""
     never_null = set(getattr(dataset, "never_null", ()))
     plain = [header in never_null for header in dataset.headers]
     for row in dataset:
@@ -74,34 +74,36 @@ def _cells(dataset: Any) -> Iterator[list[Any]]:
 
 
 def _finite(value: Any) -> Any:
-    """A number, as text where a file has no such numbers."""
+    """Return NaN and infinities as text, because the file formats have no such numbers."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
 
 
 def _dataset(headers: Iterable[Any], rows: Iterable[list[Any]]) -> Any:
-    """A dataset of at most MAX_IMPORTED rows; raises Unreadable before it reads any further."""
+    """Return a dataset. Raise Unreadable at the first row beyond MAX_IMPORTED."""
     names = ["" if header is None else str(header).strip() for header in headers]
     while names and not names[-1]:
-        names.pop()  # columns that somebody has emptied
+        names.pop()  # spreadsheets keep cleared columns
     if not names or "" in names:
         raise Unreadable(_("The first row must name the columns."))
     if len(names) > MAX_COLUMNS:
         raise too_large(_("columns"), MAX_COLUMNS)
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise Unreadable(_("The file has these columns twice: %(columns)s.") % {"columns": ", ".join(twice)})
+        text = _("The file contains columns %(columns)s twice. Keep one of each.")
+        raise Unreadable(text % {"columns": ", ".join(twice)})
     dataset = tablib.Dataset(headers=names)
     for number, row in enumerate(rows, 1):
         if number > MAX_IMPORTED:
             raise Unreadable(
-                _("The file has more than %(count)s rows. Split it, or use the store's own client.")
+                _("The file has more than %(count)s rows. Split it, or use the database client.")
                 % {"count": format_number(MAX_IMPORTED)}
             )
         if len(row) > len(names) and any(cell not in (None, "") for cell in row[len(names) :]):
-            raise Unreadable(_("Row %(row)s has more cells than there are columns.") % {"row": format_number(number)})
+            text = _("Row %(row)s has more cells than the header. Remove the extra cells.")
+            raise Unreadable(text % {"row": format_number(number)})
         for name, cell in zip(names, row, strict=False):
-            if isinstance(cell, Problem):
+            if isinstance(cell, CellError):
                 raise _problem(number, name, cell)
         if number * len(names) > MAX_CELLS:
             raise too_large(_("cells"), MAX_CELLS)
@@ -109,8 +111,8 @@ def _dataset(headers: Iterable[Any], rows: Iterable[list[Any]]) -> Any:
     return dataset
 
 
-class _Exact:
-    """Read and written as bytes: text files lose their line ends."""
+class _BinaryMixin:
+    """A format that is read and written as bytes, because text mode changes line ends."""
 
     def is_binary(self) -> bool:
         return True
@@ -119,32 +121,32 @@ class _Exact:
         return "rb"
 
 
-class CSV(_Exact, base_formats.CSV):  # type: ignore[misc]
+class CSV(_BinaryMixin, base_formats.CSV):  # type: ignore[misc]
     def create_dataset(self, in_stream: bytes, **kwargs: Any) -> Any:
         rows = csv.reader(io.StringIO(_text(in_stream), newline=""), strict=True)
         try:
             headers = next(rows, [])
             return _dataset(headers, ([from_cell(cell) if cell else None for cell in row] for row in rows if row))
         except csv.Error as error:
-            raise Unreadable(_("The file is no CSV: %(reason)s.") % {"reason": error}) from None
+            raise Unreadable(_("The file is not valid CSV: %(reason)s.") % {"reason": error}) from None
 
     def export_data(self, dataset: Any, **kwargs: Any) -> bytes:
         out = io.StringIO(newline="")
         writer = csv.writer(out)
         writer.writerow(dataset.headers)
         for row in _cells(dataset):
-            # A row of one empty cell would be an empty line, which is no row.
+            # A reader skips an empty line, so a single empty cell is written quoted.
             writer.writerow(row) if len(row) > 1 or row[0] is not None else out.write('""\r\n')
         return out.getvalue().encode(errors="backslashreplace")
 
 
-class JSON(_Exact, base_formats.JSON):  # type: ignore[misc]
+class JSON(_BinaryMixin, base_formats.JSON):  # type: ignore[misc]
     def create_dataset(self, in_stream: bytes, **kwargs: Any) -> Any:
-        rows = list(_objects(_text(in_stream)))
+        rows = _objects(_text(in_stream))
         headers = list(dict.fromkeys(name for row in rows for name in row))
         if len(headers) > MAX_COLUMNS:
             raise too_large(_("columns"), MAX_COLUMNS)
-        return _dataset(headers, ([_value(row.get(name, ABSENT)) for name in headers] for row in rows))
+        return _dataset(headers, ([_value(row.get(name, MISSING)) for name in headers] for row in rows))
 
     def export_data(self, dataset: Any, **kwargs: Any) -> bytes:
         rows = [dict(zip(dataset.headers, map(_finite, row), strict=True)) for row in dataset]
@@ -152,7 +154,7 @@ class JSON(_Exact, base_formats.JSON):  # type: ignore[misc]
         return text.encode(errors="backslashreplace")
 
 
-class XLSX(_Exact, base_formats.XLSX):  # type: ignore[misc]
+class XLSX(_BinaryMixin, base_formats.XLSX):  # type: ignore[misc]
     def create_dataset(self, in_stream: bytes, **kwargs: Any) -> Any:
         _require_size(in_stream)
         rows = workbook.rows(in_stream)
@@ -195,59 +197,34 @@ def _text(data: bytes) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise Unreadable(_("The file is not in UTF-8: save it in that encoding.")) from None
+        raise Unreadable(_("The file is not encoded in UTF-8. Save it as UTF-8.")) from None
     if sum(map(text.count, ",\n\r[{")) > MAX_SEPARATORS:
         raise too_large(_("values"), MAX_SEPARATORS)
     return text
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON list, one after the other, so that those beyond the limit are not made."""
-    decoder = json.JSONDecoder(parse_float=_Digits, parse_int=_Digits, parse_constant=_Constant)
-    no_list = Unreadable(_("The file must be a list of objects, one for each row."))
-    place = _after_blanks(text, 0)
-    if text[place : place + 1] != "[":
-        raise no_list
-    place = _after_blanks(text, place + 1)
-    rows, mark = 0, text[place : place + 1]
-    if mark == "]":
-        place += 1
+def _objects(text: str) -> list[dict[str, Any]]:
+    """Return the objects of a JSON list. The limits of `_text` bound what the parser can allocate."""
     try:
-        while mark != "]" and rows <= MAX_IMPORTED:
-            row, place = decoder.raw_decode(text, place)
-            if not isinstance(row, dict):
-                raise no_list
-            rows += 1
+        rows = json.loads(text, parse_float=_Digits, parse_int=_Digits, parse_constant=_Constant)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise Unreadable(_("The file must contain a list of objects, one for each row."))
+        for number, row in enumerate(rows, 1):
             for name, value in row.items():
                 if constant := _constant_in(value):
-                    raise _problem(rows, name, _("%(value)s is no JSON.") % {"value": constant})
-            yield row
-            place = _after_blanks(text, place)
-            mark = text[place : place + 1]
-            if mark not in {",", "]"}:
-                break
-            place = _after_blanks(text, place + 1)
-        if rows <= MAX_IMPORTED and (mark != "]" or text[place:].strip(_BLANKS)):
-            raise ValueError(_("something else stands at character %(place)s") % {"place": format_number(place + 1)})
+                    sentence = _("%(value)s is not valid JSON. Use null or text.") % {"value": constant}
+                    raise _problem(number, name, sentence)
     except (ValueError, RecursionError) as error:
-        raise Unreadable(_("The file is no JSON: %(reason)s.") % {"reason": error}) from None
-
-
-_BLANKS = " \t\r\n"
-_BLANK = re.compile(f"[{_BLANKS}]*")
-
-
-def _after_blanks(text: str, place: int) -> int:
-    found = _BLANK.match(text, place)
-    return found.end() if found else place
+        raise Unreadable(_("The file is not valid JSON: %(reason)s.") % {"reason": error}) from None
+    return rows
 
 
 class _Constant(str):
-    """NaN or an infinity: Python writes them into JSON, which has none."""
+    """A NaN or infinity in a JSON file. Python writes them, although JSON does not define them."""
 
 
 def _constant_in(value: Any) -> str:
-    """The first of them within a value, or nothing."""
+    """Return the first NaN or infinity within a value, or an empty string."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
@@ -256,11 +233,11 @@ def _constant_in(value: Any) -> str:
 
 
 class _Digits(str):
-    """A number of a JSON document, digit for digit."""
+    """A number of a JSON file with its original digits."""
 
 
 def _value(value: Any) -> Any:
-    """A JSON value as a column's: numbers by their digits, documents as their text."""
+    """Return a JSON value as the value of a column: numbers with their digits, objects and lists as text."""
     if value is None:
         return NULL
     if isinstance(value, bool):
@@ -272,7 +249,8 @@ def _value(value: Any) -> Any:
 
 def _document(value: Any, depth: int = 1) -> str:
     if depth > MAX_NESTING:
-        raise Unreadable(_("A value is nested deeper than %(limit)s levels.") % {"limit": format_number(MAX_NESTING)})
+        text = _("A value has more than %(limit)s nested levels. Flatten it.")
+        raise Unreadable(text % {"limit": format_number(MAX_NESTING)})
     if isinstance(value, dict):
         parts = (f"{json.dumps(k, ensure_ascii=False)}: {_document(v, depth + 1)}" for k, v in value.items())
         return "{" + ", ".join(parts) + "}"
@@ -283,13 +261,13 @@ def _document(value: Any, depth: int = 1) -> str:
 
 # --- cells of a workbook ------------------------------------------------------------------------------------
 
-# What XML can't hold stands as `_x000D_`; text that looks like this has its own underscore written so.
+# XLSX writes characters that XML cannot contain as `_x000D_`, and the underscore of text like that as `_x005F_`.
 _LIKE_ESCAPED = re.compile(r"_(?=x[0-9A-Fa-f]{4}_)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def _is_text(cell: Any) -> bool:
-    """Numbers that a workbook would round are text, too."""
+    """Return whether a cell is written as text: numbers that a workbook would round are."""
     return isinstance(cell, str) or (isinstance(cell, int) and is_rounded(cell))
 
 
@@ -297,11 +275,11 @@ def _text_cell(sheet: Any, text: str, number: int, column: str) -> Any:
     text = _CONTROL.sub(lambda found: f"_x{ord(found[0]):04X}_", _LIKE_ESCAPED.sub("_x005F_", text))
     if len(text) > CELL_CHARACTERS:
         raise ValueError(
-            _("Row %(row)s: %(column)s is longer than a cell of XLSX can be. Export CSV or JSON.")
+            _("Row %(row)s: %(column)s is too long for an XLSX cell. Export CSV or JSON.")
             % {"row": format_number(number), "column": column}
         )
     cell = WriteOnlyCell(sheet, value=text)
-    cell.data_type = "s"  # never a formula
+    cell.data_type = "s"  # openpyxl would write text with a leading `=` as a formula
     return cell
 
 
@@ -312,7 +290,7 @@ def _bold(sheet: Any, text: str) -> Any:
 
 
 def _from_cell(value: Any) -> Any:
-    if isinstance(value, Problem | Rounded):
+    if isinstance(value, CellError | Rounded):
         return value
     if isinstance(value, str):
         return from_cell(value) if value else None

@@ -1,4 +1,4 @@
-"""What happens to every request: where it comes from, and what can't be answered."""
+"""Middleware: client addresses behind proxies, static files, and unusable query strings."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 logger = logging.getLogger(__name__)
 
-# What a query string can hold and a database can't take.
+# Exceptions for values of a query string that the database cannot process.
 UNUSABLE = (IncorrectLookupParameters, OverflowError, DataError)
 
 
 class TrustedProxyMiddleware:
-    """Sets REMOTE_ADDR to the client's address. Forwarding headers count only from a proxy in TRUSTED_PROXIES.
+    """Middleware that sets REMOTE_ADDR to the address of the client.
 
-    The client is the rightmost address of X-Forwarded-For that is no such proxy: what is left of it, anybody can write.
+    Forwarding headers are removed unless the peer is in TRUSTED_PROXIES. The client is the rightmost address of
+    X-Forwarded-For that is not a trusted proxy, because clients can forge the addresses to its left.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
@@ -47,7 +48,7 @@ class TrustedProxyMiddleware:
             meta["REMOTE_ADDR"] = _client(meta.get("REMOTE_ADDR", ""), meta.get("HTTP_X_FORWARDED_FOR", ""))
             return self.get_response(request)
         if "HTTP_X_FORWARDED_PROTO" in meta:
-            meta["wsgi.url_scheme"] = "http"  # gunicorn believes this header from 127.0.0.1
+            meta["wsgi.url_scheme"] = "http"  # gunicorn trusts this header from 127.0.0.1
         for name in FORWARDING:
             meta.pop(name, None)
         return self.get_response(request)
@@ -72,7 +73,7 @@ def _is_trusted(peer: str) -> bool:
 
 
 def _address(text: str) -> Address | None:
-    """Return the address that a hop names, without its port."""
+    """Return the address of a hop without its port."""
     host = text[1:].partition("]")[0] if text.startswith("[") else text
     if host.count(":") == 1:
         host = host.partition(":")[0]
@@ -84,14 +85,14 @@ def _address(text: str) -> Address | None:
 
 
 class StaticFilesMiddleware(WhiteNoiseMiddleware):  # type: ignore[misc]  # it has no types
-    """Serves the files of the manifest, read when the process starts, and no other.
+    """Middleware that serves only the files of the manifest, read when the process starts.
 
-    STATIC_ROOT is in the data folder: whoever can write there would publish a file. With DEBUG the files come from
-    the installed packages, as they are at the moment.
+    STATIC_ROOT is in the data directory, so scanning it would publish any file that is written there. With DEBUG the
+    files come from the installed packages.
     """
 
     def add_files(self, root: str, prefix: str | None = None) -> None:
-        """Add the files of the manifest, and no folder."""
+        """Add the files of the manifest instead of the directory."""
         if self.autorefresh:
             return
         publish()
@@ -100,7 +101,7 @@ class StaticFilesMiddleware(WhiteNoiseMiddleware):  # type: ignore[misc]  # it h
 
 
 class BadQueryMiddleware:
-    """Answers 400 where a list or an export can't use the query string of its address."""
+    """Middleware that answers 400 if a list or an export cannot use the query string."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -111,7 +112,7 @@ class BadQueryMiddleware:
     def process_exception(self, request: HttpRequest, raised: Exception) -> HttpResponse | None:
         if not (request.GET and isinstance(raised, UNUSABLE)):
             return None
-        logger.warning("The query string of %s can't be used: %s", request.path, raised)
+        logger.warning("Invalid query string of %s: %s", request.path, raised)
         return HttpResponseBadRequest(
-            _("The query string of this address can't be used. Remove it."), content_type="text/plain; charset=utf-8"
+            _("The query string of this address is invalid. Remove it."), content_type="text/plain; charset=utf-8"
         )

@@ -108,7 +108,7 @@ def start_plan(
                 lifecycle.replace(replaces, run, actor_of(request))
     except REFUSALS as error:
         if isinstance(error, StoreUnavailable) and error.error is not None:
-            raise  # StoreTrouble answers it
+            raise  # StoreErrorMiddleware answers it
         return _refused(request, str(cls.title), str(error))
     return redirect("run", run.pk)
 

@@ -1,4 +1,4 @@
-"""The queue's own pages, to look at: nobody starts, resubmits or edits a run behind the engine's back."""
+"""Read-only pages of the queue. Only the engine starts jobs."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from unfold.decorators import display
 from opsconsole.console import operation_views, page_parts
 from opsconsole.console.actors import actor_of
 from opsconsole.console.base_admin import ConsoleModelAdmin, ViewOnlyMixin
-from opsconsole.console.editing import Unsaved
+from opsconsole.console.editing import SaveRefused
 from opsconsole.console.file_formats import CSV, JSON, XLSX
 from opsconsole.engine import queue, registry
 from opsconsole.engine.checks import Check
@@ -120,10 +120,10 @@ class WriteByRunMixin(OperationActionsMixin):
             if not asks_more:
                 run = queue.run_now(run, actor_of(request))
         except page_parts.REFUSALS as error:
-            raise Unsaved(str(error)) from error
+            raise SaveRefused(str(error)) from error
         address = reverse("run", args=[run.pk])
         if run.ended and run.changed < 1:
-            raise Unsaved(_why_unsaved(run))
+            raise SaveRefused(_why_unsaved(run))
         if run.ended:
             link = format_html('<a class="text-link" href="{}">{}</a>', address, gettext("View or undo the run"))
             messages.info(

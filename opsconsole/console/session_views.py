@@ -1,4 +1,4 @@
-"""The page of sessions: own ones for everybody, all for superusers."""
+"""The page of sessions: superusers see all sessions, other users their own."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from opsconsole.engine.audit_log import record
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def sessions(request: HttpRequest) -> HttpResponse:
-    """List sessions; a POST revokes the one that `session` names."""
+    """List sessions. A POST revokes one session."""
     found = _visible(request)
     if request.method == "POST":
         chosen = next((one for one in found if one.handle == request.POST.get("session")), None)
         if chosen is None:
-            messages.error(request, _("This session has ended already."))
+            messages.error(request, _("This session has already ended."))
         else:
             with transaction.atomic():
                 chosen.delete()

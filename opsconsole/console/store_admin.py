@@ -1,6 +1,6 @@
-"""What the lists and pages of a source system's tables share: any store may be behind, and any value may be odd.
+"""The base of the admin classes of a store's tables: columns that may be missing, and values of any kind.
 
-Here they are looked at; what is edited, exchanged and deleted by hand is in `editing` and `exchange`.
+Forms are in `editing`, imports and exports in `store_import_export`.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from opsconsole.stores.store import Store, StoreUnavailable
 
 
 class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
-    """Rows of a store, to look at: only columns that it has, and a sentence where it has no such table."""
+    """Read-only rows of a store, limited to the columns that the store contains."""
 
     # Column → the function that formats its value. `default_formatter` knows keys, times, JSON, choices and references.
     formatters: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
-    # Column → value → colour: in lists as a badge, with the words of the column's choices.
+    # Column → value → colour of the badge in lists.
     badge_colors: ClassVar[Mapping[str, Mapping[str, str]]] = {}
-    # Below the columns of a row's page: methods that take the row and its store.
+    # Fieldsets below the columns of a row. Their fields are methods of (row, store).
     related_panels: ClassVar[Sequence[tuple[Any, dict[str, Any]]]] = ()
-    # Which columns a displayed method, filter or panel reads, where its name does not say it …
+    # Method, filter or panel → the columns that it reads. The default is the column of the same name.
     required_columns: ClassVar[Mapping[Any, tuple[str, ...]]] = {}
-    # … and which other tables.
+    # Method or panel → the other tables that it reads.
     required_tables: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    # Long columns that no list shows: they are read for the page of one row only.
+    # Long columns, which only the page of a row reads.
     deferred_fields: ClassVar[tuple[str, ...]] = ()
-    # Indexed columns; a search is for exactly one of their values.
+    # Indexed columns in which a search finds exact values.
     exact_search_fields: ClassVar[tuple[str, ...]] = ()
     # Column → values that its ExactTextFilter offers for completion.
     suggestions: ClassVar[Mapping[str, Sequence[str]]] = {}
@@ -65,7 +65,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         self._cells: dict[tuple[str, bool], Callable[[Any], Any]] = {}
 
     def store(self, request: HttpRequest) -> Store:
-        """The store, asked once per request what it holds."""
+        """Return the store of the request, which caches its tables."""
         found: Store | None = getattr(request, "store", None)
         if found is None:
             name = store_of(self.model)
@@ -73,21 +73,21 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         return found
 
     def columns(self, request: HttpRequest) -> list[str]:
-        """Columns that both the model and the store have. Raises StoreUnavailable where the table is missing."""
+        """Return the columns of the model that the store contains. Raise StoreUnavailable if the table is missing."""
         store, table = self.store(request), self.model._meta.db_table
         if table not in store.tables:
             raise StoreUnavailable(
-                _("%(location)s has no table %(table)s.") % {"location": store.location, "table": table}
+                _("%(location)s does not contain the table %(table)s.") % {"location": store.location, "table": table}
             )
         return [f.column for f in self.model._meta.concrete_fields if f.column in store.tables[table]]
 
     def readable(self, request: HttpRequest, names: Any) -> list[Any]:
-        """Those of `names` whose columns the store has."""
+        """Return the names whose columns and tables the store contains."""
         known = {field.column for field in self.model._meta.concrete_fields}
-        lacking = known - set(self.columns(request))
+        missing = known - set(self.columns(request))
         there = self.store(request).tables
         return [
-            name for name in names if lacking.isdisjoint(self._reads(name)) and there.keys() >= set(self._tables(name))
+            name for name in names if missing.isdisjoint(self._reads(name)) and there.keys() >= set(self._tables(name))
         ]
 
     def _reads(self, name: Any) -> tuple[str, ...]:
@@ -127,10 +127,10 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         return [name for __, options in self.get_fieldsets(request, obj) for name in options["fields"]]
 
-    # --- how columns are shown -----------------------------------------------------------------------------
+    # --- columns -----------------------------------------------------------------------------
 
     def cell(self, name: Any, *, in_list: bool = False) -> Any:
-        """A column as something that shows it; a method's name as it is."""
+        """Return a callable that formats a column; the name of a method stays."""
         if not isinstance(name, str) or hasattr(self, name):
             return name
         if (name, in_list) not in self._cells:
@@ -139,13 +139,13 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
 
     def _cell(self, name: str, in_list: bool) -> Callable[[Any], Any]:
         field = self.model._meta.get_field(name)
-        words = self.formatters.get(name) or default_formatter(field, in_list=in_list)
+        formatter = self.formatters.get(name) or default_formatter(field, in_list=in_list)
 
         def shown(row: Any) -> Any:
             value = getattr(row, name)
             if in_list and name in self.badge_colors and value is not None:
-                return value, words(value)
-            return words(value) if in_list else _once(row, name, partial(words, value))
+                return value, formatter(value)
+            return formatter(value) if in_list else _once(row, name, partial(formatter, value))
 
         shown.__name__ = name
         shown.short_description = field.verbose_name  # type: ignore[attr-defined]
@@ -177,7 +177,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         request.of_one_row = True  # type: ignore[attr-defined]
         return super().get_object(request, object_id, from_field)
 
-    # --- search: by index only ---------------------------------------------------------------------------
+    # --- search by index ---------------------------------------------------------------------------
 
     def get_search_fields(self, request: HttpRequest) -> list[str]:
         return self.readable(request, self.exact_search_fields)
@@ -185,7 +185,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """Rows that hold exactly this value in a searched column."""
+        """Return the rows with exactly this value in a searched column."""
         term = search_term.strip()
         if not term:
             return queryset, False
@@ -195,12 +195,12 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
                 matches |= Q(**{name: term})
         return queryset.filter(matches) if matches else queryset.none(), False
 
-    # --- a store that can't be read ------------------------------------------------------------------------
+    # --- store errors ------------------------------------------------------------------------
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         try:
             self._require_key(request)
-            self._say_what_is_missing(request)
+            self._warn_of_missing_columns(request)
             return _rendered(super().changelist_view(request, extra_context))
         except (StoreUnavailable, DatabaseError) as error:
             return self.unusable(request, error)
@@ -216,25 +216,25 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         return unusable(request, error, self.store(request))
 
     def _require_key(self, request: HttpRequest) -> None:
-        """Refuse to show a table of another shape: no row of it can be named."""
+        """Refuse a table whose key differs from the key of the model."""
         if self.has_view_permission(request) and remedies.other_shape(self.store(request), self.model):
             raise StoreUnavailable(remedies.shape_sentence(self.store(request), self.model))
 
-    def _say_what_is_missing(self, request: HttpRequest) -> None:
+    def _warn_of_missing_columns(self, request: HttpRequest) -> None:
         if not self.has_view_permission(request):
-            return  # refused in a moment
+            return  # the view refuses the request
         have = self.columns(request)
         missing = [f.column for f in self.model._meta.concrete_fields if f.column not in have]
         if missing:
             messages.warning(
                 request,
-                _("%(location)s lacks %(columns)s: what depends on them is not shown.")
+                _("The columns %(columns)s are missing in %(location)s. Fields that depend on them are hidden.")
                 % {"location": self.store(request).location, "columns": ", ".join(missing)},
             )
 
 
 def _rendered(response: HttpResponse) -> HttpResponse:
-    """Rendered now, so that what the store refuses while it is read is still caught."""
+    """Render now, so that the caller catches errors of the store."""
     return response.render() if isinstance(response, TemplateResponse) else response
 
 
@@ -278,7 +278,7 @@ def can_hold(field: Any, text: str) -> bool:
 
 
 class CountedChoicesFilter(ChoicesRadioFilter):
-    """Documented values with how many rows have each, as far as an index tells it at once: one query."""
+    """Known values with their numbers of rows, counted in one query if the column is indexed."""
 
     def __init__(self, field: Any, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
         self.request = request
@@ -313,7 +313,7 @@ class CountedChoicesFilter(ChoicesRadioFilter):
 
 
 class DateRangeFilter(admin.FieldListFilter):
-    """From one day to another, both included, as the store's text says it: UTC, by the text's own order."""
+    """A range of UTC days, both included, on a column of ISO timestamps as text."""
 
     template = "unfold/filters/filters_date_range.html"
     form_class = RangeDateForm
@@ -343,14 +343,14 @@ class DateRangeFilter(admin.FieldListFilter):
         yield {"form": self.form_class(name=self.field_path, data={end: self.day(end) for end in self.ends})}
 
 
-# --- values and tables of the pages -------------------------------------------------------------------------
+# --- formatters and tables -------------------------------------------------------------------------
 
 
-def _once(row: Any, name: str, words: Callable[[], Any]) -> Any:
-    """A page asks for each value several times; queries and highlighting are not for free."""
+def _once(row: Any, name: str, formatter: Callable[[], Any]) -> Any:
+    """Format a value once per row: a page requests each value several times."""
     shown: dict[str, Any] = row.__dict__.setdefault("_shown", {})
     if name not in shown:
-        shown[name] = words()
+        shown[name] = formatter()
     return shown[name]
 
 
@@ -378,13 +378,13 @@ def _plain(value: Any) -> str:
 
 
 def _choice(choices: Mapping[Any, Any], value: Any) -> str:
-    """The words of a documented value; any other as it stands."""
+    """Return the label of a known value, or an unknown value as it is."""
     known = value in choices if isinstance(value, str | int) else False
     return str(choices[value]) if known else _plain(value)
 
 
 def row_link(model: str, key: Any, text: Any = None) -> SafeString | str:
-    """To the page of a row of `app.model`; whether the row is still there, that page says."""
+    """Return a link to the page of a row of `app.model`, without checking that the row exists."""
     if key is None or key == "":
         return "–"
     shown = key if text in (None, "") else text
@@ -396,19 +396,19 @@ def row_url(model: str, key: Any) -> str:
 
 
 def linked(model: str) -> Callable[[Any], SafeString | str]:
-    """For `formatters`: a key as a link to its row."""
+    """Return a formatter that links a key to its row."""
     return partial(row_link, model)
 
 
 def long_text(value: Any) -> SafeString | str:
-    """A text as it is, with its own lines."""
+    """Return a text with its line breaks."""
     if value is None or value == "":
         return "–"
     return format_html('<div class="long-text">{}</div>', value if isinstance(value, str) else truncate(value, 2_000))
 
 
 def table(headers: Sequence[Any], rows: Sequence[Sequence[Any]]) -> SafeString:
-    """A table of the theme, as a field's value."""
+    """Return a table as the value of a field."""
     text = render_to_string("unfold/components/table.html", {"table": {"headers": headers, "rows": rows}})
     return format_html('<div class="roomy">{}</div>', text)
 
@@ -423,9 +423,9 @@ def newest(
     *,
     all_of_them: tuple[Any, dict[str, Any]] | None = None,
 ) -> SafeString | str:
-    """The newest of `rows` as a table of those `columns` that the store has; where there are more, a link to all.
+    """Return the newest rows as a table, with a link to the full list if there are more.
 
-    The first column is a row's key. One query.
+    Columns that the store does not contain are left out. The first column is the key. Runs one query.
     """
     model = rows.model
     there = store.tables[model._meta.db_table]
@@ -486,7 +486,7 @@ _KEY = re.compile(r"\d{1,18}", re.ASCII)
 
 
 def json_block(text: Any) -> SafeString | str:
-    """A document on a page of its own: unfolded, and shown whatever it holds."""
+    """Return a JSON text unfolded, or any other value as text."""
     if text is not None and not isinstance(text, str):
         text = truncate(text, 2_000)
     shown = str(pretty_json(text, colours=True)).replace("<details", "<details open", 1)

@@ -1,4 +1,4 @@
-"""A store that is locked, slow or down: every page says so in the same way, and waits for it a bounded time."""
+"""Time limits and error pages for stores that are locked, slow or down."""
 
 from __future__ import annotations
 
@@ -24,52 +24,51 @@ from opsconsole.stores.store import Store, StoreUnavailable, failed_store
 
 logger = logging.getLogger(__name__)
 
-STATEMENT_SECONDS = 30.0  # of a request on a SQLite store, which has no timeout of its own
-LOOK_EVERY = 100_000  # instructions of SQLite
-LOCKED_SECONDS = 5.0  # for so long after a wait in vain this process takes a store to be locked
+STATEMENT_SECONDS = 30.0  # of a request on a SQLite store; SQLite does not have a statement timeout
+PROGRESS_STEPS = 100_000  # between two checks of the time in SQLite
+LOCKED_SECONDS = 5.0  # how long a process treats a store as locked after a lock timeout
 _locked_until: dict[str, float] = {}
-_ATTRIBUTE = "store_patience"
+_ATTRIBUTE = "store_wait_limits"
 
 
-class StoreTrouble:
-    """Bounds how long a request waits for a store, and answers 503 where a store can't be used."""
+class StoreErrorMiddleware:
+    """Middleware that limits how long a request waits for a store, and answers 503 if a store is unavailable."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        patience = [Patience(alias) for alias in settings.STORES]
-        setattr(request, _ATTRIBUTE, patience)
+        limits = [WaitLimit(alias) for alias in settings.STORES]
+        setattr(request, _ATTRIBUTE, limits)
         try:
             with ExitStack() as stack:
-                for one in patience:
+                for one in limits:
                     stack.enter_context(connections[one.alias].execute_wrapper(one))
                 return self.get_response(request)
         finally:
-            for one in patience:
+            for one in limits:
                 one.end()
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         if not isinstance(error, (StoreUnavailable, DatabaseError, InterfaceError)):
             return None
-        store = store_in_trouble(request, error)
+        store = failing_store(request, error)
         if store is None and not isinstance(error, StoreUnavailable):
-            return _console_in_trouble(error)
+            return _console_unavailable(error)
         return unusable(request, error, store)
 
 
-class Patience:
-    """One request's statements on one store.
+class WaitLimit:
+    """The time limits of the statements of one request on one store.
 
-    A request waits for a store's locks once: after it waited in vain, its next statements and the other requests of
-    this process hardly wait, so that a locked store does not keep all threads. What a request waited for SQLite,
-    whose time limit is for each statement, is taken from what it may still wait.
+    After a lock timeout, later statements and other requests of the process wait only briefly, so that a locked store
+    does not block all threads. SQLite limits each statement, so the time already spent shortens the next limit.
     """
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
-        self.error: Error | None = None  # the last one
-        self._changed: Any = None  # the connection whose limits are not the usual ones
+        self.error: Error | None = None
+        self._changed: Any = None  # the connection with changed limits
         self._deadline = 0.0
         self._spent = 0.0
 
@@ -93,7 +92,7 @@ class Patience:
         if wrapper.vendor == "sqlite":
             if self._changed is None:
                 self._deadline = now + STATEMENT_SECONDS
-                wrapper.connection.set_progress_handler(lambda: time.monotonic() > self._deadline, LOOK_EVERY)
+                wrapper.connection.set_progress_handler(lambda: time.monotonic() > self._deadline, PROGRESS_STEPS)
             if known_locked or self._changed is None or self._spent > LOCKED_LOCK_SECONDS:
                 limit_lock_wait(wrapper, max(seconds - self._spent, LOCKED_LOCK_SECONDS))
             self._changed = wrapper
@@ -102,7 +101,7 @@ class Patience:
             self._changed = wrapper
 
     def end(self) -> None:
-        """Give the connection its usual limits back."""
+        """Restore the usual limits of the connection."""
         wrapper, self._changed = self._changed, None
         if wrapper is None:
             return
@@ -111,22 +110,22 @@ class Patience:
         reset_lock_wait(wrapper)
 
 
-# --- what is said -------------------------------------------------------------------------------------------
+# --- responses -------------------------------------------------------------------------------------------
 
 
-def store_in_trouble(request: HttpRequest, error: Exception) -> Store | None:
-    """Return the store whose error this is, None where it is the console's own database or nobody's."""
+def failing_store(request: HttpRequest, error: Exception) -> Store | None:
+    """Return the store that raised an error, or None if it was the console's own database or is not known."""
     if isinstance(error, StoreUnavailable):
         found: Store | None = error.store or getattr(request, "store", None)
         return found
-    patience: list[Patience] = getattr(request, _ATTRIBUTE, [])
-    alias = next((one.alias for one in patience if one.error is error), None)
-    # Otherwise it was not a statement: connecting failed, or reading the answer.
+    limits: list[WaitLimit] = getattr(request, _ATTRIBUTE, [])
+    alias = next((one.alias for one in limits if one.error is error), None)
+    # Connecting and fetching rows do not pass the wrapper.
     return failed_store() if alias is None else Store(alias, alias)
 
 
 def explain(error: Exception, store: Store | None) -> tuple[str, list[Blocker]]:
-    """Return the sentence about an error of a store, and who locks its tables where that is the reason."""
+    """Return the message for an error of a store and the transactions that lock it."""
     sentence = error if isinstance(error, StoreUnavailable) or store is None else store.unusable(error)
     cause = error.error if isinstance(error, StoreUnavailable) else error
     found = blockers(store) if store is not None and cause is not None and is_lock(cause) else []
@@ -134,14 +133,14 @@ def explain(error: Exception, store: Store | None) -> tuple[str, list[Blocker]]:
 
 
 def unusable(request: HttpRequest, error: Exception, store: Store | None) -> HttpResponse:
-    """Return the page that says what is wrong with a store, who locks it, and what to do."""
+    """Return the error page of a store: the message, the blocking transactions and the remedy."""
     cause = error.error if isinstance(error, StoreUnavailable) else error
     if cause is not None and classify(cause) == ErrorKind.PERMANENT:
         logger.error("%s: %s", request.path, error, exc_info=error)
     sentence, found = explain(error, store)
     context = {
         **admin.site.each_context(request),
-        "title": _("%(store)s can't be shown") % {"store": store.title} if store else _("The store can't be used"),
+        "title": _("%(store)s is unavailable") % {"store": store.title} if store else _("The store is unavailable"),
         "sentence": sentence,
         "blockers": found,
         "locked": cause is not None and is_lock(cause),
@@ -150,10 +149,10 @@ def unusable(request: HttpRequest, error: Exception, store: Store | None) -> Htt
     return render(request, "console/store_unavailable.html", context, status=HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-def _console_in_trouble(error: Exception) -> HttpResponse | None:
-    """Pages need the console's own database: where it is busy or away, a plain text says so."""
+def _console_unavailable(error: Exception) -> HttpResponse | None:
+    """Return a plain-text 503 if the console's own database is unavailable, because pages require it."""
     if not connections[DEFAULT].errors_occurred or classify(error) not in {ErrorKind.TRANSIENT, ErrorKind.RESOURCE}:
         return None
-    logger.error("The console's own database can't be used", exc_info=error)
+    logger.error("The console's own database is unavailable", exc_info=error)
     sentence = Store(DEFAULT, DEFAULT).unusable(error)
     return HttpResponse(f"{sentence}\n", content_type="text/plain; charset=utf-8", status=503)

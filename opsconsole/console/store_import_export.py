@@ -1,7 +1,7 @@
-"""Import and export of a store's tables: every column by its own name, every value exactly.
+"""Import and export of the tables of a store, with exact values.
 
-A file is tried in a transaction that is rolled back: what the database would refuse is said, with the row's number.
-What it says is then planned, and a run writes it: only columns that change, of rows that have not changed since.
+An import first writes the file in a transaction that is rolled back, to report what the database rejects by row.
+A planned run then writes the columns that change, in rows that have not changed since.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from import_export.instance_loaders import BaseInstanceLoader
 from import_export.results import Error, Result, RowResult
 from unfold.contrib.import_export.forms import ImportForm, SelectableFieldsExportForm
 
-from opsconsole.console.editing import Given, given_rows, raw_values, refusal
-from opsconsole.console.file_formats import ABSENT, CSV, JSON, NULL, XLSX, Rounded, Unreadable
+from opsconsole.console.editing import RowEdit, database_message, plan_writes, raw_values
+from opsconsole.console.file_formats import CSV, JSON, MISSING, NULL, XLSX, Rounded, Unreadable
 from opsconsole.console.workbook import MAX_BYTES
 from opsconsole.formatting import format_number, truncate
 from opsconsole.stores import preflight
@@ -43,11 +43,11 @@ from opsconsole.stores.store import Store, StoreUnavailable, text_of
 MAX_EXPORTED = 100_000
 PREVIEWED = 100
 
-# --- values of columns ----------------------------------------------------------------------------------------
+# --- widgets ----------------------------------------------------------------------------------------
 
 
 class TextWidget(widgets.Widget):  # type: ignore[misc]
-    """A column's value in a file: NULL is NULL, and text is text."""
+    """A text column, in which NULL and empty text differ."""
 
     takes_rounded = False
 
@@ -60,7 +60,7 @@ class TextWidget(widgets.Widget):  # type: ignore[misc]
             return None
         if isinstance(value, Rounded) and not self.takes_rounded:
             raise ValueError(
-                _("%(value)s is too large for a number of a spreadsheet, which has rounded it. Store it as text.")
+                _("The spreadsheet has rounded the number %(value)s. Enter it as text.")
                 % {"value": truncate(value, 40)}
             )
         return self.read("" if value is None else value)
@@ -75,16 +75,16 @@ class TextWidget(widgets.Widget):  # type: ignore[misc]
 class IntegerWidget(TextWidget):
     def read(self, value: Any) -> int:
         if isinstance(value, float) and value.is_integer():
-            return int(value)  # a spreadsheet knows no other numbers
+            return int(value)  # spreadsheets store integers as floats
         if isinstance(value, int) or re.fullmatch(r"\s*[+-]?\d+\s*", str(value), re.ASCII):
             number = int(value)
             if not is_bigint(number):
-                raise ValueError(_("%(value)s is too large.") % {"value": truncate(value, 40)})
+                raise ValueError(_("%(value)s is too large for an integer column.") % {"value": truncate(value, 40)})
             return number
-        raise ValueError(_("%(value)s is no whole number.") % {"value": truncate(value, 40) or "''"})
+        raise ValueError(_("%(value)s is not an integer.") % {"value": truncate(value, 40) or "''"})
 
 
-class Number(TextWidget):
+class FloatWidget(TextWidget):
     takes_rounded = True
 
     def read(self, value: Any) -> float:
@@ -93,18 +93,18 @@ class Number(TextWidget):
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            raise ValueError(_("%(value)s is no number.") % {"value": truncate(value, 40) or "''"})
+            raise ValueError(_("%(value)s is not a number.") % {"value": truncate(value, 40) or "''"})
         return number
 
 
-class Bytes(TextWidget):
-    """Base64."""
+class BytesWidget(TextWidget):
+    """A binary column, as base64."""
 
     def read(self, value: Any) -> bytes:
         try:
             return base64.b64decode(str(value), validate=True)
         except binascii.Error:
-            raise ValueError(_("%(value)s is no base64.") % {"value": truncate(value, 40)}) from None
+            raise ValueError(_("%(value)s is not valid base64.") % {"value": truncate(value, 40)}) from None
 
     def render(self, value: Any, obj: Any = None, **kwargs: Any) -> Any:
         return base64.b64encode(bytes(value)).decode() if isinstance(value, bytes | memoryview) else value
@@ -112,8 +112,8 @@ class Bytes(TextWidget):
 
 def _field(column: Any) -> fields.Field:
     kinds = (
-        (models.BinaryField, Bytes),
-        (models.FloatField, Number),
+        (models.BinaryField, BytesWidget),
+        (models.FloatField, FloatWidget),
         (models.IntegerField, IntegerWidget),  # AutoField among them
     )
     widget = next((kind for field, kind in kinds if isinstance(column, field)), TextWidget)
@@ -121,7 +121,7 @@ def _field(column: Any) -> fields.Field:
 
 
 class PrefetchedRows(BaseInstanceLoader):  # type: ignore[misc]
-    """The rows that a file names by their keys, read in batches beforehand."""
+    """The rows whose keys are in the file, read in batches before the import."""
 
     def __init__(self, resource: Any, dataset: Any = None) -> None:
         super().__init__(resource, dataset)
@@ -140,24 +140,11 @@ class PrefetchedRows(BaseInstanceLoader):  # type: ignore[misc]
         try:
             return self.key.widget.clean(value)
         except ValueError:
-            return None  # said when the row is read
-
-
-class NoDifference:
-    """The plan shows what differs; the library wants something that does."""
-
-    def __init__(self, *args: Any) -> None:
-        pass
-
-    def compare_with(self, *args: Any) -> None:
-        pass
-
-    def as_html(self) -> list[Any]:
-        return []
+            return None  # import_row reports it with the row number
 
 
 class StoreResource(resources.ModelResource):  # type: ignore[misc]
-    """All columns of one table; `resource_of` makes one for each model."""
+    """All columns of one table. `resource_of` creates a subclass for each model."""
 
     fields: Any
 
@@ -166,32 +153,28 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
         if columns is not None:
             there = set(columns)
             self.fields = {name: field for name, field in self.fields.items() if field.column_name in there}
-        self.rows: list[Given] = []  # what was tried, and is to be written
+        self.rows: list[RowEdit] = []  # what the run will write
 
-    @classmethod
-    def get_diff_class(cls) -> type[NoDifference]:
-        return NoDifference
-
-    # --- out -------------------------------------------------------------------------------------------------
+    # --- export -------------------------------------------------------------------------------------------------
 
     def before_export(self, queryset: QuerySet[Any], **kwargs: Any) -> None:
         if queryset[: MAX_EXPORTED + 1].count() > MAX_EXPORTED:
             raise ValueError(
-                _("These are more than %(count)s rows: narrow the list down, or use the store's own client.")
+                _("The list has more than %(count)s rows. Filter it, or use the database client.")
                 % {"count": format_number(MAX_EXPORTED)}
             )
 
     def after_export(self, queryset: QuerySet[Any], dataset: Any, **kwargs: Any) -> None:
         dataset.never_null = {field.column_name for field in self.fields.values() if not field.widget.nullable}
 
-    # --- in --------------------------------------------------------------------------------------------------
+    # --- import --------------------------------------------------------------------------------------------------
 
     @cached_property
     def columns(self) -> dict[str, Any]:
         return {field.attname: field for field in self._meta.model._meta.concrete_fields}
 
     def _check_import_id_fields(self, headers: Any) -> None:
-        """A key that the database makes may be missing."""
+        """Accept a file without keys if the database generates them."""
         if not isinstance(self._meta.model._meta.pk, models.AutoField | models.BigAutoField):
             super()._check_import_id_fields(headers)
 
@@ -206,14 +189,14 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
         self._require_exact_writes([str(header) for header in dataset.headers])
 
     def _require_each_key_once(self, dataset: Any) -> None:
-        """Refuse a file that says two things of one row."""
+        """Refuse a file that contains a row twice."""
         key = self.fields[self._meta.import_id_fields[0]]
         seen: dict[Any, int] = {}
         for number, value in enumerate(dataset[key.column_name] if key.column_name in dataset.headers else (), 1):
             try:
-                cleaned = None if value is ABSENT else key.widget.clean(value)
+                cleaned = None if value is MISSING else key.widget.clean(value)
             except ValueError:
-                continue  # said when the row is read
+                continue  # import_row reports it with the row number
             if cleaned is not None and (first := seen.setdefault(cleaned, number)) != number:
                 raise ValidationError(
                     _("Rows %(first)s and %(second)s have the same key %(key)s. Keep one of them.")
@@ -221,7 +204,7 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
                 )
 
     def _require_exact_writes(self, columns: list[str]) -> None:
-        """Refuse a table that rows can't be written to exactly, as a run does."""
+        """Refuse a table to which a run cannot write exact values."""
         table, key = self._meta.model._meta.db_table, self._meta.model._meta.pk.column
         changed = tuple(name for name in columns if name != key)
         targets = [Target("update", table, changed), Target("insert", table, tuple(columns))]
@@ -236,25 +219,25 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
         return Store(self.get_db_connection_name(), store_of(self._meta.model))
 
     def after_import(self, dataset: Any, result: Any, **kwargs: Any) -> None:
-        """What the database would say at the commit, it says now."""
+        """Check the deferred constraints, which the database would check at commit."""
         super().after_import(dataset, result, **kwargs)
         try:
             check_deferred(self.store)
         except (IntegrityError, DataError, InternalError) as error:
-            raise ValidationError(refusal(error)) from error
+            raise ValidationError(database_message(error)) from error
 
     def writes(self, result: Result) -> list[Write]:
-        """What a run is to write of a file that was tried, and the rows that are as the file has them.
+        """Return the writes of the planned run, including unchanged rows.
 
-        Raises RowsChanged for values that a column would alter.
+        Raise RowsChanged if a column would alter a value.
         """
         key = self._meta.model._meta.pk.column
         same = [plain_key(row.object_id) for row in result.rows if row.import_type == RowResult.IMPORT_TYPE_SKIP]
-        unchanged = [Given(one, (key,), self.store.normalize((one,)) or (), False) for one in same]
-        return given_rows(self.store, self._meta.model._meta.db_table, [*self.rows, *unchanged])
+        unchanged = [RowEdit(one, (key,), self.store.normalize((one,)) or (), False) for one in same]
+        return plan_writes(self.store, self._meta.model._meta.db_table, [*self.rows, *unchanged])
 
     def before_import_row(self, row: dict[str, Any], **kwargs: Any) -> None:
-        for name in [name for name, value in row.items() if value is ABSENT]:
+        for name in [name for name, value in row.items() if value is MISSING]:
             del row[name]
 
     def get_instance(self, instance_loader: Any, row: dict[str, Any]) -> Any:
@@ -268,26 +251,25 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
     def validate_instance(
         self, instance: Any, import_validation_errors: Any = None, validate_unique: bool = True
     ) -> None:
-        """Documented values are demanded of what is new; everything else the database judges."""
+        """Require known choices in new values. The database validates the rest."""
         errors = dict(import_validation_errors or {})
         for name in self._changed(instance):
             column, value = self.columns[name], getattr(instance, name)
             choices = dict(column.flatchoices)
             if choices and value is not None and value not in choices:
                 known = ", ".join(map(str, choices))
-                errors[name] = ValidationError(
-                    _("%(value)s is none of %(known)s.") % {"value": truncate(value, 40) or "''", "known": known}
-                )
+                text = _("%(value)s is not a known value. Use one of %(known)s.")
+                errors[name] = ValidationError(text % {"value": truncate(value, 40) or "''", "known": known})
         for column in self.columns.values() if not self.before else ():
             made = column.null or column.has_default() or isinstance(column, models.AutoField | models.BigAutoField)
             absent = column.column not in self.given and not column.blank
             if not made and (absent or (column.primary_key and not getattr(instance, column.attname))):
-                errors.setdefault(column.attname, ValidationError(_("A new row needs it.")))
+                errors.setdefault(column.attname, ValidationError(_("A new row requires a value.")))
         if errors:
             raise ValidationError(errors)
 
     def do_instance_save(self, instance: Any, is_create: bool) -> None:
-        """Tried, in the savepoint that the library makes for each row."""
+        """Write a row within the savepoint that the library creates for it."""
         using = self.get_db_connection_name()
         given_key = instance.pk
         try:
@@ -296,11 +278,11 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
             else:
                 instance.save(using=using, update_fields=self._changed(instance))
         except (IntegrityError, DataError, OverflowError, ValueError) as error:
-            raise ValidationError(self._missing_references(instance, using) or refusal(error)) from None
+            raise ValidationError(self._missing_references(instance, using) or database_message(error)) from None
         except DatabaseError as error:
             if classify(error) != ErrorKind.PERMANENT or sqlstate(error) is not None:
                 raise
-            raise ValidationError(self._ignored("UPDATE")) from None  # Django's own: no row was met
+            raise ValidationError(self._ignored("UPDATE")) from None  # Django raises it if the UPDATE matched no row
         self._require_stored(instance, "INSERT" if is_create else "UPDATE")
         there = self.store.tables[self._meta.model._meta.db_table]
         changed = set(self._changed(instance))
@@ -312,10 +294,10 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
         ]
         values = raw_values(self.store, instance, written)
         key = None if given_key is None else plain_key(given_key)
-        self.rows.append(Given(key, tuple(column.column for column in written), values, is_create))
+        self.rows.append(RowEdit(key, tuple(column.column for column in written), values, is_create))
 
     def _require_stored(self, instance: Any, event: str) -> None:
-        """Refuse a row that a trigger has altered or dropped on its way."""
+        """Refuse a row that a trigger has altered or ignored."""
         table = self.store.tables[self._meta.model._meta.db_table]
         names = [name for name in self._changed(instance) if self.columns[name].column in self.given]
         if not names or not self.store.triggers(table.name, event):
@@ -329,7 +311,7 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
             if table[column].base != "jsonb" and text_of(value) != text_of(getattr(instance, name)):
                 values = {"table": table.name, "column": column, "cause": self._triggers(event)}
                 raise ValidationError(
-                    _("%(table)s stored another value of %(column)s than the file has. Cause: %(cause)s.") % values
+                    _("The value that %(table)s stored in %(column)s differs from the file. Cause: %(cause)s.") % values
                 )
 
     def _triggers(self, event: str) -> str:
@@ -348,10 +330,10 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
         ]
 
     def _missing_references(self, instance: Any, using: str) -> dict[str, str]:
-        """Which row that this one refers to is not there: SQLite does not say it, PostgreSQL does."""
+        """Return a message for each missing referenced row. PostgreSQL names it in its own error; SQLite does not."""
         if connections[using].vendor != "sqlite":
             return {}
-        transaction.set_rollback(False, using=using)  # nothing of the row was written; the savepoint goes back below
+        transaction.set_rollback(False, using=using)  # allow queries before the savepoint is rolled back
         missing = {}
         for column in self.columns.values():
             value = getattr(instance, column.attname)
@@ -359,7 +341,7 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
                 there = column.remote_field.model._default_manager.using(using).filter(pk=value).exists()
                 if not there:
                     words = {"table": column.remote_field.model._meta.verbose_name, "key": truncate(value, 80)}
-                    missing[column.attname] = _("There is no %(table)s %(key)s.") % words
+                    missing[column.attname] = _("The %(table)s %(key)s does not exist. Create it first.") % words
         transaction.set_rollback(True, using=using)
         return missing
 
@@ -377,6 +359,7 @@ def resource_of(model: type[models.Model]) -> type[StoreResource]:
             "instance_loader_class": PrefetchedRows,
             "skip_unchanged": True,
             "report_skipped": True,
+            "skip_html_diff": True,  # the plan page shows the changes
             "use_transactions": True,
         },
     )
@@ -385,11 +368,11 @@ def resource_of(model: type[models.Model]) -> type[StoreResource]:
     return resource
 
 
-# --- the admin's side -----------------------------------------------------------------------------------------
+# --- admin mixins -----------------------------------------------------------------------------------------
 
 
 class ExportStoreMixin(ExportMixin):  # type: ignore[misc]
-    """The rows that a list shows, as a file."""
+    """Export of the rows of a list."""
 
     export_form_class = SelectableFieldsExportForm
     formats = (CSV, XLSX, JSON)
@@ -405,7 +388,7 @@ class ExportStoreMixin(ExportMixin):  # type: ignore[misc]
         return {"columns": self.columns(request)}
 
     def get_export_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        request.of_one_row = True  # type: ignore[attr-defined]  # the long columns too
+        request.of_one_row = True  # type: ignore[attr-defined]  # includes the deferred columns
         rows: QuerySet[Any] = super().get_export_queryset(request)
         return rows
 
@@ -427,22 +410,22 @@ class StoreImportForm(ImportForm):  # type: ignore[misc]
 
 
 class ExchangeStoreMixin(ImportMixin, ExportStoreMixin):  # type: ignore[misc]
-    """Import into a managed store: a file is tried, and what it says is planned; and export."""
+    """Export, and import into a managed store by a planned run."""
 
     import_export_change_list_template = "admin/import_export/change_list_import_export.html"
     import_template_name = "console/import.html"
     import_form_class = StoreImportForm
-    skip_import_confirm = True  # the plan is what is confirmed
+    skip_import_confirm = True  # the user confirms the plan instead
 
     def has_import_permission(self, request: HttpRequest) -> bool:
         return bool(self.may(request, "add") and self.may(request, "change"))
 
     def get_urls(self) -> list[Any]:
-        """Without the library's own second step, which would write without a run."""
+        """Return the URLs without the confirmation step of the library, which would write without a run."""
         return [one for one in super().get_urls() if not str(getattr(one, "name", "")).endswith("_process_import")]
 
     def plan_import(self, request: HttpRequest, writes: Sequence[Write], file_name: str) -> HttpResponse:
-        """Plan to write rows, and go to the plan."""
+        """Plan a run that writes the rows, and redirect to the plan."""
         raise NotImplementedError
 
     def add_data_read_fail_error_to_form(self, form: Any, e: Exception) -> None:
@@ -465,9 +448,9 @@ class ExchangeStoreMixin(ImportMixin, ExportStoreMixin):  # type: ignore[misc]
             return self.unusable(request, error)  # type: ignore[no-any-return]
 
     def process_dataset(self, dataset: Any, form: Any, request: HttpRequest, **kwargs: Any) -> Result:
-        """Try the file: nothing of it stays."""
+        """Import the file and roll it back."""
         if not dataset:
-            return _refused(_("The file has no rows."))
+            return _refused(_("The file does not contain rows. Add at least one."))
         resource = self.choose_import_resource_class(form, request)()
         result: Result = resource.import_data(dataset, dry_run=True, rollback_on_validation_errors=True)
         if not problems_of(result):
@@ -480,7 +463,7 @@ class ExchangeStoreMixin(ImportMixin, ExportStoreMixin):  # type: ignore[misc]
 
     def process_result(self, result: Result, request: HttpRequest) -> HttpResponse:
         if all(old == new for write in result.writes for _key, old, new in write.rows):
-            messages.info(request, _outcome(result) + " " + _("There is nothing to import."))
+            messages.info(request, _outcome(result) + " " + _("There are no changes to import."))
             return HttpResponseRedirect(
                 reverse(f"admin:{self.model._meta.app_label}_{self.model._meta.model_name}_import")
             )
@@ -495,7 +478,7 @@ def _refused(*sentences: str) -> Result:
 
 
 def problems_of(result: Any) -> list[tuple[str, str]]:
-    """Where and what, of everything that stands against an import."""
+    """Return the place and the message of each error of an import."""
     found = [("", _words(error.error)) for error in result.base_errors]
     for row in result.error_rows:
         found += [(_row(row.number), _words(error.error)) for error in row.errors]
@@ -515,7 +498,7 @@ def _words(error: Exception) -> str:
 
 
 def _outcome(result: Any) -> str:
-    return _("%(new)s new, %(updated)s changed, %(skipped)s as they are.") % {
+    return _("%(new)s new, %(updated)s changed, %(skipped)s unchanged.") % {
         "new": format_number(result.totals[RowResult.IMPORT_TYPE_NEW]),
         "updated": format_number(result.totals[RowResult.IMPORT_TYPE_UPDATE]),
         "skipped": format_number(result.totals[RowResult.IMPORT_TYPE_SKIP]),
@@ -523,14 +506,14 @@ def _outcome(result: Any) -> str:
 
 
 def _preview(result: Any) -> dict[str, Any]:
-    """What the page says of a file that can't be imported."""
+    """Return the errors that the import page lists."""
     problems = problems_of(result)
     return {
         "problems": problems[:PREVIEWED],
         "more": max(len(problems) - PREVIEWED, 0),
         "sentence": ngettext(
-            "%(count)s problem: nothing can be imported until it is solved in the file.",
-            "%(count)s problems: nothing can be imported until they are solved in the file.",
+            "The file has %(count)s problem. Correct it and upload the file again.",
+            "The file has %(count)s problems. Correct them and upload the file again.",
             len(problems),
         )
         % {"count": format_number(len(problems))},

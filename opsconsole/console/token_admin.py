@@ -1,4 +1,4 @@
-"""Tokens: made for an account, shown once, revoked at any time."""
+"""The admin of API tokens, which are shown once and can be revoked."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TokenAdmin(AuditedMixin, ConsoleModelAdmin):
 
     @admin.action(description=gettext_lazy("Revoke"), permissions=["revoke"])
     def revoke(self, request: HttpRequest, tokens: QuerySet[Token]) -> None:
-        """End the chosen tokens now; `accounts.prune_logins` removes them later."""
+        """Expire the selected tokens. `accounts.prune_logins` deletes them later."""
         count = 0
         with transaction.atomic():
             for token in tokens.select_related("user"):
@@ -45,14 +45,14 @@ class TokenAdmin(AuditedMixin, ConsoleModelAdmin):
                         None, "token_revoked", actor_of(request), token=str(token), account=token.user.get_username()
                     )
                     count += 1
-        text = ngettext("%(count)s token is revoked.", "%(count)s tokens are revoked.", count)
+        text = ngettext("Revoked %(count)s token.", "Revoked %(count)s tokens.", count)
         self.message_user(request, text % {"count": format_number(count)})
 
     @admin.display(description=gettext_lazy("begins with"))
     def begins(self, token: Token) -> str:
         return f"{token.begins_with}…"
 
-    @admin.display(description=gettext_lazy("made at"), ordering="made_at")
+    @admin.display(description=gettext_lazy("created at"), ordering="made_at")
     def made(self, token: Token) -> str:
         return format_time(token.made_at)
 
@@ -65,19 +65,19 @@ class TokenAdmin(AuditedMixin, ConsoleModelAdmin):
         if token.expires_at is None:
             return _("never")
         ended = token.expires_at <= timezone.now()
-        return _("%(at)s, ended") % {"at": format_time(token.expires_at)} if ended else format_time(token.expires_at)
+        return _("%(at)s, expired") % {"at": format_time(token.expires_at)} if ended else format_time(token.expires_at)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False  # another account or another end is another token
+        return False  # create a new token to change the account or the expiry
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
         form = super().get_form(request, obj, change=change, **kwargs)
         if "scope" in form.base_fields:
-            form.base_fields["scope"].required = False  # what is not sent has the model's default
+            form.base_fields["scope"].required = False  # a missing value gets the default of the model
         return form
 
     def save_model(self, request: HttpRequest, obj: Token, form: Any, change: bool) -> None:
-        request.secret = obj.draw()  # type: ignore[attr-defined]  # for the one page that shows it
+        request.secret = obj.draw()  # type: ignore[attr-defined]  # response_add shows it once
         super().save_model(request, obj, form, change)
 
     def response_add(self, request: HttpRequest, obj: Token, post_url_continue: str | None = None) -> HttpResponse:
@@ -88,4 +88,4 @@ class TokenAdmin(AuditedMixin, ConsoleModelAdmin):
             "secret": request.secret,  # type: ignore[attr-defined]
             "list_url": reverse("admin:accounts_token_changelist"),
         }
-        return TemplateResponse(request, "console/token.html", context)  # like every admin page, in no cache
+        return TemplateResponse(request, "console/token.html", context)  # the admin marks it as not cacheable

@@ -1,4 +1,4 @@
-"""The size of uploads. A stranger can send one, and Django writes it to the disk before it asks for an account."""
+"""A limit for uploads. Django stores an upload on disk before it checks the login."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from django.core.files.uploadhandler import FileUploadHandler
 
 from opsconsole.console.workbook import MAX_BYTES
 
-MAX_REQUEST_BYTES = 2 * MAX_BYTES  # a file that is a little too large gets a sentence at its form
+MAX_REQUEST_BYTES = 2 * MAX_BYTES  # the form reports files that are slightly too large
 
 
 class CappedUpload(FileUploadHandler):
-    """Refuses a request that is larger than any file that is imported, before it is read."""
+    """An upload handler that refuses a request larger than any import before reading it."""
 
     def handle_raw_input(
         self,

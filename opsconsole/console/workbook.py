@@ -1,6 +1,7 @@
-"""The first sheet of an XLSX workbook, a row at a time: within limits, and without what its XML could do to a parser.
+"""A streaming reader for the first sheet of an untrusted XLSX workbook.
 
-The general libraries unpack a workbook's strings and rows before anybody can say that there are too many.
+openpyxl is not used for reading: it unpacks all strings before any limit applies, removes `x005F_` from text, drops
+rows that are out of order, and reads a formula without a cached value as an empty cell.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from xml.parsers import expat
 
 from django.utils.translation import gettext as _
 from openpyxl.styles.numbers import BUILTIN_FORMATS, is_date_format, is_timedelta_format
+from openpyxl.utils.cell import column_index_from_string
 from openpyxl.utils.datetime import MAC_EPOCH, WINDOWS_EPOCH, from_excel
 
 from opsconsole.formatting import format_number
@@ -27,24 +29,24 @@ MAX_UNPACKED = 64 << 20
 MAX_PARTS = 1_000
 MAX_COLUMNS = 500
 MAX_CELLS = 500_000
-MAX_CHARACTERS = 16 << 20  # of all cells together, as often as they show the same string
+MAX_CHARACTERS = 16 << 20  # of all cells together; a shared string counts once for each cell
 MAX_BLANK_ROWS = 50_000
 MAX_XML_DEPTH = 64
 MAX_NODES = 3_000_000  # elements and attributes of a part
-PORTION = 64 << 10  # no tag is longer
-EXACT = 2**53  # a workbook's numbers are floats
+PORTION = 64 << 10  # the longest tag
+EXACT = 2**53  # the numbers of a workbook are floats
 
 
 class Unreadable(Exception):
-    """The file can't be imported. The message says why and what to do."""
+    """A file that cannot be imported. The message contains the reason and the remedy."""
 
 
-class Problem(str):
-    """What is wrong with one cell; the row and the column are said by who knows them."""
+class CellError(str):
+    """A sentence about a cell that cannot be imported; the caller adds the row and the column."""
 
 
 class Rounded(str):
-    """A number of a spreadsheet that may have been another one: it keeps whole numbers only below 2^53."""
+    """A number that the spreadsheet may have rounded: integers are exact only below 2^53."""
 
 
 def is_rounded(number: float) -> bool:
@@ -58,7 +60,7 @@ def too_large(what: str, limit: int) -> Unreadable:
 
 
 def rows(data: bytes) -> Iterator[list[Any]]:
-    """Rows of cells: None, text, a number, true or false, a time, or a Problem. Raises Unreadable."""
+    """Yield rows of cells: None, str, int, float, bool, a date or time, Rounded or CellError. Raise Unreadable."""
     with _opened(data) as book:
         root = _relations(book, "")
         main = _target(root, "/officeDocument")
@@ -66,7 +68,7 @@ def rows(data: bytes) -> Iterator[list[Any]]:
         relations = _relations(book, main)
         sheet = next((relations[key][1] for key in sheets if relations.get(key, ("",))[0].endswith("/worksheet")), None)
         if sheet is None:
-            raise Unreadable(_("The workbook has no sheet."))
+            raise Unreadable(_("The workbook does not contain a sheet. Add one."))
         strings = _strings(book, _target(relations, "/sharedStrings", ""))
         formats = _formats(book, _target(relations, "/styles", ""))
         yield from _Sheet(strings, formats, epoch).rows(book, sheet)
@@ -79,36 +81,36 @@ def _opened(data: bytes) -> Iterator[zipfile.ZipFile]:
             raise too_large(_("parts"), MAX_PARTS)
         with zipfile.ZipFile(io.BytesIO(data)) as book:
             parts = book.infolist()
-            # What a part holds beyond the size that it declares is not read.
+            # zipfile stops reading a part at its declared size.
             if sum(part.file_size for part in parts) > MAX_UNPACKED:
                 raise Unreadable(
-                    _("The workbook holds more than %(limit)s MiB when it is unpacked. Split it.")
+                    _("The unpacked workbook is larger than %(limit)s MiB. Split it.")
                     % {"limit": format_number(MAX_UNPACKED >> 20)}
                 )
             if any(part.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED} for part in parts):
-                raise Unreadable(_("The file is no XLSX workbook."))
+                raise Unreadable(_("The file is not an XLSX workbook. Save it as XLSX."))
             yield book
     except _BROKEN:
-        raise Unreadable(_("The file is no XLSX workbook.")) from None
+        raise Unreadable(_("The file is not an XLSX workbook. Save it as XLSX.")) from None
 
 
-# What zipfile, zlib, expat and the reading below say of a file that is none.
+# The exceptions that zipfile, zlib, expat and this module raise for a malformed file.
 _BROKEN = (zipfile.BadZipFile, zlib.error, expat.ExpatError, OSError, LookupError, ValueError, RuntimeError, EOFError)
 
 
 class _Parser:
-    """An XML part, by its elements' local names. Document types, and with them entities, are refused."""
+    """A limited expat parser for one XML part. It refuses document types and therefore entities."""
 
     def __init__(self, start: Callable[[str, dict[str, str]], None], end: Callable[[str], None] | None = None) -> None:
         self._start, self._end, self._depth, self._nodes = start, end, 0, 0
         self.text: Callable[[str], None] | None = None
 
     def parse(self, book: zipfile.ZipFile, name: str) -> None:
-        for _nothing in self.portions(book, name):
+        for _portion in self.portions(book, name):
             pass
 
     def portions(self, book: zipfile.ZipFile, name: str) -> Iterator[None]:
-        """Parse a part; what its handlers found can be taken after each portion."""
+        """Parse a part and yield after each portion, so that the caller can collect results."""
         parser = expat.ParserCreate(namespace_separator=" ")
         parser.buffer_text = True
         parser.StartElementHandler = self._started
@@ -122,7 +124,7 @@ class _Parser:
                 parser.Parse(portion)
                 given += len(portion)
                 if given - parser.CurrentByteIndex > 2 * PORTION:
-                    raise Unreadable(_("The file is no XLSX workbook."))
+                    raise Unreadable(_("The file is not an XLSX workbook. Save it as XLSX."))
                 yield
         parser.Parse(b"", True)
         yield
@@ -131,7 +133,7 @@ class _Parser:
         self._depth += 1
         self._nodes += 1 + len(attributes)
         if self._depth > MAX_XML_DEPTH:
-            raise Unreadable(_("The file is no XLSX workbook."))
+            raise Unreadable(_("The file is not an XLSX workbook. Save it as XLSX."))
         if self._nodes > MAX_NODES:
             raise too_large(_("cells"), MAX_CELLS)
         self._start(_local(name), attributes)
@@ -142,8 +144,8 @@ class _Parser:
             self._end(_local(name))
 
 
-def _refuse_doctype(*_anything: Any) -> None:
-    raise Unreadable(_("The file is no XLSX workbook."))
+def _refuse_doctype(*_arguments: Any) -> None:
+    raise Unreadable(_("The file is not an XLSX workbook. Save it as XLSX."))
 
 
 def _local(name: str) -> str:
@@ -151,7 +153,7 @@ def _local(name: str) -> str:
 
 
 def _relations(book: zipfile.ZipFile, part: str) -> dict[str, tuple[str, str]]:
-    """Id → type and target of what a part refers to."""
+    """Return the relations of a part: id → type and target."""
     folder, _slash, file = part.rpartition("/")
     found: dict[str, tuple[str, str]] = {}
 
@@ -169,7 +171,7 @@ def _target(relations: dict[str, tuple[str, str]], type_: str, *default: str) ->
 
 
 def _sheets(book: zipfile.ZipFile, main: str) -> tuple[list[str], datetime]:
-    """The ids of the sheets, and the day from which dates are counted."""
+    """Return the ids of the sheets and the epoch of dates."""
     sheets: list[str] = []
     epoch = WINDOWS_EPOCH
 
@@ -185,7 +187,7 @@ def _sheets(book: zipfile.ZipFile, main: str) -> tuple[list[str], datetime]:
 
 
 def _formats(book: zipfile.ZipFile, name: str) -> list[str]:
-    """The format of numbers for each style of cells."""
+    """Return the number format of each cell style."""
     own: dict[str, str] = {}
     styles: list[str] = []
     inside = False
@@ -233,7 +235,7 @@ def _strings(book: zipfile.ZipFile, name: str) -> list[str]:
 
 
 class _Text:
-    """The text of a string, whose parts may look differently; how it is read aloud (`rPh`) is no part of it."""
+    """The text of a string from its formatted runs, without the phonetic hints (`rPh`)."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
@@ -261,7 +263,7 @@ class _Text:
 
 
 class _Sheet:
-    """A sheet's rows, as its elements come."""
+    """The rows of a sheet, built from its XML events."""
 
     def __init__(self, strings: list[str], formats: list[str], epoch: datetime) -> None:
         self._strings, self._formats, self._epoch = strings, formats, epoch
@@ -313,7 +315,7 @@ class _Sheet:
 
     def _place(self, value: Any) -> None:
         letters = _COLUMN.match(self._cell.get("r", ""))
-        column = _number(letters[0]) if letters else len(self._row)
+        column = column_index_from_string(letters[0]) - 1 if letters else len(self._row)
         if value is None:
             return
         if column >= MAX_COLUMNS:
@@ -346,13 +348,13 @@ class _Sheet:
         if kind == "inlineStr":
             return self._text.take()
         if self._formula and not self._raw.strip() and (kind != "str" or not self._given):
-            return Problem(_("The formula has no value. Replace it by its value."))
+            return CellError(_("The formula has no stored value. Replace the formula with its value."))
         if kind == "s":
             return self._strings[int(raw)] if raw else None
         if kind == "str":
             return _XML_ESCAPED.sub(lambda found: chr(int(found[1], 16)), raw)
         if kind == "e":
-            return Problem(_("The cell holds the error %(error)s.") % {"error": raw[:20]})
+            return CellError(_("The cell contains the error %(error)s.") % {"error": raw[:20]})
         if not raw.strip():
             return None
         if kind == "b":
@@ -363,7 +365,7 @@ class _Sheet:
 
     def _numeric(self, raw: str) -> Any:
         if not _NUMBER.fullmatch(raw):
-            return Problem(_("%(text)s is no number.") % {"text": raw[:40]})
+            return CellError(_("%(text)s is not a number.") % {"text": raw[:40]})
         number = float(raw)
         style = self._cell.get("s", "0")
         if style not in self._dates:
@@ -374,7 +376,7 @@ class _Sheet:
             try:
                 found: date | time | None = from_excel(number, self._epoch, timedelta=dates)
             except (ValueError, OverflowError):
-                return Problem(_("%(text)s is no date.") % {"text": raw[:40]})
+                return CellError(_("%(text)s is not a valid date.") % {"text": raw[:40]})
             return found
         if is_rounded(number):
             return Rounded(f"{int(raw):d}" if _WHOLE.fullmatch(raw) else f"{number:.0f}")
@@ -382,20 +384,12 @@ class _Sheet:
 
 
 def _dates(code: str) -> bool | None:
-    """Whether a format shows a length of time; None where it shows no time at all."""
+    """Return whether a number format is for durations, or None if it is not for dates."""
     return bool(is_timedelta_format(code)) if is_date_format(code) else None
-
-
-def _number(letters: str) -> int:
-    """A column's letters as its number, from 0."""
-    number = 0
-    for letter in letters:
-        number = number * 26 + ord(letter) - 64
-    return number - 1
 
 
 _COLUMN = re.compile(r"[A-Z]{1,3}")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?\d{1,400}", re.ASCII)
-# What XML can't hold is written as `_x000D_`.
+# XLSX writes characters that XML cannot contain as `_x000D_`.
 _XML_ESCAPED = re.compile(r"_x([0-9A-Fa-f]{4})_")

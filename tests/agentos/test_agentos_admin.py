@@ -666,7 +666,7 @@ def test_a_file_gives_back_exactly_what_was_exported(bobs, managed, format_):
     before = managed.execute("SELECT * FROM tasks ORDER BY task_id")
     content = export(bobs, "agentos.task", format_)
     page = bobs.get(upload(bobs, "agentos.task", format_, content).url)
-    assert f"0 new, 0 changed, {len(ODD)} as they are. There is nothing to import." in page.content.decode()
+    assert f"0 new, 0 changed, {len(ODD)} unchanged. There are no changes to import." in page.content.decode()
     managed.execute("DELETE FROM tasks")
     assert upload(bobs, "agentos.task", format_, content).status_code == 302
     run = Run.objects.latest("pk")
@@ -715,13 +715,16 @@ def test_changes_are_previewed_and_only_they_are_written(bobs, managed):
 @pytest.mark.parametrize(
     ("model", "content", "said"),
     [
-        ("agentos.project", "id,path,tags\na,/a,[]\nb,/b,{broken\n", "Row 2 The database refuses it: Invalid tags"),
-        ("agentos.project", "id,path,status\na,/a,gone\n", "Row 1, status: gone is none of active, archived, deleted."),
-        ("agentos.project", "id,path\n,/a\n", "Row 1, id: A new row needs it."),
+        ("agentos.project", "id,path,tags\na,/a,[]\nb,/b,{broken\n", "Row 2 The database rejected the row: Invalid tags"),
+        ("agentos.project", "id,path,status\na,/a,gone\n", "Row 1, status: gone is not a known value."),
+        ("agentos.project", "id,path\n,/a\n", "Row 1, id: A new row requires a value."),
         (
             "agentos.projectrepo",
             "project_id,repo_id,repo_path\nnowhere,r,/r\n",
-            ("Row 1, project_id: There is no project nowhere.", "Key (project_id)=(nowhere) is not present in table"),
+            (
+                "Row 1, project_id: The project nowhere does not exist.",
+                "Key (project_id)=(nowhere) is not present in table",
+            ),
         ),
         ("agentos.project", "id,path,colour\na,/a,red\n", "projects has no column colour."),
         ("agentos.project", "id,path,id\na,/a,b\n", "these columns twice: id"),
@@ -729,11 +732,11 @@ def test_changes_are_previewed_and_only_they_are_written(bobs, managed):
         (
             "agentos.kbchunk",
             "chunk_id,source_id,content,chunk_index,created_at\nc,s,x,one,now\n",
-            "Row 1, chunk_index: one is no whole number.",
+            "Row 1, chunk_index: one is not an integer.",
         ),
-        ("agentos.project", "path\n/a\n", "Row 1, id: A new row needs it."),
-        ("agentos.project", "id,name\na,b\n", "Row 1, path: A new row needs it."),
-        ("agentos.kbsource", "source_id,project_id,source_type,source_path\n", "The file has no rows."),
+        ("agentos.project", "path\n/a\n", "Row 1, id: A new row requires a value."),
+        ("agentos.project", "id,name\na,b\n", "Row 1, path: A new row requires a value."),
+        ("agentos.kbsource", "source_id,project_id,source_type,source_path\n", "The file does not contain rows."),
     ],
 )  # fmt: skip
 def test_what_can_not_be_imported_is_said_by_row(bobs, managed, model, content, said):
@@ -852,13 +855,13 @@ LARGE = 2**53 + 1
     [
         (
             [[LARGE, "t", "intent", "a"]],
-            "Row 1, lineage_id: 9007199254740992 is too large for a number of a spreadsheet",
+            "Row 1, lineage_id: The spreadsheet has rounded the number 9007199254740992.",
         ),
         ([[1, "t", "intent", "a"], [2, "t", "intent", float(2**60)]], "Row 2, ref_id: 1152921504606846976 is too"),
         ([[1, "t", "intent", "a"], ["=1+1", "t", "intent", "b"]], "Row 2, lineage_id: The formula has no value."),
         ([[1, "t", '="in"&"tent"', "a"]], "Row 1, kind: The formula has no value."),
         ([["=A1", "=B1", "=C1", "=D1"]], "Row 1, lineage_id: The formula has no value."),
-        ([[1, "t", "intent", "#REF!"]], "Row 1, ref_id: The cell holds the error #REF!"),
+        ([[1, "t", "intent", "#REF!"]], "Row 1, ref_id: The cell contains the error #REF!"),
     ],
 )
 @pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
@@ -904,7 +907,7 @@ def test_large_numbers_survive_a_file(bobs, managed, format_):
         )
     content = export(bobs, "agentos.tasklineage", format_)
     page = bobs.get(upload(bobs, "agentos.tasklineage", format_, content).url)
-    assert "0 new, 0 changed, 4 as they are." in page.content.decode()
+    assert "0 new, 0 changed, 4 unchanged." in page.content.decode()
     managed.execute("DELETE FROM task_lineage")
     imported(bobs, "agentos.tasklineage", format_, content)
     assert [row[0] for row in managed.execute("SELECT lineage_id FROM task_lineage ORDER BY 1")] == numbers
@@ -916,12 +919,16 @@ def test_large_numbers_survive_a_file(bobs, managed, format_):
         (
             file_formats.JSON,
             '[{"id": "a", "confidence": 1}, {"id": "m", "confidence": NaN}]',
-            "Row 2, confidence: NaN is no JSON.",
+            "Row 2, confidence: NaN is not valid JSON.",
         ),
-        (file_formats.JSON, '[{"id": "m", "content": {"a": [1, -Infinity]}}]', "Row 1, content: -Infinity is no JSON."),
-        (file_formats.JSON, '[{"id": "m", "confidence": 1e999}]', "Row 1, confidence: 1e999 is no number."),
-        (file_formats.CSV, "id,confidence\nm,nan\n", "Row 1, confidence: nan is no number."),
-        (file_formats.CSV, "id,confidence\nm,inf\n", "Row 1, confidence: inf is no number."),
+        (
+            file_formats.JSON,
+            '[{"id": "m", "content": {"a": [1, -Infinity]}}]',
+            "Row 1, content: -Infinity is not valid JSON.",
+        ),
+        (file_formats.JSON, '[{"id": "m", "confidence": 1e999}]', "Row 1, confidence: 1e999 is not a number."),
+        (file_formats.CSV, "id,confidence\nm,nan\n", "Row 1, confidence: nan is not a number."),
+        (file_formats.CSV, "id,confidence\nm,inf\n", "Row 1, confidence: inf is not a number."),
     ],
 )
 def test_what_is_no_number_is_said_by_row_and_column(bobs, managed, format_, content, said):

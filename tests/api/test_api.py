@@ -116,7 +116,7 @@ def test_made_in_the_admin_and_shown_once(client, alice, bob):
     assert Client().get(DOCUMENT, headers=bearer(secret)).status_code == 200
     revoke = {"action": "revoke", "_selected_action": [token.pk]}
     page = client.post(reverse("admin:accounts_token_changelist"), revoke, follow=True).content.decode()
-    assert "1 token is revoked." in page
+    assert "Revoked 1 token." in page
     client.post(reverse("admin:accounts_token_changelist"), revoke)
     assert [event.who for event in Event.objects.filter(verb="token_revoked")] == ["alice"]
     assert Event.objects.get(verb="token_added").detail["token"] == str(token)

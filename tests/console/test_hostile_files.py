@@ -163,12 +163,12 @@ def test_ten_thousand_rows_are_read_in_time() -> None:
 @pytest.mark.parametrize(
     ("cells", "said"),
     [
-        ("<c><f>1+1</f></c>", "Row 1, id: The formula has no value."),
-        ('<c t="e"><v>#REF!</v></c>', "Row 1, id: The cell holds the error #REF!."),
-        ('<c t="e"><f>1/0</f><v>#DIV/0!</v></c>', "Row 1, id: The cell holds the error #DIV/0!."),
-        ("<c><v>nan</v></c>", "nan is no number."),
-        ('<c t="s"><v>99</v></c>', "no XLSX workbook"),
-        ('<c t="n" s="x"><v>1</v></c>', "no XLSX workbook"),
+        ("<c><f>1+1</f></c>", "Row 1, id: The formula has no stored value."),
+        ('<c t="e"><v>#REF!</v></c>', "Row 1, id: The cell contains the error #REF!."),
+        ('<c t="e"><f>1/0</f><v>#DIV/0!</v></c>', "Row 1, id: The cell contains the error #DIV/0!."),
+        ("<c><v>nan</v></c>", "nan is not a number."),
+        ('<c t="s"><v>99</v></c>', "not an XLSX workbook"),
+        ('<c t="n" s="x"><v>1</v></c>', "not an XLSX workbook"),
     ],
 )
 def test_a_cell_without_an_exact_value_is_named(cells: str, said: str) -> None:

@@ -164,9 +164,9 @@ def test_one_request_waits_for_a_file_once(make_attached: Any, monkeypatch: pyte
     """Each statement of SQLite has its own time limit, which would add up on a page."""
     made = make_attached("sqlite", 30)
     store = attach_url("agentos", f"sqlite:///{made.url}")
-    patience = store_errors.Patience("agentos")
+    limit = store_errors.WaitLimit("agentos")
     with closing(sqlite3.connect(made.url, isolation_level=None, check_same_thread=False)) as holder:
-        with connections["agentos"].execute_wrapper(patience):
+        with connections["agentos"].execute_wrapper(limit):
             for _statement in range(5):
                 holder.execute("BEGIN IMMEDIATE")
                 free = threading.Timer(0.3, holder.execute, ["ROLLBACK"])
@@ -175,9 +175,9 @@ def test_one_request_waits_for_a_file_once(make_attached: Any, monkeypatch: pyte
                     store.execute("BEGIN IMMEDIATE")
                     store.execute("ROLLBACK")
                 free.join()
-        patience.end()
-    assert patience.error is not None
-    assert is_lock(patience.error)
+        limit.end()
+    assert limit.error is not None
+    assert is_lock(limit.error)
     assert store.query("PRAGMA busy_timeout") == [(5000,)]
 
 
@@ -232,7 +232,7 @@ def test_the_api_names_what_locks_a_store(locked: Any, bob: Any, client: Client)
     said = locked[2]
     client.force_login(bob)
     request: Any = client.get("/admin/").wsgi_request
-    request.store_patience = []
+    request.store_wait_limits = []
     try:
         connections["agentos"].cursor().execute("SELECT COUNT(*) FROM task_audits")
     except Exception as error:  # noqa: BLE001

@@ -232,12 +232,12 @@ def test_only_the_first_superuser_of_a_console_is_linked(capsys: Any) -> None:
     ("words", "sentence"),
     [
         (("link", "nobody", "x"), "Only an authenticated superuser"),
-        (("link", "mira", ""), "is no name of a system user"),
-        (("link", "mira", "a\x1bb"), "is no name of a system user"),
-        (("link", "mira", "x" * 151), "is no name of a system user"),
+        (("link", "mira", ""), "is not a valid name of a system user"),
+        (("link", "mira", "a\x1bb"), "is not a valid name of a system user"),
+        (("link", "mira", "x" * 151), "is not a valid name of a system user"),
         (("link", "noa", "x"), "No active account is called noa."),
         (("link", "mira"), "required"),
-        (("unlink", "x"), "is linked to no account"),
+        (("unlink", "x"), "is not linked to an account"),
         (("nonsense",), "invalid choice"),
     ],
 )

@@ -96,7 +96,7 @@ def test_what_others_changed_meanwhile_is_not_overwritten(bobs, task):
     task.execute("UPDATE tasks SET title = 'theirs', status = 'running'")
     page = bobs.post(url("agentos.task", "change", "t", edit=1), data)
     assert page.status_code == 200
-    assert "Somebody has changed this to theirs since the form was opened." in said(page)
+    assert "This value has changed to theirs since the form was opened." in said(page)
     assert tasks(task) == [("t", "theirs", "running")]
     assert not Run.objects.exists()
     again = form_data(page)

@@ -180,7 +180,7 @@ def test_a_row_is_edited_and_a_file_imported(open_page, live_server, tmp_path):
     page.get_by_label("Title").fill("two")
     Task.objects.update(title="theirs", status="running")
     page.get_by_role("button", name="Save", exact=True).click()
-    expect(page.get_by_text("Somebody has changed this to theirs")).to_be_visible()
+    expect(page.get_by_text("This value has changed to theirs")).to_be_visible()
     expect(page.get_by_label("Title")).to_have_value("two")
     page.get_by_role("button", name="Save", exact=True).click()
     run = Run.objects.latest("pk")

@@ -51,19 +51,26 @@ class Migration(migrations.Migration):
             name="Token",
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("name", models.CharField(help_text="who uses it, and what for", max_length=100, verbose_name="name")),
+                (
+                    "name",
+                    models.CharField(
+                        help_text="The program that uses the token, and its purpose.",
+                        max_length=100,
+                        verbose_name="name",
+                    ),
+                ),
                 ("begins_with", models.CharField(editable=False, max_length=16, verbose_name="begins with")),
                 ("digest", models.CharField(editable=False, max_length=64, unique=True)),
                 (
                     "made_at",
-                    models.DateTimeField(default=django.utils.timezone.now, editable=False, verbose_name="made at"),
+                    models.DateTimeField(default=django.utils.timezone.now, editable=False, verbose_name="created at"),
                 ),
                 (
                     "expires_at",
                     models.DateTimeField(
                         blank=True,
                         default=opsconsole.accounts.models.expiry,
-                        help_text="left empty, it is good until it is revoked",
+                        help_text="Leave empty for a token without expiry.",
                         null=True,
                         verbose_name="expires at",
                     ),
@@ -72,12 +79,12 @@ class Migration(migrations.Migration):
                     "scope",
                     models.CharField(
                         choices=[
-                            ("full", "all rights of the account"),
-                            ("read", "reading only"),
-                            ("report", "reporting status only"),
+                            ("full", "all permissions of the account"),
+                            ("read", "read only"),
+                            ("report", "report status only"),
                         ],
                         default="full",
-                        help_text="what of the account's rights it has",
+                        help_text="The permissions of the account that the token grants.",
                         max_length=10,
                         verbose_name="scope",
                     ),

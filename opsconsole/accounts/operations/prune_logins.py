@@ -1,4 +1,4 @@
-"""Retention: remove sessions, lockouts and tokens that have expired."""
+"""Operation that deletes expired sessions, old logins and expired tokens."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from opsconsole.accounts.models import Session, Token
 from opsconsole.engine.operation import Action, NamedItem, NamedItemsMixin, Risk, Schedule
 from opsconsole.engine.outcomes import Done, Outcome, Skip
 
-KEEP = timedelta(days=30)  # a lockout lasts minutes; who tried what is of use for some time
+KEEP = timedelta(days=30)  # failed logins stay useful for investigations
 
 
 class PruneLogins(NamedItemsMixin, Action):
     title = _("Prune logins")
     description = _(
-        "Removes expired sessions, and failed logins, logins and expired tokens that are older than 30 days. "
-        "The worker itself removes the results of finished jobs."
+        "Deletes expired sessions, and logins, failed logins and expired tokens older than 30 days. "
+        "The worker deletes the results of finished jobs."
     )
     store_alias = "default"
     model = Session
-    risk = Risk.CHANGE  # of what the console keeps, never of a store's rows
+    risk = Risk.CHANGE  # of the console's own tables
     schedule = Schedule("25 4 * * *")
-    reasons = {"none": _("nothing had expired")}
+    reasons = {"none": _("nothing has expired")}
 
     def item_names(self) -> list[str]:
         return ["sessions", "failed logins", "logins", "tokens"]
