@@ -1,4 +1,4 @@
-"""Who may reach which address, with which method: every URL of the configuration has a line here, or the test fails."""
+"""Access to every URL by role and method. A URL without a line in the table fails the test."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROLES = ("stranger", "no rights", "platform", "viewer", "operator", "superuser")
 
 
 class Address(NamedTuple):
-    """A URL of the configuration: its name, its route, and of a table's page the admin class and the kind of page."""
+    """A URL: its name and route, and for admin pages the admin class and the kind of page."""
 
     name: str
     route: str
@@ -56,7 +56,7 @@ def _walk(resolver: URLResolver, names: str = "", route: str = "") -> Iterator[t
 
 ADDRESSES = list(addresses())
 
-# Of each role in the order of ROLES: Y lets in, L asks for a login, - is 403, N is 404, M is 405.
+# For each role in the order of ROLES: Y allowed, L redirect to login, - 403, N 404, M 405.
 ALL, STAFF, RUNS, OPERATE, NOBODY, NOT_SO = "YYYYYY", "LYYYYY", "L--YYY", "L---YY", "L-----", "LMMMMM"
 SUPER, STATUS = "L----Y", "L-YYYY"
 PAGES: dict[str, dict[str, str]] = {
@@ -67,8 +67,8 @@ PAGES: dict[str, dict[str, str]] = {
     "admin:password_change": {"GET": STAFF, "POST": STAFF},
     "admin:password_change_done": {"GET": STAFF, "POST": NOT_SO},
     "admin:jsi18n": {"GET": STAFF, "POST": NOT_SO},
-    "admin:autocomplete": {"GET": NOBODY, "POST": NOT_SO},  # without a field that asks
-    "admin:search": {"GET": RUNS, "POST": RUNS},  # the theme's, in whose place is ours
+    "admin:autocomplete": {"GET": NOBODY, "POST": NOT_SO},  # 403 without a field
+    "admin:search": {"GET": RUNS, "POST": RUNS},  # of the theme; replaced
     "admin:view_on_site": {"GET": "LNNNNN", "POST": "LNNNNN"},
     "admin:app_list": {"GET": "LNNNNN", "POST": "LNNNNN"},
     "admin:admin/(?P<url>.*)$": {"GET": "LNNNNN", "POST": "LNNNNN"},
@@ -80,7 +80,7 @@ PAGES: dict[str, dict[str, str]] = {
     "run": {"GET": RUNS, "POST": NOT_SO},
     "run-live": {"GET": RUNS, "POST": NOT_SO},
     **{f"run-{verb}": {"GET": NOT_SO, "POST": OPERATE} for verb in ("confirm", "replan", "note", "act")},
-    "sessions": {"GET": STAFF, "POST": STAFF},  # their own; see test_sessions.py
+    "sessions": {"GET": STAFF, "POST": STAFF},  # own sessions only: see test_sessions.py
     "search": {"GET": RUNS, "POST": RUNS},
     "healthz": {"GET": ALL, "POST": "MMMMMM"},
     "readyz": {"GET": ALL, "POST": "MMMMMM"},
@@ -97,7 +97,7 @@ PAGES: dict[str, dict[str, str]] = {
     "api:detailed_results": {"GET": "L-NNNN", "POST": "MMMMMM"},
     **{f"api:{name}": {"GET": "L--NNN", "POST": "MMMMMM"} for name in ("framework", "tutorial", "resources", "quiz")},
 }
-# The pages of a table: the right that each needs.
+# The permission that each page of a table requires.
 KINDS = {
     "changelist": {"GET": "view", "POST": "view"},
     "history": {"GET": "view", "POST": "view"},
@@ -107,9 +107,9 @@ KINDS = {
     "add": {"GET": "add", "POST": "add"},
     "edit": {"GET": "add", "POST": "add"},
     "import": {"GET": "add", "POST": "add"},
-    "delete": {"GET": "nobody", "POST": "nobody"},  # Django's
+    "delete": {"GET": "nobody", "POST": "nobody"},  # of Django
     "password_change": {"GET": "add", "POST": "add"},
-    "old": {"GET": "staff", "POST": "staff"},  # leads to "change"
+    "old": {"GET": "staff", "POST": "staff"},  # redirects to "change"
 }
 SUPERUSERS_TABLES = {"auth.user", "auth.group", "accounts.token"}
 
@@ -119,7 +119,7 @@ def expected(address: Address, method: str) -> str:
         return PAGES[address.name][method]
     label = address.model_admin.model._meta.label_lower
     if (label, address.kind, method) == ("operations.run", "change", "POST"):
-        return NOT_SO  # our page of a run stands before the theme's
+        return NOT_SO  # replaced by the page of a run
     view, edit = RUNS, OPERATE if isinstance(address.model_admin, EditableStoreAdmin) else NOBODY
     if label in SUPERUSERS_TABLES:
         view, edit = SUPER, SUPER
@@ -130,16 +130,16 @@ def expected(address: Address, method: str) -> str:
     return rights[KINDS[address.kind][method]]
 
 
-def test_every_address_has_a_line() -> None:
+def test_every_url_has_a_line() -> None:
     pages = {address.name for address in ADDRESSES if address.model_admin is None}
     assert pages == set(PAGES)
     assert {address.kind for address in ADDRESSES if address.model_admin is not None} == set(KINDS)
 
 
 def path_of(address: Address, run: Run) -> str:
-    """A path of the address, with a run and an operation that exist."""
+    """Return a path for an address, with an existing run and operation."""
     values = {"name": BACKFILL, "verb": "note" if address.name == "run-note" else "pause", "pk": str(run.pk)}
-    path = re.sub(r"\(\?P<(\w+)>(?:[^()]|\([^)]*\))*\)", r"<\1>", address.route)  # a regular expression's groups
+    path = re.sub(r"\(\?P<(\w+)>(?:[^()]|\([^)]*\))*\)", r"<\1>", address.route)  # groups of regular expressions
     path = re.sub(r"<(?:\w+:)?(\w+)>", lambda found: values.get(found[1], "1"), path)
     return "/" + path.replace("^", "").replace("$", "")
 
@@ -153,7 +153,7 @@ def run(alice: User) -> Run:
 
 @pytest.fixture
 def there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each table has the row that is asked for: the right to it decides, not whether it is there."""
+    """Create the requested row in each table, so that only permissions decide."""
 
     def get_object(self: Any, request: Any, object_id: str, from_field: Any = None) -> Any:
         key = self.model._meta.pk
@@ -186,7 +186,7 @@ def letter(answer: Any) -> str:
 
 def sent(client: Client, method: str, address: Address, run: Run) -> Any:
     path = path_of(address, run)
-    Run.objects.filter(pk=run.pk).update(status=Status.PLANNED)  # whatever came before
+    Run.objects.filter(pk=run.pk).update(status=Status.PLANNED)  # reset any earlier state
     if address.name.startswith("api:"):
         return client.generic(method, path, b"{}", "application/json")
     return getattr(client, method.lower())(path)
@@ -195,7 +195,7 @@ def sent(client: Client, method: str, address: Address, run: Run) -> Any:
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("role", ROLES)
 def test_roles(role: str, method: str, people: dict[str, User], run: Run, there: None, settings: Any) -> None:
-    settings.PRODUCTION = True  # where the figures need an account
+    settings.PRODUCTION = True  # require an account for the metrics
     column, wrong = ROLES.index(role), []
     client = client_of(role, people)
     for address in ADDRESSES:
@@ -209,14 +209,14 @@ def test_roles(role: str, method: str, people: dict[str, User], run: Run, there:
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
 @pytest.mark.parametrize("role", ROLES)
-def test_other_methods_open_nothing(
+def test_other_methods_are_refused(
     role: str, method: str, people: dict[str, User], run: Run, there: None, settings: Any
 ) -> None:
     settings.PRODUCTION = True
     column, client = ROLES.index(role), client_of(role, people)
     for address in ADDRESSES:
         if address.model_admin is not None and address.model_admin.model not in {User, Run}:
-            continue  # as these
+            continue  # all tables use the same views
         found = letter(sent(client, method, address, run))
         if method in PAGES.get(address.name, {}):
             assert found == expected(address, method)[column], address
@@ -224,8 +224,8 @@ def test_other_methods_open_nothing(
             assert found != "Y", address
 
 
-def test_every_post_needs_the_token_of_its_page(people: dict[str, User], run: Run, there: None) -> None:
-    """Another site can't post in a person's name."""
+def test_every_post_requires_a_csrf_token(people: dict[str, User], run: Run, there: None) -> None:
+    """Test that every POST requires a CSRF token."""
     client = client_of("superuser", people, enforce_csrf_checks=True)
     for address in ADDRESSES:
         if expected(address, "POST")[-1] == "Y":

@@ -13,7 +13,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-PREFIX = "ops_"  # secret scanners recognise it
+PREFIX = "ops_"  # identifies a leaked token
 SHOWN_CHARACTERS = 10
 
 

@@ -37,6 +37,30 @@ def database_message(error: Exception) -> str:
     return _("The database rejected the row: %(reason)s") % {"reason": " ".join(kept) or type(error).__name__}
 
 
+def try_save(instance: models.Model, using: str, fields: Sequence[str] | None = None) -> bool:
+    """Insert a row, or update fields of it, in the current transaction. Return False if a trigger ignored the UPDATE.
+
+    Raise ValidationError with the message of the database.
+    """
+    try:
+        instance.save(force_insert=fields is None, update_fields=fields, using=using)
+    except (IntegrityError, DataError, InternalError, OverflowError, ValueError) as error:
+        raise ValidationError(database_message(error)) from error
+    except DatabaseError as error:
+        if classify(error) != ErrorKind.PERMANENT or sqlstate(error) is not None:
+            raise
+        return False  # Django raises it if the UPDATE matched no row
+    return True
+
+
+def check_constraints(store: Store) -> None:
+    """Check the deferred constraints now. Raise ValidationError with the message of the database."""
+    try:
+        rows.check_deferred(store)
+    except (IntegrityError, DataError, InternalError) as error:
+        raise ValidationError(database_message(error)) from error
+
+
 def is_managed(model: type[models.Model]) -> bool:
     name = store_of(model)
     return Store(name, name).managed
@@ -264,18 +288,11 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
         adding, key = self.instance._state.adding, self.instance.pk
         try:
             with transaction.atomic(using=using):
-                if adding:
-                    self.instance.save(force_insert=True, using=using)
-                else:
-                    self.instance.save(update_fields=self.changed_data, using=using)
-                rows.check_deferred(self.store)
+                try_save(self.instance, using, None if adding else self.changed_data)  # the run reports triggers
+                check_constraints(self.store)
                 transaction.set_rollback(True, using=using)
-        except (IntegrityError, DataError, InternalError, OverflowError) as error:
-            self.add_error(None, ValidationError(database_message(error)))
-        except DatabaseError as error:
-            if classify(error) != ErrorKind.PERMANENT or sqlstate(error) is not None:
-                raise
-            # Django raises it if a trigger ignored the UPDATE. The run reports the trigger.
+        except ValidationError as error:
+            self.add_error(None, error)
         finally:
             self.instance._state.adding = adding
             if adding:

@@ -15,7 +15,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import DatabaseError, DataError, IntegrityError, InternalError, connections, models, transaction
+from django.db import DatabaseError, connections, models, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -29,15 +29,14 @@ from import_export.instance_loaders import BaseInstanceLoader
 from import_export.results import Error, Result, RowResult
 from unfold.contrib.import_export.forms import ImportForm, SelectableFieldsExportForm
 
-from opsconsole.console.editing import RowEdit, database_message, plan_writes, raw_values
+from opsconsole.console.editing import RowEdit, check_constraints, plan_writes, raw_values, try_save
 from opsconsole.console.file_formats import CSV, JSON, MISSING, NULL, XLSX, Rounded, Unreadable
 from opsconsole.console.workbook import MAX_BYTES
 from opsconsole.formatting import format_number, truncate
 from opsconsole.stores import preflight
-from opsconsole.stores.errors import ErrorKind, classify, sqlstate
 from opsconsole.stores.preflight import Target
 from opsconsole.stores.router import store_of
-from opsconsole.stores.rows import RowsChanged, Write, check_deferred, is_bigint, plain_key
+from opsconsole.stores.rows import RowsChanged, Write, is_bigint, plain_key
 from opsconsole.stores.store import Store, StoreUnavailable, text_of
 
 MAX_EXPORTED = 100_000
@@ -221,10 +220,7 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
     def after_import(self, dataset: Any, result: Any, **kwargs: Any) -> None:
         """Check the deferred constraints, which the database would check at commit."""
         super().after_import(dataset, result, **kwargs)
-        try:
-            check_deferred(self.store)
-        except (IntegrityError, DataError, InternalError) as error:
-            raise ValidationError(database_message(error)) from error
+        check_constraints(self.store)
 
     def writes(self, result: Result) -> list[Write]:
         """Return the writes of the planned run, including unchanged rows.
@@ -273,16 +269,13 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
         using = self.get_db_connection_name()
         given_key = instance.pk
         try:
-            if is_create:
-                instance.save(using=using, force_insert=True)
-            else:
-                instance.save(using=using, update_fields=self._changed(instance))
-        except (IntegrityError, DataError, OverflowError, ValueError) as error:
-            raise ValidationError(self._missing_references(instance, using) or database_message(error)) from None
-        except DatabaseError as error:
-            if classify(error) != ErrorKind.PERMANENT or sqlstate(error) is not None:
-                raise
-            raise ValidationError(self._ignored("UPDATE")) from None  # Django raises it if the UPDATE matched no row
+            saved = try_save(instance, using, None if is_create else self._changed(instance))
+        except ValidationError as error:
+            if missing := self._missing_references(instance, using):
+                raise ValidationError(missing) from error
+            raise
+        if not saved:
+            raise ValidationError(self._ignored("UPDATE"))
         self._require_stored(instance, "INSERT" if is_create else "UPDATE")
         there = self.store.tables[self._meta.model._meta.db_table]
         changed = set(self._changed(instance))

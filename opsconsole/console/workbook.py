@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, time
 from typing import Any
+from xml.etree import ElementTree
 from xml.parsers import expat
 
 from django.utils.translation import gettext as _
@@ -32,7 +33,8 @@ MAX_CELLS = 500_000
 MAX_CHARACTERS = 16 << 20  # of all cells together; a shared string counts once for each cell
 MAX_BLANK_ROWS = 50_000
 MAX_XML_DEPTH = 64
-MAX_NODES = 3_000_000  # elements and attributes of a part
+MAX_NODES = 3_000_000  # elements and attributes of a streamed part
+MAX_TREE_NODES = 500_000  # elements and attributes of a part that is kept in memory
 PORTION = 64 << 10  # the longest tag
 EXACT = 2**53  # the numbers of a workbook are floats
 
@@ -101,8 +103,13 @@ _BROKEN = (zipfile.BadZipFile, zlib.error, expat.ExpatError, OSError, LookupErro
 class _Parser:
     """A limited expat parser for one XML part. It refuses document types and therefore entities."""
 
-    def __init__(self, start: Callable[[str, dict[str, str]], None], end: Callable[[str], None] | None = None) -> None:
-        self._start, self._end, self._depth, self._nodes = start, end, 0, 0
+    def __init__(
+        self,
+        start: Callable[[str, dict[str, str]], object],
+        end: Callable[[str], object],
+        limit: int = MAX_NODES,
+    ) -> None:
+        self._start, self._end, self._limit, self._depth, self._nodes = start, end, limit, 0, 0
         self.text: Callable[[str], None] | None = None
 
     def parse(self, book: zipfile.ZipFile, name: str) -> None:
@@ -134,14 +141,13 @@ class _Parser:
         self._nodes += 1 + len(attributes)
         if self._depth > MAX_XML_DEPTH:
             raise Unreadable(_("The file is not an XLSX workbook. Save it as XLSX."))
-        if self._nodes > MAX_NODES:
+        if self._nodes > self._limit:
             raise too_large(_("cells"), MAX_CELLS)
         self._start(_local(name), attributes)
 
     def _ended(self, name: str) -> None:
         self._depth -= 1
-        if self._end is not None:
-            self._end(_local(name))
+        self._end(_local(name))
 
 
 def _refuse_doctype(*_arguments: Any) -> None:
@@ -152,18 +158,23 @@ def _local(name: str) -> str:
     return name.rpartition(" ")[2]
 
 
+def _tree(book: zipfile.ZipFile, name: str) -> ElementTree.Element:
+    """Return the elements of a small part without their text."""
+    builder = ElementTree.TreeBuilder()
+    _Parser(builder.start, builder.end, MAX_TREE_NODES).parse(book, name)
+    return builder.close()
+
+
 def _relations(book: zipfile.ZipFile, part: str) -> dict[str, tuple[str, str]]:
     """Return the relations of a part: id → type and target."""
     folder, _slash, file = part.rpartition("/")
-    found: dict[str, tuple[str, str]] = {}
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        if name == "Relationship" and len(found) < MAX_PARTS:
-            target = posixpath.normpath(posixpath.join("/", folder, attributes["Target"])).lstrip("/")
-            found[attributes["Id"]] = attributes["Type"], target
-
-    _Parser(start).parse(book, posixpath.join(folder, "_rels", f"{file}.rels"))
-    return found
+    return {
+        relation.attrib["Id"]: (
+            relation.attrib["Type"],
+            posixpath.normpath(posixpath.join("/", folder, relation.attrib["Target"])).lstrip("/"),
+        )
+        for relation in _tree(book, posixpath.join(folder, "_rels", f"{file}.rels")).iter("Relationship")
+    }
 
 
 def _target(relations: dict[str, tuple[str, str]], type_: str, *default: str) -> str:
@@ -172,45 +183,20 @@ def _target(relations: dict[str, tuple[str, str]], type_: str, *default: str) ->
 
 def _sheets(book: zipfile.ZipFile, main: str) -> tuple[list[str], datetime]:
     """Return the ids of the sheets and the epoch of dates."""
-    sheets: list[str] = []
-    epoch = WINDOWS_EPOCH
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        nonlocal epoch
-        if name == "sheet" and len(sheets) < MAX_PARTS:
-            sheets.extend(value for key, value in attributes.items() if _local(key) == "id")
-        elif name == "workbookPr" and attributes.get("date1904") in {"1", "true"}:
-            epoch = MAC_EPOCH
-
-    _Parser(start).parse(book, main)
-    return sheets, epoch
+    root = _tree(book, main)
+    sheets = [value for sheet in root.iter("sheet") for key, value in sheet.attrib.items() if _local(key) == "id"]
+    mac = any(properties.get("date1904") in {"1", "true"} for properties in root.iter("workbookPr"))
+    return sheets, MAC_EPOCH if mac else WINDOWS_EPOCH
 
 
 def _formats(book: zipfile.ZipFile, name: str) -> list[str]:
     """Return the number format of each cell style."""
-    own: dict[str, str] = {}
-    styles: list[str] = []
-    inside = False
-
-    def start(element: str, attributes: dict[str, str]) -> None:
-        nonlocal inside
-        if len(own) + len(styles) > MAX_CELLS:
-            raise too_large(_("styles"), MAX_CELLS)
-        if element == "numFmt":
-            own[attributes["numFmtId"]] = attributes["formatCode"][:255]
-        elif element == "cellXfs":
-            inside = True
-        elif element == "xf" and inside:
-            number = attributes.get("numFmtId", "0")
-            styles.append(own.get(number) or BUILTIN_FORMATS.get(int(number), "General"))
-
-    def end(element: str) -> None:
-        nonlocal inside
-        inside = inside and element != "cellXfs"
-
-    if name:
-        _Parser(start, end).parse(book, name)
-    return styles
+    if not name:
+        return []
+    root = _tree(book, name)
+    own = {one.attrib["numFmtId"]: one.attrib["formatCode"][:255] for one in root.iter("numFmt")}
+    numbers = [style.get("numFmtId", "0") for styles in root.iter("cellXfs") for style in styles.iter("xf")]
+    return [own.get(number) or BUILTIN_FORMATS.get(int(number), "General") for number in numbers]
 
 
 def _strings(book: zipfile.ZipFile, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Retention: what has expired goes, what is in use stays."""
+"""Tests of prune_logins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.contract import execute_run, operation_called
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
 
 
-def test_what_has_expired_goes(alice: Any) -> None:
+def test_expired_entries_are_deleted(alice: Any) -> None:
     now = timezone.now()
     for days in (-1, 1, 40):
         at = now - timedelta(days=days)

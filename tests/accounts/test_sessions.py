@@ -1,4 +1,4 @@
-"""Sessions end at their limits, are listed and revoked; tokens expire, have a scope and show their use."""
+"""Limits, list and revocation of sessions; expiry, scope and use of tokens."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_limits(alice: Any, settings: Any, name: str, hours: float, ends: bool) 
     assert client.get("/api/v1/openapi.json").status_code == (401 if ends else 200)
 
 
-def test_an_open_page_is_no_use(alice: Any, settings: Any) -> None:
+def test_polling_does_not_extend_a_session(alice: Any, settings: Any) -> None:
     settings.SESSION_IDLE_HOURS = 1
     client = signed_in("alice")
     age(client, USED, 0.5)
@@ -68,7 +68,7 @@ def test_limits_of_production(tmp_path: Any) -> None:
     assert printed(tmp_path, expression, OPSCONSOLE_ENVIRONMENT="production", SECRET_KEY="x" * 50) == "(12.0, 1.0)"
 
 
-def test_everybody_lists_and_revokes_their_own(alice: Any, bob: Any, charlie: Any) -> None:
+def test_users_list_and_revoke_their_own_sessions(alice: Any, bob: Any, charlie: Any) -> None:
     bobs, other, alices = signed_in("bob"), signed_in("bob", **ELSEWHERE), signed_in("alice", **ELSEWHERE)
     page = bobs.get(reverse("sessions")).content.decode()
     assert "203.0.113.9" in page

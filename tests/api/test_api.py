@@ -1,4 +1,4 @@
-"""The API's frame: who gets in, and that every answer is JSON."""
+"""Authentication and errors of the API."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def secret(charlie):
     return Token.make(charlie, "a poller")
 
 
-def test_by_token_or_session(client, charlie, secret):
+def test_token_or_session(client, charlie, secret):
     assert code(client.get(DOCUMENT)) == (401, "not_authenticated")
     document = client.get(DOCUMENT, headers=bearer(secret)).json()
     assert document["openapi"].startswith("3.")
@@ -43,19 +43,19 @@ def test_by_token_or_session(client, charlie, secret):
     assert client.get(DOCUMENT).json() == document
 
 
-def test_says_how_to_sign_in(client):
+def test_anonymous_requests_get_a_hint(client):
     answer = client.get(DOCUMENT)
     assert answer["WWW-Authenticate"].startswith("Bearer")
     assert "token" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("broken", ["", "ops_wrong", "ops_" + "x" * 43, "é"])
-def test_a_bad_token_is_refused_whatever_the_session_says(client, charlie, secret, broken):
+def test_an_invalid_token_is_refused_with_a_valid_session(client, charlie, secret, broken):
     client.force_login(charlie)
     assert code(client.get(DOCUMENT, headers=bearer(broken))) == (401, "not_authenticated")
 
 
-def test_a_token_ends(client, charlie, secret):
+def test_expired_and_revoked_tokens(client, charlie, secret):
     token = Token.objects.get()
     token.expires_at = timezone.now() - timedelta(seconds=1)
     token.save()
@@ -72,7 +72,7 @@ def test_a_token_ends(client, charlie, secret):
     assert code(client.get(DOCUMENT, headers=bearer(secret)))[0] == 401
 
 
-def test_only_its_hash_is_kept(secret):
+def test_only_the_hash_of_a_token_is_stored(secret):
     kept = Token.objects.values().get()
     assert secret not in map(str, kept.values())
     assert kept["digest"] == digest(secret)
@@ -81,7 +81,7 @@ def test_only_its_hash_is_kept(secret):
 
 @pytest.mark.parametrize("address", ["/api/", "/api/v1/", "/api/v1/nothing", "/api/v1/nothing/", "/api/v2/x?y=1"])
 @pytest.mark.parametrize("method", ["get", "post", "delete"])
-def test_no_such_address(client, address, method):
+def test_unknown_addresses(client, address, method):
     assert code(getattr(client, method)(address)) == (404, "not_found")
 
 
@@ -91,7 +91,7 @@ def test_wrong_method(client, secret):
     assert answer["Allow"] == "GET"
 
 
-def test_what_fails_is_logged_and_says_nothing_of_the_inside(client, secret, monkeypatch, caplog):
+def test_failures_are_logged_without_internals_in_the_response(client, secret, monkeypatch, caplog):
     monkeypatch.setattr(endpoints.api, "get_openapi_schema", lambda: 1 / 0)
     answer = client.get(DOCUMENT, headers=bearer(secret))
     assert code(answer) == (500, "failed")
@@ -102,7 +102,7 @@ def test_what_fails_is_logged_and_says_nothing_of_the_inside(client, secret, mon
 # --- making and revoking ----------------------------------------------------------------------------------
 
 
-def test_made_in_the_admin_and_shown_once(client, alice, bob):
+def test_a_token_is_created_in_the_admin_and_shown_once(client, alice, bob):
     client.force_login(alice)
     page = client.post(reverse("admin:accounts_token_add"), {"user": bob.pk, "name": "dashboards"})
     token = Token.objects.get()
@@ -123,7 +123,7 @@ def test_made_in_the_admin_and_shown_once(client, alice, bob):
     assert Client().get(DOCUMENT, headers=bearer(secret)).status_code == 401
 
 
-def test_only_superusers_make_tokens(client, bob):
+def test_only_superusers_create_tokens(client, bob):
     client.force_login(bob)
     assert client.get(reverse("admin:accounts_token_changelist")).status_code == 403
     assert client.post(reverse("admin:accounts_token_add"), {"user": bob.pk, "name": "x"}).status_code == 403

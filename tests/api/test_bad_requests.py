@@ -1,4 +1,4 @@
-"""Requests that no page makes: the answer is a redirect or 400, never 500."""
+"""Malformed requests are answered with a redirect or 400, never 500."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ QUERIES = [
     "day__gte=x",
     "id__exact__exact=1",
 ]
-# All queries on some models of each kind, and those that reach the database on every model.
+# All queries on a few models of each kind; queries that reach the database on every model.
 SOME = {"auth.user", "operations.run", "agentos.task", "records.testrecord"}
 EVERYWHERE = ["pk__regex=(", "pk__in=99999999999999999999999", "x__y=z"]
 

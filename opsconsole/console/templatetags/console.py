@@ -1,4 +1,4 @@
-"""`opsconsole.formatting` for templates, and the theme's path above a page for keys of any kind."""
+"""Template filters from `opsconsole.formatting`, and breadcrumbs for any key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ for show in (
 
 
 class _Linkable:
-    """A row as the theme links to it: it does not quote keys, and one with a line end has no address."""
+    """A row with a quoted key. The theme does not quote keys, and a key with a line break breaks its link."""
 
     def __init__(self, row: Any) -> None:
         self._row, self._meta, self.pk = row, row._meta, quote(str(row.pk))
