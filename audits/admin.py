@@ -111,7 +111,7 @@ class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
         try:
             figures = coverage(self.store(request), newest=NEWEST_AUDITS, sample=NEWEST_SAMPLE)
         except (StoreUnavailable, DatabaseError) as error:
-            return self.unusable(request, error)
+            return self.store_error_page(request, error)
         context = {
             **self.admin_site.each_context(request),
             "title": _("Coverage of the decision times"),

@@ -21,7 +21,7 @@ from opsconsole.console.store_admin import (
     StoreModelAdmin,
     json_block,
     linked,
-    newest,
+    newest_rows,
     table,
 )
 from opsconsole.formatting import format_time
@@ -180,7 +180,7 @@ class RoadmapMetadataAdmin(StoreModelAdmin):
             "current_step": _or_dash,
             "updated_at": local_time,
         }
-        return newest(rows, store, columns, all_of_them=(_("All tasks of this roadmap"), {"roadmap_id": roadmap.pk}))
+        return newest_rows(rows, store, columns, all_link=(_("All tasks of this roadmap"), {"roadmap_id": roadmap.pk}))
 
     @admin.display(description=gettext_lazy("concepts"))
     def tree(self, roadmap: RoadmapMetadata, store: Store) -> str:

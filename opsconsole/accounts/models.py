@@ -68,7 +68,7 @@ class Token(models.Model):
     def __str__(self) -> str:
         return f"{self.name} ({self.begins_with}…)"
 
-    def draw(self) -> str:
+    def set_secret(self) -> str:
         """Set a new secret and return it. It cannot be read again."""
         secret = PREFIX + secrets.token_urlsafe(32)
         self.begins_with, self.digest = secret[:SHOWN_CHARACTERS], digest(secret)
@@ -84,10 +84,10 @@ class Token(models.Model):
         return True
 
     @classmethod
-    def make(cls, user: Any, name: str, **fields: Any) -> str:
+    def issue(cls, user: Any, name: str, **fields: Any) -> str:
         """Create a token and return its secret."""
         token = cls(user=user, name=name, **fields)
-        secret = token.draw()
+        secret = token.set_secret()
         token.save()
         return secret
 

@@ -20,7 +20,7 @@ MAX_SYSTEM_USER = 150
 VIEWERS, OPERATORS, PLATFORMS = "Viewers", "Operators", "Platforms"
 
 
-def make_groups() -> None:
+def create_groups() -> None:
     """Create the groups and update their permissions."""
     views = Permission.objects.filter(codename__startswith="view_").exclude(
         content_type__app_label__in=("auth", "sessions", "axes", "contenttypes", "admin", "accounts")
@@ -46,7 +46,7 @@ def _by_hand() -> Q:
     return rights
 
 
-def make_superuser(name: str) -> str | None:
+def create_superuser(name: str) -> str | None:
     """Create a superuser and return the password, or None if the account exists."""
     users = get_user_model()
     if users.objects.filter(**{users.USERNAME_FIELD: name}).exists():

@@ -43,8 +43,8 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]
         return int(rows.order_by()[: COUNT_CAP + 1].count())
 
     @property
-    def words(self) -> str:
-        """The formatted count, "10,000+" above the limit."""
+    def count_text(self) -> str:
+        """Return the formatted count, "10,000+" above the limit."""
         return format_number(COUNT_CAP) + "+" if self.count > COUNT_CAP else format_number(self.count)
 
 
@@ -52,7 +52,7 @@ class ConsoleChangeList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.full_result_count = self.result_count  # the footer shows it
-        self.result_words = self.paginator.words
+        self.result_count_text = self.paginator.count_text
 
 
 class ConsoleModelAdmin(ModelAdmin):
@@ -83,7 +83,7 @@ class ConsoleModelAdmin(ModelAdmin):
         response: Any = super().changelist_view(request, extra_context)
         context = getattr(response, "context_data", None)
         if context is not None and "cl" in context:
-            context["selection_note_all"] = _("All %(count)s selected") % {"count": context["cl"].result_words}
+            context["selection_note_all"] = _("All %(count)s selected") % {"count": context["cl"].result_count_text}
         return response  # type: ignore[no-any-return]
 
 

@@ -96,19 +96,19 @@ def plan_writes(store: Store, table: str, edits: Sequence[RowEdit]) -> list[Writ
     """Return the writes of a run with the current values. Raise RowsChanged if a column would alter a value."""
     name = store.key_column(table)
     known = {row.key for row in edits if row.key is not None}
-    made = iter(rows.new_keys(store, table, sum(row.key is None for row in edits), known))
+    new_keys = iter(rows.new_keys(store, table, sum(row.key is None for row in edits), known))
     groups: dict[tuple[str, ...], list[Key]] = {}
     for row in edits:
         if not row.new and row.key is not None:
             groups.setdefault(row.columns, []).append(row.key)
-    held = {columns: rows.read(store, table, columns, keys) for columns, keys in groups.items()}
+    stored = {columns: rows.read(store, table, columns, keys) for columns, keys in groups.items()}
     writes: list[Write] = []
     for row in edits:
         if row.key is None:
-            key = next(made)
+            key = next(new_keys)
             row = RowEdit(key, (name, *row.columns), (key, *row.values), True)
-        gone = (None,) * len(row.columns)
-        old = None if row.new else held[row.columns].get(row.key, gone)  # type: ignore[arg-type]
+        deleted = (None,) * len(row.columns)
+        old = None if row.new else stored[row.columns].get(row.key, deleted)  # type: ignore[arg-type]
         if not writes or writes[-1].columns != row.columns or (writes[-1].kind == "insert") != row.new:
             writes.append(Write(table, row.columns, []))
         writes[-1].rows.append((row.key, old, row.values))  # type: ignore[arg-type]
@@ -152,7 +152,7 @@ class ReferenceField(forms.ModelChoiceField):  # type: ignore[type-arg]
         return super().to_python(value)
 
 
-def _shown(field: forms.Field, value: Any) -> str:
+def _digest(field: forms.Field, value: Any) -> str:
     """Return a digest of a value as its widget renders it."""
     text = value if isinstance(value, bool) else field.widget.format_value(value)
     return hashlib.sha256(_unix(text).encode(errors="surrogatepass")).hexdigest()[:16]
@@ -191,7 +191,7 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
         return ((name, form_field) for name, form_field in self.fields.items() if name != "opened")
 
     def _stamps(self, values: dict[str, Any]) -> dict[str, str]:
-        return {name: _shown(field, field.prepare_value(values.get(name))) for name, field in self._columns()}
+        return {name: _digest(field, field.prepare_value(values.get(name))) for name, field in self._columns()}
 
     # --- changed fields ---------------------------------------------------------------------------
 
@@ -206,15 +206,15 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
     @cached_property
     def changed_data(self) -> list[str]:
         """Return the fields that the user has changed, without concurrent changes by others."""
-        touched = []
+        changed = []
         for name, field in self._columns():
             posted = field.widget.value_from_datadict(self.data, self.files, self.add_prefix(name))
             if name in self._opened:
-                if _shown(field, posted) != self._opened[name]:
-                    touched.append(name)
+                if _digest(field, posted) != self._opened[name]:
+                    changed.append(name)
             elif field.has_changed(self[name].initial, posted):
-                touched.append(name)
-        return touched
+                changed.append(name)
+        return changed
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()
@@ -227,9 +227,9 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
     def _require_as_opened(self) -> None:
         """Add an error to each changed field whose stored value changed since the form was opened."""
         columns = [field.column for field in self._written]
-        self.held = rows.read(self.store, self._table, columns, [self._key]).get(self._key) if columns else ()
+        self.stored = rows.read(self.store, self._table, columns, [self._key]).get(self._key) if columns else ()
         now = type(self.instance)._base_manager.using(self.store.alias).filter(pk=self.instance.pk).first()
-        if now is None or self.held is None:
+        if now is None or self.stored is None:
             self.add_error(None, ValidationError(_("This row has been deleted since the form was opened.")))
             return
         values = forms.model_to_dict(now, [name for name, _field in self._columns()])
@@ -273,11 +273,11 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
     @cached_property
     def _written(self) -> list[Any]:
         """Return the columns to write: the changed ones, or all columns of a new row."""
-        adding, there = self.instance._state.adding, self.store.tables[self._table]
+        adding, table = self.instance._state.adding, self.store.tables[self._table]
         return [
             field
             for field in self._meta.model._meta.concrete_fields
-            if (field.column in there if adding else field.name in self.changed_data)
+            if (field.column in table if adding else field.name in self.changed_data)
         ]
 
     def _post_clean(self) -> None:
@@ -310,7 +310,7 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
         if adding:
             key = None if self.instance.pk is None else self._key
             return plan_writes(self.store, self._table, [RowEdit(key, columns, values, True)])
-        return [rows.normalized(self.store, Write(self._table, columns, [(self._key, self.held, values)]))]
+        return [rows.normalized(self.store, Write(self._table, columns, [(self._key, self.stored, values)]))]
 
 
 class EditableStoreAdmin(StoreModelAdmin):
@@ -330,16 +330,16 @@ class EditableStoreAdmin(StoreModelAdmin):
     def may(self, request: HttpRequest, verb: str) -> bool:
         """Return whether the user may write rows of this table and start runs."""
         meta = self.model._meta
-        wanted = (f"{meta.app_label}.{verb}_{meta.model_name}", "operations.operate_run")
-        return is_managed(self.model) and request.user.has_perms(wanted)
+        permissions = (f"{meta.app_label}.{verb}_{meta.model_name}", "operations.operate_run")
+        return is_managed(self.model) and request.user.has_perms(permissions)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self.may(request, "add")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Make the page of a row read-only without `?edit=1`."""
-        asked = request.method == "POST" or "edit" in request.GET
-        return self.may(request, "change") and (obj is None or asked)
+        editing = request.method == "POST" or "edit" in request.GET
+        return self.may(request, "change") and (obj is None or editing)
 
     def has_edit_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         return self.may(request, "change") and "edit" not in request.GET
@@ -350,15 +350,15 @@ class EditableStoreAdmin(StoreModelAdmin):
 
     # --- the form --------------------------------------------------------------------------------------------
 
-    def edited(self) -> list[str]:
+    def editable_fields(self) -> list[str]:
         return [field.name for field in self.model._meta.concrete_fields if field.editable]
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        shown = super().get_fieldsets(request, obj)
+        read_only = super().get_fieldsets(request, obj)
         if obj is not None and not self.has_change_permission(request, obj):
-            return shown
+            return read_only
         generated = isinstance(self.model._meta.pk, models.AutoField | models.BigAutoField)
-        fields = [name for name in self.edited() if not (generated and name == self.model._meta.pk.name)]
+        fields = [name for name in self.editable_fields() if not (generated and name == self.model._meta.pk.name)]
         return [(None, {"fields": fields if obj is None else [*fields, "opened"]})]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
@@ -402,12 +402,12 @@ class EditableStoreAdmin(StoreModelAdmin):
         except SaveRefused as reason:
             request.refusal = str(reason)  # type: ignore[attr-defined]
         except (StoreUnavailable, DatabaseError) as error:
-            return self.unusable(request, error)
+            return self.store_error_page(request, error)
         return super().changeform_view(request, object_id, form_url, extra_context)
 
     def _saved(self, request: HttpRequest, save: Callable[[], HttpResponse | None], *steps: Any) -> HttpResponse:
-        if (elsewhere := save()) is not None:
-            return elsewhere
+        if (redirect := save()) is not None:
+            return redirect
         for step in steps:
             response: HttpResponse = step()
         return response

@@ -28,7 +28,7 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.contrib.filters.forms import RangeDateForm, SearchForm
 
 from opsconsole.console.base_admin import COUNT_CAP, ConsoleModelAdmin, ViewOnlyMixin
-from opsconsole.console.store_errors import unusable
+from opsconsole.console.store_errors import store_error_page
 from opsconsole.formatting import copy_button, format_number, format_time, pretty_json, truncate
 from opsconsole.stores import catalog, remedies
 from opsconsole.stores.fields import RawTimestampField
@@ -85,9 +85,9 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         """Return the names whose columns and tables the store contains."""
         known = {field.column for field in self.model._meta.concrete_fields}
         missing = known - set(self.columns(request))
-        there = self.store(request).tables
+        tables = self.store(request).tables
         return [
-            name for name in names if missing.isdisjoint(self._reads(name)) and there.keys() >= set(self._tables(name))
+            name for name in names if missing.isdisjoint(self._reads(name)) and tables.keys() >= set(self._tables(name))
         ]
 
     def _reads(self, name: Any) -> tuple[str, ...]:
@@ -111,18 +111,18 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         store = self.store(request)
-        shown = [
+        fieldsets = [
             (title, {**options, "fields": [self.cell(name) for name in self.readable(request, options["fields"])]})
             for title, options in super().get_fieldsets(request, obj)
         ]
-        below = [
+        panels = [
             (
                 title,
                 {**options, "fields": [self.panel(name, store) for name in self.readable(request, options["fields"])]},
             )
             for title, options in (self.related_panels if obj is not None else ())
         ]
-        return [(title, options) for title, options in (*shown, *below) if options["fields"]]
+        return [(title, options) for title, options in (*fieldsets, *panels) if options["fields"]]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         return [name for __, options in self.get_fieldsets(request, obj) for name in options["fields"]]
@@ -141,28 +141,28 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         field = self.model._meta.get_field(name)
         formatter = self.formatters.get(name) or default_formatter(field, in_list=in_list)
 
-        def shown(row: Any) -> Any:
+        def formatted(row: Any) -> Any:
             value = getattr(row, name)
             if in_list and name in self.badge_colors and value is not None:
                 return value, formatter(value)
             return formatter(value) if in_list else _once(row, name, partial(formatter, value))
 
-        shown.__name__ = name
-        shown.short_description = field.verbose_name  # type: ignore[attr-defined]
-        shown.admin_order_field = name  # type: ignore[attr-defined]
+        formatted.__name__ = name
+        formatted.short_description = field.verbose_name  # type: ignore[attr-defined]
+        formatted.admin_order_field = name  # type: ignore[attr-defined]
         if in_list and name in self.badge_colors:
-            shown.label = dict(self.badge_colors[name])  # type: ignore[attr-defined]
-        return shown
+            formatted.label = dict(self.badge_colors[name])  # type: ignore[attr-defined]
+        return formatted
 
     def panel(self, name: str, store: Store) -> Callable[[Any], Any]:
         method = getattr(self, name)
 
-        def shown(row: Any) -> Any:
+        def formatted(row: Any) -> Any:
             return _once(row, name, partial(method, row, store))
 
-        shown.__name__ = name
-        shown.short_description = method.short_description  # type: ignore[attr-defined]
-        return shown
+        formatted.__name__ = name
+        formatted.short_description = method.short_description  # type: ignore[attr-defined]
+        return formatted
 
     # --- rows ----------------------------------------------------------------------------------------------
 
@@ -203,17 +203,17 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
             self._warn_of_missing_columns(request)
             return _rendered(super().changelist_view(request, extra_context))
         except (StoreUnavailable, DatabaseError) as error:
-            return self.unusable(request, error)
+            return self.store_error_page(request, error)
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
             self._require_key(request)
             return _rendered(super().changeform_view(request, *args, **kwargs))
         except (StoreUnavailable, DatabaseError) as error:
-            return self.unusable(request, error)
+            return self.store_error_page(request, error)
 
-    def unusable(self, request: HttpRequest, error: Exception) -> HttpResponse:
-        return unusable(request, error, self.store(request))
+    def store_error_page(self, request: HttpRequest, error: Exception) -> HttpResponse:
+        return store_error_page(request, error, self.store(request))
 
     def _require_key(self, request: HttpRequest) -> None:
         """Refuse a table whose key differs from the key of the model."""
@@ -289,7 +289,7 @@ class CountedChoicesFilter(ChoicesRadioFilter):
         for choice in super().choices(changelist):
             radio = choice["form"].fields[self.lookup_kwarg]
             radio.choices = [
-                (value, f"{words} ({counts[value]})" if value in counts else words) for value, words in radio.choices
+                (value, f"{label} ({counts[value]})" if value in counts else label) for value, label in radio.choices
             ]
             yield choice
 
@@ -298,7 +298,7 @@ class CountedChoicesFilter(ChoicesRadioFilter):
         table, column = catalog.quote(model._meta.db_table), catalog.quote(self.field.column)
         if not store.indexes_on(model._meta.db_table, [self.field.column]):
             return {}
-        values = [value for value, _words in self.field.flatchoices]
+        values = [value for value, _label in self.field.flatchoices]
         one = f"(SELECT COUNT(*) FROM (SELECT 1 FROM {table} WHERE {column} = %s LIMIT %s) AS t)"  # noqa: S608
         with store.connection.cursor() as cursor:
             cursor.execute(
@@ -348,10 +348,10 @@ class DateRangeFilter(admin.FieldListFilter):
 
 def _once(row: Any, name: str, formatter: Callable[[], Any]) -> Any:
     """Format a value once per row: a page requests each value several times."""
-    shown: dict[str, Any] = row.__dict__.setdefault("_shown", {})
-    if name not in shown:
-        shown[name] = formatter()
-    return shown[name]
+    cache: dict[str, Any] = row.__dict__.setdefault("_formatted", {})
+    if name not in cache:
+        cache[name] = formatter()
+    return cache[name]
 
 
 def default_formatter(field: Any, *, in_list: bool = False) -> Callable[[Any], Any]:
@@ -387,8 +387,8 @@ def row_link(model: str, key: Any, text: Any = None) -> SafeString | str:
     """Return a link to the page of a row of `app.model`, without checking that the row exists."""
     if key is None or key == "":
         return "–"
-    shown = key if text in (None, "") else text
-    return format_html('<a class="row-link" href="{}">{}</a>', row_url(model, key), truncate(shown, 80))
+    label = key if text in (None, "") else text
+    return format_html('<a class="row-link" href="{}">{}</a>', row_url(model, key), truncate(label, 80))
 
 
 def row_url(model: str, key: Any) -> str:
@@ -416,35 +416,35 @@ def table(headers: Sequence[Any], rows: Sequence[Sequence[Any]]) -> SafeString:
 NEWEST = 20
 
 
-def newest(
+def newest_rows(
     rows: QuerySet[Any],
     store: Store,
     columns: Mapping[str, Callable[[Any], Any]],
     *,
-    all_of_them: tuple[Any, dict[str, Any]] | None = None,
+    all_link: tuple[Any, dict[str, Any]] | None = None,
 ) -> SafeString | str:
     """Return the newest rows as a table, with a link to the full list if there are more.
 
     Columns that the store does not contain are left out. The first column is the key. Runs one query.
     """
     model = rows.model
-    there = store.tables[model._meta.db_table]
-    fields = [field for name in columns for field in [model._meta.get_field(name)] if field.column in there]
+    existing = store.tables[model._meta.db_table]
+    fields = [field for name in columns for field in [model._meta.get_field(name)] if field.column in existing]
     found = list(rows.using(store.alias).values_list(*(field.attname for field in fields))[: NEWEST + 1])
     if not found:
         return _("none")
-    shown = table(
+    newest = table(
         [str(field.verbose_name) for field in fields],
         [
             [columns[name](value) for name, value in zip((f.attname for f in fields), row, strict=True)]
             for row in found[:NEWEST]
         ],
     )
-    if len(found) <= NEWEST or all_of_them is None:
-        return shown
-    text, query = all_of_them
+    if len(found) <= NEWEST or all_link is None:
+        return newest
+    text, query = all_link
     url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist", query=query)
-    return format_html('{}<p class="mt-4"><a class="text-link" href="{}">{}</a></p>', shown, url, text)
+    return format_html('{}<p class="mt-4"><a class="text-link" href="{}">{}</a></p>', newest, url, text)
 
 
 def related_rows(
@@ -466,8 +466,8 @@ def related_rows(
 
     def panel(model_admin: Any, row: Any, store: Store) -> SafeString | str:
         filters = {column: row.pk}
-        return newest(
-            related.objects.filter(**filters).order_by(order), store, columns, all_of_them=(link_to_all, filters)
+        return newest_rows(
+            related.objects.filter(**filters).order_by(order), store, columns, all_link=(link_to_all, filters)
         )
 
     panel.short_description = title  # type: ignore[attr-defined]
@@ -478,8 +478,8 @@ def related_rows(
 def _brief(field: Any) -> Callable[[Any], Any]:
     if field.primary_key:
         return linked(field.model._meta.label_lower)
-    words = default_formatter(field, in_list=True)
-    return partial(truncate, characters=200) if words is _plain else words
+    formatter = default_formatter(field, in_list=True)
+    return partial(truncate, characters=200) if formatter is _plain else formatter
 
 
 _KEY = re.compile(r"\d{1,18}", re.ASCII)
@@ -489,5 +489,5 @@ def json_block(text: Any) -> SafeString | str:
     """Return a JSON text unfolded, or any other value as text."""
     if text is not None and not isinstance(text, str):
         text = truncate(text, 2_000)
-    shown = str(pretty_json(text, colours=True)).replace("<details", "<details open", 1)
-    return mark_safe(shown)  # noqa: S308  # escaped by pretty_json
+    html = str(pretty_json(text, colours=True)).replace("<details", "<details open", 1)
+    return mark_safe(html)  # noqa: S308  # escaped by pretty_json

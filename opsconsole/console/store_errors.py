@@ -55,7 +55,7 @@ class StoreErrorMiddleware:
         store = failing_store(request, error)
         if store is None and not isinstance(error, StoreUnavailable):
             return _console_unavailable(error)
-        return unusable(request, error, store)
+        return store_error_page(request, error, store)
 
 
 class WaitLimit:
@@ -132,7 +132,7 @@ def explain(error: Exception, store: Store | None) -> tuple[str, list[Blocker]]:
     return str(sentence), found
 
 
-def unusable(request: HttpRequest, error: Exception, store: Store | None) -> HttpResponse:
+def store_error_page(request: HttpRequest, error: Exception, store: Store | None) -> HttpResponse:
     """Return the error page of a store: the message, the blocking transactions and the remedy."""
     cause = error.error if isinstance(error, StoreUnavailable) else error
     if cause is not None and classify(cause) == ErrorKind.PERMANENT:

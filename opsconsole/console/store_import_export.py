@@ -150,8 +150,8 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
     def __init__(self, columns: Iterable[str] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if columns is not None:
-            there = set(columns)
-            self.fields = {name: field for name, field in self.fields.items() if field.column_name in there}
+            existing = set(columns)
+            self.fields = {name: field for name, field in self.fields.items() if field.column_name in existing}
         self.rows: list[RowEdit] = []  # what the run will write
 
     # --- export -------------------------------------------------------------------------------------------------
@@ -257,9 +257,9 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
                 text = _("%(value)s is not a known value. Use one of %(known)s.")
                 errors[name] = ValidationError(text % {"value": truncate(value, 40) or "''", "known": known})
         for column in self.columns.values() if not self.before else ():
-            made = column.null or column.has_default() or isinstance(column, models.AutoField | models.BigAutoField)
+            optional = column.null or column.has_default() or isinstance(column, models.AutoField | models.BigAutoField)
             absent = column.column not in self.given and not column.blank
-            if not made and (absent or (column.primary_key and not getattr(instance, column.attname))):
+            if not optional and (absent or (column.primary_key and not getattr(instance, column.attname))):
                 errors.setdefault(column.attname, ValidationError(_("A new row requires a value.")))
         if errors:
             raise ValidationError(errors)
@@ -277,12 +277,12 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
         if not saved:
             raise ValidationError(self._ignored("UPDATE"))
         self._require_stored(instance, "INSERT" if is_create else "UPDATE")
-        there = self.store.tables[self._meta.model._meta.db_table]
+        table = self.store.tables[self._meta.model._meta.db_table]
         changed = set(self._changed(instance))
         written = [
             column
             for name, column in self.columns.items()
-            if column.column in there
+            if column.column in table
             and (name in changed or (column.primary_key and is_create and given_key is not None))
         ]
         values = raw_values(self.store, instance, written)
@@ -331,10 +331,10 @@ class StoreResource(resources.ModelResource):  # type: ignore[misc]
         for column in self.columns.values():
             value = getattr(instance, column.attname)
             if column.remote_field and value is not None:
-                there = column.remote_field.model._default_manager.using(using).filter(pk=value).exists()
-                if not there:
-                    words = {"table": column.remote_field.model._meta.verbose_name, "key": truncate(value, 80)}
-                    missing[column.attname] = _("The %(table)s %(key)s does not exist. Create it first.") % words
+                found = column.remote_field.model._default_manager.using(using).filter(pk=value).exists()
+                if not found:
+                    values = {"table": column.remote_field.model._meta.verbose_name, "key": truncate(value, 80)}
+                    missing[column.attname] = _("The %(table)s %(key)s does not exist. Create it first.") % values
         transaction.set_rollback(True, using=using)
         return missing
 
@@ -356,8 +356,8 @@ def resource_of(model: type[models.Model]) -> type[StoreResource]:
             "use_transactions": True,
         },
     )
-    made: Any = type(StoreResource)  # the library's metaclass
-    resource: type[StoreResource] = made(f"{model.__name__}Resource", (StoreResource,), attributes)
+    metaclass: Any = type(StoreResource)
+    resource: type[StoreResource] = metaclass(f"{model.__name__}Resource", (StoreResource,), attributes)
     return resource
 
 
@@ -390,7 +390,7 @@ class ExportStoreMixin(ExportMixin):  # type: ignore[misc]
             response: HttpResponse = super().export_action(request)
             return response.render() if isinstance(response, TemplateResponse) else response
         except (StoreUnavailable, DatabaseError) as error:
-            return self.unusable(request, error)  # type: ignore[no-any-return]
+            return self.store_error_page(request, error)  # type: ignore[no-any-return]
 
 
 class StoreImportForm(ImportForm):  # type: ignore[misc]
@@ -438,7 +438,7 @@ class ExchangeStoreMixin(ImportMixin, ExportStoreMixin):  # type: ignore[misc]
                 response.context_data["preview"] = _preview(result) if result is not None else None
             return response.render() if isinstance(response, TemplateResponse) else response
         except (StoreUnavailable, DatabaseError) as error:
-            return self.unusable(request, error)  # type: ignore[no-any-return]
+            return self.store_error_page(request, error)  # type: ignore[no-any-return]
 
     def process_dataset(self, dataset: Any, form: Any, request: HttpRequest, **kwargs: Any) -> Result:
         """Import the file and roll it back."""
@@ -472,9 +472,9 @@ def _refused(*sentences: str) -> Result:
 
 def problems_of(result: Any) -> list[tuple[str, str]]:
     """Return the place and the message of each error of an import."""
-    found = [("", _words(error.error)) for error in result.base_errors]
+    found = [("", _message(error.error)) for error in result.base_errors]
     for row in result.error_rows:
-        found += [(_row(row.number), _words(error.error)) for error in row.errors]
+        found += [(_row(row.number), _message(error.error)) for error in row.errors]
     for row in result.invalid_rows:
         for column, texts in row.error_dict.items():
             where = _row(row.number) if column == "__all__" else f"{_row(row.number)}, {column}:"
@@ -486,7 +486,7 @@ def _row(number: int) -> str:
     return _("Row %(row)s") % {"row": format_number(number)}
 
 
-def _words(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return " ".join(error.messages) if isinstance(error, ValidationError) else str(error)
 
 

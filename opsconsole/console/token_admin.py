@@ -77,7 +77,7 @@ class TokenAdmin(AuditedMixin, ConsoleModelAdmin):
         return form
 
     def save_model(self, request: HttpRequest, obj: Token, form: Any, change: bool) -> None:
-        request.secret = obj.draw()  # type: ignore[attr-defined]  # response_add shows it once
+        request.secret = obj.set_secret()  # type: ignore[attr-defined]  # response_add shows it once
         super().save_model(request, obj, form, change)
 
     def response_add(self, request: HttpRequest, obj: Token, post_url_continue: str | None = None) -> HttpResponse:

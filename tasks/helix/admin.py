@@ -20,7 +20,7 @@ from opsconsole.console.store_admin import (
     json_block,
     linked,
     long_text,
-    newest,
+    newest_rows,
     row_link,
     table,
 )
@@ -168,7 +168,7 @@ class HelixTaskAdmin(HelixAdmin):
             "created_at": format_time,
         }
         rows = HelixArtifact.objects.filter(task_id=task.pk).order_by("-pk")
-        return newest(rows, store, columns, all_of_them=(_("All artifacts of this task"), {"task_id": task.pk}))
+        return newest_rows(rows, store, columns, all_link=(_("All artifacts of this task"), {"task_id": task.pk}))
 
 
 @admin.register(HelixArtifact)

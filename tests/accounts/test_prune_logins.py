@@ -23,10 +23,10 @@ def test_expired_entries_are_deleted(alice: Any) -> None:
         Session.objects.create(session_key=f"k{days}", session_data="", expire_date=at, user=alice)
         AccessAttempt.objects.create(username=f"u{days}", ip_address="::1", failures_since_start=1)
         AccessLog.objects.create(username=f"u{days}", ip_address="::1")
-        Token.make(alice, f"t{days}", expires_at=at)
+        Token.issue(alice, f"t{days}", expires_at=at)
         for model in (AccessAttempt, AccessLog):
             model.objects.filter(username=f"u{days}").update(attempt_time=at)
-    Token.make(alice, "never", expires_at=None)
+    Token.issue(alice, "never", expires_at=None)
     run = execute_run(operation_called("accounts.prune_logins"))
     assert (run.status, run.changed) == (Status.SUCCEEDED, 4)
     assert list(Session.objects.values_list("session_key", flat=True)) == ["k-1"]

@@ -115,7 +115,7 @@ def test_a_scope_allows(scope: Scope, permission: str, allowed: bool) -> None:
     ("scope", "codes"), [(Scope.FULL, (404, 200, 200)), (Scope.READ, (404, 403, 200)), (Scope.REPORT, (403, 200, 403))]
 )
 def test_scopes_at_the_endpoints(alice: Any, scope: Scope, codes: tuple[int, ...]) -> None:
-    headers: Any = {"Authorization": f"Bearer {Token.make(alice, 'x', scope=scope)}"}
+    headers: Any = {"Authorization": f"Bearer {Token.issue(alice, 'x', scope=scope)}"}
     client, url = Client(), "/api/v1/executions/none-such/status"
     report = {"stage": "init"}
     answers = (
@@ -128,7 +128,7 @@ def test_scopes_at_the_endpoints(alice: Any, scope: Scope, codes: tuple[int, ...
 
 
 def test_tokens_expire_and_show_their_use(alice: Any, settings: Any) -> None:
-    secret = Token.make(alice, "x")
+    secret = Token.issue(alice, "x")
     token = Token.objects.get()
     assert token.expires_at is not None
     assert timedelta(days=89) < token.expires_at - timezone.now() < timedelta(days=91)

@@ -31,7 +31,7 @@ def code(answer):
 
 @pytest.fixture
 def secret(charlie):
-    return Token.make(charlie, "a poller")
+    return Token.issue(charlie, "a poller")
 
 
 def test_token_or_session(client, charlie, secret):

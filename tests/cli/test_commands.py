@@ -232,8 +232,8 @@ def test_production_requires_an_account(shell, store):
 
 PEOPLE = """
 from django.contrib.auth.models import Group, User
-from opsconsole.console.accounts import make_groups
-make_groups()
+from opsconsole.console.accounts import create_groups
+create_groups()
 for name, group in (("bob", "Operators"), ("vera", "Viewers")):
     User.objects.create_user(name).groups.add(Group.objects.get(name=group))
 """

@@ -106,7 +106,7 @@ def test_every_flag_has_a_line() -> None:
 @pytest.fixture
 def console(bob: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
     """Return a function that runs a command as an authenticated account, on a console with one run."""
-    monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.make(bob, "test"))
+    monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.issue(bob, "test"))
     lifecycle.create_run(plan_whole(operation_called("audits.backfill_decision_fields")), TESTER)
 
     def run(words: list[str]) -> tuple[int, str, str]:

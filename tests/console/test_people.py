@@ -8,7 +8,7 @@ from django.contrib.auth.models import Group, User
 from django.test import RequestFactory
 from django.urls import reverse
 
-from opsconsole.console.accounts import OPERATORS, VIEWERS, make_groups
+from opsconsole.console.accounts import OPERATORS, VIEWERS, create_groups
 from opsconsole.engine.models import Event
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -35,7 +35,7 @@ def test_four_failures_do_not(client, alice):
 
 
 def test_groups_get_what_new_models_bring(alice):
-    make_groups()
+    create_groups()
     rights = {
         name: set(Group.objects.get(name=name).permissions.values_list("codename", flat=True))
         for name in (VIEWERS, OPERATORS)

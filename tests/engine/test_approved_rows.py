@@ -198,7 +198,7 @@ def test_rejecting_says_why(
         page = client.post(url, {"reason": "needed for <b>4711</b>"}, follow=True).content.decode()
         assert "needed for &lt;b&gt;4711&lt;/b&gt;" in page
     else:
-        monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.make(alice, "test"))
+        monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.issue(alice, "test"))
         with pytest.raises(CommandError, match="reason is empty"):
             call_command("runs", "reject", str(waiting.pk), "--reason", " ")
         call_command("runs", "reject", str(waiting.pk), "--reason", "needed for <b>4711</b>", "--json")

@@ -13,7 +13,7 @@ from django.urls import reverse
 
 from opsconsole.accounts.models import Token
 from opsconsole.cli import accounts
-from opsconsole.console.accounts import link, make_superuser
+from opsconsole.console.accounts import create_superuser, link
 from opsconsole.engine import lifecycle, queue
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import RunRefused
@@ -145,7 +145,7 @@ def test_the_shell_lists_what_waits_for_this_person(
     Run.objects.filter(pk=run.pk).update(changed_by=dora)
     lifecycle.create_run(plan_whole(operation_called(CLEAN)), acting(alice))  # planned, it waits for nobody
     person = {"planned": bob, "confirmed": carol, "scheduled": dora, "other": alice}[part]
-    monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.make(person, "test"))
+    monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.issue(person, "test"))
     call_command("runs", "list", "--awaiting-me", "--json")
     listed = json.loads(capsys.readouterr().out)["runs"]
     assert [entry["run"] for entry in listed] == ([run.pk] if part == "other" else [])
@@ -162,7 +162,7 @@ def test_what_waits_for_nobody_in_particular_is_not_listed(
         call_command("runs", "list", "--awaiting-me")
     assert refused.value.returncode == 2
     vera = User.objects.create_user("vera")
-    monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.make(vera, "test"))
+    monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.issue(vera, "test"))
     with pytest.raises(CommandError, match="vera may not do this"):
         call_command("runs", "list", "--awaiting-me")
 
@@ -191,7 +191,7 @@ def test_only_superusers_link(
 ) -> None:
     if person != "nobody":
         account = User.objects.get(username=person)
-        monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.make(account, "test"))
+        monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.issue(account, "test"))
     for words in (("link", "bob", "bobby"), ("unlink", "bobby")):
         if is_allowed:
             call_command("accounts", *words)
@@ -220,7 +220,7 @@ def test_a_token_that_is_not_good_is_refused(monkeypatch: pytest.MonkeyPatch, al
 
 
 def test_only_the_first_superuser_of_a_console_is_linked(capsys: Any) -> None:
-    make_superuser("somebody")
+    create_superuser("somebody")
     call_command("setup", "--superuser", "mira")
     assert not SystemUser.objects.exists()
     User.objects.all().delete()

@@ -25,7 +25,7 @@ from django.test import Client
 from redis.exceptions import RedisError
 
 from opsconsole.accounts.models import Token
-from opsconsole.console.accounts import PLATFORMS, make_groups
+from opsconsole.console.accounts import PLATFORMS, create_groups
 from opsconsole.env import cache_url
 from opsconsole.stores.config import database
 from opsconsole.stores.store import Store
@@ -52,7 +52,7 @@ def address(execution_id: str = ID) -> str:
 @pytest.fixture
 def poll(viewer: User) -> Callable[..., Any]:
     """Return a function that sends GET with a viewer's token: `poll("/api/v1/…", headers={…})`."""
-    secret = Token.make(viewer, "a poller")
+    secret = Token.issue(viewer, "a poller")
 
     def get(path: str = address(), headers: Any = (), **params: Any) -> Any:
         return Client().get(path, params, headers={"Authorization": f"Bearer {secret}", **dict(headers)})
@@ -63,10 +63,10 @@ def poll(viewer: User) -> Callable[..., Any]:
 @pytest.fixture
 def platform() -> Callable[..., Any]:
     """Return a function that sends PUT with a platform's token."""
-    make_groups()
+    create_groups()
     user = User.objects.create_user("platform")
     user.groups.set(Group.objects.filter(name=PLATFORMS))
-    secret = Token.make(user, "the platform")
+    secret = Token.issue(user, "the platform")
 
     def put(values: Any, path: str = address(), **more: Any) -> Any:
         headers = {"Authorization": f"Bearer {secret}"}
@@ -422,7 +422,7 @@ def test_who_may(client: Client, viewer: User, charlie: User, poll: Any) -> None
     cache.set(f"execution:{ID}", live())
     assert code(client.get(address())) == (401, "not_authenticated")
     assert poll().status_code == 200
-    secret = Token.make(charlie, "nosy")
+    secret = Token.issue(charlie, "nosy")
     assert code(client.get(address(), headers={"Authorization": f"Bearer {secret}"})) == (403, "forbidden")
     client.force_login(charlie)
     assert code(client.get(address())) == (403, "forbidden")
@@ -434,7 +434,7 @@ def test_rights_are_asked_of_each_address_and_forgotten_when_taken(viewer: User,
     """Permissions are checked for each URL, and a revoked permission takes effect at once."""
     cache.set(f"execution:{ID}", live())
     token = Token.objects.get()
-    headers = {"Authorization": f"Bearer {Token.make(viewer, 'reader and writer')}"}
+    headers = {"Authorization": f"Bearer {Token.issue(viewer, 'reader and writer')}"}
     assert poll().status_code == 200
     assert Client().get(address(), headers=headers).status_code == 200
     refused = Client().put(address(), json.dumps(live()), content_type="application/json", headers=headers)
@@ -480,7 +480,7 @@ def test_a_hundred_at_once(make_records: records.Maker, engine: str, poll: Any, 
     _answer, few = _statements(lambda: poll("/api/v1/executions/status", ids=ids[:3]), "default", "records")
     assert few == many <= 6
     http = Client()
-    secret = Token.make(viewer, "another")
+    secret = Token.issue(viewer, "another")
     posted = http.post(
         "/api/v1/executions/status",
         json.dumps({"ids": ids}),
@@ -550,7 +550,7 @@ def test_put_needs_the_right_and_csrf(client: Client, viewer: User, alice: User,
     body = json.dumps({"stage": "init"})
     for http, headers, wanted in (
         (client, {}, (401, "not_authenticated")),
-        (client, {"Authorization": f"Bearer {Token.make(viewer, 'x')}"}, (403, "forbidden")),
+        (client, {"Authorization": f"Bearer {Token.issue(viewer, 'x')}"}, (403, "forbidden")),
     ):
         assert code(http.put(address(), body, content_type="application/json", headers=headers)) == wanted
     strict = Client(enforce_csrf_checks=True)
@@ -666,7 +666,7 @@ def _call(application: Any, path: str, secret: str) -> int:
 @pytest.mark.parametrize("requests", [int(os.environ.get("OPSCONSOLE_LEAK_REQUESTS", "2000"))])
 def test_no_connection_is_left_over(make_records: records.Maker, viewer: User, settings: Any, requests: int) -> None:
     """Eight threads poll while each layer fails in turn. No connection to PostgreSQL remains."""
-    secret = Token.make(viewer, "a poller")
+    secret = Token.issue(viewer, "a poller")
     _store, client = make_records("postgresql")
     add_status(client)
     url = client.connection.info
@@ -724,7 +724,7 @@ def test_no_connection_is_left_over(make_records: records.Maker, viewer: User, s
 
 
 def test_a_connection_that_the_server_closed_is_replaced(make_records: records.Maker, viewer: User) -> None:
-    secret = Token.make(viewer, "a poller")
+    secret = Token.issue(viewer, "a poller")
     application = WSGIHandler()
     _store, client = make_records("postgresql")
     add_status(client)
@@ -747,7 +747,7 @@ def test_a_table_that_is_locked_keeps_the_other_from_nothing(make_records: recor
 
 
 def test_whoever_finds_all_connections_taken_waits(make_records: records.Maker, viewer: User, caplog: Any) -> None:
-    secret = Token.make(viewer, "a poller")
+    secret = Token.issue(viewer, "a poller")
     application = WSGIHandler()
     _store, client = make_records("postgresql")
     add_status(client)

@@ -29,7 +29,7 @@ def store(make_roadmaps: Any, request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def bearer(viewer: Any) -> dict[str, str]:
-    return {"Authorization": f"Bearer {Token.make(viewer, 'a front end')}"}
+    return {"Authorization": f"Bearer {Token.issue(viewer, 'a front end')}"}
 
 
 def test_framework_and_content(client: Client, store: Any, bearer: dict[str, str]) -> None:

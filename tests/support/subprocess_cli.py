@@ -18,7 +18,7 @@ from tests.support import forking
 TOKEN = """
 from django.contrib.auth.models import User
 from opsconsole.accounts.models import Token
-print(Token.make(User.objects.get(username="{name}"), "tests"))
+print(Token.issue(User.objects.get(username="{name}"), "tests"))
 """
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.cli.command import EXIT_FAILED, ConsoleCommand, Refused, require_environment, require_setup
-from opsconsole.console.accounts import make_superuser
+from opsconsole.console.accounts import create_superuser
 from opsconsole.engine.operation import LONG_CLUSTER
 from opsconsole.env import Environment, whole_number
 
@@ -138,7 +138,7 @@ def _free_port() -> int:
 
 def _login() -> str:
     """Return a sentence with the account, and with its password if it is new."""
-    password = make_superuser(ACCOUNT)
+    password = create_superuser(ACCOUNT)
     if password is None:
         text = _("Account %(name)s. Run `python manage.py changepassword %(name)s` to set a new password.")
         return text % {"name": ACCOUNT}

@@ -19,7 +19,7 @@ from django.utils.translation import gettext_noop
 
 from opsconsole.cli.accounts import system_user, system_user_at_host
 from opsconsole.cli.command import ConsoleCommand, Refused, require_environment
-from opsconsole.console.accounts import link, make_groups, make_superuser
+from opsconsole.console.accounts import create_groups, create_superuser, link
 from opsconsole.engine import environments
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.models import SystemUser, Trigger
@@ -58,11 +58,11 @@ class Command(ConsoleCommand):
                 raise Refused(store.unusable(error)) from error
             self.stdout.write(_("%(store)s: ready at %(at)s") % {"store": store.alias, "at": store.location})
         environments.record()
-        make_groups()
+        create_groups()
         if options["demo"]:
             self._load_demo()
         if options["superuser"] is not None:
-            self._make_superuser(options["superuser"])
+            self._create_superuser(options["superuser"])
 
     def _load_demo(self) -> None:
         """Load the sample data of every app whose tables are empty."""
@@ -71,8 +71,8 @@ class Command(ConsoleCommand):
                 for line in importlib.import_module(f"{app.name}.demo").load():
                     self.stdout.write(line)
 
-    def _make_superuser(self, name: str) -> None:
-        password = make_superuser(name)
+    def _create_superuser(self, name: str) -> None:
+        password = create_superuser(name)
         if password is None:
             self.stdout.write(_("The account %(name)s exists. Its password is unchanged.") % {"name": name})
         else:

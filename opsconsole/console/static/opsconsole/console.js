@@ -1,4 +1,4 @@
-// Times in the viewer's zone, copying, printing, and what a page says while its server is away.
+// Local times, copying, printing, and a notice while the server is unreachable.
 "use strict";
 
 const two = (number) => String(number).padStart(2, "0");
