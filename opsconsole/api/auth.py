@@ -20,6 +20,10 @@ def access(permission: str = "") -> list[Callable[[HttpRequest], Any]]:
     return [TokenAuth(permission), SessionAuth(permission)]
 
 
+class InvalidToken(AuthenticationError):
+    """A token that is unknown, revoked or expired."""
+
+
 class TokenAuth(HttpBearer):
     """Bearer tokens. An invalid token is refused even if the session is valid."""
 
@@ -30,7 +34,7 @@ class TokenAuth(HttpBearer):
     def authenticate(self, request: HttpRequest, token: str) -> Any:
         found = valid_token(token)
         if found is None:
-            raise AuthenticationError(message=_("The token is unknown, revoked or expired. Create a new one."))
+            raise InvalidToken(message=_("The token is unknown, revoked or expired. Create a new one."))
         if not Scope(found.scope).allows(self.permission):
             raise AuthorizationError(
                 message=_("The scope of the token does not allow this request. Use a token with another scope.")

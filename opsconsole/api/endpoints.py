@@ -29,10 +29,10 @@ from django.utils.module_loading import module_has_submodule
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import csrf_exempt
 from ninja import NinjaAPI, Router, Schema
-from ninja.errors import HttpError, ValidationError
+from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.renderers import BaseRenderer
 
-from opsconsole.api.auth import access
+from opsconsole.api.auth import InvalidToken, access
 from opsconsole.console.store_errors import explain, failing_store
 from opsconsole.jsontext import encode
 from opsconsole.stores.store import StoreUnavailable
@@ -117,7 +117,7 @@ def error(status: int, message: str, **more: Any) -> HttpResponse:
 @api.exception_handler(HttpError)
 def _http_error(request: HttpRequest, raised: Any) -> HttpResponse:
     message = str(raised)
-    if message == "Unauthorized":
+    if isinstance(raised, AuthenticationError) and not isinstance(raised, InvalidToken):
         message = _("Send a token (Authorization: Bearer …), or sign in to the console.")
     return error(raised.status_code, message)
 

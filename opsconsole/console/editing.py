@@ -32,9 +32,10 @@ from opsconsole.stores.store import Store, StoreUnavailable
 
 def database_message(error: Exception) -> str:
     """Return the message of a database error without the statement."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kept = lines[:1] + [line for line in lines[1:] if line.startswith("DETAIL")]
-    return _("The database rejected the row: %(reason)s") % {"reason": " ".join(kept) or type(error).__name__}
+    diagnostic: Any = getattr(error.__cause__, "diag", None)  # of psycopg
+    parts = (diagnostic.message_primary, diagnostic.message_detail) if diagnostic is not None else ()
+    reason = " ".join(filter(None, parts)) or str(error) or type(error).__name__
+    return _("The database rejected the row: %(reason)s") % {"reason": reason}
 
 
 def try_save(instance: models.Model, using: str, fields: Sequence[str] | None = None) -> bool:

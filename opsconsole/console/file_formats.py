@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import date, datetime, time
+from itertools import islice
 from typing import Any
 
 import tablib
@@ -142,7 +143,7 @@ class CSV(_BinaryMixin, base_formats.CSV):  # type: ignore[misc]
 
 class JSON(_BinaryMixin, base_formats.JSON):  # type: ignore[misc]
     def create_dataset(self, in_stream: bytes, **kwargs: Any) -> Any:
-        rows = _objects(_text(in_stream))
+        rows = list(islice(_objects(_text(in_stream)), MAX_IMPORTED + 1))
         headers = list(dict.fromkeys(name for row in rows for name in row))
         if len(headers) > MAX_COLUMNS:
             raise too_large(_("columns"), MAX_COLUMNS)
@@ -203,20 +204,37 @@ def _text(data: bytes) -> str:
     return text
 
 
-def _objects(text: str) -> list[dict[str, Any]]:
-    """Return the objects of a JSON list. The limits of `_text` bound what the parser can allocate."""
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON list one by one, so that rows beyond the limit are not allocated."""
+    decoder = json.JSONDecoder(parse_float=_Digits, parse_int=_Digits, parse_constant=_Constant)
+    not_a_list = Unreadable(_("The file must contain a list of objects, one for each row."))
     try:
-        rows = json.loads(text, parse_float=_Digits, parse_int=_Digits, parse_constant=_Constant)
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise Unreadable(_("The file must contain a list of objects, one for each row."))
-        for number, row in enumerate(rows, 1):
+        found = _LIST_START.match(text)
+        if found is None:
+            raise not_a_list
+        place, closed, number = found.end(), found[1] == "]", 0
+        while not closed:
+            row, place = decoder.raw_decode(text, place)
+            if not isinstance(row, dict):
+                raise not_a_list
+            number += 1
             for name, value in row.items():
                 if constant := _constant_in(value):
                     sentence = _("%(value)s is not valid JSON. Use null or text.") % {"value": constant}
                     raise _problem(number, name, sentence)
+            yield row
+            found = _LIST_NEXT.match(text, place)
+            if found is None:
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
+            place, closed = found.end(), found[1] == "]"
+        if place < len(text):
+            raise json.JSONDecodeError("Extra data", text, place)
     except (ValueError, RecursionError) as error:
         raise Unreadable(_("The file is not valid JSON: %(reason)s.") % {"reason": error}) from None
-    return rows
+
+
+_LIST_START = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*(\]?)[ \t\r\n]*")
+_LIST_NEXT = re.compile(r"[ \t\r\n]*([,\]])[ \t\r\n]*")
 
 
 class _Constant(str):
