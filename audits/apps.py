@@ -14,6 +14,7 @@ class AuditsConfig(platforms.StoreAppConfig):
         "guardianverdict": "gavel",
         "inboxentry": "inbox",
     }
+    identifiers = {"taskaudit": ("task",)}
     json_columns = {
         "task_audits": ("payload",),
         "guardian_verdicts": ("policy_json", "reasons_json"),

@@ -11,7 +11,8 @@ from django.utils.module_loading import import_string
 from django.views.generic import RedirectView
 
 from opsconsole.api import endpoints
-from opsconsole.console import dashboard_views, operation_views
+from opsconsole.console import dashboard_views, incident_views, operation_views
+from opsconsole.console.find_views import find_page
 from opsconsole.console.session_views import sessions
 from opsconsole.monitoring import health, metrics
 from opsconsole.stores.platforms import platform_pages
@@ -36,11 +37,20 @@ urlpatterns = [
     _page("run/<int:pk>/confirm/", operation_views.confirm, "run-confirm"),
     _page("run/<int:pk>/replan/", operation_views.replan, "run-replan"),
     _page("run/<int:pk>/note/", operation_views.note, "run-note"),
+    _page("incident/<int:pk>/change/", incident_views.incident_page, "incident"),
+    _page("incident/<int:pk>/repair/<str:name>/", incident_views.repair, "incident-repair"),
+    re_path(
+        r"^admin/operations/incident/(?P<pk>\d+)/"
+        r"(?P<verb>acknowledge|assign|snooze|ignore|comment|link|resolve|reopen)/$",
+        admin.site.admin_view(incident_views.act),
+        name="incident-act",
+    ),
     re_path(
         r"^admin/operations/run/(?P<pk>\d+)/(?P<verb>pause|resume|cancel|approve|reject|undo|retry)/$",
         admin.site.admin_view(operation_views.act),
         name="run-act",
     ),
+    path("admin/find/", admin.site.admin_view(find_page), name="find"),
     path("admin/sessions/", admin.site.admin_view(sessions), name="sessions"),
     *(
         path(f"admin/{page.route}", admin.site.admin_view(import_string(page.view)), name=page.name)
@@ -50,6 +60,8 @@ urlpatterns = [
     path("readyz", health.Readiness.as_view(), name="readyz"),
     path("metrics", metrics.metrics, name="metrics"),
     path("admin/dashboard/live/", admin.site.admin_view(dashboard_views.dashboard_live), name="dashboard-live"),
+    path("admin/dashboard/check/", admin.site.admin_view(dashboard_views.check_stores), name="check-stores"),
+    path("admin/dashboard/trends/", admin.site.admin_view(dashboard_views.trends), name="trends"),
     path("admin/stores/", admin.site.admin_view(dashboard_views.stores), name="stores"),
     path("admin/", admin.site.urls),
     path("", RedirectView.as_view(pattern_name="admin:index")),

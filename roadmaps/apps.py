@@ -17,6 +17,7 @@ class RoadmapsConfig(platforms.StoreAppConfig):
         "resourcerecommendationmetadata": "link",
         "quizmetadata": "quiz",
     }
+    identifiers = {"roadmaptask": ("roadmap_id",)}
     json_columns = {
         "roadmap_tasks": ("user_request", "failed_concepts", "execution_summary"),
         "roadmap_metadata": ("framework_data",),

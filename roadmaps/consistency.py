@@ -42,7 +42,6 @@ SYNC_REASONS = {
     "status_mismatch": gettext_lazy("task status does not match the content"),
     "roadmap_missing": gettext_lazy("roadmap missing or unreadable"),
 }
-REPAIRED_BY_SYNC = tuple(code for code in SYNC_REASONS if code != "roadmap_missing")
 URGENT = frozenset(("stuck", "no_checkpoint", "checkpoint_unreadable", "waits_for_a_person"))
 
 

@@ -16,9 +16,9 @@ from django.urls import URLResolver, get_resolver
 
 from opsconsole.console.accounts import PLATFORMS
 from opsconsole.console.editing import EditableStoreAdmin
-from opsconsole.engine import lifecycle, planner, registry, stored_plans
+from opsconsole.engine import incidents, lifecycle, planner, registry, stored_plans
 from opsconsole.engine.audit_log import Actor
-from opsconsole.engine.models import Run, Status, Trigger
+from opsconsole.engine.models import Incident, Run, Status, Trigger
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
 BACKFILL = "audits.backfill_decision_fields"
@@ -80,12 +80,18 @@ PAGES: dict[str, dict[str, str]] = {
     "run": {"GET": RUNS, "POST": NOT_SO},
     "run-live": {"GET": RUNS, "POST": NOT_SO},
     **{f"run-{verb}": {"GET": NOT_SO, "POST": OPERATE} for verb in ("confirm", "replan", "note", "act")},
+    "incident": {"GET": RUNS, "POST": NOT_SO},
+    "incident-act": {"GET": NOT_SO, "POST": OPERATE},
+    "incident-repair": {"GET": NOT_SO, "POST": OPERATE},
+    "find": {"GET": STAFF, "POST": NOT_SO},
     "sessions": {"GET": STAFF, "POST": STAFF},  # own sessions only: see test_sessions.py
     "search": {"GET": RUNS, "POST": RUNS},
     "healthz": {"GET": ALL, "POST": "MMMMMM"},
     "readyz": {"GET": ALL, "POST": "MMMMMM"},
     "metrics": {"GET": "---YYY", "POST": "MMMMMM"},
     "dashboard-live": {"GET": RUNS, "POST": NOT_SO},
+    "check-stores": {"GET": NOT_SO, "POST": OPERATE},
+    "trends": {"GET": RUNS, "POST": NOT_SO},
     "stores": {"GET": RUNS, "POST": NOT_SO},
     "api/": {"GET": "NNNNNN", "POST": "NNNNNN"},
     "api:api-root": {"GET": "NNNNNN", "POST": "NNNNNN"},
@@ -118,8 +124,8 @@ def expected(address: Address, method: str) -> str:
     if address.model_admin is None:
         return PAGES[address.name][method]
     label = address.model_admin.model._meta.label_lower
-    if (label, address.kind, method) == ("operations.run", "change", "POST"):
-        return NOT_SO  # replaced by the page of a run
+    if label in {"operations.run", "operations.incident"} and (address.kind, method) == ("change", "POST"):
+        return NOT_SO  # the console's page comes before the theme's
     view, edit = RUNS, OPERATE if isinstance(address.model_admin, EditableStoreAdmin) else NOBODY
     if label in SUPERUSERS_TABLES:
         view, edit = SUPER, SUPER
@@ -138,7 +144,9 @@ def test_every_url_has_a_line() -> None:
 
 def path_of(address: Address, run: Run) -> str:
     """Return a path for an address, with an existing run and operation."""
-    values = {"name": BACKFILL, "verb": "note" if address.name == "run-note" else "pause", "pk": str(run.pk)}
+    verbs = {"run-note": "note", "incident-act": "acknowledge"}
+    key = Incident.objects.get().pk if "incident" in address.route else run.pk
+    values = {"name": BACKFILL, "verb": verbs.get(address.name, "pause"), "pk": str(key)}
     path = re.sub(r"\(\?P<(\w+)>(?:[^()]|\([^)]*\))*\)", r"<\1>", address.route)  # groups of regular expressions
     path = re.sub(r"<(?:\w+:)?(\w+)>", lambda found: values.get(found[1], "1"), path)
     return "/" + path.replace("^", "").replace("$", "")
@@ -148,7 +156,9 @@ def path_of(address: Address, run: Run) -> str:
 def run(alice: User) -> Run:
     cls = registry.operation(BACKFILL)
     planned = planner.count_outcomes(planner.plan(planner.operation_on(cls, stored_plans.store_for(cls, {}), {})))
-    return lifecycle.create_run(planned, Actor("alice", "here", Trigger.ADMIN, alice))
+    found = lifecycle.create_run(planned, Actor("alice", "here", Trigger.ADMIN, alice))
+    incidents.report(found.store, found.identity, cls, 1)
+    return found
 
 
 @pytest.fixture

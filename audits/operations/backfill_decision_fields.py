@@ -16,7 +16,8 @@ from django.utils.translation import gettext_lazy as _
 
 from audits.extraction import KEYS, read_object, time_in
 from audits.models import TaskAudit
-from opsconsole.engine.operation import DashboardProblem, Operation, Risk, Schedule
+from opsconsole.engine.causes import Cause
+from opsconsole.engine.operation import Operation, Risk, Schedule
 from opsconsole.engine.outcomes import Change, Invalid, Outcome
 from opsconsole.jsontext import Unreadable
 
@@ -37,7 +38,16 @@ class BackfillDecisionFields(Operation):
     risk = Risk.FILL
     action_label = ngettext_lazy("Fill %(count)s audit", "Fill %(count)s audits", "number")
     schedule = Schedule("30 2 * * *")
-    problem = DashboardProblem(_("supervisor audits without decision times"))
+    problem = Cause(
+        "missing_decision_times",
+        ngettext_lazy(
+            "%(count)s supervisor audit has no decision times",
+            "%(count)s supervisor audits have no decision times",
+            "number",
+        ),
+        ("audits.backfill_decision_fields",),
+    )
+    done_label = ngettext_lazy("%(count)s audit filled", "%(count)s audits filled", "number")
     reasons = {
         "from_payload": _("filled from the payload"),
         "without_fields": _("filled from created_at: the fields are missing in the payload"),

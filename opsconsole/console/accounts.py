@@ -26,7 +26,8 @@ def create_groups() -> None:
         content_type__app_label__in=("auth", "sessions", "axes", "contenttypes", "admin", "accounts")
     )
     operates = Permission.objects.filter(
-        content_type__app_label="operations", codename__in=("operate_run", "approve_run", "change_schedulesetting")
+        content_type__app_label="operations",
+        codename__in=("operate_run", "approve_run", "handle_incident", "change_schedulesetting"),
     )
     edits = Permission.objects.filter(_by_hand())
     Group.objects.get_or_create(name=VIEWERS)[0].permissions.set(views)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from opsconsole.console import backup_admin, base_admin, queue_admin, run_admin, token_admin
+from opsconsole.console import backup_admin, base_admin, incident_admin, queue_admin, run_admin, token_admin
 
-__all__ = ["backup_admin", "base_admin", "queue_admin", "run_admin", "token_admin"]
+__all__ = ["backup_admin", "base_admin", "incident_admin", "queue_admin", "run_admin", "token_admin"]

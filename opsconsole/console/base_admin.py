@@ -1,4 +1,7 @@
-"""The base of all admin classes, the sidebar, and the admin of accounts."""
+"""What every admin class of the console shares, and the console's accounts.
+
+The theme is known here, in `operations/admin.py`, `queue_admin.py` and the templates, nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ COUNT_CAP = 10_000
 
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]
-    """A paginator that stops counting at a limit, so that a list of millions of rows opens fast."""
+    """Counts up to a cap: a changelist over millions of rows opens as fast as a small one."""
 
     template_name = "admin/capped_pagination.html"
 
@@ -56,7 +59,7 @@ class ConsoleChangeList(ChangeList):
 
 
 class ConsoleModelAdmin(ModelAdmin):
-    """The base of all admin classes. Its lists are fast at any size."""
+    """The one base of all admin classes: lists that stay fast at any size."""
 
     paginator = CappedPaginator
     show_full_result_count = False
@@ -70,13 +73,13 @@ class ConsoleModelAdmin(ModelAdmin):
         return ConsoleChangeList
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Refuse lookups with expensive values: regular expressions and ranges."""
+        """Refuse lookups whose value the database would have to compile or unpack."""
         if lookup.rpartition("__")[2] in {"regex", "iregex", "range"}:
             return False
         return bool(super().lookup_allowed(lookup, value, request))
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Switch off Django's delete. Planned runs delete rows, accounts are deactivated, and tokens are revoked."""
+        """Django's delete is off: rows go by a planned run, accounts are deactivated, tokens are revoked."""
         return False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -88,7 +91,7 @@ class ConsoleModelAdmin(ModelAdmin):
 
 
 class AuditedMixin:
-    """An admin that records each addition and change in the audit log, with the names of the fields."""
+    """Rows of which each addition and change is an entry of the audit log, with the names of the fields."""
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         self._record("added", request, obj, message)
@@ -100,11 +103,12 @@ class AuditedMixin:
 
     def _record(self, verb: str, request: HttpRequest, obj: Any, message: Any) -> None:
         name = "account" if isinstance(obj, User) else obj._meta.model_name
-        record(None, f"{name}_{verb}", actor_of(request), **{name: str(obj)}, message=message)
+        detail: dict[str, Any] = {name: str(obj), "message": message}
+        record(None, f"{name}_{verb}", actor_of(request), **detail)
 
 
 class ViewOnlyMixin:
-    """An admin without adding and editing."""
+    """Rows that nobody adds or edits by hand."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -220,7 +224,7 @@ class UserAdmin(AuditedMixin, DjangoUserAdmin, ConsoleModelAdmin):  # type: igno
     change_password_form = AdminPasswordChangeForm
     list_filter = ("is_active", "is_staff", "is_superuser")
     filter_horizontal = ()
-    # Groups grant permissions, see accounts.py.
+    # What people may do hangs on their groups: see people.py.
     fieldsets = (
         (None, {"fields": ("username", "password")}),
         (gettext_lazy("Person"), {"fields": ("first_name", "last_name", "email")}),

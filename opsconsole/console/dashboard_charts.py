@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from opsconsole.console.page_parts import Table
 from opsconsole.engine import registry
 from opsconsole.engine.checks import Check
+from opsconsole.engine.history import in_force
 from opsconsole.engine.labels import finding_label
 from opsconsole.engine.models import ENDED, Run
 from opsconsole.formatting import format_number
@@ -55,7 +56,7 @@ class Chart(NamedTuple):
 def charts(states: StoreStates) -> list[Chart]:
     today = timezone.localdate(states.now)
     days = [today - timedelta(days=back) for back in range(SHOWN_DAYS - 1, -1, -1)]
-    ended = Run.objects.filter(
+    ended = in_force(Run.objects.all()).filter(
         finished_at__gte=states.now - timedelta(days=SHOWN_DAYS), status__in=list(ENDED), started_at__isnull=False
     )
     by_day = (
@@ -99,12 +100,12 @@ def _problem(measurement: str) -> tuple[str, str] | None:
     """Return code and title of the problem that a measurement counts."""
     if measurement.startswith(PROBLEM):
         cls = registry.operations().get(measurement.removeprefix(PROBLEM))
-        return (cls.name, str(cls.problem.title)) if cls is not None and cls.problem is not None else None
+        return (cls.problem.code, str(cls.title)) if cls is not None and cls.problem is not None else None
     if measurement.startswith(FINDING):
         name, _colon, code = measurement.removeprefix(FINDING).partition(":")
         check = registry.operations().get(name)
         if check is not None and issubclass(check, Check):
-            return check.problem_code(code), finding_label(check, code)
+            return check.cause_of_code(code).code, finding_label(check, code)
     return None
 
 

@@ -1,34 +1,75 @@
-"""Views of the dashboard's changing part and of the stores."""
+"""Pages of store care."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_safe
+from django.utils.translation import ngettext
+from django.views.decorators.http import require_POST, require_safe
 
+from opsconsole.console.actors import actor_of
 from opsconsole.console.dashboard import Dashboard
-from opsconsole.console.operation_views import needs
+from opsconsole.console.dashboard_charts import charts
+from opsconsole.console.operation_views import needs, render_page
+from opsconsole.console.page_parts import REFUSALS
+from opsconsole.engine import lifecycle, planner, queue, registry
+from opsconsole.engine.checks import Check
+from opsconsole.engine.stored_plans import same_command, store_for
 from opsconsole.formatting import format_number, format_time
 from opsconsole.monitoring.connectivity import unreachable
+from opsconsole.monitoring.operations.measure_stores import MeasureStores
 from opsconsole.monitoring.stats import stats
+from opsconsole.monitoring.store_problems import StoreStates
 from opsconsole.stores.store import Store, StoreUnavailable, all_stores
 
 
 @require_safe
 @needs("view_run")
 def dashboard_live(request: HttpRequest) -> HttpResponse:
-    """Render the runs in progress, which the dashboard requests every few seconds."""
-    return render(request, "console/_running_runs.html", {"dashboard": Dashboard()})
+    """What moves on the front page: asked for again and again while something runs."""
+    return render(request, "console/_running_runs.html", {"dashboard": Dashboard(request)})
+
+
+@require_POST
+@needs("operate_run")
+def check_stores(request: HttpRequest) -> HttpResponse:
+    """Queue the scheduled checks of every reachable store, and the measurement of all stores."""
+    down = unreachable(list(all_stores())[1:])
+    actor = actor_of(request)
+    count = 0
+    for cls in registry.operations().values():
+        if not issubclass(cls, Check | MeasureStores) or cls.schedule is None:
+            continue
+        for values in cls.schedule.params():
+            params = registry.clean(cls, values)
+            store = store_for(cls, params)
+            if store.alias in down:
+                continue
+            try:
+                planned = planner.plan(planner.operation_on(cls, store, params))
+                if same_command(planned.operation, planned.selection) is None:
+                    queue.confirm(lifecycle.create_run(planned, actor), actor)
+                    count += 1
+            except REFUSALS as error:
+                messages.warning(request, f"{cls.title}: {error}")
+    text = ngettext("%(count)d check is queued.", "%(count)d checks are queued.", count) % {"count": count}
+    messages.info(request, text)
+    return redirect("admin:index")
+
+
+@require_safe
+@needs("view_run")
+def trends(request: HttpRequest) -> HttpResponse:
+    """Charts of the last days: open problems, repaired rows, duration of runs."""
+    return render_page(request, "console/trends.html", _("Trends"), charts=charts(StoreStates()))
 
 
 class Listing(NamedTuple):
-    """A table of the statistics of a store."""
-
     title: str
     headers: list[str]
     rows: list[list[Any]]
@@ -37,7 +78,7 @@ class Listing(NamedTuple):
 @require_safe
 @needs("view_run")
 def stores(request: HttpRequest) -> HttpResponse:
-    """Show the current sizes, rows, connections, locks and pools of each store, or why it is unreachable."""
+    """Sizes, rows, connections, locks and pools, asked now; a store that is down says so in its place."""
     known = list(all_stores())
     down = unreachable(known[1:])
     context = {
@@ -54,13 +95,13 @@ def _report(store: Store, error: str) -> dict[str, Any]:
     if not error:
         try:
             report = stats(store)
-        except StoreUnavailable as unavailable:
-            error = str(unavailable)
+        except StoreUnavailable as unusable:
+            error = str(unusable)
     tables = [
         _listing(_("Tables"), report.get("tables", [])),
         _listing(_("Connections"), report.get("connections", {}).get("by", [])),
-        _listing(_("Awaited locks"), report.get("locks_waited_for", [])),
-        _listing(_("Unused indexes"), report.get("unused_indexes", [])),
+        _listing(_("Locks waited for"), report.get("locks_waited_for", [])),
+        _listing(_("Indexes never used"), report.get("unused_indexes", [])),
     ]
     operations = [
         ("backups.backup_store", _("Plan backup")),

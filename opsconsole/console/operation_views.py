@@ -52,7 +52,7 @@ def needs(permission: str) -> Callable[[View], View]:
     return decorate
 
 
-def _render(request: HttpRequest, template: str, title: str, *, status: int = 200, **context: Any) -> HttpResponse:
+def render_page(request: HttpRequest, template: str, title: str, *, status: int = 200, **context: Any) -> HttpResponse:
     context = {**admin.site.each_context(request), "title": title, **context}
     return render(request, template, context, status=status)
 
@@ -91,7 +91,7 @@ def start_plan(
     form = _dress(cls.Params(data=_initial(cls) if params is None else params))
     if not form.is_valid():
         has_params = params is not None
-        return _render(
+        return render_page(
             request,
             "console/params.html",
             str(cls.title),
@@ -143,7 +143,7 @@ def _operation_or_404(name: str) -> type[Operation]:
 
 
 def _refused(request: HttpRequest, title: str, sentence: str) -> HttpResponse:
-    return _render(request, "console/refused.html", title, sentence=sentence, status=409)
+    return render_page(request, "console/refused.html", title, sentence=sentence, status=409)
 
 
 @require_POST
@@ -198,7 +198,7 @@ def run_page(request: HttpRequest, pk: int) -> HttpResponse:
         batch = request.GET.get("batch", "")
         key = request.GET.get("key", "")
         context["changes"] = Changes(run, key=key, batch=int(batch) if batch.isdecimal() else None)
-    return _render(request, "console/run.html", _title(run), children=run.children.order_by("pk"), **context)
+    return render_page(request, "console/run.html", _title(run), children=run.children.order_by("pk"), **context)
 
 
 def _title(run: Run) -> str:
@@ -217,7 +217,7 @@ def _plan_page(
     form = None
     if page.operation is not None and _asks(run, page.operation):
         form = _dress(page.operation.Params(initial=run.params))
-    return _render(
+    return render_page(
         request,
         "console/plan.html",
         _title(run),
@@ -364,7 +364,7 @@ def freeze(request: HttpRequest) -> HttpResponse:
             lifecycle.freeze(actor_of(request), reason[:2000])
             return redirect("freeze")
         error = _("The reason is missing. Enter why the runs must stop.")
-    return _render(
+    return render_page(
         request,
         "console/freeze.html",
         _("Freeze all runs"),
@@ -402,7 +402,7 @@ def _operations(request: HttpRequest, *, errors: dict[str, str] | None = None) -
         }
         for name, cls in registry.operations().items()
     ]
-    return _render(
+    return render_page(
         request,
         "console/operations.html",
         _("Operations"),

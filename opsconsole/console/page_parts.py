@@ -181,6 +181,15 @@ def row_link(run: Run, table: str, key: Key, text: str) -> SafeString | str:
     return format_html('<a href="{}" class="row-link">{}</a>', url, text)
 
 
+def rows_link(cls: type[Operation]) -> str:
+    """Return the address of the list of exactly the rows in scope of an operation; empty if it has no list."""
+    model = admin_models().get((cls.store_alias, cls.model._meta.db_table))
+    if model is None:
+        return ""
+    url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+    return f"{url}?due={cls.name}"
+
+
 def value_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> SafeString:
     """Return the columns of one row before and after, with the differences marked."""
     if before is None:

@@ -1,4 +1,4 @@
-"""Lists of runs, findings, events and alerts, and the operations that a list and a row page offer."""
+"""Runs and events as lists to look at and export, and the operations of a model above and in its list."""
 
 from __future__ import annotations
 
@@ -35,20 +35,41 @@ from opsconsole.engine.selection import Selection
 from opsconsole.formatting import copy_button, duration, format_number, format_time
 from opsconsole.stores.router import store_of
 from opsconsole.stores.rows import Write
+from opsconsole.stores.store import Store
 
 DELETE_ROWS = "operations.delete_rows"
 WRITE_ROWS = "operations.write_rows"
 
 
+class DueFilter(RadioFilter):
+    """The rows in scope of an operation whose scope is an incident."""
+
+    title = _("waiting for a repair")
+    parameter_name = "due"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [(cls.name, cls.title) for cls in _due_operations(model_admin.model)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        cls = next((cls for cls in _due_operations(queryset.model) if cls.name == self.value()), None)
+        if cls is None:
+            return queryset
+        return queryset.filter(pk__in=cls(Store(queryset.db, queryset.db)).queryset().order_by().values("pk"))
+
+
+def _due_operations(model: Any) -> list[type[Operation]]:
+    return [cls for cls in registry.problem_operations().values() if cls.model is model]
+
+
 class OperationActionsMixin:
-    """The operations of a list: for selected rows, for all matching rows and for all rows in scope."""
+    """A list's operations, from the registry: for selected rows, for all that match, for everything in scope."""
 
     list_before_template = "console/list_operations.html"
     change_form_outer_before_template = "console/row_operations.html"
     model: Any
 
     def operations(self, request: HttpRequest) -> list[type[Operation]]:
-        """Return the operations on this table that the user may run."""
+        """Operations on this table that this person may run."""
         if not request.user.has_perm("operations.operate_run"):
             return []
         return [
@@ -56,6 +77,10 @@ class OperationActionsMixin:
             for cls in registry.operations().values()
             if getattr(cls, "model", None) is self.model and not registry.targets_run(cls)
         ]
+
+    def get_list_filter(self, request: HttpRequest) -> list[Any]:
+        found = list(super().get_list_filter(request))  # type: ignore[misc]
+        return [DueFilter, *found] if _due_operations(self.model) else found
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         actions: dict[str, Any] = super().get_actions(request)  # type: ignore[misc]
@@ -66,7 +91,7 @@ class OperationActionsMixin:
         return actions
 
     def row_operations(self, request: HttpRequest) -> list[type[Operation]]:
-        """Return the operations on selected rows, with the deletion if the user may delete."""
+        """Operations that take chosen rows; deleting them is one, where this person may."""
         found = [cls for cls in self.operations(request) if cls.selectable]
         may = getattr(self, "may", None)
         if may is not None and may(request, "delete") and request.user.has_perm("operations.operate_run"):
@@ -75,7 +100,7 @@ class OperationActionsMixin:
 
     @property
     def table_params(self) -> dict[str, Any]:
-        """The parameters that name store and table."""
+        """Store and table, as parameters."""
         return {"store": store_of(self.model), "table": self.model._meta.db_table}
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -93,7 +118,7 @@ class OperationActionsMixin:
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """Offer the operations on selected rows for this row."""
+        """A row's page has the operations that take chosen rows, for this one: as the list's actions do."""
         context = {
             "row_operations": [page_parts.described(cls) for cls in self.row_operations(request)],
             "row_keys": [] if object_id is None else [unquote(object_id)],
@@ -104,7 +129,7 @@ class OperationActionsMixin:
 
 
 class WriteByRunMixin(OperationActionsMixin):
-    """An admin whose edits, additions and imports are written by runs."""
+    """What people edit, add and import is written by runs: see `stores.editing` and `stores.exchange`."""
 
     def _write_params(self, writes: Sequence[Write]) -> dict[str, Any]:
         return {**self.table_params, "rows": GivenRows.keep(writes)}
@@ -113,8 +138,8 @@ class WriteByRunMixin(OperationActionsMixin):
         note = gettext("Import of %(file)s") % {"file": file_name}
         return operation_views.start_plan(request, WRITE_ROWS, params=self._write_params(writes), note=note)
 
-    def write_by_run(self, request: HttpRequest, writes: Sequence[Write]) -> HttpResponse | None:
-        """Write the values of a form within the request, or redirect to the plan if it needs more than a click."""
+    def carry_out(self, request: HttpRequest, writes: Sequence[Write]) -> HttpResponse | None:
+        """Write what a form says: within the request where a click is enough, else from the plan's page."""
         try:
             run, asks_more = operation_views.plan_now(request, WRITE_ROWS, self._write_params(writes))
             if not asks_more:
@@ -125,14 +150,12 @@ class WriteByRunMixin(OperationActionsMixin):
         if run.ended and run.changed < 1:
             raise SaveRefused(_why_unsaved(run))
         if run.ended:
-            link = format_html('<a class="text-link" href="{}">{}</a>', address, gettext("View or undo the run"))
-            messages.info(
-                request, format_html("{} {}", gettext("Run %(run)d saved the values.") % {"run": run.pk}, link)
-            )
+            link = format_html('<a class="text-link" href="{}">{}</a>', address, gettext("See the run, or undo it"))
+            messages.info(request, format_html("{} {}", gettext("Run %(run)d wrote it.") % {"run": run.pk}, link))
             return None
         if not asks_more:
             messages.warning(
-                request, gettext("Run %(run)d saves the values later.") % {"run": run.pk} + " " + run.waiting
+                request, gettext("Run %(run)d will write it when it can.") % {"run": run.pk} + " " + run.waiting
             )
         return redirect(address)
 
@@ -140,16 +163,14 @@ class WriteByRunMixin(OperationActionsMixin):
 def _why_unsaved(run: Run) -> str:
     failed = run.failed_items.first()
     return (
-        failed.error
-        if failed is not None
-        else run.error or gettext("Another user has just changed this row. Review the values and save again.")
+        failed.error if failed is not None else run.error or gettext("Somebody has just changed this row. Save again.")
     )
 
 
 def _planner(
     name: str, params: dict[str, Any] | None = None
 ) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResponse]:
-    """Return the list action that plans operation `name`."""
+    """The list's action that plans operation `name`; it asks nothing before the plan page."""
 
     def plan(model_admin: Any, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
         if request.POST.get("select_across") == "1":
@@ -161,11 +182,11 @@ def _planner(
     return plan
 
 
-# --- the console's own rows -----------------------------------------------------------------------------------
+# --- what the console keeps about its own work ---------------------------------------------------------------
 
 
 class ExportAdmin(ViewOnlyMixin, ExportMixin, ConsoleModelAdmin):
-    """A read-only list with export."""
+    """Lists to look at and to export."""
 
     export_form_class = ExportForm
     formats = (CSV, XLSX, JSON)
@@ -190,7 +211,7 @@ class OperationFilter(admin.SimpleListFilter):
 
 
 class ConsoleResource(resources.ModelResource):
-    """An export of the console's own rows. They are never imported, so an empty text is an empty cell."""
+    """What the console keeps about itself: nobody imports it, so an empty text is an empty cell."""
 
     def after_export(self, queryset: QuerySet[Any], dataset: Any, **kwargs: Any) -> None:
         dataset.never_null = dataset.headers
@@ -206,7 +227,7 @@ class RunResource(ConsoleResource):
             self._notes.setdefault(event.run_id, []).append(f"{event.who}: {event.detail.get('text', '')}")
 
     def dehydrate_notes(self, run: Run) -> str:
-        """Return the notes of users."""
+        """What people noted of it: the difficulties, and how they were solved."""
         return "\n".join(self._notes.get(run.pk, ()))
 
     class Meta:
@@ -244,18 +265,18 @@ class RunResource(ConsoleResource):
 
 @admin.register(Run)
 class RunAdmin(ExportAdmin):
-    """The list of plans and runs. `operation_views.run_page` shows one of them."""
+    """Its pages are `views.run_page`: a plan until it is confirmed, a run after."""
 
     resource_classes = (RunResource,)
     list_display = ("run", "state", "started", "in_store", "outcome", "created", "took")
     list_display_links = None
     list_filter = ("status", "trigger", OperationFilter)
     search_fields = ("started_by", "note", "operation")
-    search_help_text = _("Searches the account, the note and the name of the operation.")
+    search_help_text = _("Searches who started it, the note and the operation's name.")
     ordering = ("-id",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
-        # These columns are large, and the list does not show them.
+        # The plan and what it froze are large, and the list shows none of it.
         runs: QuerySet[Run] = super().get_queryset(request)
         return runs.defer("plan", "selection", "reasons", "before", "after", "cursor")
 
@@ -284,7 +305,7 @@ class RunAdmin(ExportAdmin):
     def in_store(self, run: Run) -> str:
         return format_html('<span title="{}">{}</span>', run.location, run.store)
 
-    @admin.display(description=_("changed / in scope"))
+    @admin.display(description=_("changed of in scope"))
     def outcome(self, run: Run) -> str:
         text = format_html("{} / {}", format_number(run.changed), format_number(run.total))
         if run.failed:
@@ -327,7 +348,7 @@ class FindingResource(ConsoleResource):
 
 @admin.register(Finding)
 class FindingAdmin(ExportAdmin):
-    """The list of findings."""
+    """What checks found; nobody edits it."""
 
     resource_classes = (FindingResource,)
     list_display = ("code", "about", "urgency", "words", "since", "seen", "resolved", "scan")
@@ -339,10 +360,11 @@ class FindingAdmin(ExportAdmin):
     list_select_related = ("last_run",)
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        """Return the operations that repair findings."""
+        """Whatever repairs some finding, for those that are selected."""
         if not request.user.has_perm("operations.operate_run"):
             return {}
-        names = {name for cls in registry.operations().values() for name in getattr(cls, "repairs", {}).values()}
+        checks = (cls for cls in registry.operations().values() if issubclass(cls, Check))
+        names = {name for cls in checks for cause in cls.causes.values() for name in cause.repairs}
         return {
             name: (_repairer(name), name, format_lazy("{} {}", _("Plan:"), cls.title))
             for name, cls in registry.operations().items()
@@ -384,7 +406,7 @@ class FindingAdmin(ExportAdmin):
 
 
 def _repairer(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResponse | None]:
-    """Return the list action that plans operation `name` for the rows of the selected findings."""
+    """The action that plans operation `name` for the rows that the selected findings are about."""
 
     def plan(model_admin: Any, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
         cls = registry.operation(name)
@@ -395,10 +417,7 @@ def _repairer(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResp
             if target is not None and target[0] == table:
                 keys.add(field.to_python(target[1]))
         if not keys:
-            messages.warning(
-                request,
-                _("The selected findings are resolved, or this operation does not repair their rows. Select others."),
-            )
+            messages.warning(request, _("None of these findings is open and about a row that this operation works on."))
             return None
         return operation_views.start_plan(request, name, selection=Selection(keys=sorted(keys)))
 
@@ -432,7 +451,7 @@ class EventAdmin(ExportAdmin):
     list_display_links = None
     list_filter = (VerbFilter,)
     search_fields = ("=who", "=run__id")
-    search_help_text = _("Searches the exact name of an account or the number of a run.")
+    search_help_text = _("Searches the exact name of a person or the number of a run.")
     ordering = ("-at",)
     list_select_related = ("run",)
     fields = ("when", "what", "who", "from_where", "about", "more")
@@ -484,7 +503,7 @@ class AlertResource(ConsoleResource):
 
 @admin.register(Alert)
 class AlertAdmin(ExportAdmin):
-    """The list of alerts and their delivery."""
+    """What people were told, and whether it reached them."""
 
     resource_classes = (AlertResource,)
     list_display = ("told", "subject", "by_mail", "by_webhook")
@@ -512,14 +531,14 @@ class AlertAdmin(ExportAdmin):
 
 
 def _delivery_words(alert: Alert, channel: Channel) -> str:
-    """Return the state of an alert's delivery through one channel."""
+    """How far an alert has come through one channel."""
     found = next((one for one in alert.deliveries.all() if one.channel == channel), None)
     if found is None:
-        return str(_("not configured"))
+        return str(_("not set up then"))
     if found.delivered_at:
         return format_html("{} {}", _("delivered"), format_time(found.delivered_at))
     if not found.attempts:
-        return str(_("queued"))
+        return str(_("waits for the queue"))
     state = format_html("{} {}", _("next try"), format_time(found.next_try_at)) if found.next_try_at else _("given up")
     return format_html(
         '{}<small class="why">{}</small>',

@@ -22,11 +22,11 @@ from opsconsole.console.page_parts import (
     swatch,
 )
 from opsconsole.console.plan_page import drift
-from opsconsole.engine import findings, lifecycle, registry, wording
+from opsconsole.engine import findings, history, incidents, lifecycle, registry, wording
 from opsconsole.engine.audit_log import Actor
-from opsconsole.engine.labels import reason_label
+from opsconsole.engine.labels import reason_label, result_label
 from opsconsole.engine.leases import is_stale
-from opsconsole.engine.models import ENDED, RESUMABLE, Rejection, Request, Run, Status, Trigger
+from opsconsole.engine.models import ENDED, RESUMABLE, Incident, Rejection, Request, Run, Status, Trigger
 from opsconsole.engine.planner import OUTCOMES
 from opsconsole.formatting import (
     duration,
@@ -141,9 +141,43 @@ class RunPage(Page):
             actions.append(Button("cancel", _("Cancel the run")))
         if run.ended and self.unsettled and not self.is_check:
             actions.append(Button("retry", self.retry_label, "primary"))
-        if run.undoable and run.ended and self.operation is not None and self.operation.undoable:
-            actions.append(Button("undo", _("Plan undo")))
+        can_undo = self.operation is not None and self.operation.undoable and self.undone_by is None
+        if run.ended and can_undo and run.undoable:
+            written = sum(run.batches.values_list("rows", flat=True))
+            label = ngettext("Undo %(count)s row change…", "Undo %(count)s row changes…", written)
+            actions.append(Button("undo", label % {"count": format_number(written)}))
         return actions
+
+    @cached_property
+    def undone_by(self) -> Run | None:
+        """The run that undid this one."""
+        return history.undone_by([self.run]).get(self.run.pk)
+
+    @property
+    def result(self) -> str:
+        """What the run has done, or the title of its operation."""
+        return result_label(self.run) if self.run.ended else self.title
+
+    @property
+    def incident_change(self) -> tuple[int, int] | None:
+        """The open problems of the incident before and after this run."""
+        incident = self.run.incident
+        if incident is None or not self.run.ended:
+            return None
+        entries = incident.history
+        for place, entry in enumerate(entries):
+            if entry["run"] == self.run.pk and place:
+                return entries[place - 1]["count"], entry["count"]
+        return incident.count, incident.count
+
+    @cached_property
+    def next_incidents(self) -> list[Incident]:
+        """The incident if it is still open, and other open incidents about the same row."""
+        incident = self.run.incident
+        if incident is None or not self.run.ended:
+            return []
+        mine = [] if incident.resolved_at else [incident]
+        return [*mine, *incidents.about_the_same(incident)]
 
     @cached_property
     def may_approve(self) -> bool:
@@ -238,7 +272,7 @@ class RunPage(Page):
 
     @property
     def repairs(self) -> list[Described]:
-        """The operations that repair the findings."""
-        repairs = getattr(self.cls, "repairs", {})
-        wanted = {repairs[code] for code in self.found if code in repairs}
+        """The operations that repair what was found."""
+        causes = getattr(self.cls, "causes", {})
+        wanted = {name for code in self.found if code in causes for name in causes[code].repairs[:1]}
         return [described(cls) for name, cls in registry.operations().items() if name in wanted]

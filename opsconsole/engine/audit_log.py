@@ -10,7 +10,7 @@ from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
-from opsconsole.engine.models import Event, Run, Trigger
+from opsconsole.engine.models import Event, Incident, Run, Trigger
 from opsconsole.engine.seals import fits
 from opsconsole.escaping import for_terminal
 from opsconsole.formatting import format_number
@@ -30,9 +30,11 @@ class Actor:
     user: User | None = None
 
 
-def record(run: Run | None, verb: str, actor: Actor, **detail: Any) -> None:
+def record(run: Run | None, verb: str, actor: Actor, *, incident: Incident | None = None, **detail: Any) -> None:
     """Append an entry to the audit log."""
-    Event.objects.create(run=run, verb=verb, who=actor.name, origin=actor.origin, detail=plain_json(detail))
+    Event.objects.create(
+        run=run, incident=incident, verb=verb, who=actor.name, origin=actor.origin, detail=plain_json(detail)
+    )
 
 
 class Note(NamedTuple):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+from django.utils.text import format_lazy
+
+from opsconsole.engine.causes import Cause
 from opsconsole.engine.operation import NamedItem, NamedItemsMixin, Priority, Risk
 from opsconsole.engine.outcomes import Outcome, Skip
 from opsconsole.stores.rows import Key
@@ -32,9 +35,7 @@ class Check(NamedItemsMixin):
     undoable = False
     rules: ClassVar[tuple[str, ...]]
     messages: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s from `data`; default: `reasons`
-    repairs: ClassVar[Mapping[str, str]] = {}  # code → the operation that repairs it
-    # code → the code of the same problem in another check of the store: the dashboard shows such a problem once
-    same_problems: ClassVar[Mapping[str, str]] = {}
+    causes: ClassVar[Mapping[str, Cause]] = {}  # code → its cause; by default a code is a cause
     chosen: Sequence[Key] | None = None  # subjects that a user named; such a run is not a scan and is not saved
 
     def item_names(self) -> Sequence[str]:
@@ -47,11 +48,6 @@ class Check(NamedItemsMixin):
         """Yield the findings of a rule, from set-based SQL."""
         raise NotImplementedError
 
-    @classmethod
-    def problem_code(cls, code: str) -> str:
-        """Return the code under which the dashboard counts a finding."""
-        return cls.same_problems.get(code, code)
-
     def sentence(self, found: FindingData) -> str:
         """Return the sentence of a finding: the message of its code with the values of its `data`."""
         words = str(self.messages.get(found.code) or self.reasons.get(found.code, found.code))
@@ -60,6 +56,25 @@ class Check(NamedItemsMixin):
     def target(self, found: FindingData) -> tuple[str, Key]:
         """Return the table and key of the row that a finding is about."""
         return self.model._meta.db_table, found.subject
+
+    def subjects_of(self, rows: Mapping[str, Sequence[Key]]) -> Sequence[Key] | None:
+        """Return the subjects that these rows (table → keys) may concern. None: only a scan of the store can tell."""
+        return None
+
+    def cause_for(self, found: FindingData) -> Cause:
+        """Return the cause of a finding."""
+        return self.cause_of_code(found.code)
+
+    @classmethod
+    def cause_of_code(cls, code: str) -> Cause:
+        """Return the cause of the findings with this code."""
+        return cls.causes.get(code) or cls.cause_called(code)
+
+    @classmethod
+    def cause_called(cls, code: str) -> Cause:
+        """Return the cause with this code. A finding's code is one, if none is declared for it."""
+        declared = (cause for cause in cls.causes.values() if cause.code == code)
+        return next(declared, None) or Cause(code, format_lazy("{}: %(count)s", cls.reasons.get(code, code)))
 
     def notes(self) -> list[str]:
         """Return sentences about the store for below the findings."""

@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from itertools import islice
 from typing import Any, NamedTuple
 
 from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from opsconsole.engine import findings, lifecycle, workers
+from opsconsole.engine import findings, incidents, lifecycle, workers
 from opsconsole.engine.audit_log import record
 from opsconsole.engine.batch_writer import BatchWriter, ReadBatch
 from opsconsole.engine.before_images import encode_before_image
@@ -273,10 +272,7 @@ class Executor:
 
     def _run_rule(self, check: Check, rule: NamedItem) -> Outcome:
         """Run one rule and save its findings as they arrive."""
-        answer = iter(check.run_rule(rule.name))
-        while portion := list(islice(answer, findings.PORTION)):
-            findings.keep(self.run, rule.name, portion)
-        findings.settle(self.run, rule.name)
+        findings.scan(self.run, check, rule.name)
         return check.process(rule)
 
     def _write(self, read: ReadBatch, found: Outcomes) -> None:
@@ -327,6 +323,7 @@ class Executor:
             rows=sum(len(write.rows) for write in writes),
             # An irreversible operation stores no before-image. It is idempotent, so a batch in doubt is repeated.
             before_image=encode_before_image(writes if self.operation.undoable else [], found.unchanged, found.reasons),
+            amount=found.amount,
             **found.counts(),
         )
         with durable_transaction():
@@ -351,7 +348,8 @@ class Executor:
         run = self.run
         run.elapsed_seconds = self._elapsed_before + time.monotonic() - self._started
         progress = {
-            name: getattr(run, name) for name in ("cursor", *OUTCOMES, "reasons", "batches_done", "elapsed_seconds")
+            name: getattr(run, name)
+            for name in ("cursor", *OUTCOMES, "amount", "reasons", "batches_done", "elapsed_seconds")
         }
         committed = self._unmarked is not None
         if run.waiting and (committed or "status" in fields):
@@ -481,7 +479,17 @@ class Executor:
             run.after, problems = run.before, []
         run.error = " ".join(problems)
         self.operation.on_finish()
+        self._recheck()
         return self._end(Status.NEEDS_ATTENTION if problems or run.failed else Status.SUCCEEDED)
+
+    def _recheck(self) -> None:
+        """Measure the incidents of the written rows again. A check that fails leaves them open."""
+        try:
+            with transaction.atomic():
+                incidents.recheck(self.run, self.operation)
+        except Exception as error:  # the rows are written and verified, whatever a check raises
+            logger.error("The incidents of run %s could not be measured again", self.run.pk, exc_info=error)
+            record(self.run, "recheck_failed", worker_actor(self.run), error=first_line(error))
 
     def _explained(self, gone: int) -> int:
         """Count the rows in scope that the run was right not to change. They are read and processed once more.

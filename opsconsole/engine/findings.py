@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from django.db.models import Count, QuerySet
 from django.utils import timezone
 
-from opsconsole.engine.checks import FindingData
+from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.models import Finding, Run
+from opsconsole.stores.rows import Key
 
 PORTION = 1_000  # findings per statement
 MOVES = ("new", "persisting", "resolved")  # how findings changed since the previous scan
@@ -23,40 +25,55 @@ _RENEWED = (
     "first_run",
     "last_run",
     "resolved_run",
+    "table",
+    "key",
+    "cause",
+    "cause_subject",
 )
 
 
-def keep(run: Run, question: str, found: Sequence[FindingData]) -> None:
-    """Save a portion of the findings of `run`. A resolved problem that is back counts as new."""
+def keep(run: Run, check: Check, rule: str, found: Sequence[FindingData]) -> None:
+    """Save a portion of the findings of `check`, seen by its own run or at the end of a run that wrote rows.
+
+    A resolved problem that is back counts as new, unless the run undoes the one that resolved it.
+    """
     portion = {(one.code, one.subject): one for one in found}
     known = {
         (finding.code, finding.subject): finding
         for finding in Finding.objects.filter(
-            operation=run.operation,
+            operation=check.name,
             identity=run.identity,
             code__in={code for code, _subject in portion},
             subject__in={subject for _code, subject in portion},
-        ).only("code", "subject", "found_at", "first_run", "resolved_at")
+        ).only("code", "subject", "found_at", "first_run", "last_run", "resolved_at", "resolved_run")
     }
+    is_scan = run.operation == check.name
     now = timezone.now()
     rows = []
     for place, one in portion.items():
         before = known.get(place)
-        persists = before is not None and before.resolved_at is None
+        undone = before is not None and run.parent_id is not None and before.resolved_run_id == run.parent_id
+        persists = before is not None and (before.resolved_at is None or undone)
+        table, key = check.target(one)
+        cause = check.cause_for(one)
         rows.append(
             Finding(
-                operation=run.operation,
+                operation=check.name,
                 store=run.store,
                 identity=run.identity,
-                question=question,
+                question=rule,
                 code=one.code,
                 subject=one.subject,
+                table=table,
+                key=str(key),
+                cause=cause.code,
+                cause_subject=str(key) if cause.per_row else "",
                 priority=one.priority,
                 data=dict(one.data),
                 found_at=before.found_at if before and persists else now,
                 seen_at=now,
                 first_run_id=before.first_run_id if before and persists else run.pk,
-                last_run=run,
+                last_run_id=before.last_run_id if before and persists and not is_scan else run.pk,
             )
         )
     Finding.objects.bulk_create(
@@ -67,11 +84,22 @@ def keep(run: Run, question: str, found: Sequence[FindingData]) -> None:
     )
 
 
-def settle(run: Run, question: str) -> None:
-    """Resolve the earlier findings of a rule that it did not find again."""
-    open_findings(run.operation, run.identity).filter(question=question).exclude(last_run=run).update(
-        resolved_at=timezone.now(), resolved_run=run
-    )
+def scan(run: Run, check: Check, rule: str, subjects: Sequence[Key] | None = None) -> None:
+    """Run one rule and save what it finds as it arrives. `subjects`: the only ones that the rule was run for."""
+    answer = iter(check.run_rule(rule))
+    while portion := list(islice(answer, PORTION)):
+        keep(run, check, rule, portion)
+    settle(run, check, rule, subjects)
+
+
+def settle(run: Run, check: Check, rule: str, subjects: Sequence[Key] | None = None) -> None:
+    """Resolve the earlier findings of a rule that it did not find again, among `subjects` if they are given."""
+    rest = open_findings(check.name, run.identity).filter(question=rule)
+    # A scan has marked what it saw by its number, another run by the time.
+    rest = rest.exclude(last_run=run) if run.operation == check.name else rest.filter(seen_at__lt=check.as_of)
+    if subjects is not None:
+        rest = rest.filter(subject__in=[str(key) for key in subjects])
+    rest.update(resolved_at=timezone.now(), resolved_run=run)
 
 
 def open_findings(operation: str, identity: str) -> QuerySet[Finding]:

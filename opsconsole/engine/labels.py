@@ -7,7 +7,7 @@ from typing import Any
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine import registry
-from opsconsole.engine.models import Status
+from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Operation
 from opsconsole.formatting import format_number
 
@@ -87,9 +87,39 @@ VERB_LABELS = {
     **{status.value: status.label for status in Status if status not in {Status.PLANNED, Status.QUEUED}},
 }
 
+# What happened to an incident.
+INCIDENT_LABELS = {
+    "opened": _("found"),
+    "grew": _("grew"),
+    "shrank": _("became smaller"),
+    "resolved": _("resolved: the store was measured again"),
+    "resolved_by_hand": _("marked as resolved"),
+    "came_back": _("came back"),
+    "reopened": _("open again: the repair was undone"),
+    "incident_assigned": _("assigned it"),
+    "incident_acknowledged": _("acknowledged it"),
+    "incident_snoozed": _("snoozed it"),
+    "incident_ignored": _("ignored it until it grows"),
+    "incident_commented": _("commented"),
+    "incident_linked": _("linked a ticket"),
+    "incident_resolved": _("marked it as resolved"),
+    "incident_reopened": _("reopened it"),
+}
+VERB_LABELS |= {verb: label for verb, label in INCIDENT_LABELS.items() if verb.startswith("incident_")}
+VERB_LABELS["recheck_failed"] = _("could not measure the incidents again")
+
 
 def verb_label(verb: str) -> str:
     return str(VERB_LABELS.get(verb, verb))
+
+
+def result_label(run: Run) -> str:
+    """Return what a run has done, with its figure: "27 concepts synced"."""
+    cls = registry.operations().get(run.operation)
+    if cls is None or cls.done_label is None or not run.changed:
+        return operation_title(run.operation)
+    count = run.amount or run.changed
+    return str(cls.done_label % {"number": count, "count": format_number(count), "store": run.store})
 
 
 def operation_title(name: str) -> str:

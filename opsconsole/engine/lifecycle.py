@@ -23,6 +23,7 @@ from opsconsole.engine.models import (
     RESUMABLE,
     TRANSITIONS,
     Freeze,
+    Incident,
     PinnedRows,
     Rejection,
     Request,
@@ -89,6 +90,7 @@ def create_run(
     fast: bool = False,
     tick: str | None = None,
     changed_by: User | None = None,
+    incident: Incident | None = None,
 ) -> Run:
     """Store a plan as a run, so that it has a page. Nothing is locked yet.
 
@@ -112,6 +114,7 @@ def create_run(
         user=actor.user,
         started_by=actor.name,
         changed_by=changed_by,
+        incident=incident,
         note=note,
         code_version=opsconsole.__version__,
         batch_size=operation.batch_size or batch_size or DEFAULT_BATCH_SIZE,

@@ -11,7 +11,7 @@ import orjson
 from django.conf import settings
 from django.db import models
 from django.utils import timezone
-from django.utils.translation import gettext
+from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.before_images import decode_before_image, encode_before_image, writes_of
@@ -130,6 +130,9 @@ class Run(models.Model):
     replaces = models.ForeignKey(  # the run whose plan it renews: its rows or its parameters have changed
         "self", models.PROTECT, null=True, related_name="replacements", verbose_name=_("run it replaces")
     )
+    incident = models.ForeignKey(  # the incident that the run repairs
+        "Incident", models.PROTECT, null=True, related_name="runs", verbose_name=_("incident")
+    )
     note = models.TextField(_("note"), blank=True)
     code_version = models.CharField(_("code version"), max_length=50)
 
@@ -147,6 +150,7 @@ class Run(models.Model):
     skipped = models.BigIntegerField(_("skipped"), default=0)
     invalid = models.BigIntegerField(_("invalid"), default=0)
     failed = models.BigIntegerField(_("failed"), default=0)
+    amount = models.BigIntegerField(default=0)  # of all changes, in the figure of the operation's button
     reasons = models.JSONField(default=dict)  # outcome → reason → count
     batches_done = models.PositiveIntegerField(_("batches"), default=0)
     elapsed_seconds = models.FloatField(_("elapsed"), default=0)
@@ -304,6 +308,7 @@ class Batch(models.Model):
     skipped = models.PositiveIntegerField(_("skipped"), default=0)
     invalid = models.PositiveIntegerField(_("invalid"), default=0)
     failed = models.PositiveIntegerField(_("failed"), default=0)
+    amount = models.PositiveIntegerField(default=0)
     rows = models.PositiveIntegerField(_("rows written"), default=0)
     seconds = models.FloatField(_("seconds"), default=0)
     prepared_at = models.DateTimeField(default=timezone.now)
@@ -362,6 +367,13 @@ class Finding(models.Model):
     question = models.CharField(max_length=100)
     code = models.CharField(_("problem"), max_length=100)
     subject = models.TextField(_("subject"))
+    table = models.TextField(_("table"), blank=True)  # of the row that it is about
+    key = models.TextField(_("key"), blank=True)
+    cause = models.CharField(_("cause"), max_length=100, blank=True)
+    cause_subject = models.TextField(blank=True)  # the row of an incident about one row
+    incident = models.ForeignKey(
+        "Incident", models.SET_NULL, null=True, related_name="findings", verbose_name=_("incident")
+    )
     priority = models.CharField(_("priority"), max_length=20, choices=Priority)
     data = models.JSONField(default=dict)
     found_at = models.DateTimeField(_("found at"))
@@ -380,10 +392,94 @@ class Finding(models.Model):
         indexes = (
             models.Index(fields=("operation", "code", "resolved_at"), name="finding_open"),
             models.Index(fields=("last_run", "question"), name="finding_run"),
+            models.Index(fields=("identity", "table", "key"), name="finding_row"),
+            models.Index(fields=("incident", "resolved_at"), name="finding_incident"),
         )
 
     def __str__(self) -> str:
         return f"{self.code} {self.subject}"
+
+
+class IncidentState(models.TextChoices):
+    OPEN = "open", pgettext_lazy("incident", "open")
+    ACKNOWLEDGED = "acknowledged", _("acknowledged")
+    SNOOZED = "snoozed", _("snoozed")
+    IGNORED = "ignored", _("ignored")
+    RESOLVED = "resolved", _("resolved")
+
+
+class IncidentQuerySet(models.QuerySet["Incident"]):
+    """Incidents by state. The state follows from times and figures, so that a snooze ends without a job."""
+
+    def in_state(self, state: str) -> IncidentQuerySet:
+        now = timezone.now()
+        snoozed = models.Q(snoozed_until__gt=now)
+        ignored = models.Q(ignored_above__isnull=False, ignored_above__gte=models.F("count"))
+        unresolved = self.filter(resolved_at=None)
+        if state == IncidentState.RESOLVED:
+            return self.exclude(resolved_at=None)
+        if state == IncidentState.SNOOZED:
+            return unresolved.filter(snoozed)
+        if state == IncidentState.IGNORED:
+            return unresolved.filter(ignored).exclude(snoozed)
+        awake = unresolved.exclude(snoozed).exclude(ignored)
+        return awake.filter(acknowledged_at__isnull=state != IncidentState.ACKNOWLEDGED)
+
+    def active(self) -> IncidentQuerySet:
+        """Return the open and the acknowledged incidents."""
+        return self.in_state(IncidentState.OPEN) | self.in_state(IncidentState.ACKNOWLEDGED)
+
+
+class Incident(models.Model):
+    """Everything open of one cause in one store, from the first sign to the resolution."""
+
+    store = models.CharField(_("store"), max_length=50)
+    identity = models.TextField()
+    cause = models.CharField(_("cause"), max_length=100)
+    subject = models.TextField(_("subject"), blank=True)  # the row, of a cause with one incident for each row
+    table = models.TextField(blank=True)
+    source = models.CharField(max_length=100)  # the check or operation that declares the cause
+    is_count = models.BooleanField(default=False)  # rows that wait for a repair, instead of findings
+    priority = models.CharField(_("priority"), max_length=20, choices=Priority)
+    count = models.BigIntegerField(_("count"), default=0)  # of findings or rows
+    previous_count = models.BigIntegerField(null=True)  # before its last change
+    data = models.JSONField(default=dict)  # of one finding: its title is made of it
+    came_back = models.PositiveIntegerField(_("came back"), default=0)
+    opened_at = models.DateTimeField(_("since"))
+    seen_at = models.DateTimeField(_("last seen at"))
+    resolved_at = models.DateTimeField(_("resolved at"), null=True)
+    resolved_run = models.ForeignKey(Run, models.PROTECT, null=True, related_name="+", verbose_name=_("resolved by"))
+    history = models.JSONField(default=list)  # entries of time, event, count and run
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="incidents", verbose_name=_("owner")
+    )
+    acknowledged_at = models.DateTimeField(_("acknowledged at"), null=True)
+    snoozed_until = models.DateTimeField(_("snoozed until"), null=True)
+    ignored_above = models.BigIntegerField(null=True)  # ignored while `count` is not above it
+    link = models.URLField(_("ticket"), max_length=500, blank=True)
+
+    objects = IncidentQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("incident")
+        verbose_name_plural = _("incidents")
+        constraints = (models.UniqueConstraint(fields=("identity", "cause", "subject"), name="incident_cause"),)
+        indexes = (models.Index(fields=("resolved_at", "priority", "-count"), name="incident_open"),)
+        permissions = (("handle_incident", _("Can acknowledge, assign, snooze and resolve incidents")),)
+
+    def __str__(self) -> str:
+        return f"{self.cause} {self.subject}".strip()
+
+    @property
+    def state(self) -> IncidentState:
+        if self.resolved_at is not None:
+            return IncidentState.RESOLVED
+        if self.snoozed_until is not None and self.snoozed_until > timezone.now():
+            return IncidentState.SNOOZED
+        if self.ignored_above is not None and self.count <= self.ignored_above:
+            return IncidentState.IGNORED
+        return IncidentState.OPEN if self.acknowledged_at is None else IncidentState.ACKNOWLEDGED
 
 
 class Lock(models.Model):
@@ -418,6 +514,7 @@ class Event(models.Model):
     """One entry of the audit log. Entries are appended and never changed."""
 
     run = models.ForeignKey(Run, models.PROTECT, null=True, related_name="events")
+    incident = models.ForeignKey(Incident, models.PROTECT, null=True, related_name="events")
     at = models.DateTimeField(_("at"), default=timezone.now)
     verb = models.CharField(_("verb"), max_length=40)
     who = models.CharField(_("who"), max_length=150)

@@ -20,6 +20,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext, ngettext_lazy, pgettext_lazy
 
 from opsconsole.engine import keyset
+from opsconsole.engine.causes import Cause
 from opsconsole.engine.outcomes import Done, Outcome
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.preflight import Target
@@ -47,13 +48,6 @@ class Priority(models.TextChoices):
     IMMEDIATE = "immediate", _("immediate")
     PLANNED = "planned", pgettext_lazy("priority", "planned")
     PERIODIC = "periodic", _("periodic")
-
-
-class DashboardProblem(NamedTuple):
-    """How the dashboard names the rows in scope. The name of the operation is the code of the problem."""
-
-    title: Any
-    priority: str = Priority.PLANNED.value
 
 
 def _one_run() -> Iterable[Mapping[str, Any]]:
@@ -144,10 +138,12 @@ class Declaration:
     # A Django form. Each field is a field of the plan page and a flag of the command.
     Params: type[forms.Form] = forms.Form
     schedule: ClassVar[Schedule | None] = None
-    # If set, the dashboard lists the rows in scope, with a button that plans the operation.
-    problem: ClassVar[DashboardProblem | None] = None
+    # If set, the rows in scope are an incident.
+    problem: ClassVar[Cause | None] = None
     # The text of the button that starts the run. Placeholders: `count`, `store`; `number` chooses the plural form.
     action_label: Any = ngettext_lazy("Change %(count)s row", "Change %(count)s rows", "number")
+    # What a run has done, with the same placeholders: "12 audits filled".
+    done_label: Any = None
     # False: no before-images are kept. The operation must be idempotent.
     undoable: bool = True
     # Set: a fixed size, which --batch-size does not change.
@@ -222,6 +218,11 @@ class Operation(Declaration):
             cls.name = f"{app.label if app else package.rpartition('.')[2]}.{module}"
         if ".operations." in cls.__module__:
             _refuse_unknown_names(cls)
+
+    @classmethod
+    def cause_called(cls, code: str) -> Cause | None:
+        """Return the declared cause with this code."""
+        return cls.problem
 
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         self.store = store

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple, Self
 
 from opsconsole.stores.rows import Key
 
+# The reason of a row on which the platform still works. No repair of it is recommended.
+STILL_WORKING = "still_working"
+
 
 class RowChange(NamedTuple):
     """A change of one row of one table. `old` and `new` map the same columns to raw values.
@@ -35,12 +38,13 @@ class RowChange(NamedTuple):
 class Changes(NamedTuple):
     """Changes of several rows, in the order of writing. Each reason is counted separately.
 
-    `detail` is shown in the plan.
+    `detail` is shown in the plan. `amount` is what the change comes to in the figure of the operation's button.
     """
 
     rows: Sequence[RowChange]
     reason: str = ""
     detail: str = ""
+    amount: int = 1
 
 
 class Change(Changes):

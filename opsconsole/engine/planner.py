@@ -52,6 +52,7 @@ class Outcomes:
     reasons: dict[str, dict[str, int]] = field(default_factory=lambda: {name: {} for name in OUTCOMES})
     unchanged: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # skipped, invalid → reason → labels
     errors: list[tuple[Key, str, Exception]] = field(default_factory=list)  # key, label, what `process` raised
+    amount: int = 0  # of all changes, in the figure of the operation's button
 
     def count(self, outcome: str) -> int:
         return sum(self.reasons[outcome].values())
@@ -105,6 +106,7 @@ def outcomes_of(
             sampler.keep(_NAMES[type(outcome)], outcome.reason, operation, row, outcome)
         if isinstance(outcome, Changes):
             changed[outcome.reason] += 1
+            found.amount += outcome.amount
             for table, key, old, new in outcome.rows:
                 columns = tuple(old if new is None else new)  # type: ignore[arg-type]
                 group = (table, old is None, new is None, columns)

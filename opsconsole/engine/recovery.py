@@ -94,7 +94,7 @@ def settle_batches(run: Run, first_lost: int | None) -> None:
 
 def count_batch(run: Run, batch: Batch, reasons: dict[str, dict[str, int]], sign: int = 1) -> None:
     """Add a committed batch to the run's counters and move the cursor; with `sign` -1, subtract a lost one."""
-    for outcome in OUTCOMES:
+    for outcome in (*OUTCOMES, "amount"):
         setattr(run, outcome, getattr(run, outcome) + sign * getattr(batch, outcome))
     merge(
         run.reasons,

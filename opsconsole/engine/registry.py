@@ -49,6 +49,11 @@ def operations() -> dict[str, type[Operation]]:
     return dict(sorted(found.items()))
 
 
+def problem_operations() -> dict[str, type[Operation]]:
+    """Return the operations whose rows in scope are an incident."""
+    return {name: cls for name, cls in operations().items() if cls.problem is not None}
+
+
 def declared_in(module: ModuleType) -> type[Operation]:
     """Return the operation of a module, whose class has the same name in CapWords."""
     name = "".join(word.capitalize() for word in module.__name__.rpartition(".")[2].split("_"))

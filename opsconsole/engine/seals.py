@@ -65,6 +65,7 @@ def _content(before: str, event: Any) -> list[Any]:
         before,
         event.number,
         event.run_id,
+        event.incident_id,
         event.at.astimezone(UTC).isoformat(timespec="microseconds"),
         event.verb,
         event.who,

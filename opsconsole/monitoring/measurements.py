@@ -10,7 +10,7 @@ from django.db import DatabaseError, InterfaceError, transaction
 from django.db.models import Count
 from django.utils import timezone
 
-from opsconsole.engine import planner, registry
+from opsconsole.engine import incidents, planner, registry
 from opsconsole.engine.models import Finding
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.registry import InvalidParameters
@@ -29,11 +29,6 @@ class Figure(NamedTuple):
     text: str = ""
 
 
-def problem_operations() -> dict[str, type[Operation]]:
-    """Return the operations whose rows in scope are a problem."""
-    return {name: cls for name, cls in registry.operations().items() if cls.problem is not None}
-
-
 def figures(store: Store) -> Iterator[Figure]:
     """Return all measurements of a store. Raises StoreUnavailable."""
     try:
@@ -47,7 +42,7 @@ def figures(store: Store) -> Iterator[Figure]:
     except OSError as error:
         raise StoreUnavailable(str(error)) from error
     yield Figure(MISSING, len(missing), ", ".join(missing[:10]))
-    for name, cls in problem_operations().items():
+    for name, cls in registry.problem_operations().items():
         if cls.store_alias == store.name:
             yield _in_scope(store, name, cls)
     found = Finding.objects.filter(identity=store.identity(), resolved_at=None).order_by()
@@ -109,4 +104,8 @@ def measure(store: Store) -> int:
     """Measure a store and save the result. Return the number of measurements. Raises StoreUnavailable."""
     measured = list(figures(store))
     keep(store, measured)
+    for figure in measured:
+        cls = registry.operations().get(figure.name.removeprefix(PROBLEM)) if figure.name.startswith(PROBLEM) else None
+        if cls is not None and figure.value is not None:
+            incidents.report(store.name, store.identity(), cls, figure.value)
     return len(measured)

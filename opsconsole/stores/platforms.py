@@ -55,6 +55,7 @@ class StoreAppConfig(AppConfig):
     store_title: ClassVar[StrOrPromise | None] = None
     icons: ClassVar[Mapping[str, str]] = {}  # model name in lower case → icon of the theme
     json_columns: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # table → columns that contain JSON or NULL
+    identifiers: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # model name in lower case → indexed fields
     hot_queries: ClassVar[tuple[HotQuery, ...]] = ()
     pages: ClassVar[tuple[PlatformPage, ...]] = ()
     server_memory: ClassVar[Mapping[str, str]] = {}  # recommended settings of a dedicated server

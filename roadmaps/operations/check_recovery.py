@@ -11,9 +11,9 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.checks import FindingData
 from opsconsole.engine.operation import Priority, Schedule
+from roadmaps.causes import CAUSES
 from roadmaps.consistency import (
     PARTIAL,
-    REPAIRED_BY_SYNC,
     SHOWN_CONCEPTS,
     STATUS,
     SYNC_REASONS,
@@ -40,11 +40,7 @@ class CheckRecovery(TaskCheck):
         "waits_for_a_person": _("workflow waits for a person"),
         PARTIAL: _("partial result that is not accepted"),
     }
-    repairs = {
-        **dict.fromkeys(("stuck", *REPAIRED_BY_SYNC), "roadmaps.sync_results"),
-        "no_checkpoint": "roadmaps.fail_unrecoverable",
-        PARTIAL: "roadmaps.retry_failed_concepts",
-    }
+    causes = CAUSES
 
     def findings_of(self, report: TaskReport) -> Iterator[FindingData]:
         yield from super().findings_of(report)

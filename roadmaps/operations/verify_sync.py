@@ -8,7 +8,8 @@ from __future__ import annotations
 from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 
-from roadmaps.consistency import REPAIRED_BY_SYNC, SETTLED, SYNC_REASONS, TaskCheck
+from roadmaps.causes import CAUSES
+from roadmaps.consistency import SETTLED, SYNC_REASONS, TaskCheck
 from roadmaps.models import RoadmapTask
 
 
@@ -20,7 +21,7 @@ class VerifySync(TaskCheck):
     )
     rules = ("settled tasks",)
     reasons = SYNC_REASONS
-    repairs = dict.fromkeys(REPAIRED_BY_SYNC, "roadmaps.sync_results")
+    causes = {code: CAUSES[code] for code in SYNC_REASONS}
 
     def tasks(self) -> QuerySet[RoadmapTask]:
         return super().tasks().filter(status__in=SETTLED) if self.chosen is None else super().tasks()

@@ -25,6 +25,7 @@ class AgentosConfig(platforms.StoreAppConfig):
         "kbembedding": "scatter_plot",
         "memoryitem": "neurology",
     }
+    identifiers = {"task": ("session_id",), "webuimessage": ("session_id",)}
     json_columns = {
         "tasks": ("metadata", "route_plan_json", "requirements_json"),
         "task_lineage": ("metadata",),

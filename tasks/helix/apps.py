@@ -15,6 +15,7 @@ class HelixConfig(platforms.StoreAppConfig):
         "agentprompt": "terminal",
         "systemlog": "receipt_long",
     }
+    identifiers = {"helixjob": ("session_id",)}
     json_columns = {
         "jobs": ("initial_request",),
         "tasks": ("input_data", "output_data"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -71,10 +71,16 @@ def query(code: str) -> str:
     return sql.replace("{job_status}", _JOB_STATUS)
 
 
-def find(store: Store, code: str) -> Iterator[Row]:
-    """Yield the rows of one type's query."""
+def find(store: Store, code: str, jobs: Collection[int] | None = None) -> Iterator[Row]:
+    """Yield the rows of one type's query, of all jobs or of these."""
+    sql = query(code)
+    values: list[Any] = []
+    if jobs is not None:
+        among_jobs = among(store, list(jobs))
+        sql = f"SELECT * FROM ({sql}) AS found WHERE job_id IN ({among_jobs.sql})"  # noqa: S608
+        values = list(among_jobs.params)
     with store.connection.cursor() as cursor:
-        cursor.execute(query(code))
+        cursor.execute(sql, values)
         while rows := cursor.fetchmany(FETCHED_ROWS):
             yield from map(Row._make, rows)
 

@@ -14,6 +14,7 @@ class RecordsConfig(platforms.StoreAppConfig):
         "testrecord": "lab_profile",
         "taskstatus": "hourglass",
     }
+    identifiers = {"testrecord": ("execution_id",), "taskstatus": ("task_id",)}
     json_columns = {
         "test_records": ("ai_models_used", "questions_used"),
     }

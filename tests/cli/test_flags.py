@@ -14,8 +14,8 @@ import pytest
 from django.core.management import get_commands, load_command_class
 
 from opsconsole.accounts.models import Token
-from opsconsole.engine import lifecycle
-from opsconsole.engine.models import Run
+from opsconsole.engine import incidents, lifecycle, registry
+from opsconsole.engine.models import Incident, Run
 from tests.cli.test_commands import own_commands
 from tests.support.contract import TESTER, operation_called, plan_whole
 
@@ -49,20 +49,37 @@ BAD: dict[str, list[str]] = {
     "--run": ["0", "x", "4711"],
     "--store": ["nowhere"],
     "--superuser": ["", "a b/c"],
+    "--state": ["nowhere"],
     "--table": ["no_table"],
     "--to": ["/nowhere/x", "/proc/x"],
+    "--until-grows": NUMBERS,
     "--user": ["nobody"],
     "account": ["nobody"],
     "alias": ["nowhere"],
     "execution_id": [""],
     "file": ["/etc/passwd", "nowhere.gz"],
+    "identifier": [""],
+    "incident": ["0", "x", "4711"],
     "keys": ANY_TEXT,
+    "owner": ["nobody"],
     "run": ["0", "x", "4711"],
     "store": ["nowhere"],
     "system_user": ["", "x" * 151],
     "text": ["", " "],
+    "until": ["", "nonsense", "-1h", "400d", "2020-01-01"],
+    "url": ["javascript:alert(1)", "nonsense"],
 }
-GOOD = {"store": "agentos", "to": "helix", "file": "x.gz", "keys": "1", "alias": "helix", "table": "tasks"}
+GOOD = {
+    "store": "agentos",
+    "to": "helix",
+    "file": "x.gz",
+    "keys": "1",
+    "alias": "helix",
+    "table": "tasks",
+    "until": "4h",
+    "url": "https://x.example",
+    "until-grows": "10",
+}
 
 
 class Flag(NamedTuple):
@@ -107,7 +124,8 @@ def test_every_flag_has_a_line() -> None:
 def console(bob: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
     """Return a function that runs a command as an authenticated account, on a console with one run."""
     monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.issue(bob, "test"))
-    lifecycle.create_run(plan_whole(operation_called("audits.backfill_decision_fields")), TESTER)
+    run_of = lifecycle.create_run(plan_whole(operation_called("audits.backfill_decision_fields")), TESTER)
+    incidents.report(run_of.store, run_of.identity, registry.operation(run_of.operation), 1)
 
     def run(words: list[str]) -> tuple[int, str, str]:
         found = load_command_class(get_commands()[words[0]], words[0])
@@ -130,7 +148,8 @@ def line_of(flag: Flag, value: str, run: int) -> list[str]:
     words = [*flag.words, *BESIDE.get((*flag.words, flag.name), ())]
     for action in actions:
         called = action.option_strings[-1] if action.option_strings else action.dest
-        good = str(run) if called.removeprefix("--") == "run" else GOOD.get(called.removeprefix("--"), "x")
+        numbers = {"run": str(run), "incident": str(Incident.objects.get().pk)}
+        good = numbers.get(called.removeprefix("--")) or GOOD.get(called.removeprefix("--"), "x")
         if called == flag.name:
             words += [called, value] if action.option_strings else [value]
         elif action.required and called not in DJANGOS:

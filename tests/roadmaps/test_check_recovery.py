@@ -102,7 +102,7 @@ def test_every_code(make_roadmaps: Any, engine: str) -> None:
         kept.setdefault(subject, set()).add(code)
     assert kept == {task: codes for task, codes in wanted.items() if codes}
     assert dump(store) == before
-    assert all(CheckRecovery.repairs[code] for code in {"stuck", "no_checkpoint", "partial_failure"})
+    assert all(CheckRecovery.causes[code].repairs for code in {"stuck", "no_checkpoint", "partial_failure"})
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-jsonb"])

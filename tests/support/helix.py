@@ -192,3 +192,14 @@ def many(count: int, seed: int = 0) -> list[Job]:
         )
         for _ in range(count)
     ]
+
+
+def with_failed_tasks(count: int, seed: int = 0) -> list[Job]:
+    """Return jobs in progress with failed tasks, among others."""
+    chance = random.Random(seed)
+    jobs = many(count // 3, seed)
+    for _ in range(count - len(jobs)):
+        failed = [Task("FAILED", chance.randrange(5)) for _ in range(1 + chance.randrange(2))]
+        others = [Task(chance.choice(("COMPLETED", "PENDING")), 0, 1) for _ in range(chance.randrange(3))]
+        jobs.append(Job("IN_PROGRESS", [*failed, *others]))
+    return jobs

@@ -1,4 +1,4 @@
-"""The pages in a real browser: from plan to undo, narrow, dark, without JavaScript and without a server."""
+"""In a real browser: from the plan to the undo, by hand; narrow, dark, without JavaScript, with the server away."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def audits():
 
 @pytest.fixture
 def browser(chromium, monkeypatch):
-    # Playwright runs an event loop in this thread, in which Django refuses synchronous queries.
+    # Playwright keeps an event loop in this thread, and Django is careful there.
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -42,7 +42,7 @@ def browser(chromium, monkeypatch):
 
 @pytest.fixture
 def open_page(browser, live_server, bob):
-    """Return a function that opens a page as Bob. Every error in the browser's console fails the test."""
+    """A page of Bob's, signed in; whatever the browser complains of fails the test."""
     complaints = []
 
     def make(**options):
@@ -57,7 +57,7 @@ def open_page(browser, live_server, bob):
         return page
 
     yield make
-    # One test stops the server, which the browser reports.
+    # The test in which the server is away hears of that, too.
     assert [text for text in complaints if not text.startswith(("htmx:", "Failed to load"))] == []
 
 
@@ -85,8 +85,8 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     expect(page.locator("#live")).to_contain_text(f"{run.seen} of 40", timeout=10_000)
     expect(page.locator("#live")).to_contain_text("running", ignore_case=True)
     page.get_by_role("button", name="Pause").click()
-    # The run has no worker between two slices, so it pauses at once.
-    expect(page.get_by_text("The run is paused. Resume it to continue.")).to_be_visible()
+    # No worker holds the run between two slices, so it pauses at once.
+    expect(page.get_by_text("The run is paused. Select Resume to continue.")).to_be_visible()
     assert Run.objects.get(pk=run.pk).status == Status.PAUSED
     page.get_by_role("button", name="Resume").click(timeout=10_000)
     expect(page.locator("#live")).to_contain_text("queued", ignore_case=True)
@@ -98,7 +98,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     page.get_by_role("button", name="Find").click()
     expect(page.locator("ins")).to_have_text(["2026-01-20T10:00:00", "2026-01-20T10:00:01"])
 
-    page.get_by_role("button", name="Plan undo").click()
+    page.get_by_role("button", name=re.compile("Undo .* row change")).click()
     page.get_by_role("button", name="Restore 35 rows").click()
     undo = Run.objects.latest("pk")
     page.wait_for_url(f"**{reverse('run', args=[undo.pk])}")
@@ -132,11 +132,11 @@ def test_without_javascript(open_page, live_server, audits):
     page = open_page(java_script_enabled=False)
     run = plan(page, live_server)
     page.get_by_role("button", name="Fill 35 audits").click()
-    expect(page.get_by_text("JavaScript is off, so this page does not refresh automatically.")).to_be_visible()
+    expect(page.get_by_text("JavaScript is off: this page does not refresh by itself.")).to_be_visible()
     Executor(workers.claim(Run.objects.get(pk=run.pk))).work()
     page.get_by_role("link", name="Refresh").click()
     expect(page.get_by_text("35", exact=True).first).to_be_visible()
-    expect(page.get_by_role("button", name="Plan undo")).to_be_visible()
+    expect(page.get_by_role("button", name=re.compile("Undo .* row change"))).to_be_visible()
 
 
 def test_it_says_when_the_server_is_away(open_page, live_server, audits):
@@ -145,7 +145,7 @@ def test_it_says_when_the_server_is_away(open_page, live_server, audits):
     page.get_by_role("button", name="Fill 35 audits").click()
     expect(page.get_by_text("No worker has been seen yet.")).to_be_visible()
     page.route(re.compile("/live/"), lambda route: route.abort())
-    expect(page.get_by_role("alert")).to_contain_text("The server does not respond.", timeout=10_000)
+    expect(page.get_by_role("alert")).to_contain_text("The server does not answer.", timeout=10_000)
     page.unroute_all()
     expect(page.get_by_role("alert")).to_be_hidden(timeout=10_000)
 
@@ -172,7 +172,7 @@ def test_times_are_the_viewers(open_page, live_server, audits):
 
 
 def test_a_row_is_edited_and_a_file_imported(open_page, live_server, tmp_path):
-    """Line ends that a browser normalizes are no change, and changes of other users are detected."""
+    """What a real browser posts: line ends are not taken for a change, and what others change is seen."""
     text = '\n{"a": 1}\r\nlast\n'
     Task.objects.create(task_id="T1", title="one", metadata=text)
     page = open_page()
@@ -184,11 +184,11 @@ def test_a_row_is_edited_and_a_file_imported(open_page, live_server, tmp_path):
     expect(page.get_by_label("Title")).to_have_value("two")
     page.get_by_role("button", name="Save", exact=True).click()
     run = Run.objects.latest("pk")
-    expect(page.get_by_text(f"Run {run.pk} saved the values.")).to_be_visible()
+    expect(page.get_by_text(f"Run {run.pk} wrote it.")).to_be_visible()
     assert run.writes == {"tasks": ["title"]}
     assert Task.objects.values_list("title", "status", "metadata").get() == ("two", "running", text)
-    page.get_by_role("link", name="View or undo the run").click()
-    expect(page.get_by_role("button", name="Plan undo")).to_be_visible()
+    page.get_by_role("link", name="See the run, or undo it").click()
+    expect(page.get_by_role("button", name=re.compile("Undo .* row change"))).to_be_visible()
 
     file = tmp_path / "tasks.csv"
     file.write_text("task_id,title\nT1,three\nT2,new\n")

@@ -10,6 +10,7 @@ from django.utils.safestring import SafeString
 from unfold.templatetags import unfold
 
 from opsconsole import formatting
+from opsconsole.engine import incidents
 
 register = template.Library()
 for show in (
@@ -20,6 +21,7 @@ for show in (
     formatting.pretty_json,
 ):
     register.filter(show.__name__, show)
+register.filter("incident_title", incidents.title_of)
 
 
 class _Linkable:

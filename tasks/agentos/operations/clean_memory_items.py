@@ -10,7 +10,8 @@ from django.db.models import Count, F, Q, QuerySet, Value
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
-from opsconsole.engine.operation import DashboardProblem, Operation, Priority, Risk, Schedule
+from opsconsole.engine.causes import Cause
+from opsconsole.engine.operation import Operation, Priority, Risk, Schedule
 from opsconsole.engine.outcomes import Delete, Invalid, Outcome, Skip
 from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.timestamps import format_timestamp, parse_timestamp
@@ -30,7 +31,13 @@ class CleanMemoryItems(Operation):
     risk = Risk.DELETE
     action_label = ngettext_lazy("Remove %(count)s memory item", "Remove %(count)s memory items", "number")
     schedule = Schedule("45 3 * * *")
-    problem = DashboardProblem(_("expired memory items"), Priority.PERIODIC.value)
+    problem = Cause(
+        "expired_memory_items",
+        ngettext_lazy("%(count)s memory item has expired", "%(count)s memory items have expired", "number"),
+        ("agentos.clean_memory_items",),
+        priority=Priority.PERIODIC.value,
+    )
+    done_label = ngettext_lazy("%(count)s memory item deleted", "%(count)s memory items deleted", "number")
     reasons = {
         "expired": _("expired"),
         "not_expired": _("not expired yet"),

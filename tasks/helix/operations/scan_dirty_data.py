@@ -12,8 +12,9 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.operation import Priority, Schedule
 from opsconsole.stores.rows import Key
-from tasks.helix.dirty_data import NEEDS, QUERIES, find
-from tasks.helix.models import HelixJob
+from tasks.helix.causes import CAUSES
+from tasks.helix.dirty_data import NEEDS, QUERIES, among, find
+from tasks.helix.models import HelixJob, HelixTask
 
 RISKS = {"production": "high", "staging": "medium", "development": "low"}
 RISK_LABELS = {"high": _("high"), "medium": _("medium"), "low": _("low")}
@@ -46,15 +47,13 @@ class ScanDirtyData(Check):
         "E": _("in progress, and some tasks have failed: %(tasks)s"),
         "F": _("artifacts of tasks that still have to run, whose next attempt will collide: %(artifacts)s"),
     }
-    repairs = {
-        **dict.fromkeys("ABCF", "helix.repair_dirty_jobs"),
-        **dict.fromkeys("DE", "helix.clean_dirty_jobs"),
-    }
+    causes = CAUSES
 
     def run_rule(self, rule: str) -> Iterable[FindingData]:
         """Yield one finding for each job, and one for each missing task."""
         found: dict[tuple[int | None, int | None], tuple[str | None, list[int], list[int]]] = {}
-        for job, status, task, artifact in find(self.store, rule):
+        chosen = None if self.chosen is None else {int(key) for key in self.chosen}
+        for job, status, task, artifact in find(self.store, rule, chosen):
             missing = task if job is None else None
             _status, tasks, artifacts = found.setdefault((job, missing), (status, [], []))
             if task is not None and (not tasks or tasks[-1] != task):
@@ -73,6 +72,13 @@ class ScanDirtyData(Check):
         """Return the job, or the first artifact of a missing task."""
         job = found.data["job_id"]
         return ("artifacts", found.data["artifact_ids"][0]) if job is None else ("jobs", job)
+
+    def subjects_of(self, rows: Mapping[str, Sequence[Key]]) -> Sequence[Key] | None:
+        """Return the jobs of these rows; deleted artifacts do not say whose they were."""
+        if "artifacts" in rows:
+            return None
+        tasks = HelixTask.objects.using(self.store.alias).filter(pk__in=among(self.store, rows.get("tasks", ())))
+        return sorted({*rows.get("jobs", ()), *tasks.values_list("job_id", flat=True)})
 
     def as_json(self, found: FindingData) -> dict[str, Any]:
         return {"type": found.code, **found.data, "priority": found.priority, "detail": self.sentence(found)}

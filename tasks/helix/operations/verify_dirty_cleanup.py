@@ -9,6 +9,7 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.stores.rows import Key
+from tasks.helix.causes import LEFT_ARTIFACTS, WITHOUT_ARTIFACT
 from tasks.helix.dirty_data import FETCHED_ROWS, NEEDS
 from tasks.helix.models import HelixJob
 
@@ -38,14 +39,13 @@ class VerifyDirtyCleanup(Check):
         "orphaned_artifact": _("artifact of a missing task"),
         "completed_without_artifact": _("completed task without an artifact"),
     }
-    same_problems = {"completed_without_artifact": "A"}
     messages = {
         "orphaned_artifact": _("artifact %(artifact_id)s (%(name)s) refers to task %(task_id)s, which does not exist"),
         "completed_without_artifact": _(
             "task %(task_id)s of job %(job_id)s (%(agent_id)s) is completed without an artifact"
         ),
     }
-    repairs = dict.fromkeys(QUERIES, "helix.repair_dirty_jobs")
+    causes = {"orphaned_artifact": LEFT_ARTIFACTS, "completed_without_artifact": WITHOUT_ARTIFACT}
 
     def target(self, found: FindingData) -> tuple[str, Key]:
         return ("artifacts" if found.code == "orphaned_artifact" else "tasks"), found.subject

@@ -10,7 +10,8 @@ from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine import keyset
-from opsconsole.engine.operation import DashboardProblem, Operation, Risk, Schedule, row_columns
+from opsconsole.engine.causes import Cause
+from opsconsole.engine.operation import Operation, Risk, Schedule, row_columns
 from opsconsole.engine.outcomes import Change, Invalid, Outcome, Skip
 from opsconsole.formatting import format_number
 from opsconsole.jsontext import Unreadable
@@ -18,6 +19,12 @@ from opsconsole.stores.rows import Key, plain_key
 from tasks.records.models import TestRecord
 from tasks.records.query_plan import is_by_index, look_up, within_bytes
 from tasks.records.summaries import execution_id
+
+MISSING_IDS = Cause(
+    "missing_execution_ids",
+    ngettext_lazy("%(count)s test record has no execution id", "%(count)s test records have no execution id", "number"),
+    ("records.backfill_execution_ids",),
+)
 
 
 class BackfillExecutionIds(Operation):
@@ -33,7 +40,8 @@ class BackfillExecutionIds(Operation):
     risk = Risk.FILL
     action_label = ngettext_lazy("Fill %(count)s execution id", "Fill %(count)s execution ids", "number")
     schedule = Schedule("15 3 * * *")
-    problem = DashboardProblem(_("records without execution id"))
+    problem = MISSING_IDS
+    done_label = ngettext_lazy("%(count)s execution id filled", "%(count)s execution ids filled", "number")
     reasons = {
         "from_summary": _("filled from the summary"),
         "empty": _("no summary"),

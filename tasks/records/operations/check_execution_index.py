@@ -12,6 +12,7 @@ from opsconsole.engine.operation import Priority, Schedule
 from opsconsole.stores import remedies
 from opsconsole.stores.indexes import free_name, names_taken
 from tasks.records.models import TestRecord
+from tasks.records.operations.backfill_execution_ids import MISSING_IDS
 from tasks.records.query_plan import INDEX, is_by_index, plan_of
 
 TABLE, COLUMN = "test_records", "execution_id"
@@ -35,7 +36,7 @@ class CheckExecutionIndex(Check):
         "index_not_used": _("A lookup by execution_id does not use its index (%(indexes)s). Plan: %(plan)s"),
         "not_filled": _("execution_id is missing in %(waiting)d of %(records)d records; %(percent).2f %% have it"),
     }
-    repairs = {"not_filled": "records.backfill_execution_ids"}
+    causes = {"not_filled": MISSING_IDS}
 
     def run_rule(self, rule: str) -> Iterable[FindingData]:
         return self._lookup() if rule == "lookup" else self._share()

@@ -36,3 +36,15 @@ const away = (hidden) => {
 document.addEventListener("htmx:sendError", () => away(false));
 document.addEventListener("htmx:responseError", () => away(false));
 document.addEventListener("htmx:afterOnLoad", () => away(true));
+
+// "/" and Ctrl-K lead to the search for an identifier.
+document.addEventListener("keydown", (event) => {
+  const find = document.getElementById("find");
+  const typing = event.target.closest("input, textarea, select, [contenteditable]");
+  const isSlash = event.key === "/" && !typing;
+  const isControlK = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k";
+  if (!find || !(isSlash || isControlK)) return;
+  event.preventDefault();
+  find.focus();
+  find.select();
+});

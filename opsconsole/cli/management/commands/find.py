@@ -1,0 +1,72 @@
+"""Every row, run and incident with an identifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
+from opsconsole.cli.command import ConsoleCommand, Refused, require_setup
+from opsconsole.cli.flags import add_json_flag
+from opsconsole.cli.output import Output
+from opsconsole.engine import incidents
+from opsconsole.engine.find import MAX_COUNT, Hit, find
+from opsconsole.formatting import format_number
+
+
+class Command(ConsoleCommand):
+    help = gettext_noop("Find every row, run and incident with this identifier, in every store.")
+    examples = ("find 49961d40-0cac-4255-abba-adad0b901056", "find 7 --json")
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("identifier", metavar="ID", help=_("of a task, audit, run, job, record, roadmap, thread …"))
+        add_json_flag(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        require_setup()
+        if not options["identifier"].strip():
+            raise Refused(_("The identifier is empty."))
+        found = find(options["identifier"], None)
+        output = Output(as_json=options["json"], no_color=options["no_color"])
+        if options["json"]:
+            output.json(
+                {
+                    "identifier": found.text,
+                    "rows": [_as_json(hit) for hit in found.hits],
+                    "runs": [run.pk for run in found.runs],
+                    "incidents": [incident.pk for incident in found.incidents],
+                    "searched": found.searched,
+                    "unsearched": found.unsearched,
+                }
+            )
+            return
+        rows = [(_("incident"), str(one.pk), incidents.title_of(one)) for one in found.incidents]
+        rows += [(_("run"), str(run.pk), run.operation) for run in found.runs]
+        rows += [_row(hit) for hit in found.hits]
+        output.table(rows)
+        if not rows:
+            output.line(_("Nothing has the identifier %(text)s.") % {"text": found.text})
+            output.line(_("Searched: %(places)s.") % {"places": ", ".join(found.searched)})
+        for place, reason in found.unsearched.items():
+            output.error(_("Not searched: %(place)s: %(reason)s") % {"place": place, "reason": reason})
+
+
+def _row(hit: Hit) -> tuple[str, str, str]:
+    table = f"{hit.store}: {hit.model._meta.db_table}"
+    if hit.key is None:
+        count = f"{format_number(MAX_COUNT)}+" if hit.rows >= MAX_COUNT else format_number(hit.rows)
+        return table, count, _("rows by %(column)s") % {"column": hit.column}
+    return table, str(hit.key), incidents.title_of(hit.incident) if hit.incident else ""
+
+
+def _as_json(hit: Hit) -> dict[str, Any]:
+    return {
+        "store": hit.store,
+        "table": hit.model._meta.db_table,
+        "column": hit.column,
+        "key": hit.key,
+        "count": hit.rows,
+        "incident": hit.incident.pk if hit.incident else None,
+    }

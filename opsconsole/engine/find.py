@@ -1,0 +1,123 @@
+"""Find by identifier: rows, runs and incidents, by indexed equality in every store that the account may see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from django.core.exceptions import ValidationError
+from django.db import DatabaseError, InterfaceError, models
+from django.utils.translation import gettext as _
+
+from opsconsole.engine import incidents
+from opsconsole.engine.models import Incident, Run
+from opsconsole.stores.errors import first_line
+from opsconsole.stores.platforms import StoreAppConfig, platform_apps
+from opsconsole.stores.store import Store, StoreUnavailable
+
+MAX_LENGTH = 300  # characters of an identifier
+SHOWN_ROWS = 20  # of one column
+MAX_COUNT = 100  # rows that are counted behind a column which is not the key
+
+
+class Hit(NamedTuple):
+    """A row with the identifier, or the rows of a table that refer to it."""
+
+    model: type[models.Model]
+    store: str
+    key: Any  # None: `rows` rows whose `column` holds the identifier
+    column: str
+    rows: int
+    incident: Incident | None = None
+
+
+class Found(NamedTuple):
+    """The answer to one search."""
+
+    text: str
+    hits: list[Hit]
+    runs: list[Run]
+    incidents: list[Incident]
+    searched: list[str]  # what was searched: table and column
+    unsearched: dict[str, str]  # store or column → the reason
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.hits or self.runs or self.incidents)
+
+    @property
+    def single_incident(self) -> Incident | None:
+        """Return the only open incident about what was found."""
+        about = {hit.incident for hit in self.hits if hit.incident is not None}
+        return about.pop() if len(about) == 1 and not self.runs and not self.incidents else None
+
+
+def find(text: str, user: Any) -> Found:
+    """Search for an identifier. `user` is an account; None, as in the shell, may see everything."""
+    text = text.strip()[:MAX_LENGTH]
+    found = Found(text, [], [], [], [], {})
+    if not text:
+        return found
+    number = text.removeprefix("#")
+    if number.isascii() and number.isdecimal() and len(number) < 19 and _may(user, "operations.view_run"):
+        found.runs.extend(Run.objects.filter(pk=int(number)).defer("plan", "selection", "reasons"))
+        found.incidents.extend(Incident.objects.filter(pk=int(number)))
+        found.searched.extend(["operations.run", "operations.incident"])
+    stores: dict[str, Store] = {}
+    for app in platform_apps():
+        if app.store in found.unsearched:
+            continue
+        store = stores.setdefault(app.store, Store(app.store, app.store))
+        try:
+            store.require_file()
+            for hit in _hits(app, store, text, user, found):
+                found.hits.append(hit)
+        except (StoreUnavailable, DatabaseError, InterfaceError) as error:
+            found.unsearched[app.store] = first_line(error)
+    return found
+
+
+def _hits(app: StoreAppConfig, store: Store, text: str, user: Any, found: Found) -> Iterator[Hit]:
+    identity = store.identity()
+    for model in app.get_models():
+        table, key = model._meta.db_table, model._meta.pk
+        if getattr(model, "store", None) != store.name or not _may(user, f"{app.label}.view_{model._meta.model_name}"):
+            continue
+        columns = store.tables.get(table)
+        if columns is None:
+            continue
+        for name in [key.name, *app.identifiers.get(str(model._meta.model_name), ())]:
+            field: Any = model._meta.get_field(name)
+            column, value = field.column, _value(field, text)
+            if value is None or column not in columns:
+                continue
+            if not store.indexes_on(table, [column]) and name != key.name:
+                found.unsearched[f"{store.name}: {table}.{column}"] = _("it has no index")
+                continue
+            found.searched.append(f"{store.name}: {table}.{column}")
+            rows = model._default_manager.using(store.alias).filter(**{name: value}).order_by()
+            if name == key.name:
+                for pk in rows.values_list("pk", flat=True)[:SHOWN_ROWS]:
+                    yield Hit(model, store.name, pk, name, 1, _open_incident(identity, table, pk))
+            elif count := rows[:MAX_COUNT].count():
+                yield Hit(model, store.name, None, name, count)
+
+
+def _open_incident(identity: str, table: str, key: Any) -> Incident | None:
+    about = incidents.about_row(identity, table, key).active()
+    return next(iter(incidents.worst_first(about[:10])), None)
+
+
+def _value(field: Any, text: str) -> Any:
+    """Return the identifier as the column's type, or None if it cannot be one."""
+    try:
+        value = field.to_python(text)
+    except (ValidationError, ValueError, TypeError, OverflowError):
+        return None
+    if isinstance(value, int) and (str(value) != text or not -(2**63) <= value < 2**63):
+        return None
+    return value
+
+
+def _may(user: Any, permission: str) -> bool:
+    return user is None or bool(user.has_perm(permission))

@@ -1,0 +1,425 @@
+"""Incidents: what is open of one cause in one store, from the first sign to the resolution.
+
+Findings of checks and rows that wait for a repair become incidents here. A scan, a measurement and the end of every run
+bring them up to date. People own, acknowledge, snooze, ignore, comment and resolve them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
+from django.core.validators import URLValidator
+from django.db import transaction
+from django.db.models import Count, Max, Min, QuerySet
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from opsconsole.engine import findings, registry
+from opsconsole.engine.audit_log import Actor, record
+from opsconsole.engine.causes import Cause
+from opsconsole.engine.checks import Check
+from opsconsole.engine.models import Event, Finding, Incident, IncidentQuerySet, Run
+from opsconsole.engine.operation import Operation, Priority
+from opsconsole.engine.requirements import required_columns
+from opsconsole.engine.seals import serialised
+from opsconsole.formatting import format_number
+from opsconsole.stores.rows import Key
+from opsconsole.stores.store import Store
+
+logger = logging.getLogger(__name__)
+
+PORTION = 500  # incidents or keys per statement
+KEPT_HISTORY = 200  # entries
+MAX_COMMENT = 10_000  # characters
+RECHECKED_KEYS = 1_000  # written rows; after a larger run the checks scan the whole store
+MAX_SNOOZE = timedelta(days=90)
+_RANK = {priority: rank for rank, priority in enumerate(Priority.values)}
+
+
+class IncidentRefused(Exception):
+    """The verb is not possible. The message says what to do."""
+
+
+class Seen(NamedTuple):
+    """What is open of one cause now."""
+
+    source: str  # the check or operation that describes the cause
+    priority: str
+    size: int  # findings or rows
+    since: datetime
+    table: str = ""
+    data: Mapping[str, Any] = {}
+
+
+# --- from findings and figures to incidents ------------------------------------------------------------------
+
+
+def refresh(run: Run) -> None:
+    """Bring the incidents of a store's findings in line with the findings that are open now."""
+    groups = (
+        Finding.objects.filter(identity=run.identity, resolved_at=None)
+        .order_by()
+        .values("cause", "cause_subject", "operation", "priority")
+        .annotate(count=Count("key", distinct=True), since=Min("found_at"), table=Min("table"), example=Min("pk"))
+    )
+    counted = {cls.problem.code for cls in registry.problem_operations().values() if cls.problem is not None}
+    groups = groups.exclude(cause__in=counted)  # `report` counts their rows
+    seen: dict[tuple[str, str], Seen] = {}
+    examples: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str, str], int] = {}
+    for group in sorted(groups, key=lambda group: (_RANK[group["priority"]], group["operation"])):
+        place = group["cause"], group["cause_subject"]
+        by_check = (*place, group["operation"])
+        counts[by_check] = counts.get(by_check, 0) + group["count"]
+        before = seen.get(place)
+        # Two checks may see the same problem: the larger count is the incident's.
+        count = max(counts[by_check], before.size if before else 0)
+        since = min(group["since"], before.since) if before else group["since"]
+        source, priority = (before.source, before.priority) if before else (group["operation"], group["priority"])
+        seen[place] = Seen(source, priority, count, since, group["table"])
+        examples.setdefault(place, group["example"])
+    data = _data_of(list(examples.values()))
+    seen = {place: one._replace(data=data.get(examples[place], {})) for place, one in seen.items()}
+    known = Incident.objects.filter(identity=run.identity, is_count=False)
+    _settle(run.store, run.identity, seen, known, run)
+    _link_findings(run.identity)
+
+
+def _data_of(pks: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Return finding → its data, of which the titles of incidents are made."""
+    found: dict[int, dict[str, Any]] = {}
+    for start in range(0, len(pks), PORTION):
+        found |= dict(Finding.objects.filter(pk__in=pks[start : start + PORTION]).values_list("pk", "data"))
+    return found
+
+
+def _link_findings(identity: str) -> None:
+    """Set the incident of the findings that do not have it yet."""
+    loose = Finding.objects.filter(identity=identity, resolved_at=None, incident=None).order_by()
+    for cause, subject in loose.values_list("cause", "cause_subject").distinct():
+        incident = Incident.objects.filter(identity=identity, cause=cause, subject=subject).first()
+        loose.filter(cause=cause, cause_subject=subject).update(incident=incident)
+
+
+def report(store: str, identity: str, cls: type[Operation], count: int, run: Run | None = None) -> None:
+    """Save how many rows wait for the repair `cls`: none resolves its incident."""
+    cause = cls.problem
+    if cause is None:
+        raise TypeError(f"{cls.name} declares no problem.")
+    seen = {(cause.code, ""): Seen(cls.name, cause.priority, count, timezone.now(), cls.model._meta.db_table)}
+    known = Incident.objects.filter(identity=identity, cause=cause.code, is_count=True)
+    _settle(store, identity, seen if count else {}, known, run, is_count=True)
+
+
+def _settle(
+    store: str,
+    identity: str,
+    seen: Mapping[tuple[str, str], Seen],
+    known: QuerySet[Incident],
+    run: Run | None,
+    *,
+    is_count: bool = False,
+) -> None:
+    """Create, update, resolve and reopen incidents so that they are what is seen now."""
+    now = timezone.now()
+    new, changed = [], []
+    with serialised("incidents"):
+        incidents = {(one.cause, one.subject): one for one in known}
+        for place, one in seen.items():
+            incident = incidents.get(place)
+            if incident is None:
+                incident = Incident(
+                    store=store, identity=identity, cause=place[0], subject=place[1], opened_at=one.since
+                )
+                incident.is_count = is_count
+                new.append(incident)
+                _note(incident, "opened", now, one.size, run)
+            else:
+                changed.append(incident)
+                _reopen_or_grow(incident, one, now, run)
+            incident.source, incident.priority, incident.table = one.source, one.priority, one.table
+            incident.count, incident.data, incident.seen_at = one.size, dict(one.data), now
+        for place, incident in incidents.items():
+            if place not in seen and incident.resolved_at is None:
+                changed.append(incident)
+                incident.resolved_at, incident.resolved_run, incident.seen_at = now, run, now
+                _note(incident, "resolved", now, 0, run)
+        Incident.objects.bulk_create(new, batch_size=PORTION)
+        Incident.objects.bulk_update(changed, _UPDATED, batch_size=PORTION)
+
+
+_UPDATED = (
+    "source",
+    "priority",
+    "table",
+    "count",
+    "previous_count",
+    "data",
+    "opened_at",
+    "seen_at",
+    "resolved_at",
+    "resolved_run",
+    "came_back",
+    "acknowledged_at",
+    "snoozed_until",
+    "ignored_above",
+    "history",
+)
+
+
+def _reopen_or_grow(incident: Incident, seen: Seen, now: datetime, run: Run | None) -> None:
+    if incident.resolved_at is not None:
+        undone = run is not None and run.parent_id is not None and incident.resolved_run_id == run.parent_id
+        incident.resolved_at = incident.resolved_run = None
+        incident.previous_count = None
+        if undone:
+            _note(incident, "reopened", now, seen.size, run)  # as if the undone run had not been
+            return
+        incident.opened_at = now
+        incident.came_back += 1
+        incident.acknowledged_at = incident.snoozed_until = incident.ignored_above = None
+        _note(incident, "came_back", now, seen.size, run)
+    elif seen.size != incident.count:
+        incident.previous_count = incident.count
+        _note(incident, "grew" if seen.size > incident.count else "shrank", now, seen.size, run)
+
+
+def _note(incident: Incident, what: str, at: datetime, count: int, run: Run | None) -> None:
+    entry = {"at": at.isoformat(), "event": what, "count": count, "run": run.pk if run is not None else None}
+    incident.history = [*incident.history, entry][-KEPT_HISTORY:]
+
+
+# --- after a run -----------------------------------------------------------------------------------------------
+
+
+def recheck(run: Run, operation: Operation) -> None:
+    """Measure the findings and figures again that a run may have changed."""
+    if run.attached_path:
+        return
+    if isinstance(operation, Check):
+        refresh(run)
+        return
+    if not run.changed:
+        return
+    written = operation.writes
+    checks = [cls for cls in _checks_of(run) if _reads(cls, operation.store, written)]
+    if checks:
+        rows = _written_rows(run)
+        for cls in checks:
+            _recheck(run, cls(operation.store), rows)
+        refresh(run)
+    for counting in registry.problem_operations().values():
+        if counting.store_alias == run.store and _reads(counting, operation.store, written):
+            report(run.store, run.identity, counting, counting(operation.store).queryset().count(), run)
+
+
+def _checks_of(run: Run) -> list[type[Check]]:
+    """Return the checks that have scanned this store before: an unchecked store stays unchecked."""
+    names = set(Finding.objects.filter(identity=run.identity).order_by().values_list("operation", flat=True).distinct())
+    found = (registry.operations().get(name) for name in sorted(names))
+    return [cls for cls in found if cls is not None and issubclass(cls, Check)]
+
+
+def _reads(cls: type[Operation], store: Store, written: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether the operation reads a table whose rows were deleted or inserted, or a column that was written."""
+    for model, columns in required_columns(cls(store)).items():
+        names = written.get(model._meta.db_table)
+        if names is not None and (not names or set(names) & set(columns)):
+            return True
+    return False
+
+
+def _written_rows(run: Run) -> dict[str, list[Key]] | None:
+    """Return table → keys of the rows that the run wrote; None if there are too many."""
+    found: dict[str, list[Key]] = {}
+    total = 0
+    for batch in run.batches.filter(rows__gt=0).order_by("number").iterator(chunk_size=10):
+        for write in batch.writes:
+            keys = [row[0] for row in write.rows]
+            found.setdefault(write.table, []).extend(keys)
+            total += len(keys)
+        if total > RECHECKED_KEYS:
+            return None
+    return found
+
+
+def _recheck(run: Run, check: Check, written: Mapping[str, Sequence[Key]] | None) -> None:
+    """Run a check again: for the subjects of the written rows where it can name them, else for the whole store."""
+    subjects = check.subjects_of(written) if written is not None else None
+    check.chosen = subjects
+    for rule in check.item_names():
+        findings.scan(run, check, rule, subjects)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+def cause_of(incident: Incident) -> Cause | None:
+    """Return the declared cause, or None if its code is gone."""
+    cls = registry.operations().get(incident.source)
+    return None if cls is None else cls.cause_called(incident.cause)
+
+
+def title_of(incident: Incident) -> str:
+    """Return what is wrong with what, in words."""
+    cause = cause_of(incident)
+    if cause is None:
+        return incident.cause.replace("_", " ")
+    values = {**incident.data, "number": incident.count, "count": format_number(incident.count)}
+    values["subject"] = incident.subject
+    try:
+        return str(cause.title % values)
+    except (KeyError, TypeError, ValueError):  # found by an older version, without this value
+        return incident.cause.replace("_", " ")
+
+
+def about_row(identity: str, table: str, key: Any) -> IncidentQuerySet:
+    """Return the incidents with a finding about this row, newest first."""
+    found = Finding.objects.filter(identity=identity, table=table, key=str(key))
+    return Incident.objects.filter(pk__in=found.exclude(incident=None).values("incident")).order_by("-pk")
+
+
+def about_the_same(incident: Incident) -> list[Incident]:
+    """Return the other open incidents about the same row, worst first."""
+    if not incident.subject:
+        return []
+    same = Incident.objects.filter(identity=incident.identity, table=incident.table, subject=incident.subject)
+    return worst_first(same.filter(resolved_at=None).exclude(pk=incident.pk))
+
+
+def timeline(incident: Incident) -> list[dict[str, Any]]:
+    """Return everything that happened, oldest first: changes, verbs of people, runs."""
+    entries: list[dict[str, Any]] = [
+        {"at": datetime.fromisoformat(one["at"]), "event": one["event"], "count": one["count"], "run": one["run"]}
+        for one in incident.history
+    ]
+    for event in Event.objects.filter(incident=incident).order_by("pk"):
+        entries.append({"at": event.at, "event": event.verb, "who": event.who, "detail": event.detail})
+    for event in Event.objects.filter(run__incident=incident).order_by("pk"):
+        entries.append(
+            {"at": event.at, "event": event.verb, "who": event.who, "run": event.run_id, "detail": event.detail}
+        )
+    return sorted(entries, key=lambda entry: entry["at"])
+
+
+# --- verbs of people -------------------------------------------------------------------------------------------
+
+
+def get(pk: int) -> Incident:
+    """Return an incident. Raises IncidentRefused."""
+    incident = Incident.objects.select_related("owner").filter(pk=pk).first()
+    if incident is None:
+        raise IncidentRefused(_("Incident %(number)d does not exist. See `incidents list`.") % {"number": pk})
+    return incident
+
+
+def assign(incident: Incident, actor: Actor, owner: User | None) -> None:
+    """Give the incident an owner, or take the owner away."""
+    _save(incident, actor, "assigned", owner=owner, detail={"owner": owner.get_username() if owner else ""})
+
+
+def acknowledge(incident: Incident, actor: Actor) -> None:
+    """Mark that somebody works on it. An incident without an owner gets the account as its owner."""
+    _require_open(incident)
+    owner = incident.owner or actor.user
+    _save(
+        incident,
+        actor,
+        "acknowledged",
+        acknowledged_at=timezone.now(),
+        snoozed_until=None,
+        ignored_above=None,
+        owner=owner,
+    )
+
+
+def snooze(incident: Incident, actor: Actor, until: datetime) -> None:
+    """Hide the incident from lists and alerts until a time."""
+    _require_open(incident)
+    now = timezone.now()
+    if not now < until <= now + MAX_SNOOZE:
+        raise IncidentRefused(_("A snooze ends between now and %(days)d days from now.") % {"days": MAX_SNOOZE.days})
+    _save(
+        incident,
+        actor,
+        "snoozed",
+        snoozed_until=until,
+        ignored_above=None,
+        detail={"until": until.isoformat(timespec="minutes")},
+    )
+
+
+def ignore(incident: Incident, actor: Actor, percent: int) -> None:
+    """Hide the incident until it has grown by `percent`."""
+    _require_open(incident)
+    if not 1 <= percent <= 10_000:
+        raise IncidentRefused(_("The growth is a percentage from 1 to 10000."))
+    limit = incident.count + incident.count * percent // 100
+    _save(incident, actor, "ignored", ignored_above=limit, snoozed_until=None, detail={"until_grows": percent})
+
+
+def comment(incident: Incident, actor: Actor, text: str) -> None:
+    """Add a comment to the timeline."""
+    if not text.strip():
+        raise IncidentRefused(_("The comment is empty."))
+    _save(incident, actor, "commented", detail={"text": text.strip()[:MAX_COMMENT]})
+
+
+def link(incident: Incident, actor: Actor, url: str) -> None:
+    """Link the incident to a ticket; an empty address removes the link."""
+    url = url.strip()
+    if url:
+        try:
+            URLValidator(schemes=("http", "https"))(url)
+        except ValidationError:
+            raise IncidentRefused(_("%(url)s is not a web address. It starts with https://.") % {"url": url}) from None
+    _save(incident, actor, "linked", link=url[:500], detail={"link": url[:500]})
+
+
+def resolve(incident: Incident, actor: Actor) -> None:
+    """Mark it as resolved by hand. The next scan that still sees it brings it back."""
+    _require_open(incident)
+    now = timezone.now()
+    _note(incident, "resolved_by_hand", now, incident.count, None)
+    _save(incident, actor, "resolved", resolved_at=now, resolved_run=None, history=incident.history)
+
+
+def reopen(incident: Incident, actor: Actor) -> None:
+    """Take an acknowledgement, a snooze, an ignore or a resolution by hand back."""
+    if incident.resolved_at is not None and incident.resolved_run_id is not None:
+        raise IncidentRefused(_("A scan resolved this incident. It comes back when a scan sees it again."))
+    _save(incident, actor, "reopened", resolved_at=None, acknowledged_at=None, snoozed_until=None, ignored_above=None)
+
+
+def _require_open(incident: Incident) -> None:
+    if incident.resolved_at is not None:
+        raise IncidentRefused(_("Incident %(number)d is resolved.") % {"number": incident.pk})
+
+
+def _save(incident: Incident, actor: Actor, verb: str, *, detail: Mapping[str, Any] = {}, **fields: Any) -> None:
+    with transaction.atomic():
+        for name, value in fields.items():
+            setattr(incident, name, value)
+        if fields:
+            incident.save(update_fields=tuple(fields))
+        record(None, f"incident_{verb}", actor, incident=incident, **detail)
+
+
+# --- lists --------------------------------------------------------------------------------------------------------
+
+
+def worst_first(incidents: Iterable[Incident]) -> list[Incident]:
+    """Sort by priority, then by size, then by cause and subject."""
+    return sorted(incidents, key=lambda one: (_RANK[one.priority], -one.count, one.store, one.cause, one.subject))
+
+
+def newest_scan(identities: Collection[str]) -> dict[str, datetime]:
+    """Return identity → when a check of it last ended."""
+    names = [name for name, cls in registry.operations().items() if issubclass(cls, Check)]
+    scans = Run.objects.filter(operation__in=names, identity__in=identities, finished_at__isnull=False).order_by()
+    return dict(scans.values_list("identity").annotate(newest=Max("finished_at")))

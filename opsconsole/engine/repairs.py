@@ -1,0 +1,156 @@
+"""The repairs of an incident: which one is possible now, and what it would do to exactly the incident's rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import orjson
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from opsconsole.engine import incidents, planner, registry
+from opsconsole.engine.labels import action_label, reason_label
+from opsconsole.engine.models import Finding, Incident
+from opsconsole.engine.operation import Operation, Risk
+from opsconsole.engine.outcomes import STILL_WORKING
+from opsconsole.engine.planner import Outcomes, PlanRefused, Sampler
+from opsconsole.engine.registry import InvalidParameters
+from opsconsole.engine.requirements import required_columns
+from opsconsole.engine.selection import Selection
+from opsconsole.formatting import format_number
+from opsconsole.stores import preflight
+from opsconsole.stores.rows import Key
+from opsconsole.stores.store import Store, StoreUnavailable
+
+JUDGED_ROWS = 200  # rows of an incident that are processed to assess a repair
+MAX_KEYS = 10_000  # an incident with more rows is repaired by its whole scope
+
+
+class Repair(NamedTuple):
+    """A repair of an incident, assessed now."""
+
+    operation: type[Operation]
+    label: str  # a verb and the figure: "Sync 27 concepts"
+    refusal: str  # why it is not possible; empty if it is
+    rows: int  # rows that it would change or delete, among those that were judged
+    deleted: int
+    is_complete: bool  # every row of the incident was judged
+    sample: Sequence[dict[str, Any]] = ()  # before and after
+    digest: str = ""  # of the judged outcomes: what the page has shown
+    waits: bool = False  # the platform still works on the rows: nothing is recommended until it has ended
+
+    @property
+    def possible(self) -> bool:
+        return not self.refusal
+
+    @property
+    def deletes(self) -> bool:
+        return self.deleted > 0 or (not self.is_complete and self.operation.risk == Risk.DELETE)
+
+
+def selection_for(incident: Incident, cls: type[Operation]) -> Selection:
+    """Return the selection of exactly the incident's rows, as `cls` names them."""
+    if incident.is_count:
+        return Selection()
+    pk = cls.model._meta.pk
+    found = Finding.objects.filter(incident=incident, resolved_at=None, table=cls.model._meta.db_table).order_by()
+    texts = sorted(set(found.values_list("key", flat=True)[: MAX_KEYS + 1]))
+    if len(texts) > MAX_KEYS:
+        return Selection()
+    keys: list[Key] = []
+    for text in texts:
+        try:
+            keys.append(pk.to_python(text) if isinstance(pk.to_python(text), int) else text)
+        except ValidationError:
+            keys.append(text)
+    return Selection(keys=keys)
+
+
+def operation_for(incident: Incident, cls: type[Operation]) -> Operation:
+    """Return the repair `cls` on the incident's store. Raises InvalidParameters, PlanRefused."""
+    values = {"store": incident.store} if "store" in cls.Params.base_fields else {}
+    store = Store(incident.store, incident.store)
+    if store.identity() != incident.identity:
+        raise PlanRefused(_("The incident is about another database than the one that is configured now."))
+    return planner.operation_on(cls, store, registry.clean(cls, values))
+
+
+def repairs_of(incident: Incident) -> list[Repair]:
+    """Return the declared repairs, the least destructive first, each assessed."""
+    cause = incidents.cause_of(incident)
+    names = cause.repairs if cause is not None else ()
+    known = registry.operations()
+    return [assess(incident, known[name]) for name in names if name in known]
+
+
+def recommended(repairs: Sequence[Repair]) -> Repair | None:
+    """Return the first possible repair; none while the platform still works on the rows."""
+    if any(repair.waits for repair in repairs):
+        return None
+    return next((repair for repair in repairs if repair.possible), None)
+
+
+def assess(incident: Incident, cls: type[Operation]) -> Repair:
+    """Process the first rows of the incident, without writing, to see whether the repair is possible."""
+    try:
+        operation = operation_for(incident, cls)
+        selection = selection_for(incident, cls)
+        if selection.keys is not None and not selection.keys:
+            raise PlanRefused(_("It does not work on the rows of this incident."))
+        operation.check_prerequisites()
+        operation.store.require({model: tuple(columns) for model, columns in required_columns(operation).items()})
+        if targets := operation.targets():
+            preflight.examine(operation.store, targets, undoable=operation.undoable)
+        bound = operation.bound()
+        planned = planner.Plan(operation, selection, bound, {"in_scope": 0})
+        rows = next(planner.walk(planned, batch_size=JUDGED_ROWS), [])
+    except (InvalidParameters, PlanRefused, StoreUnavailable) as error:
+        return Repair(cls, str(cls.title), str(error), 0, 0, is_complete=False)
+    sampler = Sampler()
+    found = planner.outcomes_of(operation, rows, sampler)
+    is_complete = len(rows) < JUDGED_ROWS and (selection.keys is None or len(rows) >= len(selection.keys))
+    return _assessed(incident, operation, rows, found, sampler, is_complete=is_complete)
+
+
+def _assessed(
+    incident: Incident, operation: Operation, rows: list[Any], found: Outcomes, sampler: Sampler, *, is_complete: bool
+) -> Repair:
+    cls = type(operation)
+    changed = found.count("changed")
+    if not changed:
+        refusal, waits = _refusal(operation, rows, found), bool(found.reasons["skipped"].get(STILL_WORKING))
+        return Repair(cls, str(cls.title), refusal, 0, 0, is_complete=is_complete, waits=waits)
+    deleted = sum(len(write.rows) for write in found.writes if all(new is None for _key, _old, new in write.rows))
+    count = found.amount if is_complete else max(incident.count, found.amount)
+    outcomes = [[write.table, write.columns, write.rows] for write in found.writes]
+    told = orjson.dumps([cls.name, outcomes, found.reasons], default=str, option=orjson.OPT_SORT_KEYS)
+    return Repair(
+        cls,
+        action_label(operation, count),
+        "",
+        sum(len(write.rows) for write in found.writes),
+        deleted,
+        is_complete=is_complete,
+        sample=[entry for entry in sampler.sample() if entry["outcome"] == "changed"],
+        digest=hashlib.sha256(told).hexdigest() if is_complete else "",
+    )
+
+
+def _refusal(operation: Operation, rows: list[Any], found: Outcomes) -> str:
+    """Return why none of the rows would be changed."""
+    if not rows:
+        return _("No row of this incident is in its scope.")
+    reasons = [
+        (count, outcome, reason)
+        for outcome in ("skipped", "invalid", "failed")
+        for reason, count in found.reasons[outcome].items()
+    ]
+    count, _outcome, reason = max(reasons)
+    text = reason_label(operation, reason)
+    return ngettext("%(count)s row: %(reason)s", "%(count)s rows: %(reason)s", count) % {
+        "count": format_number(count),
+        "reason": text,
+    }

@@ -1,0 +1,31 @@
+"""Mark jobs in progress with failed tasks as FAILED, with the reason."""
+
+from __future__ import annotations
+
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext_lazy
+
+from opsconsole.engine.outcomes import Changes, Outcome, RowChange, Skip
+from tasks.helix.dirty_data import JobWithTasks
+from tasks.helix.failed_tasks import FailedTasksOperation, failed_tasks
+
+ERROR_MESSAGE = "OpsConsole: {failed} of {tasks} tasks of this job have failed."
+
+
+class FailJobs(FailedTasksOperation):
+    title = _("Mark HELIX jobs as failed")
+    description = _(
+        "Sets jobs in progress that have failed tasks to FAILED and writes the reason into error_message. Tasks and "
+        "artifacts stay as they are."
+    )
+    writes = {"jobs": ("status", "error_message")}
+    action_label = ngettext_lazy("Mark %(count)s job as failed", "Mark %(count)s jobs as failed", "number")
+    done_label = ngettext_lazy("%(count)s job marked as failed", "%(count)s jobs marked as failed", "number")
+    _of_job = ("error_message",)
+    statistic_labels = {"in_scope": _("jobs in progress with failed tasks")}
+
+    def process(self, row: JobWithTasks) -> Outcome:
+        if refusal := self._refusal(row):
+            return Skip(refusal)
+        message = ERROR_MESSAGE.format(failed=len(failed_tasks(row)), tasks=len(row.tasks))
+        return Changes([RowChange.update("jobs", row.row, status="FAILED", error_message=message)], "marked")

@@ -1,0 +1,274 @@
+"""Incidents: grouped by cause, true after every run, owned by people, found again with their history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import User
+from django.utils import timezone
+
+from opsconsole.engine import incidents, lifecycle, planner, registry, repairs
+from opsconsole.engine.audit_log import Actor
+from opsconsole.engine.causes import Cause
+from opsconsole.engine.checks import Check, FindingData
+from opsconsole.engine.incidents import IncidentRefused
+from opsconsole.engine.models import Event, Finding, Incident, IncidentState, Run, Status, Trigger
+from opsconsole.stores.store import Store
+from tasks.helix.models import HelixJob
+from tests.support import helix
+from tests.support.contract import TESTER, execute_run, operation_called, undo, work
+from tests.support.plain_client import execute
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "helix"])
+SCAN, RETRY = "helix.scan_dirty_data", "helix.retry_failed_tasks"
+LONG_AGO = "2026-01-02 03:04:05+00"
+
+
+def scan(store: Store) -> Run:
+    return execute_run(operation_called(SCAN, store))
+
+
+def about(cause: str) -> Incident:
+    return Incident.objects.get(cause=cause)
+
+
+def state_of(incident: Incident) -> str:
+    return incident.state.value
+
+
+def repair(incident: Incident, name: str) -> Run:
+    cls = registry.operation(name)
+    planned = planner.plan(repairs.operation_for(incident, cls), repairs.selection_for(incident, cls))
+    run = lifecycle.create_run(planner.count_outcomes(planned), TESTER, incident=incident)
+    return work(lifecycle.confirm(run, TESTER, background=False))
+
+
+@pytest.fixture
+def someone() -> Actor:
+    user = User.objects.create(username="mira", is_staff=True)
+    return Actor("mira", "10.0.0.1", Trigger.ADMIN, user)
+
+
+@pytest.fixture
+def store() -> Store:
+    store = Store("helix", "helix")
+    for sql, values in helix.rows(helix.one_of_each()):
+        execute(store, sql, values)
+    for table in ("jobs", "tasks"):
+        execute(store, f"UPDATE {table} SET updated_at = '{LONG_AGO}'")
+    return store
+
+
+def test_findings_of_one_cause_are_one_incident(store):
+    """Types D and E need the same decision. A job that shows both counts once."""
+    scan(store)
+    incident = about("failed_tasks")
+    jobs = set(Finding.objects.filter(code__in=("D", "E")).values_list("key", flat=True))
+    assert incident.count == len(jobs)
+    assert Finding.objects.filter(code__in=("D", "E")).count() > len(jobs)
+    assert set(incident.findings.values_list("key", flat=True)) == jobs
+    assert str(len(jobs)) in incidents.title_of(incident)
+    assert state_of(incident) == IncidentState.OPEN
+
+
+def test_two_checks_that_see_the_same_problem_make_one_incident(store):
+    scan(store)
+    before = set(Incident.objects.values_list("cause", flat=True))
+    execute_run(operation_called("helix.verify_dirty_cleanup", store))
+    assert set(Incident.objects.values_list("cause", flat=True)) == before
+    assert about("completed_without_artifact").count == 1
+
+
+def test_a_repair_resolves_its_incident_without_a_scan(store):
+    scan(store)
+    incident = about("failed_tasks")
+    run = repair(incident, RETRY)
+    assert run.status == Status.SUCCEEDED
+    incident.refresh_from_db()
+    assert state_of(incident) == IncidentState.RESOLVED
+    assert incident.resolved_run == run
+    assert not incident.findings.filter(resolved_at=None).exists()
+
+
+def test_an_undo_opens_it_again_as_it_was(store):
+    scan(store)
+    incident = about("failed_tasks")
+    opened, figures = incident.opened_at, set(Incident.objects.values_list("cause", "count", "resolved_at"))
+    run = repair(incident, RETRY)
+    assert undo(run).status == Status.SUCCEEDED
+    incident.refresh_from_db()
+    assert (incident.opened_at, incident.came_back, incident.resolved_at) == (opened, 0, None)
+    assert set(Incident.objects.values_list("cause", "count", "resolved_at")) == figures
+    assert [entry["event"] for entry in incident.history] == ["opened", "resolved", "reopened"]
+
+
+def test_it_comes_back_with_its_history(store, someone):
+    scan(store)
+    incident = about("failed_tasks")
+    incidents.comment(incident, someone, "seen before")
+    incidents.acknowledge(incident, someone)
+    repair(incident, RETRY)
+    execute(store, "UPDATE tasks SET status = 'FAILED', retry_count = 3 WHERE job_id = 4")
+    scan(store)
+    incident.refresh_from_db()
+    assert incident.came_back == 1
+    assert state_of(incident) == IncidentState.OPEN
+    assert incident.owner == someone.user
+    assert "incident_commented" in [entry["event"] for entry in incidents.timeline(incident)]
+
+
+def test_the_first_possible_repair_is_recommended(store):
+    """In the documents' order. A delete is the last choice."""
+    scan(store)
+    offered = repairs.repairs_of(about("failed_tasks"))
+    assert [one.operation.name for one in offered] == [RETRY, "helix.fail_jobs", "helix.clean_dirty_jobs"]
+    best = repairs.recommended(offered)
+    assert best is not None
+    assert best.operation.name == RETRY
+    assert not best.deletes
+    assert offered[-1].deletes
+    assert offered[-1].possible
+
+
+def test_while_the_platform_works_no_repair_is_recommended(store):
+    scan(store)
+    execute(store, f"UPDATE tasks SET updated_at = '{timezone.now():%Y-%m-%d %H:%M:%S}+00'")
+    offered = repairs.repairs_of(about("failed_tasks"))
+    assert repairs.recommended(offered) is None
+    assert "10 minutes" in offered[0].refusal
+
+
+def test_a_repair_touches_exactly_the_rows_of_the_incident(store):
+    """A job that became dirty after the scan is not the incident's."""
+    scan(store)
+    incident = about("failed_tasks")
+    keys = repairs.selection_for(incident, registry.operation(RETRY)).keys
+    execute(store, "UPDATE jobs SET status = 'IN_PROGRESS'")
+    execute(store, f"UPDATE jobs SET updated_at = '{LONG_AGO}'")
+    assert set(keys or ()) == {int(key) for key in incident.findings.values_list("key", flat=True)}
+    run = repair(incident, RETRY)
+    written = {row[0] for batch in run.batches.all() for write in batch.writes for row in write.rows}
+    assert written
+    assert run.total == len(keys or ())
+
+
+def test_an_incident_grows_and_shrinks(store):
+    scan(store)
+    incident = about("completed_without_artifact")
+    assert incident.previous_count is None
+    execute(store, "DELETE FROM artifacts")
+    scan(store)
+    incident.refresh_from_db()
+    assert incident.previous_count == 1 < incident.count
+    assert incident.history[-1]["event"] == "grew"
+
+
+def test_a_snooze_ends_by_itself(store, someone):
+    scan(store)
+    incident = about("failed_tasks")
+    incidents.snooze(incident, someone, timezone.now() + timedelta(hours=4))
+    assert state_of(incident) == IncidentState.SNOOZED
+    assert incident not in Incident.objects.active()
+    assert incident in Incident.objects.in_state("snoozed")
+    Incident.objects.update(snoozed_until=timezone.now() - timedelta(seconds=1))
+    assert incident in Incident.objects.active()
+    with pytest.raises(IncidentRefused):
+        incidents.snooze(incident, someone, timezone.now() - timedelta(hours=1))
+
+
+def test_an_ignored_incident_returns_when_it_grows(store, someone):
+    scan(store)
+    incident = about("completed_without_artifact")
+    incidents.ignore(incident, someone, 100)
+    assert state_of(incident) == IncidentState.IGNORED
+    assert incident in Incident.objects.in_state("ignored")
+    execute(store, "DELETE FROM artifacts")
+    scan(store)
+    incident.refresh_from_db()
+    assert incident.count > 2
+    assert state_of(incident) == IncidentState.OPEN
+    assert incident in Incident.objects.active()
+
+
+def test_every_verb_is_an_event(store, someone):
+    scan(store)
+    incident = about("failed_tasks")
+    incidents.acknowledge(incident, someone)
+    incidents.assign(incident, someone, None)
+    incidents.snooze(incident, someone, timezone.now() + timedelta(hours=1))
+    incidents.ignore(incident, someone, 10)
+    incidents.comment(incident, someone, "  a comment ")
+    incidents.link(incident, someone, "https://tickets.example.org/1")
+    incidents.resolve(incident, someone)
+    incidents.reopen(incident, someone)
+    verbs = list(Event.objects.filter(incident=incident).order_by("pk").values_list("verb", flat=True))
+    assert verbs == [
+        f"incident_{verb}"
+        for verb in ("acknowledged", "assigned", "snoozed", "ignored", "commented", "linked", "resolved", "reopened")
+    ]
+    assert state_of(incident) == IncidentState.OPEN
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "ftp://x/y", "nonsense", "http://"])
+def test_a_ticket_is_a_web_address(store, someone, url):
+    scan(store)
+    with pytest.raises(IncidentRefused):
+        incidents.link(about("failed_tasks"), someone, url)
+
+
+def test_resolved_by_hand_comes_back_with_the_next_scan(store, someone):
+    scan(store)
+    incident = about("failed_tasks")
+    incidents.resolve(incident, someone)
+    assert state_of(incident) == IncidentState.RESOLVED
+    with pytest.raises(IncidentRefused):
+        incidents.acknowledge(incident, someone)
+    scan(store)
+    incident.refresh_from_db()
+    assert state_of(incident) == IncidentState.OPEN
+    assert incident.came_back == 1
+
+
+class BreakingCheck(Check):
+    title = "Break"
+    description = "Raises when it is run again."
+    store_alias = "helix"
+    model = HelixJob
+    reads = ("status", "error_message")
+    rules = ("all",)
+    reasons = {"broken": "broken"}
+    causes = {"broken": Cause("broken", "broken", ())}
+    breaks = False
+
+    def run_rule(self, rule: str) -> Iterable[FindingData]:
+        if self.breaks:
+            raise RuntimeError("no answer")
+        yield FindingData("broken", "4")
+
+
+@pytest.fixture
+def breaking_check() -> Iterator[type[BreakingCheck]]:
+    BreakingCheck.name, BreakingCheck.breaks = "tests.breaking_check", False
+    registry.operations()[BreakingCheck.name] = BreakingCheck
+    yield BreakingCheck
+    del registry.operations()[BreakingCheck.name]
+
+
+def test_a_check_that_fails_leaves_the_incidents_open_and_the_run_ends(store, breaking_check):
+    scan(store)
+    execute_run(BreakingCheck(store))
+    BreakingCheck.breaks = True
+    run = repair(about("failed_tasks"), "helix.fail_jobs")
+    assert run.status == Status.SUCCEEDED
+    assert about("failed_tasks").resolved_at is None
+    assert about("broken").resolved_at is None
+    assert run.events.filter(verb="recheck_failed").exists()
+
+
+def test_a_store_that_was_never_scanned_stays_unchecked(store):
+    run = execute_run(operation_called(RETRY, store))
+    assert run.changed
+    assert not Finding.objects.exists()
+    assert not Incident.objects.exists()
