@@ -426,7 +426,7 @@ class EditableStoreAdmin(StoreModelAdmin):
             if not writes:
                 return None
             obj.pk = obj.pk if change else self.model._meta.pk.to_python(writes[0].rows[0][0])
-            return self.carry_out(request, writes)
+            return self.write_by_run(request, writes)
 
         self._later(request, save)
 
