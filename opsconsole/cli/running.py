@@ -25,7 +25,18 @@ from opsconsole.cli.command import (
 )
 from opsconsole.cli.flags import add_check_flags, add_common_flags, chosen_store, known_keys, reading
 from opsconsole.cli.output import Output
-from opsconsole.engine import checklist, executor, findings, lifecycle, planner, queue, registry, stored_plans, workers
+from opsconsole.engine import (
+    checklist,
+    executor,
+    findings,
+    lifecycle,
+    planner,
+    queue,
+    registry,
+    stored_plans,
+    wording,
+    workers,
+)
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.errors import RunRefused
@@ -324,7 +335,9 @@ def _ask(operation: Operation, planned: Plan, options: dict[str, Any], output: O
         raise Refused(_("This command asks for confirmation. Pass --yes to run it non-interactively."))
     wanted = operation.name if typing else "yes"
     output.line(f"{action_label(operation, planned.total)} · {operation.store.location}")
-    output.console.print(_("Type %(wanted)s to continue: ") % {"wanted": wanted}, markup=False, end="")
+    if lifecycle.needs_approval(operation):
+        output.line(wording.approval_follows())
+    output.console.print(f"{wording.type_to_confirm(wanted)} ", markup=False, end="")
     answer = sys.stdin.readline()
     if answer.strip() != wanted:
         raise Refused(_("Not confirmed. Nothing was written."))

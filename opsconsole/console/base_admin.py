@@ -1,7 +1,4 @@
-"""What every admin class of the console shares, and the console's accounts.
-
-The theme is known here, in `operations/admin.py`, `queue_admin.py` and the templates, nowhere else.
-"""
+"""The base of all admin classes, the sidebar, and the admin of accounts."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ COUNT_CAP = 10_000
 
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts up to a cap: a changelist over millions of rows opens as fast as a small one."""
+    """A paginator that stops counting at a limit, so that a list of millions of rows opens fast."""
 
     template_name = "admin/capped_pagination.html"
 
@@ -59,7 +56,7 @@ class ConsoleChangeList(ChangeList):
 
 
 class ConsoleModelAdmin(ModelAdmin):
-    """The one base of all admin classes: lists that stay fast at any size."""
+    """The base of all admin classes. Its lists are fast at any size."""
 
     paginator = CappedPaginator
     show_full_result_count = False
@@ -73,13 +70,13 @@ class ConsoleModelAdmin(ModelAdmin):
         return ConsoleChangeList
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Refuse lookups whose value the database would have to compile or unpack."""
+        """Refuse lookups with expensive values: regular expressions and ranges."""
         if lookup.rpartition("__")[2] in {"regex", "iregex", "range"}:
             return False
         return bool(super().lookup_allowed(lookup, value, request))
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Django's delete is off: rows go by a planned run, accounts are deactivated, tokens are revoked."""
+        """Switch off Django's delete. Planned runs delete rows, accounts are deactivated, and tokens are revoked."""
         return False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -91,7 +88,7 @@ class ConsoleModelAdmin(ModelAdmin):
 
 
 class AuditedMixin:
-    """Rows of which each addition and change is an entry of the audit log, with the names of the fields."""
+    """An admin that records each addition and change in the audit log, with the names of the fields."""
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         self._record("added", request, obj, message)
@@ -108,7 +105,7 @@ class AuditedMixin:
 
 
 class ViewOnlyMixin:
-    """Rows that nobody adds or edits by hand."""
+    """An admin without adding and editing."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -224,7 +221,7 @@ class UserAdmin(AuditedMixin, DjangoUserAdmin, ConsoleModelAdmin):  # type: igno
     change_password_form = AdminPasswordChangeForm
     list_filter = ("is_active", "is_staff", "is_superuser")
     filter_horizontal = ()
-    # What people may do hangs on their groups: see people.py.
+    # Groups grant permissions, see accounts.py.
     fieldsets = (
         (None, {"fields": ("username", "password")}),
         (gettext_lazy("Person"), {"fields": ("first_name", "last_name", "email")}),

@@ -1,4 +1,4 @@
-"""Pages of store care."""
+"""Views of the dashboard's changing part and of the stores."""
 
 from __future__ import annotations
 
@@ -70,6 +70,8 @@ def trends(request: HttpRequest) -> HttpResponse:
 
 
 class Listing(NamedTuple):
+    """A table of the statistics of a store."""
+
     title: str
     headers: list[str]
     rows: list[list[Any]]
@@ -78,7 +80,7 @@ class Listing(NamedTuple):
 @require_safe
 @needs("view_run")
 def stores(request: HttpRequest) -> HttpResponse:
-    """Sizes, rows, connections, locks and pools, asked now; a store that is down says so in its place."""
+    """Show the current sizes, rows, connections, locks and pools of each store, or why it is unreachable."""
     known = list(all_stores())
     down = unreachable(known[1:])
     context = {
@@ -95,13 +97,13 @@ def _report(store: Store, error: str) -> dict[str, Any]:
     if not error:
         try:
             report = stats(store)
-        except StoreUnavailable as unusable:
-            error = str(unusable)
+        except StoreUnavailable as unavailable:
+            error = str(unavailable)
     tables = [
         _listing(_("Tables"), report.get("tables", [])),
         _listing(_("Connections"), report.get("connections", {}).get("by", [])),
-        _listing(_("Locks waited for"), report.get("locks_waited_for", [])),
-        _listing(_("Indexes never used"), report.get("unused_indexes", [])),
+        _listing(_("Awaited locks"), report.get("locks_waited_for", [])),
+        _listing(_("Unused indexes"), report.get("unused_indexes", [])),
     ]
     operations = [
         ("backups.backup_store", _("Plan backup")),

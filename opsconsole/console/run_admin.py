@@ -1,4 +1,4 @@
-"""Runs and events as lists to look at and export, and the operations of a model above and in its list."""
+"""Lists of runs, findings, events and alerts, and the operations that a list and a row page offer."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def _due_operations(model: Any) -> list[type[Operation]]:
 
 
 class OperationActionsMixin:
-    """A list's operations, from the registry: for selected rows, for all that match, for everything in scope."""
+    """The operations of a list: for selected rows, for all matching rows and for all rows in scope."""
 
     list_before_template = "console/list_operations.html"
     change_form_outer_before_template = "console/row_operations.html"
     model: Any
 
     def operations(self, request: HttpRequest) -> list[type[Operation]]:
-        """Operations on this table that this person may run."""
+        """Return the operations on this table that the user may run."""
         if not request.user.has_perm("operations.operate_run"):
             return []
         return [
@@ -91,7 +91,7 @@ class OperationActionsMixin:
         return actions
 
     def row_operations(self, request: HttpRequest) -> list[type[Operation]]:
-        """Operations that take chosen rows; deleting them is one, where this person may."""
+        """Return the operations on selected rows, with the deletion if the user may delete."""
         found = [cls for cls in self.operations(request) if cls.selectable]
         may = getattr(self, "may", None)
         if may is not None and may(request, "delete") and request.user.has_perm("operations.operate_run"):
@@ -100,7 +100,7 @@ class OperationActionsMixin:
 
     @property
     def table_params(self) -> dict[str, Any]:
-        """Store and table, as parameters."""
+        """The parameters that name store and table."""
         return {"store": store_of(self.model), "table": self.model._meta.db_table}
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -118,7 +118,7 @@ class OperationActionsMixin:
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """A row's page has the operations that take chosen rows, for this one: as the list's actions do."""
+        """Offer the operations on selected rows for this row."""
         context = {
             "row_operations": [page_parts.described(cls) for cls in self.row_operations(request)],
             "row_keys": [] if object_id is None else [unquote(object_id)],
@@ -129,7 +129,7 @@ class OperationActionsMixin:
 
 
 class WriteByRunMixin(OperationActionsMixin):
-    """What people edit, add and import is written by runs: see `stores.editing` and `stores.exchange`."""
+    """An admin whose edits, additions and imports are written by runs."""
 
     def _write_params(self, writes: Sequence[Write]) -> dict[str, Any]:
         return {**self.table_params, "rows": GivenRows.keep(writes)}
@@ -138,8 +138,8 @@ class WriteByRunMixin(OperationActionsMixin):
         note = gettext("Import of %(file)s") % {"file": file_name}
         return operation_views.start_plan(request, WRITE_ROWS, params=self._write_params(writes), note=note)
 
-    def carry_out(self, request: HttpRequest, writes: Sequence[Write]) -> HttpResponse | None:
-        """Write what a form says: within the request where a click is enough, else from the plan's page."""
+    def write_by_run(self, request: HttpRequest, writes: Sequence[Write]) -> HttpResponse | None:
+        """Write the values of a form within the request, or redirect to the plan if it needs more than a click."""
         try:
             run, asks_more = operation_views.plan_now(request, WRITE_ROWS, self._write_params(writes))
             if not asks_more:
@@ -150,12 +150,14 @@ class WriteByRunMixin(OperationActionsMixin):
         if run.ended and run.changed < 1:
             raise SaveRefused(_why_unsaved(run))
         if run.ended:
-            link = format_html('<a class="text-link" href="{}">{}</a>', address, gettext("See the run, or undo it"))
-            messages.info(request, format_html("{} {}", gettext("Run %(run)d wrote it.") % {"run": run.pk}, link))
+            link = format_html('<a class="text-link" href="{}">{}</a>', address, gettext("View or undo the run"))
+            messages.info(
+                request, format_html("{} {}", gettext("Run %(run)d saved the values.") % {"run": run.pk}, link)
+            )
             return None
         if not asks_more:
             messages.warning(
-                request, gettext("Run %(run)d will write it when it can.") % {"run": run.pk} + " " + run.waiting
+                request, gettext("Run %(run)d saves the values later.") % {"run": run.pk} + " " + run.waiting
             )
         return redirect(address)
 
@@ -163,14 +165,16 @@ class WriteByRunMixin(OperationActionsMixin):
 def _why_unsaved(run: Run) -> str:
     failed = run.failed_items.first()
     return (
-        failed.error if failed is not None else run.error or gettext("Somebody has just changed this row. Save again.")
+        failed.error
+        if failed is not None
+        else run.error or gettext("Another user has just changed this row. Review the values and save again.")
     )
 
 
 def _planner(
     name: str, params: dict[str, Any] | None = None
 ) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResponse]:
-    """The list's action that plans operation `name`; it asks nothing before the plan page."""
+    """Return the list action that plans operation `name`."""
 
     def plan(model_admin: Any, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
         if request.POST.get("select_across") == "1":
@@ -182,11 +186,11 @@ def _planner(
     return plan
 
 
-# --- what the console keeps about its own work ---------------------------------------------------------------
+# --- the console's own rows -----------------------------------------------------------------------------------
 
 
 class ExportAdmin(ViewOnlyMixin, ExportMixin, ConsoleModelAdmin):
-    """Lists to look at and to export."""
+    """A read-only list with export."""
 
     export_form_class = ExportForm
     formats = (CSV, XLSX, JSON)
@@ -211,7 +215,7 @@ class OperationFilter(admin.SimpleListFilter):
 
 
 class ConsoleResource(resources.ModelResource):
-    """What the console keeps about itself: nobody imports it, so an empty text is an empty cell."""
+    """An export of the console's own rows. They are never imported, so an empty text is an empty cell."""
 
     def after_export(self, queryset: QuerySet[Any], dataset: Any, **kwargs: Any) -> None:
         dataset.never_null = dataset.headers
@@ -227,7 +231,7 @@ class RunResource(ConsoleResource):
             self._notes.setdefault(event.run_id, []).append(f"{event.who}: {event.detail.get('text', '')}")
 
     def dehydrate_notes(self, run: Run) -> str:
-        """What people noted of it: the difficulties, and how they were solved."""
+        """Return the notes of users."""
         return "\n".join(self._notes.get(run.pk, ()))
 
     class Meta:
@@ -265,18 +269,18 @@ class RunResource(ConsoleResource):
 
 @admin.register(Run)
 class RunAdmin(ExportAdmin):
-    """Its pages are `views.run_page`: a plan until it is confirmed, a run after."""
+    """The list of plans and runs. `operation_views.run_page` shows one of them."""
 
     resource_classes = (RunResource,)
     list_display = ("run", "state", "started", "in_store", "outcome", "created", "took")
     list_display_links = None
     list_filter = ("status", "trigger", OperationFilter)
     search_fields = ("started_by", "note", "operation")
-    search_help_text = _("Searches who started it, the note and the operation's name.")
+    search_help_text = _("Searches the account, the note and the name of the operation.")
     ordering = ("-id",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
-        # The plan and what it froze are large, and the list shows none of it.
+        # These columns are large, and the list does not show them.
         runs: QuerySet[Run] = super().get_queryset(request)
         return runs.defer("plan", "selection", "reasons", "before", "after", "cursor")
 
@@ -305,7 +309,7 @@ class RunAdmin(ExportAdmin):
     def in_store(self, run: Run) -> str:
         return format_html('<span title="{}">{}</span>', run.location, run.store)
 
-    @admin.display(description=_("changed of in scope"))
+    @admin.display(description=_("changed / in scope"))
     def outcome(self, run: Run) -> str:
         text = format_html("{} / {}", format_number(run.changed), format_number(run.total))
         if run.failed:
@@ -348,7 +352,7 @@ class FindingResource(ConsoleResource):
 
 @admin.register(Finding)
 class FindingAdmin(ExportAdmin):
-    """What checks found; nobody edits it."""
+    """The list of findings."""
 
     resource_classes = (FindingResource,)
     list_display = ("code", "about", "urgency", "words", "since", "seen", "resolved", "scan")
@@ -360,7 +364,7 @@ class FindingAdmin(ExportAdmin):
     list_select_related = ("last_run",)
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        """Whatever repairs some finding, for those that are selected."""
+        """Return the operations that repair findings."""
         if not request.user.has_perm("operations.operate_run"):
             return {}
         checks = (cls for cls in registry.operations().values() if issubclass(cls, Check))
@@ -406,7 +410,7 @@ class FindingAdmin(ExportAdmin):
 
 
 def _repairer(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResponse | None]:
-    """The action that plans operation `name` for the rows that the selected findings are about."""
+    """Return the list action that plans operation `name` for the rows of the selected findings."""
 
     def plan(model_admin: Any, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
         cls = registry.operation(name)
@@ -417,7 +421,10 @@ def _repairer(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResp
             if target is not None and target[0] == table:
                 keys.add(field.to_python(target[1]))
         if not keys:
-            messages.warning(request, _("None of these findings is open and about a row that this operation works on."))
+            messages.warning(
+                request,
+                _("The selected findings are resolved, or this operation does not repair their rows. Select others."),
+            )
             return None
         return operation_views.start_plan(request, name, selection=Selection(keys=sorted(keys)))
 
@@ -451,7 +458,7 @@ class EventAdmin(ExportAdmin):
     list_display_links = None
     list_filter = (VerbFilter,)
     search_fields = ("=who", "=run__id")
-    search_help_text = _("Searches the exact name of a person or the number of a run.")
+    search_help_text = _("Searches the exact name of an account or the number of a run.")
     ordering = ("-at",)
     list_select_related = ("run",)
     fields = ("when", "what", "who", "from_where", "about", "more")
@@ -503,7 +510,7 @@ class AlertResource(ConsoleResource):
 
 @admin.register(Alert)
 class AlertAdmin(ExportAdmin):
-    """What people were told, and whether it reached them."""
+    """The list of alerts and their delivery."""
 
     resource_classes = (AlertResource,)
     list_display = ("told", "subject", "by_mail", "by_webhook")
@@ -531,14 +538,14 @@ class AlertAdmin(ExportAdmin):
 
 
 def _delivery_words(alert: Alert, channel: Channel) -> str:
-    """How far an alert has come through one channel."""
+    """Return the state of an alert's delivery through one channel."""
     found = next((one for one in alert.deliveries.all() if one.channel == channel), None)
     if found is None:
-        return str(_("not set up then"))
+        return str(_("not configured"))
     if found.delivered_at:
         return format_html("{} {}", _("delivered"), format_time(found.delivered_at))
     if not found.attempts:
-        return str(_("waits for the queue"))
+        return str(_("queued"))
     state = format_html("{} {}", _("next try"), format_time(found.next_try_at)) if found.next_try_at else _("given up")
     return format_html(
         '{}<small class="why">{}</small>',

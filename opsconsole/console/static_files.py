@@ -14,12 +14,12 @@ from django.contrib.staticfiles.storage import staticfiles_storage
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 
-PUBLISHED = "published"  # a digest of what was collected into the folder last
+PUBLISHED = "published"  # the file with the digest of the collected files
 storage: Any = staticfiles_storage
 
 
 def publish() -> None:
-    """Collect the files that are not the published ones yet, and read the manifest. Raises ImproperlyConfigured."""
+    """Collect the files if they have changed, and read the manifest. Raises ImproperlyConfigured."""
     root = Path(settings.STATIC_ROOT)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -28,18 +28,18 @@ def publish() -> None:
             published.seek(0)
             if published.read() != (now := _digest()):
                 published.truncate(0)
-                # Files of before stay: a process that still serves them may run.
+                # Earlier files remain, because another process may still serve them.
                 call_command("collectstatic", interactive=False, verbosity=0)
                 published.write(now)
     except OSError as error:
         raise ImproperlyConfigured(
-            f"Static files can't be written to {str(root)!r}: {error.strerror}. Let the console's account write there."
+            f"Writing static files to {str(root)!r} failed: {error.strerror}. Allow the console to write there."
         ) from None
     storage.hashed_files, storage.manifest_hash = storage.load_manifest()
 
 
 def _digest() -> str:
-    """Return what changes with any file of an installed package."""
+    """Return a digest of path, size and time of all static files of the installed packages."""
     digest = hashlib.sha256()
     for finder in get_finders():
         for name, storage in finder.list(None):
@@ -49,5 +49,5 @@ def _digest() -> str:
 
 
 def manifest() -> dict[str, Path]:
-    """Return name → file of all published files, under their own and their hashed names."""
+    """Return the published files by their original and by their hashed names."""
     return {name: Path(settings.STATIC_ROOT, name) for names in storage.hashed_files.items() for name in names}

@@ -48,18 +48,18 @@ class StoreStates:
 
     @cached_property
     def measured(self) -> list[Measurement]:
-        """The measurements of the last days, oldest first."""
+        """Return the measurements of the last days, oldest first."""
         first = timezone.localdate(self.now) - timedelta(days=SHOWN_DAYS - 1)
         return list(Measurement.objects.filter(day__gte=first).order_by("day"))
 
     @cached_property
     def latest(self) -> dict[tuple[str, str], Measurement]:
-        """The newest measurement of each store and name."""
+        """Return the newest measurement of each store and name."""
         return {(row.store, row.name): row for row in self.measured}
 
     @cached_property
     def backups(self) -> dict[str, datetime]:
-        """The time of the newest verified backup of each store that has one."""
+        """Return the time of the newest verified backup of each store that has one."""
         rows = Backup.objects.filter(identity__in=self.identities, verified_at__isnull=False).order_by()
         newest = rows.values_list("identity").annotate(newest=Max("at"))
         return {self.identities[identity]: at for identity, at in newest}

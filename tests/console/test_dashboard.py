@@ -1,4 +1,4 @@
-"""The dashboard: constant in queries, one store's trouble is one card's, and what to press first."""
+"""The dashboard: its problems and their buttons, its number of queries, and unreachable stores."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def make_audits(count: int) -> None:
 
 
 def find(count: int) -> None:
-    """As many findings of the newest scan of the references."""
+    """Add this many findings to the newest scan of the references."""
     scan = Run.objects.filter(operation="audits.check_references").latest("pk")
     Finding.objects.bulk_create(
         Finding(

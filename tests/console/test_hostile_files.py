@@ -1,4 +1,4 @@
-"""Files that are more than they seem: refused in a sentence, in little time and memory, before they are parsed."""
+"""Malicious uploads are refused with a message, in little time and memory, before they are parsed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def book(rows: Any = (("id", "name"), (1, "a"))) -> bytes:
 
 
 def with_part(name: str, content: bytes, data: bytes | None = None) -> bytes:
-    """A workbook with another part of this name."""
+    """Return a workbook with an additional part of this name."""
     out = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(data or book())) as old,
@@ -220,7 +220,7 @@ def test_other_text_stays(text: str) -> None:
 
 
 def test_no_part_is_read_beyond_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory that declares less than its parts hold."""
+    """The directory of the archive declares smaller sizes than its parts have."""
     data = bytearray(sheet(HEAD * 1_000))
     with zipfile.ZipFile(io.BytesIO(bytes(data))) as made:
         size = made.getinfo(SHEET).file_size
@@ -235,7 +235,7 @@ def test_no_part_is_read_beyond_its_limits(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(("size", "status"), [(69, 200), (64 << 20, 400)])
 def test_a_strangers_upload_is_refused_before_it_is_read(client: Any, size: int, status: int) -> None:
-    """The form of the login is parsed for everybody."""
+    """The login form is parsed without a login."""
     body = b"--x\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\na\r\n--x--\r\n"
     assert len(body) == 69
     answer = client.generic(

@@ -1,4 +1,4 @@
-"""Values of stores are data: through every page, command, export and message, whatever they are made of."""
+"""Values of stores are data on every page and in every command, export and message."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def models_of(name: str) -> list[Any]:
 
 
 def rows_of(columns: list[Any], *, types: bool) -> Iterator[list[Any]]:
-    """A row for each value, in every column of text; `types`: the database keeps to its types.
+    """Return a row for each value, with the value in every text column. With `types`, the database checks types.
 
-    The longest value stands in one column alone: a page of many would only take its time.
+    Only one column contains the longest value, to keep the pages fast.
     """
     values = [value for value in VALUES if not types or "\0" not in value]
     text = {"TextField", "CharField", "ForeignKey", "RawTimestampField"}
@@ -74,7 +74,7 @@ def rows_of(columns: list[Any], *, types: bool) -> Iterator[list[Any]]:
 
 
 def fill_sqlite(name: str) -> None:
-    """Every table, whatever its keys and checks say."""
+    """Fill every table, regardless of keys and checks."""
     with closing(sqlite3.connect(connections[name].settings_dict["NAME"], timeout=10)) as client:
         client.execute("PRAGMA foreign_keys=OFF")
         client.execute("PRAGMA ignore_check_constraints=ON")
@@ -97,7 +97,7 @@ def fill_sqlite(name: str) -> None:
 
 @pytest.fixture
 def hostile(alice: Any, client: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A signed-in superuser before stores that are full of it."""
+    """Return a client with a signed-in superuser, and fill the stores with hostile values."""
     for name in STORES:
         fill_sqlite(name)
     settings.ALERT_EMAILS = ["ops@example.org"]
@@ -110,9 +110,9 @@ def hostile(alice: Any, client: Any, settings: Any, monkeypatch: pytest.MonkeyPa
 
 
 def seen(client: Any, address: str, **data: Any) -> str:
-    """A page that is no error and holds nothing of a store as markup."""
+    """Return a page after checking that it is no error and contains no value as markup."""
     answer = client.get(address, data)
-    unaddressed = answer.status_code == 302 and NOT_UTF8 in address  # no text names this row
+    unaddressed = answer.status_code == 302 and NOT_UTF8 in address  # this row has no text key
     assert answer.status_code in {200, 404} or unaddressed, (address, answer.status_code)
     content = b"".join(answer) if answer.streaming else answer.content
     found = UNESCAPED.search(content)
@@ -122,7 +122,7 @@ def seen(client: Any, address: str, **data: Any) -> str:
 
 
 def shell(capsys: Any, *argv: str) -> str:
-    """What a command prints; it ends without a traceback, and its output is safe on a terminal."""
+    """Return the output of a command after checking that it has no traceback and no control characters."""
     command = load_command_class(app_of(argv[0]), argv[0])
     try:
         command.run_from_argv(["manage.py", *argv])
@@ -150,7 +150,7 @@ def app_of(command: str) -> str:
 
 
 def cells(kind: str, data: bytes) -> Iterator[str]:
-    """Every text of a file as a spreadsheet reads it."""
+    """Return every text of a file as a spreadsheet reads it."""
     if kind == "csv":
         for row in csv.reader(io.StringIO(data.decode(), newline="")):
             yield from row
@@ -195,7 +195,7 @@ def test_pages(hostile: Any) -> None:
 
 
 def pages_of(client: Any, model: Any) -> list[str]:
-    """The list of a table, and the pages to which it leads."""
+    """Return the addresses of the list of a table and of the pages that it links."""
     meta = model._meta
     listed = seen(client, reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist"))
     links = re.findall(rf'href="(/admin/{meta.app_label}/{meta.model_name}/[^"?]+/change/)', listed)
@@ -251,9 +251,9 @@ def test_runs_findings_and_messages(hostile: Any, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("kind", ["csv", "xlsx"])
 def test_exports_of_tables(hostile: Any, kind: str) -> None:
-    """No cell is a formula, and what is imported again is what was exported."""
+    """No cell is a formula, and an import of the export restores the values."""
     with closing(sqlite3.connect(connections["agentos"].settings_dict["NAME"])) as client:
-        # A cell of XLSX has its length, and CSV no U+0000 and no text that is not UTF-8.
+        # A cell of XLSX has a maximum length. CSV contains neither U+0000 nor invalid UTF-8.
         client.execute("DELETE FROM tasks WHERE task_id LIKE 'key %' OR instr(title, char(0))")
         client.execute(f"DELETE FROM tasks WHERE CAST(title AS BLOB) = X'{SURROGATE.hex()}'")
         client.commit()

@@ -1,4 +1,4 @@
-"""The pages of operations: who may see and do what, plans that no longer fit, and what a page costs."""
+"""The pages of operations, plans and runs: permissions, stale plans, and the number of queries."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def bobs(client, bob):
 
 
 def plan_of(client, **data):
-    """Plan the backfill by its button; the drafted run."""
+    """Plan the backfill by its button. Return the plan."""
     response = client.post(reverse("plan", args=[BACKFILL]), data)
     assert response.status_code == 302, response.content.decode()[:2000]
     run = Run.objects.latest("pk")
@@ -72,10 +72,10 @@ def work(run):
     return Executor(workers.claim(run)).work()
 
 
-# --- plan, confirm, look, undo ------------------------------------------------------------------------
+# --- plan, confirm, view, undo -----------------------------------------------------------------------
 
 
-def test_a_plan_says_what_it_would_do_and_writes_nothing(bobs, audits):
+def test_a_plan_shows_its_effect_and_writes_nothing(bobs, audits):
     text = page_of(bobs, plan_of(bobs))
     assert "Fill 27 audits of 30 in scope in agentos; 3 remain unchanged." in text
     assert "broken JSON" in text
@@ -131,7 +131,7 @@ def test_confirming_twice_makes_one_run(bobs, audits):
 
 @pytest.mark.parametrize("moved", ["fewer", "other"])
 def test_counts_that_moved_do_not_stop_a_backfill(bobs, audits, moved):
-    """A live store moves: parameters, store and bound are compared, each row when its batch comes."""
+    """Only parameters, store and bound are compared at the confirmation. Each batch compares its rows."""
     run = plan_of(bobs)
     first = TaskAudit.objects.earliest("pk")
     if moved == "fewer":
@@ -151,7 +151,7 @@ def test_a_run_that_is_no_longer_what_was_planned_is_refused(bobs, audits):
     assert "no longer matches its plan" in response.content.decode()
 
 
-def test_rows_made_after_the_plan_do_not_disturb_it(bobs, audits):
+def test_rows_created_after_the_plan_are_not_changed(bobs, audits):
     run = plan_of(bobs)
     late = TaskAudit.objects.create(task_id="T1", event_type="SUPERVISOR_DECISION", payload=PAYLOAD)
     assert confirm(bobs, run).status_code == 302
@@ -174,7 +174,7 @@ def test_the_digest_must_be_that_of_the_plan(bobs, audits):
     assert "asked to cancel" not in page
 
 
-def test_a_target_that_another_run_holds_is_refused_beside_the_button(bobs, audits):
+def test_a_target_locked_by_another_run_is_refused_next_to_the_button(bobs, audits):
     first, second = plan_of(bobs), plan_of(bobs)
     assert confirm(bobs, first).status_code == 302
     response = confirm(bobs, second)
@@ -200,7 +200,7 @@ def test_a_large_plan_is_counted_in_the_background(bobs, audits, monkeypatch):
     assert confirm(bobs, run).status_code == 302
 
 
-def test_what_cannot_be_undone_asks_for_typing(bobs):
+def test_an_operation_without_undo_requires_typing(bobs):
     bobs.post(reverse("plan", args=["operations.prune_runs"]))
     run = Run.objects.latest("pk")
     run.plan["reasons"]["changed"] = {"": 1}
@@ -234,7 +234,7 @@ def test_nothing_to_do_has_no_button(bobs):
     assert 'name="digest"' not in text
 
 
-def test_what_was_set_aside_is_grouped_and_retried(bobs, audits, monkeypatch):
+def test_failed_rows_are_grouped_and_retried(bobs, audits, monkeypatch):
     cls = registry.operation(BACKFILL)
     change = cls.process
     odd = TaskAudit.objects.filter(payload=PAYLOAD).latest("pk").pk
@@ -264,7 +264,7 @@ def test_what_was_set_aside_is_grouped_and_retried(bobs, audits, monkeypatch):
     assert "Retry 1 unit" not in text
 
 
-def test_a_second_person_approves(client, bob, alice, settings):
+def test_a_second_approver_approves(client, bob, alice, settings):
     settings.PRODUCTION = True
     signed_in(client, bob).post(reverse("plan", args=["operations.prune_runs"]))
     run = Run.objects.latest("pk")
@@ -307,7 +307,7 @@ def test_a_list_offers_a_viewer_no_operation(client, viewer, audits):
     assert not Run.objects.exists()
 
 
-# --- who may --------------------------------------------------------------------------------------------
+# --- permissions ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -335,7 +335,7 @@ def test_charlie_gets_403_everywhere(client, charlie, planned):
         assert client.post(url).status_code == 403, url
 
 
-def test_a_viewer_looks_and_posts_nothing(client, viewer, planned):
+def test_a_viewer_can_read_but_not_post(client, viewer, planned):
     signed_in(client, viewer)
     for url in (*LOOKS, reverse("run", args=[planned.pk]), reverse("run-live", args=[planned.pk])):
         assert client.get(url).status_code == 200, url
@@ -344,12 +344,12 @@ def test_a_viewer_looks_and_posts_nothing(client, viewer, planned):
         assert client.post(url).status_code == 403, url
 
 
-def test_strangers_are_sent_to_the_login(client, planned):
+def test_anonymous_users_are_redirected_to_the_login(client, planned):
     for url in (*LOOKS, reverse("run", args=[planned.pk])):
         assert client.get(url).headers["Location"].startswith("/admin/login/")
 
 
-def test_verbs_are_posts(bobs, planned):
+def test_actions_require_post(bobs, planned):
     for url in posts(planned):
         assert bobs.get(url).status_code == 405, url
 
@@ -381,7 +381,7 @@ def test_pause_resume_cancel(bobs, audits):
     assert f"Run {run.pk} is cancelled. This is not possible in that status." in text
 
 
-def test_a_running_run_is_asked(bobs, audits):
+def test_actions_on_a_running_run_are_requests(bobs, audits):
     run = plan_of(bobs)
     confirm(bobs, run)
     run.refresh_from_db()
@@ -416,7 +416,7 @@ def test_exports(bobs, planned, model):
             assert json.loads(response.content)
 
 
-# --- what a page shows, and its cost --------------------------------------------------------------------------
+# --- contents and number of queries --------------------------------------------------------------------------
 
 
 def test_changes_are_found_by_key(bobs, bob, audits):
@@ -432,7 +432,7 @@ def test_changes_are_found_by_key(bobs, bob, audits):
     assert page_of(bobs, run, "?tab=changes&batch=99&key=%00%27")
 
 
-def test_a_run_whose_code_is_gone_has_a_page(bobs, planned):
+def test_a_run_without_its_code_has_a_page(bobs, planned):
     Run.objects.filter(pk=planned.pk).update(operation="gone.operation", status=Status.SUCCEEDED)
     assert "No operation is called gone.operation" in page_of(bobs, planned)
     Run.objects.filter(pk=planned.pk).update(status=Status.PLANNED)

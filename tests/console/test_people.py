@@ -1,4 +1,4 @@
-"""Accounts: who may see what is tested with the pages; here, who gets in at all."""
+"""Accounts: logins and lockout. Permissions are tested with the pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sign_in(client, name, password):
 
 
 def test_repeated_failures_lock_out(client, alice, bob):
-    """The right password does not help any more; somebody else still gets in."""
+    """After the lockout even the correct password fails, and other accounts can still log in."""
     for _ in range(5):
         answer = sign_in(client, "alice", "wrong")
     assert answer.status_code == 429
@@ -60,7 +60,7 @@ REGISTERED = {model._meta.label_lower: (model, found) for model, found in admin.
 
 @pytest.mark.parametrize("label", REGISTERED)
 def test_no_admin_has_djangos_delete(alice, label):
-    """Not even for a superuser, not even through a form of another table."""
+    """Not even a superuser can delete, not even through the form of another table."""
     _model, model_admin = REGISTERED[label]
     request = RequestFactory().get("/")
     request.user = alice

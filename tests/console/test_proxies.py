@@ -1,4 +1,4 @@
-"""Behind a proxy: the client's address is the real one, and nobody can write another."""
+"""Behind a proxy the client's address is the real one and cannot be forged."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_audit_log_has_the_clients_address(proxied: None, alice: Any) -> Non
 
 
 def printed(folder: Any, expression: str, **variables: str) -> str:
-    """Return what an expression of the settings is in a process with these variables."""
+    """Return the value of an expression of the settings in a process with these variables."""
     environment = {**Shell(folder, variables=variables).environment, "DJANGO_SETTINGS_MODULE": "opsconsole.settings"}
     code = f"from django.conf import settings; print({expression})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)

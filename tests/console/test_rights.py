@@ -1,4 +1,4 @@
-"""A PostgreSQL role with the least rights: what it was granted works, what it lacks is said before anything begins."""
+"""A PostgreSQL role with minimal privileges: missing privileges are reported before a run starts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def restricted(postgres: Any, agentos_template: str) -> Any:
-    """An AgentOS database with something to do, seen by a role that may only read; and its owner's connection."""
+    """Return an AgentOS database with due rows and a read-only role, and the owner's connection."""
     url = postgres.create_database("restricted", like=agentos_template)
     role = postgres.create_role("agentos_ops", "LOGIN PASSWORD 'hunter2'")
     with psycopg.connect(url, autocommit=True) as owner:
@@ -72,7 +72,7 @@ def test_a_backfill_needs_its_two_columns_only(restricted: Any) -> None:
 
 
 def test_rights_on_columns_alone_are_enough(restricted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such a role may not see the version of a row, by which the console tells whether it has changed."""
+    """Such a role cannot read the version of a row, with which the console detects changes."""
     store, owner, role = restricted
     columns = ", ".join(store.tables["task_audits"])
     owner.execute(f"REVOKE SELECT ON task_audits FROM {role}")
@@ -119,7 +119,7 @@ def test_checks_and_measuring_need_to_read_only(restricted: Any) -> None:
 
 
 def test_the_documentation_names_every_grant() -> None:
-    """docs/production.md has, for each store, what its operations write."""
+    """docs/production.md lists the columns that the operations of each store write."""
     text = (ROOT / "docs" / "production.md").read_text()
     models = [model for model in apps.get_models() if store_of(model) != "default"]
     keys = {(store_of(model), model._meta.db_table): model._meta.pk.column for model in models}

@@ -1,4 +1,4 @@
-"""A store that is locked, slow or down: what pages and the API say, and how long they wait for it."""
+"""A store that is locked, slow or down: the answers of pages and API, and their waiting time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _not_known_to_be_locked(monkeypatch: pytest.MonkeyPatch, bob: Any, client: C
 
 @contextmanager
 def locked_table(url: str, table: str) -> Iterator[int]:
-    """The table as `ALTER TABLE` locks it; the process that holds it."""
+    """Lock the table as `ALTER TABLE` does. Yield the process that holds the lock."""
     with psycopg.connect(url, application_name="nightly migration") as holder, holder.transaction():
         holder.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
         yield holder.info.backend_pid
@@ -57,7 +57,7 @@ def locked_file(path: str) -> Iterator[None]:
 
 @pytest.fixture
 def locked(request: pytest.FixtureRequest, make_attached: Any) -> Iterator[Any]:
-    """A plan and a finished run of an AgentOS store whose audits then are locked; what the page must say."""
+    """Create a plan and a finished run of an AgentOS store, and lock its audits. Yield the expected message."""
     engine = request.param
     made = make_attached(engine, 30)
     if engine == "sqlite":
@@ -81,7 +81,7 @@ both = pytest.mark.parametrize("locked", ["sqlite", "postgresql-jsonb"], indirec
 
 
 class _Clock:
-    """How long the longest statement took."""
+    """A stop watch for the longest statement."""
 
     longest = 0.0
 
@@ -123,7 +123,9 @@ def test_pages_that_ask_no_store_answer_as_usual(locked: Any, bob: Any, client: 
     client.force_login(bob)
     for path in ("/admin/", "/metrics", "/readyz", "/admin/operations/", f"/admin/operations/run/{run.pk}/change/"):
         assert client.get(path).status_code == 200, path
-    shown = client.get(f"/admin/operations/run/{plan.pk}/change/")  # it asks the catalogue: a file is locked as a whole
+    shown = client.get(
+        f"/admin/operations/run/{plan.pk}/change/"
+    )  # it reads the catalogue; a file is locked as a whole
     assert shown.status_code == (200 if "task_audits" in said else 503)
 
 
@@ -159,7 +161,7 @@ def test_what_is_locked_is_shown_again_when_it_is_free(make_attached: Any, bob: 
 
 
 def test_one_request_waits_for_a_file_once(make_attached: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each statement of SQLite has a time limit of its own: a page's many would add up."""
+    """Each statement of SQLite has its own time limit, which would add up on a page."""
     made = make_attached("sqlite", 30)
     store = attach_url("agentos", f"sqlite:///{made.url}")
     limit = store_errors.WaitLimit("agentos")
@@ -196,7 +198,7 @@ def test_a_statement_of_sqlite_that_takes_too_long_is_stopped(
 
 
 def test_a_server_that_never_answers_holds_up_few_requests(bob: Any, client: Client) -> None:
-    """It takes connections and says nothing, as behind a firewall that drops packets."""
+    """The server accepts connections and never responds, like a firewall that drops packets."""
     with socket.socket() as hanging:
         hanging.bind(("127.0.0.1", 0))
         hanging.listen()

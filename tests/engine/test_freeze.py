@@ -98,5 +98,5 @@ def test_findings_lead_to_a_plan_for_them_alone(make_helix, client, bob):
     assert Run.objects.latest("pk").selection == {"keys": [3, 4]}
     Finding.objects.update(resolved_at=scan.created_at)
     refused = client.post("/admin/operations/finding/", action, follow=True).content.decode()
-    assert "None of these findings is open" in refused
+    assert "The selected findings are resolved" in refused
     assert not findings.news(scan)

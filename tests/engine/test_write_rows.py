@@ -71,7 +71,7 @@ def test_saving_a_form_is_a_run_that_can_be_undone(bobs, task, bob):
     assert (run.operation, run.status, run.changed, run.user) == (NAME, Status.SUCCEEDED, 1, bob)
     assert run.writes == {"tasks": ["title", "metadata"]}
     page = said(bobs.get(answer.url))
-    assert f"Run {run.pk} wrote it." in page
+    assert f"Run {run.pk} saved the values." in page
     assert reverse("run", args=[run.pk]) in page
     assert tasks(task) == [("t", "new", "created")]
     for tab in ("changes", "events", "batches"):
@@ -130,7 +130,7 @@ def test_what_changes_between_the_form_and_its_run_is_a_conflict(bobs, task, cha
     assert left == ([] if "DELETE" in change else [("t", "theirs", "created")])
     if left:
         assert page.status_code == 200
-        assert "Somebody has just changed this row." in said(page)
+        assert "Another user has just changed this row." in said(page)
         assert form_data(page)["title"] == "mine"
 
 
@@ -225,7 +225,7 @@ def test_a_worker_resumes_a_run_that_had_to_wait(bobs, task, monkeypatch):
     run = Run.objects.get()
     assert answer.url == reverse("run", args=[run.pk])
     assert (run.ended, run.waiting_code) == (False, "lock")
-    assert f"Run {run.pk} will write it when it can." in said(bobs.get(answer.url))
+    assert f"Run {run.pk} saves the values later." in said(bobs.get(answer.url))
     assert tasks(task) == [("t", "old", "created")]
     run_slice(run.pk, run.generation)
     assert tasks(task) == [("t", "mine", "created")]
@@ -523,7 +523,7 @@ def test_commands_that_write_without_a_run_are_held_back(name):
     with pytest.raises(SystemExit) as ended:
         command.run_from_argv(["manage.py", name, "agentos.Task", "rows.csv", "--noinput"])
     assert ended.value.code == 2
-    with pytest.raises(CommandError, match="on the page of the table's list"):
+    with pytest.raises(CommandError, match="on the list page of the table"):
         call_command(name)
 
 

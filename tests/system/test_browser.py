@@ -1,4 +1,4 @@
-"""In a real browser: from the plan to the undo, by hand; narrow, dark, without JavaScript, with the server away."""
+"""The pages in a real browser: from plan to undo, narrow, dark, without JavaScript and without a server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def audits():
 
 @pytest.fixture
 def browser(chromium, monkeypatch):
-    # Playwright keeps an event loop in this thread, and Django is careful there.
+    # Playwright runs an event loop in this thread, in which Django refuses synchronous queries.
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -42,7 +42,7 @@ def browser(chromium, monkeypatch):
 
 @pytest.fixture
 def open_page(browser, live_server, bob):
-    """A page of Bob's, signed in; whatever the browser complains of fails the test."""
+    """Return a function that opens a page as Bob. Every error in the browser's console fails the test."""
     complaints = []
 
     def make(**options):
@@ -57,7 +57,7 @@ def open_page(browser, live_server, bob):
         return page
 
     yield make
-    # The test in which the server is away hears of that, too.
+    # One test stops the server, which the browser reports.
     assert [text for text in complaints if not text.startswith(("htmx:", "Failed to load"))] == []
 
 
@@ -85,7 +85,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     expect(page.locator("#live")).to_contain_text(f"{run.seen} of 40", timeout=10_000)
     expect(page.locator("#live")).to_contain_text("running", ignore_case=True)
     page.get_by_role("button", name="Pause").click()
-    # No worker holds the run between two slices, so it pauses at once.
+    # The run has no worker between two slices, so it pauses at once.
     expect(page.get_by_text("The run is paused. Select Resume to continue.")).to_be_visible()
     assert Run.objects.get(pk=run.pk).status == Status.PAUSED
     page.get_by_role("button", name="Resume").click(timeout=10_000)
@@ -172,7 +172,7 @@ def test_times_are_the_viewers(open_page, live_server, audits):
 
 
 def test_a_row_is_edited_and_a_file_imported(open_page, live_server, tmp_path):
-    """What a real browser posts: line ends are not taken for a change, and what others change is seen."""
+    """Line ends that a browser normalizes are no change, and changes of other users are detected."""
     text = '\n{"a": 1}\r\nlast\n'
     Task.objects.create(task_id="T1", title="one", metadata=text)
     page = open_page()
@@ -184,7 +184,7 @@ def test_a_row_is_edited_and_a_file_imported(open_page, live_server, tmp_path):
     expect(page.get_by_label("Title")).to_have_value("two")
     page.get_by_role("button", name="Save", exact=True).click()
     run = Run.objects.latest("pk")
-    expect(page.get_by_text(f"Run {run.pk} wrote it.")).to_be_visible()
+    expect(page.get_by_text(f"Run {run.pk} saved the values.")).to_be_visible()
     assert run.writes == {"tasks": ["title"]}
     assert Task.objects.values_list("title", "status", "metadata").get() == ("two", "running", text)
     page.get_by_role("link", name="See the run, or undo it").click()

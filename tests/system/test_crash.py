@@ -38,7 +38,7 @@ INTERRUPTED = 130
 
 
 class Process:
-    """A command that runs."""
+    """A running command."""
 
     def __init__(self, arguments: list[str], environment: dict[str, str], folder: Path, **options: Any) -> None:
         self.out, self.err = ((folder / f"{name}-{time.monotonic_ns()}").open("w+") for name in ("out", "err"))
@@ -53,7 +53,7 @@ class Process:
         )
 
     def end(self) -> tuple[int, dict[str, Any], str]:
-        """Its exit code, the JSON it printed, and its standard error."""
+        """Return exit code, printed JSON and standard error."""
         try:
             code = self.process.wait(timeout=90)
         finally:
@@ -71,7 +71,7 @@ class Process:
 
 
 class Console:
-    """A console of the test's own: its databases, and one AgentOS store that belongs to somebody else."""
+    """A console with its own databases and one attached AgentOS store."""
 
     def __init__(self, folder: Path, store_url: str, *, console_url: str = "") -> None:
         self.folder = folder
@@ -100,7 +100,7 @@ class Console:
         return self.start(BACKFILL, *self.where, "--batch-size", "20", "--json", *arguments, **options)
 
     def finish(self) -> tuple[int, dict[str, Any], str]:
-        """The backfill, left alone until it ends."""
+        """Run the backfill until it ends."""
         return self._whole(BACKFILL, *self.where, "--batch-size", "20")
 
     def undo(self, run: int) -> tuple[int, dict[str, Any], str]:
@@ -111,7 +111,7 @@ class Console:
         return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 
     def ask(self, sql: str) -> list[Any]:
-        """A question to the console's own database."""
+        """Query the console's own database."""
         if self.console_url:
             with psycopg.connect(self.console_url, autocommit=True) as connection:
                 cursor = connection.execute(sql)
@@ -159,7 +159,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 
 @pytest.fixture
 def console(tmp_path: Path, request: pytest.FixtureRequest, empty_console: Path) -> Iterator[Console]:
-    """A set-up console beside a store of 1,000 audits; its parameter is the engine."""
+    """Set up a console and a store with 1,000 audits. The parameter is the engine."""
     engine = getattr(request, "param", "sqlite")
     url = str(tmp_path / "store.db")
     if engine == "sqlite":
@@ -180,7 +180,7 @@ both = pytest.mark.parametrize("console", ["sqlite", "postgresql"], indirect=Tru
 
 
 def check_done(console: Console, ended: tuple[int, dict[str, Any], str], before: Tables) -> dict[str, Any]:
-    """The run went through: every row as the model says, all counted once, and undone to the byte."""
+    """Check that every row equals the reference, is counted once, and is undone exactly."""
     code, result, said = ended
     assert code == 0, said
     after = expected(deepcopy(before), console.vendor)
@@ -243,7 +243,7 @@ def test_stopped_by_a_signal(console: Console, number: signal.Signals) -> None:
 
 
 def test_twice_at_once_and_frozen(console: Console) -> None:
-    """The second names the run of the first; once the lease lapsed it takes over, the first is fenced."""
+    """The second command names the run of the first. After the lease it takes over, and the first is fenced."""
     before = console.dump()
     first = console.backfill(accident={"at": "after the image", "call": 4, "signal": "SIGSTOP"})
     until(lambda: psutil.Process(first.process.pid).status() == psutil.STATUS_STOPPED)
@@ -266,7 +266,7 @@ def test_twice_at_once_and_frozen(console: Console) -> None:
 
 @pytest.mark.parametrize("limit", ["pages", "file size"])
 def test_full_disk(console: Console, limit: str) -> None:
-    """The console's database can grow no more, then every file; both end the run, and it goes on later."""
+    """A full disk for the console's database or for all files stops the run, which resumes later."""
     before = console.dump()
     if limit == "pages":
         pages = console.ask("PRAGMA page_count")[0][0]
@@ -289,7 +289,7 @@ def test_full_disk(console: Console, limit: str) -> None:
 
 
 def test_locked_store(console: Console) -> None:
-    """Another process holds the write lock longer than the busy timeout: the run waits, and loses nothing."""
+    """The run waits while another process holds the write lock longer than the busy timeout."""
     before = console.dump()
     process = console.backfill()
     console.wait_for_batches()
@@ -303,7 +303,7 @@ def test_locked_store(console: Console) -> None:
 
 
 def test_another_file_in_its_place(console: Console) -> None:
-    """Undo and resume refuse it; the same command is about another database now."""
+    """Undo and resume refuse another file. The same command starts a run on the new database."""
     before = console.dump()
     code, _, said = console.backfill(accident={"at": "after the image", "call": 4, "signal": "SIGKILL"}).end()
     run = console.ask("SELECT id FROM operations_run")[0][0]
@@ -328,7 +328,7 @@ def test_another_file_in_its_place(console: Console) -> None:
 
 
 def test_server_is_gone(tmp_path: Path, own_postgres: Any, empty_console: Path) -> None:
-    """The store's PostgreSQL is cut off in mid-run: too long, then only for a while."""
+    """The store's PostgreSQL is unreachable during the run: too long, then briefly."""
     url = own_postgres.create_database("store")
     agentos.create_postgres(url, 1_000, seed=3)
     (tmp_path / "data").mkdir()
@@ -355,7 +355,7 @@ def test_server_is_gone(tmp_path: Path, own_postgres: Any, empty_console: Path) 
 
 
 def test_everything_on_postgresql(tmp_path: Path, own_postgres: Any) -> None:
-    """Console and store on one server: killed between the two commits, then cut off in mid-run."""
+    """Console and store share a server. The process is killed between the two commits, then disconnected."""
     url = own_postgres.create_database("store")
     agentos.create_postgres(url, 1_000, seed=3, payload_type="jsonb")
     console = Console(tmp_path, url, console_url=own_postgres.create_database("console"))

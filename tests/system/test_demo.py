@@ -1,4 +1,4 @@
-"""The process of `make demo`: it serves pages, ends when a part of it ends, and leaves nothing behind."""
+"""The process of `make demo`: it serves pages, ends when one of its processes ends, and leaves no process."""
 
 from __future__ import annotations
 

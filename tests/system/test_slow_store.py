@@ -1,4 +1,4 @@
-"""One slow store does not stop the rest: real web server, real worker, two locked stores, a cache that hangs."""
+"""A slow store does not affect the others: web server, worker, two locked stores and a cache that hangs."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from tests.support.subprocess_cli import ROOT, Shell
 
 LOCKED_PAGES = ["/admin/audits/taskaudit/", "/admin/helix/helixjob/"] * 3
 OTHER_PAGES = ("/admin/", "/admin/records/testrecord/", "/admin/operations/run/", "/metrics", "/readyz")
-# How long the locks are held. The proof of the documentation: SLOW_STORE_SECONDS=60.
+# The duration of the locks. The documentation gives the result for SLOW_STORE_SECONDS=60.
 LOCKED_SECONDS = float(os.environ.get("SLOW_STORE_SECONDS", "12"))
 
-# An account that is signed in, and four runs of the stores that will be locked: their messages lie in the future.
+# An account, and four runs of the stores that are locked later. Their jobs are due in the future.
 PREPARE = """
 from datetime import timedelta
 from django.contrib.auth.models import User
@@ -57,7 +57,7 @@ Run.objects.update(lease_until=timezone.now() + timedelta(days=1))  # nobody wak
 
 
 class Web:
-    """The console through its web server, signed in."""
+    """A signed-in client of the console's web server."""
 
     def __init__(self, port: int) -> None:
         self.address = f"http://127.0.0.1:{port}"
@@ -70,7 +70,7 @@ class Web:
         assert "sessionid" in {cookie.name for cookie in self.cookies}
 
     def get(self, path: str) -> tuple[int, str, float]:
-        """Status, text and seconds."""
+        """Return status, text and seconds."""
         return self._answer(path, None)
 
     def post(self, path: str, **fields: str) -> None:
@@ -91,7 +91,7 @@ class Web:
 
 @contextmanager
 def running(process: subprocess.Popen[Any]) -> Iterator[None]:
-    """End a process and its children with the block."""
+    """Start a process. End it and its children with the block."""
     try:
         yield
     finally:
@@ -107,7 +107,7 @@ def running(process: subprocess.Popen[Any]) -> Iterator[None]:
 
 @contextmanager
 def locked(url: str, file: Path) -> Iterator[None]:
-    """A table of the PostgreSQL store as `ALTER TABLE` locks it, and the SQLite store as a writer does."""
+    """Lock a table of the PostgreSQL store as `ALTER TABLE` does, and the SQLite store as a writer does."""
     with psycopg.connect(url, application_name="nightly migration") as server, closing(sqlite3.connect(file)) as held:
         server.execute("LOCK TABLE task_audits, tasks IN ACCESS EXCLUSIVE MODE")
         held.isolation_level = None
@@ -131,7 +131,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def console(postgres: Any, tmp_path: Path, empty_console: Path) -> Iterator[tuple[Shell, str, Path]]:
-    """A console with a PostgreSQL and a SQLite store of others, and a cache server that never answers."""
+    """Set up a console with two attached stores and a cache server that never responds."""
     url = postgres.create_database("slow_store")
     agentos.create_postgres(url, 2000, payload_type="jsonb")
     file = tmp_path / "helix.db"
@@ -173,7 +173,7 @@ def test_one_slow_store_does_not_stop_the_rest(console: tuple[Shell, str, Path],
             return database.execute(sql).fetchall()
 
     def seconds_of_a_run() -> float:
-        """From the request to the end of a run on a store that nobody locks."""
+        """Return the seconds from the request to the end of a run on an unlocked store."""
         ((before,),) = ask("SELECT MAX(id) FROM operations_run")
         started = time.monotonic()
         web.post("/admin/operations/monitoring.check_store/plan/", asked="1", store="roadmaps")
@@ -195,7 +195,7 @@ def test_one_slow_store_does_not_stop_the_rest(console: tuple[Shell, str, Path],
         wait_for(lambda: _answers(port), 60)
         web.sign_in()
         seconds_of_a_run()
-        seconds_of_pages(2)  # both processes have made their first
+        seconds_of_pages(2)  # both processes have a first one
         usual_pages, usual_runs = seconds_of_pages(3), [seconds_of_a_run() for _run in range(3)]
 
         with locked(url, file):
@@ -231,7 +231,7 @@ def test_one_slow_store_does_not_stop_the_rest(console: tuple[Shell, str, Path],
             assert during < 1.5 * before + 0.5
             assert max(then) < held / 2
 
-        # What waited is woken again, and ends as if nothing had been.
+        # Waiting runs resume and succeed.
         ask("UPDATE django_q_ormq SET lock = datetime('now', '-1 second') WHERE lock > datetime('now')")
         ended = "SELECT status FROM operations_run WHERE id <= 4 AND finished_at IS NOT NULL"
         wait_for(lambda: len(ask(ended)) == 4, 60)

@@ -20,7 +20,7 @@ from opsconsole.cli.command import ConsoleCommand, Refused, add_verb, require_se
 from opsconsole.cli.flags import add_common_flags, add_json_flag, add_user_flag
 from opsconsole.cli.output import Output, line_of, result_of, status_label
 from opsconsole.cli.running import run_operation
-from opsconsole.engine import lifecycle, queue, registry
+from opsconsole.engine import lifecycle, queue, registry, wording
 from opsconsole.engine.labels import reason_label, verb_label
 from opsconsole.engine.models import Run
 from opsconsole.engine.stored_plans import get_run
@@ -187,11 +187,12 @@ class Command(ConsoleCommand):
             (_("Started by:"), f"{run.started_by} ({run.get_trigger_display()}), {_moment(run.created_at)}"),
             (_("Note:"), run.note),
             (_("Rejected:"), run.rejection),
-            (_("Waiting:"), run.waiting),
             (_("Undone:"), _("by run %(run)d") % {"run": run.undone_by} if run.undone_by else ""),
-            (_("Requested:"), run.get_request_display() if run.request else ""),
         ]
         output.table([fact for fact in facts if fact[1]])
+        for message in wording.status_messages(run):
+            since = _(" (since %(time)s)") % {"time": _moment(message.since)} if message.since else ""
+            output.line(message.text + since)
         output.line()
         output.run(run)
         if run.error:
