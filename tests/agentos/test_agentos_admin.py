@@ -572,7 +572,7 @@ def test_what_is_referred_to_stays(bobs, managed):
     fill(managed, 3)
     run = plan_delete(bobs, "agentos.project", "P0000")
     assert run.plan["reasons"]["invalid"] == {"referenced": 1}
-    assert "3 rows of kb_sources refer to it" in bobs.get(reverse("run", args=[run.pk])).content.decode()
+    assert "kb_sources: 3 rows refer to the selected rows" in bobs.get(reverse("run", args=[run.pk])).content.decode()
     assert managed.execute("SELECT COUNT(*) FROM projects WHERE id = 'P0000'") == [(1,)]
 
 
