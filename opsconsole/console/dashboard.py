@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from django.db.models import Count, Min
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.functional import cached_property
@@ -19,7 +18,7 @@ from opsconsole.console.actors import actor_of
 from opsconsole.console.incident_page import VARIANTS
 from opsconsole.engine import history, incidents, lifecycle, queue, repairs, wording
 from opsconsole.engine.labels import STATUS_VARIANTS, operation_title, result_label
-from opsconsole.engine.models import ENDED, RESUMABLE, Incident, Run, Status
+from opsconsole.engine.models import ENDED, RESUMABLE, Incident, IncidentQuerySet, Run, Status
 from opsconsole.engine.operation import LONG_CLUSTER, Priority
 from opsconsole.formatting import duration, format_number
 from opsconsole.monitoring.measurements import MISSING, SIZE
@@ -43,15 +42,18 @@ class StoreCard:
 
     store: Store
     level: str = GOOD
-    reasons: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)  # the worst one first
+    more: int = 0  # reasons that are not listed
+
+    def raise_to(self, level: str) -> bool:
+        """Raise the level. Return whether it was lower."""
+        is_worse = _WORST.index(level) > _WORST.index(self.level)
+        self.level = level if is_worse else self.level
+        return is_worse
 
     def add(self, level: str, reason: str) -> None:
-        """Add a reason; the worst one comes first."""
-        if _WORST.index(level) > _WORST.index(self.level):
-            self.level = level
-            self.reasons.insert(0, reason)
-        else:
-            self.reasons.append(reason)
+        place = 0 if self.raise_to(level) else len(self.reasons)
+        self.reasons.insert(place, reason)
 
     @property
     def word(self) -> str:
@@ -59,8 +61,9 @@ class StoreCard:
         return words[self.level]
 
     @property
-    def more(self) -> int:
-        return max(len(self.reasons) - 1, 0)
+    def others(self) -> int:
+        """The number of reasons that the card does not show."""
+        return len(self.reasons) - 1 + self.more
 
 
 class IncidentLine(NamedTuple):
@@ -96,23 +99,27 @@ class Dashboard:
     # --- incidents ----------------------------------------------------------------------------------------
 
     @cached_property
-    def _active(self) -> list[Incident]:
-        """The active incidents of the stores, worst first, without the data that only titles need."""
-        rows = Incident.objects.active().filter(identity__in=self.states.identities).select_related("owner")
-        return incidents.worst_first(rows.defer("history"))
+    def _active(self) -> IncidentQuerySet:
+        return Incident.objects.active().filter(identity__in=self.states.identities)
+
+    @cached_property
+    def _groups(self) -> list[Any]:
+        """The active incidents by store and priority: how many, and since when."""
+        groups = self._active.order_by().values("store", "priority")
+        return list(groups.annotate(incidents=Count("pk"), since=Min("opened_at")))
 
     @property
     def count(self) -> int:
-        return len(self._active)
+        return sum(group["incidents"] for group in self._groups)
 
     @property
     def sentence(self) -> str:
-        if not self._active:
+        if not self.count:
             return _("No incident is open.")
         text = ngettext("%(count)s incident is open.", "%(count)s incidents are open.", self.count) % {
             "count": format_number(self.count)
         }
-        critical = [one.opened_at for one in self._active if one.priority == Priority.IMMEDIATE]
+        critical = [group["since"] for group in self._groups if group["priority"] == Priority.IMMEDIATE]
         if critical:
             age = duration((self.now - min(critical)).total_seconds())
             text += " " + _("The oldest critical one started %(age)s ago.") % {"age": age}
@@ -120,7 +127,8 @@ class Dashboard:
 
     @cached_property
     def lines(self) -> list[IncidentLine]:
-        return [self._line(incident) for incident in self._active[:SHOWN_INCIDENTS]]
+        shown = self._active.worst_first().select_related("owner").defer("history")[:SHOWN_INCIDENTS]
+        return [self._line(incident) for incident in shown]
 
     @property
     def more(self) -> int:
@@ -147,20 +155,25 @@ class Dashboard:
 
     @cached_property
     def cards(self) -> list[StoreCard]:
-        by_store: dict[str, list[Incident]] = defaultdict(list)
-        for incident in self._active:
-            by_store[incident.store].append(incident)
-        return [self._card(store, by_store[store.alias]) for store in self.states.stores]
+        return [self._card(store) for store in self.states.stores]
 
-    def _card(self, store: Store, active: Sequence[Incident]) -> StoreCard:
+    def _card(self, store: Store) -> StoreCard:
+        """Describe a store by its worst incident and its own problems."""
         card = StoreCard(store)
+        for group in self._groups:
+            if group["store"] == store.alias:
+                card.raise_to(CARD_LEVELS[Priority(group["priority"])])
+        if card.level != GOOD or any(group["store"] == store.alias for group in self._groups):
+            worst = self._active.filter(store=store.alias).worst_first().defer("history").first()
+            total = sum(group["incidents"] for group in self._groups if group["store"] == store.alias)
+            if worst is not None:
+                card.reasons = [incidents.title_of(worst)]
+                card.more = total - 1
         for problem in self.states.problems():
             if problem.store.alias == store.alias:
                 level = BAD if problem.priority == Priority.IMMEDIATE else WARN
                 detail = f": {problem.detail}" if problem.detail and problem.code == UNREACHABLE else ""
                 card.add(level, f"{problem.title}{detail}")
-        for incident in active:
-            card.add(CARD_LEVELS[Priority(incident.priority)], incidents.title_of(incident))
         missing = self.states.latest.get((store.alias, MISSING))
         if missing is not None and missing.value:
             card.add(

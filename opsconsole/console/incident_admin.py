@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Case, IntegerField, QuerySet, Value, When
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
@@ -18,14 +18,8 @@ from opsconsole.console.incident_page import STATE_VARIANTS, VARIANTS
 from opsconsole.console.run_admin import ConsoleResource, ExportAdmin
 from opsconsole.engine import incidents
 from opsconsole.engine.models import Incident, IncidentState
-from opsconsole.engine.operation import Priority
 from opsconsole.formatting import format_number, format_time
 from opsconsole.stores.platforms import store_titles
-
-_RANK = Case(
-    *(When(priority=priority, then=Value(rank)) for rank, priority in enumerate(Priority.values)),
-    output_field=IntegerField(),
-)
 
 
 class StateFilter(RadioFilter):
@@ -106,7 +100,7 @@ class IncidentAdmin(ExportAdmin):
         return rows.defer("history")
 
     def get_ordering(self, request: HttpRequest) -> list[Any]:
-        return [_RANK, "-count", "-id"]
+        return list(Incident.objects.worst_first().query.order_by)
 
     @display(description=_("priority"), label=VARIANTS)
     def urgency(self, incident: Incident) -> tuple[str, str]:

@@ -104,8 +104,7 @@ def _hits(app: StoreAppConfig, store: Store, text: str, user: Any, found: Found)
 
 
 def _open_incident(identity: str, table: str, key: Any) -> Incident | None:
-    about = incidents.about_row(identity, table, key).active()
-    return next(iter(incidents.worst_first(about[:10])), None)
+    return incidents.about_row(identity, table, key).active().worst_first().first()
 
 
 def _value(field: Any, text: str) -> Any:

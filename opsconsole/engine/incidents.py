@@ -7,7 +7,7 @@ bring them up to date. People own, acknowledge, snooze, ignore, comment and reso
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 from django.db import transaction
-from django.db.models import Count, Max, Min, QuerySet
+from django.db.models import Count, Max, Min, OuterRef, QuerySet, Subquery
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -85,8 +85,7 @@ def refresh(run: Run) -> None:
         examples.setdefault(place, group["example"])
     data = _data_of(list(examples.values()))
     seen = {place: one._replace(data=data.get(examples[place], {})) for place, one in seen.items()}
-    known = Incident.objects.filter(identity=run.identity, is_count=False)
-    _settle(run.store, run.identity, seen, known, run)
+    _settle(run.store, run.identity, seen, Incident.objects.filter(identity=run.identity, is_count=False), run)
     _link_findings(run.identity)
 
 
@@ -100,10 +99,11 @@ def _data_of(pks: Sequence[int]) -> dict[int, dict[str, Any]]:
 
 def _link_findings(identity: str) -> None:
     """Set the incident of the findings that do not have it yet."""
-    loose = Finding.objects.filter(identity=identity, resolved_at=None, incident=None).order_by()
-    for cause, subject in loose.values_list("cause", "cause_subject").distinct():
-        incident = Incident.objects.filter(identity=identity, cause=cause, subject=subject).first()
-        loose.filter(cause=cause, cause_subject=subject).update(incident=incident)
+    own = Incident.objects.filter(
+        identity=OuterRef("identity"), cause=OuterRef("cause"), subject=OuterRef("cause_subject")
+    )
+    loose = Finding.objects.filter(identity=identity, resolved_at=None, incident=None)
+    loose.update(incident=Subquery(own.values("pk")[:1]))
 
 
 def report(store: str, identity: str, cls: type[Operation], count: int, run: Run | None = None) -> None:
@@ -112,45 +112,65 @@ def report(store: str, identity: str, cls: type[Operation], count: int, run: Run
     if cause is None:
         raise TypeError(f"{cls.name} declares no problem.")
     seen = {(cause.code, ""): Seen(cls.name, cause.priority, count, timezone.now(), cls.model._meta.db_table)}
-    known = Incident.objects.filter(identity=identity, cause=cause.code, is_count=True)
-    _settle(store, identity, seen if count else {}, known, run, is_count=True)
+    mine = Incident.objects.filter(identity=identity, cause=cause.code, is_count=True)
+    _settle(store, identity, seen if count else {}, mine, run, is_count=True)
 
 
 def _settle(
     store: str,
     identity: str,
     seen: Mapping[tuple[str, str], Seen],
-    known: QuerySet[Incident],
+    mine: QuerySet[Incident],
     run: Run | None,
     *,
     is_count: bool = False,
 ) -> None:
-    """Create, update, resolve and reopen incidents so that they are what is seen now."""
+    """Create, update, resolve and reopen incidents so that they are what is seen now. `mine` are those concerned."""
     now = timezone.now()
     new, changed = [], []
     with serialised("incidents"):
-        incidents = {(one.cause, one.subject): one for one in known}
+        known = {(one.cause, one.subject): one for one in mine.filter(resolved_at=None)}
+        known |= _resolved(mine, seen.keys() - known.keys())
         for place, one in seen.items():
-            incident = incidents.get(place)
+            incident = known.get(place)
             if incident is None:
                 incident = Incident(
                     store=store, identity=identity, cause=place[0], subject=place[1], opened_at=one.since
                 )
                 incident.is_count = is_count
+                incident.seen_at = now
                 new.append(incident)
                 _note(incident, "opened", now, one.size, run)
+            elif not _reopen_or_grow(incident, one, now, run) and _describes(incident, one):
+                continue
             else:
                 changed.append(incident)
-                _reopen_or_grow(incident, one, now, run)
             incident.source, incident.priority, incident.table = one.source, one.priority, one.table
-            incident.count, incident.data, incident.seen_at = one.size, dict(one.data), now
-        for place, incident in incidents.items():
-            if place not in seen and incident.resolved_at is None:
+            incident.count, incident.data = one.size, dict(one.data)
+        for place, incident in known.items():
+            if place not in seen:
                 changed.append(incident)
-                incident.resolved_at, incident.resolved_run, incident.seen_at = now, run, now
+                incident.resolved_at, incident.resolved_run = now, run
                 _note(incident, "resolved", now, 0, run)
         Incident.objects.bulk_create(new, batch_size=PORTION)
         Incident.objects.bulk_update(changed, _UPDATED, batch_size=PORTION)
+        mine.filter(resolved_at=None).update(seen_at=now)
+
+
+def _resolved(mine: QuerySet[Incident], places: Collection[tuple[str, str]]) -> dict[tuple[str, str], Incident]:
+    """Return the resolved incidents of these causes and subjects."""
+    found: dict[tuple[str, str], Incident] = {}
+    subjects = sorted({subject for _cause, subject in places})
+    for start in range(0, len(subjects), PORTION):
+        resolved = mine.filter(subject__in=subjects[start : start + PORTION]).exclude(resolved_at=None)
+        found |= {(one.cause, one.subject): one for one in resolved if (one.cause, one.subject) in places}
+    return found
+
+
+def _describes(incident: Incident, seen: Seen) -> bool:
+    """Return whether the incident already says what is seen."""
+    saved = incident.source, incident.priority, incident.count, incident.table, incident.data
+    return saved == (seen.source, seen.priority, seen.size, seen.table, dict(seen.data))
 
 
 _UPDATED = (
@@ -161,7 +181,6 @@ _UPDATED = (
     "previous_count",
     "data",
     "opened_at",
-    "seen_at",
     "resolved_at",
     "resolved_run",
     "came_back",
@@ -172,21 +191,25 @@ _UPDATED = (
 )
 
 
-def _reopen_or_grow(incident: Incident, seen: Seen, now: datetime, run: Run | None) -> None:
+def _reopen_or_grow(incident: Incident, seen: Seen, now: datetime, run: Run | None) -> bool:
+    """Note what has changed since the incident was seen last. Return False if nothing has."""
     if incident.resolved_at is not None:
         undone = run is not None and run.parent_id is not None and incident.resolved_run_id == run.parent_id
         incident.resolved_at = incident.resolved_run = None
         incident.previous_count = None
         if undone:
             _note(incident, "reopened", now, seen.size, run)  # as if the undone run had not been
-            return
+            return True
         incident.opened_at = now
         incident.came_back += 1
         incident.acknowledged_at = incident.snoozed_until = incident.ignored_above = None
         _note(incident, "came_back", now, seen.size, run)
-    elif seen.size != incident.count:
-        incident.previous_count = incident.count
-        _note(incident, "grew" if seen.size > incident.count else "shrank", now, seen.size, run)
+        return True
+    if seen.size == incident.count:
+        return False
+    incident.previous_count = incident.count
+    _note(incident, "grew" if seen.size > incident.count else "shrank", now, seen.size, run)
+    return True
 
 
 def _note(incident: Incident, what: str, at: datetime, count: int, run: Run | None) -> None:
@@ -289,7 +312,7 @@ def about_the_same(incident: Incident) -> list[Incident]:
     if not incident.subject:
         return []
     same = Incident.objects.filter(identity=incident.identity, table=incident.table, subject=incident.subject)
-    return worst_first(same.filter(resolved_at=None).exclude(pk=incident.pk))
+    return list(same.filter(resolved_at=None).exclude(pk=incident.pk).worst_first())
 
 
 def timeline(incident: Incident) -> list[dict[str, Any]]:
@@ -411,11 +434,6 @@ def _save(incident: Incident, actor: Actor, verb: str, *, detail: Mapping[str, A
 
 
 # --- lists --------------------------------------------------------------------------------------------------------
-
-
-def worst_first(incidents: Iterable[Incident]) -> list[Incident]:
-    """Sort by priority, then by size, then by cause and subject."""
-    return sorted(incidents, key=lambda one: (_RANK[one.priority], -one.count, one.store, one.cause, one.subject))
 
 
 def newest_scan(identities: Collection[str]) -> dict[str, datetime]:

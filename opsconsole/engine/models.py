@@ -425,6 +425,11 @@ class IncidentQuerySet(models.QuerySet["Incident"]):
         awake = unresolved.exclude(snoozed).exclude(ignored)
         return awake.filter(acknowledged_at__isnull=state != IncidentState.ACKNOWLEDGED)
 
+    def worst_first(self) -> IncidentQuerySet:
+        """Sort by priority, then by count. Ties are sorted by store, cause and subject."""
+        ranks = (models.When(priority=one, then=models.Value(rank)) for rank, one in enumerate(Priority.values))
+        return self.order_by(models.Case(*ranks), "-count", "store", "cause", "subject")
+
     def active(self) -> IncidentQuerySet:
         """Return the open and the acknowledged incidents."""
         return self.in_state(IncidentState.OPEN) | self.in_state(IncidentState.ACKNOWLEDGED)

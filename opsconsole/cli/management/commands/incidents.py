@@ -96,11 +96,10 @@ class Command(ConsoleCommand):
         elif options["state"] != "all":
             rows = rows.in_state(options["state"])
         limit = options["limit"] or (None if options["json"] else SHOWN_INCIDENTS)
-        found = incidents.worst_first(rows)
-        shown = found[:limit]
+        shown, count = list(rows.worst_first()[:limit]), rows.count()
         if options["json"]:
             output.json({"incidents": [as_json(one) for one in shown]})
-        elif not found:
+        elif not count:
             output.line(
                 _("No incidents as of %(time)s.") % {"time": format_local(timezone.now())}
                 if options["state"] != "active"
@@ -121,10 +120,10 @@ class Command(ConsoleCommand):
                 for one in shown
             ]
             output.table([heading, *lines], right=(0,), heading=True)
-            if len(found) > len(shown):
-                more = format_number(len(found) - len(shown))
+            if count > len(shown):
+                more = format_number(count - len(shown))
                 output.line(_("… and %(count)s more: --limit N shows them.") % {"count": more})
-        if options["exit_code"] and found:
+        if options["exit_code"] and count:
             raise SystemExit(EXIT_ATTENTION)
 
     def _show(self, options: dict[str, Any]) -> None:
