@@ -11,7 +11,7 @@ from tasks.agentos.models import Task
 
 
 class TaskAudit(StoreModel):
-    """One audit of a task. Audits of the supervisor have two times that were copied from `payload`."""
+    """An audit of a task. Audits of the supervisor have two times that were copied from `payload`."""
 
     store = "agentos"
     added_by = {

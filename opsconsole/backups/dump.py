@@ -29,7 +29,7 @@ LOCKED_SECONDS = 60.0
 
 
 class BackupFailed(Exception):
-    """The backup is not valid and is not recorded. The message says why."""
+    """The backup is not valid and is not recorded. The message gives the reason."""
 
 
 def write(store: Store, folder: Path, *, plain: bool, at: datetime, run_id: int | None) -> Backup:
@@ -92,7 +92,7 @@ def _sqlite(store: Store, copy: Path, partial: Path, *, plain: bool) -> dict[str
             with copy.open("rb") as source:
                 digest = files.write(source, partial, compress=True)
     if files.content_digest(partial) != digest:
-        raise BackupFailed(_("The file cannot be read back as it was written. Check the disk."))
+        raise BackupFailed(_("The file differs from what was written. Check the disk."))
     return rows
 
 

@@ -45,7 +45,7 @@ def key_of(table: Table) -> tuple[str, ...]:
 
 
 class Endpoint(ABC):
-    """One end of a copy. `t` is the table in its statements."""
+    """An end of a copy. `t` is the table in its statements."""
 
     parameter: ClassVar[str]
 

@@ -28,7 +28,7 @@ GZIP_BITS = 31  # zlib's window bits, with gzip's header
 
 
 class BrokenArchive(Exception):
-    """The file cannot be read to its end. The message says why."""
+    """The file cannot be read to its end. The message gives the reason."""
 
 
 def identity() -> pyrage.x25519.Identity | None:
@@ -131,7 +131,7 @@ class _Decrypted(io.RawIOBase):
 
 @contextmanager
 def open_backup(path: Path) -> Iterator[BinaryIO]:
-    """Open a backup, decrypted and decompressed as its name says. Raise BrokenArchive."""
+    """Open a backup, decrypted and decompressed according to its name. Raise BrokenArchive."""
     try:
         with path.open("rb") as file:
             stream: BinaryIO = file

@@ -26,7 +26,7 @@ RESTORING = ".restoring"
 
 
 class RestoreRefused(StoreUnavailable):
-    """The file cannot be restored into this store. The message says why."""
+    """The file cannot be restored into this store. The message gives the reason."""
 
 
 class BackupContents(NamedTuple):
@@ -149,7 +149,7 @@ def _pg_restore(store: Store, path: Path, database: str, *flags: str) -> None:
 
 
 def keep_files(path: Path, name: str) -> None:
-    """Copy a SQLite database and its log to the backups as they are."""
+    """Copy a SQLite database and its log unchanged to the backups."""
     folder = folder_of("")
     for ending in ("", "-wal"):
         source, target = Path(f"{path}{ending}"), folder / f"{name}{ending}"

@@ -104,7 +104,7 @@ class Dashboard:
 
     @cached_property
     def _groups(self) -> list[Any]:
-        """The active incidents by store and priority: how many, and since when."""
+        """Return the number and the start of the active incidents by store and priority."""
         groups = self._active.order_by().values("store", "priority")
         return list(groups.annotate(incidents=Count("pk"), since=Min("opened_at")))
 
@@ -193,7 +193,7 @@ class Dashboard:
 
     @cached_property
     def _checked(self) -> dict[str, datetime]:
-        """The time of the newest scan of each store that was scanned or measured."""
+        """Return the time of the newest scan of each store that was scanned or measured."""
         scans = incidents.newest_scan(list(self.states.identities))
         found = {self.states.identities[identity]: at for identity, at in scans.items()}
         for (alias, name), row in self.states.latest.items():
@@ -223,7 +223,7 @@ class Dashboard:
 
     @cached_property
     def waiting(self) -> list[RunLine]:
-        """Runs that wait for this account's approval, or need a person."""
+        """Return the runs that wait for the approval of this account, or need a person."""
         mine = lifecycle.awaiting(actor_of(self.request))
         since = self.now - timedelta(days=ATTENTION_DAYS)
         attention = {"status__in": [Status.NEEDS_ATTENTION, Status.FAILED], "finished_at__gte": since}
@@ -239,7 +239,7 @@ class Dashboard:
 
     @cached_property
     def repaired_today(self) -> list[RunLine]:
-        """Runs that changed rows of a store today. An undone run is shown as undone; its undo is not a repair."""
+        """Return the runs that changed rows of a store today. An undo is not a repair and is not listed."""
         midnight = self.now.astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
         ended = _runs().filter(status__in=list(ENDED), finished_at__gte=midnight, changed__gt=0)
         runs = list(ended.exclude(store=DEFAULT).exclude(operation=history.UNDO)[:SHOWN_RUNS])

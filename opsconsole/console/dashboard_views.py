@@ -31,7 +31,7 @@ from opsconsole.stores.store import Store, StoreUnavailable, all_stores
 @require_safe
 @needs("view_run")
 def dashboard_live(request: HttpRequest) -> HttpResponse:
-    """What moves on the front page: asked for again and again while something runs."""
+    """Render the running runs of the dashboard, which the page requests again while a run is active."""
     return render(request, "console/_running_runs.html", {"dashboard": Dashboard(request)})
 
 

@@ -184,7 +184,7 @@ class IncidentPage:
     @cached_property
     def next_steps(self) -> list[Incident]:
         """Return other open incidents about the same row."""
-        return incidents.about_the_same(self.incident)
+        return incidents.others_of_same_row(self.incident)
 
     # --- the record
 

@@ -94,13 +94,13 @@ def _owner(name: str) -> User | None:
 
 def _until(choice: str) -> datetime:
     if choice not in SNOOZES:
-        raise IncidentRefused(_("Choose until when the incident is snoozed."))
+        raise IncidentRefused(_("The end of the snooze is missing. Choose one from the list."))
     return SNOOZES[choice]()
 
 
 def _percent(text: str) -> int:
     if not text.isdecimal() or len(text) > 5:
-        raise IncidentRefused(_("The growth is a percentage from 1 to 10000."))
+        raise IncidentRefused(_("%(value)s is out of range. Enter a percentage from 1 to 10000.") % {"value": text})
     return int(text)
 
 

@@ -60,7 +60,7 @@ def render_page(request: HttpRequest, template: str, title: str, *, status: int 
 # --- planning ------------------------------------------------------------------------------------------------
 
 
-def _dress(form: forms.Form) -> forms.Form:
+def _style_widgets(form: forms.Form) -> forms.Form:
     for field in form.fields.values():
         widget = field.widget
         classes = INPUT_CLASSES
@@ -88,7 +88,7 @@ def start_plan(
     if not request.user.has_perm("operations.operate_run"):
         raise PermissionDenied
     cls = _operation_or_404(operation_name)
-    form = _dress(cls.Params(data=_initial(cls) if params is None else params))
+    form = _style_widgets(cls.Params(data=_initial_values(cls) if params is None else params))
     if not form.is_valid():
         has_params = params is not None
         return render_page(
@@ -96,7 +96,7 @@ def start_plan(
             "console/params.html",
             str(cls.title),
             operation=described(cls),
-            form=form if has_params else _dress(cls.Params()),
+            form=form if has_params else _style_widgets(cls.Params()),
             status=400 if has_params else 200,
         )
     try:
@@ -124,7 +124,7 @@ def _plan(request: HttpRequest, cls: type[Operation], params: dict[str, Any], se
 
 
 def plan_now(request: HttpRequest, operation_name: str, params: dict[str, Any]) -> tuple[Run, bool]:
-    """Plan a few rows. Return the plan, and whether its confirmation asks for more than a click. Raises REFUSALS."""
+    """Plan a few rows. Return the plan, and whether its confirmation requires more than a click. Raises REFUSALS."""
     run = _plan(request, registry.operation(operation_name), params, Selection(), "")
     return run, lifecycle.asks_more(stored_plans.operation_of(run))
 
@@ -151,7 +151,7 @@ def _refused(request: HttpRequest, title: str, sentence: str) -> HttpResponse:
 def plan(request: HttpRequest, name: str) -> HttpResponse:
     """Plan an operation for all rows in scope, with the parameters from its form."""
     has_params = "asked" in request.POST  # else the form was not shown yet
-    return start_plan(request, name, params=_posted(_operation_or_404(name), request) if has_params else None)
+    return start_plan(request, name, params=_posted_values(_operation_or_404(name), request) if has_params else None)
 
 
 @require_POST
@@ -160,20 +160,20 @@ def replan(request: HttpRequest, pk: int) -> HttpResponse:
     """Replace a plan by a new one, with other parameters or for the current state of the store."""
     run = get_object_or_404(Run, pk=pk, status=Status.PLANNED)
     cls = _operation_or_404(run.operation)
-    params = _posted(cls, request) if _asks(run, cls) else run.params
+    params = _posted_values(cls, request) if _has_editable_params(run, cls) else run.params
     return start_plan(request, run.operation, Selection(**run.selection), params, note=run.note, replaces=run)
 
 
-def _asks(run: Run, cls: type[Operation] | Operation) -> bool:
-    """Return whether a plan can be renewed with other parameters. Another run or a form may have given them."""
+def _has_editable_params(run: Run, cls: type[Operation] | Operation) -> bool:
+    """Return whether the user can change the parameters. An undo, a retry and a form set their own."""
     return not run.parent_id and not all(field.widget.is_hidden for field in cls.Params.base_fields.values())
 
 
-def _initial(cls: type[Operation]) -> dict[str, Any]:
+def _initial_values(cls: type[Operation]) -> dict[str, Any]:
     return {name: field.initial for name, field in cls.Params().fields.items()}
 
 
-def _posted(cls: type[Operation], request: HttpRequest) -> dict[str, Any]:
+def _posted_values(cls: type[Operation], request: HttpRequest) -> dict[str, Any]:
     """Return the raw values of the form. A name with several values keeps them all."""
     form = cls.Params(data=request.POST)
     return {
@@ -215,8 +215,8 @@ def _plan_page(
 ) -> HttpResponse:
     page = PlanPage(run)
     form = None
-    if page.operation is not None and _asks(run, page.operation):
-        form = _dress(page.operation.Params(initial=run.params))
+    if page.operation is not None and _has_editable_params(run, page.operation):
+        form = _style_widgets(page.operation.Params(initial=run.params))
     return render_page(
         request,
         "console/plan.html",
@@ -309,8 +309,8 @@ def _show_new_plan(request: HttpRequest, old: Run) -> HttpResponse:
 @require_POST
 def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
     """Pause, resume, cancel, approve or reject a run, or plan its undo or the retry of its failed rows."""
-    needed = "operations.approve_run" if verb in {"approve", "reject"} else "operations.operate_run"
-    if not request.user.has_perm(needed):
+    permission = "operations.approve_run" if verb in {"approve", "reject"} else "operations.operate_run"
+    if not request.user.has_perm(permission):
         raise PermissionDenied
     run = get_object_or_404(Run, pk=pk)
     if verb == "undo":

@@ -73,7 +73,7 @@ class Page:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.problem = ""  # why there is no `operation`: its code or its store is missing
+        self.problem = ""  # why `operation` is None: its code or its store is missing
         self.cls = registry.operations().get(run.operation)
         self.operation: Any = self.cls
         try:

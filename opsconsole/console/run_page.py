@@ -155,7 +155,7 @@ class RunPage(Page):
 
     @property
     def result(self) -> str:
-        """What the run has done, or the title of its operation."""
+        """The result of the run, or the title of its operation."""
         return result_label(self.run) if self.run.ended else self.title
 
     @property
@@ -177,7 +177,7 @@ class RunPage(Page):
         if incident is None or not self.run.ended:
             return []
         mine = [] if incident.resolved_at else [incident]
-        return [*mine, *incidents.about_the_same(incident)]
+        return [*mine, *incidents.others_of_same_row(incident)]
 
     @cached_property
     def may_approve(self) -> bool:
@@ -222,7 +222,7 @@ class RunPage(Page):
             "n": format_number(self.unsettled)
         }
 
-    # --- after the end
+    # --- after the end of the run
 
     @property
     def verification_title(self) -> str:
@@ -272,7 +272,7 @@ class RunPage(Page):
 
     @property
     def repairs(self) -> list[Described]:
-        """The operations that repair what was found."""
+        """The operations that repair the findings."""
         causes = getattr(self.cls, "causes", {})
         wanted = {name for code in self.found if code in causes for name in causes[code].repairs[:1]}
         return [described(cls) for name, cls in registry.operations().items() if name in wanted]

@@ -378,7 +378,7 @@ def _plain(value: Any) -> str:
 
 
 def _choice(choices: Mapping[Any, Any], value: Any) -> str:
-    """Return the label of a known value, or an unknown value as it is."""
+    """Return the label of a known value, or an unknown value unchanged."""
     known = value in choices if isinstance(value, str | int) else False
     return str(choices[value]) if known else _plain(value)
 

@@ -45,7 +45,7 @@ def _encode(value: Any) -> dict[str, str]:
         return {"$t": value.hex()}
     if isinstance(value, bytes | memoryview):
         return {"$b": bytes(value).hex()}
-    raise TypeError(f"{type(value).__name__} is no raw value of a store")
+    raise TypeError(f"{type(value).__name__} is not a raw value of a store.")
 
 
 def _decode(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The cause of an incident: what its findings have in common, and what repairs it."""
+"""The cause of an incident, which its findings have in common, with the operations that repair it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 
 class Cause(NamedTuple):
-    """One cause of findings, or of rows that wait for a repair.
+    """A cause of findings, or of rows that wait for a repair.
 
-    Two checks that declare the same code see the same problem: their findings make one incident.
+    If two checks declare the same code, their findings form one incident.
     """
 
     code: str

@@ -36,13 +36,13 @@ class Check(NamedItemsMixin):
     rules: ClassVar[tuple[str, ...]]
     messages: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s from `data`; default: `reasons`
     causes: ClassVar[Mapping[str, Cause]] = {}  # code → its cause; by default a code is a cause
-    chosen: Sequence[Key] | None = None  # subjects that a user named; such a run is not a scan and is not saved
+    chosen: Sequence[Key] | None = None  # subjects that a user or a recheck named; the rest of the store is not scanned
 
     def item_names(self) -> Sequence[str]:
         return self.rules
 
     def process(self, row: NamedItem) -> Outcome:
-        return Skip("asked")
+        return Skip("evaluated")
 
     def run_rule(self, rule: str) -> Iterable[FindingData]:
         """Yield the findings of a rule, from set-based SQL."""
@@ -50,15 +50,15 @@ class Check(NamedItemsMixin):
 
     def sentence(self, found: FindingData) -> str:
         """Return the sentence of a finding: the message of its code with the values of its `data`."""
-        words = str(self.messages.get(found.code) or self.reasons.get(found.code, found.code))
-        return words % found.data if "%(" in words else words
+        text = str(self.messages.get(found.code) or self.reasons.get(found.code, found.code))
+        return text % found.data if "%(" in text else text
 
     def target(self, found: FindingData) -> tuple[str, Key]:
         """Return the table and key of the row that a finding is about."""
         return self.model._meta.db_table, found.subject
 
     def subjects_of(self, rows: Mapping[str, Sequence[Key]]) -> Sequence[Key] | None:
-        """Return the subjects that these rows (table → keys) may concern. None: only a scan of the store can tell."""
+        """Return the subjects that these rows (table → keys) may affect; None if only a full scan can tell."""
         return None
 
     def cause_for(self, found: FindingData) -> Cause:
@@ -72,12 +72,12 @@ class Check(NamedItemsMixin):
 
     @classmethod
     def cause_called(cls, code: str) -> Cause:
-        """Return the cause with this code. A finding's code is one, if none is declared for it."""
+        """Return the cause with this code. The code of a finding without a declared cause is its cause."""
         declared = (cause for cause in cls.causes.values() if cause.code == code)
         return next(declared, None) or Cause(code, format_lazy("{}: %(count)s", cls.reasons.get(code, code)))
 
     def notes(self) -> list[str]:
-        """Return sentences about the store for below the findings."""
+        """Return sentences about the store, which are shown below the findings."""
         return []
 
     def report(self, found: Sequence[FindingData]) -> dict[str, Any]:

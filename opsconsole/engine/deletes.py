@@ -105,8 +105,9 @@ def every_delete_recorded(store: Store, targets: Iterable[Target], deletes: list
 
 
 def try_restore(store: Store, deletes: list[Write], *, first_batch: bool) -> None:
-    """Restore deleted rows behind a savepoint, then roll back. Raises DeleteRefused if the first batch cannot be
-    restored; a later batch continues without the row.
+    """Restore deleted rows behind a savepoint, then roll back. Raises DeleteRefused if the first batch fails.
+
+    A later batch continues without the row.
     """
     table = ""
     try:

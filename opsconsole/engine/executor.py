@@ -65,7 +65,7 @@ logger = logging.getLogger(__name__)
 PAUSE_SECONDS = 0.002  # without a pause, other writers of SQLite starve: their busy handler sleeps
 TARGET_SECONDS = 0.1  # target of a batch of 1,000 rows
 THROTTLE_CHECK_SECONDS = 1.0
-MARK_SECONDS = 0.25  # maximum age of the answer of PostgreSQL
+MARK_SECONDS = 0.25  # maximum age of `rows.mark` on PostgreSQL
 BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 PATIENCE_SECONDS = 60.0  # how long a foreground run waits for a lost or locked store
 BUDGET_AFTER, BUDGET_SHARE = 100, 0.01
@@ -483,12 +483,12 @@ class Executor:
         return self._end(Status.NEEDS_ATTENTION if problems or run.failed else Status.SUCCEEDED)
 
     def _recheck(self) -> None:
-        """Measure the incidents of the written rows again. A check that fails leaves them open."""
+        """Update the incidents of the written rows. If a check raises an error, they stay open."""
         try:
             with transaction.atomic():
                 incidents.recheck(self.run, self.operation)
-        except Exception as error:  # the rows are written and verified, whatever a check raises
-            logger.error("The incidents of run %s could not be measured again", self.run.pk, exc_info=error)
+        except Exception as error:  # the rows are already written and verified
+            logger.error("Could not update the incidents of run %s", self.run.pk, exc_info=error)
             record(self.run, "recheck_failed", worker_actor(self.run), error=first_line(error))
 
     def _explained(self, gone: int) -> int:

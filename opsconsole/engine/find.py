@@ -1,4 +1,4 @@
-"""Find by identifier: rows, runs and incidents, by indexed equality in every store that the account may see."""
+"""Search by identifier: rows, runs and incidents, by indexed columns, in every store that the account may see."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _hits(app: StoreAppConfig, store: Store, text: str, user: Any, found: Found)
 
 
 def _open_incident(identity: str, table: str, key: Any) -> Incident | None:
-    return incidents.about_row(identity, table, key).active().worst_first().first()
+    return incidents.incidents_of_row(identity, table, key).active().worst_first().first()
 
 
 def _value(field: Any, text: str) -> Any:

@@ -1,4 +1,4 @@
-"""What became of runs later: undone, or settled by another run of the same command."""
+"""The later history of runs: undone, or settled by another run of the same command."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Incidents: what is open of one cause in one store, from the first sign to the resolution.
+"""Incidents: all open findings of one cause in one store, from detection to resolution.
 
-Findings of checks and rows that wait for a repair become incidents here. A scan, a measurement and the end of every run
-bring them up to date. People own, acknowledge, snooze, ignore, comment and resolve them.
+The findings of checks and the rows that wait for a repair form incidents. Scans, measurements and the ends of runs
+update them. People own, acknowledge, snooze, ignore, comment on and resolve them.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _RANK = {priority: rank for rank, priority in enumerate(Priority.values)}
 
 
 class IncidentRefused(Exception):
-    """The verb is not possible. The message says what to do."""
+    """The action is not possible. The message states the reason and the remedy."""
 
 
 class Seen(NamedTuple):
-    """What is open of one cause now."""
+    """The open findings or rows of one cause, as they are now."""
 
     source: str  # the check or operation that describes the cause
     priority: str
@@ -60,7 +60,7 @@ class Seen(NamedTuple):
 
 
 def refresh(run: Run) -> None:
-    """Bring the incidents of a store's findings in line with the findings that are open now."""
+    """Update the incidents of a store from its open findings."""
     groups = (
         Finding.objects.filter(identity=run.identity, resolved_at=None)
         .order_by()
@@ -68,7 +68,7 @@ def refresh(run: Run) -> None:
         .annotate(count=Count("key", distinct=True), since=Min("found_at"), table=Min("table"), example=Min("pk"))
     )
     counted = {cls.problem.code for cls in registry.problem_operations().values() if cls.problem is not None}
-    groups = groups.exclude(cause__in=counted)  # `report` counts their rows
+    groups = groups.exclude(cause__in=counted)  # `save_count` handles them
     seen: dict[tuple[str, str], Seen] = {}
     examples: dict[tuple[str, str], int] = {}
     counts: dict[tuple[str, str, str], int] = {}
@@ -77,7 +77,7 @@ def refresh(run: Run) -> None:
         by_check = (*place, group["operation"])
         counts[by_check] = counts.get(by_check, 0) + group["count"]
         before = seen.get(place)
-        # Two checks may see the same problem: the larger count is the incident's.
+        # Two checks may report the same problem. The incident has the larger count.
         count = max(counts[by_check], before.size if before else 0)
         since = min(group["since"], before.since) if before else group["since"]
         source, priority = (before.source, before.priority) if before else (group["operation"], group["priority"])
@@ -85,12 +85,14 @@ def refresh(run: Run) -> None:
         examples.setdefault(place, group["example"])
     data = _data_of(list(examples.values()))
     seen = {place: one._replace(data=data.get(examples[place], {})) for place, one in seen.items()}
-    _settle(run.store, run.identity, seen, Incident.objects.filter(identity=run.identity, is_count=False), run)
+    _update_incidents(
+        run.store, run.identity, seen, Incident.objects.filter(identity=run.identity, is_count=False), run
+    )
     _link_findings(run.identity)
 
 
 def _data_of(pks: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Return finding → its data, of which the titles of incidents are made."""
+    """Return finding → its data, which the titles of incidents use."""
     found: dict[int, dict[str, Any]] = {}
     for start in range(0, len(pks), PORTION):
         found |= dict(Finding.objects.filter(pk__in=pks[start : start + PORTION]).values_list("pk", "data"))
@@ -98,7 +100,7 @@ def _data_of(pks: Sequence[int]) -> dict[int, dict[str, Any]]:
 
 
 def _link_findings(identity: str) -> None:
-    """Set the incident of the findings that do not have it yet."""
+    """Set the incident of the findings that have none."""
     own = Incident.objects.filter(
         identity=OuterRef("identity"), cause=OuterRef("cause"), subject=OuterRef("cause_subject")
     )
@@ -106,17 +108,17 @@ def _link_findings(identity: str) -> None:
     loose.update(incident=Subquery(own.values("pk")[:1]))
 
 
-def report(store: str, identity: str, cls: type[Operation], count: int, run: Run | None = None) -> None:
-    """Save how many rows wait for the repair `cls`: none resolves its incident."""
+def save_count(store: str, identity: str, cls: type[Operation], count: int, run: Run | None = None) -> None:
+    """Save the number of rows that wait for the repair `cls`. Zero resolves the incident."""
     cause = cls.problem
     if cause is None:
         raise TypeError(f"{cls.name} declares no problem.")
     seen = {(cause.code, ""): Seen(cls.name, cause.priority, count, timezone.now(), cls.model._meta.db_table)}
     mine = Incident.objects.filter(identity=identity, cause=cause.code, is_count=True)
-    _settle(store, identity, seen if count else {}, mine, run, is_count=True)
+    _update_incidents(store, identity, seen if count else {}, mine, run, is_count=True)
 
 
-def _settle(
+def _update_incidents(
     store: str,
     identity: str,
     seen: Mapping[tuple[str, str], Seen],
@@ -125,7 +127,7 @@ def _settle(
     *,
     is_count: bool = False,
 ) -> None:
-    """Create, update, resolve and reopen incidents so that they are what is seen now. `mine` are those concerned."""
+    """Create, update, resolve and reopen incidents to match `seen`. `mine` are the existing ones that it concerns."""
     now = timezone.now()
     new, changed = [], []
     with serialised("incidents"):
@@ -140,8 +142,8 @@ def _settle(
                 incident.is_count = is_count
                 incident.seen_at = now
                 new.append(incident)
-                _note(incident, "opened", now, one.size, run)
-            elif not _reopen_or_grow(incident, one, now, run) and _describes(incident, one):
+                _add_history(incident, "opened", now, one.size, run)
+            elif not _reopen_or_resize(incident, one, now, run) and _describes(incident, one):
                 continue
             else:
                 changed.append(incident)
@@ -151,7 +153,7 @@ def _settle(
             if place not in seen:
                 changed.append(incident)
                 incident.resolved_at, incident.resolved_run = now, run
-                _note(incident, "resolved", now, 0, run)
+                _add_history(incident, "resolved", now, 0, run)
         Incident.objects.bulk_create(new, batch_size=PORTION)
         Incident.objects.bulk_update(changed, _UPDATED, batch_size=PORTION)
         mine.filter(resolved_at=None).update(seen_at=now)
@@ -191,28 +193,28 @@ _UPDATED = (
 )
 
 
-def _reopen_or_grow(incident: Incident, seen: Seen, now: datetime, run: Run | None) -> bool:
+def _reopen_or_resize(incident: Incident, seen: Seen, now: datetime, run: Run | None) -> bool:
     """Note what has changed since the incident was seen last. Return False if nothing has."""
     if incident.resolved_at is not None:
         undone = run is not None and run.parent_id is not None and incident.resolved_run_id == run.parent_id
         incident.resolved_at = incident.resolved_run = None
         incident.previous_count = None
         if undone:
-            _note(incident, "reopened", now, seen.size, run)  # as if the undone run had not been
+            _add_history(incident, "reopened", now, seen.size, run)  # the undo restores the state before the run
             return True
         incident.opened_at = now
         incident.came_back += 1
         incident.acknowledged_at = incident.snoozed_until = incident.ignored_above = None
-        _note(incident, "came_back", now, seen.size, run)
+        _add_history(incident, "came_back", now, seen.size, run)
         return True
     if seen.size == incident.count:
         return False
     incident.previous_count = incident.count
-    _note(incident, "grew" if seen.size > incident.count else "shrank", now, seen.size, run)
+    _add_history(incident, "grew" if seen.size > incident.count else "shrank", now, seen.size, run)
     return True
 
 
-def _note(incident: Incident, what: str, at: datetime, count: int, run: Run | None) -> None:
+def _add_history(incident: Incident, what: str, at: datetime, count: int, run: Run | None) -> None:
     entry = {"at": at.isoformat(), "event": what, "count": count, "run": run.pk if run is not None else None}
     incident.history = [*incident.history, entry][-KEPT_HISTORY:]
 
@@ -221,7 +223,7 @@ def _note(incident: Incident, what: str, at: datetime, count: int, run: Run | No
 
 
 def recheck(run: Run, operation: Operation) -> None:
-    """Measure the findings and figures again that a run may have changed."""
+    """Update the findings and counts that a run may have changed."""
     if run.attached_path:
         return
     if isinstance(operation, Check):
@@ -238,11 +240,11 @@ def recheck(run: Run, operation: Operation) -> None:
         refresh(run)
     for counting in registry.problem_operations().values():
         if counting.store_alias == run.store and _reads(counting, operation.store, written):
-            report(run.store, run.identity, counting, counting(operation.store).queryset().count(), run)
+            save_count(run.store, run.identity, counting, counting(operation.store).queryset().count(), run)
 
 
 def _checks_of(run: Run) -> list[type[Check]]:
-    """Return the checks that have scanned this store before: an unchecked store stays unchecked."""
+    """Return the checks that have scanned this store before. A run does not start other checks."""
     names = set(Finding.objects.filter(identity=run.identity).order_by().values_list("operation", flat=True).distinct())
     found = (registry.operations().get(name) for name in sorted(names))
     return [cls for cls in found if cls is not None and issubclass(cls, Check)]
@@ -272,7 +274,7 @@ def _written_rows(run: Run) -> dict[str, list[Key]] | None:
 
 
 def _recheck(run: Run, check: Check, written: Mapping[str, Sequence[Key]] | None) -> None:
-    """Run a check again: for the subjects of the written rows where it can name them, else for the whole store."""
+    """Repeat a check for the subjects of the written rows; for the whole store if it cannot name the subjects."""
     subjects = check.subjects_of(written) if written is not None else None
     check.chosen = subjects
     for rule in check.item_names():
@@ -283,13 +285,13 @@ def _recheck(run: Run, check: Check, written: Mapping[str, Sequence[Key]] | None
 
 
 def cause_of(incident: Incident) -> Cause | None:
-    """Return the declared cause, or None if its code is gone."""
+    """Return the declared cause, or None if no operation declares it any more."""
     cls = registry.operations().get(incident.source)
     return None if cls is None else cls.cause_called(incident.cause)
 
 
 def title_of(incident: Incident) -> str:
-    """Return what is wrong with what, in words."""
+    """Return the title of an incident, in the current language."""
     cause = cause_of(incident)
     if cause is None:
         return incident.cause.replace("_", " ")
@@ -297,18 +299,18 @@ def title_of(incident: Incident) -> str:
     values["subject"] = incident.subject
     try:
         return str(cause.title % values)
-    except (KeyError, TypeError, ValueError):  # found by an older version, without this value
+    except (KeyError, TypeError, ValueError):  # an older version saved the data without this value
         return incident.cause.replace("_", " ")
 
 
-def about_row(identity: str, table: str, key: Any) -> IncidentQuerySet:
+def incidents_of_row(identity: str, table: str, key: Any) -> IncidentQuerySet:
     """Return the incidents with a finding about this row, newest first."""
     found = Finding.objects.filter(identity=identity, table=table, key=str(key))
     return Incident.objects.filter(pk__in=found.exclude(incident=None).values("incident")).order_by("-pk")
 
 
-def about_the_same(incident: Incident) -> list[Incident]:
-    """Return the other open incidents about the same row, worst first."""
+def others_of_same_row(incident: Incident) -> list[Incident]:
+    """Return the other open incidents of the same row, worst first."""
     if not incident.subject:
         return []
     same = Incident.objects.filter(identity=incident.identity, table=incident.table, subject=incident.subject)
@@ -316,7 +318,7 @@ def about_the_same(incident: Incident) -> list[Incident]:
 
 
 def timeline(incident: Incident) -> list[dict[str, Any]]:
-    """Return everything that happened, oldest first: changes, verbs of people, runs."""
+    """Return the events of an incident, oldest first: changes of its count, actions of people, runs."""
     entries: list[dict[str, Any]] = [
         {"at": datetime.fromisoformat(one["at"]), "event": one["event"], "count": one["count"], "run": one["run"]}
         for one in incident.history
@@ -330,7 +332,7 @@ def timeline(incident: Incident) -> list[dict[str, Any]]:
     return sorted(entries, key=lambda entry: entry["at"])
 
 
-# --- verbs of people -------------------------------------------------------------------------------------------
+# --- actions of people -------------------------------------------------------------------------------------------
 
 
 def get(pk: int) -> Incident:
@@ -342,12 +344,12 @@ def get(pk: int) -> Incident:
 
 
 def assign(incident: Incident, actor: Actor, owner: User | None) -> None:
-    """Give the incident an owner, or take the owner away."""
+    """Set or remove the owner."""
     _save(incident, actor, "assigned", owner=owner, detail={"owner": owner.get_username() if owner else ""})
 
 
 def acknowledge(incident: Incident, actor: Actor) -> None:
-    """Mark that somebody works on it. An incident without an owner gets the account as its owner."""
+    """Record that the account works on the incident. Without an owner, the account becomes the owner."""
     _require_open(incident)
     owner = incident.owner or actor.user
     _save(
@@ -366,7 +368,10 @@ def snooze(incident: Incident, actor: Actor, until: datetime) -> None:
     _require_open(incident)
     now = timezone.now()
     if not now < until <= now + MAX_SNOOZE:
-        raise IncidentRefused(_("A snooze ends between now and %(days)d days from now.") % {"days": MAX_SNOOZE.days})
+        raise IncidentRefused(
+            _("The end of the snooze is out of range. Choose a time within the next %(days)d days.")
+            % {"days": MAX_SNOOZE.days}
+        )
     _save(
         incident,
         actor,
@@ -381,7 +386,7 @@ def ignore(incident: Incident, actor: Actor, percent: int) -> None:
     """Hide the incident until it has grown by `percent`."""
     _require_open(incident)
     if not 1 <= percent <= 10_000:
-        raise IncidentRefused(_("The growth is a percentage from 1 to 10000."))
+        raise IncidentRefused(_("%(value)s is out of range. Enter a percentage from 1 to 10000.") % {"value": percent})
     limit = incident.count + incident.count * percent // 100
     _save(incident, actor, "ignored", ignored_above=limit, snoozed_until=None, detail={"until_grows": percent})
 
@@ -389,7 +394,7 @@ def ignore(incident: Incident, actor: Actor, percent: int) -> None:
 def comment(incident: Incident, actor: Actor, text: str) -> None:
     """Add a comment to the timeline."""
     if not text.strip():
-        raise IncidentRefused(_("The comment is empty."))
+        raise IncidentRefused(_("The comment is empty. Enter a text."))
     _save(incident, actor, "commented", detail={"text": text.strip()[:MAX_COMMENT]})
 
 
@@ -400,28 +405,30 @@ def link(incident: Incident, actor: Actor, url: str) -> None:
         try:
             URLValidator(schemes=("http", "https"))(url)
         except ValidationError:
-            raise IncidentRefused(_("%(url)s is not a web address. It starts with https://.") % {"url": url}) from None
+            raise IncidentRefused(
+                _("%(url)s is not a web address. Enter one that starts with https://.") % {"url": url}
+            ) from None
     _save(incident, actor, "linked", link=url[:500], detail={"link": url[:500]})
 
 
 def resolve(incident: Incident, actor: Actor) -> None:
-    """Mark it as resolved by hand. The next scan that still sees it brings it back."""
+    """Resolve the incident manually. The next scan that still finds the problem reopens it."""
     _require_open(incident)
     now = timezone.now()
-    _note(incident, "resolved_by_hand", now, incident.count, None)
+    _add_history(incident, "resolved_by_hand", now, incident.count, None)
     _save(incident, actor, "resolved", resolved_at=now, resolved_run=None, history=incident.history)
 
 
 def reopen(incident: Incident, actor: Actor) -> None:
-    """Take an acknowledgement, a snooze, an ignore or a resolution by hand back."""
+    """Revert an acknowledgement, a snooze, an ignore or a manual resolution."""
     if incident.resolved_at is not None and incident.resolved_run_id is not None:
-        raise IncidentRefused(_("A scan resolved this incident. It comes back when a scan sees it again."))
+        raise IncidentRefused(_("A scan resolved this incident. It reopens when a scan finds the problem again."))
     _save(incident, actor, "reopened", resolved_at=None, acknowledged_at=None, snoozed_until=None, ignored_above=None)
 
 
 def _require_open(incident: Incident) -> None:
     if incident.resolved_at is not None:
-        raise IncidentRefused(_("Incident %(number)d is resolved.") % {"number": incident.pk})
+        raise IncidentRefused(_("Incident %(number)d is already resolved. Reopen it first.") % {"number": incident.pk})
 
 
 def _save(incident: Incident, actor: Actor, verb: str, *, detail: Mapping[str, Any] = {}, **fields: Any) -> None:
@@ -437,7 +444,7 @@ def _save(incident: Incident, actor: Actor, verb: str, *, detail: Mapping[str, A
 
 
 def newest_scan(identities: Collection[str]) -> dict[str, datetime]:
-    """Return identity → when a check of it last ended."""
+    """Return identity → the end of its newest scan."""
     names = [name for name, cls in registry.operations().items() if issubclass(cls, Check)]
     scans = Run.objects.filter(operation__in=names, identity__in=identities, finished_at__isnull=False).order_by()
     return dict(scans.values_list("identity").annotate(newest=Max("finished_at")))

@@ -87,7 +87,7 @@ VERB_LABELS = {
     **{status.value: status.label for status in Status if status not in {Status.PLANNED, Status.QUEUED}},
 }
 
-# What happened to an incident.
+# Events of an incident.
 INCIDENT_LABELS = {
     "opened": _("found"),
     "grew": _("grew"),

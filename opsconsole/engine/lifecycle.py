@@ -63,7 +63,7 @@ def needs_approval(operation: Operation) -> bool:
 
 
 def asks_more(operation: Operation) -> bool:
-    """Return whether a confirmation asks for more than a click."""
+    """Return whether a confirmation requires more than a click."""
     asked = needs_typing(operation) or needs_approval(operation) or operation.requires_note or operation.superusers_only
     return asked or bool(checklist.missing(operation, ()) or checklist.blocking_reason(operation))
 
@@ -299,7 +299,7 @@ def refusal_to_approve(run: Run, actor: Actor) -> str:
             "You last changed the schedule of run %(run)d. It needs another account as its second approver."
         ): run.changed_by_id == account.pk,
     }
-    return next((sentence % values for sentence, is_theirs in parts.items() if is_theirs), "")
+    return next((sentence % values for sentence, applies in parts.items() if applies), "")
 
 
 def awaiting(actor: Actor) -> list[Run]:
@@ -320,8 +320,10 @@ def require_transition(run: Run, status: Status) -> None:
 def move(run: Run, status: Status, **fields: Any) -> None:
     """Change the status if no other process has changed it. Raises RunRefused."""
     require_transition(run, status)
-    met = Run.objects.filter(pk=run.pk, status=run.status, generation=run.generation).update(status=status, **fields)
-    if not met:
+    updated = Run.objects.filter(pk=run.pk, status=run.status, generation=run.generation).update(
+        status=status, **fields
+    )
+    if not updated:
         raise RunRefused(_("Run %(run)d has just changed. Reload it and try again.") % {"run": run.pk})
     run.status = status
     for name, value in fields.items():
@@ -333,13 +335,13 @@ def move(run: Run, status: Status, **fields: Any) -> None:
 
 def pause(run: Run, actor: Actor) -> None:
     """Request a pause after the current batch. A run without a worker pauses at once."""
-    _ask(run, actor, Request.PAUSE, Status.PAUSED, Request.PAUSE.value)
+    _request(run, actor, Request.PAUSE, Status.PAUSED, Request.PAUSE.value)
 
 
 def cancel(run: Run, actor: Actor) -> None:
     """Discard a plan, or request cancellation after the current batch. Changed rows can be undone."""
     verb = "discarded" if run.status == Status.PLANNED else Request.CANCEL.value
-    _ask(run, actor, Request.CANCEL, Status.CANCELLED, verb)
+    _request(run, actor, Request.CANCEL, Status.CANCELLED, verb)
 
 
 def replace(run: Run, new: Run, actor: Actor) -> None:
@@ -351,7 +353,7 @@ def replace(run: Run, new: Run, actor: Actor) -> None:
         record(run, "replaced", actor, plan=new.pk)
 
 
-def _ask(run: Run, actor: Actor, request: Request, status: Status, verb: str) -> None:
+def _request(run: Run, actor: Actor, request: Request, status: Status, verb: str) -> None:
     with transaction.atomic():
         if run.status == Status.RUNNING and run.worker and not is_stale(run):
             Run.objects.filter(pk=run.pk, status=Status.RUNNING).update(request=request)

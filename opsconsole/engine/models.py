@@ -294,7 +294,7 @@ class GivenRows(models.Model):
 
 
 class Batch(models.Model):
-    """One transaction of a run, with its before-image.
+    """A transaction of a run, with its before-image.
 
     It is saved durably as `prepared` before the store commits, and marked `committed` afterwards. After a crash, the
     rows of the store are compared to find out which it is.
@@ -516,7 +516,7 @@ class AppendOnly(models.QuerySet["Event"]):
 
 
 class Event(models.Model):
-    """One entry of the audit log. Entries are appended and never changed."""
+    """An entry of the audit log. Entries are appended and never changed."""
 
     run = models.ForeignKey(Run, models.PROTECT, null=True, related_name="events")
     incident = models.ForeignKey(Incident, models.PROTECT, null=True, related_name="events")

@@ -32,7 +32,7 @@ LONG_CLUSTER = "long"
 
 
 class Risk(models.TextChoices):
-    """What an operation can damage, least first. It determines what is asked before a run."""
+    """The damage that an operation can do, least first. It determines the confirmation that a run needs."""
 
     READ = "read", _("read-only")
     REPRODUCE = "reproduce", _("reproducible")
@@ -43,14 +43,14 @@ class Risk(models.TextChoices):
 
 
 class Priority(models.TextChoices):
-    """How soon a problem should be handled, most urgent first."""
+    """The urgency of a problem, most urgent first."""
 
     IMMEDIATE = "immediate", _("immediate")
     PLANNED = "planned", pgettext_lazy("priority", "planned")
     PERIODIC = "periodic", _("periodic")
 
 
-def _one_run() -> Iterable[Mapping[str, Any]]:
+def _without_params() -> Iterable[Mapping[str, Any]]:
     return [{}]
 
 
@@ -58,17 +58,17 @@ class Schedule(NamedTuple):
     """A cron rule, off until a user turns it on. `params` returns the parameters of each run that it starts."""
 
     cron: str
-    params: Callable[[], Iterable[Mapping[str, Any]]] = _one_run
+    params: Callable[[], Iterable[Mapping[str, Any]]] = _without_params
 
 
 class Declaration:
-    """What an author declares. Everything has a default except the first six attributes and `process`."""
+    """The part of an operation that its author writes. Only the first six attributes and `process` have no default."""
 
     # --- required -----------------------------------------------------------------------------------------
 
     # An imperative verb and its object, in one line.
     title: ClassVar[Any]
-    # What the operation changes, and what it leaves unchanged.
+    # The effect of the operation, and what it leaves unchanged.
     description: ClassVar[Any]
     # The alias of the store. Without it, the parameter `store` names the store.
     store_alias: ClassVar[str]
@@ -138,25 +138,25 @@ class Declaration:
     # A Django form. Each field is a field of the plan page and a flag of the command.
     Params: type[forms.Form] = forms.Form
     schedule: ClassVar[Schedule | None] = None
-    # If set, the rows in scope are an incident.
+    # If set, the rows in scope form an incident with this cause.
     problem: ClassVar[Cause | None] = None
     # The text of the button that starts the run. Placeholders: `count`, `store`; `number` chooses the plural form.
     action_label: Any = ngettext_lazy("Change %(count)s row", "Change %(count)s rows", "number")
-    # What a run has done, with the same placeholders: "12 audits filled".
+    # The result of a run, with the same placeholders: "12 audits filled".
     done_label: Any = None
-    # False: no before-images are kept. The operation must be idempotent.
+    # If False, a run keeps no before-images, and the operation must be idempotent.
     undoable: bool = True
-    # Set: a fixed size, which --batch-size does not change.
+    # If set, the fixed batch size. `--batch-size` is refused.
     batch_size: int | None = None
-    # Accept selected rows that are not in scope. The plan shows the outcome of each.
+    # If True, users can select rows that are not in scope. The plan shows the outcome of each.
     allow_out_of_scope: ClassVar[bool] = False
     # Names that a run locks in addition to the tables of `writes`.
     locks: ClassVar[tuple[str, ...]] = ()
-    # A run of selected rows locks only these rows instead of the tables.
+    # If True, a run of selected rows locks only these rows instead of the tables.
     locks_rows: ClassVar[bool] = False
-    # False: the operation writes elsewhere, so the store may be read-only.
+    # If False, the operation writes elsewhere, and the store may be read-only.
     writes_store: ClassVar[bool] = True
-    # The operation makes a backup before it writes, so none is required.
+    # If True, the operation makes a backup itself, and no other backup is required.
     creates_backup: bool = False
     # LONG_CLUSTER if one row can take longer than a few minutes.
     cluster: ClassVar[str] = ""
@@ -167,7 +167,7 @@ class Declaration:
         return False
 
     def check_prerequisites(self) -> None:
-        """Raise PlanRefused if the operation cannot work here. Called before anything is counted."""
+        """Raise PlanRefused if the operation cannot work on this store. The planner calls it before it counts rows."""
 
     def plan_notes(self, total: int) -> list[str]:
         """Return sentences for the plan of `total` rows."""
@@ -283,7 +283,7 @@ def _refuse_unknown_names(cls: type[Operation]) -> None:
             hint = f" Did you mean `{close[0]}`?" if close else ""
             raise TypeError(
                 f"{cls.__name__} declares `{name}`, which no operation has.{hint} "
-                "Start the names of its own methods and attributes with an underscore."
+                "Start the names of your own methods and attributes with an underscore."
             )
 
 
@@ -332,7 +332,7 @@ class NamedItemsMixin(Operation):
 
 
 class Action(Operation):
-    """An operation that performs a step per row instead of row changes: set-based SQL, a file, a call outside.
+    """An operation that performs a step per row instead of row changes: set-based SQL, a file, an external call.
 
     If a worker dies, another one repeats the step, so `perform` must be idempotent.
     """

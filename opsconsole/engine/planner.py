@@ -52,7 +52,7 @@ class Outcomes:
     reasons: dict[str, dict[str, int]] = field(default_factory=lambda: {name: {} for name in OUTCOMES})
     unchanged: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # skipped, invalid → reason → labels
     errors: list[tuple[Key, str, Exception]] = field(default_factory=list)  # key, label, what `process` raised
-    amount: int = 0  # of all changes, in the figure of the operation's button
+    amount: int = 0  # of all changes, as the button of the operation counts them
 
     def count(self, outcome: str) -> int:
         return sum(self.reasons[outcome].values())
@@ -62,7 +62,7 @@ class Outcomes:
 
 
 def process(operation: Operation, row: Any) -> Outcome:
-    """Return what `Operation.process` decides. A change that names no table is one of `model`."""
+    """Return the outcome of a row. A change without a table is a change of `model`."""
     outcome = operation.process(row)
     if isinstance(outcome, Change | Delete):
         table = operation.model._meta.db_table
@@ -71,7 +71,7 @@ def process(operation: Operation, row: Any) -> Outcome:
 
 
 def pins_rows(operation: Operation) -> bool:
-    """Return whether the plan keeps what it showed of each row, so that a run changes exactly these rows."""
+    """Return whether the plan stores a digest of each row, so that a run changes exactly these rows."""
     return operation.effective_risk() in {Risk.DELETE, Risk.EXTERNAL}
 
 
@@ -188,13 +188,13 @@ class Plan:
     sample: list[dict[str, Any]] = field(default_factory=list)
     batches: int = 0
     seconds: float = 0.0
-    cursor: Key | None = None  # counted up to here
+    cursor: Key | None = None  # the last counted row
     counted: bool = False
     rows_digest: str = ""  # of the pinned rows and their outcomes
     rows: dict[str, int] = field(default_factory=dict)  # table → rows that would be written
     pinned: list[tuple[Key, str]] = field(default_factory=list)  # key and digest of the outcome of each row
     notes: list[str] = field(default_factory=list)  # sentences about side effects of the store
-    restorable: bool = True  # rows that it deletes can be inserted again
+    restorable: bool = True  # an undo can insert the deleted rows again
 
     @property
     def total(self) -> int:
@@ -229,7 +229,7 @@ def selected_rows(operation: Operation, selection: Selection) -> QuerySet[Any]:
 
 
 def restrict(rows: QuerySet[Any], operation: Operation, selection: Selection) -> QuerySet[Any]:
-    """Return the selected rows of `rows`, and tell the operation about the selection."""
+    """Return the selected rows of `rows`, and store the selection in the operation."""
     operation.selection = selection
     if selection.keys is not None:
         return operation.select(rows, selection.keys)
@@ -368,7 +368,7 @@ def drifted_rows(planned: Plan, pinned: Mapping[Key, str]) -> list[Key]:
 def _digest_now(operation: Operation, row: Any) -> str:
     try:
         return "" if isinstance(row, Unreadable) else digest_of(process(operation, row), row)
-    except Exception:  # noqa: BLE001  # it would fail, and is counted so
+    except Exception:  # noqa: BLE001  # the row fails, as it did in the plan
         return ""
 
 

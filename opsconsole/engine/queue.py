@@ -154,11 +154,11 @@ def run_slice(run_id: int, generation: int) -> str:
         except RunRefused as reason:
             return str(reason)
         except (StoreUnavailable, DatabaseError, InterfaceError) as error:
-            return _not_now(run, error)
+            return _wait_or_fail(run, error)
         try:
             worker = Executor(run)
         except (RunRefused, PlanRefused, UnknownOperation, StoreUnavailable, DatabaseError, InterfaceError) as error:
-            return _not_now(run, error)
+            return _wait_or_fail(run, error)
         deadline = time.monotonic() + SLICE_SECONDS
         patience = 0.0 if run.waits else PATIENCE_SECONDS
         try:
@@ -171,11 +171,11 @@ def run_slice(run_id: int, generation: int) -> str:
     return run.status
 
 
-def _not_now(run: Run, error: Exception) -> str:
-    """Let a run that could not start its slice wait if the error is temporary; fail it otherwise."""
-    trouble = _trouble(error)
-    if trouble is not None:
-        return _release_worker(run, trouble_code(trouble), why_it_waits(Store(run.store, run.store), trouble))
+def _wait_or_fail(run: Run, error: Exception) -> str:
+    """Let a run that could not start its slice wait after a temporary error. After any other error, fail it."""
+    temporary = _temporary_error(error)
+    if temporary is not None:
+        return _release_worker(run, trouble_code(temporary), why_it_waits(Store(run.store, run.store), temporary))
     workers.fail_run(run, first_line(error))
     return run.status
 
@@ -186,11 +186,11 @@ def _release_worker(run: Run, code: str, reason: str) -> str:
     return reason
 
 
-def _trouble(error: Exception) -> Exception | None:
+def _temporary_error(error: Exception) -> Exception | None:
     """Return the database error if it is temporary, else None."""
     cause = error.error if isinstance(error, StoreUnavailable) else error
-    is_one = isinstance(cause, DatabaseError | InterfaceError) and classify(cause) == ErrorKind.TRANSIENT
-    return cause if is_one else None
+    is_temporary = isinstance(cause, DatabaseError | InterfaceError) and classify(cause) == ErrorKind.TRANSIENT
+    return cause if is_temporary else None
 
 
 def count_plan(run_id: int, generation: int) -> str:
@@ -198,7 +198,7 @@ def count_plan(run_id: int, generation: int) -> str:
     try:
         return _count_slice(run_id, generation)
     except (StoreUnavailable, DatabaseError, InterfaceError) as error:
-        if _trouble(error) is None:
+        if _temporary_error(error) is None:
             raise
         _send(count_plan, run_id, generation, seconds=workers.WAIT_SECONDS[-1])
         return first_line(error)
@@ -215,10 +215,10 @@ def _count_slice(run_id: int, generation: int) -> str:
         stored_plans.store_plan(run, planned)
         with transaction.atomic():
             mine = Run.objects.filter(pk=run_id, status=Status.PLANNED, generation=generation)
-            met = bool(mine.update(plan=run.plan, digest=run.digest))
-            if met:
+            updated = bool(mine.update(plan=run.plan, digest=run.digest))
+            if updated:
                 stored_plans.keep_pinned(run, planned)
-        return met
+        return updated
 
     shown = time.monotonic()
 
@@ -269,7 +269,7 @@ def _plan_scheduled(cls: type[Operation], params: dict[str, Any], due: str, *, l
         planned = planner.plan(planner.operation_on(cls, store, params))
     except (StoreUnavailable, DatabaseError) as error:
         reason = str(store.unusable(error) if isinstance(error, DatabaseError) else error)
-        if _trouble(error) is not None and not last:
+        if _temporary_error(error) is not None and not last:
             raise _TryAgain(reason) from error
         audit_log.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=reason)
         return reason
@@ -293,8 +293,9 @@ def _plan_scheduled(cls: type[Operation], params: dict[str, Any], due: str, *, l
 
 
 def heartbeat(cluster: str = "") -> None:
-    """Run every minute: record that a worker lives, queue runs that lost their worker or message, report overdue
-    schedules, deliver alerts, prune old results.
+    """Do the work of every minute, and record that a worker of this cluster lives.
+
+    Queue runs that lost their worker or message, report overdue schedules, deliver alerts, and prune old results.
     """
     Heartbeat.objects.update_or_create(
         host=heartbeat_name(socket.gethostname(), cluster), defaults={"at": timezone.now()}

@@ -1,4 +1,4 @@
-"""The repairs of an incident: which one is possible now, and what it would do to exactly the incident's rows."""
+"""The repairs of an incident, with a preview of their effect on exactly the rows of the incident."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ MAX_KEYS = 10_000  # an incident with more rows is repaired by its whole scope
 
 
 class Repair(NamedTuple):
-    """A repair of an incident, assessed now."""
+    """A repair of an incident, assessed on the current rows."""
 
     operation: type[Operation]
     label: str  # a verb and the figure: "Sync 27 concepts"
-    refusal: str  # why it is not possible; empty if it is
-    rows: int  # rows that it would change or delete, among those that were judged
+    refusal: str  # why it is not possible; empty if it is possible
+    rows: int  # processed rows that it would change or delete
     deleted: int
-    is_complete: bool  # every row of the incident was judged
+    is_complete: bool  # every row of the incident was processed
     sample: Sequence[dict[str, Any]] = ()  # before and after
-    digest: str = ""  # of the judged outcomes: what the page has shown
-    waits: bool = False  # the platform still works on the rows: nothing is recommended until it has ended
+    digest: str = ""  # of the outcomes that the page shows
+    waits: bool = False  # the platform still works on the rows, so nothing is recommended yet
 
     @property
     def possible(self) -> bool:
@@ -52,7 +52,7 @@ class Repair(NamedTuple):
 
 
 def selection_for(incident: Incident, cls: type[Operation]) -> Selection:
-    """Return the selection of exactly the incident's rows, as `cls` names them."""
+    """Return the selection of exactly the rows of the incident, by the keys of `cls.model`."""
     if incident.is_count:
         return Selection()
     pk = cls.model._meta.pk
@@ -74,12 +74,12 @@ def operation_for(incident: Incident, cls: type[Operation]) -> Operation:
     values = {"store": incident.store} if "store" in cls.Params.base_fields else {}
     store = Store(incident.store, incident.store)
     if store.identity() != incident.identity:
-        raise PlanRefused(_("The incident is about another database than the one that is configured now."))
+        raise PlanRefused(_("The incident belongs to another database. Check the address of the store."))
     return planner.operation_on(cls, store, registry.clean(cls, values))
 
 
 def repairs_of(incident: Incident) -> list[Repair]:
-    """Return the declared repairs, the least destructive first, each assessed."""
+    """Return the assessed repairs, the least destructive first."""
     cause = incidents.cause_of(incident)
     names = cause.repairs if cause is not None else ()
     known = registry.operations()
@@ -99,7 +99,7 @@ def assess(incident: Incident, cls: type[Operation]) -> Repair:
         operation = operation_for(incident, cls)
         selection = selection_for(incident, cls)
         if selection.keys is not None and not selection.keys:
-            raise PlanRefused(_("It does not work on the rows of this incident."))
+            raise PlanRefused(_("The operation does not work on the rows of this incident."))
         operation.check_prerequisites()
         operation.store.require({model: tuple(columns) for model, columns in required_columns(operation).items()})
         if targets := operation.targets():
@@ -126,7 +126,7 @@ def _assessed(
     deleted = sum(len(write.rows) for write in found.writes if all(new is None for _key, _old, new in write.rows))
     count = found.amount if is_complete else max(incident.count, found.amount)
     outcomes = [[write.table, write.columns, write.rows] for write in found.writes]
-    told = orjson.dumps([cls.name, outcomes, found.reasons], default=str, option=orjson.OPT_SORT_KEYS)
+    shown = orjson.dumps([cls.name, outcomes, found.reasons], default=str, option=orjson.OPT_SORT_KEYS)
     return Repair(
         cls,
         action_label(operation, count),
@@ -135,14 +135,14 @@ def _assessed(
         deleted,
         is_complete=is_complete,
         sample=[entry for entry in sampler.sample() if entry["outcome"] == "changed"],
-        digest=hashlib.sha256(told).hexdigest() if is_complete else "",
+        digest=hashlib.sha256(shown).hexdigest() if is_complete else "",
     )
 
 
 def _refusal(operation: Operation, rows: list[Any], found: Outcomes) -> str:
-    """Return why none of the rows would be changed."""
+    """Return the reason why no row would change."""
     if not rows:
-        return _("No row of this incident is in its scope.")
+        return _("No row of this incident is in the scope of the operation.")
     reasons = [
         (count, outcome, reason)
         for outcome in ("skipped", "invalid", "failed")

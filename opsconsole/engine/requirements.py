@@ -1,4 +1,4 @@
-"""What an operation needs of its store: tables and columns."""
+"""The tables and columns that an operation needs."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def get_run(number: int) -> Run:
     """Return the run with this number. Raises RunRefused."""
     run = Run.objects.filter(pk=number).first()
     if run is None:
-        raise RunRefused(_("There is no run %(run)d. List the runs with `runs list`.") % {"run": number})
+        raise RunRefused(_("Run %(run)d does not exist. List the runs with `runs list`.") % {"run": number})
     return run
 
 

@@ -35,7 +35,7 @@ MAX_ATTEMPTS = 5  # workers lost in a row without one batch
 def claim(run: Run, *, generation: int | None = None) -> Run:
     """Claim a run for this process. Raises RunRefused if another worker has it.
 
-    `generation` is that of the queue message: an outdated message claims nothing.
+    `generation` is the one in the queue message. An outdated message claims nothing.
     """
     if generation is not None and generation != run.generation:
         raise RunRefused(_("Another worker has taken over run %(run)d.") % {"run": run.pk})
@@ -48,7 +48,7 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
     died = run.status == Status.RUNNING and not handed_over
     if run.status == Status.QUEUED and run.started_at is None:
         begin(run)
-    met = Run.objects.filter(pk=run.pk, generation=run.generation, status=run.status).update(
+    updated = Run.objects.filter(pk=run.pk, generation=run.generation, status=run.status).update(
         status=Status.RUNNING,
         generation=run.generation + 1,
         worker=this_worker(),
@@ -57,7 +57,7 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
         started_at=run.started_at or timezone.now(),
         request=Request.NONE if run.status in RESUMABLE else run.request,
     )
-    if not met:
+    if not updated:
         raise RunRefused(_("Another worker has taken over run %(run)d.") % {"run": run.pk})
     run.refresh_from_db()
     return run

@@ -107,5 +107,5 @@ def measure(store: Store) -> int:
     for figure in measured:
         cls = registry.operations().get(figure.name.removeprefix(PROBLEM)) if figure.name.startswith(PROBLEM) else None
         if cls is not None and figure.value is not None:
-            incidents.report(store.name, store.identity(), cls, figure.value)
+            incidents.save_count(store.name, store.identity(), cls, figure.value)
     return len(measured)

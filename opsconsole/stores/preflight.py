@@ -1,6 +1,6 @@
 """Refuse a store before the first write if a run could not be exact there.
 
-The database's catalogue is read and each statement is compiled. A refusal names the cause and the remedy.
+It reads the catalog and lets the database compile each statement. A refusal names the cause and the remedy.
 Generated and identity columns, triggers, composite keys and keys of any type are handled, not refused.
 """
 

@@ -117,7 +117,7 @@ class Store:
 
     @property
     def managed(self) -> bool:
-        """Whether the console creates the tables."""
+        """True if the console creates the tables."""
         return self.alias == self.name and self.name not in settings.ATTACHED_STORES
 
     @property
@@ -454,7 +454,7 @@ def all_stores() -> Iterator[Store]:
 
 
 def failed_store() -> Store | None:
-    """Return the store whose connection in this thread has had an error, None if no store's has."""
+    """Return the store whose connection in this thread had an error, or None."""
     for connection in connections.all(initialized_only=True):
         if connection.alias != DEFAULT and connection.errors_occurred:
             return Store(connection.alias, connection.alias.partition("-")[0])  # see `attach_file`

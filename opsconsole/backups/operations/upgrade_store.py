@@ -121,7 +121,7 @@ class UpgradeStore(NamedItemsMixin, Action):
             if self.store.vendor == "sqlite":
                 self._execute(indexes)
         if self.store.vendor == "postgresql":
-            self._make_concurrently(indexes)
+            self._create_concurrently(indexes)
         return Done()
 
     def _execute(self, additions: Iterable[schema.Missing]) -> None:
@@ -129,15 +129,15 @@ class UpgradeStore(NamedItemsMixin, Action):
             for one in additions:
                 cursor.execute(one.statement)
 
-    def _make_concurrently(self, indexes: Iterable[schema.Missing]) -> None:
+    def _create_concurrently(self, indexes: Iterable[schema.Missing]) -> None:
         """Create indexes without blocking the writers of the platform."""
         with self.store.connection.cursor() as cursor:
             for one in indexes:
                 cursor.execute(re.sub(r"^(CREATE (?:UNIQUE )?INDEX) ", r"\1 CONCURRENTLY ", one.statement))
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
-        lacking = [one.name for one in self._to_add()]
-        return [gettext("Still missing: %(names)s.") % {"names": ", ".join(lacking)}] if lacking else []
+        missing = [one.name for one in self._to_add()]
+        return [gettext("Still missing: %(names)s.") % {"names": ", ".join(missing)}] if missing else []
 
     @classmethod
     def result_details(cls, run_id: int) -> dict[str, Any]:

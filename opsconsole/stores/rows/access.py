@@ -151,10 +151,10 @@ def _require_met(store: Store, change: Write, met: int, since: int | None) -> No
     fired = any(one.before for one in store.triggers(change.table, change.kind.upper()))
     unmet: dict[RowKey, Exception | None] = {}
     refused: dict[RowKey, Exception] = {}
-    as_asked = [key for key, _old, new in change.rows if found.get(key) == store.normalize(new)]
+    as_requested = [key for key, _old, new in change.rows if found.get(key) == store.normalize(new)]
     # If more rows hold the new values than were written, another client wrote some of them. If the caller has locked
     # the rows, a cascade or a trigger of this transaction wrote them.
-    ours = set(as_asked) if fired or since is None or len(as_asked) == met else set()
+    ours = set(as_requested) if fired or since is None or len(as_requested) == met else set()
     for key, old, _new in change.rows:
         now = found.get(key)
         if key in ours:
