@@ -1,4 +1,4 @@
-"""What all tests share: an environment of their own, PostgreSQL, Chromium, and the rule of CI."""
+"""Fixtures of all tests: environment, PostgreSQL, Chromium, accounts, and the rule for skipped tests in CI."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IN_CI = os.environ.get("CI") == "true"
 
 
 def _session() -> Path:
-    """The folder of this test session; the process that makes it removes it when it ends."""
+    """Return the directory of this test session. The process that creates it removes it at its end."""
     if WORKER:
         return Path(os.environ["OPSCONSOLE_TEST_SESSION"])
     remove_abandoned("opsconsole-tests-")
@@ -40,14 +40,14 @@ def _session() -> Path:
     folder.chmod(0o711)  # PostgreSQL runs as another user when the tests run as root
     os.environ["OPSCONSOLE_TEST_SESSION"] = str(folder)
     held = hold(folder / "alive")
-    # Called in the reverse order.
+    # These run in reverse order.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(release, held)
     return folder
 
 
 def _environment() -> None:
-    """Neither the caller's variables nor a `.env` file reach the tests: they may name real databases."""
+    """Keep the variables of the caller and `.env` from the tests, because they may name real databases."""
     for name in list(os.environ):
         if name.endswith(("DATABASE_URL", "DATABASE_PASSWORD", "_ATTACHED", "CACHE_URL", "_TOKEN")) or name.startswith(
             ("OPSCONSOLE_WORKERS", "HELIX_", "ROADMAPS_", "RUN_", "BACKUP_", "TASK_RECOVERY_", "ALERT_")
@@ -77,7 +77,7 @@ import django  # noqa: E402 - its settings are read from the environment that wa
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "opsconsole.settings"
 django.setup()
-del os.environ["DJANGO_SETTINGS_MODULE"]  # else xdist's workers read the settings before they get here
+del os.environ["DJANGO_SETTINGS_MODULE"]  # otherwise the workers of xdist would read the settings first
 
 from django.conf import settings  # noqa: E402
 from django.contrib import admin  # noqa: E402
@@ -87,7 +87,7 @@ from django.core.management.commands.flush import Command as Flush  # noqa: E402
 from django.db import connections  # noqa: E402
 from django.test import SimpleTestCase  # noqa: E402
 
-admin.autodiscover()  # as a web process does when it loads its URLs
+admin.autodiscover()  # like a web process that loads its URLs
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -95,30 +95,30 @@ if TYPE_CHECKING:
     from opsconsole.stores.store import Store
     from tests.support.payloads import PayloadType
 
-# pytest-django's live server would serve static files itself: ours come from the middleware, as in production.
+# The middleware serves static files, as in production, instead of the live server of pytest-django.
 handlers.StaticFilesHandler = lambda application: application  # type: ignore[assignment,misc,return-value]
 
-# One round instead of a million: people are made for most tests.
+# One round instead of a million: most tests create accounts.
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher", *settings.PASSWORD_HASHERS]
 
 # --- Django's databases: files of this worker -------------------------------------------------------
 #
-# A test that reads or writes them says which:
+# A test names the databases that it uses:
 #     pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
-# `transaction=True` always: the executor's durable commits and IMMEDIATE can't stand inside another
-# transaction. After each test they are again what `setup` made: groups, permissions, schedules, no rows.
+# `transaction=True` is required, because the executor's durable commits and BEGIN IMMEDIATE fail inside another
+# transaction. After each test the databases are reset to the state of `setup`: groups, permissions, schedules, no rows.
 
 
 @pytest.fixture(scope="session")
 def django_db_setup(request: pytest.FixtureRequest, django_db_blocker: Any) -> None:
-    """The databases of the settings as `setup` makes them, once for all workers, in the session's folder."""
+    """Create the databases of the settings as `setup` does, once for all workers, in the directory of the session."""
     assert request.config.cache is not None
     made = request.config.cache.mkdir("databases")
     with (made / "code").open("a+") as code:
         fcntl.flock(code, fcntl.LOCK_EX)
         code.seek(0)
         if code.read() != (now := _code()):
-            code.truncate(0)  # until all of them are made
+            code.truncate(0)  # until all of them exist
             with django_db_blocker.unblock(), Path(os.devnull).open("w") as nowhere:
                 call_command("setup", stdout=nowhere)
                 connections.close_all()
@@ -135,7 +135,7 @@ def django_db_setup(request: pytest.FixtureRequest, django_db_blocker: Any) -> N
 
 
 def _code() -> str:
-    """A digest of what may change the databases of `setup`; they are made again each hour, for they hold times."""
+    """Return a digest of the inputs of `setup`. It changes each hour, because the databases contain times."""
     packages = ("opsconsole", "audits", "tasks", "roadmaps")
     files = [path for package in packages for kind in ("py", "sql") for path in (ROOT / package).rglob(f"*.{kind}")]
     digest = hashlib.sha256(f"{sys.version} {django.__version__} {time.time() // 3600}".encode())
@@ -146,7 +146,7 @@ def _code() -> str:
 
 @pytest.fixture(scope="session")
 def empty_console(django_db_setup: None) -> Path:
-    """A file with the console's own database, set up and empty: to be copied."""
+    """Return a file with an empty console database, to be copied."""
     return EMPTY["default"]
 
 
@@ -161,17 +161,17 @@ def _restore(self: Flush, *, database: str, **options: Any) -> None:
         closing(sqlite3.connect(f"file:{EMPTY[database]}?immutable=1", uri=True)) as empty,
         closing(sqlite3.connect(OWN[database]["NAME"], timeout=5, isolation_level=None)) as used,
     ):
-        used.execute("BEGIN IMMEDIATE")  # refused after 5 s, where backup() would wait for ever
+        used.execute("BEGIN IMMEDIATE")  # fails after 5 s; backup() would wait forever
         used.execute("ROLLBACK")
         empty.backup(used)
 
 
-# Django empties the databases of a test by its command `flush`.
+# Django empties the databases of a test with the command `flush`.
 Flush.handle = _restore  # type: ignore[method-assign, assignment]
 
 
 class _AndAttached(frozenset[str]):
-    """The databases that a test names, and whatever files it attaches."""
+    """The databases that a test names, and the files that it attaches."""
 
     def __contains__(self, alias: object) -> bool:
         return super().__contains__(alias) or alias not in OWN
@@ -183,13 +183,13 @@ SimpleTestCase._validate_databases = classmethod(lambda cls: _AndAttached(_valid
 
 @pytest.fixture(autouse=True)
 def _forget_attached(_django_db_marker: None) -> Iterator[None]:
-    """Stores that a test has attached end with it, and before its databases are emptied."""
+    """Detach the stores of a test at its end, before its databases are emptied."""
     yield
     forget_attached()
 
 
 def forget_attached() -> None:
-    """Every store is again what the settings say; files and databases that were attached may go."""
+    """Reset every store to the settings, so that attached files and databases can be deleted."""
     for alias, config in list(connections.settings.items()):
         if OWN.get(alias) is not config:
             connections[alias].close()
@@ -201,13 +201,13 @@ def forget_attached() -> None:
     settings.ATTACHED_STORES = frozenset()
 
 
-# --- stores and people --------------------------------------------------------------------------------
+# --- stores and accounts --------------------------------------------------------------------------------
 
 ENGINES = ("sqlite", "postgresql-text", "postgresql-json", "postgresql-jsonb")
 
 
 def attach_url(name: str, url: str, *, attached: bool = True) -> Store:
-    """The store `name` as its `…_DATABASE_URL` and `…_ATTACHED` would have it, until the test ends."""
+    """Return a function that configures a store like `…_DATABASE_URL` and `…_ATTACHED`, until the test ends."""
     from opsconsole.env import Variable, database_url
     from opsconsole.stores.config import database
     from opsconsole.stores.store import Store
@@ -224,7 +224,7 @@ def attach_url(name: str, url: str, *, attached: bool = True) -> Store:
 
 @dataclass
 class Attached:
-    """Somebody else's AgentOS store, filled by `tests.support.agentos`; `url` is a file's path on SQLite."""
+    """An attached AgentOS store, filled by `tests.support.agentos`. On SQLite, `url` is the path of the file."""
 
     store: Store
     engine: str
@@ -238,7 +238,7 @@ class Attached:
 
 @pytest.fixture
 def make_attached(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Makes `Attached` stores: `make_attached("sqlite", 3000, seed=2)`."""
+    """Return a function that creates `Attached` stores: `make_attached("sqlite", 3000, seed=2)`."""
     from opsconsole.stores.store import attach_file
 
     dropped: list[str] = []
@@ -268,7 +268,7 @@ HELIX_ENGINES = ("sqlite", "postgresql-enum", "postgresql-text")
 
 @pytest.fixture
 def make_helix(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Makes somebody else's HELIX stores: `make_helix("postgresql-enum", jobs, orphans=[(artifact, task)])`."""
+    """Return a function that attaches HELIX stores: `make_helix("postgresql-enum", jobs, orphans=[…])`."""
     from opsconsole.stores.store import attach_file
 
     made: list[str] = []
@@ -297,14 +297,14 @@ def make_helix(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.fixture(params=ENGINES)
 def attached(request: pytest.FixtureRequest, make_attached: Any) -> Attached:
-    """A store of 300 audits on each engine; `parametrize("attached", …, indirect=True)` narrows it down."""
+    """Return a store of 300 audits on each engine. `parametrize("attached", …, indirect=True)` selects engines."""
     attached: Attached = make_attached(request.param, 300)
     return attached
 
 
 @pytest.fixture
 def make_roadmaps(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Makes somebody else's roadmaps stores: `make_roadmaps("postgresql-jsonb", rows)`."""
+    """Return a function that attaches roadmaps stores: `make_roadmaps("postgresql-jsonb", rows)`."""
     from opsconsole.stores.store import attach_file
 
     dropped: list[str] = []
@@ -329,7 +329,7 @@ def make_roadmaps(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[An
 
 @dataclass
 class Managed:
-    """A managed AgentOS store as `setup` makes it, and a plain client's connection to it."""
+    """A managed AgentOS store as `setup` creates it, with a connection of a plain client."""
 
     store: Store
     engine: str
@@ -337,7 +337,7 @@ class Managed:
     client: Any
 
     def execute(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """One statement by the plain client, `?` for values; its rows."""
+        """Execute a statement with `?` for values and return its rows."""
         if self.engine == "postgresql":
             sql = sql.replace("%", "%%").replace("?", "%s")
         cursor = self.client.execute(sql, values)
@@ -346,7 +346,7 @@ class Managed:
 
 @pytest.fixture(scope="session")
 def agentos_template(postgres: Any, django_db_setup: None, django_db_blocker: Any) -> str:
-    """The name of a PostgreSQL database with a managed AgentOS store's tables: to be copied."""
+    """Return the name of a PostgreSQL database with the tables of a managed AgentOS store, to be copied."""
     from opsconsole.stores import schema
 
     name = "agentos_template"
@@ -358,7 +358,7 @@ def agentos_template(postgres: Any, django_db_setup: None, django_db_blocker: An
 
 @pytest.fixture(params=("sqlite", "postgresql"))
 def managed(request: pytest.FixtureRequest, tmp_path: Path, django_db_setup: None) -> Iterator[Managed]:
-    """An empty managed AgentOS store on each engine; the plain client commits each statement."""
+    """Yield an empty managed AgentOS store on each engine. The plain client commits each statement."""
     if request.param == "sqlite":
         path = tmp_path / "agentos.sqlite3"
         shutil.copyfile(EMPTY["agentos"], path)
@@ -387,25 +387,25 @@ def _person(name: str, *groups: str, **rights: Any) -> User:
 
 @pytest.fixture
 def alice() -> User:
-    """A superuser."""
+    """Return a superuser."""
     return _person("alice", is_staff=True, is_superuser=True)
 
 
 @pytest.fixture
 def bob() -> User:
-    """An operator: may plan and run."""
+    """Return an operator, who can plan and run."""
     return _person("bob", "Operators", is_staff=True)
 
 
 @pytest.fixture
 def viewer() -> User:
-    """May look, and nothing else."""
+    """Return an account that can only read."""
     return _person("vera", "Viewers", is_staff=True)
 
 
 @pytest.fixture
 def charlie() -> User:
-    """Staff without any right: what he gets is 403."""
+    """Return a staff account without permissions: every page returns 403."""
     return _person("charlie", is_staff=True)
 
 
@@ -414,7 +414,7 @@ def charlie() -> User:
 
 @pytest.fixture(scope="session")
 def postgres():
-    """The session's PostgreSQL: every worker makes its own databases in it, and nobody stops it."""
+    """Return the PostgreSQL server of the session. Each worker has its own databases, and no test stops the server."""
     try:
         return shared_server(SESSION)
     except NoServer as error:
@@ -423,7 +423,7 @@ def postgres():
 
 @pytest.fixture
 def own_postgres(tmp_path):
-    """A PostgreSQL of this test's own, to be stopped and started."""
+    """Yield a PostgreSQL server for one test, which can stop and start it."""
     try:
         server = start_server(tmp_path, alive=SESSION / "alive")
     except NoServer as error:
@@ -434,7 +434,7 @@ def own_postgres(tmp_path):
 
 @pytest.fixture(scope="session")
 def chromium():
-    """The path of an installed Chromium, for Playwright's `executable_path`."""
+    """Return the path of an installed Chromium, for Playwright's `executable_path`."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if path := shutil.which(name):
             return path
@@ -442,18 +442,18 @@ def chromium():
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Folders of tests lie in the session's, and go with it; `--basetemp` names others, to be looked at."""
+    """Put the directories of tests into that of the session. `--basetemp` keeps them elsewhere."""
     if not WORKER and config.option.basetemp is None:
         config.option.basetemp = SESSION / "tmp"
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: the garbage collector passes over it, a sixth of the tests' time."""
+    """Exclude all imported objects from garbage collection, which saves a sixth of the time of the tests."""
     gc.collect()
     gc.freeze()
 
 
-# --- CI: a test that did not run did not pass ------------------------------------------------------
+# --- CI: a skipped test is a failed test ------------------------------------------------------
 
 
 def _skipped(config):

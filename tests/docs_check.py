@@ -1,9 +1,11 @@
-"""Documentation and translation agree with the code: `python -m tests.docs_check`, `--write` renews what is derived.
+"""The check that documentation and translation match the code: `python -m tests.docs_check`.
 
-- a file that a page shows whole (`<!-- file: path -->`) stands there as it is,
-- every command of the console is named in the README, with its flags where CLI.md promises them,
-- links between pages lead somewhere,
-- every string of the interface is translated, and the compiled catalogue is the source's.
+- A file that a page shows (`<!-- file: path -->`) is shown unchanged.
+- The README names every command of the console.
+- The targets of links between pages exist.
+- Every string of the interface is translated, and the compiled catalogue is up to date.
+
+`--write` updates the shown files and the compiled catalogue.
 """
 
 from __future__ import annotations
@@ -52,10 +54,10 @@ def _shown(match: re.Match[str]) -> str:
 
 
 def _translation(*, write: bool) -> list[str]:
-    """What of the Chinese catalogue is missing, doubtful or not compiled."""
+    """Return the problems of the Chinese catalogue: missing, fuzzy or uncompiled entries."""
     catalogue = polib.pofile(str(CATALOGUE))
     problems = [f"{CATALOGUE.name}: not translated: {entry.msgid!r}" for entry in catalogue.untranslated_entries()]
-    problems += [f"{CATALOGUE.name}: doubtful: {entry.msgid!r}" for entry in catalogue.fuzzy_entries()]
+    problems += [f"{CATALOGUE.name}: fuzzy: {entry.msgid!r}" for entry in catalogue.fuzzy_entries()]
     compiled = CATALOGUE.with_suffix(".mo")
     if write:
         catalogue.save_as_mofile(str(compiled))

@@ -157,7 +157,7 @@ def run(alice: User) -> Run:
     cls = registry.operation(BACKFILL)
     planned = planner.count_outcomes(planner.plan(planner.operation_on(cls, stored_plans.store_for(cls, {}), {})))
     found = lifecycle.create_run(planned, Actor("alice", "here", Trigger.ADMIN, alice))
-    incidents.report(found.store, found.identity, cls, 1)
+    incidents.save_count(found.store, found.identity, cls, 1)
     return found
 
 

@@ -1,6 +1,6 @@
-"""What the platforms ask their stores for next: no operation of the console, and no undo, gives them work they had not.
+"""No operation and no undo gives a platform work that it did not have before.
 
-The questions are those that HELIX's orchestrator and agents, the roadmap service and AgentOS ask, in words of our own.
+The queries are those with which HELIX, the roadmap service and AgentOS look for work, in our own SQL.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support.roadmaps import ENGINES
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
 
-Work = dict[str, set[Any]]  # question → what it finds
+Work = dict[str, set[Any]]  # query → its result
 
 HELIX = {
     "jobs to begin": "SELECT id FROM jobs WHERE status = 'PENDING'",
@@ -65,7 +65,7 @@ def work_for(store: Store, questions: Mapping[str, str]) -> Work:
 
 
 def more(before: Work, after: Work) -> Work:
-    """What is found now and was not before."""
+    """Return the results of each query that are new."""
     return {name: found - before[name] for name, found in after.items() if found - before[name]}
 
 
@@ -86,7 +86,7 @@ def test_every_operation_that_changes_a_platforms_rows_is_tried_here() -> None:
         "roadmaps.fail_unrecoverable",
         "roadmaps.sync_results",
         "agentos.archive_projects",
-        "records.backfill_execution_ids",  # of rows that no platform asks for by their state
+        "records.backfill_execution_ids",  # on rows that no platform selects by state
         "helix.clean_dirty_jobs",
         "agentos.clean_memory_items",
         "helix.repair_dirty_jobs",
@@ -107,7 +107,7 @@ def test_helix_cleaned(make_helix: Any, engine: str, jobs: list[helix.Job]) -> N
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-enum"])
 @pytest.mark.parametrize("jobs", [helix.one_of_each(), helix.many(60)], ids=["one of each", "many"])
 def test_helix_repaired(make_helix: Any, engine: str, jobs: list[helix.Job]) -> None:
-    """A completed task without artifact is to be worked on again, and nothing else, and only if its job goes on."""
+    """A repair only gives work back for completed tasks without an artifact whose job is in progress."""
     store = make_helix(engine, jobs)
     lost = {
         "": "SELECT t.id FROM tasks t JOIN jobs j ON j.id = t.job_id WHERE t.status = 'COMPLETED'"
@@ -124,7 +124,7 @@ def test_helix_repaired(make_helix: Any, engine: str, jobs: list[helix.Job]) -> 
 
 
 def concepts_waiting(store: Store) -> set[Any]:
-    """Parts of concepts that the frameworks show as under way."""
+    """Return the parts of concepts that the frameworks mark as in progress."""
     found = set()
     with neighbour(store) as connection:
         for roadmap, text in connection.execute("SELECT roadmap_id, framework_data FROM roadmap_metadata").fetchall():
@@ -145,7 +145,7 @@ def concepts_waiting(store: Store) -> set[Any]:
 def test_roadmaps(make_roadmaps: Any, engine: str, name: str) -> None:
     rows = roadmaps.everything()
     store = make_roadmaps(engine, rows if engine == "sqlite" else roadmaps.without_broken(rows))
-    if name == "fail_unrecoverable":  # of which no task has a checkpoint
+    if name == "fail_unrecoverable":  # none of its tasks has a checkpoint
         make_tables(store)
     before, waiting = work_for(store, ROADMAPS), concepts_waiting(store)
     run = execute_run(operation_called(f"roadmaps.{name}", store))
@@ -162,7 +162,7 @@ def test_roadmaps(make_roadmaps: Any, engine: str, name: str) -> None:
     "name", ["audits.backfill_decision_fields", "agentos.archive_projects", "agentos.clean_memory_items"]
 )
 def test_agentos(managed: Any, name: str) -> None:
-    """On the sample data of the demo."""
+    """The test uses the sample data of the demo."""
     list(chain(audits.load(), tasks.load()))
     before = work_for(managed.store, AGENTOS)
     assert all(found for question, found in before.items() if question != "audits whose lag counts")

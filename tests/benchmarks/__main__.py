@@ -1,8 +1,8 @@
-"""Measures the audit backfill against what people would write by hand, and prints what was found.
+"""Measure the audit backfill against hand-written scripts, and print the figures.
 
-Every figure is the median of `--repeat` rounds with its lowest and highest; within a round the contestants
-take turns, so that a noisy minute hits all of them. Rates are audits in scope per second. `asked` is what the
-project set itself; nothing here fails when it is missed.
+Every figure is the median of `--repeat` rounds with its lowest and highest value. Within a round the contestants take
+turns, so that a noisy minute affects all of them. Rates are audits in scope per second. `asked` is the goal of the
+project; a missed goal is not an error.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PARTS = ("speed", "indexes", "again", "neighbour")
-#: Contestants: the command's flags, or None for the one UPDATE.
+#: Contestant → the flags of the command, or None for a single UPDATE.
 CONTESTANTS: dict[str, tuple[str, ...] | None] = {"one UPDATE": None, "defaults": (), "--fast": ("--fast",)}
 
-#: What was asked: (engine, rows, contestant) → times the one UPDATE's rate.
+#: Goals: (engine, rows, contestant) → factor of the rate of a single UPDATE.
 ASKED_OF_UPDATE = {
     ("sqlite", 1_000_000, "--fast"): 0.8,
     ("sqlite", 1_000_000, "defaults"): 0.6,
@@ -54,19 +54,19 @@ ASKED_EXPONENT = 1.05
 ASKED_PEAK_MB = 200
 ASKED_SECOND_RUN = 0.1
 
-# A pipe has no width of its own, and the tables are wide.
+# A pipe has no width, and the tables are wide.
 terminal = Terminal(width=None if sys.stdout.isatty() else 160)
 
 
 @dataclass
 class Report:
-    """Prints tables as they come and keeps their rows for `--json`."""
+    """A report that prints its tables immediately and keeps their rows for `--json`."""
 
     file: Path | None
     kept: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def table(self, title: str, rows: list[dict[str, Any]]) -> None:
-        """Prints rows of the same keys; values are texts for people, lists are figures of the rounds."""
+        """Print rows of the same keys. A value is a text, or a list with the figures of the rounds."""
         table = Table(box=SIMPLE)
         for name in rows[0]:
             table.add_column(name, justify="left" if name in ("what", "engine") else "right", overflow="fold")
@@ -80,7 +80,7 @@ class Report:
 
 
 def _show(value: object) -> str:
-    """A figure for people: the median with lowest and highest where there are several."""
+    """Return a figure as text: the median, with the lowest and highest of several values."""
     match value:
         case None:
             return "–"
@@ -101,7 +101,7 @@ def _short(figure: float) -> str:
 
 
 def _asked(asked: float | None, figures: list[float], *, most: bool = False) -> str:
-    """The bound and whether the median keeps it."""
+    """Return the goal, and whether the median reaches it."""
     if asked is None:
         return ""
     if not figures:
@@ -117,10 +117,10 @@ def _say(text: str) -> None:
 
 @dataclass(frozen=True)
 class Turn:
-    """One contestant's turn: seconds, less the start-up of a command, and what the command alone has."""
+    """The turn of a contestant: seconds without the start-up of the command, and the figures of a command."""
 
     net: float
-    cpu: float | None  # processor seconds, less those of the start-up; noise hardly touches them
+    cpu: float | None  # processor seconds without the start-up; noise hardly affects them
     ran: Ran | None = None
 
 
@@ -131,9 +131,9 @@ class Bench:
         self.stores, self.console, self.report, self.options = stores, console, report, options
         self.rounds = range(options.repeat)
         self.failures: set[str] = set()
-        #: Median seconds, in all and of the processor, of the command on 10 audits with nothing to do.
+        #: Median wall and processor seconds of the command on 10 audits with nothing to do.
         self.start_up, self.start_up_cpu = self._start_up()
-        #: (rows, contestant) → net seconds of each round, for the growth.
+        #: (rows, contestant) → net seconds of each round, to measure the growth.
         self.net: dict[tuple[int, str], list[float]] = {}
 
     def _start_up(self) -> tuple[float, float]:
@@ -164,7 +164,7 @@ class Bench:
         self.report.table(f"{self.stores.engine}: {title}", rows)
 
     def _run(self, what: str, *arguments: Any, **keywords: Any) -> Ran | None:
-        """Runs the command; None, and a line that says why, where that fails."""
+        """Run the command. Print the reason and return None if it fails."""
         try:
             return self.console.run(*arguments, **keywords)
         except RunRefused as error:
@@ -172,7 +172,7 @@ class Bench:
             return None
 
     def _contest(self, size: Size, *, written_indexes: bool = True) -> dict[str, list[Turn]]:
-        """Each contestant's turns; none where its command failed."""
+        """Return the turns of each contestant, without the turns whose command failed."""
         turns: dict[str, list[Turn]] = {name: [] for name in CONTESTANTS}
         for turn in self.rounds:
             for name, flags in CONTESTANTS.items():
@@ -186,7 +186,7 @@ class Bench:
         return turns
 
     def speed(self, size: Size) -> None:
-        """Rates, ratios and memory at one size."""
+        """Measure rates, ratios and memory at one size."""
         with self.stores.copy(size.rows) as location:
             _say(f"{self.stores.engine} {size.rows:,}: row by row, at most {self.options.row_seconds} s")
             rescan = row_by_row(location, size.in_scope, self.options.row_seconds)
@@ -216,14 +216,14 @@ class Bench:
             _say(f"* projected: it reached {rescan.reached:,} in {rescan.measured_seconds:,.0f} s")
 
     def indexes(self, size: Size) -> None:
-        """The same without the indexes on the written columns."""
+        """Measure the speed without the indexes on the written columns."""
         contest = self._contest(size, written_indexes=False)
         rows = [self._contest_row(size, name, contest) | {"asked": ""} for name in CONTESTANTS]
         self._table(f"{size.rows:,} audits without the indexes on the written columns", rows)
 
     def _contest_row(self, size: Size, name: str, contest: dict[str, list[Turn]]) -> dict[str, Any]:
         turns, update = contest[name], contest["one UPDATE"]
-        # Both of a round ran within minutes of each other: noise hits their ratio less than the medians'.
+        # Both ran in the same round, so noise affects their ratio less than the ratio of the medians.
         of_update = [one.net / own.net for one, own in zip(update, turns, strict=False) if own.ran]
         return {
             "what": name,
@@ -236,7 +236,7 @@ class Bench:
         }
 
     def growth(self) -> None:
-        """How seconds grow with rows: the slope of the line through (log rows, log seconds)."""
+        """Measure the growth of seconds with rows: the slope of the line through (log rows, log seconds)."""
         sizes = sorted({rows for rows, _ in self.net})
         if len(sizes) < 2:
             return
@@ -259,7 +259,7 @@ class Bench:
         self._table(f"growth exponent, {sizes[0]:,} to {sizes[-1]:,} audits (net)", rows)
 
     def again(self, size: Size) -> None:
-        """A second run that finds nothing to do, and a dry run, against the first run."""
+        """Compare a second run, which finds nothing to do, and a dry run with the first run."""
         acts: dict[str, dict[str, Any]] = {
             "dry run": {"flags": ("--dry-run",)},
             "first run": {"flags": ()},
@@ -291,7 +291,7 @@ class Bench:
         self._table(f"{size.rows:,} audits: again, and dry", rows)
 
     def neighbour(self, size: Size) -> None:
-        """What a process that inserts 200 audits a second feels."""
+        """Measure the effect on a process that inserts 200 audits per second."""
 
         def alone(_: object) -> tuple[float, float]:
             start = time.monotonic()
@@ -306,7 +306,7 @@ class Bench:
         def command(name: str, flags: tuple[str, ...]) -> Callable[[Any], tuple[float, float] | None]:
             def run(location: Any) -> tuple[float, float] | None:
                 ran = self._run(name, location, *flags)
-                # Only while it works: an idle start-up would flatter the percentiles.
+                # Without the start-up, in which the command is idle and the percentiles are too good.
                 return (ran.started + self.start_up, ran.ended) if ran else None
 
             return run
@@ -342,7 +342,7 @@ class Bench:
         self._table(f"{size.rows:,} audits: a neighbour that inserts {RATE} audits/s", rows)
 
     def everything(self, sizes: list[int]) -> None:
-        """All parts that were asked for; what needs one size only takes 1,000,000, or the next below."""
+        """Run all requested parts. A part that needs one size uses 1,000,000 rows, or the largest size below."""
         middle = max((rows for rows in sizes if rows <= 1_000_000), default=min(sizes))
         for rows in sizes:
             _say(f"{self.stores.engine} {rows:,}: making the store, unless it is there")
@@ -354,7 +354,7 @@ class Bench:
 
 
 def _machine(report: Report, when: str, folder: Path) -> None:
-    """How fast and how steady the machine is: a fixed loop, and 4 kB written through to the disk."""
+    """Measure the speed and steadiness of the machine: a fixed loop, and 4 kB written to the disk with fsync."""
     loops, syncs = [], []
     for _ in range(7):
         start = time.perf_counter()
@@ -395,7 +395,7 @@ def _options() -> argparse.Namespace:
 
 
 def _stores(engine: str, cache: Path, url: str | None, stack: ExitStack) -> Stores | None:
-    """The engine's stores; None, and a line that says why, where there is no server."""
+    """Yield the stores of the engine; None, after printing the reason, if no server can be started."""
     if engine == "sqlite":
         return SqliteStores(cache)
     try:
@@ -406,7 +406,7 @@ def _stores(engine: str, cache: Path, url: str | None, stack: ExitStack) -> Stor
 
 
 def main() -> None:
-    """Measures what the options ask for."""
+    """Run the measurements that the options name."""
     options = _options()
     report = Report(options.json)
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What people would write without the console: one UPDATE over the table, or a script row by row."""
+"""The alternatives to the console: one UPDATE of the whole table, and a script that works row by row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCH = 1_000
 
 
 def _sqlite_value(key: str) -> str:
-    """SQL for a key's value: text that is not blank, or a number's own digits, else NULL."""
+    """Return SQL for the value of a key: a text that is not blank, the digits of a number, else NULL."""
     path = f"payload, '$.{key}'"
     text = f"json_extract({path})"
     return (
@@ -55,7 +55,7 @@ def _postgres_column(column: str, keys: tuple[str, ...]) -> str:
     return f"COALESCE({column}, {', '.join(values)}, CASE WHEN doc IS NOT NULL THEN created_at::text END)"
 
 
-# PostgreSQL 15 has no IS JSON, and casts raise: only a function with an exception block can tell.
+# PostgreSQL 15 has no IS JSON, and a cast raises an error, so the test needs a function with an exception block.
 POSTGRES_FUNCTION = """
 CREATE FUNCTION pg_temp.object_of(payload text) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE doc jsonb;
@@ -77,8 +77,10 @@ WHERE event_type ILIKE '%SUPERVISOR%' AND (source_event_ts IS NULL OR supervisor
 
 
 def one_update(location: Location) -> tuple[float, float | None]:
-    """Runs the one UPDATE; (seconds, processor seconds) until the connection is closed, WAL checkpoint
-    included. What a server's processor does is not known here."""
+    """Execute the UPDATE and return (seconds, processor seconds), including the WAL checkpoint.
+
+    The processor seconds of a server are not known.
+    """
     start, used = time.perf_counter(), time.process_time()
     if location.engine == "sqlite":
         with closing(sqlite3.connect(location.address, isolation_level=None)) as connection:
@@ -94,7 +96,7 @@ def one_update(location: Location) -> tuple[float, float | None]:
 
 @dataclass(frozen=True)
 class Rescan:
-    """How the row-by-row script fared: `seconds` for all rows, measured, or projected from those reached."""
+    """The result of the row-by-row script: `seconds` for all rows, measured or projected."""
 
     seconds: float
     measured_seconds: float
@@ -103,12 +105,12 @@ class Rescan:
 
     @property
     def projected(self) -> bool:
-        """Whether the time ran out before the rows did."""
+        """Return whether the time limit ended the script."""
         return self.reached < self.rows
 
 
 def _times(payload: str | None) -> tuple[str | None, str | None] | None:
-    """The payload's two times, or None where it is no object."""
+    """Return the two times of a payload, or None if it is not an object."""
     try:
         document = json.loads(payload, parse_float=str, parse_int=str) if payload and payload.strip() else {}
     except (ValueError, RecursionError):
@@ -124,16 +126,16 @@ def _times(payload: str | None) -> tuple[str | None, str | None] | None:
 
 
 def _holds(value: str) -> bool:
-    """Whether both engines take the text."""
+    """Return whether both engines can store the text."""
     return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def row_by_row(location: Location, rows: int, limit: float) -> Rescan:
-    """Fills like a first script would: the first 1,000 NULL rows from the start of the table, an UPDATE by
-    key for each, a commit, and again. Each batch reads over all that is done: time grows with the square.
+    """Fill like a simple script: select the first 1,000 NULL rows, update each by key, commit, and repeat.
 
-    Stops after `limit` seconds and projects the rest from `time = a · rows + b · rows²`, fitted to what was
-    seen. Rows that can't be filled are passed over by an OFFSET, or it would never end.
+    Each batch scans all finished rows, so the time grows with the square of the rows. Stop after `limit` seconds and
+    project the rest with `time = a · rows + b · rows²`. An OFFSET skips rows that cannot be filled; without it the
+    script would never end.
     """
     sqlite = location.engine == "sqlite"
     mark, like = ("?", "LIKE") if sqlite else ("%s", "ILIKE")
@@ -172,7 +174,7 @@ def row_by_row(location: Location, rows: int, limit: float) -> Rescan:
 
 
 def _project(seen: list[tuple[int, float]], rows: int) -> float:
-    """Seconds for `rows` rows by least squares of `a·n + b·n²` through the (rows, seconds) seen."""
+    """Return the seconds for `rows` rows, by least squares of `a·n + b·n²` through the measured (rows, seconds)."""
     s2, s3, s4 = (float(sum(n**power for n, _ in seen)) for power in (2, 3, 4))
     t1, t2 = (sum(n**power * seconds for n, seconds in seen) for power in (1, 2))
     determinant = s2 * s4 - s3 * s3

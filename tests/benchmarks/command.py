@@ -1,5 +1,4 @@
-"""The command under measurement: `manage.py backfill_audit_decision_fields`, each time in a new process with
-a data folder of its own."""
+"""The measured command, `manage.py backfill_audit_decision_fields`, in a new process with a separate data directory."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ NAME = "backfill_audit_decision_fields"
 
 
 class RunRefused(Exception):
-    """The command ended with an error; says what it said."""
+    """The command ended with an error, which is the message."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,12 @@ class Ran:
 
     @property
     def seconds(self) -> float:
-        """Wall time, start-up included."""
+        """Return the wall time, including the start-up."""
         return self.ended - self.started
 
 
 class _Memory(threading.Thread):
-    """Watches the resident memory of a process and its children: bytes in all, and without mapped files."""
+    """A thread that measures the resident memory of a process and its children, with and without mapped files."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -53,7 +52,7 @@ class _Memory(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        """Samples 20 times a second; a peak between two samples is caught by the kernel's own mark."""
+        """Sample 20 times per second. The kernel records peaks between two samples."""
         while not self._over.wait(0.05):
             total = private = 0
             for pid in self._family(self.pid):
@@ -72,7 +71,7 @@ class _Memory(threading.Thread):
             self.peak, self.peak_private = max(self.peak, total), max(self.peak_private, private)
 
     def stop(self) -> None:
-        """Ends the sampling."""
+        """End the sampling."""
         self._over.set()
         self.join()
 
@@ -98,12 +97,12 @@ class Console:
         shutil.rmtree(self._folder)
 
     def set_up(self) -> None:
-        """Makes the data folder that every run starts from."""
+        """Create the data directory that every run starts with."""
         self._data.mkdir()
         self._call(self._environment(self._data), "setup")
 
     def run(self, location: Location, *flags: str, fresh: bool = True) -> Ran:
-        """Runs the command on a store, with a fresh data folder or, not `fresh`, the last run's."""
+        """Run the command on a store, with a fresh data directory or that of the last run."""
         folder = self._folder / "run"
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
@@ -112,7 +111,7 @@ class Console:
         return self._on(location, "agentos", folder, NAME, "--json", *flags)
 
     def call(self, location: Location, store: str, *arguments: str) -> Ran:
-        """Runs any command on a store of the system `store`, in the console as it was set up."""
+        """Run any command on a store of the platform `store`, in the new console."""
         return self._on(location, store, self._data, *arguments)
 
     def _on(self, location: Location, store: str, data: Path, *arguments: str) -> Ran:
@@ -123,7 +122,7 @@ class Console:
         return self._call(environment | variables, *arguments)
 
     def _environment(self, data: Path) -> dict[str, str]:
-        # Nothing of the caller's stores, and none of its signals that hold a run.
+        # Without the stores and the throttle signals of the caller.
         foreign = re.compile(r"RUN_HOLD_.*|.*_(URL|PASSWORD|ATTACHED)|DJANGO_SETTINGS_MODULE")
         kept = {name: value for name, value in os.environ.items() if not foreign.fullmatch(name)}
         return kept | {

@@ -1,6 +1,6 @@
-"""How fast `copy_store` is against psql's `\\copy` of the same rows into the same tables.
+"""Measure `copy_store` against psql's `\\copy` of the same rows into the same tables.
 
-`python -m tests.benchmarks.copying [rows]`; asked: a third of `\\copy`.
+`python -m tests.benchmarks.copying [rows]`; the goal is a third of `\\copy`.
 """
 
 from __future__ import annotations

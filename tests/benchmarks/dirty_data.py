@@ -1,7 +1,7 @@
 """Measure `cleanup_dirty_data scan` against the same rules as bare SQL: `python -m tests.benchmarks.dirty_data`.
 
-Within a round both take turns on the same store, warm. The command's seconds are less its start-up, which is
-what it takes on a store without a job. `asked` is what the project set itself: 1.5 times the bare SQL.
+Within a round both take turns on the same warm store. The start-up, measured on a store without jobs, is subtracted
+from the seconds of the command. `asked` is the goal of the project: 1.5 times the bare SQL.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ NUMBERS = {
     "postgresql": "(SELECT n FROM generate_series(1, {count}) AS g(n)) AS s",
 }
 
-# The same questions as somebody would type them, each with the rows that it is about.
+# The same rules as hand-written SQL, with the rows that each one concerns.
 QUESTIONS = (
     "SELECT t.id, t.job_id FROM tasks t WHERE t.status = 'COMPLETED'"
     " AND NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.task_id = t.id)",

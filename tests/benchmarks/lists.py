@@ -1,7 +1,6 @@
-"""How fast the lists of AgentOS open with 1,000 and with 1,000,000 rows: `python -m tests.benchmarks.lists --help`.
+"""Measure how fast lists of AgentOS open with 1,000 and 1,000,000 rows: `python -m tests.benchmarks.lists --help`.
 
-Each figure is the median of `--repeat` requests by Django's own test client, after one that is not counted; the
-page is rendered. It prints figures and never fails on one.
+Each figure is the median of `--repeat` requests of Django's test client, after a first request that does not count.
 """
 
 from __future__ import annotations

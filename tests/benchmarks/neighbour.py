@@ -1,5 +1,4 @@
-"""Somebody else who writes to the store all the while: a process that inserts 200 audits a second, each in a
-transaction of its own, and notes how long each one took."""
+"""A process that inserts 200 audits per second during a run, one per transaction, and records their latencies."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ RATE = 200  # audits per second
 
 
 def main(engine: str, address: str) -> None:
-    """Inserts until standard input ends; then prints [started, ended, went well] of each, in seconds."""
+    """Insert until standard input ends. Then print [started, ended, succeeded] of each insert, in seconds."""
     sqlite = engine == "sqlite"
     connection: Any
     if sqlite:
@@ -52,7 +51,7 @@ def main(engine: str, address: str) -> None:
     sys.stdout.flush()
     due = time.monotonic()
     while not over.is_set():
-        # What was missed is not caught up with: a burst of quick inserts would hide the long ones.
+        # Missed inserts are not made up for: a burst of quick inserts would hide the slow ones.
         due = max(due + 1 / RATE, time.monotonic())
         time.sleep(max(due - time.monotonic(), 0))
         started = time.monotonic()
@@ -68,8 +67,10 @@ def main(engine: str, address: str) -> None:
 
 @dataclass(frozen=True)
 class Latency:
-    """Latencies in milliseconds; `queued_p99` also counts the inserts that were due while one of them waited,
-    each with what would have been left of the wait for it."""
+    """Latencies in milliseconds.
+
+    `queued_p99` also counts the inserts that were due while another insert waited, with the rest of that wait.
+    """
 
     p50: float
     p99: float
@@ -80,7 +81,7 @@ class Latency:
 
 
 class Neighbour:
-    """Runs the process: `with Neighbour(location) as neighbour: …`, then `neighbour.latency(from, to)`."""
+    """The running process: `with Neighbour(location) as neighbour: …`, then `neighbour.latency(from, to)`."""
 
     def __init__(self, location: Location) -> None:
         self._seen: list[tuple[float, float, bool]] = []
@@ -103,7 +104,7 @@ class Neighbour:
         self._seen = json.loads(out)
 
     def latency(self, start: float, end: float) -> Latency:
-        """Of the inserts under way between two monotonic times."""
+        """Return the latencies of the inserts that were active between two monotonic times."""
         during = [row for row in self._seen if row[1] > start and row[0] < end]
         took = sorted((row[1] - row[0]) * 1000 for row in during)
         beat = 1000 / RATE
@@ -119,7 +120,7 @@ class Neighbour:
 
 
 def _rank(values: list[float], share: float) -> float:
-    """The value at a share of a sorted list."""
+    """Return the value at a share of a sorted list."""
     return values[min(int(len(values) * share), len(values) - 1)] if values else float("nan")
 
 

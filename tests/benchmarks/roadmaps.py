@@ -34,7 +34,7 @@ FILLING = "x" * 120  # documents of about 20 kB
 
 
 def rows_of(number: int, broken: bool) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """A roadmap: its task, its framework, 27 contents of 30. `broken`: none of it in the framework."""
+    """Return a roadmap with its task, framework and 27 of 30 contents. If `broken`, the framework refers to none."""
     roadmap = f"roadmap-{number:06d}"
     concepts = []
     for place in range(CONCEPTS):
@@ -131,7 +131,7 @@ def make(address: str, roadmaps: int, share_broken: float) -> None:
 
 
 def bare_loop(address: str) -> int:
-    """What one would write: batches of roadmaps, one IN query per table, dictionaries, comparisons."""
+    """Run a simple script: batches of roadmaps, one IN query per table, dictionaries, comparisons."""
     sqlite = "://" not in address
     chosen = "IN (SELECT value FROM json_each(?))" if sqlite else "= ANY (%s)"
     mark = "?" if sqlite else "%s"
@@ -190,7 +190,7 @@ def bare_loop(address: str) -> int:
 
 
 def timed(command: list[str], **variables: str) -> tuple[float, float]:
-    """Seconds, and peak memory in MB, of a process."""
+    """Return the seconds and the peak memory (MB) of a process."""
     started = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.DEVNULL)
     _pid, status, usage = os.wait4(process.pid, 0)

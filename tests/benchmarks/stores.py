@@ -1,4 +1,4 @@
-"""The stores that are measured: made once, kept in the cache folder, copied fresh for each measurement."""
+"""The measured stores: created once in the cache directory, and copied for each measurement."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.support.reference_backfill import Engine
 
 SEED = 20_260_128
-#: Goes into the cache's names: raise it when the generator's output changes.
+#: Part of the names in the cache. Increase it when the output of the generator changes.
 EDITION = 1
 SERVER_SETTINGS = (
     "fsync = on",
@@ -37,7 +37,7 @@ SERVER_SETTINGS = (
 
 @dataclass(frozen=True)
 class Location:
-    """Where a store is: a file's path or a PostgreSQL URL."""
+    """The location of a store: the path of a file, or a PostgreSQL URL."""
 
     engine: Engine
     address: str
@@ -45,14 +45,14 @@ class Location:
 
 @dataclass(frozen=True)
 class Size:
-    """A base store: audits in all, and those that the backfill takes."""
+    """The size of a base store: all audits, and the audits in scope."""
 
     rows: int
     in_scope: int
 
 
 class Stores(ABC):
-    """One engine's base stores and their copies."""
+    """The base stores of one engine and their copies."""
 
     engine: Engine
 
@@ -60,7 +60,7 @@ class Stores(ABC):
         self.cache = cache
 
     def base(self, rows: int) -> Size:
-        """Makes the base store of `rows` audits unless the cache has it."""
+        """Create the base store of `rows` audits unless it is in the cache."""
         record = self.cache / f"{self._name(rows)}.json"
         if record.exists() and self._exists(rows):
             return Size(**json.loads(record.read_text()))
@@ -74,7 +74,7 @@ class Stores(ABC):
 
     @contextmanager
     def copy(self, rows: int, *, written_indexes: bool = True) -> Iterator[Location]:
-        """A copy of the base store, warm in the page cache, nothing of it left to write back."""
+        """Yield a copy of the base store that is in the page cache and completely written to disk."""
         location = self._copy(rows)
         try:
             if not written_indexes:
@@ -86,7 +86,7 @@ class Stores(ABC):
 
     @contextmanager
     def done(self) -> Iterator[Location]:
-        """A store of 10 audits with nothing to do: a command on it costs its start-up."""
+        """Yield a store of 10 audits with nothing to do, to measure the start-up of a command."""
         self.base(10)
         with self.copy(10) as location:
             self.execute(location, "UPDATE task_audits SET source_event_ts = 'x', supervisor_processed_at = 'x'")
@@ -94,7 +94,7 @@ class Stores(ABC):
 
     @abstractmethod
     def execute(self, location: Location, *statements: str) -> None:
-        """Runs statements outside of any measurement."""
+        """Execute statements outside of any measurement."""
 
     @abstractmethod
     def _exists(self, rows: int) -> bool: ...
@@ -146,9 +146,9 @@ class SqliteStores(Stores):
 
 @contextmanager
 def own_server(cache: Path) -> Iterator[Server]:
-    """A server with what the platform's documents and its production ask for: nothing is lost in a crash."""
+    """Start a server with the durable settings that the documents of the platform require."""
     with tempfile.TemporaryDirectory(prefix="postgresql-", dir=cache) as folder:
-        os.chmod(folder, 0o755)  # the account that runs the server is another one
+        os.chmod(folder, 0o755)  # another account runs the server
         server = start_server(Path(folder))
         try:
             with psycopg.connect(server.dsn, autocommit=True) as connection:
@@ -162,7 +162,7 @@ def own_server(cache: Path) -> Iterator[Server]:
 
 
 class PostgresStores(Stores):
-    """Databases of a server; the copies are made by `CREATE DATABASE … TEMPLATE`."""
+    """Databases of a server. `CREATE DATABASE … TEMPLATE` copies them."""
 
     engine = "postgresql"
 
@@ -190,7 +190,7 @@ class PostgresStores(Stores):
         self.execute(
             self.own,
             "DROP DATABASE IF EXISTS agentos_copy WITH (FORCE)",
-            # Through the WAL, which is the default, a large copy takes several times as long.
+            # The default strategy writes through the WAL, which takes several times as long for a large copy.
             f"CREATE DATABASE agentos_copy TEMPLATE {self._name(rows)} STRATEGY file_copy",
             "CHECKPOINT",
         )

@@ -124,7 +124,7 @@ def test_undo_refuses_a_file_that_replaced_the_store(shell, store, tmp_path):
 @pytest.mark.parametrize("verb", ["show", "pause", "resume", "cancel", "approve", "reject", "retry", "undo"])
 def test_an_unknown_run_is_refused(shell, verb):
     flags = ["--reason", "x"] if verb == "reject" else []
-    assert "There is no run 4711" in shell.refused("runs", verb, 4711, *flags)
+    assert "Run 4711 does not exist" in shell.refused("runs", verb, 4711, *flags)
     assert "must be a whole number above 0" in shell.refused("runs", verb, "x", *flags)
 
 

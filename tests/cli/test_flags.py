@@ -125,7 +125,7 @@ def console(bob: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: A
     """Return a function that runs a command as an authenticated account, on a console with one run."""
     monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.issue(bob, "test"))
     run_of = lifecycle.create_run(plan_whole(operation_called("audits.backfill_decision_fields")), TESTER)
-    incidents.report(run_of.store, run_of.identity, registry.operation(run_of.operation), 1)
+    incidents.save_count(run_of.store, run_of.identity, registry.operation(run_of.operation), 1)
 
     def run(words: list[str]) -> tuple[int, str, str]:
         found = load_command_class(get_commands()[words[0]], words[0])

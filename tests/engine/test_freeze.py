@@ -84,7 +84,7 @@ def test_notes_are_exported(make_helix, tmp_path, empty_console, client, alice):
     rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
     assert (rows[0]["note"], rows[0]["notes"]) == ("duplicate keys since noon", "tester: an agent had to be restarted")
     shell = Shell(tmp_path / "console", empty_console)
-    assert "There is no run 7" in shell.refused("runs", "note", "7", "too late")
+    assert "Run 7 does not exist" in shell.refused("runs", "note", "7", "too late")
 
 
 def test_findings_lead_to_a_plan_for_them_alone(make_helix, client, bob):

@@ -311,10 +311,10 @@ class TestCleanDirtyJobs(Contract):
     meddled: ClassVar[Row] = {"updated_at": "2026-01-01 00:00:00+00"}
     jobs: ClassVar[list[helix.Job]] = helix.many(24, seed=3)
 
-    test_verify_finds_a_leftover = None  # type: ignore[assignment]
-    test_rows_made_after_the_plan_are_left_alone = None  # type: ignore[assignment]
-    test_a_row_that_never_stands_still_is_skipped = None  # type: ignore[assignment]
-    test_a_row_that_goes_meanwhile_is_counted = None  # type: ignore[assignment]
+    test_verify_finds_a_row_that_is_in_scope_again = None  # type: ignore[assignment]
+    test_rows_added_after_the_plan_are_not_changed = None  # type: ignore[assignment]
+    test_a_row_that_changes_before_every_write_is_skipped = None  # type: ignore[assignment]
+    test_a_row_deleted_during_the_run_is_skipped = None  # type: ignore[assignment]
 
     @pytest.fixture
     def store(self, make_helix: Any, engine: str) -> Store:
@@ -328,7 +328,7 @@ class TestCleanDirtyJobs(Contract):
     def dirty(self) -> set[int]:
         return {job for _code, job in helix.expected(self.jobs)}
 
-    def with_unit_as_before(self, after: Tables, before: Tables, key: Any) -> Tables:
+    def with_row_unchanged(self, after: Tables, before: Tables, key: Any) -> Tables:
         return without_jobs(deepcopy(before), self.dirty - {key})
 
     def beneath(self, tables: Tables, key: Any) -> list[tuple[str, Any]]:

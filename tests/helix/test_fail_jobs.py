@@ -19,7 +19,7 @@ FAIL = "helix.fail_jobs"
 
 
 def expected(tables: Tables) -> Tables:
-    """The same decision, written without the console's code."""
+    """Compute the expected tables without code of the console."""
     tables = deepcopy(tables)
     for key, job in tables["jobs"].items():
         tasks = [row for row in tables["tasks"].values() if int(row["job_id"]) == key]

@@ -141,12 +141,12 @@ class TestRepairDirtyJobs(Contract):
 
     test_row_whose_change_raises_fails = None  # type: ignore[assignment]
     test_row_whose_write_fails_is_failed = None  # type: ignore[assignment]
-    test_verify_finds_a_leftover = None  # type: ignore[assignment]
-    test_rows_made_after_the_plan_are_left_alone = None  # type: ignore[assignment]
-    test_a_neighbours_value_is_not_overwritten = None  # type: ignore[assignment]
-    test_a_row_that_never_stands_still_is_skipped = None  # type: ignore[assignment]
-    test_a_row_that_goes_meanwhile_is_counted = None  # type: ignore[assignment]
-    test_undo_leaves_what_changed_since = None  # type: ignore[assignment]
+    test_verify_finds_a_row_that_is_in_scope_again = None  # type: ignore[assignment]
+    test_rows_added_after_the_plan_are_not_changed = None  # type: ignore[assignment]
+    test_a_concurrent_write_is_not_overwritten = None  # type: ignore[assignment]
+    test_a_row_that_changes_before_every_write_is_skipped = None  # type: ignore[assignment]
+    test_a_row_deleted_during_the_run_is_skipped = None  # type: ignore[assignment]
+    test_undo_keeps_later_changes = None  # type: ignore[assignment]
 
     @pytest.fixture
     def store(self, make_helix: Any, engine: str) -> Store:

@@ -20,17 +20,17 @@ CLEARED = ("output_data", "assigned_at", "started_at", "completed_at")
 BESIDE: tuple[str, ...] = (
     "test_row_whose_change_raises_fails",
     "test_row_whose_write_fails_is_failed",
-    "test_verify_finds_a_leftover",
-    "test_rows_made_after_the_plan_are_left_alone",
-    "test_a_neighbours_value_is_not_overwritten",
-    "test_a_row_that_never_stands_still_is_skipped",
-    "test_a_row_that_goes_meanwhile_is_counted",
-    "test_undo_leaves_what_changed_since",
+    "test_verify_finds_a_row_that_is_in_scope_again",
+    "test_rows_added_after_the_plan_are_not_changed",
+    "test_a_concurrent_write_is_not_overwritten",
+    "test_a_row_that_changes_before_every_write_is_skipped",
+    "test_a_row_deleted_during_the_run_is_skipped",
+    "test_undo_keeps_later_changes",
 )
 
 
 def expected(tables: Tables) -> Tables:
-    """The same decision, written without the console's code."""
+    """Compute the expected tables without code of the console."""
     tables = deepcopy(tables)
     with_artifacts = {int(row["task_id"]) for row in tables["artifacts"].values()}
     for job_key, job in tables["jobs"].items():
@@ -47,7 +47,7 @@ def expected(tables: Tables) -> Tables:
 
 
 def plain(tables: Tables) -> Tables:
-    """Values as text, as PostgreSQL's dump has them."""
+    """Return values as text, like a dump of PostgreSQL."""
     return {
         table: {k: {n: None if v is None else str(v) for n, v in row.items()} for k, row in rows.items()}
         for table, rows in tables.items()

@@ -75,8 +75,8 @@ class TestContract(Contract):
     def expected(self, tables: Tables, vendor: str) -> Tables:
         return roadmaps.synced(tables, self.engine)
 
-    def with_unit_as_before(self, after: Tables, before: Tables, key: Any) -> Tables:
-        tables = super().with_unit_as_before(after, before, key)
+    def with_row_unchanged(self, after: Tables, before: Tables, key: Any) -> Tables:
+        tables = super().with_row_unchanged(after, before, key)
         roadmap = before["roadmap_tasks"][key]["roadmap_id"]
         tables["roadmap_metadata"][roadmap] = before["roadmap_metadata"][roadmap]
         return tables

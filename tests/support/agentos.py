@@ -1,12 +1,13 @@
-"""AgentOS stores for tests and measurements, made without Django: the platform's own tables, filled with
-every kind of audit that the field has shown.
+"""AgentOS stores for tests and benchmarks, created without Django.
+
+They have the tables of the platform and audits of every kind that occurs in production.
 
     made = create_sqlite(folder / "store.db", 10_000)
     made = create_postgres(url, 10_000, payload_type="jsonb")
     for audit in read_sqlite(folder / "store.db"): …
 
-The same seed gives the same rows. 5,000,000 audits take a few minutes: payloads are templates made once, and
-a row costs only the insertion of its two times.
+The same seed gives the same rows. 5,000,000 audits take a few minutes, because payloads are templates and a row only
+needs its two times.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ COLUMNS = (
     "supervisor_processed_at",
     "verdict_id",
 )
-#: What `task_audits` gained over time → the version that brought it. The documents date only the two columns
-#: of v21; the others' versions are this module's choice.
+#: Column of `task_audits` → the version that added it. The documents only date the two columns of v21; the other
+#: versions are a choice of this module.
 ADDED_IN = {
     "repo_id": "0.10.0",
     "decision_id": "0.20.0",
@@ -53,7 +54,7 @@ ADDED_IN = {
 }
 CURRENT_VERSION = "0.25.0"
 
-# --- what a row is ---------------------------------------------------------------------------------
+# --- rows ---------------------------------------------------------------------------------
 
 SUPERVISOR_EVENTS = (
     "SUPERVISOR_ALLOWED",
@@ -83,10 +84,10 @@ OTHER_EVENTS = (
 )
 OTHER_PAYLOADS = (payloads.plain, payloads.plain, payloads.noisy_object, payloads.nested_only)
 SHARE_IN_SCOPE = 0.4
-#: How `created_at` is written, see `_created_at`; PostgreSQL's type allows less.
+#: The styles of `created_at`, see `_created_at`. The type of PostgreSQL allows fewer.
 SQLITE_STYLES: tuple[str, ...] = ("space", "space", "space", "iso", "iso", "zone", "odd", "epoch")
 POSTGRES_STYLES: tuple[str, ...] = ("space", "iso", "tenths")
-LAP = 20_000  # rows after which the same templates come again, in another order
+LAP = 20_000  # rows until the templates repeat, in another order
 FIRST_MOMENT = datetime(2025, 11, 1, tzinfo=UTC)
 SECONDS_APART = 5
 TASK_AUDITS = 50  # audits per task
@@ -96,7 +97,7 @@ _DAYS = [(FIRST_MOMENT + timedelta(days=day)).strftime("%Y-%m-%d") for day in ra
 
 
 class Shape(NamedTuple):
-    """All of a row but its key and its times."""
+    """A row without its key and its times."""
 
     kind: str
     event_type: str
@@ -110,12 +111,12 @@ class Shape(NamedTuple):
 
     @property
     def in_scope(self) -> bool:
-        """Whether the backfill takes the row."""
+        """Return whether the row is in the scope of the backfill."""
         return self.kind != "other"
 
 
 class Audit(NamedTuple):
-    """A stored audit as text: what `tests.support.reference_backfill.expected_rows` takes."""
+    """A stored audit as text, the input of `tests.support.reference_backfill.expected_rows`."""
 
     audit_id: int
     event_type: str
@@ -127,7 +128,7 @@ class Audit(NamedTuple):
 
 @dataclass
 class Made:
-    """What was put into a store: `kinds` counts the audits in scope by kind."""
+    """The contents of a new store. `kinds` counts the audits in scope by kind."""
 
     rows: int = 0
     in_scope: int = 0
@@ -135,7 +136,7 @@ class Made:
 
 
 def shapes(count: int, *, seed: int = 1, holds: PayloadType = "text", sqlite: bool = True) -> list[Shape]:
-    """`count` shapes in random order, 40 % in scope, every kind among them once there is room for all."""
+    """Return `count` shapes in random order, 40 % of them in scope, with every kind if `count` is large enough."""
     rng = Random(seed)
     kinds = {
         name: kind for name, kind in KINDS.items() if PAYLOAD_TYPES.index(kind.holds) <= PAYLOAD_TYPES.index(holds)
@@ -178,7 +179,7 @@ def shapes(count: int, *, seed: int = 1, holds: PayloadType = "text", sqlite: bo
 
 
 def _created_at(style: str | None, day: str, clock: str, number: int) -> str | int | None:
-    """A row's `created_at` in one of the styles that deployed stores hold."""
+    """Return `created_at` in one of the styles that occur in deployed stores."""
     match style:
         case None:
             return None
@@ -197,7 +198,7 @@ def _created_at(style: str | None, day: str, clock: str, number: int) -> str | i
 
 
 def _laps(count: int, seed: int, holds: PayloadType, made: Made, *, sqlite: bool) -> Iterator[list[tuple[object, ...]]]:
-    """Yields rows of `COLUMNS` in lists of up to `LAP`, counting them into `made`."""
+    """Yield rows of `COLUMNS` in lists of up to `LAP`, and count them in `made`."""
     lap = shapes(min(count, LAP), seed=seed, holds=holds, sqlite=sqlite)
     rng = Random(seed)
     for start in range(0, count, LAP):
@@ -215,7 +216,7 @@ def _laps(count: int, seed: int, holds: PayloadType, made: Made, *, sqlite: bool
                 payload = payload.replace(SOURCE, source).replace(PROCESSED, processed)
             rows.append(
                 (
-                    number + 1 + number // 997 * 3,  # keys have gaps, as deployed ones do
+                    number + 1 + number // 997 * 3,  # the keys of deployed stores have gaps, too
                     f"01TASK{number // TASK_AUDITS:020d}",
                     shape.repo_id,
                     shape.level,
@@ -237,7 +238,7 @@ def _laps(count: int, seed: int, holds: PayloadType, made: Made, *, sqlite: bool
 
 # --- the tables ------------------------------------------------------------------------------------
 
-#: Document 001's definitions, each once; `{…}` is what the engines write differently.
+#: The documented definitions (docs/platforms/agentos.md). `{…}` differs between the engines.
 TABLES = {
     "tasks": """CREATE TABLE tasks (
         task_id TEXT PRIMARY KEY, title TEXT NOT NULL, status TEXT DEFAULT 'created', session_id TEXT,
@@ -252,7 +253,7 @@ TABLES = {
         payload_json TEXT, status TEXT DEFAULT 'pending', processed_at TEXT, created_at TEXT NOT NULL)""",
     "schema_version": """CREATE TABLE schema_version (
         version TEXT PRIMARY KEY, applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP)""",
-    # No document lists it: whatever the console does, it stays as it is.
+    # An undocumented table, which the console must not change.
     "task_runs": """CREATE TABLE task_runs (
         run_id {key}, task_id TEXT NOT NULL REFERENCES tasks(task_id), lease_until TEXT, state BLOB_TYPE)""",
 }
@@ -269,7 +270,7 @@ AUDIT_COLUMNS = {
     "supervisor_processed_at": "TEXT",
     "verdict_id": "TEXT",
 }
-#: Index → (columns it needs, what follows `ON task_audits`).
+#: Index → (its columns, the SQL after `ON task_audits`).
 INDEXES: dict[str, tuple[tuple[str, ...], str]] = {
     "idx_task_audits_task": ((), "(task_id)"),
     "idx_task_audits_level": ((), "(level)"),
@@ -294,7 +295,7 @@ INDEXES: dict[str, tuple[tuple[str, ...], str]] = {
         "(event_type, source_event_ts) WHERE source_event_ts IS NOT NULL",
     ),
 }
-#: The indexes that a backfill has to keep up: those with a column that it writes.
+#: The indexes on columns that the backfill writes.
 WRITTEN_INDEXES = tuple(name for name, (needs, _) in INDEXES.items() if "source_event_ts" in needs)
 UNIQUE_INDEX = "idx_task_audits_decision"
 TASK_INDEXES = {
@@ -305,19 +306,19 @@ TASK_INDEXES = {
 
 
 def _number(version: str) -> tuple[int, ...]:
-    """A dotted version as numbers, which is how versions sort."""
+    """Return a dotted version as numbers, for sorting."""
     return tuple(map(int, version.split(".")))
 
 
 def _columns(version: str, columns: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The columns of `task_audits` at a version, or exactly those asked for."""
+    """Return the columns of `task_audits` at a version, or exactly `columns`."""
     if columns is not None:
         return tuple(name for name in COLUMNS if name in columns)
     return tuple(name for name in COLUMNS if _number(ADDED_IN.get(name, "0")) <= _number(version))
 
 
 def _statements(columns: tuple[str, ...], payload_type: str, *, sqlite: bool) -> list[str]:
-    """The CREATE TABLE statements; PostgreSQL's foreign key comes after the load."""
+    """Return the CREATE TABLE statements. PostgreSQL gets its foreign key after the load."""
     key = "INTEGER PRIMARY KEY AUTOINCREMENT" if sqlite else "BIGSERIAL PRIMARY KEY"
     lines = [f"{name} {AUDIT_COLUMNS[name].format(key=key, payload=payload_type)}" for name in columns]
     if sqlite:
@@ -327,7 +328,7 @@ def _statements(columns: tuple[str, ...], payload_type: str, *, sqlite: bool) ->
 
 
 def index_statements(columns: tuple[str, ...] = COLUMNS) -> list[str]:
-    """The CREATE INDEX statements of the documented and deployed indexes that these columns allow."""
+    """Return the CREATE INDEX statements of the documented and deployed indexes on these columns."""
     return [
         f"CREATE {'UNIQUE ' if name == UNIQUE_INDEX else ''}INDEX {name} ON task_audits {rest}"
         for name, (needs, rest) in INDEXES.items()
@@ -336,7 +337,7 @@ def index_statements(columns: tuple[str, ...] = COLUMNS) -> list[str]:
 
 
 def _small_tables(rows: int, version: str) -> Iterator[tuple[str, tuple[str, ...], list[tuple[object, ...]]]]:
-    """Yields (table, columns, rows) of all tables but the audits; one task more than audits ask for."""
+    """Yield (table, columns, rows) of all tables except the audits. One task has no audits."""
     moment = "2026-01-20 10:00:00"
     states = ("created", "running", "completed")
     yield (
@@ -364,7 +365,7 @@ def _small_tables(rows: int, version: str) -> Iterator[tuple[str, tuple[str, ...
         ],
     )
     newest = _number(version)[1]
-    # Written in an order in which neither text order nor time tells the newest version.
+    # In an order in which neither text order nor time shows the newest version.
     yield (
         "schema_version",
         ("version", "applied_at"),
@@ -389,17 +390,17 @@ def create_sqlite(
     indexes: bool = True,
     columns: tuple[str, ...] | None = None,
 ) -> Made:
-    """Makes a WAL-mode store file with `rows` audits; the file must not exist.
+    """Create a store file in WAL mode with `rows` audits. The file must not exist.
 
-    `version` below 0.21.0 leaves out the columns that came later (`ADDED_IN`), `columns` names them one by
-    one, `indexes=False` leaves out every index but the keys' own.
+    A `version` below 0.21.0 omits later columns (`ADDED_IN`), `columns` names the columns, and `indexes=False` omits
+    all indexes except those of the keys.
     """
     path = Path(path)
     if path.exists():
         raise FileExistsError(path)
     chosen, made = _columns(version, columns), Made()
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        # Nobody else is there yet, and a half-made file is of no use.
+        # No other client uses the file yet, and an incomplete file is useless.
         connection.executescript(
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-400000; PRAGMA threads=2;"
             "BEGIN;" + ";".join(_statements(chosen, "TEXT", sqlite=True))
@@ -430,9 +431,9 @@ def create_postgres(
     columns: tuple[str, ...] | None = None,
     schema: str | None = None,
 ) -> Made:
-    """Makes the tables with `rows` audits in an empty database, or in a new `schema` of it.
+    """Create the tables with `rows` audits in an empty database, or in a new `schema` of it.
 
-    With `json` and `jsonb` only payloads that the type can hold are made (`Kind.holds`).
+    The types `json` and `jsonb` only get payloads that they can store (`Kind.holds`).
     """
     chosen, made = _columns(version, columns), Made()
     with psycopg.connect(url) as connection:
@@ -468,19 +469,19 @@ def create_postgres(
 
 
 def read_sqlite(path: Path | str) -> Iterator[Audit]:
-    """Yields every audit by key, each value as the file holds it; needs both backfilled columns."""
+    """Yield every audit in key order with its stored values. Both backfilled columns must exist."""
     query = (
         "SELECT audit_id, event_type, payload, CAST(created_at AS TEXT), source_event_ts, "
         "supervisor_processed_at FROM task_audits ORDER BY audit_id"
     )
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        # A wrong result may be no UTF-8: it should be seen, not raise.
+        # A wrong result may not be UTF-8. The test shows it instead of raising an error.
         connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")
         yield from map(Audit._make, connection.execute(query))
 
 
 def read_postgres(url: str, *, schema: str | None = None) -> Iterator[Audit]:
-    """Yields every audit by key, each value as text; needs both backfilled columns."""
+    """Yield every audit in key order with its values as text. Both backfilled columns must exist."""
     table = sql.Identifier(schema, "task_audits") if schema else sql.Identifier("task_audits")
     query = sql.SQL(
         "SELECT audit_id, event_type, payload::text, created_at::text, source_event_ts, "

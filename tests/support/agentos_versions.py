@@ -1,6 +1,6 @@
-"""AgentOS's own migrations in short: what each adds to the tables that the console knows, and how they are run.
+"""A short form of the migrations of AgentOS: the columns that each adds to the known tables, and how they run.
 
-A migration that adds a column which is there already fails, and leaves the store between two versions.
+A migration that adds an existing column fails, and leaves the store between two versions.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ MIGRATIONS: dict[int, list[str]] = {
 
 
 def migrate(store: Store, to: int = NEWEST) -> int:
-    """Run what is newer than the store's version, as the platform does; returns the version from which it began."""
+    """Run the migrations that the store does not have, as the platform does. Return the earlier version."""
     key = "INTEGER PRIMARY KEY AUTOINCREMENT" if store.path is not None else "BIGSERIAL PRIMARY KEY"
     with neighbour(store) as client:
         began = _version(client) if "schema_version" in _tables(client, store) else 0
@@ -126,7 +126,7 @@ def _tables(client: Any, store: Store) -> set[str]:
 
 
 def _version(client: Any) -> int:
-    """The newest version in one of the two forms that the platform's migrator knows."""
+    """Return the newest version, in one of the two forms that the migrator of the platform knows."""
     numbers = [0]
     for (text,) in client.execute("SELECT version FROM schema_version").fetchall():
         for pattern in (r"0\.(\d+)\.", r"v(\d+)$"):

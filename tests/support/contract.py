@@ -1,10 +1,12 @@
-"""What every changing operation keeps. An operation's test inherits it and gives two things:
+"""The contract of changing operations: tests that every operation on rows must pass.
+
+The test of an operation inherits from `Contract` and defines two methods:
 
 class TestBackfillDecisionFields(Contract):
     operation = "audits.backfill_decision_fields"
 
-    def rows(self, make_attached, engine) -> Store:  # a store with something of every kind to do
-    def expected(self, tables, vendor) -> Tables:    # the same tables after the run, by other means
+    def rows(self, make_attached, engine) -> Store:  # return a store with rows of every kind
+    def expected(self, tables, vendor) -> Tables:    # compute the tables after the run, independently
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ OUTCOMES = ("changed", "skipped", "invalid", "failed")
 
 
 class Crash(BaseException):
-    """Ends a run where it stands, as SIGKILL does: nothing of ours catches it."""
+    """The sudden end of a process, like SIGKILL. No code catches it."""
 
 
 def operation_called(name: str, store: Store | None = None, /, **params: Any) -> Operation:
@@ -51,7 +53,7 @@ def plan_whole(operation: Operation) -> Plan:
 
 
 def start(operation: Operation, **options: Any) -> Run:
-    """Plan and confirm; the run is this process's to work on."""
+    """Plan and confirm a run, and claim it for this process."""
     planned = plan_whole(operation) if planner.pins_rows(operation) else planner.plan(operation)
     run = lifecycle.create_run(planned, TESTER, **options)
     return lifecycle.confirm(run, TESTER, background=False)
@@ -81,12 +83,12 @@ def figures(run: Run) -> dict[str, Any]:
 
 
 def rows_of(run: Run) -> int:
-    """Rows that a run has written: an undo's rows."""
+    """Return the number of rows that a run has written, which is the number of rows of its undo."""
     return sum(run.batches.values_list("rows", flat=True))
 
 
 def left_by(run: Run) -> dict[str, dict[str, list[str]]]:
-    """Outcome → reason → labels, over all batches."""
+    """Return outcome → reason → labels of the unchanged rows of all batches."""
     found: dict[str, dict[str, list[str]]] = {}
     for batch in run.batches.order_by("number"):
         for outcome, reasons in batch.unchanged.items():
@@ -96,7 +98,7 @@ def left_by(run: Run) -> dict[str, dict[str, list[str]]]:
 
 
 def die(run: Run) -> Run:
-    """The worker's process is gone: its connections are cut, and somebody takes the run over."""
+    """Cut the connections as if the worker had died, and claim the run for another worker."""
     for connection in connections.all(initialized_only=True):
         connection.close()
     Run.objects.filter(pk=run.pk).update(worker={**this_worker(), "pid": 2**22 + 1})
@@ -104,13 +106,13 @@ def die(run: Run) -> Run:
 
 
 def after_batches(count: int) -> tuple[Callable[[], bool], Callable[[Run], None]]:
-    """`until` and `on_progress` that stop a run after so many batches."""
+    """Return `until` and `on_progress` that stop a run after `count` batches."""
     seen: list[Run] = []
     return (lambda: len(seen) >= count), seen.append
 
 
 def once(call: Callable[[], None]) -> Callable[..., None]:
-    """`call`, the first time."""
+    """Return a function that calls `call` the first time only."""
     todo = [call]
     return lambda *_: todo.pop()() if todo else None
 
@@ -120,13 +122,13 @@ class Contract:
     operation: ClassVar[str]
     params: ClassVar[dict[str, Any]] = {}
     engines: ClassVar[tuple[str, ...]] = ("sqlite", "postgresql-text")
-    unique: ClassVar[tuple[str, ...]] = ()  # columns that a copy of a row must leave NULL
-    # Where a worker dies; all of them for an operation of each kind, and for the others where most can go wrong.
+    unique: ClassVar[tuple[str, ...]] = ()  # columns that are NULL in a copied row
+    # The points at which a worker dies. One operation of each kind tests all points, the others the critical ones.
     points: ClassVar[tuple[str, ...]] = ("after the image", "after the store's commit")
-    late_key: ClassVar[Any] = 10**9  # behind every key of the store
-    meddled: ClassVar[Row] = {}  # what a neighbour writes to one row, so that there is nothing to do for it any more
+    late_key: ClassVar[Any] = 10**9  # sorts after every key of the store
+    meddled: ClassVar[Row] = {}  # values that another client writes to a row, which is then out of scope
     batch_sizes: ClassVar[tuple[int, ...]] = (1, 7, 500)
-    statements: ClassVar[int] = 20  # a batch has fewer
+    statements: ClassVar[int] = 20  # maximum per batch
 
     def rows(self, make_attached: Any, engine: str) -> Store:
         raise NotImplementedError
@@ -134,7 +136,7 @@ class Contract:
     def expected(self, tables: Tables, vendor: str) -> Tables:
         raise NotImplementedError
 
-    # --- what the tests below stand on ------------------------------------------------------------------
+    # --- fixtures and helpers ------------------------------------------------------------------
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "engine" in metafunc.fixturenames:
@@ -144,7 +146,7 @@ class Contract:
 
     @pytest.fixture(autouse=True)
     def _batches_as_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A slow machine would make them smaller."""
+        """Keep the batch size constant, also on a slow machine."""
         monkeypatch.setattr(executor, "TARGET_SECONDS", 3600.0)
 
     @pytest.fixture
@@ -158,7 +160,7 @@ class Contract:
     @pytest.fixture
     def after(self, before: Tables, store: Store) -> Tables:
         after = self.expected(deepcopy(before), store.vendor)
-        assert len(list(self.changed(before, after))) >= 5, "too little to do for a test"
+        assert len(list(self.changed(before, after))) >= 5, "too few rows change"
         return after
 
     def on(self, store: Store) -> Operation:
@@ -175,7 +177,7 @@ class Contract:
         return str(registry.operation(self.operation).model._meta.db_table)
 
     def changed(self, before: Tables, after: Tables) -> Iterator[Any]:
-        """Keys of the rows that change, in order."""
+        """Yield the keys of the rows that change, in order."""
         for key in sorted(before[self.table]):
             if before[self.table][key] != after[self.table].get(key):
                 yield key
@@ -183,8 +185,8 @@ class Contract:
     def a_change(self, before: Tables, after: Tables, place: int = 2) -> Any:
         return list(self.changed(before, after))[place]
 
-    def with_unit_as_before(self, after: Tables, before: Tables, key: Any) -> Tables:
-        """What the run leaves when it leaves this row alone."""
+    def with_row_unchanged(self, after: Tables, before: Tables, key: Any) -> Tables:
+        """Return the tables after a run that does not change this row."""
         tables = deepcopy(after)
         tables[self.table][key] = before[self.table][key]
         return tables
@@ -198,18 +200,18 @@ class Contract:
         execute(store, f"INSERT INTO {self.table} ({', '.join(row)}) VALUES ({marks})", list(row.values()))
 
     def put_back(self, store: Store, row: Row, values: Row) -> None:
-        """Somebody else writes to a row that the run has changed, or makes it again where the run deleted it."""
+        """Write as another client to a row that the run has changed, or insert it again if the run deleted it."""
         if self.deletes:
             self.add_row(store, row | values)
         else:
             self.set_row(store, row[store.key_column(self.table)], values)
 
     def beneath(self, tables: Tables, key: Any) -> list[tuple[str, Any]]:
-        """Table and key of the rows that go with a row: they do not come back beneath another one."""
+        """Return table and key of the rows that are deleted with a row. They are not restored under another parent."""
         return []
 
     def set_row(self, store: Store, key: Any, values: Row) -> None:
-        """Somebody else writes to one row."""
+        """Write to one row as another client."""
         assign = ", ".join(f"{name} = ?" for name in values)
         sql = f"UPDATE {self.table} SET {assign} WHERE {store.key_column(self.table)} = ?"
         execute(store, sql, [*values.values(), key])
@@ -227,7 +229,7 @@ class Contract:
         assert not Run.objects.exists()
         assert not Event.objects.exists()
 
-    def test_preview_is_the_execution(self, store: Store, before: Tables, after: Tables) -> None:
+    def test_the_preview_predicts_the_execution(self, store: Store, before: Tables, after: Tables) -> None:
         planned = plan_whole(self.on(store))
         run = self.execute(store)
         assert (planned.total, planned.counts()) == (
@@ -245,7 +247,7 @@ class Contract:
     # --- execution --------------------------------------------------------------------------------------
 
     def test_applies_exactly_what_is_expected(self, store: Store, before: Tables, after: Tables) -> None:
-        """Every column of every table, those unknown to the console included; and nothing is made."""
+        """Every column of every table is compared, including unknown ones, and no table or index is created."""
         shape = schema(store)
         run = self.execute(store)
         assert dump(store) == after
@@ -289,7 +291,7 @@ class Contract:
         assert stopped == whole
 
     def expected_figures(self, store: Store, run: Run) -> dict[str, Any]:
-        """What an uninterrupted run of the same store says."""
+        """Return the figures of an uninterrupted run on the same store."""
         undo(run)
         return figures(self.execute(store))
 
@@ -317,10 +319,10 @@ class Contract:
         again = self.execute(store)
         assert figures(again) == figures(run)
 
-    def test_a_worker_that_was_given_up_writes_no_more(
+    def test_a_worker_that_lost_its_run_cannot_write(
         self, store: Store, after: Tables, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Its lease lapses between before-image and store; it comes back while another has the run."""
+        """Its lease expires between the before-image and the write, and another worker claims the run."""
         taken: list[Any] = []
 
         def take_over() -> None:
@@ -338,8 +340,8 @@ class Contract:
         assert dump(store) == after
         assert (other.status, other.seen) == (Status.SUCCEEDED, other.total)
 
-    def test_power_loss_takes_the_last_batches(self, store: Store, before: Tables, after: Tables) -> None:
-        """SQLite with synchronous=NORMAL may lose its newest commits; the console's images are not lost."""
+    def test_batches_lost_in_a_power_failure_are_repeated(self, store: Store, before: Tables, after: Tables) -> None:
+        """SQLite with synchronous=NORMAL may lose its newest commits, but the before-images remain."""
         if store.path is None:
             return  # PostgreSQL waits for its disk
         run = self.start(store, batch_size=7)
@@ -350,7 +352,7 @@ class Contract:
             store.close()
             if batches == 1:
                 shutil.copyfile(store.path, kept)
-        shutil.copyfile(kept, store.path)  # the same file, as it was three batches ago
+        shutil.copyfile(kept, store.path)  # the same file with the content of three batches ago
         kept.unlink()
         run = work(die(run))
         assert dump(store) == after
@@ -362,8 +364,8 @@ class Contract:
     def test_statements_per_batch_are_constant(
         self, store: Store, after: Tables, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """One more per batch would be one per row at a million rows."""
-        monkeypatch.setattr(executor, "THROTTLE_CHECK_SECONDS", 3600.0)  # by the clock, and not by the batch
+        """The number does not depend on the size of the batch."""
+        monkeypatch.setattr(executor, "THROTTLE_CHECK_SECONDS", 3600.0)  # by time, not by batch
         monkeypatch.setattr(executor, "MARK_SECONDS", 3600.0)
 
         def per_batch(size: int) -> int:
@@ -382,7 +384,7 @@ class Contract:
         few, many = per_batch(4), per_batch(16)
         assert few == many < self.statements, (few, many)
 
-    # --- rows that can't be changed --------------------------------------------------------------------
+    # --- rows that cannot be changed --------------------------------------------------------------------
 
     def test_row_whose_change_raises_fails(
         self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
@@ -414,7 +416,7 @@ class Contract:
         self.check_retried(store, run, after)
 
     def check_failed_row(self, store: Store, run: Run, bad: Any, before: Tables, after: Tables, error: str) -> None:
-        assert dump(store) == self.with_unit_as_before(after, before, bad)
+        assert dump(store) == self.with_row_unchanged(after, before, bad)
         assert [(entry.key, entry.error) for entry in FailedItem.objects.all()] == [(bad, error)]
         assert (run.status, run.failed) == (Status.NEEDS_ATTENTION, 1)
         assert run.seen == run.total
@@ -439,14 +441,14 @@ class Contract:
         assert dump(store) == before
         assert not Lock.objects.exists()
 
-    # --- others, meanwhile ------------------------------------------------------------------------------
+    # --- other clients during a run ------------------------------------------------------------------------------
 
-    def test_verify_finds_a_leftover(self, store: Store, before: Tables, after: Tables) -> None:
+    def test_verify_finds_a_row_that_is_in_scope_again(self, store: Store, before: Tables, after: Tables) -> None:
         key = self.a_change(before, after, place=0)
         plant = once(lambda: self.put_back(store, before[self.table][key], self.written(before, key)))
 
         def on_progress(run: Run) -> None:
-            if run.batches_done > 1:  # so the first batch, the row's own, is committed
+            if run.batches_done > 1:  # the first batch, which contains the row, is committed
                 plant()
 
         run = work(self.start(store, batch_size=4), on_progress=on_progress)
@@ -454,14 +456,14 @@ class Contract:
         assert "1 row" in run.error
 
     def written(self, tables: Tables, key: Any) -> Row:
-        """The columns of a row that the operation may write."""
+        """Return the columns of a row that the operation may write."""
         columns = registry.operation(self.operation).writes[self.table] or self.meddled
         return {name: tables[self.table][key][name] for name in columns}
 
     def meddling(self, tables: Tables, key: Any) -> Row:
-        return self.meddled or dict.fromkeys(self.written(tables, key), "neighbour")
+        return self.meddled or dict.fromkeys(self.written(tables, key), "other client")
 
-    def test_rows_made_after_the_plan_are_left_alone(self, store: Store, before: Tables, after: Tables) -> None:
+    def test_rows_added_after_the_plan_are_not_changed(self, store: Store, before: Tables, after: Tables) -> None:
         run = self.start(store)
         row = dict(before[self.table][self.a_change(before, after)])
         key = store.key_column(self.table)
@@ -472,15 +474,15 @@ class Contract:
         assert dump(store)[self.table].pop(self.late_key) == before_text(store, row, key)
         assert self.execute(store).changed == 1
 
-    def test_a_neighbours_value_is_not_overwritten(
+    def test_a_concurrent_write_is_not_overwritten(
         self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It writes to a row of the batch after that was read."""
+        """Another client writes to a row after the batch was read."""
         key = self.a_change(before, after)
         values = self.meddling(before, key)
         self.interfere(monkeypatch, once(lambda: self.set_row(store, key, values)))
         run = self.execute(store)
-        after = self.with_unit_as_before(after, before, key)
+        after = self.with_row_unchanged(after, before, key)
         after[self.table][key] = before[self.table][key] | values
         assert dump(store) == after
         assert run.status == Status.SUCCEEDED
@@ -489,7 +491,7 @@ class Contract:
         before[self.table][key] |= values
         assert dump(store) == before
 
-    def test_a_row_that_never_stands_still_is_skipped(
+    def test_a_row_that_changes_before_every_write_is_skipped(
         self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         key = self.a_change(before, after)
@@ -497,22 +499,22 @@ class Contract:
         self.interfere(monkeypatch, lambda: self.set_row(store, key, new), only=key)
         real = Executor._await_write
 
-        def see_through(worker: Executor) -> bool:
-            stands = real(worker)
-            if not stands:
+        def restore_after_failure(worker: Executor) -> bool:
+            written = real(worker)
+            if not written:
                 self.set_row(store, key, old)
-            return stands
+            return written
 
-        monkeypatch.setattr(Executor, "_await_write", see_through)
+        monkeypatch.setattr(Executor, "_await_write", restore_after_failure)
         run = self.execute(store)
         assert left_by(run)["skipped"] == {"changed_concurrently": [str(key)]}
         assert (run.changed, run.seen) == (len(list(self.changed(before, after))) - 1, run.total)
-        after = self.with_unit_as_before(after, before, key)
+        after = self.with_row_unchanged(after, before, key)
         after[self.table][key] = before[self.table][key] | old
         assert dump(store) == after
 
     def interfere(self, monkeypatch: pytest.MonkeyPatch, call: Callable[..., None], *, only: Any = None) -> None:
-        """`call` whenever a batch (with the row `only`) is read and not yet written."""
+        """Run `call` after each batch (with the row `only`) is read and before it is written."""
         real = Executor._prepare
 
         def prepare(worker: Executor, writes: Any, *rest: Any) -> Batch:
@@ -523,7 +525,7 @@ class Contract:
 
         monkeypatch.setattr(Executor, "_prepare", prepare)
 
-    def test_a_row_that_goes_meanwhile_is_counted(self, store: Store, before: Tables, after: Tables) -> None:
+    def test_a_row_deleted_during_the_run_is_skipped(self, store: Store, before: Tables, after: Tables) -> None:
         key = self.a_change(before, after, place=-1)
         run = self.start(store, batch_size=4)
         sql = f"DELETE FROM {self.table} WHERE {store.key_column(self.table)} = ?"
@@ -531,11 +533,11 @@ class Contract:
         assert (run.status, run.skipped, run.seen) == (Status.SUCCEEDED, 1, run.total)
         assert run.reasons["skipped"] == {"no_longer_in_scope": 1}
         if not self.deletes:
-            after = self.with_unit_as_before(after, before, key)
+            after = self.with_row_unchanged(after, before, key)
         after[self.table].pop(key, None)
         assert dump(store) == after
 
-    # --- what people ask --------------------------------------------------------------------------------
+    # --- pause and cancel --------------------------------------------------------------------------------
 
     def test_pause_and_resume(self, store: Store, after: Tables) -> None:
         run = self.start(store, batch_size=7)
@@ -560,7 +562,7 @@ class Contract:
 
     # --- undo -------------------------------------------------------------------------------------------
 
-    def test_undo_leaves_what_changed_since(self, store: Store, before: Tables, after: Tables) -> None:
+    def test_undo_keeps_later_changes(self, store: Store, before: Tables, after: Tables) -> None:
         run = self.execute(store)
         key = self.a_change(before, after)
         values = self.meddling(before, key)
@@ -578,13 +580,13 @@ class Contract:
         assert invalid == ({"parent": sorted(f"{table} {child}" for table, child in beneath)} if beneath else {})
         assert undone.changed == rows_of(run) - 1 - len(beneath)
 
-    def test_undo_is_undone(self, store: Store, after: Tables) -> None:
+    def test_an_undo_can_be_undone(self, store: Store, after: Tables) -> None:
         undo(undo(self.execute(store)))
         assert dump(store) == after
 
 
 def before_text(store: Store, row: Row, key: str) -> Row:
-    """A row as `dump` shows it: on PostgreSQL everything is text."""
+    """Return a row as `dump` returns it: on PostgreSQL, every value is text."""
     return row | {key: str(row[key])} if store.vendor == "postgresql" else row
 
 
@@ -596,7 +598,7 @@ def _wrapped(wrapper: Any, *aliases: str) -> Iterator[None]:
 
 
 def forbid(store: Store, table: str, key: Any) -> Callable[[], None]:
-    """A trigger of the platform's own that refuses any write to one row; returns what takes it away."""
+    """Create a trigger that refuses every write to one row. Return a function that drops it."""
     condition = f"OLD.{store.key_column(table)} = {key!r}"
     if store.vendor == "sqlite":
         for event in ("UPDATE", "DELETE"):

@@ -1,7 +1,7 @@
-"""`manage.py` with an accident: `python -m tests.support.fault_injection '{"at": "after the image", …}' COMMAND …`.
+"""`manage.py` with a fault: `python -m tests.support.fault_injection '{"at": "after the image", …}' COMMAND …`.
 
-Keys: `at` a point of `POINTS`, `call` the how-manieth time counts, `signal` sent to this very process there;
-`patience` seconds that the executor waits for a lost store; `pages` that the console's own database may have.
+Keys: `at` is one of `POINTS`, `call` the number of the call, and `signal` the signal that the process gets there.
+`patience` is the number of seconds that the executor waits for a lost store. `pages` limits the console's database.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import sys
 from typing import Any
 
-# Where a worker can die within a batch: (owner, its function, before or after it).
+# The points within a batch at which a worker can die: (owner, function, before or after it).
 POINTS = {
     "before the image": ("opsconsole.engine.executor:Executor", "_prepare", "before"),
     "within the image's commit": ("opsconsole.engine.models:FailedItem.objects", "bulk_create", "after"),
@@ -25,7 +25,7 @@ POINTS = {
 
 
 def interposed(point: str, call: int, accident: Any) -> tuple[Any, str, Any]:
-    """Owner, name and function that lets `accident()` happen at the `call`-th time at `point`."""
+    """Return owner, name and function for monkeypatch: the `call`-th call at `point` also calls `accident()`."""
     where, name, moment = POINTS[point]
     owner = pkgutil.resolve_name(where)
     real = getattr(owner, name)
@@ -33,7 +33,7 @@ def interposed(point: str, call: int, accident: Any) -> tuple[Any, str, Any]:
 
     def function(*args: Any, **options: Any) -> Any:
         nonlocal calls
-        if moment == "after":  # a call that raised is repeated by the run
+        if moment == "after":  # the run repeats a call that raised an error
             result = real(*args, **options)
         calls += 1
         if calls == call:

@@ -1,6 +1,6 @@
-"""A process that has imported what a script needs and forks for each call: half of a command's time.
+"""A process that imports the modules of a script once and forks for each call, which halves the time of a command.
 
-`run()` asks it. The script runs in a process of its own, with its environment and exit code, as from a shell.
+`run()` uses it. The script runs in a separate process, with its environment and exit code, as in a shell.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SECONDS = 120
 
 
 def run(script: str, words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """The script with these words. Exit code -SIGALRM when it has not ended in time."""
+    """Run the script with these arguments. The exit code is -SIGALRM after a timeout."""
     with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
         server = _server(script)
         job = {"words": words, "environment": environment, "files": [os.devnull, out.name, err.name]}
@@ -49,7 +49,7 @@ def _server(script: str) -> subprocess.Popen[str]:
 
 
 def _next_job() -> dict[str, Any]:
-    """Fork for each job and tell its exit code; returns in the fork."""
+    """Fork for each job, and report its exit code. Return the job in the fork."""
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
@@ -62,7 +62,7 @@ def _next_job() -> dict[str, Any]:
 
 
 def _import_for_commands() -> None:
-    """What most commands import and what needs no settings."""
+    """Import the modules that most commands need and that need no settings."""
     import croniter  # noqa: F401
     import django.contrib.admin
     import django.contrib.postgres.fields
@@ -80,7 +80,7 @@ def _serve(script: str) -> None:
     if script == "manage.py":
         _import_for_commands()
     else:
-        runpy.run_path(script)  # not as __main__: it imports only
+        runpy.run_path(script)  # without the name __main__, it only imports
     gc.freeze()
     job = _next_job()
     os.setsid()

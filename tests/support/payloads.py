@@ -1,6 +1,6 @@
-"""The payloads that the field has shown, one builder for each kind of them.
+"""Payloads of every kind that occurs in production, with a builder for each kind.
 
-A builder gives a template: `SOURCE` and `PROCESSED` stand where each row puts its own two times.
+A builder returns a template in which each row replaces `SOURCE` and `PROCESSED` by its two times.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PayloadType = Literal["text", "json", "jsonb"]
 SOURCE, PROCESSED = "@1@", "@2@"
 SOURCE_KEYS = ("source_event_ts", "source_ts", "event_timestamp", "task_created_at")
 PROCESSED_KEYS = ("supervisor_processed_at", "processed_at", "timestamp")
-#: JSON texts that are no time.
+#: JSON texts that are not a time.
 ABSENT = (
     "null",
     '""',
@@ -29,7 +29,7 @@ ABSENT = (
     "{}",
     f'{{"at": "{SOURCE}"}}',
 )
-#: JSON texts whose digits a parser into floats would change.
+#: JSON numbers whose digits change if they are parsed as floats.
 NUMBERS = (
     "1769000000",
     "1769000000.50",
@@ -53,7 +53,7 @@ WORDS = (
 
 
 def _noise(rng: Random, size: int) -> list[str]:
-    """Members without any meaning for the backfill, about `size` characters in all."""
+    """Return members that the backfill ignores, with about `size` characters."""
     ascii_only = rng.random() < 0.3
     members: list[str] = []
     while size > 0:
@@ -82,7 +82,7 @@ def _noise(rng: Random, size: int) -> list[str]:
 
 
 def noisy_object(rng: Random, *members: str) -> str:
-    """A JSON object of about 200 to 800 bytes with these members, in this order, amid noise."""
+    """Return a JSON object of about 200 to 800 bytes with these members, in this order, among ignored ones."""
     texts = _noise(rng, rng.randint(180, 640) - sum(map(len, members)))
     for place, member in zip(sorted(rng.choices(range(len(texts) + 1), k=len(members))), members, strict=True):
         texts.insert(place + members.index(member), member)
@@ -102,7 +102,7 @@ def plain(rng: Random) -> str:
 
 
 def variants(rng: Random) -> str:
-    """Any mix of the key variants, the better ones not always first."""
+    """Return a payload with any mix of the known keys, in any order."""
     zone = rng.choice(("", "", "Z", "+08:00"))
     members = [_source(key, f'"{SOURCE}{zone}"') for key in rng.sample(SOURCE_KEYS, rng.randint(0, 4))]
     members += [_processed(key, f'"{PROCESSED}{zone}"') for key in rng.sample(PROCESSED_KEYS, rng.randint(0, 3))]
@@ -111,7 +111,7 @@ def variants(rng: Random) -> str:
 
 
 def _absent(rng: Random) -> str:
-    """The best keys hold something that is no time, so that a later key or the fallback counts."""
+    """Return a payload whose first keys contain no time, so that a later key or the fallback counts."""
     cut, other = rng.randint(1, 4), rng.randint(1, 3)
     members = [_source(key, rng.choice(ABSENT)) for key in SOURCE_KEYS[:cut]]
     members += [_source(key) for key in SOURCE_KEYS[cut:]]
@@ -130,7 +130,7 @@ def _numbers(rng: Random) -> str:
 
 
 def _duplicates(rng: Random) -> str:
-    """The same key twice, also in another spelling; the last may be no time."""
+    """Return a payload with duplicate keys, also in another spelling. The last value may not be a time."""
     key = rng.choice(SOURCE_KEYS)
     last = rng.choice((f'"{SOURCE}"', f'"{SOURCE}"', "null", '" "', "1.50"))
     again = rng.choice((key, key, key.replace("_", r"\u005f")))
@@ -152,7 +152,7 @@ def _escaped_keys(rng: Random) -> str:
 
 
 def _odd_values(rng: Random) -> str:
-    """Strings that must come through byte for byte."""
+    """Return a payload with strings that must be copied byte for byte."""
     values = (
         r"2026-01-20T10:00:00\u002e000000",
         r"2026\/01\/20 10:00",
@@ -174,7 +174,7 @@ def _odd_values(rng: Random) -> str:
 
 
 def nested_only(rng: Random) -> str:
-    """The keys stand in inner objects, where they mean nothing."""
+    """Return a payload with the keys in inner objects, where they do not count."""
     inner = f'{{"source_event_ts": "inner", "items": [{{{_source("source_ts")}, {_processed("timestamp")}}}]}}'
     members = [f'"event": {inner}']
     if rng.random() < 0.5:
@@ -183,7 +183,7 @@ def nested_only(rng: Random) -> str:
 
 
 def _pretty(rng: Random) -> str:
-    """Spread over lines, with white space on both sides."""
+    """Return a payload with several lines and white space around it."""
     text = json.dumps(json.loads(plain(rng)), indent=rng.choice((1, 2, "\t")), ensure_ascii=False)
     return f"\r\n {text}\n\t"
 
@@ -201,12 +201,12 @@ def _levels(levels: int) -> Callable[[Random], str]:
 
 
 def _noise_with(text: str) -> Callable[[Random], str]:
-    """A good payload that carries `text` in a member that nobody asks for."""
+    """Return a builder of valid payloads with `text` in an ignored member."""
     return lambda rng: noisy_object(rng, _source("source_ts"), f'"x": "{text}"', _processed("processed_at"))
 
 
 def _value_with(text: str) -> Callable[[Random], str]:
-    """`text` in the value of one of the two columns, the other one good."""
+    """Return a builder with `text` in the value of one of the two columns."""
 
     def build(rng: Random) -> str:
         if rng.random() < 0.5:
@@ -226,7 +226,7 @@ def _truncated(rng: Random) -> str:
 
 
 def _replaced(old: str, *new: str) -> Callable[[Random], str]:
-    """A good payload with its last `old` replaced: one fault, somewhere in the text."""
+    """Return a builder of payloads with one fault: the last `old` is replaced."""
     return lambda rng: rng.choice(new).join(plain(rng).rsplit(old, 1))
 
 
@@ -244,7 +244,7 @@ class Kind:
     created_at: bool = True
 
 
-#: Every kind of audit in scope. What becomes of each is said by `tests.support.reference_backfill`, not here.
+#: Every kind of audit in scope. `tests.support.reference_backfill` computes the outcomes.
 KINDS: dict[str, Kind] = {
     "plain": Kind(40, plain),
     "variants": Kind(25, variants),
@@ -289,5 +289,5 @@ KINDS: dict[str, Kind] = {
     "no_created_at_one_key": Kind(0.2, lambda rng: noisy_object(rng, _source("task_created_at")), created_at=False),
     "no_created_at_both_keys": Kind(0.2, plain, created_at=False),
 }
-#: From the strictest type to the one that holds anything.
+#: From the strictest type to the most tolerant one.
 PAYLOAD_TYPES: tuple[PayloadType, ...] = ("jsonb", "json", "text")

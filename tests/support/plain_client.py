@@ -1,4 +1,4 @@
-"""A store as somebody else sees it: plain drivers, raw values, nothing of the console but its address."""
+"""A store as another client sees it: plain drivers and raw values, without code of the console."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Tables = dict[str, dict[Any, Row]]  # table → key → column → raw value
 
 @contextmanager
 def neighbour(store: Store) -> Iterator[Any]:
-    """A connection of another program: `execute(sql, values)` with marks `?` commits by itself."""
+    """Open a connection of another client in autocommit mode. Statements have `?` for values."""
     if store.path is not None:
         with closing(sqlite3.connect(store.path, isolation_level=None, timeout=20)) as connection:
-            # What is no UTF-8 shall be compared too, and not raise.
+            # Texts that are not UTF-8 are compared, too.
             connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")
             yield connection
         return
@@ -36,7 +36,7 @@ def neighbour(store: Store) -> Iterator[Any]:
 
 
 class _Marks:
-    """psycopg with SQLite's parameter marks; none of the statements here holds a question mark itself."""
+    """psycopg with the parameter marks of SQLite. The statements contain no other question marks."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.connection = connection
@@ -56,7 +56,7 @@ def quoted(name: str) -> str:
 
 
 def dump(store: Store) -> Tables:
-    """Every row of every table, tables unknown to the console included."""
+    """Return every row of every table, including tables unknown to the console."""
     tables: Tables = {}
     postgresql = store.vendor == "postgresql"
     with neighbour(store) as connection:
@@ -77,7 +77,7 @@ def _layout(connection: Any, postgresql: bool) -> dict[str, list[tuple[str, bool
 
 
 def schema(store: Store) -> Any:
-    """All that a run must not make or alter: tables, indexes, triggers, the file's header and neighbours."""
+    """Return what a run must not change: tables, indexes, triggers, the header of the file and files next to it."""
     with neighbour(store) as connection:
         if store.path is None:
             return [connection.execute(query).fetchall() for query in _PG_SCHEMA]

@@ -15,7 +15,7 @@ from typing import Any
 
 
 class Pooler:
-    """A PgBouncer in transaction mode before the tests' server."""
+    """A PgBouncer in transaction mode in front of the tests' server."""
 
     def __init__(self, folder: Path, port: int | str | None, roles: Sequence[str] = ()) -> None:
         home = folder / "pooler"

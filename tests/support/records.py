@@ -1,4 +1,4 @@
-"""Execution records' stores as their platform makes them, filled with every kind of summary."""
+"""Stores of execution records as their platform creates them, with summaries of every kind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """A summary, the flag beside it, and what becomes of it: the id, or the reason why there is none."""
+    """A summary, its compression flag, and the expected outcome: the id, or the reason why it has none."""
 
     summary: str | bytes | None
     flag: int | None
@@ -35,7 +35,7 @@ def summary(number: int, **more: Any) -> str:
 
 
 def kinds(number: int) -> list[Kind]:
-    """One of each; `number` makes their ids."""
+    """Return one summary of each kind, with ids from `number`."""
     text = summary(number, results=[{"model": "m", "execution_id": "nested"}])
     packed = gzip.compress(text.encode())
     found = execution(number)
@@ -44,9 +44,9 @@ def kinds(number: int) -> list[Kind]:
         Kind(text, 0, found, True),
         Kind(text.encode(), 0, found, True),
         Kind(packed, 1, found, True),
-        Kind(packed, 0, found, True),  # the bytes say that it is gzip
-        Kind(text, 1, found, True),  # and here that it is none
-        Kind(packed + gzip.compress(b"  "), None, found, True),  # two members
+        Kind(packed, 0, found, True),  # the bytes are gzip, although the flag is not set
+        Kind(text, 1, found, True),  # the bytes are not gzip, although the flag is set
+        Kind(packed + gzip.compress(b"  "), None, found, True),  # two gzip members
         Kind(f"\n {text}\r\n", None, found, True),
         Kind('{"execution_id": "first", "execution_id": "last"}', 0, "last", True),
         Kind('{"a": "\\ud800", "execution_id": "beside a surrogate"}', 0, "beside a surrogate", True),
@@ -79,7 +79,7 @@ BOMB = gzip.compress(b'{"execution_id": "bomb", "x": "' + b"0" * (70 << 20) + b'
 
 
 def rows(count: int, *, seed: int = 3) -> Iterator[tuple[int, Kind, str | None]]:
-    """(key, kind, execution id that stands already), so mixed that batches hold something of each."""
+    """Return (key, kind, existing execution id), in an order that mixes the kinds in every batch."""
     rng = Random(seed)
     pool: list[Kind] = []
     for number in range(count):
@@ -91,7 +91,7 @@ def rows(count: int, *, seed: int = 3) -> Iterator[tuple[int, Kind, str | None]]
 
 
 def statements(*, sqlite: bool, column: bool = True, index: bool = True) -> list[str]:
-    """The platform's tables, one that no document lists among them."""
+    """Return the tables of the platform, and an undocumented one."""
     key = "INTEGER PRIMARY KEY AUTOINCREMENT" if sqlite else "SERIAL PRIMARY KEY"
     blob, false = ("BLOB", "0") if sqlite else ("BYTEA", "FALSE")
     made = [
@@ -117,7 +117,7 @@ INSERT = (
 
 
 class Client:
-    """The platform's own connection, `?` for values; each statement is committed."""
+    """A connection of the platform in autocommit mode. Statements have `?` for values."""
 
     def __init__(self, connection: Any, *, sqlite: bool) -> None:
         self.connection, self.sqlite = connection, sqlite
@@ -140,7 +140,7 @@ Maker = Callable[..., tuple["Store", Client]]
 
 @pytest.fixture
 def make_records(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Maker]:
-    """Makes attached stores: `store, client = make_records("sqlite", rows(100), column=False)`."""
+    """Return a function that attaches stores and returns (store, client)."""
     from opsconsole.stores.store import attach_file
     from tests.conftest import attach_url, forget_attached
 

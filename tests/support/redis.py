@@ -1,4 +1,4 @@
-"""A Redis of a test's own, to be stopped and started."""
+"""A Redis server for one test, which can stop and start it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import redis
 
 
 class NoRedis(Exception):
-    """There is no redis-server here."""
+    """The program redis-server is not installed."""
 
 
 class RedisServer:
-    """`url` and `socket_url` stay the same over stops and starts; what it holds is gone with each stop."""
+    """A Redis server. A restart keeps `url` and `socket_url`, and loses the data."""
 
     def __init__(self, folder: Path) -> None:
         found = shutil.which("redis-server")
@@ -37,7 +37,7 @@ class RedisServer:
 
     @property
     def client(self) -> redis.Redis:
-        """The platform's own."""
+        """Return a client of the platform."""
         return redis.Redis(port=self.port)
 
     def start(self) -> None:
@@ -60,7 +60,7 @@ class RedisServer:
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
-        """It takes connections and answers nothing."""
+        """Suspend the server: it accepts connections and does not respond."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         try:

@@ -1,8 +1,8 @@
 """An independent model of the audit backfill, written from the platform's documents alone.
 
-It shares no code and no library with the operation: JSON is read by a small pushdown automaton over one
-regular expression, so that what the standard library accepts beyond RFC 8259 (NaN), or turns into something
-else (numbers), can't hide the same fault on both sides. Slow on purpose: some 20,000 payloads a second.
+It shares no code and no library with the operation. A small pushdown automaton with one regular expression reads JSON,
+because the json module accepts more than RFC 8259 (NaN) and converts numbers, which could hide the same fault on both
+sides. It reads about 20,000 payloads per second.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 Engine = Literal["sqlite", "postgresql"]
 
-#: Where each column's value is looked for, best key first.
+#: Column → the keys of its value, in order of preference.
 KEYS = {
     "source_event_ts": ("source_event_ts", "source_ts", "event_timestamp", "task_created_at"),
     "supervisor_processed_at": ("supervisor_processed_at", "processed_at", "timestamp"),
 }
-#: The deepest nesting that every parser in use takes (the documents name 20,000 levels as too deep; what lies
-#: between depends on the parser, so no test should ask for it).
+#: The deepest nesting that every parser accepts. The documents call 20,000 levels too deep. Parsers differ between the
+#: two, so no test uses such a depth.
 DEEPEST = 1000
 
 BROKEN = "broken JSON"
@@ -34,13 +34,13 @@ NO_CREATED_AT = "no created_at to fall back to"
 
 @dataclass(frozen=True)
 class Invalid:
-    """A row that the backfill leaves as it is, and why (one of the constants above)."""
+    """A row that the backfill does not change, with the reason (one of the constants above)."""
 
     reason: str
 
 
 class _Refusal(Exception):
-    """Carries the reason out of the depths of the reading."""
+    """The payload is invalid, for the reason in the message."""
 
 
 TOKEN = re.compile(
@@ -56,7 +56,7 @@ TOKEN = re.compile(
 ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|(.))")
 SHORT = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
-#: state → what may come next there, and the state after it. A value's own state is on the stack.
+#: State → possible tokens and the states after them. The state after a value is on the stack.
 GRAMMAR: dict[str, dict[str, str]] = {
     "document": {"value": "done"},
     "done": {"end": "over"},
@@ -72,16 +72,16 @@ GRAMMAR: dict[str, dict[str, str]] = {
 
 
 def _text(raw: str) -> str:
-    """The characters that a JSON string's source text, with its quotes, stands for."""
+    """Return the characters of a JSON string from its source text with quotes."""
     plain = ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else SHORT[m[2]], raw[1:-1])
-    # Two escaped halves of a character beyond U+FFFF become that character; a lone half stays one.
+    # Two escaped surrogates become one character beyond U+FFFF. A lone surrogate does not change.
     return plain.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def _members(source: str) -> dict[str, tuple[str, str]]:
-    """The top object's members: key → (token kind, source text); of duplicate keys the last."""
+    """Return the members of the top object: key → (token kind, source text). The last of duplicate keys counts."""
     members: dict[str, tuple[str, str]] = {}
-    stack: list[str] = []  # the state to go on with once the open list or object is closed
+    stack: list[str] = []  # the state after the end of the open list or object
     state, position, key, root = "document", 0, "", ""
     while state != "over":
         found = TOKEN.match(source, position)
@@ -114,7 +114,7 @@ def _members(source: str) -> dict[str, tuple[str, str]]:
 
 
 def _value(members: dict[str, tuple[str, str]], keys: tuple[str, ...]) -> str | None:
-    """The first key's value that says anything, or None."""
+    """Return the value of the first key with a usable value, or None."""
     for key in keys:
         kind, raw = members.get(key, ("word", "null"))
         if kind == "number":
@@ -125,7 +125,7 @@ def _value(members: dict[str, tuple[str, str]], keys: tuple[str, ...]) -> str | 
 
 
 def _stored_created_at(created_at: str, engine: Engine) -> str:
-    """`created_at` as the fallback writes it; PostgreSQL's own text has no zeros at the end of a fraction."""
+    """Return `created_at` as the fallback writes it. The text of PostgreSQL has no trailing zeros."""
     if engine == "sqlite" or "." not in created_at:
         return created_at
     whole, fraction = created_at.split(".")
@@ -133,13 +133,13 @@ def _stored_created_at(created_at: str, engine: Engine) -> str:
 
 
 def _storable(value: str, engine: Engine) -> bool:
-    """Whether the engine's UTF-8 text can hold the value."""
+    """Return whether a UTF-8 text of the engine can store the value."""
     lone_half = any("\ud800" <= character <= "\udfff" for character in value)
     return not lone_half and not (engine == "postgresql" and "\0" in value)
 
 
 def in_scope(event_type: str, source_event_ts: str | None, supervisor_processed_at: str | None) -> bool:
-    """Whether the backfill takes the row at all."""
+    """Return whether the row is in scope."""
     return "supervisor" in event_type.lower() and None in (source_event_ts, supervisor_processed_at)
 
 
@@ -150,10 +150,10 @@ def expected(
     supervisor_processed_at: str | None,
     engine: Engine,
 ) -> tuple[str | None, str | None] | Invalid:
-    """The two columns after the backfill of a row in scope, or why it stays as it is.
+    """Return the two columns after the backfill of a row in scope, or the reason why it does not change.
 
-    All arguments are what the store holds, as text: `created_at` by `CAST(… AS TEXT)` or `::text`, a `json`
-    or `jsonb` payload by `::text`. A row is filled as a whole or not at all.
+    All arguments are texts of the stored values: `created_at` by `CAST(… AS TEXT)` or `::text`, and a `json` or `jsonb`
+    payload by `::text`. The backfill fills both columns of a row, or none.
     """
     try:
         source = payload.decode() if isinstance(payload, bytes) else payload or ""
@@ -178,7 +178,7 @@ def expected(
 def expected_rows(
     rows: Iterable[tuple[int, str, str | bytes | None, str | None, str | None, str | None]], engine: Engine
 ) -> Iterator[tuple[int, tuple[str | None, str | None] | Invalid]]:
-    """Yields (audit_id, outcome) of each row in scope; rows as `tests.support.agentos.read_…` gives them."""
+    """Yield (audit_id, outcome) of each row in scope. `tests.support.agentos.read_…` returns such rows."""
     for audit_id, event_type, payload, created_at, source, processed in rows:
         if in_scope(event_type, source, processed):
             yield audit_id, expected(payload, created_at, source, processed, engine)
