@@ -43,9 +43,10 @@ demo: $(RUNTIME) ## the console with sample data, web server and worker
 test: $(DEV) setup ## all tests; ARGS="-k name" is passed on, PYTEST_WORKERS=0 for one process
 	@$(PY) -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(ARGS)
 
-lint: $(DEV) ## style, types, import rules, migrations, documentation
+lint: $(DEV) ## style, spelling, types, import rules, migrations, documentation
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(VENV)/bin/typos
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
 	$(PY) manage.py makemigrations --check --dry-run
