@@ -11,7 +11,7 @@ from django.utils.module_loading import import_string
 from django.views.generic import RedirectView
 
 from opsconsole.api import endpoints
-from opsconsole.console import dashboard_views, incident_views, operation_views
+from opsconsole.console import dashboard_views, incident_views, operation_views, saved_views
 from opsconsole.console.find_views import find_page
 from opsconsole.console.session_views import sessions
 from opsconsole.monitoring import health, metrics
@@ -51,6 +51,8 @@ urlpatterns = [
         name="run-act",
     ),
     path("admin/find/", admin.site.admin_view(find_page), name="find"),
+    path("admin/views/save/", admin.site.admin_view(saved_views.save), name="view-save"),
+    path("admin/views/<int:pk>/delete/", admin.site.admin_view(saved_views.delete), name="view-delete"),
     path("admin/sessions/", admin.site.admin_view(sessions), name="sessions"),
     *(
         path(f"admin/{page.route}", admin.site.admin_view(import_string(page.view)), name=page.name)

@@ -84,6 +84,8 @@ PAGES: dict[str, dict[str, str]] = {
     "incident-act": {"GET": NOT_SO, "POST": OPERATE},
     "incident-repair": {"GET": NOT_SO, "POST": OPERATE},
     "find": {"GET": STAFF, "POST": NOT_SO},
+    "view-save": {"GET": NOT_SO, "POST": "LNNNNN"},  # 404 without a list
+    "view-delete": {"GET": NOT_SO, "POST": "LNNNNN"},  # 404 for another account's view
     "sessions": {"GET": STAFF, "POST": STAFF},  # own sessions only: see test_sessions.py
     "search": {"GET": RUNS, "POST": RUNS},
     "healthz": {"GET": ALL, "POST": "MMMMMM"},

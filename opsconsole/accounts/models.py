@@ -1,4 +1,4 @@
-"""Models of API tokens and sessions."""
+"""Models of API tokens, sessions and saved views."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 PREFIX = "ops_"  # identifies a leaked token
 SHOWN_CHARACTERS = 10
+MAX_NAME, MAX_QUERY = 80, 4000  # characters of a saved view
 
 
 def expiry() -> datetime:
@@ -111,6 +112,27 @@ class Session(AbstractBaseSession):
         from opsconsole.accounts.sessions import SessionStore
 
         return SessionStore
+
+
+class SavedView(models.Model):
+    """The filters of a list under a name. Everybody who may see the list sees a shared view."""
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="saved_views", verbose_name=_("owner")
+    )
+    table = models.CharField(_("list"), max_length=100)  # app.model
+    name = models.CharField(_("name"), max_length=MAX_NAME)
+    query = models.CharField(_("filters"), max_length=MAX_QUERY, blank=True)
+    shared = models.BooleanField(_("shared"), default=False)
+
+    class Meta:
+        verbose_name = _("saved view")
+        verbose_name_plural = _("saved views")
+        constraints = (models.UniqueConstraint(fields=("owner", "table", "name"), name="view_name"),)
+        indexes = (models.Index(fields=("table", "shared"), name="view_table"),)
+
+    def __str__(self) -> str:
+        return self.name
 
 
 def digest(secret: str) -> str:

@@ -22,6 +22,7 @@ from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.views import ChangeList
 
+from opsconsole.console import filter_chips, saved_views
 from opsconsole.console.actors import actor_of
 from opsconsole.engine.audit_log import record
 from opsconsole.engine.models import Freeze
@@ -64,6 +65,7 @@ class ConsoleModelAdmin(ModelAdmin):
     list_per_page = 100
     list_max_show_all = 0
     list_fullwidth = True
+    list_before_template = "console/list_before.html"
     compressed_fields = True
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
@@ -83,6 +85,11 @@ class ConsoleModelAdmin(ModelAdmin):
         response: Any = super().changelist_view(request, extra_context)
         context = getattr(response, "context_data", None)
         if context is not None and "cl" in context:
+            chips = filter_chips.chips(context["cl"], request)
+            cleared = filter_chips.cleared(request.GET)
+            context["chips"] = chips
+            context["clear_all"] = cleared if cleared != filter_chips.without(request.GET) else ""
+            context["saved"] = saved_views.menu(self.model, request)
             context["selection_note_all"] = _("All %(count)s selected") % {"count": context["cl"].result_count_text}
         return response  # type: ignore[no-any-return]
 

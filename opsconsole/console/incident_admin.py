@@ -27,6 +27,8 @@ class StateFilter(RadioFilter):
 
     title = _("state")
     parameter_name = "state"
+    default_removed_by = "all"
+    default_words = _("open or acknowledged")
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         return [*IncidentState.choices, ("all", _("all of them"))]

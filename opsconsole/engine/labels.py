@@ -82,6 +82,8 @@ VERB_LABELS = {
     "token_added": _("made a token"),
     "token_revoked": _("revoked a token"),
     "session_revoked": _("revoked a session"),
+    "view_saved": _("saved a view of a list"),
+    "view_deleted": _("deleted a view of a list"),
     "schedule": _("changed the schedule"),
     "schedule_refused": _("could not start as scheduled"),
     **{status.value: status.label for status in Status if status not in {Status.PLANNED, Status.QUEUED}},
