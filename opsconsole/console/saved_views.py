@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from django.apps import apps
 from django.contrib import admin, messages
-from django.contrib.admin.sites import NotRegistered
+from django.contrib.admin.exceptions import NotRegistered
 from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.db.models import Q
@@ -94,7 +94,8 @@ def save(request: HttpRequest) -> HttpResponse:
     if len(query) > MAX_QUERY:
         messages.warning(request, _("The filters are too long to be saved. Remove some of them."))
         return redirect(back[:MAX_QUERY])
-    own = SavedView.objects.filter(owner_id=request.user.pk)
+    actor = actor_of(request)
+    own = SavedView.objects.filter(owner=actor.user)
     of_list = own.filter(table=table)
     view = of_list.filter(name=name).first() or of_list.filter(query=query).first()
     if view is None:
@@ -103,10 +104,10 @@ def save(request: HttpRequest) -> HttpResponse:
                 request, _("You have %(count)d saved views. Delete one to save another.") % {"count": MAX_VIEWS}
             )
             return redirect(back)
-        view = SavedView(owner_id=request.user.pk, table=table)
+        view = SavedView(owner=actor.user, table=table)
     view.name, view.query, view.shared = name, query, "shared" in request.POST
     view.save()
-    record(None, "view_saved", actor_of(request), list=table, name=name, query=query, shared=view.shared)
+    record(None, "view_saved", actor, list=table, name=name, query=query, shared=view.shared)
     messages.info(request, _("The view %(name)s is saved.") % {"name": name})
     return redirect(back)
 
