@@ -38,7 +38,10 @@ def format_number(number: float | None, decimals: int | None = None) -> str:
 
 
 def format_number_or_text(value: Any) -> str:
-    """Return a figure of a run, which is a number or a text."""
+    """Return a figure of a run, which is a number, a text, or a pair: the done part of a whole."""
+    if isinstance(value, list | tuple):
+        done, total = map(format_number, value)
+        return _("%(done)s of %(total)s") % {"done": done, "total": total}
     return value if isinstance(value, str) else format_number(value)
 
 

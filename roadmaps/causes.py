@@ -21,7 +21,13 @@ DIFFERS = Cause(
     (SYNC,),
     per_row=True,
 )
-MISSING = Cause("roadmap_missing", _("The roadmap of task %(subject)s is missing or unreadable"), per_row=True)
+MISSING = Cause(
+    "roadmap_missing",
+    _("The roadmap of task %(subject)s is missing or unreadable"),
+    (RECOVER, GIVE_UP),
+    per_row=True,
+    advice=_("If the task has ended, restore the roadmap from a backup, or delete the task."),
+)
 PARTIAL_RESULT = Cause(
     "partial_result",
     _("Roadmap “%(name)s” has content for %(done)s of %(total)s concepts"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -13,19 +13,24 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from opsconsole.engine.causes import Cause
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.operation import Priority
+from opsconsole.escaping import for_terminal
 from opsconsole.formatting import duration
 from opsconsole.jsontext import Unreadable
+from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store
 from roadmaps import framework, langgraph, resume
-from roadmaps.content import COMPLETED, COPIED, KEY, NEEDS, PARTS, Content, Row, contents, roadmaps
+from roadmaps.causes import DIFFERS, MISSING, PARTIAL_RESULT, STUCK
+from roadmaps.content import COMPLETED, COPIED, KEY, NEEDS, PARTS, TABLES, Content, Row, contents, roadmaps
 from roadmaps.langgraph import Position
 from roadmaps.models import Acceptance, RoadmapTask
 from roadmaps.times import last_changed, stuck_before
 
 BATCH = 500
 SHOWN_CONCEPTS = 5
+SHOWN_TITLE = 100  # characters
 # Scans report a partial result as a finding. The commands do not, because the task is consistent.
 PARTIAL = "partial_failure"
 
@@ -105,6 +110,7 @@ class TaskReport(NamedTuple):
     problems: tuple[Problem, ...]
     unreadable: str = ""  # code of the reason why the framework cannot be read
     accepted: bool = False
+    name: str = ""  # title of the roadmap, or its key
 
     def as_json(self) -> dict[str, Any]:
         task, found = self.task, self.comparison
@@ -219,7 +225,8 @@ def _batch_reports(
         is_accepted = (
             covered is not None and task.status == STATUS.PARTIAL_FAILURE and covered >= set(comparison.failed)
         )
-        yield TaskReport(task, comparison, tuple(problems), unreadable, is_accepted)
+        name = for_terminal((roadmap and roadmap.title) or task.roadmap_id or "", one_line=True)[:SHOWN_TITLE]
+        yield TaskReport(task, comparison, tuple(problems), unreadable, is_accepted, name)
 
 
 def accepted_tasks(store: Store) -> dict[str, set[str]]:
@@ -402,6 +409,24 @@ class TaskCheck(Check):
         for problem in report.problems:
             yield finding(report, problem, Priority.IMMEDIATE if problem.code in URGENT else Priority.PLANNED)
 
+    def cause_for(self, found: FindingData) -> Cause:
+        """Return one cause for everything that is wrong with a task, so that it is one incident."""
+        if found.code == "roadmap_missing" or not found.data.get("total"):
+            return MISSING
+        if found.code == PARTIAL:
+            return PARTIAL_RESULT
+        # A task that is being processed has findings only if it is stuck.
+        return STUCK if found.data["status"] == STATUS.PROCESSING else DIFFERS
+
+    def subjects_of(self, rows: Mapping[str, Sequence[Key]]) -> Sequence[Key] | None:
+        """Return these tasks and the tasks of these roadmaps. Deleted content does not say whose it was."""
+        if any(model._meta.db_table in rows for model in TABLES):
+            return None
+        of_roadmaps = RoadmapTask.objects.using(self.store.alias).filter(
+            roadmap_id__in=rows.get("roadmap_metadata", ())
+        )
+        return sorted({*rows.get("roadmap_tasks", ()), *of_roadmaps.values_list("pk", flat=True)})
+
     def sentence(self, found: FindingData) -> str:
         return message(found.code, int(found.data.get("count", 0)), found.data.get("names", ()))
 
@@ -413,5 +438,8 @@ def finding(report: TaskReport, problem: Problem, priority: Priority) -> Finding
         "status": report.task.status,
         "count": problem.amount,
         "names": list(problem.names),
+        "name": report.name,
+        "done": report.comparison.references_expected,
+        "total": report.comparison.concepts,
     }
     return FindingData(problem.code, report.task.task_id, data, priority.value)

@@ -64,6 +64,7 @@ class Roadmap(NamedTuple):
     framework: str | None
     deleted: bool
     blob: bool = False  # SQLite stores the text as bytes, and a sync keeps that
+    title: str | None = None
 
 
 # A content row is a plain tuple, because a check may read millions. The values of `Part.copied` follow these places.
@@ -135,8 +136,9 @@ def roadmaps(store: Store, keys: Iterable[str]) -> dict[str, Roadmap]:
     """Read the rows of these roadmaps, in one statement."""
     deleted = '"deleted_at" IS NOT NULL' if "deleted_at" in store.tables["roadmap_metadata"] else "NULL"
     blob = "typeof(\"framework_data\") = 'blob'" if store.vendor == "sqlite" else "NULL"
-    sql = f'SELECT "roadmap_id", CAST("framework_data" AS TEXT), {deleted}, {blob} FROM "roadmap_metadata"'  # noqa: S608
-    return {row[0]: Roadmap(row[0], row[1], bool(row[2]), bool(row[3])) for row in _rows(store, sql, keys)}
+    title = 'CAST("title" AS TEXT)' if "title" in store.tables["roadmap_metadata"] else "NULL"
+    sql = f'SELECT "roadmap_id", CAST("framework_data" AS TEXT), {deleted}, {blob}, {title} FROM "roadmap_metadata"'  # noqa: S608
+    return {row[0]: Roadmap(row[0], row[1], bool(row[2]), bool(row[3]), row[4]) for row in _rows(store, sql, keys)}
 
 
 def contents(store: Store, keys: Iterable[str]) -> dict[str, Content]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.db import models
-from django.db.models import Exists, F, OuterRef, Q, Value
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Coalesce
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.operation import Operation
+from opsconsole.jsontext import Unreadable
 from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store
-from roadmaps.content import TABLES, Content, Roadmap, contents, roadmaps
+from roadmaps import framework
+from roadmaps.content import COMPLETED, PARTS, TABLES, Content, Roadmap, contents, roadmaps
 from roadmaps.models import RoadmapMetadata, RoadmapTask
 from roadmaps.times import is_recent, last_changed, local_bound, stuck_before
 
@@ -29,6 +31,15 @@ ROADMAP_REASONS = {
     "no_concepts": _("the framework has no concepts"),
     "too_deep": _("the framework is nested too deeply"),
 }
+
+
+# Labels of the figures of `task_figures`.
+TASK_LABELS = {
+    "concepts": _("concepts completed in the framework"),
+    "task": _("task"),
+    **{f"status {status.value}": status.label for status in RoadmapTask.Status},
+}
+MEASURED_TASKS = 200  # selected tasks whose frameworks are read for a figure
 
 
 class TaskOfRoadmap(NamedTuple):
@@ -51,6 +62,27 @@ def with_roadmaps(store: Store, tasks: Iterable[Any]) -> list[TaskOfRoadmap]:
         TaskOfRoadmap(task.pk, task, found.get(task.roadmap_id), content.get(task.roadmap_id) or Content())
         for task in tasks
     ]
+
+
+def task_figures(operation: Operation, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+    """Return the statuses of the tasks; of few selected ones also how many concepts their frameworks complete."""
+    tasks = restrict(operation.population()).order_by()
+    statuses = dict(tasks.values_list("status").annotate(tasks=Count("pk")).order_by("status"))
+    figures: dict[str, Any] = {f"status {status}": count for status, count in statuses.items()}
+    if operation.selection.keys is None or len(operation.selection.keys) > MEASURED_TASKS:
+        return figures
+    if sum(statuses.values()) == 1:
+        figures = {"task": next(iter(figures))}
+    keys = set(tasks.filter(roadmap_id__gt="").values_list("roadmap_id", flat=True))
+    done = total = 0
+    for roadmap in roadmaps(operation.store, keys).values():
+        try:
+            concepts = framework.parse_concepts(roadmap.framework)
+        except Unreadable:
+            continue
+        total += len(concepts)
+        done += sum(all(one.values.get(part.status) == COMPLETED for part in PARTS) for one in concepts)
+    return {"concepts": [done, total], **figures}
 
 
 def stuck(operation: Operation) -> Q:

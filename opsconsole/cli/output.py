@@ -23,7 +23,7 @@ from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Operation, Priority
 from opsconsole.engine.planner import OUTCOMES, Plan, advice
 from opsconsole.escaping import for_terminal, in_json
-from opsconsole.formatting import duration, format_number, format_number_or_text
+from opsconsole.formatting import duration, format_number
 from opsconsole.redaction import hide_secrets, redact
 
 LINE_EVERY_SECONDS = 3.0
@@ -228,9 +228,11 @@ class Output:
 
     def run(self, run: Run) -> None:
         """Print the current figures of a run."""
-        self.result(registry.operations().get(run.operation), result_of(run))
+        self.result(registry.operations().get(run.operation), result_of(run), selected=bool(run.selection))
 
-    def result(self, operation: Operation | type[Operation] | None, result: dict[str, Any]) -> None:
+    def result(
+        self, operation: Operation | type[Operation] | None, result: dict[str, Any], *, selected: bool = False
+    ) -> None:
         """Print the figures as a table, or the JSON object."""
         if self.as_json:
             self.json(result)
@@ -255,10 +257,11 @@ class Output:
         figures = result["after"]
         if figures:
             self.line()
-            before = dict(_figures(operation, result["before"]))
             self.table(
-                [("", _("before"), _("after"))]
-                + [(label, before.get(label, ""), value) for label, value in _figures(operation, figures)],
+                [
+                    ("", _("before"), _("after")),
+                    *wording.figure_rows(operation, result["before"], figures, selected=selected),
+                ],
                 right=(1, 2),
                 heading=True,
             )
@@ -340,7 +343,10 @@ def status_label(status: str) -> str:
 
 
 def _figures(operation: Operation | type[Operation] | None, figures: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(wording.statistic_label(operation, name), format_number_or_text(value)) for name, value in figures.items()]
+    return [
+        (wording.statistic_label(operation, name), wording.figure_text(operation, value))
+        for name, value in figures.items()
+    ]
 
 
 def _name(operation: Operation, entry: dict[str, Any]) -> str:

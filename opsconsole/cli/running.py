@@ -40,7 +40,6 @@ from opsconsole.engine import (
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.labels import action_label
 from opsconsole.engine.leases import LostOwnership
 from opsconsole.engine.models import RESUMABLE, Run, Status
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation, Risk
@@ -334,7 +333,7 @@ def _ask(operation: Operation, planned: Plan, options: dict[str, Any], output: O
     if not sys.stdin.isatty():
         raise Refused(_("This command asks for confirmation. Pass --yes to run it non-interactively."))
     wanted = operation.name if typing else "yes"
-    output.line(f"{action_label(operation, planned.total)} · {operation.store.location}")
+    output.line(f"{wording.PlanWording.of_plan(planned).action} · {operation.store.location}")
     if lifecycle.needs_approval(operation):
         output.line(wording.approval_follows())
     output.console.print(f"{wording.type_to_confirm(wanted)} ", markup=False, end="")

@@ -146,6 +146,13 @@ class IncidentPage:
             return []
         return repairs.repairs_of(self.incident)
 
+    @property
+    def advice(self) -> str:
+        """Return what to do, if no repair is possible now."""
+        if self.incident.resolved_at is not None or any(repair.possible or repair.waits for repair in self._repairs):
+            return ""
+        return incidents.advice_for(self.incident)
+
     @cached_property
     def recommended(self) -> ShownRepair | None:
         repair = repairs.recommended(self._repairs)

@@ -32,7 +32,6 @@ from opsconsole.formatting import (
     duration,
     duration_range,
     format_number,
-    format_number_or_text,
     format_time,
 )
 
@@ -238,11 +237,8 @@ class RunPage(Page):
                 [_("Problem"), _("Meaning"), _("Findings")],
                 [[code, reason_label(self.cls, code), format_number(n)] for code, n in self.found.items()],
             )
-        rows = [
-            [self.statistic_label(name), format_number_or_text(before.get(name)), format_number_or_text(value)]
-            for name, value in after.items()
-        ]
-        return Table([_("Figure"), _("Before"), _("After")], rows)
+        rows = wording.figure_rows(self.operation, before, after, selected=bool(self.run.selection))
+        return Table([_("Figure"), _("Before"), _("After")], [list(row) for row in rows]) if rows else None
 
     @property
     def summary(self) -> list[str]:

@@ -17,3 +17,4 @@ class Cause(NamedTuple):
     repairs: tuple[str, ...] = ()  # operations, the least destructive first
     per_row: bool = False  # one incident for each row that the findings are about
     priority: str = "planned"  # of an operation's waiting rows; a finding has its own
+    advice: Any = ""  # what a person can do where no repair is possible

@@ -15,7 +15,8 @@ from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 from django.db import transaction
-from django.db.models import Count, Max, Min, OuterRef, QuerySet, Subquery
+from django.db.models import Count, Max, Min, OuterRef, QuerySet, Subquery, Value
+from django.db.models.functions import Concat
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -65,7 +66,12 @@ def refresh(run: Run) -> None:
         Finding.objects.filter(identity=run.identity, resolved_at=None)
         .order_by()
         .values("cause", "cause_subject", "operation", "priority")
-        .annotate(count=Count("key", distinct=True), since=Min("found_at"), table=Min("table"), example=Min("pk"))
+        .annotate(
+            count=Count(Concat("table", Value(" "), "key"), distinct=True),
+            since=Min("found_at"),
+            table=Min("table"),
+            example=Min("pk"),
+        )
     )
     counted = {cls.problem.code for cls in registry.problem_operations().values() if cls.problem is not None}
     groups = groups.exclude(cause__in=counted)  # `save_count` handles them
@@ -232,11 +238,11 @@ def recheck(run: Run, operation: Operation) -> None:
     if not run.changed:
         return
     written = operation.writes
-    checks = [cls for cls in _checks_of(run) if _reads(cls, operation.store, written)]
-    if checks:
-        rows = _written_rows(run)
-        for cls in checks:
-            _recheck(run, cls(operation.store), rows)
+    checks = [(cls, _rules_to_repeat(run, operation, cls)) for cls in _checks_of(run)]
+    if any(rules for _cls, rules in checks):
+        rows = _written_rows(run) if operation.perform is None else _performed_rows(operation)
+        for cls, rules in checks:
+            _recheck(run, _check_on(cls, operation.store), rules, rows)
         refresh(run)
     for counting in registry.problem_operations().values():
         if counting.store_alias == run.store and _reads(counting, operation.store, written):
@@ -248,6 +254,27 @@ def _checks_of(run: Run) -> list[type[Check]]:
     names = set(Finding.objects.filter(identity=run.identity).order_by().values_list("operation", flat=True).distinct())
     found = (registry.operations().get(name) for name in sorted(names))
     return [cls for cls in found if cls is not None and issubclass(cls, Check)]
+
+
+def _check_on(cls: type[Check], store: Store) -> Check:
+    return cls(store, {"store": store.alias} if "store" in cls.Params.base_fields else {})
+
+
+def _rules_to_repeat(run: Run, operation: Operation, cls: type[Check]) -> Sequence[str]:
+    """Return the rules whose findings the run may have changed: all, or those that the operation repairs."""
+    check = _check_on(cls, operation.store)
+    if _reads(cls, operation.store, operation.writes):
+        return check.item_names()
+    repaired = {cause.code for cause in cls.causes.values() if operation.name in cause.repairs}
+    found = Finding.objects.filter(identity=run.identity, operation=cls.name, resolved_at=None, cause__in=repaired)
+    rules = set(found.order_by().values_list("question", flat=True).distinct())
+    return [rule for rule in check.item_names() if rule in rules]
+
+
+def _performed_rows(operation: Operation) -> dict[str, list[Key]] | None:
+    """Return table → keys of the selected rows of an action; None if it had no selection."""
+    keys = operation.selection.keys
+    return None if keys is None or len(keys) > RECHECKED_KEYS else {operation.model._meta.db_table: list(keys)}
 
 
 def _reads(cls: type[Operation], store: Store, written: Mapping[str, Sequence[str]]) -> bool:
@@ -273,11 +300,13 @@ def _written_rows(run: Run) -> dict[str, list[Key]] | None:
     return found
 
 
-def _recheck(run: Run, check: Check, written: Mapping[str, Sequence[Key]] | None) -> None:
-    """Repeat a check for the subjects of the written rows; for the whole store if it cannot name the subjects."""
+def _recheck(run: Run, check: Check, rules: Sequence[str], written: Mapping[str, Sequence[Key]] | None) -> None:
+    """Run rules again: for the subjects of the written rows where the check names them, else for the whole store."""
+    if not rules:
+        return
     subjects = check.subjects_of(written) if written is not None else None
     check.chosen = subjects
-    for rule in check.item_names():
+    for rule in rules:
         findings.scan(run, check, rule, subjects)
 
 
@@ -301,6 +330,12 @@ def title_of(incident: Incident) -> str:
         return str(cause.title % values)
     except (KeyError, TypeError, ValueError):  # an older version saved the data without this value
         return incident.cause.replace("_", " ")
+
+
+def advice_for(incident: Incident) -> str:
+    """Return what a person can do where no repair is possible."""
+    cause = cause_of(incident)
+    return "" if cause is None else str(cause.advice)
 
 
 def incidents_of_row(identity: str, table: str, key: Any) -> IncidentQuerySet:

@@ -38,7 +38,8 @@ class RowChange(NamedTuple):
 class Changes(NamedTuple):
     """Changes of several rows, in the order of writing. Each reason is counted separately.
 
-    `detail` is shown in the plan. `amount` is what the change comes to in the figure of the operation's button.
+    `detail` is shown in the plan. `amount` is what the change comes to in the figure of the operation's button. With
+    the amount 0 the change is only a side effect, and the operation is not offered as a repair of the row.
     """
 
     rows: Sequence[RowChange]
@@ -70,8 +71,8 @@ class Done(Changes):
 
     __slots__ = ()
 
-    def __new__(cls, reason: str = "", detail: str = "") -> Self:
-        return super().__new__(cls, (), reason, detail)
+    def __new__(cls, reason: str = "", detail: str = "", amount: int = 1) -> Self:
+        return super().__new__(cls, (), reason, detail, amount)
 
 
 class Skip(NamedTuple):

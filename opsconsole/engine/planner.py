@@ -192,6 +192,7 @@ class Plan:
     counted: bool = False
     rows_digest: str = ""  # of the pinned rows and their outcomes
     rows: dict[str, int] = field(default_factory=dict)  # table → rows that would be written
+    amount: int = 0  # of all changes, in the figure of the operation's button
     pinned: list[tuple[Key, str]] = field(default_factory=list)  # key and digest of the outcome of each row
     notes: list[str] = field(default_factory=list)  # sentences about side effects of the store
     restorable: bool = True  # an undo can insert the deleted rows again
@@ -292,6 +293,7 @@ def count_outcomes(
     for rows in walk(planned, batch_size=batch_size, after=planned.cursor):
         found = outcomes_of(planned.operation, rows, sampler, change=_pinning(planned, rows))
         merge(planned.reasons, found.reasons)
+        planned.amount += found.amount
         for write in found.writes:
             planned.rows[write.table] = planned.rows.get(write.table, 0) + len(write.rows)
         planned.cursor = rows[-1].pk

@@ -16,7 +16,7 @@ from opsconsole.engine.labels import action_label, reason_label
 from opsconsole.engine.models import Finding, Incident
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.outcomes import STILL_WORKING
-from opsconsole.engine.planner import Outcomes, PlanRefused, Sampler
+from opsconsole.engine.planner import OUTCOMES, Outcomes, PlanRefused, Sampler
 from opsconsole.engine.registry import InvalidParameters
 from opsconsole.engine.requirements import required_columns
 from opsconsole.engine.selection import Selection
@@ -53,7 +53,7 @@ class Repair(NamedTuple):
 
 def selection_for(incident: Incident, cls: type[Operation]) -> Selection:
     """Return the selection of exactly the rows of the incident, by the keys of `cls.model`."""
-    if incident.is_count:
+    if incident.is_count or not cls.selectable:
         return Selection()
     pk = cls.model._meta.pk
     found = Finding.objects.filter(incident=incident, resolved_at=None, table=cls.model._meta.db_table).order_by()
@@ -100,6 +100,7 @@ def assess(incident: Incident, cls: type[Operation]) -> Repair:
         selection = selection_for(incident, cls)
         if selection.keys is not None and not selection.keys:
             raise PlanRefused(_("The operation does not work on the rows of this incident."))
+        operation.selection = selection
         operation.check_prerequisites()
         operation.store.require({model: tuple(columns) for model, columns in required_columns(operation).items()})
         if targets := operation.targets():
@@ -119,8 +120,7 @@ def _assessed(
     incident: Incident, operation: Operation, rows: list[Any], found: Outcomes, sampler: Sampler, *, is_complete: bool
 ) -> Repair:
     cls = type(operation)
-    changed = found.count("changed")
-    if not changed:
+    if not found.amount:
         refusal, waits = _refusal(operation, rows, found), bool(found.reasons["skipped"].get(STILL_WORKING))
         return Repair(cls, str(cls.title), refusal, 0, 0, is_complete=is_complete, waits=waits)
     deleted = sum(len(write.rows) for write in found.writes if all(new is None for _key, _old, new in write.rows))
@@ -143,11 +143,7 @@ def _refusal(operation: Operation, rows: list[Any], found: Outcomes) -> str:
     """Return the reason why no row would change."""
     if not rows:
         return _("No row of this incident is in the scope of the operation.")
-    reasons = [
-        (count, outcome, reason)
-        for outcome in ("skipped", "invalid", "failed")
-        for reason, count in found.reasons[outcome].items()
-    ]
+    reasons = [(count, outcome, reason) for outcome in OUTCOMES for reason, count in found.reasons[outcome].items()]
     count, _outcome, reason = max(reasons)
     text = reason_label(operation, reason)
     return ngettext("%(count)s row: %(reason)s", "%(count)s rows: %(reason)s", count) % {

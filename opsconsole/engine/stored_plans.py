@@ -30,6 +30,7 @@ STORED = (
     "cursor",
     "rows_digest",
     "rows",
+    "amount",
     "notes",
     "restorable",
 )
@@ -102,7 +103,7 @@ def same_command(operation: Operation, selection: Selection) -> Run | None:
 
 def plan_of(run: Run) -> Plan:
     """Return the stored plan, to count it further or to compare it."""
-    stored = {name: run.plan[name] for name in STORED}
+    stored = {name: run.plan[name] for name in STORED if name in run.plan}
     return Plan(operation_of(run), Selection(**run.selection), run.bound, run.before, **stored)
 
 

@@ -23,7 +23,7 @@ from opsconsole.engine.models import Request, Run, Status
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.planner import OUTCOMES, Plan
 from opsconsole.engine.registry import operations
-from opsconsole.formatting import duration, duration_range, format_number
+from opsconsole.formatting import duration, duration_range, format_number, format_number_or_text
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import Store, StoreUnavailable
 
@@ -58,6 +58,40 @@ def statistic_label(operation: Operation | type[Operation] | None, name: str) ->
     return str(labels.get(name, name.replace("_", " ")))
 
 
+def figure_rows(
+    operation: Operation | type[Operation] | None,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    *,
+    selected: bool,
+) -> list[tuple[str, str, str]]:
+    """Return label, value before and value after of each figure of a run.
+
+    The number of selected rows proves nothing if it is the same after the run, so it is left out.
+    """
+    names = dict.fromkeys((*before, *after))
+    if before.get("in_scope") == after.get("in_scope") and operation is not None:
+        counts_selection = not operation.selectable or (selected and operation.allow_out_of_scope)
+        names = dict.fromkeys(name for name in names if not (counts_selection and name == "in_scope"))
+    return [
+        (
+            statistic_label(operation, name),
+            figure_text(operation, before.get(name), after.get(name)),
+            figure_text(operation, after.get(name), before.get(name)),
+        )
+        for name in names
+    ]
+
+
+def figure_text(operation: Operation | type[Operation] | None, value: Any, other: Any = None) -> str:
+    """Return a figure in words. A code shows its label. A count that is missing at one of two times is 0."""
+    if value is None and isinstance(other, int):
+        value = 0
+    if isinstance(value, str) and operation is not None and value in operation.statistic_labels:
+        return statistic_label(operation, value)
+    return format_number_or_text(value)
+
+
 # --- the plan ----------------------------------------------------------------------------------------------
 
 
@@ -72,6 +106,7 @@ class PlanWording:
     counted: bool
     reasons: _Reasons
     writes: Mapping[str, Sequence[str]]
+    amount: int
     sample: Sequence[Mapping[str, Any]]
     seconds: float
     bound: Any
@@ -89,6 +124,7 @@ class PlanWording:
             bool(kept["counted"]),
             kept["reasons"],
             run.writes,
+            kept.get("amount", 0),
             kept["sample"],
             kept["seconds"],
             run.bound,
@@ -107,6 +143,7 @@ class PlanWording:
             planned.counted,
             planned.reasons,
             operation.writes,
+            planned.amount,
             planned.sample,
             planned.seconds,
             planned.bound,
@@ -126,7 +163,12 @@ class PlanWording:
     @property
     def action(self) -> str:
         """The confirmation as an imperative with the figure."""
-        return operation_title(self.name) if self.operation is None else action_label(self.operation, self.changing)
+        return operation_title(self.name) if self.operation is None else action_label(self.operation, self._figure)
+
+    @property
+    def _figure(self) -> int:
+        """The changes in the figure of the operation's button, such as tasks of a job."""
+        return (self.counted and self.amount) or self.changing
 
     def sentence(self) -> str:
         """Return what the plan does, with the figures."""
@@ -142,11 +184,18 @@ class PlanWording:
             return _("%(action)s in %(store)s: all selected rows.") % values
         if not unchanged:
             return _("%(action)s in %(store)s: all rows in scope.") % values
+        values["staying"] = format_number(unchanged)
+        if self._figure != self.changing:  # the figure does not count rows
+            return ngettext(
+                "%(action)s in %(store)s; %(staying)s of %(total)s rows in scope remains unchanged.",
+                "%(action)s in %(store)s; %(staying)s of %(total)s rows in scope remain unchanged.",
+                unchanged,
+            ) % (values)
         return ngettext(
             "%(action)s of %(total)s in scope in %(store)s; %(staying)s remains unchanged.",
             "%(action)s of %(total)s in scope in %(store)s; %(staying)s remain unchanged.",
             unchanged,
-        ) % {**values, "staying": format_number(unchanged)}
+        ) % (values)
 
     def unchanged(self) -> list[str]:
         """Return which tables, columns and rows the run does not touch."""

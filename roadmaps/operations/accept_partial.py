@@ -29,6 +29,7 @@ class AcceptPartial(Action):
     reads = {RoadmapTask: TASK_COLUMNS, **NEEDS}
     risk = Risk.REPRODUCE
     action_label = ngettext_lazy("Accept %(count)s partial result", "Accept %(count)s partial results", "number")
+    done_label = ngettext_lazy("%(count)s decision recorded", "%(count)s decisions recorded", "number")
     allow_out_of_scope = True
     writes_store = False
     reasons = {
@@ -96,7 +97,9 @@ class AcceptPartial(Action):
         return bool(self.params.get("withdraw"))
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        return {"in_scope": restrict(self.queryset()).count(), "accepted": len(accepted_tasks(self.store))}
+        accepted = self.population().filter(pk__in=list(accepted_tasks(self.store)))
+        selected = accepted.filter(pk__in=restrict(self.population()).order_by().values("pk"))
+        return {"in_scope": restrict(self.queryset()).count(), "accepted": selected.count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """Verify nothing: the decision is saved in the console itself."""

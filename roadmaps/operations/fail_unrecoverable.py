@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -16,7 +17,7 @@ from opsconsole.timestamps import format_timestamp
 from roadmaps import checkpoint_tables, langgraph
 from roadmaps.content import NEEDS
 from roadmaps.models import RoadmapTask
-from roadmaps.task_scope import of_existing_roadmap, stuck
+from roadmaps.task_scope import TASK_LABELS, of_existing_roadmap, stuck, task_figures
 from roadmaps.times import is_recent, last_changed
 
 # Stored in the platform's table, so it is not translated.
@@ -42,7 +43,8 @@ class FailUnrecoverable(Operation):
     reads = {RoadmapTask: ("task_type", "created_at"), **NEEDS}
     writes = {"roadmap_tasks": ("status", "current_step", "error_message", "updated_at")}
     risk = Risk.CHANGE
-    action_label = ngettext_lazy("Fail %(count)s task", "Fail %(count)s tasks", "number")
+    action_label = ngettext_lazy("Mark %(count)s task as failed", "Mark %(count)s tasks as failed", "number")
+    done_label = ngettext_lazy("%(count)s task marked as failed", "%(count)s tasks marked as failed", "number")
     locks_rows = True
     reasons = {
         "no_checkpoint": _("no checkpoint to resume from"),
@@ -50,7 +52,7 @@ class FailUnrecoverable(Operation):
         "not_processing": _("not processing"),
         "went_on": _("active, or changed since the plan"),
     }
-    statistic_labels = {"in_scope": _("stuck creation tasks")}
+    statistic_labels = {"in_scope": _("stuck creation tasks"), **TASK_LABELS}
 
     def queryset(self) -> QuerySet[RoadmapTask]:
         return self.population().filter(stuck(self) & of_existing_roadmap(self), task_type=RoadmapTask.Type.CREATION)
@@ -62,6 +64,9 @@ class FailUnrecoverable(Operation):
 
     def check_prerequisites(self) -> None:
         checkpoint_tables.require_tables(self.store)
+
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+        return {"in_scope": restrict(self.queryset()).count(), **task_figures(self, restrict)}
 
     def process(self, row: Unrecoverable) -> Outcome:
         task = row.task

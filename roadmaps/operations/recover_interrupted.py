@@ -33,6 +33,7 @@ class RecoverInterrupted(RecoverTasks):
     locks_rows = False
     schedule = Schedule("*/5 * * * *", lambda: [{}] if settings.ENABLE_TASK_RECOVERY else [])
     action_label = ngettext_lazy("Start %(count)s recovery", "Start %(count)s recoveries", "number")
+    done_label = ngettext_lazy("%(count)s recovery started", "%(count)s recoveries started", "number")
     reasons = {
         **RecoverTasks.reasons,
         "started": _("recovery started"),

@@ -25,6 +25,7 @@ from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Run, Trigger
 from opsconsole.engine.operation import LONG_CLUSTER, Action, Operation, Risk, row_columns
 from opsconsole.engine.outcomes import Done, Invalid, Outcome, Skip
+from opsconsole.engine.planner import PlanRefused
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.fields import SortableTimestamp
 from opsconsole.stores.rows import Key
@@ -34,7 +35,7 @@ from roadmaps.content import NEEDS, contents
 from roadmaps.langgraph import Node, Position, Shape
 from roadmaps.models import RoadmapTask
 from roadmaps.resume import ResumeFailed
-from roadmaps.task_scope import is_active, of_existing_roadmap, stuck
+from roadmaps.task_scope import TASK_LABELS, is_active, of_existing_roadmap, stuck, task_figures
 from roadmaps.times import local_bound
 
 STATUS = RoadmapTask.Status
@@ -71,7 +72,8 @@ class RecoverTasks(Action):
         "moves": _("active: a worker of the platform is working on it"),
         "left_for_people": _("failed to recover three times: needs a person"),
     }
-    statistic_labels = {"in_scope": _("interrupted tasks")}
+    statistic_labels = {"in_scope": _("interrupted tasks"), **TASK_LABELS}
+    done_label = ngettext_lazy("%(count)s task recovered", "%(count)s tasks recovered", "number")
 
     def queryset(self) -> QuerySet[RoadmapTask]:
         """Return interrupted creation tasks, without those that failed to recover three times."""
@@ -79,7 +81,13 @@ class RecoverTasks(Action):
 
     def check_prerequisites(self) -> None:
         """Refuse a plan if no workflow could be resumed."""
-        self._require_backend()
+        try:
+            self._require_backend()
+        except resume.NotConfigured:
+            keys = self.selection.keys
+            if keys and not langgraph.threads_with_checkpoint(self.store, map(str, keys)):
+                raise PlanRefused(gettext("No checkpoint exists from which the workflow could resume.")) from None
+            raise
 
     def _require_backend(self) -> None:
         if not self._is_known:
@@ -103,7 +111,7 @@ class RecoverTasks(Action):
             return skipped
         position = self._position(row.pk)
         if position is None:
-            return Done("no_checkpoint")
+            return Done("no_checkpoint", amount=0)
         reason = "over" if position.is_finished else "from_checkpoint"
         return self._blocked(position) or Done(reason, _describe(position))
 
@@ -135,7 +143,7 @@ class RecoverTasks(Action):
         position = self._position(row.pk)
         if position is None:
             self._run("roadmaps.fail_unrecoverable", row.pk, {})
-            return Done("no_checkpoint")
+            return Done("no_checkpoint", amount=0)
         if blocked := self._blocked(position):
             return blocked
         with attempts.attempt(self.store.identity(), row.pk, self.run_id):
@@ -180,8 +188,8 @@ class RecoverTasks(Action):
 
     # --- verification --------------------------------------------------------------------------------------
 
-    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        return {"in_scope": restrict(self.queryset()).count()}
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+        return {"in_scope": restrict(self.queryset()).count(), **task_figures(self, restrict)}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """Report unreadable checkpoints. Each task was verified when it ended, and selected tasks stay in scope."""

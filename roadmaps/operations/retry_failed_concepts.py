@@ -27,7 +27,7 @@ TYPES = {"tutorial": "retry_tutorial", "resources": "retry_resources", "quiz": "
 
 
 class RetryFailedConcepts(Action):
-    title = _("Retry failed concepts")
+    title = _("Regenerate failed concepts")
     description = _(
         "Asks the platform, at ROADMAPS_RETRY_URL, to generate each missing part of a concept again. The platform "
         "starts its own workers, and nothing is written to the store. Parts with an open retry are left out."
@@ -36,8 +36,9 @@ class RetryFailedConcepts(Action):
     model = RoadmapTask
     reads = {RoadmapTask: ("status", "user_id", "roadmap_id"), **NEEDS}
     risk = Risk.EXTERNAL
-    action_label = ngettext_lazy(
-        "Retry the concepts of %(count)s task", "Retry the concepts of %(count)s tasks", "number"
+    action_label = ngettext_lazy("Regenerate %(count)s concept", "Regenerate %(count)s concepts", "number")
+    done_label = ngettext_lazy(
+        "Regeneration of %(count)s concept requested", "Regeneration of %(count)s concepts requested", "number"
     )
     locks_rows = True
     allow_out_of_scope = True
@@ -115,10 +116,12 @@ class RetryFailedConcepts(Action):
         if not wanted:
             return Skip("nothing_failed"), []
         detail = ngettext("%(count)d part", "%(count)d parts", len(wanted)) % {"count": len(wanted)}
-        return Done("asked", detail), wanted
+        return Done("asked", detail, len({concept for concept, _part in wanted})), wanted
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         open_ones = self.population().filter(status__in=OPEN, task_type__startswith="retry_")
+        if self.selection.keys is not None:
+            open_ones = open_ones.filter(roadmap_id__in=restrict(self.population()).order_by().values("roadmap_id"))
         return {"in_scope": restrict(self.queryset()).count(), "open": open_ones.count()}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:

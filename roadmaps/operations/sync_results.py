@@ -11,7 +11,7 @@ from typing import Any
 
 from django import forms
 from django.conf import settings
-from django.db.models import Count, QuerySet
+from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
@@ -22,9 +22,18 @@ from opsconsole.jsontext import Unreadable
 from opsconsole.stores.rows import Key
 from opsconsole.timestamps import format_timestamp
 from roadmaps import framework, langgraph
-from roadmaps.content import NEEDS, PARTS, Content, Roadmap
+from roadmaps.content import FAILED, NEEDS, PARTS, Content, Roadmap
 from roadmaps.models import RoadmapTask
-from roadmaps.task_scope import ROADMAP_REASONS, TaskOfRoadmap, is_active, of_existing_roadmap, stuck, with_roadmaps
+from roadmaps.task_scope import (
+    ROADMAP_REASONS,
+    TASK_LABELS,
+    TaskOfRoadmap,
+    is_active,
+    of_existing_roadmap,
+    stuck,
+    task_figures,
+    with_roadmaps,
+)
 from roadmaps.times import is_recent, last_changed
 
 STATUS = RoadmapTask.Status
@@ -48,7 +57,8 @@ class SyncResults(Operation):
     reads = {RoadmapTask: ("roadmap_id", "created_at"), **NEEDS}
     writes = {"roadmap_metadata": ("framework_data",), "roadmap_tasks": WRITTEN}
     risk = Risk.CHANGE
-    action_label = ngettext_lazy("Sync %(count)s task", "Sync %(count)s tasks", "number")
+    action_label = ngettext_lazy("Sync %(count)s concept", "Sync %(count)s concepts", "number")
+    done_label = ngettext_lazy("%(count)s concept synced", "%(count)s concepts synced", "number")
     locks_rows = True
     allow_out_of_scope = True
     reasons = {
@@ -63,10 +73,7 @@ class SyncResults(Operation):
         "cancelled": _("cancelled"),
         **ROADMAP_REASONS,
     }
-    statistic_labels = {
-        "in_scope": _("stuck or selected"),
-        **{f"status {status.value}": status.label for status in STATUS},
-    }
+    statistic_labels = {"in_scope": _("stuck or selected"), **TASK_LABELS}
 
     class Params(forms.Form):
         force = forms.BooleanField(
@@ -123,9 +130,12 @@ class SyncResults(Operation):
             "complete": complete,
             "concepts": len(concepts),
         }
+        changes = self._framework_changes(concepts, row.content)
+        amount = sum(any(value != FAILED for value in new.values()) for _concept, new in changes) or complete
         if complete < len(concepts) and self._is_generating(row):
-            return self._sync_existing(row, self._framework(roadmap, concepts, row.content, existing_only=True), detail)
-        framework_data = self._framework(roadmap, concepts, row.content)
+            existing = self._framework_changes(concepts, row.content, existing_only=True)
+            return self._sync_existing(row, self._framework(roadmap, existing), detail, amount)
+        framework_data = self._framework(roadmap, changes)
         settled = self._settled(task, concepts, row.content)
         if framework_data == roadmap.framework and all(getattr(task, name) == value for name, value in settled.items()):
             return Skip("in_step")
@@ -133,7 +143,7 @@ class SyncResults(Operation):
         now = format_timestamp(self.as_of, settings.ROADMAPS_TIME_ZONE)
         after = settled | {"updated_at": now, "completed_at": now}
         rows.append(RowChange.update("roadmap_tasks", task, **after))
-        return Changes(rows, str(settled["status"]), detail)
+        return Changes(rows, str(settled["status"]), detail, amount)
 
     def _is_generating(self, row: TaskOfRoadmap) -> bool:
         """Return whether a worker may still generate content, which changes only content and checkpoints."""
@@ -142,14 +152,14 @@ class SyncResults(Operation):
         times = (row.content.last_generated(), row.checkpoint_at)
         return row.task.status == STATUS.PROCESSING and any(is_recent(at, self.as_of) for at in times)
 
-    def _sync_existing(self, row: TaskOfRoadmap, framework_data: str | None, detail: str) -> Outcome:
+    def _sync_existing(self, row: TaskOfRoadmap, framework_data: str | None, detail: str, amount: int) -> Outcome:
         """Write existing content into the framework. The task stays open, and counts as changed after a handover."""
         rows = self._framework_rows(row.roadmap, framework_data)
         before = {column: getattr(row.task, column) for column in WRITTEN}
         after = before | {"updated_at": format_timestamp(self.as_of, settings.ROADMAPS_TIME_ZONE)}
         if (rows or self.params.get("handed_over")) and row.task.status == STATUS.PROCESSING and before != after:
             rows.append(RowChange.update("roadmap_tasks", row.task, **after))
-        return Changes(rows, "generating", detail) if rows else Skip("generating")
+        return Changes(rows, "generating", detail, amount) if rows else Skip("generating")
 
     def _framework_rows(self, roadmap: Any, framework_data: str | None) -> list[RowChange]:
         if framework_data == roadmap.framework:
@@ -159,16 +169,20 @@ class SyncResults(Operation):
         old, new = ({"framework_data": value} for value in stored)
         return [RowChange("roadmap_metadata", roadmap.roadmap_id, old, new)]
 
-    def _framework(
-        self, roadmap: Roadmap, concepts: list[framework.Concept], content: Content, *, existing_only: bool = False
-    ) -> str | None:
-        """Return the document with new values where they differ."""
+    def _framework_changes(
+        self, concepts: list[framework.Concept], content: Content, *, existing_only: bool = False
+    ) -> list[tuple[framework.Concept, dict[str, Any]]]:
+        """Return the concepts whose values differ, with the new values."""
         changes = []
         for concept in concepts:
             expected = content.values_for(concept.key, existing_only=existing_only)
             new = {key: value for key, value in expected.items() if not _is_equal(concept.values.get(key), value)}
             if new:
                 changes.append((concept, new))
+        return changes
+
+    def _framework(self, roadmap: Roadmap, changes: list[tuple[framework.Concept, dict[str, Any]]]) -> str | None:
+        """Return the document with the new values."""
         if roadmap.framework is None or not changes:
             return roadmap.framework
         return framework.replace_values(
@@ -206,10 +220,8 @@ class SyncResults(Operation):
 
     # --- verification -------------------------------------------------------------------------------------------
 
-    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
-        by_status = restrict(self.population()).order_by().values_list("status").annotate(tasks=Count("pk"))
-        figures = {f"status {status}": tasks for status, tasks in by_status.order_by("status")}
-        return {"in_scope": restrict(self.queryset()).count(), **figures}
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+        return {"in_scope": restrict(self.queryset()).count(), **task_figures(self, restrict)}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         """Verify selected tasks by processing them again, because they stay in scope."""

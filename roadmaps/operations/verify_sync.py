@@ -5,11 +5,14 @@ See docs/platforms/roadmaps.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 
+from opsconsole.engine.checks import FindingData
 from roadmaps.causes import CAUSES
-from roadmaps.consistency import SETTLED, SYNC_REASONS, TaskCheck
+from roadmaps.consistency import SETTLED, SYNC_REASONS, TaskCheck, TaskReport
 from roadmaps.models import RoadmapTask
 
 
@@ -25,3 +28,7 @@ class VerifySync(TaskCheck):
 
     def tasks(self) -> QuerySet[RoadmapTask]:
         return super().tasks().filter(status__in=SETTLED) if self.chosen is None else super().tasks()
+
+    def findings_of(self, report: TaskReport) -> Iterator[FindingData]:
+        if report.task.status in SETTLED:
+            yield from super().findings_of(report)

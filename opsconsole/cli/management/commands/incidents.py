@@ -145,6 +145,7 @@ class Command(ConsoleCommand):
                         }
                         for one in known
                     ],
+                    "advice": incidents.advice_for(incident),
                     "timeline": entries,
                 }
             )
@@ -170,6 +171,9 @@ class Command(ConsoleCommand):
                 if one.refusal
                 else f"  run {one.operation.name}{_keys(incident, one)} --execute"
             )
+        if incident.resolved_at is None and best is None and (advice := incidents.advice_for(incident)):
+            output.line()
+            output.line(advice)
         output.line()
         output.table([(format_local(entry["at"]), words(entry), entry.get("who", "")) for entry in entries])
 
