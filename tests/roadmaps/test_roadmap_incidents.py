@@ -95,7 +95,7 @@ def test_a_sync_resolves_it_and_the_missing_concepts_are_next(make_roadmaps: Any
     assert not Run.objects.filter(operation=NAME, pk__gt=run.pk).exists()
     after = open_ones()
     assert set(after) == {"partial_result"}
-    (following,) = incidents.about_the_same(incident)
+    (following,) = incidents.others_of_same_row(incident)
     assert following == after["partial_result"]
     assert incidents.title_of(following) == ("Roadmap “Agent performance tuning” has content for 27 of 30 concepts")
     following_repair = repairs.recommended(repairs.repairs_of(following))
