@@ -93,7 +93,7 @@ class ConsoleCollector(Collector):
 
     def _measured(self) -> Iterator[Metric]:
         sizes = GaugeMetricFamily("opsconsole_store_size_bytes", "Size of the store", labels=["store"])
-        problems = GaugeMetricFamily("opsconsole_problem_units", "Rows to repair", labels=["operation", "store"])
+        problems = GaugeMetricFamily("opsconsole_problem_rows", "Rows to repair", labels=["operation", "store"])
         wanted = Q(name=SIZE) | Q(name__startswith=PROBLEM)
         latest: dict[tuple[str, str], int | None] = {}
         since = timezone.localdate() - timedelta(days=7)
