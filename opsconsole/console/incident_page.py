@@ -136,7 +136,7 @@ class IncidentPage:
     def sentences(self) -> list[tuple[str, str]]:
         """Return the first findings in words, with the links to their rows."""
         found = Finding.objects.filter(incident=self.incident, resolved_at=None).select_related("last_run")
-        return [(finding_link(one), finding_words(one)) for one in found.order_by("pk")[:SHOWN_SAMPLE]]
+        return [(finding_link(one), finding_words(one)) for one in found.order_by("operation", "code")[:SHOWN_SAMPLE]]
 
     # --- repairs
 

@@ -245,7 +245,10 @@ def finding_link(finding: Finding) -> SafeString | str:
 def finding_words(finding: Finding) -> str:
     """Return the sentence of a finding in the reader's language."""
     check = _check_of(finding)
-    return finding.code if check is None else check.sentence(findings.found_of(finding))
+    try:
+        return finding.code if check is None else check.sentence(findings.found_of(finding))
+    except (KeyError, TypeError, ValueError):  # saved by a version with other codes or data
+        return finding.code
 
 
 def detail_words(detail: Mapping[str, Any]) -> SafeString | str:

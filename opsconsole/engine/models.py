@@ -393,7 +393,7 @@ class Finding(models.Model):
             models.Index(fields=("operation", "code", "resolved_at"), name="finding_open"),
             models.Index(fields=("last_run", "question"), name="finding_run"),
             models.Index(fields=("identity", "table", "key"), name="finding_row"),
-            models.Index(fields=("incident", "resolved_at"), name="finding_incident"),
+            models.Index(fields=("incident", "resolved_at", "operation", "code"), name="finding_incident"),
         )
 
     def __str__(self) -> str:

@@ -596,7 +596,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="finding",
-            index=models.Index(fields=["incident", "resolved_at"], name="finding_incident"),
+            index=models.Index(fields=["incident", "resolved_at", "operation", "code"], name="finding_incident"),
         ),
         migrations.AddConstraint(
             model_name="finding",
