@@ -12,6 +12,7 @@ from django.apps import apps
 from django.core.management import call_command
 from django.db import models, router
 
+from opsconsole.cli.flags import add_parameter_flags
 from opsconsole.engine import registry
 from opsconsole.engine.models import ENDED, RESUMABLE, TRANSITIONS, Event, Status
 from opsconsole.engine.operation import Operation
@@ -70,7 +71,7 @@ def test_its_parameters_explain_themselves(cls: type[Operation]) -> None:
 @every_operation
 def test_its_flags_are_its_form(cls: type[Operation]) -> None:
     parser = argparse.ArgumentParser(add_help=False)
-    registry.add_arguments(cls, parser)
+    add_parameter_flags(cls, parser)
     fields: dict[str, Any] = cls.Params.base_fields
     actions = {action.dest: action for action in parser._actions}
     assert set(actions) == set(fields)

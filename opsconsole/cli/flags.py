@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from django import forms
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError, InterfaceError
 from django.utils.translation import gettext as _
@@ -166,3 +167,35 @@ def reading(store: Store) -> Iterator[None]:
         yield
     except (DatabaseError, InterfaceError) as error:
         raise store.unusable(error) from error
+
+
+def add_parameter_flags(
+    cls: type[Operation],
+    parser: argparse.ArgumentParser,
+    *,
+    positional: Sequence[str] = (),
+    optional: Sequence[str] = (),
+) -> None:
+    """Add a flag for each form field, and a positional argument for each field in `positional`."""
+    for name, field in cls.Params.base_fields.items():
+        options: dict[str, Any] = {"help": str(field.help_text or field.label or name)}
+        if isinstance(field, forms.BooleanField):
+            parser.add_argument(_flag(name), action="store_true", dest=name, **options)
+            continue
+        if isinstance(field, forms.MultipleChoiceField | forms.TypedMultipleChoiceField):
+            options["nargs"] = "+"
+        if name in positional:
+            if not field.required or name in optional:
+                options["nargs"] = "?"
+            parser.add_argument(name, metavar=name.upper(), **options)
+        else:
+            parser.add_argument(_flag(name), dest=name, required=field.required, default=field.initial, **options)
+
+
+def parameters_of(cls: type[Operation], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of an operation from parsed command-line `options`."""
+    return {name: options[name] for name in cls.Params.base_fields if options.get(name) is not None}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.rstrip("_").replace("_", "-")  # `as_` is a field whose name is a Python keyword

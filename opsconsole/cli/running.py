@@ -23,7 +23,15 @@ from opsconsole.cli.command import (
     require_setup,
     shell_actor,
 )
-from opsconsole.cli.flags import add_check_flags, add_common_flags, chosen_store, known_keys, reading
+from opsconsole.cli.flags import (
+    add_check_flags,
+    add_common_flags,
+    add_parameter_flags,
+    chosen_store,
+    known_keys,
+    parameters_of,
+    reading,
+)
 from opsconsole.cli.output import Output
 from opsconsole.engine import (
     checklist,
@@ -65,7 +73,7 @@ class OperationCommand(ConsoleCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         cls = registry.operation(self.operation)
         parser.description = parser.description or str(cls.description)
-        registry.add_arguments(cls, parser, positional=self.positional, optional=self.optional)
+        add_parameter_flags(cls, parser, positional=self.positional, optional=self.optional)
         if issubclass(cls, Check):
             add_check_flags(parser)
         else:
@@ -73,7 +81,7 @@ class OperationCommand(ConsoleCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         cls = registry.operation(self.operation)
-        values = registry.values_of(cls, options)
+        values = parameters_of(cls, options)
         if issubclass(cls, Check):
             run_check(cls, values, options, keep=not options["dry_run"])
             return

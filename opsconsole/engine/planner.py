@@ -20,7 +20,7 @@ from opsconsole.engine import keyset
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation, Risk
 from opsconsole.engine.outcomes import Change, Changes, Delete, Done, Invalid, Outcome, RowChange, Skip
 from opsconsole.engine.requirements import readable_columns, required_columns
-from opsconsole.engine.selection import Selection, changelist_queryset
+from opsconsole.engine.selection import Selection, listed_rows
 from opsconsole.engine.throttle import unobservable
 from opsconsole.stores import preflight
 from opsconsole.stores.errors import ErrorKind, classify, first_line
@@ -235,7 +235,7 @@ def restrict(rows: QuerySet[Any], operation: Operation, selection: Selection) ->
     if selection.keys is not None:
         return operation.select(rows, selection.keys)
     if selection.query is not None:
-        shown = changelist_queryset(operation.model, selection.query)
+        shown = listed_rows(operation.model, selection.query)
         return rows.filter(pk__in=shown.using(rows.db).order_by().values("pk"))
     return rows
 

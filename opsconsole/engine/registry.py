@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -119,35 +118,3 @@ def clean(cls: type[Operation], values: Mapping[str, Any]) -> dict[str, Any]:
         ]
         raise InvalidParameters(" ".join(sentences))
     return dict(form.cleaned_data)
-
-
-def add_arguments(
-    cls: type[Operation],
-    parser: argparse.ArgumentParser,
-    *,
-    positional: Sequence[str] = (),
-    optional: Sequence[str] = (),
-) -> None:
-    """Add a flag for each form field, and a positional argument for each field in `positional`."""
-    for name, field in cls.Params.base_fields.items():
-        options: dict[str, Any] = {"help": str(field.help_text or field.label or name)}
-        if isinstance(field, forms.BooleanField):
-            parser.add_argument(_flag(name), action="store_true", dest=name, **options)
-            continue
-        if isinstance(field, forms.MultipleChoiceField | forms.TypedMultipleChoiceField):
-            options["nargs"] = "+"
-        if name in positional:
-            if not field.required or name in optional:
-                options["nargs"] = "?"
-            parser.add_argument(name, metavar=name.upper(), **options)
-        else:
-            parser.add_argument(_flag(name), dest=name, required=field.required, default=field.initial, **options)
-
-
-def values_of(cls: type[Operation], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of an operation from parsed command-line `options`."""
-    return {name: options[name] for name in cls.Params.base_fields if options.get(name) is not None}
-
-
-def _flag(name: str) -> str:
-    return "--" + name.rstrip("_").replace("_", "-")  # `as_` is a field whose name is a Python keyword

@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.cli.command import Refused, require_setup
-from opsconsole.cli.flags import chosen_store
+from opsconsole.cli.flags import chosen_store, parameters_of
 from opsconsole.cli.output import Output
 from opsconsole.cli.running import OperationCommand
 from opsconsole.engine import registry
@@ -88,4 +88,4 @@ class Command(OperationCommand):
         if not options["store"]:
             return list(all_stores())
         cls = registry.operation(self.operation)
-        return [chosen_store(cls, registry.clean(cls, registry.values_of(cls, options)), options, read_only=True)]
+        return [chosen_store(cls, registry.clean(cls, parameters_of(cls, options)), options, read_only=True)]

@@ -8,7 +8,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.cli.command import ConsoleCommand, add_verb
-from opsconsole.cli.flags import add_check_flags, add_common_flags, flag_of
+from opsconsole.cli.flags import add_check_flags, add_common_flags, add_parameter_flags, flag_of, parameters_of
 from opsconsole.cli.running import run_check, run_operation
 from opsconsole.engine import registry
 from opsconsole.engine.checks import Check
@@ -29,7 +29,7 @@ class Command(ConsoleCommand):
             example = f"run {name}{_required(cls)}"
             flags = add_verb(names, name, help=str(cls.title), examples=(example, f"{example} --execute"))
             flags.description = str(cls.description)
-            registry.add_arguments(cls, flags)
+            add_parameter_flags(cls, flags)
             if issubclass(cls, Check):
                 add_check_flags(flags)
                 flags.add_argument("--execute", action="store_true", help=_("Save the findings as a run."))
@@ -50,7 +50,7 @@ class Command(ConsoleCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         cls = registry.operation(options["operation"])
-        values = registry.values_of(cls, options)
+        values = parameters_of(cls, options)
         if issubclass(cls, Check):
             run_check(cls, values, options, keep=options["execute"])
         else:

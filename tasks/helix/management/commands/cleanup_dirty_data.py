@@ -8,7 +8,16 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.cli.command import ConsoleCommand, Refused, add_verb
-from opsconsole.cli.flags import add_check_flags, add_common_flags, add_keys_argument, chosen_store, known_keys, reading
+from opsconsole.cli.flags import (
+    add_check_flags,
+    add_common_flags,
+    add_keys_argument,
+    add_parameter_flags,
+    chosen_store,
+    known_keys,
+    parameters_of,
+    reading,
+)
 from opsconsole.cli.output import Output
 from opsconsole.cli.running import run_check, run_operation
 from opsconsole.engine import lifecycle, planner, registry
@@ -42,7 +51,7 @@ class Command(ConsoleCommand):
             examples=("cleanup_dirty_data cleanup 3", "cleanup_dirty_data cleanup 3 17 --execute"),
         )
         add_keys_argument(cleanup, "JOB_ID", help=_("the number of the job"))
-        registry.add_arguments(CleanDirtyJobs, cleanup)
+        add_parameter_flags(CleanDirtyJobs, cleanup)
         add_common_flags(cleanup)
         verify = add_verb(
             verbs,
@@ -61,7 +70,7 @@ class Command(ConsoleCommand):
 
     def _cleanup(self, options: dict[str, Any]) -> None:
         """Refuse jobs without a finding, ask a terminal for each job, and run the operation."""
-        values = registry.values_of(CleanDirtyJobs, options)
+        values = parameters_of(CleanDirtyJobs, options)
         params = registry.clean(CleanDirtyJobs, values)
         if params["force"] and not options["note"].strip():
             raise Refused(_("--force needs a reason. Give --note TEXT."))
