@@ -29,7 +29,7 @@ def test_operations_are_found() -> None:
 
 
 @every_operation
-def test_its_names_are_one(cls: type[Operation]) -> None:
+def test_module_class_and_name_match(cls: type[Operation]) -> None:
     """Module, class and name; the verb comes first, and the title is a line of words."""
     module = cls.__module__.rpartition(".")[2]
     assert cls.__name__ == "".join(word.capitalize() for word in module.split("_"))
@@ -41,7 +41,7 @@ def test_its_names_are_one(cls: type[Operation]) -> None:
 
 
 @every_operation
-def test_it_is_alone_in_its_file(cls: type[Operation]) -> None:
+def test_each_file_contains_one_operation(cls: type[Operation]) -> None:
     module = inspect.getmodule(cls)
     others = [
         found
@@ -53,7 +53,7 @@ def test_it_is_alone_in_its_file(cls: type[Operation]) -> None:
 
 
 @every_operation
-def test_it_has_a_test(cls: type[Operation]) -> None:
+def test_each_operation_has_a_test(cls: type[Operation]) -> None:
     """A file of its own, by its name; one that changes rows of a platform inherits the contract."""
     name = f"test_{cls.__module__.rpartition('.')[2]}.py"
     file = next(TESTS.rglob(name), None)
@@ -69,7 +69,7 @@ def test_its_parameters_explain_themselves(cls: type[Operation]) -> None:
 
 
 @every_operation
-def test_its_flags_are_its_form(cls: type[Operation]) -> None:
+def test_flags_match_the_fields_of_the_form(cls: type[Operation]) -> None:
     parser = argparse.ArgumentParser(add_help=False)
     add_parameter_flags(cls, parser)
     fields: dict[str, Any] = cls.Params.base_fields
@@ -81,7 +81,7 @@ def test_its_flags_are_its_form(cls: type[Operation]) -> None:
 
 
 @every_operation
-def test_it_says_what_it_writes(cls: type[Operation]) -> None:
+def test_each_operation_declares_existing_columns(cls: type[Operation]) -> None:
     """Tables and columns of its own store's models, or those of the run that it is about."""
     if getattr(cls, "targets_run", False) or not hasattr(cls, "store_alias"):  # or of whatever store it is asked to
         return
@@ -117,7 +117,7 @@ def test_migrations_are_complete() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_trail_is_only_appended_to() -> None:
+def test_the_audit_log_is_append_only() -> None:
     event = Event.objects.create(verb="planned", who="alice")
     event.who = "mallory"
     with pytest.raises(TypeError):

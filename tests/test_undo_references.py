@@ -89,9 +89,7 @@ def conflicts(run: Run) -> dict[str, list[str]]:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("link", ["key", "columns"])
 @pytest.mark.parametrize("size", [1, 2, 500])
-def test_children_do_not_come_back_beneath_another_parent(
-    make_families: Any, engine: str, link: str, size: int
-) -> None:
+def test_children_are_not_restored_below_another_parent(make_families: Any, engine: str, link: str, size: int) -> None:
     store = make_families(engine, link)
     before = dump(store)
     run = execute_run(operation_called(NAME, store), batch_size=4)
@@ -111,7 +109,7 @@ def test_children_do_not_come_back_beneath_another_parent(
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("size", [1, 500])
-def test_a_row_that_can_not_come_back_leaves_its_children_away(make_families: Any, engine: str, size: int) -> None:
+def test_children_of_a_row_that_cannot_be_restored_are_not_restored(make_families: Any, engine: str, size: int) -> None:
     """Another row has what the children refer to, under a key of its own."""
     store = make_families(engine, "columns")
     before = dump(store)
@@ -155,7 +153,7 @@ def test_rows_of_one_table_that_refer_to_each_other(make_families: Any, engine: 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_undo_goes_on_beneath_parents_that_a_trigger_touches(make_families: Any, engine: str) -> None:
+def test_an_undo_resumes_below_parents_that_a_trigger_changed(make_families: Any, engine: str) -> None:
     """It has brought them back itself, in a batch before, and another process goes on."""
     store = make_families(engine, "key")
     before = dump(store)
@@ -186,7 +184,7 @@ def test_an_undo_goes_on_beneath_parents_that_a_trigger_touches(make_families: A
 
 
 @pytest.mark.parametrize("size", [1, 2, 500])
-def test_rows_keep_their_rowids_although_others_lose_theirs(make_families: Any, size: int) -> None:
+def test_rows_keep_their_rowids_if_others_get_new_ones(make_families: Any, size: int) -> None:
     store = make_families("sqlite", "key", reversed(range(FAMILIES)))  # those with low ones come back first
 
     def rowids() -> dict[str, dict[str, int]]:
@@ -218,7 +216,7 @@ def test_children_of_a_row_that_an_index_finds_by_its_rowid(make_families: Any, 
 
 
 @pytest.mark.parametrize("rowid", [2**63 - 1, -(2**63)])
-def test_rowids_at_the_ends(make_families: Any, rowid: int) -> None:
+def test_rowids_at_the_limits(make_families: Any, rowid: int) -> None:
     store = make_families("sqlite", "key")
     before = dump(store)
     run = execute_run(operation_called(NAME, store), batch_size=4)

@@ -150,7 +150,7 @@ def bobs(client, bob):
 # --- speed ----------------------------------------------------------------------------------------------------
 
 
-def test_no_list_and_no_page_asks_more_where_there_is_more(alices, managed):
+def test_the_number_of_queries_does_not_grow_with_the_rows(alices, managed):
     fill(managed, 3)
     for model in TABLES:  # queries that a process makes once
         alices.get(url(model, "changelist"))
@@ -203,7 +203,7 @@ def depend(managed, *pairs):
         managed.execute("INSERT INTO task_dependency (task_id, depends_on_task_id) VALUES (?, ?)", task, other)
 
 
-def test_a_task_shows_all_that_belongs_to_it(alices, two_tasks):
+def test_the_page_of_a_task_shows_its_related_rows(alices, two_tasks):
     depend(two_tasks, ("a", "b"), ("b", "gone"))
     two_tasks.execute("INSERT INTO task_lineage (task_id, kind, ref_id) VALUES ('a', 'commit', 'c0ffee')")
     two_tasks.execute("INSERT INTO task_repo_scope (task_id, repo_id) VALUES ('a', 'repo-7')")
@@ -301,7 +301,7 @@ GARBAGE = {
 }
 
 
-def test_no_odd_value_breaks_a_page(alices, managed):
+def test_no_value_breaks_a_page(alices, managed):
     """Every page opens for garbage in each text column and for dangling references."""
     if managed.engine == "sqlite":
         managed.execute("PRAGMA foreign_keys=OFF")
@@ -417,7 +417,7 @@ def test_the_demo_has_something_in_every_table(alices, managed):
 
 
 @pytest.mark.parametrize("version", ["0.5.0", "0.21.0", "0.25.0"])
-def test_an_attached_store_shows_what_it_has_and_is_only_read(alices, tmp_path, version):
+def test_an_attached_store_shows_existing_columns_and_is_read_only(alices, tmp_path, version):
     agentos.create_sqlite(tmp_path / "old.db", 60, version=version)
     store = attach_url("agentos", f"sqlite:///{tmp_path / 'old.db'}")
     before = (tmp_path / "old.db").read_bytes()
@@ -442,7 +442,7 @@ def test_an_attached_store_shows_what_it_has_and_is_only_read(alices, tmp_path, 
 # --- permissions ----------------------------------------------------------------------------------------------
 
 
-def test_who_may_do_what(client, charlie, viewer, bob, managed):
+def test_permissions_by_role(client, charlie, viewer, bob, managed):
     fill(managed, 2)
     for model in TABLES:
         key = first_key(managed, model)
@@ -474,7 +474,7 @@ def save(client, model, key, **changed):
     return client.post(url(model, "change", key, edit=1), data | changed)
 
 
-def test_only_what_was_changed_is_written_and_it_is_logged(bobs, managed, bob):
+def test_only_changed_fields_are_written_and_the_change_is_logged(bobs, managed, bob):
     managed.execute(
         "INSERT INTO tasks (task_id, title, status, metadata, created_by, session_id)"
         " VALUES ('t', ' a ', NULL, ?, '', NULL)",
@@ -494,7 +494,7 @@ def test_only_what_was_changed_is_written_and_it_is_logged(bobs, managed, bob):
     assert (entry.user_id, entry.action_flag, entry.object_id) == (bob.pk, CHANGE, "t")
 
 
-def test_what_the_database_refuses_is_said_in_the_form(bobs, managed):
+def test_a_database_error_is_shown_in_the_form(bobs, managed):
     managed.execute("INSERT INTO projects (id, path) VALUES ('p', '/p')")
     page = save(bobs, "agentos.project", "p", tags="{broken")
     assert page.status_code == 200
@@ -568,7 +568,7 @@ def test_a_delete_is_a_run_and_can_be_undone(bobs, managed):
         assert managed.execute(f"SELECT * FROM {table} ORDER BY 1") == rows
 
 
-def test_what_is_referred_to_stays(bobs, managed):
+def test_referenced_rows_are_not_deleted(bobs, managed):
     fill(managed, 3)
     run = plan_delete(bobs, "agentos.project", "P0000")
     assert run.plan["reasons"]["invalid"] == {"referenced": 1}
@@ -576,7 +576,7 @@ def test_what_is_referred_to_stays(bobs, managed):
     assert managed.execute("SELECT COUNT(*) FROM projects WHERE id = 'P0000'") == [(1,)]
 
 
-def test_rows_of_an_unknown_table_keep_theirs(bobs, managed):
+def test_rows_referred_to_by_an_unknown_table_are_kept(bobs, managed):
     fill(managed, 2)
     managed.execute(
         "CREATE TABLE task_runs (run_id TEXT PRIMARY KEY,"
@@ -595,7 +595,7 @@ def test_selected_rows_go_together(bobs, managed):
     assert managed.execute("SELECT COUNT(*) FROM tasks") == [(2,)]
 
 
-def test_djangos_own_delete_is_off_for_everybody(alices, managed):
+def test_djangos_delete_is_disabled_for_every_account(alices, managed):
     fill(managed, 1)
     key = first_key(managed, "agentos.task")
     assert alices.get(url("agentos.task", "delete", key)).status_code == 403
@@ -657,7 +657,7 @@ ODD = [
 
 
 @in_each_format
-def test_a_file_gives_back_exactly_what_was_exported(bobs, managed, format_):
+def test_an_import_restores_exactly_what_was_exported(bobs, managed, format_):
     for number, text in enumerate(ODD):
         managed.execute(
             "INSERT INTO tasks (task_id, title, status, metadata, created_at) VALUES (?, ?, ?, ?, NULL)",
@@ -694,7 +694,7 @@ def test_all_tables_can_be_exported(alices, managed, format_):
         assert set(columns.split()) <= set(rows[0])
 
 
-def test_an_export_is_of_what_the_list_shows(alices, managed):
+def test_an_export_contains_the_listed_rows(alices, managed):
     fill(managed, 5)
     assert len(json.loads(export(alices, "agentos.task", file_formats.JSON, session_id="S1"))) == 1
 
@@ -739,7 +739,7 @@ def test_changes_are_previewed_and_only_they_are_written(bobs, managed):
         ("agentos.kbsource", "source_id,project_id,source_type,source_path\n", "The file does not contain rows."),
     ],
 )  # fmt: skip
-def test_what_can_not_be_imported_is_said_by_row(bobs, managed, model, content, said):
+def test_rejected_rows_of_an_import_are_listed(bobs, managed, model, content, said):
     page = upload(bobs, model, file_formats.CSV, content.encode())
     assert page.status_code == 200
     text = " ".join(page.content.decode().replace("<strong>", "").replace("</strong>", "").split())
@@ -748,7 +748,7 @@ def test_what_can_not_be_imported_is_said_by_row(bobs, managed, model, content, 
     assert managed.execute(f"SELECT COUNT(*) FROM {TABLES[model][0]}") == [(0,)]
 
 
-def test_a_file_that_says_two_things_of_one_row_is_refused(bobs, managed):
+def test_a_file_with_the_same_key_twice_is_refused(bobs, managed):
     managed.execute("INSERT INTO projects (id, path, name) VALUES ('p', '/p', 'old')")
     for first in ("one", "old"):
         page = upload(bobs, "agentos.project", file_formats.CSV, f"id,name\np,{first}\np,two\n".encode())
@@ -756,7 +756,7 @@ def test_a_file_that_says_two_things_of_one_row_is_refused(bobs, managed):
     assert not Run.objects.exists()
 
 
-def test_a_row_that_no_longer_fits_fails_alone(bobs, managed):
+def test_a_row_that_violates_a_constraint_fails_alone(bobs, managed):
     assert upload(bobs, "agentos.project", file_formats.CSV, b"id,path\na,/a\nb,/b\n").status_code == 302
     managed.execute("CREATE UNIQUE INDEX one_path ON projects (path)")
     managed.execute("INSERT INTO projects (id, path) VALUES ('c', '/b')")
@@ -788,7 +788,7 @@ def test_too_many_rows_are_refused(bobs, managed, format_, monkeypatch):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
-def test_a_file_that_can_not_be_read_is_said_to_be(bobs, managed, format_, content):
+def test_an_unreadable_file_is_reported(bobs, managed, format_, content):
     page = upload(bobs, "agentos.task", format_, content)
     assert page.status_code == 200
     assert page.context["form"].errors["import_file"]
@@ -865,7 +865,7 @@ LARGE = 2**53 + 1
     ],
 )
 @pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
-def test_what_a_spreadsheet_does_not_hold_is_said_by_row_and_column(bobs, managed, rows, said):
+def test_unrepresentable_values_of_a_spreadsheet_are_reported(bobs, managed, rows, said):
     managed.execute("INSERT INTO tasks (task_id, title) VALUES ('t', 't')")
     content = workbook(["lineage_id", "task_id", "kind", "ref_id"], *rows)
     page = upload(bobs, "agentos.tasklineage", file_formats.XLSX, content)
@@ -876,7 +876,7 @@ def test_what_a_spreadsheet_does_not_hold_is_said_by_row_and_column(bobs, manage
 
 
 @pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
-def test_a_formula_counts_as_what_it_came_to(bobs, managed):
+def test_a_formula_counts_as_its_saved_value(bobs, managed):
     content = workbook(["task_id", "title"], ["a", '="two"&" words"'], [None, None], ["b", "=6*7"])
     content = calculated(calculated(content, "B2", "two words", ' t="str"'), "B4", "42")
     imported(bobs, "agentos.task", file_formats.XLSX, content)
@@ -884,7 +884,7 @@ def test_a_formula_counts_as_what_it_came_to(bobs, managed):
 
 
 @pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
-def test_a_sheet_that_says_it_is_smaller_is_read_whole(bobs, managed):
+def test_a_sheet_with_a_wrong_dimension_is_read_completely(bobs, managed):
     found = io.BytesIO()
     content = workbook(["task_id", "title"], ["a", "x"], ["b", "y"])
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(found, "w") as new:
@@ -931,7 +931,7 @@ def test_large_numbers_survive_a_file(bobs, managed, format_):
         (file_formats.CSV, "id,confidence\nm,inf\n", "Row 1, confidence: inf is not a number."),
     ],
 )
-def test_what_is_no_number_is_said_by_row_and_column(bobs, managed, format_, content, said):
+def test_invalid_numbers_are_reported_by_row_and_column(bobs, managed, format_, content, said):
     managed.execute("INSERT INTO memory_items (id, scope, type, content) VALUES ('m', 'task', 'fact', '{}')")
     page = upload(bobs, "agentos.memoryitem", format_, content.encode())
     text = " ".join(html.unescape(page.content.decode()).replace("<strong>", "").replace("</strong>", "").split())
@@ -941,7 +941,7 @@ def test_what_is_no_number_is_said_by_row_and_column(bobs, managed, format_, con
 
 @pytest.mark.parametrize("managed", ["postgresql"], indirect=True)
 @in_each_format
-def test_an_export_holds_what_no_file_has_numbers_for(bobs, managed, format_):
+def test_an_export_contains_values_that_files_cannot_represent_as_numbers(bobs, managed, format_):
     for name, value in (("a", "NaN"), ("b", "-Infinity"), ("c", "0.1")):
         columns, values = "id, scope, type, content, confidence", f"?, 'task', 'fact', '{{}}', '{value}'"
         managed.execute(f"INSERT INTO memory_items ({columns}) VALUES ({values})", name)
@@ -950,7 +950,7 @@ def test_an_export_holds_what_no_file_has_numbers_for(bobs, managed, format_):
     assert sorted(map(str, dataset["confidence"])) == ["-Infinity", "0.1", "NaN"]
 
 
-def test_generated_keys_go_on_after_imported_ones(bobs, managed):
+def test_generated_keys_follow_imported_keys(bobs, managed):
     managed.execute("INSERT INTO tasks (task_id, title) VALUES ('t', 't')")
     content = b"lineage_id,task_id,kind,ref_id\r\n50,t,intent,a\r\n,t,intent,b\r\n"
     imported(bobs, "agentos.tasklineage", file_formats.CSV, content)

@@ -72,7 +72,7 @@ class TestContract(Contract):
         return tables
 
 
-def test_idle_days_and_chosen_projects(make_attached: Any) -> None:
+def test_idle_days_and_selected_projects(make_attached: Any) -> None:
     store = fill(make_attached("sqlite", 50).store)
     everything = plan_whole(operation_called(NAME, store, idle_days=0))
     idle = plan_whole(operation_called(NAME, store))

@@ -75,7 +75,7 @@ class TestContract(Contract):
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
-def test_what_was_used_since_the_plan_stays(make_attached: Any, engine: str) -> None:
+def test_an_item_used_since_the_plan_is_kept(make_attached: Any, engine: str) -> None:
     """An agent uses one item and creates another between the plan and the run."""
     store = fill(make_attached(engine, 50).store)
     operation = operation_called(NAME, store)
@@ -98,7 +98,7 @@ def test_what_was_used_since_the_plan_stays(make_attached: Any, engine: str) -> 
     assert victims[0] in left["used_since"]
 
 
-def test_one_retention_type_alone_and_figures_by_type(make_attached: Any) -> None:
+def test_one_retention_type_and_figures_by_type(make_attached: Any) -> None:
     store = fill(make_attached("sqlite", 50).store)
     operation = operation_called(NAME, store, retention_type="temporary")
     run = execute_run(operation)
@@ -111,7 +111,7 @@ def test_one_retention_type_alone_and_figures_by_type(make_attached: Any) -> Non
 
 
 @pytest.mark.parametrize("ends", ["2999-01-01 00:00:00+0800", "2999-01-01T00", "20990101T000000", "4102444800"])
-def test_a_time_in_a_form_that_sqlite_does_not_read_is_judged_all_the_same(make_attached: Any, ends: str) -> None:
+def test_a_time_that_sqlite_cannot_parse_is_processed_too(make_attached: Any, ends: str) -> None:
     store = fill(make_attached("sqlite", 50).store, count=3)
     execute(store, "UPDATE memory_items SET auto_cleanup = 1, expires_at = ?", [ends])
     assert execute_run(operation_called(NAME, store)).reasons["skipped"] == {"not_expired": 3}
@@ -120,7 +120,7 @@ def test_a_time_in_a_form_that_sqlite_does_not_read_is_judged_all_the_same(make_
     assert (run.changed, run.skipped) == (3, 0), "a number is a time since 1970"
 
 
-def test_a_table_that_nothing_can_be_deleted_from_is_refused(make_attached: Any) -> None:
+def test_a_table_without_possible_deletes_is_refused(make_attached: Any) -> None:
     store: Store = make_attached("sqlite", 50).store
     execute(store, DDL.rstrip(")") + ", FOREIGN KEY (project_id) REFERENCES projects(id))")
     with pytest.raises(
@@ -139,7 +139,7 @@ def test_a_table_that_nothing_can_be_deleted_from_is_refused(make_attached: Any)
         execute(store, "DELETE FROM memory_items WHERE rowid > 1")
 
 
-def test_times_that_are_none_are_unfit_and_stay(make_attached: Any) -> None:
+def test_invalid_times_are_invalid_and_unchanged(make_attached: Any) -> None:
     store = fill(make_attached("sqlite", 50).store)
     run = execute_run(operation_called(NAME, store))
     kept = dump(store)["memory_items"]
@@ -163,7 +163,7 @@ END;
 FIND = "SELECT m.id FROM memory_fts JOIN memory_items AS m ON m.rowid = memory_fts.rowid WHERE memory_fts MATCH ?"
 
 
-def test_the_platform_s_own_search_is_right_after_an_undo(make_attached: Any) -> None:
+def test_the_search_of_the_platform_is_correct_after_an_undo(make_attached: Any) -> None:
     """Each of forty items has one word. The run removes every second item while the platform continues to write."""
     store: Store = make_attached("sqlite", 50).store
     assert store.path is not None

@@ -28,7 +28,7 @@ def found(managed: Managed, text: str) -> list[str]:
     return sorted(hit.key for hit in search(managed.store, text).hits)
 
 
-def test_a_run_builds_the_index_anew_and_checks_it(managed: Managed) -> None:
+def test_a_run_rebuilds_and_verifies_the_index(managed: Managed) -> None:
     remember(managed, "m1", "数据 words")
     planned = plan_whole(operation_called(NAME))
     assert (planned.total, planned.counts()["changed"]) == (2, 2)
@@ -43,14 +43,14 @@ def test_a_run_builds_the_index_anew_and_checks_it(managed: Managed) -> None:
     assert found(managed, "数据") == found(managed, "words") == ["m1"]
 
 
-def test_what_is_still_wrong_after_it_needs_attention(managed: Managed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remaining_problems_need_attention(managed: Managed, monkeypatch: pytest.MonkeyPatch) -> None:
     remember(managed, "m1", "words")
     monkeypatch.setattr(search_index, "check", lambda store: ["It is not."])
     run = execute_run(operation_called(NAME))
     assert (run.status, run.error) == (Status.NEEDS_ATTENTION, "It is not.")
 
 
-def test_an_attached_store_is_left_alone(make_attached: Any) -> None:
+def test_an_attached_store_is_not_changed(make_attached: Any) -> None:
     store = make_attached("sqlite", 50).store
     with store.connection.cursor() as cursor:
         cursor.execute("CREATE TABLE memory_items (id TEXT PRIMARY KEY, content TEXT, tags TEXT)")

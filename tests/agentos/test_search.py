@@ -150,7 +150,7 @@ def test_tags_are_searched_too(managed: Managed) -> None:
     assert keys(managed.store, "security") == keys(managed.store, "安全") == keys(managed.store, "x") == ["a"]
 
 
-def test_line_breaks_in_json_are_none_in_words(managed: Managed) -> None:
+def test_line_breaks_in_json_do_not_split_words(managed: Managed) -> None:
     remember(managed, "a", json.dumps({"text": "first line\ndeadline\ttabbed C:\\new"}))
     assert keys(managed.store, "deadline") == keys(managed.store, "tabbed new") == ["a"]
 
@@ -244,7 +244,7 @@ HOSTILE = [
 ]
 
 
-def test_nothing_that_is_typed_raises(managed: Managed) -> None:
+def test_no_query_raises_an_error(managed: Managed) -> None:
     remember(managed, "a", "a b c")
     rng = Random(5)
     alphabet = "ab中文\"'*-()&|!:<>\\{}^~+%_ \t,é\u3000"
@@ -280,7 +280,7 @@ def test_a_snippet_shows_the_place_and_is_safe(managed: Managed) -> None:
         ("", ""),
     ],
 )
-def test_what_a_document_says(managed: Managed, text: str, says: str) -> None:
+def test_strings_and_numbers_of_a_document_are_searched(managed: Managed, text: str, says: str) -> None:
     assert json_strings(text) == says
     remember(managed, "a", text)
     if managed.engine == "postgresql":
@@ -289,7 +289,7 @@ def test_what_a_document_says(managed: Managed, text: str, says: str) -> None:
     assert check(managed.store) == []
 
 
-def test_no_text_is_refused_for_the_index(managed: Managed) -> None:
+def test_the_index_accepts_every_text(managed: Managed) -> None:
     odd = [
         '{"a": "\\u0000"}',
         '{"a": "\\ud800 redis"}',
@@ -463,7 +463,7 @@ def test_rows_of_the_engine_are_counted_without_the_triggers(managed: Managed) -
 
 
 @sqlite_only
-def test_the_documented_tables_stand_as_they_are(managed: Managed) -> None:
+def test_the_documented_tables_are_created_unchanged(managed: Managed) -> None:
     with closing(sqlite3.connect(":memory:")) as reference:
         reference.executescript("CREATE TABLE memory_items (id); CREATE TABLE kb_chunks (id);" + FULL_TEXT)
         definitions = dict(reference.execute("SELECT name, sql FROM sqlite_master WHERE rootpage = 0"))
@@ -474,7 +474,7 @@ def test_the_documented_tables_stand_as_they_are(managed: Managed) -> None:
 
 
 @sqlite_only
-def test_chunks_go_from_the_index_with_their_source(managed: Managed) -> None:
+def test_deleting_a_source_removes_its_chunks_from_the_index(managed: Managed) -> None:
     learn(managed, "c", "words")
     managed.execute("DELETE FROM kb_sources")
     assert managed.execute("SELECT COUNT(*) FROM kb_chunks_fts_docsize") == [(0,)]
@@ -482,7 +482,7 @@ def test_chunks_go_from_the_index_with_their_source(managed: Managed) -> None:
 
 
 @sqlite_only
-def test_what_renumbers_the_rows_breaks_the_index_and_a_rebuild_mends_it(managed: Managed) -> None:
+def test_a_rebuild_repairs_the_index_after_rowids_changed(managed: Managed) -> None:
     for number in range(40):
         remember(managed, f"m{number:02}", f"word{number} 数据{number}")
         learn(managed, f"c{number:02}", f"word{number}")
@@ -509,7 +509,7 @@ def test_what_renumbers_the_rows_breaks_the_index_and_a_rebuild_mends_it(managed
 
 
 @sqlite_only
-def test_what_differs_from_its_rows_is_noticed(managed: Managed) -> None:
+def test_an_index_that_differs_from_its_rows_is_detected(managed: Managed) -> None:
     remember(managed, "a", "words")
     for fts, columns in (("memory_fts", "content"), ("memory_grams", "words")):
         managed.execute(f"INSERT INTO {fts} ({fts}, rowid, {columns}) VALUES ('delete', 1, 'words')")
@@ -555,7 +555,7 @@ def _file(path: Path, script: str) -> Path:
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-text", "postgresql-jsonb"])
-def test_an_attached_store_is_read_and_nothing_is_made_there(engine: str, tmp_path: Path, request: Any) -> None:
+def test_an_attached_store_is_read_and_nothing_is_created_in_it(engine: str, tmp_path: Path, request: Any) -> None:
     texts = TEXTS
     if engine == "sqlite":
         path = _file(tmp_path / "theirs.db", TABLES)
@@ -584,7 +584,7 @@ def test_an_attached_store_is_read_and_nothing_is_made_there(engine: str, tmp_pa
         assert [file.name for file in tmp_path.iterdir()] == ["theirs.db"]
 
 
-def test_its_own_documented_index_is_used_while_it_is_in_step(tmp_path: Path) -> None:
+def test_the_documented_index_is_used_while_it_is_complete(tmp_path: Path) -> None:
     path = _file(tmp_path / "theirs.db", TABLES + FULL_TEXT)
     store = attach_file("agentos", path)
     assert search(store, "redis").method == "scan of 9 rows"  # it is empty
@@ -620,7 +620,7 @@ def test_a_large_store_without_index_is_read_up_to_a_cap(tmp_path: Path, monkeyp
     store.close()
 
 
-def test_a_virtual_table_of_a_missing_extension_stands_in_nobodys_way(tmp_path: Path) -> None:
+def test_a_virtual_table_of_a_missing_extension_is_ignored(tmp_path: Path) -> None:
     path = _file(tmp_path / "theirs.db", TABLES)
     with closing(sqlite3.connect(path)) as client:
         client.executescript(
@@ -637,7 +637,7 @@ def test_a_virtual_table_of_a_missing_extension_stands_in_nobodys_way(tmp_path: 
     store.close()
 
 
-def test_an_older_store_has_what_it_has(tmp_path: Path) -> None:
+def test_an_older_store_shows_its_columns(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     with closing(sqlite3.connect(path)) as client:
         client.executescript("CREATE TABLE kb_chunks (chunk_id TEXT PRIMARY KEY, content TEXT NOT NULL)")
@@ -701,6 +701,6 @@ def test_the_page_finds_and_escapes(managed: Managed, client: Any, viewer: Any) 
     assert client.get(reverse("search"), {"q": '\x00"*-', "in": "nowhere"}).status_code == 200
 
 
-def test_the_page_is_for_those_who_may_look(client: Any, charlie: Any) -> None:
+def test_the_page_requires_the_view_permission(client: Any, charlie: Any) -> None:
     client.force_login(charlie)
     assert client.get(reverse("search"), {"q": "x"}).status_code == 403

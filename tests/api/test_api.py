@@ -55,7 +55,7 @@ def test_an_invalid_token_is_refused_with_a_valid_session(client, charlie, secre
     assert code(client.get(DOCUMENT, headers=bearer(broken))) == (401, "not_authenticated")
 
 
-def test_expired_and_revoked_tokens(client, charlie, secret):
+def test_expired_and_revoked_tokens_are_refused(client, charlie, secret):
     token = Token.objects.get()
     token.expires_at = timezone.now() - timedelta(seconds=1)
     token.save()
@@ -81,7 +81,7 @@ def test_only_the_hash_of_a_token_is_stored(secret):
 
 @pytest.mark.parametrize("address", ["/api/", "/api/v1/", "/api/v1/nothing", "/api/v1/nothing/", "/api/v2/x?y=1"])
 @pytest.mark.parametrize("method", ["get", "post", "delete"])
-def test_unknown_addresses(client, address, method):
+def test_unknown_urls(client, address, method):
     assert code(getattr(client, method)(address)) == (404, "not_found")
 
 

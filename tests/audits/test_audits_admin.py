@@ -88,7 +88,7 @@ def test_the_number_of_queries_does_not_grow(alices, fill, address):
     assert own_few == own_many
 
 
-def test_the_coverage_page_asks_a_bounded_number_of_questions(alices, fill):
+def test_the_coverage_page_needs_a_constant_number_of_queries(alices, fill):
     fill(5_000)
     seen, _ = queries(alices, COVERAGE)
     assert len(seen) <= 7 + WINDOWS  # catalogue queries for columns and keys
@@ -152,7 +152,7 @@ def test_garbage_has_its_page(alices):
     assert alices.get(COVERAGE).status_code == 200
 
 
-def test_a_task_that_is_gone_breaks_nothing(alices, fill):
+def test_the_page_of_a_missing_task_does_not_fail(alices, fill):
     fill(100)
     with closing(sqlite3.connect(connections["agentos"].settings_dict["NAME"])) as store:
         store.execute("DELETE FROM tasks")
@@ -201,7 +201,7 @@ def listed(client, **query):
     return {audit.pk for audit in response.context["cl"].result_list}
 
 
-def test_filters_and_search_find_what_they_say(alices, fill):
+def test_filters_and_search_return_matching_rows(alices, fill):
     fill(90)
     audits = list(TaskAudit.objects.all())
     supervisor = {a.pk for a in audits if "SUPERVISOR" in a.event_type.upper()}
@@ -232,7 +232,7 @@ def test_days_are_filtered_by_the_text_of_the_store(alices):
 
 
 @pytest.mark.parametrize("version", ["0.5.0", "0.20.0", "0.21.0"])
-def test_older_stores_show_what_they_have(alices, tmp_path, version):
+def test_older_stores_show_existing_columns(alices, tmp_path, version):
     agentos.create_sqlite(tmp_path / "old.db", 120, version=version)
     attach_url("agentos", f"sqlite:///{tmp_path / 'old.db'}")
     page = alices.get(AUDITS)
@@ -247,7 +247,7 @@ def test_older_stores_show_what_they_have(alices, tmp_path, version):
 
 
 @pytest.mark.parametrize("address", [AUDITS, COVERAGE, f"{AUDITS}1/change/", "/admin/agentos/task/"])
-def test_a_store_without_the_tables_says_so(alices, tmp_path, address):
+def test_a_store_without_the_tables_is_reported(alices, tmp_path, address):
     with closing(sqlite3.connect(tmp_path / "other.db")) as other:
         other.execute("CREATE TABLE something (else_ TEXT)")
     attach_url("agentos", f"sqlite:///{tmp_path / 'other.db'}")
@@ -256,7 +256,7 @@ def test_a_store_without_the_tables_says_so(alices, tmp_path, address):
     assert str(tmp_path / "other.db") in page.content.decode()
 
 
-def test_a_store_that_can_not_be_opened_says_so(alices, tmp_path):
+def test_a_store_that_cannot_be_opened_is_reported(alices, tmp_path):
     attach_url("agentos", f"sqlite:///{tmp_path / 'none.db'}")
     assert alices.get(AUDITS).status_code == 503
     assert alices.get(COVERAGE).status_code == 503
@@ -284,7 +284,7 @@ def test_postgresql_shows_the_same(alices, attached):
 
 
 @pytest.mark.parametrize("address", [*(f"/admin/{model.replace('_', '/')}/" for model in MODELS), COVERAGE])
-def test_who_may_look(client, charlie, viewer, address):
+def test_permissions_to_view(client, charlie, viewer, address):
     assert client.get(address).status_code == 302
     assert signed_in(client, charlie).get(address).status_code == 403
     assert signed_in(client, viewer).get(address).status_code == 200
@@ -299,7 +299,7 @@ def test_only_operators_are_offered_the_backfill(client, viewer, bob):
 # --- the coverage page, and the demo -----------------------------------------------------------------
 
 
-def test_the_demo_is_the_incident(alices):
+def test_the_demo_contains_the_documented_incident(alices):
     assert "2,014" in next(load())
     assert TaskAudit.objects.count() == 5_000
     assert Task.objects.count() == 60
@@ -330,7 +330,7 @@ def test_an_attached_store_gets_no_demo(settings):
     assert not TaskAudit.objects.exists()
 
 
-def test_the_page_says_what_it_looked_at(alices, fill, monkeypatch):
+def test_the_page_names_the_sampled_audits(alices, fill, monkeypatch):
     monkeypatch.setattr(audits_admin, "NEWEST_AUDITS", 1_000)
     fill(3_000)
     page = alices.get(COVERAGE).content.decode()
@@ -338,7 +338,7 @@ def test_the_page_says_what_it_looked_at(alices, fill, monkeypatch):
     assert f"{AUDITS}?decision_times=missing" in page
 
 
-def test_the_list_plans_the_backfill_of_what_matches(client, bob, fill):
+def test_the_list_plans_the_backfill_of_the_filtered_rows(client, bob, fill):
     fill(300)
     response = signed_in(client, bob).post(
         f"{AUDITS}?event_type=SUPERVISOR_PAUSED",

@@ -96,7 +96,7 @@ def dump_again(tables: Tables) -> Tables:
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
-def test_a_check_of_the_platform_that_fails_sets_one_row_aside(make_attached: Any, engine: str) -> None:
+def test_a_violated_constraint_fails_only_its_row(make_attached: Any, engine: str) -> None:
     """One of 150 rows in a batch violates a constraint."""
     store: Store = make_attached(engine, 300).store
     before = dump(store)
@@ -162,7 +162,7 @@ def make_postgres(postgres: Any) -> Iterator[Any]:
     ],
     ids=["turkish", "not deterministic", "domain"],
 )
-def test_supervisor_audits_are_found_whatever_the_database_s_letters(
+def test_supervisor_audits_are_found_under_every_collation(
     make_postgres: Any, database: str, statements: tuple[str, ...]
 ) -> None:
     store = make_postgres(database, *statements)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
-def test_what_dangles_is_found_once_and_nothing_else(make_attached: Any, engine: str) -> None:
+def test_each_dangling_reference_is_found_once(make_attached: Any, engine: str) -> None:
     store: Store = make_attached(engine, 50).store
     with neighbour(store) as connection:
         connection.execute("CREATE TABLE task_artifact_ref (artifact_id INTEGER PRIMARY KEY, task_id TEXT NOT NULL)")
@@ -73,7 +73,7 @@ def _together(groups: list[list[str]], a: str, b: str) -> bool:
     return any(a in group and b in group for group in groups)
 
 
-def test_a_long_chain_is_no_circle_and_no_recursion() -> None:
+def test_a_long_chain_is_not_a_cycle_and_causes_no_recursion() -> None:
     chain = [(str(number), str(number + 1)) for number in range(50_000)]
     assert cycles(chain) == []
     assert len(cycles([*chain, ("50000", "0")])[0]) == 50_001

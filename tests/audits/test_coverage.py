@@ -52,11 +52,11 @@ def test_a_time_in_each_of_its_forms(text, expected):
         *("nan", "inf", "1e99", "9" * 20, "9" * 400, "1_000", "0x10", "٢٠٢٦", "\x00", "\ud800", "真"),
     ],
 )
-def test_what_is_no_time_is_none(text):
+def test_text_that_is_not_a_time_has_no_time(text):
     assert parse_timestamp(text) is None
 
 
-def test_the_zone_of_naive_times_can_be_named():
+def test_the_zone_of_naive_times_is_configurable():
     assert parse_timestamp("2026-01-20T18:00:00", timezone(timedelta(hours=8))) == MOMENT
 
 
@@ -90,7 +90,7 @@ def test_every_pair_is_counted_once():
     }
 
 
-def test_of_nothing_there_is_no_lag():
+def test_an_empty_store_has_no_lag():
     figures = lag([])
     assert figures["looked_at"] == figures["count"] == 0
     assert figures["min"] is figures["p50"] is figures["mean"] is None
@@ -107,7 +107,7 @@ def test_percentiles_are_exact_while_there_is_room():
     assert spread.figures()["p99"] == ordered[2_970] / 1e6
 
 
-def test_many_different_lags_are_kept_to_four_digits(monkeypatch):
+def test_many_different_lags_are_rounded_to_four_digits(monkeypatch):
     monkeypatch.setattr(Histogram, "EXACT", 100)
     rng = Random(2)
     values = [rng.choice((-1, 1)) * int(10 ** rng.uniform(0, 13)) for _ in range(50_000)]
@@ -129,7 +129,7 @@ def rows_of(attached):
     return [row for row in read(attached.url) if "SUPERVISOR" in row.event_type.upper()]
 
 
-def test_it_counts_what_is_there(attached):
+def test_it_counts_the_rows_of_the_store(attached):
     rows = rows_of(attached)
     figures = coverage(attached.store)
     assert figures["total"] == len(rows) > 0
@@ -166,13 +166,13 @@ def test_it_compares_with_the_payload(attached):
     assert figures["looked_at"] >= len(filled)
 
 
-def test_the_payloads_read_are_bounded_and_spread(make_attached):
+def test_a_bounded_sample_of_payloads_is_read(make_attached):
     store = make_attached("sqlite", 3_000).store
     figures = coverage(store, sample=40)["consistency"]
     assert figures["looked_at"] == figures["sample"] == 40
 
 
-def test_after_the_backfill_only_unfit_audits_lack_a_time(make_attached, capsys):
+def test_after_the_backfill_only_invalid_audits_have_no_time(make_attached, capsys):
     attached = make_attached("sqlite", 2_000)
     call_command("backfill_audit_decision_fields", db_path=attached.url, fast=True, json=True)
     run = json.loads(capsys.readouterr().out)
@@ -182,7 +182,7 @@ def test_after_the_backfill_only_unfit_audits_lack_a_time(make_attached, capsys)
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-json"])
-def test_the_newest_can_be_asked_for(make_attached, engine):
+def test_coverage_of_the_newest_audits(make_attached, engine):
     store = make_attached(engine, 3_000).store
     everything, newest = coverage(store), coverage(store, newest=500)
     assert newest["newest"] == 500
@@ -196,7 +196,7 @@ def test_the_newest_can_be_asked_for(make_attached, engine):
     assert coverage(store, newest=3_000)["newest"] is None
 
 
-def test_times_of_other_audits_are_not_counted(make_attached):
+def test_only_supervisor_audits_are_counted(make_attached):
     attached = make_attached("sqlite", 3_000)
     with closing(sqlite3.connect(attached.url)) as connection:
         connection.execute("UPDATE task_audits SET source_event_ts = 'x' WHERE event_type = 'COMMIT_LINKED'")
@@ -264,7 +264,7 @@ def test_the_command_prints_tables(make_attached, capsys):
     assert "without both times" in printed
 
 
-def test_the_command_looks_at_the_managed_store(capsys):
+def test_the_command_reads_the_managed_store(capsys):
     call_command("audit_coverage", json=True)
     assert json.loads(capsys.readouterr().out)["total"] == 0
 
@@ -276,7 +276,7 @@ def refused(**options):
     return str(caught.value)
 
 
-def test_what_can_not_be_read_is_refused(make_attached, tmp_path):
+def test_unreadable_files_are_refused(make_attached, tmp_path):
     old = make_attached("sqlite", 10, version="0.20.0").url
     assert "is missing task_audits.source_event_ts" in refused(db_path=old)
     assert "does not exist" in refused(db_path=str(tmp_path / "none.db"))

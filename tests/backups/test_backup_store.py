@@ -72,7 +72,7 @@ def test_a_backup_of_each_engine_is_listed(managed: Any, monkeypatch: pytest.Mon
     assert list(backups.listed(managed.store)) == []
 
 
-def test_plain_text_for_those_who_move(managed: Any, tmp_path: Path) -> None:
+def test_a_plain_sql_backup_can_be_loaded(managed: Any, tmp_path: Path) -> None:
     managed.execute("INSERT INTO tasks (task_id, title) VALUES (?, ?)", "t1", "one\ntwo")
     backup = back_up(managed.store, plain=True)
     assert backup.path.endswith(".sql.gz")
@@ -149,7 +149,7 @@ def test_postgresql_under_writers(make_attached: Any) -> None:
 
 
 @pytest.mark.parametrize("step", ["files.write", "files.commit_file", "files.content_digest"])
-def test_cut_off_in_the_middle_is_not_listed_and_is_made_anew(
+def test_an_interrupted_backup_is_not_listed_and_is_repeated(
     managed: Any, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     if managed.engine == "postgresql" and step == "files.content_digest":
@@ -188,7 +188,7 @@ def test_killed_in_the_middle(tmp_path: Path, empty_console: Path) -> None:
     assert set(folder.iterdir()) == {Path(answer["file"]), note_of(Path(answer["file"]))}
 
 
-def test_what_does_not_read_back_is_not_listed(managed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_backup_is_not_listed(managed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     write = files.write
 
     def damaged(source: Any, path: Path, *, compress: bool) -> str:
@@ -203,7 +203,7 @@ def test_what_does_not_read_back_is_not_listed(managed: Any, monkeypatch: pytest
     assert list((settings.DATA_DIR / "backups").iterdir()) == []
 
 
-def test_a_damaged_store_is_told(tmp_path: Path) -> None:
+def test_a_damaged_store_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "damaged.db"
     agentos.create_sqlite(path, 3_000)
     data = bytearray(path.read_bytes())
@@ -281,7 +281,7 @@ def test_the_password_is_in_no_argument_and_in_no_error(postgres: Any, monkeypat
         back_up(store)
 
 
-def test_each_store_has_a_run_of_its_own_by_schedule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_schedule_starts_one_run_per_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert [one["store"] for one in registry.scheduled_params(BackupStore)] == ["default", *settings.STORES]
     attach_url("helix", f"sqlite:///{tmp_path}/gone.db")
     queue.run_schedule("backups.backup_store", "2026-11-24T02:00:00")

@@ -58,7 +58,7 @@ def copy(**options: Any) -> Run:
     return execute_run(operation_called("backups.copy_store", store="agentos", to="agentos_new"), **options)
 
 
-def test_everything_arrives(managed: Any, target: Any) -> None:
+def test_all_rows_are_copied(managed: Any, target: Any) -> None:
     fill(managed)
     run = copy()
     assert (run.status, run.error) == (Status.SUCCEEDED, ""), list(run.failed_items.values_list("label", "error"))
@@ -79,7 +79,7 @@ def test_everything_arrives(managed: Any, target: Any) -> None:
         copy()
 
 
-def test_what_the_target_can_not_hold_is_listed(managed: Any, target: Any) -> None:
+def test_values_that_the_target_cannot_store_are_listed(managed: Any, target: Any) -> None:
     fill(managed, 20)
     if managed.engine == "sqlite":
         managed.execute("INSERT INTO tasks (task_id, title) VALUES ('nul', 'a' || char(0) || 'b')")
@@ -101,7 +101,7 @@ def test_what_the_target_can_not_hold_is_listed(managed: Any, target: Any) -> No
     assert set(TableCopy.objects.values_list("agrees", flat=True)) == {True}, "all others agree"
 
 
-def test_a_copy_that_died_goes_on(managed: Any, target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_copy_is_resumed(managed: Any, target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(managed, 100)
     monkeypatch.setattr(copying, "BATCH", 10)
     run = start(operation_called("backups.copy_store", store="agentos", to="agentos_new"))
@@ -145,7 +145,7 @@ def prepared(*statements: str) -> Store:
     return Store(store.alias, store.name)
 
 
-def test_what_the_console_does_not_know_is_named(managed: Any, target: Any) -> None:
+def test_unknown_tables_and_columns_are_named(managed: Any, target: Any) -> None:
     fill(managed, 20)
     managed.execute(f"CREATE TABLE {quoted(ODD)} (run_id INTEGER PRIMARY KEY, {quoted(ODD)} TEXT)")
     managed.execute(f"INSERT INTO {quoted(ODD)} VALUES (1, 'a'), (2, 'b')")
@@ -176,7 +176,7 @@ def test_odd_columns_that_both_have_are_copied(managed: Any, target: Any) -> Non
     assert {row[ODD] for row in dump(there)["tasks"].values()} == {"100%s"}
 
 
-def test_a_table_of_another_shape_stays_behind(managed: Any, target: Any) -> None:
+def test_a_table_with_another_key_is_not_copied(managed: Any, target: Any) -> None:
     fill(managed, 5)
     managed.execute("INSERT INTO task_lineage (task_id, kind, ref_id) VALUES ('t00001', 'intent', 'r')")
     prepared("ALTER TABLE task_lineage RENAME COLUMN lineage_id TO id")
@@ -290,7 +290,7 @@ def test_rows_without_a_key_are_counted(managed: Any, target: Any) -> None:
         assert TableCopy.objects.get(table="tasks").agrees
 
 
-def test_a_copy_that_died_names_what_it_left_before(managed: Any, target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_copy_lists_earlier_losses(managed: Any, target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(managed, 60)
     monkeypatch.setattr(copying, "BATCH", 10)
     if managed.engine == "sqlite":

@@ -44,7 +44,7 @@ OUTSIDE = ["..", "../outside", "sub/../../outside", "away", "away.gz", "away/fil
 
 
 @pytest.mark.parametrize("text", OUTSIDE)
-def test_what_is_outside_is_refused(roots: Any, text: str) -> None:
+def test_paths_outside_the_folders_are_refused(roots: Any, text: str) -> None:
     for form in (text, f"{roots[0]}/{text}"):
         with pytest.raises(
             StoreUnavailable, match=r"is not in .*\. Choose a path there, or add its directory to BACKUP_FOLDERS\.$"
@@ -58,7 +58,7 @@ def test_a_path_of_the_system_is_refused(roots: Any) -> None:
             folders.below(text)
 
 
-def test_what_is_inside_is_found(roots: Any) -> None:
+def test_paths_inside_the_folders_are_accepted(roots: Any) -> None:
     one, two, _outside = roots
     assert folders.below("sub") == one / "sub"
     assert folders.below("sub/file.gz") == one / "sub" / "file.gz"
@@ -70,7 +70,7 @@ def test_what_is_inside_is_found(roots: Any) -> None:
     assert folders.listed_folders()[:2] == [str(one), str(one / "sub")]
 
 
-def test_backups_are_for_the_console_alone(settings: Any, tmp_path: Path) -> None:
+def test_backup_files_are_readable_by_the_console_only(settings: Any, tmp_path: Path) -> None:
     settings.DATA_DIR = tmp_path / "data"
     before = os.umask(0)
     try:
@@ -133,7 +133,7 @@ def test_exactly_the_files_of_the_manifest_are_served(settings: Any) -> None:
         (root / "opsconsole" / "stolen.css").unlink()
 
 
-def test_hashed_names_are_kept_by_browsers_for_good(client: Any) -> None:
+def test_hashed_static_files_are_cached_forever(client: Any) -> None:
     page = client.get(reverse("admin:login")).content.decode()
     links = re.findall(r'(?:href|src)="(/static/[^"]+)"', page)
     assert links
@@ -146,7 +146,7 @@ def test_hashed_names_are_kept_by_browsers_for_good(client: Any) -> None:
     assert "max-age=60" in plain.headers["Cache-Control"]
 
 
-def test_what_an_upgrade_changes_is_published_by_the_next_start(
+def test_static_files_of_an_upgrade_are_published_at_the_next_start(
     settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "package"

@@ -17,7 +17,7 @@ from tests.support.contract import execute_run, operation_called
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
 
 
-def test_old_ones_go_and_the_newest_stay(tmp_path: Path) -> None:
+def test_old_backups_are_deleted_and_the_newest_are_kept(tmp_path: Path) -> None:
     for identity in ("one", "two"):
         for days in (1, 40, 50, 60):
             path = tmp_path / f"{identity}-{days}"
@@ -32,7 +32,7 @@ def test_old_ones_go_and_the_newest_stay(tmp_path: Path) -> None:
     assert execute_run(operation_called("backups.prune_backups", days="30", newest="2")).total == 0
 
 
-def test_what_was_left_behind_goes_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incomplete_files_are_deleted_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "DATA_DIR", tmp_path)
     folder = tmp_path / "backups"
     folder.mkdir()

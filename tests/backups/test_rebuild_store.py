@@ -35,7 +35,7 @@ def whole(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_sound_file_is_copied_whole(whole: Path, tmp_path: Path) -> None:
+def test_an_undamaged_file_is_copied_completely(whole: Path, tmp_path: Path) -> None:
     before = whole.read_bytes()
     saved = rebuild(whole, tmp_path / "new.db")
     assert saved.lost == []
@@ -49,7 +49,7 @@ def test_a_sound_file_is_copied_whole(whole: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", [0.2, 0.4, 0.6])
-def test_around_the_damage(whole: Path, tmp_path: Path, start: float) -> None:
+def test_rows_around_the_damage_are_copied(whole: Path, tmp_path: Path, start: float) -> None:
     damaged = tmp_path / "damaged.db"
     shutil.copyfile(whole, damaged)
     data = bytearray(damaged.read_bytes())
@@ -99,7 +99,7 @@ def test_full_text_tables_of_each_kind_are_saved(managed: Managed, tmp_path: Pat
         assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_no_file_is_removed_to_make_room(whole: Path, tmp_path: Path) -> None:
+def test_an_existing_file_is_not_replaced(whole: Path, tmp_path: Path) -> None:
     source = tmp_path / "new.db.partial"
     shutil.copyfile(whole, source)
     with pytest.raises(StoreUnavailable, match="already exists"):

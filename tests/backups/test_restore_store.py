@@ -95,7 +95,7 @@ def test_beside(saved: Any, tmp_path: Path, request: pytest.FixtureRequest) -> N
         restore(store, saved.backup.path, as_="../x")
 
 
-def test_a_second_attempt_keeps_the_state_before(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_attempt_keeps_the_backup_of_the_original_state(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = dump(saved.store)
     run = start(operation_called("backups.restore_store", saved.store, store="agentos", file=saved.backup.path))
     real = restores.restore
@@ -174,7 +174,7 @@ def test_attached_and_the_console_itself_are_refused(tmp_path: Path) -> None:
     copy.unlink()
 
 
-def test_nothing_else_runs_on_the_store_meanwhile(saved: Any) -> None:
+def test_no_other_run_uses_the_store_during_a_restore(saved: Any) -> None:
     run = start(operation_called("audits.backfill_decision_fields", saved.store))
     with pytest.raises(RunRefused, match="is locked by run"):
         restore(saved.store, saved.backup.path)

@@ -179,7 +179,7 @@ def test_columns_that_a_migration_will_add_are_left_to_it(make_versioned: Any) -
     assert run.status == Status.SUCCEEDED
 
 
-def test_a_plan_says_which_migration_brings_what_it_adds(make_versioned: Any) -> None:
+def test_a_plan_names_the_migration_that_also_adds_the_column(make_versioned: Any) -> None:
     """The column is missing although the store is newer than its migration."""
     store = make_versioned(20)
     execute(store, "DROP INDEX idx_task_audits_lag")
@@ -212,7 +212,7 @@ def test_a_key_that_is_missing_is_another_shape(make_versioned: Any) -> None:
     assert "lineage_id" not in shapes(store)["task_lineage"]
 
 
-def test_a_check_advises_nothing_that_stops_the_platform(make_versioned: Any) -> None:
+def test_printed_statements_do_not_break_migrations_of_the_platform(make_versioned: Any) -> None:
     """The platform's migrations still succeed after the printed statements were executed."""
     other = make_versioned(12)
     agentos_versions.migrate(other)
@@ -270,7 +270,7 @@ def test_behind_a_pooler_in_transaction_mode(managed: Any, postgres: Any, tmp_pa
 
 
 @pytest.mark.parametrize("name_of", ["index", "table"])
-def test_an_index_whose_name_something_else_has(managed: Any, name_of: str) -> None:
+def test_an_index_whose_name_is_taken(managed: Any, name_of: str) -> None:
     managed.execute("DROP INDEX idx_tasks_session")
     if name_of == "index":
         managed.execute("CREATE INDEX idx_tasks_session ON tasks (lower(session_id))")
@@ -349,7 +349,7 @@ def test_every_column_of_the_others_can_be_added_again(name: str) -> None:
     assert added_again(Store(name, name)) > 10
 
 
-def test_an_index_that_is_half_made(managed: Any) -> None:
+def test_an_invalid_index(managed: Any) -> None:
     if managed.engine == "sqlite":
         return  # SQLite does not have them
     managed.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_tasks_status'::regclass")
@@ -359,7 +359,7 @@ def test_an_index_that_is_half_made(managed: Any) -> None:
     assert schema.missing(Store("agentos", "agentos")) == []
 
 
-def test_the_page_of_a_table_of_another_shape_says_so(make_versioned: Any, viewer: Any, client: Client) -> None:
+def test_the_page_of_a_table_with_another_key_explains_it(make_versioned: Any, viewer: Any, client: Client) -> None:
     client.force_login(viewer)
     store = make_versioned(53)
     if store.path is not None:

@@ -171,7 +171,7 @@ def test_a_console_that_is_not_set_up_is_refused(tmp_path):
     assert {path.name for path in shell.folder.iterdir()} == {"secret_key"}
 
 
-def test_a_console_whose_own_server_is_down_is_refused(tmp_path):
+def test_commands_fail_if_the_console_database_is_down(tmp_path):
     shell = Shell(tmp_path / "console", variables={"DATABASE_URL": UNUSED_PORT})
     said = shell.refused("runs", "list")
     assert "The console's own database cannot be used" in said

@@ -202,7 +202,7 @@ def test_all_runs_are_frozen_and_unfrozen(shell, store, frozen, unfrozen):
     assert shell.run(COMMAND, "--db-path", store).returncode == 0
 
 
-def test_background_prints_the_runs_id_alone(shell, store):
+def test_background_prints_only_the_id_of_the_run(shell, store):
     done = shell.run(COMMAND, "--db-path", store, "--background")
     assert done.returncode == 0
     run = int(done.stdout)
@@ -276,7 +276,7 @@ def test_a_stopped_run_names_the_remedy_and_is_resumed(shell, large_store, signa
     assert (done["run"], done["status"], done["total"]) == (1, "succeeded", 24_000)
 
 
-def test_a_live_run_is_not_doubled(shell, large_store):
+def test_a_running_run_is_not_started_twice(shell, large_store):
     words = (COMMAND, "--db-path", large_store, "--batch-size", 10)  # takes longer than two commands
     process = shell.start(*words)
     working(shell, process)

@@ -309,7 +309,7 @@ def test_an_empty_variable_is_not_set() -> None:
     assert env.Environment({"N": ""})("N", env.whole_number(1, 2), 2) == 2
 
 
-def test_mail_and_cache() -> None:
+def test_mail_and_cache_urls() -> None:
     mail = env.email_url("smtp+tls://ops%40example.org:p%2Fw@mail.example.org")
     assert mail["EMAIL_HOST_USER"] == "ops@example.org"
     assert (mail["EMAIL_HOST_PASSWORD"], mail["EMAIL_PORT"], mail["EMAIL_USE_TLS"]) == ("p/w", 587, True)
@@ -382,7 +382,7 @@ def test_a_data_directory_that_cannot_be_created_is_named(tmp_path: Path) -> Non
         assert "OPSCONSOLE_DATA_DIR is '/proc/x'. This directory cannot be created" in shell.refused("setup")
 
 
-def test_the_web_server_stops_with_the_sentence(tmp_path: Path) -> None:
+def test_the_web_server_stops_with_the_message(tmp_path: Path) -> None:
     shell = Shell(tmp_path, variables={"HELIX_MAX_RETRY_COUNT": "-1"})
     command = [sys.executable, "-m", "gunicorn", "opsconsole.wsgi", "--bind", "127.0.0.1:0", "--no-control-socket"]
     done = subprocess.run(command, cwd=ROOT, env=shell.environment, capture_output=True, text=True, timeout=60)

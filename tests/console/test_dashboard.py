@@ -110,7 +110,7 @@ def test_an_incident_and_its_repair(bob: Any, client: Client) -> None:
     assert "30 audits filled" in page
 
 
-def test_an_undone_run_counts_for_nothing(bob: Any, client: Client) -> None:
+def test_an_undone_run_does_not_count(bob: Any, client: Client) -> None:
     client.force_login(bob)
     make_audits(3)
     check_everything(client)
@@ -132,7 +132,7 @@ def repaired_rows_today() -> float:
     return rows
 
 
-def test_a_repair_that_was_not_shown_is_not_executed(bob: Any, client: Client) -> None:
+def test_a_repair_whose_effect_changed_is_not_executed(bob: Any, client: Client) -> None:
     client.force_login(bob)
     make_audits(3)
     check_everything(client)
@@ -178,7 +178,7 @@ def test_the_number_of_queries_does_not_grow(bob: Any, client: Client, django_as
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
-def test_a_store_that_is_down_turns_its_own_card_red(bob: Any, client: Client, tmp_path: Path, engine: str) -> None:
+def test_an_unreachable_store_turns_only_its_card_red(bob: Any, client: Client, tmp_path: Path, engine: str) -> None:
     for name in ("default", *settings.STORES):
         back_up(Store(name, name))
     client.force_login(bob)
@@ -197,7 +197,7 @@ def test_a_store_that_is_down_turns_its_own_card_red(bob: Any, client: Client, t
     assert Run.objects.latest("pk").reasons["skipped"] == {"measured": 4, "down": 1}
 
 
-def test_who_may_look(charlie: Any, viewer: Any, client: Client) -> None:
+def test_permissions_to_view(charlie: Any, viewer: Any, client: Client) -> None:
     client.force_login(charlie)
     assert "store-card" not in client.get("/admin/").content.decode()
     assert client.get("/admin/dashboard/live/").status_code == 403
@@ -217,7 +217,7 @@ def test_measure_now_is_a_run(bob: Any, client: Client) -> None:
     assert Measurement.objects.filter(name=measurements.SIZE).count() == 5
 
 
-def test_since_when_and_how_it_moved() -> None:
+def test_age_and_change_of_a_problem() -> None:
     store = Store("helix", "helix")
     for value in (0, 5, 7, 0, 3):
         measurements.keep(store, [measurements.Figure("problem:x", value)])

@@ -151,7 +151,7 @@ def test_json_is_read_object_by_object() -> None:
     assert file_formats.JSON().create_dataset(b'[{"a": 1}]').height == 1
 
 
-def test_ten_thousand_rows_are_read_in_time() -> None:
+def test_ten_thousand_rows_are_read_within_the_time_limit() -> None:
     row = "<row>" + "<c><v>1234</v></c>" * 20 + "</row>"
     heads = "".join(f'<c t="inlineStr"><is><t>c{n}</t></is></c>' for n in range(20))
     data = sheet(f"<row>{heads}</row>{row * 10_000}")
@@ -192,7 +192,7 @@ def test_values_that_a_spreadsheet_program_writes() -> None:
     assert list(found[0]) == [2, None, None, 1.5, "false", "ab", None]
 
 
-def test_large_numbers_come_back() -> None:
+def test_large_numbers_are_restored_exactly() -> None:
     import tablib
 
     data = tablib.Dataset((2**53 + 1, -(2**62), 7), headers=["a", "b", "c"])
@@ -209,13 +209,13 @@ FORMULAS = (
 
 
 @pytest.mark.parametrize("text", FORMULAS)
-def test_a_formula_is_text_and_comes_back(text: str) -> None:
+def test_a_formula_is_exported_as_text_and_imported_unchanged(text: str) -> None:
     assert for_cell(text) == f"'{text}"
     assert from_cell(for_cell(text)) == text
 
 
 @pytest.mark.parametrize("text", ["a=1", "'a", "x", " x", "“=", "7", "''x", "a\n=1"])
-def test_other_text_stays(text: str) -> None:
+def test_other_text_is_unchanged(text: str) -> None:
     assert for_cell(text) == from_cell(text) == text
 
 

@@ -101,7 +101,7 @@ def test_views_are_saved_shared_renamed_and_deleted(bobs: Client, viewer: User) 
     assert verbs[-4:] == [*[("view_saved", "bob")] * 3, ("view_deleted", "bob")]
 
 
-def test_what_cannot_be_saved_is_refused(bobs: Client, charlie: User) -> None:
+def test_unencodable_values_are_refused(bobs: Client, charlie: User) -> None:
     save(bobs, "  ", "q=7")
     save(bobs, "x" * 81, "q=7")
     save(bobs, "long", "q=" + "7" * 5000)
@@ -113,7 +113,7 @@ def test_what_cannot_be_saved_is_refused(bobs: Client, charlie: User) -> None:
     assert strict.post("/admin/views/save/", {"table": "audits.taskaudit", "name": "x"}).status_code == 403
 
 
-def test_a_name_is_text(bobs: Client) -> None:
+def test_names_are_shown_as_text(bobs: Client) -> None:
     save(bobs, "<b>&\"'", "q=7")
     assert not re.search(r"<b>&", bobs.get(AUDITS).content.decode())
     assert menu_of(bobs)[0][0] == "<b>&\"'"

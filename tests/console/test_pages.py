@@ -86,7 +86,7 @@ def test_a_plan_shows_its_effect_and_writes_nothing(bobs, audits):
     assert not TaskAudit.objects.filter(source_event_ts__isnull=False).exists()
 
 
-def test_the_shell_prints_the_sentences_of_the_page(bobs, audits, capsys):
+def test_the_shell_prints_the_messages_of_the_page(bobs, audits, capsys):
     run = plan_of(bobs)
     words = wording.PlanWording.of_run(run, stored_plans.operation_of(run))
     page = html.unescape(page_of(bobs, run))
@@ -130,7 +130,7 @@ def test_confirming_twice_makes_one_run(bobs, audits):
 
 
 @pytest.mark.parametrize("moved", ["fewer", "other"])
-def test_counts_that_moved_do_not_stop_a_backfill(bobs, audits, moved):
+def test_changed_counts_do_not_stop_a_backfill(bobs, audits, moved):
     """Only parameters, store and bound are compared at the confirmation. Each batch compares its rows."""
     run = plan_of(bobs)
     first = TaskAudit.objects.earliest("pk")
@@ -143,7 +143,7 @@ def test_counts_that_moved_do_not_stop_a_backfill(bobs, audits, moved):
     assert (run.status, run.changed) == (Status.SUCCEEDED, 26)
 
 
-def test_a_run_that_is_no_longer_what_was_planned_is_refused(bobs, audits):
+def test_a_run_that_differs_from_its_plan_is_refused(bobs, audits):
     run = plan_of(bobs)
     Run.objects.filter(pk=run.pk).update(bound=10**9)
     response = confirm(bobs, run)
@@ -227,7 +227,7 @@ def test_parameters_are_edited_in_place(bobs):
     assert Run.objects.latest("pk") == new
 
 
-def test_nothing_to_do_has_no_button(bobs):
+def test_a_plan_without_rows_has_no_button(bobs):
     run = plan_of(bobs)
     text = page_of(bobs, run)
     assert "No row of agentos is in scope." in text
@@ -354,7 +354,7 @@ def test_actions_require_post(bobs, planned):
         assert bobs.get(url).status_code == 405, url
 
 
-def test_nobody_edits_runs_events_or_the_queue(client, alice, planned):
+def test_runs_events_and_the_queue_cannot_be_edited(client, alice, planned):
     signed_in(client, alice)
     for model in ("run", "event"):
         assert client.get(f"/admin/operations/{model}/add/").status_code == 403
@@ -392,7 +392,7 @@ def test_actions_on_a_running_run_are_requests(bobs, audits):
     assert Executor(Run.objects.get(pk=run.pk)).work().status == Status.PAUSED
 
 
-def test_a_schedule_is_switched(bobs):
+def test_a_schedule_is_turned_on_and_off(bobs):
     url = reverse("schedule", args=[BACKFILL])
     assert bobs.post(url, {"on": "1", "cron": "0 3 * * *"}).status_code == 302
     assert ScheduleSetting.objects.get(pk=BACKFILL).on

@@ -28,13 +28,13 @@ def test_repeated_failures_lock_out(client, alice, bob):
     assert sign_in(client, "bob", "correct horse").status_code == 302
 
 
-def test_four_failures_do_not(client, alice):
+def test_four_failures_do_not_lock_out(client, alice):
     for _ in range(4):
         sign_in(client, "alice", "wrong")
     assert sign_in(client, "alice", "correct horse").status_code == 302
 
 
-def test_groups_get_what_new_models_bring(alice):
+def test_groups_get_the_permissions_of_new_models(alice):
     create_groups()
     rights = {
         name: set(Group.objects.get(name=name).permissions.values_list("codename", flat=True))
@@ -47,7 +47,7 @@ def test_groups_get_what_new_models_bring(alice):
     assert not {"view_user", "view_permission", "view_session"} & rights[OPERATORS]
 
 
-def test_nobody_gets_in_without_a_login(client):
+def test_every_page_requires_a_login(client):
     for address in ("/", "/admin/", "/admin/operations/", "/admin/operations/run/", "/admin/audits/taskaudit/"):
         answer = client.get(address, follow=True)
         assert answer.redirect_chain[-1][0].startswith(reverse("admin:login"))

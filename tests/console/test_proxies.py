@@ -80,7 +80,7 @@ def sign_in(name: str, password: str, address: str) -> int:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_stranger_locks_no_account(proxied: None, alice: Any) -> None:
+def test_a_stranger_cannot_lock_an_account(proxied: None, alice: Any) -> None:
     assert [sign_in("alice", "wrong", STRANGER) for _ in range(6)][-1] == 429
     assert sign_in("alice", "correct horse", STRANGER) == 429
     assert sign_in("alice", "correct horse", CLIENT) == 302

@@ -62,7 +62,7 @@ def test_a_clean_is_refused_before_it_begins(restricted: Any) -> None:
     assert undo(run).changed == 1
 
 
-def test_a_backfill_needs_its_two_columns_only(restricted: Any) -> None:
+def test_a_backfill_requires_only_its_two_columns(restricted: Any) -> None:
     store, owner, role = restricted
     with pytest.raises(StoreUnavailable, match=r"is missing UPDATE task_audits\.source_event_ts, UPDATE"):
         start(operation_called("audits.backfill_decision_fields", store))
@@ -71,7 +71,7 @@ def test_a_backfill_needs_its_two_columns_only(restricted: Any) -> None:
     assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
 
 
-def test_rights_on_columns_alone_are_enough(restricted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_privileges_on_columns_are_sufficient(restricted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a role cannot read the version of a row, with which the console detects changes."""
     store, owner, role = restricted
     columns = ", ".join(store.tables["task_audits"])
@@ -95,7 +95,7 @@ def test_rights_on_columns_alone_are_enough(restricted: Any, monkeypatch: pytest
     assert undo(run).changed == 1
 
 
-def test_a_trigger_that_lacks_a_right_fails_its_row(restricted: Any) -> None:
+def test_a_trigger_without_a_privilege_fails_its_row(restricted: Any) -> None:
     store, owner, role = restricted
     owner.execute(
         "INSERT INTO memory_items (id, scope, type, content, expires_at)"

@@ -97,7 +97,7 @@ class _Clock:
 
 
 @both
-def test_every_page_that_asks_a_locked_store_says_who_locks_it(locked: Any, bob: Any, client: Client) -> None:
+def test_pages_of_a_locked_store_name_the_process_that_locks_it(locked: Any, bob: Any, client: Client) -> None:
     plan, _run, said = locked
     client.force_login(bob)
     asks: list[Any] = [
@@ -118,7 +118,7 @@ def test_every_page_that_asks_a_locked_store_says_who_locks_it(locked: Any, bob:
 
 
 @both
-def test_pages_that_ask_no_store_answer_as_usual(locked: Any, bob: Any, client: Client) -> None:
+def test_pages_without_a_store_are_not_affected(locked: Any, bob: Any, client: Client) -> None:
     plan, run, said = locked
     client.force_login(bob)
     for path in ("/admin/", "/metrics", "/readyz", "/admin/operations/", f"/admin/operations/run/{run.pk}/change/"):
@@ -130,7 +130,7 @@ def test_pages_that_ask_no_store_answer_as_usual(locked: Any, bob: Any, client: 
 
 
 @both
-def test_the_stores_page_says_it_in_the_stores_place(locked: Any, bob: Any, client: Client) -> None:
+def test_the_stores_page_shows_the_error_of_a_store(locked: Any, bob: Any, client: Client) -> None:
     client.force_login(bob)
     response = client.get("/admin/stores/")
     assert response.status_code == 200
@@ -138,7 +138,7 @@ def test_the_stores_page_says_it_in_the_stores_place(locked: Any, bob: Any, clie
 
 
 @both
-def test_a_process_that_knows_a_store_is_locked_hardly_waits(locked: Any, bob: Any, client: Client) -> None:
+def test_a_process_that_knows_of_a_lock_waits_briefly(locked: Any, bob: Any, client: Client) -> None:
     client.force_login(bob)
     waited = []
     for _load in range(2):
@@ -149,7 +149,7 @@ def test_a_process_that_knows_a_store_is_locked_hardly_waits(locked: Any, bob: A
     assert waited[1] < 0.4
 
 
-def test_what_is_locked_is_shown_again_when_it_is_free(make_attached: Any, bob: Any, client: Client) -> None:
+def test_a_page_recovers_when_the_lock_is_released(make_attached: Any, bob: Any, client: Client) -> None:
     made = make_attached("postgresql-jsonb", 30)
     attach_url("agentos", f"{made.url}?options=-c%20lock_timeout%3D500")
     client.force_login(bob)
@@ -197,7 +197,7 @@ def test_a_statement_of_sqlite_that_takes_too_long_is_stopped(
     assert time.monotonic() - started < 3
 
 
-def test_a_server_that_never_answers_holds_up_few_requests(bob: Any, client: Client) -> None:
+def test_a_server_that_never_answers_delays_few_requests(bob: Any, client: Client) -> None:
     """The server accepts connections and never responds, like a firewall that drops packets."""
     with socket.socket() as hanging:
         hanging.bind(("127.0.0.1", 0))
@@ -226,7 +226,7 @@ def test_a_server_that_never_answers_holds_up_few_requests(bob: Any, client: Cli
 
 
 @both
-def test_the_api_names_what_locks_a_store(locked: Any, bob: Any, client: Client) -> None:
+def test_the_api_names_the_process_that_locks_a_store(locked: Any, bob: Any, client: Client) -> None:
     from opsconsole.api.endpoints import api
 
     said = locked[2]
@@ -242,7 +242,7 @@ def test_the_api_names_what_locks_a_store(locked: Any, bob: Any, client: Client)
     assert [words for words in said if words not in message] == []
 
 
-def test_the_consoles_own_database_in_trouble_is_said_in_plain_words(
+def test_problems_of_the_console_database_are_reported_clearly(
     bob: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.force_login(bob)

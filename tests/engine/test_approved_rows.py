@@ -116,7 +116,7 @@ def test_a_difference_stops_the_run_and_plans_it_again(
     assert not Lock.objects.filter(run=waiting).exists()
 
 
-def test_a_row_that_changes_during_the_run_is_left(items: None) -> None:
+def test_a_row_that_changes_during_the_run_is_skipped(items: None) -> None:
     run = start(operation_called(CLEAN))
     CHANGES["a row changed"]()
     run = work(run)
@@ -146,7 +146,7 @@ def test_deletes_and_external_effects_are_pinned() -> None:
 # --- locks and expiry ------------------------------------------------------------------------------------------
 
 
-def test_a_waiting_run_holds_nothing(waiting: Run, alice: User, settings: Any) -> None:
+def test_a_run_that_waits_for_approval_locks_nothing(waiting: Run, alice: User, settings: Any) -> None:
     assert not Lock.objects.exists()
     other = start(operation_called("agentos.archive_projects"))
     work(other)
@@ -168,7 +168,7 @@ def test_an_approved_run_waits_for_its_target(waiting: Run, alice: User) -> None
     assert (run.status, run.waiting) == (Status.SUCCEEDED, "")
 
 
-def test_a_run_that_nobody_approves_expires(waiting: Run, settings: Any, alice: User) -> None:
+def test_a_run_without_approval_expires(waiting: Run, settings: Any, alice: User) -> None:
     assert Alert.objects.filter(key=f"approval/{waiting.pk}").exists()
     settings.RUN_APPROVAL_HOURS = 24
     queue.heartbeat()
@@ -185,7 +185,7 @@ def test_a_run_that_nobody_approves_expires(waiting: Run, settings: Any, alice: 
 
 
 @pytest.mark.parametrize("face", ["page", "shell"])
-def test_rejecting_says_why(
+def test_a_rejection_notifies_its_reason(
     waiting: Run, alice: User, client: Any, face: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     from opsconsole.accounts.models import Token
@@ -208,7 +208,7 @@ def test_rejecting_says_why(
     assert "needed for <b>4711</b>" in Alert.objects.get(key=f"rejected/{waiting.pk}").text
 
 
-def test_rejecting_needs_the_right(waiting: Run) -> None:
+def test_rejecting_requires_the_permission(waiting: Run) -> None:
     vera = User.objects.create_user("vera")
     for actor in (acting(vera), Actor("root@host", "host", TESTER.trigger)):
         with pytest.raises(RunRefused, match="needs an account that may approve it"):

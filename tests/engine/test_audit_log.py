@@ -41,7 +41,7 @@ def sql(statement: str, *values: Any) -> None:
         cursor.execute(statement, values)
 
 
-def test_a_log_that_nobody_touched_is_whole(entries: int, capsys: Any) -> None:
+def test_an_unchanged_log_is_valid(entries: int, capsys: Any) -> None:
     call_command("verify_audit_log")
     assert f"Entries: {entries}." in capsys.readouterr().out
     assert audit_log.head()[0] == entries
@@ -85,9 +85,7 @@ def test_the_first_broken_entry_is_named(entries: int, change: str) -> None:
     assert broken.value.returncode == 1
 
 
-def test_a_log_that_was_cut_short_or_written_anew_does_not_fit_its_backups(
-    entries: int, tmp_path: Any, settings: Any
-) -> None:
+def test_a_shortened_or_rewritten_log_differs_from_its_backups(entries: int, tmp_path: Any, settings: Any) -> None:
     backup = make_backup(operation_called("agentos.clean_memory_items").store, tmp_path)
     backup.audit_entries, backup.audit_head = audit_log.head()
     backup.save()
@@ -99,7 +97,7 @@ def test_a_log_that_was_cut_short_or_written_anew_does_not_fit_its_backups(
         call_command("verify_audit_log")
 
 
-def test_another_key_makes_no_seal_that_fits(entries: int, settings: Any) -> None:
+def test_another_key_makes_different_seals(entries: int, settings: Any) -> None:
     key = settings.AUDIT_LOG_KEY
     settings.AUDIT_LOG_KEY = "what somebody guesses who has the database and not the key"
     audit_log.record(None, "approved", TESTER)
@@ -109,7 +107,7 @@ def test_another_key_makes_no_seal_that_fits(entries: int, settings: Any) -> Non
 
 
 @pytest.mark.parametrize("appended", [0, 1, 4])
-def test_a_key_that_fits_nothing_is_called_wrong(entries: int, settings: Any, appended: int) -> None:
+def test_a_wrong_key_is_reported_as_such(entries: int, settings: Any, appended: int) -> None:
     """Not the first entry forged; also where the console has gone on with the new key."""
     former, settings.AUDIT_LOG_KEY = settings.AUDIT_LOG_KEY, "k" * 32
     for number in range(appended):
@@ -124,7 +122,7 @@ def test_a_key_that_fits_nothing_is_called_wrong(entries: int, settings: Any, ap
         call_command("verify_audit_log")
 
 
-def test_without_a_key_of_its_own_the_log_has_the_secret_key(tmp_path: Any) -> None:
+def test_without_a_separate_key_the_log_uses_the_secret_key(tmp_path: Any) -> None:
     expression = "(settings.AUDIT_LOG_KEY == settings.SECRET_KEY, settings.AUDIT_LOG_KEY_FALLBACKS)"
     assert printed(tmp_path, expression) == "(True, [])"
     keys = {"AUDIT_LOG_KEY": "k" * 32, "AUDIT_LOG_KEY_FALLBACKS": "old,older"}
@@ -151,7 +149,7 @@ def test_a_backup_notes_the_log(backup: Backup, entries: int) -> None:
     call_command("verify_audit_log")
 
 
-def test_whoever_rewrites_the_whole_database_is_caught_by_the_files(backup: Backup) -> None:
+def test_a_rewritten_database_differs_from_the_notes(backup: Backup) -> None:
     """Cut short to what was true once, with the list of backups: every seal fits."""
     sql("DELETE FROM operations_event WHERE number > 5")
     sql("DELETE FROM stores_backup")
@@ -166,7 +164,7 @@ def test_a_note_that_was_altered_is_named(backup: Backup, text: str) -> None:
         call_command("verify_audit_log")
 
 
-def test_a_backup_that_was_exchanged_is_not_restored(backup: Backup) -> None:
+def test_a_replaced_backup_file_is_not_restored(backup: Backup) -> None:
     """Whoever can write the list of backups and the folder lacks the key of the note."""
     path = Path(backup.path)
     path.write_bytes(path.read_bytes() + bytes(1))
@@ -177,7 +175,7 @@ def test_a_backup_that_was_exchanged_is_not_restored(backup: Backup) -> None:
     assert "has changed since the backup was written" in run.failed_items.get().error
 
 
-def test_the_note_goes_with_its_backup(backup: Backup) -> None:
+def test_a_note_is_deleted_with_its_backup(backup: Backup) -> None:
     old = timezone.now() - timedelta(days=400)
     Backup.objects.update(at=old)
     sql("UPDATE stores_backup SET verified_at = NULL")

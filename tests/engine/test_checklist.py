@@ -72,7 +72,7 @@ def test_every_operation_that_deletes_has_it(settings):
     assert not any(map(checklist.is_asked, operations))
 
 
-def test_what_the_console_knows_is_said(store, tmp_path):
+def test_the_checklist_shows_known_facts(store, tmp_path):
     make_backup(store, tmp_path, hours=2)
     planned = planner.count_outcomes(planner.plan(operation_called(CLEAN, store), Selection([1, 2, 5])))
     facts = {line.code: " ".join(line.facts) for line in checklist.lines(planned)}
@@ -85,7 +85,7 @@ def test_what_the_console_knows_is_said(store, tmp_path):
     assert "can be undone" in facts["rollback"]
 
 
-def test_in_development_nothing_stands_in_the_way(store, settings):
+def test_in_development_a_click_confirms_a_delete(store, settings):
     run = lifecycle.confirm(drafted(store, 3), TESTER, background=False)
     assert work(run).status == Status.SUCCEEDED
 
@@ -102,7 +102,7 @@ def test_in_staging_every_item_is_confirmed_by_name(store, settings):
     assert (event.who, event.detail["checklist"]) == (TESTER.name, ALL)
 
 
-def test_production_wants_a_fresh_backup(store, settings, tmp_path):
+def test_production_requires_a_recent_backup(store, settings, tmp_path):
     environment(settings, "production")
     settings.BACKUP_MAX_AGE_HOURS = 24
     run = drafted(store, 3)
@@ -121,7 +121,7 @@ def test_production_wants_a_fresh_backup(store, settings, tmp_path):
     assert lifecycle.confirm(run, TESTER, background=True, checked=ALL).status == Status.AWAITING_APPROVAL
 
 
-def test_a_second_person_approves_the_plan(store, settings, tmp_path, alice, bob):
+def test_a_second_approver_approves_the_plan(store, settings, tmp_path, alice, bob):
     """The first can't, the backup must still be fresh, and what was approved is what goes."""
     environment(settings, "production")
     old = make_backup(store, tmp_path)

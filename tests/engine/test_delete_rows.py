@@ -17,7 +17,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 NAME = "operations.delete_rows"
 
 
-def test_it_wants_chosen_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_requires_selected_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     from tasks.agentos.models import Task
 
     Task.objects.bulk_create(Task(task_id=f"t{number}", title="one") for number in range(3))
@@ -39,7 +39,7 @@ def test_it_wants_chosen_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"store": "agentos", "table": 'a"; DROP TABLE tasks; --'}, "is unknown"),
     ],
 )
-def test_other_places_are_refused(params: dict[str, str], sentence: str) -> None:
+def test_other_directories_are_refused(params: dict[str, str], sentence: str) -> None:
     with pytest.raises(PlanRefused, match=sentence):
         operation_called(NAME, **params)
 

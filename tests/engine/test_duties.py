@@ -50,7 +50,7 @@ def waiting(planner: User | None, confirmer: User | None) -> Run:
     return run
 
 
-def test_whoever_planned_or_confirmed_it_does_not_approve_it(production: None, bob: User, alice: User) -> None:
+def test_planner_and_confirmer_cannot_approve(production: None, bob: User, alice: User) -> None:
     carol, vera = operator("carol"), User.objects.create_user("vera")
     run = waiting(bob, carol)
     assert (run.user, run.confirmed_by) == (bob, carol)
@@ -64,7 +64,9 @@ def test_whoever_planned_or_confirmed_it_does_not_approve_it(production: None, b
     assert (run.status, run.approved_by) == (Status.QUEUED, alice)
 
 
-def test_whoever_changed_the_parameters_is_the_planner(client: Any, production: None, bob: User, settings: Any) -> None:
+def test_the_account_that_changed_the_parameters_is_the_planner(
+    client: Any, production: None, bob: User, settings: Any
+) -> None:
     """New parameters are a new plan, by the account that gave them."""
     client.force_login(bob)
     client.post(reverse("plan", args=["operations.prune_runs"]))
@@ -74,7 +76,7 @@ def test_whoever_changed_the_parameters_is_the_planner(client: Any, production: 
     assert Run.objects.latest("pk").user == carol
 
 
-def test_whoever_switched_the_schedule_on_does_not_approve_its_run(
+def test_the_account_that_changed_the_schedule_cannot_approve(
     production: None, bob: User, alice: User, settings: Any
 ) -> None:
     from tasks.agentos.models import MemoryItem
@@ -137,7 +139,7 @@ def test_a_password_authenticates_on_a_terminal(production: None, bob: User, ali
 
 
 @pytest.mark.parametrize("part", ["planned", "confirmed", "scheduled", "other"])
-def test_the_shell_lists_what_waits_for_this_person(
+def test_the_shell_lists_runs_that_await_this_account(
     production: None, bob: User, alice: User, monkeypatch: pytest.MonkeyPatch, capsys: Any, part: str
 ) -> None:
     carol, dora = operator("carol"), operator("dora")
@@ -154,7 +156,7 @@ def test_the_shell_lists_what_waits_for_this_person(
 
 
 @pytest.mark.parametrize("environment_name", ["development", "production"])
-def test_what_waits_for_nobody_in_particular_is_not_listed(
+def test_runs_that_need_no_person_are_not_listed(
     settings: Any, monkeypatch: pytest.MonkeyPatch, environment_name: str
 ) -> None:
     environment(settings, environment_name)
@@ -167,7 +169,7 @@ def test_what_waits_for_nobody_in_particular_is_not_listed(
         call_command("runs", "list", "--awaiting-me")
 
 
-def test_no_variable_makes_another_system_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_variable_changes_the_system_user(monkeypatch: pytest.MonkeyPatch) -> None:
     name = accounts.system_user()
     for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(variable, "mira")
@@ -186,7 +188,7 @@ def test_one_system_user_is_one_person(alice: User, bob: User) -> None:
 @pytest.mark.parametrize(
     ("person", "is_allowed"), [("alice", True), ("bob", False), ("nobody", False)], ids=["superuser", "operator", "-"]
 )
-def test_only_superusers_link(
+def test_only_superusers_link_accounts(
     monkeypatch: pytest.MonkeyPatch, alice: User, bob: User, person: str, is_allowed: bool, capsys: Any
 ) -> None:
     if person != "nobody":
@@ -241,7 +243,7 @@ def test_only_the_first_superuser_of_a_console_is_linked(capsys: Any) -> None:
         (("nonsense",), "invalid choice"),
     ],
 )
-def test_wrong_words_are_refused(tmp_path: Any, empty_console: Any, words: tuple[str, ...], sentence: str) -> None:
+def test_unknown_verbs_are_refused(tmp_path: Any, empty_console: Any, words: tuple[str, ...], sentence: str) -> None:
     shell = Shell(tmp_path / "console", empty_console)
     if words[1:2] != ("nobody",):
         assert shell.run("setup", "--superuser", "mira").returncode == 0

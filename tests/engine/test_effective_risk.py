@@ -82,6 +82,6 @@ def test_a_delete_by_any_name_needs_checklist_backup_and_approval(
     assert 3 in dump(store)["jobs"]
 
 
-def test_an_undo_of_a_backfill_is_none(make_attached: Any) -> None:
+def test_an_undo_of_a_backfill_is_not_a_delete(make_attached: Any) -> None:
     run = execute_run(operation_called("audits.backfill_decision_fields", make_attached("sqlite", 20).store))
     assert risk_of("operations.undo_run", run) == Risk.CHANGE

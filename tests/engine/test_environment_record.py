@@ -82,7 +82,7 @@ def test_the_web_server_does_not_start(shell: Shell) -> None:
     ],
 )
 @pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
-def test_a_process_that_began_earlier_confirms_and_claims_nothing(
+def test_a_process_from_before_setup_cannot_confirm_or_claim(
     settings: Any, recorded: str, claimed: str, is_refused: bool
 ) -> None:
     run = lifecycle.create_run(plan_whole(operation_called("audits.backfill_decision_fields")), TESTER)
@@ -102,5 +102,5 @@ def test_a_process_that_began_earlier_confirms_and_claims_nothing(
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
-def test_setup_raises_what_is_recorded() -> None:
+def test_setup_raises_the_recorded_environment() -> None:
     assert Installation.objects.get().environment == "development"

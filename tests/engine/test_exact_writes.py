@@ -31,7 +31,7 @@ def url_of(store: Store) -> str:
     return f"postgresql://{config['USER']}@{config['HOST']}:{config['PORT']}/{config['NAME']}"
 
 
-def test_no_row_begins_to_refer_to_what_a_delete_has_locked(make_helix: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_row_can_refer_to_a_row_that_a_delete_has_locked(make_helix: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its cascade would take the new row away, and no image would hold it."""
     store = make_helix("postgresql-enum", helix.one_of_each())
     before = dump(store)
@@ -57,7 +57,7 @@ def test_no_row_begins_to_refer_to_what_a_delete_has_locked(make_helix: Any, mon
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-enum"])
-def test_a_row_that_appears_before_the_lock_leaves_its_parent_alone(
+def test_a_parent_with_a_new_child_is_not_deleted(
     make_helix: Any, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_helix(engine, helix.one_of_each())
@@ -99,7 +99,7 @@ def test_a_row_that_is_due_again_needs_attention(make_attached: Any, monkeypatch
 
 
 @pytest.mark.parametrize("disturbed", [False, True])
-def test_what_stays_in_scope_is_judged_again_where_somebody_has_written(
+def test_rows_in_scope_are_processed_again_after_other_writes(
     make_attached: Any, disturbed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a SQLite file that nobody else has written to, judging invalid rows again would say the same."""
@@ -161,7 +161,7 @@ def test_errors_of_sqlite_by_their_code(codes: tuple[int, ...], kind: ErrorKind)
         assert classify(error) == kind, code
 
 
-def test_an_error_that_a_trigger_raises_is_its_rows(make_helix: Any) -> None:
+def test_an_error_raised_by_a_trigger_fails_its_row(make_helix: Any) -> None:
     """Whatever state it carries: a deadlock of the trigger's own making is none."""
     store = make_helix("postgresql-enum", [helix.Job("FAILED")], triggers=False)
     execute(
@@ -311,7 +311,7 @@ def test_turkish_letters_are_four_letters(postgres: Any, rules: str) -> None:
     postgres.drop_database("turkish")
 
 
-def test_a_trigger_is_seen_whatever_its_name(make_attached: Any) -> None:
+def test_a_trigger_of_any_name_is_detected(make_attached: Any) -> None:
     store = with_items(
         make_attached("sqlite", 20).store,
         DDL,
@@ -323,7 +323,7 @@ def test_a_trigger_is_seen_whatever_its_name(make_attached: Any) -> None:
     assert (run.status, run.changed) == (Status.NEEDS_ATTENTION, 2)
 
 
-def test_a_column_whose_name_looks_like_a_type_is_kept_as_it_is(make_attached: Any) -> None:
+def test_a_column_named_like_a_type_keeps_its_values(make_attached: Any) -> None:
     store = with_items(
         make_attached("sqlite", 20).store,
         DDL,
@@ -337,7 +337,7 @@ def test_a_column_whose_name_looks_like_a_type_is_kept_as_it_is(make_attached: A
 
 
 @pytest.mark.parametrize("type_", ["NAME", "DATE", "TIMESTAMP"])
-def test_a_type_that_drops_a_part_of_the_value_fails_the_row(make_attached: Any, type_: str) -> None:
+def test_a_type_that_truncates_a_value_fails_the_row(make_attached: Any, type_: str) -> None:
     store = make_attached("postgresql-text", 20).store
     execute(store, f"ALTER TABLE task_audits ALTER source_event_ts TYPE {type_} USING NULL")
     execute(store, "UPDATE task_audits SET supervisor_processed_at = 'x', event_type = 'OTHER'")
@@ -350,7 +350,7 @@ def test_a_type_that_drops_a_part_of_the_value_fails_the_row(make_attached: Any,
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
-def test_a_row_that_others_keep_changing_holds_up_no_other(
+def test_a_row_that_keeps_changing_does_not_delay_others(
     make_attached: Any, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = with_items(make_attached(engine, 20).store, DDL)
@@ -390,7 +390,7 @@ def backfill(store: Store, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
-def test_a_value_is_never_written_from_what_a_row_no_longer_holds(
+def test_a_value_from_an_outdated_column_is_not_written(
     make_attached: Any, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another client changes the payload, which the run reads and does not write."""
@@ -412,7 +412,7 @@ def test_a_value_is_never_written_from_what_a_row_no_longer_holds(
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
-def test_a_row_whose_payload_never_stands_still_is_skipped(
+def test_a_row_whose_payload_keeps_changing_is_skipped(
     make_attached: Any, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_attached(engine, 60).store
@@ -463,7 +463,7 @@ SIBLING = {
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
 @pytest.mark.parametrize("size", [4, 2000])
-def test_rows_that_take_each_other_along_are_deleted_and_come_back(make_attached: Any, engine: str, size: int) -> None:
+def test_rows_that_delete_each_other_are_deleted_and_restored(make_attached: Any, engine: str, size: int) -> None:
     """Small rows go by one statement, documents by one each: the first of these takes the others along."""
     store = with_items(
         fresh(make_attached, engine),

@@ -128,7 +128,7 @@ def test_a_rule_that_fails_does_not_stop_the_others() -> None:
     assert open_subjects() == {"9"}, "what could not be asked is not resolved"
 
 
-def test_a_scan_whose_worker_dies_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scan_whose_worker_dies_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     LookAround.hidden = {"north": [lost("1")], "south": [lost("2"), Crash]}
     run = start(operation_called("tests.look_around"))
     with pytest.raises(Crash):
@@ -139,7 +139,7 @@ def test_a_scan_whose_worker_dies_is_asked_again(monkeypatch: pytest.MonkeyPatch
     assert run.after == {"lost": 2, "new": 2, "persisting": 0, "resolved": 0}
 
 
-def test_transient_trouble_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_waits_for_transient_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "BACKOFF_SECONDS", (0.01,))
     RingBells.fails = {"middle": OperationalError("database is locked")}
     run = execute_run(operation_called("tests.ring_bells"))
@@ -158,7 +158,7 @@ def test_actions_stop_between_items_and_resume() -> None:
         operation_called("operations.undo_run", run=run.pk)
 
 
-def test_acts_that_fail_and_acts_that_can_not_be_done() -> None:
+def test_actions_that_fail_or_are_invalid() -> None:
     RingBells.fails = {"low": Invalid("cracked"), "high": RuntimeError("the rope broke")}
     run = execute_run(operation_called("tests.ring_bells"))
     assert (run.status, run.changed, run.invalid, run.failed) == (Status.NEEDS_ATTENTION, 1, 1, 1)
@@ -167,7 +167,7 @@ def test_acts_that_fail_and_acts_that_can_not_be_done() -> None:
     assert (again.status, RingBells.rung[-1]) == (Status.SUCCEEDED, "high")
 
 
-def test_a_long_act_keeps_its_lease_and_one_that_lost_its_run_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_action_renews_its_lease_and_stops_after_losing_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(operation_called("tests.ring_bells"))
     monkeypatch.setattr(leases, "LEASE", timedelta(seconds=0.6))
     seen: list[Any] = []

@@ -43,7 +43,7 @@ def test_freezing_and_unfreezing(client, bob, viewer):
     assert list(Event.objects.order_by("pk").values_list("verb", flat=True)) == ["freeze", "unfreeze"]
 
 
-def test_a_backup_runs_while_all_else_is_held(make_helix, tmp_path, settings):
+def test_a_backup_runs_during_a_freeze(make_helix, tmp_path, settings):
     make_helix("sqlite", helix.one_of_each())
     lifecycle.freeze(TESTER, "a fire")
     with pytest.raises(RunRefused, match="runs unfreeze"):
@@ -87,7 +87,7 @@ def test_notes_are_exported(make_helix, tmp_path, empty_console, client, alice):
     assert "Run 7 does not exist" in shell.refused("runs", "note", "7", "too late")
 
 
-def test_findings_lead_to_a_plan_for_them_alone(make_helix, client, bob):
+def test_selected_findings_are_planned_alone(make_helix, client, bob):
     make_helix("postgresql-enum", helix.one_of_each())
     scan = execute_run(operation_called("helix.scan_dirty_data"))
     chosen = list(Finding.objects.filter(code__in="CD").values_list("pk", flat=True))

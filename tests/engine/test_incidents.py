@@ -73,7 +73,7 @@ def test_findings_of_one_cause_are_one_incident(store):
     assert state_of(incident) == IncidentState.OPEN
 
 
-def test_two_checks_that_see_the_same_problem_make_one_incident(store):
+def test_two_checks_of_the_same_cause_form_one_incident(store):
     scan(store)
     before = set(Incident.objects.values_list("cause", flat=True))
     execute_run(operation_called("helix.verify_dirty_cleanup", store))
@@ -92,7 +92,7 @@ def test_a_repair_resolves_its_incident_without_a_scan(store):
     assert not incident.findings.filter(resolved_at=None).exists()
 
 
-def test_an_undo_opens_it_again_as_it_was(store):
+def test_an_undo_reopens_the_incident_in_its_former_state(store):
     scan(store)
     incident = about("failed_tasks")
     opened, figures = incident.opened_at, set(Incident.objects.values_list("cause", "count", "resolved_at"))
@@ -165,7 +165,7 @@ def test_an_incident_grows_and_shrinks(store):
     assert incident.history[-1]["event"] == "grew"
 
 
-def test_a_snooze_ends_by_itself(store, someone):
+def test_a_snooze_ends_without_a_job(store, someone):
     scan(store)
     incident = about("failed_tasks")
     incidents.snooze(incident, someone, timezone.now() + timedelta(hours=4))
@@ -218,7 +218,7 @@ def test_a_ticket_is_a_web_address(store, someone, url):
         incidents.link(about("failed_tasks"), someone, url)
 
 
-def test_resolved_by_hand_comes_back_with_the_next_scan(store, someone):
+def test_a_manually_resolved_incident_reopens_with_the_next_scan(store, someone):
     scan(store)
     incident = about("failed_tasks")
     incidents.resolve(incident, someone)

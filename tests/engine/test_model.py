@@ -57,7 +57,7 @@ def filled(payload, created_at=CREATED, source=None, processed=None, engine="sql
     ],
 )
 @pytest.mark.parametrize("ascii_only", [True, False])
-def test_the_first_key_that_says_anything_counts(document, source, processed, ascii_only):
+def test_the_first_key_with_a_usable_value_counts(document, source, processed, ascii_only):
     assert filled(json.dumps(document, ensure_ascii=ascii_only)) == (source, processed)
 
 
@@ -69,7 +69,7 @@ def test_numbers_keep_their_digits(digits):
 
 
 @pytest.mark.parametrize("payload", [None, "", " ", "\t\r\n", b"", b"{}"])
-def test_what_says_nothing_falls_back(payload):
+def test_a_payload_without_usable_keys_falls_back(payload):
     assert filled(payload) == (CREATED, CREATED)
 
 
@@ -101,22 +101,22 @@ def test_only_null_columns_are_filled():
         *('{"a": 1 // b\n}', '{"a": 1 /* b */}', '{"a": 1 # b\n}', '{"a": 1;}', '{"a": "\x00"}', "[" * 900),
     ],
 )  # fmt: skip
-def test_broken_json_is_unfit(payload):
+def test_broken_json_is_invalid(payload):
     assert filled(payload) == Invalid(BROKEN)
     assert filled(payload, source="kept") == Invalid(BROKEN)
 
 
 @pytest.mark.parametrize("payload", ["[]", '[{"source_ts": "a"}]', '"a"', '""', "1.50", "null", " true\n", "[1, [2]]"])
-def test_what_is_no_object_is_unfit(payload):
+def test_a_payload_that_is_not_an_object_is_invalid(payload):
     assert filled(payload) == Invalid(NOT_AN_OBJECT)
 
 
-def test_what_is_too_deep_is_unfit():
+def test_a_payload_that_is_too_deep_is_invalid():
     assert filled('{"source_ts": "a", "x": ' + "[" * 20_000 + "]" * 20_000 + "}") == Invalid(TOO_DEEP)
     assert filled('{"source_ts": "a", "x": ' + "[" * 500 + "]" * 500 + "}") == ("a", CREATED)
 
 
-def test_what_the_store_cannot_hold_is_unfit_only_where_it_is_needed():
+def test_an_unstorable_value_is_invalid_only_if_it_is_needed():
     half, nul = r'{"source_ts": "a\ud800"}', r'{"source_ts": "a\u0000"}'
     for engine in ("sqlite", "postgresql"):
         assert filled(half, engine=engine) == Invalid(NOT_STORABLE)
@@ -126,7 +126,7 @@ def test_what_the_store_cannot_hold_is_unfit_only_where_it_is_needed():
     assert filled(nul, engine="sqlite") == ("a\0", CREATED)
 
 
-def test_no_created_at_is_unfit_only_where_it_is_needed():
+def test_a_missing_created_at_is_invalid_only_if_it_is_needed():
     assert filled('{"source_ts": "a"}', created_at=None) == Invalid(NO_CREATED_AT)
     assert filled('{"source_ts": "a"}', created_at=None, processed="kept") == ("a", "kept")
     assert filled('{"source_ts": "a", "timestamp": "b"}', created_at=None) == ("a", "b")
@@ -160,7 +160,7 @@ def test_scope():
 # --- the generated stores hold what the documents say is out there -----------------------------------
 
 
-def test_every_kind_is_generated_and_means_what_its_name_says():
+def test_every_kind_is_generated_with_its_documented_outcome():
     outcomes: dict[str, Counter[str]] = {}
     for shape in agentos.shapes(20_000):
         if shape.in_scope:
@@ -186,7 +186,7 @@ def test_every_kind_is_generated_and_means_what_its_name_says():
     }  # fmt: skip
 
 
-def test_a_file_holds_what_was_promised(tmp_path):
+def test_a_generated_file_has_the_requested_rows(tmp_path):
     made = agentos.create_sqlite(tmp_path / "a.db", 3_000, seed=7)
     again = agentos.create_sqlite(tmp_path / "b.db", 3_000, seed=7)
     audits = list(agentos.read_sqlite(tmp_path / "a.db"))
@@ -197,7 +197,7 @@ def test_a_file_holds_what_was_promised(tmp_path):
 
 
 @pytest.mark.parametrize("payload_type", ["text", "json", "jsonb"])
-def test_a_database_holds_what_was_promised(postgres, payload_type):
+def test_a_generated_database_has_the_requested_rows(postgres, payload_type):
     url = postgres.create_database(f"model_{payload_type}")
     made = agentos.create_postgres(url, 3_000, payload_type=payload_type, schema="agentos")
     audits = list(agentos.read_postgres(url, schema="agentos"))
@@ -209,7 +209,7 @@ def test_a_database_holds_what_was_promised(postgres, payload_type):
     assert reasons == held.get(payload_type, {*held["json"], BROKEN, TOO_DEEP})
 
 
-def test_an_old_store_lacks_the_later_columns(tmp_path):
+def test_an_old_store_does_not_have_later_columns(tmp_path):
     agentos.create_sqlite(tmp_path / "old.db", 10, version="0.20.0")
     with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
         columns = {row[1] for row in connection.execute("PRAGMA table_info(task_audits)")}

@@ -70,7 +70,7 @@ def due_again() -> None:
     Delivery.objects.filter(next_try_at__isnull=False).update(next_try_at=timezone.now())
 
 
-def test_one_key_is_told_once(people, receiver):
+def test_one_key_is_reported_once(people, receiver):
     assert notifications.create_alert("incident/1", "Something\nnew", "What it is")
     assert not notifications.create_alert("incident/1", "Something else", "")
     assert notifications.deliver() == 2
@@ -124,7 +124,7 @@ def test_a_failed_delivery_is_tried_again(people, receiver, monkeypatch, client,
     assert "no server here" not in client.get("/admin/operations/alert/").content.decode()
 
 
-def test_a_lasting_failure_is_given_up(receiver):
+def test_a_permanent_failure_ends_the_retries(receiver):
     receiver.answer = 500
     notifications.create_alert("incident/1", "Something", "")
     delays = []
@@ -140,14 +140,14 @@ def test_a_lasting_failure_is_given_up(receiver):
     assert len(receiver.got) == len(delays) + 1
 
 
-def test_an_alert_is_told_with_what_it_is_about_or_not_at_all(people):
+def test_an_alert_is_created_with_its_change_or_not_at_all(people):
     with transaction.atomic():
         notifications.create_alert("incident/1", "Something", "")
         transaction.set_rollback(True)
     assert not Alert.objects.exists()
 
 
-def test_without_a_channel_it_is_only_seen_in_the_console():
+def test_without_a_channel_alerts_appear_only_in_the_console():
     notifications.create_alert("incident/1", "Something", "")
     assert Alert.objects.count() == 1
     assert not Delivery.objects.exists()
@@ -173,7 +173,7 @@ def test_a_failed_run_and_one_that_needs_attention(make_attached, monkeypatch):
     assert Alert.objects.count() == 1
 
 
-def test_the_emergency_switch():
+def test_a_freeze_stops_running_and_new_runs():
     lifecycle.freeze(TESTER, "a fire")
     lifecycle.unfreeze(TESTER)
     held, released = Alert.objects.order_by("pk")
@@ -182,7 +182,7 @@ def test_the_emergency_switch():
     assert TESTER.name in released.subject
 
 
-def test_an_overdue_run_is_told_once_for_each_due_time():
+def test_an_overdue_run_is_reported_once_per_due_time():
     ScheduleSetting.objects.create(operation="operations.prune_runs", on=True, cron="*/20 * * * *")
     queue.report_overdue()
     queue.report_overdue()
@@ -191,7 +191,7 @@ def test_an_overdue_run_is_told_once_for_each_due_time():
     assert "It has not run yet" in alert.text
 
 
-def test_what_has_just_been_switched_on_or_has_run_is_not_overdue():
+def test_a_new_or_finished_schedule_is_not_overdue():
     queue.switch("operations.prune_runs", on=True, cron="0 4 1 1 *", actor=TESTER)
     queue.report_overdue()
     assert not Alert.objects.exists()
@@ -206,7 +206,7 @@ def test_what_has_just_been_switched_on_or_has_run_is_not_overdue():
     assert "is still queued" in Alert.objects.get().text
 
 
-def test_the_beat_delivers(people):
+def test_the_heartbeat_delivers_alerts(people):
     notifications.create_alert("incident/1", "Something", "")
     queue.heartbeat()
     assert len(mail.outbox) == 1

@@ -15,7 +15,7 @@ NAME = "operations.prune_findings"
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
 
 
-def test_old_resolved_findings_go_and_open_ones_stay() -> None:
+def test_old_resolved_findings_are_deleted_and_open_ones_are_kept() -> None:
     scan = execute_run(operation_called("audits.check_references"))
     now = timezone.now()
     for subject, days in (("open", None), ("fresh", 10), ("old", 181), ("older", 400)):

@@ -24,7 +24,7 @@ WRITE_ROWS = "operations.write_rows"
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
 
 
-def test_only_old_images_go(make_attached: Any) -> None:
+def test_only_old_before_images_are_deleted(make_attached: Any) -> None:
     store = make_attached("sqlite", 150).store
     before = dump(store)
     old = execute_run(operation_called(NAME, store), batch_size=7)
@@ -45,7 +45,7 @@ def test_only_old_images_go(make_attached: Any) -> None:
     assert dump(store) == before
 
 
-def test_given_rows_go_with_the_images_of_their_runs(managed: Any) -> None:
+def test_given_rows_are_pruned_with_before_images(managed: Any) -> None:
     def run_of(*keys: str) -> Run:
         write = Write("tasks", ("task_id", "title"), [(key, None, (key, "x")) for key in keys])
         return execute_run(operation_called(WRITE_ROWS, store="agentos", table="tasks", rows=GivenRows.keep([write])))

@@ -83,7 +83,7 @@ def test_a_run_in_slices(store, monkeypatch):
     assert run.generation == len(statuses) > 2
 
 
-def test_a_run_that_lost_its_worker_or_its_message_is_woken(store):
+def test_a_run_that_lost_its_worker_or_message_is_queued_again(store):
     run = queue.confirm(make_run(store), TESTER)
     OrmQ.objects.all().delete()
     assert queue.requeue_stale_runs() == []  # its message may only be late
@@ -141,7 +141,7 @@ def test_a_large_plan_is_counted_in_slices(store, monkeypatch):
     assert run.digest == whole.digest()
 
 
-def test_a_tick_makes_one_run(monkeypatch):
+def test_a_tick_creates_one_run(monkeypatch):
     assert queue.run_schedule(BACKFILL, "2026-11-23T02:30").startswith("run ")
     assert "not finished" in queue.run_schedule(BACKFILL, "2026-11-24T02:30")
     for message in queued():
@@ -151,7 +151,7 @@ def test_a_tick_makes_one_run(monkeypatch):
     assert Run.objects.get().trigger == "schedule"
 
 
-def test_a_tick_on_an_unfit_store_leaves_a_trace(make_attached):
+def test_a_tick_on_an_unusable_store_is_logged(make_attached):
     made = make_attached("sqlite", 30, version="0.20.0")
     attach_url("agentos", f"sqlite:///{made.url}")
     assert "source_event_ts" in queue.run_schedule(BACKFILL, "2026-11-23T02:30")
@@ -254,7 +254,7 @@ def take() -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("locked", ["sqlite", "postgresql-jsonb"], indirect=True)
-def test_a_run_that_waits_for_a_lock_lets_its_worker_go(locked, client, bob):
+def test_a_run_that_waits_for_a_lock_releases_its_worker(locked, client, bob):
     run, free, named = locked
     since = None
     for attempt in range(3):
@@ -300,7 +300,7 @@ def test_a_run_that_waits_is_cancelled_or_paused_at_once(locked):
     assert Run.objects.get().status == Status.SUCCEEDED
 
 
-def test_a_run_whose_server_is_gone_lets_its_worker_go(make_attached, postgres):
+def test_a_run_whose_server_is_down_releases_its_worker(make_attached, postgres):
     made = make_attached("postgresql-jsonb", 60)
     run = queue.confirm(make_run(made.store), TESTER)
     attach_url("agentos", "postgresql://nobody@127.0.0.1:1/gone")
@@ -312,7 +312,7 @@ def test_a_run_whose_server_is_gone_lets_its_worker_go(make_attached, postgres):
     assert Run.objects.get().status == Status.SUCCEEDED
 
 
-def test_a_run_that_is_held_lets_its_worker_go(store, settings, tmp_path):
+def test_a_frozen_run_releases_its_worker(store, settings, tmp_path):
     run = queue.confirm(make_run(store), TESTER)
     file = tmp_path / "hold"
     file.touch()

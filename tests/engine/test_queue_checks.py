@@ -34,7 +34,7 @@ def test_a_queue_that_would_double_jobs_is_refused(settings, setting, code):
 
 
 @pytest.mark.parametrize("name", ["bulk", "ack_failures", "max_attempts", "catch_up", "save_limit"])
-def test_the_queues_own_defaults_are_refused(settings, name):
+def test_the_defaults_of_the_queue_are_refused(settings, name):
     settings.Q_CLUSTER = {key: value for key, value in settings.Q_CLUSTER.items() if key != name}
     assert len(check_queue()) == 1
 

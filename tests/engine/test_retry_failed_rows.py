@@ -19,7 +19,7 @@ from tests.support.plain_client import dump, execute
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
 
 
-def test_what_fails_again_waits_for_the_next(make_attached: Any) -> None:
+def test_a_row_that_fails_again_can_be_retried_again(make_attached: Any) -> None:
     store = make_attached("sqlite", 150).store
     before = dump(store)
     after = expected({table: {k: dict(r) for k, r in rows.items()} for table, rows in before.items()}, "sqlite")
@@ -71,7 +71,7 @@ class NoteRuns(Action):
         return []
 
 
-def test_an_action_is_told_the_run_that_retries_it(make_attached: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_action_knows_the_run_that_retries_it(make_attached: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_attached("sqlite", 5).store
     execute(store, "DELETE FROM tasks WHERE task_id <> (SELECT MIN(task_id) FROM tasks)")
     monkeypatch.setattr(NoteRuns, "name", "tests.note_runs", raising=False)

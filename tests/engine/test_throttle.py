@@ -54,7 +54,7 @@ def test_a_hold_file(store, settings, tmp_path):
     assert (run.status, run.waiting) == (Status.SUCCEEDED, "")
 
 
-def test_the_emergency_switch(store):
+def test_a_freeze_stops_running_and_new_runs(store):
     """A run that works waits, none begins, and both leave a trace."""
     run = start(operation_called(BACKFILL, store))
     lifecycle.freeze(TESTER, "a fire")
@@ -92,7 +92,7 @@ def test_active_connections(make_attached, settings):
         busy.join()
 
 
-def test_what_cannot_be_observed_is_a_warning(store, settings):
+def test_an_unobservable_signal_is_a_warning(store, settings):
     settings.RUN_HOLD_MAX_REPLICA_LAG_SECONDS = 5.0
     assert throttle_reason(store) == ""
     planned = planner.plan(operation_called(BACKFILL, store))

@@ -193,7 +193,7 @@ def test_conflicts_of_each_kind(store: Store) -> None:
     assert undone.status == Status.SUCCEEDED
 
 
-def test_what_can_not_be_undone_is_refused(store: Store) -> None:
+def test_a_run_without_undo_is_refused(store: Store) -> None:
     """A run that changed nothing, and one whose images were pruned."""
     run = execute_run(operation_called(NAME, store))
     for pruned in (execute_run(operation_called(NAME, store)), run):
@@ -202,7 +202,7 @@ def test_what_can_not_be_undone_is_refused(store: Store) -> None:
             operation_called("operations.undo_run", run=pruned.pk)
 
 
-def test_figures_of_the_same_work_are_the_same(store: Store) -> None:
+def test_the_same_work_gives_the_same_figures(store: Store) -> None:
     whole = execute_run(operation_called(NAME, store))
     undo(whole)
     run, slices = start(operation_called(NAME, store), batch_size=4), 0

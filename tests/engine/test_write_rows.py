@@ -82,7 +82,7 @@ def test_saving_a_form_is_a_run_that_can_be_undone(bobs, task, bob):
     assert task.execute("SELECT * FROM tasks") == before
 
 
-def test_an_undo_leaves_what_changed_since(bobs, task):
+def test_an_undo_keeps_later_edits(bobs, task):
     save(bobs, "agentos.task", "t", title="new")
     task.execute("UPDATE tasks SET title = 'newer'")
     undone = undo(Run.objects.get())
@@ -90,7 +90,7 @@ def test_an_undo_leaves_what_changed_since(bobs, task):
     assert tasks(task) == [("t", "newer", "created")]
 
 
-def test_what_others_changed_meanwhile_is_not_overwritten(bobs, task):
+def test_concurrent_edits_are_not_overwritten(bobs, task):
     page = bobs.get(url("agentos.task", "change", "t", edit=1))
     data = form_data(page) | {"title": "mine"}
     task.execute("UPDATE tasks SET title = 'theirs', status = 'running'")
@@ -106,7 +106,7 @@ def test_what_others_changed_meanwhile_is_not_overwritten(bobs, task):
     assert Run.objects.get().writes == {"tasks": ["title"]}
 
 
-def test_a_row_that_was_deleted_meanwhile_is_not_made_again(bobs, task):
+def test_a_row_deleted_since_the_plan_is_not_inserted_again(bobs, task):
     data = form_data(bobs.get(url("agentos.task", "change", "t", edit=1))) | {"title": "mine"}
     task.execute("DELETE FROM tasks")
     bobs.post(url("agentos.task", "change", "t", edit=1), data)
@@ -115,7 +115,7 @@ def test_a_row_that_was_deleted_meanwhile_is_not_made_again(bobs, task):
 
 
 @pytest.mark.parametrize("change", ["UPDATE tasks SET title = 'theirs'", "DELETE FROM tasks"])
-def test_what_changes_between_the_form_and_its_run_is_a_conflict(bobs, task, change, monkeypatch):
+def test_a_change_between_form_and_run_is_a_conflict(bobs, task, change, monkeypatch):
     run_now = queue.run_now
 
     def later(*args: Any) -> Run:
@@ -137,7 +137,7 @@ def test_what_changes_between_the_form_and_its_run_is_a_conflict(bobs, task, cha
 @pytest.mark.parametrize(
     "text", ["a\nb", "a\r\nb", "\na\n", "a\r", " a ", '{"a": 1}', "", None, "引号", "𝔘", "a\u2028b", "<b>&amp;"]
 )
-def test_what_nobody_touched_is_not_written(bobs, task, text):
+def test_unchanged_fields_are_not_written(bobs, task, text):
     task.execute("UPDATE tasks SET metadata = ?, created_by = ?", text, text)
     before = task.execute("SELECT metadata, created_by FROM tasks")
     data = form_data(bobs.get(url("agentos.task", "change", "t", edit=1)))
@@ -149,7 +149,7 @@ def test_what_nobody_touched_is_not_written(bobs, task, text):
     assert Run.objects.get().writes == {"tasks": ["title"]}
 
 
-def test_an_added_row_goes_by_its_undo(bobs, task):
+def test_an_undo_deletes_an_added_row(bobs, task):
     """The key comes from the database: an identity column, or SQLite's AUTOINCREMENT."""
     data = {"task": "t", "kind": "intent", "ref_id": "r"}
     for _number in range(2):
@@ -182,7 +182,7 @@ def test_an_identity_key_comes_from_its_sequence(bobs, task, identity):
     assert undo(Run.objects.get()).changed == 1
 
 
-def test_what_stands_against_a_run_stands_above_the_form(bobs, task):
+def test_obstacles_are_shown_above_the_form(bobs, task):
     for number, sentence in enumerate(("All runs are frozen", "is locked by run")):
         if number:
             other = start(given(Write("tasks", ("status",), [("t", ("created",), ("x",))])))
@@ -200,7 +200,7 @@ def test_what_stands_against_a_run_stands_above_the_form(bobs, task):
 
 
 @in_sqlite
-def test_what_a_trigger_ignores_is_said_above_the_form(bobs, task):
+def test_a_write_ignored_by_a_trigger_is_reported_in_the_form(bobs, task):
     task.execute("CREATE TRIGGER keep BEFORE UPDATE ON tasks BEGIN SELECT RAISE(IGNORE); END")
     page = save(bobs, "agentos.task", "t", title="mine")
     assert "trigger keep on tasks" in said(page)
@@ -231,7 +231,7 @@ def test_a_worker_resumes_a_run_that_had_to_wait(bobs, task, monkeypatch):
     assert tasks(task) == [("t", "mine", "created")]
 
 
-def test_a_locked_store_is_said_and_nothing_is_planned(bobs, task):
+def test_a_locked_store_is_reported_and_nothing_is_planned(bobs, task):
     data = form_data(bobs.get(url("agentos.task", "change", "t", edit=1))) | {"title": "mine"}
     task.execute("BEGIN IMMEDIATE" if task.engine == "sqlite" else "BEGIN")
     task.execute("UPDATE tasks SET session_id = 's'")
@@ -285,7 +285,7 @@ def test_a_small_run_waits_for_another_small_one(bobs, task, monkeypatch):
     assert tasks(task) == [("t", "mine", "x")]
 
 
-def test_where_more_than_a_click_is_asked_saving_leads_to_the_plan(bobs, task, monkeypatch):
+def test_save_leads_to_the_plan_if_a_click_is_not_enough(bobs, task, monkeypatch):
     monkeypatch.setattr(lifecycle, "needs_approval", lambda operation, trigger=None: True)
     answer = save(bobs, "agentos.task", "t", title="mine")
     run = Run.objects.get()
@@ -307,7 +307,7 @@ def test_in_production_the_undo_of_an_added_row_is_a_delete(bobs, task, settings
     assert lifecycle.asks_more(operation_called("operations.undo_run", run=added.pk))
 
 
-def test_who_may_not_run_operations_may_not_edit(client, charlie, task):
+def test_editing_requires_the_permission_to_run_operations(client, charlie, task):
     from django.contrib.auth.models import Permission
 
     charlie.user_permissions.set(
@@ -362,7 +362,7 @@ def test_an_import_writes_what_its_plan_shows_and_can_be_undone(bobs, managed):
     assert managed.execute("SELECT * FROM projects ORDER BY id") == before
 
 
-def test_a_file_of_many_rows_stays_out_of_the_parameters(bobs, managed):
+def test_many_given_rows_are_stored_outside_the_parameters(bobs, managed):
     rows = [{"task_id": f"t{number}", "title": f"secret {number}"} for number in range(3_000)]
     assert upload(bobs, "agentos.task", file_formats.JSON, json.dumps(rows).encode()).status_code == 302
     run = Run.objects.get()
@@ -381,7 +381,7 @@ def test_a_file_may_have_rows_with_and_without_a_key(bobs, managed):
 
 
 @in_sqlite
-def test_its_pages_stay_without_the_rows(bobs, task):
+def test_pages_of_a_run_do_not_need_the_rows(bobs, task):
     save(bobs, "agentos.task", "t", title="mine")
     run = Run.objects.get()
     GivenRows.objects.all().delete()
@@ -392,7 +392,7 @@ def test_its_pages_stay_without_the_rows(bobs, task):
 
 
 @in_sqlite
-def test_it_is_planned_from_its_forms_and_from_its_plan_only(bobs, managed):
+def test_it_is_planned_from_forms_and_plans_only(bobs, managed):
     page = bobs.post(reverse("plan", args=[NAME]))
     assert page.status_code == 409
     assert "No store is given." in said(page)
@@ -461,7 +461,7 @@ def test_the_same_rows_again_change_nothing(managed):
     assert (again.status, again.changed, again.skipped) == (Status.SUCCEEDED, 0, COUNT)
 
 
-def test_a_write_that_does_not_last_needs_attention(task, monkeypatch):
+def test_a_write_that_is_reverted_needs_attention(task, monkeypatch):
     run = start(given(Write("tasks", ("title",), [("t", ("old",), ("new",))])))
     real = write_rows.WriteRows.statistics
 
@@ -487,7 +487,7 @@ def test_only_the_rows_that_were_planned_are_written(task):
 
 
 @in_sqlite
-def test_at_most_so_many_rows(task, monkeypatch):
+def test_more_rows_than_the_maximum_are_refused(task, monkeypatch):
     monkeypatch.setattr(write_rows, "MAX_ROWS", 1)
     write = Write("tasks", ("title",), [(key, ("old",), ("new",)) for key in "ab"])
     with pytest.raises(PlanRefused, match="At most 1 rows"):
@@ -504,7 +504,7 @@ def test_at_most_so_many_rows(task, monkeypatch):
         ({"store": "agentos", "table": "tasks", "rows": "x"}, "have been deleted"),
     ],
 )
-def test_other_places_are_refused(params, sentence):
+def test_other_directories_are_refused(params, sentence):
     with pytest.raises(PlanRefused, match=sentence):
         operation_called(NAME, **params)
 
@@ -516,7 +516,7 @@ def test_an_attached_store_is_refused(make_attached):
 
 
 @pytest.mark.parametrize("name", ["import", "export", "loaddata"])
-def test_commands_that_write_without_a_run_are_held_back(name):
+def test_commands_that_write_without_a_run_are_refused_during_a_freeze(name):
     from django.core.management import get_commands, load_command_class
 
     command = load_command_class(get_commands()[name], name)

@@ -139,8 +139,8 @@ class TestRepairDirtyJobs(Contract):
     meddled: ClassVar[Row] = {"updated_at": "2026-01-01 00:00:00+00"}
     jobs: ClassVar[list[helix.Job]] = helix.many(24, seed=3)
 
-    test_row_whose_change_raises_fails = None  # type: ignore[assignment]
-    test_row_whose_write_fails_is_failed = None  # type: ignore[assignment]
+    test_a_row_whose_processing_raises_fails = None  # type: ignore[assignment]
+    test_a_row_whose_write_is_refused_fails = None  # type: ignore[assignment]
     test_verify_finds_a_row_that_is_in_scope_again = None  # type: ignore[assignment]
     test_rows_added_after_the_plan_are_not_changed = None  # type: ignore[assignment]
     test_a_concurrent_write_is_not_overwritten = None  # type: ignore[assignment]

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "heli
 RETRY = "helix.retry_failed_tasks"
 CLEARED = ("output_data", "assigned_at", "started_at", "completed_at")
 BESIDE: tuple[str, ...] = (
-    "test_row_whose_change_raises_fails",
-    "test_row_whose_write_fails_is_failed",
+    "test_a_row_whose_processing_raises_fails",
+    "test_a_row_whose_write_is_refused_fails",
     "test_verify_finds_a_row_that_is_in_scope_again",
     "test_rows_added_after_the_plan_are_not_changed",
     "test_a_concurrent_write_is_not_overwritten",
@@ -66,7 +66,7 @@ def test_failed_tasks_are_retried_and_the_undo_restores_them(make_helix: Any, en
     assert dump(store) == before
 
 
-def test_a_job_on_which_the_platform_works_is_left_alone(make_helix: Any) -> None:
+def test_a_job_that_the_platform_works_on_is_skipped(make_helix: Any) -> None:
     store = make_helix("sqlite", helix.one_of_each(), triggers=False)
     execute(store, f"UPDATE tasks SET updated_at = '{timezone.now():%Y-%m-%d %H:%M:%S}+00' WHERE job_id = 4")
     before = dump(store)

@@ -37,7 +37,7 @@ def found_in(store: Store) -> dict[tuple[str, Any], tuple[list[int], list[int]]]
 
 
 @pytest.mark.parametrize("engine", HELIX_ENGINES)
-def test_one_of_each_and_nothing_else(make_helix, engine):
+def test_one_finding_of_each_type_and_no_other(make_helix, engine):
     jobs = helix.one_of_each()
     store = make_helix(engine, jobs)
     before, shape = dump(store), schema(store)

@@ -38,7 +38,7 @@ def test_a_sound_store_has_no_findings(managed: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "helix", "records", "roadmaps"])
-def test_all_other_stores_are_sound_as_set_up(name: str) -> None:
+def test_the_other_new_stores_have_no_findings(name: str) -> None:
     assert found(Store(name, name)) == {}
 
 

@@ -59,7 +59,9 @@ def test_alive_and_ready(client: Client, tmp_path: Path) -> None:
     assert "not seen since" in lines(client)["worker"]
 
 
-def test_reasons_are_not_for_everybody(client: Client, bob: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reasons_are_shown_to_permitted_accounts_only(
+    client: Client, bob: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for headers in (OUTSIDE, PROXIED):
         assert client.get("/readyz", **headers).content == b"OK\n"
         assert client.get("/readyz?all", **headers).content == b"not ready\n"
@@ -98,7 +100,7 @@ def test_metrics_parse_and_hold_the_figures(client: Client, django_assert_max_nu
     assert samples["opsconsole_batch_seconds_count", ("backups.backup_store",)] == 1
 
 
-def test_the_dashboard_asks_for_metrics_that_exist(client: Client) -> None:
+def test_the_grafana_dashboard_uses_existing_metrics(client: Client) -> None:
     back_up(Store("agentos", "agentos"))
     execute_run(operation_called("monitoring.measure_stores"))
     Heartbeat.objects.create(host=queue.heartbeat_name("here"), at=timezone.now())
@@ -134,7 +136,9 @@ def test_store_stats(managed: Any, client: Client, bob: Any) -> None:
     assert "task_audits" in page
 
 
-def test_a_crowded_server_is_told(postgres: Any, client: Client, bob: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_with_many_connections_raises_an_alert(
+    postgres: Any, client: Client, bob: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from opsconsole.engine.models import Alert
 
     attach_url("records", postgres.create_database("crowded"))
@@ -147,7 +151,7 @@ def test_a_crowded_server_is_told(postgres: Any, client: Client, bob: Any, monke
     assert Alert.objects.filter(subject__contains="connections").count() == 1
 
 
-def test_an_overdue_backup_is_told_once_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overdue_backup_is_reported_once_per_day(monkeypatch: pytest.MonkeyPatch) -> None:
     from opsconsole.engine.models import Alert
     from opsconsole.stores.models import Backup
 

@@ -31,7 +31,7 @@ def test_figures_of_every_store(tmp_path: Path) -> None:
     assert set(Measurement.objects.filter(name=measurements.MISSING).values_list("value", flat=True)) == {0}
 
 
-def test_what_a_store_lacks_is_a_figure_and_no_failure(managed) -> None:
+def test_missing_columns_are_a_figure_and_not_a_failure(managed) -> None:
     execute(managed.store, "ALTER TABLE task_audits RENAME COLUMN source_event_ts TO another")
     execute(managed.store, "DROP TABLE supervisor_inbox")
     run = execute_run(operation_called("monitoring.measure_stores"))
@@ -43,7 +43,7 @@ def test_what_a_store_lacks_is_a_figure_and_no_failure(managed) -> None:
     assert "source_event_ts" in row.text
 
 
-def test_a_store_that_is_down_keeps_its_figures(tmp_path: Path) -> None:
+def test_an_unreachable_store_keeps_its_figures(tmp_path: Path) -> None:
     execute_run(operation_called("monitoring.measure_stores"))
     before = Measurement.objects.get(store="helix", name=measurements.SIZE)
     attach_url("helix", f"sqlite:///{tmp_path}/gone.db")

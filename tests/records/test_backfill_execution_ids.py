@@ -72,7 +72,7 @@ def test_every_kind_of_summary(make_records: records.Maker, engine: str) -> None
     assert dump(store) == before
 
 
-def test_what_postgresql_cannot_hold(make_records: records.Maker) -> None:
+def test_values_that_postgresql_cannot_store(make_records: records.Maker) -> None:
     kind = records.Kind('{"execution_id": "a\\u0000b"}', 0, "", True)
     store, _client = make_records("postgresql", [(1, kind, None)])
     run = execute_run(operation_called(NAME, store))
@@ -80,7 +80,7 @@ def test_what_postgresql_cannot_hold(make_records: records.Maker) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_figures_say_how_a_record_is_found(make_records: records.Maker, engine: str) -> None:
+def test_figures_contain_the_query_plan_of_the_lookup(make_records: records.Maker, engine: str) -> None:
     store, client = make_records(engine, records.rows(60), index=False)
     run = execute_run(operation_called(NAME, store))
     assert not query_plan.is_by_index(run.before["lookup_plan"])
@@ -101,7 +101,7 @@ def test_figures_say_how_a_record_is_found(make_records: records.Maker, engine: 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_gzip_bomb_is_set_aside_not_unpacked(make_records: records.Maker, engine: str) -> None:
+def test_a_gzip_bomb_is_invalid_and_not_unpacked(make_records: records.Maker, engine: str) -> None:
     bomb = records.Kind(records.BOMB, 1, "", False)
     good = records.Kind(records.summary(7), 0, "", True)
     store, _client = make_records(engine, [(1, bomb, None), (2, good, None)])
@@ -125,7 +125,7 @@ def test_a_batch_is_cut_by_bytes(make_records: records.Maker, engine: str, monke
     assert (run.changed, run.batches_done) == (7, 5)
 
 
-def test_fifty_megabytes_take_little_more(make_records: records.Maker, tmp_path: Any) -> None:
+def test_memory_for_fifty_megabytes_is_bounded(make_records: records.Maker, tmp_path: Any) -> None:
     """Four compressed summaries of 50 MB each are read in a separate process whose memory is measured."""
     one = {"model": "m", "answer": "一段很长的回答" * 12, "tags": ["a", "b"], "score": 1.5}
     text = json.dumps({"results": [one] * 160_000, "execution_id": "ID"}, ensure_ascii=False).encode()
@@ -167,7 +167,7 @@ def test_without_the_column(make_records: records.Maker, capsys: Any, flags: tup
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("whose", ["test_records (lower(brand_name))", "task_statuses (stage)"])
-def test_what_a_refusal_prints_works_when_it_is_followed(make_records: records.Maker, engine: str, whose: str) -> None:
+def test_the_statements_of_a_refusal_work(make_records: records.Maker, engine: str, whose: str) -> None:
     """Older stores have an index of the documented name on an expression."""
     store, client = make_records(engine, (), column=False)
     client.execute(f"CREATE INDEX idx_test_records_execution_id ON {whose}")
@@ -183,7 +183,7 @@ def test_what_a_refusal_prints_works_when_it_is_followed(make_records: records.M
     assert codes(fresh) == {}
 
 
-def test_the_command_executes_and_asks_nothing(make_records: records.Maker, capsys: Any) -> None:
+def test_the_command_executes_without_a_question(make_records: records.Maker, capsys: Any) -> None:
     store, _client = make_records("sqlite", records.rows(40))
     call_command("backfill_execution_ids", "--db-path", str(store.path), "--dry-run", "--json")
     planned = json.loads(capsys.readouterr().out)

@@ -25,18 +25,18 @@ def codes(store: Any) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_all_is_well(make_records: records.Maker, engine: str) -> None:
+def test_everything_is_healthy(make_records: records.Maker, engine: str) -> None:
     store, _client = make_records(engine, [(1, records.kinds(1)[0], "there")])
     assert codes(store) == {}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_empty_store_is_well(make_records: records.Maker, engine: str) -> None:
+def test_an_empty_store_is_healthy(make_records: records.Maker, engine: str) -> None:
     assert codes(make_records(engine)[0]) == {}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_share_that_is_filled(make_records: records.Maker, engine: str) -> None:
+def test_the_filled_share_is_reported(make_records: records.Maker, engine: str) -> None:
     kind = records.kinds(1)[0]
     store, _client = make_records(engine, [(1, kind, "there"), (2, kind, None), (3, kind, None), (4, kind, "too")])
     assert codes(store) == {"not_filled": {"waiting": 2, "records": 4, "filled": 2, "percent": 50.0}}
@@ -60,7 +60,7 @@ def test_no_index(make_records: records.Maker, engine: str) -> None:
     assert codes(store) == {}
 
 
-def test_the_index_of_the_time_before(make_records: records.Maker) -> None:
+def test_an_older_index_of_the_same_name(make_records: records.Maker) -> None:
     """An index of the same name on a JSON expression must be dropped before CREATE INDEX."""
     store, client = make_records("sqlite", [(1, records.kinds(1)[0], "there")], index=False)
     client.execute(
@@ -85,7 +85,7 @@ def test_an_index_that_does_not_help(make_records: records.Maker, engine: str) -
     assert found["index_not_used"]["indexes"] == "of_some"
 
 
-def test_it_only_reads_and_its_json_says_what_it_looked_at(make_records: records.Maker, capsys: Any) -> None:
+def test_it_only_reads_and_its_json_has_the_figures(make_records: records.Maker, capsys: Any) -> None:
     store, _client = make_records("sqlite", [(1, records.kinds(1)[0], None), (2, records.kinds(1)[0], "x")])
     before = dump(store), schema(store)
     call_command("run", NAME, "--db-path", str(store.path), "--json", "--execute")

@@ -209,7 +209,7 @@ def test_every_layer_and_every_failure(make_records: records.Maker, engine: str,
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_store_that_is_gone(make_records: records.Maker, engine: str, poll: Any, caplog: Any) -> None:
+def test_a_missing_store(make_records: records.Maker, engine: str, poll: Any, caplog: Any) -> None:
     store, _client = make_records(engine, by_url=True)
     cache.set(f"execution:{ID}", live())
     store.close()
@@ -242,7 +242,7 @@ def test_without_the_column_the_records_cannot_be_asked(make_records: records.Ma
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_from_the_record(make_records: records.Maker, engine: str, poll: Any) -> None:
+def test_the_record_alone_answers(make_records: records.Maker, engine: str, poll: Any) -> None:
     _store, client = make_records(engine, by_url=True)
     details = gzip.compress(json.dumps([{"question": "为什么", "answer": "…"}]).encode())
     add_record(client, [{"old": True}])
@@ -292,7 +292,7 @@ def test_stages_are_the_clients_strings(make_records: records.Maker, engine: str
         assert ("Retry-After" in answer) == (wanted[2] == "processing")
 
 
-def test_columns_that_are_no_text(make_records: records.Maker, poll: Any) -> None:
+def test_columns_of_other_types_than_text(make_records: records.Maker, poll: Any) -> None:
     """Columns of the types enum, UUID and smallint are read for one execution and for a batch."""
     _store, client = make_records("postgresql")
     client.execute("CREATE TYPE stage AS ENUM ('init', 'ai_fetching', 'analyzing', 'completed', 'failed')")
@@ -317,7 +317,7 @@ def test_progress_is_the_highest_known(make_records: records.Maker, poll: Any) -
     assert poll().json()["progress"] == 90
 
 
-def test_what_has_ended_has_ended(make_records: records.Maker, poll: Any) -> None:
+def test_an_ended_execution_stays_ended(make_records: records.Maker, poll: Any) -> None:
     """A live entry that a crash left does not keep clients waiting."""
     _store, client = make_records("sqlite", by_url=True)
     cache.set(f"execution:{ID}", live(progress=40))
@@ -349,7 +349,7 @@ def test_a_live_entry_that_cannot_be_read(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_broken_summaries_break_no_answer(make_records: records.Maker, engine: str, poll: Any) -> None:
+def test_broken_summaries_do_not_break_answers(make_records: records.Maker, engine: str, poll: Any) -> None:
     _store, client = make_records(engine, by_url=True)
     for kind in records.kinds(1):
         add_record(client, kind.summary if kind.summary is not None else b"", is_summary_compressed=kind.flag)
@@ -391,7 +391,7 @@ def test_chinese_results_count_as_the_bytes_that_are_sent(poll: Any) -> None:
     assert poll().json()["results"] == results
 
 
-def test_links_of_nothing(poll: Any, settings: Any) -> None:
+def test_links_without_a_target(poll: Any, settings: Any) -> None:
     path = f"/api/v1/executions/{ID}/results"
     assert code(poll(path)) == (404, "not_found")
     use_cache(settings, NOBODY)
@@ -414,11 +414,11 @@ def test_etag(poll: Any) -> None:
 
 
 @pytest.mark.parametrize("bad", ["x" * 201, "a%00b", "a%0Ab"])
-def test_no_execution_is_called_so(poll: Any, bad: str) -> None:
+def test_an_unknown_execution(poll: Any, bad: str) -> None:
     assert code(poll(address(bad))) == (422, "invalid")
 
 
-def test_who_may(client: Client, viewer: User, charlie: User, poll: Any) -> None:
+def test_permissions(client: Client, viewer: User, charlie: User, poll: Any) -> None:
     cache.set(f"execution:{ID}", live())
     assert code(client.get(address())) == (401, "not_authenticated")
     assert poll().status_code == 200
@@ -430,7 +430,7 @@ def test_who_may(client: Client, viewer: User, charlie: User, poll: Any) -> None
     assert client.get(address()).status_code == 200
 
 
-def test_rights_are_asked_of_each_address_and_forgotten_when_taken(viewer: User, poll: Any) -> None:
+def test_permissions_are_checked_for_each_url_and_revoked_at_once(viewer: User, poll: Any) -> None:
     """Permissions are checked for each URL, and a revoked permission takes effect at once."""
     cache.set(f"execution:{ID}", live())
     token = Token.objects.get()
@@ -461,7 +461,7 @@ def _statements(call: Callable[[], Any], *aliases: str) -> tuple[Any, int]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_hundred_at_once(make_records: records.Maker, engine: str, poll: Any, viewer: User) -> None:
+def test_a_hundred_ids_in_one_request(make_records: records.Maker, engine: str, poll: Any, viewer: User) -> None:
     _store, client = make_records(engine, by_url=True)
     ids = [records.execution(number) for number in range(100)]
     for number, one in enumerate(ids[:90]):
@@ -490,7 +490,7 @@ def test_a_hundred_at_once(make_records: records.Maker, engine: str, poll: Any, 
     assert posted.json() == said
 
 
-def test_a_hundred_and_one(poll: Any) -> None:
+def test_more_than_a_hundred_ids_are_refused(poll: Any) -> None:
     assert code(poll("/api/v1/executions/status", ids=[str(n) for n in range(101)])) == (422, "invalid")
     assert code(poll("/api/v1/executions/status")) == (422, "invalid")
 
@@ -506,7 +506,7 @@ def test_many_long_results(make_records: records.Maker, poll: Any) -> None:
     assert answer.json()["executions"][0]["results"] == {"url": f"/api/v1/executions/{ids[0]}/results"}
 
 
-def test_many_with_a_layer_away(poll: Any, settings: Any) -> None:
+def test_several_executions_without_one_layer(poll: Any, settings: Any) -> None:
     use_cache(settings, NOBODY)
     said = poll("/api/v1/executions/status", ids=["a", "b", "a"]).json()
     assert said == {"executions": [], "unknown": [], "unavailable": ["a", "b"]}
@@ -536,17 +536,17 @@ def test_put_and_get(platform: Any, poll: Any) -> None:
         [],
     ],
 )
-def test_put_what_is_no_status(platform: Any, poll: Any, wrong: Any) -> None:
+def test_put_with_an_invalid_status(platform: Any, poll: Any, wrong: Any) -> None:
     assert code(platform(wrong)) == (422, "invalid")
     assert code(poll()) == (404, "not_found")
 
 
-def test_put_what_is_no_json(platform: Any) -> None:
+def test_put_with_invalid_json(platform: Any) -> None:
     assert code(platform("{")) == (400, "bad_request")
     assert code(platform(json.dumps({"stage": "init", "results": "x" * 3_000_000}))) == (413, "too_large")
 
 
-def test_put_needs_the_right_and_csrf(client: Client, viewer: User, alice: User, poll: Any) -> None:
+def test_put_requires_the_permission_and_csrf(client: Client, viewer: User, alice: User, poll: Any) -> None:
     body = json.dumps({"stage": "init"})
     for http, headers, wanted in (
         (client, {}, (401, "not_authenticated")),
@@ -571,7 +571,7 @@ def test_put_without_a_cache(platform: Any, settings: Any) -> None:
 # --- restarts -----------------------------------------------------------------------------------------------
 
 
-def test_a_poller_stays_over_a_restart_of_redis(
+def test_polling_survives_a_restart_of_redis(
     make_records: records.Maker,
     poll: Any,
     platform: Any,
@@ -597,7 +597,7 @@ def test_a_poller_stays_over_a_restart_of_redis(
     redis_server.client.flushall()
 
 
-def test_a_redis_that_hangs_keeps_nobody_waiting(
+def test_a_hanging_redis_does_not_delay_requests(
     make_records: records.Maker, poll: Any, redis_server: RedisServer, redis_url: str, settings: Any
 ) -> None:
     _store, client = make_records("sqlite", by_url=True)
@@ -613,7 +613,7 @@ def test_a_redis_that_hangs_keeps_nobody_waiting(
     redis_server.client.flushall()
 
 
-def test_rediss_is_asked_by_tls_and_nothing_else(settings: Any) -> None:
+def test_rediss_uses_tls_only(settings: Any) -> None:
     """The first bytes that Redis receives are a TLS handshake, not the password."""
     heard: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -632,7 +632,7 @@ def test_rediss_is_asked_by_tls_and_nothing_else(settings: Any) -> None:
     assert heard == [b"\x16"]
 
 
-def test_a_poller_stays_over_a_restart_of_the_console(make_records: records.Maker, poll: Any, platform: Any) -> None:
+def test_polling_survives_a_restart_of_the_console(make_records: records.Maker, poll: Any, platform: Any) -> None:
     """Entries in memory are lost, but the platform's tables still answer."""
     _store, client = make_records("sqlite", by_url=True)
     platform({"stage": "analyzing", "progress": 70})
@@ -736,7 +736,7 @@ def test_a_connection_that_the_server_closed_is_replaced(make_records: records.M
     assert _call(application, address(), secret) == 200
 
 
-def test_a_table_that_is_locked_keeps_the_other_from_nothing(make_records: records.Maker, poll: Any) -> None:
+def test_a_locked_table_does_not_affect_the_other(make_records: records.Maker, poll: Any) -> None:
     _store, client = make_records("postgresql")
     add_record(client)
     add_status(client)
@@ -746,7 +746,9 @@ def test_a_table_that_is_locked_keeps_the_other_from_nothing(make_records: recor
         assert poll().json()["source"] == "test_records"
 
 
-def test_whoever_finds_all_connections_taken_waits(make_records: records.Maker, viewer: User, caplog: Any) -> None:
+def test_a_request_waits_for_a_connection_of_an_exhausted_pool(
+    make_records: records.Maker, viewer: User, caplog: Any
+) -> None:
     secret = Token.issue(viewer, "a poller")
     application = WSGIHandler()
     _store, client = make_records("postgresql")
@@ -789,7 +791,7 @@ def close_pool() -> None:
 # --- the shell ----------------------------------------------------------------------------------------------
 
 
-def test_the_command_says_what_the_endpoint_says(make_records: records.Maker, poll: Any, capsys: Any) -> None:
+def test_the_command_prints_what_the_endpoint_returns(make_records: records.Maker, poll: Any, capsys: Any) -> None:
     _store, client = make_records("sqlite", by_url=True)
     add_status(client)
     call_command("execution_status", ID, "--json")

@@ -48,7 +48,7 @@ def test_every_form_of_a_summary(make_records: records.Maker, http: Client, engi
             assert WORDS[kind.outcome] in shown, kind
 
 
-def test_the_page_says_what_pollers_are_told(make_records: records.Maker, http: Client) -> None:
+def test_the_page_shows_the_status_of_the_endpoint(make_records: records.Maker, http: Client) -> None:
     _store, client = make_records("sqlite", [(1, records.kinds(1)[0], "an-id")], by_url=True)
     assert "test_records" in page(http, 1)
     client.execute("INSERT INTO task_statuses (task_id, progress, stage) VALUES ('an-id', 30, 'ai_fetching')")
@@ -80,7 +80,7 @@ def test_a_store_without_the_column(make_records: records.Maker, http: Client, e
     assert http.get(reverse(STATUSES)).status_code == 200
 
 
-def test_who_may_look(make_records: records.Maker, charlie: User, viewer: User) -> None:
+def test_permissions_to_view(make_records: records.Maker, charlie: User, viewer: User) -> None:
     make_records("sqlite", by_url=True)
     for user, wanted in ((charlie, 403), (viewer, 200)):
         client = Client()

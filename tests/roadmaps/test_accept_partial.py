@@ -62,7 +62,7 @@ def test_it_covers_only_concepts_that_had_failed(store: Store) -> None:
     assert "partial_failure" in open_codes(store), "another concept has failed since"
 
 
-def test_withdrawn(store: Store) -> None:
+def test_a_withdrawn_acceptance(store: Store) -> None:
     decide(store, reason="fine")
     assert decide(store, reason="not at all", withdraw=True).reasons["changed"] == {"withdrawn": 1}
     assert not Acceptance.objects.exists()

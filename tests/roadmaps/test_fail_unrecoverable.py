@@ -87,7 +87,7 @@ class TestContract(Contract):
         return tables
 
 
-def test_without_tables_of_langgraph_there_is_no_telling(make_roadmaps: Any) -> None:
+def test_without_tables_of_langgraph_checkpoints_are_unknown(make_roadmaps: Any) -> None:
     maker = Maker()
     maker.roadmap("r", [concept("a")])
     maker.task("t", "r")

@@ -617,7 +617,7 @@ def test_checkpoints_behind_a_pooler(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_configurable_values_come_back(make_roadmaps: Any, settings: Any, engine: str, notes: Path) -> None:
+def test_configurable_values_are_restored(make_roadmaps: Any, settings: Any, engine: str, notes: Path) -> None:
     use(settings, "configured")
     store = a_store(make_roadmaps, engine)
     begin(store, "configured", accident="kill curriculum", given='{"tenant": "acme", "level": 3}')

@@ -77,7 +77,7 @@ def test_scheduled_recoveries_need_an_approver_in_production(
             assert lifecycle.confirm(mine, TESTER, background=False).status == Status.AWAITING_APPROVAL
 
 
-def test_a_due_time_with_nothing_to_recover_asks_nobody(make_roadmaps: Any, settings: Any) -> None:
+def test_a_scheduled_run_without_tasks_needs_no_approval(make_roadmaps: Any, settings: Any) -> None:
     settings.PRODUCTION = True
     store = make_roadmaps("sqlite", Maker().rows)
     begin(address_of(store))

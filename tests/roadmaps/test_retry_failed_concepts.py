@@ -76,7 +76,7 @@ def test_without_an_endpoint_the_plan_is_refused(make_roadmaps: Any) -> None:
     ("kind", "concept", "left"),
     [("retry_quiz", "c27", 9), ("retry_batch", "c27", 7), ("retry_batch", None, 0)],
 )
-def test_what_is_asked_already_is_not_asked_again(
+def test_a_pending_request_is_not_repeated(
     make_roadmaps: Any, settings: Any, kind: str, concept: str | None, left: int
 ) -> None:
     store = partial(make_roadmaps, "sqlite")

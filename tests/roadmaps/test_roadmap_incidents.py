@@ -104,7 +104,7 @@ def test_a_sync_resolves_it_and_the_missing_concepts_are_next(make_roadmaps: Any
 
 
 @BOTH
-def test_after_an_undo_everything_is_as_before(make_roadmaps: Any, engine: str) -> None:
+def test_an_undo_restores_all_tables(make_roadmaps: Any, engine: str) -> None:
     store = stuck_store(make_roadmaps, engine)
     scan(store)
     execute_run(operation_called("roadmaps.verify_sync", store))

@@ -90,7 +90,7 @@ def on(store: Store, *keys: str, **params: Any) -> Run:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_incident_to_the_figure(make_roadmaps: Any, engine: str) -> None:
+def test_the_documented_figures_of_the_incident(make_roadmaps: Any, engine: str) -> None:
     maker = Maker()
     roadmaps.incident(maker)
     store = make_roadmaps(engine, maker.rows)
@@ -250,7 +250,7 @@ def test_a_store_without_deleted_at(make_roadmaps: Any, engine: str) -> None:
     assert on(store).changed == 1
 
 
-def test_the_plan_shows_where_the_document_changes(make_roadmaps: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_shows_the_changed_part_of_the_document(make_roadmaps: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     maker = Maker()
     roadmaps.incident(maker)
     monkeypatch.setattr(planner, "SHOWN_CHARACTERS", 500)

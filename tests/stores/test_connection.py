@@ -229,14 +229,14 @@ def test_another_value_of_pooler_is_refused() -> None:
         attach_url("agentos", "postgresql://nobody@127.0.0.1/none?pooler=session")
 
 
-def test_a_server_that_is_not_there_can_not_be_reached() -> None:
+def test_a_missing_server_is_reported_as_unreachable() -> None:
     store = attach_url("agentos", "postgresql://nobody@127.0.0.1:9/none")
     with pytest.raises(OperationalError) as refused:
         store.query("SELECT 1")
     assert "cannot be reached" in str(store.unusable(refused.value))
 
 
-def test_a_statement_that_is_refused_is_no_server_that_is_gone(postgres: Any) -> None:
+def test_a_refused_statement_is_not_an_unreachable_server(postgres: Any) -> None:
     store = attach_url("agentos", postgres.create_database("refusing"))
     for sql in ("SELECT max(gen_random_uuid())", "SELECT nonsense", "SELECT 1/0"):
         with pytest.raises(Exception) as refused:  # noqa: PT011

@@ -115,7 +115,7 @@ def test_a_dangling_reference_is_found(hostile: Any) -> None:
     assert Finding.objects.filter(code="dangling_reference").count() == len(NAMES)
 
 
-def test_what_a_delete_takes_with_it(hostile: Any) -> None:
+def test_a_delete_lists_its_cascades(hostile: Any) -> None:
     for name in NAMES:
         plain(hostile, f"UPDATE {identifier(name)} SET item = 'm'")
     found = cascade(hostile.store, "memory_items", ["m"], references(hostile.store))

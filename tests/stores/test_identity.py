@@ -56,7 +56,7 @@ def test_other_databases_and_schemas_are_other_stores(postgres: Any, database: s
     postgres.drop_database("identity_other")
 
 
-def test_every_role_may_ask_which_database_it_is(postgres: Any, database: str) -> None:
+def test_every_role_can_read_the_identity_of_the_database(postgres: Any, database: str) -> None:
     role = postgres.create_role("identity_reader", "LOGIN")
     url = database.replace("postgres@", f"{role}@")
     assert identity(url) == identity(database)
@@ -69,7 +69,7 @@ def test_every_role_may_ask_which_database_it_is(postgres: Any, database: str) -
     postgres.drop_role("identity_reader")
 
 
-def test_two_runs_on_one_database_at_once_are_refused_whatever_it_is_called(database: str) -> None:
+def test_two_runs_on_one_database_are_refused_under_any_name(database: str) -> None:
     store = attach_url("agentos", database)
     first = start(operation_called(BACKFILL, store))
     again = attach_url("agentos", database.replace("127.0.0.1", "localhost"))
@@ -90,7 +90,7 @@ def test_another_database_at_the_same_address_is_not_resumed(
         stored_plans.operation_of(run)
 
 
-def test_pages_know_a_servers_backups_without_waiting_for_it(
+def test_pages_list_backups_without_connecting_to_the_server(
     database: str, bob: Any, client: Client, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "DATA_DIR", tmp_path / "data")

@@ -50,7 +50,7 @@ TEXT = f"{PASSWORD} in {HOOK} by signing-key-123456 and metrics-token-1 to redis
 
 
 @pytest.mark.parametrize("write", [str, repr, json.dumps, lambda text: json.dumps(text, ensure_ascii=False)])
-def test_every_way_to_write_a_secret(write: Any) -> None:
+def test_secrets_in_any_encoding_are_redacted(write: Any) -> None:
     assert is_clean(redact(write(TEXT)))
     assert is_clean(hide_secrets(write(TEXT)))
     assert "hooks.example.org/services" in redact(write(TEXT))
@@ -71,13 +71,13 @@ def test_passwords_of_addresses_that_no_setting_names(text: str, shown: str) -> 
     assert redact(text) == shown
 
 
-def test_a_password_that_is_a_name_is_found_in_no_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_equal_to_a_name_appears_in_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(connections.settings["agentos"], "PASSWORD", "opsconsole")
     monkeypatch.setitem(connections.settings["agentos"], "USER", "opsconsole")
     assert redact("localhost/opsconsole can't be reached") == "localhost/opsconsole can't be reached"
 
 
-def test_addresses_are_shown_by_their_host() -> None:
+def test_an_address_is_shown_as_its_host() -> None:
     assert shown_url(HOOK) == "https://hooks.example.org/…"
     assert shown_url("http://helix:8000") == "http://helix:8000"
 
@@ -117,7 +117,7 @@ def test_sentences() -> None:
     assert is_clean(first_line(ValueError(TEXT)))
 
 
-def test_what_a_shell_prints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     output = Output(as_json=False)
     output.line(TEXT)
     output.table([(TEXT, "x")])
@@ -130,7 +130,7 @@ def test_what_a_shell_prints(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_is_kept_of_runs_and_events() -> None:
+def test_secrets_are_not_stored_in_runs_and_events() -> None:
     run = Run.objects.create(operation="x", store="agentos", location="x", identity="x", error=TEXT)
     Run.objects.filter(pk=run.pk).update(waiting=TEXT)
     run.refresh_from_db()
@@ -141,7 +141,7 @@ def test_what_is_kept_of_runs_and_events() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_messages_and_why_they_did_not_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_and_their_delivery_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "ALERT_EMAILS", [])
 
     def refuse(url: str, **options: Any) -> Any:

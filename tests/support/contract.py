@@ -386,7 +386,7 @@ class Contract:
 
     # --- rows that cannot be changed --------------------------------------------------------------------
 
-    def test_row_whose_change_raises_fails(
+    def test_a_row_whose_processing_raises_fails(
         self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         bad = self.a_change(before, after)
@@ -407,7 +407,7 @@ class Contract:
         self.check_retried(store, run, after)
 
     @pytest.mark.parametrize("size", [1, 500])
-    def test_row_whose_write_fails_is_failed(self, store: Store, before: Tables, after: Tables, size: int) -> None:
+    def test_a_row_whose_write_is_refused_fails(self, store: Store, before: Tables, after: Tables, size: int) -> None:
         bad = self.a_change(before, after)
         mend = forbid(store, self.table, bad)
         run = self.execute(store, batch_size=size)

@@ -139,7 +139,7 @@ def test_without_javascript(open_page, live_server, audits):
     expect(page.get_by_role("button", name=re.compile("Undo .* row change"))).to_be_visible()
 
 
-def test_it_says_when_the_server_is_away(open_page, live_server, audits):
+def test_it_reports_an_unreachable_server(open_page, live_server, audits):
     page = open_page()
     plan(page, live_server)
     page.get_by_role("button", name="Fill 35 audits").click()

@@ -242,7 +242,7 @@ def test_stopped_by_a_signal(console: Console, number: signal.Signals) -> None:
     result = check_done(console, console.backfill("--batch-size", "50").end(), before)
 
 
-def test_twice_at_once_and_frozen(console: Console) -> None:
+def test_two_commands_at_once_and_a_frozen_process(console: Console) -> None:
     """The second command names the run of the first. After the lease it takes over, and the first is fenced."""
     before = console.dump()
     first = console.backfill(accident={"at": "after the image", "call": 4, "signal": "SIGSTOP"})
@@ -302,7 +302,7 @@ def test_locked_store(console: Console) -> None:
     check_done(console, process.end(), before)
 
 
-def test_another_file_in_its_place(console: Console) -> None:
+def test_a_replaced_file(console: Console) -> None:
     """Undo and resume refuse another file. The same command starts a run on the new database."""
     before = console.dump()
     code, _, said = console.backfill(accident={"at": "after the image", "call": 4, "signal": "SIGKILL"}).end()
