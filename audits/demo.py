@@ -15,7 +15,7 @@ from audits.extraction import KEYS
 from audits.models import GuardianVerdict, InboxEntry, TaskAudit
 from opsconsole.formatting import format_number
 from opsconsole.stores.store import Store
-from tasks.agentos.demo import load_task_rows
+from tasks.agentos.demo import BEGIN, load_task_rows
 from tasks.agentos.models import Task
 
 TASKS = 60
@@ -23,7 +23,6 @@ AUDITS = 5_000
 BROKEN = 14
 SINCE_V21 = 190  # supervisor audits with both columns
 OLDER = 2_014  # supervisor audits without them, including the broken ones
-BEGIN = datetime(2026, 1, 5, 8)  # noqa: DTZ001  # the store's times are UTC without a zone
 APART = timedelta(minutes=7, seconds=13)
 
 GOALS = (
@@ -59,7 +58,7 @@ SOURCE_KEYS, PROCESSED_KEYS = KEYS.values()
 
 
 def load() -> Iterator[str]:
-    """Fill the managed AgentOS store if it is empty. Yield what was done. The rows are always the same."""
+    """Fill the managed AgentOS store if it is empty. Yield what was done. Only times differ between calls."""
     store = Store("agentos", "agentos")
     if not store.managed:
         yield _("%(store)s: attached, no sample data") % {"store": store.alias}

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 from django.utils.translation import gettext as _
 
@@ -25,7 +26,7 @@ from roadmaps.models import (
 INCIDENT_TASK = "49961d40-0cac-4255-abba-adad0b901056"
 INCIDENT_ROADMAP = "agent-performance-tuning-x5y9z2w8"
 GENERATED = 27
-BEGIN = datetime(2026, 1, 12, 9, 30)  # noqa: DTZ001  # times of the store have no zone
+WORKED, STOPPED = timedelta(minutes=47), timedelta(minutes=52)  # how long the stuck task worked, and ago
 TOPICS = (
     "Agent performance tuning",
     "PostgreSQL for application developers",
@@ -48,7 +49,7 @@ Status = RoadmapTask.Status
 
 
 def load() -> Iterator[str]:
-    """Fill an empty managed store, always with the same rows. Yield what was done."""
+    """Fill an empty managed store. Yield what was done. Only the times differ from one call to another."""
     store = Store("roadmaps", "roadmaps")
     if not store.managed:
         yield _("%(store)s is attached, so no sample data was added.") % {"store": store.alias}
@@ -77,7 +78,8 @@ class _Sample:
         self.rng = Random(number)
         self.number = number
         self.key = INCIDENT_ROADMAP if number == 0 else f"{TOPICS[number].lower().replace(' ', '-')}-{self._short()}"
-        self.at = BEGIN + number * timedelta(hours=31)
+        now = datetime.now(settings.ROADMAPS_TIME_ZONE).replace(tzinfo=None)  # times of the store have no zone
+        self.at = now - STOPPED - WORKED - number * timedelta(hours=31)
         self.tutorials: list[TutorialMetadata] = []
         self.resources: list[ResourceRecommendationMetadata] = []
         self.quizzes: list[QuizMetadata] = []
@@ -119,7 +121,7 @@ class _Sample:
         self.task = self._task([concept["concept_id"] for concept in concepts])
 
     def _task(self, concepts: list[str]) -> RoadmapTask:
-        finished = self.at + timedelta(minutes=47)
+        finished = self.at + WORKED
         failed = concepts[len(concepts) - self.failed :]
         over = self.number != 0
         return RoadmapTask(

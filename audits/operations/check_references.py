@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from audits.models import GuardianVerdict, InboxEntry, TaskAudit
 from opsconsole.engine.checks import Check, FindingData
-from opsconsole.engine.operation import Schedule
+from opsconsole.engine.operation import Priority, Schedule
 from tasks.agentos.cycles import cycles
 from tasks.agentos.models import (
     KbChunk,
@@ -130,10 +130,11 @@ class CheckReferences(Check):
         table = child._meta.db_table
         for missing, count, first in rows.iterator(chunk_size=READ_ROWS):
             data = {"table": table, "column": column, "missing": missing, "rows": count, "first": str(first)}
-            yield FindingData(reference.code, f"{reference.rule} {missing}", data)
+            yield FindingData(reference.code, f"{reference.rule} {missing}", data, Priority.PERIODIC.value)
 
     def _cycles(self) -> Iterator[FindingData]:
         edges = TaskDependency.objects.using(self.store.alias).values_list("task_id", "depends_on_task_id")
         for cycle in cycles(edges.iterator(chunk_size=READ_ROWS)):
             shown = ", ".join(cycle[:SHOWN_TASKS])
-            yield FindingData("dependency_cycle", cycle[0], {"size": len(cycle), "tasks": shown})
+            data = {"size": len(cycle), "tasks": shown}
+            yield FindingData("dependency_cycle", cycle[0], data, Priority.PERIODIC.value)

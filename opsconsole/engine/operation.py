@@ -17,7 +17,7 @@ from django.db import models
 from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext, ngettext_lazy, pgettext_lazy
+from django.utils.translation import ngettext, ngettext_lazy
 
 from opsconsole.engine import keyset
 from opsconsole.engine.causes import Cause
@@ -45,9 +45,9 @@ class Risk(models.TextChoices):
 class Priority(models.TextChoices):
     """The urgency of a problem, most urgent first."""
 
-    IMMEDIATE = "immediate", _("immediate")
-    PLANNED = "planned", pgettext_lazy("priority", "planned")
-    PERIODIC = "periodic", _("periodic")
+    IMMEDIATE = "immediate", _("critical")
+    PLANNED = "planned", _("this week")
+    PERIODIC = "periodic", _("low priority")
 
 
 def _without_params() -> Iterable[Mapping[str, Any]]:

@@ -43,6 +43,7 @@ PATIENCE_SECONDS = 0.9  # less than the wait for a lock, so that a waiting run r
 LOCKED_SECONDS = (0.1, 0.2, 0.4)  # between the attempts of a small run whose target is locked
 TICK_RETRIES, TICK_RETRY_SECONDS = 30, 60.0  # for a scheduled run whose store is unavailable
 WORKER_SEEN = timedelta(minutes=2)
+STARTING = "(starting)"  # in place of a host, of workers that have not reported yet
 KEEP_RESULTS = timedelta(days=7)
 OVERDUE = timedelta(minutes=15)  # a scheduled run that has not started by then is overdue
 
@@ -455,7 +456,21 @@ def heartbeat_name(host: str, cluster: str = "") -> str:
     return f"{cluster}@{host}"
 
 
+def announce_workers(*clusters: str) -> None:
+    """Record that workers of these clusters are being started, until they report."""
+    for cluster in clusters:
+        host = heartbeat_name(STARTING, cluster)
+        Heartbeat.objects.update_or_create(host=host, defaults={"at": timezone.now()})
+
+
+def worker_starts(cluster: str = "") -> bool:
+    """Return whether a worker of this cluster was started a short time ago."""
+    host = heartbeat_name(STARTING, cluster)
+    return Heartbeat.objects.filter(host=host, at__gt=timezone.now() - WORKER_SEEN).exists()
+
+
 def worker_seen(cluster: str = "") -> datetime | None:
     """Return when a worker of this cluster was last seen alive, on any host."""
-    newest = Heartbeat.objects.filter(host__startswith=f"{cluster}@").order_by("-at").first()
+    seen = Heartbeat.objects.filter(host__startswith=f"{cluster}@").exclude(host=heartbeat_name(STARTING, cluster))
+    newest = seen.order_by("-at").first()
     return newest.at if newest else None

@@ -311,6 +311,8 @@ def worker_missing(cluster: str = "") -> str:
     seen = queue.worker_seen(cluster)
     if seen is not None and timezone.now() - seen < queue.WORKER_SEEN:
         return ""
+    if queue.worker_starts(cluster):
+        return _("Starting… The worker reports within a minute.")
     command = f"Q_CLUSTER_NAME={cluster} python manage.py qcluster" if cluster else "python manage.py qcluster"
     if seen is None:
         return _("No worker has been seen yet. Start one with: %(command)s") % {"command": command}

@@ -1,4 +1,4 @@
-"""Sample data of the dashboard: every check runs once, and every store is measured."""
+"""Sample data of the dashboard: every check runs once, and every store is measured and backed up."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.checks import Check
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Trigger
+from opsconsole.engine.operation import Operation
 from opsconsole.engine.registry import InvalidParameters
 from opsconsole.monitoring import measurements
 from opsconsole.monitoring.models import Measurement
@@ -22,22 +23,25 @@ from opsconsole.stores.store import StoreUnavailable, all_stores
 def load() -> Iterator[str]:
     if Measurement.objects.exists():
         return
-    scans = sum(scan(cls) for cls in registry.operations().values() if issubclass(cls, Check))
+    scans = sum(run(cls) for cls in registry.operations().values() if issubclass(cls, Check))
     for store in all_stores():
         with suppress(StoreUnavailable):
             measurements.measure(store)
-    yield _("Console: %(scans)d checks were run, and all stores were measured.") % {"scans": scans}
+    backups = run(registry.operations()["backups.backup_store"])
+    yield _("Console: %(scans)d checks were run, and %(backups)d stores were measured and backed up.") % {
+        "scans": scans,
+        "backups": backups,
+    }
 
 
-def scan(cls: type[Check]) -> int:
-    """Run a check for each of its scheduled parameters. Return the number of scans."""
+def run(cls: type[Operation]) -> int:
+    """Run an operation for each of its scheduled parameters. Return the number of runs."""
     made = 0
     actor = Actor("demo", socket.gethostname(), Trigger.SHELL)
     for values in registry.scheduled_params(cls):
         with suppress(StoreUnavailable, InvalidParameters):
             params = registry.clean(cls, values)
             planned = planner.plan(planner.operation_on(cls, stored_plans.store_for(cls, params), params))
-            run = lifecycle.confirm(lifecycle.create_run(planned, actor), actor, background=False)
-            Executor(run).work()
+            Executor(lifecycle.confirm(lifecycle.create_run(planned, actor), actor, background=False)).work()
             made += 1
     return made

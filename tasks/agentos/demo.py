@@ -9,7 +9,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -34,7 +34,8 @@ from tasks.agentos.models import (
     WebuiSession,
 )
 
-BEGIN = datetime(2026, 1, 5, 8)  # noqa: DTZ001  # the store's times are UTC without a zone
+# The store's times are UTC without a zone. The newest audit of `audits.demo` is about an hour old.
+BEGIN = datetime.now(UTC).replace(tzinfo=None, minute=0, second=0, microsecond=0) - timedelta(days=25, hours=2)
 SESSIONS = 20
 DIMENSIONS = 64
 EXPIRED = 12  # memory items
@@ -135,7 +136,7 @@ ARTIFACTS = (
 
 
 def load() -> Iterator[str]:
-    """Fill the empty tables of the managed AgentOS store. Yield what was done. The rows are always the same."""
+    """Fill the empty tables of the managed AgentOS store. Yield what was done. Only times differ between calls."""
     store = Store("agentos", "agentos")
     if not store.managed:
         return

@@ -33,6 +33,7 @@ DIRTY: dict[str, tuple[str, list[tuple[str, int, bool]]]] = {
     "E": ("IN_PROGRESS", [("COMPLETED", 0, True), ("FAILED", 1, False), ("PENDING", 0, False)]),
     "F": ("IN_PROGRESS", [("COMPLETED", 0, True), ("RETRYING", 1, True)]),
 }
+STALLED = (DIRTY["D"], DIRTY["E"])
 HEALTHY: list[tuple[str, list[tuple[str, int, bool]]]] = [
     ("COMPLETED", [("COMPLETED", 0, True)] * 5),
     ("COMPLETED", [("COMPLETED", 0, True)] * 3),
@@ -60,9 +61,10 @@ def _load() -> int:
     now = datetime.now(UTC).replace(microsecond=0)
     kinds = [*DIRTY.values(), *(HEALTHY[number % len(HEALTHY)] for number in range(JOBS - len(DIRTY)))]
     chance.shuffle(kinds)
+    kinds.sort(key=lambda kind: kind in STALLED)  # the newest job has had no activity for 9 hours
     tasks: list[tuple[HelixTask, bool]] = []
     for number, (status, parts) in enumerate(kinds):
-        at = now - timedelta(hours=9 * (JOBS - number), minutes=chance.randrange(60))
+        at = now - timedelta(hours=9 * (JOBS - number), minutes=50)
         topic = chance.choice(TOPICS)
         job = HelixJob.objects.create(
             status=status,

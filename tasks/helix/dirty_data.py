@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from django.conf import settings
 from django.db.models.expressions import RawSQL
 
+from opsconsole.engine.operation import Priority
 from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store
 from tasks.helix.models import HelixArtifact, HelixJob, HelixTask
@@ -99,6 +100,13 @@ def orphaned_tasks(store: Store) -> list[int]:
     with store.connection.cursor() as cursor:
         cursor.execute(sql)
         return [row[0] for row in cursor.fetchall()]
+
+
+def priority_of(job_status: str | None) -> str:
+    """Return the priority of a finding about a job in this status. In development every finding is periodic."""
+    if settings.ENVIRONMENT == "development":
+        return Priority.PERIODIC.value
+    return Priority.IMMEDIATE.value if job_status == "IN_PROGRESS" else Priority.PLANNED.value
 
 
 def among(store: Store, keys: Sequence[Key]) -> RawSQL:

@@ -404,7 +404,7 @@ def test_the_demo_has_something_in_every_table(alices, managed):
     counts = {table: managed.execute(f"SELECT COUNT(*) FROM {table}")[0][0] for table, *_rest in TABLES.values()}
     assert min(counts.values()) > 0, counts
     assert counts["webui_sessions"] == 20
-    assert managed.execute("SELECT COUNT(*) FROM memory_items WHERE expires_at < '2026-06-01'") == [(12,)]
+    assert managed.execute("SELECT COUNT(*) FROM memory_items WHERE expires_at < datetime('now')") == [(12,)]
     gone = "SELECT COUNT(*) FROM task_artifact_ref WHERE task_id NOT IN (SELECT task_id FROM tasks)"
     assert managed.execute(gone) == [(1,)]
     task = f"01JHT{5:021d}"

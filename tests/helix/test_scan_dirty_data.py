@@ -151,7 +151,7 @@ def test_findings_are_stored_and_reported_once(make_helix):
     assert (first.status, first.after["new"]) == (Status.SUCCEEDED, len(helix.expected(helix.one_of_each())))
     told = Alert.objects.get()
     assert "7 new findings of helix.scan_dirty_data in helix" in told.subject
-    assert "A: 1 (periodic)" in told.text
+    assert "A: 1 (low priority)" in told.text
 
     second = execute_run(operation_called(SCAN))
     assert (second.after["new"], second.after["persisting"]) == (0, 7)

@@ -99,7 +99,7 @@ class Migration(migrations.Migration):
                 (
                     "priority",
                     models.CharField(
-                        choices=[("immediate", "immediate"), ("planned", "planned"), ("periodic", "periodic")],
+                        choices=[("immediate", "critical"), ("planned", "this week"), ("periodic", "low priority")],
                         max_length=20,
                         verbose_name="priority",
                     ),
@@ -357,7 +357,7 @@ class Migration(migrations.Migration):
                 (
                     "priority",
                     models.CharField(
-                        choices=[("immediate", "immediate"), ("planned", "planned"), ("periodic", "periodic")],
+                        choices=[("immediate", "critical"), ("planned", "this week"), ("periodic", "low priority")],
                         max_length=20,
                         verbose_name="priority",
                     ),

@@ -227,7 +227,7 @@ class CheckStore(Check):
                 rows, keys = self._broken(table, column)
                 if rows:
                     data = {"table": table, "column": column, "rows": rows, "keys": ", ".join(map(str, keys))}
-                    yield FindingData("invalid_json", f"{table}.{column}", data)
+                    yield FindingData("invalid_json", f"{table}.{column}", data, Priority.PERIODIC.value)
 
     def _broken(self, table: str, column: str) -> tuple[int, list[Any]]:
         """Return the number of rows with invalid JSON, and the keys of the first ones."""

@@ -10,10 +10,10 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.checks import Check, FindingData
-from opsconsole.engine.operation import Priority, Schedule
+from opsconsole.engine.operation import Schedule
 from opsconsole.stores.rows import Key
 from tasks.helix.causes import CAUSES
-from tasks.helix.dirty_data import NEEDS, QUERIES, among, find
+from tasks.helix.dirty_data import NEEDS, QUERIES, among, find, priority_of
 from tasks.helix.models import HelixJob, HelixTask
 
 RISKS = {"production": "high", "staging": "medium", "development": "low"}
@@ -62,7 +62,7 @@ class ScanDirtyData(Check):
                 artifacts.append(artifact)
         for (job, missing), (status, tasks, artifacts) in found.items():
             data = {"job_id": job, "task_ids": sorted(set(tasks)), "artifact_ids": sorted(artifacts)}
-            yield FindingData(rule, f"task {missing}" if job is None else str(job), data, _priority(status))
+            yield FindingData(rule, f"task {missing}" if job is None else str(job), data, priority_of(status))
 
     def sentence(self, found: FindingData) -> str:
         counts = {"tasks": len(found.data["task_ids"]), "artifacts": len(found.data["artifact_ids"])}
@@ -90,10 +90,3 @@ class ScanDirtyData(Check):
     def result_notes(cls, figures: Mapping[str, int]) -> list[str]:
         label = RISK_LABELS[RISKS[settings.ENVIRONMENT]]
         return [gettext("Risk of cleaning in this environment: %(risk)s.") % {"risk": label}]
-
-
-def _priority(job_status: str | None) -> str:
-    """Return the priority of a finding: immediate for a job in progress, planned for a job that has ended."""
-    if settings.ENVIRONMENT == "development":
-        return Priority.PERIODIC.value
-    return Priority.IMMEDIATE.value if job_status == "IN_PROGRESS" else Priority.PLANNED.value

@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.stores.rows import Key
 from tasks.helix.causes import LEFT_ARTIFACTS, WITHOUT_ARTIFACT
-from tasks.helix.dirty_data import FETCHED_ROWS, NEEDS
+from tasks.helix.dirty_data import FETCHED_ROWS, NEEDS, priority_of
 from tasks.helix.models import HelixJob
 
 QUERIES = {
@@ -56,4 +56,4 @@ class VerifyDirtyCleanup(Check):
             while rows := cursor.fetchmany(FETCHED_ROWS):
                 for row in rows:
                     data: dict[str, Any] = dict(zip(COLUMNS[rule], row, strict=True))
-                    yield FindingData(rule, str(row[0]), data)
+                    yield FindingData(rule, str(row[0]), data, priority_of(None))

@@ -19,6 +19,7 @@ from django.utils.translation import gettext_noop
 
 from opsconsole.cli.command import EXIT_FAILED, ConsoleCommand, Refused, require_environment, require_setup
 from opsconsole.console.accounts import create_superuser
+from opsconsole.engine import queue
 from opsconsole.engine.operation import LONG_CLUSTER
 from opsconsole.env import Environment, whole_number
 
@@ -48,6 +49,7 @@ class Command(ConsoleCommand):
         port = _free_port()
         login = _login()
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))  # a closed terminal stops the demo
+        queue.announce_workers("", LONG_CLUSTER)
         children: list[Child] = []
         try:
             children.append(
