@@ -228,6 +228,10 @@ def difference(before: Any, after: Any) -> SafeString:
     )
     rest = min(len(before), len(after)) - head
     tail = next((i for i in range(rest) if before[-1 - i] != after[-1 - i]), rest)
+    while head and _in_word(before[head - 1]):  # mark whole words
+        head -= 1
+    while tail and _in_word(before[-tail]):
+        tail -= 1
     return format_html(
         '<span>{}<del>{}</del>{}</span> <span aria-hidden="true">→</span> <span>{}<ins>{}</ins>{}</span>',
         before[:head],
@@ -237,6 +241,10 @@ def difference(before: Any, after: Any) -> SafeString:
         after[head : len(after) - tail],
         after[len(after) - tail :],
     )
+
+
+def _in_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
 
 
 def _value(value: Any) -> SafeString | str:

@@ -408,7 +408,7 @@ UNFOLD = {
         lambda request: static("opsconsole/dashboard.css"),
     ],
     "SCRIPTS": [lambda request: static("opsconsole/console.js")],
-    "SIDEBAR": {"show_search": True, "navigation": "opsconsole.console.base_admin.navigation"},
+    "SIDEBAR": {"show_search": False, "navigation": "opsconsole.console.navigation.navigation"},
     "COLORS": {
         "primary": {
             "50": "oklch(97% .014 254.6)",

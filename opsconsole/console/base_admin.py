@@ -1,8 +1,7 @@
-"""The base of all admin classes, the sidebar, and the admin of accounts."""
+"""The base of all admin classes, and the admin of accounts."""
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from django.conf import settings
@@ -11,11 +10,8 @@ from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
 from django.core.paginator import Paginator
-from django.db import models
 from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
 from django.utils.functional import cached_property
-from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from unfold.admin import ModelAdmin
@@ -27,8 +23,6 @@ from opsconsole.console.actors import actor_of
 from opsconsole.engine.audit_log import record
 from opsconsole.engine.models import Freeze
 from opsconsole.formatting import environment_label, format_number
-from opsconsole.stores.platforms import platform_apps, platform_pages, store_titles
-from opsconsole.stores.router import DEFAULT, store_of
 
 COUNT_CAP = 10_000
 
@@ -133,86 +127,6 @@ def site_context(request: HttpRequest) -> dict[str, Any]:
 def title_prefix(request: HttpRequest) -> str:
     """Return a prefix of the titles of browser tabs, so that they tell production apart."""
     return "" if settings.ENVIRONMENT == "development" else f"[{environment_label()}]"
-
-
-ICONS = {
-    "auth.user": "person",
-    "auth.group": "group",
-    "accounts.token": "key",
-    "operations.run": "play_circle",
-    "operations.event": "history",
-    "stores.backup": "archive",
-    "operations.alert": "notifications",
-    "operations.finding": "report",
-    "django_q.schedule": "schedule",
-    "django_q.ormq": "hourglass_top",
-    "django_q.success": "task_alt",
-    "django_q.failure": "error",
-}
-
-
-@cache
-def _icons() -> dict[str, str]:
-    own = {f"{app.label}.{model}": icon for app in platform_apps() for model, icon in app.icons.items()}
-    return {**ICONS, **own}
-
-
-def navigation(request: HttpRequest) -> list[dict[str, Any]]:
-    """Return the sidebar: the console's pages, then the tables of each store that the user may view."""
-    groups: dict[str, list[type[models.Model]]] = {
-        name: [] for name in ("operations", *store_titles(), "django_q", "auth")
-    }
-    for model, model_admin in admin.site._registry.items():
-        if model_admin.has_view_permission(request):
-            store, label = store_of(model), model._meta.app_label
-            groups.setdefault(PLACES.get(label, label) if store == DEFAULT else store, []).append(model)
-    items = {name: [_table(model) for model in found] for name, found in groups.items()}
-    if request.user.has_perm("operations.view_run"):
-        items["operations"] = [
-            _page(request, "admin:index", _("Dashboard"), "monitor_heart"),
-            _page(request, "stores", _("Stores"), "database"),
-            _page(request, "operations", _("All operations"), "tactic"),
-            *items["operations"],
-            _page(request, "freeze", _("Freeze all runs"), "emergency_home"),
-        ]
-    items["auth"].append(_page(request, "sessions", _("Sessions"), "devices"))
-    titles = {**store_titles(), "operations": _("Operations"), "django_q": _("Queue"), "auth": _("Accounts")}
-    platform_items = [
-        _page(request, page.name, str(page.title), page.icon)
-        for page in platform_pages()
-        if any(map(request.user.has_perm, page.permissions))
-    ]
-    return [
-        *([{"items": platform_items}] if platform_items else []),
-        *(
-            {"title": titles.get(name, name), "separator": True, "items": found}
-            for name, found in items.items()
-            if found
-        ),
-    ]
-
-
-PLACES = {"accounts": "auth", "stores": "operations"}  # app → the group that shows its tables
-NAMES = {
-    "django_q.schedule": gettext_lazy("Schedules"),
-    "django_q.ormq": gettext_lazy("Waiting jobs"),
-    "django_q.success": gettext_lazy("Finished jobs"),
-    "django_q.failure": gettext_lazy("Failed jobs"),
-}
-
-
-def _table(model: type[models.Model]) -> dict[str, Any]:
-    meta = model._meta
-    return {
-        "title": NAMES.get(meta.label_lower) or capfirst(meta.verbose_name_plural),
-        "icon": _icons().get(meta.label_lower, "table_rows"),
-        "link": reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist"),
-    }
-
-
-def _page(request: HttpRequest, name: str, title: str, icon: str) -> dict[str, Any]:
-    url = reverse(name)
-    return {"title": title, "icon": icon, "link": url, "active": request.path == url}
 
 
 # --- accounts -----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from django.utils.translation import ngettext
 
 from opsconsole.console.actors import actor_of
 from opsconsole.console.incident_page import VARIANTS
-from opsconsole.engine import history, incidents, lifecycle, queue, repairs, wording
+from opsconsole.engine import history, incidents, lifecycle, queue, registry, repairs, wording
 from opsconsole.engine.labels import STATUS_VARIANTS, operation_title, result_label
 from opsconsole.engine.models import ENDED, RESUMABLE, Incident, IncidentQuerySet, Run, Status
 from opsconsole.engine.operation import LONG_CLUSTER, Priority
@@ -28,6 +28,8 @@ from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import Store
 
 SHOWN_INCIDENTS = 7
+ALWAYS_SHOWN = 5  # incidents; more are shown if their priority is not low
+NAMED_LOW = 2  # incidents of low priority
 SHOWN_RUNS = 8
 ATTENTION_DAYS = 7
 OLD_SCANS = timedelta(hours=2)
@@ -127,12 +129,30 @@ class Dashboard:
 
     @cached_property
     def lines(self) -> list[IncidentLine]:
-        shown = self._active.worst_first().select_related("owner").defer("history")[:SHOWN_INCIDENTS]
+        shown = self._active.worst_first().select_related("owner").defer("history")[: self._shown]
         return [self._line(incident) for incident in shown]
 
     @property
+    def _urgent(self) -> int:
+        return sum(group["incidents"] for group in self._groups if group["priority"] != Priority.PERIODIC)
+
+    @property
+    def _shown(self) -> int:
+        return min(max(self._urgent, ALWAYS_SHOWN), SHOWN_INCIDENTS)
+
+    @property
     def more(self) -> int:
-        return max(self.count - SHOWN_INCIDENTS, 0)
+        return max(self.count - self._shown, 0)
+
+    @cached_property
+    def more_text(self) -> str:
+        """Return how many incidents are not shown. If all of them have a low priority, name the first ones."""
+        count = format_number(self.more)
+        if self._urgent > self._shown:
+            return ngettext("%(count)s more incident", "%(count)s more incidents", self.more) % {"count": count}
+        named = self._active.worst_first().defer("history")[self._shown :][:NAMED_LOW]
+        names = ", ".join(incidents.title_of(one) for one in named) + (" …" if self.more > NAMED_LOW else "")
+        return _("%(count)s more with low priority: %(names)s") % {"count": count, "names": names}
 
     def _line(self, incident: Incident) -> IncidentLine:
         repair = None
@@ -207,6 +227,10 @@ class Dashboard:
         return min((at for alias, at in self._checked.items() if alias not in self.states.down), default=None)
 
     @property
+    def checked_age(self) -> str:
+        return "" if self.checked_at is None else duration((self.now - self.checked_at).total_seconds())
+
+    @property
     def is_old(self) -> bool:
         return self.checked_at is not None and self.now - self.checked_at > OLD_SCANS
 
@@ -240,9 +264,10 @@ class Dashboard:
     @cached_property
     def repaired_today(self) -> list[RunLine]:
         """Return the runs that changed rows of a store today. An undo is not a repair and is not listed."""
+        others = [name for name, cls in registry.operations().items() if not cls.writes_store]
         midnight = self.now.astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
         ended = _runs().filter(status__in=list(ENDED), finished_at__gte=midnight, changed__gt=0)
-        runs = list(ended.exclude(store=DEFAULT).exclude(operation=history.UNDO)[:SHOWN_RUNS])
+        runs = list(ended.exclude(store=DEFAULT).exclude(operation__in=[history.UNDO, *others])[:SHOWN_RUNS])
         undone = history.undone_by(runs)
         return [_run_line(run, undone.get(run.pk)) for run in runs]
 

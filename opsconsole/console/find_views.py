@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from django.contrib.admin.utils import quote
@@ -13,11 +14,12 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from opsconsole.console.base_admin import navigation
+from opsconsole.console.navigation import navigation
 from opsconsole.console.operation_views import render_page
 from opsconsole.engine import incidents, registry
 from opsconsole.engine.find import MAX_COUNT, Found, Hit, find
 from opsconsole.engine.labels import operation_title
+from opsconsole.engine.models import Incident
 from opsconsole.formatting import format_number
 from opsconsole.stores.platforms import store_titles
 
@@ -40,7 +42,7 @@ def find_page(request: HttpRequest) -> HttpResponse:
     found = find(text, request.user)
     pages = _pages(request, text) if text else []
     lines = [
-        *_incident_links(found),
+        *_incident_links([*found.incidents, *found.incidents_of_rows]),
         *_run_links(found),
         *(link for hit in found.hits if (link := _row_link(hit, text))),
     ]
@@ -51,10 +53,10 @@ def find_page(request: HttpRequest) -> HttpResponse:
     return render_page(request, "console/find.html", _("Find"), found=found, lines=[*lines, *pages], text=text)
 
 
-def _incident_links(found: Found) -> list[Link]:
+def _incident_links(found: Iterable[Incident]) -> list[Link]:
     return [
         Link(_("incident"), capfirst(incidents.title_of(one)), reverse("incident", args=[one.pk]), str(one.state.label))
-        for one in found.incidents
+        for one in found
     ]
 
 

@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 from django.db import DatabaseError, InterfaceError, models
 from django.utils.translation import gettext as _
 
-from opsconsole.engine import incidents
+from opsconsole.engine import incidents, repairs
 from opsconsole.engine.models import Incident, Run
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.platforms import StoreAppConfig, platform_apps
@@ -46,10 +46,16 @@ class Found(NamedTuple):
         return not (self.hits or self.runs or self.incidents)
 
     @property
+    def incidents_of_rows(self) -> list[Incident]:
+        """Return the open incidents about the rows that were found."""
+        found = {hit.incident.pk for hit in self.hits if hit.incident is not None}
+        return list(Incident.objects.filter(pk__in=found).worst_first()) if found else []
+
+    @property
     def single_incident(self) -> Incident | None:
         """Return the only open incident about what was found."""
-        about = {hit.incident for hit in self.hits if hit.incident is not None}
-        return about.pop() if len(about) == 1 and not self.runs and not self.incidents else None
+        about = self.incidents_of_rows
+        return about[0] if len(about) == 1 and not self.runs and not self.incidents else None
 
 
 def find(text: str, user: Any) -> Found:
@@ -104,7 +110,8 @@ def _hits(app: StoreAppConfig, store: Store, text: str, user: Any, found: Found)
 
 
 def _open_incident(identity: str, table: str, key: Any) -> Incident | None:
-    return incidents.incidents_of_row(identity, table, key).active().worst_first().first()
+    found = incidents.incidents_of_row(identity, table, key).active().worst_first().first()
+    return found or repairs.incident_of_waiting_row(identity, table, key)
 
 
 def _value(field: Any, text: str) -> Any:

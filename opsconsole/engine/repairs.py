@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import orjson
@@ -84,6 +85,18 @@ def repairs_of(incident: Incident) -> list[Repair]:
     names = cause.repairs if cause is not None else ()
     known = registry.operations()
     return [assess(incident, known[name]) for name in names if name in known]
+
+
+def incident_of_waiting_row(identity: str, table: str, key: Key) -> Incident | None:
+    """Return the active incident of the rows that wait for a repair, if this row is one of them."""
+    for incident in Incident.objects.active().filter(identity=identity, table=table, is_count=True):
+        cls = registry.operations().get(incident.source)
+        if cls is None:
+            continue
+        with suppress(InvalidParameters, PlanRefused, StoreUnavailable):
+            if operation_for(incident, cls).queryset().filter(pk=key).exists():
+                return incident
+    return None
 
 
 def recommended(repairs: Sequence[Repair]) -> Repair | None:

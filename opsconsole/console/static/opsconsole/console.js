@@ -22,7 +22,7 @@ document.addEventListener("htmx:afterSettle", () => localTimes(document));
 document.addEventListener("click", async (event) => {
   const copy = event.target.closest("[data-copy]");
   if (copy) {
-    await navigator.clipboard.writeText(copy.dataset.copy);
+    await navigator.clipboard.writeText(copy.dataset.copy || location.href);
     copy.classList.add("copied");
     setTimeout(() => copy.classList.remove("copied"), 1500);
   }

@@ -1,0 +1,112 @@
+"""The sidebar: the pages that people use first, the tables of each store, and everything else."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from django.contrib import admin
+from django.db import models
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.text import capfirst
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from opsconsole.engine.models import Incident, Run
+from opsconsole.stores.platforms import platform_apps, store_titles
+from opsconsole.stores.router import DEFAULT, store_of
+
+ICONS = {
+    "auth.user": "person",
+    "auth.group": "group",
+    "accounts.token": "key",
+    "operations.incident": "crisis_alert",
+    "operations.run": "play_circle",
+    "operations.event": "history",
+    "stores.backup": "archive",
+    "operations.alert": "notifications",
+    "operations.finding": "report",
+    "django_q.schedule": "schedule",
+    "django_q.ormq": "hourglass_top",
+    "django_q.success": "task_alt",
+    "django_q.failure": "error",
+}
+NAMES = {
+    "django_q.schedule": gettext_lazy("Schedules"),
+    "django_q.ormq": gettext_lazy("Waiting jobs"),
+    "django_q.success": gettext_lazy("Finished jobs"),
+    "django_q.failure": gettext_lazy("Failed jobs"),
+}
+GROUPS = {"accounts": "auth", "stores": "operations"}  # app → the group that shows its tables
+
+
+@cache
+def _icons() -> dict[str, str]:
+    own = {f"{app.label}.{model}": icon for app in platform_apps() for model, icon in app.icons.items()}
+    return {**ICONS, **own}
+
+
+def navigation(request: HttpRequest) -> list[dict[str, Any]]:
+    """Return the groups of the sidebar, with what the user may view. A group with `folded` opens on a click."""
+    visible = [model for model, shown in admin.site._registry.items() if shown.has_view_permission(request)]
+    first = [_table(model) for model in (Incident, Run) if model in visible]
+    if Incident in visible:
+        first[0] |= {"badge": Incident.objects.active().count(), "badge_label": _("open incidents")}
+    more: list[dict[str, Any]] = []
+    if request.user.has_perm("operations.view_run"):
+        first = [
+            _page(request, "admin:index", _("Dashboard"), "monitor_heart"),
+            *first,
+            _page(request, "operations", _("Operations"), "tactic"),
+            _page(request, "stores", _("Stores and backups"), "database"),
+        ]
+        more = [
+            _page(request, "freeze", _("Freeze all runs"), "emergency_home"),
+            _page(request, "trends", _("Trends"), "monitoring"),
+        ]
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for model in visible:
+        store, label = store_of(model), model._meta.app_label
+        if model not in {Incident, Run}:
+            group = GROUPS.get(label, label) if store == DEFAULT else store
+            tables.setdefault(group, []).append(_table(model))
+    for app in platform_apps():
+        tables.setdefault(app.store, [])[:0] = [
+            _page(request, page.name, str(page.title), page.icon)
+            for page in app.pages
+            if any(map(request.user.has_perm, page.permissions))
+        ]
+    tables.setdefault("auth", []).append(_page(request, "sessions", _("Sessions"), "devices"))
+    more += tables.pop("operations", [])
+    stores = [(title, tables.pop(name)) for name, title in store_titles().items() if name in tables]
+    titles = {"django_q": _("Queue"), "auth": _("Accounts")}
+    rest = [(titles.get(name, name), tables[name]) for name in dict.fromkeys([*titles, *tables]) if name in tables]
+    return [
+        {"items": first},
+        *_folded(_("Tables"), stores),
+        {"title": _("More"), "separator": True, "items": more},
+        *_folded("", rest),
+    ]
+
+
+def _folded(heading: str, groups: list[tuple[str, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """Return the groups that have items. The first one stands under the heading."""
+    shown = [{"title": title, "folded": True, "items": items} for title, items in groups if items]
+    if shown and heading:
+        shown[0] |= {"heading": heading, "separator": True}
+    return shown
+
+
+def _table(model: type[models.Model]) -> dict[str, Any]:
+    meta = model._meta
+    return {
+        "title": NAMES.get(meta.label_lower) or capfirst(meta.verbose_name_plural),
+        "icon": _icons().get(meta.label_lower, "table_rows"),
+        "link": reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist"),
+    }
+
+
+def _page(request: HttpRequest, name: str, title: str, icon: str) -> dict[str, Any]:
+    url = reverse(name)
+    return {"title": title, "icon": icon, "link": url, "active": request.path == url}
