@@ -1,4 +1,4 @@
-"""What holds for every operation there is, and for those still to come."""
+"""Rules for every operation, including future ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_operations_are_found() -> None:
 
 @every_operation
 def test_module_class_and_name_match(cls: type[Operation]) -> None:
-    """Module, class and name; the verb comes first, and the title is a line of words."""
+    """The name starts with a verb, and the title is one line of text."""
     module = cls.__module__.rpartition(".")[2]
     assert cls.__name__ == "".join(word.capitalize() for word in module.split("_"))
     assert cls.name.partition(".")[2] == module
@@ -49,12 +49,12 @@ def test_each_file_contains_one_operation(cls: type[Operation]) -> None:
         if issubclass(found, Operation) and found.__module__ == cls.__module__
     ]
     assert others == [cls]
-    assert inspect.getdoc(module), "the first line of the file says what it is for"
+    assert inspect.getdoc(module), "the module has no docstring"
 
 
 @every_operation
 def test_each_operation_has_a_test(cls: type[Operation]) -> None:
-    """A file of its own, by its name; one that changes rows of a platform inherits the contract."""
+    """The test file has the name of the operation. Operations that change rows inherit the contract."""
     name = f"test_{cls.__module__.rpartition('.')[2]}.py"
     file = next(TESTS.rglob(name), None)
     assert file is not None, f"{name} is missing"
@@ -82,8 +82,8 @@ def test_flags_match_the_fields_of_the_form(cls: type[Operation]) -> None:
 
 @every_operation
 def test_each_operation_declares_existing_columns(cls: type[Operation]) -> None:
-    """Tables and columns of its own store's models, or those of the run that it is about."""
-    if getattr(cls, "targets_run", False) or not hasattr(cls, "store_alias"):  # or of whatever store it is asked to
+    """They are columns of models of its store, or those of the run that it undoes or retries."""
+    if getattr(cls, "targets_run", False) or not hasattr(cls, "store_alias"):  # or it works on any store
         return
     tables = {model._meta.db_table: model for model in apps.get_models() if _store(model) == cls.store_alias}
     for table, columns in cls.writes.items():
@@ -135,7 +135,7 @@ def test_the_audit_log_is_append_only() -> None:
 
 
 def test_names_of_a_catalogue_are_quoted_in_one_place() -> None:
-    """Django's own quoting neither doubles quotes nor quotes what looks quoted already."""
+    """Django's quoting does not double quotes, and leaves names unchanged that look quoted."""
     root = TESTS.parent
     files = [path for app in ("opsconsole", "tasks", "audits", "roadmaps") for path in (root / app).rglob("*.py")]
     assert len(files) > 100

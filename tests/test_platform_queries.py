@@ -47,7 +47,7 @@ ROADMAPS = {
     " WHERE content_status IN ('pending', 'generating')",
 }
 AGENTOS = {
-    "tasks to begin or to go on with": "SELECT task_id FROM tasks"
+    "tasks to start or to continue": "SELECT task_id FROM tasks"
     " WHERE status IN ('created', 'queued', 'pending', 'approved', 'running', 'paused')",
     "events to process": "SELECT id FROM supervisor_inbox WHERE status IN ('pending', 'processing')",
     "projects to work in": "SELECT id FROM projects WHERE status = 'active'",

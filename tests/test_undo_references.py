@@ -20,7 +20,7 @@ from tests.support.plain_client import dump, execute, neighbour
 NAME = "tests.delete_families"
 ENGINES = ["sqlite", "postgresql-text"]
 FAMILIES = 6
-TABLES = ("grandchildren", "children", "parents")  # in the order in which they go
+TABLES = ("grandchildren", "children", "parents")  # in the order of deletion
 TREE = (
     "CREATE TABLE parents (id TEXT PRIMARY KEY, a INTEGER, b TEXT, name TEXT, boss TEXT REFERENCES parents (id), "
     "UNIQUE (a, b))",
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agen
 
 
 class DeleteFamilies(Operation):
-    """Deletes a parent with its child and grandchild; the row is a verdict of the same name."""
+    """An operation that deletes a parent with its child and grandchild. The row is a verdict of the same name."""
 
     title = "Delete families"
     description = "Deletes each parent with its child and grandchild."
@@ -49,7 +49,7 @@ class DeleteFamilies(Operation):
         return [("grandchildren", f"g{key}"), ("children", f"c{key}"), ("parents", key)]
 
     def verify(self, after: Any, left: int) -> list[str]:
-        return []  # the verdicts stay
+        return []  # it keeps the verdicts
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def registered() -> Iterator[None]:
 @pytest.fixture
 def make_families(make_attached: Any, registered: None) -> Callable[..., Store]:
     def make(engine: str, link: str, numbers: Iterable[int] = range(FAMILIES)) -> Store:
-        """`link`: how children refer to their parents, by one column or by two."""
+        """Return a store whose children refer to their parents by one column or by two (`link`)."""
         store: Store = make_attached(engine, 1).store
         with neighbour(store) as connection:
             connection.execute("DELETE FROM guardian_verdicts")
@@ -94,7 +94,7 @@ def test_children_are_not_restored_below_another_parent(make_families: Any, engi
     before = dump(store)
     run = execute_run(operation_called(NAME, store), batch_size=4)
     assert not any(dump(store)[table] for table in TABLES)
-    for number in (1, 4):  # each with what the children refer to
+    for number in (1, 4):  # with the values that the children refer to
         execute(store, "INSERT INTO parents VALUES (?, ?, 'x', 'another', NULL)", [f"p{number}", number])
     planned = plan_whole(operation_called("operations.undo_run", run=run.pk))
     undone = undo(run, batch_size=size)
@@ -110,7 +110,7 @@ def test_children_are_not_restored_below_another_parent(make_families: Any, engi
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("size", [1, 500])
 def test_children_of_a_row_that_cannot_be_restored_are_not_restored(make_families: Any, engine: str, size: int) -> None:
-    """Another row has what the children refer to, under a key of its own."""
+    """Another row, with another key, has the values that the children refer to."""
     store = make_families(engine, "columns")
     before = dump(store)
     run = execute_run(operation_called(NAME, store), batch_size=4)
@@ -123,14 +123,14 @@ def test_children_of_a_row_that_cannot_be_restored_are_not_restored(make_familie
     del before["children"]["cp1"], before["grandchildren"]["gp1"]
     assert dump(store) == before
     execute(store, "DELETE FROM parents WHERE id = 'new'")
-    again = undo(run, batch_size=size)  # a second undo brings the rest
+    again = undo(run, batch_size=size)  # a second undo restores the rest
     assert (again.status, again.changed) == (Status.SUCCEEDED, 3)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("size", [1, 500])
 def test_rows_of_one_table_that_refer_to_each_other(make_families: Any, engine: str, size: int) -> None:
-    """The last batch deleted the boss of all; a circle and a row that is its own boss come back, too."""
+    """The last batch deleted the boss of all others. A cycle and a row that is its own boss are restored, too."""
     store = make_families(engine, "key")
     with neighbour(store) as connection:
         connection.execute("UPDATE parents SET boss = 'p5' WHERE id IN ('p0', 'p4', 'p5')")
@@ -154,7 +154,7 @@ def test_rows_of_one_table_that_refer_to_each_other(make_families: Any, engine: 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_undo_resumes_below_parents_that_a_trigger_changed(make_families: Any, engine: str) -> None:
-    """It has brought them back itself, in a batch before, and another process goes on."""
+    """An earlier batch of the undo restored the parents, and another process resumes the undo."""
     store = make_families(engine, "key")
     before = dump(store)
     run = execute_run(operation_called(NAME, store), batch_size=4)
@@ -185,7 +185,7 @@ def test_an_undo_resumes_below_parents_that_a_trigger_changed(make_families: Any
 
 @pytest.mark.parametrize("size", [1, 2, 500])
 def test_rows_keep_their_rowids_if_others_get_new_ones(make_families: Any, size: int) -> None:
-    store = make_families("sqlite", "key", reversed(range(FAMILIES)))  # those with low ones come back first
+    store = make_families("sqlite", "key", reversed(range(FAMILIES)))  # rows with low rowids are restored first
 
     def rowids() -> dict[str, dict[str, int]]:
         with neighbour(store) as connection:

@@ -78,7 +78,7 @@ def test_users_list_and_revoke_their_own_sessions(alice: Any, bob: Any, charlie:
         assert str(client.session.session_key) not in page
     handles: dict[Any, str] = {one.session_key: one.handle for one in Session.objects.all()}
     bobs.post(reverse("sessions"), {"session": handles[alices.session.session_key]})
-    assert is_in(alices), "somebody else's session stays"
+    assert is_in(alices), "the sessions of other accounts stay"
     bobs.post(reverse("sessions"), {"session": handles[other.session.session_key]})
     assert not is_in(other)
     assert "bob" in alices.get(reverse("sessions")).content.decode()

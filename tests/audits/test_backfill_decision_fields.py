@@ -113,7 +113,7 @@ def test_a_violated_constraint_fails_only_its_row(make_attached: Any, engine: st
     execute(store, f"CREATE UNIQUE INDEX one ON task_audits (source_event_ts) WHERE source_event_ts = '{value}'")
     run = execute_run(operation_called(NAME, store))
     assert [entry.key for entry in run.failed_items.all()] == [bad]
-    assert run.batches_done < 20, "the one among 120 is found by halving, and the others go on in large batches"
+    assert run.batches_done < 20, "halving finds the row, and the others continue in large batches"
     filled["task_audits"][bad] = before["task_audits"][bad]
     filled["task_audits"][other]["source_event_ts"] = value
     assert dump(store) == filled

@@ -128,7 +128,7 @@ def test_an_interrupted_copy_is_resumed(managed: Any, target: Any, monkeypatch: 
     run = work(die(run))
     assert (run.status, run.error) == (Status.SUCCEEDED, "")
     assert TableCopy.objects.get(table="tasks").target_rows == 100
-    assert len(seen) < 30, "it went on and did not begin again"
+    assert len(seen) < 30, "it was resumed, not started again"
 
 
 # --- what stays behind, and tables that the platform made itself ------------------------------------------------

@@ -336,7 +336,7 @@ class Bench:
                     "p99 with queue, ms": [latency.queued_p99 for latency in seen],
                     "inserts": [latency.inserts for latency in seen],
                     "failed": [latency.failed for latency in seen],
-                    "rows/s meanwhile": [size.in_scope / length for length in lengths] if name != "alone" else None,
+                    "rows/s of the run": [size.in_scope / length for length in lengths] if name != "alone" else None,
                 }
             )
         self._table(f"{size.rows:,} audits: a neighbour that inserts {RATE} audits/s", rows)

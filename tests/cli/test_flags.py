@@ -90,7 +90,7 @@ class Flag(NamedTuple):
 
 
 ANY_TEXT_HERE = [Flag(("run", "roadmaps.accept_partial"), "--reason")]
-BESIDE: dict[tuple[str, ...], list[str]] = {
+OTHER_FLAGS: dict[tuple[str, ...], list[str]] = {
     ("runs", "list", "--user"): ["--awaiting-me"]
 }  # flags without which another one is ignored
 
@@ -145,7 +145,7 @@ def line_of(flag: Flag, value: str, run: int) -> list[str]:
     name = flag.words[0]
     parser = load_command_class(get_commands()[name], name).create_parser("manage.py", name)
     actions = next(found for words, found in parsers(parser, (name,)) if words == flag.words)
-    words = [*flag.words, *BESIDE.get((*flag.words, flag.name), ())]
+    words = [*flag.words, *OTHER_FLAGS.get((*flag.words, flag.name), ())]
     for action in actions:
         called = action.option_strings[-1] if action.option_strings else action.dest
         numbers = {"run": str(run), "incident": str(Incident.objects.get().pk)}

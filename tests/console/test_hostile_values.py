@@ -110,7 +110,7 @@ def hostile(alice: Any, client: Any, settings: Any, monkeypatch: pytest.MonkeyPa
 
 
 def seen(client: Any, address: str, **data: Any) -> str:
-    """Return a page after checking that it is no error and contains no value as markup."""
+    """Return a page after checking that it is not an error and contains no value as markup."""
     answer = client.get(address, data)
     unaddressed = answer.status_code == 302 and NOT_UTF8 in address  # this row has no text key
     assert answer.status_code in {200, 404} or unaddressed, (address, answer.status_code)

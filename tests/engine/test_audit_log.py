@@ -36,7 +36,7 @@ def entries() -> int:
 
 
 def sql(statement: str, *values: Any) -> None:
-    """Change the log in the database, past the console."""
+    """Change the log in the database, without the console."""
     with connections["default"].cursor() as cursor:
         cursor.execute(statement, values)
 
@@ -99,7 +99,7 @@ def test_a_shortened_or_rewritten_log_differs_from_its_backups(entries: int, tmp
 
 def test_another_key_makes_different_seals(entries: int, settings: Any) -> None:
     key = settings.AUDIT_LOG_KEY
-    settings.AUDIT_LOG_KEY = "what somebody guesses who has the database and not the key"
+    settings.AUDIT_LOG_KEY = "a guess of an attacker with the database"
     audit_log.record(None, "approved", TESTER)
     settings.AUDIT_LOG_KEY = key
     with pytest.raises(CommandError, match="Entry 6"):
@@ -108,7 +108,7 @@ def test_another_key_makes_different_seals(entries: int, settings: Any) -> None:
 
 @pytest.mark.parametrize("appended", [0, 1, 4])
 def test_a_wrong_key_is_reported_as_such(entries: int, settings: Any, appended: int) -> None:
-    """Not the first entry forged; also where the console has gone on with the new key."""
+    """A wrong key is reported instead of a forged first entry, also after the console has used the new key."""
     former, settings.AUDIT_LOG_KEY = settings.AUDIT_LOG_KEY, "k" * 32
     for number in range(appended):
         audit_log.record(None, "note", TESTER, text=str(number))
@@ -150,7 +150,7 @@ def test_a_backup_notes_the_log(backup: Backup, entries: int) -> None:
 
 
 def test_a_rewritten_database_differs_from_the_notes(backup: Backup) -> None:
-    """Cut short to what was true once, with the list of backups: every seal fits."""
+    """The log and the list of backups are reset to an earlier state, so that every seal is valid."""
     sql("DELETE FROM operations_event WHERE number > 5")
     sql("DELETE FROM stores_backup")
     with pytest.raises(CommandError, match=r"Entry 6 was removed: .*\.audit noted \d+ entries"):
@@ -165,7 +165,7 @@ def test_a_note_that_was_altered_is_named(backup: Backup, text: str) -> None:
 
 
 def test_a_replaced_backup_file_is_not_restored(backup: Backup) -> None:
-    """Whoever can write the list of backups and the folder lacks the key of the note."""
+    """An attacker who can write to the list of backups and their folder does not have the key of the note."""
     path = Path(backup.path)
     path.write_bytes(path.read_bytes() + bytes(1))
     sql("UPDATE stores_backup SET digest = %s, size = %s", file_digest(path), path.stat().st_size)

@@ -122,7 +122,7 @@ def test_production_requires_a_recent_backup(store, settings, tmp_path):
 
 
 def test_a_second_approver_approves_the_plan(store, settings, tmp_path, alice, bob):
-    """The first can't, the backup must still be fresh, and what was approved is what goes."""
+    """The first account cannot approve, the backup must still be recent, and only the approved rows are deleted."""
     environment(settings, "production")
     old = make_backup(store, tmp_path)
     first, second = (Actor(user.username, "here", Trigger.ADMIN, user) for user in (bob, alice))
@@ -195,7 +195,7 @@ def test_in_development_the_page_shows_it_and_asks_nothing(store, client, bob):
 
 
 def test_the_shell_in_production(make_helix, tmp_path, empty_console):
-    """Backup, checklist, approval by a second approver, and a real worker that goes on."""
+    """The command asks for backup and checklist, and a real worker continues after the approval."""
     source = make_helix("sqlite", helix.one_of_each())
     before = dump(source)
     shell = Shell(
@@ -210,7 +210,7 @@ def test_the_shell_in_production(make_helix, tmp_path, empty_console):
     )
     cleanup = ("cleanup_dirty_data", "cleanup", "3", "--execute", "--yes")
     assert shell.run("setup").returncode == 0
-    assert "--user" in shell.run(*cleanup).stderr, "nobody is known yet"
+    assert "--user" in shell.run(*cleanup).stderr, "no account is linked yet"
     assert "is linked to this account" in shell.run("setup", "--superuser", "mira").stdout
     assert "is linked to this account" not in shell.run("setup", "--superuser", "noa").stdout
     no_backup = shell.run(*cleanup, "--confirm", *ALL)
@@ -271,7 +271,7 @@ def test_a_terminal_is_asked_for_each_job(store, monkeypatch, capsys):
 
 
 class Terminal:
-    """Standard input where somebody answers."""
+    """Standard input with an answering user."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer

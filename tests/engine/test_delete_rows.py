@@ -53,7 +53,7 @@ def test_an_attached_store_is_refused(make_attached: Any) -> None:
 @pytest.mark.parametrize("size", [1, 2, 500])
 @pytest.mark.parametrize("action", ["", "ON DELETE CASCADE"])
 def test_chosen_rows_that_refer_to_each_other(managed: Any, size: int, action: str) -> None:
-    """Whatever batch each is in: the first one takes the others along, unless another row keeps it."""
+    """They may be in different batches. The first batch deletes all of them, unless another row refers to one."""
     managed.execute(f"ALTER TABLE tasks ADD COLUMN parent TEXT REFERENCES tasks (task_id) {action}")
     for number in range(6):
         managed.execute("INSERT INTO tasks (task_id, title) VALUES (?, 'x')", f"t{number}")

@@ -145,7 +145,7 @@ def test_the_shell_lists_runs_that_await_this_account(
     carol, dora = operator("carol"), operator("dora")
     run = waiting(bob, carol)
     Run.objects.filter(pk=run.pk).update(changed_by=dora)
-    lifecycle.create_run(plan_whole(operation_called(CLEAN)), acting(alice))  # planned, it waits for nobody
+    lifecycle.create_run(plan_whole(operation_called(CLEAN)), acting(alice))  # a plan waits for no person
     person = {"planned": bob, "confirmed": carol, "scheduled": dora, "other": alice}[part]
     monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.issue(person, "test"))
     call_command("runs", "list", "--awaiting-me", "--json")

@@ -52,7 +52,7 @@ def test_every_command_that_writes_is_refused(shell: Shell, tmp_path: Any) -> No
             expected = "Run 1 does not exist" if words[1:2] == ("approve",) else SENTENCE
             assert expected in said.stderr, words
             assert (said.returncode, "Traceback" in said.stderr) == (2, False), words
-        assert shell.json(BACKFILL, "--db-path", store, "--dry-run")["total"] > 0, "reading is no harm"
+        assert shell.json(BACKFILL, "--db-path", store, "--dry-run")["total"] > 0, "commands that only read work"
         assert shell.json("runs", "list") == {"runs": []}
 
 

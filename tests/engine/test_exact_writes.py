@@ -32,7 +32,7 @@ def url_of(store: Store) -> str:
 
 
 def test_no_row_can_refer_to_a_row_that_a_delete_has_locked(make_helix: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its cascade would take the new row away, and no image would hold it."""
+    """The cascade of the delete would remove the new row without a before-image."""
     store = make_helix("postgresql-enum", helix.one_of_each())
     before = dump(store)
     refused: list[str] = []
@@ -50,7 +50,7 @@ def test_no_row_can_refer_to_a_row_that_a_delete_has_locked(make_helix: Any, mon
     monkeypatch.setattr(rows, "write", insert_before)
     run = work(run)
     monkeypatch.undo()
-    assert len(refused) == 6  # before each table is deleted from, and before each is restored on trial
+    assert len(refused) == 6  # before the delete from each table, and before its trial restore
     assert run.status == Status.SUCCEEDED
     assert undo(run).status == Status.SUCCEEDED
     assert dump(store) == before
@@ -80,7 +80,7 @@ def test_a_parent_with_a_new_child_is_not_deleted(
 
 
 def test_a_row_that_is_due_again_needs_attention(make_attached: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The platform empties a column again while the run still works: the counters do not know, the store does."""
+    """The platform empties a column again during the run. Only the store shows it, not the counters of the run."""
     store = make_attached("sqlite", 60).store
     real = Executor._finish
     done: list[bool] = []
@@ -102,7 +102,7 @@ def test_a_row_that_is_due_again_needs_attention(make_attached: Any, monkeypatch
 def test_rows_in_scope_are_processed_again_after_other_writes(
     make_attached: Any, disturbed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a SQLite file that nobody else has written to, judging invalid rows again would say the same."""
+    """If no other client has written to the SQLite file, the invalid rows are not processed again."""
     store = make_attached("sqlite", 60).store
     operation = operation_called("audits.backfill_decision_fields", store)
     real, judged = type(operation).process, []
@@ -121,7 +121,7 @@ def test_rows_in_scope_are_processed_again_after_other_writes(
     assert len(judged) == run.total + (run.invalid if disturbed else 0)
 
 
-# --- what an error means -----------------------------------------------------------------------------------
+# --- classes of errors -----------------------------------------------------------------------------------
 
 
 def postgres_error(state: str) -> Exception:
@@ -162,7 +162,7 @@ def test_errors_of_sqlite_by_their_code(codes: tuple[int, ...], kind: ErrorKind)
 
 
 def test_an_error_raised_by_a_trigger_fails_its_row(make_helix: Any) -> None:
-    """Whatever state it carries: a deadlock of the trigger's own making is none."""
+    """The trigger may use any SQLSTATE, even that of a deadlock."""
     store = make_helix("postgresql-enum", [helix.Job("FAILED")], triggers=False)
     execute(
         store,
@@ -193,7 +193,7 @@ def with_items(store: Store, ddl: str, *statements: str, keys: Sequence[str] = (
     return Store(store.alias, store.name)
 
 
-BROKEN_TRIGGER = {  # what its own statements are refused for: class 42, which is the whole run's elsewhere
+BROKEN_TRIGGER = {  # errors of its statements have class 42, which elsewhere belongs to the whole run
     "42P01": "INSERT INTO no_such_table VALUES (1);",
     "42703": "SELECT no_such_column INTO STRICT gone FROM memory_items;",
     "42883": "PERFORM no_such_function(1);",
@@ -215,7 +215,7 @@ def test_a_statement_that_is_refused_within_a_trigger_fails_its_row(make_attache
     assert list(dump(store)["memory_items"]) == ["mem1"]
 
 
-# --- odd tables that a reader of this code found -------------------------------------------------------------
+# --- unusual tables -------------------------------------------------------------
 
 
 def test_a_reference_to_a_partition_keeps_its_row(make_attached: Any) -> None:
@@ -267,7 +267,7 @@ LETTERS = ("i", "I", "ı", "İ", "iI", "Iı")
 
 @pytest.mark.parametrize("rules", ["LOCALE 'tr_TR.utf8'", "LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR'"])
 def test_turkish_letters_are_four_letters(postgres: Any, rules: str) -> None:
-    """In names and values, where the database folds I to ı and i to İ."""
+    """The database folds I to ı and i to İ, in names and values."""
     name = f"turkish{postgres.suffix}"
     with psycopg.connect(postgres.dsn, autocommit=True) as client:
         client.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
@@ -367,13 +367,13 @@ def test_a_row_that_keeps_changing_does_not_delay_others(
     assert list(dump(store)["memory_items"]) == ["mem1"]
 
 
-# --- what a value stands on changes before it is written -------------------------------------------------------
+# --- values that depend on columns which change -------------------------------------------------------
 
 PAYLOAD = '{"source_event_ts": "new", "supervisor_processed_at": "new"}'
 
 
 def after_reading(monkeypatch: pytest.MonkeyPatch, call: Any, *, times: int = 1) -> None:
-    """`call` when a batch is read and judged, and not yet written; so often."""
+    """Run `call` `times` times after a batch is processed and before it is written."""
     real, left = Executor._prepare, [call] * times
 
     def prepare(worker: Executor, writes: Any, *rest: Any) -> Any:
@@ -432,7 +432,7 @@ def test_a_row_whose_payload_keeps_changing_is_skipped(
 
 
 def test_rows_younger_than_an_open_transaction_are_written(make_attached: Any) -> None:
-    """Their versions do not tell whether they have changed since they were read: so they are locked, and read again."""
+    """Their versions do not show whether they changed since they were read, so they are locked and read again."""
     store = make_attached("postgresql-text", 60).store
     with psycopg.connect(url_of(store)) as other:
         other.execute("SELECT pg_current_xact_id()")
@@ -448,7 +448,7 @@ def test_rows_younger_than_an_open_transaction_are_written(make_attached: Any) -
 CIRCLE = DDL.replace(
     "id TEXT PRIMARY KEY", "id TEXT PRIMARY KEY, next TEXT REFERENCES memory_items (id) ON DELETE CASCADE"
 )
-# BEFORE: the sibling's own turn has not come. PostgreSQL's AFTER triggers fire when all rows of a statement are gone.
+# BEFORE, because AFTER triggers of PostgreSQL fire when the statement has deleted all its rows.
 SIBLING = {
     "sqlite": "CREATE TRIGGER sibling AFTER DELETE ON memory_items WHEN OLD.id = 'mem0'"
     " BEGIN DELETE FROM memory_items WHERE id = 'mem1'; END",
@@ -464,7 +464,7 @@ SIBLING = {
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
 @pytest.mark.parametrize("size", [4, 2000])
 def test_rows_that_delete_each_other_are_deleted_and_restored(make_attached: Any, engine: str, size: int) -> None:
-    """Small rows go by one statement, documents by one each: the first of these takes the others along."""
+    """Small rows are deleted by one statement, documents by one each. The first one triggers the rest."""
     store = with_items(
         fresh(make_attached, engine),
         CIRCLE,
@@ -484,7 +484,7 @@ def test_rows_that_delete_each_other_are_deleted_and_restored(make_attached: Any
 def test_no_trigger_deletes_a_row_of_the_run_without_its_image(
     make_attached: Any, engine: str, batch_size: int
 ) -> None:
-    """The trigger of one row deletes another, of the same batch or of a later one."""
+    """The trigger of one row deletes another row of the same batch or of a later one."""
     store = with_items(fresh(make_attached, engine), DDL, SIBLING[engine])
     before = dump(store)
     run = execute_run(operation_called("agentos.clean_memory_items", store), batch_size=batch_size)

@@ -24,7 +24,7 @@ BACKFILL = "audits.backfill_decision_fields"
 
 
 class Receiver:
-    """A webhook's other end: what it got, and what it answers."""
+    """The receiver of a webhook, with its requests and its answer."""
 
     def __init__(self) -> None:
         self.got: list[tuple[dict[str, str], bytes]] = []
@@ -153,7 +153,7 @@ def test_without_a_channel_alerts_appear_only_in_the_console():
     assert not Delivery.objects.exists()
 
 
-# --- what is told -----------------------------------------------------------------------------------------
+# --- events that are reported -----------------------------------------------------------------------------------------
 
 
 def test_a_failed_run_and_one_that_needs_attention(make_attached, monkeypatch):

@@ -54,7 +54,7 @@ def test_given_rows_are_pruned_with_before_images(managed: Any) -> None:
     long_ago = timezone.now() - timedelta(days=91)
     GivenRows.objects.update(at=long_ago)
     Run.objects.filter(pk__in=(old.pk, undone.pk)).update(finished_at=long_ago)
-    Run.objects.filter(pk=undone.pk).update(status=Status.PAUSED)  # it may go on
+    Run.objects.filter(pk=undone.pk).update(status=Status.PAUSED)  # it may continue
     execute_run(operation_called("operations.prune_runs", Store("default", "default")))
     kept = {recent.params["rows"], undone.params["rows"]}
     assert set(GivenRows.objects.values_list("digest", flat=True)) == kept

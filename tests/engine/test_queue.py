@@ -66,7 +66,7 @@ def test_run_and_message_are_queued_together_or_not_at_all(store):
 
 
 def test_a_run_in_slices(store, monkeypatch):
-    """Every slice but the last hands over; an outdated or doubled message gets nothing."""
+    """Every slice except the last one queues its successor. An outdated or duplicate message does nothing."""
     monkeypatch.setattr(queue, "SLICE_SECONDS", 0.0)
     run = queue.confirm(make_run(store, batch_size=50), TESTER)
     statuses = []
@@ -86,13 +86,13 @@ def test_a_run_in_slices(store, monkeypatch):
 def test_a_run_that_lost_its_worker_or_message_is_queued_again(store):
     run = queue.confirm(make_run(store), TESTER)
     OrmQ.objects.all().delete()
-    assert queue.requeue_stale_runs() == []  # its message may only be late
+    assert queue.requeue_stale_runs() == []  # the message may only be delayed
     Run.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
     assert [woken.pk for woken in queue.requeue_stale_runs()] == [run.pk]
     OrmQ.objects.all().delete()
 
     run = workers.claim(Run.objects.get())
-    assert queue.requeue_stale_runs() == []  # this process lives
+    assert queue.requeue_stale_runs() == []  # this process is alive
     Run.objects.update(worker={**run.worker, "pid": 2**22 + 1})
     queue.requeue_stale_runs()
     assert queued() == [("run_slice", run.pk, run.generation)]
@@ -182,7 +182,7 @@ def test_schedules_follow_their_switch():
 
 
 def test_a_real_cluster_survives_the_loss_of_its_worker(tmp_path, empty_console, make_attached):
-    """The worker is killed in the middle of a run; the run goes on by itself, and every row is right."""
+    """The worker is killed during a run. Another worker completes it, and every row is correct."""
     shell = Shell(tmp_path / "console", empty_console, {"OPSCONSOLE_WORKERS": "1"})
     made = make_attached("sqlite", 20_000)
     started = shell.run("backfill_audit_decision_fields", "--db-path", made.url, "--background", "--batch-size", "20")
@@ -202,7 +202,7 @@ def test_a_real_cluster_survives_the_loss_of_its_worker(tmp_path, empty_console,
                 if status == "running" and not killed and changed and pid:
                     os.kill(pid, signal.SIGKILL)
                     killed = True
-                    # The beat that finds it comes each minute: let it be due.
+                    # The heartbeat runs every minute. Make it due now.
                     console.execute("UPDATE django_q_schedule SET next_run = datetime('now', '-1 minute')")
             if status not in {"queued", "running"}:
                 break

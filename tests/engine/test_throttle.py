@@ -26,7 +26,7 @@ def store(make_attached):
 
 
 def later(call: Callable[[], object]) -> tuple[threading.Thread, list[str]]:
-    """`call` once the run says that it waits, in a thread with connections of its own; and what it said."""
+    """Run `call` in a thread with separate connections when the run waits. Return a list with the reason."""
 
     def wait() -> None:
         deadline = time.monotonic() + 20
@@ -43,7 +43,7 @@ def later(call: Callable[[], object]) -> tuple[threading.Thread, list[str]]:
 
 
 def test_a_hold_file(store, settings, tmp_path):
-    """The run waits, says why, and goes on when the file is gone."""
+    """The run waits, reports the reason, and continues when the file is deleted."""
     file = tmp_path / "hold"
     file.touch()
     settings.RUN_HOLD_FILE = str(file)
@@ -55,7 +55,7 @@ def test_a_hold_file(store, settings, tmp_path):
 
 
 def test_a_freeze_stops_running_and_new_runs(store):
-    """A run that works waits, none begins, and both leave a trace."""
+    """A running run waits, no run starts, and both are recorded."""
     run = start(operation_called(BACKFILL, store))
     lifecycle.freeze(TESTER, "a fire")
     thread, waited = later(lambda: lifecycle.unfreeze(TESTER))

@@ -43,7 +43,7 @@ pytestmark = [
 
 
 class FileVerdicts(Operation):
-    """Deletes a verdict, closes its task, and leaves a note in the inbox."""
+    """An operation that deletes a verdict, closes its task, and adds a note to the inbox."""
 
     title = "File the verdicts"
     description = "Moves every verdict into the inbox and closes its task."
@@ -70,8 +70,8 @@ class FileVerdicts(Operation):
 
 @pytest.fixture
 def store(make_attached: Any, engine: str) -> Iterator[Store]:
-    """Thirty verdicts on as many tasks, with texts that a careless copy would change."""
-    FileVerdicts.name = NAME  # as the registry finds it by where it stands
+    """Return a store with thirty verdicts on thirty tasks, with texts that are hard to copy exactly."""
+    FileVerdicts.name = NAME  # the registry takes the name from the module
     registry.operations()[NAME] = FileVerdicts
     store: Store = make_attached(engine, 50).store
     odd = ("{}", "", "null", '{"a": 1.50}', "任务 🚦", "a\nb", "'quoted' \"twice\" \\ %s ? {}", "1e400", "\x7f", " ")
@@ -108,7 +108,7 @@ def test_all_or_nothing_of_each_row(store: Store, size: int) -> None:
     assert (run.status, run.changed) == (Status.SUCCEEDED, COUNT)
     undone = undo(run, batch_size=7)
     assert dump(store) == before
-    for one in (run, undone):  # each inserts rows, which its undo deletes
+    for one in (run, undone):  # both insert rows, which an undo deletes
         assert operation_called("operations.undo_run", run=one.pk).effective_risk() == Risk.DELETE
     assert (undone.status, undone.total, undone.changed) == (Status.SUCCEEDED, COUNT * 3, COUNT * 3)
     again = undo(undone)
@@ -118,7 +118,7 @@ def test_all_or_nothing_of_each_row(store: Store, size: int) -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_worker_dies(store: Store, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the run, and then in its undo."""
+    """The worker dies in the run, and then in its undo."""
     before = dump(store)
     after = expected(deepcopy(before))
 
@@ -145,7 +145,7 @@ def test_worker_dies(store: Store, point: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_aggregate_whose_last_row_fails_is_unchanged(store: Store) -> None:
-    """The verdict can't be deleted, so its note and its task stay as they were too; then a retry."""
+    """The verdict cannot be deleted, so its note and its task do not change either. A retry succeeds."""
     before = dump(store)
     execute(store, "CREATE TABLE appeals (verdict TEXT REFERENCES guardian_verdicts (id) ON DELETE CASCADE)")
     execute(store, "INSERT INTO appeals VALUES ('v07')")
@@ -166,7 +166,7 @@ def test_an_aggregate_whose_last_row_fails_is_unchanged(store: Store) -> None:
 
 
 def test_conflicts_of_each_kind(store: Store) -> None:
-    """A note that was edited, a task that moved on, a verdict that was made again: each stays, and is listed."""
+    """An edited note, a changed task and a verdict that was added again stay unchanged and are listed."""
     before = dump(store)
     run = execute_run(operation_called(NAME, store), batch_size=7)
     with neighbour(store) as connection:
@@ -194,7 +194,7 @@ def test_conflicts_of_each_kind(store: Store) -> None:
 
 
 def test_a_run_without_undo_is_refused(store: Store) -> None:
-    """A run that changed nothing, and one whose images were pruned."""
+    """The undo is refused for a run without changes, and for a run whose before-images were pruned."""
     run = execute_run(operation_called(NAME, store))
     for pruned in (execute_run(operation_called(NAME, store)), run):
         pruned.batches.update(before_image=None)

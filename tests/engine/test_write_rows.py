@@ -102,7 +102,7 @@ def test_concurrent_edits_are_not_overwritten(bobs, task):
     again = form_data(page)
     assert again["title"] == "mine"
     assert bobs.post(url("agentos.task", "change", "t", edit=1), again).status_code == 302
-    assert tasks(task) == [("t", "mine", "running")]  # the status that nobody touched here is theirs
+    assert tasks(task) == [("t", "mine", "running")]  # the status keeps the value of the other client
     assert Run.objects.get().writes == {"tasks": ["title"]}
 
 

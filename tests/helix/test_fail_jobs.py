@@ -9,7 +9,7 @@ import pytest
 
 from opsconsole.stores.store import Store
 from tests.conftest import HELIX_ENGINES
-from tests.helix.test_retry_failed_tasks import BESIDE
+from tests.helix.test_retry_failed_tasks import REPLACED_TESTS
 from tests.support import helix
 from tests.support.contract import Contract, execute_run, operation_called, undo
 from tests.support.plain_client import Row, Tables, dump
@@ -64,5 +64,5 @@ class TestFailJobs(Contract):
         yield from sorted(k for k, row in before["jobs"].items() if after["jobs"][k] != row)
 
 
-for name in BESIDE:
+for name in REPLACED_TESTS:
     setattr(TestFailJobs, name, None)

@@ -17,7 +17,7 @@ from tests.support.plain_client import Row, Tables, dump, execute
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "helix"])
 RETRY = "helix.retry_failed_tasks"
 CLEARED = ("output_data", "assigned_at", "started_at", "completed_at")
-BESIDE: tuple[str, ...] = (
+REPLACED_TESTS: tuple[str, ...] = (
     "test_a_row_whose_processing_raises_fails",
     "test_a_row_whose_write_is_refused_fails",
     "test_verify_finds_a_row_that_is_in_scope_again",
@@ -113,5 +113,5 @@ class TestRetryFailedTasks(Contract):
         yield from sorted({int(row["job_id"]) for k, row in before["tasks"].items() if after["tasks"][k] != row})
 
 
-for name in BESIDE:
+for name in REPLACED_TESTS:
     setattr(TestRetryFailedTasks, name, None)

@@ -139,7 +139,7 @@ def _absent_rows(table: str, rows: list[Row], found: list[Row], columns: list[st
             continue
         keys = [_shown(row[name]) for name in ("id", "audit_id", "task_id", "version") if name in row]
         if not any(key.replace("\\", "") in said for key in keys):
-            raise Wrong(f"a row of {table} was not copied as it is: {row}; there is {left[:3]}, and {said}")
+            raise Wrong(f"a row of {table} was not copied exactly: {row}; there is {left[:3]}, and {said}")
         yield f"row of {table} {keys[0]}"
     if left:
         raise Wrong(f"{table} has rows that the source has not: {left}")

@@ -191,7 +191,7 @@ def _told(found: list[Cells], wanted: list[Cells]) -> Iterator[str]:
             yield f"{row[0][0]} {row[0][2]} has {_shown({*row} - {*like})} instead of {_shown({*like} - {*row})}"
         else:
             yield f"has a row {_shown(row)}"
-    yield from (f"lacks the row {_shown(row)}" for row in wanted)
+    yield from (f"is missing the row {_shown(row)}" for row in wanted)
 
 
 def _shown(cells: Iterable[tuple[str, str, str]]) -> str:

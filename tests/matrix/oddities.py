@@ -33,7 +33,7 @@ class Oddity:
     names: tuple[str, ...] = ()  # names in the plan, if it is not refused
     derived: tuple[tuple[str, str], ...] = ()  # (table, column) that the database computes from written ones
     follows: tuple[tuple[str, str], ...] = ()  # (table, column) that it computes from `<other>`
-    moments: tuple[tuple[str, str], ...] = ()  # (table, column) of times, whatever form they are written in
+    moments: tuple[tuple[str, str], ...] = ()  # (table, column) of times, whose form may differ
     between: tuple[str, ...] = ()  # between the run and its undo
     query: str = ""  # its result must be the same before the run and after the undo
     role: bool = False  # the console connects as `<role>`

@@ -42,7 +42,7 @@ KEYS = [
     *("task_id", "progress", "stage", "status", "is_completed", "created_at", "results", "detailed_results"),
     "source",
 ]
-NOBODY = "redis://127.0.0.1:1/0"
+UNREACHABLE = "redis://127.0.0.1:1/0"
 
 
 def address(execution_id: str = ID) -> str:
@@ -181,7 +181,7 @@ def test_every_layer_and_every_failure(make_records: records.Maker, engine: str,
         if state["live"] == "knows":
             cache.set(f"execution:{ID}", live())
         elif state["live"] == "broken":
-            use_cache(settings, NOBODY)
+            use_cache(settings, UNREACHABLE)
         if state["task_statuses"] == "knows":
             add_status(client)
         if state["test_records"] == "knows":
@@ -394,7 +394,7 @@ def test_chinese_results_count_as_the_bytes_that_are_sent(poll: Any) -> None:
 def test_links_without_a_target(poll: Any, settings: Any) -> None:
     path = f"/api/v1/executions/{ID}/results"
     assert code(poll(path)) == (404, "not_found")
-    use_cache(settings, NOBODY)
+    use_cache(settings, UNREACHABLE)
     assert code(poll(path)) == (503, "unavailable")
 
 
@@ -507,7 +507,7 @@ def test_many_long_results(make_records: records.Maker, poll: Any) -> None:
 
 
 def test_several_executions_without_one_layer(poll: Any, settings: Any) -> None:
-    use_cache(settings, NOBODY)
+    use_cache(settings, UNREACHABLE)
     said = poll("/api/v1/executions/status", ids=["a", "b", "a"]).json()
     assert said == {"executions": [], "unknown": [], "unavailable": ["a", "b"]}
 
@@ -564,7 +564,7 @@ def test_put_requires_the_permission_and_csrf(client: Client, viewer: User, alic
 
 
 def test_put_without_a_cache(platform: Any, settings: Any) -> None:
-    use_cache(settings, NOBODY)
+    use_cache(settings, UNREACHABLE)
     assert code(platform({"stage": "init"})) == (503, "unavailable")
 
 
@@ -670,7 +670,7 @@ def test_no_connection_is_left_over(make_records: records.Maker, viewer: User, s
     _store, client = make_records("postgresql")
     add_status(client)
     url = client.connection.info
-    use_cache(settings, NOBODY)
+    use_cache(settings, UNREACHABLE)
     application = WSGIHandler()
     answers: dict[int, int] = {}
     lock = threading.Lock()

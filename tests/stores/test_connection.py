@@ -1,4 +1,4 @@
-"""All connections have the same settings, whatever the server sets, and a pooler keeps none of them."""
+"""All connections have the same settings, regardless of the server, and a pooler keeps none of them."""
 
 from __future__ import annotations
 

@@ -364,7 +364,7 @@ def _account() -> pwd.struct_passwd | None:
             return pwd.getpwnam(name)
         except KeyError:
             continue
-    raise NoServer("PostgreSQL does not run as root, and there is no account postgres or nobody")
+    raise NoServer("PostgreSQL does not run as root, and neither the account postgres nor nobody exists")
 
 
 def _reachable(folder: Path, account: pwd.struct_passwd | None) -> bool:

@@ -172,7 +172,7 @@ def test_times_are_the_viewers(open_page, live_server, audits):
 
 
 def test_a_row_is_edited_and_a_file_imported(open_page, live_server, tmp_path):
-    """Line ends that a browser normalizes are no change, and changes of other users are detected."""
+    """Normalized line ends do not count as a change, and changes of other users are detected."""
     text = '\n{"a": 1}\r\nlast\n'
     Task.objects.create(task_id="T1", title="one", metadata=text)
     page = open_page()

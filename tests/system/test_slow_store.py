@@ -52,7 +52,7 @@ for name, values in (("audits.backfill_decision_fields", {}), ("monitoring.check
     run = lifecycle.create_run(planned, actor, note="as usual")
     queue.confirm(run, actor, list(__import__("opsconsole.engine.checklist").engine.checklist.ITEMS))
 OrmQ.objects.update(lock=timezone.now() + timedelta(days=1))
-Run.objects.update(lease_until=timezone.now() + timedelta(days=1))  # nobody wakes them
+Run.objects.update(lease_until=timezone.now() + timedelta(days=1))  # nothing queues them again
 """
 
 
