@@ -56,7 +56,7 @@ class ReportCommand(ConsoleCommand):
             sys.exit(EXIT_ATTENTION)
 
     def _print_json(self, reports: Iterable[TaskReport], *, single: bool) -> bool:
-        """Print each report as soon as it is read: all tasks of a large store would not fit into memory."""
+        """Print each report immediately, because all tasks of a large store would not fit into memory."""
         found = False
         if not single:
             sys.stdout.write('{"tasks": [')

@@ -202,7 +202,7 @@ async def _awaited(created: Any) -> Any:
 
 
 def _call(found: Any, saver: Callable[[], Any]) -> Any:
-    """Return a graph as it is. Call a factory with a checkpointer, or without if it takes no argument."""
+    """Return a graph unchanged. Call a factory with a checkpointer, or without if it takes no argument."""
     if hasattr(found, "stream") or hasattr(found, "compile"):
         return found
     if not callable(found):

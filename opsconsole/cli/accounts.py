@@ -20,7 +20,7 @@ TOKEN_VARIABLE = "OPSCONSOLE_TOKEN"  # noqa: S105  # its name
 
 
 class NotAuthenticated(Exception):
-    """An account that cannot be authenticated. The message tells the remedy."""
+    """An account that cannot be authenticated. The message states the remedy."""
 
 
 def system_user() -> str:

@@ -98,7 +98,7 @@ def _hits(app: StoreAppConfig, store: Store, text: str, user: Any, found: Found)
             if value is None or column not in columns:
                 continue
             if not store.indexes_on(table, [column]) and name != key.name:
-                found.unsearched[f"{store.name}: {table}.{column}"] = _("it has no index")
+                found.unsearched[f"{store.name}: {table}.{column}"] = _("The column has no index.")
                 continue
             found.searched.append(f"{store.name}: {table}.{column}")
             rows = model._default_manager.using(store.alias).filter(**{name: value}).order_by()

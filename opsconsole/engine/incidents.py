@@ -176,7 +176,7 @@ def _resolved(mine: QuerySet[Incident], places: Collection[tuple[str, str]]) -> 
 
 
 def _describes(incident: Incident, seen: Seen) -> bool:
-    """Return whether the incident already says what is seen."""
+    """Return whether the incident already has these values."""
     saved = incident.source, incident.priority, incident.count, incident.table, incident.data
     return saved == (seen.source, seen.priority, seen.size, seen.table, dict(seen.data))
 

@@ -94,10 +94,10 @@ INCIDENT_LABELS = {
     "opened": _("found"),
     "grew": _("grew"),
     "shrank": _("became smaller"),
-    "resolved": _("resolved: the store was measured again"),
+    "resolved": _("resolved: a scan no longer finds it"),
     "resolved_by_hand": _("marked as resolved"),
-    "came_back": _("came back"),
-    "reopened": _("open again: the repair was undone"),
+    "came_back": _("reopened: a scan found it again"),
+    "reopened": _("reopened: the repair was undone"),
     "incident_assigned": _("assigned it"),
     "incident_acknowledged": _("acknowledged it"),
     "incident_snoozed": _("snoozed it"),
@@ -108,7 +108,7 @@ INCIDENT_LABELS = {
     "incident_reopened": _("reopened it"),
 }
 VERB_LABELS |= {verb: label for verb, label in INCIDENT_LABELS.items() if verb.startswith("incident_")}
-VERB_LABELS["recheck_failed"] = _("could not measure the incidents again")
+VERB_LABELS["recheck_failed"] = _("could not update the incidents")
 
 
 def verb_label(verb: str) -> str:

@@ -436,7 +436,7 @@ class IncidentQuerySet(models.QuerySet["Incident"]):
 
 
 class Incident(models.Model):
-    """Everything open of one cause in one store, from the first sign to the resolution."""
+    """All open findings of one cause in one store, from detection to resolution."""
 
     store = models.CharField(_("store"), max_length=50)
     identity = models.TextField()
@@ -444,11 +444,11 @@ class Incident(models.Model):
     subject = models.TextField(_("subject"), blank=True)  # the row, of a cause with one incident for each row
     table = models.TextField(blank=True)
     source = models.CharField(max_length=100)  # the check or operation that declares the cause
-    is_count = models.BooleanField(default=False)  # rows that wait for a repair, instead of findings
+    is_count = models.BooleanField(default=False)  # it counts rows that wait for a repair instead of findings
     priority = models.CharField(_("priority"), max_length=20, choices=Priority)
     count = models.BigIntegerField(_("count"), default=0)  # of findings or rows
     previous_count = models.BigIntegerField(null=True)  # before its last change
-    data = models.JSONField(default=dict)  # of one finding: its title is made of it
+    data = models.JSONField(default=dict)  # of one finding, for the title
     came_back = models.PositiveIntegerField(_("came back"), default=0)
     opened_at = models.DateTimeField(_("since"))
     seen_at = models.DateTimeField(_("last seen at"))

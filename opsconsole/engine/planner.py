@@ -41,7 +41,7 @@ _NAMES: dict[type, str] = {
 
 
 class PlanRefused(Exception):
-    """The operation cannot be planned. The message says what to do."""
+    """The operation cannot be planned. The message states the reason and the remedy."""
 
 
 @dataclass

@@ -55,7 +55,7 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 @dataclasses.dataclass
 class _Check(HealthCheck):
-    """One line of `/readyz`. It runs in a separate thread, which closes its database connections."""
+    """A line of `/readyz`. It runs in a separate thread, which closes its database connections."""
 
     def run(self) -> None:
         try:

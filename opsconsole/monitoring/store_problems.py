@@ -26,7 +26,7 @@ SHOWN_DAYS = 30
 
 @dataclass(frozen=True)
 class StoreProblem:
-    """One problem of one store."""
+    """A problem of a store."""
 
     code: str
     store: Store
@@ -37,7 +37,7 @@ class StoreProblem:
 
 
 class StoreStates:
-    """The stores as they were measured and backed up last. Reads the console's own database only."""
+    """The newest measurements and backups of the stores, from the console's own database."""
 
     def __init__(self) -> None:
         self.now = timezone.now()
@@ -70,7 +70,7 @@ class StoreStates:
         yield from self._backup_missing()
 
     def alerts(self) -> list[StoreProblem]:
-        """Return the problems that send an alert. A store that was never backed up is no news."""
+        """Return the problems that send an alert. A store without any backup sends none."""
         return [one for one in self.problems() if one.code != BACKUP_MISSING or one.since is not None]
 
     def _unreachable(self) -> Iterator[StoreProblem]:

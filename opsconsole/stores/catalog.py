@@ -116,7 +116,7 @@ class ForeignKey(NamedTuple):
     """A foreign key. On PostgreSQL its tables may be in any schema."""
 
     name: str
-    child: str  # the referring table, as it is shown to users
+    child: str  # the name of the referring table that users see
     child_sql: str
     child_oid: int
     columns: tuple[str, ...]

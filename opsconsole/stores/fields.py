@@ -65,7 +65,7 @@ class SortableTimestamp(models.Func):
     """A stored time as a value that can be ordered by time. NULL if it is not a time.
 
     SQLite stores times as text with a space, a `T`, a zone or fractions, and its functions read all of them. A
-    PostgreSQL timestamp is compared as it is, and text in UTC is compared as text.
+    PostgreSQL timestamp is compared directly, and text in UTC is compared as text.
     """
 
     arity = 1

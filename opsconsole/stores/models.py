@@ -52,7 +52,7 @@ class Backup(models.Model):
 
     @property
     def is_there(self) -> bool:
-        """Whether the file still exists and has the recorded size."""
+        """True if the file still exists and has the recorded size."""
         try:
             return Path(self.path).stat().st_size == self.size
         except OSError:

@@ -90,7 +90,7 @@ def _statements(store: Store, model: type[Model], missing: list[str]) -> Iterato
 
 
 def closed_schema(store: Store) -> str:
-    """Return a sentence about a schema of the search path that the role must not use. Empty if there is none."""
+    """Return a sentence about a schema of the search path that the role must not use. Empty for none."""
     if store.vendor != "postgresql":
         return ""
     closed = store.query(

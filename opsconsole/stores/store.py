@@ -98,7 +98,7 @@ def _read_only(path: Path | str) -> StoreUnavailable:
 
 @dataclass(frozen=True)
 class Store:
-    """One database of a platform. `alias` is the name in Django's settings, `name` the name of the platform."""
+    """A database of a platform. `alias` is the name in Django's settings, `name` the name of the platform."""
 
     alias: str
     name: str

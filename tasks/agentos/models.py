@@ -256,7 +256,7 @@ class WebuiSession(StoreModel):
 
 
 class WebuiMessage(StoreModel):
-    """One message of a session."""
+    """A message of a session."""
 
     store = "agentos"
 

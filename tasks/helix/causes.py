@@ -15,8 +15,8 @@ REPAIR, RETRY, FAIL, CLEAN = (
 WITHOUT_ARTIFACT = Cause(
     "completed_without_artifact",
     ngettext_lazy(
-        "%(count)s HELIX job has a completed task without artifact",
-        "%(count)s HELIX jobs have completed tasks without artifact",
+        "%(count)s HELIX job has a completed task without an artifact",
+        "%(count)s HELIX jobs have completed tasks without an artifact",
         "number",
     ),
     (REPAIR, CLEAN),

@@ -1,4 +1,4 @@
-"""Errors of rows that the database did not write as they were given."""
+"""Errors of rows that the database did not write exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mark jobs in progress with failed tasks as FAILED, with the reason."""
+"""The operation that marks jobs in progress with failed tasks as FAILED, with the reason."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ERROR_MESSAGE = "OpsConsole: {failed} of {tasks} tasks of this job have failed."
 class FailJobs(FailedTasksOperation):
     title = _("Mark HELIX jobs as failed")
     description = _(
-        "Sets jobs in progress that have failed tasks to FAILED and writes the reason into error_message. Tasks and "
-        "artifacts stay as they are."
+        "Sets jobs in progress that have failed tasks to FAILED and writes the reason into error_message. It does not "
+        "change tasks and artifacts."
     )
     writes = {"jobs": ("status", "error_message")}
     action_label = ngettext_lazy("Mark %(count)s job as failed", "Mark %(count)s jobs as failed", "number")

@@ -1,4 +1,4 @@
-"""Set the failed tasks of jobs in progress back to PENDING, so that the platform's agents try them again."""
+"""The operation that sets failed tasks of jobs in progress back to PENDING, so that agents try them again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RetryFailedTasks(FailedTasksOperation):
     title = _("Retry failed HELIX tasks")
     description = _(
         "Sets the failed tasks of jobs in progress back to PENDING and their retry counter to 0. The platform's agents "
-        "try them again. Jobs, other tasks and artifacts stay as they are."
+        "try them again. It does not change jobs, other tasks and artifacts."
     )
     writes = {"tasks": ("status", "retry_count", *CLEARED)}
     action_label = ngettext_lazy("Retry %(count)s failed task", "Retry %(count)s failed tasks", "number")
@@ -29,7 +29,7 @@ class RetryFailedTasks(FailedTasksOperation):
     _of_task = CLEARED
     reasons = {
         **FailedTasksOperation.reasons,
-        "has_artifacts": _("a failed task has artifacts, with which its next attempt would collide: repair it first"),
+        "has_artifacts": _("a failed task has artifacts with which its next attempt would collide; repair them first"),
     }
     statistic_labels = {"in_scope": _("jobs with failed tasks"), "failed_tasks": _("failed tasks")}
 

@@ -1,4 +1,4 @@
-"""Every row, run and incident with an identifier."""
+"""The `find` command: every row, run and incident with an identifier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs of the incident page, for the shell."""
+"""The `incidents` command: list, show and handle incidents."""
 
 from __future__ import annotations
 
@@ -42,26 +42,32 @@ class Command(ConsoleCommand):
             "--state",
             choices=("active", "all", *IncidentState.values),
             default="active",
-            help=_("active, by default: open and acknowledged ones"),
+            help=_("the state; the default active means open or acknowledged"),
         )
-        listing.add_argument("--limit", type=positive, metavar="N", help=_("how many; 50 by default, with --json all"))
+        listing.add_argument(
+            "--limit", type=positive, metavar="N", help=_("the maximum number; the default is 50, with --json all")
+        )
         listing.add_argument("--exit-code", action="store_true", help=_("exit code 3 if the list is not empty"))
         add_json_flag(listing)
         showing = self._verb_of_incident("show", _("an incident with its repairs and timeline"))
         add_json_flag(showing)
-        assigning = self._handling("assign", _("give an incident an owner"), "mira")
-        assigning.add_argument("owner", metavar="ACCOUNT", nargs="?", help=_("the account; none removes the owner"))
-        self._handling("acknowledge", _("mark that you work on an incident"))
+        assigning = self._handling("assign", _("set the owner of an incident"), "mira")
+        assigning.add_argument(
+            "owner", metavar="ACCOUNT", nargs="?", help=_("the account; without it, the owner is removed")
+        )
+        self._handling("acknowledge", _("acknowledge that you work on an incident"))
         snoozing = self._handling("snooze", _("hide an incident until a time"), "4h")
         snoozing.add_argument("until", metavar="TIME", help=_("4h, 2d, or a time such as 2027-01-31T08:00"))
         ignoring = self._handling("ignore", _("hide an incident until it has grown"), "--until-grows 50")
-        ignoring.add_argument("--until-grows", required=True, type=positive, metavar="N", help=_("by so many per cent"))
+        ignoring.add_argument(
+            "--until-grows", required=True, type=positive, metavar="N", help=_("the growth in per cent")
+        )
         commenting = self._handling("comment", _("add a comment"), '"the platform team is on it"')
         commenting.add_argument("text", metavar="TEXT", help=_("the comment"))
         linking = self._handling("link", _("link an incident to a ticket"), "https://tickets.example.org/4711")
         linking.add_argument("url", metavar="URL", help=_("the ticket's address; empty removes the link"))
-        self._handling("resolve", _("mark an incident as resolved; a scan that still sees it brings it back"))
-        self._handling("reopen", _("take an acknowledgement, a snooze, an ignore or a resolution back"))
+        self._handling("resolve", _("resolve an incident; the next scan that still finds the problem reopens it"))
+        self._handling("reopen", _("revert an acknowledgement, a snooze, an ignore or a manual resolution"))
 
     def _verb(self, name: str, text: str, *examples: str) -> argparse.ArgumentParser:
         parser = add_verb(self.verbs, name, help=text, examples=examples)
@@ -122,7 +128,7 @@ class Command(ConsoleCommand):
             output.table([heading, *lines], right=(0,), heading=True)
             if count > len(shown):
                 more = format_number(count - len(shown))
-                output.line(_("… and %(count)s more: --limit N shows them.") % {"count": more})
+                output.line(_("%(count)s more are not shown. Use --limit N to show them.") % {"count": more})
         if options["exit_code"] and count:
             raise SystemExit(EXIT_ATTENTION)
 
