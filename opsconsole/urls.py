@@ -37,6 +37,7 @@ urlpatterns = [
     _page("run/<int:pk>/confirm/", operation_views.confirm, "run-confirm"),
     _page("run/<int:pk>/replan/", operation_views.replan, "run-replan"),
     _page("run/<int:pk>/note/", operation_views.note, "run-note"),
+    _page("run/<int:pk>/undo-row/", operation_views.undo_row, "run-undo-row"),
     _page("incident/<int:pk>/change/", incident_views.incident_page, "incident"),
     _page("incident/<int:pk>/repair/<str:name>/", incident_views.repair, "incident-repair"),
     re_path(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
@@ -28,11 +29,13 @@ from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Operation, Risk
+from opsconsole.engine.operations.undo_run import key_of
 from opsconsole.engine.registry import UnknownOperation
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import StoreUnavailable
 
 MAX_BATCH_SIZE = 100_000
+_ROW_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 View = Callable[..., HttpResponse]
 
@@ -332,6 +335,19 @@ def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
         if run.request:
             messages.info(request, _("The request is saved. The worker stops after this batch."))
     return redirect("run", run.pk)
+
+
+@require_POST
+@needs("operate_run")
+def undo_row(request: HttpRequest, pk: int) -> HttpResponse:
+    """Plan the undo of what a run wrote to one row."""
+    run = get_object_or_404(Run, pk=pk)
+    number, place = request.POST.get("batch", ""), request.POST.get("place", "")
+    if not _ROW_NUMBER.fullmatch(number) or not _ROW_NUMBER.fullmatch(place):
+        raise Http404
+    batch = get_object_or_404(run.batches.defer("before_image"), number=int(number), rows__gt=int(place))
+    selection = Selection(keys=[key_of(run, batch.number, int(place))])
+    return start_plan(request, "operations.undo_run", selection, {"run": run.pk})
 
 
 @require_POST

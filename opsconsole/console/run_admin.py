@@ -64,7 +64,6 @@ def _due_operations(model: Any) -> list[type[Operation]]:
 class OperationActionsMixin:
     """The operations of a list: for selected rows, for all matching rows and for all rows in scope."""
 
-    change_form_outer_before_template = "console/row_operations.html"
     model: Any
 
     def operations(self, request: HttpRequest) -> list[type[Operation]]:

@@ -28,6 +28,7 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.contrib.filters.forms import RangeDateForm, SearchForm
 
 from opsconsole.console.base_admin import COUNT_CAP, ConsoleModelAdmin, ViewOnlyMixin
+from opsconsole.console.row_story import RowStory
 from opsconsole.console.store_errors import store_error_page
 from opsconsole.formatting import copy_button, format_number, format_time, pretty_json, truncate
 from opsconsole.stores import catalog, remedies
@@ -59,6 +60,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     ordering = ("-pk",)
     sortable_by: ClassVar[Sequence[str]] = ()
     list_filter_submit = True
+    change_form_outer_before_template = "console/row_before.html"
 
     def __init__(self, model: type[Model], admin_site: Any) -> None:
         super().__init__(model, admin_site)
@@ -205,12 +207,27 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         except (StoreUnavailable, DatabaseError) as error:
             return self.store_error_page(request, error)
 
-    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
         try:
             self._require_key(request)
-            return _rendered(super().changeform_view(request, *args, **kwargs))
+            response = super().changeform_view(request, object_id, form_url, extra_context)
+            self._add_story(request, response)
+            return _rendered(response)
         except (StoreUnavailable, DatabaseError) as error:
             return self.store_error_page(request, error)
+
+    def _add_story(self, request: HttpRequest, response: Any) -> None:
+        """Add what is known of the row: its incidents, and the runs that wrote it."""
+        context = getattr(response, "context_data", None)
+        row = (context or {}).get("original")
+        if context is not None and row is not None and request.user.has_perm("operations.view_run"):
+            context["story"] = RowStory(self.store(request), self.model._meta.db_table, row.pk, request.user)
 
     def store_error_page(self, request: HttpRequest, error: Exception) -> HttpResponse:
         return store_error_page(request, error, self.store(request))

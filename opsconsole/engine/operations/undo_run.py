@@ -26,6 +26,7 @@ from opsconsole.stores.store import Store, text_of
 
 KEPT_BATCHES = 4  # that stay decoded in memory
 REVERSED = {"insert": "delete", "delete": "insert", "update": "update"}
+NAMED_BATCHES = 500  # in one statement
 INDEX_BITS = 20  # a row's key: batches counted from the last one, then the row's place in its batch
 
 
@@ -106,7 +107,13 @@ class UndoRun(Operation):
 
     def select(self, rows: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         self._chosen = frozenset(keys)
-        return rows
+        return rows.filter(number__in=self._chosen_batches) if self._chosen_batches else rows
+
+    @property
+    def _chosen_batches(self) -> set[int]:
+        """The batches of the chosen rows; empty if there are too many to name, or if all rows are chosen."""
+        numbers = {self.run.batches_done - (int(key) >> INDEX_BITS) for key in self._chosen or ()}
+        return numbers if len(numbers) <= NAMED_BATCHES else set()
 
     def bound(self) -> Key | None:
         ends = self.population().aggregate(first=Min("number"), last=Max("number"))
@@ -116,7 +123,7 @@ class UndoRun(Operation):
 
     def _key(self, number: int, index: int) -> int:
         # The last batch of a run is undone first. `batches_done` no longer moves: the run has ended.
-        return (self.run.batches_done - number) << INDEX_BITS | index
+        return key_of(self.run, number, index)
 
     def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         start = 0 if after is None else int(after) + 1
@@ -373,6 +380,7 @@ class UndoRun(Operation):
         return f"{row.table} {row.key}"
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        restrict(self.population())  # sets the chosen rows; the bound is not a key of batches
         written = sum(isinstance(self.process(row), Changes) for row in self._all())
         total = self.population().aggregate(rows=Sum("rows"))["rows"] or 0
         if self._chosen is not None:
@@ -380,7 +388,8 @@ class UndoRun(Operation):
         return {"in_scope": total, "as_written": written}
 
     def _all(self) -> Iterator[ChangedRow]:
-        for batch in self.population().order_by("-number").iterator(chunk_size=1):
+        rows = self.population() if self._chosen is None else self.select(self.population(), list(self._chosen))
+        for batch in rows.order_by("-number").iterator(chunk_size=1):
             yield from self._current(self._key(batch.number, 0), self._rows(batch))
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
@@ -401,6 +410,11 @@ class UndoRun(Operation):
         if self._deletes and {target.kind for target in self.targets()} == {"delete"}:
             return ngettext_lazy("Delete %(count)s row", "Delete %(count)s rows", "number")
         return ngettext_lazy("Restore %(count)s row", "Restore %(count)s rows", "number")
+
+
+def key_of(run: Run, batch: int, place: int) -> int:
+    """Return the key by which an undo selects a written row: `place` counts from the last row of the batch."""
+    return (run.batches_done - batch) << INDEX_BITS | place
 
 
 def _with_rowid(row: ChangedRow, rowid: int) -> dict[str, Any]:
