@@ -62,7 +62,7 @@ class TestRecord(StoreModel):
 class Stage(models.TextChoices):
     """The stages of an execution. Clients depend on the values."""
 
-    INIT = "init", _("started")
+    INIT = "init", _("starting")
     AI_FETCHING = "ai_fetching", _("asking the AI models")
     ANALYZING = "analyzing", _("analysing")
     COMPLETED = "completed", _("completed")

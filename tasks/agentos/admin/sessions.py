@@ -60,7 +60,7 @@ class WebuiSessionAdmin(AgentosAdmin):
                         row.get("role") if row.get("role") in roles else "other",
                         roles.get(row.get("role"), truncate(row.get("role"), 40)),
                         format_time(row.get("created_at")),
-                        row_link("agentos.webuimessage", row["message_id"], _("open")),
+                        row_link("agentos.webuimessage", row["message_id"], _("View message")),
                         long_text(row.get("content")),
                     )
                     for row in reversed(messages[:MESSAGES])
