@@ -38,8 +38,8 @@ class Link(NamedTuple):
 @require_safe
 def find_page(request: HttpRequest) -> HttpResponse:
     """Open the only hit, list several, or name where was searched."""
-    text = request.GET.get("q", "").strip()
-    found = find(text, request.user)
+    found = find(request.GET.get("q", ""), request.user)
+    text = found.text
     pages = _pages(request, text) if text else []
     lines = [
         *_incident_links([*found.incidents, *found.incidents_of_rows]),

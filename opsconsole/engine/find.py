@@ -12,11 +12,13 @@ from django.utils.translation import gettext as _
 from opsconsole.engine import incidents, repairs
 from opsconsole.engine.models import Incident, Run
 from opsconsole.stores.errors import first_line
+from opsconsole.stores.indexes import indexes
 from opsconsole.stores.platforms import StoreAppConfig, platform_apps
 from opsconsole.stores.store import Store, StoreUnavailable
 
 MAX_LENGTH = 300  # characters of an identifier
 SHOWN_ROWS = 20  # of one column
+_QUOTES = {'""', "''", "``", "“”", "‘’", "«»", "「」"}
 MAX_COUNT = 100  # rows that are counted behind a column which is not the key
 
 
@@ -60,9 +62,9 @@ class Found(NamedTuple):
 
 def find(text: str, user: Any) -> Found:
     """Search for an identifier. `user` is an account; None, as in the shell, may see everything."""
-    text = text.strip()[:MAX_LENGTH]
+    text = identifier(text)
     found = Found(text, [], [], [], [], {})
-    if not text:
+    if not text or "\x00" in text:
         return found
     number = text.removeprefix("#")
     if number.isascii() and number.isdecimal() and len(number) < 19 and _may(user, "operations.view_run"):
@@ -83,8 +85,16 @@ def find(text: str, user: Any) -> Found:
     return found
 
 
+def identifier(text: str) -> str:
+    """Return a pasted identifier without the spaces, quotes and commas around it."""
+    text = text.strip().rstrip(",;").strip()
+    while len(text) > 1 and f"{text[0]}{text[-1]}" in _QUOTES:
+        text = text[1:-1].strip()
+    return text[:MAX_LENGTH]
+
+
 def _hits(app: StoreAppConfig, store: Store, text: str, user: Any, found: Found) -> Iterator[Hit]:
-    identity = store.identity()
+    identity, known = store.identity(), indexes(store).values()
     for model in app.get_models():
         table, key = model._meta.db_table, model._meta.pk
         if getattr(model, "store", None) != store.name or not _may(user, f"{app.label}.view_{model._meta.model_name}"):
@@ -97,7 +107,8 @@ def _hits(app: StoreAppConfig, store: Store, text: str, user: Any, found: Found)
             column, value = field.column, _value(field, text)
             if value is None or column not in columns:
                 continue
-            if not store.indexes_on(table, [column]) and name != key.name:
+            by_key = columns.key[:1] == (column,)
+            if not by_key and not any(index.table == table and index.finds(column) for index in known):
                 found.unsearched[f"{store.name}: {table}.{column}"] = _("The column has no index.")
                 continue
             found.searched.append(f"{store.name}: {table}.{column}")

@@ -22,6 +22,10 @@ class Index(NamedTuple):
     ordered: bool = True  # only a B-tree keeps an order
     included: tuple[str, ...] = ()  # columns that are stored in the index and are not part of its key
 
+    def finds(self, column: str) -> bool:
+        """Return whether an equality of this column alone is answered by the index."""
+        return self.valid and self.columns[:1] == (column,) and self.where in {"", f"{column} is not null".lower()}
+
     def serves(self, wanted: Index) -> bool:
         """Return whether this index does everything that `wanted` would do. Its condition may exclude NULLs."""
         filled = {f"{column} is not null" for column in self.columns}
