@@ -29,6 +29,7 @@ urlpatterns = [
     path("api/", include(endpoints.urls())),  # first: clients poll it
     path("i18n/", include("django.conf.urls.i18n")),
     _page("", operation_views.operations, "operations"),
+    _page("approvals/", operation_views.approvals, "approvals"),
     _page("freeze/", operation_views.freeze, "freeze"),
     _page("<str:name>/plan/", operation_views.plan, "plan"),
     _page("<str:name>/schedule/", operation_views.schedule, "schedule"),
@@ -47,7 +48,7 @@ urlpatterns = [
         name="incident-act",
     ),
     re_path(
-        r"^admin/operations/run/(?P<pk>\d+)/(?P<verb>pause|resume|cancel|approve|reject|undo|retry)/$",
+        r"^admin/operations/run/(?P<pk>\d+)/(?P<verb>pause|resume|cancel|approve|reject|break-glass|undo|retry)/$",
         admin.site.admin_view(operation_views.act),
         name="run-act",
     ),

@@ -18,6 +18,7 @@ from django.views.decorators.http import require_POST, require_safe
 from unfold.widgets import CHECKBOX_CLASSES, INPUT_CLASSES, SELECT_CLASSES
 
 from opsconsole.console.actors import actor_of
+from opsconsole.console.approval_page import ApprovalPage, waiting_runs
 from opsconsole.console.freeze_page import FreezePage
 from opsconsole.console.page_parts import REFUSALS, described
 from opsconsole.console.plan_page import PlanPage, drift
@@ -34,6 +35,7 @@ from opsconsole.engine.registry import UnknownOperation
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import StoreUnavailable
 
+PERMISSIONS = {"approve": "approve_run", "reject": "approve_run", "break-glass": "break_glass"}  # of verbs
 MAX_BATCH_SIZE = 100_000
 _ROW_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
@@ -194,6 +196,8 @@ def run_page(request: HttpRequest, pk: int) -> HttpResponse:
     run = get_object_or_404(Run.objects.select_related("parent"), pk=pk)
     if run.status == Status.PLANNED:
         return _plan_page(request, run)
+    if run.status == Status.AWAITING_APPROVAL:
+        return _approval_page(request, run)
     page = RunPage(run, request.user)  # type: ignore[arg-type]
     tabs = RunTabs(page, request.GET.get("tab", ""))
     context: dict[str, Any] = {"page": page, "run": run, "tabs": tabs}
@@ -234,6 +238,31 @@ def _plan_page(
         checked=request.POST.getlist("checked"),
         may_operate=request.user.has_perm("operations.operate_run"),
     )
+
+
+def _approval_page(request: HttpRequest, run: Run, *, error: str = "", status: int = 200) -> HttpResponse:
+    page = ApprovalPage(run, request.user)
+    return render_page(
+        request,
+        "console/approval.html",
+        _title(run),
+        status=status,
+        page=page,
+        run=run,
+        error=error,
+        posted=request.POST,
+        may_note=request.user.has_perm("operations.operate_run"),
+    )
+
+
+@require_safe
+@needs("view_run")
+def approvals(request: HttpRequest) -> HttpResponse:
+    """List the runs that wait for approval: first those that this account may decide about."""
+    pages = [ApprovalPage(run, request.user) for run in waiting_runs()]
+    mine = [page for page in pages if not page.refusal]
+    others = [page for page in pages if page.refusal]
+    return render_page(request, "console/approvals.html", _("Approvals"), mine=mine, others=others)
 
 
 @require_safe
@@ -312,8 +341,7 @@ def _show_new_plan(request: HttpRequest, old: Run) -> HttpResponse:
 @require_POST
 def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
     """Pause, resume, cancel, approve or reject a run, or plan its undo or the retry of its failed rows."""
-    permission = "operations.approve_run" if verb in {"approve", "reject"} else "operations.operate_run"
-    if not request.user.has_perm(permission):
+    if not request.user.has_perm(f"operations.{PERMISSIONS.get(verb, 'operate_run')}"):
         raise PermissionDenied
     run = get_object_or_404(Run, pk=pk)
     if verb == "undo":
@@ -326,10 +354,14 @@ def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
         "resume": queue.resume,
         "approve": queue.approve,
         "reject": partial(lifecycle.reject, reason=request.POST.get("reason", "")),
+        "break-glass": partial(queue.break_glass, reason=request.POST.get("reason", "")),
     }
     try:
         verbs[verb](run, actor_of(request))
     except REFUSALS as error:
+        run.refresh_from_db()
+        if run.status == Status.AWAITING_APPROVAL:  # the page keeps what was typed
+            return _approval_page(request, run, error=str(error), status=409)
         messages.warning(request, str(error))
     else:
         if run.request:

@@ -65,6 +65,7 @@ VERB_LABELS = {
     "planned": _("planned"),
     "confirmed": _("confirmed"),
     "approved": _("approved"),
+    "break_glass": _("started without approval"),
     "pause": _("asked to pause"),
     "cancel": _("asked to cancel"),
     "resumed": _("resumed"),

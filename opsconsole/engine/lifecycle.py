@@ -34,7 +34,14 @@ from opsconsole.engine.models import (
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation, Risk
 from opsconsole.engine.planner import Plan, count_outcomes, drifted_rows, operation_on, pins_rows, plan
 from opsconsole.engine.requirements import readable_columns
-from opsconsole.engine.run_notifications import notify_frozen, notify_rejected, notify_unfrozen, request_approval
+from opsconsole.engine.run_notifications import (
+    notify_approved,
+    notify_break_glass,
+    notify_frozen,
+    notify_rejected,
+    notify_unfrozen,
+    request_approval,
+)
 from opsconsole.engine.selection import Selection
 from opsconsole.engine.stored_plans import fingerprint, keep_pinned, operation_of, plan_of, store_plan
 from opsconsole.jsontext import plain_json
@@ -44,6 +51,7 @@ RECOUNTED_ROWS = 20_000  # rows; a larger plan is counted in the background
 COMPARED_ROWS = 200_000  # rows; a larger plan is compared batch by batch
 NOT_WAITING: dict[str, Any] = {"waiting": "", "waiting_code": "", "waiting_since": None, "waits": 0}
 MAX_NOTE = 10_000
+MIN_EMERGENCY_REASON = 20  # characters
 
 
 # --- confirming ---------------------------------------------------------------------------------------
@@ -218,6 +226,35 @@ def approve(run: Run, actor: Actor) -> None:
     with transaction.atomic():
         move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE, approved_by=actor.user)
         record(run, "approved", actor, digest=run.digest)
+        notify_approved(run, actor)
+
+
+def break_glass(run: Run, actor: Actor, reason: str) -> None:
+    """Start a run that waits for approval without one, in an emergency. Everyone on the alert list is notified.
+
+    It bypasses the approval only: the rows are compared, and the backup is required.
+    """
+    require_environment()
+    require_waiting(run)
+    if actor.user is None or not actor.user.has_perm("operations.break_glass"):
+        raise RunRefused(
+            _("Starting run %(run)d without approval needs the permission to break the glass. Ask an approver.")
+            % {"run": run.pk}
+        )
+    reason = reason.strip()
+    if len(reason) < MIN_EMERGENCY_REASON:
+        raise RunRefused(
+            _("The reason is too short. Say in at least %(count)d characters why no approver can be reached.")
+            % {"count": MIN_EMERGENCY_REASON}
+        )
+    planned = plan_of(run)
+    if blocking_reason := checklist.blocking_reason(planned.operation):
+        raise RunRefused(blocking_reason)
+    check_drift(run, planned)
+    with transaction.atomic():
+        move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE, break_glass=True)
+        record(run, "break_glass", actor, digest=run.digest, reason=reason[:MAX_NOTE])
+        notify_break_glass(run, actor, reason)
 
 
 def reject(run: Run, actor: Actor, reason: str) -> None:

@@ -126,6 +126,7 @@ class Run(models.Model):
     approved_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+", verbose_name=_("approved by")
     )
+    break_glass = models.BooleanField(_("started without approval"), default=False)
     rejection = models.TextField(_("reason for the rejection"), blank=True)  # a person's reason, or a Rejection
     replaces = models.ForeignKey(  # the run whose plan it renews: its rows or its parameters have changed
         "self", models.PROTECT, null=True, related_name="replacements", verbose_name=_("run it replaces")
@@ -185,6 +186,7 @@ class Run(models.Model):
         permissions = (
             ("operate_run", _("Can plan and run operations")),
             ("approve_run", _("Can approve another person's run")),
+            ("break_glass", _("Can start a run without approval in an emergency")),
         )
 
     def __str__(self) -> str:

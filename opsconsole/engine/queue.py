@@ -101,6 +101,16 @@ def approve(run: Run, actor: Actor) -> None:
         lifecycle.replace_plan(run, actor)
 
 
+def break_glass(run: Run, actor: Actor, reason: str) -> None:
+    """Start a run without approval and queue it. If its rows have changed, it is planned again. Raises PlanDrifted."""
+    try:
+        with transaction.atomic():
+            lifecycle.break_glass(run, actor, reason)
+            enqueue(run)
+    except PlanDrifted:
+        lifecycle.replace_plan(run, actor)
+
+
 def plan_in_background(run: Run) -> None:
     """Count the outcomes of a large plan in a job, which sets `run.plan["counted"]`."""
     with transaction.atomic():

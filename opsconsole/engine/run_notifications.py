@@ -38,6 +38,29 @@ def notify_rejected(run: Run, actor: Actor, reason: str) -> None:
     )
 
 
+def notify_approved(run: Run, actor: Actor) -> None:
+    """Notify the accounts of a run that it is approved."""
+    values = {"run": run.pk, "operation": run.operation, "store": run.store, "who": actor.name}
+    create_alert(
+        f"approved/{run.pk}",
+        _("Run %(run)d of %(operation)s on %(store)s was approved") % values,
+        _("By: %(who)s") % values,
+        to=_addresses(run.user, run.confirmed_by, actor.user),
+    )
+
+
+def notify_break_glass(run: Run, actor: Actor, reason: str) -> None:
+    """Notify the alert list and the approvers that a run starts without approval."""
+    users = User.objects.with_perm("operations.approve_run", backend="django.contrib.auth.backends.ModelBackend")
+    values = {"run": run.pk, "operation": run.operation, "store": run.store, "who": actor.name}
+    create_alert(
+        f"break-glass/{run.pk}",
+        _("Run %(run)d of %(operation)s on %(store)s starts without approval") % values,
+        _("By: %(who)s") % values + "\n" + _("Why: %(note)s") % {"note": reason},
+        to=_addresses(run.user, run.confirmed_by, *users),
+    )
+
+
 def _addresses(*users: User | None) -> list[str]:
     """Return the mail addresses of the accounts that have one."""
     return sorted({user.email for user in users if user is not None and user.email})

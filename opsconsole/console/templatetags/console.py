@@ -6,11 +6,14 @@ from typing import Any
 
 from django import template
 from django.contrib.admin.utils import quote
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.templatetags import unfold
 
 from opsconsole import formatting
+from opsconsole.console.page_parts import detail_words
 from opsconsole.engine import incidents
+from opsconsole.engine.labels import verb_label
 
 register = template.Library()
 for show in (
@@ -22,6 +25,12 @@ for show in (
 ):
     register.filter(show.__name__, show)
 register.filter("incident_title", incidents.title_of)
+
+
+@register.filter
+def event_words(event: Any) -> str:
+    """Return an entry of the audit log as a sentence."""
+    return format_html("{} · {} {}", event.who, verb_label(event.verb), detail_words(event.detail))
 
 
 class _Linkable:

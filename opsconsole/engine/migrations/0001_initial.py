@@ -178,6 +178,7 @@ class Migration(migrations.Migration):
                 ("tick", models.CharField(max_length=150, null=True, unique=True)),
                 ("started_by", models.CharField(max_length=150, verbose_name="started by")),
                 ("confirmed_at", models.DateTimeField(null=True, verbose_name="confirmed at")),
+                ("break_glass", models.BooleanField(default=False, verbose_name="started without approval")),
                 ("rejection", models.TextField(blank=True, verbose_name="reason for the rejection")),
                 ("note", models.TextField(blank=True, verbose_name="note")),
                 ("code_version", models.CharField(max_length=50, verbose_name="code version")),
@@ -297,6 +298,7 @@ class Migration(migrations.Migration):
                 "permissions": (
                     ("operate_run", "Can plan and run operations"),
                     ("approve_run", "Can approve another person's run"),
+                    ("break_glass", "Can start a run without approval in an emergency"),
                 ),
             },
         ),

@@ -74,6 +74,18 @@ class Command(ConsoleCommand):
         )
         add_user_flag(rejecting)
         add_json_flag(rejecting)
+        emergency = self._verb(
+            "break-glass",
+            _("Start a run without approval, in an emergency. Everyone on the alert list is notified."),
+            'runs break-glass 7 --reason "platform down, no approver answers"',
+            'runs break-glass 7 --reason "platform down, no approver answers" --json',
+        )
+        emergency.add_argument("run", type=_positive, metavar="ID", help=_("The id of the run."))
+        emergency.add_argument(
+            "--reason", required=True, metavar="TEXT", help=_("The reason, of at least 20 characters.")
+        )
+        add_user_flag(emergency)
+        add_json_flag(emergency)
         noting = self._verb_of_run(
             "note", _("Add a note to a run: the difficulties, and how they were solved."), "--user mira"
         )
@@ -106,7 +118,7 @@ class Command(ConsoleCommand):
 
     def _verb(self, name: str, text: str, *examples: str, aliases: tuple[str, ...] = ()) -> argparse.ArgumentParser:
         parser = add_verb(self.verbs, name, help=text, examples=examples, aliases=aliases)
-        parser.set_defaults(run_verb=getattr(self, f"_{name}"))
+        parser.set_defaults(run_verb=getattr(self, f"_{name.replace('-', '_')}"))
         return parser
 
     def _verb_of_run(self, name: str, text: str, flag: str = "--json") -> argparse.ArgumentParser:
@@ -257,6 +269,9 @@ class Command(ConsoleCommand):
 
     def _reject(self, options: dict[str, Any]) -> None:
         _steer(options, partial(lifecycle.reject, reason=options["reason"]), permission="operations.approve_run")
+
+    def _break_glass(self, options: dict[str, Any]) -> None:
+        _steer(options, partial(queue.break_glass, reason=options["reason"]), permission="operations.break_glass")
 
     def _note(self, options: dict[str, Any]) -> None:
         run = get_run(options["run"])

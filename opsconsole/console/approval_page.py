@@ -1,0 +1,135 @@
+"""The page of a run that waits for approval, and the list of such runs."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from opsconsole.console.page_parts import REFUSALS
+from opsconsole.console.plan_page import PlanPage
+from opsconsole.engine import incidents, lifecycle, repairs
+from opsconsole.engine.audit_log import Actor
+from opsconsole.engine.errors import PlanDrifted
+from opsconsole.engine.models import Incident, Run, Status, Trigger
+from opsconsole.engine.operation import Risk
+from opsconsole.engine.repairs import Repair
+from opsconsole.engine.stored_plans import plan_of
+from opsconsole.formatting import duration
+
+SHOWN_INCIDENTS = 3
+SHOWN_SAMPLE = 20
+
+
+class Alternative(NamedTuple):
+    """A less destructive repair of the same incident."""
+
+    incident: Incident
+    label: str
+    deletes: bool
+
+
+class ApprovalPage(PlanPage):
+    """A run that waits for approval, as the approver decides about it."""
+
+    def __init__(self, run: Run, user: Any) -> None:
+        super().__init__(run)
+        self.user = user
+
+    @property
+    def question(self) -> str:
+        return _("Approve: %(action)s?") % {"action": self.action[:1].lower() + self.action[1:]}
+
+    @property
+    def deletes(self) -> bool:
+        return self.operation is not None and self.operation.effective_risk() == Risk.DELETE
+
+    @property
+    def asked_by(self) -> str:
+        return self.run.confirmed_by.get_username() if self.run.confirmed_by else self.run.started_by
+
+    @property
+    def expires_in(self) -> str:
+        asked_at = self.run.confirmed_at or self.run.created_at
+        left = asked_at + timedelta(hours=settings.RUN_APPROVAL_HOURS) - timezone.now()
+        return duration(max(left.total_seconds(), 0))
+
+    @cached_property
+    def drifted(self) -> str:
+        """The sentence about rows that have changed since the plan, or an empty string."""
+        try:
+            lifecycle.check_drift(self.run, plan_of(self.run))
+        except PlanDrifted as error:
+            return str(error) or _("The rows have changed since they were planned.")
+        except REFUSALS as error:
+            return str(error)
+        return ""
+
+    @property
+    def checked_at(self) -> datetime:
+        return timezone.now()
+
+    @cached_property
+    def confirmed_items(self) -> frozenset[str]:
+        """The items of the checklist that the planner has confirmed."""
+        event = self.run.events.filter(verb="confirmed").order_by("-pk").first()
+        return frozenset(event.detail.get("checklist", ())) if event is not None else frozenset()
+
+    @cached_property
+    def alternatives(self) -> list[Alternative]:
+        """Less destructive repairs that are possible now, of the incidents that this operation repairs."""
+        found = []
+        for incident in self._incidents():
+            for repair in repairs.repairs_of(incident):
+                if repair.operation.name == self.run.operation:
+                    break
+                if repair.possible:
+                    found.append(_alternative(incident, repair))
+        return found
+
+    def _incidents(self) -> list[Incident]:
+        if self.run.incident is not None:
+            return [] if self.run.incident.resolved_at else [self.run.incident]
+        active = Incident.objects.active().filter(identity=self.run.identity).worst_first()
+        causes = ((one, incidents.cause_of(one)) for one in active[:50])
+        return [one for one, cause in causes if cause is not None and self.run.operation in cause.repairs][
+            :SHOWN_INCIDENTS
+        ]
+
+    # --- the decision
+
+    @cached_property
+    def refusal(self) -> str:
+        """Why this user cannot approve the run, or an empty string."""
+        actor = Actor(self.user.get_username(), "", Trigger.ADMIN, self.user)
+        return lifecycle.refusal_to_approve(self.run, actor)
+
+    @property
+    def may_reject(self) -> bool:
+        return bool(self.user.has_perm("operations.approve_run"))
+
+    @property
+    def may_break_glass(self) -> bool:
+        return bool(self.user.has_perm("operations.break_glass"))
+
+    @property
+    def may_cancel(self) -> bool:
+        return bool(self.user.has_perm("operations.operate_run"))
+
+    @property
+    def min_reason(self) -> int:
+        return lifecycle.MIN_EMERGENCY_REASON
+
+
+def _alternative(incident: Incident, repair: Repair) -> Alternative:
+    return Alternative(incident, repair.label, repair.deletes)
+
+
+def waiting_runs() -> list[Run]:
+    """Return the runs that wait for approval, oldest first."""
+    runs = Run.objects.filter(status=Status.AWAITING_APPROVAL).select_related("user", "confirmed_by", "incident")
+    return list(runs.defer("selection", "reasons").order_by("confirmed_at", "pk"))

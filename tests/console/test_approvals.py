@@ -1,0 +1,133 @@
+"""The approval page and inbox, and the start of a run without approval in an emergency."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+
+from opsconsole.engine import lifecycle, queue
+from opsconsole.engine.audit_log import Actor
+from opsconsole.engine.errors import RunRefused
+from opsconsole.engine.models import Alert, Delivery, Run, Status, Trigger
+from tests.engine.test_checklist import ALL, environment, make_backup
+from tests.support.contract import operation_called, plan_whole
+from tests.support.plain_client import execute
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
+CLEAN = "agentos.clean_memory_items"
+REASON = "The platform is down and no approver answers."
+
+
+def acting(person: User) -> Actor:
+    return Actor(person.username, "192.0.2.1", Trigger.ADMIN, person)
+
+
+@pytest.fixture
+def waiting(settings: Any, tmp_path: Any, bob: User) -> Run:
+    """Return a run that deletes an expired memory item and waits for an approver. Bob planned and confirmed it."""
+    environment(settings, "production")
+    settings.ALERT_EMAILS = ["oncall@example.org"]
+    store = operation_called(CLEAN).store
+    execute(
+        store,
+        "INSERT INTO memory_items (id, scope, type, content, auto_cleanup, expires_at) VALUES "
+        "('m1', 'global', 'note', '{}', 1, '2020-01-01 00:00:00')",
+    )
+    make_backup(store, tmp_path)
+    run = lifecycle.create_run(plan_whole(operation_called(CLEAN)), acting(bob), note="expired long ago")
+    return queue.confirm(run, acting(bob), ALL)
+
+
+def address(run: Run, verb: str = "") -> str:
+    return f"/admin/operations/run/{run.pk}/{verb or 'change'}/"
+
+
+@pytest.fixture
+def carol(alice: User) -> User:
+    person = User.objects.create_user("carol", email="carol@example.org", is_staff=True)
+    person.groups.set(User.objects.get(username="bob").groups.all())
+    return person
+
+
+def test_the_page_shows_the_plan_who_asks_and_why(client: Client, waiting: Run, carol: User) -> None:
+    client.force_login(carol)
+    page = client.get(address(waiting)).content.decode()
+    for text in ("Approve: ", "requested by bob", "expired long ago", "Unchanged since it was planned", "m1"):
+        assert text in page, text
+    assert "Checklist, confirmed by bob" in page
+    assert page.count("✓") == len(ALL)
+    assert "Start without approval" not in page
+    assert client.get("/admin/operations/approvals/").content.decode().count("requested by bob") == 1
+
+
+def test_changed_rows_are_reported_before_the_decision(client: Client, waiting: Run, carol: User) -> None:
+    execute(operation_called(CLEAN).store, "UPDATE memory_items SET expires_at = '2099-01-01 00:00:00'")
+    client.force_login(carol)
+    page = client.get(address(waiting)).content.decode()
+    assert "Unchanged since it was planned" not in page
+    assert "have changed since" in page
+
+
+def test_the_planner_sees_why_another_account_decides(client: Client, waiting: Run, bob: User) -> None:
+    client.force_login(bob)
+    page = client.get(address(waiting)).content.decode()
+    assert "It needs another account as its second approver" in page
+    assert "Waiting for another account" in client.get("/admin/operations/approvals/").content.decode()
+
+
+def test_a_rejection_needs_a_reason_and_keeps_what_was_typed(client: Client, waiting: Run, carol: User) -> None:
+    client.force_login(carol)
+    answer = client.post(address(waiting, "reject"), {"reason": "  "})
+    assert answer.status_code == 409
+    assert "The reason is empty" in answer.content.decode()
+    assert client.post(address(waiting, "reject"), {"reason": "still needed"}).status_code == 302
+    waiting.refresh_from_db()
+    assert (waiting.status, waiting.rejection) == (Status.REJECTED, "still needed")
+    assert Alert.objects.filter(key=f"rejected/{waiting.pk}").exists()
+
+
+def test_both_sides_are_notified_of_an_approval(client: Client, waiting: Run, carol: User) -> None:
+    client.force_login(carol)
+    assert client.post(address(waiting, "approve")).status_code == 302
+    waiting.refresh_from_db()
+    assert (waiting.status, waiting.approved_by) == (Status.QUEUED, carol)
+    assert "carol@example.org" in Alert.objects.get(key=f"approved/{waiting.pk}").to
+
+
+def test_break_glass_starts_the_run_and_notifies_everyone(client: Client, waiting: Run, bob: User, carol: User) -> None:
+    bob.user_permissions.add(Permission.objects.get(codename="break_glass"))
+    client.force_login(bob)
+    page = client.get(address(waiting)).content.decode()
+    assert "Start without approval" in page
+    answer = client.post(address(waiting, "break-glass"), {"reason": "too short"})
+    assert answer.status_code == 409
+    assert "too short" in answer.content.decode()
+    assert client.post(address(waiting, "break-glass"), {"reason": REASON}).status_code == 302
+    waiting.refresh_from_db()
+    assert (waiting.status, waiting.break_glass, waiting.approved_by) == (Status.QUEUED, True, None)
+    alert = Alert.objects.get(key=f"break-glass/{waiting.pk}")
+    assert "carol@example.org" in alert.to
+    assert REASON in alert.text
+    assert Delivery.objects.filter(alert=alert).exists()
+    assert waiting.events.get(verb="break_glass").detail["reason"] == REASON
+    assert queue.run_slice(waiting.pk, waiting.generation) == Status.SUCCEEDED
+    waiting.refresh_from_db()
+    assert "started without approval" in client.get(address(waiting)).content.decode()
+
+
+def test_break_glass_needs_its_own_permission(client: Client, waiting: Run, carol: User) -> None:
+    with pytest.raises(RunRefused, match="permission to break the glass"):
+        queue.break_glass(waiting, acting(carol), REASON)
+    client.force_login(carol)
+    assert client.post(address(waiting, "break-glass"), {"reason": REASON}).status_code == 403
+    waiting.refresh_from_db()
+    assert waiting.status == Status.AWAITING_APPROVAL
+
+
+def test_break_glass_does_not_bypass_the_backup(waiting: Run, alice: User, settings: Any) -> None:
+    settings.BACKUP_MAX_AGE_HOURS = 0
+    with pytest.raises(RunRefused, match="backup"):
+        queue.break_glass(waiting, acting(alice), REASON)
