@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from django.db.models import Count, Exists, Min, Model, OuterRef
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext_lazy
 
 from audits.models import GuardianVerdict, InboxEntry, TaskAudit
+from opsconsole.engine.causes import Cause
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.operation import Priority, Schedule
 from tasks.agentos.cycles import cycles
@@ -63,6 +65,69 @@ REFERENCES = (
     Reference(KbEmbedding, "chunk_id", KbChunk, "dangling_chunk"),
 )
 CYCLES = "dependency cycles"
+BY_HAND = _("Each finding names a referring row. Correct the reference, or delete the row.")
+CAUSES = {
+    cause.code: cause
+    for cause in (
+        Cause(
+            "dangling_task",
+            ngettext_lazy(
+                "%(count)s reference leads to a missing task", "%(count)s references lead to missing tasks", "number"
+            ),
+            advice=BY_HAND,
+        ),
+        Cause(
+            "artifact_of_vanished_task",
+            ngettext_lazy(
+                "%(count)s missing task still has artifacts", "%(count)s missing tasks still have artifacts", "number"
+            ),
+            advice=BY_HAND,
+        ),
+        Cause(
+            "dangling_session",
+            ngettext_lazy(
+                "%(count)s reference leads to a missing session",
+                "%(count)s references lead to missing sessions",
+                "number",
+            ),
+            advice=BY_HAND,
+        ),
+        Cause(
+            "dangling_project",
+            ngettext_lazy(
+                "%(count)s reference leads to a missing project",
+                "%(count)s references lead to missing projects",
+                "number",
+            ),
+            advice=BY_HAND,
+        ),
+        Cause(
+            "dangling_source",
+            ngettext_lazy(
+                "%(count)s missing source still has chunks", "%(count)s missing sources still have chunks", "number"
+            ),
+            advice=BY_HAND,
+        ),
+        Cause(
+            "dangling_chunk",
+            ngettext_lazy(
+                "%(count)s missing chunk still has embeddings",
+                "%(count)s missing chunks still have embeddings",
+                "number",
+            ),
+            advice=BY_HAND,
+        ),
+        Cause(
+            "dependency_cycle",
+            ngettext_lazy(
+                "%(count)s group of tasks waits for itself in a cycle",
+                "%(count)s groups of tasks wait for themselves in cycles",
+                "number",
+            ),
+            advice=_("Each finding names the tasks of a cycle. Delete one of the dependencies between them."),
+        ),
+    )
+}
 
 
 class CheckReferences(Check):
@@ -93,6 +158,8 @@ class CheckReferences(Check):
         "dangling_chunk": _("embeddings of missing chunks"),
         "dependency_cycle": _("cyclic dependencies of tasks"),
     }
+
+    causes = CAUSES
 
     def item_names(self) -> list[str]:
         """Return the rules whose tables and columns exist in the store."""

@@ -240,7 +240,7 @@ class Output:
         rows = [] if result["run"] is None else [(_("Run"), str(result["run"]))]
         rows += [(_("Status"), status_label(result["status"])), (_("In scope"), format_number(result["total"]))]
         for outcome in OUTCOMES:
-            rows.append((outcome_label(outcome), format_number(result[outcome])))
+            rows.append((outcome_label(outcome, operation), format_number(result[outcome])))
             rows += [
                 (f"  {one.words}", format_number(one.count))
                 for one in wording.reason_counts(operation, result["reasons"], (outcome,))

@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from opsconsole.engine import findings, registry, stored_plans, wording
 from opsconsole.engine.checks import Check
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.labels import STATUS_VARIANTS, operation_title, outcome_label
+from opsconsole.engine.labels import STATUS_VARIANTS, only_deletes, operation_title, outcome_label
 from opsconsole.engine.models import Finding, Run
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.planner import OUTCOMES, PlanRefused
@@ -130,7 +130,7 @@ class Page:
 
     def _outcome_table(self, reasons: Mapping[str, Mapping[str, int]], total: int) -> Table:
         rows = [
-            [swatch(one.outcome), one.words or "–", format_number(one.count), share(one.count, total)]
+            [swatch(one.outcome, self.operation), one.words or "–", format_number(one.count), share(one.count, total)]
             for one in wording.reason_counts(self.operation, reasons)
         ]
         return Table([_("Outcome"), _("Why"), _("Rows"), _("Share")], rows)
@@ -140,18 +140,26 @@ class Page:
         return wording.worker_missing(self.cls.cluster if self.cls is not None else "")
 
 
-def swatch(outcome: str) -> SafeString:
+def swatch(outcome: str, operation: Any = None) -> SafeString:
     """Return the label of an outcome with its colour in the bar."""
-    return format_html('<span class="swatch outcome-{}" aria-hidden="true"></span>{}', outcome, outcome_label(outcome))
+    return format_html(
+        '<span class="swatch {}" aria-hidden="true"></span>{}',
+        _outcome_class(outcome, operation),
+        outcome_label(outcome, operation),
+    )
 
 
-def outcome_bar(counts: Mapping[str, int], total: int) -> list[dict[str, str]]:
+def _outcome_class(outcome: str, operation: Any) -> str:
+    return "outcome-deleted" if outcome == "changed" and only_deletes(operation) else f"outcome-{outcome}"
+
+
+def outcome_bar(counts: Mapping[str, int], total: int, operation: Any = None) -> list[dict[str, str]]:
     """Return the parts of a stacked bar, in per cent as CSS writes them."""
     return [
         {
             "value": f"{100 * counts[outcome] / total:.3f}",
-            "title": f"{outcome_label(outcome)}: {format_number(counts[outcome])}",
-            "progress_class": f"outcome-{outcome}",
+            "title": f"{outcome_label(outcome, operation)}: {format_number(counts[outcome])}",
+            "progress_class": _outcome_class(outcome, operation),
         }
         for outcome in OUTCOMES
         if total and counts[outcome]

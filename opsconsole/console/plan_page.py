@@ -61,7 +61,7 @@ class PlanPage(Page):
 
     @property
     def bar(self) -> list[dict[str, str]]:
-        return outcome_bar(self.counts, max(self.seen, 1) if self.counted else self.run.total)
+        return outcome_bar(self.counts, max(self.seen, 1) if self.counted else self.run.total, self.operation)
 
     @property
     def outcomes(self) -> Table:
@@ -78,7 +78,7 @@ class PlanPage(Page):
             rows.append(
                 [
                     row_link(self.run, root["table"], root["key"], entry["label"]),
-                    format_html('{}<small class="why">{}</small>', swatch(outcome), reason),
+                    format_html('{}<small class="why">{}</small>', swatch(outcome, self.operation), reason),
                     row_changes(entry["rows"]) or entry["detail"] or nothing,
                 ]
             )
@@ -169,7 +169,7 @@ def drift(run: Run) -> Table | None:
         if isinstance(value, int)  # other figures, such as times, change without the rows
     ]
     if before.counted and after.counted:
-        lines += [(outcome_label(name), before.counts[name], after.counts[name]) for name in OUTCOMES]
+        lines += [(outcome_label(name, after.operation), before.counts[name], after.counts[name]) for name in OUTCOMES]
     rows = [[label, format_number_or_text(was), format_number_or_text(now)] for label, was, now in lines if was != now]
     if not rows:
         rows = [[_("Values of the rows"), _("as planned"), _("changed, same count")]]

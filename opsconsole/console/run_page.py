@@ -102,11 +102,11 @@ class RunPage(Page):
     @property
     def bar(self) -> list[dict[str, str]]:
         counts = {outcome: getattr(self.run, outcome) for outcome in OUTCOMES}
-        return outcome_bar(counts, max(self.run.total, self.run.seen))
+        return outcome_bar(counts, max(self.run.total, self.run.seen), self.operation)
 
     @property
     def figures(self) -> list[tuple[SafeString, str]]:
-        return [(swatch(outcome), format_number(getattr(self.run, outcome))) for outcome in OUTCOMES]
+        return [(swatch(outcome, self.operation), format_number(getattr(self.run, outcome))) for outcome in OUTCOMES]
 
     @property
     def outcomes(self) -> Table:

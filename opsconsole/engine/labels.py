@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine import registry
 from opsconsole.engine.models import Run, Status
-from opsconsole.engine.operation import Operation
+from opsconsole.engine.operation import Operation, Risk
 from opsconsole.formatting import format_number
 
 OUTCOME_LABELS = {
@@ -37,7 +37,16 @@ def action_label(operation: Operation, count: int) -> str:
     return str(operation.action_label % values)
 
 
-def outcome_label(outcome: str) -> str:
+def only_deletes(operation: Operation | type[Operation] | None) -> bool:
+    """Return whether every change of the operation is the deletion of a row."""
+    if operation is None or operation.risk != Risk.DELETE or operation.creates_backup:  # a restore writes rows, too
+        return False
+    return not any(operation.writes.values())
+
+
+def outcome_label(outcome: str, operation: Operation | type[Operation] | None = None) -> str:
+    if outcome == "changed" and only_deletes(operation):
+        return str(_("Deleted"))
     return str(OUTCOME_LABELS[outcome])
 
 

@@ -234,6 +234,11 @@ class Operation(Declaration):
         """Return the last key that the plan covers, or None. Later rows are not touched."""
         return keyset.last_key(self.population())
 
+    @classmethod
+    def key_of_finding(cls, table: str, key: str, data: Mapping[str, Any]) -> str | None:
+        """Return the key of the row that a repair of a finding works on; None if it does not repair the finding."""
+        return key if table == cls.model._meta.db_table else None
+
     def select(self, rows: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
         """Return the rows with one of `keys`."""
         return keyset.with_keys(self.population() if self.allow_out_of_scope else rows, keys)

@@ -57,8 +57,9 @@ def selection_for(incident: Incident, cls: type[Operation]) -> Selection:
     if incident.is_count or not cls.selectable:
         return Selection()
     pk = cls.model._meta.pk
-    found = Finding.objects.filter(incident=incident, resolved_at=None, table=cls.model._meta.db_table).order_by()
-    texts = sorted(set(found.values_list("key", flat=True)[: MAX_KEYS + 1]))
+    found = Finding.objects.filter(incident=incident, resolved_at=None).order_by()
+    found_keys = (cls.key_of_finding(*row) for row in found.values_list("table", "key", "data")[: MAX_KEYS + 1])
+    texts = sorted({key for key in found_keys if key is not None})
     if len(texts) > MAX_KEYS:
         return Selection()
     keys: list[Key] = []
@@ -84,7 +85,8 @@ def repairs_of(incident: Incident) -> list[Repair]:
     cause = incidents.cause_of(incident)
     names = cause.repairs if cause is not None else ()
     known = registry.operations()
-    return [assess(incident, known[name]) for name in names if name in known]
+    classes = [known[name] for name in names if name in known]
+    return [assess(incident, cls) for cls in classes if getattr(cls, "store_alias", incident.store) == incident.store]
 
 
 def incident_of_waiting_row(identity: str, table: str, key: Key) -> Incident | None:

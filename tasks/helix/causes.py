@@ -24,11 +24,20 @@ WITHOUT_ARTIFACT = Cause(
 LEFT_ARTIFACTS = Cause(
     "left_artifacts",
     ngettext_lazy(
-        "%(count)s HELIX job has artifacts of a failed or deleted task",
-        "%(count)s HELIX jobs have artifacts of failed or deleted tasks",
+        "%(count)s HELIX job has artifacts of a failed task",
+        "%(count)s HELIX jobs have artifacts of failed tasks",
         "number",
     ),
     (REPAIR, CLEAN),
+)
+ORPHANED_ARTIFACTS = Cause(
+    "orphaned_artifacts",
+    ngettext_lazy(
+        "%(count)s deleted HELIX task still has artifacts",
+        "%(count)s deleted HELIX tasks still have artifacts",
+        "number",
+    ),
+    (REPAIR,),
 )
 ALL_FAILED = Cause(
     "all_tasks_failed",

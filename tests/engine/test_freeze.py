@@ -69,7 +69,7 @@ def test_a_note_is_added_after_the_end(make_helix, client, bob, viewer):
     client.post(f"{address}/note/", {"text": "  "})
     assert [event.detail["text"] for event in run.events.filter(verb="note")] == ["an agent had to be restarted"]
     report = client.get(f"{address}/change/?tab=report").content.decode()
-    for told in ("duplicate keys since noon", "an agent had to be restarted", "jobs to clean", "jobs 6", "tester"):
+    for told in ("duplicate keys since noon", "an agent had to be restarted", "jobs to delete", "jobs 6", "tester"):
         assert told in report
     client.force_login(viewer)
     assert client.post(f"{address}/note/", {"text": "me too"}).status_code == 403

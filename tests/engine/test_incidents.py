@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
@@ -14,9 +15,13 @@ from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.causes import Cause
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.incidents import IncidentRefused
+from opsconsole.engine.labels import only_deletes, outcome_label, result_label
 from opsconsole.engine.models import Event, Finding, Incident, IncidentState, Run, Status, Trigger
+from opsconsole.engine.operation import Risk
+from opsconsole.engine.wording import figure_rows
 from opsconsole.stores.store import Store
 from tasks.helix.models import HelixJob
+from tests.conftest import attach_url
 from tests.support import helix
 from tests.support.contract import TESTER, execute_run, operation_called, undo, work
 from tests.support.plain_client import execute
@@ -272,3 +277,87 @@ def test_a_store_that_was_never_scanned_stays_unchecked(store):
     assert run.changed
     assert not Finding.objects.exists()
     assert not Incident.objects.exists()
+
+
+def checks() -> list[type[Check]]:
+    return [cls for cls in registry.operations().values() if issubclass(cls, Check) and cls is not BreakingCheck]
+
+
+@pytest.mark.parametrize("cls", checks(), ids=lambda cls: cls.name)
+def test_every_finding_has_a_cause_with_a_sentence_and_a_way_out(cls):
+    """A title holds figures, not a label with a colon. Without a repair the page says what a person can do."""
+    for code in cls.reasons:
+        cause = cls.cause_of_code(code)
+        values = defaultdict(lambda: "?", number=2, count="2", rows=2)
+        title = str(cause.title % values)
+        assert ": " not in title
+        assert title[0].isupper() or title[0] in "2?"
+        assert any(figure in title for figure in "2?") or "lookup" in title
+        assert cause.repairs or cause.advice, code
+        assert set(cause.repairs) <= set(registry.operations()), code
+
+
+def test_repairs_are_declared_least_destructive_first():
+    order = [Risk.REPRODUCE, Risk.FILL, Risk.CHANGE, Risk.EXTERNAL, Risk.DELETE]
+    for cls in checks():
+        for code in cls.reasons:
+            repairs_of = [registry.operation(name) for name in cls.cause_of_code(code).repairs]
+            deletes = [order.index(repair.risk) == len(order) - 1 for repair in repairs_of]
+            only = [only_deletes(repair) for repair in repairs_of]
+            assert only == sorted(only), (code, deletes)
+
+
+def test_every_changing_operation_says_what_it_has_done():
+    for cls in registry.operations().values():
+        if cls.risk != Risk.READ and not issubclass(cls, Check):
+            assert cls.done_label is not None, cls.name
+            assert result_label(Run(operation=cls.name, changed=2, amount=3, store="helix"))
+
+
+def test_what_deletes_says_so():
+    for name in ("helix.clean_dirty_jobs", "agentos.clean_memory_items", "operations.delete_rows"):
+        cls = registry.operation(name)
+        assert outcome_label("changed", cls) == "Deleted"
+        assert str(cls.action_label % {"number": 2, "count": "2"}).startswith("Delete 2 ")
+        assert str(cls.done_label % {"number": 2, "count": "2"}).endswith("deleted")
+    for name in ("helix.repair_dirty_jobs", "backups.restore_store", "helix.retry_failed_tasks"):
+        assert outcome_label("changed", registry.operation(name)) == "Changed"
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql-enum"])
+def test_artifacts_of_deleted_tasks_are_one_incident_with_its_repair(make_helix, engine):
+    """Their findings name no job: the repair finds its rows by the missing task."""
+    store = make_helix(engine, [helix.Job("COMPLETED")], orphans=[(900, 99)])
+    store = attach_url("helix", f"sqlite:///{store.path}") if store.path else store
+    scan(store)
+    execute_run(operation_called("helix.verify_dirty_cleanup", store))
+    incident = about("orphaned_artifacts")
+    assert incidents.title_of(incident) == "1 deleted HELIX task still has artifacts"
+    (best,) = repairs.repairs_of(incident)
+    assert best.possible
+    assert repairs.selection_for(incident, best.operation).keys == [-99]
+    run = repair(incident, "helix.repair_dirty_jobs")
+    assert run.changed == 1
+    incident.refresh_from_db()
+    assert state_of(incident) == IncidentState.RESOLVED
+    assert figure_rows(best.operation, run.before, run.after, selected=True)[-1][1:] == ("1", "0")
+
+
+def test_figures_of_a_selection_are_those_of_its_rows(store):
+    scan(store)
+    incident = about("failed_tasks")
+    jobs = incident.count
+    run = repair(incident, "helix.fail_jobs")
+    shown = {label: (before, after) for label, before, after in _figures(run)}
+    assert shown == {"jobs in progress": (str(jobs), "0"), "failed jobs": ("0", str(jobs))}
+    undo(run)
+    execute(store, f"UPDATE jobs SET updated_at = '{LONG_AGO}' WHERE updated_at <> '{LONG_AGO}'")  # set by a trigger
+    run = repair(about("failed_tasks"), RETRY)
+    ((label, before, after),) = _figures(run)
+    assert (label, after) == ("failed tasks", "0")
+    assert before == str(run.amount)
+    assert result_label(run) == f"{run.amount} failed tasks retried"
+
+
+def _figures(run: Run) -> list[tuple[str, str, str]]:
+    return figure_rows(registry.operation(run.operation), run.before, run.after, selected=True)

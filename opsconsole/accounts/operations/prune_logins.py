@@ -25,6 +25,7 @@ class PruneLogins(NamedItemsMixin, Action):
     store_alias = "default"
     model = Session
     risk = Risk.CHANGE  # of the console's own tables
+    done_label = _("Expired logins deleted")
     schedule = Schedule("25 4 * * *")
     reasons = {"none": _("nothing has expired")}
 

@@ -27,6 +27,7 @@ class BackupStore(NamedItemsMixin, Action):
     model = Backup
     risk = Risk.REPRODUCE
     action_label = _("Back up %(store)s")
+    done_label = _("%(store)s backed up")
     writes_store = False
     cluster = LONG_CLUSTER
     schedule = Schedule("0 2 * * *", each_store)

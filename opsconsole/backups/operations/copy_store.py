@@ -37,6 +37,7 @@ class CopyStore(NamedItemsMixin, Action):
     model = TableCopy
     risk = Risk.REPRODUCE
     action_label = ngettext_lazy("Copy %(count)s table", "Copy %(count)s tables", "number")
+    done_label = ngettext_lazy("%(count)s table copied", "%(count)s tables copied", "number")
     writes_store = False
     cluster = LONG_CLUSTER
     reasons = {

@@ -33,7 +33,8 @@ class PruneBackups(Retention, Action):
     model = Backup
     reads = ("path",)
     writes = {"stores_backup": ()}
-    action_label = ngettext_lazy("Remove %(count)s backup", "Remove %(count)s backups", "number")
+    action_label = ngettext_lazy("Delete %(count)s backup", "Delete %(count)s backups", "number")
+    done_label = ngettext_lazy("%(count)s backup deleted", "%(count)s backups deleted", "number")
     schedule = Schedule("30 5 * * *")
 
     class Params(forms.Form):

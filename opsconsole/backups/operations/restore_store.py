@@ -32,6 +32,7 @@ class RestoreStore(NamedItemsMixin, Action):
     model = Backup
     risk = Risk.DELETE
     action_label: Any = _("Restore %(store)s")
+    done_label = _("%(store)s restored")
     creates_backup = True
     cluster = LONG_CLUSTER
 

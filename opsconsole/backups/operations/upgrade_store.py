@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from django import forms
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
@@ -36,6 +37,8 @@ class UpgradeStore(NamedItemsMixin, Action):
     model = Backup
     risk = Risk.CHANGE
     cluster = LONG_CLUSTER
+    done_label = _("Schema of %(store)s upgraded")
+    statistic_labels = {"missing": _("missing columns and indexes")}
     reasons = {
         "complete": _("the store has all documented columns and indexes"),
         "nothing_to_add": _("no missing column or index can be added"),
@@ -134,6 +137,9 @@ class UpgradeStore(NamedItemsMixin, Action):
         with self.store.connection.cursor() as cursor:
             for one in indexes:
                 cursor.execute(re.sub(r"^(CREATE (?:UNIQUE )?INDEX) ", r"\1 CONCURRENTLY ", one.statement))
+
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, Any]:
+        return {**super().statistics(restrict), "missing": len(self._to_add())}
 
     def verify(self, after: Mapping[str, int], left: int) -> list[str]:
         missing = [one.name for one in self._to_add()]

@@ -40,6 +40,7 @@ class DeleteRows(Operation):
     )
     risk = Risk.DELETE
     action_label = ngettext_lazy("Delete %(count)s row", "Delete %(count)s rows", "number")
+    done_label = ngettext_lazy("%(count)s row deleted", "%(count)s rows deleted", "number")
     allow_out_of_scope = True
     reasons = {
         "referenced": _("other rows refer to it"),

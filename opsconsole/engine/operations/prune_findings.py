@@ -22,6 +22,7 @@ class PruneFindings(Retention):
     writes = {"operations_finding": ()}
     schedule = Schedule("20 4 * * *")
     action_label = ngettext_lazy("Delete %(count)s finding", "Delete %(count)s findings", "number")
+    done_label = ngettext_lazy("%(count)s finding deleted", "%(count)s findings deleted", "number")
 
     class Params(forms.Form):
         days = days_field(180)

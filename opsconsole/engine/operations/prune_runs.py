@@ -28,6 +28,7 @@ class PruneRuns(Retention):
     model = Batch
     writes = {"operations_batch": ("before_image",)}
     action_label = ngettext_lazy("Delete %(count)s before-image", "Delete %(count)s before-images", "number")
+    done_label = ngettext_lazy("%(count)s before-image deleted", "%(count)s before-images deleted", "number")
     batch_size = 50  # before-images are large
     schedule = Schedule("15 4 * * *")
 

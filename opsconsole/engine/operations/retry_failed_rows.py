@@ -7,7 +7,7 @@ from typing import Any
 
 from django import forms
 from django.db.models import QuerySet
-from django.utils.translation import gettext
+from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine import registry
@@ -26,6 +26,7 @@ from opsconsole.stores.store import Store
 class RetryFailedRows(Operation):
     title = _("Retry failed rows")
     description = _("Runs the operation of a run again, for its failed rows only.")
+    done_label = ngettext_lazy("%(count)s failed row retried", "%(count)s failed rows retried", "number")
     risk = Risk.CHANGE
 
     class Params(forms.Form):

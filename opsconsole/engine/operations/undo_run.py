@@ -60,6 +60,7 @@ Index = dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], list[tuple[int, 
 
 class UndoRun(Operation):
     title = _("Undo a run")
+    done_label = ngettext_lazy("%(count)s row change undone", "%(count)s row changes undone", "number")
     description = _(
         "Restores the previous values of every row that still has the values that the run wrote. "
         "A row that has changed since is listed as a conflict and is not changed."

@@ -45,6 +45,7 @@ class WriteRows(NamedItemsMixin):
     )
     risk = Risk.CHANGE
     action_label = ngettext_lazy("Write %(count)s row", "Write %(count)s rows", "number")
+    done_label = ngettext_lazy("%(count)s row written", "%(count)s rows written", "number")
     batch_size = None
     reasons = {
         "new": _("new row"),

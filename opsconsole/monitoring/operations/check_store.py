@@ -19,11 +19,11 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.backups import dump
 from opsconsole.backups.folders import folder_of
 from opsconsole.backups.params import StoreParams, each_store
-from opsconsole.engine.causes import Cause
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.operation import Priority, Schedule
 from opsconsole.engine.registry import needed_columns
 from opsconsole.jsontext import Unreadable, loads
+from opsconsole.monitoring.causes import CAUSES
 from opsconsole.stores import schema
 from opsconsole.stores.catalog import ForeignKey, escape, identifier, quote
 from opsconsole.stores.config import is_writable
@@ -93,10 +93,7 @@ class CheckStore(Check):
         "query_without_index": _("frequent queries without an index"),
         "setting_advised": _("settings below the recommended values"),
     }
-    causes = {
-        "missing_column": Cause("missing_column", reasons["missing_column"], ("backups.upgrade_store",)),
-        "missing_index": Cause("missing_index", reasons["missing_index"], ("backups.upgrade_store",)),
-    }
+    causes = CAUSES
 
     def check_prerequisites(self) -> None:
         self.store.require_file()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from django import forms
-from django.db.models import F, QuerySet, Value
+from django.db.models import Count, F, Q, QuerySet, Value
 from django.db.models.functions import Coalesce
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
@@ -31,8 +32,13 @@ class ArchiveProjects(Operation):
     writes = {"projects": ("status", "updated_at")}
     risk = Risk.CHANGE
     action_label = ngettext_lazy("Archive %(count)s project", "Archive %(count)s projects", "number")
+    done_label = ngettext_lazy("%(count)s project archived", "%(count)s projects archived", "number")
     schedule = Schedule("0 5 * * 1")
-    statistic_labels = {"in_scope": _("active and idle")}
+    statistic_labels = {
+        "in_scope": _("active and idle"),
+        "active": _("active projects"),
+        "archived": _("archived projects"),
+    }
 
     class Params(forms.Form):
         idle_days = forms.IntegerField(
@@ -55,6 +61,13 @@ class ArchiveProjects(Operation):
             touched__lt=SortableTimestamp(Value(format_timestamp(since)))
         )
         return idle
+
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        statuses = restrict(self.population()).aggregate(
+            active=Count("pk", filter=Q(status=Project.Status.ACTIVE)),
+            archived=Count("pk", filter=Q(status=Project.Status.ARCHIVED)),
+        )
+        return {"in_scope": restrict(self.queryset()).count(), **statuses}
 
     def process(self, row: Any) -> Outcome:
         return Change(row, status=Project.Status.ARCHIVED.value, updated_at=format_timestamp(self.as_of))

@@ -19,9 +19,9 @@ from tasks.agentos.models import MemoryItem
 
 
 class CleanMemoryItems(Operation):
-    title = _("Remove expired memory items")
+    title = _("Delete expired memory items")
     description = _(
-        "Removes memory items whose expires_at has passed and whose auto_cleanup is on. "
+        "Deletes memory items whose expires_at has passed and whose auto_cleanup is on. "
         "Items without expires_at stay, and so do items that were used since the plan."
     )
     store_alias = "agentos"
@@ -29,7 +29,7 @@ class CleanMemoryItems(Operation):
     reads = ("expires_at", "auto_cleanup", "created_at", "last_used_at", "use_count", "retention_type")
     writes = {"memory_items": ()}
     risk = Risk.DELETE
-    action_label = ngettext_lazy("Remove %(count)s memory item", "Remove %(count)s memory items", "number")
+    action_label = ngettext_lazy("Delete %(count)s memory item", "Delete %(count)s memory items", "number")
     schedule = Schedule("45 3 * * *")
     problem = Cause(
         "expired_memory_items",
@@ -45,7 +45,7 @@ class CleanMemoryItems(Operation):
         "made_since": _("created since the plan"),
         "unreadable_time": _("expires_at is not a valid time"),
     }
-    statistic_labels = {"in_scope": _("expired, to remove"), "memory_items": _("memory items")}
+    statistic_labels = {"in_scope": _("expired memory items"), "memory_items": _("memory items")}
 
     class Params(forms.Form):
         retention_type = forms.CharField(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext_lazy
 
 from opsconsole.engine.operation import Action, NamedItemsMixin, Risk, Schedule
 from opsconsole.engine.outcomes import Changes, Done, Invalid, Outcome
@@ -23,6 +24,8 @@ class RebuildSearchIndex(NamedItemsMixin, Action):
     store_alias = "agentos"
     model = MemoryItem
     risk = Risk.REPRODUCE
+    action_label = ngettext_lazy("Rebuild %(count)s search index", "Rebuild %(count)s search indexes", "number")
+    done_label = ngettext_lazy("%(count)s search index rebuilt", "%(count)s search indexes rebuilt", "number")
     schedule = Schedule("15 3 * * 0")
     reasons = {
         "rebuilt": _("rebuilt"),

@@ -38,12 +38,13 @@ class CleanDirtyJobs(JobOperation):
     )
     writes = {"jobs": (), "tasks": (), "artifacts": ()}
     action_label = ngettext_lazy("Delete %(count)s job", "Delete %(count)s jobs", "number")
+    done_label = ngettext_lazy("%(count)s job deleted", "%(count)s jobs deleted", "number")
     reasons = {
         "no_finding": _("without a finding"),
         "forced": _("without a finding, forced"),
     }
     statistic_labels = {
-        "in_scope": _("jobs to clean"),
+        "in_scope": _("jobs to delete"),
         "tasks": _("their tasks"),
         "artifacts": _("their artifacts"),
     }

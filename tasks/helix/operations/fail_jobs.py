@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from django.db.models import Count, Q, QuerySet
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
@@ -22,7 +26,17 @@ class FailJobs(FailedTasksOperation):
     action_label = ngettext_lazy("Mark %(count)s job as failed", "Mark %(count)s jobs as failed", "number")
     done_label = ngettext_lazy("%(count)s job marked as failed", "%(count)s jobs marked as failed", "number")
     _of_job = ("error_message",)
-    statistic_labels = {"in_scope": _("jobs in progress with failed tasks")}
+    statistic_labels = {
+        "in_scope": _("selected, or in progress with failed tasks"),
+        "in_progress": _("jobs in progress"),
+        "failed": _("failed jobs"),
+    }
+
+    def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
+        statuses = restrict(self.population()).aggregate(
+            in_progress=Count("pk", filter=Q(status="IN_PROGRESS")), failed=Count("pk", filter=Q(status="FAILED"))
+        )
+        return {"in_scope": restrict(self.queryset()).count(), **statuses}
 
     def process(self, row: JobWithTasks) -> Outcome:
         if refusal := self._refusal(row):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from django.db.models import QuerySet
@@ -42,15 +42,27 @@ class RepairDirtyJobs(JobOperation):
     )
     writes = {"jobs": ("status", "error_message"), "tasks": ("status", *CLEARED), "artifacts": ()}
     action_label = ngettext_lazy("Repair %(count)s job", "Repair %(count)s jobs", "number")
+    done_label = ngettext_lazy("%(count)s job repaired", "%(count)s jobs repaired", "number")
     reasons = {
         "no_finding": _("without a finding"),
         "to_decide": _("needs a decision: wait for retries, or clean the job"),
         "over": _("job has failed or was cancelled: its tasks must not run again"),
     }
-    statistic_labels = {"in_scope": _("jobs to repair"), "vanished_tasks": _("missing tasks with artifacts")}
+    statistic_labels = {
+        "in_scope": _("selected or to repair"),
+        "to_repair": _("jobs with a finding that is repaired"),
+        "vanished_tasks": _("missing tasks with artifacts"),
+    }
 
     def queryset(self) -> QuerySet[HelixJob]:
         return self.population().filter(pk__in=dirty_jobs(REPAIRED))
+
+    @classmethod
+    def key_of_finding(cls, table: str, key: str, data: Mapping[str, Any]) -> str | None:
+        if table != "artifacts":
+            return super().key_of_finding(table, key, data)
+        task = data.get("task_id") or next(iter(data.get("task_ids", ())), None)
+        return None if task is None else str(-task)
 
     def _missing_tasks(self) -> list[int]:
         """Return the negative ids of missing tasks that still have artifacts."""
@@ -100,5 +112,7 @@ class RepairDirtyJobs(JobOperation):
 
     def statistics(self, restrict: Callable[[QuerySet[Any]], QuerySet[Any]]) -> dict[str, int]:
         jobs = restrict(self.queryset()).count()
-        missing = len(self._missing_tasks())
-        return {"in_scope": jobs + missing, "vanished_tasks": missing}
+        missing = self._missing_tasks()
+        dirty = restrict(self.population()).filter(pk__in=dirty_jobs(REPAIRED)).count()
+        still_missing = len({-key for key in missing} & set(orphaned_tasks(self.store))) if missing else 0
+        return {"in_scope": jobs + len(missing), "to_repair": dirty, "vanished_tasks": still_missing}

@@ -31,7 +31,7 @@ class RetryFailedTasks(FailedTasksOperation):
         **FailedTasksOperation.reasons,
         "has_artifacts": _("a failed task has artifacts with which its next attempt would collide; repair them first"),
     }
-    statistic_labels = {"in_scope": _("jobs with failed tasks"), "failed_tasks": _("failed tasks")}
+    statistic_labels = {"in_scope": _("selected, or with failed tasks"), "failed_tasks": _("failed tasks")}
 
     def process(self, row: JobWithTasks) -> Outcome:
         if refusal := self._refusal(row):

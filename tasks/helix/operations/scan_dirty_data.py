@@ -9,10 +9,11 @@ from django.conf import settings
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from opsconsole.engine.causes import Cause
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.operation import Schedule
 from opsconsole.stores.rows import Key
-from tasks.helix.causes import CAUSES
+from tasks.helix.causes import CAUSES, ORPHANED_ARTIFACTS
 from tasks.helix.dirty_data import NEEDS, QUERIES, among, find, priority_of
 from tasks.helix.models import HelixJob, HelixTask
 
@@ -67,6 +68,13 @@ class ScanDirtyData(Check):
     def sentence(self, found: FindingData) -> str:
         counts = {"tasks": len(found.data["task_ids"]), "artifacts": len(found.data["artifact_ids"])}
         return str(self.messages[found.code]) % counts
+
+    def cause_for(self, found: FindingData) -> Cause:
+        return ORPHANED_ARTIFACTS if found.data["job_id"] is None else super().cause_for(found)
+
+    @classmethod
+    def cause_called(cls, code: str) -> Cause:
+        return ORPHANED_ARTIFACTS if code == ORPHANED_ARTIFACTS.code else super().cause_called(code)
 
     def target(self, found: FindingData) -> tuple[str, Key]:
         """Return the job, or the first artifact of a missing task."""

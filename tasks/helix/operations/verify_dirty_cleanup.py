@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.stores.rows import Key
-from tasks.helix.causes import LEFT_ARTIFACTS, WITHOUT_ARTIFACT
+from tasks.helix.causes import ORPHANED_ARTIFACTS, WITHOUT_ARTIFACT
 from tasks.helix.dirty_data import FETCHED_ROWS, NEEDS, priority_of
 from tasks.helix.models import HelixJob
 
@@ -45,10 +45,11 @@ class VerifyDirtyCleanup(Check):
             "task %(task_id)s of job %(job_id)s (%(agent_id)s) is completed without an artifact"
         ),
     }
-    causes = {"orphaned_artifact": LEFT_ARTIFACTS, "completed_without_artifact": WITHOUT_ARTIFACT}
+    causes = {"orphaned_artifact": ORPHANED_ARTIFACTS, "completed_without_artifact": WITHOUT_ARTIFACT}
 
     def target(self, found: FindingData) -> tuple[str, Key]:
-        return ("artifacts" if found.code == "orphaned_artifact" else "tasks"), found.subject
+        """Return the job of a task, which is what repairs work on, or the artifact."""
+        return ("artifacts", found.subject) if found.code == "orphaned_artifact" else ("jobs", found.data["job_id"])
 
     def run_rule(self, rule: str) -> Iterable[FindingData]:
         with self.store.connection.cursor() as cursor:

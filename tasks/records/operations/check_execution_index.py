@@ -7,8 +7,10 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
+from opsconsole.engine.causes import Cause
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.operation import Priority, Schedule
+from opsconsole.monitoring.causes import MISSING_COLUMN, MISSING_INDEX
 from opsconsole.stores import remedies
 from opsconsole.stores.indexes import free_name, names_taken
 from tasks.records.models import TestRecord
@@ -36,7 +38,21 @@ class CheckExecutionIndex(Check):
         "index_not_used": _("A lookup by execution_id does not use its index (%(indexes)s). Plan: %(plan)s"),
         "not_filled": _("execution_id is missing in %(waiting)d of %(records)d records; %(percent).2f %% have it"),
     }
-    causes = {"not_filled": MISSING_IDS}
+    causes = {
+        "no_column": MISSING_COLUMN,
+        "no_index": MISSING_INDEX,
+        "other_index": Cause(
+            "other_index",
+            _("The index %(index)s does not contain execution_id"),
+            advice=_("Replace the index with the statements of the finding."),
+        ),
+        "index_not_used": Cause(
+            "index_not_used",
+            _("A lookup by execution_id does not use its index"),
+            advice=_("Update the statistics of the database with ANALYZE, then check the index again."),
+        ),
+        "not_filled": MISSING_IDS,
+    }
 
     def run_rule(self, rule: str) -> Iterable[FindingData]:
         return self._lookup() if rule == "lookup" else self._share()

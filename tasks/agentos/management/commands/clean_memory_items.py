@@ -6,6 +6,6 @@ from opsconsole.cli.running import OperationCommand
 
 
 class Command(OperationCommand):
-    help = gettext_noop("Remove expired memory items. Without --execute, only show the plan.")
+    help = gettext_noop("Delete expired memory items. Without --execute, only show the plan.")
     operation = "agentos.clean_memory_items"
     examples = ("clean_memory_items", "clean_memory_items --execute --yes --retention-type temporary")
