@@ -23,7 +23,7 @@ def test_both_queries(make_helix, engine):
     found = [one for question in verify.rules for one in verify.run_rule(question)]
     assert [(one.code, one.subject, verify.target(one)) for one in found] == [
         ("orphaned_artifact", "901", ("artifacts", "901")),
-        ("completed_without_artifact", "2", ("tasks", "2")),
+        ("completed_without_artifact", "2", ("jobs", 1)),
     ]
     assert verify.sentence(found[0]) == "artifact 901 (creative_brief) refers to task 77, which does not exist"
     run = execute_run(verify)
