@@ -134,7 +134,9 @@ def test_a_table_without_possible_deletes_is_refused(make_attached: Any) -> None
     assert plan_whole(operation_called(NAME, store)).total == 0  # keys are unique, although no index enforces it
     for key in ("one", None):
         execute(store, insert, [key])
-        with pytest.raises(StoreUnavailable, match=r"memory_items.* so that they cannot be told apart"):
+        with pytest.raises(
+            StoreUnavailable, match=r"memory_items has \d rows with the same key|Rows of memory_items have no key"
+        ):
             plan_whole(operation_called(NAME, store))
         execute(store, "DELETE FROM memory_items WHERE rowid > 1")
 

@@ -81,7 +81,7 @@ def test_the_checklist_shows_known_facts(store, tmp_path):
     assert "2 sessions refer to these jobs: s-1, s-2" in facts["dependencies"]
     assert "is idle" in facts["dependencies"]
     assert "2 h old" in facts["backup"]
-    assert "is reached" in facts["scope"]
+    assert "The store is" in facts["scope"]
     assert "can be undone" in facts["rollback"]
 
 
@@ -116,7 +116,7 @@ def test_production_requires_a_recent_backup(store, settings, tmp_path):
     make_backup(store, tmp_path, hours=1, verified=False)
     assert "no verified backup" in refused()
     make_backup(store, tmp_path, hours=30)
-    assert "is 30 h old, and may be at most 24 h" in refused()
+    assert "is 30 h old; the limit is 24 h" in refused()
     make_backup(store, tmp_path, hours=23)
     assert lifecycle.confirm(run, TESTER, background=True, checked=ALL).status == Status.AWAITING_APPROVAL
 

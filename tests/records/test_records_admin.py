@@ -76,7 +76,7 @@ def test_a_store_without_the_column(make_records: records.Maker, http: Client, e
     make_records(engine, (), column=False, by_url=True)
     answer = http.get(reverse(RECORDS), follow=True)
     assert answer.status_code == 200
-    assert "lacks execution_id" in answer.content.decode()
+    assert "The columns execution_id are missing in" in answer.content.decode()
     assert http.get(reverse(STATUSES)).status_code == 200
 
 

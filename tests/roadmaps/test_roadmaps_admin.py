@@ -41,7 +41,7 @@ def page(client: Client, address: str, status: int = 200) -> str:
 
 def test_a_roadmap_as_a_tree(client: Client) -> None:
     shown = page(client, f"{ROADMAPS}{INCIDENT_ROADMAP}/change/")
-    assert "30 concepts; 0 of 27 with all their content have complete references." in shown
+    assert "30 concepts. 0 of the 27 concepts with all content have complete references." in shown
     assert "<del>pending</del>" in shown
     assert "90 differences" in shown
     assert "Version 1, completed" in shown
