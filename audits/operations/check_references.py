@@ -120,8 +120,8 @@ CAUSES = {
         Cause(
             "dependency_cycle",
             ngettext_lazy(
-                "%(count)s group of tasks waits for itself in a cycle",
-                "%(count)s groups of tasks wait for themselves in cycles",
+                "%(count)s group of tasks has a cyclic dependency",
+                "%(count)s groups of tasks have cyclic dependencies",
                 "number",
             ),
             advice=_("Each finding names the tasks of a cycle. Delete one of the dependencies between them."),

@@ -230,7 +230,7 @@ def approve(run: Run, actor: Actor) -> None:
 
 
 def break_glass(run: Run, actor: Actor, reason: str) -> None:
-    """Start a run that waits for approval without one, in an emergency. Everyone on the alert list is notified.
+    """Start a run without the approval that it waits for, in an emergency, and notify all alert recipients.
 
     It bypasses the approval only: the rows are compared, and the backup is required.
     """
@@ -238,7 +238,7 @@ def break_glass(run: Run, actor: Actor, reason: str) -> None:
     require_waiting(run)
     if actor.user is None or not actor.user.has_perm("operations.break_glass"):
         raise RunRefused(
-            _("Starting run %(run)d without approval needs the permission to break the glass. Ask an approver.")
+            _("Starting run %(run)d without approval needs a special permission. Ask an approver instead.")
             % {"run": run.pk}
         )
     reason = reason.strip()

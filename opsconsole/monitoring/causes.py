@@ -121,8 +121,8 @@ CAUSES = {
         Cause(
             "other_shape",
             ngettext_lazy(
-                "%(count)s table has another shape than documented",
-                "%(count)s tables have another shape than documented",
+                "%(count)s table differs from its documented form",
+                "%(count)s tables differ from their documented form",
                 "number",
             ),
             advice=_("Each finding names the difference. Compare the version of the platform with the documented one."),

@@ -76,7 +76,7 @@ class Command(ConsoleCommand):
         add_json_flag(rejecting)
         emergency = self._verb(
             "break-glass",
-            _("Start a run without approval, in an emergency. Everyone on the alert list is notified."),
+            _("Start a run without approval, in an emergency. All alert recipients are notified."),
             'runs break-glass 7 --reason "platform down, no approver answers"',
             'runs break-glass 7 --reason "platform down, no approver answers" --json',
         )
