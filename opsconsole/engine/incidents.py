@@ -238,35 +238,34 @@ def recheck(run: Run, operation: Operation) -> None:
     if not run.changed:
         return
     written = operation.writes
-    checks = [(cls, _rules_to_repeat(run, operation, cls)) for cls in _checks_of(run)]
-    if any(rules for _cls, rules in checks):
+    store = operation.store
+    if operation.perform is not None:  # an action may have changed the schema
+        store = Store(store.alias, store.name)
+    checks = [(check, _rules_to_repeat(run, operation, check)) for check in _checks_of(run, store)]
+    if any(rules for _check, rules in checks):
         rows = _written_rows(run) if operation.perform is None else _performed_rows(operation)
-        for cls, rules in checks:
-            _recheck(run, _check_on(cls, operation.store), rules, rows)
+        for check, rules in checks:
+            _recheck(run, check, rules, rows)
         refresh(run)
     for counting in registry.problem_operations().values():
         if counting.store_alias == run.store and _reads(counting, operation.store, written):
             save_count(run.store, run.identity, counting, counting(operation.store).queryset().count(), run)
 
 
-def _checks_of(run: Run) -> list[type[Check]]:
+def _checks_of(run: Run, store: Store) -> list[Check]:
     """Return the checks that have scanned this store before. A run does not start other checks."""
     names = set(Finding.objects.filter(identity=run.identity).order_by().values_list("operation", flat=True).distinct())
     found = (registry.operations().get(name) for name in sorted(names))
-    return [cls for cls in found if cls is not None and issubclass(cls, Check)]
+    checks = [cls for cls in found if cls is not None and issubclass(cls, Check)]
+    return [cls(store, {"store": store.alias} if "store" in cls.Params.base_fields else {}) for cls in checks]
 
 
-def _check_on(cls: type[Check], store: Store) -> Check:
-    return cls(store, {"store": store.alias} if "store" in cls.Params.base_fields else {})
-
-
-def _rules_to_repeat(run: Run, operation: Operation, cls: type[Check]) -> Sequence[str]:
+def _rules_to_repeat(run: Run, operation: Operation, check: Check) -> Sequence[str]:
     """Return the rules whose findings the run may have changed: all, or those that the operation repairs."""
-    check = _check_on(cls, operation.store)
-    if _reads(cls, operation.store, operation.writes):
+    if _reads(type(check), operation.store, operation.writes):
         return check.item_names()
-    repaired = {cause.code for cause in cls.causes.values() if operation.name in cause.repairs}
-    found = Finding.objects.filter(identity=run.identity, operation=cls.name, resolved_at=None, cause__in=repaired)
+    repaired = {cause.code for cause in check.causes.values() if operation.name in cause.repairs}
+    found = Finding.objects.filter(identity=run.identity, operation=check.name, resolved_at=None, cause__in=repaired)
     rules = set(found.order_by().values_list("question", flat=True).distinct())
     return [rule for rule in check.item_names() if rule in rules]
 

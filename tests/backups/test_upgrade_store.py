@@ -14,9 +14,10 @@ from django.conf import settings
 from django.db import DatabaseError, transaction
 from django.test import Client
 
-from opsconsole.engine import planner
-from opsconsole.engine.models import Run, Status
+from opsconsole.engine import incidents, planner, repairs
+from opsconsole.engine.models import Incident, Run, Status
 from opsconsole.engine.planner import PlanRefused
+from opsconsole.engine.wording import figure_rows
 from opsconsole.stores import remedies, schema
 from opsconsole.stores.indexes import indexes
 from opsconsole.stores.models import Backup
@@ -369,3 +370,23 @@ def test_the_page_of_a_table_with_another_key_explains_it(make_versioned: Any, v
         assert page.status_code == 503
         assert "its key is project_id, and the expected key is id" in page.content.decode()
     assert client.get("/admin/agentos/task/").status_code == 200
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
+def test_an_upgrade_resolves_the_incident_of_missing_columns(make_attached: Any, engine: str) -> None:
+    """The repair works on the whole store, and its end repeats the rule that found the columns."""
+    store: Store = make_attached(engine, 30, version="0.20.0").store
+    if store.path is not None:
+        store = attach_url("agentos", f"sqlite:///{store.path}")
+    execute_run(operation_called("monitoring.check_store", store, store="agentos"))
+    incident = Incident.objects.get(cause="missing_column")
+    assert incidents.title_of(incident) == f"{incident.count} documented columns are missing"
+    best = repairs.recommended(repairs.repairs_of(incident))
+    assert best is not None
+    assert (best.operation.name, best.label[:4]) == ("backups.upgrade_store", "Add ")
+    run = upgrade(store)
+    ((label, before, after),) = figure_rows(best.operation, run.before, run.after, selected=False)
+    assert (label, after) == ("missing columns and indexes", "0")
+    assert int(before) >= incident.count
+    incident.refresh_from_db()
+    assert incident.resolved_run == run
