@@ -13,8 +13,7 @@ from opsconsole.engine.models import Status
 from opsconsole.stores.store import Store
 from tests.conftest import ENGINES, Attached, attach_url, forget_attached
 from tests.support import agentos, reference_backfill
-from tests.support.contract import Contract, execute_run, left_by, operation_called, plan_whole, undo
-from tests.support.fault_injection import POINTS
+from tests.support.contract import EngineContract, execute_run, left_by, operation_called, plan_whole, undo
 from tests.support.plain_client import Tables, dump, execute, neighbour
 
 NAME = "audits.backfill_decision_fields"
@@ -53,8 +52,7 @@ def expected(tables: Tables, vendor: Any) -> Tables:
     return tables
 
 
-class TestContract(Contract):
-    points = tuple(POINTS)
+class TestContract(EngineContract):
     operation = NAME
     unique = ("decision_id",)
 

@@ -18,8 +18,7 @@ from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store
 from tests.conftest import HELIX_ENGINES
 from tests.support import helix
-from tests.support.contract import TESTER, Contract, left_by, operation_called, undo, work
-from tests.support.fault_injection import POINTS
+from tests.support.contract import TESTER, EngineContract, left_by, operation_called, undo, work
 from tests.support.plain_client import Row, Tables, dump, execute, schema
 from tests.support.subprocess_cli import Shell
 
@@ -300,10 +299,9 @@ def test_bad_input(make_helix, shell, tmp_path):
 # --- the contract of changing operations -------------------------------------------------------------------------
 
 
-class TestCleanDirtyJobs(Contract):
+class TestCleanDirtyJobs(EngineContract):
     """The contract for an aggregate. Tests above replace those that are set to None."""
 
-    points = tuple(POINTS)
     operation = CLEAN
     engines = ("sqlite", "postgresql-enum")
     batch_sizes: ClassVar[tuple[int, ...]] = (1,)

@@ -13,7 +13,7 @@ from opsconsole.engine.selection import Selection
 from opsconsole.stores.store import Store
 from tests.conftest import HELIX_ENGINES
 from tests.support import helix
-from tests.support.contract import TESTER, Contract, left_by, operation_called, plan_whole, undo, work
+from tests.support.contract import TESTER, EngineContract, left_by, operation_called, plan_whole, undo, work
 from tests.support.plain_client import Row, Tables, dump, execute
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "helix"])
@@ -129,10 +129,11 @@ def test_a_job_that_changed_since_the_plan_is_skipped(make_helix):
     assert ["3"] in left_by(run)["skipped"].values(), left_by(run)
 
 
-class TestRepairDirtyJobs(Contract):
+class TestRepairDirtyJobs(EngineContract):
     """The contract for an aggregate. Tests above replace those that are set to None."""
 
     operation = REPAIR
+    points = ("after the image", "after the store's commit")
     engines = ("sqlite", "postgresql-enum")
     batch_sizes: ClassVar[tuple[int, ...]] = (1,)
     statements: ClassVar[int] = 40

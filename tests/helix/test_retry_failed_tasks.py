@@ -23,7 +23,6 @@ REPLACED_TESTS: tuple[str, ...] = (
     "test_verify_finds_a_row_that_is_in_scope_again",
     "test_rows_added_after_the_plan_are_not_changed",
     "test_a_concurrent_write_is_not_overwritten",
-    "test_a_row_that_changes_before_every_write_is_skipped",
     "test_a_row_deleted_during_the_run_is_skipped",
     "test_undo_keeps_later_changes",
 )

@@ -24,7 +24,7 @@ from roadmaps.operations.sync_results import WRITTEN
 from tests.support import roadmaps
 from tests.support.contract import (
     TESTER,
-    Contract,
+    EngineContract,
     execute_run,
     left_by,
     once,
@@ -34,7 +34,6 @@ from tests.support.contract import (
     undo,
     work,
 )
-from tests.support.fault_injection import POINTS
 from tests.support.plain_client import Row, Tables, dump, execute
 from tests.support.roadmaps import AS_OF, ENGINES, INCIDENT, INCIDENT_ROADMAP, LONG_AGO, NOW, Maker, concept
 
@@ -58,8 +57,7 @@ def _frozen() -> Iterator[None]:
         yield
 
 
-class TestContract(Contract):
-    points = tuple(POINTS)
+class TestContract(EngineContract):
     operation = NAME
     engines = ENGINES
     late_key = "zzz"

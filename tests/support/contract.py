@@ -31,7 +31,7 @@ from opsconsole.engine.models import Batch, Event, FailedItem, Lock, Run, Status
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.planner import Plan
 from opsconsole.stores.store import Store
-from tests.support.fault_injection import interposed
+from tests.support.fault_injection import POINTS, interposed
 from tests.support.plain_client import Row, Tables, dump, execute, schema
 
 TESTER = Actor("tester", "here", Trigger.SHELL)
@@ -123,8 +123,6 @@ class Contract:
     params: ClassVar[dict[str, Any]] = {}
     engines: ClassVar[tuple[str, ...]] = ("sqlite", "postgresql-text")
     unique: ClassVar[tuple[str, ...]] = ()  # columns that are NULL in a copied row
-    # The points at which a worker dies. One operation of each kind tests all points, the others the critical ones.
-    points: ClassVar[tuple[str, ...]] = ("after the image", "after the store's commit")
     late_key: ClassVar[Any] = 10**9  # sorts after every key of the store
     meddled: ClassVar[Row] = {}  # values that another client writes to a row, which is then out of scope
     batch_sizes: ClassVar[tuple[int, ...]] = (1, 7, 500)
@@ -141,8 +139,6 @@ class Contract:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "engine" in metafunc.fixturenames:
             metafunc.parametrize("engine", self.engines)
-        if "point" in metafunc.fixturenames:
-            metafunc.parametrize("point", self.points)
 
     @pytest.fixture(autouse=True)
     def _batches_as_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,6 +272,185 @@ class Contract:
             assert dump(store) == before
         assert all(result == results[0] for result in results)
 
+    def test_statements_per_batch_are_constant(
+        self, store: Store, after: Tables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The number does not depend on the size of the batch."""
+        monkeypatch.setattr(executor, "THROTTLE_CHECK_SECONDS", 3600.0)  # by time, not by batch
+        monkeypatch.setattr(executor, "MARK_SECONDS", 3600.0)
+
+        def per_batch(size: int) -> int:
+            counts, seen = [0], []
+
+            def count(call: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+                counts[0] += 1
+                return call(sql, params, many, context)
+
+            with _wrapped(count, "default", store.alias):
+                run = work(self.start(store, batch_size=size), on_progress=lambda run: seen.append(counts[0]))
+            undo(run)
+            assert len(seen) > 2
+            return max(b - a for a, b in pairwise(seen))
+
+        few, many = per_batch(4), per_batch(16)
+        assert few == many < self.statements, (few, many)
+
+    # --- rows that cannot be changed --------------------------------------------------------------------
+
+    def test_a_row_whose_processing_raises_fails(
+        self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bad = self.a_change(before, after)
+        cls = registry.operation(self.operation)
+        real = cls.process
+
+        def change(operation: Operation, row: Any) -> Any:
+            if row.pk == bad:
+                raise ZeroDivisionError("out of luck")
+            return real(operation, row)
+
+        monkeypatch.setattr(cls, "process", change)
+        planned = plan_whole(self.on(store))
+        run = self.execute(store)
+        assert planned.counts()["failed"] == 1
+        self.check_failed_row(store, run, bad, before, after, "out of luck")
+        monkeypatch.undo()
+        self.check_retried(store, run, after)
+
+    @pytest.mark.parametrize("size", [1, 500])
+    def test_a_row_whose_write_is_refused_fails(self, store: Store, before: Tables, after: Tables, size: int) -> None:
+        bad = self.a_change(before, after)
+        mend = forbid(store, self.table, bad)
+        run = self.execute(store, batch_size=size)
+        self.check_failed_row(store, run, bad, before, after, "forbidden")
+        mend()
+        self.check_retried(store, run, after)
+
+    def check_failed_row(self, store: Store, run: Run, bad: Any, before: Tables, after: Tables, error: str) -> None:
+        assert dump(store) == self.with_row_unchanged(after, before, bad)
+        assert [(entry.key, entry.error) for entry in FailedItem.objects.all()] == [(bad, error)]
+        assert (run.status, run.failed) == (Status.NEEDS_ATTENTION, 1)
+        assert run.seen == run.total
+
+    def check_retried(self, store: Store, run: Run, after: Tables) -> None:
+        retry = execute_run(operation_called("operations.retry_failed_rows", run=run.pk))
+        assert dump(store) == after
+        assert (retry.status, retry.changed, retry.total) == (Status.SUCCEEDED, 1, 1)
+        assert FailedItem.objects.get().retried_by == retry
+
+    # --- other clients during a run ------------------------------------------------------------------------------
+
+    def test_verify_finds_a_row_that_is_in_scope_again(self, store: Store, before: Tables, after: Tables) -> None:
+        key = self.a_change(before, after, place=0)
+        plant = once(lambda: self.put_back(store, before[self.table][key], self.written(before, key)))
+
+        def on_progress(run: Run) -> None:
+            if run.batches_done > 1:  # the first batch, which contains the row, is committed
+                plant()
+
+        run = work(self.start(store, batch_size=4), on_progress=on_progress)
+        assert run.status == Status.NEEDS_ATTENTION
+        assert "1 row" in run.error
+
+    def written(self, tables: Tables, key: Any) -> Row:
+        """Return the columns of a row that the operation may write."""
+        columns = registry.operation(self.operation).writes[self.table] or self.meddled
+        return {name: tables[self.table][key][name] for name in columns}
+
+    def meddling(self, tables: Tables, key: Any) -> Row:
+        return self.meddled or dict.fromkeys(self.written(tables, key), "other client")
+
+    def test_rows_added_after_the_plan_are_not_changed(self, store: Store, before: Tables, after: Tables) -> None:
+        run = self.start(store)
+        row = dict(before[self.table][self.a_change(before, after)])
+        key = store.key_column(self.table)
+        row |= {key: self.late_key, **dict.fromkeys(self.unique)}
+        self.add_row(store, row)
+        run = work(run)
+        assert run.status == Status.SUCCEEDED
+        assert dump(store)[self.table].pop(self.late_key) == before_text(store, row, key)
+        assert self.execute(store).changed == 1
+
+    def test_a_concurrent_write_is_not_overwritten(
+        self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another client writes to a row after the batch was read."""
+        key = self.a_change(before, after)
+        values = self.meddling(before, key)
+        self.interfere(monkeypatch, once(lambda: self.set_row(store, key, values)))
+        run = self.execute(store)
+        after = self.with_row_unchanged(after, before, key)
+        after[self.table][key] = before[self.table][key] | values
+        assert dump(store) == after
+        assert run.status == Status.SUCCEEDED
+        assert run.changed == len(list(self.changed(before, after))) - 1
+        assert undo(run).invalid == 0
+        before[self.table][key] |= values
+        assert dump(store) == before
+
+    def interfere(self, monkeypatch: pytest.MonkeyPatch, call: Callable[..., None], *, only: Any = None) -> None:
+        """Run `call` after each batch (with the row `only`) is read and before it is written."""
+        real = Executor._prepare
+
+        def prepare(worker: Executor, writes: Any, *rest: Any) -> Batch:
+            keys = [row[0] for write in writes for row in write.rows]
+            if keys and only in (None, *keys):
+                call()
+            return real(worker, writes, *rest)
+
+        monkeypatch.setattr(Executor, "_prepare", prepare)
+
+    def test_a_row_deleted_during_the_run_is_skipped(self, store: Store, before: Tables, after: Tables) -> None:
+        key = self.a_change(before, after, place=-1)
+        run = self.start(store, batch_size=4)
+        sql = f"DELETE FROM {self.table} WHERE {store.key_column(self.table)} = ?"
+        run = work(run, on_progress=once(lambda: execute(store, sql, [key])))
+        assert (run.status, run.skipped, run.seen) == (Status.SUCCEEDED, 1, run.total)
+        assert run.reasons["skipped"] == {"no_longer_in_scope": 1}
+        if not self.deletes:
+            after = self.with_row_unchanged(after, before, key)
+        after[self.table].pop(key, None)
+        assert dump(store) == after
+
+    # --- undo -------------------------------------------------------------------------------------------
+
+    def test_undo_keeps_later_changes(self, store: Store, before: Tables, after: Tables) -> None:
+        run = self.execute(store)
+        key = self.a_change(before, after)
+        values = self.meddling(before, key)
+        self.put_back(store, before[self.table][key], values)
+        beneath = self.beneath(before, key)
+        planned = plan_whole(operation_called("operations.undo_run", run=run.pk))
+        assert planned.counts()["invalid"] == 1 + len(beneath)
+        undone = undo(run, batch_size=7)
+        before[self.table][key] |= values
+        for table, child in beneath:
+            del before[table][child]
+        assert dump(store) == before
+        invalid = {reason: sorted(labels) for reason, labels in left_by(undone).pop("invalid").items()}
+        assert invalid.pop("conflict") == [f"{self.table} {key}"]
+        assert invalid == ({"parent": sorted(f"{table} {child}" for table, child in beneath)} if beneath else {})
+        assert undone.changed == rows_of(run) - 1 - len(beneath)
+
+    def test_an_undo_can_be_undone(self, store: Store, after: Tables) -> None:
+        undo(undo(self.execute(store)))
+        assert dump(store) == after
+
+
+class EngineContract(Contract):
+    """The contract of the engine: stopped, killed, paused and cancelled runs. One operation of each kind inherits it.
+
+    These are `audits.backfill_decision_fields` (columns of one table), `helix.clean_dirty_jobs` (deletes with
+    children), `helix.repair_dirty_jobs` (both, in several tables) and `roadmaps.sync_results` (text keys, JSON).
+    """
+
+    points: ClassVar[tuple[str, ...]] = tuple(POINTS)  # at which a worker dies
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        super().pytest_generate_tests(metafunc)
+        if "point" in metafunc.fixturenames:
+            metafunc.parametrize("point", self.points)
+
     def test_stopped_after_every_batch_and_resumed(self, store: Store, after: Tables) -> None:
         run, slices = self.start(store, batch_size=7), 0
         while run.status == Status.RUNNING:
@@ -361,72 +536,6 @@ class Contract:
         undo(run)
         assert dump(store) == before
 
-    def test_statements_per_batch_are_constant(
-        self, store: Store, after: Tables, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The number does not depend on the size of the batch."""
-        monkeypatch.setattr(executor, "THROTTLE_CHECK_SECONDS", 3600.0)  # by time, not by batch
-        monkeypatch.setattr(executor, "MARK_SECONDS", 3600.0)
-
-        def per_batch(size: int) -> int:
-            counts, seen = [0], []
-
-            def count(call: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-                counts[0] += 1
-                return call(sql, params, many, context)
-
-            with _wrapped(count, "default", store.alias):
-                run = work(self.start(store, batch_size=size), on_progress=lambda run: seen.append(counts[0]))
-            undo(run)
-            assert len(seen) > 2
-            return max(b - a for a, b in pairwise(seen))
-
-        few, many = per_batch(4), per_batch(16)
-        assert few == many < self.statements, (few, many)
-
-    # --- rows that cannot be changed --------------------------------------------------------------------
-
-    def test_a_row_whose_processing_raises_fails(
-        self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        bad = self.a_change(before, after)
-        cls = registry.operation(self.operation)
-        real = cls.process
-
-        def change(operation: Operation, row: Any) -> Any:
-            if row.pk == bad:
-                raise ZeroDivisionError("out of luck")
-            return real(operation, row)
-
-        monkeypatch.setattr(cls, "process", change)
-        planned = plan_whole(self.on(store))
-        run = self.execute(store)
-        assert planned.counts()["failed"] == 1
-        self.check_failed_row(store, run, bad, before, after, "out of luck")
-        monkeypatch.undo()
-        self.check_retried(store, run, after)
-
-    @pytest.mark.parametrize("size", [1, 500])
-    def test_a_row_whose_write_is_refused_fails(self, store: Store, before: Tables, after: Tables, size: int) -> None:
-        bad = self.a_change(before, after)
-        mend = forbid(store, self.table, bad)
-        run = self.execute(store, batch_size=size)
-        self.check_failed_row(store, run, bad, before, after, "forbidden")
-        mend()
-        self.check_retried(store, run, after)
-
-    def check_failed_row(self, store: Store, run: Run, bad: Any, before: Tables, after: Tables, error: str) -> None:
-        assert dump(store) == self.with_row_unchanged(after, before, bad)
-        assert [(entry.key, entry.error) for entry in FailedItem.objects.all()] == [(bad, error)]
-        assert (run.status, run.failed) == (Status.NEEDS_ATTENTION, 1)
-        assert run.seen == run.total
-
-    def check_retried(self, store: Store, run: Run, after: Tables) -> None:
-        retry = execute_run(operation_called("operations.retry_failed_rows", run=run.pk))
-        assert dump(store) == after
-        assert (retry.status, retry.changed, retry.total) == (Status.SUCCEEDED, 1, 1)
-        assert FailedItem.objects.get().retried_by == retry
-
     def test_error_budget_stops_the_run(self, store: Store, before: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(executor, "BUDGET_AFTER", 10)
 
@@ -440,56 +549,6 @@ class Contract:
         assert f"{count} of {count}" in run.error
         assert dump(store) == before
         assert not Lock.objects.exists()
-
-    # --- other clients during a run ------------------------------------------------------------------------------
-
-    def test_verify_finds_a_row_that_is_in_scope_again(self, store: Store, before: Tables, after: Tables) -> None:
-        key = self.a_change(before, after, place=0)
-        plant = once(lambda: self.put_back(store, before[self.table][key], self.written(before, key)))
-
-        def on_progress(run: Run) -> None:
-            if run.batches_done > 1:  # the first batch, which contains the row, is committed
-                plant()
-
-        run = work(self.start(store, batch_size=4), on_progress=on_progress)
-        assert run.status == Status.NEEDS_ATTENTION
-        assert "1 row" in run.error
-
-    def written(self, tables: Tables, key: Any) -> Row:
-        """Return the columns of a row that the operation may write."""
-        columns = registry.operation(self.operation).writes[self.table] or self.meddled
-        return {name: tables[self.table][key][name] for name in columns}
-
-    def meddling(self, tables: Tables, key: Any) -> Row:
-        return self.meddled or dict.fromkeys(self.written(tables, key), "other client")
-
-    def test_rows_added_after_the_plan_are_not_changed(self, store: Store, before: Tables, after: Tables) -> None:
-        run = self.start(store)
-        row = dict(before[self.table][self.a_change(before, after)])
-        key = store.key_column(self.table)
-        row |= {key: self.late_key, **dict.fromkeys(self.unique)}
-        self.add_row(store, row)
-        run = work(run)
-        assert run.status == Status.SUCCEEDED
-        assert dump(store)[self.table].pop(self.late_key) == before_text(store, row, key)
-        assert self.execute(store).changed == 1
-
-    def test_a_concurrent_write_is_not_overwritten(
-        self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Another client writes to a row after the batch was read."""
-        key = self.a_change(before, after)
-        values = self.meddling(before, key)
-        self.interfere(monkeypatch, once(lambda: self.set_row(store, key, values)))
-        run = self.execute(store)
-        after = self.with_row_unchanged(after, before, key)
-        after[self.table][key] = before[self.table][key] | values
-        assert dump(store) == after
-        assert run.status == Status.SUCCEEDED
-        assert run.changed == len(list(self.changed(before, after))) - 1
-        assert undo(run).invalid == 0
-        before[self.table][key] |= values
-        assert dump(store) == before
 
     def test_a_row_that_changes_before_every_write_is_skipped(
         self, store: Store, before: Tables, after: Tables, monkeypatch: pytest.MonkeyPatch
@@ -513,32 +572,6 @@ class Contract:
         after[self.table][key] = before[self.table][key] | old
         assert dump(store) == after
 
-    def interfere(self, monkeypatch: pytest.MonkeyPatch, call: Callable[..., None], *, only: Any = None) -> None:
-        """Run `call` after each batch (with the row `only`) is read and before it is written."""
-        real = Executor._prepare
-
-        def prepare(worker: Executor, writes: Any, *rest: Any) -> Batch:
-            keys = [row[0] for write in writes for row in write.rows]
-            if keys and only in (None, *keys):
-                call()
-            return real(worker, writes, *rest)
-
-        monkeypatch.setattr(Executor, "_prepare", prepare)
-
-    def test_a_row_deleted_during_the_run_is_skipped(self, store: Store, before: Tables, after: Tables) -> None:
-        key = self.a_change(before, after, place=-1)
-        run = self.start(store, batch_size=4)
-        sql = f"DELETE FROM {self.table} WHERE {store.key_column(self.table)} = ?"
-        run = work(run, on_progress=once(lambda: execute(store, sql, [key])))
-        assert (run.status, run.skipped, run.seen) == (Status.SUCCEEDED, 1, run.total)
-        assert run.reasons["skipped"] == {"no_longer_in_scope": 1}
-        if not self.deletes:
-            after = self.with_row_unchanged(after, before, key)
-        after[self.table].pop(key, None)
-        assert dump(store) == after
-
-    # --- pause and cancel --------------------------------------------------------------------------------
-
     def test_pause_and_resume(self, store: Store, after: Tables) -> None:
         run = self.start(store, batch_size=7)
         run = work(run, on_progress=once(lambda: lifecycle.pause(Run.objects.get(pk=run.pk), TESTER)))
@@ -559,30 +592,6 @@ class Contract:
         undone = undo(run)
         assert (undone.status, undone.changed) == (Status.SUCCEEDED, rows_of(run))
         assert dump(store) == before
-
-    # --- undo -------------------------------------------------------------------------------------------
-
-    def test_undo_keeps_later_changes(self, store: Store, before: Tables, after: Tables) -> None:
-        run = self.execute(store)
-        key = self.a_change(before, after)
-        values = self.meddling(before, key)
-        self.put_back(store, before[self.table][key], values)
-        beneath = self.beneath(before, key)
-        planned = plan_whole(operation_called("operations.undo_run", run=run.pk))
-        assert planned.counts()["invalid"] == 1 + len(beneath)
-        undone = undo(run, batch_size=7)
-        before[self.table][key] |= values
-        for table, child in beneath:
-            del before[table][child]
-        assert dump(store) == before
-        invalid = {reason: sorted(labels) for reason, labels in left_by(undone).pop("invalid").items()}
-        assert invalid.pop("conflict") == [f"{self.table} {key}"]
-        assert invalid == ({"parent": sorted(f"{table} {child}" for table, child in beneath)} if beneath else {})
-        assert undone.changed == rows_of(run) - 1 - len(beneath)
-
-    def test_an_undo_can_be_undone(self, store: Store, after: Tables) -> None:
-        undo(undo(self.execute(store)))
-        assert dump(store) == after
 
 
 def before_text(store: Store, row: Row, key: str) -> Row:
