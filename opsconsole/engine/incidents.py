@@ -15,7 +15,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 from django.db import transaction
-from django.db.models import Count, Max, Min, OuterRef, QuerySet, Subquery, Value
+from django.db.models import Case, Count, Max, Min, OuterRef, QuerySet, Subquery, Value, When
 from django.db.models.functions import Concat
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -65,8 +65,9 @@ def refresh(run: Run) -> None:
     groups = (
         Finding.objects.filter(identity=run.identity, resolved_at=None)
         .order_by()
-        .values("cause", "cause_subject", "operation", "priority")
+        .values("cause", "cause_subject", "operation")
         .annotate(
+            rank=Min(Case(*(When(priority=priority, then=rank) for priority, rank in _RANK.items()))),
             count=Count(Concat("table", Value(" "), "key"), distinct=True),
             since=Min("found_at"),
             table=Min("table"),
@@ -77,16 +78,14 @@ def refresh(run: Run) -> None:
     groups = groups.exclude(cause__in=counted)  # `save_count` handles them
     seen: dict[tuple[str, str], Seen] = {}
     examples: dict[tuple[str, str], int] = {}
-    counts: dict[tuple[str, str, str], int] = {}
-    for group in sorted(groups, key=lambda group: (_RANK[group["priority"]], group["operation"])):
+    for group in sorted(groups, key=lambda group: (group["rank"], group["operation"])):
         place = group["cause"], group["cause_subject"]
-        by_check = (*place, group["operation"])
-        counts[by_check] = counts.get(by_check, 0) + group["count"]
         before = seen.get(place)
         # Two checks may report the same problem. The incident has the larger count.
-        count = max(counts[by_check], before.size if before else 0)
+        count = max(group["count"], before.size if before else 0)
         since = min(group["since"], before.since) if before else group["since"]
-        source, priority = (before.source, before.priority) if before else (group["operation"], group["priority"])
+        worst = Priority.values[group["rank"]]
+        source, priority = (before.source, before.priority) if before else (group["operation"], worst)
         seen[place] = Seen(source, priority, count, since, group["table"])
         examples.setdefault(place, group["example"])
     data = _data_of(list(examples.values()))

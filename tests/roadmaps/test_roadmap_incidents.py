@@ -69,6 +69,7 @@ def test_a_stuck_task_is_one_incident_with_its_figures(make_roadmaps: Any, engin
     assert {"stuck", "no_checkpoint", "framework_behind_content"} == set(Finding.objects.values_list("code", flat=True))
     assert incidents.title_of(incident) == "Roadmap “Agent performance tuning” is stuck at 27 of 30 concepts"
     assert (incident.data["done"], incident.data["total"], incident.priority) == (27, 30, "immediate")
+    assert incident.count == 1, "findings of different priorities about one row count once"
 
 
 @BOTH
