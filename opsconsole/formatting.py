@@ -109,7 +109,7 @@ def pretty_json(text: str | None, keys: Iterable[str] = (), *, colours: bool = F
         # An escaped lone surrogate is valid JSON, but cannot be encoded for a page.
         indented = json.dumps(document, indent=2, ensure_ascii=False).encode(errors="backslashreplace").decode()
     except (ValueError, RecursionError):
-        return format_html('<code class="broken" title="{}">{}</code>', _("no JSON"), text[:PRETTY_CHARACTERS])
+        return format_html('<code class="broken" title="{}">{}</code>', _("not JSON"), text[:PRETTY_CHARACTERS])
     if not isinstance(document, dict | list):
         return format_html("<code>{}</code>", text[:PRETTY_CHARACTERS])
     folded: Any = [_("list of %(n)s") % {"n": format_number(len(document))}]
@@ -200,7 +200,7 @@ def vector_words(value: Any) -> str:
     numbers = vector(value)
     if numbers is None:
         if isinstance(value, str):
-            return ngettext("%(n)s character, no vector", "%(n)s characters, no vector", len(value)) % {
+            return ngettext("%(n)s character, not a vector", "%(n)s characters, not a vector", len(value)) % {
                 "n": format_number(len(value))
             }
         size = len(value) if isinstance(value, bytes | bytearray | memoryview) else 0

@@ -135,7 +135,7 @@ def _not_found(request: HttpRequest, raised: Any = None) -> HttpResponse:
 
 @api.exception_handler(RequestDataTooBig)
 def _too_large(request: HttpRequest, raised: Any) -> HttpResponse:
-    return error(413, _("This is more than the console takes at once."))
+    return error(413, _("The request is too large. Send less data."))
 
 
 @api.exception_handler(RawPostDataException)

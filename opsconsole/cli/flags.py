@@ -68,14 +68,16 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that the command of every changing operation has."""
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help=_("Plan only. Nothing is written."))
-    mode.add_argument("--execute", action="store_true", help=_("Execute, where dry run is the default."))
+    mode.add_argument("--execute", action="store_true", help=_("Execute, for commands whose default is a dry run."))
     add_store_flags(parser)
     parser.add_argument("--batch-size", type=batch_size, metavar="N", help=_("Rows per batch, 1 to 100000."))
     parser.add_argument(
         "--fast", action="store_true", help=_("Do not pause between batches. For stores without other users.")
     )
     _add_run_flags(parser)
-    parser.add_argument("--yes", action="store_true", help=_("Skip the question, but no check, approval or checklist."))
+    parser.add_argument(
+        "--yes", action="store_true", help=_("Skip the question. Checks, approvals and the checklist still apply.")
+    )
     parser.add_argument(
         "--confirm",
         nargs="+",

@@ -18,5 +18,5 @@ def format_local(at: datetime) -> str:
 def positive(text: str) -> int:
     """Read a whole number above 0, for argparse."""
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 63):
-        raise argparse.ArgumentTypeError(_("a whole number above 0 is wanted, not %s") % repr(text))
+        raise argparse.ArgumentTypeError(_("must be a whole number above 0, not %s") % repr(text))
     return int(text)

@@ -59,7 +59,7 @@ class WaitingAdmin(QueueAdmin):
     def job(self, waiting: Any) -> str:
         return str(waiting.name())
 
-    @admin.display(description=_("taken until"), ordering="lock")
+    @admin.display(description=_("locked until"), ordering="lock")
     def taken_until(self, waiting: Any) -> str:
         return format_time(waiting.lock)
 

@@ -205,7 +205,7 @@ class RunTabs:
             (_("Created"), format_time(run.created_at)),
             (_("Started"), format_time(run.started_at)),
             (_("Ended"), format_time(run.finished_at)),
-            (_("Worked"), page.took),
+            (_("Elapsed"), page.took),
             (_("Rate"), page.rate),
             (_("Batches"), format_number(run.batches_done)),
             (_("In scope"), format_number(run.total)),

@@ -88,7 +88,8 @@ def save(request: HttpRequest) -> HttpResponse:
     back = f"{_list_url(model_admin.model)}?{query}"
     if not name or len(name) > MAX_NAME or "\x00" in name:
         messages.warning(
-            request, _("The view has no name of at most %(count)d characters. Enter one.") % {"count": MAX_NAME}
+            request,
+            _("The name is empty or longer than %(count)d characters. Enter another one.") % {"count": MAX_NAME},
         )
         return redirect(back)
     if len(query) > MAX_QUERY:

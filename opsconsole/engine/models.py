@@ -44,7 +44,7 @@ TRANSITIONS: dict[str, frozenset[str]] = {
     Status.AWAITING_APPROVAL: frozenset({Status.QUEUED, Status.REJECTED, Status.CANCELLED}),
     # claimed by a worker; its rows have changed since the approval; paused or cancelled before its start
     Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.CANCELLED, Status.FAILED, Status.REJECTED}),
-    # all ends; asked to pause; its worker died or was stopped; taken over by another worker
+    # every end; a pause; a dead or stopped worker; a takeover by another worker
     Status.RUNNING: frozenset(
         {
             Status.QUEUED,

@@ -31,7 +31,7 @@ class Backup(models.Model):
     path = models.TextField(_("file"), unique=True)
     size = models.BigIntegerField(_("size"))
     digest = models.CharField(max_length=64)  # SHA-256 of the file
-    at = models.DateTimeField(_("state of"))  # time of the saved state
+    at = models.DateTimeField(_("contents as of"))  # time of the saved state
     verified_at = models.DateTimeField(_("verified at"), null=True)
     engine = models.CharField(_("engine"), max_length=20)
     format = models.CharField(_("format"), max_length=20)  # sqlite, custom, sql

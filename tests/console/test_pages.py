@@ -171,7 +171,7 @@ def test_the_digest_must_be_that_of_the_plan(bobs, audits):
     assert f"Plan {new.pk} replaces this one" in page
     assert reverse("run", args=[new.pk]) in page
     assert "replaced by a newer plan" in page
-    assert "asked to cancel" not in page
+    assert "requested the cancellation" not in page
 
 
 def test_a_target_locked_by_another_run_is_refused_next_to_the_button(bobs, audits):

@@ -50,7 +50,7 @@ class WriteRows(NamedItemsMixin):
     reasons = {
         "new": _("new row"),
         "updated": _("changed row"),
-        "as_given": _("already as given"),
+        "as_given": _("already has these values"),
         "conflict": _("conflict: changed since it was given"),
         "exists": _("conflict: another row has this key"),
         "deleted": _("conflict: deleted since it was given"),

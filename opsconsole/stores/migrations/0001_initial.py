@@ -23,7 +23,7 @@ class Migration(migrations.Migration):
                 ("path", models.TextField(unique=True, verbose_name="file")),
                 ("size", models.BigIntegerField(verbose_name="size")),
                 ("digest", models.CharField(max_length=64)),
-                ("at", models.DateTimeField(verbose_name="state of")),
+                ("at", models.DateTimeField(verbose_name="contents as of")),
                 ("verified_at", models.DateTimeField(null=True, verbose_name="verified at")),
                 ("engine", models.CharField(max_length=20, verbose_name="engine")),
                 ("format", models.CharField(max_length=20, verbose_name="format")),

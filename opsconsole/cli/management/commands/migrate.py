@@ -15,7 +15,7 @@ class Command(migrate.Command):
     def handle(self, *args: Any, **options: Any) -> None:
         if options["database"] != DEFAULT:
             raise CommandError(
-                _("%(store)s is a store, it has no migrations. Run `setup` or `upgrade_store %(store)s`.")
+                _("%(store)s is a store and has no migrations. Run `setup` or `upgrade_store %(store)s`.")
                 % {"store": options["database"]},
                 returncode=2,
             )
