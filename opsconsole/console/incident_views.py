@@ -121,8 +121,7 @@ def repair(request: HttpRequest, pk: int, name: str) -> HttpResponse:
         if not shown:
             run = _plan(incident, cls, actor_of(request), request.POST.get("note", ""))
             return redirect("run", run.pk)
-        now = repairs.assess(incident, cls)
-        if now.digest != shown:
+        if not repairs.is_unchanged(incident, cls, shown):
             changed = _("The rows have changed since this page was made. Nothing was written. Review the repair again.")
             return _page(request, incident, error=changed, status=409)
         run = _plan(incident, cls, actor_of(request), request.POST.get("note", ""))

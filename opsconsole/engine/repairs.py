@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import orjson
@@ -26,6 +27,7 @@ from opsconsole.stores import preflight
 from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store, StoreUnavailable
 
+EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 JUDGED_ROWS = 200  # rows of an incident that are processed to assess a repair
 MAX_KEYS = 10_000  # an incident with more rows is repaired by its whole scope
 
@@ -108,10 +110,21 @@ def recommended(repairs: Sequence[Repair]) -> Repair | None:
     return next((repair for repair in repairs if repair.possible), None)
 
 
-def assess(incident: Incident, cls: type[Operation]) -> Repair:
+def is_unchanged(incident: Incident, cls: type[Operation], digest: str) -> bool:
+    """Return whether the repair would do now what it did when a page showed it. New values may contain that time."""
+    since_epoch, _separator, _hash = digest.partition("_")
+    try:
+        as_of = EPOCH + timedelta(microseconds=int(since_epoch))
+    except (ValueError, OverflowError):
+        return False
+    return assess(incident, cls, as_of).digest == digest
+
+
+def assess(incident: Incident, cls: type[Operation], as_of: datetime | None = None) -> Repair:
     """Process the first rows of the incident, without writing, to see whether the repair is possible."""
     try:
         operation = operation_for(incident, cls)
+        operation.as_of = as_of or operation.as_of
         selection = selection_for(incident, cls)
         if selection.keys is not None and not selection.keys:
             raise PlanRefused(_("The operation does not work on the rows of this incident."))
@@ -150,7 +163,7 @@ def _assessed(
         deleted,
         is_complete=is_complete,
         sample=[entry for entry in sampler.sample() if entry["outcome"] == "changed"],
-        digest=hashlib.sha256(shown).hexdigest() if is_complete else "",
+        digest=f"{(operation.as_of - EPOCH) // MICROSECOND}_{hashlib.sha256(shown).hexdigest()}" if is_complete else "",
     )
 
 
