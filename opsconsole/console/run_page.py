@@ -260,6 +260,8 @@ class RunPage(Page):
     @cached_property
     def found(self) -> dict[str, int]:
         """The number of findings of this scan by code."""
+        if not self.is_check:
+            return {}  # the figures of other operations may be texts
         return {code: count for code, count in self.run.after.items() if code not in findings.MOVES}
 
     @property
