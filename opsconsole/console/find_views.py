@@ -48,7 +48,8 @@ def find_page(request: HttpRequest) -> HttpResponse:
     ]
     if found.single_incident is not None:
         return redirect("incident", found.single_incident.pk)
-    if len(lines) == 1 and not pages and lines[0].url:
+    all_searched = found.unsearched.keys().isdisjoint(store_titles())
+    if len(lines) == 1 and not pages and lines[0].url and all_searched:
         return redirect(lines[0].url)
     return render_page(request, "console/find.html", _("Find"), found=found, lines=[*lines, *pages], text=text)
 
