@@ -323,6 +323,32 @@ def http_url(value: str) -> str:
     return value
 
 
+# Services whose address is fixed, by their schemes in apprise.
+CHAT_SCHEMES = frozenset(
+    {
+        *("slack", "workflow", "workflows", "discord", "pagerduty", "opsgenie", "tgram"),
+        *("feishu", "lark", "dingtalk", "wecombot", "schan", "pushplus"),
+    }
+)
+# Services on a host of one's own.
+CHAT_SCHEMES_WITH_HOST = frozenset(
+    {"mmost", "mmosts", "rocket", "rockets", "gotify", "gotifys", "ntfy", "ntfys", "bark", "barks", "matrix", "matrixs"}
+)
+
+
+def chat_urls(value: str) -> list[str]:
+    """Return the apprise URLs of chat channels, which are separated by spaces."""
+    urls = value.split()
+    known = CHAT_SCHEMES | CHAT_SCHEMES_WITH_HOST
+    for url in urls:
+        scheme, separator, rest = url.partition("://")
+        if scheme not in known or not separator or not rest.strip("/"):
+            raise ValueError(
+                f"a space-separated list of apprise URLs with one of these schemes: {', '.join(sorted(known))}"
+            )
+    return urls
+
+
 _TLS: dict[str, Parser[Any]] = {
     "ssl_ca_certs": path,
     "ssl_certfile": path,

@@ -336,6 +336,9 @@ UNDO_MIN_DAYS = env("UNDO_MIN_DAYS", read.whole_number(1, 3650), 30)
 ALERT_EMAILS: list[str] = env("ALERT_EMAILS", read.listed(read.email), [])
 ALERT_WEBHOOK_URL = env("ALERT_WEBHOOK_URL", read.http_url, "", secret=True)
 ALERT_WEBHOOK_SECRET = env("ALERT_WEBHOOK_SECRET", read.text, "", secret=True)
+ALERT_CHANNELS: list[str] = env("ALERT_CHANNELS", read.chat_urls, [], secret=True)
+ALERT_PRIVATE_ADDRESSES = env("ALERT_PRIVATE_ADDRESSES", read.boolean, False)
+CHAT_SCHEMES_WITH_HOST = read.CHAT_SCHEMES_WITH_HOST
 globals().update(env("EMAIL_URL", read.email_url, read.email_url("smtp://localhost:25"), secret=True))
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env("ALERT_FROM", read.sender, "opsconsole@localhost")

@@ -30,9 +30,9 @@ class FreezePage:
     @property
     def alerts(self) -> str:
         """The channels of alerts."""
-        names = ", ".join(str(channel.label) for channel in notifications.channels())
+        names = ", ".join(target or str(channel.label) for channel, target in notifications.channels())
         if not names:
-            return _("No alerts will be sent: ALERT_EMAILS and ALERT_WEBHOOK_URL are not set.")
+            return _("No alerts will be sent: ALERT_EMAILS, ALERT_CHANNELS and ALERT_WEBHOOK_URL are not set.")
         return _("Alerts are sent by %(channels)s.") % {"channels": names}
 
     @cached_property

@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.text import format_lazy
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
@@ -511,12 +511,12 @@ class AlertAdmin(ExportAdmin):
     """The list of alerts and their delivery."""
 
     resource_classes = (AlertResource,)
-    list_display = ("told", "subject", "by_mail", "by_webhook")
+    list_display = ("told", "subject", "by_mail", "by_webhook", "by_chat")
     list_filter = (DeliveryFilter,)
     search_fields = ("=key",)
     search_help_text = _("Searches the exact key of an alert.")
     ordering = ("-id",)
-    fields = ("told", "key", "subject", "text", "by_mail", "by_webhook")
+    fields = ("told", "key", "subject", "text", "by_mail", "by_webhook", "by_chat")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Alert]:
         alerts: QuerySet[Alert] = super().get_queryset(request)
@@ -534,10 +534,16 @@ class AlertAdmin(ExportAdmin):
     def by_webhook(self, alert: Alert) -> str:
         return _delivery_words(alert, Channel.WEBHOOK)
 
+    @admin.display(description=_("by chat"))
+    def by_chat(self, alert: Alert) -> str:
+        names = [one.target for one in alert.deliveries.all() if one.channel == Channel.CHAT]
+        parts = ((name, _delivery_words(alert, Channel.CHAT, name)) for name in names)
+        return format_html_join("", "<div>{}: {}</div>", parts) or str(_("not configured"))
 
-def _delivery_words(alert: Alert, channel: Channel) -> str:
+
+def _delivery_words(alert: Alert, channel: Channel, target: str = "") -> str:
     """Return the state of an alert's delivery through one channel."""
-    found = next((one for one in alert.deliveries.all() if one.channel == channel), None)
+    found = next((one for one in alert.deliveries.all() if (one.channel, one.target) == (channel, target)), None)
     if found is None:
         return str(_("not configured"))
     if found.delivered_at:

@@ -116,15 +116,6 @@ def figures(run: Run) -> dict[str, int]:
     return counts | {"new": new, "persisting": sum(counts.values()) - new, "resolved": resolved}
 
 
-def news(run: Run) -> dict[tuple[str, str], int]:
-    """Return (code, priority) → findings that are new in this scan."""
-    new = Finding.objects.filter(last_run=run, first_run=run, resolved_at=None).order_by("priority", "code")
-    return {
-        (code, priority): count
-        for code, priority, count in new.values_list("code", "priority").annotate(count=Count("pk"))
-    }
-
-
 def of_run(run: Run) -> Iterator[FindingData]:
     """Return the findings of a scan as the check reported them."""
     for finding in Finding.objects.filter(last_run=run).order_by("question", "pk").iterator(chunk_size=PORTION):

@@ -19,12 +19,14 @@ from django.db.models import Case, Count, Max, Min, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Concat
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from opsconsole.engine import findings, registry
 from opsconsole.engine.audit_log import Actor, record
 from opsconsole.engine.causes import Cause
 from opsconsole.engine.checks import Check
-from opsconsole.engine.models import Event, Finding, Incident, IncidentQuerySet, Run
+from opsconsole.engine.models import Event, Finding, Incident, IncidentQuerySet, IncidentState, Run
+from opsconsole.engine.notifications import create_alert
 from opsconsole.engine.operation import Operation, Priority
 from opsconsole.engine.requirements import required_columns
 from opsconsole.engine.seals import serialised
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 PORTION = 500  # incidents or keys per statement
 KEPT_HISTORY = 200  # entries
+MAX_ALERTS = 10  # at once; more are summarized
 MAX_COMMENT = 10_000  # characters
 RECHECKED_KEYS = 1_000  # written rows; after a larger run the checks scan the whole store
 MAX_SNOOZE = timedelta(days=90)
@@ -162,6 +165,7 @@ def _update_incidents(
         Incident.objects.bulk_create(new, batch_size=PORTION)
         Incident.objects.bulk_update(changed, _UPDATED, batch_size=PORTION)
         mine.filter(resolved_at=None).update(seen_at=now)
+        _announce([*new, *changed])
 
 
 def _resolved(mine: QuerySet[Incident], places: Collection[tuple[str, str]]) -> dict[tuple[str, str], Incident]:
@@ -222,6 +226,56 @@ def _reopen_or_resize(incident: Incident, seen: Seen, now: datetime, run: Run | 
 def _add_history(incident: Incident, what: str, at: datetime, count: int, run: Run | None) -> None:
     entry = {"at": at.isoformat(), "event": what, "count": count, "run": run.pk if run is not None else None}
     incident.history = [*incident.history, entry][-KEPT_HISTORY:]
+
+
+# --- alerts ------------------------------------------------------------------------------------------------------
+
+
+def _announce(incidents: Sequence[Incident]) -> None:
+    """Create one alert per incident and change of state, and a summary if many change at once."""
+    news = [incident for incident in incidents if _is_news(incident)]
+    if len(news) > MAX_ALERTS:
+        newest = max(incident.pk for incident in news)
+        subject = ngettext("%(count)s incident has changed", "%(count)s incidents have changed", len(news))
+        titles = [f"{_event_label(one)}: {one.store}: {title_of(one)}" for one in news[:MAX_ALERTS]]
+        lines = [*titles, "…", _("See `incidents list` or the dashboard.")]
+        key = f"incidents/{newest}/{timezone.now().isoformat()}"
+        create_alert(key, subject % {"count": format_number(len(news))}, "\n".join(lines))
+        return
+    for incident in news:
+        entry = incident.history[-1]
+        text = [
+            _("Store: %(store)s") % {"store": incident.store},
+            _("Since: %(time)s") % {"time": timezone.localtime(incident.opened_at).isoformat(" ", "minutes")},
+            _("See `incidents show %(number)d` or its page.") % {"number": incident.pk},
+        ]
+        create_alert(
+            f"incident/{incident.pk}/{entry['event']}/{entry['at']}",
+            f"{_event_label(incident)}: {title_of(incident)}",
+            "\n".join(text),
+            to=[incident.owner.email] if incident.owner is not None and incident.owner.email else [],
+        )
+
+
+def _is_news(incident: Incident) -> bool:
+    """Return whether the last change is worth an alert. A hidden incident and a low priority are not."""
+    if incident.priority == Priority.PERIODIC or incident.state in {IncidentState.SNOOZED, IncidentState.IGNORED}:
+        return False
+    entry = incident.history[-1]
+    if entry["event"] == "grew":  # by as much as it was when it was last reported
+        reported = [one["count"] for one in incident.history[:-1] if one["event"] in {"opened", "came_back", "grew"}]
+        return bool(entry["count"] >= 2 * max(reported, default=1))
+    return entry["event"] in {"opened", "came_back", "resolved"}
+
+
+def _event_label(incident: Incident) -> str:
+    labels = {
+        "opened": _("New incident"),
+        "came_back": _("Incident came back"),
+        "grew": _("Incident grew"),
+        "resolved": _("Incident resolved"),
+    }
+    return labels[incident.history[-1]["event"]]
 
 
 # --- after a run -----------------------------------------------------------------------------------------------

@@ -600,6 +600,7 @@ class Freeze(models.Model):
 class Channel(models.TextChoices):
     MAIL = "mail", _("mail")
     WEBHOOK = "webhook", _("webhook")
+    CHAT = "chat", _("chat")
 
 
 class Alert(models.Model):
@@ -624,6 +625,7 @@ class Delivery(models.Model):
 
     alert = models.ForeignKey(Alert, models.CASCADE, related_name="deliveries")
     channel = models.CharField(_("channel"), max_length=10, choices=Channel)
+    target = models.CharField(_("target"), max_length=60, blank=True)  # the name of a chat channel
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
     next_try_at = models.DateTimeField(
         _("next try at"), null=True, default=timezone.now
@@ -634,7 +636,7 @@ class Delivery(models.Model):
     class Meta:
         verbose_name = _("delivery")
         verbose_name_plural = _("deliveries")
-        constraints = (models.UniqueConstraint(fields=("alert", "channel"), name="delivery_channel"),)
+        constraints = (models.UniqueConstraint(fields=("alert", "channel", "target"), name="delivery_channel"),)
         indexes = (models.Index(fields=("next_try_at",), name="delivery_next_try"),)
 
     def __str__(self) -> str:

@@ -18,7 +18,9 @@ from django.conf import settings
 from django.core.mail import EmailMessage
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
+from opsconsole.engine import chat
 from opsconsole.engine.models import Alert, Channel, Delivery
 from opsconsole.escaping import for_terminal
 from opsconsole.redaction import redact
@@ -48,15 +50,18 @@ def create_alert(key: str, subject: str, text: str, to: Sequence[str] = ()) -> b
         }
         alert, new = Alert.objects.get_or_create(key=key[:200], defaults=fields)
         if new:
-            wanted = dict.fromkeys([*channels(), *([Channel.MAIL] if to else [])])
-            Delivery.objects.bulk_create(Delivery(alert=alert, channel=channel) for channel in wanted)
+            wanted = dict.fromkeys([*channels(), *([(Channel.MAIL, "")] if to else [])])
+            Delivery.objects.bulk_create(
+                Delivery(alert=alert, channel=channel, target=target) for channel, target in wanted
+            )
     return new
 
 
-def channels() -> list[Channel]:
-    """Return the configured channels."""
+def channels() -> list[tuple[Channel, str]]:
+    """Return the configured channels, each chat channel with its name."""
     addresses = {Channel.MAIL: settings.ALERT_EMAILS, Channel.WEBHOOK: settings.ALERT_WEBHOOK_URL}
-    return [channel for channel, address in addresses.items() if address]
+    found = [(channel, "") for channel, address in addresses.items() if address]
+    return [*found, *((Channel.CHAT, name) for name in chat.channels())]
 
 
 def deliver() -> int:
@@ -75,25 +80,29 @@ def _attempt(delivery: Delivery) -> bool:
         return False  # another worker has it
     found = Delivery.objects.filter(pk=delivery.pk)
     try:
-        _SENDERS[Channel(delivery.channel)](delivery.alert)
-    except (DeliveryFailed, SMTPException, OSError, ValueError) as error:
+        _SENDERS[Channel(delivery.channel)](delivery)
+    except (DeliveryFailed, chat.ChatFailed, SMTPException, OSError, ValueError) as error:
         logger.warning("An alert could not be delivered by %s", delivery.channel, exc_info=True)
-        reason = str(error) if isinstance(error, DeliveryFailed) else f"{type(error).__name__}: {error}"
+        reason = (
+            str(error) if isinstance(error, DeliveryFailed | chat.ChatFailed) else f"{type(error).__name__}: {error}"
+        )
         found.update(last_error=redact(reason)[:500])
         return False
     found.update(delivered_at=timezone.now(), next_try_at=None, last_error="")
     return True
 
 
-def _mail(alert: Alert) -> None:
+def _mail(delivery: Delivery) -> None:
+    alert = delivery.alert
     prefix = "" if settings.ENVIRONMENT == "development" else f"[{settings.ENVIRONMENT}] "
     subject = " ".join(f"{prefix}{alert.subject}".split())  # a header has one line
     EmailMessage(subject, alert.text, to=sorted({*settings.ALERT_EMAILS, *alert.to})).send()
 
 
-def _webhook(alert: Alert) -> None:
+def _webhook(delivery: Delivery) -> None:
     import httpx  # slow to import, and only workers deliver
 
+    alert = delivery.alert
     body = orjson.dumps(
         {
             "key": alert.key,
@@ -120,4 +129,12 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
     return f"sha256={digest.hexdigest()}"
 
 
-_SENDERS = {Channel.MAIL: _mail, Channel.WEBHOOK: _webhook}
+def _chat(delivery: Delivery) -> None:
+    url = chat.channels().get(delivery.target)
+    if url is None:
+        raise DeliveryFailed(_("The channel is no longer in ALERT_CHANNELS."))
+    prefix = "" if settings.ENVIRONMENT == "development" else f"[{settings.ENVIRONMENT}] "
+    chat.send(url, f"{prefix}{delivery.alert.subject}", delivery.alert.text)
+
+
+_SENDERS = {Channel.MAIL: _mail, Channel.WEBHOOK: _webhook, Channel.CHAT: _chat}

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from django.contrib.auth.models import User
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
 
-from opsconsole.engine import findings
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.models import Freeze, Rejection, Run, Status
 from opsconsole.engine.notifications import create_alert
-from opsconsole.engine.operation import Priority
 
 
 def request_approval(run: Run) -> None:
@@ -67,7 +64,7 @@ def _addresses(*users: User | None) -> list[str]:
 
 
 def notify(run: Run) -> None:
-    """Notify the alert list of a run that failed, needs attention or has new findings."""
+    """Notify the alert list of a run that failed or needs attention."""
     facts = [
         _("Run %(run)d: %(operation)s") % {"run": run.pk, "operation": run.operation},
         _("Database: %(location)s") % {"location": run.location},
@@ -79,18 +76,6 @@ def notify(run: Run) -> None:
     if run.status in {Status.FAILED, Status.NEEDS_ATTENTION}:
         subject = _("Run %(run)d of %(operation)s on %(store)s: %(status)s") % values
         create_alert(f"run/{run.pk}", subject, "\n".join(facts))
-    if run.status == Status.FAILED or run.attached_path:  # a file attached for one call is not monitored
-        return
-    news = findings.news(run)
-    new = sum(news.values())
-    if new:
-        subject = ngettext(
-            "%(count)d new finding of %(operation)s in %(store)s",
-            "%(count)d new findings of %(operation)s in %(store)s",
-            new,
-        ) % {**values, "count": new}
-        kinds = [f"{code}: {count} ({Priority(priority).label})" for (code, priority), count in news.items()]
-        create_alert(f"findings/{run.pk}", subject, "\n".join([*facts, "", *kinds]))
 
 
 def notify_frozen(frozen: Freeze) -> None:

@@ -15,6 +15,7 @@ from django.core import mail
 from django.db import transaction
 from django.utils import timezone
 
+from opsconsole import env
 from opsconsole.engine import lifecycle, notifications, queue, registry
 from opsconsole.engine.models import Alert, Delivery, Event, Run, ScheduleSetting, Status, Trigger
 from tests.support.contract import TESTER, execute_run, operation_called
@@ -210,3 +211,58 @@ def test_the_heartbeat_delivers_alerts(people):
     notifications.create_alert("incident/1", "Something", "")
     queue.heartbeat()
     assert len(mail.outbox) == 1
+
+
+@pytest.fixture
+def chat_server(settings) -> Iterator[Receiver]:
+    """Return a local server that a Mattermost channel posts to."""
+    receiver = Receiver()
+    receiver.answer = 200
+    settings.ALERT_CHANNELS = [f"mmost://127.0.0.1:{receiver.server.server_port}/topsecrettoken"]
+    settings.ALERT_PRIVATE_ADDRESSES = True
+    yield receiver
+    receiver.close()
+
+
+def test_a_chat_channel_receives_an_alert(chat_server):
+    notifications.create_alert("k", "Store down", "helix does not answer")
+    assert notifications.deliver() == 1
+    (_headers, body) = chat_server.got[0]
+    assert "Store down" in body.decode()
+    assert "helix does not answer" in body.decode()
+    delivery = Delivery.objects.get()
+    assert (delivery.channel, delivery.delivered_at is not None) == ("chat", True)
+    assert delivery.target.startswith("mmost-")
+    assert "topsecret" not in delivery.target
+
+
+def test_a_refused_chat_message_keeps_its_reason_without_the_token(chat_server):
+    chat_server.answer = 403
+    notifications.create_alert("k", "Store down", "helix does not answer")
+    assert notifications.deliver() == 0
+    reason = Delivery.objects.get().last_error
+    assert reason
+    assert "topsecret" not in reason
+
+
+def test_a_private_address_needs_permission(chat_server, settings):
+    settings.ALERT_PRIVATE_ADDRESSES = False
+    notifications.create_alert("k", "Store down", "helix does not answer")
+    assert notifications.deliver() == 0
+    assert not chat_server.got
+    assert "ALERT_PRIVATE_ADDRESSES" in Delivery.objects.get().last_error
+
+
+def test_a_removed_channel_fails_with_its_reason(chat_server, settings):
+    notifications.create_alert("k", "Store down", "helix does not answer")
+    settings.ALERT_CHANNELS = []
+    assert notifications.deliver() == 0
+    assert "no longer in ALERT_CHANNELS" in Delivery.objects.get().last_error
+
+
+@pytest.mark.parametrize(
+    "value", ["json://host/x", "http://x/y", "slack", "slack://", "mailto://a:b@c", "file:///etc/x"]
+)
+def test_other_schemes_are_refused(value):
+    with pytest.raises(ValueError, match="apprise URLs"):
+        env.chat_urls(value)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from opsconsole.engine.models import Alert, Finding, Status
+from opsconsole.engine.models import Alert, Finding, Incident, Status
 from opsconsole.stores.store import Store
 from tasks.helix.dirty_data import dirty_jobs, jobs_with_all
 from tasks.helix.models import HelixJob
@@ -145,23 +145,25 @@ def test_one_pass_per_type(make_helix, engine):
     assert counts[0] == counts[1] == 6
 
 
-def test_findings_are_stored_and_reported_once(make_helix):
+def test_findings_are_stored_and_incidents_reported_once(make_helix, settings):
+    settings.ENVIRONMENT = "staging"
     store = make_helix("postgresql-enum", helix.one_of_each())
     first = execute_run(operation_called(SCAN))
     assert (first.status, first.after["new"]) == (Status.SUCCEEDED, len(helix.expected(helix.one_of_each())))
-    told = Alert.objects.get()
-    assert "7 new findings of helix.scan_dirty_data in helix" in told.subject
-    assert "A: 1 (low priority)" in told.text
+    alerts = set(Alert.objects.values_list("subject", flat=True))
+    assert len(alerts) == Incident.objects.count() == 5
+    assert all(subject.startswith("New incident: ") for subject in alerts)
 
     second = execute_run(operation_called(SCAN))
     assert (second.after["new"], second.after["persisting"]) == (0, 7)
-    assert Alert.objects.count() == 1
+    assert Alert.objects.count() == 5
 
     execute(store, "UPDATE jobs SET status = 'CANCELLED' WHERE id = 3")
     execute(store, "UPDATE jobs SET status = 'IN_PROGRESS' WHERE id = 2")
     third = execute_run(operation_called(SCAN))
     assert (third.after["new"], third.after["persisting"], third.after["resolved"]) == (1, 6, 1)
-    assert Alert.objects.count() == 2
+    resolved = Alert.objects.get(subject__startswith="Incident resolved: ")
+    assert "all its tasks have failed" in resolved.subject
     assert Finding.objects.get(code="C").resolved_run == third
 
 

@@ -532,9 +532,12 @@ class Migration(migrations.Migration):
                 (
                     "channel",
                     models.CharField(
-                        choices=[("mail", "mail"), ("webhook", "webhook")], max_length=10, verbose_name="channel"
+                        choices=[("mail", "mail"), ("webhook", "webhook"), ("chat", "chat")],
+                        max_length=10,
+                        verbose_name="channel",
                     ),
                 ),
+                ("target", models.CharField(blank=True, max_length=60, verbose_name="target")),
                 ("attempts", models.PositiveIntegerField(default=0, verbose_name="attempts")),
                 (
                     "next_try_at",
@@ -553,7 +556,9 @@ class Migration(migrations.Migration):
                 "verbose_name": "delivery",
                 "verbose_name_plural": "deliveries",
                 "indexes": [models.Index(fields=["next_try_at"], name="delivery_next_try")],
-                "constraints": [models.UniqueConstraint(fields=("alert", "channel"), name="delivery_channel")],
+                "constraints": [
+                    models.UniqueConstraint(fields=("alert", "channel", "target"), name="delivery_channel")
+                ],
             },
         ),
         migrations.AddIndex(
