@@ -270,7 +270,7 @@ def test_a_second_approver_approves(client, bob, alice, settings):
     run = Run.objects.latest("pk")
     assert "a second approver must approve the run" not in page_of(client, run)  # nothing to confirm
     Run.objects.filter(pk=run.pk).update(status=Status.AWAITING_APPROVAL)
-    assert "waits for a second approver" in page_of(client, run)
+    assert "It needs another account as its second approver." in page_of(client, run)
     approve = reverse("run-act", args=[run.pk, "approve"])
     assert approve not in page_of(client, run)
     client.post(approve)

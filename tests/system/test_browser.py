@@ -86,7 +86,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
     expect(page.locator("#live")).to_contain_text("running", ignore_case=True)
     page.get_by_role("button", name="Pause").click()
     # The run has no worker between two slices, so it pauses at once.
-    expect(page.get_by_text("The run is paused. Select Resume to continue.")).to_be_visible()
+    expect(page.get_by_text("The run is paused. Resume it to continue.")).to_be_visible()
     assert Run.objects.get(pk=run.pk).status == Status.PAUSED
     page.get_by_role("button", name="Resume").click(timeout=10_000)
     expect(page.locator("#live")).to_contain_text("queued", ignore_case=True)
@@ -95,7 +95,7 @@ def test_from_the_plan_to_the_undo(open_page, live_server, audits):
 
     page.get_by_role("link", name="Changes (35)").click()
     page.get_by_label("Key").fill(str(TaskAudit.objects.earliest("pk").pk))
-    page.get_by_role("button", name="Find").click()
+    page.get_by_label("Key").press("Enter")
     expect(page.locator("ins")).to_have_text(["2026-01-20T10:00:00", "2026-01-20T10:00:01"])
 
     page.get_by_role("button", name=re.compile("Undo .* row change")).click()
@@ -132,7 +132,7 @@ def test_without_javascript(open_page, live_server, audits):
     page = open_page(java_script_enabled=False)
     run = plan(page, live_server)
     page.get_by_role("button", name="Fill 35 audits").click()
-    expect(page.get_by_text("JavaScript is off: this page does not refresh by itself.")).to_be_visible()
+    expect(page.get_by_text("JavaScript is off, so this page does not refresh automatically.")).to_be_visible()
     Executor(workers.claim(Run.objects.get(pk=run.pk))).work()
     page.get_by_role("link", name="Refresh").click()
     expect(page.get_by_text("35", exact=True).first).to_be_visible()
@@ -145,7 +145,7 @@ def test_it_reports_an_unreachable_server(open_page, live_server, audits):
     page.get_by_role("button", name="Fill 35 audits").click()
     expect(page.get_by_text("No worker has been seen yet.")).to_be_visible()
     page.route(re.compile("/live/"), lambda route: route.abort())
-    expect(page.get_by_role("alert")).to_contain_text("The server does not answer.", timeout=10_000)
+    expect(page.get_by_role("alert")).to_contain_text("The server does not respond.", timeout=10_000)
     page.unroute_all()
     expect(page.get_by_role("alert")).to_be_hidden(timeout=10_000)
 
@@ -187,7 +187,7 @@ def test_a_row_is_edited_and_a_file_imported(open_page, live_server, tmp_path):
     expect(page.get_by_text(f"Run {run.pk} saved the values.")).to_be_visible()
     assert run.writes == {"tasks": ["title"]}
     assert Task.objects.values_list("title", "status", "metadata").get() == ("two", "running", text)
-    page.get_by_role("link", name="See the run, or undo it").click()
+    page.get_by_role("link", name="View or undo the run").click()
     expect(page.get_by_role("button", name=re.compile("Undo .* row change"))).to_be_visible()
 
     file = tmp_path / "tasks.csv"
