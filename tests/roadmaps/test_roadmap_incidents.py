@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.db import connections
+from django.test import Client
+from django.urls import reverse
 
 from opsconsole.engine import incidents, lifecycle, planner, registry, repairs
 from opsconsole.engine.labels import result_label
@@ -253,3 +256,23 @@ def test_the_statements_of_a_recheck_do_not_grow(make_roadmaps: Any, engine: str
             assert len(list(check.run_rule("tasks"))) > 5
         counts.append(len(statements))
     assert counts[0] == counts[1]
+
+
+def test_the_pages_show_the_bar_the_proof_and_the_advice(make_roadmaps: Any, client: Client, alice: User) -> None:
+    client.force_login(alice)
+    store = stuck_store(make_roadmaps, "sqlite")
+    execute(store, "INSERT INTO roadmap_tasks (task_id, roadmap_id, status) VALUES ('ended', 'nowhere', 'completed')")
+    scan(store)
+    stuck = open_ones()["stuck_roadmap"]
+    page = client.get(reverse("incident", args=[stuck.pk])).text
+    assert "stuck at 27 of 30 concepts" in page
+    assert "width: 90.0%" in page
+    assert "Recommended: Sync 27 concepts" in page
+    missing = client.get(reverse("incident", args=[open_ones()["roadmap_missing"].pk])).text
+    assert "restore the roadmap from a backup" in missing
+    run = repair(stuck, SYNC)
+    proof = client.get(reverse("run", args=[run.pk])).text
+    assert "27 concepts synced" in proof
+    assert "0 of 30" in proof
+    assert "27 of 30" in proof
+    assert "partially failed" in proof

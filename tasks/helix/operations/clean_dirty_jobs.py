@@ -31,7 +31,7 @@ SHOWN_SESSIONS = 10
 
 
 class CleanDirtyJobs(JobOperation):
-    title = _("Clean dirty HELIX jobs")
+    title = _("Delete dirty HELIX jobs")
     description = _(
         "Deletes jobs that have a finding, each with its tasks and artifacts in a separate transaction. "
         "Only rows that the plan showed are deleted: a job that has changed since is skipped and listed."
