@@ -34,6 +34,7 @@ from opsconsole.engine.repairs import Repair
 from opsconsole.formatting import duration, format_number, format_time
 from opsconsole.stores.platforms import store_titles
 
+SHORT_SAMPLE = 2_000  # characters of HTML that are shown at once
 SHOWN_SAMPLE = 5  # rows before and after
 VARIANTS = {"immediate": "danger", "planned": "warning", "periodic": "info"}
 STATE_VARIANTS = {
@@ -63,8 +64,13 @@ class ShownRepair(NamedTuple):
     deletes: bool
     is_direct: bool  # a click executes it; otherwise it leads to the plan
     effect: Sequence[str]  # what it does, in a few words each
+    outcomes: Sequence[tuple[str, str]]  # reason, number of rows
     sample: Sequence[tuple[SafeString | str, SafeString | str]]  # row, before and after
     digest: str
+
+    @property
+    def is_short(self) -> bool:
+        return sum(len(change) for _row, change in self.sample) < SHORT_SAMPLE
 
 
 class IncidentPage:
@@ -180,6 +186,7 @@ class IncidentPage:
             repair.deletes,
             direct,
             _effect(repair),
+            [(label, format_number(count)) for label, count in repair.outcomes],
             [
                 (f"{row['table']} {row['key']}", value_changes(row["before"], row["after"]))
                 for entry in repair.sample[:SHOWN_SAMPLE]

@@ -13,6 +13,8 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from opsconsole.console.actors import actor_of
+from opsconsole.engine import lifecycle
 from opsconsole.engine.models import Incident, Run
 from opsconsole.stores.platforms import platform_apps, store_titles
 from opsconsole.stores.router import DEFAULT, store_of
@@ -57,7 +59,10 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     if request.user.has_perm("operations.view_run"):
         first = [
             _page(request, "admin:index", _("Dashboard"), "monitor_heart"),
-            *first,
+            *first[:1],
+            _page(request, "approvals", _("Approvals"), "approval")
+            | {"badge": len(lifecycle.awaiting(actor_of(request))), "badge_label": _("runs that wait for you")},
+            *first[1:],
             _page(request, "operations", _("Operations"), "tactic"),
             _page(request, "stores", _("Stores and backups"), "database"),
         ]

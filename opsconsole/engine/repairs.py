@@ -43,6 +43,7 @@ class Repair(NamedTuple):
     is_complete: bool  # every row of the incident was processed
     sample: Sequence[dict[str, Any]] = ()  # before and after
     digest: str = ""  # of the outcomes that the page shows
+    outcomes: Sequence[tuple[str, int]] = ()  # reason → processed rows, changed ones first
     waits: bool = False  # the platform still works on the rows, so nothing is recommended yet
 
     @property
@@ -163,6 +164,12 @@ def _assessed(
         deleted,
         is_complete=is_complete,
         sample=[entry for entry in sampler.sample() if entry["outcome"] == "changed"],
+        outcomes=[
+            (reason_label(operation, reason), count)
+            for outcome in OUTCOMES
+            for reason, count in found.reasons[outcome].items()
+            if reason
+        ],
         digest=f"{(operation.as_of - EPOCH) // MICROSECOND}_{hashlib.sha256(shown).hexdigest()}" if is_complete else "",
     )
 
