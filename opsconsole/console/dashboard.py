@@ -187,8 +187,10 @@ class Dashboard:
             worst = self._active.filter(store=store.alias).worst_first().defer("history").first()
             total = sum(group["incidents"] for group in self._groups if group["store"] == store.alias)
             if worst is not None:
-                card.reasons = [incidents.title_of(worst)]
-                card.more = total - 1
+                low = ngettext("%(count)s incident with low priority", "%(count)s incidents with low priority", total)
+                is_low = worst.priority == Priority.PERIODIC
+                card.reasons = [low % {"count": format_number(total)} if is_low else incidents.title_of(worst)]
+                card.more = 0 if is_low else total - 1
         for problem in self.states.problems():
             if problem.store.alias == store.alias:
                 level = BAD if problem.priority == Priority.IMMEDIATE else WARN

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ READERS: dict[str, dict[str, Any]] = {
     "english": {"viewport": WIDE},
     "chinese": {"viewport": PHONE, "color_scheme": "dark", "language": "zh-hans"},
 }
+WITHOUT_PATHS = """
+for (const fact of document.querySelectorAll(".facts dd")) {
+  if (/\\.sqlite3$/.test(fact.innerText)) fact.textContent = fact.innerText.replace(/\\/.*\\//, "/srv/opsconsole/");
+}
+"""
 RECOMMENDED = ".repair form[action*='/repair/'] button"
 
 
@@ -118,9 +124,14 @@ def signed_in(demo, browser):
     page.locator("#login-form button[type=submit]").click()
     page.wait_for_url("**/admin/")
     expect(page.locator("#main")).to_contain_text("incidents are open")
-    assert "No worker" not in page.locator("#main").inner_text()
+    expect(page.locator("#main")).to_contain_text("Starting…")  # the worker has not reported yet
     demo.state = page.context.storage_state()
     page.context.close()
+    with closing(sqlite3.connect(demo.folder / "default.sqlite3", timeout=10)) as database:
+        database.execute("DELETE FROM operations_heartbeat")
+        seen = (datetime.now(UTC) + timedelta(hours=1)).replace(tzinfo=None)
+        database.executemany("INSERT INTO operations_heartbeat VALUES (?, ?)", [("@here", seen), ("long@here", seen)])
+        database.commit()
     demo.copy_databases(".sqlite3", ".kept")
     return demo
 
@@ -158,10 +169,12 @@ class Visitor:
         self.page.wait_for_url(leads_to)
         self.check()
 
-    def repair(self) -> None:
+    def repair(self, picture: str = "") -> None:
         """Start the recommended repair, confirm its plan if it shows one, and wait until it can be undone."""
         self.click(RECOMMENDED, "**/run/**")
         if self.page.locator("button[form=confirmation]").count():
+            if picture:
+                self.take(picture)
             self.confirm()
         self.wait_for_undo()
 
@@ -207,8 +220,10 @@ class Visitor:
         return list(self.page.locator(".incidents .incident-title").all_inner_texts())
 
     def take(self, name: str) -> None:
+        """Write a picture for the README if the environment wants it, without this machine's paths."""
         folder = os.environ.get("SCREENSHOTS")
         if folder:
+            self.page.evaluate(WITHOUT_PATHS)
             self.page.screenshot(path=f"{folder}/{name}.png")
 
 
@@ -281,7 +296,7 @@ def test_from_an_identifier_to_green_in_two_clicks(visit, signed_in, request, ro
     expect(button).to_have_count(1)
     if row == "roadmap" and reader == "english":
         visitor.take("incident")
-    visitor.repair()
+    visitor.repair("plan" if row == "audit" and reader == "english" else "")
     assert visitor.clicks <= 2
     expect(visitor.page.locator("html")).to_have_attribute("lang", reading.get("language", "en"))
     if row == "roadmap" and reader == "english":
@@ -305,7 +320,6 @@ def test_expired_memory_is_deleted_after_its_plan(visit):
     assert "bg-red-600" in button.get_attribute("class")
     visitor.click(button, "**/run/**")
     assert "12" in visitor.page.locator("#plan-sentence").inner_text()
-    visitor.take("plan")
     visitor.confirm()
     assert visitor.clicks == 2
     visitor.wait_for_undo()
