@@ -16,6 +16,7 @@ from django.utils.translation import ngettext
 
 from opsconsole.console.actors import actor_of
 from opsconsole.console.incident_page import VARIANTS
+from opsconsole.console.page_parts import list_url
 from opsconsole.engine import history, incidents, lifecycle, queue, registry, repairs, wording
 from opsconsole.engine.labels import STATUS_VARIANTS, operation_title, result_label
 from opsconsole.engine.models import ENDED, RESUMABLE, Incident, IncidentQuerySet, Run, Status
@@ -45,7 +46,8 @@ class StoreCard:
     store: Store
     level: str = GOOD
     reasons: list[str] = field(default_factory=list)  # the worst one first
-    more: int = 0  # reasons that are not listed
+    incidents: int = 0
+    only_low: bool = False  # the reason is the number of incidents
 
     def raise_to(self, level: str) -> bool:
         """Raise the level. Return whether it was lower."""
@@ -65,7 +67,11 @@ class StoreCard:
     @property
     def others(self) -> int:
         """The number of reasons that the card does not show."""
-        return len(self.reasons) - 1 + self.more
+        return len(self.reasons) - 1
+
+    @property
+    def incidents_url(self) -> str:
+        return list_url(Incident, store=self.store.alias)
 
 
 class IncidentLine(NamedTuple):
@@ -190,7 +196,7 @@ class Dashboard:
                 low = ngettext("%(count)s incident with low priority", "%(count)s incidents with low priority", total)
                 is_low = worst.priority == Priority.PERIODIC
                 card.reasons = [low % {"count": format_number(total)} if is_low else incidents.title_of(worst)]
-                card.more = 0 if is_low else total - 1
+                card.incidents, card.only_low = total, is_low
         for problem in self.states.problems():
             if problem.store.alias == store.alias:
                 level = BAD if problem.priority == Priority.IMMEDIATE else WARN

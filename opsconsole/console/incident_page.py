@@ -21,6 +21,7 @@ from opsconsole.console.page_parts import (
     described,
     finding_link,
     finding_words,
+    list_url,
     rows_link,
     value_changes,
 )
@@ -132,9 +133,13 @@ class IncidentPage:
             link = rows_link(source) if source is not None else ""
             return [Evidence(_("rows waiting for a repair"), incident.count, link)]
         rows = Finding.objects.filter(incident=incident, resolved_at=None).order_by("operation", "code")
-        base = f"{reverse('admin:operations_finding_changelist')}?state=open&incident__id__exact={incident.pk}"
+        shown = {"state": "open", "incident__id__exact": incident.pk}
         return [
-            Evidence(_code_label(row["operation"], row["code"]), row["count"], f"{base}&code={row['code']}")
+            Evidence(
+                _code_label(row["operation"], row["code"]),
+                row["count"],
+                list_url(Finding, **shown, operation=row["operation"], code=row["code"]),
+            )
             for row in rows.values("operation", "code").annotate(count=Count("pk"))
         ]
 

@@ -199,7 +199,7 @@ def run_page(request: HttpRequest, pk: int) -> HttpResponse:
     if run.status == Status.AWAITING_APPROVAL:
         return _approval_page(request, run)
     page = RunPage(run, request.user)  # type: ignore[arg-type]
-    tabs = RunTabs(page, request.GET.get("tab", ""))
+    tabs = RunTabs(page, *(request.GET.get(name, "") for name in ("tab", "outcome", "reason")))
     context: dict[str, Any] = {"page": page, "run": run, "tabs": tabs}
     if tabs.current == "changes":
         batch = request.GET.get("batch", "")
@@ -220,7 +220,7 @@ def _plan_page(
     typed_error: str = "",
     status: int = 200,
 ) -> HttpResponse:
-    page = PlanPage(run)
+    page = PlanPage(run, request.GET.get("outcome", ""), request.GET.get("reason", ""))
     form = None
     if page.operation is not None and _has_editable_params(run, page.operation):
         form = _style_widgets(page.operation.Params(initial=run.params))

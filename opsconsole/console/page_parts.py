@@ -130,14 +130,32 @@ class Page:
 
     def _outcome_table(self, reasons: Mapping[str, Mapping[str, int]], total: int) -> Table:
         rows = [
-            [swatch(one.outcome, self.operation), one.words or "–", format_number(one.count), share(one.count, total)]
+            [swatch(one.outcome, self.operation), one.words or "–", self._figure(one), share(one.count, total)]
             for one in wording.reason_counts(self.operation, reasons)
         ]
         return Table([_("Outcome"), _("Why"), _("Rows"), _("Share")], rows)
 
+    def _figure(self, one: wording.ReasonCount) -> SafeString | str:
+        return figure(self.outcome_url(one.outcome, one.reason, one.count), one.count)
+
+    def outcome_url(self, outcome: str, reason: str, count: int) -> str:
+        """Return the address of the list of exactly these rows; empty if there is none."""
+        return ""
+
     @property
     def worker_missing(self) -> str:
         return wording.worker_missing(self.cls.cluster if self.cls is not None else "")
+
+
+def figure(url: str, count: int) -> SafeString | str:
+    """Return a count, linked to the list of the counted rows if there is one."""
+    text = format_number(count)
+    return format_html('<a class="figure text-link" href="{}">{}</a>', url, text) if url and count else text
+
+
+def list_url(model: Any, **query: Any) -> str:
+    """Return the address of the list of a model, with these filters."""
+    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist", query=query or None)
 
 
 def swatch(outcome: str, operation: Any = None) -> SafeString:

@@ -7,21 +7,79 @@ from functools import cached_property
 from typing import Any
 
 from django.utils.html import format_html
+from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 
-from opsconsole.console.page_parts import REFUSALS, Page, Table, outcome_bar, row_changes, row_link, swatch
+from opsconsole.console.page_parts import (
+    REFUSALS,
+    Page,
+    Table,
+    admin_models,
+    list_url,
+    outcome_bar,
+    row_changes,
+    row_link,
+    rows_link,
+    swatch,
+)
 from opsconsole.engine import checklist, lifecycle, stored_plans, wording
 from opsconsole.engine.labels import outcome_label, reason_label
-from opsconsole.engine.models import Run
+from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Risk
 from opsconsole.engine.planner import OUTCOMES, advice
 from opsconsole.formatting import format_number_or_text
 
 SHOWN_SAMPLE = 50
+LISTED_KEYS = 100  # in an address
 
 
 class PlanPage(Page):
     """A run that is not confirmed yet."""
+
+    def __init__(self, run: Run, outcome: str = "", reason: str = "") -> None:
+        super().__init__(run)
+        self.outcome, self.reason = outcome, reason  # the sampled rows to show; all without them
+
+    def outcome_url(self, outcome: str, reason: str, count: int) -> str:
+        if self.run.status != Status.PLANNED or not any(self._kind(one) == (outcome, reason) for one in self._sampled):
+            return ""
+        return f"?{urlencode({'outcome': outcome, 'reason': reason})}#sample"
+
+    @staticmethod
+    def _kind(entry: Mapping[str, Any]) -> tuple[str, str]:
+        return entry["outcome"], entry["reason"]
+
+    @property
+    def _sampled(self) -> list[Mapping[str, Any]]:
+        return list(self.run.plan.get("sample", ()))
+
+    @property
+    def shown_of(self) -> int | None:
+        """The number of rows of the chosen outcome; None without a choice."""
+        if not self.outcome:
+            return None
+        return sum(
+            one.count
+            for one in wording.reason_counts(self.operation, self.words.reasons)
+            if (one.outcome, one.reason) == (self.outcome, self.reason)
+        )
+
+    @cached_property
+    def scope_url(self) -> str:
+        """The list of exactly the rows in scope; empty if no list shows them."""
+        if self.cls is None or self.run.attached_path or not self.cls.selectable or self.run.parent_id:
+            return ""
+        keys = self.run.selection.get("keys")
+        model = admin_models().get((self.run.store, self.cls.model._meta.db_table))
+        if model is None:
+            return ""
+        if keys is not None:
+            exact = len(keys) == self.run.total <= LISTED_KEYS
+            names = ",".join(map(str, keys))
+            is_list = exact and names.count(",") == len(keys) - 1
+            return list_url(model, **{f"{model._meta.pk.name}__in": names}) if is_list else ""
+        is_everything = not self.run.selection and not self.parameters
+        return rows_link(self.cls) if is_everything and self.cls.problem is not None else ""
 
     @cached_property
     def words(self) -> wording.PlanWording:
@@ -70,7 +128,8 @@ class PlanPage(Page):
     @property
     def sample(self) -> Table:
         rows = []
-        for entry in _spread(self.run.plan["sample"], SHOWN_SAMPLE):
+        wanted = [one for one in self._sampled if not self.outcome or self._kind(one) == (self.outcome, self.reason)]
+        for entry in _spread(wanted, SHOWN_SAMPLE):
             outcome = entry["outcome"]
             reason = reason_label(self.operation, entry["reason"]) if entry["reason"] else ""
             nothing = "–" if outcome == "changed" else _("unchanged")

@@ -6,8 +6,10 @@ from datetime import timedelta
 from functools import cached_property
 
 from django.contrib.auth.models import AbstractBaseUser
+from django.db.models import Count, Sum
 from django.utils import timezone
 from django.utils.html import format_html
+from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
@@ -18,6 +20,8 @@ from opsconsole.console.page_parts import (
     Page,
     Table,
     described,
+    figure,
+    list_url,
     outcome_bar,
     swatch,
 )
@@ -26,7 +30,7 @@ from opsconsole.engine import findings, history, incidents, lifecycle, registry,
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.labels import reason_label, result_label
 from opsconsole.engine.leases import is_stale
-from opsconsole.engine.models import ENDED, RESUMABLE, Incident, Rejection, Request, Run, Status, Trigger
+from opsconsole.engine.models import ENDED, RESUMABLE, Finding, Incident, Rejection, Request, Run, Status, Trigger
 from opsconsole.engine.planner import OUTCOMES
 from opsconsole.formatting import (
     duration,
@@ -106,7 +110,24 @@ class RunPage(Page):
 
     @property
     def figures(self) -> list[tuple[SafeString, str]]:
-        return [(swatch(outcome, self.operation), format_number(getattr(self.run, outcome))) for outcome in OUTCOMES]
+        counts = {outcome: getattr(self.run, outcome) for outcome in OUTCOMES}
+        return [
+            (swatch(outcome, self.operation), figure(self.outcome_url(outcome, "", count), count))
+            for outcome, count in counts.items()
+        ]
+
+    def outcome_url(self, outcome: str, reason: str, count: int) -> str:
+        if not self.run.ended:
+            return ""  # the figures still change
+        if outcome == "changed":
+            return "?tab=changes#tabs" if count == self.written else ""
+        query = {"tab": "failed"} if outcome == "failed" else {"tab": "unchanged", "outcome": outcome}
+        return f"?{urlencode({**query, 'reason': reason} if reason else query)}#tabs"
+
+    @cached_property
+    def written(self) -> int:
+        """The number of rows of all tables that the run wrote."""
+        return self.run.batches.filter(committed=True).aggregate(rows=Sum("rows"))["rows"] or 0
 
     @property
     def outcomes(self) -> Table:
@@ -142,9 +163,8 @@ class RunPage(Page):
             actions.append(Button("retry", self.retry_label, "primary"))
         can_undo = self.operation is not None and self.operation.undoable and self.undone_by is None
         if run.ended and can_undo and run.undoable:
-            written = sum(run.batches.values_list("rows", flat=True))
-            label = ngettext("Undo %(count)s row change…", "Undo %(count)s row changes…", written)
-            actions.append(Button("undo", label % {"count": format_number(written)}))
+            label = ngettext("Undo %(count)s row change…", "Undo %(count)s row changes…", self.written)
+            actions.append(Button("undo", label % {"count": format_number(self.written)}))
         return actions
 
     @cached_property
@@ -235,10 +255,24 @@ class RunPage(Page):
         if self.is_check:
             return Table(
                 [_("Problem"), _("Meaning"), _("Findings")],
-                [[code, reason_label(self.cls, code), format_number(n)] for code, n in self.found.items()],
+                [
+                    [code, reason_label(self.cls, code), figure(self._findings_url(code, n), n)]
+                    for code, n in self.found.items()
+                ],
             )
         rows = wording.figure_rows(self.operation, before, after, selected=bool(self.run.selection))
         return Table([_("Figure"), _("Before"), _("After")], [list(row) for row in rows]) if rows else None
+
+    @cached_property
+    def last_seen(self) -> dict[str, int]:
+        """Code → the findings that no later scan has seen."""
+        found = self.run.findings.order_by().values_list("code").annotate(count=Count("pk"))
+        return dict(found)
+
+    def _findings_url(self, code: str, count: int) -> str:
+        if self.last_seen.get(code) != count:
+            return ""  # a later scan saw some of them again
+        return list_url(Finding, last_run__id__exact=self.run.pk, code=code)
 
     @property
     def summary(self) -> list[str]:

@@ -49,8 +49,9 @@ class UnchangedRows:
 class RunTabs:
     """The tabs below a run. `current` is the code of the open one."""
 
-    def __init__(self, page: RunPage, wanted: str) -> None:
+    def __init__(self, page: RunPage, wanted: str, outcome: str = "", reason: str = "") -> None:
         self.page, self.run = page, page.run
+        self.outcome, self.reason = outcome, reason  # the shown rows, of the tabs of failed and unchanged rows
         self.codes = CHECK_TABS if page.is_check else TABS
         self.current = wanted if wanted in self.codes else self.codes[0]
 
@@ -68,11 +69,11 @@ class RunTabs:
             "report": _("Report"),
         }
         counts = {
-            "findings": sum(self.page.found.values()),
+            "findings": sum(self.page.last_seen.values()) if self.page.is_check else 0,
             "batches": self.run.batches_done,
             "failed": self.run.failed,
             "unchanged": self.run.invalid + self.run.skipped,
-            "changes": self.run.changed,
+            "changes": self.page.written,
         }
         with_counts = {} if self.page.live else counts
         return [
@@ -141,7 +142,9 @@ class RunTabs:
     @property
     def failed(self) -> list[tuple[str, Table]]:
         """Each reason with its count, and a table of its first rows."""
-        items = self.run.failed_items
+        items = self.run.failed_items.all()
+        if self.reason:
+            items = items.filter(reason=self.reason)
         groups = items.values_list("reason").annotate(count=Count("pk")).order_by("-count")
         return [(f"{reason} ({format_number(count)})", self._failed(reason)) for reason, count in groups]
 
@@ -180,6 +183,7 @@ class RunTabs:
                 ],
             )
             for one in wording.reason_counts(self.page.operation, self.run.reasons, ("invalid", "skipped"))
+            if self.outcome in {"", one.outcome} and self.reason in {"", one.reason}
         ]
 
     # --- the report

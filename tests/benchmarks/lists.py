@@ -1,4 +1,4 @@
-"""Measure how fast lists of AgentOS and the search by identifier open with 1,000 and 1,000,000 rows: `python -m tests.benchmarks.lists --help`.
+"""Measure how fast lists of AgentOS and the search by identifier open: `python -m tests.benchmarks.lists --help`.
 
 Each figure is the median of `--repeat` requests of Django's test client, after a first request that does not count.
 """
@@ -25,7 +25,7 @@ AT = "2026-01-20 10:00:00"
 #: Table → its columns and, for the row n, their values in SQL that both engines know.
 FILL = {
     "tasks": ("task_id, title, status, session_id", "'T' || n, 'task ' || n, 'running', 'S' || (n % 1000)"),
-    "task_audits": ("id, task_id, event_type, payload", "n, 'T' || n, 'SUPERVISOR_DECISION', '{}'"),
+    "task_audits": ("task_id, event_type, payload", "'T' || n, 'SUPERVISOR_DECISION', '{}'"),
     "task_lineage": ("task_id, kind, ref_id", "'T' || n, 'intent', 'ref ' || n"),
     "task_dependency": ("task_id, depends_on_task_id", "'T' || n, 'T' || (n / 2)"),
     "task_artifact_ref": ("task_id, repo_id, ref_type, ref_value", "'T' || n, 'r', 'commit', 'c' || n"),
