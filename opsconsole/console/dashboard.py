@@ -57,6 +57,7 @@ class StoreCard:
 
     def add(self, level: str, reason: str) -> None:
         place = 0 if self.raise_to(level) else len(self.reasons)
+        self.only_low = self.only_low and place > 0
         self.reasons.insert(place, reason)
 
     @property
