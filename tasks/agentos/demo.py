@@ -209,7 +209,7 @@ def _dependencies(tasks: Sequence[Task], rng: Random) -> list[TaskDependency]:
 def _projects() -> tuple[list[Project], list[ProjectRepo]]:
     projects, repos = [], []
     for number, (key, name, status, tags, description) in enumerate(PROJECTS):
-        at = _later(BEGIN, hours=-2_000 + 100 * number)
+        at = _later(BEGIN, hours=-9_000 + 100 * number)
         projects.append(
             Project(
                 id=key,
@@ -222,7 +222,7 @@ def _projects() -> tuple[list[Project], list[ProjectRepo]]:
                 settings=json.dumps({"review": {"required": True, "reviewers": 1 + number % 2}, "language": "en"}),
                 added_at=at,
                 created_at=at,
-                updated_at=_later(BEGIN, hours=-50 * number),
+                updated_at=_later(BEGIN, hours=-1_000 * number),
                 created_by="console",
             )
         )
