@@ -162,10 +162,13 @@ def _update_incidents(
                 changed.append(incident)
                 incident.resolved_at, incident.resolved_run = now, run
                 _add_history(incident, "resolved", now, 0, run)
+        news = [incident for incident in (*new, *changed) if _is_news(incident)]
+        for incident in news:
+            incident.history[-1]["reported"] = True
         Incident.objects.bulk_create(new, batch_size=PORTION)
         Incident.objects.bulk_update(changed, _UPDATED, batch_size=PORTION)
         mine.filter(resolved_at=None).update(seen_at=now)
-        _announce([*new, *changed])
+        _announce(news)
 
 
 def _resolved(mine: QuerySet[Incident], places: Collection[tuple[str, str]]) -> dict[tuple[str, str], Incident]:
@@ -231,9 +234,8 @@ def _add_history(incident: Incident, what: str, at: datetime, count: int, run: R
 # --- alerts ------------------------------------------------------------------------------------------------------
 
 
-def _announce(incidents: Sequence[Incident]) -> None:
+def _announce(news: Sequence[Incident]) -> None:
     """Create one alert per incident and change of state, and a summary if many change at once."""
-    news = [incident for incident in incidents if _is_news(incident)]
     if len(news) > MAX_ALERTS:
         newest = max(incident.pk for incident in news)
         subject = ngettext("%(count)s incident has changed", "%(count)s incidents have changed", len(news))
@@ -262,9 +264,11 @@ def _is_news(incident: Incident) -> bool:
     if incident.priority == Priority.PERIODIC or incident.state in {IncidentState.SNOOZED, IncidentState.IGNORED}:
         return False
     entry = incident.history[-1]
-    if entry["event"] == "grew":  # by as much as it was when it was last reported
-        reported = [one["count"] for one in incident.history[:-1] if one["event"] in {"opened", "came_back", "grew"}]
-        return bool(entry["count"] >= 2 * max(reported, default=1))
+    if entry.get("reported"):
+        return False
+    if entry["event"] == "grew":
+        counts = [one["count"] for one in incident.history[:-1] if one.get("reported")]
+        return bool(entry["count"] >= 2 * (counts[-1] if counts else 1))
     return entry["event"] in {"opened", "came_back", "resolved"}
 
 

@@ -16,7 +16,7 @@ from opsconsole.engine.causes import Cause
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.incidents import IncidentRefused
 from opsconsole.engine.labels import only_deletes, outcome_label, result_label
-from opsconsole.engine.models import Event, Finding, Incident, IncidentState, Run, Status, Trigger
+from opsconsole.engine.models import Alert, Event, Finding, Incident, IncidentState, Run, Status, Trigger
 from opsconsole.engine.operation import Risk
 from opsconsole.engine.wording import figure_rows
 from opsconsole.stores.store import Store
@@ -361,3 +361,26 @@ def test_figures_of_a_selection_are_those_of_its_rows(store):
 
 def _figures(run: Run) -> list[tuple[str, str, str]]:
     return figure_rows(registry.operation(run.operation), run.before, run.after, selected=True)
+
+
+def test_growth_is_reported_when_the_count_has_doubled_since_the_last_alert(store, settings):
+    settings.ENVIRONMENT = "staging"
+    cls = registry.operation("agentos.clean_memory_items")
+    backfill = registry.operation("audits.backfill_decision_fields")
+    for count in (10, 15, 19, 20, 30, 39, 40):
+        incidents.save_count("agentos", "i", backfill, count)
+        incidents.save_count("agentos", "i", cls, count)  # low priority: never reported
+    grown = Alert.objects.filter(subject__startswith="Incident grew").values_list("subject", flat=True)
+    assert [subject.split(": ")[1].split()[0] for subject in grown] == ["20", "40"]
+
+
+def test_many_changes_at_once_are_one_summary(store, settings):
+    settings.ENVIRONMENT = "staging"
+    now = timezone.now()
+    seen = {
+        (f"cause_{number}", ""): incidents.Seen("helix.scan_dirty_data", "immediate", 1, now) for number in range(12)
+    }
+    incidents._update_incidents("helix", "i", seen, Incident.objects.filter(identity="i"), None)
+    assert [subject[:2] for subject in Alert.objects.values_list("subject", flat=True)] == ["12"]
+    incidents._update_incidents("helix", "i", seen, Incident.objects.filter(identity="i"), None)
+    assert Alert.objects.count() == 1
