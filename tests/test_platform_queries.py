@@ -90,6 +90,8 @@ def test_every_changing_operation_is_tested_here() -> None:
         "helix.clean_dirty_jobs",
         "agentos.clean_memory_items",
         "helix.repair_dirty_jobs",
+        "helix.retry_failed_tasks",
+        "helix.fail_jobs",
     }
 
 
@@ -119,6 +121,31 @@ def test_helix_repaired(make_helix: Any, engine: str, jobs: list[helix.Job]) -> 
     after = work_for(store, HELIX)
     assert more(before, after) == {"tasks to work on": again}
     assert not again & after["tasks whose successor is to be made"]
+    undo(run)
+    assert work_for(store, HELIX) == before
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql-enum"])
+def test_helix_retried(make_helix: Any, engine: str) -> None:
+    """A retry gives exactly the retried tasks back to the agents."""
+    store = make_helix(engine, helix.with_failed_tasks(60))
+    before = work_for(store, HELIX)
+    run = finished(execute_run(operation_called("helix.retry_failed_tasks", store)))
+    retried = {row[0] for batch in run.batches.all() for write in batch.writes for row in write.rows}
+    gained = more(before, work_for(store, HELIX))
+    assert retried
+    assert {key for keys in gained.values() for key in keys} <= retried
+    undo(run)
+    assert work_for(store, HELIX) == before
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql-enum"])
+def test_helix_failed(make_helix: Any, engine: str) -> None:
+    store = make_helix(engine, helix.with_failed_tasks(60))
+    before = work_for(store, HELIX)
+    run = finished(execute_run(operation_called("helix.fail_jobs", store)))
+    assert run.changed
+    assert not more(before, work_for(store, HELIX))
     undo(run)
     assert work_for(store, HELIX) == before
 

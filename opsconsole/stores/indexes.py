@@ -47,8 +47,11 @@ def _normalized(text: str) -> str:
     return " ".join(re.sub(r'[()"]', " ", text).lower().split())
 
 
-def indexes(store: Store) -> dict[str, Index]:
-    """Return name → index of all tables of the store."""
+def indexes(store: Store, *, conditions: bool = True) -> dict[str, Index]:
+    """Return name → index of all tables of the store.
+
+    PostgreSQL locks a table to print the condition of its index: without `conditions`, none is read.
+    """
     found: dict[str, Index] = {}
     if store.vendor == "sqlite":
         # SQLite ignores the case of names.
@@ -59,7 +62,9 @@ def indexes(store: Store) -> dict[str, Index]:
             table = spelled.get(table.lower(), table)
             found[name] = Index(table, (*columns, column), bool(unique), condition(sql or ""))
     else:
-        for name, table, columns, included, unique, where, valid, ordered in store.query(_POSTGRESQL):
+        for name, table, columns, included, unique, where, valid, ordered in store.query(
+            _POSTGRESQL % ("pg_get_expr(i.indpred, i.indrelid)" if conditions else "NULL")
+        ):
             found[name] = Index(
                 table, tuple(columns), unique, _normalized(where or ""), valid, ordered, tuple(included)
             )
@@ -67,11 +72,11 @@ def indexes(store: Store) -> dict[str, Index]:
 
 
 def indexes_on(store: Store, table: str, columns: Iterable[str]) -> list[str]:
-    """Return the names of the indexes of `table` that contain one of `columns`."""
+    """Return the names of the indexes of `table` that contain one of `columns`. Waits for no lock on the table."""
     wanted = set(columns)
     return sorted(
         name
-        for name, index in indexes(store).items()
+        for name, index in indexes(store, conditions=False).items()
         if index.table == table and wanted & {*index.columns, *index.included}
     )
 
@@ -99,7 +104,7 @@ _POSTGRESQL = """
     SELECT c.relname, t.relname,
         array_agg(a.attname::text ORDER BY k.place) FILTER (WHERE k.place <= i.indnkeyatts),
         COALESCE(array_agg(a.attname::text) FILTER (WHERE k.place > i.indnkeyatts), '{}'),
-        i.indisunique, pg_get_expr(i.indpred, i.indrelid), i.indisvalid, m.amname = 'btree'
+        i.indisunique, %s, i.indisvalid, m.amname = 'btree'
     FROM pg_index AS i
     JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_class AS t ON t.oid = i.indrelid
     JOIN pg_am AS m ON m.oid = c.relam

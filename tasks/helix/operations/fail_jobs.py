@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
 from opsconsole.engine.outcomes import Changes, Outcome, RowChange, Skip
-from tasks.helix.dirty_data import JobWithTasks
+from tasks.helix.dirty_data import OPEN_STATUSES, JobWithTasks
 from tasks.helix.failed_tasks import FailedTasksOperation, failed_tasks
 
 ERROR_MESSAGE = "OpsConsole: {failed} of {tasks} tasks of this job have failed."
@@ -19,13 +19,19 @@ ERROR_MESSAGE = "OpsConsole: {failed} of {tasks} tasks of this job have failed."
 class FailJobs(FailedTasksOperation):
     title = _("Mark HELIX jobs as failed")
     description = _(
-        "Sets jobs in progress that have failed tasks to FAILED and writes the reason into error_message. It does not "
-        "change tasks and artifacts."
+        "Sets jobs in progress that have failed tasks to FAILED and writes the reason into error_message. A job whose "
+        "other tasks are still to be worked on is skipped: agents would work on them. It does not change tasks and "
+        "artifacts."
     )
     writes = {"jobs": ("status", "error_message")}
     action_label = ngettext_lazy("Mark %(count)s job as failed", "Mark %(count)s jobs as failed", "number")
     done_label = ngettext_lazy("%(count)s job marked as failed", "%(count)s jobs marked as failed", "number")
     _of_job = ("error_message",)
+    reasons = {
+        **FailedTasksOperation.reasons,
+        "open_tasks": _("other tasks of the job are still to be worked on"),
+        "marked": _("marked as failed"),
+    }
     statistic_labels = {
         "in_scope": _("selected, or in progress with failed tasks"),
         "in_progress": _("jobs in progress"),
@@ -41,5 +47,7 @@ class FailJobs(FailedTasksOperation):
     def process(self, row: JobWithTasks) -> Outcome:
         if refusal := self._refusal(row):
             return Skip(refusal)
+        if any(task.row.status in OPEN_STATUSES for task in row.tasks):
+            return Skip("open_tasks")
         message = ERROR_MESSAGE.format(failed=len(failed_tasks(row)), tasks=len(row.tasks))
         return Changes([RowChange.update("jobs", row.row, status="FAILED", error_message=message)], "marked")
