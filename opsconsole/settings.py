@@ -105,6 +105,7 @@ MIDDLEWARE = [
     "csp.middleware.CSPMiddleware",
     "django_structlog.middlewares.RequestMiddleware",
     "axes.middleware.AxesMiddleware",
+    "opsconsole.console.middleware.ErrorPageMiddleware",
     "opsconsole.console.store_errors.StoreErrorMiddleware",
     # After StoreErrorMiddleware: an invalid query string is not an error of a store.
     "opsconsole.console.middleware.BadQueryMiddleware",

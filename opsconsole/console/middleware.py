@@ -5,11 +5,15 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.db import DataError
 from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from whitenoise.middleware import WhiteNoiseMiddleware
 
@@ -27,6 +31,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 logger = logging.getLogger(__name__)
 
+BARE_ERRORS = frozenset({405, 413})  # answered without a page
 # Exceptions for values of a query string that the database cannot process.
 UNUSABLE = (IncorrectLookupParameters, OverflowError, DataError)
 
@@ -116,3 +121,35 @@ class BadQueryMiddleware:
         return HttpResponseBadRequest(
             _("The query string of this address is invalid. Remove it."), content_type="text/plain; charset=utf-8"
         )
+
+
+class ErrorPageMiddleware:
+    """Middleware that gives bare errors a page, and sends live parts of a page to the sign-in when a session ends."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        login = reverse("admin:login")
+        if "HX-Request" in request.headers and response.get("Location", "").startswith(login):
+            return _sign_in(request, login)
+        if response.status_code in BARE_ERRORS and not response.content and request.accepts("text/html"):
+            page = render(request, f"{response.status_code}.html", status=response.status_code)
+            if "Allow" in response:
+                page["Allow"] = response["Allow"]
+            return page
+        return response
+
+
+def _sign_in(request: HttpRequest, login: str) -> HttpResponse:
+    """Return an answer that makes the whole page go to the sign-in, and come back afterwards."""
+    try:
+        shown = urlsplit(request.headers.get("HX-Current-URL", ""))
+    except ValueError:
+        shown = urlsplit("")
+    back = shown.path if shown.path.startswith("/") and not shown.path.startswith("//") else reverse("admin:index")
+    query = urlencode({"next": f"{back}?{shown.query}" if shown.query else back})
+    response = HttpResponse(status=401)
+    response["HX-Redirect"] = f"{login}?{query}"
+    return response
