@@ -176,20 +176,13 @@ class IncidentPage:
 
     def _shown(self, repair: Repair) -> ShownRepair:
         cls = repair.operation
-        operation = repairs.operation_for(self.incident, cls)
-        direct = (
-            repair.possible
-            and bool(repair.digest)
-            and operation.effective_risk() in {Risk.FILL, Risk.CHANGE}
-            and not (needs_typing(operation) or needs_approval(operation) or operation.requires_note)
-        )
         return ShownRepair(
             cls.name,
             repair.label,
             described(cls),
             repair.refusal,
             repair.deletes,
-            direct,
+            self._is_direct(repair),
             _effect(repair),
             [(label, format_number(count)) for label, count in repair.outcomes],
             [
@@ -198,6 +191,14 @@ class IncidentPage:
                 for row in entry["rows"]
             ][: 2 * SHOWN_SAMPLE],
             repair.digest,
+        )
+
+    def _is_direct(self, repair: Repair) -> bool:
+        if not repair.possible or not repair.digest:
+            return False
+        operation = repairs.operation_for(self.incident, repair.operation)
+        return operation.effective_risk() in {Risk.FILL, Risk.CHANGE} and not (
+            needs_typing(operation) or needs_approval(operation) or operation.requires_note
         )
 
     @cached_property
@@ -263,7 +264,9 @@ def _entry(entry: dict[str, Any]) -> str:
     words: Any = INCIDENT_LABELS.get(entry["event"]) or verb_label(entry["event"])
     if entry["event"].startswith("incident_"):
         detail = entry["detail"]
-        value = detail.get("text") or detail.get("owner") or detail.get("link") or detail.get("until_grows")
+        value = detail.get("text") or detail.get("owner") or detail.get("link")
+        if "until_grows" in detail:
+            value = f"{detail['until_grows']} %"
         if "until" in detail:
             value = format_time(datetime.fromisoformat(detail["until"]))
         words = INCIDENT_LABELS[entry["event"]]

@@ -123,7 +123,8 @@ def repair(request: HttpRequest, pk: int, name: str) -> HttpResponse:
             return redirect("run", run.pk)
         if not repairs.is_unchanged(incident, cls, shown):
             changed = _("The rows have changed since this page was made. Nothing was written. Review the repair again.")
-            return _page(request, incident, error=changed, status=409)
+            refusal = repairs.assess(incident, cls).refusal
+            return _page(request, incident, error=refusal or changed, status=409)
         run = _plan(incident, cls, actor_of(request), request.POST.get("note", ""))
         if not lifecycle.asks_more(operation_of(run)):
             run = queue.run_now(run, actor_of(request))

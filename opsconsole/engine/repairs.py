@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 from django.core.exceptions import ValidationError
+from django.db import DatabaseError, InterfaceError
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -123,10 +124,10 @@ def is_unchanged(incident: Incident, cls: type[Operation], digest: str) -> bool:
 
 def assess(incident: Incident, cls: type[Operation], as_of: datetime | None = None) -> Repair:
     """Process the first rows of the incident, without writing, to see whether the repair is possible."""
+    selection = selection_for(incident, cls)
     try:
         operation = operation_for(incident, cls)
         operation.as_of = as_of or operation.as_of
-        selection = selection_for(incident, cls)
         if selection.keys is not None and not selection.keys:
             raise PlanRefused(_("The operation does not work on the rows of this incident."))
         operation.selection = selection
@@ -137,12 +138,18 @@ def assess(incident: Incident, cls: type[Operation], as_of: datetime | None = No
         bound = operation.bound()
         planned = planner.Plan(operation, selection, bound, {"in_scope": 0})
         rows = next(planner.walk(planned, batch_size=JUDGED_ROWS), [])
+        sampler = Sampler()
+        found = planner.outcomes_of(operation, rows, sampler)
     except (InvalidParameters, PlanRefused, StoreUnavailable) as error:
-        return Repair(cls, str(cls.title), str(error), 0, 0, is_complete=False)
-    sampler = Sampler()
-    found = planner.outcomes_of(operation, rows, sampler)
+        return _impossible(cls, error)
+    except (DatabaseError, InterfaceError) as error:  # a page shows the reason, and the rest of the incident
+        return _impossible(cls, Store(incident.store, incident.store).unusable(error))
     is_complete = len(rows) < JUDGED_ROWS and (selection.keys is None or len(rows) >= len(selection.keys))
     return _assessed(incident, operation, rows, found, sampler, is_complete=is_complete)
+
+
+def _impossible(cls: type[Operation], error: Exception) -> Repair:
+    return Repair(cls, str(cls.title), str(error), 0, 0, is_complete=False)
 
 
 def _assessed(

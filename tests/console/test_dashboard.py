@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.core.cache import cache
+from django.db import DatabaseError
 from django.test import Client
 from django.utils import timezone
 
 from audits.models import TaskAudit
 from opsconsole.console.dashboard_charts import charts
-from opsconsole.engine import queue
+from opsconsole.engine import planner, queue
 from opsconsole.engine.models import Finding, Incident, Run, Status
 from opsconsole.monitoring import measurements
 from opsconsole.monitoring.models import Measurement
@@ -146,6 +147,35 @@ def test_a_repair_whose_effect_changed_is_not_executed(bob: Any, client: Client)
     assert "have changed since this page was made" in response.content.decode()
     assert 'value="kept"' in response.content.decode()
     assert not Run.objects.filter(operation="audits.backfill_decision_fields").exists()
+
+
+@pytest.mark.parametrize("damage", ["replaced", "damaged"])
+def test_the_pages_of_an_incident_outlive_its_store(
+    bob: Any, client: Client, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """The record and its verbs remain, and the repairs report the reason."""
+    client.force_login(bob)
+    make_audits(3)
+    check_everything(client)
+    page = f"/admin/operations/incident/{Incident.objects.get().pk}/"
+    if damage == "replaced":
+        Incident.objects.update(identity="another database")
+        reason = "The incident belongs to another database"
+    else:
+        monkeypatch.setattr(planner, "walk", _broken)
+        reason = "file is not a database"
+    shown = client.get(f"{page}change/")
+    assert shown.status_code == 200
+    assert reason in shown.content.decode()
+    assert client.get("/admin/").status_code == 200
+    refused = client.post(f"{page}repair/audits.backfill_decision_fields/", {"digest": "1_a"})
+    assert refused.status_code == 409
+    assert reason in refused.content.decode()
+    assert client.post(f"{page}comment/", {"text": "the disk is full"}).status_code == 302
+
+
+def _broken(*_args: Any, **_options: Any) -> Any:
+    raise DatabaseError("file is not a database")
 
 
 def test_the_number_of_queries_does_not_grow(bob: Any, client: Client, django_assert_max_num_queries: Any) -> None:
