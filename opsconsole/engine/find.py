@@ -95,6 +95,7 @@ def identifier(text: str) -> str:
 
 def _hits(app: StoreAppConfig, store: Store, text: str, user: Any, found: Found) -> Iterator[Hit]:
     identity, known = store.identity(), indexes(store).values()
+    sees_incidents = _may(user, "operations.view_run")
     for model in app.get_models():
         table, key = model._meta.db_table, model._meta.pk
         if getattr(model, "store", None) != store.name or not _may(user, f"{app.label}.view_{model._meta.model_name}"):
@@ -115,7 +116,8 @@ def _hits(app: StoreAppConfig, store: Store, text: str, user: Any, found: Found)
             rows = model._default_manager.using(store.alias).filter(**{name: value}).order_by()
             if name == key.name:
                 for pk in rows.values_list("pk", flat=True)[:SHOWN_ROWS]:
-                    yield Hit(model, store.name, pk, name, 1, _open_incident(identity, table, pk))
+                    incident = _open_incident(identity, table, pk) if sees_incidents else None
+                    yield Hit(model, store.name, pk, name, 1, incident)
             elif count := rows[:MAX_COUNT].count():
                 yield Hit(model, store.name, None, name, count)
 

@@ -8,16 +8,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.db import connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
 
 from opsconsole.engine.find import find, identifier
+from opsconsole.engine.models import Finding, Incident, Run
 from opsconsole.stores import schema
 from opsconsole.stores.indexes import indexes
 from opsconsole.stores.platforms import platform_apps
 from opsconsole.stores.router import store_of
+from opsconsole.stores.store import Store
 from tasks.agentos.models import Task
 from tests.conftest import attach_url, forget_attached
 
@@ -139,6 +143,33 @@ def test_the_page_opens_the_only_hit(client: Client, bob: User) -> None:
     assert "Nothing has the identifier T-2." in nothing.content.decode()
     for odd in ("\x00", "x" * 5000, "😀", "%", "-1", "9" * 30, "' OR 1=1 --"):
         assert client.get("/admin/find/", {"q": odd}).status_code == 200, odd
+
+
+def test_an_account_that_may_not_see_incidents_is_not_led_to_one(client: Client, bob: User) -> None:
+    task = Task.objects.create(task_id="T-1", title="one")
+    identity = Store("agentos", "agentos").identity()
+    now = timezone.now()
+    incident = Incident.objects.create(
+        store="agentos", identity=identity, cause="cause", priority="planned", opened_at=now, seen_at=now
+    )
+    run = Run.objects.create(operation="audits.check_references", store="agentos", identity=identity, batch_size=1)
+    Finding.objects.create(
+        operation=run.operation,
+        identity=identity,
+        table="tasks",
+        key=task.pk,
+        incident=incident,
+        found_at=now,
+        seen_at=now,
+        first_run=run,
+        last_run=run,
+    )
+    for rights, page in (("view_task", "/admin/agentos/task/T-1/change/"), ("view_run", None)):
+        bob.groups.clear()
+        bob.user_permissions.add(*Permission.objects.filter(codename=rights))
+        client.force_login(bob, backend="django.contrib.auth.backends.ModelBackend")
+        answer = client.get("/admin/find/", {"q": "T-1"})
+        assert answer.url == (page or reverse("incident", args=[incident.pk]))  # type: ignore[attr-defined]
 
 
 def test_the_knowledge_search_has_its_own_address(client: Client, bob: User) -> None:
