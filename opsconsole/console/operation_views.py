@@ -204,7 +204,7 @@ def run_page(request: HttpRequest, pk: int) -> HttpResponse:
     if tabs.current == "changes":
         batch = request.GET.get("batch", "")
         key = request.GET.get("key", "")
-        context["changes"] = Changes(run, key=key, batch=int(batch) if batch.isdecimal() else None)
+        context["changes"] = Changes(run, key=key, batch=int(batch) if _ROW_NUMBER.fullmatch(batch) else None)
     return render_page(request, "console/run.html", _title(run), children=run.children.order_by("pk"), **context)
 
 
@@ -308,7 +308,7 @@ def confirm(request: HttpRequest, pk: int) -> HttpResponse:
     run.note = request.POST.get("note", run.note)[:2000]
     run.fast = "fast" in request.POST
     size = request.POST.get("batch_size", "")
-    if size.isdecimal() and 1 <= int(size) <= MAX_BATCH_SIZE and not page.fixed_batch:
+    if _ROW_NUMBER.fullmatch(size) and 1 <= int(size) <= MAX_BATCH_SIZE and not page.fixed_batch:
         run.batch_size = int(size)
     try:
         if request.POST.get("digest") != run.digest:

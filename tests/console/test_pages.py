@@ -430,6 +430,7 @@ def test_changes_are_found_by_key(bobs, bob, audits):
     assert Changes(run, key="nothing").table.rows == []
     assert "2026-01-20T10:00:01" in page_of(bobs, run, "?tab=changes&batch=3")
     assert page_of(bobs, run, "?tab=changes&batch=99&key=%00%27")
+    assert page_of(bobs, run, f"?tab=changes&batch={'9' * 5000}")
 
 
 def test_a_run_without_its_code_has_a_page(bobs, planned):
