@@ -40,6 +40,7 @@ PORTION = 500  # incidents or keys per statement
 KEPT_HISTORY = 200  # entries
 MAX_ALERTS = 10  # at once; more are summarized
 MAX_COMMENT = 10_000  # characters
+MAX_LINK = 500  # characters
 RECHECKED_KEYS = 1_000  # written rows; after a larger run the checks scan the whole store
 MAX_SNOOZE = timedelta(days=90)
 _RANK = {priority: rank for rank, priority in enumerate(Priority.values)}
@@ -139,6 +140,7 @@ def _update_incidents(
     now = timezone.now()
     new, changed = [], []
     with serialised("incidents"):
+        _resolve_replaced(store, identity, now, run)
         known = {(one.cause, one.subject): one for one in mine.filter(resolved_at=None)}
         known |= _resolved(mine, seen.keys() - known.keys())
         for place, one in seen.items():
@@ -169,6 +171,15 @@ def _update_incidents(
         Incident.objects.bulk_update(changed, _UPDATED, batch_size=PORTION)
         mine.filter(resolved_at=None).update(seen_at=now)
         _announce(news)
+
+
+def _resolve_replaced(store: str, identity: str, now: datetime, run: Run | None) -> None:
+    """Resolve the incidents of the database that the store used before. No scan would do so."""
+    replaced = list(Incident.objects.filter(store=store, resolved_at=None).exclude(identity=identity))
+    for incident in replaced:
+        incident.resolved_at, incident.resolved_run = now, run
+        _add_history(incident, "replaced", now, 0, run)
+    Incident.objects.bulk_update(replaced, ("resolved_at", "resolved_run", "history"), batch_size=PORTION)
 
 
 def _resolved(mine: QuerySet[Incident], places: Collection[tuple[str, str]]) -> dict[tuple[str, str], Incident]:
@@ -413,6 +424,7 @@ def timeline(incident: Incident) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = [
         {"at": datetime.fromisoformat(one["at"]), "event": one["event"], "count": one["count"], "run": one["run"]}
         for one in incident.history
+        if one["event"] != "resolved_by_hand"  # its event names the account
     ]
     for event in Event.objects.filter(incident=incident).order_by("pk"):
         entries.append({"at": event.at, "event": event.verb, "who": event.who, "detail": event.detail})
@@ -499,7 +511,12 @@ def link(incident: Incident, actor: Actor, url: str) -> None:
             raise IncidentRefused(
                 _("%(url)s is not a web address. Enter one that starts with https://.") % {"url": url}
             ) from None
-    _save(incident, actor, "linked", link=url[:500], detail={"link": url[:500]})
+    if len(url) > MAX_LINK:
+        raise IncidentRefused(
+            _("The address has %(count)d characters. Enter one with at most %(limit)d.")
+            % {"count": len(url), "limit": MAX_LINK}
+        )
+    _save(incident, actor, "linked", link=url, detail={"link": url})
 
 
 def resolve(incident: Incident, actor: Actor) -> None:
@@ -512,7 +529,7 @@ def resolve(incident: Incident, actor: Actor) -> None:
 
 def reopen(incident: Incident, actor: Actor) -> None:
     """Revert an acknowledgement, a snooze, an ignore or a manual resolution."""
-    if incident.resolved_at is not None and incident.resolved_run_id is not None:
+    if incident.resolved_at is not None and incident.history[-1]["event"] != "resolved_by_hand":
         raise IncidentRefused(_("A scan resolved this incident. It reopens when a scan finds the problem again."))
     _save(incident, actor, "reopened", resolved_at=None, acknowledged_at=None, snoozed_until=None, ignored_above=None)
 

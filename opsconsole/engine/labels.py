@@ -106,6 +106,7 @@ INCIDENT_LABELS = {
     "shrank": _("became smaller"),
     "resolved": _("resolved: a scan no longer finds it"),
     "resolved_by_hand": _("marked as resolved"),
+    "replaced": _("resolved: the store now uses another database"),
     "came_back": _("reopened: a scan found it again"),
     "reopened": _("reopened: the repair was undone"),
     "incident_assigned": _("assigned it"),

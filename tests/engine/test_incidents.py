@@ -385,3 +385,46 @@ def test_many_changes_at_once_are_one_summary(store, settings):
     assert [subject[:2] for subject in Alert.objects.values_list("subject", flat=True)] == ["12"]
     incidents._update_incidents("helix", "i", seen, Incident.objects.filter(identity="i"), None)
     assert Alert.objects.count() == 1
+
+
+def test_a_manual_resolution_can_be_reverted_and_one_by_a_measurement_cannot(store, someone):
+    scan(store)
+    incident = about("failed_tasks")
+    incidents.resolve(incident, someone)
+    told = [entry["event"] for entry in incidents.timeline(incident)]
+    assert told.count("incident_resolved") == 1
+    assert "resolved_by_hand" not in told  # the same fact, without the account
+    incidents.reopen(incident, someone)
+    assert state_of(incident) == IncidentState.OPEN
+    cls = next(iter(registry.problem_operations().values()))
+    for count in (3, 0):  # a measurement has no run
+        incidents.save_count(store.name, store.identity(), cls, count)
+    counted = Incident.objects.get(source=cls.name)
+    assert counted.resolved_at is not None
+    with pytest.raises(IncidentRefused, match="A scan resolved"):
+        incidents.reopen(counted, someone)
+
+
+def test_a_long_ticket_address_is_refused_and_not_cut(store, someone):
+    scan(store)
+    incident = about("failed_tasks")
+    with pytest.raises(IncidentRefused, match="521 characters"):
+        incidents.link(incident, someone, "https://tickets.test/".ljust(521, "a"))
+    incident.refresh_from_db()
+    assert incident.link == ""
+
+
+def test_the_incidents_of_a_replaced_database_are_resolved(store):
+    """The dashboard shows those of the current database, and so does the list after the next scan."""
+    scan(store)
+    Incident.objects.update(identity="another database")
+    Finding.objects.all().delete()
+    before = set(Incident.objects.values_list("pk", flat=True))
+    scan(store)
+    assert not Incident.objects.filter(pk__in=before, resolved_at=None).exists()
+    assert {one.history[-1]["event"] for one in Incident.objects.filter(pk__in=before)} == {"replaced"}
+    assert about_open("failed_tasks").identity == store.identity()
+
+
+def about_open(cause: str) -> Incident:
+    return Incident.objects.get(cause=cause, resolved_at=None)

@@ -241,7 +241,11 @@ def words(entry: dict[str, Any]) -> str:
     """Return an entry of the timeline in words."""
     text = str(INCIDENT_LABELS.get(entry["event"]) or verb_label(entry["event"]))
     detail = entry.get("detail") or {}
-    value = detail.get("text") or detail.get("owner") or detail.get("until") or detail.get("link")
+    value = detail.get("text") or detail.get("owner") or detail.get("link")
+    if "until_grows" in detail:
+        value = f"{detail['until_grows']} %"
+    elif "until" in detail:
+        value = format_local(datetime.fromisoformat(detail["until"]))
     if entry.get("count"):
         value = format_number(entry["count"])
     if entry.get("run"):
