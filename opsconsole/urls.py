@@ -12,6 +12,7 @@ from django.views.generic import RedirectView
 
 from opsconsole.api import endpoints
 from opsconsole.console import dashboard_views, incident_views, operation_views, saved_views
+from opsconsole.console.backup_views import restore_backup
 from opsconsole.console.find_views import find_page
 from opsconsole.console.session_views import sessions
 from opsconsole.monitoring import health, metrics
@@ -30,6 +31,7 @@ urlpatterns = [
     path("i18n/", include("django.conf.urls.i18n")),
     _page("", operation_views.operations, "operations"),
     _page("approvals/", operation_views.approvals, "approvals"),
+    _page("backup/<int:pk>/restore/", restore_backup, "backup-restore"),
     _page("freeze/", operation_views.freeze, "freeze"),
     _page("<str:name>/plan/", operation_views.plan, "plan"),
     _page("<str:name>/schedule/", operation_views.schedule, "schedule"),

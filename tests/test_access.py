@@ -74,6 +74,7 @@ PAGES: dict[str, dict[str, str]] = {
     "admin:admin/(?P<url>.*)$": {"GET": "LNNNNN", "POST": "LNNNNN"},
     "set_language": {"GET": STAFF, "POST": STAFF},
     "operations": {"GET": RUNS, "POST": NOT_SO},
+    "backup-restore": {"GET": "L---NN", "POST": NOT_SO},
     "approvals": {"GET": RUNS, "POST": NOT_SO},
     "freeze": {"GET": RUNS, "POST": OPERATE},
     "plan": {"GET": NOT_SO, "POST": OPERATE},

@@ -5,6 +5,8 @@ from __future__ import annotations
 from django.contrib import admin
 from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
+from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.console.base_admin import ConsoleModelAdmin, ViewOnlyMixin
@@ -14,7 +16,7 @@ from opsconsole.stores.models import Backup
 
 @admin.register(Backup)
 class BackupAdmin(ViewOnlyMixin, ConsoleModelAdmin):
-    list_display = ("file", "store", "state_of", "bytes", "verified", "encrypted", "run")
+    list_display = ("file", "store", "state_of", "bytes", "verified", "encrypted", "run", "restore")
     list_display_links = None
     list_filter = ("encrypted",)
     search_fields = ("=path", "=store")
@@ -37,6 +39,14 @@ class BackupAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     @admin.display(description=_("verified at"))
     def verified(self, backup: Backup) -> str:
         return format_time(backup.verified_at)
+
+    @admin.display(description=_("restore"))
+    def restore(self, backup: Backup) -> str:
+        if not backup.is_there:
+            return "–"
+        return format_html(
+            '<a class="row-link" href="{}">{}</a>', reverse("backup-restore", args=[backup.pk]), _("Restore…")
+        )
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return bool(self.has_view_permission(request))

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.core.cache import cache
 from django.db import DatabaseError
 from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 
 from audits.models import TaskAudit
@@ -22,6 +23,7 @@ from opsconsole.engine.models import Finding, Incident, Run, Status
 from opsconsole.monitoring import measurements
 from opsconsole.monitoring.models import Measurement
 from opsconsole.monitoring.store_problems import StoreStates
+from opsconsole.stores.models import Backup
 from opsconsole.stores.store import Store
 from tasks.agentos.models import Task
 from tests.backups.test_backup_store import back_up
@@ -274,6 +276,16 @@ def test_a_backup_is_planned_and_made_from_the_page(bob: Any, client: Client) ->
     assert queue.run_slice(run.pk, run.generation) == Status.SUCCEEDED
     assert client.get(f"/admin/operations/run/{run.pk}/change/").status_code == 200
     assert ".sqlite3.gz" in client.get("/admin/stores/backup/").content.decode()
+    backup = Backup.objects.get(store="helix")
+    page = client.get(reverse("backup-restore", args=[backup.pk])).content.decode()
+    assert page.count(f'name="file" value="{backup.path}"') == 2
+    for values in ({}, {"as_": "helix_copy"}):
+        answer = client.post(
+            "/admin/operations/backups.restore_store/plan/",
+            {"asked": "1", "store": "helix", "file": backup.path, **values},
+        )
+        assert answer.status_code == 302, answer.content.decode()[-3000:]
+        assert Run.objects.latest("pk").params["file"] == backup.path
     client.post("/admin/operations/monitoring.check_store/plan/", {"asked": "1", "store": "helix"})
     check = Run.objects.latest("pk")
     assert (check.operation, check.status) == ("monitoring.check_store", Status.QUEUED)
