@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.core.management import call_command
 from django.db import connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -24,6 +26,9 @@ from opsconsole.stores.router import store_of
 from opsconsole.stores.store import Store
 from tasks.agentos.models import Task
 from tests.conftest import attach_url, forget_attached
+from tests.support import helix
+from tests.support.contract import execute_run, operation_called
+from tests.support.plain_client import execute
 
 STORES = ("agentos", "helix", "records", "roadmaps")
 IDENTIFIERS = ("5", "T1", str(uuid.UUID(int=7)))
@@ -110,6 +115,24 @@ def test_a_column_without_a_usable_index_is_not_searched(managed: Any) -> None:
     assert "agentos: task_audits.task_id" in found.unsearched
     assert "agentos: task_audits.task_id" not in found.searched
     assert any(place.startswith("agentos: tasks.") for place in found.searched)
+
+
+def test_the_command_names_the_incidents_of_a_row_and_the_runs_that_wrote_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = Store("helix", "helix")
+    for sql, values in helix.rows(helix.one_of_each()):
+        execute(store, sql, values)
+    execute_run(operation_called("helix.scan_dirty_data", store))
+    incident = Incident.objects.get(cause="failed_tasks")
+    run = execute_run(operation_called("helix.repair_dirty_jobs", store))
+    call_command("find", "4")
+    assert re.search(rf"incident +{incident.pk} +\S", capsys.readouterr().out)
+    call_command("find", "3")
+    assert re.search(rf"written by run +{run.pk} +Repair dirty HELIX jobs · 2\d\d\d-.* · ", capsys.readouterr().out)
+    call_command("find", "3", "--json")
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["written_by"] for row in rows if row["table"] == "jobs"] == [[run.pk]]
 
 
 @pytest.mark.parametrize(

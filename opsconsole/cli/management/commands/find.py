@@ -5,15 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.management.base import CommandParser
+from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.cli.command import ConsoleCommand, Refused, require_setup
 from opsconsole.cli.flags import add_json_flag
 from opsconsole.cli.output import Output
-from opsconsole.engine import incidents
+from opsconsole.engine import incidents, written_rows
 from opsconsole.engine.find import MAX_COUNT, Hit, find
+from opsconsole.engine.labels import operation_title
+from opsconsole.engine.models import Run
 from opsconsole.formatting import format_number
+from opsconsole.stores.rows import plain_key
+from opsconsole.stores.store import Store
 
 
 class Command(ConsoleCommand):
@@ -42,9 +48,12 @@ class Command(ConsoleCommand):
                 }
             )
             return
-        rows = [(_("incident"), str(one.pk), incidents.title_of(one)) for one in found.incidents]
+        about = [*found.incidents, *found.incidents_of_rows]
+        rows = [(_("incident"), str(one.pk), incidents.title_of(one)) for one in about]
         rows += [(_("run"), str(run.pk), run.operation) for run in found.runs]
-        rows += [_row(hit) for hit in found.hits]
+        for hit in found.hits:
+            rows.append(_row(hit))
+            rows += [(_("written by run"), str(run.pk), _run(run)) for run in _writers(hit)]
         output.table(rows)
         if not rows:
             output.line(_("Nothing has the identifier %(text)s.") % {"text": found.text})
@@ -61,6 +70,19 @@ def _row(hit: Hit) -> tuple[str, str, str]:
     return table, str(hit.key), incidents.title_of(hit.incident) if hit.incident else ""
 
 
+def _writers(hit: Hit) -> list[Run]:
+    """Return the runs that wrote the row, newest first."""
+    if hit.key is None:
+        return []
+    identity = Store(hit.store, hit.store).identity()
+    return [row.run for row in written_rows.of_row(identity, hit.model._meta.db_table, plain_key(hit.key)).rows]
+
+
+def _run(run: Run) -> str:
+    at = date_format(timezone.localtime(run.created_at), "Y-m-d H:i:s")
+    return f"{operation_title(run.operation)} · {at} · {run.started_by}"
+
+
 def _as_json(hit: Hit) -> dict[str, Any]:
     return {
         "store": hit.store,
@@ -69,4 +91,5 @@ def _as_json(hit: Hit) -> dict[str, Any]:
         "key": hit.key,
         "count": hit.rows,
         "incident": hit.incident.pk if hit.incident else None,
+        "written_by": [run.pk for run in _writers(hit)],
     }
