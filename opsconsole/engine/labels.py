@@ -51,9 +51,12 @@ def outcome_label(outcome: str, operation: Operation | type[Operation] | None = 
 
 
 def reason_label(operation: Any, reason: str) -> str:
-    """Return the label of a reason. `operation` is an instance, a class, or None if its code was removed."""
+    """Return the label of a reason, which may name several codes: "D, E".
+
+    `operation` is an instance, a class, or None if its code was removed.
+    """
     own = operation.reasons if operation is not None else {}
-    return str(own.get(reason) or REASON_LABELS.get(reason) or reason)
+    return ", ".join(str(own.get(code) or REASON_LABELS.get(code) or code) for code in reason.split(", "))
 
 
 # The theme's label variant of each status. Pages also show the status as text.

@@ -8,12 +8,21 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db.models.expressions import RawSQL
+from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.operation import Priority
 from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store
 from tasks.helix.models import HelixArtifact, HelixJob, HelixTask
 
+TYPE_LABELS = {
+    "A": _("completed task without an artifact"),
+    "B": _("artifacts of a failed or missing task"),
+    "C": _("job in progress whose tasks have all failed"),
+    "D": _("job in progress with a failed task without retries left"),
+    "E": _("job in progress with some failed tasks"),
+    "F": _("artifacts of a task that still has to run"),
+}
 OPEN_STATUSES = ("PENDING", "ASSIGNED", "IN_PROGRESS", "RETRYING")
 FETCHED_ROWS = 2_000
 

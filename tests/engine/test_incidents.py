@@ -10,12 +10,13 @@ import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
 
+from opsconsole.console.incident_page import IncidentPage
 from opsconsole.engine import incidents, lifecycle, planner, registry, repairs
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.causes import Cause
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.incidents import IncidentRefused
-from opsconsole.engine.labels import only_deletes, outcome_label, result_label
+from opsconsole.engine.labels import only_deletes, outcome_label, reason_label, result_label
 from opsconsole.engine.models import Alert, Event, Finding, Incident, IncidentState, Run, Status, Trigger
 from opsconsole.engine.operation import Risk
 from opsconsole.engine.wording import figure_rows
@@ -157,6 +158,22 @@ def test_a_repair_touches_exactly_the_rows_of_the_incident(store):
     written = {row[0] for batch in run.batches.all() for write in batch.writes for row in write.rows}
     assert written
     assert run.total == len(keys or ())
+
+
+def test_a_repair_assessed_on_the_first_rows_says_so(store, someone, monkeypatch):
+    scan(store)
+    shown = IncidentPage(about("failed_tasks"), someone.user).recommended
+    assert shown is not None
+    assert (shown.processed, shown.effect[0]) == (0, "Changes 2 rows")
+    monkeypatch.setattr(repairs, "JUDGED_ROWS", 1)
+    shown = IncidentPage(about("failed_tasks"), someone.user).recommended
+    assert shown is not None
+    assert (shown.processed, shown.effect[0]) == (1, "Changes at least 1 row")
+
+
+def test_codes_of_dirty_data_are_shown_in_words():
+    text = reason_label(registry.operation("helix.clean_dirty_jobs"), "D, E")
+    assert text == "job in progress with a failed task without retries left, job in progress with some failed tasks"
 
 
 def test_an_incident_grows_and_shrinks(store):

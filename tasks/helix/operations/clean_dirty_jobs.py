@@ -21,7 +21,7 @@ from opsconsole.redaction import shown_url
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.rows import Key
 from opsconsole.timestamps import parse_timestamp
-from tasks.helix.dirty_data import JobWithTasks, among, dirty_jobs
+from tasks.helix.dirty_data import TYPE_LABELS, JobWithTasks, among, dirty_jobs
 from tasks.helix.job_operation import JobOperation
 from tasks.helix.models import HelixArtifact, HelixJob, HelixTask
 
@@ -39,7 +39,7 @@ class CleanDirtyJobs(JobOperation):
     writes = {"jobs": (), "tasks": (), "artifacts": ()}
     action_label = ngettext_lazy("Delete %(count)s job", "Delete %(count)s jobs", "number")
     done_label = ngettext_lazy("%(count)s job deleted", "%(count)s jobs deleted", "number")
-    reasons = {
+    reasons = TYPE_LABELS | {
         "no_finding": _("without a finding"),
         "forced": _("without a finding, forced"),
     }

@@ -12,6 +12,7 @@ from django.utils.translation import ngettext_lazy
 from opsconsole.engine.outcomes import Changes, Outcome, RowChange, Skip
 from opsconsole.stores.rows import Key
 from tasks.helix.dirty_data import (
+    TYPE_LABELS,
     JobWithTasks,
     artifacts_of,
     dirty_jobs,
@@ -43,7 +44,7 @@ class RepairDirtyJobs(JobOperation):
     writes = {"jobs": ("status", "error_message"), "tasks": ("status", *CLEARED), "artifacts": ()}
     action_label = ngettext_lazy("Repair %(count)s job", "Repair %(count)s jobs", "number")
     done_label = ngettext_lazy("%(count)s job repaired", "%(count)s jobs repaired", "number")
-    reasons = {
+    reasons = TYPE_LABELS | {
         "no_finding": _("without a finding"),
         "to_decide": _("needs a decision: wait for retries, or clean the job"),
         "over": _("job has failed or was cancelled: its tasks must not run again"),

@@ -14,7 +14,7 @@ from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.operation import Schedule
 from opsconsole.stores.rows import Key
 from tasks.helix.causes import CAUSES, ORPHANED_ARTIFACTS
-from tasks.helix.dirty_data import NEEDS, QUERIES, among, find, priority_of
+from tasks.helix.dirty_data import NEEDS, QUERIES, TYPE_LABELS, among, find, priority_of
 from tasks.helix.models import HelixJob, HelixTask
 
 RISKS = {"production": "high", "staging": "medium", "development": "low"}
@@ -32,14 +32,7 @@ class ScanDirtyData(Check):
     reads = NEEDS
     rules = tuple(QUERIES)
     schedule = Schedule("0 */6 * * *")
-    reasons = {
-        "A": _("completed task without an artifact"),
-        "B": _("artifacts of a failed or missing task"),
-        "C": _("job in progress whose tasks have all failed"),
-        "D": _("job in progress with a failed task without retries left"),
-        "E": _("job in progress with some failed tasks"),
-        "F": _("artifacts of a task that still has to run"),
-    }
+    reasons = TYPE_LABELS
     messages = {
         "A": _("completed tasks without an artifact: %(tasks)s"),
         "B": _("artifacts of failed or missing tasks: %(artifacts)s"),
