@@ -66,6 +66,7 @@ class ShownRepair(NamedTuple):
     is_direct: bool  # a click executes it; otherwise it leads to the plan
     effect: Sequence[str]  # what it does, in a few words each
     outcomes: Sequence[tuple[str, str]]  # reason, number of rows
+    processed: int  # rows that the outcomes are about, if the incident has more; otherwise 0
     sample: Sequence[tuple[SafeString | str, SafeString | str]]  # row, before and after
     digest: str
 
@@ -185,6 +186,7 @@ class IncidentPage:
             self._is_direct(repair),
             _effect(repair),
             [(label, format_number(count)) for label, count in repair.outcomes],
+            0 if repair.is_complete else repair.processed,
             [
                 (f"{row['table']} {row['key']}", value_changes(row["before"], row["after"]))
                 for entry in repair.sample[:SHOWN_SAMPLE]
@@ -240,19 +242,19 @@ def _code_label(operation: str, code: str) -> str:
 def _effect(repair: Repair) -> list[str]:
     if not repair.possible:
         return []
-    about = "" if repair.is_complete else _("at least") + " "
     changed, deleted = repair.rows - repair.deleted, repair.deleted
     parts = []
-    if changed:
-        parts.append(
-            about
-            + ngettext("Changes %(count)s row", "Changes %(count)s rows", changed) % {"count": format_number(changed)}
-        )
-    parts.append(
-        about + ngettext("Deletes %(count)s row", "Deletes %(count)s rows", deleted) % {"count": format_number(deleted)}
-        if deleted
-        else _("Deletes nothing")
-    )
+    if changed and repair.is_complete:
+        parts.append(ngettext("Changes %(count)s row", "Changes %(count)s rows", changed))
+    elif changed:
+        parts.append(ngettext("Changes at least %(count)s row", "Changes at least %(count)s rows", changed))
+    parts = [text % {"count": format_number(changed)} for text in parts]
+    if not deleted:
+        parts.append(_("Deletes nothing"))
+    elif repair.is_complete:
+        parts.append(ngettext("Deletes %(count)s row", "Deletes %(count)s rows", deleted))
+    else:
+        parts.append(ngettext("Deletes at least %(count)s row", "Deletes at least %(count)s rows", deleted))
     if repair.operation.risk == Risk.EXTERNAL:
         parts = [_("Acts outside the store")]
     parts.append(_("Can be undone") if repair.operation.undoable else _("Cannot be undone"))

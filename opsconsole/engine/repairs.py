@@ -45,6 +45,7 @@ class Repair(NamedTuple):
     sample: Sequence[dict[str, Any]] = ()  # before and after
     digest: str = ""  # of the outcomes that the page shows
     outcomes: Sequence[tuple[str, int]] = ()  # reason → processed rows, changed ones first
+    processed: int = 0  # rows of the incident that were processed
     waits: bool = False  # the platform still works on the rows, so nothing is recommended yet
 
     @property
@@ -177,6 +178,7 @@ def _assessed(
             for reason, count in found.reasons[outcome].items()
             if reason
         ],
+        processed=len(rows),
         digest=f"{(operation.as_of - EPOCH) // MICROSECOND}_{hashlib.sha256(shown).hexdigest()}" if is_complete else "",
     )
 
