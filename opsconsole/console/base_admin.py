@@ -12,6 +12,7 @@ from django.contrib.auth.models import Group, User
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import cached_property
+from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from unfold.admin import ModelAdmin
@@ -81,6 +82,7 @@ class ConsoleModelAdmin(ModelAdmin):
         if context is not None and "cl" in context:
             chips = filter_chips.chips(context["cl"], request)
             cleared = filter_chips.cleared(request.GET)
+            context["title"] = capfirst(self.opts.verbose_name_plural)  # Django's: "Select run to view"
             context["chips"] = chips
             context["clear_all"] = cleared if cleared != filter_chips.without(request.GET) else ""
             context["saved"] = saved_views.menu(self.model, request)

@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_POST, require_safe
 
 from opsconsole.console.actors import actor_of
@@ -69,6 +69,27 @@ def trends(request: HttpRequest) -> HttpResponse:
     return render_page(request, "console/trends.html", _("Trends"), charts=charts(StoreStates()))
 
 
+_HEADINGS = {  # of the columns of `monitoring.stats`
+    "table": gettext_lazy("table"),
+    "rows": gettext_lazy("rows"),
+    "bytes": gettext_lazy("size"),
+    "index_bytes": gettext_lazy("indexes"),
+    "dead_rows": gettext_lazy("dead rows"),
+    "last_autovacuum": gettext_lazy("last autovacuum"),
+    "index": gettext_lazy("index"),
+    "application": gettext_lazy("application"),
+    "database": gettext_lazy("database"),
+    "state": gettext_lazy("state"),
+    "connections": gettext_lazy("connections"),
+    "longest_seconds": gettext_lazy("longest, in seconds"),
+    "pid": gettext_lazy("process"),
+    "mode": gettext_lazy("mode"),
+    "what": gettext_lazy("what"),
+    "seconds": gettext_lazy("seconds"),
+    "blocked_by": gettext_lazy("blocked by"),
+}
+
+
 class Listing(NamedTuple):
     """A table of the statistics of a store."""
 
@@ -115,7 +136,7 @@ def _report(store: Store, error: str) -> dict[str, Any]:
 
 
 def _listing(title: str, rows: list[dict[str, Any]]) -> Listing:
-    headers = [name.replace("_", " ") for name in rows[0] if name != "estimated"] if rows else []
+    headers = [str(_HEADINGS.get(name, name)) for name in rows[0] if name != "estimated"] if rows else []
     return Listing(title, headers, [[_cell(row, name) for name in row if name != "estimated"] for row in rows])
 
 

@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
-from django.utils.text import format_lazy
+from django.utils.text import capfirst, format_lazy
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from import_export import fields, resources
@@ -28,7 +28,7 @@ from opsconsole.console.editing import SaveRefused
 from opsconsole.console.file_formats import CSV, JSON, XLSX
 from opsconsole.engine import queue, registry
 from opsconsole.engine.checks import Check
-from opsconsole.engine.labels import STATUS_VARIANTS, VERB_LABELS, operation_title, verb_label
+from opsconsole.engine.labels import STATUS_VARIANTS, VERB_LABELS, finding_label, operation_title, verb_label
 from opsconsole.engine.models import Alert, Channel, Delivery, Event, Finding, GivenRows, Run
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.selection import Selection
@@ -353,7 +353,7 @@ class FindingAdmin(ExportAdmin):
     """The list of findings."""
 
     resource_classes = (FindingResource,)
-    list_display = ("code", "about", "urgency", "words", "since", "seen", "resolved", "scan")
+    list_display = ("problem", "about", "urgency", "words", "since", "seen", "resolved", "scan")
     list_display_links = None
     list_filter = (OpenFilter, CheckFilter, ("priority", ChoicesRadioFilter))
     search_fields = ("=subject", "=code")
@@ -377,6 +377,12 @@ class FindingAdmin(ExportAdmin):
         found: QuerySet[Finding] = super().get_queryset(request)
         return found.defer("last_run__plan", "last_run__selection", "last_run__reasons")
 
+    @admin.display(description=_("problem"), ordering="code")
+    def problem(self, finding: Finding) -> str:
+        cls = registry.operations().get(finding.operation)
+        words = finding_label(cls, finding.code) if cls is not None and issubclass(cls, Check) else finding.code
+        return format_html('<span class="wraps" title="{}">{}</span>', finding.code, capfirst(words))
+
     @admin.display(description=_("subject"))
     def about(self, finding: Finding) -> str:
         return format_html('<span class="wraps">{}</span>', page_parts.finding_link(finding))
@@ -387,7 +393,7 @@ class FindingAdmin(ExportAdmin):
 
     @admin.display(description=_("detail"))
     def words(self, finding: Finding) -> str:
-        return page_parts.finding_words(finding)
+        return format_html('<span class="wraps">{}</span>', page_parts.finding_words(finding))
 
     @admin.display(description=_("found at"))
     def since(self, finding: Finding) -> str:

@@ -314,6 +314,8 @@ def worker_missing(cluster: str = "") -> str:
     if queue.worker_starts(cluster):
         return _("Starting… The worker reports within a minute.")
     command = f"Q_CLUSTER_NAME={cluster} python manage.py qcluster" if cluster else "python manage.py qcluster"
+    if seen is None and cluster:
+        return _("No worker for long steps has been seen yet. Start one with: %(command)s") % {"command": command}
     if seen is None:
         return _("No worker has been seen yet. Start one with: %(command)s") % {"command": command}
     return _("No worker has been seen for %(time)s. Start one with: %(command)s") % {

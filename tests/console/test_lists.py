@@ -117,3 +117,8 @@ def test_names_are_shown_as_text(bobs: Client) -> None:
     save(bobs, "<b>&\"'", "q=7")
     assert not re.search(r"<b>&", bobs.get(AUDITS).content.decode())
     assert menu_of(bobs)[0][0] == "<b>&\"'"
+
+
+def test_the_title_of_a_list_is_its_subject(bobs: Client) -> None:
+    assert "<title>Findings | " in " ".join(bobs.get(FINDINGS).content.decode().split()).replace("<title> ", "<title>")
+    assert bobs.get(INCIDENTS).context["title"] == "Incidents"

@@ -30,7 +30,9 @@ register.filter("incident_title", incidents.title_of)
 @register.filter
 def event_words(event: Any) -> str:
     """Return an entry of the audit log as a sentence."""
-    return format_html("{} · {} {}", event.who, verb_label(event.verb), detail_words(event.detail))
+    words = format_html("{} · {}", event.who, verb_label(event.verb))
+    detail = detail_words(event.detail)
+    return format_html("{} · {}", words, detail) if detail else words
 
 
 class _Linkable:
