@@ -46,7 +46,9 @@ class ApprovalPage(PlanPage):
 
     @property
     def deletes(self) -> bool:
-        return self.operation is not None and self.operation.effective_risk() == Risk.DELETE
+        # Without its store, the operation cannot tell its effective risk.
+        risk = getattr(self.cls, "risk", None) if self.problem else self.operation.effective_risk()
+        return bool(risk == Risk.DELETE)
 
     @property
     def asked_by(self) -> str:

@@ -298,7 +298,13 @@ def replace_plan(run: Run, actor: Actor) -> NoReturn:
     with transaction.atomic():
         _reject(run, actor, Rejection.ROWS_CHANGED.value)
         new = create_run(
-            fresh, planner, note=run.note, batch_size=run.batch_size, fast=run.fast, changed_by=run.changed_by
+            fresh,
+            planner,
+            note=run.note,
+            batch_size=run.batch_size,
+            fast=run.fast,
+            changed_by=run.changed_by,
+            incident=run.incident,
         )
         Run.objects.filter(pk=new.pk).update(replaces=run)
     raise PlanDrifted(
@@ -385,8 +391,8 @@ def replace(run: Run, new: Run, actor: Actor) -> None:
     """Cancel a plan because `new` replaces it."""
     with transaction.atomic():
         move(run, Status.CANCELLED, generation=run.generation + 1, finished_at=timezone.now())
-        new.replaces = run
-        new.save(update_fields=("replaces",))
+        new.replaces, new.incident = run, run.incident
+        new.save(update_fields=("replaces", "incident"))
         record(run, "replaced", actor, plan=new.pk)
 
 

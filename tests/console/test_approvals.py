@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
+from django.utils import timezone
 
 from opsconsole.engine import lifecycle, queue
 from opsconsole.engine.audit_log import Actor
-from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.models import Alert, Delivery, Run, Status, Trigger
+from opsconsole.engine.errors import PlanDrifted, RunRefused
+from opsconsole.engine.models import Alert, Delivery, Incident, Run, Status, Trigger
+from opsconsole.stores.store import Store
 from tests.engine.test_checklist import ALL, environment, make_backup
 from tests.support.contract import operation_called, plan_whole
 from tests.support.plain_client import execute
@@ -69,6 +71,34 @@ def test_changed_rows_are_reported_before_the_decision(client: Client, waiting: 
     page = client.get(address(waiting)).content.decode()
     assert "Unchanged since it was planned" not in page
     assert "have changed since" in page
+
+
+def test_a_store_that_is_away_leaves_the_list_and_the_rejection(
+    client: Client, waiting: Run, carol: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.force_login(carol)
+    monkeypatch.setattr(Store, "identity", lambda _store: "another database")
+    for page in (address(waiting), "/admin/operations/approvals/"):
+        assert client.get(page).status_code == 200, page
+    refused = client.post(address(waiting, "approve"))
+    assert refused.status_code == 409
+    assert "is not the database of run" in refused.content.decode()
+    assert client.post(address(waiting, "reject"), {"reason": "the file was replaced"}).status_code == 302
+    waiting.refresh_from_db()
+    assert waiting.status == Status.REJECTED
+
+
+def test_the_new_plan_of_changed_rows_belongs_to_the_incident(waiting: Run, carol: User) -> None:
+    now = timezone.now()
+    incident = Incident.objects.create(
+        store="agentos", identity=waiting.identity, cause="cause", priority="planned", opened_at=now, seen_at=now
+    )
+    Run.objects.filter(pk=waiting.pk).update(incident=incident)
+    waiting.refresh_from_db()
+    execute(operation_called(CLEAN).store, "UPDATE memory_items SET expires_at = '2020-01-02 00:00:00'")
+    with pytest.raises(PlanDrifted):
+        queue.approve(waiting, acting(carol))
+    assert Run.objects.get(replaces=waiting).incident == incident
 
 
 def test_the_planner_sees_why_another_account_decides(client: Client, waiting: Run, bob: User) -> None:
