@@ -15,6 +15,7 @@ from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext as _
 
+from opsconsole.engine.causes import Cause
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.requirements import required_columns
 from opsconsole.stores.store import Store
@@ -45,6 +46,8 @@ def operations() -> dict[str, type[Operation]]:
             if cls.name in found:
                 raise ImproperlyConfigured(f"Two operations are called {cls.name}. Rename one of them.")
             found[cls.name] = cls
+    for cls in found.values():
+        _check_causes(cls, found)
     return dict(sorted(found.items()))
 
 
@@ -65,6 +68,21 @@ def declared_in(module: ModuleType) -> type[Operation]:
     if missing:
         raise ImproperlyConfigured(f"{name} does not declare {', '.join(missing)}. Add it.")
     return cls
+
+
+def _check_causes(cls: type[Operation], known: Mapping[str, Any]) -> None:
+    """Refuse a cause of an unknown code and a repair that does not exist."""
+    causes: Mapping[str, Cause] = getattr(cls, "causes", {})
+    for code in causes:
+        if code not in cls.reasons:
+            raise ImproperlyConfigured(f"{cls.name} has a cause for {code}, which is not in `reasons`. Add it.")
+    for cause in (*causes.values(), *([cls.problem] if cls.problem is not None else [])):
+        for name in cause.repairs:
+            if name not in known:
+                raise ImproperlyConfigured(
+                    f"The cause {cause.code} of {cls.name} names the repair {name}. No operation has this name. "
+                    "Correct it."
+                )
 
 
 def operation(name: str) -> type[Operation]:

@@ -7,6 +7,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from opsconsole.engine import queue_checks, registry
+from opsconsole.engine.causes import Cause
 from opsconsole.engine.operation import Operation, Risk
 
 ROOT = Path(__file__).parents[2]
@@ -22,9 +24,12 @@ EXAMPLE = re.compile(r"<!-- example: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
 RUN_ITS_TEST = "import django; django.setup(); from test_archive_orders import *; test_paid_orders_are_archived()"
 
 
-def test_the_first_example_works(tmp_path: Path) -> None:
-    files = dict(EXAMPLE.findall((ROOT / "docs/writing-operations.md").read_text()))
-    assert len(files) == 5
+def examples(tmp_path: Path, *pages: str) -> Callable[..., str]:
+    """Write the example files of documentation pages, and return a function that runs Python with their app."""
+    files: dict[str, str] = {}
+    for page in pages:
+        files |= dict(EXAMPLE.findall((ROOT / f"docs/{page}.md").read_text()))
+    assert len(files) == 4 + len(pages)
     for name, text in {**files, "shop/__init__.py": "", "shop/operations/__init__.py": ""}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -42,6 +47,11 @@ def test_the_first_example_works(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    return python
+
+
+def test_the_first_example_works(tmp_path: Path) -> None:
+    python = examples(tmp_path, "writing-operations")
     python("manage.py", "setup")
     with sqlite3.connect(tmp_path / "data/shop.sqlite3") as connection:
         connection.executemany("INSERT INTO orders VALUES (?, ?)", [(1, "paid"), (2, "open"), (3, "paid")])
@@ -50,6 +60,18 @@ def test_the_first_example_works(tmp_path: Path) -> None:
     connection.close()
     assert rows == [(1, "archived"), (2, "open"), (3, "archived")]
     python("-c", RUN_ITS_TEST)
+
+
+def test_the_example_of_a_check_opens_an_incident_that_its_repair_resolves(tmp_path: Path) -> None:
+    python = examples(tmp_path, "writing-operations", "incidents")
+    python("manage.py", "setup")
+    with sqlite3.connect(tmp_path / "data/shop.sqlite3") as connection:
+        connection.execute("INSERT INTO orders VALUES (1, 'paid')")
+    connection.close()
+    python("manage.py", "run", "shop.check_orders", "--execute")
+    assert "1 paid order is not archived" in python("manage.py", "incidents", "list")
+    python("manage.py", "run", "shop.archive_orders", "--execute", "--yes")
+    assert "No open incidents" in python("manage.py", "incidents", "list")
 
 
 def declare(module: str = "tasks.helix.operations.wash_jobs", **names: Any) -> type[Operation]:
@@ -73,6 +95,21 @@ def test_a_misnamed_or_incomplete_operation_is_refused() -> None:
     module.WashJobs = declare(title="Wash jobs", risk=Risk.CHANGE)
     with pytest.raises(ImproperlyConfigured, match="does not declare description"):
         registry.declared_in(module)
+
+
+def test_a_misspelt_repair_or_code_of_a_cause_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cause, words in (
+        ({"D": Cause("x", "title", ("helix.retry_task",))}, "names the repair helix.retry_task"),
+        ({"X": Cause("x", "title")}, "has a cause for X, which is not in `reasons`"),
+    ):
+        monkeypatch.setattr(registry.operation("helix.scan_dirty_data"), "causes", cause)
+        registry.operations.cache_clear()
+        try:
+            with pytest.raises(ImproperlyConfigured, match=words):
+                registry.operations()
+        finally:
+            monkeypatch.undo()
+            registry.operations.cache_clear()
 
 
 def test_a_duplicate_name_is_an_error_at_start_up(monkeypatch: pytest.MonkeyPatch) -> None:
