@@ -22,7 +22,7 @@ from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.incidents import IncidentRefused
 from opsconsole.engine.models import Incident, Run
 from opsconsole.engine.operation import Operation
-from opsconsole.engine.stored_plans import operation_of
+from opsconsole.engine.stored_plans import operation_of, same_command
 from opsconsole.stores.store import StoreUnavailable
 
 MORNING = time(8)
@@ -125,6 +125,9 @@ def repair(request: HttpRequest, pk: int, name: str) -> HttpResponse:
             changed = _("The rows have changed since this page was made. Nothing was written. Review the repair again.")
             refusal = repairs.assess(incident, cls).refusal
             return _page(request, incident, error=refusal or changed, status=409)
+        started = same_command(repairs.operation_for(incident, cls), repairs.selection_for(incident, cls))
+        if started is not None:  # by a second click, or in another browser
+            return redirect("run", started.pk)
         run = _plan(incident, cls, actor_of(request), request.POST.get("note", ""))
         if not lifecycle.asks_more(operation_of(run)):
             run = queue.run_now(run, actor_of(request))

@@ -170,6 +170,7 @@ class Executor:
                 if not more:
                     return self._finish()
                 if self.run.error and self._await_write():
+                    self._recheck()
                     return self._end(Status.FAILED)
                 self._adapt(time.monotonic() - started)
                 on_progress(self.run)
@@ -204,6 +205,7 @@ class Executor:
         logger.error("A run failed", exc_info=error)
         self._drop_pending()
         self.run.error = first_line(error)
+        self._recheck()
         self._end(Status.FAILED)
 
     def _step(self) -> bool:
@@ -445,6 +447,8 @@ class Executor:
 
     def _stop(self, hand_over: Callable[[Run, float], None] | None) -> Run:
         """Stop between two batches: pause, cancel, end the slice, or interrupt the run."""
+        if self._lease.request in {Request.CANCEL, Request.PAUSE}:
+            self._recheck()  # a paused run may be cancelled later, without a worker
         if self._lease.request == Request.CANCEL:
             return self._end(Status.CANCELLED)
         with transaction.atomic():

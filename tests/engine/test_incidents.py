@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 
 from opsconsole.console.incident_page import IncidentPage
-from opsconsole.engine import incidents, lifecycle, planner, registry, repairs
+from opsconsole.engine import incidents, lifecycle, planner, registry, repairs, workers
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.causes import Cause
 from opsconsole.engine.checks import Check, FindingData
@@ -24,7 +24,7 @@ from opsconsole.stores.store import Store
 from tasks.helix.models import HelixJob
 from tests.conftest import attach_url
 from tests.support import helix
-from tests.support.contract import TESTER, execute_run, operation_called, undo, work
+from tests.support.contract import TESTER, execute_run, once, operation_called, undo, work
 from tests.support.plain_client import execute
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "helix"])
@@ -441,6 +441,46 @@ def test_the_incidents_of_a_replaced_database_are_resolved(store):
     assert not Incident.objects.filter(pk__in=before, resolved_at=None).exists()
     assert {one.history[-1]["event"] for one in Incident.objects.filter(pk__in=before)} == {"replaced"}
     assert about_open("failed_tasks").identity == store.identity()
+
+
+@pytest.mark.parametrize("control", [lifecycle.pause, lifecycle.cancel])
+def test_a_run_that_stops_half_way_updates_its_incident(store, control):
+    """A cancelled run has changed rows. A paused run may be cancelled without a worker."""
+    for number in range(1, 7):
+        execute(
+            store,
+            "INSERT INTO jobs (id, status, initial_request, updated_at) "
+            f"SELECT {100 + number}, status, initial_request, updated_at FROM jobs WHERE id = 4",
+        )
+        execute(
+            store,
+            "INSERT INTO tasks (id, job_id, agent_id, status, input_data, retry_count, updated_at) "
+            f"SELECT {100 * number} + id, {100 + number}, agent_id, status, input_data, retry_count, updated_at "
+            "FROM tasks WHERE job_id = 4",
+        )
+    scan(store)
+    incident = about("failed_tasks")
+    before = incident.count
+    cls = registry.operation(RETRY)
+    planned = planner.plan(repairs.operation_for(incident, cls), repairs.selection_for(incident, cls))
+    run = lifecycle.create_run(planner.count_outcomes(planned), TESTER, incident=incident, batch_size=1)
+    run = lifecycle.confirm(run, TESTER, background=False)
+    stop = once(lambda: control(Run.objects.get(pk=run.pk), TESTER))
+    run = work(run, on_progress=stop)
+    assert run.status in {Status.PAUSED, Status.CANCELLED}
+    assert 0 < run.changed < before
+    incident.refresh_from_db()
+    assert incident.count == before - run.changed
+    assert incident.history[-1]["event"] == "shrank"
+    if run.status == Status.CANCELLED:
+        undo(run)
+        incident.refresh_from_db()
+        assert (incident.count, incident.resolved_at) == (before, None)
+    else:
+        lifecycle.resume(run, TESTER)
+        work(workers.claim(Run.objects.get(pk=run.pk)))
+        incident.refresh_from_db()
+        assert incident.resolved_at is not None
 
 
 def about_open(cause: str) -> Incident:
