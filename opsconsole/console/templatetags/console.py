@@ -13,7 +13,7 @@ from unfold.templatetags import unfold
 from opsconsole import formatting
 from opsconsole.console.page_parts import detail_words
 from opsconsole.engine import incidents
-from opsconsole.engine.labels import verb_label
+from opsconsole.engine.labels import operation_title, verb_label
 
 register = template.Library()
 for show in (
@@ -25,6 +25,7 @@ for show in (
 ):
     register.filter(show.__name__, show)
 register.filter("incident_title", incidents.title_of)
+register.filter("operation_title", operation_title)
 
 
 @register.filter
