@@ -48,3 +48,11 @@ document.addEventListener("keydown", (event) => {
   find.focus();
   find.select();
 });
+
+// The theme's scrolling parts all have the same name; screen readers list them by it.
+window.addEventListener("load", () => {
+  document.querySelectorAll(".simplebar-content-wrapper").forEach((part, place) => {
+    const menu = part.closest("#nav-sidebar-apps, nav");
+    part.setAttribute("aria-label", menu ? "menu" : `table ${place}`);
+  });
+});
