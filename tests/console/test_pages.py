@@ -120,7 +120,7 @@ def test_from_plan_to_undo(bobs, audits):
     assert confirm(bobs, planned).status_code == 302
     assert work(planned).status == Status.SUCCEEDED
     assert not TaskAudit.objects.filter(source_event_ts__isnull=False).exists()
-    assert "operations.undo_run" in page_of(bobs, run)
+    assert f"{planned.pk} Undo a run</a>" in page_of(bobs, run)
 
 
 def test_confirming_twice_makes_one_run(bobs, audits):
