@@ -31,6 +31,11 @@ def batch_size(text: str) -> int:
     return int(text)
 
 
+def free_text(text: str) -> str:
+    """Read a text for argparse. Bytes that are not UTF-8 cannot be saved and become replacement characters."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def flag_of(parameter: str) -> str:
     """Return the flag of a parameter."""
     return "--" + parameter.rstrip("_").replace("_", "-")
@@ -60,7 +65,7 @@ def add_store_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--background", action="store_true", help=_("Queue the run, print its id and return."))
-    parser.add_argument("--note", metavar="TEXT", default="", help=_("The reason, saved with the run."))
+    parser.add_argument("--note", type=free_text, metavar="TEXT", default="", help=_("The reason, saved with the run."))
     add_user_flag(parser)
 
 

@@ -201,6 +201,14 @@ def test_a_search_without_a_word_is_refused(shell, text):
     assert "contains no word to search for" in shell.refused("search", "--", text)
 
 
+def test_a_text_that_is_not_utf_8_is_saved_readable(shell):
+    shell.run("setup")
+    for words in (("runs", "freeze", "--note"), ("run", "monitoring.measure_stores", "--execute", "--note")):
+        done = shell.run(*words, os.fsdecode(b"caf\xe9 is down"))
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == 0, done.stderr
+
+
 def test_migrate_and_setup_do_not_change_an_attached_store(shell, folder):
     shell.variables = {"AGENTOS_DATABASE_URL": f"sqlite:///{folder}/good.db", "AGENTOS_ATTACHED": "true"}
     with nothing_appears(folder):

@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.cli.command import EXIT_ATTENTION, ConsoleCommand, Refused, add_verb, require_setup, shell_actor
-from opsconsole.cli.flags import add_json_flag, add_user_flag
+from opsconsole.cli.flags import add_json_flag, add_user_flag, free_text
 from opsconsole.cli.output import Output
 from opsconsole.cli.times import format_local, positive
 from opsconsole.engine import incidents, repairs
@@ -63,7 +63,7 @@ class Command(ConsoleCommand):
             "--until-grows", required=True, type=positive, metavar="N", help=_("the growth in per cent")
         )
         commenting = self._handling("comment", _("add a comment"), '"the platform team is on it"')
-        commenting.add_argument("text", metavar="TEXT", help=_("the comment"))
+        commenting.add_argument("text", type=free_text, metavar="TEXT", help=_("the comment"))
         linking = self._handling("link", _("link an incident to a ticket"), "https://tickets.example.org/4711")
         linking.add_argument("url", metavar="URL", help=_("the ticket's address; empty removes the link"))
         self._handling("resolve", _("resolve an incident; the next scan that still finds the problem reopens it"))

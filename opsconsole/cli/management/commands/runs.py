@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.cli.command import ConsoleCommand, Refused, add_verb, require_setup, shell_actor
-from opsconsole.cli.flags import add_common_flags, add_json_flag, add_user_flag
+from opsconsole.cli.flags import add_common_flags, add_json_flag, add_user_flag, free_text
 from opsconsole.cli.output import Output, line_of, result_of, status_label
 from opsconsole.cli.running import run_operation
 from opsconsole.engine import lifecycle, queue, registry, wording
@@ -69,6 +69,7 @@ class Command(ConsoleCommand):
         rejecting.add_argument(
             "--reason",
             required=True,
+            type=free_text,
             metavar="TEXT",
             help=_("The reason. The account that planned the run is notified."),
         )
@@ -82,14 +83,14 @@ class Command(ConsoleCommand):
         )
         emergency.add_argument("run", type=_positive, metavar="ID", help=_("The id of the run."))
         emergency.add_argument(
-            "--reason", required=True, metavar="TEXT", help=_("The reason, of at least 20 characters.")
+            "--reason", required=True, type=free_text, metavar="TEXT", help=_("The reason, of at least 20 characters.")
         )
         add_user_flag(emergency)
         add_json_flag(emergency)
         noting = self._verb_of_run(
             "note", _("Add a note to a run: the difficulties, and how they were solved."), "--user mira"
         )
-        noting.add_argument("text", metavar="TEXT", help=_("The text of the note."))
+        noting.add_argument("text", type=free_text, metavar="TEXT", help=_("The text of the note."))
         add_user_flag(noting)
         add_common_flags(self._verb_of_run("retry", _("Retry the failed rows of a run.")))
         add_common_flags(
@@ -105,7 +106,9 @@ class Command(ConsoleCommand):
             'runs freeze --note "failover" --user mira',
             aliases=("hold-all",),
         )
-        freezing.add_argument("--note", required=True, metavar="TEXT", help=_("The reason, saved in the audit log."))
+        freezing.add_argument(
+            "--note", required=True, type=free_text, metavar="TEXT", help=_("The reason, saved in the audit log.")
+        )
         add_user_flag(freezing)
         unfreezing = self._verb(
             "unfreeze",
