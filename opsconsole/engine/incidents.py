@@ -303,7 +303,7 @@ def recheck(run: Run, operation: Operation) -> None:
     if isinstance(operation, Check):
         refresh(run)
         return
-    if not run.changed:
+    if not run.changed and run.incident is None:
         return
     written = operation.writes
     store = operation.store
@@ -311,7 +311,9 @@ def recheck(run: Run, operation: Operation) -> None:
         store = Store(store.alias, store.name)
     checks = [(check, _rules_to_repeat(run, operation, check)) for check in _checks_of(run, store)]
     if any(rules for _check, rules in checks):
-        rows = _written_rows(run) if operation.perform is None else _performed_rows(operation)
+        # A repair that found its rows gone or already repaired has written none.
+        has_written = operation.perform is None and run.changed
+        rows = _written_rows(run) if has_written else _selected_rows(operation)
         for check, rules in checks:
             _recheck(run, check, rules, rows)
         refresh(run)
@@ -338,8 +340,8 @@ def _rules_to_repeat(run: Run, operation: Operation, check: Check) -> Sequence[s
     return [rule for rule in check.item_names() if rule in rules]
 
 
-def _performed_rows(operation: Operation) -> dict[str, list[Key]] | None:
-    """Return table → keys of the selected rows of an action; None if it had no selection."""
+def _selected_rows(operation: Operation) -> dict[str, list[Key]] | None:
+    """Return table → keys of the selected rows; None if the operation had no selection."""
     keys = operation.selection.keys
     return None if keys is None or len(keys) > RECHECKED_KEYS else {operation.model._meta.db_table: list(keys)}
 

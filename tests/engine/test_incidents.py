@@ -483,5 +483,18 @@ def test_a_run_that_stops_half_way_updates_its_incident(store, control):
         assert incident.resolved_at is not None
 
 
+def test_a_repair_whose_rows_are_gone_resolves_its_incident(store):
+    scan(store)
+    incident = about("failed_tasks")
+    cls = registry.operation(RETRY)
+    planned = planner.plan(repairs.operation_for(incident, cls), repairs.selection_for(incident, cls))
+    run = lifecycle.create_run(planner.count_outcomes(planned), TESTER, incident=incident)
+    execute(store, "UPDATE tasks SET status = 'PENDING' WHERE status = 'FAILED'")
+    run = work(lifecycle.confirm(run, TESTER, background=False))
+    assert (run.status, run.changed) == (Status.SUCCEEDED, 0)
+    incident.refresh_from_db()
+    assert incident.resolved_run == run
+
+
 def about_open(cause: str) -> Incident:
     return Incident.objects.get(cause=cause, resolved_at=None)
