@@ -70,7 +70,8 @@ class PlanPage(Page):
         if self.cls is None or self.run.attached_path or not self.cls.selectable or self.run.parent_id:
             return ""
         keys = self.run.selection.get("keys")
-        model = admin_models().get((self.run.store, self.cls.model._meta.db_table))
+        table = getattr(self.cls, "model", None)  # a delete by hand names its table in its parameters
+        model = None if table is None else admin_models().get((self.run.store, table._meta.db_table))
         if model is None:
             return ""
         if keys is not None:

@@ -95,7 +95,7 @@ def test_a_row_that_is_due_again_needs_attention(make_attached: Any, monkeypatch
     monkeypatch.setattr(Executor, "_finish", empty_before)
     run = execute_run(operation_called("audits.backfill_decision_fields", store))
     assert run.status == Status.NEEDS_ATTENTION
-    assert "1 row in scope" in run.error
+    assert "1 row is still in scope" in run.error
 
 
 @pytest.mark.parametrize("disturbed", [False, True])

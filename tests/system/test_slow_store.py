@@ -39,7 +39,7 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 from django_q.models import OrmQ
 from opsconsole.engine import audit_log
-from opsconsole.engine import lifecycle, planner, queue, registry
+from opsconsole.engine import lifecycle, planner, queue, registry, stored_plans
 from opsconsole.engine.models import Run, Trigger
 bob = User.objects.create_superuser("bob", password="correct horse")
 actor = audit_log.Actor("bob", "here", Trigger.ADMIN, bob)
