@@ -204,7 +204,7 @@ def test_a_search_without_a_word_is_refused(shell, text):
 def test_a_text_that_is_not_utf_8_is_saved_readable(shell):
     shell.run("setup")
     for words in (("runs", "freeze", "--note"), ("run", "monitoring.measure_stores", "--execute", "--note")):
-        done = shell.run(*words, os.fsdecode(b"caf\xe9 is down"))
+        done = shell.run(*words, os.fsdecode(b"\xe9t\xe9 is down"))
         assert "Traceback" not in done.stderr, done.stderr
         assert done.returncode == 0, done.stderr
 
