@@ -237,19 +237,19 @@ class Output:
         if self.as_json:
             self.json(result)
             return
-        rows = [] if result["run"] is None else [(_("Run"), str(result["run"]))]
-        rows += [(_("Status"), status_label(result["status"])), (_("In scope"), format_number(result["total"]))]
+        rows = [] if result["run"] is None else [(_("Run"), str(result["run"]), "")]
+        rows += [(_("Status"), status_label(result["status"]), ""), (_("In scope"), format_number(result["total"]), "")]
         for outcome in OUTCOMES:
-            rows.append((outcome_label(outcome, operation), format_number(result[outcome])))
+            rows.append((outcome_label(outcome, operation), format_number(result[outcome]), ""))
             rows += [
-                (f"  {one.words}", format_number(one.count))
+                ("", format_number(one.count), one.words)
                 for one in wording.reason_counts(operation, result["reasons"], (outcome,))
                 if one.reason
             ]
         rows += [
-            (_("Batches"), format_number(result["batches"])),
-            (_("Rate"), wording.rate(result["rows_per_second"])),
-            (_("Time"), duration(result["elapsed_seconds"])),
+            (_("Batches"), format_number(result["batches"]), ""),
+            (_("Rate"), wording.rate(result["rows_per_second"]), ""),
+            (_("Time"), duration(result["elapsed_seconds"]), ""),
         ]
         self.table(rows, right=(1,))
         made = operation.result_details(result["run"]) if operation is not None and result["run"] is not None else {}

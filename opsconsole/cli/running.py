@@ -358,7 +358,8 @@ def _leave_to_background(run: Run, output: Output) -> None:
         output.bare(str(run.pk))
     if run.status == Status.AWAITING_APPROVAL:
         output.error(
-            _("Run %(run)d waits for a second approver. Approve it with `runs approve %(run)d`.") % {"run": run.pk}
+            _("Run %(run)d waits for a second approver. Review it with `runs show %(run)d`, then approve or reject it.")
+            % {"run": run.pk}
         )
         sys.exit(EXIT_ATTENTION)
     output.error(_("Run %(run)d is queued. See `runs show %(run)d`.") % {"run": run.pk})

@@ -66,6 +66,13 @@ CHANGES: dict[str, Callable[[], Any]] = {
 }
 
 
+def test_the_shell_shows_an_approver_the_rows(waiting: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("runs", "show", str(waiting.pk))
+    printed = capsys.readouterr().out
+    assert "[DRY-RUN] id=c: will be deleted" in printed
+    assert "Delete 3 memory items in agentos: all rows in scope." in printed
+
+
 def test_rows_that_appeared_are_not_touched(waiting: Run, alice: User) -> None:
     item("b")
     queue.approve(waiting, acting(alice))

@@ -22,10 +22,11 @@ from opsconsole.cli.output import Output, line_of, result_of, status_label
 from opsconsole.cli.running import run_operation
 from opsconsole.engine import lifecycle, queue, registry, wording
 from opsconsole.engine.labels import reason_label, verb_label
-from opsconsole.engine.models import Run
-from opsconsole.engine.stored_plans import get_run
+from opsconsole.engine.models import Run, Status
+from opsconsole.engine.stored_plans import get_run, operation_of
 from opsconsole.escaping import for_terminal
 from opsconsole.formatting import format_number
+from opsconsole.stores.store import StoreUnavailable
 
 SHOWN_RUNS = 50
 SHOWN_EVENTS = 20
@@ -209,6 +210,8 @@ class Command(ConsoleCommand):
             since = _(" (since %(time)s)") % {"time": _moment(message.since)} if message.since else ""
             output.line(message.text + since)
         output.line()
+        if run.status == Status.AWAITING_APPROVAL:
+            _print_plan(run, output)
         output.run(run)
         if run.error:
             output.line(run.error)
@@ -330,6 +333,18 @@ def _about(options: dict[str, Any], operation: str, *, execute: bool, asks: bool
 
 def _output(options: dict[str, Any]) -> Output:
     return Output(as_json=options.get("json", False), no_color=options["no_color"])
+
+
+def _print_plan(run: Run, output: Output) -> None:
+    """Print what an approver decides about: the sentence of the plan and its sampled rows."""
+    try:
+        operation = operation_of(run)
+    except (registry.UnknownOperation, registry.InvalidParameters, StoreUnavailable) as error:
+        output.error(str(error))
+        return
+    output.sample(operation, run.plan["sample"])
+    output.line(wording.PlanWording.of_run(run, operation).sentence())
+    output.line()
 
 
 def _moment(at: Any) -> str:
