@@ -57,6 +57,7 @@ class Seen(NamedTuple):
     priority: str
     size: int  # findings or rows
     since: datetime
+    last: datetime  # when a check or a count has seen them last
     table: str = ""
     data: Mapping[str, Any] = {}
 
@@ -74,6 +75,7 @@ def refresh(run: Run) -> None:
             rank=Min(Case(*(When(priority=priority, then=rank) for priority, rank in _RANK.items()))),
             count=Count(Concat("table", Value(" "), "key"), distinct=True),
             since=Min("found_at"),
+            last=Max("seen_at"),
             table=Min("table"),
             example=Min("pk"),
         )
@@ -88,9 +90,10 @@ def refresh(run: Run) -> None:
         # Two checks may report the same problem. The incident has the larger count.
         count = max(group["count"], before.size if before else 0)
         since = min(group["since"], before.since) if before else group["since"]
+        last = max(group["last"], before.last) if before else group["last"]
         worst = Priority.values[group["rank"]]
         source, priority = (before.source, before.priority) if before else (group["operation"], worst)
-        seen[place] = Seen(source, priority, count, since, group["table"])
+        seen[place] = Seen(source, priority, count, since, last, group["table"])
         examples.setdefault(place, group["example"])
     data = _data_of(list(examples.values()))
     seen = {place: one._replace(data=data.get(examples[place], {})) for place, one in seen.items()}
@@ -122,7 +125,8 @@ def save_count(store: str, identity: str, cls: type[Operation], count: int, run:
     cause = cls.problem
     if cause is None:
         raise TypeError(f"{cls.name} declares no problem.")
-    seen = {(cause.code, ""): Seen(cls.name, cause.priority, count, timezone.now(), cls.model._meta.db_table)}
+    now = timezone.now()
+    seen = {(cause.code, ""): Seen(cls.name, cause.priority, count, now, now, cls.model._meta.db_table)}
     mine = Incident.objects.filter(identity=identity, cause=cause.code, is_count=True)
     _update_incidents(store, identity, seen if count else {}, mine, run, is_count=True)
 
@@ -145,6 +149,8 @@ def _update_incidents(
         known |= _resolved(mine, seen.keys() - known.keys())
         for place, one in seen.items():
             incident = known.get(place)
+            if incident is not None and incident.resolved_at is not None and one.last <= incident.resolved_at:
+                continue  # a person resolved it, and no check has looked for it since
             if incident is None:
                 incident = Incident(
                     store=store, identity=identity, cause=place[0], subject=place[1], opened_at=one.since

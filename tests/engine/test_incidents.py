@@ -396,7 +396,8 @@ def test_many_changes_at_once_are_one_summary(store, settings):
     settings.ENVIRONMENT = "staging"
     now = timezone.now()
     seen = {
-        (f"cause_{number}", ""): incidents.Seen("helix.scan_dirty_data", "immediate", 1, now) for number in range(12)
+        (f"cause_{number}", ""): incidents.Seen("helix.scan_dirty_data", "immediate", 1, now, now)
+        for number in range(12)
     }
     incidents._update_incidents("helix", "i", seen, Incident.objects.filter(identity="i"), None)
     assert [subject[:2] for subject in Alert.objects.values_list("subject", flat=True)] == ["12"]
@@ -494,6 +495,15 @@ def test_a_repair_whose_rows_are_gone_resolves_its_incident(store):
     assert (run.status, run.changed) == (Status.SUCCEEDED, 0)
     incident.refresh_from_db()
     assert incident.resolved_run == run
+
+
+def test_a_repair_of_other_rows_does_not_reopen_a_manually_resolved_incident(store, someone):
+    scan(store)
+    resolved = about("all_tasks_failed")
+    incidents.resolve(resolved, someone)
+    repair(about("failed_tasks"), RETRY)
+    resolved.refresh_from_db()
+    assert state_of(resolved) == IncidentState.RESOLVED
 
 
 def about_open(cause: str) -> Incident:
