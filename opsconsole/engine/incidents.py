@@ -15,7 +15,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 from django.db import transaction
-from django.db.models import Case, Count, Max, Min, OuterRef, QuerySet, Subquery, Value, When
+from django.db.models import Case, Count, F, Max, Min, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.db.models.functions import Concat
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -112,11 +112,13 @@ def _data_of(pks: Sequence[int]) -> dict[int, dict[str, Any]]:
 
 
 def _link_findings(identity: str) -> None:
-    """Set the incident of the findings that have none."""
+    """Set the incident of the findings that have none, or whose cause has changed."""
     own = Incident.objects.filter(
         identity=OuterRef("identity"), cause=OuterRef("cause"), subject=OuterRef("cause_subject")
     )
-    loose = Finding.objects.filter(identity=identity, resolved_at=None, incident=None)
+    loose = Finding.objects.filter(identity=identity, resolved_at=None).filter(
+        Q(incident=None) | ~Q(incident__cause=F("cause")) | ~Q(incident__subject=F("cause_subject"))
+    )
     loose.update(incident=Subquery(own.values("pk")[:1]))
 
 

@@ -276,3 +276,18 @@ def test_the_pages_show_the_bar_the_proof_and_the_advice(make_roadmaps: Any, cli
     assert "0 of 30" in proof
     assert "27 of 30" in proof
     assert "partially failed" in proof
+
+
+@BOTH
+def test_a_finding_whose_cause_changes_moves_to_the_other_incident(make_roadmaps: Any, engine: str) -> None:
+    """The platform ends the task. The framework is still behind its content, but the task is no longer stuck."""
+    store = stuck_store(make_roadmaps, engine)
+    scan(store)
+    (stuck,) = open_ones().values()
+    execute(store, "UPDATE roadmap_tasks SET status = 'completed'")
+    scan(store)
+    (other,) = open_ones().values()
+    assert other != stuck
+    found = Finding.objects.filter(resolved_at=None)
+    assert {finding.incident for finding in found} == {other}
+    assert repairs.selection_for(other, registry.operation(SYNC)).keys
