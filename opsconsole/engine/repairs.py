@@ -79,7 +79,7 @@ def selection_for(incident: Incident, cls: type[Operation]) -> Selection:
 def operation_for(incident: Incident, cls: type[Operation]) -> Operation:
     """Return the repair `cls` on the incident's store. Raises InvalidParameters, PlanRefused."""
     values = {"store": incident.store} if "store" in cls.Params.base_fields else {}
-    store = Store(incident.store, incident.store)
+    store = planner.store_called(incident.store)
     if store.identity() != incident.identity:
         raise PlanRefused(_("The incident belongs to another database. Check the address of the store."))
     return planner.operation_on(cls, store, registry.clean(cls, values))

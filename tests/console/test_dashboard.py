@@ -151,7 +151,7 @@ def test_a_repair_whose_effect_changed_is_not_executed(bob: Any, client: Client)
     assert not Run.objects.filter(operation="audits.backfill_decision_fields").exists()
 
 
-@pytest.mark.parametrize("damage", ["replaced", "damaged"])
+@pytest.mark.parametrize("damage", ["replaced", "damaged", "removed"])
 def test_the_pages_of_an_incident_outlive_its_store(
     bob: Any, client: Client, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
@@ -163,6 +163,9 @@ def test_the_pages_of_an_incident_outlive_its_store(
     if damage == "replaced":
         Incident.objects.update(identity="another database")
         reason = "The incident belongs to another database"
+    elif damage == "removed":
+        monkeypatch.setattr(planner, "all_stores", list)
+        reason = "No store is called agentos"
     else:
         monkeypatch.setattr(planner, "walk", _broken)
         reason = "file is not a database"
