@@ -119,8 +119,10 @@ class ApprovalPage(PlanPage):
         return bool(self.user.has_perm("operations.break_glass"))
 
     @property
-    def may_cancel(self) -> bool:
-        return bool(self.user.has_perm("operations.operate_run"))
+    def may_withdraw(self) -> bool:
+        """Whether the user asked for the run. Others reject it and give a reason."""
+        asked_by = self.run.confirmed_by_id or self.run.user_id
+        return asked_by == self.user.pk and bool(self.user.has_perm("operations.operate_run"))
 
     @property
     def min_reason(self) -> int:

@@ -20,7 +20,7 @@ from unfold.widgets import CHECKBOX_CLASSES, INPUT_CLASSES, SELECT_CLASSES
 from opsconsole.console.actors import actor_of
 from opsconsole.console.approval_page import ApprovalPage, waiting_runs
 from opsconsole.console.freeze_page import FreezePage
-from opsconsole.console.page_parts import REFUSALS, described
+from opsconsole.console.page_parts import REFUSALS, Described, described
 from opsconsole.console.plan_page import PlanPage, drift
 from opsconsole.console.run_changes import Changes
 from opsconsole.console.run_page import RunPage
@@ -434,31 +434,35 @@ def operations(request: HttpRequest) -> HttpResponse:
 
 
 def _operations(request: HttpRequest, *, errors: dict[str, str] | None = None) -> HttpResponse:
+    """List the operations whose name, title, description or risk contains every word of `?q=`."""
+    text = request.GET.get("q", "").strip()
     schedules = {state.operation.name: state for state in queue.schedules()}
-    last: dict[str, Run] = {}
-    for name in registry.operations():  # one indexed query each
-        newest = Run.objects.filter(operation=name).exclude(status=Status.PLANNED).defer("plan", "reasons")
-        if (run := newest.order_by("-pk").first()) is not None:
-            last[name] = run
+    runs = Run.objects.exclude(status=Status.PLANNED).defer("plan", "reasons").order_by("-pk")
+    found = filter(partial(_matches, text.casefold().split()), map(described, registry.operations().values()))
     entries = [
         {
-            "operation": described(cls),
-            "name": name,
-            "schedule": schedules.get(name),
-            "last": last.get(name),
-            "error": (errors or {}).get(name, ""),
+            "operation": operation,
+            "schedule": schedules.get(operation.name),
+            "last": runs.filter(operation=operation.name).first(),  # one indexed query each
+            "error": (errors or {}).get(operation.name, ""),
         }
-        for name, cls in registry.operations().items()
+        for operation in sorted(found, key=lambda operation: operation.title)
     ]
     return render_page(
         request,
         "console/operations.html",
         _("Operations"),
         entries=entries,
+        text=text,
         may_operate=request.user.has_perm("operations.operate_run"),
         may_schedule=request.user.has_perm("operations.change_schedulesetting"),
         status=400 if errors else 200,
     )
+
+
+def _matches(words: list[str], operation: Described) -> bool:
+    searched = f"{operation.name} {operation.title} {operation.description} {operation.risk}".casefold()
+    return all(word in searched for word in words)
 
 
 @require_POST
@@ -475,4 +479,4 @@ def schedule(request: HttpRequest, name: str) -> HttpResponse:
         )
     except REFUSALS as error:
         return _operations(request, errors={name: str(error)})
-    return redirect("operations")
+    return redirect(f"{reverse('operations')}#{name}")

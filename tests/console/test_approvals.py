@@ -101,6 +101,14 @@ def test_the_new_plan_of_changed_rows_belongs_to_the_incident(waiting: Run, caro
     assert Run.objects.get(replaces=waiting).incident == incident
 
 
+def test_the_request_is_withdrawn_only_by_the_account_that_made_it(
+    client: Client, waiting: Run, bob: User, carol: User
+) -> None:
+    for person, offered in ((carol, False), (bob, True)):
+        client.force_login(person)
+        assert ("Withdraw the request" in client.get(address(waiting)).content.decode()) is offered
+
+
 def test_the_planner_sees_why_another_account_decides(client: Client, waiting: Run, bob: User) -> None:
     client.force_login(bob)
     page = client.get(address(waiting)).content.decode()

@@ -392,6 +392,13 @@ def test_actions_on_a_running_run_are_requests(bobs, audits):
     assert Executor(Run.objects.get(pk=run.pk)).work().status == Status.PAUSED
 
 
+def test_operations_are_searched_by_every_word(bobs):
+    found = bobs.get("/admin/operations/", {"q": "DECISION backfill"}).content.decode()
+    assert f'id="{BACKFILL}"' in found
+    assert 'id="operations.prune_runs"' not in found
+    assert "No operation matches" in bobs.get("/admin/operations/", {"q": "no such thing"}).content.decode()
+
+
 def test_a_schedule_is_turned_on_and_off(bobs):
     url = reverse("schedule", args=[BACKFILL])
     assert bobs.post(url, {"on": "1", "cron": "0 3 * * *"}).status_code == 302
