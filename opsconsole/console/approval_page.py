@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from django.conf import settings
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -56,8 +55,7 @@ class ApprovalPage(PlanPage):
 
     @property
     def expires_in(self) -> str:
-        asked_at = self.run.confirmed_at or self.run.created_at
-        left = asked_at + timedelta(hours=settings.RUN_APPROVAL_HOURS) - timezone.now()
+        left = lifecycle.approval_expires_at(self.run) - timezone.now()
         return duration(max(left.total_seconds(), 0))
 
     @cached_property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
 from django.conf import settings
@@ -217,6 +217,7 @@ def approve(run: Run, actor: Actor) -> None:
     """Approve a run as its second approver. Raises RunRefused for accounts that planned, confirmed or changed it."""
     require_environment()
     require_waiting(run)
+    _require_not_expired(run)
     if refusal := refusal_to_approve(run, actor):
         raise RunRefused(refusal)
     planned = plan_of(run)
@@ -236,6 +237,7 @@ def break_glass(run: Run, actor: Actor, reason: str) -> None:
     """
     require_environment()
     require_waiting(run)
+    _require_not_expired(run)
     if actor.user is None or not actor.user.has_perm("operations.break_glass"):
         raise RunRefused(
             _("Starting run %(run)d without approval needs a special permission. Ask an approver instead.")
@@ -279,10 +281,22 @@ def _reject(run: Run, actor: Actor, reason: str) -> None:
         notify_rejected(run, actor, reason)
 
 
+def approval_expires_at(run: Run) -> datetime:
+    """Return when the request for an approval of this run expires."""
+    return (run.confirmed_at or run.created_at) + timedelta(hours=settings.RUN_APPROVAL_HOURS)
+
+
+def _require_not_expired(run: Run) -> None:
+    """Raise RunRefused for an expired request. It also expires while no worker runs."""
+    if approval_expires_at(run) <= timezone.now():
+        raise RunRefused(_("The request for an approval of run %(run)d has expired. Plan it again.") % {"run": run.pk})
+
+
 def expire_waiting() -> None:
-    """Reject runs whose approval has expired."""
-    since = timezone.now() - timedelta(hours=settings.RUN_APPROVAL_HOURS)
-    for run in Run.objects.filter(status=Status.AWAITING_APPROVAL, confirmed_at__lt=since):
+    """Reject runs whose request for an approval has expired."""
+    for run in Run.objects.filter(status=Status.AWAITING_APPROVAL):
+        if approval_expires_at(run) > timezone.now():
+            continue
         try:
             _reject(run, worker_actor(run), "expired")
         except RunRefused:  # another process has approved or cancelled it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -125,6 +126,20 @@ def test_a_rejection_needs_a_reason_and_keeps_what_was_typed(client: Client, wai
     waiting.refresh_from_db()
     assert (waiting.status, waiting.rejection) == (Status.REJECTED, "still needed")
     assert Alert.objects.filter(key=f"rejected/{waiting.pk}").exists()
+
+
+@pytest.mark.parametrize("verb", ["approve", "break-glass"])
+def test_an_expired_request_starts_nothing_while_no_worker_runs(
+    client: Client, waiting: Run, carol: User, verb: str
+) -> None:
+    carol.user_permissions.add(Permission.objects.get(codename="break_glass"))
+    Run.objects.filter(pk=waiting.pk).update(confirmed_at=timezone.now() - timedelta(days=30))
+    client.force_login(carol)
+    refused = client.post(address(waiting, verb), {"reason": REASON})
+    assert refused.status_code == 409
+    assert "has expired" in refused.content.decode()
+    waiting.refresh_from_db()
+    assert waiting.status == Status.AWAITING_APPROVAL
 
 
 def test_both_sides_are_notified_of_an_approval(client: Client, waiting: Run, carol: User) -> None:
