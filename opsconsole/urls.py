@@ -11,7 +11,7 @@ from django.utils.module_loading import import_string
 from django.views.generic import RedirectView
 
 from opsconsole.api import endpoints
-from opsconsole.console import dashboard_views, incident_views, operation_views, saved_views
+from opsconsole.console import alert_admin, dashboard_views, incident_views, operation_views, saved_views
 from opsconsole.console.backup_views import restore_backup
 from opsconsole.console.find_views import find_page
 from opsconsole.console.session_views import sessions
@@ -30,6 +30,7 @@ urlpatterns = [
     path("api/", include(endpoints.urls())),  # first: clients poll it
     path("i18n/", include("django.conf.urls.i18n")),
     _page("", operation_views.operations, "operations"),
+    _page("alert/test/", alert_admin.send_test, "alert-test"),
     _page("approvals/", operation_views.approvals, "approvals"),
     _page("backup/<int:pk>/restore/", restore_backup, "backup-restore"),
     _page("freeze/", operation_views.freeze, "freeze"),

@@ -75,6 +75,7 @@ PAGES: dict[str, dict[str, str]] = {
     "set_language": {"GET": STAFF, "POST": STAFF},
     "operations": {"GET": RUNS, "POST": NOT_SO},
     "backup-restore": {"GET": "L---NN", "POST": NOT_SO},
+    "alert-test": {"GET": NOT_SO, "POST": OPERATE},
     "approvals": {"GET": RUNS, "POST": NOT_SO},
     "freeze": {"GET": RUNS, "POST": OPERATE},
     "plan": {"GET": NOT_SO, "POST": OPERATE},

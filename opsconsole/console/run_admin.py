@@ -1,4 +1,4 @@
-"""Lists of runs, findings, events and alerts, and the operations that a list and a row page offer."""
+"""Lists of runs, findings and events, and the operations that a list and a row page offer."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.text import capfirst, format_lazy
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from import_export import fields, resources
 from import_export.admin import ExportMixin
@@ -29,7 +29,7 @@ from opsconsole.console.file_formats import CSV, JSON, XLSX
 from opsconsole.engine import queue, registry
 from opsconsole.engine.checks import Check
 from opsconsole.engine.labels import STATUS_VARIANTS, VERB_LABELS, finding_label, operation_title, verb_label
-from opsconsole.engine.models import Alert, Channel, Delivery, Event, Finding, GivenRows, Run
+from opsconsole.engine.models import Event, Finding, GivenRows, Run
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.selection import Selection
 from opsconsole.formatting import copy_button, duration, format_number, format_time
@@ -489,78 +489,3 @@ class EventAdmin(ExportAdmin):
     @admin.display(description=_("detail"))
     def more(self, event: Event) -> str:
         return page_parts.detail_words(event.detail) or "–"
-
-
-class DeliveryFilter(RadioFilter):
-    title = _("delivery")
-    parameter_name = "delivery"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("waiting", _("not delivered yet")), ("given_up", _("given up"))]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        if not self.value():
-            return queryset
-        open_ = Delivery.objects.filter(delivered_at=None, next_try_at__isnull=self.value() == "given_up")
-        return queryset.filter(pk__in=open_.values("alert"))
-
-
-class AlertResource(ConsoleResource):
-    class Meta:
-        model = Alert
-        fields = ("id", "key", "subject", "text", "at")
-        export_order = fields
-
-
-@admin.register(Alert)
-class AlertAdmin(ExportAdmin):
-    """The list of alerts and their delivery."""
-
-    resource_classes = (AlertResource,)
-    list_display = ("told", "subject", "by_mail", "by_webhook", "by_chat")
-    list_filter = (DeliveryFilter,)
-    search_fields = ("=key",)
-    search_help_text = _("Searches the exact key of an alert.")
-    ordering = ("-id",)
-    fields = ("told", "key", "subject", "text", "by_mail", "by_webhook", "by_chat")
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Alert]:
-        alerts: QuerySet[Alert] = super().get_queryset(request)
-        return alerts.prefetch_related("deliveries")
-
-    @admin.display(description=_("at"), ordering="id")
-    def told(self, alert: Alert) -> str:
-        return format_time(alert.at)
-
-    @admin.display(description=_("by mail"))
-    def by_mail(self, alert: Alert) -> str:
-        return _delivery_words(alert, Channel.MAIL)
-
-    @admin.display(description=_("by webhook"))
-    def by_webhook(self, alert: Alert) -> str:
-        return _delivery_words(alert, Channel.WEBHOOK)
-
-    @admin.display(description=_("by chat"))
-    def by_chat(self, alert: Alert) -> str:
-        names = [one.target for one in alert.deliveries.all() if one.channel == Channel.CHAT]
-        parts = ((name, _delivery_words(alert, Channel.CHAT, name)) for name in names)
-        return format_html_join("", "<div>{}: {}</div>", parts) or str(_("not configured"))
-
-
-def _delivery_words(alert: Alert, channel: Channel, target: str = "") -> str:
-    """Return the state of an alert's delivery through one channel."""
-    found = next((one for one in alert.deliveries.all() if (one.channel, one.target) == (channel, target)), None)
-    if found is None:
-        return str(_("not configured"))
-    if found.delivered_at:
-        return format_html("{} {}", _("delivered"), format_time(found.delivered_at))
-    if not found.attempts:
-        return str(_("queued"))
-    state = format_html("{} {}", _("next try"), format_time(found.next_try_at)) if found.next_try_at else _("given up")
-    return format_html(
-        '{}<small class="why">{}</small>',
-        format_html(
-            "{} · {}", ngettext("%(count)d try", "%(count)d tries", found.attempts) % {"count": found.attempts}, state
-        ),
-        found.last_error,
-    )

@@ -266,3 +266,22 @@ def test_a_removed_channel_fails_with_its_reason(chat_server, settings):
 def test_other_schemes_are_refused(value):
     with pytest.raises(ValueError, match="apprise URLs"):
         env.chat_urls(value)
+
+
+def test_a_test_message_goes_to_every_channel_once_a_minute(client, bob, receiver, settings):
+    client.force_login(bob)
+    settings.ALERT_EMAILS = ["oncall@example.org"]
+    for _click in range(2):
+        assert client.post("/admin/operations/alert/test/").status_code == 302
+    alert = Alert.objects.get(key__startswith="test/")
+    assert "bob sent this message" in alert.text
+    assert notifications.deliver() == 2
+    assert len(mail.outbox) == len(receiver.got) == 1
+
+
+def test_a_test_message_needs_a_channel(client, bob, settings):
+    client.force_login(bob)
+    settings.ALERT_EMAILS, settings.ALERT_WEBHOOK_URL, settings.ALERT_CHANNELS = [], "", []
+    page = client.post("/admin/operations/alert/test/", follow=True).content.decode()
+    assert "No channel is configured" in page
+    assert not Alert.objects.exists()
