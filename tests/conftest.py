@@ -182,10 +182,12 @@ SimpleTestCase._validate_databases = classmethod(lambda cls: _AndAttached(_valid
 
 
 @pytest.fixture(autouse=True)
-def _forget_attached(_django_db_marker: None) -> Iterator[None]:
-    """Detach the stores of a test at its end, before its databases are emptied."""
+def _reset_stores(_django_db_marker: None) -> Iterator[None]:
+    """Detach the stores of a test and remove its backups at its end, before its databases are emptied."""
     yield
     forget_attached()
+    # The notes beside a backup contain the length of this test's audit log.
+    shutil.rmtree(Path(os.environ["OPSCONSOLE_DATA_DIR"]) / "backups", ignore_errors=True)
 
 
 def forget_attached() -> None:
