@@ -17,9 +17,9 @@ from django.views.decorators.http import require_safe
 from opsconsole.console.navigation import navigation
 from opsconsole.console.operation_views import render_page
 from opsconsole.engine import incidents, registry
-from opsconsole.engine.find import MAX_COUNT, Found, Hit, find
+from opsconsole.engine.find import MAX_COUNT, Hit, find
 from opsconsole.engine.labels import operation_title
-from opsconsole.engine.models import Incident
+from opsconsole.engine.models import Incident, Run
 from opsconsole.formatting import format_number
 from opsconsole.stores.platforms import store_titles
 
@@ -43,7 +43,8 @@ def find_page(request: HttpRequest) -> HttpResponse:
     pages = _pages(request, text) if text else []
     lines = [
         *_incident_links([*found.incidents, *found.incidents_of_rows]),
-        *_run_links(found),
+        *_run_links(_("run"), found.runs),
+        *_run_links(_("deleted by run"), (row.run for row in found.deletions)),
         *(link for hit in found.hits if (link := _row_link(hit, text))),
     ]
     if found.single_incident is not None:
@@ -61,15 +62,15 @@ def _incident_links(found: Iterable[Incident]) -> list[Link]:
     ]
 
 
-def _run_links(found: Found) -> list[Link]:
+def _run_links(kind: str, runs: Iterable[Run]) -> list[Link]:
     return [
         Link(
-            _("run"),
+            kind,
             f"{run.pk} {operation_title(run.operation)}",
             reverse("run", args=[run.pk]),
             run.get_status_display(),
         )
-        for run in found.runs
+        for run in runs
     ]
 
 

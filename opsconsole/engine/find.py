@@ -9,11 +9,13 @@ from django.core.exceptions import ValidationError
 from django.db import DatabaseError, InterfaceError, models
 from django.utils.translation import gettext as _
 
-from opsconsole.engine import incidents, repairs
+from opsconsole.engine import incidents, repairs, written_rows
 from opsconsole.engine.models import Incident, Run
+from opsconsole.engine.written_rows import WrittenRow
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.indexes import indexes
 from opsconsole.stores.platforms import StoreAppConfig, platform_apps
+from opsconsole.stores.rows import Key, plain_key
 from opsconsole.stores.store import Store, StoreUnavailable
 
 MAX_LENGTH = 300  # characters of an identifier
@@ -40,12 +42,13 @@ class Found(NamedTuple):
     hits: list[Hit]
     runs: list[Run]
     incidents: list[Incident]
+    deletions: list[WrittenRow]  # of rows with this key, if none exists
     searched: list[str]  # what was searched: table and column
     unsearched: dict[str, str]  # store or column → the reason
 
     @property
     def is_empty(self) -> bool:
-        return not (self.hits or self.runs or self.incidents)
+        return not (self.hits or self.runs or self.incidents or self.deletions)
 
     @property
     def incidents_of_rows(self) -> list[Incident]:
@@ -57,13 +60,13 @@ class Found(NamedTuple):
     def single_incident(self) -> Incident | None:
         """Return the only open incident about what was found."""
         about = self.incidents_of_rows
-        return about[0] if len(about) == 1 and not self.runs and not self.incidents else None
+        return about[0] if len(about) == 1 and not (self.runs or self.incidents or self.deletions) else None
 
 
 def find(text: str, user: Any) -> Found:
     """Search for an identifier. `user` is an account; None, as in the shell, may see everything."""
     text = identifier(text)
-    found = Found(text, [], [], [], [], {})
+    found = Found(text, [], [], [], [], [], {})
     if not text or "\x00" in text:
         return found
     number = text.removeprefix("#")
@@ -72,16 +75,19 @@ def find(text: str, user: Any) -> Found:
         found.incidents.extend(Incident.objects.filter(pk=int(number)))
         found.searched.extend(["operations.run", "operations.incident"])
     stores: dict[str, Store] = {}
+    missing: list[tuple[str, str, Key]] = []
     for app in platform_apps():
         if app.store in found.unsearched:
             continue
         store = stores.setdefault(app.store, Store(app.store, app.store))
         try:
             store.require_file()
-            for hit in _hits(app, store, text, user, found):
+            for hit in _hits(app, store, text, user, found, missing):
                 found.hits.append(hit)
         except (StoreUnavailable, DatabaseError, InterfaceError) as error:
             found.unsearched[app.store] = first_line(error)
+    if _may(user, "operations.view_run") and all(hit.key is None for hit in found.hits):
+        found.deletions.extend(written_rows.deletions(missing))
     return found
 
 
@@ -93,7 +99,9 @@ def identifier(text: str) -> str:
     return text[:MAX_LENGTH]
 
 
-def _hits(app: StoreAppConfig, store: Store, text: str, user: Any, found: Found) -> Iterator[Hit]:
+def _hits(
+    app: StoreAppConfig, store: Store, text: str, user: Any, found: Found, missing: list[tuple[str, str, Key]]
+) -> Iterator[Hit]:
     identity, known = store.identity(), indexes(store).values()
     sees_incidents = _may(user, "operations.view_run")
     for model in app.get_models():
@@ -115,7 +123,10 @@ def _hits(app: StoreAppConfig, store: Store, text: str, user: Any, found: Found)
             found.searched.append(f"{store.name}: {table}.{column}")
             rows = model._default_manager.using(store.alias).filter(**{name: value}).order_by()
             if name == key.name:
-                for pk in rows.values_list("pk", flat=True)[:SHOWN_ROWS]:
+                keys = list(rows.values_list("pk", flat=True)[:SHOWN_ROWS])
+                if not keys:
+                    missing.append((identity, table, plain_key(value)))
+                for pk in keys:
                     incident = _open_incident(identity, table, pk) if sees_incidents else None
                     yield Hit(model, store.name, pk, name, 1, incident)
             elif count := rows[:MAX_COUNT].count():

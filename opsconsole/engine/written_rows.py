@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from django.db.models import QuerySet
@@ -15,6 +15,7 @@ from opsconsole.engine.models import Batch, Run, Status
 from opsconsole.stores.rows import Key, Values
 
 SEARCHED_RUNS = 20  # the newest that wrote the table
+SEARCHED_DELETIONS = 1_000  # runs whose tables are compared
 SEARCHED_BATCHES = 20_000  # whose last keys are compared
 SEARCHED_BYTES = 4_000_000  # of compressed before-images
 
@@ -54,6 +55,16 @@ def of_row(identity: str, table: str, key: Key) -> History:
     )
     found, complete = _search(newest[:SEARCHED_RUNS], table, key)
     return History(found, complete and len(newest) <= SEARCHED_RUNS)
+
+
+def deletions(keys: Iterable[tuple[str, str, Key]]) -> list[WrittenRow]:
+    """Return what deleted each of these rows (identity, table and key), if a row was deleted by its newest run."""
+    keys = list(keys)
+    runs = Run.objects.filter(identity__in={identity for identity, _table, _key in keys}, changed__gt=0)
+    newest = runs.order_by("-pk").values_list("identity", "writes")[:SEARCHED_DELETIONS]
+    written = {(identity, table) for identity, writes in newest for table in writes}
+    histories = (of_row(*key).rows for key in keys if key[:2] in written)
+    return [rows[0] for rows in histories if rows and rows[0].after is None]
 
 
 def _search(runs: Sequence[Run], table: str, key: Key) -> tuple[list[WrittenRow], bool]:

@@ -135,6 +135,26 @@ def test_the_command_names_the_incidents_of_a_row_and_the_runs_that_wrote_it(
     assert [row["written_by"] for row in rows if row["table"] == "jobs"] == [[run.pk]]
 
 
+def test_a_deleted_row_leads_to_the_run_that_deleted_it(
+    client: Client, bob: User, capsys: pytest.CaptureFixture[str]
+) -> None:
+    execute(
+        Store("agentos", "agentos"),
+        "INSERT INTO memory_items (id, scope, type, content, auto_cleanup, expires_at) VALUES "
+        "('m1', 'global', 'note', '{}', 1, '2020-01-01 00:00:00')",
+    )
+    run = execute_run(operation_called("agentos.clean_memory_items"))
+    client.force_login(bob, backend="django.contrib.auth.backends.ModelBackend")
+    answer = client.get("/admin/find/", {"q": "m1"})
+    assert (answer.status_code, answer.url) == (302, reverse("run", args=[run.pk]))  # type: ignore[attr-defined]
+    call_command("find", "m1", "--json")
+    assert json.loads(capsys.readouterr().out)["deleted_by"] == [run.pk]
+    execute_run(operation_called("operations.undo_run", run=run.pk))
+    call_command("find", "m1", "--json")
+    restored = json.loads(capsys.readouterr().out)
+    assert (restored["deleted_by"], restored["rows"][0]["key"]) == ([], "m1")
+
+
 @pytest.mark.parametrize(
     ("pasted", "meant"),
     [

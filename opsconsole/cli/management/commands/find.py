@@ -43,6 +43,7 @@ class Command(ConsoleCommand):
                     "rows": [_as_json(hit) for hit in found.hits],
                     "runs": [run.pk for run in found.runs],
                     "incidents": [incident.pk for incident in found.incidents],
+                    "deleted_by": [row.run.pk for row in found.deletions],
                     "searched": found.searched,
                     "unsearched": found.unsearched,
                 }
@@ -51,6 +52,7 @@ class Command(ConsoleCommand):
         about = [*found.incidents, *found.incidents_of_rows]
         rows = [(_("incident"), str(one.pk), incidents.title_of(one)) for one in about]
         rows += [(_("run"), str(run.pk), run.operation) for run in found.runs]
+        rows += [(_("deleted by run"), str(row.run.pk), _run(row.run)) for row in found.deletions]
         for hit in found.hits:
             rows.append(_row(hit))
             rows += [(_("written by run"), str(run.pk), _run(run)) for run in _writers(hit)]
