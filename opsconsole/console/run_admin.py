@@ -29,7 +29,7 @@ from opsconsole.console.file_formats import CSV, JSON, XLSX
 from opsconsole.engine import queue, registry
 from opsconsole.engine.checks import Check
 from opsconsole.engine.labels import STATUS_VARIANTS, VERB_LABELS, finding_label, operation_title, verb_label
-from opsconsole.engine.models import Event, Finding, GivenRows, Run
+from opsconsole.engine.models import Event, Finding, GivenRows, Run, Status
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.selection import Selection
 from opsconsole.formatting import copy_button, duration, format_number, format_time
@@ -267,7 +267,10 @@ class RunResource(ConsoleResource):
 
 @admin.register(Run)
 class RunAdmin(ExportAdmin):
-    """The list of plans and runs. `operation_views.run_page` shows one of them."""
+    """The list of runs. It shows plans only if the filter of the status asks for them.
+
+    `operation_views.run_page` shows one of them.
+    """
 
     resource_classes = (RunResource,)
     list_display = ("run", "state", "started", "in_store", "outcome", "created", "took")
@@ -278,8 +281,10 @@ class RunAdmin(ExportAdmin):
     ordering = ("-id",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
-        # These columns are large, and the list does not show them.
         runs: QuerySet[Run] = super().get_queryset(request)
+        if request.GET.get("status__exact") != Status.PLANNED:
+            runs = runs.exclude(status=Status.PLANNED)
+        # These columns are large, and the list does not show them.
         return runs.defer("plan", "selection", "reasons", "before", "after", "cursor")
 
     def get_export_queryset(self, request: HttpRequest) -> QuerySet[Run]:

@@ -392,6 +392,14 @@ def test_actions_on_a_running_run_are_requests(bobs, audits):
     assert Executor(Run.objects.get(pk=run.pk)).work().status == Status.PAUSED
 
 
+def test_the_list_of_runs_shows_plans_only_on_request(bobs):
+    bobs.post(reverse("plan", args=["operations.prune_runs"]))
+    plan = Run.objects.get()
+    for query, listed in (({}, False), ({"status__exact": "planned"}, True)):
+        page = bobs.get("/admin/operations/run/", query).content.decode()
+        assert (f'href="{reverse("run", args=[plan.pk])}"' in page) is listed
+
+
 def test_operations_are_searched_by_every_word(bobs):
     found = bobs.get("/admin/operations/", {"q": "DECISION backfill"}).content.decode()
     assert f'id="{BACKFILL}"' in found
@@ -413,6 +421,7 @@ def test_a_schedule_is_turned_on_and_off(bobs):
 
 @pytest.mark.parametrize("model", ["run", "event"])
 def test_exports(bobs, planned, model):
+    Run.objects.update(status=Status.CANCELLED)
     url = f"/admin/operations/{model}/export/"
     assert bobs.get(url).status_code == 200
     for number, kind in enumerate(("csv", "xlsx", "json")):
