@@ -286,7 +286,7 @@ class Dashboard:
 
 
 def _runs() -> Any:
-    return Run.objects.exclude(status=Status.PLANNED).defer("plan", "selection", "reasons").order_by("-pk")
+    return Run.objects.exclude(status=Status.PLANNED).without_documents().order_by("-pk")
 
 
 def _run_line(run: Run, undone_by: Run | None = None) -> RunLine:

@@ -24,7 +24,7 @@ class FreezePage:
     @cached_property
     def unfinished(self) -> list[Run]:
         """The runs that a freeze stops, newest first."""
-        runs = Run.objects.exclude(status__in=(*ENDED, Status.PLANNED)).defer("plan", "selection", "reasons")
+        runs = Run.objects.exclude(status__in=(*ENDED, Status.PLANNED)).without_documents()
         return list(runs.order_by("-pk")[:SHOWN_ROWS])
 
     @property

@@ -216,7 +216,7 @@ class IncidentPage:
 
     @cached_property
     def runs(self) -> list[Run]:
-        return list(Run.objects.filter(incident=self.incident).order_by("-pk").defer("plan", "selection", "reasons"))
+        return list(Run.objects.filter(incident=self.incident).order_by("-pk").without_documents())
 
     @property
     def owners(self) -> list[User]:

@@ -437,7 +437,7 @@ def _operations(request: HttpRequest, *, errors: dict[str, str] | None = None) -
     """List the operations whose name, title, description or risk contains every word of `?q=`."""
     text = request.GET.get("q", "").strip()
     schedules = {state.operation.name: state for state in queue.schedules()}
-    runs = Run.objects.exclude(status=Status.PLANNED).defer("plan", "reasons").order_by("-pk")
+    runs = Run.objects.exclude(status=Status.PLANNED).without_documents().order_by("-pk")
     found = filter(partial(_matches, text.casefold().split()), map(described, registry.operations().values()))
     entries = [
         {

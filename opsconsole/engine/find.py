@@ -71,7 +71,7 @@ def find(text: str, user: Any) -> Found:
         return found
     number = text.removeprefix("#")
     if number.isascii() and number.isdecimal() and len(number) < 19 and _may(user, "operations.view_run"):
-        found.runs.extend(Run.objects.filter(pk=int(number)).defer("plan", "selection", "reasons"))
+        found.runs.extend(Run.objects.filter(pk=int(number)).without_documents())
         found.incidents.extend(Incident.objects.filter(pk=int(number)))
         found.searched.extend(["operations.run", "operations.incident"])
     stores: dict[str, Store] = {}

@@ -294,7 +294,7 @@ def _require_not_expired(run: Run) -> None:
 
 def expire_waiting() -> None:
     """Reject runs whose request for an approval has expired."""
-    for run in Run.objects.filter(status=Status.AWAITING_APPROVAL):
+    for run in Run.objects.filter(status=Status.AWAITING_APPROVAL).without_documents():
         if approval_expires_at(run) > timezone.now():
             continue
         try:
@@ -361,7 +361,7 @@ def refusal_to_approve(run: Run, actor: Actor) -> str:
 
 def awaiting(actor: Actor) -> list[Run]:
     """Return the runs that this actor may approve, newest first."""
-    waiting = Run.objects.filter(status=Status.AWAITING_APPROVAL).order_by("-pk")
+    waiting = Run.objects.filter(status=Status.AWAITING_APPROVAL).without_documents().order_by("-pk")
     return [run for run in waiting if not refusal_to_approve(run, actor)]
 
 

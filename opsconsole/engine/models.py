@@ -93,6 +93,14 @@ class Request(models.TextChoices):
     CANCEL = "cancel", _("cancel")
 
 
+class RunQuerySet(models.QuerySet["Run"]):
+    """Runs."""
+
+    def without_documents(self) -> RunQuerySet:
+        """Leave out the large columns, for lists of runs. Each is read when it is used."""
+        return self.defer("plan", "selection", "reasons")
+
+
 class Run(models.Model):
     """A plan, and its execution once confirmed. The operation is stored by name, because history outlives code."""
 
@@ -174,6 +182,8 @@ class Run(models.Model):
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     started_at = models.DateTimeField(_("started at"), null=True)
     finished_at = models.DateTimeField(_("finished at"), null=True)
+
+    objects = RunQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("run")

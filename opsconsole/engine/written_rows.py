@@ -50,9 +50,7 @@ class _Place(NamedTuple):
 def of_row(identity: str, table: str, key: Key) -> History:
     """Return what runs wrote to a row, in four statements however many runs there are."""
     runs = Run.objects.filter(identity=identity, attached_path="", changed__gt=0, writes__has_key=table)
-    newest = list(
-        runs.exclude(status=Status.PLANNED).order_by("-pk").defer("plan", "selection", "reasons")[: SEARCHED_RUNS + 1]
-    )
+    newest = list(runs.exclude(status=Status.PLANNED).order_by("-pk").without_documents()[: SEARCHED_RUNS + 1])
     found, complete = _search(newest[:SEARCHED_RUNS], table, key)
     return History(found, complete and len(newest) <= SEARCHED_RUNS)
 
