@@ -26,11 +26,10 @@ from opsconsole.console.page_parts import (
     swatch,
 )
 from opsconsole.console.plan_page import drift
-from opsconsole.engine import findings, history, incidents, lifecycle, registry, wording
-from opsconsole.engine.audit_log import Actor
+from opsconsole.engine import findings, history, incidents, registry, wording
 from opsconsole.engine.labels import reason_label, result_label
 from opsconsole.engine.leases import is_stale
-from opsconsole.engine.models import ENDED, RESUMABLE, Finding, Incident, Rejection, Request, Run, Status, Trigger
+from opsconsole.engine.models import ENDED, RESUMABLE, Finding, Incident, Rejection, Request, Run, Status
 from opsconsole.engine.planner import OUTCOMES
 from opsconsole.formatting import (
     duration,
@@ -43,7 +42,7 @@ RATE_BATCHES = 200
 
 
 class RunPage(Page):
-    """A confirmed run."""
+    """A confirmed run that does not wait for approval: `ApprovalPage` shows one that does."""
 
     asks_server = False
 
@@ -149,9 +148,8 @@ class RunPage(Page):
     @property
     def actions(self) -> list[Button]:
         """The actions that this user can take now."""
-        run, may = self.run, self.user.has_perm  # type: ignore[attr-defined]
-        actions = [Button("approve", _("Approve"), "primary")] if self.may_approve else []
-        if not may("operations.operate_run"):
+        run, actions = self.run, list[Button]()
+        if not self.user.has_perm("operations.operate_run"):  # type: ignore[attr-defined]
             return actions
         if run.status in RESUMABLE or (run.status == Status.RUNNING and is_stale(run)):
             actions.append(Button("resume", _("Resume"), "primary"))
@@ -197,18 +195,6 @@ class RunPage(Page):
             return []
         mine = [] if incident.resolved_at else [incident]
         return [*mine, *incidents.others_of_same_row(incident)]
-
-    @cached_property
-    def may_approve(self) -> bool:
-        """Return whether this user can approve the run now."""
-        actor = Actor(self.user.get_username(), "", Trigger.ADMIN, self.user)  # type: ignore[arg-type]
-        return self.run.status == Status.AWAITING_APPROVAL and not lifecycle.refusal_to_approve(self.run, actor)
-
-    @property
-    def may_reject(self) -> bool:
-        """Return whether this user can reject the run now."""
-        may = self.user.has_perm("operations.approve_run")  # type: ignore[attr-defined]
-        return may and self.run.status == Status.AWAITING_APPROVAL
 
     @property
     def rejection(self) -> str:
