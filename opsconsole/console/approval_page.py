@@ -16,7 +16,6 @@ from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted
 from opsconsole.engine.models import Incident, Run, Status, Trigger
 from opsconsole.engine.operation import Risk
-from opsconsole.engine.repairs import Repair
 from opsconsole.engine.stored_plans import plan_of
 from opsconsole.formatting import duration
 
@@ -88,7 +87,7 @@ class ApprovalPage(PlanPage):
                 if repair.operation.name == self.run.operation:
                     break
                 if repair.possible:
-                    found.append(_alternative(incident, repair))
+                    found.append(Alternative(incident, repair.label, repair.deletes))
         return found
 
     def _incidents(self) -> list[Incident]:
@@ -125,10 +124,6 @@ class ApprovalPage(PlanPage):
     @property
     def min_reason(self) -> int:
         return lifecycle.MIN_EMERGENCY_REASON
-
-
-def _alternative(incident: Incident, repair: Repair) -> Alternative:
-    return Alternative(incident, repair.label, repair.deletes)
 
 
 def waiting_runs() -> list[Run]:

@@ -9,7 +9,7 @@ from django.views.decorators.http import require_safe
 
 from opsconsole.console.operation_views import needs, render_page
 from opsconsole.stores.models import Backup
-from opsconsole.stores.platforms import store_titles
+from opsconsole.stores.platforms import store_title
 from opsconsole.stores.router import DEFAULT
 
 RESTORE = "backups.restore_store"
@@ -26,7 +26,7 @@ def restore_backup(request: HttpRequest, pk: int) -> HttpResponse:
         _("Restore a backup"),
         backup=backup,
         operation=RESTORE,
-        store_title=store_titles().get(backup.store, backup.store),
+        store_title=store_title(backup.store),
         can_replace=backup.store != DEFAULT,
         new_name=f"{backup.store}_restored_{backup.at:%Y%m%d}",
     )

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from opsconsole.console.actors import actor_of
-from opsconsole.console.incident_page import VARIANTS
+from opsconsole.console.incident_page import VARIANTS, signed_change
 from opsconsole.console.page_parts import list_url
 from opsconsole.engine import history, incidents, lifecycle, queue, registry, repairs, wording
 from opsconsole.engine.labels import STATUS_VARIANTS, operation_title, result_label
@@ -24,7 +24,7 @@ from opsconsole.engine.operation import LONG_CLUSTER, Priority
 from opsconsole.formatting import duration, format_number
 from opsconsole.monitoring.measurements import MISSING, SIZE
 from opsconsole.monitoring.store_problems import UNREACHABLE, StoreStates
-from opsconsole.stores.platforms import store_titles
+from opsconsole.stores.platforms import store_title
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import Store
 
@@ -165,15 +165,13 @@ class Dashboard:
         repair = None
         if incident.store not in self.states.down:
             repair = repairs.recommended(repairs.repairs_of(incident))
-        before = incident.previous_count
-        change = "" if before is None else f"{incident.count - before:+,}".replace("-", "−")
         return IncidentLine(
             incident,
             capfirst(incidents.title_of(incident)),
             VARIANTS.get(incident.priority, "info"),
-            store_titles().get(incident.store, incident.store),
+            store_title(incident.store),
             duration((self.now - incident.opened_at).total_seconds()),
-            "" if change in {"+0", ""} else change,
+            signed_change(incident),
             repair.label if repair is not None else "",
             repair.deletes if repair is not None else False,
         )

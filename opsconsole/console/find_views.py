@@ -21,7 +21,7 @@ from opsconsole.engine.find import MAX_COUNT, Hit, find
 from opsconsole.engine.labels import operation_title
 from opsconsole.engine.models import Incident, Run
 from opsconsole.formatting import format_number
-from opsconsole.stores.platforms import store_titles
+from opsconsole.stores.platforms import store_title, store_titles
 
 SHOWN_PAGES = 20
 
@@ -77,7 +77,7 @@ def _run_links(kind: str, runs: Iterable[Run]) -> list[Link]:
 def _row_link(hit: Hit, text: str) -> Link | None:
     meta = hit.model._meta
     name = f"admin:{meta.app_label}_{meta.model_name}"
-    title = store_titles().get(hit.store, hit.store)
+    title = store_title(hit.store)
     try:
         if hit.key is not None:
             url = reverse(f"{name}_change", args=[quote(hit.key)])

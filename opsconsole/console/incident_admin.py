@@ -19,7 +19,7 @@ from opsconsole.console.run_admin import ConsoleResource, ExportAdmin
 from opsconsole.engine import incidents
 from opsconsole.engine.models import Incident, IncidentState
 from opsconsole.formatting import format_number, format_time
-from opsconsole.stores.platforms import store_titles
+from opsconsole.stores.platforms import store_title, store_titles
 
 
 class StateFilter(RadioFilter):
@@ -119,7 +119,7 @@ class IncidentAdmin(ExportAdmin):
 
     @admin.display(description=_("store"))
     def in_store(self, incident: Incident) -> str:
-        return store_titles().get(incident.store, incident.store)
+        return store_title(incident.store)
 
     @admin.display(description=_("count"), ordering="count")
     def size(self, incident: Incident) -> str:

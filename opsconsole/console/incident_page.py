@@ -33,7 +33,7 @@ from opsconsole.engine.models import Finding, Incident, IncidentState, Run
 from opsconsole.engine.operation import Risk
 from opsconsole.engine.repairs import Repair
 from opsconsole.formatting import duration, format_number, format_time
-from opsconsole.stores.platforms import store_titles
+from opsconsole.stores.platforms import store_title
 
 SHORT_SAMPLE = 2_000  # characters of HTML that are shown at once
 SHOWN_SAMPLE = 5  # rows before and after
@@ -75,6 +75,14 @@ class ShownRepair(NamedTuple):
         return sum(len(change) for _row, change in self.sample) < SHORT_SAMPLE
 
 
+def signed_change(incident: Incident) -> str:
+    """Return how the count has changed, with its sign; empty if it has not."""
+    before, now = incident.previous_count, incident.count
+    if before is None or before == now:
+        return ""
+    return f"{'+' if now > before else '−'}{format_number(abs(now - before))}"
+
+
 class IncidentPage:
     """Everything on the page of an incident."""
 
@@ -100,7 +108,7 @@ class IncidentPage:
 
     @property
     def store_title(self) -> str:
-        return store_titles().get(self.incident.store, self.incident.store)
+        return store_title(self.incident.store)
 
     @property
     def age(self) -> str:
@@ -109,13 +117,7 @@ class IncidentPage:
 
     @property
     def change(self) -> str:
-        """Return how the count has changed, with its sign."""
-        before, now = self.incident.previous_count, self.incident.count
-        return (
-            ""
-            if before is None or before == now
-            else f"{'+' if now > before else '−'}{format_number(abs(now - before))}"
-        )
+        return signed_change(self.incident)
 
     @property
     def progress(self) -> dict[str, Any] | None:

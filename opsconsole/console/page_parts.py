@@ -112,7 +112,7 @@ class Page:
         model = admin_models().get((self.run.store, table))
         if model is None or self.run.attached_path:
             return ""
-        url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+        url = list_url(model)
         return f"{url}?{self.run.selection['query']}" if self.run.selection.get("query") else url
 
     @property
@@ -210,10 +210,7 @@ def row_link(run: Run, table: str, key: Key, text: str) -> SafeString | str:
 def rows_link(cls: type[Operation]) -> str:
     """Return the address of the list of exactly the rows in scope of an operation; empty if it has no list."""
     model = admin_models().get((cls.store_alias, cls.model._meta.db_table))
-    if model is None:
-        return ""
-    url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
-    return f"{url}?due={cls.name}"
+    return "" if model is None else list_url(model, due=cls.name)
 
 
 def value_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> SafeString:

@@ -48,7 +48,7 @@ class RowStory:
 
     @cached_property
     def incidents(self) -> list[AboutRow]:
-        found = incidents.incidents_of_row(self._identity, self.table, self.key).order_by("-pk")[:SHOWN_INCIDENTS]
+        found = incidents.incidents_of_row(self._identity, self.table, self.key)[:SHOWN_INCIDENTS]
         return [AboutRow(one, incidents.title_of(one), STATE_VARIANTS[one.state]) for one in found]
 
     @cached_property

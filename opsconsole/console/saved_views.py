@@ -12,13 +12,13 @@ from django.db import models
 from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect
-from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from opsconsole.accounts.models import MAX_NAME, MAX_QUERY, SavedView
 from opsconsole.console.actors import actor_of
 from opsconsole.console.filter_chips import ERROR, PAGE
+from opsconsole.console.page_parts import list_url
 from opsconsole.engine.audit_log import record
 
 SHOWN_VIEWS = 50
@@ -85,7 +85,7 @@ def save(request: HttpRequest) -> HttpResponse:
         raise PermissionDenied
     table = model_admin.model._meta.label_lower
     query, name = normal(request.POST.get("query", "")), " ".join(request.POST.get("name", "").split())
-    back = f"{_list_url(model_admin.model)}?{query}"
+    back = f"{list_url(model_admin.model)}?{query}"
     if not name or len(name) > MAX_NAME or "\x00" in name:
         messages.warning(
             request,
@@ -120,7 +120,7 @@ def delete(request: HttpRequest, pk: int) -> HttpResponse:
     view.delete()
     record(None, "view_deleted", actor_of(request), list=view.table, name=view.name)
     messages.info(request, _("The view %(name)s is deleted.") % {"name": view.name})
-    return redirect(f"{_list_url(_admin_of(view.table).model)}?{view.query}")
+    return redirect(f"{list_url(_admin_of(view.table).model)}?{view.query}")
 
 
 def _admin_of(table: str) -> Any:
@@ -128,7 +128,3 @@ def _admin_of(table: str) -> Any:
         return admin.site.get_model_admin(apps.get_model(table))
     except (LookupError, ValueError, NotRegistered):
         raise Http404 from None
-
-
-def _list_url(model: type[models.Model]) -> str:
-    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")

@@ -75,3 +75,8 @@ def store_titles() -> dict[str, str]:
     """Return alias → title of the console's own database and of every store."""
     titled = {app.store: app.store_title for app in platform_apps() if app.store_title is not None}
     return {DEFAULT_DB_ALIAS: str(_("Console")), **{name: str(title) for name, title in titled.items()}}
+
+
+def store_title(alias: str) -> str:
+    """Return the title of a store, or its alias if it is not configured any more."""
+    return store_titles().get(alias, alias)

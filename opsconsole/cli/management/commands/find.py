@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.management.base import CommandParser
-from django.utils import timezone
-from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.cli.command import ConsoleCommand, Refused, require_setup
 from opsconsole.cli.flags import add_json_flag
 from opsconsole.cli.output import Output
+from opsconsole.cli.times import format_local
 from opsconsole.engine import incidents, written_rows
 from opsconsole.engine.find import MAX_COUNT, Hit, find
 from opsconsole.engine.labels import operation_title
@@ -81,8 +80,7 @@ def _writers(hit: Hit) -> list[Run]:
 
 
 def _run(run: Run) -> str:
-    at = date_format(timezone.localtime(run.created_at), "Y-m-d H:i:s")
-    return f"{operation_title(run.operation)} · {at} · {run.started_by}"
+    return f"{operation_title(run.operation)} · {format_local(run.created_at)} · {run.started_by}"
 
 
 def _as_json(hit: Hit) -> dict[str, Any]:

@@ -11,8 +11,6 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 from django.db.models import Count
-from django.utils import timezone
-from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
@@ -20,6 +18,7 @@ from opsconsole.cli.command import ConsoleCommand, Refused, add_verb, require_se
 from opsconsole.cli.flags import add_common_flags, add_json_flag, add_user_flag, free_text
 from opsconsole.cli.output import Output, line_of, result_of, status_label
 from opsconsole.cli.running import run_operation
+from opsconsole.cli.times import format_local, positive
 from opsconsole.engine import lifecycle, queue, registry, wording
 from opsconsole.engine.labels import reason_label, verb_label
 from opsconsole.engine.models import Run, Status
@@ -41,7 +40,7 @@ class Command(ConsoleCommand):
         self.verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
         listing = self._verb("list", _("List runs, newest first."), "runs list", "runs list --json --limit 100")
         listing.add_argument(
-            "--limit", type=_positive, metavar="N", help=_("Number of runs. Default: 50, with --json all.")
+            "--limit", type=positive, metavar="N", help=_("Number of runs. Default: 50, with --json all.")
         )
         listing.add_argument(
             "--awaiting-me",
@@ -66,7 +65,7 @@ class Command(ConsoleCommand):
             'runs reject 7 --reason "the rows are still needed"',
             'runs reject 7 --reason "the rows are still needed" --json',
         )
-        rejecting.add_argument("run", type=_positive, metavar="ID", help=_("The id of the run."))
+        rejecting.add_argument("run", type=positive, metavar="ID", help=_("The id of the run."))
         rejecting.add_argument(
             "--reason",
             required=True,
@@ -82,7 +81,7 @@ class Command(ConsoleCommand):
             'runs break-glass 7 --reason "platform down, no approver answers"',
             'runs break-glass 7 --reason "platform down, no approver answers" --json',
         )
-        emergency.add_argument("run", type=_positive, metavar="ID", help=_("The id of the run."))
+        emergency.add_argument("run", type=positive, metavar="ID", help=_("The id of the run."))
         emergency.add_argument(
             "--reason", required=True, type=free_text, metavar="TEXT", help=_("The reason, of at least 20 characters.")
         )
@@ -127,7 +126,7 @@ class Command(ConsoleCommand):
 
     def _verb_of_run(self, name: str, text: str, flag: str = "--json") -> argparse.ArgumentParser:
         parser = self._verb(name, text, f"runs {name} 7", f"runs {name} 7 {flag}")
-        parser.add_argument("run", type=_positive, metavar="ID", help=_("The id of the run."))
+        parser.add_argument("run", type=positive, metavar="ID", help=_("The id of the run."))
         return parser
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -154,7 +153,7 @@ class Command(ConsoleCommand):
                 format_number(run.changed),
                 format_number(run.failed),
                 run.started_by,
-                _moment(run.created_at),
+                format_local(run.created_at),
             )
             for run in found
         ]
@@ -200,14 +199,14 @@ class Command(ConsoleCommand):
             (_("Operation:"), run.operation),
             (_("Database:"), run.location),
             (_("Parameters:"), ", ".join(f"{name}={value}" for name, value in run.params.items())),
-            (_("Started by:"), f"{run.started_by} ({run.get_trigger_display()}), {_moment(run.created_at)}"),
+            (_("Started by:"), f"{run.started_by} ({run.get_trigger_display()}), {format_local(run.created_at)}"),
             (_("Note:"), run.note),
             (_("Rejected:"), run.rejection),
             (_("Undone:"), _("by run %(run)d") % {"run": run.undone_by} if run.undone_by else ""),
         ]
         output.table([fact for fact in facts if fact[1]])
         for message in wording.status_messages(run):
-            since = _(" (since %(time)s)") % {"time": _moment(message.since)} if message.since else ""
+            since = _(" (since %(time)s)") % {"time": format_local(message.since)} if message.since else ""
             output.line(message.text + since)
         output.line()
         if run.status == Status.AWAITING_APPROVAL:
@@ -221,7 +220,7 @@ class Command(ConsoleCommand):
             output.table([(_("failed rows"), ""), *rows], right=(1,), heading=True)
         output.line()
         events = list(run.events.order_by("-pk")[:SHOWN_EVENTS])
-        output.table([(_moment(e.at), verb_label(e.verb), e.who) for e in reversed(events)])
+        output.table([(format_local(e.at), verb_label(e.verb), e.who) for e in reversed(events)])
 
     def _export(self, options: dict[str, Any]) -> None:
         from opsconsole.console import file_formats
@@ -345,13 +344,3 @@ def _print_plan(run: Run, output: Output) -> None:
     output.sample(operation, run.plan["sample"])
     output.line(wording.PlanWording.of_run(run, operation).sentence())
     output.line()
-
-
-def _moment(at: Any) -> str:
-    return date_format(timezone.localtime(at), "Y-m-d H:i:s")
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 63):
-        raise argparse.ArgumentTypeError(_("must be a whole number above 0, not %s") % repr(text))
-    return int(text)
