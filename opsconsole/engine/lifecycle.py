@@ -215,15 +215,10 @@ def validate_confirmation(run: Run, operation: Operation, actor: Actor, checked:
 
 def approve(run: Run, actor: Actor) -> None:
     """Approve a run as its second approver. Raises RunRefused for accounts that planned, confirmed or changed it."""
-    require_environment()
-    require_waiting(run)
-    _require_not_expired(run)
+    _require_undecided(run)
     if refusal := refusal_to_approve(run, actor):
         raise RunRefused(refusal)
-    planned = plan_of(run)
-    if blocking_reason := checklist.blocking_reason(planned.operation):
-        raise RunRefused(blocking_reason)
-    check_drift(run, planned)
+    _require_startable(run)
     with transaction.atomic():
         move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE, approved_by=actor.user)
         record(run, "approved", actor, digest=run.digest)
@@ -235,9 +230,7 @@ def break_glass(run: Run, actor: Actor, reason: str) -> None:
 
     It bypasses the approval only: the rows are compared, and the backup is required.
     """
-    require_environment()
-    require_waiting(run)
-    _require_not_expired(run)
+    _require_undecided(run)
     if actor.user is None or not actor.user.has_perm("operations.break_glass"):
         raise RunRefused(
             _("Starting run %(run)d without approval needs a special permission. Ask an approver instead.")
@@ -249,14 +242,19 @@ def break_glass(run: Run, actor: Actor, reason: str) -> None:
             _("The reason is too short. Say in at least %(count)d characters why no approver can be reached.")
             % {"count": MIN_EMERGENCY_REASON}
         )
-    planned = plan_of(run)
-    if blocking_reason := checklist.blocking_reason(planned.operation):
-        raise RunRefused(blocking_reason)
-    check_drift(run, planned)
+    _require_startable(run)
     with transaction.atomic():
         move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE, break_glass=True)
         record(run, "break_glass", actor, digest=run.digest, reason=reason[:MAX_NOTE])
         notify_break_glass(run, actor, reason)
+
+
+def _require_startable(run: Run) -> None:
+    """Raise RunRefused if a backup is missing, and PlanDrifted if the rows have changed."""
+    planned = plan_of(run)
+    if blocking_reason := checklist.blocking_reason(planned.operation):
+        raise RunRefused(blocking_reason)
+    check_drift(run, planned)
 
 
 def reject(run: Run, actor: Actor, reason: str) -> None:
@@ -286,8 +284,10 @@ def approval_expires_at(run: Run) -> datetime:
     return (run.confirmed_at or run.created_at) + timedelta(hours=settings.RUN_APPROVAL_HOURS)
 
 
-def _require_not_expired(run: Run) -> None:
-    """Raise RunRefused for an expired request. It also expires while no worker runs."""
+def _require_undecided(run: Run) -> None:
+    """Raise RunRefused if the run does not wait, or its request has expired. It also expires while no worker runs."""
+    require_environment()
+    require_waiting(run)
     if approval_expires_at(run) <= timezone.now():
         raise RunRefused(_("The request for an approval of run %(run)d has expired. Plan it again.") % {"run": run.pk})
 

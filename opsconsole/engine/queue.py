@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 from croniter import croniter
@@ -93,19 +94,18 @@ def resume(run: Run, actor: Actor) -> None:
 
 def approve(run: Run, actor: Actor) -> None:
     """Approve a run and queue it. If its rows have changed, it is planned again. Raises PlanDrifted."""
-    try:
-        with transaction.atomic():
-            lifecycle.approve(run, actor)
-            enqueue(run)
-    except PlanDrifted:
-        lifecycle.replace_plan(run, actor)
+    _decide(run, actor, lifecycle.approve)
 
 
 def break_glass(run: Run, actor: Actor, reason: str) -> None:
     """Start a run without approval and queue it. If its rows have changed, it is planned again. Raises PlanDrifted."""
+    _decide(run, actor, partial(lifecycle.break_glass, reason=reason))
+
+
+def _decide(run: Run, actor: Actor, start: Callable[[Run, Actor], None]) -> None:
     try:
         with transaction.atomic():
-            lifecycle.break_glass(run, actor, reason)
+            start(run, actor)
             enqueue(run)
     except PlanDrifted:
         lifecycle.replace_plan(run, actor)
