@@ -48,7 +48,7 @@ class ReportCommand(ConsoleCommand):
             if options["json"]:
                 found = self._print_json(check.task_reports(), single=len(options["keys"]) == 1)
             else:
-                output = Output(as_json=False, no_color=options["no_color"])
+                output = Output.of(options)
                 found = self.show(check.task_reports(), output, details=bool(options["keys"]))
         finally:
             store.close()

@@ -6,9 +6,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from django.utils.translation import gettext as _
 from rich.cells import cell_len
@@ -61,6 +61,11 @@ class Output:
         look: dict[str, Any] = {"highlight": False, "soft_wrap": True, "no_color": no_color or None}
         self.console = PatientConsole(stderr=as_json or bare, **look)
         self.errors = SafeConsole(stderr=True, **look)
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], *, bare: bool = False) -> Self:
+        """Return the output that the options `--json` and `--no-color` of a command ask for."""
+        return cls(as_json=options.get("json", False), bare=bare, no_color=options["no_color"])
 
     def line(self, text: str = "", *, style: str | None = None) -> None:
         self.console.print(for_terminal(hide_secrets(text)), markup=False, style=style)

@@ -99,7 +99,7 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
     if options["user"] is not None:  # a named account is authenticated even if nothing is saved
         require_setup()
         actor = shell_actor(options["user"], "operations.view_run")
-    output = Output(as_json=options["json"], bare=options["background"], no_color=options["no_color"])
+    output = Output.of(options, bare=options["background"])
     store = chosen_store(cls, params, options, read_only=True)
     try:
         with reading(store):
@@ -176,7 +176,7 @@ def run_operation(
     if execute or registry.targets_run(cls) or options["user"]:
         require_setup()
     actor = shell_actor(options["user"]) if execute or options["user"] else None
-    output = Output(as_json=options["json"], bare=options["background"] and execute, no_color=options["no_color"])
+    output = Output.of(options, bare=options["background"] and execute)
     store = chosen_store(cls, params, options, read_only=not (execute and cls.writes_store))
     try:
         operation = planner.operation_on(cls, store, params)

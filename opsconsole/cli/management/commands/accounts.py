@@ -52,7 +52,7 @@ class Command(ConsoleCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         require_setup()
-        output = Output(as_json=options.get("json", False), no_color=options["no_color"])
+        output = Output.of(options)
         values = {"account": options.get("account"), "system_user": options.get("system_user")}
         if options["verb"] == "list":
             self._list(output)

@@ -41,7 +41,7 @@ class Command(OperationCommand):
 
     def _list(self, options: dict[str, Any]) -> None:
         require_setup()
-        output = Output(as_json=options["json"], no_color=options["no_color"])
+        output = Output.of(options)
         now = timezone.now()
         found: list[tuple[Store, Backup]] = []
         for store in self._stores(options):

@@ -34,7 +34,7 @@ class Command(ConsoleCommand):
         if not options["identifier"].strip():
             raise Refused(_("The identifier is empty."))
         found = find(options["identifier"], None)
-        output = Output(as_json=options["json"], no_color=options["no_color"])
+        output = Output.of(options)
         if options["json"]:
             output.json(
                 {

@@ -95,7 +95,7 @@ class Command(ConsoleCommand):
     # --- reading ---------------------------------------------------------------------------------------
 
     def _list(self, options: dict[str, Any]) -> None:
-        output = _output(options)
+        output = Output.of(options)
         rows = Incident.objects.select_related("owner")
         if options["state"] == "active":
             rows = rows.active()
@@ -133,7 +133,7 @@ class Command(ConsoleCommand):
             raise SystemExit(EXIT_ATTENTION)
 
     def _show(self, options: dict[str, Any]) -> None:
-        incident, output = incidents.get(options["incident"]), _output(options)
+        incident, output = incidents.get(options["incident"]), Output.of(options)
         known = repairs.repairs_of(incident) if incident.resolved_at is None else []
         best = repairs.recommended(known)
         entries = incidents.timeline(incident)
@@ -262,7 +262,7 @@ def _handle(options: dict[str, Any], verb: Callable[[Incident, Actor], None]) ->
     incident = incidents.get(options["incident"])
     verb(incident, shell_actor(options["user"], HANDLE))
     incident = incidents.get(incident.pk)
-    output = _output(options)
+    output = Output.of(options)
     if options["json"]:
         output.json(as_json(incident))
     else:
@@ -280,7 +280,3 @@ def _time(text: str) -> datetime:
             _("%(text)s is not a time. Give 4h, 2d or a time such as 2027-01-31T08:00.") % {"text": text}
         ) from None
     return at if timezone.is_aware(at) else timezone.make_aware(at)
-
-
-def _output(options: dict[str, Any]) -> Output:
-    return Output(as_json=options.get("json", False), no_color=options["no_color"])

@@ -22,7 +22,7 @@ class Command(ConsoleCommand):
         add_json_flag(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        output = Output(as_json=options["json"], no_color=options["no_color"])
+        output = Output.of(options)
         if options["json"]:
             output.json({"operations": [_described(cls) for cls in registry.operations().values()]})
             return

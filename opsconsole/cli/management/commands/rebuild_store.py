@@ -30,7 +30,7 @@ class Command(ConsoleCommand):
         add_json_flag(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        output = Output(as_json=options["json"], no_color=options["no_color"])
+        output = Output.of(options)
         saved = rebuild(Path(options["db_path"]), Path(options["to"]))
         if options["json"]:
             output.json({"file": str(Path(options["to"]).absolute()), "rows": saved.rows, "lost": saved.lost})

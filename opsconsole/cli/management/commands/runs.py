@@ -136,7 +136,7 @@ class Command(ConsoleCommand):
     # --- reading ----------------------------------------------------------------------------------------
 
     def _list(self, options: dict[str, Any]) -> None:
-        output = _output(options)
+        output = Output.of(options)
         limit = options["limit"] or (None if options["json"] else SHOWN_RUNS)
         listed: Any = _awaiting(options["user"]) if options["awaiting_me"] else Run.objects.order_by("-pk")
         found = list(listed[:limit])
@@ -174,7 +174,7 @@ class Command(ConsoleCommand):
             output.line(_("… and %(count)s more. Use --limit N to show them.") % {"count": format_number(more)})
 
     def _show(self, options: dict[str, Any]) -> None:
-        run, output = get_run(options["run"]), _output(options)
+        run, output = get_run(options["run"]), Output.of(options)
         aside = list(run.failed_items.filter(retried_by=None).values("reason").annotate(rows=Count("pk")))
         if options["json"]:
             output.json(
@@ -281,15 +281,15 @@ class Command(ConsoleCommand):
     def _note(self, options: dict[str, Any]) -> None:
         run = get_run(options["run"])
         lifecycle.add_note(run, shell_actor(options["user"]), options["text"])
-        _output(options).line(_("The note was added to run %(run)d.") % {"run": run.pk})
+        Output.of(options).line(_("The note was added to run %(run)d.") % {"run": run.pk})
 
     def _freeze(self, options: dict[str, Any]) -> None:
         lifecycle.freeze(shell_actor(options["user"]), options["note"])
-        _output(options).line(_("All runs are frozen. Run `runs unfreeze` to resume them."))
+        Output.of(options).line(_("All runs are frozen. Run `runs unfreeze` to resume them."))
 
     def _unfreeze(self, options: dict[str, Any]) -> None:
         lifecycle.unfreeze(shell_actor(options["user"]))
-        _output(options).line(_("Runs are no longer frozen."))
+        Output.of(options).line(_("Runs are no longer frozen."))
 
     def _undo(self, options: dict[str, Any]) -> None:
         _about(options, "operations.undo_run", execute=options["execute"])
@@ -314,7 +314,7 @@ def _steer(options: dict[str, Any], verb: Callable[..., Any], permission: str = 
     run = get_run(options["run"])
     verb(run, shell_actor(options["user"], permission))
     run.refresh_from_db()
-    output = _output(options)
+    output = Output.of(options)
     if output.as_json:
         output.run(run)
     elif run.request:
@@ -328,10 +328,6 @@ def _about(options: dict[str, Any], operation: str, *, execute: bool, asks: bool
     """Plan or run an operation on the run's own store: undo or retry."""
     values = {"run": get_run(options["run"]).pk}
     run_operation(registry.operation(operation), values, options, execute=execute, asks=asks)
-
-
-def _output(options: dict[str, Any]) -> Output:
-    return Output(as_json=options.get("json", False), no_color=options["no_color"])
 
 
 def _print_plan(run: Run, output: Output) -> None:

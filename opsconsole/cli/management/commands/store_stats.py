@@ -24,7 +24,7 @@ class Command(ConsoleCommand):
         add_json_flag(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        output = Output(as_json=options["json"], no_color=options["no_color"])
+        output = Output.of(options)
         known = {store.alias: store for store in all_stores()}
         if options["alias"] and options["alias"] not in known:
             raise Refused(

@@ -27,7 +27,7 @@ class Command(ConsoleCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         require_setup()
-        output = Output(as_json=options["json"], no_color=options["no_color"])
+        output = Output.of(options)
         broken = _first_broken()
         entries, head = audit_log.head()
         if options["json"]:

@@ -47,7 +47,7 @@ class Command(ConsoleCommand):
         found = search(store, " ".join(options["text"]), sources=sources, limit=options["limit"])
         if not found.query:
             raise Refused(_("The text contains no word to search for. Enter at least one word."))
-        output = Output(as_json=options["json"], no_color=options["no_color"])
+        output = Output.of(options)
         if options["json"]:
             output.json(result_of(found))
         else:

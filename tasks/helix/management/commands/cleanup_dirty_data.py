@@ -95,7 +95,7 @@ class Command(ConsoleCommand):
 
 def _confirms(job: JobWithTasks, options: dict[str, Any]) -> bool:
     """Ask whether to delete one job."""
-    output = Output(as_json=options["json"], no_color=options["no_color"])
+    output = Output.of(options)
     question = _("Delete job %(job)s (%(problems)s) with %(tasks)d tasks and %(artifacts)d artifacts? [y/N] ") % {
         "job": job.pk,
         "problems": ", ".join(job.problems()) or _("no finding"),

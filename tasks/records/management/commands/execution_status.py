@@ -36,7 +36,7 @@ class Command(ConsoleCommand):
                 else _("Execution %(id)s does not exist.")
             )
             raise Refused(sentence % {"id": execution_id})
-        output = Output(as_json=options["json"], no_color=options["no_color"])
+        output = Output.of(options)
         if options["json"]:
             output.json(answer)
         else:
