@@ -86,6 +86,14 @@ class Table(Mapping[str, Column]):
         return tuple(name for name, column in self.columns.items() if column.primary_key)
 
     @property
+    def identity(self) -> tuple[str, ...]:
+        """The columns that identify a row: the primary key, else the shortest unique key without NULL, else none."""
+        if self.children:
+            return ()
+        keys = [key for key in self.unique if not any(self[name].nullable for name in key)]
+        return self.key or min(keys, key=lambda key: (len(key), key), default=())
+
+    @property
     def rowid(self) -> str:
         """The name of SQLite's rowid. Empty if the table has none, or if columns hide all its names."""
         taken = {name.lower() for name in self.columns}

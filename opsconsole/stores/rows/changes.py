@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -84,3 +85,16 @@ def plain_key(key: Any) -> Key:
     if isinstance(key, Decimal) and key == key.to_integral_value():
         return int(key)
     return str(key)
+
+
+def composite_key(values: Iterable[Any]) -> str:
+    """Return the key of a row that several columns identify: a JSON array."""
+    return json.dumps([plain_key(value) for value in values], ensure_ascii=False, separators=(",", ":"))
+
+
+def key_parts(key: Key) -> list[Key]:
+    """Return the values of a composite key. Raise ValueError for another text."""
+    parts = json.loads(str(key))
+    if not isinstance(parts, list) or not all(isinstance(part, int | str) for part in parts):
+        raise ValueError(key)
+    return parts
