@@ -1,4 +1,4 @@
-"""Django settings. Every value comes from the environment or `.env`; each default works on one machine."""
+"""Django settings, from the environment, `.env` and `opsconsole.toml`. Each default works on one machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -17,11 +17,13 @@ from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole import env as read
-from opsconsole.env import Environment, read_file
+from opsconsole.config_file import ConfigFile, StoreEntry
+from opsconsole.env import Environment, Parser, read_file
 from opsconsole.redaction import redact_line
 from opsconsole.stores.config import LOCK_SECONDS, database
 from opsconsole.stores.secret import secret_key
 
+T = TypeVar("T")
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 env = Environment()
@@ -33,6 +35,15 @@ read_file(ENV_FILE or BASE_DIR / ".env", os.environ, required=ENV_FILE is not No
 ENVIRONMENT = env("OPSCONSOLE_ENVIRONMENT", read.choice("development", "staging", "production"), "development")
 PRODUCTION = ENVIRONMENT == "production"
 DATA_DIR = env("OPSCONSOLE_DATA_DIR", read.folder, BASE_DIR / "data")
+CONFIG_FILE = env("OPSCONSOLE_CONFIG", read.path, None)
+config = ConfigFile(CONFIG_FILE or DATA_DIR / "opsconsole.toml", required=CONFIG_FILE is not None)
+
+
+def policy(name: str, parse: Parser[T], default: T) -> T:
+    """Return a lifetime or a limit: from the variable, else from `[policies]` of the file."""
+    return env(name, parse, config.policy(name, parse, default))
+
+
 WORKERS = env("OPSCONSOLE_WORKERS", read.whole_number(1, 64), 2)
 env("OPSCONSOLE_TOKEN", read.bearer_token, "", secret=True)  # read by cli/accounts.py
 
@@ -132,31 +143,35 @@ TEMPLATES = [
 POOL = env("OPSCONSOLE_POOL", read.boolean, False)
 # Web threads and workers wait briefly for locks of a store, so that their other work does not wait too.
 STORE_LOCK_SECONDS = 1.0 if POOL or sys.argv[1:2] == ["qcluster"] else LOCK_SECONDS
-STORES = tuple(dict.fromkeys(("agentos", "helix", "records", "roadmaps", *map(read.store_of_app, PLATFORM_APPS))))
-ATTACHED_STORES = frozenset(store for store in STORES if env(f"{store.upper()}_ATTACHED", read.boolean, False))
+PLATFORMS = tuple(dict.fromkeys(("agentos", "helix", "records", "roadmaps", *map(read.store_of_app, PLATFORM_APPS))))
+_stores = config.stores(PLATFORMS, env)
+STORES = {alias: entry.platform for alias, entry in _stores.items()}  # alias → platform, empty for none
+STORE_TITLES = {alias: entry.title for alias, entry in _stores.items() if entry.title}
+ATTACHED_STORES = frozenset(alias for alias, entry in _stores.items() if entry.attached)
+_own = StoreEntry(
+    "default",
+    "default",
+    database=env("DATABASE_URL", read.database_url, None, secret=True),
+    password=env("DATABASE_PASSWORD", read.text, "", secret=True),
+    source="DATABASE_URL",
+)
 
 
-def _database(alias: str, variable: str) -> dict[str, object]:
-    prefix = "" if alias == "default" else f"{alias.upper()}_"
-    embedded = {"ENGINE": read.SQLITE, "NAME": f"{DATA_DIR / alias}.sqlite3"}
-    config = env(variable, read.database_url, embedded, secret=True)
-    password = env(f"{prefix}DATABASE_PASSWORD", read.text, "", secret=True)
+def _database(entry: StoreEntry) -> dict[str, object]:
+    embedded = {"ENGINE": read.SQLITE, "NAME": f"{DATA_DIR / entry.alias}.sqlite3"}
     try:
         return database(
-            config,
-            password=password,
-            attached=alias in ATTACHED_STORES,
+            entry.database or embedded,
+            password=entry.password,
+            attached=entry.attached,
             pool=POOL,
-            lock_seconds=STORE_LOCK_SECONDS if prefix else LOCK_SECONDS,
+            lock_seconds=LOCK_SECONDS if entry is _own else STORE_LOCK_SECONDS,
         )
     except ImproperlyConfigured as error:
-        raise ImproperlyConfigured(f"{variable} cannot be used. {error}") from None
+        raise ImproperlyConfigured(f"{entry.source} cannot be used. {error}") from None
 
 
-DATABASES = {
-    "default": _database("default", "DATABASE_URL"),
-    **{store: _database(store, f"{store.upper()}_DATABASE_URL") for store in STORES},
-}
+DATABASES = {alias: _database(entry) for alias, entry in {"default": _own, **_stores}.items()}
 DATABASE_ROUTERS = ["opsconsole.stores.router.StoreRouter"]
 SILENCED_SYSTEM_CHECKS = ["models.W035"]  # AgentOS and HELIX both have a table `tasks`, each in its own store
 
@@ -186,10 +201,10 @@ AUTH_PASSWORD_VALIDATORS = [
     )
 ]
 SESSION_ENGINE = "opsconsole.accounts.sessions"
-SESSION_HOURS = env("SESSION_HOURS", read.number(0.1, 8760), 12.0 if PRODUCTION else 336.0)
-SESSION_IDLE_HOURS = env("SESSION_IDLE_HOURS", read.number(0.1, 8760), 1.0 if PRODUCTION else 336.0)
+SESSION_HOURS = policy("SESSION_HOURS", read.number(0.1, 8760), 12.0 if PRODUCTION else 336.0)
+SESSION_IDLE_HOURS = policy("SESSION_IDLE_HOURS", read.number(0.1, 8760), 1.0 if PRODUCTION else 336.0)
 SESSION_COOKIE_AGE = int(SESSION_HOURS * 3600)
-TOKEN_DAYS = env("TOKEN_DAYS", read.whole_number(1, 3650), 90)
+TOKEN_DAYS = policy("TOKEN_DAYS", read.whole_number(1, 3650), 90)
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 AXES_HANDLER = "opsconsole.accounts.lockout.LockoutHandler"
@@ -325,12 +340,12 @@ DEFAULT_EXCEPTION_REPORTER_FILTER = "opsconsole.error_reports.ReportFilter"
 # --- throttling: each signal is off unless set -------------------------------------------------------
 
 RUN_HOLD_FILE = env("RUN_HOLD_FILE", read.path, None)
-RUN_HOLD_MAX_REPLICA_LAG_SECONDS = env("RUN_HOLD_MAX_REPLICA_LAG_SECONDS", read.number(0, 86_400), None)
-RUN_HOLD_MAX_ACTIVE_CONNECTIONS = env("RUN_HOLD_MAX_ACTIVE_CONNECTIONS", read.whole_number(0, 100_000), None)
+RUN_HOLD_MAX_REPLICA_LAG_SECONDS = policy("RUN_HOLD_MAX_REPLICA_LAG_SECONDS", read.number(0, 86_400), None)
+RUN_HOLD_MAX_ACTIVE_CONNECTIONS = policy("RUN_HOLD_MAX_ACTIVE_CONNECTIONS", read.whole_number(0, 100_000), None)
 
 # --- retention -----------------------------------------------------------------------------------------
 
-UNDO_MIN_DAYS = env("UNDO_MIN_DAYS", read.whole_number(1, 3650), 30)
+UNDO_MIN_DAYS = policy("UNDO_MIN_DAYS", read.whole_number(1, 3650), 30)
 
 # --- alerts about findings, failed and overdue runs (opsconsole/engine/notifications.py) -----
 
@@ -346,17 +361,17 @@ DEFAULT_FROM_EMAIL = env("ALERT_FROM", read.sender, "opsconsole@localhost")
 
 # --- HELIX --------------------------------------------------------------------------------------------
 
-HELIX_MAX_RETRY_COUNT = env("HELIX_MAX_RETRY_COUNT", read.whole_number(0, 1000), 3)
+HELIX_MAX_RETRY_COUNT = policy("HELIX_MAX_RETRY_COUNT", read.whole_number(0, 1000), 3)
 HELIX_HEALTH_URL = env("HELIX_HEALTH_URL", read.http_url, "", secret=True)
 
 # --- roadmaps: stuck tasks and recovery of interrupted workflows --------------------------------
 
 ROADMAPS_TIME_ZONE = env("ROADMAPS_TIME_ZONE", read.zone, ZoneInfo("Asia/Shanghai"))
-ROADMAPS_STUCK_AFTER_MINUTES = env("ROADMAPS_STUCK_AFTER_MINUTES", read.number(0, 525_600), 30.0)
+ROADMAPS_STUCK_AFTER_MINUTES = policy("ROADMAPS_STUCK_AFTER_MINUTES", read.number(0, 525_600), 30.0)
 ENABLE_TASK_RECOVERY = env("ENABLE_TASK_RECOVERY", read.boolean, True)
-TASK_RECOVERY_MAX_AGE_HOURS = env("TASK_RECOVERY_MAX_AGE_HOURS", read.number(0, 87_600), 24.0)
-TASK_RECOVERY_MAX_CONCURRENT = env("TASK_RECOVERY_MAX_CONCURRENT", read.whole_number(1, 1000), 3)
-TASK_RECOVERY_DELAY_SECONDS = env("TASK_RECOVERY_DELAY_SECONDS", read.number(0, 86_400), 5.0)
+TASK_RECOVERY_MAX_AGE_HOURS = policy("TASK_RECOVERY_MAX_AGE_HOURS", read.number(0, 87_600), 24.0)
+TASK_RECOVERY_MAX_CONCURRENT = policy("TASK_RECOVERY_MAX_CONCURRENT", read.whole_number(1, 1000), 3)
+TASK_RECOVERY_DELAY_SECONDS = policy("TASK_RECOVERY_DELAY_SECONDS", read.number(0, 86_400), 5.0)
 ROADMAPS_WORKFLOW_GRAPH = env("ROADMAPS_WORKFLOW_GRAPH", read.dotted_path, "")
 ROADMAPS_CHECKPOINT_URL = env("ROADMAPS_CHECKPOINT_URL", read.checked_database_url, "", secret=True)
 ROADMAPS_RESUME_URL = env("ROADMAPS_RESUME_URL", read.http_url, "", secret=True)
@@ -365,7 +380,7 @@ ROADMAPS_RESUME_SECRET = env("ROADMAPS_RESUME_SECRET", read.text, "", secret=Tru
 
 # --- approvals: lifetime of a request for approval ------------------------------------------------
 
-RUN_APPROVAL_HOURS = env("RUN_APPROVAL_HOURS", read.number(0, 87_600), 24.0)
+RUN_APPROVAL_HOURS = policy("RUN_APPROVAL_HOURS", read.number(0, 87_600), 24.0)
 
 # --- backups -------------------------------------------------------------------------------------------
 
@@ -375,17 +390,19 @@ for _folder in BACKUP_FOLDERS:
         raise ImproperlyConfigured(
             f"BACKUP_FOLDERS contains {str(_folder)!r}, which overlaps {str(STATIC_ROOT)!r}. Name another directory."
         )
-BACKUP_MAX_AGE_HOURS = env("BACKUP_MAX_AGE_HOURS", read.number(0, 87_600), 24.0)
+BACKUP_MAX_AGE_HOURS = policy("BACKUP_MAX_AGE_HOURS", read.number(0, 87_600), 24.0)
 BACKUP_ENCRYPTION_KEY = env("BACKUP_ENCRYPTION_KEY", read.age_identity, "", secret=True)
 
 # --- monitoring ------------------------------------------------------------------------------------------
 
 METRICS_TOKEN = env("METRICS_TOKEN", read.bearer_token, "", secret=True)
-CONNECTIONS_ALERT_PERCENT = env("CONNECTIONS_ALERT_PERCENT", read.whole_number(1, 100), 80)
+CONNECTIONS_ALERT_PERCENT = policy("CONNECTIONS_ALERT_PERCENT", read.whole_number(1, 100), 80)
 
 # --- secrets (opsconsole/redaction.py) ----------------------------------------------------
 
-SECRET_VARIABLES = tuple(name for name, variable in env.variables.items() if variable.secret)
+config.refuse_unknown()
+CONFIG_FILE_SECRETS = config.secrets
+SECRET_VARIABLES = (*(name for name, variable in env.variables.items() if variable.secret), "CONFIG_FILE_SECRETS")
 
 # --- theme ----------------------------------------------------------------------------------------------
 

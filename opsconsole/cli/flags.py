@@ -120,7 +120,7 @@ def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str
                 _("No store is called %(name)s. The stores are: %(names)s.")
                 % {"name": options["database"], "names": ", ".join(names)}
             )
-        store = Store(options["database"], options["database"])
+        store = Store.called(options["database"])
         if "store" in params and store.alias != own.alias:
             raise Refused(
                 _("This command works on %(own)s, but --database names %(other)s. Omit --database.")

@@ -250,7 +250,7 @@ def _clip(value: Any) -> Any:
 def _check_of(finding: Finding) -> Check | None:
     """Return the check that reported a finding, or None if its code is gone. It only formats, so any store will do."""
     cls = registry.operations().get(finding.operation)
-    return cls(Store(finding.store, finding.store)) if cls is not None and issubclass(cls, Check) else None
+    return cls(Store.called(finding.store)) if cls is not None and issubclass(cls, Check) else None
 
 
 def finding_target(finding: Finding) -> tuple[str, Key] | None:

@@ -54,7 +54,7 @@ class DueFilter(RadioFilter):
         cls = next((cls for cls in _due_operations(queryset.model) if cls.name == self.value()), None)
         if cls is None:
             return queryset
-        return queryset.filter(pk__in=cls(Store(queryset.db, queryset.db)).queryset().order_by().values("pk"))
+        return queryset.filter(pk__in=cls(Store.called(queryset.db)).queryset().order_by().values("pk"))
 
 
 def _due_operations(model: Any) -> list[type[Operation]]:

@@ -121,7 +121,7 @@ def failing_store(request: HttpRequest, error: Exception) -> Store | None:
     limits: list[WaitLimit] = getattr(request, _ATTRIBUTE, [])
     alias = next((one.alias for one in limits if one.error is error), None)
     # Connecting and fetching rows do not pass the wrapper.
-    return failed_store() if alias is None else Store(alias, alias)
+    return failed_store() if alias is None else Store.called(alias)
 
 
 def explain(error: Exception, store: Store | None) -> tuple[str, list[Blocker]]:

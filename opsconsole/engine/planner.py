@@ -457,7 +457,7 @@ def store_called(name: str) -> Store:
     """Return the store with this alias. Raises PlanRefused."""
     if name not in {store.alias for store in all_stores()}:
         raise PlanRefused(_("No store is called %(name)s.") % {"name": name})
-    return Store(name, name)
+    return Store.called(name)
 
 
 def operation_on(cls: type[_Operation], store: Store, params: dict[str, Any]) -> _Operation:

@@ -186,7 +186,7 @@ def _wait_or_fail(run: Run, error: Exception) -> str:
     """Let a run that could not start its slice wait after a temporary error. After any other error, fail it."""
     temporary = _temporary_error(error)
     if temporary is not None:
-        return _release_worker(run, trouble_code(temporary), why_it_waits(Store(run.store, run.store), temporary))
+        return _release_worker(run, trouble_code(temporary), why_it_waits(Store.called(run.store), temporary))
     workers.fail_run(run, first_line(error))
     return run.status
 

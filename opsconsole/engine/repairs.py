@@ -144,7 +144,7 @@ def assess(incident: Incident, cls: type[Operation], as_of: datetime | None = No
     except (InvalidParameters, PlanRefused, StoreUnavailable) as error:
         return _impossible(cls, error)
     except (DatabaseError, InterfaceError) as error:  # a page shows the reason, and the rest of the incident
-        return _impossible(cls, Store(incident.store, incident.store).unusable(error))
+        return _impossible(cls, Store.called(incident.store).unusable(error))
     is_complete = len(rows) < JUDGED_ROWS and (selection.keys is None or len(rows) >= len(selection.keys))
     return _assessed(incident, operation, rows, found, sampler, is_complete=is_complete)
 

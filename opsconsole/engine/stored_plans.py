@@ -69,7 +69,7 @@ def store_of(run: Run, *, ask_server: bool = True) -> Store:
             read_only=cls is not None and (issubclass(cls, Check) or not cls.writes_store),
         )
     else:
-        store = Store(run.store, run.store)
+        store = Store.called(run.store)
     if (ask_server or store.path is not None) and store.identity() != run.identity:
         raise RunRefused(
             _(

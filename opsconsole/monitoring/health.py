@@ -81,7 +81,7 @@ class StoreAnswers(_Check):
     alias: str
 
     def error(self) -> str:
-        return unreachable([Store(self.alias, self.alias)]).get(self.alias, "")
+        return unreachable([Store.called(self.alias)]).get(self.alias, "")
 
 
 @dataclasses.dataclass

@@ -37,7 +37,7 @@ class ConsoleCollector(Collector):
         yield from self._runs()
         yield from self._findings()
         ages = GaugeMetricFamily("opsconsole_backup_age_seconds", "Age of the newest verified backup", labels=["store"])
-        down = unreachable([Store(name, name) for name in settings.STORES])
+        down = unreachable(list(map(Store.called, settings.STORES)))
         names = identities(all_stores())
         newest = Backup.objects.filter(identity__in=names, verified_at__isnull=False).order_by()
         for identity, at in newest.values_list("identity").annotate(newest=Max("at")):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from opsconsole.stores.platforms import store_titles
+from django.conf import settings
+
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import Store, attach_file
 
@@ -13,7 +14,7 @@ from opsconsole.stores.store import Store, attach_file
 def platform_of(columns: Mapping[str, Iterable[str]]) -> str | None:
     """Return the store whose models have most of these columns. None if no store has any, or two have as many."""
     held = {(table.lower(), column.lower()) for table, names in columns.items() for column in names}
-    known = sorted(((len(held & _columns(name)), name) for name in store_titles()), reverse=True)
+    known = sorted(((len(held & _columns(name)), name) for name in (DEFAULT, *settings.PLATFORMS)), reverse=True)
     (most, name), (second, _other) = known[:2]
     return name if most > second else None
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from django.apps import AppConfig, apps
+from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS
 from django.utils.translation import gettext as _
 
@@ -73,10 +74,15 @@ def platform_pages() -> list[PlatformPage]:
 
 def store_titles() -> dict[str, str]:
     """Return alias → title of the console's own database and of every store."""
-    titled = {app.store: app.store_title for app in platform_apps() if app.store_title is not None}
-    return {DEFAULT_DB_ALIAS: str(_("Console")), **{name: str(title) for name, title in titled.items()}}
+    return {alias: store_title(alias) for alias in (DEFAULT_DB_ALIAS, *settings.STORES)}
 
 
 def store_title(alias: str) -> str:
-    """Return the title of a store, or its alias if it is not configured any more."""
-    return store_titles().get(alias, alias)
+    """Return the title of a store: of the configuration, of its platform, or its alias."""
+    if alias == DEFAULT_DB_ALIAS:
+        return _("Console")
+    if alias in settings.STORE_TITLES:
+        return str(settings.STORE_TITLES[alias])
+    platform = settings.STORES.get(alias)
+    title = next((str(app.store_title) for app in platform_apps(platform) if app.store_title and platform), alias)
+    return title if platform in {alias, ""} or title == alias else f"{title} ({alias})"

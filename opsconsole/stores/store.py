@@ -26,7 +26,7 @@ from opsconsole.stores.catalog import ForeignKey, Table, TriggerInfo, foreign_ke
 from opsconsole.stores.config import is_writable, sqlite
 from opsconsole.stores.errors import first_line, is_unreachable, sqlite_code, sqlstate
 from opsconsole.stores.indexes import indexes_on
-from opsconsole.stores.platforms import store_titles
+from opsconsole.stores.platforms import store_title
 from opsconsole.stores.router import DEFAULT, store_of
 from opsconsole.stores.sqlite import RawText, tolerant_text
 
@@ -98,10 +98,16 @@ def _read_only(path: Path | str) -> StoreUnavailable:
 
 @dataclass(frozen=True)
 class Store:
-    """A database of a platform. `alias` is the name in Django's settings, `name` the name of the platform."""
+    """A database. `alias` is the name in Django's settings, `name` the name of its platform, empty for none."""
 
     alias: str
     name: str
+
+    @classmethod
+    def called(cls, alias: str) -> Store:
+        """Return the store with this alias. A file that `attach_file` has attached has the platform of its prefix."""
+        name = alias.partition("-")[0]
+        return cls(alias, settings.STORES.get(name, name))
 
     @property
     def connection(self) -> BaseDatabaseWrapper:
@@ -109,7 +115,7 @@ class Store:
 
     @property
     def title(self) -> str:
-        return store_titles()[self.name]
+        return store_title(self.alias.partition("-")[0])
 
     @cached_property
     def vendor(self) -> str:
@@ -118,7 +124,7 @@ class Store:
     @property
     def managed(self) -> bool:
         """True if the console creates the tables."""
-        return self.alias == self.name and self.name not in settings.ATTACHED_STORES
+        return self.alias in {DEFAULT, *settings.STORES} - settings.ATTACHED_STORES
 
     @property
     def path(self) -> Path | None:
@@ -449,15 +455,14 @@ def text_of(value: Any) -> str | None:
 def all_stores() -> Iterator[Store]:
     """Yield the console's own database and every store, in the order of the settings."""
     yield Store(DEFAULT, DEFAULT)
-    for name in settings.STORES:
-        yield Store(name, name)
+    yield from map(Store.called, settings.STORES)
 
 
 def failed_store() -> Store | None:
     """Return the store whose connection in this thread had an error, or None."""
     for connection in connections.all(initialized_only=True):
         if connection.alias != DEFAULT and connection.errors_occurred:
-            return Store(connection.alias, connection.alias.partition("-")[0])  # see `attach_file`
+            return Store.called(connection.alias)
     return None
 
 

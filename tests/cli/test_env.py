@@ -231,6 +231,7 @@ KINDS = {
     "METRICS_TOKEN": "bearer",
     "CONNECTIONS_ALERT_PERCENT": "whole",
     "OPSCONSOLE_TOKEN": "bearer",
+    "OPSCONSOLE_CONFIG": "path",
     "UNDO_MIN_DAYS": "whole",
     "BACKUP_FOLDERS": "path",
     "SESSION_HOURS": "number",

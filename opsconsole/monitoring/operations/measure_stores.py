@@ -38,7 +38,7 @@ class MeasureStores(NamedItemsMixin, Action):
 
     def perform(self, row: NamedItem) -> Outcome:
         try:
-            measurements.measure(Store(row.name, row.name))
+            measurements.measure(Store.called(row.name))
         except StoreUnavailable:  # the dashboard reports it, and a run cannot repair it
             return Skip("down")
         return Skip("measured")

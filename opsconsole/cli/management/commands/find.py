@@ -75,7 +75,7 @@ def _writers(hit: Hit) -> list[Run]:
     """Return the runs that wrote the row, newest first."""
     if hit.key is None:
         return []
-    identity = Store(hit.store, hit.store).identity()
+    identity = Store.called(hit.store).identity()
     return [row.run for row in written_rows.of_row(identity, hit.model._meta.db_table, plain_key(hit.key)).rows]
 
 

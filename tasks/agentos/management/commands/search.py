@@ -39,7 +39,7 @@ class Command(ConsoleCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         alias = options["database"] or "agentos"
         if options["db_path"] is None:
-            store = Store(alias, alias)
+            store = Store.called(alias)
         else:
             store = attach_file("agentos", options["db_path"], read_only=True)
         store.require_file()
