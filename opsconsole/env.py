@@ -323,6 +323,14 @@ def http_url(value: str) -> str:
     return value
 
 
+def base_url(value: str) -> str:
+    """Return the address that paths are appended to, without a slash at its end."""
+    parts = urlsplit(http_url(value))
+    if parts.username or parts.query or "?" in value:
+        raise ValueError("an http or https URL without account and query, such as https://console.example.org")
+    return value.rstrip("/")
+
+
 # Services whose address is fixed, by their schemes in apprise.
 CHAT_SCHEMES = frozenset(
     {

@@ -55,6 +55,12 @@ AUDIT_LOG_KEY = env("AUDIT_LOG_KEY", read.key, "", secret=True) or SECRET_KEY  #
 AUDIT_LOG_KEY_FALLBACKS: list[str] = env("AUDIT_LOG_KEY_FALLBACKS", read.listed(read.former_key), [], secret=True)
 ALLOWED_HOSTS = env("ALLOWED_HOSTS", read.listed(read.allowed_host), ["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS: list[str] = env("CSRF_TRUSTED_ORIGINS", read.listed(read.origin), [])
+# The links in messages begin with it.
+OPSCONSOLE_URL: str = env(
+    "OPSCONSOLE_URL",
+    read.base_url,
+    next((origin for origin in CSRF_TRUSTED_ORIGINS if "*" not in origin), "http://localhost:8000"),
+)
 TRUSTED_PROXIES: list[Any] = env("TRUSTED_PROXIES", read.listed(read.proxy), [])
 INTERNAL_IPS = ["127.0.0.1"]
 ROOT_URLCONF = "opsconsole.urls"

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from django.conf import settings
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
-from opsconsole.engine import notifications
 from opsconsole.engine.leases import is_stale
+from opsconsole.engine.messages import Kind, Message, language_of_messages, send
 from opsconsole.engine.models import Status
 from opsconsole.engine.seals import serialised
 from opsconsole.redaction import redact
@@ -22,6 +24,12 @@ MAX_FAILURES = 3  # in a row; then a task needs a person
 POLL_SECONDS = 1.0
 
 Outcome = Recovery.Outcome
+
+RECOVERY_FAILED = Kind(
+    "recovery",
+    gettext_lazy("Task %(task)s failed to recover %(count)d times and needs a person"),
+    gettext_lazy("Correct the cause of the error, then recover the task by hand."),
+)
 
 
 def failures(identity: str, task_id: str) -> int:
@@ -51,14 +59,16 @@ def attempt(identity: str, task_id: str, run_id: int | None) -> Iterator[Recover
         _end(current, Outcome.FAILED, redact(str(error)) or type(error).__name__)
         count = failures(identity, task_id)
         if count >= MAX_FAILURES:
-            notifications.create_alert(
-                f"recovery/{current.pk}",
-                _("Task %(task)s failed to recover %(count)d times and needs a person")
-                % {"task": task_id, "count": count},
-                _("Last error: %(error)s") % {"error": current.error},
-            )
+            _report(current, count)
         raise
     _end(current, Outcome.RECOVERED)
+
+
+@language_of_messages()
+def _report(failed: Recovery, count: int) -> None:
+    page = reverse("admin:index") if failed.run_id is None else reverse("run", args=[failed.run_id])
+    error = _("Last error: %(error)s") % {"error": failed.error}
+    send(Message(RECOVERY_FAILED, str(failed.pk), {"task": failed.task_id, "count": count}, page, facts=[error]))
 
 
 def _begin(identity: str, task_id: str, run_id: int | None) -> Recovery:

@@ -9,6 +9,7 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext, ngettext
@@ -18,8 +19,9 @@ from unfold.contrib.filters.admin import RadioFilter
 
 from opsconsole.console.operation_views import needs
 from opsconsole.console.run_admin import ConsoleResource, ExportAdmin
+from opsconsole.engine.messages import KINDS, Message, language_of_messages, send
 from opsconsole.engine.models import Alert, Channel, Delivery
-from opsconsole.engine.notifications import channels, create_alert
+from opsconsole.engine.notifications import channels
 from opsconsole.formatting import format_time
 
 TEST_INTERVAL = timedelta(minutes=1)
@@ -113,9 +115,10 @@ def send_test(request: HttpRequest) -> HttpResponse:
         text = gettext("A test message was sent less than a minute ago. Check its deliveries first.")
         messages.warning(request, text)
     else:
-        text = gettext("%(account)s sent this message to test the channels. Nothing needs to be done.")
-        create_alert(
-            f"test/{now.isoformat()}", gettext("Test message"), text % {"account": request.user.get_username()}
-        )
+        with language_of_messages():
+            text = gettext("%(account)s sent this message to test the channels.")
+        facts = [text % {"account": request.user.get_username()}]
+        page = reverse("admin:operations_alert_changelist")
+        send(Message(KINDS["test"], now.isoformat(), {}, page, since=now, facts=facts))
         messages.success(request, gettext("The test message is queued. Reload this page to see its deliveries."))
     return redirect("admin:operations_alert_changelist")

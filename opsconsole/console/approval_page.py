@@ -54,7 +54,7 @@ class ApprovalPage(PlanPage):
 
     @property
     def expires_in(self) -> str:
-        left = lifecycle.approval_expires_at(self.run) - timezone.now()
+        left = self.run.approval_expires_at - timezone.now()
         return duration(max(left.total_seconds(), 0))
 
     @cached_property

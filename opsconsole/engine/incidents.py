@@ -17,16 +17,15 @@ from django.core.validators import URLValidator
 from django.db import transaction
 from django.db.models import Case, Count, F, Max, Min, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.db.models.functions import Concat
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
 
-from opsconsole.engine import findings, registry
+from opsconsole.engine import findings, messages, registry
 from opsconsole.engine.audit_log import Actor, record
 from opsconsole.engine.causes import Cause
 from opsconsole.engine.checks import Check
 from opsconsole.engine.models import Event, Finding, Incident, IncidentQuerySet, IncidentState, Run
-from opsconsole.engine.notifications import create_alert
 from opsconsole.engine.operation import Operation, Priority
 from opsconsole.engine.requirements import required_columns
 from opsconsole.engine.seals import serialised
@@ -38,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 PORTION = 500  # incidents or keys per statement
 KEPT_HISTORY = 200  # entries
-MAX_ALERTS = 10  # at once; more are summarized
 MAX_COMMENT = 10_000  # characters
 MAX_LINK = 500  # characters
 RECHECKED_KEYS = 1_000  # written rows; after a larger run the checks scan the whole store
@@ -253,29 +251,43 @@ def _add_history(incident: Incident, what: str, at: datetime, count: int, run: R
 # --- alerts ------------------------------------------------------------------------------------------------------
 
 
-def _announce(news: Sequence[Incident]) -> None:
-    """Create one alert per incident and change of state, and a summary if many change at once."""
-    if len(news) > MAX_ALERTS:
-        newest = max(incident.pk for incident in news)
-        subject = ngettext("%(count)s incident has changed", "%(count)s incidents have changed", len(news))
-        titles = [f"{_event_label(one)}: {one.store}: {title_of(one)}" for one in news[:MAX_ALERTS]]
-        lines = [*titles, "…", _("See `incidents list` or the dashboard.")]
-        key = f"incidents/{newest}/{timezone.now().isoformat()}"
-        create_alert(key, subject % {"count": format_number(len(news))}, "\n".join(lines))
-        return
-    for incident in news:
-        entry = incident.history[-1]
-        text = [
-            _("Store: %(store)s") % {"store": incident.store},
-            _("Since: %(time)s") % {"time": timezone.localtime(incident.opened_at).isoformat(" ", "minutes")},
-            _("See `incidents show %(number)d` or its page.") % {"number": incident.pk},
-        ]
-        create_alert(
-            f"incident/{incident.pk}/{entry['event']}/{entry['at']}",
-            f"{_event_label(incident)}: {title_of(incident)}",
-            "\n".join(text),
-            to=[incident.owner.email] if incident.owner is not None and incident.owner.email else [],
-        )
+def _announce(news: Sequence[Incident], who: str = "") -> None:
+    """Send one message per incident and change of state."""
+    with messages.language_of_messages():
+        messages.send_all([_message(incident, who) for incident in news])
+
+
+def _message(incident: Incident, who: str) -> messages.Message:
+    entry = incident.history[-1]
+    kind = messages.KINDS[_KINDS[entry["event"]]]
+    is_over = incident.resolved_at is not None
+    cause = cause_of(incident)
+    facts = [_("Store: %(store)s") % {"store": incident.store}]
+    if who:
+        facts.append(_("By: %(who)s") % {"who": who})
+    if is_over:
+        facts.append(_("It was open since %(time)s.") % {"time": messages.time_text(incident.opened_at)})
+    return messages.Message(
+        kind,
+        f"{incident.pk}/{entry['event']}/{entry['at']}",
+        {"title": title_of(incident)},
+        reverse("incident", args=[incident.pk]),
+        since=incident.resolved_at or incident.opened_at,
+        facts=facts,
+        advice="" if is_over or cause is None or cause.repairs else str(cause.advice),
+        to=[incident.owner.email] if incident.owner is not None and incident.owner.email else [],
+    )
+
+
+_KINDS = {
+    "opened": "incident_opened",
+    "came_back": "incident_came_back",
+    "reopened": "incident_came_back",  # an undo restored the problem
+    "reopened_by_hand": "incident_came_back",
+    "grew": "incident_grew",
+    "resolved": "incident_resolved",
+    "resolved_by_hand": "incident_resolved",
+}
 
 
 def _is_news(incident: Incident) -> bool:
@@ -288,17 +300,7 @@ def _is_news(incident: Incident) -> bool:
     if entry["event"] == "grew":
         counts = [one["count"] for one in incident.history[:-1] if one.get("reported")]
         return bool(entry["count"] >= 2 * (counts[-1] if counts else 1))
-    return entry["event"] in {"opened", "came_back", "resolved"}
-
-
-def _event_label(incident: Incident) -> str:
-    labels = {
-        "opened": _("New incident"),
-        "came_back": _("Incident came back"),
-        "grew": _("Incident grew"),
-        "resolved": _("Incident resolved"),
-    }
-    return labels[incident.history[-1]["event"]]
+    return entry["event"] in _KINDS
 
 
 # --- after a run -----------------------------------------------------------------------------------------------
@@ -434,7 +436,7 @@ def timeline(incident: Incident) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = [
         {"at": datetime.fromisoformat(one["at"]), "event": one["event"], "count": one["count"], "run": one["run"]}
         for one in incident.history
-        if one["event"] != "resolved_by_hand"  # its event names the account
+        if not one["event"].endswith("_by_hand")  # their events name the account
     ]
     for event in Event.objects.filter(incident=incident).order_by("pk"):
         entries.append({"at": event.at, "event": event.verb, "who": event.who, "detail": event.detail})
@@ -534,14 +536,33 @@ def resolve(incident: Incident, actor: Actor) -> None:
     _require_open(incident)
     now = timezone.now()
     _add_history(incident, "resolved_by_hand", now, incident.count, None)
-    _save(incident, actor, "resolved", resolved_at=now, resolved_run=None, history=incident.history)
+    is_hidden = not _is_news(incident)
+    with transaction.atomic():
+        _save(incident, actor, "resolved", resolved_at=now, resolved_run=None, history=incident.history)
+        if not is_hidden:
+            _announce([incident], actor.name)
 
 
 def reopen(incident: Incident, actor: Actor) -> None:
     """Revert an acknowledgement, a snooze, an ignore or a manual resolution."""
     if incident.resolved_at is not None and incident.history[-1]["event"] != "resolved_by_hand":
         raise IncidentRefused(_("A scan resolved this incident. It reopens when a scan finds the problem again."))
-    _save(incident, actor, "reopened", resolved_at=None, acknowledged_at=None, snoozed_until=None, ignored_above=None)
+    was_resolved = incident.resolved_at is not None
+    if was_resolved:
+        _add_history(incident, "reopened_by_hand", timezone.now(), incident.count, None)
+    with transaction.atomic():
+        _save(
+            incident,
+            actor,
+            "reopened",
+            resolved_at=None,
+            acknowledged_at=None,
+            snoozed_until=None,
+            ignored_above=None,
+            history=incident.history,
+        )
+        if was_resolved and _is_news(incident):
+            _announce([incident], actor.name)
 
 
 def _require_open(incident: Incident) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
 from django.conf import settings
@@ -279,26 +278,21 @@ def _reject(run: Run, actor: Actor, reason: str) -> None:
         notify_rejected(run, actor, reason)
 
 
-def approval_expires_at(run: Run) -> datetime:
-    """Return when the request for an approval of this run expires."""
-    return (run.confirmed_at or run.created_at) + timedelta(hours=settings.RUN_APPROVAL_HOURS)
-
-
 def _require_undecided(run: Run) -> None:
     """Raise RunRefused if the run does not wait, or its request has expired. It also expires while no worker runs."""
     require_environment()
     require_waiting(run)
-    if approval_expires_at(run) <= timezone.now():
+    if run.approval_expires_at <= timezone.now():
         raise RunRefused(_("The request for an approval of run %(run)d has expired. Plan it again.") % {"run": run.pk})
 
 
 def expire_waiting() -> None:
     """Reject runs whose request for an approval has expired."""
     for run in Run.objects.filter(status=Status.AWAITING_APPROVAL).without_documents():
-        if approval_expires_at(run) > timezone.now():
+        if run.approval_expires_at > timezone.now():
             continue
         try:
-            _reject(run, worker_actor(run), "expired")
+            _reject(run, worker_actor(run), Rejection.EXPIRED.value)
         except RunRefused:  # another process has approved or cancelled it
             continue
 

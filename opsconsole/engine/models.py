@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
@@ -201,6 +202,11 @@ class Run(models.Model):
 
     def __str__(self) -> str:
         return f"{self.operation} {self.pk}"
+
+    @property
+    def approval_expires_at(self) -> datetime:
+        """When the request for an approval of this run expires."""
+        return (self.confirmed_at or self.created_at) + timedelta(hours=settings.RUN_APPROVAL_HOURS)
 
     @property
     def ended(self) -> bool:
@@ -651,6 +657,23 @@ class Delivery(models.Model):
 
     def __str__(self) -> str:
         return f"{self.alert_id} {self.channel}"
+
+
+class ReportedProblem(models.Model):
+    """A lasting problem that was reported and is not over. Its end is reported, too."""
+
+    about = models.CharField(max_length=20)  # the group that is looked at together
+    kind = models.CharField(max_length=40)
+    key = models.CharField(max_length=150)
+    values = models.JSONField()
+    page = models.CharField(max_length=300)
+    since = models.DateTimeField()
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("kind", "key"), name="reported_problem"),)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.key}"
 
 
 class SystemUser(models.Model):

@@ -18,17 +18,19 @@ from typing import Any, NamedTuple
 from croniter import croniter
 from django.db import DatabaseError, IntegrityError, InterfaceError, transaction
 from django.db.models import Max, Q
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django_q.brokers.orm import ORM
 from django_q.models import Failure, Schedule, Success
 from django_q.tasks import async_task
 
-from opsconsole.engine import audit_log, lifecycle, notifications, planner, registry, stored_plans, workers
+from opsconsole.engine import audit_log, lifecycle, messages, notifications, planner, registry, stored_plans, workers
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.leases import LostOwnership
+from opsconsole.engine.messages import Message
 from opsconsole.engine.models import ENDED, Event, Freeze, Heartbeat, Run, ScheduleSetting, Status, Trigger
 from opsconsole.engine.operation import LONG_CLUSTER, Operation
 from opsconsole.engine.planner import PlanRefused
@@ -337,9 +339,14 @@ def requeue_stale_runs() -> list[Run]:
 
 
 def report_overdue() -> None:
-    """Send an alert for each scheduled run that is overdue."""
+    """Report the schedules that are overdue, and those that no longer are."""
+    messages.report("schedules", _overdue)
+
+
+def _overdue() -> list[Message]:
     now = timezone.localtime()
-    for switch in ScheduleSetting.objects.filter(on=True):
+    found = []
+    for switch in ScheduleSetting.objects.filter(on=True).order_by("pk"):
         due: datetime = croniter(switch.cron, now - OVERDUE).get_prev(datetime)
         set_at = Event.objects.filter(verb="schedule", detail__operation=switch.operation).order_by("-pk").first()
         if set_at is not None and set_at.at > due:
@@ -347,7 +354,7 @@ def report_overdue() -> None:
         run = Run.objects.filter(trigger=Trigger.SCHEDULE, operation=switch.operation).order_by("-pk").first()
         if run is not None and run.created_at >= due and run.status != Status.QUEUED:
             continue
-        values = {"operation": switch.operation, "due": f"{due:%Y-%m-%d %H:%M %Z}"}
+        values = {"operation": switch.operation, "due": messages.time_text(due)}
         if run is None:
             text = _("It has not run yet.")
         else:
@@ -357,9 +364,10 @@ def report_overdue() -> None:
                 if run.status in ENDED
                 else _("Run %(run)d is still %(status)s.")
             ) % state
-        notifications.create_alert(
-            f"overdue/{switch.operation}/{due.isoformat()}", _("%(operation)s is overdue: due %(due)s") % values, text
-        )
+        page = reverse("operations") if run is None else reverse("run", args=[run.pk])
+        kind = messages.KINDS["schedule_overdue"]
+        found.append(Message(kind, switch.operation, values, page, since=due, facts=[text]))
+    return found
 
 
 class ScheduleState(NamedTuple):

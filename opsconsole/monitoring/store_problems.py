@@ -9,9 +9,11 @@ from functools import cached_property
 
 from django.conf import settings
 from django.db.models import Max
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from opsconsole.engine.messages import KINDS, Message
 from opsconsole.engine.operation import Priority
 from opsconsole.formatting import format_number
 from opsconsole.monitoring.connectivity import identities, unreachable
@@ -20,7 +22,7 @@ from opsconsole.monitoring.models import Measurement
 from opsconsole.stores.models import Backup
 from opsconsole.stores.store import Store, all_stores
 
-UNREACHABLE, CONNECTION_LIMIT, BACKUP_MISSING = "unreachable", "connection_limit", "backup_missing"
+UNREACHABLE, CONNECTION_LIMIT, BACKUP_MISSING = "store_unreachable", "connection_limit", "backup_missing"
 SHOWN_DAYS = 30
 
 
@@ -34,6 +36,15 @@ class StoreProblem:
     title: str
     detail: str = ""
     since: datetime | None = None
+
+    def message(self) -> Message:
+        """Return the message that reports this problem."""
+        page = reverse("admin:stores_backup_changelist") if self.code == BACKUP_MISSING else reverse("stores")
+        facts = [_("Database: %(location)s") % {"location": self.store.location}, *filter(None, [self.detail])]
+        values = {"store": str(self.store.title), "problem": self.title}
+        never = self.code == BACKUP_MISSING and self.since is None  # the dashboard shows it to those who set up
+        key = self.store.alias
+        return Message(KINDS[self.code], key, values, page, since=self.since, facts=facts, is_news=not never)
 
 
 class StoreStates:
@@ -68,10 +79,6 @@ class StoreStates:
         yield from self._unreachable()
         yield from self._connection_limit()
         yield from self._backup_missing()
-
-    def alerts(self) -> list[StoreProblem]:
-        """Return the problems that send an alert. A store without any backup sends none."""
-        return [one for one in self.problems() if one.code != BACKUP_MISSING or one.since is not None]
 
     def _unreachable(self) -> Iterator[StoreProblem]:
         for alias, reason in self.down.items():

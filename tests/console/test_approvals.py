@@ -161,7 +161,7 @@ def test_break_glass_starts_the_run_and_notifies_everyone(client: Client, waitin
     assert client.post(address(waiting, "break-glass"), {"reason": REASON}).status_code == 302
     waiting.refresh_from_db()
     assert (waiting.status, waiting.break_glass, waiting.approved_by) == (Status.QUEUED, True, None)
-    alert = Alert.objects.get(key=f"break-glass/{waiting.pk}")
+    alert = Alert.objects.get(key=f"break_glass/{waiting.pk}")
     assert "carol@example.org" in alert.to
     assert REASON in alert.text
     assert Delivery.objects.filter(alert=alert).exists()

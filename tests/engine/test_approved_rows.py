@@ -185,7 +185,7 @@ def test_a_run_without_approval_expires(waiting: Run, settings: Any, alice: User
     queue.heartbeat()
     waiting.refresh_from_db()
     assert (waiting.status, waiting.rejection) == (Status.REJECTED, "expired")
-    assert Alert.objects.get(key=f"rejected/{waiting.pk}").to == ["bob@example.org"]
+    assert Alert.objects.get(key=f"expired/{waiting.pk}").to == ["bob@example.org"]
     with pytest.raises(RunRefused, match="does not wait for approval"):
         queue.approve(waiting, acting(alice))
     assert keys() == {"a", "c", "e"}

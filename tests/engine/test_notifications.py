@@ -167,7 +167,7 @@ def test_a_failed_run_and_one_that_needs_attention(make_attached, monkeypatch):
     run = execute_run(operation_called(BACKFILL, store))
     assert run.status == Status.NEEDS_ATTENTION
     alert = Alert.objects.get()
-    assert alert.key == f"run/{run.pk}"
+    assert alert.key == f"run_needs_attention/{run.pk}"
     assert "needs attention" in alert.subject
     monkeypatch.undo()
     assert execute_run(operation_called(BACKFILL, store)).status == Status.SUCCEEDED

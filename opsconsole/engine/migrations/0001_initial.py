@@ -134,6 +134,21 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name="ReportedProblem",
+            fields=[
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("about", models.CharField(max_length=20)),
+                ("kind", models.CharField(max_length=40)),
+                ("key", models.CharField(max_length=150)),
+                ("values", models.JSONField()),
+                ("page", models.CharField(max_length=300)),
+                ("since", models.DateTimeField()),
+            ],
+            options={
+                "constraints": [models.UniqueConstraint(fields=("kind", "key"), name="reported_problem")],
+            },
+        ),
+        migrations.CreateModel(
             name="Run",
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),

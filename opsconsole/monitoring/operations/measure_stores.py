@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from django.conf import settings
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine import notifications
+from opsconsole.engine import messages
+from opsconsole.engine.models import ReportedProblem
 from opsconsole.engine.operation import Action, NamedItem, NamedItemsMixin, Risk, Schedule
 from opsconsole.engine.outcomes import Outcome, Skip
 from opsconsole.monitoring import measurements
@@ -44,8 +44,6 @@ class MeasureStores(NamedItemsMixin, Action):
         return Skip("measured")
 
     def on_finish(self) -> None:
-        """Send an alert for each problem of a store, once a day."""
-        for problem in StoreStates().alerts():
-            key = f"{timezone.localdate():%Y-%m-%d} {problem.store.alias} {problem.code}"
-            text = f"{problem.store.location}\n{problem.detail}".strip()
-            notifications.create_alert(key, f"{problem.store.title}: {problem.title}", text)
+        """Report the problems of the stores, and those that are over."""
+        ReportedProblem.objects.filter(about="stores").exclude(key__in=self.item_names()).delete()
+        messages.report("stores", lambda: [problem.message() for problem in StoreStates().problems()])
