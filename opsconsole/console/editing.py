@@ -95,7 +95,7 @@ class RowEdit(NamedTuple):
 
 def plan_writes(store: Store, table: str, edits: Sequence[RowEdit]) -> list[Write]:
     """Return the writes of a run with the current values. Raise RowsChanged if a column would alter a value."""
-    name = store.key_column(table)
+    (name,) = store.key_columns(table)
     known = {row.key for row in edits if row.key is not None}
     new_keys = iter(rows.new_keys(store, table, sum(row.key is None for row in edits), known))
     groups: dict[tuple[str, ...], list[Key]] = {}

@@ -276,7 +276,7 @@ def row_columns(operation: Declaration) -> tuple[str, ...]:
 
 def inserts(store: Store, table: str, columns: tuple[str, ...]) -> bool:
     """Return whether a run that writes `columns` of `table` inserts rows: only an insert writes a key."""
-    return table in store.tables and store.key_column(table) in columns
+    return table in store.tables and not set(columns).isdisjoint(store.key_columns(table))
 
 
 def _refuse_unknown_names(cls: type[Operation]) -> None:

@@ -48,6 +48,11 @@ class Column:
     category: str = ""  # PostgreSQL: the category of the type, such as D for dates and times
 
     @property
+    def is_whole_number(self) -> bool:
+        """Return whether the column has an integer type of PostgreSQL."""
+        return self.base in {"smallint", "integer", "bigint"}
+
+    @property
     def is_timestamp(self) -> bool:
         """Return whether the column is a PostgreSQL timestamp, with or without a zone."""
         return self.base in {"timestamp without time zone", "timestamp with time zone"}

@@ -132,7 +132,8 @@ def _privileges(store: Store, reads: Iterable[tuple[str, str]], targets: Sequenc
             yield _on(store.tables[name], "SELECT", column)
     for target in targets:
         table = store.tables[target.table]
-        yield _on(table, "SELECT", store.key_column(target.table))
+        for column in store.key_columns(target.table):
+            yield _on(table, "SELECT", column)
         if target.kind == "update":
             for column in target.columns:
                 yield _on(table, "SELECT", column)
@@ -145,7 +146,7 @@ def _privileges(store: Store, reads: Iterable[tuple[str, str]], targets: Sequenc
             yield _on(table, "UPDATE", "*")  # SELECT … FOR UPDATE requires it
             for reference in _referring(store, target.table):
                 child = rows.known_table(store, reference)
-                named = [store.key_column(child)] if child else []
+                named = store.key_columns(child) if child else ()
                 yield Privilege("USAGE", reference.child_sql.partition(".")[0], reference.child_oid)
                 for column in (*reference.columns, *named):
                     yield Privilege("SELECT", reference.child_sql, reference.child_oid, column)
@@ -222,7 +223,28 @@ def _require_tables(store: Store, targets: Sequence[Target]) -> None:
 
 def _require_key(store: Store, table: Table) -> None:
     """Refuse a table whose key is not unique, neither by the schema nor by its rows."""
-    name = store.key_column(table.name)
+    names = store.key_columns(table.name)
+    for name in names:
+        _require_key_values(store, table, name, alone=len(names) == 1)
+    if table.is_unique(names):
+        return
+    key = ", ".join(map(quote, names))
+    found = store.query(
+        f"SELECT COUNT(*), {key} FROM {table.sql} GROUP BY {key} HAVING COUNT(*) > 1 ORDER BY {key} LIMIT 1"
+    )
+    if found:
+        raise _refusal(
+            store,
+            _("%(table)s has %(count)d rows with the same key (%(key)s %(value)s). Give each row a unique key."),
+            table=table.name,
+            key=", ".join(names),
+            count=found[0][0],
+            value=", ".join(map(str, found[0][1:])),
+        )
+
+
+def _require_key_values(store: Store, table: Table, name: str, *, alone: bool) -> None:
+    """Refuse a column of a key with values that cannot identify a row. An index answers if the key is `alone`."""
     key = quote(name)
     if table[name].nullable and store.query(f"SELECT 1 FROM {table.sql} WHERE {key} IS NULL LIMIT 1"):
         raise _refusal(
@@ -231,10 +253,10 @@ def _require_key(store: Store, table: Table) -> None:
             table=table.name,
             key=name,
         )
-    if (
-        store.vendor == "sqlite"
-        and rows.may_be_real(table[name].type)
-        and store.query(f"SELECT 1 FROM {table.sql} WHERE typeof({key}) = 'real' LIMIT 1")
+    if store.vendor != "sqlite":
+        return
+    if rows.may_be_real(table[name].type) and store.query(
+        f"SELECT 1 FROM {table.sql} WHERE typeof({key}) = 'real' LIMIT 1"
     ):
         raise _refusal(
             store,
@@ -242,31 +264,17 @@ def _require_key(store: Store, table: Table) -> None:
             table=table.name,
             key=name,
         )
-    if store.vendor == "sqlite":  # SQLite sorts blobs last
+    if alone:  # SQLite sorts blobs last
         last = store.query(f"SELECT typeof({key}) FROM {table.sql} ORDER BY {key} DESC LIMIT 1")
-        if last and last[0][0] == "blob":
-            raise _refusal(
-                store,
-                _(
-                    "A key of %(table)s is binary, which the console cannot use to identify a row. Store %(key)s as "
-                    "text."
-                ),
-                table=table.name,
-                key=name,
-            )
-    if table.is_unique([name]):
-        return
-    found = store.query(
-        f"SELECT {key}, COUNT(*) FROM {table.sql} GROUP BY {key} HAVING COUNT(*) > 1 ORDER BY {key} LIMIT 1"
-    )
-    if found:
+        binary = bool(last) and last[0][0] == "blob"
+    else:
+        binary = bool(store.query(f"SELECT 1 FROM {table.sql} WHERE typeof({key}) = 'blob' LIMIT 1"))
+    if binary:
         raise _refusal(
             store,
-            _("%(table)s has %(count)d rows with the same key (%(key)s %(value)s). Give each row a unique key."),
+            _("A key of %(table)s is binary, which the console cannot use to identify a row. Store %(key)s as text."),
             table=table.name,
             key=name,
-            count=found[0][1],
-            value=found[0][0],
         )
 
 

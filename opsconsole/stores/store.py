@@ -224,24 +224,24 @@ class Store:
         """Return whether `key` refers to `table`."""
         return key.parent_oid in self.tables[table].family if self.vendor == "postgresql" else key.parent == table
 
-    def key_column(self, table: str) -> str:
-        """Return the key column of `table`: the key of the model, else the primary key."""
-        model = self._known.get(table)
-        if model is not None and model._meta.pk.column in self.tables[table]:
-            return str(model._meta.pk.column)
-        key = self.tables[table].key
-        if len(key) == 1:
-            return key[0]
+    def key_columns(self, table: str) -> tuple[str, ...]:
+        """Return the columns that identify a row of `table`: the key of the model, else a unique key of the table."""
+        if key := self._key(table):
+            return key
         raise StoreUnavailable(
-            _("%(table)s of %(location)s has no key of one column that identifies its rows.")
+            _("%(table)s of %(location)s has no key that identifies its rows. Add a primary key or a unique index.")
             % {"table": table, "location": self.location}
         )
 
     def has_key(self, table: str) -> bool:
-        """Return whether `table` has a key column."""
+        """Return whether `table` has a key."""
+        return bool(self._key(table))
+
+    def _key(self, table: str) -> tuple[str, ...]:
         model = self._known.get(table)
-        known = model is not None and model._meta.pk.column in self.tables[table]
-        return known or len(self.tables[table].key) == 1
+        if model is not None and model._meta.pk.column in self.tables[table]:
+            return (str(model._meta.pk.column),)
+        return self.tables[table].identity
 
     @cached_property
     def _known(self) -> dict[str, type[Model]]:

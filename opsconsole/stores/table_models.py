@@ -19,12 +19,11 @@ from opsconsole.stores.models import StoreModel
 from opsconsole.stores.rows import Key, composite_key, key_parts, plain_key
 from opsconsole.stores.store import Store, StoreUnavailable
 
-INTEGERS = frozenset({"smallint", "integer", "bigint"})
 ADDRESS = "address"  # the field of a row's address, in a table without a key
 
 
 class TableModel(StoreModel):
-    """A table of a store. Values are whole numbers, booleans and texts: every other type is read as text."""
+    """A table of a store. Values are whole numbers and texts: every other type is read as text."""
 
     table: ClassVar[Table]
     columns: ClassVar[dict[str, str]]  # column → field
@@ -109,6 +108,4 @@ def _field(vendor: str, column: Column) -> type[models.Field[Any, Any]]:
     if vendor == "sqlite":
         # The driver converts a type by its first word, such as `timestamp`.
         return models.BigIntegerField if "INT" in column.type.upper().partition(" ")[0] else RawTextField
-    if column.base in INTEGERS:
-        return models.BigIntegerField
-    return models.BooleanField if column.base == "boolean" else RawTextField
+    return models.BigIntegerField if column.is_whole_number else RawTextField

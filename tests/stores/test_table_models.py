@@ -13,6 +13,8 @@ import psycopg
 import pytest
 from django.apps import apps
 
+from opsconsole.stores import rows as stored_rows
+from opsconsole.stores.rows import RowsChanged, Write
 from opsconsole.stores.store import Store, StoreUnavailable, attach_file
 from opsconsole.stores.table_models import key_of, pk_of, table_model
 from tests.conftest import attach_url, forget_attached
@@ -96,7 +98,7 @@ def test_values_of_known_and_unknown_types(store: Store) -> None:
     assert values(store, "notes", "id", "n", "price")[0] == ("10", 7, price)
     if store.vendor == "postgresql":
         found = values(store, "ids", "id", "at", "raw", "odd", "tags", "ok", "r")[0]
-        assert found == (UUIDS[1], "infinity", "\\xff00", "sad", "{a,NULL}", True, "[1,5)")
+        assert found == (UUIDS[1], "infinity", "\\xff00", "sad", "{a,NULL}", "true", "[1,5)")
     else:
         assert values(store, "ids", "id", "at", "odd")[0] == (UUIDS[1], "never", "text")
 
@@ -142,3 +144,22 @@ def test_models_leave_no_trace(store: Store) -> None:
 def test_an_unknown_table_is_refused(store: Store) -> None:
     with pytest.raises(StoreUnavailable, match="nothing"):
         table_model(store, "nothing")
+
+
+def test_rows_are_written_by_keys_of_several_columns(store: Store) -> None:
+    keys = paged(store, "parts")
+    found = stored_rows.read(store, "parts", ["save"], [*keys, '["eu",3]'])
+    assert found == dict(zip(keys, [("z",), (None,), ("x",), ("y",)], strict=True))
+    change = Write("parts", ("save",), [(key, found[key], (f"new {place}",)) for place, key in enumerate(keys)])
+    stored_rows.lock(store, change)
+    assert stored_rows.write(store, change) == 4
+    with pytest.raises(RowsChanged):
+        stored_rows.write(
+            store, Write("parts", ("save",), [(keys[0], found[keys[0]], ("other",))])
+        )  # not the old value
+    whole = stored_rows.read(store, "parts", store.tables["parts"].stored, keys[1:])
+    doomed = Write("parts", store.tables["parts"].stored, [(key, old, None) for key, old in whole.items()])
+    assert stored_rows.write(store, doomed) == 3
+    assert paged(store, "parts") == keys[:1]
+    assert stored_rows.write(store, doomed.reversed()) == 3
+    assert stored_rows.read(store, "parts", store.tables["parts"].stored, keys[1:]) == whole

@@ -200,7 +200,7 @@ class Contract:
         if self.deletes:
             self.add_row(store, row | values)
         else:
-            self.set_row(store, row[store.key_column(self.table)], values)
+            self.set_row(store, row[store.key_columns(self.table)[0]], values)
 
     def beneath(self, tables: Tables, key: Any) -> list[tuple[str, Any]]:
         """Return table and key of the rows that are deleted with a row. They are not restored under another parent."""
@@ -209,7 +209,7 @@ class Contract:
     def set_row(self, store: Store, key: Any, values: Row) -> None:
         """Write to one row as another client."""
         assign = ", ".join(f"{name} = ?" for name in values)
-        sql = f"UPDATE {self.table} SET {assign} WHERE {store.key_column(self.table)} = ?"
+        sql = f"UPDATE {self.table} SET {assign} WHERE {store.key_columns(self.table)[0]} = ?"
         execute(store, sql, [*values.values(), key])
 
     # --- planning ---------------------------------------------------------------------------------------
@@ -363,7 +363,7 @@ class Contract:
     def test_rows_added_after_the_plan_are_not_changed(self, store: Store, before: Tables, after: Tables) -> None:
         run = self.start(store)
         row = dict(before[self.table][self.a_change(before, after)])
-        key = store.key_column(self.table)
+        key = store.key_columns(self.table)[0]
         row |= {key: self.late_key, **dict.fromkeys(self.unique)}
         self.add_row(store, row)
         run = work(run)
@@ -403,7 +403,7 @@ class Contract:
     def test_a_row_deleted_during_the_run_is_skipped(self, store: Store, before: Tables, after: Tables) -> None:
         key = self.a_change(before, after, place=-1)
         run = self.start(store, batch_size=4)
-        sql = f"DELETE FROM {self.table} WHERE {store.key_column(self.table)} = ?"
+        sql = f"DELETE FROM {self.table} WHERE {store.key_columns(self.table)[0]} = ?"
         run = work(run, on_progress=once(lambda: execute(store, sql, [key])))
         assert (run.status, run.skipped, run.seen) == (Status.SUCCEEDED, 1, run.total)
         assert run.reasons["skipped"] == {"no_longer_in_scope": 1}
@@ -608,7 +608,7 @@ def _wrapped(wrapper: Any, *aliases: str) -> Iterator[None]:
 
 def forbid(store: Store, table: str, key: Any) -> Callable[[], None]:
     """Create a trigger that refuses every write to one row. Return a function that drops it."""
-    condition = f"OLD.{store.key_column(table)} = {key!r}"
+    condition = f"OLD.{store.key_columns(table)[0]} = {key!r}"
     if store.vendor == "sqlite":
         for event in ("UPDATE", "DELETE"):
             execute(

@@ -363,8 +363,8 @@ class UndoRun(Operation):
                 columns = self.store.tables[table].stored if table in self.store.tables else ()
             found.append(Target(kind, table, columns))
             if kind == "delete" and columns and not self._only_deletes:
-                key = self.store.key_column(table)
-                found.append(Target("update", table, tuple(name for name in columns if name != key)))
+                key = self.store.key_columns(table)
+                found.append(Target("update", table, tuple(name for name in columns if name not in key)))
         return found
 
     def _kind(self, run: Run, table: str) -> str:

@@ -33,7 +33,9 @@ from opsconsole.stores.rows.changes import (
     WriteIgnored,
     composite_key,
     is_bigint,
+    key_of,
     key_parts,
+    key_values,
     plain_key,
 )
 from opsconsole.stores.rows.references import children_first, known_table
@@ -58,7 +60,9 @@ __all__ = [
     "highest_rowid",
     "is_bigint",
     "is_numbered",
+    "key_of",
     "key_parts",
+    "key_values",
     "known_rowids",
     "known_table",
     "lock",

@@ -10,7 +10,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from opsconsole.stores.catalog import ForeignKey, quote
-from opsconsole.stores.rows.changes import DuplicateKey, Key, RowKey, RowsChanged, Values, Write, plain_key
+from opsconsole.stores.rows.changes import DuplicateKey, Key, RowKey, RowsChanged, Values, Write
 from opsconsole.stores.rows.postgresql import PostgreSQLRows
 from opsconsole.stores.rows.references import known_table
 from opsconsole.stores.rows.refusals import altered, ignored
@@ -26,9 +26,12 @@ def is_numbered(store: Store, table: str) -> bool:
     """Return whether the key of `table` is a whole number. An unknown table counts as numbered."""
     if table not in store.tables:
         return True
-    column = store.tables[table][store.key_column(table)]
+    name, *others = store.key_columns(table)
+    if others:
+        return False
+    column = store.tables[table][name]
     if store.vendor == "postgresql":
-        return column.base in {"smallint", "integer", "bigint"}
+        return column.is_whole_number
     return affinity(column.type) == "INTEGER"
 
 
@@ -61,7 +64,7 @@ def write(store: Store, change: Write, *, since: int | None = None) -> int:
     `since` is the mark of PostgreSQL from before the rows were read: a row that may have changed is not written.
     None means that the caller has locked the rows.
     """
-    if not store.tables[change.table].is_unique([store.key_column(change.table)]):
+    if not store.tables[change.table].is_unique(store.key_columns(change.table)):
         _require_single(store, change)
     engine = _engine(store, since)
     met = {"insert": engine.insert, "update": engine.update, "delete": engine.delete}[change.kind](change)
@@ -200,16 +203,17 @@ def _require_single(store: Store, change: Write) -> None:
     if change.kind == "insert":
         return
     engine = _engine(store)
-    key = engine.key(change.table)
+    key = engine.key(change.table, "t")
     refused: dict[RowKey, Exception] = {}
     for part in engine.portions([row[0] for row in change.rows]):
         condition, values = engine.key_condition(change.table, "t", part)
         table = store.tables[change.table].sql
         found = store.query(
-            f"SELECT t.{key}, COUNT(*) FROM {table} AS t WHERE {condition} GROUP BY t.{key} HAVING COUNT(*) > 1", values
+            f"SELECT {key}, COUNT(*) FROM {table} AS t WHERE {condition} GROUP BY {key} HAVING COUNT(*) > 1", values
         )
-        for duplicate, count in found:
-            refused[change.table, plain_key(duplicate)] = DuplicateKey(
+        for row in found:
+            duplicate, (count,) = engine.key_of(change.table, row)
+            refused[change.table, duplicate] = DuplicateKey(
                 _("%(count)d rows of %(table)s have this key. Nothing was changed in them.")
                 % {"count": count, "table": change.table}
             )
@@ -225,17 +229,18 @@ def references(
     A referring row is its key, or None if the store does not know its table.
     """
     engine, child = _engine(store), known_table(store, reference)
-    key, shown = engine.key(table), f"c.{engine.key(child)}" if child else "NULL"
-    found: dict[Key, list[Any]] = {}
+    key, shown = engine.key(table, "p"), engine.key(child, "c") if child else "NULL"
+    excluded, found = set(but), dict[Key, list[Any]]()
     for part in engine.portions(keys):
         condition, values = engine.key_condition(table, "p", part)
         rows = store.query(
-            f"SELECT p.{key}, {shown} FROM {store.tables[table].sql} AS p "
+            f"SELECT {key}, {shown} FROM {store.tables[table].sql} AS p "
             f"JOIN {reference.child_sql} AS c ON {reference.matches} WHERE {condition}",
             values,
         )
-        excluded = set(but)
-        for parent, row in rows:
-            if child is None or plain_key(row) not in excluded:
-                found.setdefault(plain_key(parent), []).append(row)
+        for row in rows:
+            parent, rest = engine.key_of(table, row)
+            one = engine.key_of(child, rest)[0] if child else None
+            if one is None or one not in excluded:
+                found.setdefault(parent, []).append(one)
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -90,6 +90,16 @@ def plain_key(key: Any) -> Key:
 def composite_key(values: Iterable[Any]) -> str:
     """Return the key of a row that several columns identify: a JSON array."""
     return json.dumps([plain_key(value) for value in values], ensure_ascii=False, separators=(",", ":"))
+
+
+def key_of(values: Sequence[Any]) -> Key:
+    """Return the key of a row from the values of its key columns."""
+    return plain_key(values[0]) if len(values) == 1 else composite_key(values)
+
+
+def key_values(key: Key, count: int) -> list[Key]:
+    """Return the values of `count` key columns."""
+    return [key] if count == 1 else key_parts(key)
 
 
 def key_parts(key: Key) -> list[Key]:

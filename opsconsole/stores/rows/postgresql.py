@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from opsconsole.stores.catalog import quote
-from opsconsole.stores.rows.changes import Key, RowKey, RowsChanged, Values, Write, plain_key
+from opsconsole.stores.rows.changes import Key, RowKey, RowsChanged, Values, Write, key_of, key_values, plain_key
 from opsconsole.stores.rows.references import is_own_parent
 from opsconsole.stores.rows.refusals import altered
 from opsconsole.stores.store import Store, text_of
@@ -30,9 +30,23 @@ class PostgreSQLRows:
     def __init__(self, store: Store, since: int | None = None) -> None:
         self.store, self.since = store, since
 
-    def key(self, table: str) -> str:
-        """Return the quoted key column."""
-        return quote(self.store.key_column(table))
+    def key(self, table: str, alias: str) -> str:
+        """Return the key as a list of expressions: of several columns, each as a whole number or as text."""
+        names = self.store.key_columns(table)
+        if len(names) == 1:
+            return f"{alias}.{quote(names[0])}"
+        columns = self.store.tables[table]
+        return ", ".join(f"{alias}.{quote(name)}{'' if columns[name].is_whole_number else '::text'}" for name in names)
+
+    def key_of(self, table: str, row: Values) -> tuple[Key, Values]:
+        """Return the key that a row of a query begins with, and the rest of the row."""
+        count = len(self.store.key_columns(table))
+        return key_of(row[:count]), tuple(row[count:])
+
+    def _key_texts(self, table: str, keys: Sequence[Key]) -> list[list[str]]:
+        """Return the texts of each key column."""
+        count = len(self.store.key_columns(table))
+        return [list(map(str, column)) for column in zip(*(key_values(key, count) for key in keys), strict=True)]
 
     @property
     def _is_old(self) -> str:
@@ -44,16 +58,23 @@ class PostgreSQLRows:
         if self.since is None:
             return set()
         condition, values = self.key_condition(table, "t", keys)
-        sql = f"SELECT t.{self.key(table)} FROM {self.store.tables[table].sql} AS t WHERE {condition}"
-        old = {plain_key(key) for (key,) in self.store.query(sql + self._is_old, values)}
+        sql = f"SELECT {self.key(table, 't')} FROM {self.store.tables[table].sql} AS t WHERE {condition}"
+        old = {key_of(row) for row in self.store.query(sql + self._is_old, values)}
         return set(keys) - old
 
     def portions(self, keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
         yield keys
 
     def key_condition(self, table: str, alias: str, keys: Sequence[Key]) -> tuple[str, list[Any]]:
-        name = self.store.key_column(table)
-        return f"{alias}.{quote(name)} = ANY (%s::text[]::{self._type(table, name)}[])", [[str(key) for key in keys]]
+        names = self.store.key_columns(table)
+        if len(names) == 1:
+            type_ = self._type(table, names[0])
+            return f"{alias}.{quote(names[0])} = ANY (%s::text[]::{type_}[])", [[str(key) for key in keys]]
+        columns = ", ".join(f"{alias}.{quote(name)}" for name in names)
+        casts = ", ".join(f"k.k{place}::{self._type(table, name)}" for place, name in enumerate(names))
+        marks, given = ", ".join(["%s::text[]"] * len(names)), ", ".join(f"k{place}" for place in range(len(names)))
+        sql = f"({columns}) IN (SELECT {casts} FROM unnest({marks}) AS k({given}))"
+        return sql, self._key_texts(table, keys) or [[] for _name in names]
 
     def _type(self, table: str, column: str) -> str:
         return self.store.tables[table][column].base.replace("%", "%%")
@@ -61,8 +82,8 @@ class PostgreSQLRows:
     def read(self, table: str, columns: Sequence[str], keys: list[Key]) -> dict[Key, Values]:
         raw = ", ".join(f"t.{quote(column)}::text" for column in columns)
         condition, values = self.key_condition(table, "t", keys)
-        sql = f"SELECT t.{self.key(table)}, {raw} FROM {self.store.tables[table].sql} AS t WHERE {condition}"
-        return {plain_key(row[0]): tuple(row[1:]) for row in self.store.query(sql, values)}
+        sql = f"SELECT {self.key(table, 't')}, {raw} FROM {self.store.tables[table].sql} AS t WHERE {condition}"
+        return dict(self.key_of(table, row) for row in self.store.query(sql, values))
 
     def normalized(self, change: Write) -> Write:
         types = [self._type(change.table, name) for name in change.columns]
@@ -116,7 +137,8 @@ class PostgreSQLRows:
 
     def new_keys(self, table: str, count: int, taken: Collection[Key]) -> list[Key]:
         found: list[Key] = []
-        key = [self.store.key_column(table), self.store.tables[table].oid]
+        (name,) = self.store.key_columns(table)
+        key = [name, self.store.tables[table].oid]
         sql = self.store.query(_NEW_KEY, key)[0][0].replace("%", "%%")
         while len(found) < count:
             drawn = self.store.query(f"SELECT {sql} FROM generate_series(1, %s)", [count - len(found)])
@@ -131,37 +153,50 @@ class PostgreSQLRows:
         condition, keys = self.key_condition(change.table, "t", [row[0] for row in change.rows])
         table = self.store.tables[change.table].sql
         self.store.query(
-            f"SELECT 1 FROM {table} AS t WHERE {condition} ORDER BY t.{self.key(change.table)} FOR UPDATE", keys
+            f"SELECT 1 FROM {table} AS t WHERE {condition} ORDER BY {self.key(change.table, 't')} FOR UPDATE", keys
         )
 
     def _documents(self, rows: list[Values]) -> bool:
         return sum(len(value or "") for row in rows for value in row) > DOCUMENT_CHARACTERS * len(rows)
 
     def _texts(self, change: Write) -> list[Values]:
-        """Return each row as texts: its key, new values and old values."""
-        return [(str(key), *map(text_of, new or ()), *map(text_of, old or ())) for key, old, new in change.rows]
+        """Return each row as texts: the values of its key, new values and old values."""
+        keys = zip(*self._key_texts(change.table, [row[0] for row in change.rows]), strict=True)
+        return [
+            (*key, *map(text_of, new or ()), *map(text_of, old or ()))
+            for key, (_key, old, new) in zip(keys, change.rows, strict=True)
+        ]
+
+    def _is_key(self, table: str, value: str) -> list[str]:
+        """Return the conditions that a row has a key. `value` is the value of a column of it, `{}` the number."""
+        return [
+            f"t.{quote(name)} = {value.format(place)}::{self._type(table, name)}"
+            for place, name in enumerate(self.store.key_columns(table))
+        ]
 
     def _each(self, change: Write) -> str:
         """Return the condition that a row has its key and its old values, with a parameter for each."""
-        key = self._type(change.table, self.store.key_column(change.table))
         same = [f't.{quote(column)}::text COLLATE "C" IS NOT DISTINCT FROM %s::text' for column in change.columns]
-        return " AND ".join([f"t.{self.key(change.table)} = %s::text::{key}", *same]) + self._is_old
+        return " AND ".join([*self._is_key(change.table, "%s::text"), *same]) + self._is_old
+
+    def _key_names(self, change: Write) -> list[str]:
+        return [f"k{place}" for place in range(len(self.store.key_columns(change.table)))]
 
     def _joined(self, change: Write, names: list[str]) -> str:
         """Return the arrays of a batch as a table `v`, and the condition that joins it to the table `t`."""
-        key = self._type(change.table, self.store.key_column(change.table))
         same = [
             f't.{quote(column)}::text COLLATE "C" IS NOT DISTINCT FROM v.o{place}'
             for place, column in enumerate(change.columns)
         ]
         return (
             f"unnest({', '.join(['%s::text[]'] * len(names))}) AS v({', '.join(names)}) "
-            f"WHERE {' AND '.join([f't.{self.key(change.table)} = v.k::{key}', *same])}{self._is_old}"
+            f"WHERE {' AND '.join([*self._is_key(change.table, 'v.k{}'), *same])}{self._is_old}"
         )
 
     def update_sql(self, change: Write) -> str:
         count = len(change.columns)
-        names = ["k", *(f"n{place}" for place in range(count)), *(f"o{place}" for place in range(count))]
+        names = [*self._key_names(change), *(f"n{place}" for place in range(count))]
+        names += [f"o{place}" for place in range(count)]
         assigned = ", ".join(
             f"{quote(column)} = v.n{place}::{self._type(change.table, column)}"
             for place, column in enumerate(change.columns)
@@ -176,8 +211,9 @@ class PostgreSQLRows:
                 f"{quote(column)} = %s::text::{self._type(change.table, column)}" for column in change.columns
             )
             sql = f"UPDATE {self.store.tables[change.table].sql} AS t SET {assigned} WHERE {self._each(change)}"
-            wide = len(change.columns)
-            return self.store.execute_many(sql, [(*row[1 : wide + 1], row[0], *row[wide + 1 :]) for row in rows])
+            keys = len(self.store.key_columns(change.table))
+            new = keys + len(change.columns)
+            return self.store.execute_many(sql, [(*row[keys:new], *row[:keys], *row[new:]) for row in rows])
         return self.store.execute(self.update_sql(change), [list(column) for column in zip(*rows, strict=True)])
 
     def insert_sql(self, change: Write) -> str:
@@ -199,7 +235,7 @@ class PostgreSQLRows:
         return self.store.execute(f"{start} SELECT {casts} FROM {source}", values)
 
     def delete_sql(self, change: Write) -> str:
-        names = ["k", *(f"o{place}" for place in range(len(change.columns)))]
+        names = [*self._key_names(change), *(f"o{place}" for place in range(len(change.columns)))]
         return f"DELETE FROM {self.store.tables[change.table].sql} AS t USING {self._joined(change, names)}"
 
     def delete(self, change: Write) -> int:

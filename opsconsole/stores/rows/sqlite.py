@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from opsconsole.stores.catalog import quote
-from opsconsole.stores.rows.changes import Key, Values, Write, plain_key
+from opsconsole.stores.rows.changes import Key, Values, Write, key_of, key_values
 from opsconsole.stores.rows.references import is_own_parent
 from opsconsole.stores.sqlite import RawText, exact_text
 from opsconsole.stores.store import Store
@@ -25,9 +25,14 @@ class SQLiteRows:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def key(self, table: str) -> str:
-        """Return the quoted key column."""
-        return quote(self.store.key_column(table))
+    def key(self, table: str, alias: str) -> str:
+        """Return the key columns as a list of expressions."""
+        return ", ".join(f"{alias}.{quote(name)}" for name in self.store.key_columns(table))
+
+    def key_of(self, table: str, row: Values) -> tuple[Key, Values]:
+        """Return the key that a row of a query begins with, and the rest of the row."""
+        count = len(self.store.key_columns(table))
+        return key_of(row[:count]), tuple(row[count:])
 
     def young(self, table: str, keys: Sequence[Key]) -> set[Key]:
         """Return no key: the write lock keeps rows from changing after they were read."""
@@ -42,7 +47,12 @@ class SQLiteRows:
 
     def key_condition(self, table: str, alias: str, keys: Sequence[Key]) -> tuple[str, list[Any]]:
         """Return the condition that a row has one of `keys`, and its parameters."""
-        name = f"{alias}.{self.key(table)}"
+        count = len(self.store.key_columns(table))
+        if count > 1:
+            parts = ", ".join(f"json_extract(value, '$[{place}]')" for place in range(count))
+            rows = json.dumps([key_values(key, count) for key in keys])
+            return f"({self.key(table, alias)}) IN (SELECT {parts} FROM json_each(%s))", [rows]
+        name = self.key(table, alias)
         if _fit_json(keys):
             return f"{name} IN (SELECT value FROM json_each(%s))", [json.dumps(list(keys))]
         return f"{name} IN ({', '.join(['%s'] * len(keys))})", list(keys)
@@ -53,9 +63,9 @@ class SQLiteRows:
         found: dict[Key, Values] = {}
         for part in self.portions(keys):
             condition, values = self.key_condition(table, "t", part)
-            sql = f"SELECT t.{self.key(table)}, {raw} FROM {quote(table)} AS t WHERE {condition}"
+            sql = f"SELECT {self.key(table, 't')}, {raw} FROM {quote(table)} AS t WHERE {condition}"
             with self.store.text_factory(exact_text):
-                found |= {plain_key(row[0]): tuple(row[1:]) for row in self.store.query(sql, values)}
+                found |= dict(self.key_of(table, row) for row in self.store.query(sql, values))
         return found
 
     def _each(self, sql: str, rows: Sequence[Values]) -> int:
@@ -85,7 +95,7 @@ class SQLiteRows:
         return int(self.store.query("PRAGMA data_version")[0][0])
 
     def new_keys(self, table: str, count: int, taken: Collection[Key]) -> list[Key]:
-        first = self.store.query(f"SELECT COALESCE(MAX({self.key(table)}), 0) FROM {quote(table)}")[0][0]
+        first = self.store.query(f"SELECT COALESCE(MAX({self.key(table, 't')}), 0) FROM {quote(table)} AS t")[0][0]
         if self.store.query("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'"):
             # AUTOINCREMENT never gives the key of a deleted row again.
             sequence = "SELECT seq FROM sqlite_sequence WHERE name = %s COLLATE NOCASE"
@@ -102,11 +112,12 @@ class SQLiteRows:
         columns = [quote(column) for column in change.columns]
         return (
             f"UPDATE OR ABORT {quote(change.table)} SET {', '.join(f'{c} = %s' for c in columns)} "
-            f"WHERE {self.key(change.table)} = %s AND {_unchanged(columns)}"
+            f"WHERE {self._is_key(change.table)} AND {_unchanged(columns)}"
         )
 
     def update(self, change: Write) -> int:
-        rows = [(*new, key, *old) for key, old, new in change.rows]  # type: ignore[misc]
+        count = len(self.store.key_columns(change.table))
+        rows = [(*new, *key_values(key, count), *old) for key, old, new in change.rows]  # type: ignore[misc]
         return self._each(self.update_sql(change), rows)
 
     def insert_sql(self, change: Write) -> str:
@@ -128,10 +139,14 @@ class SQLiteRows:
 
     def delete_sql(self, change: Write) -> str:
         columns = [quote(column) for column in change.columns]
-        return f"DELETE FROM {quote(change.table)} WHERE {self.key(change.table)} = %s AND {_unchanged(columns)}"
+        return f"DELETE FROM {quote(change.table)} WHERE {self._is_key(change.table)} AND {_unchanged(columns)}"
+
+    def _is_key(self, table: str) -> str:
+        return " AND ".join(f"{quote(name)} = %s" for name in self.store.key_columns(table))
 
     def delete(self, change: Write) -> int:
-        rows = [(key, *old) for key, old, _ in change.rows if old is not None]
+        count = len(self.store.key_columns(change.table))
+        rows = [(*key_values(key, count), *old) for key, old, _ in change.rows if old is not None]
         return self._each(self.delete_sql(change), rows)
 
 
