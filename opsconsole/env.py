@@ -350,7 +350,7 @@ def chat_urls(value: str) -> list[str]:
     known = CHAT_SCHEMES | CHAT_SCHEMES_WITH_HOST
     for url in urls:
         scheme, separator, rest = url.partition("://")
-        if scheme not in known or not separator or not rest.strip("/"):
+        if scheme not in known or not separator or not rest.strip("/") or "://" in rest:
             raise ValueError(
                 f"a space-separated list of apprise URLs with one of these schemes: {', '.join(sorted(known))}"
             )

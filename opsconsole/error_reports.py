@@ -15,7 +15,7 @@ class ReportFilter(SafeExceptionReporterFilter):
     """A filter that hides secret settings and variables."""
 
     hidden_settings = re.compile(
-        r"API|AUTH|TOKEN|KEY|SECRET|PASS|PWD|SIGNATURE|COOKIE|CREDENTIAL|DSN|URL|DATABASES|CACHES|LOCATION",
+        r"API|AUTH|TOKEN|KEY|SECRET|PASS|PWD|SIGNATURE|COOKIE|CREDENTIAL|DSN|URL|CHANNELS|DATABASES|CACHES|LOCATION",
         re.IGNORECASE,
     )
 

@@ -94,6 +94,9 @@ def _in_value(value: str) -> Iterator[str]:
     if password not in {user, parts.hostname, parts.path.strip("/")}:
         yield password
     yield from (text for name, text in parse_qsl(parts.query) if _NAMED.match(f"{name}=x"))
+    if value in settings.ALERT_CHANNELS:
+        yield value
+        yield from filter(_is_token, re.split(r"[/?&=@:;,#]", value))
     if parts.scheme in {"http", "https"}:
         yield from (text for _name, text in parse_qsl(parts.query))
         yield from filter(_is_token, parts.path.split("/"))

@@ -331,11 +331,15 @@ LOGGING = {
     },
     "handlers": {
         "stderr": {"class": "logging.StreamHandler", "stream": sys.stderr, "formatter": "line"},
+        "none": {"class": "logging.NullHandler"},
     },
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {
         "opsconsole": {"level": "INFO"},
         "django_structlog": {"level": "WARNING"},
+        # The reasons of apprise are kept with the delivery, without addresses.
+        "apprise": {"handlers": ["none"], "propagate": False},
+        "httpx": {"level": "WARNING"},  # below, it logs every address
         "health_check": {"level": "CRITICAL"},  # each probe of an unavailable store would log a traceback
     },
 }
@@ -360,7 +364,6 @@ ALERT_WEBHOOK_URL = env("ALERT_WEBHOOK_URL", read.http_url, "", secret=True)
 ALERT_WEBHOOK_SECRET = env("ALERT_WEBHOOK_SECRET", read.text, "", secret=True)
 ALERT_CHANNELS: list[str] = env("ALERT_CHANNELS", read.chat_urls, [], secret=True)
 ALERT_PRIVATE_ADDRESSES = env("ALERT_PRIVATE_ADDRESSES", read.boolean, False)
-CHAT_SCHEMES_WITH_HOST = read.CHAT_SCHEMES_WITH_HOST
 globals().update(env("EMAIL_URL", read.email_url, read.email_url("smtp://localhost:25"), secret=True))
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env("ALERT_FROM", read.sender, "opsconsole@localhost")

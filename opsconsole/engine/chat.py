@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import logging
-import socket
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.utils.translation import gettext as _
 
-MAX_REASON = 300  # characters
+from opsconsole.engine.channels import DeliveryFailed, public_only, without_address
+
 _DIGITS = 8  # of a channel's name
-
-
-class ChatFailed(Exception):
-    """A chat service did not accept a message. The text holds no part of the channel's address but its scheme."""
 
 
 def channels() -> dict[str, str]:
@@ -30,29 +25,17 @@ def name_of(url: str) -> str:
 
 
 def send(url: str, subject: str, text: str) -> None:
-    """Send a message. Raises ChatFailed with the reason."""
+    """Send a message. Raises DeliveryFailed with the reason."""
     import apprise  # slow to import, and only workers deliver
 
-    _require_public(url)
-    sender = apprise.Apprise()
-    with _Reasons() as reasons:
-        if not sender.add(url):
-            raise ChatFailed(_("apprise does not understand this address. Check its form in ALERT_CHANNELS."))
+    asset = apprise.AppriseAsset(http_redirects=False)
+    with public_only(), _Reasons() as reasons:
+        service = apprise.Apprise.instantiate(url, asset=asset)
+        if service is None:
+            raise DeliveryFailed(_("apprise does not understand this address. Check its form in ALERT_CHANNELS."))
+        sender = apprise.Apprise(service, asset=asset)
         if not sender.notify(title=subject, body=text, body_format=apprise.NotifyFormat.TEXT):
-            raise ChatFailed(reasons.text(url) or _("The service did not accept the message."))
-
-
-def _require_public(url: str) -> None:
-    """Raise ChatFailed for a service of one's own host with a private address, unless that is configured."""
-    address = urlsplit(url)
-    if settings.ALERT_PRIVATE_ADDRESSES or address.scheme not in settings.CHAT_SCHEMES_WITH_HOST:
-        return
-    try:
-        found = socket.getaddrinfo(address.hostname or "", address.port or 443, proto=socket.IPPROTO_TCP)
-    except OSError as error:
-        raise ChatFailed(_("The host is not found: %(reason)s") % {"reason": error.strerror}) from None
-    if any(not ipaddress.ip_address(entry[4][0]).is_global for entry in found):
-        raise ChatFailed(_("The host has a private address. Set ALERT_PRIVATE_ADDRESSES to allow it."))
+            raise DeliveryFailed(reasons.text(url) or _("The service did not accept the message."))
 
 
 class _Reasons(logging.Handler):
@@ -73,10 +56,5 @@ class _Reasons(logging.Handler):
         self._lines.append(record.getMessage())
 
     def text(self, url: str) -> str:
-        """Return the reasons without any part of the address that may be a secret."""
-        address = urlsplit(url)
-        secrets = [part for part in (*address.path.split("/"), address.netloc, address.query) if len(part) > 2]
-        text = " ".join(self._lines)
-        for secret in secrets:
-            text = text.replace(secret, "…")
-        return text[:MAX_REASON]
+        """Return the reasons without the address."""
+        return without_address(" ".join(self._lines), url)

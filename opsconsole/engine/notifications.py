@@ -21,6 +21,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from opsconsole.engine import chat
+from opsconsole.engine.channels import DeliveryFailed, public_only, without_address
 from opsconsole.engine.models import Alert, Channel, Delivery
 from opsconsole.escaping import for_terminal
 from opsconsole.redaction import redact
@@ -31,10 +32,6 @@ PER_ROUND = 20  # deliveries; a channel that hangs must not block the queue
 TIMEOUT_SECONDS = 5.0
 BACKOFF_MINUTES = (1, 2, 5, 15, 60, 240, 480, 720)  # after each attempt; the last one gives up
 SIGNATURE, TIMESTAMP = "X-OpsConsole-Signature", "X-OpsConsole-Timestamp"
-
-
-class DeliveryFailed(Exception):
-    """The webhook did not accept an alert."""
 
 
 def create_alert(key: str, subject: str, text: str, to: Sequence[str] = ()) -> bool:
@@ -81,12 +78,17 @@ def _attempt(delivery: Delivery) -> bool:
     found = Delivery.objects.filter(pk=delivery.pk)
     try:
         _SENDERS[Channel(delivery.channel)](delivery)
-    except (DeliveryFailed, chat.ChatFailed, SMTPException, OSError, ValueError) as error:
-        logger.warning("An alert could not be delivered by %s", delivery.channel, exc_info=True)
-        reason = (
-            str(error) if isinstance(error, DeliveryFailed | chat.ChatFailed) else f"{type(error).__name__}: {error}"
+    except (DeliveryFailed, SMTPException, OSError, ValueError) as error:
+        reason = str(error) if isinstance(error, DeliveryFailed) else f"{type(error).__name__}: {error}"
+        reason = redact(reason)[:500]
+        # Without a traceback, which would name the address of the channel.
+        logger.warning(
+            "Alert %s could not be delivered by %s: %s",
+            delivery.alert_id,
+            delivery.target or delivery.channel,
+            for_terminal(reason),
         )
-        found.update(last_error=redact(reason)[:500])
+        found.update(last_error=reason)
         return False
     found.update(delivered_at=timezone.now(), next_try_at=None, last_error="")
     return True
@@ -116,11 +118,15 @@ def _webhook(delivery: Delivery) -> None:
     headers = {"Content-Type": "application/json", TIMESTAMP: timestamp}
     if settings.ALERT_WEBHOOK_SECRET:
         headers[SIGNATURE] = signature(settings.ALERT_WEBHOOK_SECRET, timestamp, body)
-    try:
-        answer = httpx.post(settings.ALERT_WEBHOOK_URL, content=body, headers=headers, timeout=TIMEOUT_SECONDS)
-        answer.raise_for_status()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise DeliveryFailed(f"{type(error).__name__}: {error}") from error
+    url = settings.ALERT_WEBHOOK_URL
+    with public_only():
+        try:
+            answer = httpx.post(url, content=body, headers=headers, timeout=TIMEOUT_SECONDS, follow_redirects=False)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise DeliveryFailed(without_address(f"{type(error).__name__}: {error}", url)) from None
+    if not answer.is_success:
+        status = f"{answer.status_code} {answer.reason_phrase}".strip()
+        raise DeliveryFailed(_("The receiver answered with HTTP status %(status)s.") % {"status": status})
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
