@@ -10,17 +10,14 @@ from contextlib import asynccontextmanager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import psycopg
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError, connections
 from django.utils.translation import gettext as _
-from psycopg.rows import dict_row
 
 from opsconsole.env import database_url
 from opsconsole.stores import config as store_config
 from opsconsole.stores.config import is_writable
-from opsconsole.stores.connection import connect, connect_async
 from opsconsole.stores.store import Store, StoreUnavailable
 
 # Columns that LangGraph's savers read and write, by table.
@@ -70,6 +67,10 @@ def place(store: Store) -> Store:
 @contextmanager
 def connection(where: Store) -> Iterator[Any]:
     """Open a separate connection for a saver, to write. Raise StoreUnavailable."""
+    from psycopg.rows import dict_row
+
+    from opsconsole.stores.connection import connect
+
     _require_file(where, writes=True)
     with _translated(where):
         opened: Any = (
@@ -85,6 +86,9 @@ def connection(where: Store) -> Iterator[Any]:
 async def async_connection(where: Store) -> AsyncIterator[Any]:
     """Open the same for the savers of async graphs."""
     import aiosqlite
+    from psycopg.rows import dict_row
+
+    from opsconsole.stores.connection import connect_async
 
     _require_file(where, writes=True)
     with _translated(where):
@@ -117,6 +121,8 @@ def _uri(path: Path) -> str:
 @contextmanager
 def _translated(where: Store) -> Iterator[None]:
     """Turn a driver's error into StoreUnavailable."""
+    import psycopg
+
     try:
         yield
     except (psycopg.Error, sqlite3.Error, DatabaseError, InterfaceError, ImproperlyConfigured, UnicodeError) as error:

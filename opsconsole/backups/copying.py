@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-import psycopg
 from django.db import transaction
 
 from opsconsole.backups.conversion import Convert, comparable, converter, kind_of, unchanged
@@ -104,6 +103,8 @@ class TableCopyJob:
         """Insert rows. Halve the batch until each row that the target refuses is isolated."""
         if not pairs:
             return
+        import psycopg
+
         try:
             self.target.insert(self.table, self.written, [row for _key, row in pairs])
         except (sqlite3.Error, psycopg.Error) as error:

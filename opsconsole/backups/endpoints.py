@@ -7,13 +7,13 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, ClassVar
-
-import psycopg
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from opsconsole.stores.catalog import Table, escape, identifier, quote
-from opsconsole.stores.connection import connect
 from opsconsole.stores.store import Store
+
+if TYPE_CHECKING:
+    import psycopg
 
 Row = tuple[Any, ...]
 
@@ -27,6 +27,8 @@ def endpoint(store: Store) -> Iterator[Endpoint]:
             client.text_factory = _text_or_bytes
             yield SQLiteEndpoint(store, client)
     else:
+        from opsconsole.stores.connection import connect
+
         with connect(store) as pg_client:
             yield PostgreSQLEndpoint(store, pg_client)
 

@@ -13,16 +13,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from django.utils.translation import gettext as _
-from psycopg import pq
 
 from opsconsole.stores.catalog import unquoted
-from opsconsole.stores.connection import connection_parameters, is_pooler
 from opsconsole.stores.store import Store, StoreUnavailable
 
 FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
-ENVIRONMENT = {
-    option.keyword.decode(): option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar
-}
 
 
 class ToolFailed(Exception):
@@ -77,7 +72,11 @@ def environment(store: Store, **changed: str) -> dict[str, str]:
 
     Raise StoreUnavailable behind a pooler in transaction mode: the programs require a session.
     """
-    if is_pooler(store):
+    from psycopg.pq import Conninfo
+
+    from opsconsole.stores.connection import connection_parameters
+
+    if store.behind_pooler:
         raise StoreUnavailable(
             _(
                 "%(location)s is behind a connection pooler in transaction mode, which cannot dump or restore. "
@@ -86,7 +85,8 @@ def environment(store: Store, **changed: str) -> dict[str, str]:
             % {"location": store.location}
         )
     params = {**connection_parameters(store), **changed}
-    address = {ENVIRONMENT[name]: str(value) for name, value in params.items() if name in ENVIRONMENT and value}
+    variables = {option.keyword.decode(): option.envvar.decode() for option in Conninfo.get_defaults() if option.envvar}
+    address = {variables[name]: str(value) for name, value in params.items() if name in variables and value}
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     return {**kept, **address}
 

@@ -8,16 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import psycopg
 from django.utils.translation import gettext as _
-from psycopg import sql
 
 from opsconsole.backups import dump, files, pg_client
 from opsconsole.backups.folders import folder_of
 from opsconsole.stores.catalog import identifier
-from opsconsole.stores.connection import connect
 from opsconsole.stores.identify import platform_of
 from opsconsole.stores.store import Store, StoreUnavailable
 
@@ -188,17 +185,15 @@ def restore_as(store: Store, path: Path, name: str) -> None:
             shutil.move(copy, draft)  # the folder of the copy may be on another file system
         files.commit_file(draft, store.path.with_name(f"{name}.sqlite3"))
         return
+    from psycopg import sql
+
+    from opsconsole.stores.connection import connect
+
     draft_name = f"{name}_restoring"
-    with _administering(store) as connection:
+    with connect(store) as connection:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(draft_name)))
         connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(draft_name)))
     _pg_restore(store, path, draft_name)
-    with _administering(store) as connection:
+    with connect(store) as connection:
         names = sql.Identifier(draft_name), sql.Identifier(name)
         connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(*names))
-
-
-@contextmanager
-def _administering(store: Store) -> Iterator[psycopg.Connection[Any]]:
-    with connect(store) as connection:
-        yield connection

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import psycopg
 from django.core.cache import cache
 from django.utils.translation import gettext as _
 
 from opsconsole.engine.models import Run
-from opsconsole.stores.connection import connection_parameters
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.store import Store, StoreUnavailable
@@ -35,6 +33,8 @@ def unreachable(stores: Sequence[Store]) -> dict[str, str]:
         if remembered is not None:
             found[store.alias] = remembered
         else:
+            from opsconsole.stores.connection import connection_parameters
+
             asked[store.alias] = key, pool.submit(_server, store, connection_parameters(store))
     for alias, (key, answer) in asked.items():
         try:
@@ -74,6 +74,8 @@ def _file(store: Store) -> str:
 
 def _server(store: Store, address: dict[str, Any]) -> str:
     """Return why a server is unreachable. Of a reachable one, the identity is cached."""
+    import psycopg
+
     try:
         with psycopg.connect(**{**address, "connect_timeout": CONNECT_SECONDS}, autocommit=True) as connection:
             store.learn_identity(lambda sql: connection.execute(sql).fetchall())

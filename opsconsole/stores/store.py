@@ -122,6 +122,11 @@ class Store:
         return self.connection.vendor
 
     @property
+    def behind_pooler(self) -> bool:
+        """True if the store is reached through a pooler in transaction mode."""
+        return bool(connections.settings[self.alias]["OPTIONS"].get("pooler"))
+
+    @property
     def managed(self) -> bool:
         """True if the console creates the tables."""
         return self.alias in {DEFAULT, *settings.STORES} - settings.ATTACHED_STORES

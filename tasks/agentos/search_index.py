@@ -8,7 +8,6 @@ from django.db import DatabaseError, transaction
 from django.utils.translation import gettext as _
 
 from opsconsole.formatting import format_number
-from opsconsole.stores.connection import is_pooler
 from opsconsole.stores.store import Store
 from tasks.agentos.search import SOURCES, Source, has_tsvector
 from tasks.agentos.search_query import is_han, pieces
@@ -22,7 +21,7 @@ def rebuild(store: Store, *names: str) -> None:
     for source in (SOURCES[name] for name in names or SOURCES):
         if store.vendor == "postgresql":
             # CONCURRENTLY is not possible in a transaction, and a pooler runs every statement in one.
-            concurrently = "" if is_pooler(store) else "CONCURRENTLY "
+            concurrently = "" if store.behind_pooler else "CONCURRENTLY "
             with store.connection.cursor() as cursor:
                 cursor.execute(f"REINDEX INDEX {concurrently}{source.index}")
             continue

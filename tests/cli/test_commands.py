@@ -321,3 +321,13 @@ def test_a_run_survives_the_end_of_its_reader(shell, store, words):
     assert "Broken" not in done.stderr
     statuses = [run["status"] for run in shell.json("runs", "list")["runs"]]
     assert statuses == ([] if words == "--dry-run" else ["succeeded"])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["runs", "list"], ["operations"]])
+def test_a_command_that_only_lists_loads_no_heavy_library(shell, words):
+    heavy = {"httpx", "langgraph", "ninja", "openpyxl", "psycopg", "pydantic", "tablib"}
+    arguments = [sys.executable, "-X", "importtime", "manage.py", *words]
+    done = subprocess.run(arguments, cwd=ROOT, env=shell.environment, capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "django" in loaded
+    assert loaded.isdisjoint(heavy)
