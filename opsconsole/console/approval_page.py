@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -9,12 +10,12 @@ from typing import Any, NamedTuple
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from opsconsole.console.page_parts import REFUSALS
+from opsconsole.console.obstacle_list import ShownObstacle
 from opsconsole.console.plan_page import PlanPage
-from opsconsole.engine import incidents, lifecycle, repairs
+from opsconsole.engine import incidents, lifecycle, obstacles, repairs
 from opsconsole.engine.audit_log import Actor
-from opsconsole.engine.errors import PlanDrifted
 from opsconsole.engine.models import Incident, Run, Status, Trigger
+from opsconsole.engine.obstacles import Obstacle, Remedy
 from opsconsole.engine.operation import Risk
 from opsconsole.engine.stored_plans import plan_of
 from opsconsole.formatting import duration
@@ -35,8 +36,7 @@ class ApprovalPage(PlanPage):
     """A run that waits for approval, as the approver decides about it."""
 
     def __init__(self, run: Run, user: Any) -> None:
-        super().__init__(run)
-        self.user = user
+        super().__init__(run, user)
 
     @property
     def question(self) -> str:
@@ -57,16 +57,21 @@ class ApprovalPage(PlanPage):
         left = self.run.approval_expires_at - timezone.now()
         return duration(max(left.total_seconds(), 0))
 
-    @cached_property
-    def drifted(self) -> str:
-        """The sentence about rows that have changed since the plan, or an empty string."""
-        try:
-            lifecycle.check_drift(self.run, plan_of(self.run))
-        except PlanDrifted as error:
-            return str(error) or _("The rows have changed since they were planned.")
-        except REFUSALS as error:
-            return str(error)
-        return ""
+    def _obstacles(self) -> Iterable[Obstacle]:
+        return obstacles.of_start(self.run, plan_of(self.run))
+
+    @property
+    def waits(self) -> list[ShownObstacle]:
+        return [*map(self._shown, obstacles.of_freeze(self.cls)), *super().waits]
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the rows are as they were planned. An expired request is not compared."""
+        return self.error is None and all(one.remedy != Remedy.PLAN_AGAIN for one in self._found)
+
+    @property
+    def may_plan(self) -> bool:
+        return self.may_withdraw
 
     @property
     def checked_at(self) -> datetime:

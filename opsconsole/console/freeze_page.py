@@ -6,12 +6,11 @@ from functools import cached_property
 
 from django.utils.translation import gettext as _
 
+from opsconsole.console.obstacle_list import BACKUP_STORE
 from opsconsole.console.page_parts import SHOWN_ROWS
 from opsconsole.engine import checklist, notifications, registry
 from opsconsole.engine.models import ENDED, Freeze, Run, Status
 from opsconsole.stores.store import all_stores
-
-BACKUP_STORE = "backups.backup_store"
 
 
 class FreezePage:

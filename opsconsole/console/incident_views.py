@@ -17,7 +17,7 @@ from opsconsole.console.actors import actor_of
 from opsconsole.console.incident_page import IncidentPage
 from opsconsole.console.operation_views import needs, render_page
 from opsconsole.console.page_parts import REFUSALS
-from opsconsole.engine import incidents, lifecycle, planner, queue, registry, repairs
+from opsconsole.engine import incidents, lifecycle, obstacles, planner, queue, registry, repairs
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.incidents import IncidentRefused
 from opsconsole.engine.models import Incident, Run
@@ -141,7 +141,7 @@ def repair(request: HttpRequest, pk: int, name: str) -> HttpResponse:
 def _plan(incident: Incident, cls: type[Operation], actor: Actor, note: str) -> Run:
     operation = repairs.operation_for(incident, cls)
     planned = planner.plan(operation, repairs.selection_for(incident, cls))
-    if planned.total <= lifecycle.RECOUNTED_ROWS:
+    if planned.total <= obstacles.RECOUNTED_ROWS:
         planner.count_outcomes(planned)
     run = lifecycle.create_run(planned, actor, note=note, incident=incident)
     if not planned.counted:

@@ -25,7 +25,7 @@ from opsconsole.console.plan_page import PlanPage, drift
 from opsconsole.console.run_changes import Changes
 from opsconsole.console.run_page import RunPage
 from opsconsole.console.run_tabs import RunTabs
-from opsconsole.engine import lifecycle, planner, queue, registry, stored_plans
+from opsconsole.engine import lifecycle, obstacles, planner, queue, registry, stored_plans
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted
 from opsconsole.engine.models import Run, Status
@@ -37,6 +37,7 @@ from opsconsole.stores.store import StoreUnavailable
 
 PERMISSIONS = {"approve": "approve_run", "reject": "approve_run", "break-glass": "break_glass"}  # of verbs
 MAX_BATCH_SIZE = 100_000
+REPLACEABLE = (Status.PLANNED, Status.AWAITING_APPROVAL, Status.REJECTED)  # by a new plan
 _ROW_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 View = Callable[..., HttpResponse]
@@ -120,7 +121,7 @@ def start_plan(
 
 def _plan(request: HttpRequest, cls: type[Operation], params: dict[str, Any], selection: Selection, note: str) -> Run:
     planned = planner.plan(planner.operation_on(cls, stored_plans.store_for(cls, params), params), selection)
-    if planned.total <= lifecycle.RECOUNTED_ROWS:
+    if planned.total <= obstacles.RECOUNTED_ROWS:
         planner.count_outcomes(planned)
     run = lifecycle.create_run(planned, actor_of(request), note=note)
     if not planned.counted:
@@ -162,10 +163,17 @@ def plan(request: HttpRequest, name: str) -> HttpResponse:
 @require_POST
 @needs("operate_run")
 def replan(request: HttpRequest, pk: int) -> HttpResponse:
-    """Replace a plan by a new one, with other parameters or for the current state of the store."""
-    run = get_object_or_404(Run, pk=pk, status=Status.PLANNED)
+    """Replace a plan by a new one, with other parameters or for the current state of the store.
+
+    A run that was not approved is planned again in the same way.
+    """
+    run = get_object_or_404(Run, pk=pk)
+    newer = run.replacements.order_by("-pk").first()
+    if newer is not None or run.status not in REPLACEABLE:  # a second click, or another user
+        return redirect("run", (newer or run).pk)
     cls = _operation_or_404(run.operation)
-    params = _posted_values(cls, request) if _has_editable_params(run, cls) else run.params
+    has_params = "asked" in request.POST and _has_editable_params(run, cls)
+    params = _posted_values(cls, request) if has_params else run.params
     return start_plan(request, run.operation, Selection(**run.selection), params, note=run.note, replaces=run)
 
 
@@ -220,7 +228,7 @@ def _plan_page(
     typed_error: str = "",
     status: int = 200,
 ) -> HttpResponse:
-    page = PlanPage(run, request.GET.get("outcome", ""), request.GET.get("reason", ""))
+    page = PlanPage(run, request.user, request.GET.get("outcome", ""), request.GET.get("reason", ""))
     form = None
     if page.operation is not None and _has_editable_params(run, page.operation):
         form = _style_widgets(page.operation.Params(initial=run.params))
@@ -234,9 +242,11 @@ def _plan_page(
         form=form,
         error=error,
         drift=drift(run),
+        typed=request.POST.get("typed", ""),
         typed_error=typed_error,
         checked=request.POST.getlist("checked"),
-        may_operate=request.user.has_perm("operations.operate_run"),
+        shows_button=not page.obstacles or request.method == "POST",  # a refused form keeps what was typed
+        may_operate=page.may_operate,
     )
 
 
@@ -297,6 +307,11 @@ def confirm(request: HttpRequest, pk: int) -> HttpResponse:
             messages.info(request, _("This plan is already confirmed."))
         return redirect("run", run.pk)
     page, actor = PlanPage(run), actor_of(request)
+    run.note = request.POST.get("note", run.note)[:2000]
+    run.fast = "fast" in request.POST
+    size = request.POST.get("batch_size", "")
+    if _ROW_NUMBER.fullmatch(size) and 1 <= int(size) <= MAX_BATCH_SIZE and not page.fixed_batch:
+        run.batch_size = int(size)
     if page.problem:
         return _plan_page(request, run, error=page.problem, status=409)
     if not page.counted:
@@ -305,11 +320,6 @@ def confirm(request: HttpRequest, pk: int) -> HttpResponse:
         )
     if page.confirmation_phrase and request.POST.get("typed", "").strip() != page.confirmation_phrase:
         return _plan_page(request, run, typed_error=page.type_to_confirm, status=400)
-    run.note = request.POST.get("note", run.note)[:2000]
-    run.fast = "fast" in request.POST
-    size = request.POST.get("batch_size", "")
-    if _ROW_NUMBER.fullmatch(size) and 1 <= int(size) <= MAX_BATCH_SIZE and not page.fixed_batch:
-        run.batch_size = int(size)
     try:
         if request.POST.get("digest") != run.digest:
             raise PlanDrifted

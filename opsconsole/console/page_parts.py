@@ -73,13 +73,17 @@ class Page:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.problem = ""  # why `operation` is None: its code or its store is missing
+        self.error: Exception | None = None  # why `operation` is None: its code or its store is missing
         self.cls = registry.operations().get(run.operation)
         self.operation: Any = self.cls
         try:
             self.operation = stored_plans.operation_of(run, ask_server=self.asks_server)
         except REFUSALS as error:
-            self.problem = str(error)
+            self.error = error
+
+    @property
+    def problem(self) -> str:
+        return "" if self.error is None else str(self.error)
 
     @property
     def title(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 
+from opsconsole.console.obstacle_list import ShownObstacle, shown
 from opsconsole.console.page_parts import (
     REFUSALS,
     Page,
@@ -22,23 +23,27 @@ from opsconsole.console.page_parts import (
     rows_link,
     swatch,
 )
-from opsconsole.engine import checklist, lifecycle, stored_plans, wording
+from opsconsole.engine import checklist, lifecycle, obstacles, stored_plans, wording
+from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.labels import outcome_label, reason_label
-from opsconsole.engine.models import Run, Status
+from opsconsole.engine.models import Run, Status, Trigger
+from opsconsole.engine.obstacles import Obstacle
 from opsconsole.engine.operation import Risk
 from opsconsole.engine.planner import OUTCOMES, advice
 from opsconsole.formatting import format_number_or_text
 
 SHOWN_SAMPLE = 50
 LISTED_KEYS = 100  # in an address
+COMPARED_SECONDS = 0.5  # a plan that took longer to count is compared at the confirmation, not on its page
 
 
 class PlanPage(Page):
-    """A run that is not confirmed yet."""
+    """A run that is not confirmed yet. `outcome` and `reason` choose the sampled rows to show."""
 
-    def __init__(self, run: Run, outcome: str = "", reason: str = "") -> None:
+    def __init__(self, run: Run, user: Any = None, outcome: str = "", reason: str = "") -> None:
         super().__init__(run)
-        self.outcome, self.reason = outcome, reason  # the sampled rows to show; all without them
+        self.user = user
+        self.outcome, self.reason = outcome, reason
 
     def outcome_url(self, outcome: str, reason: str, count: int) -> str:
         if self.run.status != Status.PLANNED or not any(self._kind(one) == (outcome, reason) for one in self._sampled):
@@ -190,8 +195,38 @@ class PlanPage(Page):
         return self._can_be_asked and checklist.is_asked(self.operation)
 
     @cached_property
-    def blocking_reason(self) -> str:
-        return checklist.blocking_reason(self.operation) if self._can_be_asked else ""
+    def obstacles(self) -> list[ShownObstacle]:
+        """What prevents the confirmation now, with the buttons that remove it."""
+        return list(map(self._shown, self._found))
+
+    @cached_property
+    def _found(self) -> list[Obstacle]:
+        return [obstacles.of_error(self.error)] if self.error is not None else list(self._obstacles())
+
+    def _obstacles(self) -> Iterable[Obstacle]:
+        if self.counted and not self.changing:
+            return []
+        limit = obstacles.RECOUNTED_ROWS if self.run.plan["seconds"] < COMPARED_SECONDS else 0
+        actor = Actor("", "", Trigger.ADMIN, self.user)
+        return obstacles.of_confirmation(self.run, stored_plans.plan_of(self.run), actor, limit=limit)
+
+    def _shown(self, obstacle: Obstacle) -> ShownObstacle:
+        return shown(obstacle, self.run, may_operate=self.may_operate, may_plan=self.may_plan)
+
+    @property
+    def waits(self) -> list[ShownObstacle]:
+        """What a confirmed run would wait for."""
+        missing = self.worker_missing if self.can_be_confirmed else ""
+        return [ShownObstacle(missing)] if missing else []
+
+    @property
+    def may_operate(self) -> bool:
+        return self.user is not None and bool(self.user.has_perm("operations.operate_run"))
+
+    @property
+    def may_plan(self) -> bool:
+        """Whether the user may replace this plan by a new one."""
+        return self.may_operate
 
     @property
     def approval(self) -> str:

@@ -208,6 +208,12 @@ class RunPage(Page):
         return self.run.replacements.order_by("-pk").first()
 
     @property
+    def may_plan_again(self) -> bool:
+        """Whether the run was not approved, and the user may plan it again with the same parameters."""
+        is_open = self.run.status == Status.REJECTED and self.replacement is None and self.operation is not None
+        return is_open and bool(self.user.has_perm("operations.operate_run"))  # type: ignore[attr-defined]
+
+    @property
     def drift(self) -> Table | None:
         return None if self.replacement is None else drift(self.replacement)
 

@@ -12,4 +12,8 @@ class PlanDrifted(RunRefused):
 
 
 class TargetLocked(RunRefused):
-    """A target that another run has locked."""
+    """A target that the run `holder` has locked."""
+
+    def __init__(self, text: str, holder: int) -> None:
+        super().__init__(text)
+        self.holder = holder

@@ -12,27 +12,26 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 import opsconsole
-from opsconsole.engine import checklist, environments, registry
+from opsconsole.engine import checklist, environments, obstacles, registry
 from opsconsole.engine.audit_log import Actor, record
 from opsconsole.engine.errors import PlanDrifted, RunRefused
 from opsconsole.engine.leases import LEASE, is_stale, this_worker, worker_actor
-from opsconsole.engine.locks import release, require_free, take_locks
+from opsconsole.engine.locks import release, take_locks
 from opsconsole.engine.models import (
     ENDED,
     RESUMABLE,
     TRANSITIONS,
     Freeze,
     Incident,
-    PinnedRows,
     Rejection,
     Request,
     Run,
     Status,
     Trigger,
 )
+from opsconsole.engine.obstacles import require_none
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation, Risk
-from opsconsole.engine.planner import Plan, count_outcomes, drifted_rows, operation_on, pins_rows, plan
-from opsconsole.engine.requirements import readable_columns
+from opsconsole.engine.planner import Plan, count_outcomes, operation_on, pins_rows, plan
 from opsconsole.engine.run_notifications import (
     notify_approved,
     notify_break_glass,
@@ -44,10 +43,7 @@ from opsconsole.engine.run_notifications import (
 from opsconsole.engine.selection import Selection
 from opsconsole.engine.stored_plans import fingerprint, keep_pinned, operation_of, plan_of, store_plan
 from opsconsole.jsontext import plain_json
-from opsconsole.stores.preflight import require_privileges
 
-RECOUNTED_ROWS = 20_000  # rows; a larger plan is counted in the background
-COMPARED_ROWS = 200_000  # rows; a larger plan is compared batch by batch
 NOT_WAITING: dict[str, Any] = {"waiting": "", "waiting_code": "", "waiting_since": None, "waits": 0}
 MAX_NOTE = 10_000
 MIN_EMERGENCY_REASON = 20  # characters
@@ -77,9 +73,7 @@ def asks_more(operation: Operation) -> bool:
 
 def require_permitted(run: Run) -> None:
     """Raise RunRefused if this process may not write, or if the run is frozen."""
-    require_environment()
-    if is_frozen(registry.operations().get(run.operation)):
-        raise RunRefused(_("All runs are frozen. Run `runs unfreeze` to resume them."))
+    require_none(obstacles.of_process(registry.operations().get(run.operation)))
 
 
 def require_environment() -> None:
@@ -128,7 +122,7 @@ def create_run(
         fast=fast,
         waiting="",
     )
-    if pins_rows(operation) and not planned.counted and planned.total <= RECOUNTED_ROWS:
+    if pins_rows(operation) and not planned.counted and planned.total <= obstacles.RECOUNTED_ROWS:
         count_outcomes(planned)
     store_plan(run, planned)
     with transaction.atomic():
@@ -136,19 +130,6 @@ def create_run(
         keep_pinned(run, planned)
         record(run, "planned", actor, digest=run.digest, total=run.total, note=note)
     return run
-
-
-def check_drift(run: Run, planned: Plan | None = None, *, limit: int = RECOUNTED_ROWS) -> None:
-    """Compare the plan, and the rows of a plan that pins them, with the store. Raises PlanDrifted.
-
-    Otherwise only parameters, store and bound are compared, because counts change on a live store. The run does not
-    touch new rows, so they are not a difference. Above `limit` rows, each row is compared in its batch.
-    """
-    kept = planned or plan_of(run)
-    if kept.digest() != run.digest:
-        raise RunRefused(_("Run %(run)d no longer matches its plan. Plan it again.") % {"run": run.pk})
-    if pins_rows(kept.operation) and kept.counted and kept.total <= limit and drifted_rows(kept, PinnedRows.of(run)):
-        raise PlanDrifted(_("The rows have changed since the plan was made. Nothing was written. Plan again."))
 
 
 def confirm(
@@ -159,18 +140,16 @@ def confirm(
     `checked` are the items of the checklist that the actor confirms. `part_of` is the run that starts this one: its
     approval covers both. Raises RunRefused if items are missing or another run has locked a target.
     """
-    require_permitted(run)
     planned = plan_of(run)
     operation = planned.operation
-    validate_confirmation(run, operation, actor, checked)
-    check_drift(run, planned)
+    require_none(obstacles.of_confirmation(run, planned, actor))
+    _require_answers(run, operation, actor, checked)
     approver = part_of.approved_by if part_of is not None else None
     # A scheduled run that would change no row needs no approval.
     idle = run.trigger == Trigger.SCHEDULE and not any(run.plan["reasons"].get("changed", {}).values())
     approval = needs_approval(operation) and approver is None and not idle
     status = Status.AWAITING_APPROVAL if approval else Status.QUEUED if background else Status.RUNNING
     with transaction.atomic():
-        require_free(run)
         if status != Status.AWAITING_APPROVAL:
             take_locks(run)
         now = timezone.now()
@@ -193,31 +172,24 @@ def confirm(
     return run
 
 
-def validate_confirmation(run: Run, operation: Operation, actor: Actor, checked: Sequence[str]) -> None:
-    """Raise RunRefused if the reason, an item of the checklist or a recent backup is missing."""
-    if operation.superusers_only and not (actor.user and actor.user.is_superuser):
-        raise RunRefused(_("This plan needs a superuser. Ask a superuser to confirm it."))
+def _require_answers(run: Run, operation: Operation, actor: Actor, checked: Sequence[str]) -> None:
+    """Raise RunRefused if the reason or an item of the checklist is missing."""
     if operation.requires_note and not run.note.strip():
         raise RunRefused(_("The note is empty. Say why this change is needed."))
-    if pins_rows(operation) and not run.plan["counted"]:
-        raise RunRefused(_("The outcomes are not counted yet. Wait until the plan is complete."))
     unchecked = checklist.missing(operation, checked) if actor.trigger != Trigger.SCHEDULE else []
     if unchecked:
         raise RunRefused(
             _("These items of the checklist are not confirmed: %(items)s. Confirm each of them.")
             % {"items": ", ".join(unchecked)}
         )
-    if blocking_reason := checklist.blocking_reason(operation):
-        raise RunRefused(blocking_reason)
-    require_privileges(operation.store, readable_columns(operation), operation.targets())
 
 
 def approve(run: Run, actor: Actor) -> None:
     """Approve a run as its second approver. Raises RunRefused for accounts that planned, confirmed or changed it."""
-    _require_undecided(run)
+    require_waiting(run)
     if refusal := refusal_to_approve(run, actor):
         raise RunRefused(refusal)
-    _require_startable(run)
+    require_none(obstacles.of_start(run, plan_of(run)))
     with transaction.atomic():
         move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE, approved_by=actor.user)
         record(run, "approved", actor, digest=run.digest)
@@ -229,7 +201,7 @@ def break_glass(run: Run, actor: Actor, reason: str) -> None:
 
     It bypasses the approval only: the rows are compared, and the backup is required.
     """
-    _require_undecided(run)
+    require_waiting(run)
     if actor.user is None or not actor.user.has_perm("operations.break_glass"):
         raise RunRefused(
             _("Starting run %(run)d without approval needs a special permission. Ask an approver instead.")
@@ -241,19 +213,11 @@ def break_glass(run: Run, actor: Actor, reason: str) -> None:
             _("The reason is too short. Say in at least %(count)d characters why no approver can be reached.")
             % {"count": MIN_EMERGENCY_REASON}
         )
-    _require_startable(run)
+    require_none(obstacles.of_start(run, plan_of(run)))
     with transaction.atomic():
         move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE, break_glass=True)
         record(run, "break_glass", actor, digest=run.digest, reason=reason[:MAX_NOTE])
         notify_break_glass(run, actor, reason)
-
-
-def _require_startable(run: Run) -> None:
-    """Raise RunRefused if a backup is missing, and PlanDrifted if the rows have changed."""
-    planned = plan_of(run)
-    if blocking_reason := checklist.blocking_reason(planned.operation):
-        raise RunRefused(blocking_reason)
-    check_drift(run, planned)
 
 
 def reject(run: Run, actor: Actor, reason: str) -> None:
@@ -276,14 +240,6 @@ def _reject(run: Run, actor: Actor, reason: str) -> None:
         release(run)
         record(run, "rejected", actor, reason=reason)
         notify_rejected(run, actor, reason)
-
-
-def _require_undecided(run: Run) -> None:
-    """Raise RunRefused if the run does not wait, or its request has expired. It also expires while no worker runs."""
-    require_environment()
-    require_waiting(run)
-    if run.approval_expires_at <= timezone.now():
-        raise RunRefused(_("The request for an approval of run %(run)d has expired. Plan it again.") % {"run": run.pk})
 
 
 def expire_waiting() -> None:
@@ -396,9 +352,11 @@ def cancel(run: Run, actor: Actor) -> None:
 
 
 def replace(run: Run, new: Run, actor: Actor) -> None:
-    """Cancel a plan because `new` replaces it."""
+    """Cancel a plan or a waiting run because `new` replaces it. A run that has ended remains as it is."""
     with transaction.atomic():
-        move(run, Status.CANCELLED, generation=run.generation + 1, finished_at=timezone.now())
+        if not run.ended:
+            move(run, Status.CANCELLED, generation=run.generation + 1, finished_at=timezone.now())
+            release(run)
         new.replaces, new.incident = run, run.incident
         new.save(update_fields=("replaces", "incident"))
         record(run, "replaced", actor, plan=new.pk)
@@ -446,11 +404,6 @@ def add_note(run: Run, actor: Actor, text: str) -> None:
     if not text.strip():
         raise RunRefused(_("The note is empty. Enter a text."))
     record(run, "note", actor, text=text.strip()[:MAX_NOTE])
-
-
-def is_frozen(cls: type[Operation] | None) -> bool:
-    """Return whether a freeze stops this operation. Operations that only read a store continue."""
-    return (cls is None or cls.writes_store) and Freeze.objects.exists()
 
 
 def freeze_reason() -> str:

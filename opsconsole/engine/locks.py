@@ -27,7 +27,7 @@ def require_free(run: Run) -> None:
             locks = locks.filter(Q(key="") | Q(key__in=keys))
         lock = locks.select_related("run").first()
         if lock is not None:
-            raise TargetLocked(_holder_message(lock.run, table))
+            raise TargetLocked(_holder_message(lock.run, table), lock.run_id)
 
 
 def take_locks(run: Run) -> None:

@@ -25,7 +25,17 @@ from django_q.brokers.orm import ORM
 from django_q.models import Failure, Schedule, Success
 from django_q.tasks import async_task
 
-from opsconsole.engine import audit_log, lifecycle, messages, notifications, planner, registry, stored_plans, workers
+from opsconsole.engine import (
+    audit_log,
+    lifecycle,
+    messages,
+    notifications,
+    obstacles,
+    planner,
+    registry,
+    stored_plans,
+    workers,
+)
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
 from opsconsole.engine.executor import Executor
@@ -161,7 +171,7 @@ def run_slice(run_id: int, generation: int) -> str:
             with suppress(RunRefused, StoreUnavailable, DatabaseError, InterfaceError):
                 stack.enter_context(brief_lock_waits(stored_plans.store_of(run)))
         try:
-            if mine and lifecycle.is_frozen(registry.operations().get(run.operation)):
+            if mine and obstacles.is_frozen(registry.operations().get(run.operation)):
                 return _release_worker(run, "freeze", lifecycle.freeze_reason())
             run = workers.claim(run, generation=generation)
         except RunRefused as reason:

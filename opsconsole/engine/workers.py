@@ -13,16 +13,10 @@ from django.utils.translation import gettext as _
 from opsconsole.engine.audit_log import record
 from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
 from opsconsole.engine.leases import LEASE, is_stale, this_worker, worker_actor
-from opsconsole.engine.lifecycle import (
-    COMPARED_ROWS,
-    check_drift,
-    move,
-    replace_plan,
-    require_permitted,
-    require_transition,
-)
+from opsconsole.engine.lifecycle import move, replace_plan, require_permitted, require_transition
 from opsconsole.engine.locks import release, take_locks
 from opsconsole.engine.models import RESUMABLE, Request, Run, Status
+from opsconsole.engine.obstacles import COMPARED_ROWS, check_drift
 from opsconsole.engine.run_notifications import notify
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from django.urls import reverse
 
 from audits.models import TaskAudit
 from opsconsole.console.run_changes import Changes
-from opsconsole.engine import lifecycle, planner, registry, stored_plans, wording, workers
+from opsconsole.engine import lifecycle, obstacles, planner, registry, stored_plans, wording, workers
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Event, Run, ScheduleSetting, Status, Trigger
@@ -187,7 +187,7 @@ def test_a_target_locked_by_another_run_is_refused_next_to_the_button(bobs, audi
 def test_a_large_plan_is_counted_in_the_background(bobs, audits, monkeypatch):
     from opsconsole.engine import queue
 
-    monkeypatch.setattr(lifecycle, "RECOUNTED_ROWS", 10)
+    monkeypatch.setattr(obstacles, "RECOUNTED_ROWS", 10)
     run = plan_of(bobs)
     text = page_of(bobs, run)
     assert "Counting the outcomes: 0 of 30." in text
@@ -216,13 +216,13 @@ def test_parameters_are_edited_in_place(bobs):
     bobs.post(reverse("plan", args=["operations.prune_runs"]))
     run = Run.objects.latest("pk")
     assert 'name="days"' in page_of(bobs, run)
-    assert bobs.post(reverse("run-replan", args=[run.pk]), {"days": "7"}).status_code == 302
+    assert bobs.post(reverse("run-replan", args=[run.pk]), {"asked": "1", "days": "7"}).status_code == 302
     new = Run.objects.latest("pk")
     run.refresh_from_db()
     assert (new.params["days"], run.status, new.replaces) == (7, Status.CANCELLED, run)
     assert "The data has changed" not in page_of(bobs, new), "the parameters have changed"
     assert f"Plan {new.pk} replaces this one" in page_of(bobs, run)
-    refused = bobs.post(reverse("run-replan", args=[new.pk]), {"days": "0"})
+    refused = bobs.post(reverse("run-replan", args=[new.pk]), {"asked": "1", "days": "0"})
     assert refused.status_code == 400
     assert Run.objects.latest("pk") == new
 

@@ -72,7 +72,7 @@ def test_the_account_that_changed_the_parameters_is_the_planner(
     client.post(reverse("plan", args=["operations.prune_runs"]))
     carol = operator("carol")
     client.force_login(carol)
-    client.post(reverse("run-replan", args=[Run.objects.latest("pk").pk]), {"days": "7"})
+    client.post(reverse("run-replan", args=[Run.objects.latest("pk").pk]), {"asked": "1", "days": "7"})
     assert Run.objects.latest("pk").user == carol
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from opsconsole.engine import executor, lifecycle, planner
+from opsconsole.engine import executor, lifecycle, obstacles, planner
 from opsconsole.engine.batch_writer import BatchWriter
 from opsconsole.engine.errors import PlanDrifted, RunRefused
 from opsconsole.engine.models import Run, Status
@@ -123,10 +123,10 @@ def test_a_row_that_is_added_before_the_write(make_helix, engine, monkeypatch):
 def test_a_confirmation_is_refused_after_changes(make_helix):
     store = make_helix("postgresql-enum", helix.one_of_each())
     run = planned_run(store, 3)
-    lifecycle.check_drift(run)
+    obstacles.check_drift(run)
     execute(store, CHANGES["a task restarted"])
     with pytest.raises(PlanDrifted):
-        lifecycle.check_drift(run)
+        obstacles.check_drift(run)
 
 
 def test_jobs_created_or_deleted_since_the_plan(make_helix):
