@@ -17,12 +17,12 @@ from opsconsole.console.actors import actor_of
 from opsconsole.console.incident_page import IncidentPage
 from opsconsole.console.operation_views import needs, render_page
 from opsconsole.console.page_parts import REFUSALS
-from opsconsole.engine import incidents, lifecycle, obstacles, planner, queue, registry, repairs
+from opsconsole.engine import incidents, lifecycle, queue, registry, repairs
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.incidents import IncidentRefused
 from opsconsole.engine.models import Incident, Run
 from opsconsole.engine.operation import Operation
-from opsconsole.engine.stored_plans import operation_of, same_command
+from opsconsole.engine.stored_plans import same_command
 from opsconsole.stores.store import StoreUnavailable
 
 MORNING = time(8)
@@ -128,8 +128,9 @@ def repair(request: HttpRequest, pk: int, name: str) -> HttpResponse:
         started = same_command(repairs.operation_for(incident, cls), repairs.selection_for(incident, cls))
         if started is not None:  # by a second click, or in another browser
             return redirect("run", started.pk)
-        run = _plan(incident, cls, actor_of(request), request.POST.get("note", ""))
-        if not lifecycle.asks_more(operation_of(run)):
+        at_once = not lifecycle.asks_more(repairs.operation_for(incident, cls))
+        run = _plan(incident, cls, actor_of(request), request.POST.get("note", ""), separate=at_once)
+        if at_once:
             run = queue.run_now(run, actor_of(request))
         return redirect("run", run.pk)
     except REFUSALS as error:
@@ -138,12 +139,8 @@ def repair(request: HttpRequest, pk: int, name: str) -> HttpResponse:
         return _page(request, incident, error=str(error), status=409)
 
 
-def _plan(incident: Incident, cls: type[Operation], actor: Actor, note: str) -> Run:
-    operation = repairs.operation_for(incident, cls)
-    planned = planner.plan(operation, repairs.selection_for(incident, cls))
-    if planned.total <= obstacles.RECOUNTED_ROWS:
-        planner.count_outcomes(planned)
-    run = lifecycle.create_run(planned, actor, note=note, incident=incident)
-    if not planned.counted:
-        queue.plan_in_background(run)
-    return run
+def _plan(incident: Incident, cls: type[Operation], actor: Actor, note: str, *, separate: bool = False) -> Run:
+    selection = repairs.selection_for(incident, cls)
+    return queue.plan(
+        repairs.operation_for(incident, cls), selection, actor, note=note, incident=incident, separate=separate
+    )

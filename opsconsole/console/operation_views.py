@@ -25,7 +25,7 @@ from opsconsole.console.plan_page import PlanPage, drift
 from opsconsole.console.run_changes import Changes
 from opsconsole.console.run_page import RunPage
 from opsconsole.console.run_tabs import RunTabs
-from opsconsole.engine import lifecycle, obstacles, planner, queue, registry, stored_plans
+from opsconsole.engine import lifecycle, planner, queue, registry, stored_plans
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted
 from opsconsole.engine.models import Run, Status
@@ -109,7 +109,8 @@ def start_plan(
         if getattr(cls, "risk", None) == Risk.READ:
             run = _scan(request, cls, dict(form.cleaned_data))
         else:
-            run = _plan(request, cls, dict(form.cleaned_data), selection, note)
+            separate = replaces is not None
+            run = _plan(request, cls, dict(form.cleaned_data), selection, note, separate=separate)
             if replaces is not None:
                 lifecycle.replace(replaces, run, actor_of(request))
     except REFUSALS as error:
@@ -119,20 +120,25 @@ def start_plan(
     return redirect("run", run.pk)
 
 
-def _plan(request: HttpRequest, cls: type[Operation], params: dict[str, Any], selection: Selection, note: str) -> Run:
-    planned = planner.plan(planner.operation_on(cls, stored_plans.store_for(cls, params), params), selection)
-    if planned.total <= obstacles.RECOUNTED_ROWS:
-        planner.count_outcomes(planned)
-    run = lifecycle.create_run(planned, actor_of(request), note=note)
-    if not planned.counted:
-        queue.plan_in_background(run)
-    return run
+def _plan(
+    request: HttpRequest,
+    cls: type[Operation],
+    params: dict[str, Any],
+    selection: Selection,
+    note: str,
+    *,
+    separate: bool = False,
+) -> Run:
+    operation = planner.operation_on(cls, stored_plans.store_for(cls, params), params)
+    return queue.plan(operation, selection, actor_of(request), note=note, separate=separate)
 
 
 def plan_now(request: HttpRequest, operation_name: str, params: dict[str, Any]) -> tuple[Run, bool]:
     """Plan a few rows. Return the plan, and whether its confirmation requires more than a click. Raises REFUSALS."""
-    run = _plan(request, registry.operation(operation_name), params, Selection(), "")
-    return run, lifecycle.asks_more(stored_plans.operation_of(run))
+    cls = registry.operation(operation_name)
+    operation = planner.operation_on(cls, stored_plans.store_for(cls, params), params)
+    asks_more = lifecycle.asks_more(operation)
+    return queue.plan(operation, Selection(), actor_of(request), separate=not asks_more), asks_more
 
 
 def _scan(request: HttpRequest, cls: type[Operation], params: dict[str, Any]) -> Run:
@@ -338,7 +344,7 @@ def _show_new_plan(request: HttpRequest, old: Run) -> HttpResponse:
     cls = registry.operation(old.operation)
     try:
         params = dict(stored_plans.operation_of(old).params)
-        new = _plan(request, cls, params, Selection(**old.selection), old.note)
+        new = _plan(request, cls, params, Selection(**old.selection), old.note, separate=True)
     except REFUSALS as error:
         return _plan_page(request, old, error=str(error), status=409)
     lifecycle.replace(old, new, actor_of(request))

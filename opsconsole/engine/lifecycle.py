@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, NoReturn
 
 from django.conf import settings
@@ -40,10 +41,12 @@ from opsconsole.engine.run_notifications import (
     notify_unfrozen,
     request_approval,
 )
+from opsconsole.engine.seals import serialised
 from opsconsole.engine.selection import Selection
 from opsconsole.engine.stored_plans import fingerprint, keep_pinned, operation_of, plan_of, store_plan
 from opsconsole.jsontext import plain_json
 
+PLAN_AGE = timedelta(days=1)  # an older plan is not renewed
 NOT_WAITING: dict[str, Any] = {"waiting": "", "waiting_code": "", "waiting_since": None, "waits": 0}
 MAX_NOTE = 10_000
 MIN_EMERGENCY_REASON = 20  # characters
@@ -130,6 +133,43 @@ def create_run(
         keep_pinned(run, planned)
         record(run, "planned", actor, digest=run.digest, total=run.total, note=note)
     return run
+
+
+def keep_plan(planned: Plan, actor: Actor, *, note: str = "", incident: Incident | None = None) -> Run:
+    """Store a plan as a run. An identical plan that this account has not confirmed is renewed and keeps its address."""
+    with serialised("plans"):  # so that a double click makes one plan
+        run = _identical_plan(planned, actor, incident)
+        if run is None or not _renew(run, planned, note):
+            return create_run(planned, actor, note=note, incident=incident)
+        record(run, "planned", actor, digest=run.digest, total=run.total, note=run.note)
+    return run
+
+
+def _identical_plan(planned: Plan, actor: Actor, incident: Incident | None) -> Run | None:
+    """Return the newest recent plan of the same command, account and incident that is not confirmed."""
+    return Run.objects.filter(
+        status=Status.PLANNED,
+        fingerprint=fingerprint(planned.operation, planned.selection),
+        user=actor.user,
+        trigger=actor.trigger,
+        incident=incident,
+        created_at__gt=timezone.now() - PLAN_AGE,
+    ).last()
+
+
+def _renew(run: Run, planned: Plan, note: str) -> bool:
+    """Replace the figures of a plan that is not confirmed. Return False if it has just been confirmed."""
+    generation = run.generation
+    store_plan(run, planned)
+    run.generation, run.created_at = generation + 1, timezone.now()
+    run.note, run.code_version = note or run.note, opsconsole.__version__
+    names = ("bound", "total", "before", "digest", "plan", "generation", "created_at", "note", "code_version")
+    unconfirmed = Run.objects.filter(pk=run.pk, status=Status.PLANNED, generation=generation)
+    if not unconfirmed.update(**{name: getattr(run, name) for name in names}):
+        return False
+    run.pinned.all().delete()
+    keep_pinned(run, planned)
+    return True
 
 
 def confirm(

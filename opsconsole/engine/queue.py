@@ -41,10 +41,11 @@ from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.leases import LostOwnership
 from opsconsole.engine.messages import Message
-from opsconsole.engine.models import ENDED, Event, Freeze, Heartbeat, Run, ScheduleSetting, Status, Trigger
+from opsconsole.engine.models import ENDED, Event, Freeze, Heartbeat, Incident, Run, ScheduleSetting, Status, Trigger
 from opsconsole.engine.operation import LONG_CLUSTER, Operation
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.engine.registry import UnknownOperation
+from opsconsole.engine.selection import Selection
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import brief_lock_waits, why_it_waits
 from opsconsole.stores.store import Store, StoreUnavailable
@@ -65,6 +66,29 @@ OPERATION_PREFIX = "operation: "
 
 
 # --- starting runs --------------------------------------------------------------------------------------
+
+
+def plan(
+    operation: Operation,
+    selection: Selection,
+    actor: Actor,
+    *,
+    note: str = "",
+    incident: Incident | None = None,
+    separate: bool = False,
+) -> Run:
+    """Plan an operation for a page. A large plan is counted in the background.
+
+    An identical plan of the same account is renewed, unless the caller needs a `separate` one.
+    """
+    planned = planner.plan(operation, selection)
+    if planned.total <= obstacles.RECOUNTED_ROWS:
+        planner.count_outcomes(planned)
+    keep = lifecycle.create_run if separate else lifecycle.keep_plan
+    run = keep(planned, actor, note=note, incident=incident)
+    if not planned.counted:
+        plan_in_background(run)
+    return run
 
 
 def confirm(run: Run, actor: Actor, checked: Sequence[str] = (), part_of: Run | None = None) -> Run:

@@ -175,8 +175,9 @@ def test_the_digest_must_be_that_of_the_plan(bobs, audits):
 
 
 def test_a_target_locked_by_another_run_is_refused_next_to_the_button(bobs, audits):
-    first, second = plan_of(bobs), plan_of(bobs)
+    first = plan_of(bobs)
     assert confirm(bobs, first).status_code == 302
+    second = plan_of(bobs)
     response = confirm(bobs, second)
     assert response.status_code == 409
     assert f"is locked by run {first.pk}" in response.content.decode()
