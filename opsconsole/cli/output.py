@@ -6,19 +6,19 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
 from django.utils.translation import gettext as _
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from opsconsole.engine import registry, wording
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.findings import MOVES
-from opsconsole.engine.labels import outcome_label, reason_label
+from opsconsole.engine.labels import only_deletes, outcome_label, reason_label
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Operation, Priority
 from opsconsole.engine.planner import OUTCOMES, Plan, advice
@@ -30,6 +30,7 @@ LINE_EVERY_SECONDS = 3.0
 SHOWN_SAMPLE = 20
 SHOWN_FINDINGS = 200
 RULE = 80
+MIN_WIDTH = 20  # of a shortened column
 
 
 class SafeConsole(Console):
@@ -73,18 +74,33 @@ class Output:
     def error(self, text: str) -> None:
         self.errors.print(for_terminal(redact(text)), markup=False)
 
-    def table(self, rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), heading: bool = False) -> None:
-        """Print aligned columns, regardless of the terminal's width. Columns in `right` are right-aligned."""
+    def table(
+        self,
+        rows: Sequence[Sequence[str]],
+        *,
+        right: Sequence[int] = (),
+        heading: bool = False,
+        red: Container[str] = (),
+        shorten: bool = False,
+    ) -> None:
+        """Print aligned columns, regardless of the terminal's width. Columns in `right` are right-aligned.
+
+        Rows whose first cell is in `red` are red. With `shorten`, the last column ends at the edge of a terminal.
+        """
         if not rows:
             return
         rows = [[for_terminal(cell, one_line=True) for cell in row] for row in rows]
         widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+        if shorten and self.console.is_terminal:
+            widths[-1] = max(MIN_WIDTH, self.console.width - sum(widths[:-1]) - 2 * (len(widths) - 1))
+            rows = [[*row[:-1], _shortened(row[-1], widths[-1])] for row in rows]
         for number, row in enumerate(rows):
             cells = []
             for place, (cell, width) in enumerate(zip(row, widths, strict=True)):
                 space = " " * (width - cell_len(cell))
                 cells.append(space + cell if place in right else cell + space)
-            self.line("  ".join(cells).rstrip(), style="bold" if heading and not number else None)
+            style = "bold" if heading and not number else "red" if row[0] in red else None
+            self.line("  ".join(cells).rstrip(), style=style)
 
     def json(self, result: Any) -> None:
         """Print the one JSON object on standard output, as ASCII if its encoding is not UTF-8."""
@@ -128,7 +144,8 @@ class Output:
         """Print what the plan changes, what remains unchanged, what to expect, and what a confirmation needs."""
         words = wording.PlanWording.of_plan(planned)
         needs = wording.confirmation_needs(planned.operation)
-        for sentence in (words.sentence(), *words.unchanged(), *words.estimates(), *needs):
+        self.line(words.sentence(), style="red" if only_deletes(planned.operation) else None)
+        for sentence in (*words.unchanged(), *words.estimates(), *needs):
             self.line(sentence)
         self.line()
 
@@ -256,7 +273,8 @@ class Output:
             (_("Rate"), wording.rate(result["rows_per_second"]), ""),
             (_("Time"), duration(result["elapsed_seconds"]), ""),
         ]
-        self.table(rows, right=(1,))
+        deleted = {outcome_label("changed", operation)} if only_deletes(operation) and result["changed"] else set()
+        self.table(rows, right=(1,), red=deleted)
         made = operation.result_details(result["run"]) if operation is not None and result["run"] is not None else {}
         self.table([(name, str(value)) for name, value in made.items()])
         figures = result["after"]
@@ -274,6 +292,11 @@ class Output:
             figures = result["before"]
         for sentence in operation.result_notes(figures) if operation and figures else ():
             self.line(sentence)
+
+
+def _shortened(text: str, width: int) -> str:
+    """Return the beginning of a text that is wider than `width` cells of a terminal."""
+    return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1).rstrip()}…"
 
 
 class Pace:

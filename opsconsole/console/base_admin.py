@@ -8,7 +8,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import Group, Permission, User
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import cached_property
@@ -133,6 +133,12 @@ def title_prefix(request: HttpRequest) -> str:
 
 # --- accounts -----------------------------------------------------------------------------------------------
 
+PERMISSION_VERBS = {
+    "add": gettext_lazy("add"),
+    "change": gettext_lazy("change"),
+    "delete": gettext_lazy("delete"),
+    "view": gettext_lazy("view"),
+}
 admin.site.unregister(User)
 admin.site.unregister(Group)
 
@@ -157,3 +163,16 @@ class UserAdmin(AuditedMixin, DjangoUserAdmin, ConsoleModelAdmin):  # type: igno
 @admin.register(Group)
 class GroupAdmin(AuditedMixin, DjangoGroupAdmin, ConsoleModelAdmin):  # type: ignore[misc]
     filter_horizontal = ()
+
+    def formfield_for_manytomany(self, db_field: Any, request: Any = None, **kwargs: Any) -> Any:
+        field: Any = super().formfield_for_manytomany(db_field, request, **kwargs)
+        if field is not None and db_field.name == "permissions":
+            field.label_from_instance = permission_label
+        return field
+
+
+def permission_label(permission: Permission) -> str:
+    """Return the label of a permission in the reader's language. Django stores an English sentence."""
+    verb, __, model = permission.codename.partition("_")
+    is_usual = verb in PERMISSION_VERBS and model == permission.content_type.model
+    return f"{permission.content_type} | {PERMISSION_VERBS[verb] if is_usual else _(permission.name)}"

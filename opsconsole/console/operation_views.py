@@ -28,6 +28,7 @@ from opsconsole.console.run_tabs import RunTabs
 from opsconsole.engine import lifecycle, planner, queue, registry, stored_plans
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted
+from opsconsole.engine.labels import operation_title
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.operations.undo_run import key_of
@@ -223,7 +224,10 @@ def run_page(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _title(run: Run) -> str:
-    return _("Run %(run)d") % {"run": run.pk} if run.status != Status.PLANNED else _("Plan %(run)d") % {"run": run.pk}
+    values = {"run": run.pk, "title": operation_title(run.operation)}
+    if run.status == Status.PLANNED:
+        return _("Plan %(run)d: %(title)s") % values
+    return _("Run %(run)d: %(title)s") % values
 
 
 def _plan_page(

@@ -6,24 +6,36 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import orjson
+from django.apps import apps
 from django.contrib import admin
+from django.contrib.admin.models import LogEntry
 from django.contrib.admin.utils import quote
 from django.urls import NoReverseMatch, reverse
 from django.utils.functional import Promise
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
-from opsconsole.engine import findings, registry, stored_plans, wording
+from opsconsole.engine import checklist, findings, registry, stored_plans, wording
 from opsconsole.engine.checks import Check
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.labels import STATUS_VARIANTS, only_deletes, operation_title, outcome_label
-from opsconsole.engine.models import Finding, Run
-from opsconsole.engine.operation import Operation
+from opsconsole.engine.labels import (
+    DETAIL_LABELS,
+    STATUS_VARIANTS,
+    finding_label,
+    only_deletes,
+    operation_title,
+    outcome_label,
+)
+from opsconsole.engine.models import Event, Finding, Run
+from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.planner import OUTCOMES, PlanRefused
 from opsconsole.engine.registry import InvalidParameters, UnknownOperation
 from opsconsole.engine.selection import Selection
-from opsconsole.formatting import copy_button, difference, format_number
+from opsconsole.formatting import copy_button, difference, format_number, format_time
+from opsconsole.stores.platforms import store_title
 from opsconsole.stores.router import store_of as store_of_model
 from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store, StoreUnavailable
@@ -58,12 +70,14 @@ class Described(NamedTuple):
     risk: str
     targets_run: bool
     is_check: bool
+    variant: str  # of the button that plans it, empty for the usual one
 
 
 def described(cls: type[Operation]) -> Described:
     risk = str(getattr(getattr(cls, "risk", None), "label", ""))
     is_check = issubclass(cls, Check)
-    return Described(cls.name, str(cls.title), str(cls.description), risk, registry.targets_run(cls), is_check)
+    variant = "danger" if getattr(cls, "risk", None) == Risk.DELETE else ""
+    return Described(cls.name, str(cls.title), str(cls.description), risk, registry.targets_run(cls), is_check, variant)
 
 
 class Page:
@@ -103,7 +117,7 @@ class Page:
 
     @property
     def database(self) -> str:
-        return _("%(store)s, %(location)s") % {"store": self.run.store, "location": self.run.location}
+        return _("%(store)s, %(location)s") % {"store": store_title(self.run.store), "location": self.run.location}
 
     @property
     def selection(self) -> str:
@@ -124,10 +138,18 @@ class Page:
         """Label and value of each parameter that has a value and a visible field."""
         fields = self.operation.Params.base_fields if self.operation is not None else {}
         return [
-            (str(fields[name].label or name) if name in fields else name, plain_value(value))
+            (
+                with_code(name, (fields[name].label if name in fields else None) or name),
+                self._parameter_value(name, value),
+            )
             for name, value in self.run.params.items()
             if value is not None and value != "" and not (name in fields and fields[name].widget.is_hidden)
         ]
+
+    def _parameter_value(self, name: str, value: Any) -> Any:
+        if name == "store" and isinstance(value, str):
+            return with_code(value, store_title(value))
+        return plain_value(value)
 
     def statistic_label(self, name: str) -> str:
         return wording.statistic_label(self.operation, name)
@@ -164,9 +186,11 @@ def list_url(model: Any, **query: Any) -> str:
 
 def swatch(outcome: str, operation: Any = None) -> SafeString:
     """Return the label of an outcome with its colour in the bar."""
+    name = _outcome_class(outcome, operation)
     return format_html(
-        '<span class="swatch {}" aria-hidden="true"></span>{}',
-        _outcome_class(outcome, operation),
+        '<span class="swatch {}" aria-hidden="true"></span><span class="text-{}">{}</span>',
+        name,
+        name,
         outcome_label(outcome, operation),
     )
 
@@ -278,14 +302,56 @@ def finding_words(finding: Finding) -> str:
         return finding.code
 
 
-def detail_words(detail: Mapping[str, Any]) -> SafeString | str:
+def with_code(code: str, words: Any) -> SafeString:
+    """Return words for people, with the code of programs as their title."""
+    return format_html('<span title="{}">{}</span>', code, words)
+
+
+def finding_title(check: Any, code: str) -> SafeString | str:
+    """Return the title of a kind of finding, or its code if the check's code is gone."""
+    return code if check is None else with_code(code, capfirst(finding_label(check, code)))
+
+
+def detail_words(event: Event) -> SafeString | str:
     """Return the details of an event that are not empty, in one line."""
+    operation = registry.operations().get(event.run.operation) if event.run is not None else None
     parts = [
-        (name.replace("_", " "), plain_value(value))
-        for name, value in detail.items()
+        (with_code(name, DETAIL_LABELS.get(name, name)), _detail_value(name, value, operation))
+        for name, value in event.detail.items()
         if value not in ("", None, {}, [])
     ]
     return format_html('<span class="detail">{}</span>', format_html_join(" · ", "{}: {}", parts)) if parts else ""
+
+
+def _detail_value(name: str, value: Any, operation: type[Operation] | None) -> Any:
+    if isinstance(value, Mapping) and operation is not None and issubclass(operation, Check):
+        return wording.scan_changes(value) if value.keys() >= set(findings.MOVES) else ""
+    if isinstance(value, Mapping):  # figures before and after a run
+        figures = (
+            (wording.statistic_label(operation, key), wording.figure_text(operation, item))
+            for key, item in value.items()
+        )
+        return ", ".join(f"{label} {figure}" for label, figure in figures)
+    if name == "checklist":
+        return ", ".join(str(checklist.ITEMS[code].title) if code in checklist.ITEMS else code for code in value)
+    if name == "operation":
+        return operation_title(value)
+    if name == "store":
+        return store_title(value)
+    if name == "list":
+        return _list_title(value)
+    if name == "until":
+        return format_time(value)
+    if name == "message":
+        return LogEntry(change_message=orjson.dumps(value).decode()).get_change_message()
+    return plain_value(value)
+
+
+def _list_title(table: str) -> str:
+    try:
+        return str(apps.get_model(table)._meta.verbose_name_plural)
+    except LookupError:  # its app was removed
+        return table
 
 
 def plain_value(value: Any) -> Any:

@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.html import format_html
-from django.utils.text import capfirst, format_lazy
+from django.utils.text import format_lazy
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from import_export import fields, resources
@@ -28,11 +28,12 @@ from opsconsole.console.editing import SaveRefused
 from opsconsole.console.file_formats import CSV, JSON, XLSX
 from opsconsole.engine import queue, registry
 from opsconsole.engine.checks import Check
-from opsconsole.engine.labels import STATUS_VARIANTS, VERB_LABELS, finding_label, operation_title, verb_label
+from opsconsole.engine.labels import STATUS_VARIANTS, VERB_LABELS, only_deletes, operation_title, verb_label
 from opsconsole.engine.models import Event, Finding, GivenRows, Run, Status
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.selection import Selection
 from opsconsole.formatting import copy_button, duration, format_number, format_time
+from opsconsole.stores.platforms import store_title
 from opsconsole.stores.router import store_of
 from opsconsole.stores.rows import Write
 from opsconsole.stores.store import Store
@@ -310,11 +311,13 @@ class RunAdmin(ExportAdmin):
 
     @admin.display(description=_("store"))
     def in_store(self, run: Run) -> str:
-        return format_html('<span title="{}">{}</span>', run.location, run.store)
+        return format_html('<span title="{}">{}</span>', run.location, store_title(run.store))
 
     @admin.display(description=_("changed / in scope"))
     def outcome(self, run: Run) -> str:
         text = format_html("{} / {}", format_number(run.changed), format_number(run.total))
+        if run.changed and only_deletes(registry.operations().get(run.operation)):
+            text = format_html('<span class="text-outcome-deleted">{}</span> {}', _("deleted"), text)
         if run.failed:
             text = format_html("{}<br><small>{} {}</small>", text, format_number(run.failed), _("failed"))
         return text
@@ -365,6 +368,7 @@ class FindingAdmin(ExportAdmin):
     search_help_text = _("Searches the exact key of a subject or the exact code of a problem.")
     ordering = ("-id",)
     list_select_related = ("last_run",)
+    fields = list_display
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         """Return the operations that repair findings."""
@@ -384,9 +388,8 @@ class FindingAdmin(ExportAdmin):
 
     @admin.display(description=_("problem"), ordering="code")
     def problem(self, finding: Finding) -> str:
-        cls = registry.operations().get(finding.operation)
-        words = finding_label(cls, finding.code) if cls is not None and issubclass(cls, Check) else finding.code
-        return format_html('<span class="wraps" title="{}">{}</span>', finding.code, capfirst(words))
+        title = page_parts.finding_title(registry.operations().get(finding.operation), finding.code)
+        return format_html('<span class="wraps">{}</span>', title)
 
     @admin.display(description=_("subject"))
     def about(self, finding: Finding) -> str:
@@ -493,4 +496,4 @@ class EventAdmin(ExportAdmin):
 
     @admin.display(description=_("detail"))
     def more(self, event: Event) -> str:
-        return page_parts.detail_words(event.detail) or "–"
+        return page_parts.detail_words(event) or "–"

@@ -21,13 +21,14 @@ from opsconsole.console.page_parts import (
     Table,
     described,
     figure,
+    finding_title,
     list_url,
     outcome_bar,
     swatch,
 )
 from opsconsole.console.plan_page import drift
 from opsconsole.engine import findings, history, incidents, registry, wording
-from opsconsole.engine.labels import reason_label, result_label
+from opsconsole.engine.labels import result_label
 from opsconsole.engine.leases import is_stale
 from opsconsole.engine.models import ENDED, RESUMABLE, Finding, Incident, Rejection, Request, Run, Status
 from opsconsole.engine.planner import OUTCOMES
@@ -246,9 +247,9 @@ class RunPage(Page):
             return None
         if self.is_check:
             return Table(
-                [_("Problem"), _("Meaning"), _("Findings")],
+                [_("Problem"), _("Findings")],
                 [
-                    [code, reason_label(self.cls, code), figure(self._findings_url(code, n), n)]
+                    [finding_title(self.cls, code), figure(self._findings_url(code, n), n)]
                     for code, n in self.found.items()
                 ],
             )

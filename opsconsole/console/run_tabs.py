@@ -18,6 +18,7 @@ from opsconsole.console.page_parts import (
     Table,
     detail_words,
     finding_link,
+    finding_title,
     finding_words,
     row_link,
     swatch,
@@ -25,7 +26,7 @@ from opsconsole.console.page_parts import (
 from opsconsole.console.plan_page import PlanPage
 from opsconsole.console.run_page import RunPage
 from opsconsole.engine import checklist, wording
-from opsconsole.engine.labels import verb_label
+from opsconsole.engine.labels import reason_label, verb_label
 from opsconsole.engine.models import Batch, Finding
 from opsconsole.formatting import copy_button, duration, format_number, format_time
 
@@ -96,7 +97,13 @@ class RunTabs:
         """The first findings of this scan by priority."""
         found = Finding.objects.filter(last_run=self.run).order_by("priority", "code", "pk")[:SHOWN_ROWS]
         rows = [
-            [one.code, finding_link(one), one.get_priority_display(), finding_words(one), format_time(one.found_at)]
+            [
+                finding_title(self.page.cls, one.code),
+                finding_link(one),
+                one.get_priority_display(),
+                finding_words(one),
+                format_time(one.found_at),
+            ]
             for one in found
         ]
         return Table([_("Problem"), _("Subject"), _("Priority"), _("Detail"), _("Since")], rows)
@@ -104,7 +111,7 @@ class RunTabs:
     @property
     def events(self) -> Table:
         rows = [
-            [format_time(event.at), verb_label(event.verb), event.who, event.origin, detail_words(event.detail)]
+            [format_time(event.at), verb_label(event.verb), event.who, event.origin, detail_words(event)]
             for event in self.run.events.order_by("-pk")[:SHOWN_ROWS]
         ]
         return Table([_("When"), _("What"), _("Who"), _("From"), _("Detail")], rows)
@@ -146,7 +153,10 @@ class RunTabs:
         if self.reason:
             items = items.filter(reason=self.reason)
         groups = items.values_list("reason").annotate(count=Count("pk")).order_by("-count")
-        return [(f"{reason} ({format_number(count)})", self._failed(reason)) for reason, count in groups]
+        return [
+            (f"{reason_label(self.page.operation, reason)} ({format_number(count)})", self._failed(reason))
+            for reason, count in groups
+        ]
 
     def _failed(self, reason: str) -> Table:
         table = next(iter(self.run.writes), "")

@@ -34,6 +34,7 @@ class Check(NamedItemsMixin):
     risk = Risk.READ
     undoable = False
     rules: ClassVar[tuple[str, ...]]
+    titles: ClassVar[Mapping[str, Any]] = {}  # code → title of this kind of finding; default: `reasons`
     messages: ClassVar[Mapping[str, Any]] = {}  # code → a sentence with %(name)s from `data`; default: `reasons`
     causes: ClassVar[Mapping[str, Cause]] = {}  # code → its cause; by default a code is a cause
     chosen: Sequence[Key] | None = None  # subjects that a user or a recheck named; the rest of the store is not scanned

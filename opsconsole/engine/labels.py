@@ -28,6 +28,7 @@ REASON_LABELS = {
     "ValueAltered": _("the database stored another value"),
     "DuplicateKey": _("another row has the same key"),
     "StillReferenced": _("other rows still refer to it"),
+    "evaluated": _("evaluated"),
 }
 
 
@@ -125,6 +126,40 @@ VERB_LABELS |= {verb: label for verb, label in INCIDENT_LABELS.items() if verb.s
 VERB_LABELS["recheck_failed"] = _("could not update the incidents")
 
 
+# Values of an event.
+DETAIL_LABELS = {
+    "account": _("account"),
+    "address": _("address"),
+    "after": _("after"),
+    "background": _("in the background"),
+    "before": _("before"),
+    "checklist": _("checklist"),
+    "cron": _("time"),
+    "digest": _("plan"),
+    "error": _("error"),
+    "group": _("group"),
+    "link": _("ticket"),
+    "list": _("list"),
+    "message": _("change"),
+    "name": _("name"),
+    "note": _("reason"),
+    "on": _("turned on"),
+    "operation": _("operation"),
+    "owner": _("owner"),
+    "plan": _("new plan"),
+    "query": _("filters"),
+    "reason": _("reason"),
+    "shared": _("shared"),
+    "store": _("store"),
+    "system_user": _("system user"),
+    "text": _("text"),
+    "token": _("token"),
+    "total": _("rows in scope"),
+    "until": _("until"),
+    "until_grows": _("until it grows by, in per cent"),
+}
+
+
 def verb_label(verb: str) -> str:
     return str(VERB_LABELS.get(verb, verb))
 
@@ -146,5 +181,5 @@ def operation_title(name: str) -> str:
 
 def finding_label(check: Any, code: str) -> str:
     """Return the title of a kind of finding: the reason of its code, unless it needs values to be filled in."""
-    words = str(check.reasons.get(code) or "")
+    words = str(check.titles.get(code) or check.reasons.get(code) or "")
     return words if words and "%(" not in words else code.replace("_", " ")

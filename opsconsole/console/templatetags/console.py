@@ -14,6 +14,7 @@ from opsconsole import formatting
 from opsconsole.console.page_parts import detail_words
 from opsconsole.engine import incidents
 from opsconsole.engine.labels import operation_title, verb_label
+from opsconsole.stores.platforms import store_title
 
 register = template.Library()
 for show in (
@@ -26,13 +27,14 @@ for show in (
     register.filter(show.__name__, show)
 register.filter("incident_title", incidents.title_of)
 register.filter("operation_title", operation_title)
+register.filter("store_title", store_title)
 
 
 @register.filter
 def event_words(event: Any) -> str:
     """Return an entry of the audit log as a sentence."""
     words = format_html("{} · {}", event.who, verb_label(event.verb))
-    detail = detail_words(event.detail)
+    detail = detail_words(event)
     return format_html("{} · {}", words, detail) if detail else words
 
 

@@ -29,6 +29,7 @@ class RetryFailedTasks(FailedTasksOperation):
     _of_task = CLEARED
     reasons = {
         **FailedTasksOperation.reasons,
+        "retried": _("retried"),
         "has_artifacts": _("a failed task has artifacts with which its next attempt would collide; repair them first"),
     }
     statistic_labels = {"in_scope": _("selected, or with failed tasks"), "failed_tasks": _("failed tasks")}

@@ -38,6 +38,13 @@ class CheckExecutionIndex(Check):
         "index_not_used": _("A lookup by execution_id does not use its index (%(indexes)s). Plan: %(plan)s"),
         "not_filled": _("execution_id is missing in %(waiting)d of %(records)d records; %(percent).2f %% have it"),
     }
+    titles = {
+        "no_column": _("missing column"),
+        "no_index": _("missing index"),
+        "other_index": _("index without execution_id"),
+        "index_not_used": _("unused index"),
+        "not_filled": _("missing execution ids"),
+    }
     causes = {
         "no_column": MISSING_COLUMN,
         "no_index": MISSING_INDEX,

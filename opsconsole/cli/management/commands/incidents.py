@@ -125,7 +125,7 @@ class Command(ConsoleCommand):
                 )
                 for one in shown
             ]
-            output.table([heading, *lines], right=(0,), heading=True)
+            output.table([heading, *lines], right=(0,), heading=True, shorten=True)
             if count > len(shown):
                 more = format_number(count - len(shown))
                 output.line(_("%(count)s more are not shown. Use --limit N to show them.") % {"count": more})
