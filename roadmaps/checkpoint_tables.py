@@ -61,7 +61,7 @@ def place(store: Store) -> Store:
             raise _unusable(str(error) if known else _("It is not a database URL.")) from None
         connections.settings[alias] = found
         connections.configure_settings(connections.settings)
-    return Store(alias, store.name)
+    return Store(alias, store.platform)
 
 
 @contextmanager

@@ -151,6 +151,7 @@ def empty_console(django_db_setup: None) -> Path:
 
 
 OWN = dict(connections.settings)
+STORES = settings.STORES
 EMPTY = {name: Path(f"{config['NAME']}.empty") for name, config in OWN.items()}
 
 
@@ -201,6 +202,7 @@ def forget_attached() -> None:
             else:
                 del connections.settings[alias]
     settings.ATTACHED_STORES = frozenset()
+    settings.STORES = STORES
 
 
 # --- stores and accounts --------------------------------------------------------------------------------
@@ -208,20 +210,23 @@ def forget_attached() -> None:
 ENGINES = ("sqlite", "postgresql-text", "postgresql-json", "postgresql-jsonb")
 
 
-def attach_url(name: str, url: str, *, attached: bool = True) -> Store:
-    """Return a function that configures a store like `…_DATABASE_URL` and `…_ATTACHED`, until the test ends."""
+def attach_url(name: str, url: str, *, attached: bool = True, platform: str | None = None) -> Store:
+    """Configure a store like `…_DATABASE_URL` and `…_ATTACHED`, until the test ends, or a further store."""
     from opsconsole.env import Variable, database_url
     from opsconsole.stores.config import database
     from opsconsole.stores.store import Store
 
-    connections[name].close()
-    del connections[name]
+    if name in connections.settings:
+        connections[name].close()
+        del connections[name]
+    if platform is not None:
+        settings.STORES = {**settings.STORES, name: platform}
     config = Variable(f"{name.upper()}_DATABASE_URL", database_url, secret=True).read(url)
     connections.settings[name] = database(config, password="", attached=attached, pool=False)
     connections.configure_settings(connections.settings)
     if attached:
         settings.ATTACHED_STORES |= {name}
-    return Store(name, name)
+    return Store.called(name)
 
 
 @dataclass

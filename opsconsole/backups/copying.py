@@ -185,7 +185,7 @@ def _parents_first(store: Store, tables: Sequence[str]) -> list[str]:
         child, parent = named.get(key.child_oid or key.child), named.get(key.parent_oid or key.parent)
         if child and parent and child != parent:
             parents[child].add(parent)
-    for child, statement in schema.documented(store.name, store.vendor).tables.items():
+    for child, statement in schema.documented(store.platform, store.vendor).tables.items():
         if child in parents:
             parents[child] |= {one for one in _REFERENCES.findall(statement) if one in parents and one != child}
     ordered: list[str] = []
@@ -201,6 +201,6 @@ def make_tables(store: Store) -> None:
     """Create the documented tables of an empty target, without the rows that their scripts insert."""
     with transaction.atomic(using=store.alias):
         schema.make_tables(store)
-        made = Store(store.alias, store.name).tables
-        for table in {*schema.documented(store.name, store.vendor).tables, *OWN} & made.keys():
+        made = Store(store.alias, store.platform).tables
+        for table in {*schema.documented(store.platform, store.vendor).tables, *OWN} & made.keys():
             store.execute(f"DELETE FROM {quote(table)}")

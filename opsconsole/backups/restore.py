@@ -70,7 +70,7 @@ def examine(store: Store, path: Path) -> BackupContents:
     except (files.BrokenArchive, dump.BackupFailed, pg_client.ToolFailed, OSError) as error:
         raise RestoreRefused(_("%(path)s cannot be restored: %(reason)s") % {"path": path, "reason": error}) from error
     platform = platform_of(contents.columns)
-    if platform != store.name:
+    if platform != (store.platform or None):
         raise RestoreRefused(
             _("%(path)s is not a backup of %(store)s: it contains the tables of %(platform)s. Choose another file.")
             % {"path": path, "store": store.name, "platform": platform or _("no known platform")}

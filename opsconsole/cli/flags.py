@@ -112,7 +112,7 @@ def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str
     """Return the store of --db-path or --database, else the operation's own store."""
     own = store_for(cls, params)
     if options["db_path"] is not None:
-        store = attach_file(own.name, options["db_path"], read_only=read_only)
+        store = attach_file(own.platform, options["db_path"], read_only=read_only)
     elif options["database"] is not None:
         names = [store.alias for store in all_stores()]
         if options["database"] not in names:

@@ -63,8 +63,7 @@ def check_constraints(store: Store) -> None:
 
 
 def is_managed(model: type[models.Model]) -> bool:
-    name = store_of(model)
-    return Store(name, name).managed
+    return Store.current(store_of(model)).managed
 
 
 def raw_values(store: Store, instance: models.Model, columns: Sequence[Any]) -> Values:
@@ -260,8 +259,7 @@ class StoreForm(forms.ModelForm):  # type: ignore[type-arg]
 
     @cached_property
     def store(self) -> Store:
-        name = store_of(self._meta.model)
-        return Store(name, name)
+        return Store.current(store_of(self._meta.model))
 
     @property
     def _table(self) -> str:

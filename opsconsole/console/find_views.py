@@ -16,6 +16,7 @@ from django.views.decorators.http import require_safe
 
 from opsconsole.console.navigation import navigation
 from opsconsole.console.operation_views import render_page
+from opsconsole.console.store_urls import urlconf
 from opsconsole.engine import incidents, registry
 from opsconsole.engine.find import MAX_COUNT, Hit, find
 from opsconsole.engine.labels import operation_title
@@ -80,10 +81,10 @@ def _row_link(hit: Hit, text: str) -> Link | None:
     title = store_title(hit.store)
     try:
         if hit.key is not None:
-            url = reverse(f"{name}_change", args=[quote(hit.key)])
+            url = reverse(f"{name}_change", urlconf(hit.store), args=[quote(hit.key)])
             note = incidents.title_of(hit.incident) if hit.incident is not None else ""
             return Link(f"{title} · {meta.verbose_name}", str(hit.key), url, note)
-        url = reverse(f"{name}_changelist")
+        url = reverse(f"{name}_changelist", urlconf(hit.store))
     except NoReverseMatch:
         return None
     return _rows(hit, text, title, url)

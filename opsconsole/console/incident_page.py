@@ -133,7 +133,7 @@ class IncidentPage:
         incident = self.incident
         source = registry.operations().get(incident.source)
         if incident.is_count:
-            link = rows_link(source) if source is not None else ""
+            link = rows_link(source, incident.store) if source is not None else ""
             return [Evidence(_("rows waiting for a repair"), incident.count, link)]
         rows = Finding.objects.filter(incident=incident, resolved_at=None).order_by("operation", "code")
         shown = {"state": "open", "incident__id__exact": incident.pk}

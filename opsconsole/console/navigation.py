@@ -14,10 +14,11 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from opsconsole.console.actors import actor_of
+from opsconsole.console.store_urls import urlconf
 from opsconsole.engine import lifecycle
 from opsconsole.engine.models import Incident, Run
 from opsconsole.stores.platforms import platform_apps, store_titles
-from opsconsole.stores.router import DEFAULT, store_of
+from opsconsole.stores.router import DEFAULT, aliases_of, store_of
 
 ICONS = {
     "auth.user": "person",
@@ -72,16 +73,21 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         ]
     tables: dict[str, list[dict[str, Any]]] = {}
     for model in visible:
-        store, label = store_of(model), model._meta.app_label
-        if model not in {Incident, Run}:
-            group = GROUPS.get(label, label) if store == DEFAULT else store
-            tables.setdefault(group, []).append(_table(model))
+        platform, label = store_of(model), model._meta.app_label
+        if model in {Incident, Run}:
+            continue
+        if platform == DEFAULT:
+            tables.setdefault(GROUPS.get(label, label), []).append(_table(model))
+        else:
+            for alias in aliases_of(platform):
+                tables.setdefault(alias, []).append(_table(model, alias))
     for app in platform_apps():
-        tables.setdefault(app.store, [])[:0] = [
-            _page(request, page.name, str(page.title), page.icon)
-            for page in app.pages
-            if any(map(request.user.has_perm, page.permissions))
-        ]
+        for alias in aliases_of(app.store):
+            tables.setdefault(alias, [])[:0] = [
+                _page(request, page.name, str(page.title), page.icon, alias)
+                for page in app.pages
+                if any(map(request.user.has_perm, page.permissions))
+            ]
     tables.setdefault("auth", []).append(_page(request, "sessions", _("Sessions"), "devices"))
     more += tables.pop("operations", [])
     stores = [(title, tables.pop(name)) for name, title in store_titles().items() if name in tables]
@@ -103,15 +109,15 @@ def _folded(heading: str, groups: list[tuple[str, list[dict[str, Any]]]]) -> lis
     return shown
 
 
-def _table(model: type[models.Model]) -> dict[str, Any]:
+def _table(model: type[models.Model], alias: str = DEFAULT) -> dict[str, Any]:
     meta = model._meta
     return {
         "title": NAMES.get(meta.label_lower) or capfirst(meta.verbose_name_plural),
         "icon": _icons().get(meta.label_lower, "table_rows"),
-        "link": reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist"),
+        "link": reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist", urlconf(alias)),
     }
 
 
-def _page(request: HttpRequest, name: str, title: str, icon: str) -> dict[str, Any]:
-    url = reverse(name)
+def _page(request: HttpRequest, name: str, title: str, icon: str, alias: str = DEFAULT) -> dict[str, Any]:
+    url = reverse(name, urlconf(alias))
     return {"title": title, "icon": icon, "link": url, "active": request.path == url}

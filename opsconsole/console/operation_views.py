@@ -25,6 +25,7 @@ from opsconsole.console.plan_page import PlanPage, drift
 from opsconsole.console.run_changes import Changes
 from opsconsole.console.run_page import RunPage
 from opsconsole.console.run_tabs import RunTabs
+from opsconsole.console.store_urls import StoreLink, store_links, urlconf
 from opsconsole.engine import lifecycle, planner, queue, registry, stored_plans
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted
@@ -34,6 +35,7 @@ from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.operations.undo_run import key_of
 from opsconsole.engine.registry import UnknownOperation
 from opsconsole.engine.selection import Selection
+from opsconsole.stores.router import use
 from opsconsole.stores.store import StoreUnavailable
 
 PERMISSIONS = {"approve": "approve_run", "reject": "approve_run", "break-glass": "break_glass"}  # of verbs
@@ -181,7 +183,8 @@ def replan(request: HttpRequest, pk: int) -> HttpResponse:
     cls = _operation_or_404(run.operation)
     has_params = "asked" in request.POST and _has_editable_params(run, cls)
     params = _posted_values(cls, request) if has_params else run.params
-    return start_plan(request, run.operation, Selection(**run.selection), params, note=run.note, replaces=run)
+    with use(run.store):
+        return start_plan(request, run.operation, Selection(**run.selection), params, note=run.note, replaces=run)
 
 
 def _has_editable_params(run: Run, cls: type[Operation] | Operation) -> bool:
@@ -348,7 +351,8 @@ def _show_new_plan(request: HttpRequest, old: Run) -> HttpResponse:
     cls = registry.operation(old.operation)
     try:
         params = dict(stored_plans.operation_of(old).params)
-        new = _plan(request, cls, params, Selection(**old.selection), old.note, separate=True)
+        with use(old.store):
+            new = _plan(request, cls, params, Selection(**old.selection), old.note, separate=True)
     except REFUSALS as error:
         return _plan_page(request, old, error=str(error), status=409)
     lifecycle.replace(old, new, actor_of(request))
@@ -465,6 +469,7 @@ def _operations(request: HttpRequest, *, errors: dict[str, str] | None = None) -
             "schedule": schedules.get(operation.name),
             "last": runs.filter(operation=operation.name).first(),  # one indexed query each
             "error": (errors or {}).get(operation.name, ""),
+            "stores": _plan_links(operation.name),
         }
         for operation in sorted(found, key=lambda operation: operation.title)
     ]
@@ -478,6 +483,12 @@ def _operations(request: HttpRequest, *, errors: dict[str, str] | None = None) -
         may_schedule=request.user.has_perm("operations.change_schedulesetting"),
         status=400 if errors else 200,
     )
+
+
+def _plan_links(name: str) -> list[StoreLink]:
+    """Return the stores in which the operation can be planned if there are several."""
+    platform = getattr(registry.operation(name), "store_alias", "")
+    return store_links(platform, lambda alias: reverse("plan", urlconf(alias), args=[name]))
 
 
 def _matches(words: list[str], operation: Described) -> bool:

@@ -18,6 +18,7 @@ from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
+from opsconsole.console.store_urls import urlconf
 from opsconsole.engine import checklist, findings, registry, stored_plans, wording
 from opsconsole.engine.checks import Check
 from opsconsole.engine.errors import RunRefused
@@ -127,10 +128,10 @@ class Page:
     def rows_url(self) -> str:
         """The list of the rows, filtered as the selection was."""
         table = next(iter(self.run.writes), "")
-        model = admin_models().get((self.run.store, table))
+        model = model_of(self.run.store, table)
         if model is None or self.run.attached_path:
             return ""
-        url = list_url(model)
+        url = list_url(model, self.run.store)
         return f"{url}?{self.run.selection['query']}" if self.run.selection.get("query") else url
 
     @property
@@ -179,9 +180,10 @@ def figure(url: str, count: int) -> SafeString | str:
     return format_html('<a class="figure text-link" href="{}">{}</a>', url, text) if url and count else text
 
 
-def list_url(model: Any, **query: Any) -> str:
-    """Return the address of the list of a model, with these filters."""
-    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist", query=query or None)
+def list_url(model: Any, alias: str = "", /, **query: Any) -> str:
+    """Return the address of the list of a model in this store, else in the store of the page, with these filters."""
+    name = f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist"
+    return reverse(name, urlconf(alias) if alias else None, query=query or None)
 
 
 def swatch(outcome: str, operation: Any = None) -> SafeString:
@@ -218,27 +220,29 @@ def share(part: int, whole: int) -> str:
     return _("%(percent)s %%") % {"percent": format_number(100 * part / whole, 1)} if whole else "–"
 
 
-def admin_models() -> dict[tuple[str, str], Any]:
-    """Return (store, table) → model of all tables that have a page."""
-    return {(store_of_model(model), model._meta.db_table): model for model in admin.site._registry}
+def model_of(alias: str, table: str) -> Any:
+    """Return the model of a table of this store, None if the table has no page."""
+    models = {(store_of_model(model), model._meta.db_table): model for model in admin.site._registry}
+    return models.get((Store.called(alias).platform, table))
 
 
 def row_link(run: Run, table: str, key: Key, text: str) -> SafeString | str:
     """Return the name of a row, linked to its page. Rows of a file outside the console have no page."""
-    model = None if run.attached_path else admin_models().get((run.store, table))
+    model = None if run.attached_path else model_of(run.store, table)
     if model is None:
         return copy_button(text)
     try:
-        url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_change", args=[quote(key)])
+        name = f"admin:{model._meta.app_label}_{model._meta.model_name}_change"
+        url = reverse(name, urlconf(run.store), args=[quote(key)])
     except NoReverseMatch:
         return copy_button(text)
     return format_html('<a href="{}" class="row-link">{}</a>', url, text)
 
 
-def rows_link(cls: type[Operation]) -> str:
+def rows_link(cls: type[Operation], alias: str) -> str:
     """Return the address of the list of exactly the rows in scope of an operation; empty if it has no list."""
-    model = admin_models().get((cls.store_alias, cls.model._meta.db_table))
-    return "" if model is None else list_url(model, due=cls.name)
+    model = model_of(alias, cls.model._meta.db_table)
+    return "" if model is None else list_url(model, alias, due=cls.name)
 
 
 def value_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> SafeString:

@@ -15,8 +15,8 @@ from opsconsole.console.page_parts import (
     REFUSALS,
     Page,
     Table,
-    admin_models,
     list_url,
+    model_of,
     outcome_bar,
     row_changes,
     row_link,
@@ -76,16 +76,16 @@ class PlanPage(Page):
             return ""
         keys = self.run.selection.get("keys")
         table = getattr(self.cls, "model", None)  # a delete by hand names its table in its parameters
-        model = None if table is None else admin_models().get((self.run.store, table._meta.db_table))
+        model = None if table is None else model_of(self.run.store, table._meta.db_table)
         if model is None:
             return ""
         if keys is not None:
             exact = len(keys) == self.run.total <= LISTED_KEYS
             names = ",".join(map(str, keys))
             is_list = exact and names.count(",") == len(keys) - 1
-            return list_url(model, **{f"{model._meta.pk.name}__in": names}) if is_list else ""
+            return list_url(model, self.run.store, **{f"{model._meta.pk.name}__in": names}) if is_list else ""
         is_everything = not self.run.selection and not self.parameters
-        return rows_link(self.cls) if is_everything and self.cls.problem is not None else ""
+        return rows_link(self.cls, self.run.store) if is_everything and self.cls.problem is not None else ""
 
     @cached_property
     def words(self) -> wording.PlanWording:

@@ -34,7 +34,7 @@ from opsconsole.engine.operation import Operation
 from opsconsole.engine.selection import Selection
 from opsconsole.formatting import copy_button, duration, format_number, format_time
 from opsconsole.stores.platforms import store_title
-from opsconsole.stores.router import store_of
+from opsconsole.stores.router import aliases_of, store_of, use
 from opsconsole.stores.rows import Write
 from opsconsole.stores.store import Store
 
@@ -100,7 +100,7 @@ class OperationActionsMixin:
     @property
     def table_params(self) -> dict[str, Any]:
         """The parameters that name store and table."""
-        return {"store": store_of(self.model), "table": self.model._meta.db_table}
+        return {"store": Store.current(store_of(self.model)).alias, "table": self.model._meta.db_table}
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         context = {
@@ -428,7 +428,12 @@ def _repairer(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResp
         cls = registry.operation(name)
         field, table = cls.model._meta.pk, cls.model._meta.db_table
         keys = set()
-        for finding in queryset.filter(resolved_at=None, store=cls.store_alias, last_run__attached_path=""):
+        found = queryset.filter(resolved_at=None, store__in=aliases_of(cls.store_alias), last_run__attached_path="")
+        stores = set(found.order_by().values_list("store", flat=True))
+        if len(stores) > 1:
+            messages.warning(request, _("The selected findings belong to several stores. Select those of one store."))
+            return None
+        for finding in found:
             target = page_parts.finding_target(finding)
             if target is not None and target[0] == table:
                 keys.add(field.to_python(target[1]))
@@ -438,7 +443,8 @@ def _repairer(name: str) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResp
                 _("The selected findings are resolved, or this operation does not repair their rows. Select others."),
             )
             return None
-        return operation_views.start_plan(request, name, selection=Selection(keys=sorted(keys)))
+        with use(stores.pop()):
+            return operation_views.start_plan(request, name, selection=Selection(keys=sorted(keys)))
 
     return plan
 

@@ -28,8 +28,10 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.contrib.filters.forms import RangeDateForm, SearchForm
 
 from opsconsole.console.base_admin import COUNT_CAP, ConsoleModelAdmin, ViewOnlyMixin
+from opsconsole.console.page_parts import list_url
 from opsconsole.console.row_story import RowStory
 from opsconsole.console.store_errors import store_error_page
+from opsconsole.console.store_urls import store_links
 from opsconsole.formatting import copy_button, format_number, format_time, pretty_json, truncate
 from opsconsole.stores import catalog, remedies
 from opsconsole.stores.fields import RawTimestampField
@@ -70,8 +72,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         """Return the store of the request, which caches its tables."""
         found: Store | None = getattr(request, "store", None)
         if found is None:
-            name = store_of(self.model)
-            found = request.store = Store(name, name)  # type: ignore[attr-defined]
+            found = request.store = Store.current(store_of(self.model))  # type: ignore[attr-defined]
         return found
 
     def columns(self, request: HttpRequest) -> list[str]:
@@ -203,7 +204,7 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         try:
             self._require_key(request)
             self._warn_of_missing_columns(request)
-            return _rendered(super().changelist_view(request, extra_context))
+            return _rendered(super().changelist_view(request, {**self._store_links(), **(extra_context or {})}))
         except (StoreUnavailable, DatabaseError) as error:
             return self.store_error_page(request, error)
 
@@ -216,11 +217,16 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     ) -> HttpResponse:
         try:
             self._require_key(request)
-            response = super().changeform_view(request, object_id, form_url, extra_context)
+            context = {**self._store_links(), **(extra_context or {})}
+            response = super().changeform_view(request, object_id, form_url, context)
             self._add_story(request, response)
             return _rendered(response)
         except (StoreUnavailable, DatabaseError) as error:
             return self.store_error_page(request, error)
+
+    def _store_links(self) -> dict[str, Any]:
+        """Return links to the same list in the other stores of the platform."""
+        return {"stores": store_links(store_of(self.model), partial(list_url, self.model))}
 
     def _add_story(self, request: HttpRequest, response: Any) -> None:
         """Add what is known of the row: its incidents, and the runs that wrote it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError, InterfaceError, models
 from django.utils.translation import gettext as _
@@ -74,18 +75,14 @@ def find(text: str, user: Any) -> Found:
         found.runs.extend(Run.objects.filter(pk=int(number)).without_documents())
         found.incidents.extend(Incident.objects.filter(pk=int(number)))
         found.searched.extend(["operations.run", "operations.incident"])
-    stores: dict[str, Store] = {}
     missing: list[tuple[str, str, Key]] = []
-    for app in platform_apps():
-        if app.store in found.unsearched:
-            continue
-        store = stores.setdefault(app.store, Store(app.store, app.store))
+    for store in map(Store.called, settings.STORES):
         try:
             store.require_file()
-            for hit in _hits(app, store, text, user, found, missing):
-                found.hits.append(hit)
+            for app in platform_apps(store.platform):
+                found.hits.extend(_hits(app, store, text, user, found, missing))
         except (StoreUnavailable, DatabaseError, InterfaceError) as error:
-            found.unsearched[app.store] = first_line(error)
+            found.unsearched[store.alias] = first_line(error)
     if _may(user, "operations.view_run") and all(hit.key is None for hit in found.hits):
         found.deletions.extend(written_rows.deletions(missing))
     return found
@@ -106,7 +103,9 @@ def _hits(
     sees_incidents = _may(user, "operations.view_run")
     for model in app.get_models():
         table, key = model._meta.db_table, model._meta.pk
-        if getattr(model, "store", None) != store.name or not _may(user, f"{app.label}.view_{model._meta.model_name}"):
+        if getattr(model, "store", None) != store.platform or not _may(
+            user, f"{app.label}.view_{model._meta.model_name}"
+        ):
             continue
         columns = store.tables.get(table)
         if columns is None:

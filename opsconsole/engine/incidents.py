@@ -318,7 +318,7 @@ def recheck(run: Run, operation: Operation) -> None:
     written = operation.writes
     store = operation.store
     if operation.perform is not None:  # an action may have changed the schema
-        store = Store(store.alias, store.name)
+        store = Store(store.alias, store.platform)
     checks = [(check, _rules_to_repeat(run, operation, check)) for check in _checks_of(run, store)]
     if any(rules for _check, rules in checks):
         # A repair that found its rows gone or already repaired has written none.
@@ -328,7 +328,7 @@ def recheck(run: Run, operation: Operation) -> None:
             _recheck(run, check, rules, rows)
         refresh(run)
     for counting in registry.problem_operations().values():
-        if counting.store_alias == run.store and _reads(counting, operation.store, written):
+        if counting.store_alias == operation.store.platform and _reads(counting, operation.store, written):
             save_count(run.store, run.identity, counting, counting(operation.store).queryset().count(), run)
 
 

@@ -107,7 +107,7 @@ def create_run(
         store=store.name,
         location=store.location,
         identity=store.identity(),
-        attached_path=str(store.path) if store.path and store.alias != store.name else "",
+        attached_path=str(store.path) if store.path and not store.is_configured else "",
         params=plain_json(operation.params),
         selection=planned.selection.as_json(),
         fingerprint=fingerprint(operation, planned.selection),

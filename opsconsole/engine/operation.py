@@ -70,7 +70,7 @@ class Declaration:
     title: ClassVar[Any]
     # The effect of the operation, and what it leaves unchanged.
     description: ClassVar[Any]
-    # The alias of the store. Without it, the parameter `store` names the store.
+    # The platform whose stores it works on. Without it, the parameter `store` names the store.
     store_alias: ClassVar[str]
     # The table whose rows the operation works on. For an aggregate, the table of its root.
     model: ClassVar[type[models.Model]]

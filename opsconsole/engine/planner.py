@@ -24,6 +24,7 @@ from opsconsole.engine.selection import Selection, listed_rows
 from opsconsole.engine.throttle import unobservable
 from opsconsole.stores import preflight
 from opsconsole.stores.errors import ErrorKind, classify, first_line
+from opsconsole.stores.router import use
 from opsconsole.stores.rows import Key, Write, plain_key
 from opsconsole.stores.sqlite import UndecodableText
 from opsconsole.stores.store import Store, all_stores
@@ -235,7 +236,8 @@ def restrict(rows: QuerySet[Any], operation: Operation, selection: Selection) ->
     if selection.keys is not None:
         return operation.select(rows, selection.keys)
     if selection.query is not None:
-        shown = listed_rows(operation.model, selection.query)
+        with use(operation.store.alias):  # a filter of the list may read the store
+            shown = listed_rows(operation.model, selection.query)
         return rows.filter(pk__in=shown.using(rows.db).order_by().values("pk"))
     return rows
 
@@ -464,7 +466,7 @@ def operation_on(cls: type[_Operation], store: Store, params: dict[str, Any]) ->
     """Return the operation `cls` on `store`. Refuses a store of another platform."""
     operation = cls(store, params)
     wanted = getattr(cls, "store_alias", None)
-    if wanted and store.name != wanted:
+    if wanted and store.platform != wanted:
         raise PlanRefused(
             _("%(operation)s works on the store %(wanted)s, not on %(store)s.")
             % {"operation": cls.name, "wanted": wanted, "store": store.alias}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 from croniter import croniter
@@ -48,6 +49,7 @@ from opsconsole.engine.registry import UnknownOperation
 from opsconsole.engine.selection import Selection
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import brief_lock_waits, why_it_waits
+from opsconsole.stores.router import aliases_of, use
 from opsconsole.stores.store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -291,11 +293,12 @@ def run_schedule(operation: str, due: str, tries: int = 1) -> str:
     """
     cls = registry.operation(operation)
     answers, again = [], False
-    for values in registry.scheduled_params(cls):
+    for values, alias in product(registry.scheduled_params(cls), aliases_of(getattr(cls, "store_alias", ""))):
         try:
-            answers.append(
-                _plan_scheduled(cls, registry.clean(cls, values), f"{operation} {due}", last=tries > TICK_RETRIES)
-            )
+            with use(alias):
+                answers.append(
+                    _plan_scheduled(cls, registry.clean(cls, values), f"{operation} {due}", last=tries > TICK_RETRIES)
+                )
         except _TryAgain as reason:
             answers.append(str(reason))
             again = True

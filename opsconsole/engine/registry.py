@@ -110,7 +110,7 @@ def needed_columns(store: Store, name: str = "") -> dict[str, set[str]]:
     """Return table → columns that the operation called `name` needs, or all operations of the store."""
     found: dict[str, set[str]] = {}
     for other, cls in operations().items():
-        if getattr(cls, "store_alias", None) == store.name and name in {"", other}:
+        if getattr(cls, "store_alias", None) == store.platform and name in {"", other}:
             for model, columns in required_columns(cls(store)).items():
                 found.setdefault(model._meta.db_table, set()).update(columns)
     return found

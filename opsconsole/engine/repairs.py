@@ -91,7 +91,8 @@ def repairs_of(incident: Incident) -> list[Repair]:
     names = cause.repairs if cause is not None else ()
     known = registry.operations()
     classes = [known[name] for name in names if name in known]
-    return [assess(incident, cls) for cls in classes if getattr(cls, "store_alias", incident.store) == incident.store]
+    platform = Store.called(incident.store).platform
+    return [assess(incident, cls) for cls in classes if getattr(cls, "store_alias", platform) == platform]
 
 
 def incident_of_waiting_row(identity: str, table: str, key: Key) -> Incident | None:

@@ -14,7 +14,7 @@ def required_columns(operation: Operation) -> dict[type[Model], Iterable[str]]:
     """Return model → columns that the store of `operation` must have."""
     reads, model = operation.reads, operation.model
     if not isinstance(reads, Mapping):
-        if store_of(model) != operation.store.name:
+        if store_of(model) != operation.store.platform:
             return {}  # such as backups: the console keeps them in its own database
         reads = {model: reads}
     return {

@@ -50,7 +50,7 @@ def store_for(cls: type[Operation], params: Mapping[str, Any]) -> Store:
         return store_of(get_run(params["run"]))
     alias = getattr(cls, "store_alias", None)
     if alias is not None:
-        return Store(alias, alias)
+        return Store.current(alias)
     if not params["store"]:
         raise PlanRefused(_("No store is given. Start this operation from a row or from a list of rows."))
     return store_called(params["store"])

@@ -43,7 +43,7 @@ def figures(store: Store) -> Iterator[Figure]:
         raise StoreUnavailable(str(error)) from error
     yield Figure(MISSING, len(missing), ", ".join(missing[:10]))
     for name, cls in registry.problem_operations().items():
-        if cls.store_alias == store.name:
+        if cls.store_alias == store.platform:
             yield _in_scope(store, name, cls)
     found = Finding.objects.filter(identity=store.identity(), resolved_at=None).order_by()
     for row in found.values("operation", "code").annotate(count=Count("pk")):

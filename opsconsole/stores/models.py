@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 
 class StoreModel(models.Model):
-    """A table of a platform. `store` is its store, which the router reads.
+    """A table of a platform. `store` is the platform, which the router reads.
 
     `added_by` is the migration of the platform that added a column later: its number or its revision.
     """

@@ -52,7 +52,7 @@ class StoreAppConfig(AppConfig):
     The tables of a managed store come from the app's `schema/sqlite.sql` and `schema/postgresql.sql`.
     """
 
-    store: ClassVar[str]  # alias of the store
+    store: ClassVar[str]  # the platform, and the alias of its first store
     store_title: ClassVar[StrOrPromise | None] = None
     icons: ClassVar[Mapping[str, str]] = {}  # model name in lower case → icon of the theme
     json_columns: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # table → columns that contain JSON or NULL
@@ -63,7 +63,7 @@ class StoreAppConfig(AppConfig):
 
 
 def platform_apps(store: str | None = None) -> list[StoreAppConfig]:
-    """Return the apps of one store, or of all, in the order of INSTALLED_APPS."""
+    """Return the apps of one platform, or of all, in the order of INSTALLED_APPS."""
     return [app for app in apps.get_app_configs() if isinstance(app, StoreAppConfig) and store in {None, app.store}]
 
 

@@ -1,19 +1,48 @@
-"""The router of models: a `StoreModel` belongs to its `store`, every other model to `default`."""
+"""The router of models: a `StoreModel` belongs to the stores of its platform, every other model to `default`.
+
+A platform can have several stores. `use` chooses one for the code that it calls, such as the view of a page.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
+from django.conf import settings
 from django.db.models import Model
 
 from opsconsole.stores.models import StoreModel
 
 DEFAULT = "default"
+_chosen: ContextVar[str] = ContextVar("chosen", default="")
 
 
 def store_of(model: type[Model]) -> str:
-    """Return the store of a model, `default` for the console's own models."""
+    """Return the platform of a model, `default` for the console's own models."""
     return model.store if issubclass(model, StoreModel) else DEFAULT
+
+
+@contextmanager
+def use(alias: str) -> Iterator[None]:
+    """Work on this store of its platform in the `with` block."""
+    token = _chosen.set(alias)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def alias_of(platform: str) -> str:
+    """Return the alias of the chosen store if it belongs to this platform, else the platform's own."""
+    alias = _chosen.get()
+    return alias if settings.STORES.get(alias) == platform else platform
+
+
+def aliases_of(platform: str) -> list[str]:
+    """Return the aliases of the stores of a platform, its own first."""
+    return [alias for alias, own in settings.STORES.items() if platform and own == platform] or [platform]
 
 
 class StoreRouter:
@@ -22,7 +51,7 @@ class StoreRouter:
         instance = hints.get("instance")
         if instance is not None and instance._state.db and store_of(type(instance)) == store_of(model):
             return str(instance._state.db)
-        return store_of(model)
+        return alias_of(store_of(model))
 
     db_for_write = db_for_read
 

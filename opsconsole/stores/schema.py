@@ -74,11 +74,11 @@ def make_tables(store: Store) -> list[str]:
     """
     made = []
     store.connection.ensure_connection()  # creates the file of an embedded store
-    for app in platform_apps(store.name):
+    for app in platform_apps(store.platform):
         documented_here = {
             unquoted(found[1]) for one in _script(app.path, store.vendor) if (found := _TABLE.match(one))
         }
-        if documented_here.isdisjoint(Store(store.alias, store.name).tables):
+        if documented_here.isdisjoint(Store(store.alias, store.platform).tables):
             with transaction.atomic(using=store.alias), store.connection.cursor() as cursor:
                 for statement in _script(app.path, store.vendor):
                     cursor.execute(statement)
@@ -140,7 +140,7 @@ def missing(store: Store, needed: Mapping[str, Collection[str]] | None = None) -
 
     `needed` (table → columns) limits the columns.
     """
-    wanted = documented(store.name, store.vendor)
+    wanted = documented(store.platform, store.vendor)
     models = {model._meta.db_table: model for model in store.models()}
     shapes = [table for table in wanted.tables if table in models and remedies.other_shape(store, models[table])]
     found = [Missing("table", name, sql, name) for name, sql in wanted.tables.items() if name not in store.tables]

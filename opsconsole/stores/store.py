@@ -27,7 +27,7 @@ from opsconsole.stores.config import is_writable, sqlite
 from opsconsole.stores.errors import first_line, is_unreachable, sqlite_code, sqlstate
 from opsconsole.stores.indexes import indexes_on
 from opsconsole.stores.platforms import store_title
-from opsconsole.stores.router import DEFAULT, store_of
+from opsconsole.stores.router import DEFAULT, alias_of, store_of
 from opsconsole.stores.sqlite import RawText, tolerant_text
 
 
@@ -98,10 +98,10 @@ def _read_only(path: Path | str) -> StoreUnavailable:
 
 @dataclass(frozen=True)
 class Store:
-    """A database. `alias` is the name in Django's settings, `name` the name of its platform, empty for none."""
+    """A database. `alias` is the name in Django's settings; `platform` is empty for a store that has none."""
 
     alias: str
-    name: str
+    platform: str
 
     @classmethod
     def called(cls, alias: str) -> Store:
@@ -109,13 +109,28 @@ class Store:
         name = alias.partition("-")[0]
         return cls(alias, settings.STORES.get(name, name))
 
+    @classmethod
+    def current(cls, platform: str) -> Store:
+        """Return the store of a platform that `router.use` has chosen, else the one with the platform's name."""
+        return cls(alias_of(platform), platform)
+
+    @property
+    def is_configured(self) -> bool:
+        """True if the settings declare the store, False for a file or a target of one call."""
+        return self.alias == DEFAULT or self.alias in settings.STORES
+
+    @property
+    def name(self) -> str:
+        """The name in records, commands and pages: the alias, or the platform of a store that is not configured."""
+        return self.alias if self.is_configured else self.platform
+
     @property
     def connection(self) -> BaseDatabaseWrapper:
         return connections[self.alias]
 
     @property
     def title(self) -> str:
-        return store_title(self.alias.partition("-")[0])
+        return store_title(self.name)
 
     @cached_property
     def vendor(self) -> str:
@@ -129,7 +144,7 @@ class Store:
     @property
     def managed(self) -> bool:
         """True if the console creates the tables."""
-        return self.alias in {DEFAULT, *settings.STORES} - settings.ATTACHED_STORES
+        return self.is_configured and self.alias not in settings.ATTACHED_STORES
 
     @property
     def path(self) -> Path | None:
@@ -254,7 +269,7 @@ class Store:
 
     def models(self) -> list[type[Model]]:
         """Return the models whose tables the store should have."""
-        return [model for model in apps.get_models(include_auto_created=True) if store_of(model) == self.name]
+        return [model for model in apps.get_models(include_auto_created=True) if store_of(model) == self.platform]
 
     @contextmanager
     def keyset_planner_hints(self) -> Iterator[None]:

@@ -49,7 +49,7 @@ def search_page(request: HttpRequest) -> HttpResponse:
         where = form.cleaned_data["where"]
         sources = (where,) if where else form.sources
         try:
-            found = search(Store("agentos", "agentos"), form.cleaned_data["q"], sources=sources, limit=PAGE_LIMIT)
+            found = search(Store.current("agentos"), form.cleaned_data["q"], sources=sources, limit=PAGE_LIMIT)
             context["found"] = found
         except StoreUnavailable as error:
             if error.error is not None:

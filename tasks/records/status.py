@@ -81,7 +81,7 @@ class LinkedDocument(NamedTuple):
 
 def get_statuses(execution_ids: Sequence[str], store: Store | None = None) -> StatusResult:
     """Return the status of each execution that a layer knows, with one query per layer."""
-    store = store or Store("records", "records")
+    store = store or Store.current("records")
     inline = INLINE_BYTES // max(len(execution_ids), 1)
     known: dict[str, list[LayerStatus]] = {}
     unanswered: set[str] = set()
@@ -278,7 +278,7 @@ def _parts(summary: Any, details: Any) -> tuple[Any, Any]:
 
 def long_document(execution_id: str, part: str) -> tuple[Any, bool]:
     """Return the document that a status links to, or None, and whether every layer answered."""
-    store, answered = Store("records", "records"), True
+    store, answered = Store.current("records"), True
     try:
         entry = cache.get(live_key(execution_id))
         value = getattr(_read_live(entry, None), part) if entry is not None else None

@@ -98,14 +98,14 @@ class CopyStore(NamedItemsMixin, Action):
     def _filled(self) -> list[str]:
         if not self._target_tables():
             return []
-        with endpoint(Store(self.target.alias, self.target.name)) as target:
+        with endpoint(Store(self.target.alias, self.target.platform)) as target:
             return [table for table in copying.source_tables(target.store) if target.count(table)]
 
     def _target_tables(self) -> Mapping[str, Collection[str]]:
         path = self.target.path
         if path is not None and not (path.exists() and path.stat().st_size):  # opening it would create it
             return {}
-        return Store(self.target.alias, self.target.name).tables
+        return Store(self.target.alias, self.target.platform).tables
 
     def item_names(self) -> list[str]:
         """Return the tables of the source, parents first."""
@@ -123,7 +123,7 @@ class CopyStore(NamedItemsMixin, Action):
     def _target_columns(self, table: str) -> Collection[str] | None:
         """Return the columns that the target has, or will have after its documented tables are created."""
         tables = self._target_tables()
-        documented = schema.documented(self.store.name, self.target.vendor)
+        documented = schema.documented(self.store.platform, self.target.vendor)
         if table == "schema_version" and not set(documented.tables) & set(tables):
             return ("version", "applied_at")
         if set(documented.tables) & set(tables):
@@ -131,9 +131,9 @@ class CopyStore(NamedItemsMixin, Action):
         return documented.columns.get(table)
 
     def perform(self, row: NamedItem) -> Outcome:
-        if not set(schema.documented(self.store.name, self.target.vendor).tables) & set(self._target_tables()):
+        if not set(schema.documented(self.store.platform, self.target.vendor).tables) & set(self._target_tables()):
             copying.make_tables(self.target)
-        fresh = Store(self.target.alias, self.target.name)
+        fresh = Store(self.target.alias, self.target.platform)
         record, _made = TableCopy.objects.get_or_create(run_id=int(self.run_id or 0), table=row.name)
         record.obstacle = copying.obstacle(self.store, row.name, fresh.tables.get(row.name))
         with endpoint(self.store) as source:
@@ -245,4 +245,4 @@ def target_store(store: Store, alias: str) -> Store:
             raise PlanRefused(str(error)) from None
         connections.settings[alias] = config
         connections.configure_settings(connections.settings)
-    return Store(alias, store.name)
+    return Store(alias, store.platform)

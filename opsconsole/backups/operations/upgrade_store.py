@@ -53,13 +53,13 @@ class UpgradeStore(NamedItemsMixin, Action):
 
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         super().__init__(store, params)
-        known = schema.documented(store.name, store.vendor).tables
+        known = schema.documented(store.platform, store.vendor).tables
         self.writes = {table: () for table in known if table in store.tables}
 
     def check_prerequisites(self) -> None:
         """Refuse a store of another platform, and a store to which nothing can be added."""
         platform = platform_of(self.store.tables)
-        if platform not in {None, self.store.name}:
+        if platform not in {None, self.store.platform}:
             raise PlanRefused(
                 gettext("%(location)s contains the tables of %(platform)s, not of %(store)s. Check the address.")
                 % {"location": self.store.location, "platform": platform, "store": self.store.name}
@@ -74,7 +74,7 @@ class UpgradeStore(NamedItemsMixin, Action):
                     "names": ", ".join(
                         other
                         for other, cls in registry.operations().items()
-                        if getattr(cls, "store_alias", None) == self.store.name
+                        if getattr(cls, "store_alias", None) == self.store.platform
                     ),
                 }
             )
@@ -94,7 +94,7 @@ class UpgradeStore(NamedItemsMixin, Action):
 
     def _missing(self) -> list[schema.Missing]:
         """Return the missing parts, from a new reading of the catalog."""
-        fresh, name = Store(self.store.alias, self.store.name), self.params.get("needed_by", "")
+        fresh, name = Store(self.store.alias, self.store.platform), self.params.get("needed_by", "")
         needed = None if fresh.managed and not name else needed_columns(fresh, name)
         found = schema.missing(fresh, needed)
         if name and needed is not None:
@@ -109,7 +109,7 @@ class UpgradeStore(NamedItemsMixin, Action):
         return Done("", "\n".join(statements)) if statements else self._skip()
 
     def _skip(self) -> Skip:
-        return Skip("nothing_to_add" if schema.missing(Store(self.store.alias, self.store.name)) else "complete")
+        return Skip("nothing_to_add" if schema.missing(Store(self.store.alias, self.store.platform)) else "complete")
 
     def perform(self, row: NamedItem) -> Outcome:
         missing = self._to_add()

@@ -215,7 +215,9 @@ class CheckStore(Check):
     # --- values ---------------------------------------------------------------------------------------------------
 
     def _json(self) -> Iterator[FindingData]:
-        declared_json = {name: one for app in platform_apps(self.store.name) for name, one in app.json_columns.items()}
+        declared_json = {
+            name: one for app in platform_apps(self.store.platform) for name, one in app.json_columns.items()
+        }
         for table, columns in declared_json.items():
             for column in columns:
                 declared = self.store.tables[table].columns.get(column) if table in self.store.tables else None
@@ -285,7 +287,7 @@ class CheckStore(Check):
             if one.kind != "invalid":  # the rule `integrity` finds it
                 code = codes.get(one.kind, f"missing_{one.kind}")
                 yield FindingData(code, one.name, {"name": one.name, "statement": one.statement})
-        known = schema.documented(self.store.name, self.store.vendor).tables
+        known = schema.documented(self.store.platform, self.store.vendor).tables
         for name in self.store.missing():  # the console's own tables have models and no script
             table = name.partition(".")[0]
             if table not in known:
@@ -300,7 +302,7 @@ class CheckStore(Check):
     def _explained(self) -> Iterator[tuple[HotQuery, bool]]:
         """Yield the frequent queries whose columns exist, and whether the database uses an index for each."""
         reads_all = self._reads_all_sqlite if self.store.vendor == "sqlite" else self._reads_all_postgresql
-        for query in (query for app in platform_apps(self.store.name) for query in app.hot_queries):
+        for query in (query for app in platform_apps(self.store.platform) for query in app.hot_queries):
             if set(query.columns) <= set(self.store.tables.get(query.table, ())):
                 yield query, not reads_all(query.sql)
 
@@ -338,7 +340,7 @@ class CheckStore(Check):
             if mode != "wal":
                 yield self._advised("journal_mode", mode, "wal")
             return
-        wanted = {name: size for app in platform_apps(self.store.name) for name, size in app.server_memory.items()}
+        wanted = {name: size for app in platform_apps(self.store.platform) for name, size in app.server_memory.items()}
         for name, value, unit_bytes in self.store.query(_MEMORY) if wanted else ():
             advised = wanted[name]
             if int(value) * int(unit_bytes) < _bytes(advised):

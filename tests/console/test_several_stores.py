@@ -1,0 +1,212 @@
+"""Several stores of one platform: each has its pages, plans, runs, checks and incidents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import reverse
+
+from audits.models import TaskAudit
+from audits.operations.backfill_decision_fields import BackfillDecisionFields
+from opsconsole.console.store_urls import urlconf
+from opsconsole.engine import find, queue, registry, stored_plans, workers
+from opsconsole.engine.executor import Executor
+from opsconsole.engine.models import Incident, Run, Status
+from opsconsole.monitoring import measurements
+from opsconsole.monitoring.store_problems import StoreStates
+from opsconsole.stores.router import use
+from opsconsole.stores.store import Store
+from tests.conftest import attach_url, forget_attached
+from tests.support import agentos
+from tests.support.contract import execute_run, operation_called
+from tests.support.subprocess_cli import Shell
+
+BACKFILL = BackfillDecisionFields.name
+EU, CN = "agentos_eu", "agentos_cn"
+LIST = "/admin/store/{}/audits/taskaudit/"
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", *settings.STORES])
+
+
+@pytest.fixture(params=("sqlite", "postgresql"))
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Store, Store]]:
+    """Two further attached AgentOS stores, with different audits."""
+    found, server = [], None
+    for place, alias in enumerate((EU, CN)):
+        rows = 200 + 100 * place
+        if request.param == "sqlite":
+            url = f"sqlite:///{tmp_path}/{alias}.db"
+            agentos.create_sqlite(tmp_path / f"{alias}.db", rows, seed=place)
+        else:
+            server = request.getfixturevalue("postgres")
+            url = server.create_database(alias)
+            agentos.create_postgres(url, rows, seed=place)
+        found.append(attach_url(alias, url, platform="agentos"))
+    yield found[0], found[1]
+    forget_attached()
+    if server is not None:
+        for alias in (EU, CN):
+            server.drop_database(alias)
+
+
+@pytest.fixture
+def page(client: Client, bob: User) -> Client:
+    client.force_login(bob)
+    return client
+
+
+def _confirm(page: Client, run: Run) -> Run:
+    page.post(reverse("run-confirm", args=[run.pk]), {"digest": run.digest})
+    run.refresh_from_db()
+    return Executor(workers.claim(run)).work()
+
+
+def _in_scope(store: Store) -> int:
+    return operation_called(BACKFILL, store).queryset().count()
+
+
+def test_lists_and_pages_show_their_store(stores: tuple[Store, Store], page: Client) -> None:
+    for store, rows in zip(stores, (200, 300), strict=True):
+        shown = page.get(LIST.format(store.alias))
+        assert shown.status_code == 200
+        assert shown.context["cl"].result_count == rows
+        row = TaskAudit.objects.using(store.alias).order_by("-pk")[0]
+        link = f"{LIST.format(store.alias)}{row.pk}/change/"
+        assert link in shown.text  # a link on a page of a store stays in the store
+        detail = page.get(link)
+        assert detail.status_code == 200
+        assert f"/admin/store/{store.alias}/agentos/task/{row.task_id}/change/" in detail.text
+        other = CN if store.alias == EU else EU
+        assert f'href="{LIST.format(other)}"' in shown.text
+        assert reverse("admin:audits_taskaudit_changelist") == "/admin/audits/taskaudit/"
+        assert page.get(f"/admin/store/{store.alias}/search/").status_code == 200
+    assert page.get("/admin/audits/taskaudit/").context["cl"].result_count == 0
+    for address in ("/admin/store/agentos/audits/taskaudit/", "/admin/store/none/audits/taskaudit/"):
+        assert page.get(address).status_code == 404
+    assert page.get(f"/admin/store/{EU}/helix/helixjob/").status_code == 404
+
+
+def test_the_operations_page_offers_each_store(stores: tuple[Store, Store], page: Client) -> None:
+    shown = page.get("/admin/operations/", {"q": BACKFILL}).text
+    for address in (f"/admin/operations/{BACKFILL}/plan/", f"/admin/store/{EU}/operations/{BACKFILL}/plan/"):
+        assert f'action="{address}"' in shown
+    assert f"/admin/store/{EU}/operations/helix." not in page.get("/admin/operations/", {"q": "helix"}).text
+
+
+def test_a_command_works_on_the_store_that_it_names(tmp_path: Path) -> None:
+    agentos.create_sqlite(tmp_path / "eu.db", 100)
+    (tmp_path / "opsconsole.toml").write_text(
+        f'[stores.{EU}]\nplatform = "agentos"\nurl = "sqlite:///{tmp_path}/eu.db"\n'
+    )
+    shell = Shell(tmp_path)
+    assert shell.run("setup").returncode == 0
+    done = shell.json("backfill_audit_decision_fields", "--database", EU, "--yes", code=0)
+    assert (done["store"], done["status"]) == (EU, "succeeded")
+    assert done["changed"] > 0
+    undone = shell.json("runs", "undo", done["run"], "--execute", "--yes")
+    assert (undone["store"], undone["changed"]) == (EU, done["changed"])
+    assert "backfill" in shell.refused("backfill_audit_decision_fields", "--database", "helix")
+
+
+def test_rights_stay_per_platform(stores: tuple[Store, Store], client: Client, charlie: User) -> None:
+    client.force_login(charlie)
+    assert client.get(LIST.format(EU)).status_code == 403
+    assert client.post(f"/admin/store/{EU}/operations/{BACKFILL}/plan/").status_code == 403
+
+
+def test_a_plan_from_a_list_works_on_its_store(stores: tuple[Store, Store], page: Client) -> None:
+    eu, cn = stores
+    before = _in_scope(cn)
+    shown = page.get(LIST.format(EU))
+    assert f'action="/admin/store/{EU}/operations/{BACKFILL}/plan/"' in shown.text
+    page.post(f"/admin/store/{EU}/operations/{BACKFILL}/plan/")
+    run = Run.objects.get()
+    assert (run.store, run.attached_path, run.total) == (EU, "", _in_scope(eu))
+    assert stored_plans.store_of(run) == eu
+    plan = page.get(reverse("run", args=[run.pk]))
+    assert f"/admin/store/{EU}/audits/taskaudit/" in plan.text
+    page.post(reverse("run-replan", args=[run.pk]))
+    run = Run.objects.get(status=Status.PLANNED)
+    assert run.store == EU
+    assert _confirm(page, run).status == Status.SUCCEEDED
+    assert _in_scope(eu) < run.total
+    assert _in_scope(cn) == before
+    page.post(f"/admin/operations/run/{run.pk}/undo/")
+    undo = Run.objects.get(parent=run)
+    assert undo.store == EU
+
+
+def test_selected_and_matching_rows_are_planned_in_their_store(stores: tuple[Store, Store], page: Client) -> None:
+    keys = list(operation_called(BACKFILL, stores[0]).queryset().values_list("pk", flat=True)[:3])
+    posted = {"action": BACKFILL, "_selected_action": keys}
+    assert page.post(LIST.format(EU), posted).status_code == 302
+    run = Run.objects.latest("pk")
+    assert (run.store, run.total) == (EU, 3)
+    query = f"?due={BACKFILL}"
+    page.post(LIST.format(EU) + query, {**posted, "select_across": "1"})
+    run = Run.objects.latest("pk")
+    assert (run.store, run.total) == (EU, _in_scope(stores[0]))
+    assert _confirm(page, run).seen == run.total  # a worker reads the filtered list of the same store
+
+
+def test_schedules_checks_and_measurements_of_each_store(stores: tuple[Store, Store], page: Client) -> None:
+    queue.run_schedule("audits.check_references", "2026-01-01 00:00")
+    queue.run_schedule("audits.check_references", "2026-01-01 00:00")  # a doubled tick
+    assert sorted(Run.objects.values_list("store", flat=True)) == ["agentos", CN, EU]
+    for store in stores:
+        measurements.measure(store)
+    states = StoreStates()
+    assert {alias for alias, name in states.latest if name == f"problem:{BACKFILL}"} == {EU, CN}
+    assert states.latest[EU, f"problem:{BACKFILL}"].value == _in_scope(stores[0])
+    dashboard = page.get("/admin/")
+    for alias in (EU, CN):
+        assert f"AgentOS ({alias})" in dashboard.text
+        assert f'opsconsole_store_up{{store="{alias}"}} 1.0' in page.get("/metrics").text
+
+
+def test_an_incident_is_repaired_in_its_store(stores: tuple[Store, Store], page: Client) -> None:
+    for store in stores:
+        measurements.measure(store)
+    incident = Incident.objects.get(store=CN, source=BACKFILL)
+    shown = page.get(reverse("incident", args=[incident.pk]))
+    assert f"{LIST.format(CN)}?due={BACKFILL}" in shown.text
+    page.post(reverse("incident-repair", args=[incident.pk, BACKFILL]))
+    run = Run.objects.get()
+    assert (run.store, run.total) == (CN, _in_scope(stores[1]))
+    other = _in_scope(stores[0])
+    assert _confirm(page, run).status == Status.SUCCEEDED
+    incident.refresh_from_db()
+    assert incident.count == _in_scope(stores[1]) < run.total
+    assert Incident.objects.get(store=EU, source=BACKFILL).count == _in_scope(stores[0]) == other
+
+
+def test_find_searches_each_store(stores: tuple[Store, Store], page: Client) -> None:
+    key = TaskAudit.objects.using(CN).order_by("-pk")[0].pk
+    assert not TaskAudit.objects.using(EU).filter(pk=key).exists()
+    hits = [hit for hit in find.find(str(key), None).hits if hit.model is TaskAudit]
+    assert [(hit.store, hit.key) for hit in hits] == [(CN, key)]
+    shown = page.get("/admin/find/", {"q": str(key)}, follow=True)
+    assert f"{LIST.format(CN)}{key}/change/" in shown.text
+
+
+def test_a_chosen_store_is_the_store_of_its_platform_only(stores: tuple[Store, Store]) -> None:
+    with use(EU):
+        assert Store.current("agentos") == stores[0]
+        assert Store.current("helix") == Store("helix", "helix")
+        assert TaskAudit.objects.count() == 200
+    assert Store.current("agentos") == Store("agentos", "agentos")
+    assert urlconf("agentos") == urlconf("default")
+
+
+def test_backups_and_checks_name_the_store(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    run: Any = execute_run(operation_called("monitoring.check_store", stores[0], store=EU))
+    assert run.store == EU
+    run = execute_run(operation_called("backups.backup_store", stores[1], store=CN))
+    assert run.status == Status.SUCCEEDED
+    assert run.backups.get().store == CN
+    assert {"store": EU} in list(registry.scheduled_params(registry.operation("backups.backup_store")))
