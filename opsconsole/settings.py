@@ -44,6 +44,7 @@ def policy(name: str, parse: Parser[T], default: T) -> T:
     return env(name, parse, config.policy(name, parse, default))
 
 
+CONFIG_PATH = config.path
 WORKERS = env("OPSCONSOLE_WORKERS", read.whole_number(1, 64), 2)
 env("OPSCONSOLE_TOKEN", read.bearer_token, "", secret=True)  # read by cli/accounts.py
 

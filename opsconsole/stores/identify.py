@@ -19,6 +19,16 @@ def platform_of(columns: Mapping[str, Iterable[str]]) -> str | None:
     return name if most > second else None
 
 
+def fitting_platform(columns: Mapping[str, Iterable[str]]) -> str | None:
+    """Return the platform of these columns if they are at least half of the columns of its models."""
+    name = platform_of(columns)
+    if name is None:
+        return None
+    wanted = _columns(name)
+    held = {(table.lower(), column.lower()) for table, names in columns.items() for column in names}
+    return name if 2 * len(wanted & held) >= len(wanted) else None
+
+
 def platform_of_file(path: str | Path) -> str | None:
     """Return the platform of a SQLite file. Raise StoreUnavailable for a path that is not a file with content."""
     file = attach_file(DEFAULT, path, read_only=True)
