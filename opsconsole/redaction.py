@@ -96,7 +96,8 @@ def _in_value(value: str) -> Iterator[str]:
     yield from (text for name, text in parse_qsl(parts.query) if _NAMED.match(f"{name}=x"))
     if value in settings.ALERT_CHANNELS:
         yield value
-        yield from filter(_is_token, re.split(r"[/?&=@:;,#]", value))
+        host = f"{parts.hostname}" if "." in f"{parts.hostname}" else ""  # without a dot, it is a token of the service
+        yield from (part for part in re.split(r"[/?&=@:;,#]", value) if _is_token(part) and part.lower() != host)
     if parts.scheme in {"http", "https"}:
         yield from (text for _name, text in parse_qsl(parts.query))
         yield from filter(_is_token, parts.path.split("/"))

@@ -326,6 +326,7 @@ def line_of(run: Run) -> dict[str, Any]:
         **{outcome: getattr(run, outcome) for outcome in OUTCOMES},
         "started_by": run.started_by,
         "trigger": run.trigger,
+        "break_glass": run.break_glass,
         "created_at": run.created_at.isoformat(),
         "finished_at": run.finished_at.isoformat() if run.finished_at else None,
     }

@@ -263,8 +263,11 @@ def _plan_page(
     )
 
 
-def _approval_page(request: HttpRequest, run: Run, *, error: str = "", status: int = 200) -> HttpResponse:
+def _approval_page(
+    request: HttpRequest, run: Run, *, verb: str = "", error: str = "", status: int = 200
+) -> HttpResponse:
     page = ApprovalPage(run, request.user)
+    typed = {verb: request.POST.get("reason", "")} if verb else {}
     return render_page(
         request,
         "console/approval.html",
@@ -273,7 +276,8 @@ def _approval_page(request: HttpRequest, run: Run, *, error: str = "", status: i
         page=page,
         run=run,
         error=error,
-        posted=request.POST,
+        rejection=typed.get("reject"),
+        emergency=typed.get("break-glass"),
         may_note=request.user.has_perm("operations.operate_run"),
     )
 
@@ -385,7 +389,7 @@ def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
     except REFUSALS as error:
         run.refresh_from_db()
         if run.status == Status.AWAITING_APPROVAL:  # the page keeps what was typed
-            return _approval_page(request, run, error=str(error), status=409)
+            return _approval_page(request, run, verb=verb, error=str(error), status=409)
         messages.warning(request, str(error))
     else:
         if run.request:

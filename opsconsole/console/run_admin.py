@@ -294,12 +294,15 @@ class RunAdmin(ExportAdmin):
 
     @admin.display(description=_("run"), ordering="id")
     def run(self, run: Run) -> str:
-        return format_html(
+        link = format_html(
             '<a href="{}" class="row-link"><strong>{}</strong> {}</a>',
             reverse("run", args=[run.pk]),
             run.pk,
             operation_title(run.operation),
         )
+        if run.break_glass:
+            return format_html('{}<br><small class="error-text">{}</small>', link, _("started without approval"))
+        return link
 
     @display(description=_("status"), label=STATUS_VARIANTS)
     def state(self, run: Run) -> tuple[str, str]:

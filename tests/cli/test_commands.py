@@ -27,7 +27,7 @@ CHANGING = {
 }
 LISTED = {
     *("run", "operation", "store", "status", "mode", "total", "changed", "skipped", "invalid", "failed"),
-    *("started_by", "trigger", "created_at", "finished_at"),
+    *("started_by", "trigger", "break_glass", "created_at", "finished_at"),
 }
 
 

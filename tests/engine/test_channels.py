@@ -16,7 +16,7 @@ from opsconsole.engine import channels, notifications
 from opsconsole.engine.models import Delivery, Event
 from opsconsole.error_reports import ReportFilter
 from opsconsole.redaction import redact
-from tests.engine.test_notifications import Receiver
+from tests.support.receivers import Receiver
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default"])
 WORDS = ("quitesecret", "abc")  # a long and a short part of an address

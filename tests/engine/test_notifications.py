@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import smtplib
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -18,41 +16,10 @@ from django.utils import timezone
 from opsconsole.engine import lifecycle, notifications, queue, registry
 from opsconsole.engine.models import Alert, Delivery, Event, Run, ScheduleSetting, Status, Trigger
 from tests.support.contract import TESTER, execute_run, operation_called
+from tests.support.receivers import Receiver
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
 BACKFILL = "audits.backfill_decision_fields"
-
-
-class Receiver:
-    """The receiver of a webhook, with its requests and its answer."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        self.answer = 204
-        self.location = ""
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.got.append((dict(self.headers), body))
-                self.send_response(receiver.answer)
-                if receiver.location:
-                    self.send_header("Location", receiver.location)
-                self.end_headers()
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ class Command(ConsoleCommand):
                 str(run.pk),
                 run.operation,
                 run.store,
-                status_label(run.status),
+                status_label(run.status) + (f" ({_('started without approval')})" if run.break_glass else ""),
                 format_number(run.total),
                 format_number(run.changed),
                 format_number(run.failed),
@@ -201,6 +201,7 @@ class Command(ConsoleCommand):
             (_("Parameters:"), ", ".join(f"{name}={value}" for name, value in run.params.items())),
             (_("Started by:"), f"{run.started_by} ({run.get_trigger_display()}), {format_local(run.created_at)}"),
             (_("Note:"), run.note),
+            (_("Approval:"), _("started without approval") if run.break_glass else ""),
             (_("Rejected:"), run.rejection),
             (_("Undone:"), _("by run %(run)d") % {"run": run.undone_by} if run.undone_by else ""),
         ]
