@@ -153,7 +153,7 @@ def test_a_freeze_stops_running_and_new_runs():
     assert TESTER.name in released.subject
 
 
-def test_an_overdue_run_is_reported_once_per_due_time():
+def test_an_overdue_schedule_is_reported_once():
     ScheduleSetting.objects.create(operation="operations.prune_runs", on=True, cron="*/20 * * * *")
     queue.report_overdue()
     queue.report_overdue()

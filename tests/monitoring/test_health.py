@@ -151,7 +151,7 @@ def test_a_server_with_many_connections_raises_an_alert(
     assert Alert.objects.filter(subject__contains="connections").count() == 1
 
 
-def test_an_overdue_backup_is_reported_once_per_day(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overdue_backup_is_reported_once_and_so_is_the_next_backup(monkeypatch: pytest.MonkeyPatch) -> None:
     from opsconsole.engine.models import Alert
     from opsconsole.stores.models import Backup
 
@@ -162,3 +162,9 @@ def test_an_overdue_backup_is_reported_once_per_day(monkeypatch: pytest.MonkeyPa
     for _times in range(2):
         execute_run(operation_called("monitoring.measure_stores"))
     assert "no verified backup for 72 h" in Alert.objects.get().subject
+    Backup.objects.all().delete()
+    execute_run(operation_called("monitoring.measure_stores"))
+    assert Alert.objects.count() == 1, "without any backup, the problem is not over"
+    back_up(Store("agentos", "agentos"))
+    execute_run(operation_called("monitoring.measure_stores"))
+    assert [one.key.partition("/")[0] for one in Alert.objects.order_by("pk")] == ["backup_missing", "backup_recent"]

@@ -117,7 +117,6 @@ def visit(
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.set_default_timeout(5_000)
         return page
 
     yield make
