@@ -20,6 +20,7 @@ T = TypeVar("T")
 # A parser returns the value of a text, or raises ValueError with a noun phrase: "Set it to …".
 Parser = Callable[[str], T]
 
+DEFAULT_URL = "http://localhost:8000"  # of the console
 LONGEST = 4096
 SHOWN = 80
 SQLITE = "django.db.backends.sqlite3"

@@ -60,7 +60,7 @@ CSRF_TRUSTED_ORIGINS: list[str] = env("CSRF_TRUSTED_ORIGINS", read.listed(read.o
 OPSCONSOLE_URL: str = env(
     "OPSCONSOLE_URL",
     read.base_url,
-    next((origin for origin in CSRF_TRUSTED_ORIGINS if "*" not in origin), "http://localhost:8000"),
+    next((origin for origin in CSRF_TRUSTED_ORIGINS if "*" not in origin), read.DEFAULT_URL),
 )
 TRUSTED_PROXIES: list[Any] = env("TRUSTED_PROXIES", read.listed(read.proxy), [])
 INTERNAL_IPS = ["127.0.0.1"]

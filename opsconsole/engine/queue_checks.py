@@ -1,15 +1,17 @@
-"""System checks: queue settings that would deliver a job twice, and invalid operations."""
+"""System checks: invalid operations, links of messages, and queue settings that would deliver a job twice."""
 
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext as _
 
 from opsconsole.engine import registry
+from opsconsole.engine.notifications import channels
 from opsconsole.engine.queue import SLICE_SECONDS
 
 # The last batch of a slice may wait for locks and be halved.
@@ -24,6 +26,15 @@ def check_operations(**kwargs: Any) -> list[CheckMessage]:
     except (ImproperlyConfigured, TypeError) as error:
         return [Error(str(error), id="operations.E010")]
     return []
+
+
+@register()
+def check_address(**kwargs: Any) -> list[CheckMessage]:
+    """Check that the links in messages of a production lead to the console."""
+    if not settings.PRODUCTION or not channels() or urlsplit(settings.OPSCONSOLE_URL).hostname != "localhost":
+        return []
+    text = _("The links in messages begin with %(url)s.") % {"url": settings.OPSCONSOLE_URL}
+    return [Warning(text, hint=_("Set OPSCONSOLE_URL to the address of the console."), id="operations.W001")]
 
 
 @register()

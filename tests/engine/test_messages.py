@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from opsconsole.engine import incidents, lifecycle, messages, queue, registry, r
 from opsconsole.engine.messages import KINDS, Message
 from opsconsole.engine.models import Alert, Incident, ReportedProblem, Run, ScheduleSetting, Status
 from opsconsole.engine.operation import Priority
+from opsconsole.engine.queue_checks import check_address
 from opsconsole.monitoring.store_problems import StoreProblem
 from opsconsole.stores.store import Store
 from roadmaps.attempts import RECOVERY_FAILED
@@ -23,6 +25,7 @@ from tests.support.contract import TESTER, operation_called, plan_whole
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
 BACKFILL = "audits.backfill_decision_fields"
+ROOT = Path(__file__).parents[2]
 CONSOLE = "https://console.example.org/ops"
 
 
@@ -110,6 +113,22 @@ def test_every_kind_is_declared_completely(kind: messages.Kind) -> None:
     assert str(kind.subject)
     assert str(kind.advice).endswith((".", "。"))
     assert not kind.over or kind.over in KINDS
+
+
+def test_every_alert_is_a_message_of_a_kind() -> None:
+    packages = ("opsconsole", "audits", "tasks", "roadmaps")
+    files = (path for package in packages for path in (ROOT / package).rglob("*.py"))
+    callers = {path.name for path in files if "create_alert(" in path.read_text()}
+    assert callers == {"notifications.py", "messages.py"}
+
+
+def test_a_production_without_an_address_is_warned(settings: Any) -> None:
+    settings.ALERT_EMAILS, settings.OPSCONSOLE_URL = ["oncall@example.org"], env.DEFAULT_URL
+    assert check_address() == []
+    settings.PRODUCTION = True
+    assert [problem.id for problem in check_address()] == ["operations.W001"]
+    settings.OPSCONSOLE_URL = CONSOLE
+    assert check_address() == []
 
 
 def sent() -> list[str]:

@@ -21,7 +21,7 @@ from opsconsole.cli.command import EXIT_FAILED, ConsoleCommand, Refused, require
 from opsconsole.console.accounts import create_superuser
 from opsconsole.engine import queue
 from opsconsole.engine.operation import LONG_CLUSTER
-from opsconsole.env import Environment, whole_number
+from opsconsole.env import DEFAULT_URL, Environment, whole_number
 
 HOST = "127.0.0.1"
 FIRST_PORT, PORTS = 8000, 100
@@ -50,6 +50,8 @@ class Command(ConsoleCommand):
         login = _login()
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))  # a closed terminal stops the demo
         queue.announce_workers("", LONG_CLUSTER)
+        if settings.OPSCONSOLE_URL == DEFAULT_URL:
+            os.environ["OPSCONSOLE_URL"] = f"http://{HOST}:{port}"  # for the links in messages
         children: list[Child] = []
         try:
             children.append(
