@@ -11,7 +11,7 @@ from django.utils.module_loading import import_string
 from django.views.generic import RedirectView
 
 from opsconsole.api import endpoints
-from opsconsole.console import alert_admin, dashboard_views, incident_views, operation_views, saved_views
+from opsconsole.console import alert_admin, browse_views, dashboard_views, incident_views, operation_views, saved_views
 from opsconsole.console.backup_views import restore_backup
 from opsconsole.console.find_views import find_page
 from opsconsole.console.session_views import sessions
@@ -69,6 +69,9 @@ urlpatterns = [
     path("admin/dashboard/live/", admin.site.admin_view(dashboard_views.dashboard_live), name="dashboard-live"),
     path("admin/dashboard/check/", admin.site.admin_view(dashboard_views.check_stores), name="check-stores"),
     path("admin/dashboard/trends/", admin.site.admin_view(dashboard_views.trends), name="trends"),
+    path("admin/store/<str:alias>/", admin.site.admin_view(browse_views.tables), name="browse"),
+    path("admin/store/<str:alias>/rows/", admin.site.admin_view(browse_views.rows), name="browse-rows"),
+    path("admin/store/<str:alias>/row/", admin.site.admin_view(browse_views.row), name="browse-row"),
     path("admin/stores/", admin.site.admin_view(dashboard_views.stores), name="stores"),
     path("admin/", admin.site.urls),
     path("", RedirectView.as_view(pattern_name="admin:index")),

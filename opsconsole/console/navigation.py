@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from django.conf import settings
 from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
@@ -88,6 +89,11 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
                 for page in app.pages
                 if any(map(request.user.has_perm, page.permissions))
             ]
+    if request.user.has_perm("stores.browse_store"):
+        for alias in [alias for alias, platform in settings.STORES.items() if not platform]:
+            url = reverse("browse", args=[alias])
+            entry = {"title": _("Tables"), "icon": "table_rows", "link": url, "active": request.path.startswith(url)}
+            tables[alias] = [entry]
     tables.setdefault("auth", []).append(_page(request, "sessions", _("Sessions"), "devices"))
     more += tables.pop("operations", [])
     stores = [(title, tables.pop(name)) for name, title in store_titles().items() if name in tables]

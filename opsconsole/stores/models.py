@@ -46,6 +46,7 @@ class Backup(models.Model):
         verbose_name = _("backup")
         verbose_name_plural = _("backups")
         indexes = (models.Index(fields=("identity", "-at"), name="backup_newest"),)
+        permissions = (("browse_store", _("Can browse stores without a platform")),)
 
     def __str__(self) -> str:
         return Path(self.path).name

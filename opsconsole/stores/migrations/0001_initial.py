@@ -44,6 +44,7 @@ class Migration(migrations.Migration):
             options={
                 "verbose_name": "backup",
                 "verbose_name_plural": "backups",
+                "permissions": (("browse_store", "Can browse stores without a platform"),),
                 "indexes": [models.Index(fields=["identity", "-at"], name="backup_newest")],
             },
         ),
