@@ -193,7 +193,7 @@ def coverage_context(figures: Figures) -> dict[str, Any]:
         "lag": [(label, _seconds(lag[name])) for name, label in LAG_LABELS.items()],
         "outcomes": [(label, lag[name]) for name, label in LAG_COUNT_LABELS.items()],
         "by_verdict": {
-            "headers": ["", *VERDICTS.values()],
+            "headers": [gettext("Column"), *VERDICTS.values()],
             "rows": [
                 [columns[column], *(format_number(counts[verdict]) for verdict in VERDICTS)]
                 for column, counts in consistency["columns"].items()

@@ -1,4 +1,4 @@
-"""axe-core finds nothing on the console's pages, light and dark."""
+"""Every page: axe-core finds nothing in light and dark, nothing scrolls sideways, and keys reach every control."""
 
 from __future__ import annotations
 
@@ -6,53 +6,128 @@ from importlib.resources import files
 from typing import Any
 
 import pytest
-from django.urls import reverse
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.template.loader import render_to_string
+from django.test import Client
 
-from opsconsole.engine import lifecycle
-from opsconsole.engine.models import Incident
-from tests.engine.test_incidents import LONG_AGO
-from tests.support import helix
-from tests.support.contract import TESTER, execute_run, operation_called, plan_whole
-from tests.support.plain_client import execute
-from tests.system.test_browser import audits, browser, open_page
+from tests.support.every_page import Page, error_templates, fill, pages
+from tests.system.test_browser import browser
 
-__all__ = ["audits", "browser", "open_page"]
+__all__ = ["browser"]
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text()
-LISTS = ("operations_incident", "operations_run", "operations_finding", "operations_event", "operations_alert")
-TABLES = ("audits_taskaudit", "agentos_task", "helix_helixjob", "stores_backup")
-PAGES = ("admin:index", "approvals", "operations", "stores", "trends", "freeze", "find", "sessions")
+PARTS = 4  # for several workers
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+# The menu is the same on every page, so one page tests it.
+CONTENT = "{exclude: [['#nav-sidebar'], ['.page-header']]}"
+FIND = (
+    "axe.run(%s, %s).then((result) => result.violations.flatMap((one) => one.nodes.map((node) => [one.id, node.html])))"
+)
+ALL_RULES, COLOURS = "{resultTypes: ['violations']}", "{runOnly: ['color-contrast', 'link-in-text-block']}"
+# The theme reads the preferred scheme once, when it starts.
+DARK = "document.documentElement.classList.add('dark')"
+LOOKS = """
+[...new Set(Array.from(
+  document.querySelectorAll("body *"), (part) => `${part.parentElement.className} > ${part.tagName} ${part.className}`
+))]
+"""
+UNREACHABLE = """
+() => {
+  const control = "a[href], button, input, label, select, option, textarea, summary, [tabindex='0']";
+  const isUnreachable = (part) => {
+    if (part.tabIndex > 0) return true;
+    if (part.closest(control) || !part.checkVisibility() || !part.textContent.trim()) return false;
+    if (part.hasAttribute("onclick") || part.hasAttribute("x-on:click")) return true;
+    return getComputedStyle(part).cursor === "pointer" && !part.querySelector(control);
+  };
+  const found = Array.from(document.querySelectorAll("body *")).filter(isUnreachable);
+  return found.map((part) => part.outerHTML.slice(0, 200));
+}
+"""
+SUBMIT = """
+([address, values]) => {
+  const form = document.createElement("form");
+  Object.assign(form, {method: "post", action: address});
+  for (const [name, value] of Object.entries(values)) {
+    form.append(Object.assign(document.createElement("input"), {type: "hidden", name, value}));
+  }
+  document.body.append(form);
+  form.submit();
+}
+"""
 
 
-@pytest.fixture
-def content(audits: Any) -> list[str]:
-    """Return the addresses of pages with a plan, a run, an incident and a row."""
-    store = operation_called("helix.scan_dirty_data").store
-    for sql, values in helix.rows(helix.one_of_each()):
-        execute(store, sql, values)
-    for table in ("jobs", "tasks"):
-        execute(store, f"UPDATE {table} SET updated_at = '{LONG_AGO}'")
-    scan = execute_run(operation_called("helix.scan_dirty_data"))
-    plan = lifecycle.create_run(plan_whole(operation_called("audits.backfill_decision_fields")), TESTER)
-    run = execute_run(operation_called("audits.backfill_decision_fields"))
-    incident = Incident.objects.get(cause="failed_tasks")
-    addresses = [reverse(name) for name in PAGES]
-    addresses += [reverse(f"admin:{name}_changelist") for name in (*LISTS, *TABLES)]
-    addresses += [reverse("run", args=[one.pk]) for one in (scan, plan, run)]
-    return [*addresses, reverse("incident", args=[incident.pk]), reverse("admin:helix_helixjob_change", args=[4])]
+def _keep_page(route: Any, request: Any) -> None:
+    """Keep the live parts of a page from changing during its test."""
+    if request.is_navigation_request():
+        route.continue_()
+    else:
+        route.abort()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(scheme: str, open_page: Any, live_server: Any, content: list[str]) -> None:
-    page = open_page(color_scheme=scheme)
-    found = []
-    for address in content:
-        page.goto(live_server.url + address, wait_until="load")
-        page.evaluate(AXE)
-        result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        found += [
-            (address, violation["id"], node["target"], node["html"][:200])
-            for violation in result["violations"]
-            for node in violation["nodes"]
-        ]
-    assert found == []
+class Visitor:
+    """A browser in which Alice is signed in. It opens pages, also those that answer a form."""
+
+    def __init__(self, browser: Any, url: str, account: User) -> None:
+        client = Client()
+        client.force_login(account)
+        self.url = url
+        context = browser.new_context(viewport=WIDE)
+        session = settings.SESSION_COOKIE_NAME
+        context.add_cookies([{"name": session, "value": client.cookies[session].value, "url": url}])
+        self.page = context.new_page()
+        for path in error_templates():
+            text = render_to_string(path.name)
+            self.page.route(
+                f"**/errors/{path.stem}",
+                lambda route, _request, text=text: route.fulfill(body=text, content_type="text/html"),
+            )
+        self.page.route("**/live/*", _keep_page)
+        self.page.goto(f"{url}/admin/")
+        self.token = {one["name"]: one["value"] for one in context.cookies()}[settings.CSRF_COOKIE_NAME]
+
+    def opens(self, one: Page) -> bool:
+        """Open a page. Return whether there is one: it may need a permission that nobody has, or another method."""
+        if one.form is None:
+            response = self.page.goto(self.url + one.address)
+        else:
+            with self.page.expect_navigation() as navigation:
+                self.page.evaluate(SUBMIT, [one.address, {**one.form, "csrfmiddlewaretoken": self.token}])
+            response = navigation.value
+        assert response.status < 500, one
+        is_document = response.headers.get("content-type", "").startswith("text/html")
+        return is_document and response.status not in {403, 404, 405} and bool(self.page.title())
+
+    def wide(self, size: Any) -> list[tuple[str, int]]:
+        """Return a problem if the page scrolls sideways in a window of this size."""
+        self.page.set_viewport_size(size)
+        width = self.page.evaluate("document.documentElement.scrollWidth")
+        return [("wide", width)] if width > size["width"] else []
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_page(browser: Any, live_server: Any, alice: User, monkeypatch: Any, part: int) -> None:
+    todo = list(pages(fill(monkeypatch, alice)))[part::PARTS]
+    visitor = Visitor(browser, live_server.url, alice)
+    page, seen, looks = visitor.page, set[str](), set[str]()
+    problems: dict[tuple[Any, ...], Page] = {}  # with the first page that has it
+    for one in todo:
+        page.set_viewport_size(WIDE)
+        if not visitor.opens(one) or (one.form is None and page.url in seen):
+            continue
+        where = "document" if not seen else CONTENT
+        seen.add(page.url)
+        found = page.evaluate(f"{AXE}; {FIND % (where, ALL_RULES)}")
+        found += [("clicks without keys", part) for part in page.evaluate(UNREACHABLE)]
+        found += visitor.wide(WIDE)
+        looks_new = set(page.evaluate(LOOKS)) - looks
+        looks |= looks_new
+        if looks_new:
+            page.evaluate(DARK)
+            found += [("dark", *entry) for entry in page.evaluate(FIND % (where, COLOURS))]
+        found += visitor.wide(NARROW)
+        for entry in found:
+            problems.setdefault(tuple(entry), one)
+    assert problems == {}
+    assert len(seen) > 50

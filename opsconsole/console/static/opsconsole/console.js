@@ -49,10 +49,68 @@ document.addEventListener("keydown", (event) => {
   find.select();
 });
 
-// The theme's scrolling parts all have the same name; screen readers list them by it.
-window.addEventListener("load", () => {
-  document.querySelectorAll(".simplebar-content-wrapper").forEach((part, place) => {
-    const menu = part.closest("#nav-sidebar-apps, nav");
-    part.setAttribute("aria-label", menu ? "menu" : `table ${place}`);
+// The theme attaches clicks to parts that no key reaches. They become buttons. Names of its icons are not words.
+function reachable(root) {
+  for (const icon of root.querySelectorAll(".material-symbols-outlined")) {
+    const control = icon.closest("a, button, [x-on\\:click]");
+    const hasName = !control || control.title || control.ariaLabel || control.textContent.trim() !== icon.textContent.trim();
+    if (hasName && control !== icon) icon.ariaHidden = "true";
+  }
+  for (const part of root.querySelectorAll("[x-on\\:click]")) {
+    if (part.matches("a[href], button, input, select, textarea, summary") || !part.textContent.trim()) continue;
+    part.tabIndex = 0;
+    part.role = "button";
+    if (part.matches(".material-symbols-outlined") && !part.title) part.ariaLabel = words("menu");
+  }
+}
+
+const words = (name) => document.getElementById("page")?.dataset[name] || name;
+
+document.addEventListener("keydown", (event) => {
+  const isButton = event.target.matches?.("[role=button]:not(a[href], button)");
+  if (!isButton || !["Enter", " "].includes(event.key)) return;
+  event.preventDefault();
+  event.target.click();
+});
+
+// A part that scrolls has a name, and keys scroll it.
+const SCROLLING = ".simplebar-content-wrapper, .scroll-x, .roomy > div > div";
+
+function scrollable() {
+  document.querySelectorAll(SCROLLING).forEach((part, place) => {
+    if (part.matches(".simplebar-content-wrapper")) {
+      part.ariaLabel = part.closest("#nav-sidebar-apps, nav") ? words("menu") : `${words("table")} ${place}`;
+    } else if (part.scrollWidth > part.clientWidth && !part.hasAttribute("tabindex")) {
+      part.tabIndex = 0;
+      part.role = "region";
+      part.ariaLabel = `${words("table")} ${place}`;
+    }
   });
+}
+
+// Controls that scripts draw over a select have its name.
+function named() {
+  for (const drawn of document.querySelectorAll(".select2-selection")) {
+    const select = drawn.closest(".select2")?.previousElementSibling;
+    const label = select?.labels?.[0]?.textContent.trim();
+    if (!label) continue;
+    for (const part of [drawn, drawn.querySelector("[role=textbox]")]) part?.setAttribute("aria-label", label);
+  }
+}
+
+window.addEventListener("load", () => {
+  reachable(document);
+  scrollable();
+  named();
+  // After a refused form, reading continues at the reason.
+  const refusal = document.querySelector("[data-refused], .errornote, .errorlist");
+  if (refusal) {
+    refusal.tabIndex = -1;
+    refusal.focus();
+  }
+});
+window.addEventListener("resize", scrollable);
+document.addEventListener("htmx:afterSettle", (event) => {
+  reachable(event.target);
+  scrollable();
 });
