@@ -135,6 +135,20 @@ class SavedView(models.Model):
         return self.name
 
 
+class SentForm(models.Model):
+    """A form that a browser has sent, so that sending it again does nothing."""
+
+    key = models.CharField(max_length=64, primary_key=True)
+    location = models.TextField(default="")  # the redirect of its answer; empty until then
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        indexes = (models.Index(fields=("at",), name="sent_form_at"),)
+
+    def __str__(self) -> str:
+        return self.key
+
+
 def digest(secret: str) -> str:
     """Return the hash of a secret. A fast hash is sufficient for 256 random bits."""
     return hashlib.sha256(secret.encode()).hexdigest()

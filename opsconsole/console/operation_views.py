@@ -10,6 +10,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -324,11 +325,7 @@ def confirm(request: HttpRequest, pk: int) -> HttpResponse:
             messages.info(request, _("This plan is already confirmed."))
         return redirect("run", run.pk)
     page, actor = PlanPage(run), actor_of(request)
-    run.note = request.POST.get("note", run.note)[:2000]
-    run.fast = "fast" in request.POST
-    size = request.POST.get("batch_size", "")
-    if _ROW_NUMBER.fullmatch(size) and 1 <= int(size) <= MAX_BATCH_SIZE and not page.fixed_batch:
-        run.batch_size = int(size)
+    _take_answers(run, request, page)
     if page.problem:
         return _plan_page(request, run, error=page.problem, status=409)
     if not page.counted:
@@ -340,18 +337,29 @@ def confirm(request: HttpRequest, pk: int) -> HttpResponse:
     try:
         if request.POST.get("digest") != run.digest:
             raise PlanDrifted
-        run.save(update_fields=("note", "fast", "batch_size"))
-        queue.confirm(run, actor, request.POST.getlist("checked"))
+        with transaction.atomic():
+            run.save(update_fields=("note", "fast", "batch_size"))
+            queue.confirm(run, actor, request.POST.getlist("checked"))
     except PlanDrifted:
         return _show_new_plan(request, run)
     except REFUSALS as error:
         run.refresh_from_db()
+        _take_answers(run, request, page)  # the page keeps what was typed
         return _plan_page(request, run, error=str(error), status=409)
     return redirect("run", run.pk)
 
 
+def _take_answers(run: Run, request: HttpRequest, page: PlanPage) -> None:
+    """Copy the reason and the speed of the confirmation into `run` without saving them."""
+    run.note = request.POST.get("note", run.note)[:2000]
+    run.fast = "fast" in request.POST
+    size = request.POST.get("batch_size", "")
+    if _ROW_NUMBER.fullmatch(size) and 1 <= int(size) <= MAX_BATCH_SIZE and not page.fixed_batch:
+        run.batch_size = int(size)
+
+
 def _show_new_plan(request: HttpRequest, old: Run) -> HttpResponse:
-    """Replace the plan, and show how the data has changed."""
+    """Replace the plan, and redirect to the new one, which shows how the data has changed."""
     cls = registry.operation(old.operation)
     try:
         params = dict(stored_plans.operation_of(old).params)
@@ -360,7 +368,9 @@ def _show_new_plan(request: HttpRequest, old: Run) -> HttpResponse:
     except REFUSALS as error:
         return _plan_page(request, old, error=str(error), status=409)
     lifecycle.replace(old, new, actor_of(request))
-    return _plan_page(request, new, status=409)
+    if drift(new) is None:  # the page of the new plan shows a difference
+        messages.warning(request, _("The plan was renewed after its page was made. Nothing was written. Review it."))
+    return redirect("run", new.pk)
 
 
 # --- actions ----------------------------------------------------------------------------------------------------

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from opsconsole.accounts.models import Token
+from opsconsole.accounts.models import Token, digest
 from opsconsole.console.actors import actor_of
 from opsconsole.console.base_admin import AuditedMixin, ConsoleModelAdmin
 from opsconsole.engine.audit_log import record
 from opsconsole.formatting import format_number, format_time
+
+COOKIE = "token_secret"
+COOKIE_SECONDS = 60
 
 
 @admin.register(Token)
@@ -81,11 +87,39 @@ class TokenAdmin(AuditedMixin, ConsoleModelAdmin):
         super().save_model(request, obj, form, change)
 
     def response_add(self, request: HttpRequest, obj: Token, post_url_continue: str | None = None) -> HttpResponse:
+        """Redirect to the page of the secret. Only the browser has the secret until then, in a cookie of that page."""
+        page = reverse("admin:accounts_token_secret", args=[obj.pk])
+        response = HttpResponseRedirect(page)
+        response.set_signed_cookie(
+            COOKIE,
+            request.secret,  # type: ignore[attr-defined]
+            salt=page,
+            max_age=COOKIE_SECONDS,
+            path=page,
+            secure=settings.SESSION_COOKIE_SECURE,
+            httponly=True,
+            samesite="Strict",
+        )
+        return response
+
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view(self.secret_page)
+        return [path("<int:pk>/secret/", view, name="accounts_token_secret"), *super().get_urls()]
+
+    def secret_page(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Show the secret of a new token once."""
+        token = get_object_or_404(Token.objects.select_related("user"), pk=pk)
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        secret = request.get_signed_cookie(COOKIE, default="", salt=request.path, max_age=COOKIE_SECONDS)
         context = {
             **self.admin_site.each_context(request),
-            "title": _("Token %(name)s") % {"name": obj.name},
-            "token": obj,
-            "secret": request.secret,  # type: ignore[attr-defined]
+            "title": _("Token %(name)s") % {"name": token.name},
+            "token": token,
+            "secret": secret if secret and digest(secret) == token.digest else "",
             "list_url": reverse("admin:accounts_token_changelist"),
+            "add_url": reverse("admin:accounts_token_add"),
         }
-        return TemplateResponse(request, "console/token.html", context)  # the admin marks it as not cacheable
+        response = TemplateResponse(request, "console/token.html", context)  # the admin marks it as not cacheable
+        response.delete_cookie(COOKIE, path=request.path, samesite="Strict")
+        return response

@@ -104,7 +104,8 @@ def test_failures_are_logged_without_internals_in_the_response(client, secret, m
 
 def test_a_token_is_created_in_the_admin_and_shown_once(client, alice, bob):
     client.force_login(alice)
-    page = client.post(reverse("admin:accounts_token_add"), {"user": bob.pk, "name": "dashboards"})
+    form = {"user": bob.pk, "name": "dashboards"}
+    page = client.post(reverse("admin:accounts_token_add"), form, follow=True)
     token = Token.objects.get()
     secret = page.context["secret"]
     assert token.digest == digest(secret)

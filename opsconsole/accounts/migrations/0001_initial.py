@@ -128,4 +128,15 @@ class Migration(migrations.Migration):
                 "constraints": [models.UniqueConstraint(fields=("owner", "table", "name"), name="view_name")],
             },
         ),
+        migrations.CreateModel(
+            name="SentForm",
+            fields=[
+                ("key", models.CharField(max_length=64, primary_key=True, serialize=False)),
+                ("location", models.TextField(default="")),
+                ("at", models.DateTimeField(default=django.utils.timezone.now)),
+            ],
+            options={
+                "indexes": [models.Index(fields=["at"], name="sent_form_at")],
+            },
+        ),
     ]
