@@ -48,7 +48,7 @@ def format_number_or_text(value: Any) -> str:
 def format_time(value: datetime | str | None, zone: tzinfo = UTC) -> SafeString | str:
     """Return a time as HTML, with the store's text as its title. Text that is not a time is returned unchanged.
 
-    A script converts the time to the viewer's zone. Without it the time is in the console's zone.
+    The time is in the zone of the console, which the band of each page names.
     """
     if value is None:
         return "–"
@@ -61,6 +61,13 @@ def format_time(value: datetime | str | None, zone: tzinfo = UTC) -> SafeString 
         return str(value)
     own = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}" if isinstance(value, datetime) else str(value)
     return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), own, f"{local:%Y-%m-%d %H:%M:%S}")
+
+
+def zone_label() -> str:
+    """Return the name of the console's time zone and its present offset, such as "Asia/Shanghai, UTC+08:00"."""
+    offset = f"{timezone.localtime():%z}"
+    name = timezone.get_current_timezone_name()
+    return name if name == "UTC" else f"{name}, UTC{offset[:3]}:{offset[3:]}"
 
 
 def duration(seconds: float | None) -> str:

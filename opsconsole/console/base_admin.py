@@ -23,7 +23,7 @@ from opsconsole.console import filter_chips, saved_views
 from opsconsole.console.actors import actor_of
 from opsconsole.engine.audit_log import record
 from opsconsole.engine.models import Freeze
-from opsconsole.formatting import environment_label, format_number
+from opsconsole.formatting import environment_label, format_number, zone_label
 
 COUNT_CAP = 10_000
 
@@ -121,9 +121,10 @@ class ViewOnlyMixin:
 
 
 def site_context(request: HttpRequest) -> dict[str, Any]:
-    """Return what every page shows: the environment, and the freeze of all runs."""
+    """Return what every page shows: the environment, the time zone, and the freeze of all runs."""
     freeze = Freeze.objects.order_by("pk").first() if request.user.is_authenticated else None
-    return {"band": {"code": settings.ENVIRONMENT, "name": environment_label()}, "freeze": freeze}
+    band = {"code": settings.ENVIRONMENT, "name": environment_label(), "zone": zone_label()}
+    return {"band": band, "freeze": freeze}
 
 
 def title_prefix(request: HttpRequest) -> str:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from django.apps import apps
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote
 from django.db import DatabaseError, models
@@ -344,6 +345,8 @@ class DateRangeFilter(admin.FieldListFilter):
     def __init__(self, field: Any, request: Any, params: Any, model: Any, model_admin: Any, field_path: str) -> None:
         self.ends = [f"{field_path}_from", f"{field_path}_to"]
         super().__init__(field, request, params, model, model_admin, field_path)
+        if settings.TIME_ZONE != "UTC":
+            self.title = _("%(column)s, day in UTC") % {"column": self.title}
 
     def expected_parameters(self) -> list[str | None]:
         return list(self.ends)

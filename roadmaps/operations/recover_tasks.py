@@ -231,7 +231,7 @@ def _age(row: Any) -> tuple[str, str]:
 
 def _describe(position: Position) -> str:
     """Return the step of a checkpoint, and which nodes run next and why."""
-    at = f"{position.at.astimezone(settings.ROADMAPS_TIME_ZONE):%Y-%m-%d %H:%M:%S %Z}" if position.at else "–"
+    at = f"{timezone.localtime(position.at):%Y-%m-%d %H:%M:%S %Z}" if position.at else "–"
     where = gettext("step %(step)s, checkpoint of %(at)s") % {"step": position.step, "at": at}
     if position.is_finished:
         return gettext("%(where)s; no nodes left") % {"where": where}

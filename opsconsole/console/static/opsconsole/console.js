@@ -1,23 +1,5 @@
-// Local times, copying, printing, and a notice while the server is unreachable.
+// Copying, printing, and a notice while the server is unreachable.
 "use strict";
-
-const two = (number) => String(number).padStart(2, "0");
-
-function localTimes(root) {
-  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  for (const time of root.querySelectorAll("time[datetime]:not([data-local])")) {
-    const at = new Date(time.dateTime);
-    if (Number.isNaN(at.getTime())) continue;
-    time.dataset.local = zone;
-    time.textContent =
-      `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ` +
-      `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
-    time.title = `${time.title} → ${zone}`;
-  }
-}
-
-document.addEventListener("DOMContentLoaded", () => localTimes(document));
-document.addEventListener("htmx:afterSettle", () => localTimes(document));
 
 document.addEventListener("click", async (event) => {
   const copy = event.target.closest("[data-copy]");
