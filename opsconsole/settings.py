@@ -277,6 +277,10 @@ FORMAT_MODULE_PATH = "opsconsole.formats"
 
 STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"  # a web process collects the files; only those of the manifest are served
+STATICFILES_FINDERS = [
+    "django.contrib.staticfiles.finders.AppDirectoriesFinder",
+    "opsconsole.console.static_files.ApiDocumentFinder",
+]
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"},

@@ -55,6 +55,7 @@ urlpatterns = [
         admin.site.admin_view(operation_views.act),
         name="run-act",
     ),
+    path("admin/api/", admin.site.admin_view(dashboard_views.api_document), name="api-document"),
     path("admin/find/", admin.site.admin_view(find_page), name="find"),
     path("admin/views/save/", admin.site.admin_view(saved_views.save), name="view-save"),
     path("admin/views/<int:pk>/delete/", admin.site.admin_view(saved_views.delete), name="view-delete"),

@@ -98,6 +98,7 @@ PAGES: dict[str, dict[str, str]] = {
     "dashboard-live": {"GET": RUNS, "POST": NOT_SO},
     "check-stores": {"GET": NOT_SO, "POST": OPERATE},
     "trends": {"GET": RUNS, "POST": NOT_SO},
+    "api-document": {"GET": RUNS, "POST": NOT_SO},
     "stores": {"GET": RUNS, "POST": NOT_SO},
     "api/": {"GET": "NNNNNN", "POST": "NNNNNN"},
     "api:api-root": {"GET": "NNNNNN", "POST": "NNNNNN"},
@@ -121,9 +122,11 @@ KINDS = {
     "import": {"GET": "add", "POST": "add"},
     "delete": {"GET": "nobody", "POST": "nobody"},  # of Django
     "password_change": {"GET": "add", "POST": "add"},
+    "secret": {"GET": "no token", "POST": "not so"},
     "old": {"GET": "staff", "POST": "staff"},  # redirects to "change"
 }
-SUPERUSERS_TABLES = {"auth.user", "auth.group", "accounts.token"}
+QUEUE_TABLES = {"django_q.schedule", "django_q.ormq", "django_q.success", "django_q.failure"}
+SUPERUSERS_TABLES = {"auth.user", "auth.group", "accounts.token", *QUEUE_TABLES}
 
 
 def expected(address: Address, method: str) -> str:
@@ -139,6 +142,7 @@ def expected(address: Address, method: str) -> str:
         view = STATUS
     change = NOBODY if label == "accounts.token" else edit
     rights = {"view": view, "add": edit, "change": change, "nobody": NOBODY, "staff": STAFF}
+    rights |= {"no token": "L----N", "not so": NOT_SO}  # 404 for a token that does not exist
     return rights[KINDS[address.kind][method]]
 
 

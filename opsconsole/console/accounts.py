@@ -23,7 +23,7 @@ VIEWERS, OPERATORS, PLATFORMS = "Viewers", "Operators", "Platforms"
 def create_groups() -> None:
     """Create the groups and update their permissions."""
     views = Permission.objects.filter(codename__startswith="view_").exclude(
-        content_type__app_label__in=("auth", "sessions", "axes", "contenttypes", "admin", "accounts")
+        content_type__app_label__in=("auth", "sessions", "axes", "contenttypes", "admin", "accounts", "django_q")
     )
     operates = Permission.objects.filter(
         content_type__app_label="operations",

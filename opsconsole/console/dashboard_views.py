@@ -9,6 +9,7 @@ from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.template.defaultfilters import filesizeformat
+from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_POST, require_safe
@@ -70,6 +71,13 @@ def check_stores(request: HttpRequest) -> HttpResponse:
 def trends(request: HttpRequest) -> HttpResponse:
     """Charts of the last days: open problems, repaired rows, duration of runs."""
     return render_page(request, "console/trends.html", _("Trends"), charts=charts(StoreStates()))
+
+
+@require_safe
+@needs("view_run")
+def api_document(request: HttpRequest) -> HttpResponse:
+    """Render the OpenAPI document of the API."""
+    return render_page(request, "console/api_document.html", _("API"), options={"url": reverse("api:openapi")})
 
 
 _HEADINGS = {  # of the columns of `monitoring.stats`

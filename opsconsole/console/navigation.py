@@ -71,6 +71,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         more = [
             _page(request, "freeze", _("Freeze all runs"), "emergency_home"),
             _page(request, "trends", _("Trends"), "monitoring"),
+            _page(request, "api-document", _("API"), "api"),
         ]
     tables: dict[str, list[dict[str, Any]]] = {}
     for model in visible:
@@ -97,7 +98,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     tables.setdefault("auth", []).append(_page(request, "sessions", _("Sessions"), "devices"))
     more += tables.pop("operations", [])
     stores = [(title, tables.pop(name)) for name, title in store_titles().items() if name in tables]
-    titles = {"django_q": _("Queue"), "auth": _("Accounts")}
+    titles = {"django_q": _("Diagnostics"), "auth": _("Accounts")}
     rest = [(titles.get(name, name), tables[name]) for name in dict.fromkeys([*titles, *tables]) if name in tables]
     return [
         {"items": first},

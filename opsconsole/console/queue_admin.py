@@ -1,10 +1,11 @@
-"""Read-only pages of the queue. Only the engine starts jobs."""
+"""Read-only pages of the queue, for superusers. Only the engine starts jobs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.contrib import admin
+from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 from django_q.models import Failure, OrmQ, Schedule, Success
 
@@ -15,6 +16,12 @@ from opsconsole.formatting import format_time
 class QueueAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     actions = None
     search_help_text = _("Searches the name.")
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(request.user.is_superuser)
 
 
 class ResultAdmin(QueueAdmin):

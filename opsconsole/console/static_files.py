@@ -5,17 +5,40 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.contrib.staticfiles.finders import get_finders
+from django.contrib.staticfiles.finders import BaseFinder, get_finders
 from django.contrib.staticfiles.storage import staticfiles_storage
 from django.core.exceptions import ImproperlyConfigured
+from django.core.files.storage import FileSystemStorage
 from django.core.management import call_command
 
 PUBLISHED = "published"  # the file with the digest of the collected files
 storage: Any = staticfiles_storage
+API_DOCUMENT = ("swagger-ui.css", "swagger-ui-bundle.js")  # files of django-ninja, each with a source map
+
+
+class ApiDocumentFinder(BaseFinder):
+    """The files that render the OpenAPI document. The package is not imported for them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        spec = find_spec("ninja")
+        if spec is None or spec.origin is None:
+            raise ImproperlyConfigured("The package django-ninja is not installed.")
+        self.storage = FileSystemStorage(Path(spec.origin).parent / "static")
+        self.names = [f"ninja/{name}{suffix}" for name in API_DOCUMENT for suffix in ("", ".map")]
+
+    def find(self, path: str, find_all: bool = False, **kwargs: Any) -> Any:
+        found = [self.storage.path(path)] if path in self.names else []
+        return found[0] if found and not find_all else found
+
+    def list(self, ignore_patterns: Any) -> Iterator[tuple[str, FileSystemStorage]]:
+        for name in self.names:
+            yield name, self.storage
 
 
 def publish() -> None:

@@ -16,6 +16,7 @@ from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
+from django.views.decorators.http import require_safe
 
 from opsconsole.accounts.models import Token, digest
 from opsconsole.console.actors import actor_of
@@ -103,14 +104,14 @@ class TokenAdmin(AuditedMixin, ConsoleModelAdmin):
         return response
 
     def get_urls(self) -> list[Any]:
-        view = self.admin_site.admin_view(self.secret_page)
+        view = self.admin_site.admin_view(require_safe(self.secret_page))
         return [path("<int:pk>/secret/", view, name="accounts_token_secret"), *super().get_urls()]
 
     def secret_page(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Show the secret of a new token once."""
-        token = get_object_or_404(Token.objects.select_related("user"), pk=pk)
         if not self.has_add_permission(request):
             raise PermissionDenied
+        token = get_object_or_404(Token.objects.select_related("user"), pk=pk)
         secret = request.get_signed_cookie(COOKIE, default="", salt=request.path, max_age=COOKIE_SECONDS)
         context = {
             **self.admin_site.each_context(request),

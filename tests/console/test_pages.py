@@ -368,6 +368,14 @@ def test_runs_events_and_the_queue_cannot_be_edited(client, alice, planned):
         assert client.get(f"/admin/django_q/{model}/add/").status_code == 403
 
 
+def test_only_superusers_see_the_pages_of_the_queue(client, alice, bob, viewer):
+    for person, status in ((alice, 200), (bob, 403), (viewer, 403)):
+        signed_in(client, person)
+        for model in ("schedule", "ormq", "success", "failure"):
+            assert client.get(f"/admin/django_q/{model}/").status_code == status, (person, model)
+        assert ("Diagnostics" in client.get("/admin/").content.decode()) is (status == 200)
+
+
 # --- verbs, schedules, exports -----------------------------------------------------------------------------
 
 
