@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.db import DatabaseError, InterfaceError
@@ -14,6 +17,8 @@ from opsconsole.stores.errors import first_line, is_lock
 from opsconsole.stores.store import Store
 
 SHOWN = 5
+_FILE_LOCKS = (0x40000000, 0x40000001 + 511)  # the bytes of a SQLite file that a writer locks
+_WAL_LOCKS = (120, 122)  # of the file "-shm": writer, checkpoint, recovery
 LOCKED_LOCK_SECONDS = 0.05  # for a store that was found locked
 
 
@@ -34,16 +39,50 @@ class Blocker(NamedTuple):
 def blockers(store: Store) -> list[Blocker]:
     """Return the transactions with the strongest locks on tables of the store, oldest first.
 
-    The list is empty for SQLite, and if the store does not answer.
+    The list is empty if the store does not answer. Of a SQLite file it contains the processes that write, if the
+    system is Linux.
     """
     if store.vendor != "postgresql":
-        return []
+        return _file_blockers(store)
     try:
         found = store.query(_BLOCKERS)
     except (DatabaseError, InterfaceError):
         return []
     strong = [row for row in found if row[0]] or found
     return [Blocker(*row[1:]) for row in strong[:SHOWN]]
+
+
+def _file_blockers(store: Store) -> list[Blocker]:
+    """Return the processes that hold a write lock on a SQLite file, from Linux's list of locks."""
+    found: dict[int, Blocker] = {}
+    places: dict[str, tuple[int, int]] = {}  # device and inode of a file → its locked bytes
+    try:
+        for suffix, bytes_ in (("", _FILE_LOCKS), ("-shm", _WAL_LOCKS)):
+            with suppress(FileNotFoundError):
+                about = os.stat(f"{store.path}{suffix}")
+                device = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}"
+                places[f"{device}:{about.st_ino}"] = bytes_
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        fields = line.split()  # number, class, kind, mode, process, file, first byte, last byte
+        if len(fields) != 8 or fields[3] != "WRITE" or fields[5] not in places:
+            continue
+        low, high = places[fields[5]]
+        if int(fields[6]) <= high and (fields[7] == "EOF" or int(fields[7]) >= low):
+            pid = int(fields[4])
+            found[pid] = Blocker(Path(str(store.path)).name, pid, *_process(pid), None)
+    return list(found.values())[:SHOWN]
+
+
+def _process(pid: int) -> tuple[str, str]:
+    """Return the name and the account of a process."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+        return name, pwd.getpwuid(os.stat(f"/proc/{pid}").st_uid).pw_name
+    except (OSError, KeyError):  # it has ended, or belongs to another container
+        return "?", "?"
 
 
 def why_it_waits(store: Store, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sqlite3
 import threading
@@ -73,7 +74,7 @@ def locked(request: pytest.FixtureRequest, make_attached: Any) -> Iterator[Any]:
     run = execute_run(operation_called(BACKFILL, store))
     store.close()
     with lock as pid:
-        said = ["is locked", *(["task_audits", "nightly migration", str(pid)] if pid else [])]
+        said = ["is locked", *(["task_audits", "nightly migration", str(pid)] if pid else [str(os.getpid())])]
         yield plan, run, said
 
 
