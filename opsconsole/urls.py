@@ -34,6 +34,7 @@ urlpatterns = [
     _page("approvals/", operation_views.approvals, "approvals"),
     _page("backup/<int:pk>/restore/", restore_backup, "backup-restore"),
     _page("freeze/", operation_views.freeze, "freeze"),
+    _page("statement/", operation_views.statement, "statement"),
     _page("<str:name>/plan/", operation_views.plan, "plan"),
     _page("<str:name>/schedule/", operation_views.schedule, "schedule"),
     _page("run/<int:pk>/change/", operation_views.run_page, "run"),

@@ -69,6 +69,11 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             _page(request, "stores", _("Stores and backups"), "database"),
         ]
         more = [
+            *(
+                [_page(request, "statement", _("SQL statement"), "edit_note")]
+                if request.user.has_perms(["operations.operate_run", "operations.change_by_statement"])
+                else []
+            ),
             _page(request, "freeze", _("Freeze all runs"), "emergency_home"),
             _page(request, "trends", _("Trends"), "monitoring"),
             _page(request, "api-document", _("API"), "api"),

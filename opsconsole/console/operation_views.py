@@ -33,6 +33,7 @@ from opsconsole.engine.errors import PlanDrifted
 from opsconsole.engine.labels import operation_title
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Operation, Risk
+from opsconsole.engine.operations.change_rows import ChangeRows
 from opsconsole.engine.operations.undo_run import key_of
 from opsconsole.engine.registry import UnknownOperation
 from opsconsole.engine.selection import Selection
@@ -98,17 +99,13 @@ def start_plan(
     if not request.user.has_perm("operations.operate_run"):
         raise PermissionDenied
     cls = _operation_or_404(operation_name)
+    if cls.permission and not request.user.has_perm(cls.permission):
+        raise PermissionDenied
     form = _style_widgets(cls.Params(data=_initial_values(cls) if params is None else params))
     if not form.is_valid():
         has_params = params is not None
-        return render_page(
-            request,
-            "console/params.html",
-            str(cls.title),
-            operation=described(cls),
-            form=form if has_params else _style_widgets(cls.Params()),
-            status=400 if has_params else 200,
-        )
+        shown = form if has_params else _style_widgets(cls.Params())
+        return _params_page(request, cls, shown, status=400 if has_params else 200)
     try:
         if getattr(cls, "risk", None) == Risk.READ:
             run = _scan(request, cls, dict(form.cleaned_data))
@@ -120,8 +117,16 @@ def start_plan(
     except REFUSALS as error:
         if isinstance(error, StoreUnavailable) and error.error is not None:
             raise  # StoreErrorMiddleware answers it
+        if "asked" in request.POST:  # the form keeps what the user has written
+            form.add_error(None, str(error))
+            return _params_page(request, cls, form, status=409)
         return _refused(request, str(cls.title), str(error))
     return redirect("run", run.pk)
+
+
+def _params_page(request: HttpRequest, cls: type[Operation], form: forms.Form, *, status: int = 200) -> HttpResponse:
+    title = str(cls.title)
+    return render_page(request, "console/params.html", title, operation=described(cls), form=form, status=status)
 
 
 def _plan(
@@ -168,6 +173,14 @@ def plan(request: HttpRequest, name: str) -> HttpResponse:
     """Plan an operation for all rows in scope, with the parameters from its form."""
     has_params = "asked" in request.POST  # else the form was not shown yet
     return start_plan(request, name, params=_posted_values(_operation_or_404(name), request) if has_params else None)
+
+
+@require_safe
+@needs("operate_run")
+@needs("change_by_statement")
+def statement(request: HttpRequest) -> HttpResponse:
+    """Show the form of a statement. `?store=` chooses the store."""
+    return _params_page(request, ChangeRows, _style_widgets(ChangeRows.Params(initial=request.GET.dict())))
 
 
 @require_POST
@@ -484,6 +497,7 @@ def _operations(request: HttpRequest, *, errors: dict[str, str] | None = None) -
             "last": runs.filter(operation=operation.name).first(),  # one indexed query each
             "error": (errors or {}).get(operation.name, ""),
             "stores": _plan_links(operation.name),
+            "may_plan": _may_plan(request, operation.name),
         }
         for operation in sorted(found, key=lambda operation: operation.title)
     ]
@@ -493,9 +507,14 @@ def _operations(request: HttpRequest, *, errors: dict[str, str] | None = None) -
         _("Operations"),
         entries=entries,
         text=text,
-        may_operate=request.user.has_perm("operations.operate_run"),
         may_schedule=request.user.has_perm("operations.change_schedulesetting"),
         status=400 if errors else 200,
+    )
+
+
+def _may_plan(request: HttpRequest, name: str) -> bool:
+    return all(
+        map(request.user.has_perm, filter(None, ("operations.operate_run", registry.operation(name).permission)))
     )
 
 

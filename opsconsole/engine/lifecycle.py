@@ -56,16 +56,17 @@ MIN_EMERGENCY_REASON = 20  # characters
 
 
 def needs_typing(operation: Operation) -> bool:
-    """Return whether the confirmation must be typed: irreversible changes, and deletes in production."""
+    """Return whether the confirmation must be typed: irreversible changes, all rows, and deletes in production."""
     risk = operation.effective_risk()
     if risk in {Risk.READ, Risk.REPRODUCE}:
         return False
-    return not operation.undoable or (risk == Risk.DELETE and settings.PRODUCTION)
+    return not operation.undoable or operation.requires_typing or (risk == Risk.DELETE and settings.PRODUCTION)
 
 
 def needs_approval(operation: Operation) -> bool:
     """Return whether a second approver is required."""
-    return operation.effective_risk() in {Risk.DELETE, Risk.EXTERNAL} and settings.PRODUCTION
+    risky = operation.always_approved or operation.effective_risk() in {Risk.DELETE, Risk.EXTERNAL}
+    return risky and settings.PRODUCTION
 
 
 def asks_more(operation: Operation) -> bool:
@@ -101,6 +102,7 @@ def create_run(
     `changed_by`: the account that last changed the schedule that starts it.
     """
     operation = planned.operation
+    require_none(obstacles.of_permission(type(operation), actor))
     store = operation.store
     run = Run(
         operation=operation.name,
@@ -127,8 +129,9 @@ def create_run(
     )
     if pins_rows(operation) and not planned.counted and planned.total <= obstacles.RECOUNTED_ROWS:
         count_outcomes(planned)
-    store_plan(run, planned)
     with transaction.atomic():
+        operation.freeze()
+        store_plan(run, planned)
         run.save()
         keep_pinned(run, planned)
         record(run, "planned", actor, digest=run.digest, total=run.total, note=note)
@@ -137,6 +140,7 @@ def create_run(
 
 def keep_plan(planned: Plan, actor: Actor, *, note: str = "", incident: Incident | None = None) -> Run:
     """Store a plan as a run. An identical plan that this account has not confirmed is renewed and keeps its address."""
+    require_none(obstacles.of_permission(type(planned.operation), actor))
     with serialised("plans"):  # so that a double click makes one plan
         run = _identical_plan(planned, actor, incident)
         if run is None or not _renew(run, planned, note):
@@ -160,6 +164,7 @@ def _identical_plan(planned: Plan, actor: Actor, incident: Incident | None) -> R
 def _renew(run: Run, planned: Plan, note: str) -> bool:
     """Replace the figures of a plan that is not confirmed. Return False if it has just been confirmed."""
     generation = run.generation
+    planned.operation.freeze()
     store_plan(run, planned)
     run.generation, run.created_at = generation + 1, timezone.now()
     run.note, run.code_version = note or run.note, opsconsole.__version__

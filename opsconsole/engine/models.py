@@ -6,7 +6,7 @@ import hashlib
 import zlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import orjson
 from django.conf import settings
@@ -198,6 +198,7 @@ class Run(models.Model):
             ("operate_run", _("Can plan and run operations")),
             ("approve_run", _("Can approve another person's run")),
             ("break_glass", _("Can start a run without approval in an emergency")),
+            ("change_by_statement", _("Can plan and run an SQL statement")),
         )
 
     def __str__(self) -> str:
@@ -268,7 +269,7 @@ class PinnedRows(models.Model):
 
 
 class GivenRows(models.Model):
-    """Rows from a form or a file: keys, old values, new values.
+    """Rows from a form, a file or a statement: keys, old values, new values.
 
     They are stored like a before-image, and as long. A plan refers to them by their digest, so that exactly these rows
     are confirmed, approved and written.
@@ -285,23 +286,28 @@ class GivenRows(models.Model):
         return self.digest
 
     @classmethod
-    def keep(cls, writes: Sequence[Write]) -> str:
-        """Store the rows and return their digest. Raises TypeError for values that cannot be stored exactly."""
+    def of(cls, writes: Sequence[Write]) -> Self:
+        """Return the rows without saving them. Raises TypeError for values that cannot be stored exactly."""
         content = encode_before_image(list(writes), {}, {})
         digest = hashlib.sha256(content).hexdigest()
-        columns: dict[str, dict[str, None]] = {"insert": {}, "update": {}}
+        columns: dict[str, dict[str, None]] = {"insert": {}, "update": {}, "delete": {}}
         for write in writes:
             if any(old != new for _key, old, new in write.rows):
                 columns[write.kind].update(dict.fromkeys(write.columns))
-        values = {
-            "inserts": list(columns["insert"]),
-            "updates": list(columns["update"]),
-            "count": sum(len(write.rows) for write in writes),
-            "content": content,
-            "at": timezone.now(),
-        }
-        cls.objects.update_or_create(digest=digest, defaults=values)
-        return digest
+        return cls(
+            digest=digest,
+            inserts=list(columns["insert"]),
+            updates=list(columns["update"]),
+            count=sum(len(write.rows) for write in writes),
+            content=content,
+        )
+
+    @classmethod
+    def keep(cls, writes: Sequence[Write]) -> str:
+        """Store the rows and return their digest. Raises TypeError for values that cannot be stored exactly."""
+        rows = cls.of(writes)
+        rows.save()
+        return rows.digest
 
     @property
     def writes(self) -> list[Write]:

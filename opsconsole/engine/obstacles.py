@@ -64,6 +64,17 @@ def of_process(cls: type[Operation] | None) -> Iterator[Obstacle]:
     yield from of_freeze(cls)
 
 
+def of_permission(cls: type[Operation] | None, actor: Actor) -> Iterator[Obstacle]:
+    """Yield the permission of its own that the operation `cls` requires and that the account does not have."""
+    if cls is not None and cls.permission and actor.user is not None and not actor.user.has_perm(cls.permission):
+        values = {"name": actor.user.get_username(), "permission": cls.permission}
+        yield Obstacle(
+            RunRefused(
+                _("%(name)s may not use this operation. Ask a superuser for the permission %(permission)s.") % values
+            )
+        )
+
+
 def of_freeze(cls: type[Operation] | None) -> Iterator[Obstacle]:
     """Yield the freeze that stops the operation `cls`."""
     if is_frozen(cls):
@@ -77,6 +88,7 @@ def of_confirmation(run: Run, planned: Plan, actor: Actor, *, limit: int = RECOU
     """
     operation = planned.operation
     yield from of_process(registry.operations().get(run.operation))
+    yield from of_permission(type(operation), actor)
     if operation.superusers_only and not (actor.user and actor.user.is_superuser):
         yield Obstacle(RunRefused(_("This plan needs a superuser. Ask a superuser to confirm it.")))
     if pins_rows(operation) and not run.plan["counted"]:

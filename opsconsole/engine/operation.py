@@ -156,6 +156,10 @@ class Declaration:
     locks_rows: ClassVar[bool] = False
     # If False, the operation writes elsewhere, and the store may be read-only.
     writes_store: ClassVar[bool] = True
+    # A permission that planning and confirming require, in addition to `operate_run`.
+    permission: ClassVar[str] = ""
+    # If True, a run in production needs a second approver at any risk.
+    always_approved: ClassVar[bool] = False
     # If True, the operation makes a backup itself, and no other backup is required.
     creates_backup: bool = False
     # LONG_CLUSTER if one row can take longer than a few minutes.
@@ -166,8 +170,16 @@ class Declaration:
         """Return whether a user must give a reason before the run is confirmed."""
         return False
 
+    @property
+    def requires_typing(self) -> bool:
+        """Return whether the confirmation must be typed although the run can be undone."""
+        return False
+
     def check_prerequisites(self) -> None:
         """Raise PlanRefused if the operation cannot work on this store. The planner calls it before it counts rows."""
+
+    def freeze(self) -> None:
+        """Save the rows that `frozen` refers to. The engine calls it when a plan becomes a run."""
 
     def plan_notes(self, total: int) -> list[str]:
         """Return sentences for the plan of `total` rows."""
@@ -197,6 +209,8 @@ class Declaration:
     selection: Selection
     # The time of the plan. A run that resumes later sees the same "now".
     as_of: datetime
+    # What `check_prerequisites` has read once and the run uses again, as JSON. It is a part of the plan.
+    frozen: dict[str, Any]
     # The run that executes the operation; None in a plan.
     run_id: int | None = None
 
@@ -229,6 +243,7 @@ class Operation(Declaration):
         self.params = dict(params or {})
         self.selection = Selection()
         self.as_of = timezone.now()
+        self.frozen = {}
 
     def bound(self) -> Key | None:
         """Return the last key that the plan covers, or None. Later rows are not touched."""

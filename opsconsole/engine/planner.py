@@ -221,6 +221,7 @@ class Plan:
             self.total,
             self.reasons if self.counted else None,
             self.rows_digest,
+            self.operation.frozen,
         ]
         return hashlib.sha256(orjson.dumps(covered, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
 

@@ -85,7 +85,7 @@ def operation_of(run: Run, *, ask_server: bool = True) -> Operation:
     """Return the operation of a run, with its parameters, on its store."""
     cls = registry.operation(run.operation)
     operation = operation_on(cls, store_of(run, ask_server=ask_server), run.params)
-    operation.as_of = datetime.fromisoformat(run.plan["as_of"])
+    operation.as_of, operation.frozen = datetime.fromisoformat(run.plan["as_of"]), run.plan["frozen"]
     return operation
 
 
@@ -117,6 +117,7 @@ def store_plan(run: Run, planned: Plan) -> None:
         **{name: getattr(planned, name) for name in STORED},
         "planned_at": timezone.now().isoformat(),
         "as_of": planned.operation.as_of.isoformat(),
+        "frozen": planned.operation.frozen,
     }
 
 

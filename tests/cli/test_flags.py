@@ -27,6 +27,7 @@ DJANGOS = {
 }
 NUMBERS = ["-1", "x", "1.5", "1e3", "2 h 30", "٣"]
 ANY_TEXT: list[str] = []  # every value is good, see tests/console/test_hostile_values.py
+STATEMENTS = ["", " ", "DROP TABLE tasks", "UPDATE tasks SET title = 'x'", "DELETE FROM tasks WHERE task_id = 'x"]
 BAD: dict[str, list[str]] = {
     "--as": ["Not a name", "../x", "a;b"],
     "--batch-size": ["0", "-5", "100001", "abc", "1.5", "", "٣"],
@@ -39,6 +40,7 @@ BAD: dict[str, list[str]] = {
     "--idle-days": NUMBERS,
     "--in": ["nowhere"],
     "--keys": ANY_TEXT,  # an unknown key selects no row
+    "--key-list": ["4711"],
     "--limit": NUMBERS,
     "--needed-by": ["no.operation"],
     "--newest": NUMBERS,
@@ -47,9 +49,10 @@ BAD: dict[str, list[str]] = {
     "--retention-type": ANY_TEXT,
     "--rows": ["nonsense"],
     "--run": ["0", "x", "4711"],
+    "--state": ["nowhere"],
+    "--statement": STATEMENTS,
     "--store": ["nowhere"],
     "--superuser": ["", "a b/c"],
-    "--state": ["nowhere"],
     "--table": ["no_table"],
     "--to": ["/nowhere/x", "/proc/x"],
     "--until-grows": NUMBERS,
@@ -63,6 +66,7 @@ BAD: dict[str, list[str]] = {
     "keys": ANY_TEXT,
     "owner": ["nobody"],
     "run": ["0", "x", "4711"],
+    "statement": STATEMENTS,
     "store": ["nowhere"],
     "system_user": ["", "x" * 151],
     "text": ["", " "],
@@ -75,6 +79,7 @@ GOOD = {
     "file": "x.gz",
     "keys": "1",
     "alias": "helix",
+    "statement": "UPDATE tasks SET title = 'x' WHERE task_id = 'x'",
     "table": "tasks",
     "until": "4h",
     "url": "https://x.example",

@@ -314,6 +314,7 @@ class Migration(migrations.Migration):
                     ("operate_run", "Can plan and run operations"),
                     ("approve_run", "Can approve another person's run"),
                     ("break_glass", "Can start a run without approval in an emergency"),
+                    ("change_by_statement", "Can plan and run an SQL statement"),
                 ),
             },
         ),

@@ -48,12 +48,15 @@ class PruneRuns(Retention):
         return Change(row, before_image=None)
 
     def on_finish(self) -> None:
-        """Delete the given rows of old runs and plans."""
-        needed = Run.objects.filter(params__has_key="rows").exclude(
+        """Delete the given rows and the evaluated rows of old runs and plans."""
+        kept = Run.objects.exclude(
             Q(status__in=list(ENDED), finished_at__lt=self._kept_since)
             | Q(status=Status.PLANNED, created_at__lt=self._kept_since)
         )
+        needed = kept.filter(params__has_key="rows")
         digests = set(needed.values_list("params__rows", flat=True))
+        for parts in kept.filter(plan__frozen__has_key="parts").values_list("plan__frozen__parts", flat=True):
+            digests.update(parts)
         GivenRows.objects.filter(at__lt=self._kept_since).exclude(digest__in=digests).delete()
 
     @property

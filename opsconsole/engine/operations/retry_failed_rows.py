@@ -43,7 +43,7 @@ class RetryFailedRows(Operation):
         if issubclass(cls, Check):
             raise RunRefused(gettext("Run %(run)d is a scan. Scan again instead.") % {"run": run.pk})
         again = cls(store, run.params)
-        again.selection = Selection(keys)
+        again.selection, again.frozen = Selection(keys), run.plan["frozen"]
         self._repeated = again
         self.model, self.reads, self.writes = again.model, again.reads, again.writes  # type: ignore[misc]
         self.reasons, self.statistic_labels = again.reasons, again.statistic_labels  # type: ignore[misc]

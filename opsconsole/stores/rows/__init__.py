@@ -5,10 +5,14 @@ from __future__ import annotations
 from opsconsole.stores.rows.access import (
     check_deferred,
     deleted,
+    existing,
     explain,
     has_versions,
     highest_rowid,
     is_numbered,
+    is_whole_number,
+    key_condition,
+    key_sql,
     known_rowids,
     lock,
     mark,
@@ -39,6 +43,7 @@ from opsconsole.stores.rows.changes import (
     plain_key,
 )
 from opsconsole.stores.rows.references import children_first, known_table
+from opsconsole.stores.rows.sqlite import affinity
 
 __all__ = [
     "DuplicateKey",
@@ -51,17 +56,22 @@ __all__ = [
     "Values",
     "Write",
     "WriteIgnored",
+    "affinity",
     "check_deferred",
     "children_first",
     "composite_key",
     "deleted",
+    "existing",
     "explain",
     "has_versions",
     "highest_rowid",
     "is_bigint",
     "is_numbered",
+    "is_whole_number",
+    "key_condition",
     "key_of",
     "key_parts",
+    "key_sql",
     "key_values",
     "known_rowids",
     "known_table",

@@ -10,7 +10,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from opsconsole.stores.catalog import ForeignKey, quote
-from opsconsole.stores.rows.changes import DuplicateKey, Key, RowKey, RowsChanged, Values, Write
+from opsconsole.stores.rows.changes import DuplicateKey, Key, RowKey, RowsChanged, Values, Write, key_of
 from opsconsole.stores.rows.postgresql import PostgreSQLRows
 from opsconsole.stores.rows.references import known_table
 from opsconsole.stores.rows.refusals import altered, ignored
@@ -27,12 +27,13 @@ def is_numbered(store: Store, table: str) -> bool:
     if table not in store.tables:
         return True
     name, *others = store.key_columns(table)
-    if others:
-        return False
-    column = store.tables[table][name]
-    if store.vendor == "postgresql":
-        return column.is_whole_number
-    return affinity(column.type) == "INTEGER"
+    return not others and is_whole_number(store, table, name)
+
+
+def is_whole_number(store: Store, table: str, column: str) -> bool:
+    """Return whether a column is declared to hold whole numbers."""
+    declared = store.tables[table][column]
+    return declared.is_whole_number if store.vendor == "postgresql" else affinity(declared.type) == "INTEGER"
 
 
 def may_be_real(declared: str) -> bool:
@@ -89,6 +90,25 @@ def verify(store: Store, change: Write) -> None:
 def read(store: Store, table: str, columns: Sequence[str], keys: Iterable[Key]) -> dict[Key, Values]:
     """Return key → raw values of `columns` of the rows that exist."""
     return _engine(store).read(table, columns, list(keys))
+
+
+def key_sql(store: Store, table: str, alias: str) -> str:
+    """Return the values of a key as a list of expressions. `key_of` makes the key from them."""
+    return _engine(store).key(table, alias)
+
+
+def key_condition(store: Store, table: str, alias: str, keys: Sequence[Key]) -> tuple[str, list[Any]]:
+    """Return the condition that a row of the table called `alias` has one of `keys`, and its parameters."""
+    return _engine(store).key_condition(table, alias, keys)
+
+
+def existing(store: Store, table: str, keys: Iterable[Key]) -> set[Key]:
+    """Return the `keys` that rows have."""
+    condition, values = key_condition(store, table, "t", list(keys))
+    found = store.query(
+        f"SELECT {key_sql(store, table, 't')} FROM {store.tables[table].sql} AS t WHERE {condition}", values
+    )
+    return {key_of(row) for row in found}
 
 
 def new_keys(store: Store, table: str, count: int, taken: Collection[Key] = ()) -> list[Key]:
