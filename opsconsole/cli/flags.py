@@ -77,7 +77,9 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     add_store_flags(parser)
     parser.add_argument("--batch-size", type=batch_size, metavar="N", help=_("Rows per batch, 1 to 100000."))
     parser.add_argument(
-        "--fast", action="store_true", help=_("Do not pause between batches. For stores without other users.")
+        "--fast",
+        action="store_true",
+        help=_("Write 5,000 rows per batch, without a pause between them. For stores without other users."),
     )
     _add_run_flags(parser)
     parser.add_argument(

@@ -50,7 +50,7 @@ from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.leases import LostOwnership
 from opsconsole.engine.models import RESUMABLE, Run, Status
-from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation, Risk
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, FAST_BATCH_SIZE, Operation, Risk
 from opsconsole.engine.planner import Plan
 from opsconsole.engine.requirements import readable_columns, required_columns
 from opsconsole.engine.selection import Selection
@@ -183,7 +183,8 @@ def run_operation(
         with reading(store):
             operation.store.require(required_columns(operation))
             selection = Selection(known_keys(operation, options["keys"])) if options.get("keys") else Selection()
-        size = operation.batch_size or options["batch_size"] or DEFAULT_BATCH_SIZE
+        usual = FAST_BATCH_SIZE if options["fast"] else DEFAULT_BATCH_SIZE
+        size = operation.batch_size or options["batch_size"] or usual
         if execute and actor is not None:
             _execute(operation, selection, size, actor, options, output, asks)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.rows import Key, RowKey, RowsChanged, Write
 
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
+MARK_SECONDS = 0.25  # maximum age of a mark of PostgreSQL
 FAST_CHECKPOINT_PAGES = 16_000  # pages, 64 MB; with the default of 1,000, every second batch causes a checkpoint
 
 
@@ -37,8 +39,7 @@ class ReadBatch(NamedTuple):
 class BatchWriter:
     """The writer of one run.
 
-    PostgreSQL is written in a thread with separate connections, while the next batch is read and processed. SQLite
-    gains nothing from a thread: without one, another client can write while the next batch is read.
+    It is a thread with separate connections, so that the next batch is read and processed while this one is written.
     """
 
     def __init__(self, lease: Lease, operation: Operation, rows: QuerySet[Any], failing: FailingRows) -> None:
@@ -48,41 +49,43 @@ class BatchWriter:
         self._store = operation.store
         self._rows = rows
         self._failing = failing
-        self._thread = ThreadPoolExecutor(1, "store-writer") if self._store.vendor == "postgresql" else None
+        self._thread = ThreadPoolExecutor(1, "store-writer")
+        self._marked = float("-inf"), 0  # time and result of the last `rows.mark`
+        self.overlaps = True  # False if a reader of the store makes its writer wait
         self._lock_number = number_of(f"opsconsole:{self._run.identity}:{','.join(sorted(self._run.writes))}")
         self._has_versions = False
         self._search_path = ""  # of the platform, for the store's triggers
         # True if deletes need no trial restore, or if it has succeeded for all rows.
         self._restorable = not (operation.undoable and self._run.plan["restorable"])
-        if self._run.fast and self._store.vendor == "sqlite":
-            with self._store.connection.cursor() as cursor:
-                cursor.execute(f"PRAGMA wal_autocheckpoint={FAST_CHECKPOINT_PAGES}")
 
     def start(self, writes: list[Write], read: ReadBatch) -> Future[None]:
         """Start to write a batch. The result raises the error of the write."""
-        if self._thread is not None:
-            return self._thread.submit(self._apply, writes, read)
-        done: Future[None] = Future()
-        try:
-            self._apply(writes, read)
-            done.set_result(None)
-        except Exception as error:  # noqa: BLE001  # `result` raises it
-            done.set_exception(error)
-        return done
+        return self._thread.submit(self._apply, writes, read)
 
     def reconnect(self) -> None:
         """Close connections that may be broken."""
         self._store.close()
-        if self._thread is not None:  # the connection of the thread to `default`
-            self._thread.submit(connections.close_all).result()
+        self._thread.submit(connections.close_all).result()
 
     def close(self) -> None:
-        if self._thread is not None:
-            self._thread.submit(connections.close_all).result()
-            self._thread.shutdown()
+        self._thread.submit(connections.close_all).result()
+        self._thread.shutdown()
+
+    def mark(self) -> int:
+        """Return a mark (see `rows.mark`) from before now. An older mark guards more rows.
+
+        On SQLite it is the mark of the last write. PostgreSQL is asked at most four times per second.
+        """
+        if self._store.vendor == "postgresql" and time.monotonic() - self._marked[0] > MARK_SECONDS:
+            self._marked = time.monotonic(), stored_rows.mark(self._store)
+        return self._marked[1]
+
+    def mark_now(self) -> int:
+        """Return the mark of the connection that writes."""
+        return self._thread.submit(stored_rows.mark, self._store).result()
 
     def examine_store(self) -> None:
-        """Read the triggers and, on PostgreSQL, what the writes need: row versions and the search path of triggers."""
+        """Read what the writes need: triggers, row versions and search path, or the journal mode of a file."""
         fired = [
             trigger
             for target in self._operation.targets()
@@ -94,6 +97,17 @@ class BatchWriter:
 
             self._has_versions = stored_rows.has_versions(self._store, self._operation.writes)
             self._search_path = platform_search_path(self._store) if fired else ""
+        else:
+            self.overlaps = self._thread.submit(self._open_file).result()
+
+    def _open_file(self) -> bool:
+        """Prepare the connection to a SQLite file. Return whether the file can be read while it is written."""
+        store = self._store
+        store.foreign_keys  # noqa: B018  # read now, not under the write lock of the first batch
+        if self._run.fast:
+            store.query(f"PRAGMA wal_autocheckpoint={FAST_CHECKPOINT_PAGES}")
+        self._marked = 0.0, stored_rows.mark(store)
+        return bool(store.query("PRAGMA journal_mode") == [("wal",)])
 
     def final(self, writes: list[Write]) -> list[Write]:
         """Return the writes as saved and executed: whole rows for deletes, new values in the database's form."""
@@ -121,8 +135,7 @@ class BatchWriter:
         except FileNotFoundError:
             return
         if size > WAL_LIMIT_BYTES:
-            with self._store.connection.cursor() as cursor:
-                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._thread.submit(self._store.query, "PRAGMA wal_checkpoint(TRUNCATE)").result()
 
     def _apply(self, writes: list[Write], read: ReadBatch) -> None:
         """Write one batch in a transaction: lock parents before children, delete children before parents."""
@@ -135,7 +148,9 @@ class BatchWriter:
             since = read.since if self._has_versions and not self._failing.retries else None
             for write in reversed(writes if since is None else deletes):
                 stored_rows.lock(store, write)
-            if since is None and (store.vendor == "postgresql" or stored_rows.mark(store) != read.since):
+            if store.vendor == "sqlite":
+                self._marked = 0.0, stored_rows.mark(store)
+            if since is None and (store.vendor == "postgresql" or self._marked[1] != read.since):
                 self._require_as_read(read, deletes)
             for write in deletes:
                 require_unreferenced(store, write, deletes, self._operation.writes)

@@ -55,7 +55,6 @@ from opsconsole.engine.selection import Selection
 from opsconsole.engine.stored_plans import operation_of
 from opsconsole.engine.throttle import throttle_reason
 from opsconsole.engine.workers import interrupt
-from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import why_it_waits
 from opsconsole.stores.rows import Key, Write
@@ -65,7 +64,6 @@ logger = logging.getLogger(__name__)
 PAUSE_SECONDS = 0.002  # without a pause, other writers of SQLite starve: their busy handler sleeps
 TARGET_SECONDS = 0.1  # target of a batch of 1,000 rows
 THROTTLE_CHECK_SECONDS = 1.0
-MARK_SECONDS = 0.25  # maximum age of `rows.mark` on PostgreSQL
 BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 PATIENCE_SECONDS = 60.0  # how long a foreground run waits for a lost or locked store
 BUDGET_AFTER, BUDGET_SHARE = 100, 0.01
@@ -101,14 +99,15 @@ class Executor:
             self.queryset = self.operation.select(self.queryset, list(self._pinned))
         self.size = max(1, run.batch_size >> run.waits)  # a run that had to wait starts with smaller batches
         self._lease = Lease(run)
-        self._failing = FailingRows(partial(process, self.operation) if self._pinned is None else self._process_pinned)
+        self._failing = FailingRows(
+            self.operation, self.operation.process if self._pinned is None else self._process_pinned
+        )
         self._writer = BatchWriter(self._lease, self.operation, self.queryset, self._failing)
         self._pending: _Pending | None = None  # being written to the store
         self._unmarked: Batch | None = None  # committed in the store, not yet marked as committed in `default`
         self._started = time.monotonic()
         self._elapsed_before = run.elapsed_seconds
-        self._marked = float("-inf"), 0  # time and result of the last `rows.mark`
-        # SQLite: `rows.mark` before the first batch, if this worker executes all batches.
+        # SQLite: the mark before the first batch, if this worker executes all batches.
         self._mark_at_start: int | None = None
         self._throttle_checked = 0.0
 
@@ -216,30 +215,25 @@ class Executor:
         if act is not None:
             return self._perform_item(self.run.bound, act)
         # An undo may write a row of the previous batch again, and a repeated batch is written alone.
-        if (self._failing.retries or not self.operation.selectable) and not self._await_write():
+        alone = self._failing.retries or not self.operation.selectable or not self._writer.overlaps
+        if alone and not self._await_write():
             return True
         after = self.run.cursor if self._pending is None else self._pending.cursor
-        since = self._mark()
+        since = self._writer.mark()
         rows = self._read(after, self.run.bound, self.size)
         sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
         found = outcomes_of(self.operation, rows, sampler, change=self._failing.process)
         if sampler is not None:  # a run of the shell is confirmed before its outcomes are counted
             self.run.plan["sample"] = sampler.sample()
+        image = self._encode(found)
         if not self._await_write() or self.run.error:
             return True  # the previous batch is repeated first, or the run ends
         if not rows:
             return False
-        self._write(ReadBatch(rows, after, since), found)
+        self._write(ReadBatch(rows, after, since), found, image)
         if self._pending is not None and self._pending.done.done():
             self._await_write()
         return True
-
-    def _mark(self) -> int:
-        """Return `rows.mark`. PostgreSQL is asked at most four times per second: an older answer guards more rows."""
-        now = time.monotonic()
-        if self.store.vendor == "sqlite" or now - self._marked[0] > MARK_SECONDS:
-            self._marked = now, stored_rows.mark(self.store)
-        return self._marked[1]
 
     def _read(self, after: Key | None, bound: Key, limit: int) -> list[Any]:
         """Return the next rows. If the plan has pinned rows, return only these."""
@@ -265,7 +259,7 @@ class Executor:
         started = time.monotonic()
         with self._lease.renewed():
             found = outcomes_of(self.operation, rows, change=act, is_fatal=_concerns_the_run)
-        batch = self._prepare([], found, rows[-1].pk)
+        batch = self._prepare([], found, rows[-1].pk, encode_before_image([], found.unchanged, found.reasons))
         batch.seconds = time.monotonic() - started
         self._unmarked = batch
         self._count(batch, found.reasons)
@@ -277,17 +271,26 @@ class Executor:
         findings.scan(self.run, check, rule.name)
         return check.process(rule)
 
-    def _write(self, read: ReadBatch, found: Outcomes) -> None:
-        """Save the before-image, then start the write. The cursor moves when both are committed."""
-        started, rows = time.monotonic(), read.rows
+    def _encode(self, found: Outcomes) -> tuple[list[Write], bytes] | Exception:
+        """Return the writes of a batch and its before-image, or the error of a row."""
         try:
             writes = self._writer.final(found.writes)
-            batch = self._prepare(writes, found, rows[-1].pk)
+            # An irreversible operation stores no before-image. It is idempotent, so a batch in doubt is repeated.
+            saved = writes if self.operation.undoable else []
+            return writes, encode_before_image(saved, found.unchanged, found.reasons)
         except Exception as error:
             if not concerns_rows(error):
                 raise
-            self._isolate(rows, error, [])
+            return error
+
+    def _write(self, read: ReadBatch, found: Outcomes, image: tuple[list[Write], bytes] | Exception) -> None:
+        """Save the before-image, then start the write. The cursor moves when both are committed."""
+        started, rows = time.monotonic(), read.rows
+        if isinstance(image, Exception):
+            self._isolate(rows, image, [])
             return
+        writes, encoded = image
+        batch = self._prepare(writes, found, rows[-1].pk, encoded)
         done = self._writer.start(writes, read)
         self._pending = _Pending(batch, rows, found, writes, done, started)
 
@@ -315,7 +318,7 @@ class Executor:
     def _isolate(self, rows: list[Any], error: Exception, writes: list[Write]) -> None:
         self.size = self._failing.isolate(rows, error, writes) or self.size
 
-    def _prepare(self, writes: list[Write], found: Outcomes, cursor: Any) -> Batch:
+    def _prepare(self, writes: list[Write], found: Outcomes, cursor: Any, image: bytes) -> Batch:
         """Save the next before-image and mark the previous batch committed, in one durable transaction."""
         run = self.run
         batch = Batch(
@@ -323,8 +326,7 @@ class Executor:
             number=run.batches_done + 1,
             cursor=cursor,
             rows=sum(len(write.rows) for write in writes),
-            # An irreversible operation stores no before-image. It is idempotent, so a batch in doubt is repeated.
-            before_image=encode_before_image(writes if self.operation.undoable else [], found.unchanged, found.reasons),
+            before_image=image,
             amount=found.amount,
             **found.counts(),
         )
@@ -377,10 +379,9 @@ class Executor:
         """Find out which batches the store has committed, and continue after them."""
         self.run.refresh_from_db()
         self._unmarked = None
-        self._mark_at_start = None
-        if self.store.vendor == "sqlite" and self.operation.writes and not self.run.seen:
-            self._mark_at_start = stored_rows.mark(self.store)
         self._writer.examine_store()
+        is_first = self.store.vendor == "sqlite" and self.operation.writes and not self.run.seen
+        self._mark_at_start = self._writer.mark() if is_first else None
         with self._writer.transaction():
             first_lost = first_lost_batch(self.run, self.operation)
         with durable_transaction():
@@ -523,7 +524,7 @@ class Executor:
 
     def _is_undisturbed(self) -> bool:
         """Return whether no other connection has committed to the SQLite file since this run began."""
-        return self._mark_at_start is not None and stored_rows.mark(self.store) == self._mark_at_start
+        return self._mark_at_start is not None and self._writer.mark_now() == self._mark_at_start
 
     def _end(self, status: Status) -> Run:
         run = self.run

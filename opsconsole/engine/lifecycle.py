@@ -31,7 +31,7 @@ from opsconsole.engine.models import (
     Trigger,
 )
 from opsconsole.engine.obstacles import require_none
-from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, Operation, Risk
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, FAST_BATCH_SIZE, Operation, Risk
 from opsconsole.engine.planner import Plan, count_outcomes, operation_on, pins_rows, plan
 from opsconsole.engine.run_notifications import (
     notify_approved,
@@ -123,7 +123,7 @@ def create_run(
         incident=incident,
         note=note,
         code_version=opsconsole.__version__,
-        batch_size=operation.batch_size or batch_size or DEFAULT_BATCH_SIZE,
+        batch_size=operation.batch_size or batch_size or (FAST_BATCH_SIZE if fast else DEFAULT_BATCH_SIZE),
         fast=fast,
         waiting="",
     )

@@ -54,7 +54,9 @@ class Change(Changes):
     __slots__ = ()
 
     def __new__(cls, row: Any, reason: str = "", /, **new: Any) -> Self:
-        return super().__new__(cls, (RowChange.update("", row, **new),), reason)
+        # The hot path: a run creates one per row, so it calls no other function of Python.
+        old = {name: getattr(row, name) for name in new}
+        return tuple.__new__(cls, ((tuple.__new__(RowChange, ("", row.pk, old, new)),), reason, "", 1))
 
 
 class Delete(Changes):

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import takewhile
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,10 +23,10 @@ from opsconsole.engine.requirements import readable_columns, required_columns
 from opsconsole.engine.selection import Selection, listed_rows
 from opsconsole.engine.throttle import unobservable
 from opsconsole.stores import preflight
-from opsconsole.stores.errors import ErrorKind, classify, first_line
+from opsconsole.stores.errors import ErrorKind, classify, first_line, is_undecodable
 from opsconsole.stores.router import use
 from opsconsole.stores.rows import Key, Write, plain_key
-from opsconsole.stores.sqlite import UndecodableText
+from opsconsole.stores.sqlite import UndecodableText, tolerant_text
 from opsconsole.stores.store import Store, all_stores
 
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")
@@ -63,8 +63,12 @@ class Outcomes:
 
 
 def process(operation: Operation, row: Any) -> Outcome:
-    """Return the outcome of a row. A change without a table is a change of `model`."""
-    outcome = operation.process(row)
+    """Return the outcome of a row, with a table in each change."""
+    return with_tables(operation, operation.process(row))
+
+
+def with_tables(operation: Operation, outcome: Outcome) -> Outcome:
+    """Return an outcome with a table in each change. A change without a table is a change of `model`."""
     if isinstance(outcome, Change | Delete):
         table = operation.model._meta.db_table
         return Changes([RowChange(table, *change[1:]) for change in outcome.rows], outcome.reason)
@@ -90,10 +94,12 @@ def outcomes_of(
     found = Outcomes()
     if rows and isinstance(rows[0], Unreadable):
         return _unreadable(rows[0], sampler)
+    own = operation.model._meta.db_table
     writes: dict[tuple[Any, ...], list[Any]] = {}
+    changes: dict[tuple[str, ...], list[Any]] = {}  # columns → rows of `Change`
     changed: dict[str, int] = defaultdict(int)
-    change = change or partial(process, operation)
-    for row in rows:
+    change = change or operation.process
+    for row in rows:  # the hot path: a run calls it for each row
         try:
             outcome = change(row)
         except Exception as error:  # the error belongs to this row only
@@ -105,12 +111,20 @@ def outcomes_of(
             continue
         if sampler is not None:
             sampler.keep(_NAMES[type(outcome)], outcome.reason, operation, row, outcome)
-        if isinstance(outcome, Changes):
+        if isinstance(outcome, Change):
+            changed[outcome.reason] += 1
+            found.amount += 1
+            ((_table, key, old, new),) = outcome.rows
+            columns = tuple(new)  # type: ignore[arg-type]
+            if columns not in changes:
+                changes[columns] = writes.setdefault((own, False, False, columns), [])
+            changes[columns].append((key, tuple(old.values()), tuple(new.values())))  # type: ignore[union-attr]
+        elif isinstance(outcome, Changes):
             changed[outcome.reason] += 1
             found.amount += outcome.amount
             for table, key, old, new in outcome.rows:
                 columns = tuple(old if new is None else new)  # type: ignore[arg-type]
-                group = (table, old is None, new is None, columns)
+                group = (table or own, old is None, new is None, columns)
                 values = (None if old is None else tuple(old.values()), None if new is None else tuple(new.values()))
                 writes.setdefault(group, []).append((key, *values))
         else:
@@ -155,10 +169,14 @@ def _unreadable(row: Unreadable, sampler: Sampler | None) -> Outcomes:
 
 def read_batch(operation: Operation, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
     """Return the next rows, as `Operation.fetch` does. An unreadable row comes alone, as Unreadable."""
+    decode: Callable[[bytes], Any] = str  # the fastest
     while True:
         try:
-            found = operation.fetch(rows, after=after, bound=bound, limit=limit)
-            odd = next((place for place, row in enumerate(found) if type(row.pk) is UndecodableText), None)
+            with operation.store.text_factory(decode):
+                found = operation.fetch(rows, after=after, bound=bound, limit=limit)
+            odd = None
+            if decode is not str:
+                odd = next((place for place, row in enumerate(found) if type(row.pk) is UndecodableText), None)
             if odd == 0:
                 key, table = found[0].pk, operation.model._meta.db_table
                 text = _(
@@ -168,6 +186,9 @@ def read_batch(operation: Operation, rows: QuerySet[Any], *, after: Key | None, 
                 return [Unreadable(plain_key(key), str(key), UnnamedKey(text % {"key": key, "table": table}))]
             return found[:odd]
         except Exception as error:
+            if decode is str and is_undecodable(error):
+                decode = tolerant_text
+                continue
             if classify(error) != ErrorKind.ROW or not operation.selectable:
                 raise
             if limit > 1:
@@ -406,7 +427,8 @@ class Sampler:
 
     def keep(self, outcome: str, reason: str, operation: Operation, row: Any, found: Outcome | None = None) -> None:
         if len(self._kinds.get((outcome, reason), ())) < self.PER_KIND:
-            rows, detail = getattr(found, "rows", ()), getattr(found, "detail", "")
+            whole = found and with_tables(operation, found)
+            rows, detail = (whole.rows, whole.detail) if isinstance(whole, Changes) else ((), "")
             self.add(outcome, reason, row.pk, operation.label(row), rows, detail)
 
     def add(

@@ -12,7 +12,7 @@ from django.db.models import Q
 from opsconsole.engine.models import Batch, Run
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.outcomes import Changes, Outcome, Skip
-from opsconsole.engine.planner import OUTCOMES, Unreadable, merge
+from opsconsole.engine.planner import OUTCOMES, Unreadable, merge, with_tables
 from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.errors import ErrorKind, classify
 from opsconsole.stores.rows import Key, RowsChanged, Write
@@ -116,7 +116,8 @@ def concerns_rows(error: Exception) -> bool:
 class FailingRows:
     """The rows of a batch whose write failed. The batch is read again until each of them has a verdict."""
 
-    def __init__(self, process: Callable[[Any], Outcome]) -> None:
+    def __init__(self, operation: Operation, process: Callable[[Any], Outcome]) -> None:
+        self._operation = operation
         self._process = process
         self._suspects: dict[Key, tuple[str, int]] = {}  # row -> what it held when its write failed; how often
         self._verdicts: dict[Key, Exception | Skip] = {}  # row -> why it is not written with its batch
@@ -144,7 +145,7 @@ class FailingRows:
         if isinstance(row, Unreadable):
             return None
         try:
-            return self.process(row)
+            return with_tables(self._operation, self.process(row))
         except Exception:  # noqa: BLE001  # the row fails when it is processed
             return None
 

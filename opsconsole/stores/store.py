@@ -296,6 +296,9 @@ class Store:
         The driver's own `str` is the fastest. It raises an error for a text that is not UTF-8, see `is_undecodable`.
         """
         connection = self.connection
+        if connection.vendor != "sqlite":
+            yield
+            return
         connection.ensure_connection()
         before, connection.connection.text_factory = connection.connection.text_factory, decode
         try:

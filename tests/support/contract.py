@@ -22,8 +22,9 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from opsconsole.engine import executor, lifecycle, planner, registry, stored_plans, workers
+from opsconsole.engine import batch_writer, executor, lifecycle, planner, registry, stored_plans, workers
 from opsconsole.engine.audit_log import Actor
+from opsconsole.engine.batch_writer import BatchWriter
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.leases import LEASE, LostOwnership, this_worker
@@ -277,10 +278,26 @@ class Contract:
     ) -> None:
         """The number does not depend on the size of the batch."""
         monkeypatch.setattr(executor, "THROTTLE_CHECK_SECONDS", 3600.0)  # by time, not by batch
-        monkeypatch.setattr(executor, "MARK_SECONDS", 3600.0)
+        monkeypatch.setattr(batch_writer, "MARK_SECONDS", 3600.0)
+        real = BatchWriter._apply
+        written: dict[int, int] = {}  # writes of a batch → most statements for them in the thread of the writer
 
-        def per_batch(size: int) -> int:
+        def apply(writer: BatchWriter, writes: Any, *args: Any) -> None:
+            counts = [0]
+
+            def count(call: Any, *args: Any) -> Any:
+                counts[0] += 1
+                return call(*args)
+
+            with _wrapped(count, "default", store.alias):
+                real(writer, writes, *args)
+            written[len(writes)] = max(written.get(len(writes), 0), counts[0])
+
+        monkeypatch.setattr(BatchWriter, "_apply", apply)
+
+        def per_batch(size: int) -> tuple[int, dict[int, int]]:
             counts, seen = [0], []
+            written.clear()
 
             def count(call: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
                 counts[0] += 1
@@ -288,12 +305,16 @@ class Contract:
 
             with _wrapped(count, "default", store.alias):
                 run = work(self.start(store, batch_size=size), on_progress=lambda run: seen.append(counts[0]))
-            undo(run)
             assert len(seen) > 2
-            return max(b - a for a, b in pairwise(seen))
+            most, in_thread = max(b - a for a, b in pairwise(seen)), dict(written)
+            undo(run)
+            return most, in_thread
 
         few, many = per_batch(4), per_batch(16)
-        assert few == many < self.statements, (few, many)
+        assert few[0] == many[0] < self.statements, (few, many)
+        both = few[1].keys() & many[1].keys()
+        assert {count: few[1][count] for count in both} == {count: many[1][count] for count in both}, (few, many)
+        assert max(many[1].values()) < self.statements, (few, many)
 
     # --- rows that cannot be changed --------------------------------------------------------------------
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
 from typing import Any
+
+from django.db import IntegrityError
 
 from opsconsole.stores.catalog import quote
 from opsconsole.stores.rows.changes import Key, Values, Write, key_of, key_values
@@ -15,6 +18,8 @@ from opsconsole.stores.store import Store
 
 MARK = re.compile("(?<!%)%s")  # a parameter; `%` in a name is doubled
 PARAMETERS = 30_000  # of one statement; the limit of SQLite is 32,766
+PORTION_ROWS, ROUNDED_ROWS = 1_000, 100  # of one statement that writes many rows
+DOCUMENT_CHARACTERS = 2_000  # of an average row that is long
 
 
 class SQLiteRows:
@@ -116,9 +121,12 @@ class SQLiteRows:
         )
 
     def update(self, change: Write) -> int:
-        count = len(self.store.key_columns(change.table))
-        rows = [(*new, *key_values(key, count), *old) for key, old, new in change.rows]  # type: ignore[misc]
-        return self._each(self.update_sql(change), rows)
+        keys = self.store.key_columns(change.table)
+        rows = [(*new, *_parts(key, keys), *old) for key, old, new in change.rows]  # type: ignore[misc]
+        assigned = ", ".join(f"{quote(name)} = v.column{place}" for place, name in enumerate(change.columns, 1))
+        start = f"UPDATE OR ABORT {quote(change.table)} AS t SET {assigned} FROM "
+        end = f" AS v WHERE {self._joined(change, 1 + len(change.columns))}"
+        return self._together(change, rows, self.update_sql(change), start, end)
 
     def insert_sql(self, change: Write) -> str:
         columns = ", ".join(quote(column) for column in change.columns)
@@ -145,9 +153,61 @@ class SQLiteRows:
         return " AND ".join(f"{quote(name)} = %s" for name in self.store.key_columns(table))
 
     def delete(self, change: Write) -> int:
-        count = len(self.store.key_columns(change.table))
-        rows = [(*key_values(key, count), *old) for key, old, _ in change.rows if old is not None]
-        return self._each(self.delete_sql(change), rows)
+        keys = self.store.key_columns(change.table)
+        rows = [(*_parts(key, keys), *old) for key, old, _ in change.rows if old is not None]
+        table, single = self.store.tables[change.table], self.delete_sql(change)
+        if not table.rowid:
+            return self._each(single, rows)
+        name = quote(table.rowid)
+        start = f"DELETE FROM {table.sql} WHERE {name} IN (SELECT t.{name} FROM "
+        end = f" AS v CROSS JOIN {table.sql} AS t WHERE {self._joined(change, 1)})"
+        return self._together(change, rows, single, start, end)
+
+    def _joined(self, change: Write, place: int) -> str:
+        """Return the condition that a row of `t` has the key and the old values in `v`, whose key begins at `place`.
+
+        `+v.column` has no affinity, like a parameter, and SQLite makes no index of it: it finds each row of `v` by the
+        key of `t`, whatever the statistics of the file say.
+        """
+        keys = self.store.key_columns(change.table)
+        is_key = [f"t.{quote(name)} = +v.column{number}" for number, name in enumerate(keys, place)]
+        same = [
+            f"+t.{quote(name)} COLLATE BINARY IS v.column{number}"
+            for number, name in enumerate(change.columns, place + len(keys))
+        ]
+        return " AND ".join([*is_key, *same])
+
+    def _together(self, change: Write, rows: list[Values], single: str, start: str, end: str) -> int:
+        """Write `rows` by statements of many rows, `start (VALUES …) end`. The driver lets other threads run meanwhile.
+
+        They are written by `single`, one by one, if the write of one can change another one, or if they are long:
+        VALUES would be copied to a temporary table.
+        """
+        values = list(chain.from_iterable(rows))
+        long = sum(len(value) for value in values if type(value) is str) > DOCUMENT_CHARACTERS * len(rows)
+        if (
+            long
+            or not {str, int, float, bytes, _NONE}.issuperset(map(type, values))
+            or self.store.triggers(change.table, change.kind.upper())
+            or is_own_parent(self.store, change.table)
+        ):
+            return self._each(single, rows)
+        wide, met = len(rows[0]), 0
+        most = max(1, min(PORTION_ROWS, PARAMETERS // wide))
+        for part in (rows[first : first + most] for first in range(0, len(rows), most)):
+            # The driver keeps compiled statements. A row without a key, which meets no row, rounds their number up.
+            count = min(most, -(-len(part) // ROUNDED_ROWS) * ROUNDED_ROWS)
+            given = list(chain.from_iterable(part)) + [None] * (wide * (count - len(part)))
+            marks = ", ".join([f"({', '.join('?' * wide)})"] * count)
+            try:
+                met += self.store.execute(f"{start}(VALUES {marks}){end}", given)
+            except IntegrityError:  # a unique column may accept the rows in their order
+                met += self._each(single, part)
+        return met
+
+
+def _parts(key: Key, columns: Sequence[str]) -> Sequence[Key]:
+    return (key,) if len(columns) == 1 else key_values(key, len(columns))
 
 
 def _fit_json(keys: Sequence[Key]) -> bool:
