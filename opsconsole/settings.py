@@ -111,6 +111,8 @@ MIDDLEWARE = [
     "opsconsole.console.middleware.TrustedProxyMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "opsconsole.console.middleware.StaticFilesMiddleware",
+    # Against BREACH, it adds a random number of bytes to each response, and Django masks the CSRF token of each page.
+    "django.middleware.gzip.GZipMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "opsconsole.console.store_urls.StoreMiddleware",  # before the middleware that reads the URL configuration
     "django.middleware.locale.LocaleMiddleware",

@@ -11,6 +11,7 @@ from django.utils.safestring import SafeString
 from unfold.templatetags import unfold
 
 from opsconsole import formatting
+from opsconsole.console.list_table import list_table
 from opsconsole.console.page_parts import detail_words
 from opsconsole.engine import incidents
 from opsconsole.engine.labels import operation_title, verb_label
@@ -25,6 +26,7 @@ for show in (
     formatting.pretty_json,
 ):
     register.filter(show.__name__, show)
+register.inclusion_tag("console/result_list.html")(list_table)
 register.filter("incident_title", incidents.title_of)
 register.filter("operation_title", operation_title)
 register.filter("store_title", store_title)
