@@ -161,10 +161,14 @@ class Dashboard:
         names = ", ".join(incidents.title_of(one) for one in named) + (" …" if self.more > NAMED_LOW else "")
         return _("%(count)s more with low priority: %(names)s") % {"count": count, "names": names}
 
+    @cached_property
+    def _stores(self) -> dict[str, Store]:
+        return {store.alias: store for store in self.states.stores}
+
     def _line(self, incident: Incident) -> IncidentLine:
         repair = None
         if incident.store not in self.states.down:
-            repair = repairs.recommended(repairs.repairs_of(incident))
+            repair = repairs.recommended(repairs.repairs_of(incident, self._stores.get(incident.store), briefly=True))
         return IncidentLine(
             incident,
             capfirst(incidents.title_of(incident)),

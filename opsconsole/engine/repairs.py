@@ -30,7 +30,8 @@ from opsconsole.stores.store import Store, StoreUnavailable
 
 EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 JUDGED_ROWS = 200  # rows of an incident that are processed to assess a repair
-MAX_KEYS = 10_000  # an incident with more rows is repaired by its whole scope
+BRIEFLY_JUDGED_ROWS = 50  # the same for the dashboard, which assesses the repairs of several incidents
+MAX_KEYS = 10_000  # an incident with more findings is repaired by its whole scope
 
 
 class Repair(NamedTuple):
@@ -57,16 +58,17 @@ class Repair(NamedTuple):
         return self.deleted > 0 or (not self.is_complete and self.operation.risk == Risk.DELETE)
 
 
-def selection_for(incident: Incident, cls: type[Operation]) -> Selection:
-    """Return the selection of exactly the rows of the incident, by the keys of `cls.model`."""
-    if incident.is_count or not cls.selectable:
+def selection_for(incident: Incident, cls: type[Operation], *, first: int | None = None) -> Selection:
+    """Return the selection of exactly the rows of the incident, by the keys of `cls.model`.
+
+    With `first`, it contains the rows of this number of findings only.
+    """
+    if incident.is_count or not cls.selectable or (first is None and incident.count > MAX_KEYS):
         return Selection()
     pk = cls.model._meta.pk
     found = Finding.objects.filter(incident=incident, resolved_at=None).order_by()
-    found_keys = (cls.key_of_finding(*row) for row in found.values_list("table", "key", "data")[: MAX_KEYS + 1])
-    texts = sorted({key for key in found_keys if key is not None})
-    if len(texts) > MAX_KEYS:
-        return Selection()
+    rows = found.values_list("table", "key", "data")[: first or MAX_KEYS]
+    texts = sorted({key for row in rows for key in [cls.key_of_finding(*row)] if key is not None})
     keys: list[Key] = []
     for text in texts:
         try:
@@ -76,23 +78,29 @@ def selection_for(incident: Incident, cls: type[Operation]) -> Selection:
     return Selection(keys=keys)
 
 
-def operation_for(incident: Incident, cls: type[Operation]) -> Operation:
-    """Return the repair `cls` on the incident's store. Raises InvalidParameters, PlanRefused."""
+def operation_for(incident: Incident, cls: type[Operation], store: Store | None = None) -> Operation:
+    """Return the repair `cls` on the incident's store. Raises InvalidParameters, PlanRefused.
+
+    Several repairs share `store`, so that its tables are read once.
+    """
     values = {"store": incident.store} if "store" in cls.Params.base_fields else {}
-    store = planner.store_called(incident.store)
+    store = store or planner.store_called(incident.store)
     if store.identity() != incident.identity:
         raise PlanRefused(_("The incident belongs to another database. Check the address of the store."))
     return planner.operation_on(cls, store, registry.clean(cls, values))
 
 
-def repairs_of(incident: Incident) -> list[Repair]:
-    """Return the assessed repairs, the least destructive first."""
+def repairs_of(incident: Incident, store: Store | None = None, *, briefly: bool = False) -> list[Repair]:
+    """Return the assessed repairs, the least destructive first. They share `store`."""
     cause = incidents.cause_of(incident)
     names = cause.repairs if cause is not None else ()
     known = registry.operations()
     classes = [known[name] for name in names if name in known]
     platform = Store.called(incident.store).platform
-    return [assess(incident, cls) for cls in classes if getattr(cls, "store_alias", platform) == platform]
+    with suppress(PlanRefused):  # each repair gives the reason
+        store = store or planner.store_called(incident.store)
+    fitting = (cls for cls in classes if getattr(cls, "store_alias", platform) == platform)
+    return [assess(incident, cls, store=store, briefly=briefly) for cls in fitting]
 
 
 def incident_of_waiting_row(identity: str, table: str, key: Key) -> Incident | None:
@@ -124,11 +132,21 @@ def is_unchanged(incident: Incident, cls: type[Operation], digest: str) -> bool:
     return assess(incident, cls, as_of).digest == digest
 
 
-def assess(incident: Incident, cls: type[Operation], as_of: datetime | None = None) -> Repair:
+def assess(
+    incident: Incident,
+    cls: type[Operation],
+    as_of: datetime | None = None,
+    store: Store | None = None,
+    *,
+    briefly: bool = False,
+) -> Repair:
     """Process the first rows of the incident, without writing, to see whether the repair is possible."""
-    selection = selection_for(incident, cls)
+    judged = BRIEFLY_JUDGED_ROWS if briefly else JUDGED_ROWS
+    # The scope of a large table may be slow to read, and of a large incident the findings name enough rows.
+    first = judged if briefly or incident.count > MAX_KEYS else None
+    selection = selection_for(incident, cls, first=first)
     try:
-        operation = operation_for(incident, cls)
+        operation = operation_for(incident, cls, store)
         operation.as_of = as_of or operation.as_of
         if selection.keys is not None and not selection.keys:
             raise PlanRefused(_("The operation does not work on the rows of this incident."))
@@ -139,14 +157,18 @@ def assess(incident: Incident, cls: type[Operation], as_of: datetime | None = No
             preflight.examine(operation.store, targets, undoable=operation.undoable)
         bound = operation.bound()
         planned = planner.Plan(operation, selection, bound, {"in_scope": 0})
-        rows = next(planner.walk(planned, batch_size=JUDGED_ROWS), [])
+        rows = next(planner.walk(planned, batch_size=judged), [])
         sampler = Sampler()
         found = planner.outcomes_of(operation, rows, sampler)
     except (InvalidParameters, PlanRefused, StoreUnavailable) as error:
         return _impossible(cls, error)
     except (DatabaseError, InterfaceError) as error:  # a page shows the reason, and the rest of the incident
         return _impossible(cls, Store.called(incident.store).unusable(error))
-    is_complete = len(rows) < JUDGED_ROWS and (selection.keys is None or len(rows) >= len(selection.keys))
+    is_part = selection.keys is not None and first is not None and incident.count > first
+    if is_part and not rows:
+        text = _("None of the first %(count)s rows of this incident is in the scope of the operation.")
+        return _impossible(cls, PlanRefused(text % {"count": format_number(judged)}))
+    is_complete = not is_part and len(rows) < judged and (selection.keys is None or len(rows) >= len(selection.keys))
     return _assessed(incident, operation, rows, found, sampler, is_complete=is_complete)
 
 
