@@ -85,7 +85,6 @@ class TaskAuditAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
     exact_search_fields = ("audit_id", "task_id", "decision_id")
     search_help_text = _("Searches the number of an audit and the exact identifier of a task or a decision.")
     actions_list = ("coverage",)
-    deferred_fields = ("payload",)
     badge_colors = {"level": {"info": "info", "warning": "warning", "error": "danger"}}
     formatters = {
         "source_event_ts": format_time,
@@ -128,7 +127,6 @@ class GuardianVerdictAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAd
     list_filter = (("task_id", ExactTextFilter), ("decision", ChoicesRadioFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("id", "task_id")
     search_help_text = _("Searches the exact identifier of a verdict or of a task.")
-    deferred_fields = ("policy_json",)
     badge_colors = {"decision": {"approve": "success", "reject": "danger", "warn": "warning"}}
     formatters = {"task_id": linked("agentos.task"), "created_at": format_time}
     fieldsets = (
@@ -149,7 +147,6 @@ class InboxEntryAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
     )
     exact_search_fields = ("id", "task_id")
     search_help_text = _("Searches the exact identifier of an entry or of a task.")
-    deferred_fields = ("payload_json",)
     badge_colors = {"status": {"pending": "warning", "processing": "info", "processed": "success", "failed": "danger"}}
     formatters = {
         "task_id": linked("agentos.task"),

@@ -111,6 +111,8 @@ def pretty_json(text: str | None, keys: Iterable[str] = (), *, colours: bool = F
     """Return indented JSON as HTML with a summary of `keys` (default: the first three), or other text unchanged."""
     if text is None:
         return "–"
+    if isinstance(text, CutText):
+        return format_html("<code>{}</code>", truncate(text))
     try:
         document = json.loads(text)
         # An escaped lone surrogate is valid JSON, but cannot be encoded for a page.
@@ -146,6 +148,12 @@ def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+class CutText(str):
+    """The beginning of a longer text, with an ellipsis at its end."""
+
+    __slots__ = ()
 
 
 def truncate(value: Any, characters: int = 160) -> str:

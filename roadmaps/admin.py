@@ -71,11 +71,11 @@ class RoadmapTaskAdmin(OperationActionsMixin, StoreModelAdmin):
     exact_search_fields = ("task_id", "roadmap_id")
     search_help_text = gettext_lazy("Searches a task's or a roadmap's exact identifier.")
     badge_colors = {"status": STATUS_COLORS}
-    deferred_fields = ("failed_concepts", "execution_summary", "user_request")
+    documents = ("failed_concepts", "execution_summary", "user_request")
     formatters = {
         "roadmap_id": to_roadmap,
         **dict.fromkeys(("created_at", "updated_at", "completed_at"), local_time),
-        **dict.fromkeys(deferred_fields, json_block),
+        **dict.fromkeys(documents, json_block),
     }
     fieldsets = (
         (
@@ -95,7 +95,7 @@ class RoadmapTaskAdmin(OperationActionsMixin, StoreModelAdmin):
                 )
             },
         ),
-        (gettext_lazy("Documents"), {"fields": deferred_fields}),
+        (gettext_lazy("Documents"), {"fields": documents}),
     )
     related_panels = ((gettext_lazy("Consistency"), {"fields": ("problems", "decisions")}),)
     required_columns = {"identifier": ("task_id",), "problems": TASK_COLUMNS, "decisions": ("task_id",)}
@@ -134,7 +134,6 @@ class RoadmapMetadataAdmin(StoreModelAdmin):
     list_filter = (("created_at", DateRangeFilter),)
     exact_search_fields = ("roadmap_id",)
     search_help_text = gettext_lazy("Searches a roadmap's exact identifier.")
-    deferred_fields = ("framework_data",)
     formatters = dict.fromkeys(("created_at", "deleted_at"), local_time)
     fieldsets = (
         (
@@ -205,7 +204,6 @@ class ContentAdmin(StoreModelAdmin):
     list_filter = (("roadmap_id", ExactTextFilter), ("concept_id", ExactTextFilter))
     exact_search_fields = ("roadmap_id", "concept_id")
     search_help_text = gettext_lazy("Searches a roadmap's or a concept's exact identifier.")
-    deferred_fields = ("resources", "search_queries_used", "questions", "summary")
     formatters = {
         "roadmap_id": to_roadmap,
         "generated_at": local_time,

@@ -29,11 +29,12 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.contrib.filters.forms import RangeDateForm, SearchForm
 
 from opsconsole.console.base_admin import COUNT_CAP, ConsoleModelAdmin, ViewOnlyMixin
+from opsconsole.console.list_columns import StoreChangeList
 from opsconsole.console.page_parts import list_url
 from opsconsole.console.row_story import RowStory
 from opsconsole.console.store_errors import store_error_page
 from opsconsole.console.store_urls import store_links
-from opsconsole.formatting import copy_button, format_number, format_time, pretty_json, truncate
+from opsconsole.formatting import CutText, copy_button, format_number, format_time, pretty_json, truncate
 from opsconsole.stores import catalog, remedies
 from opsconsole.stores.fields import RawTimestampField
 from opsconsole.stores.platforms import platform_apps
@@ -54,8 +55,6 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     required_columns: ClassVar[Mapping[Any, tuple[str, ...]]] = {}
     # Method or panel → the other tables that it reads.
     required_tables: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    # Long columns, which only the page of a row reads.
-    deferred_fields: ClassVar[tuple[str, ...]] = ()
     # Indexed columns in which a search finds exact values.
     exact_search_fields: ClassVar[tuple[str, ...]] = ()
     # Column → values that its ExactTextFilter offers for completion.
@@ -91,10 +90,11 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         missing = known - set(self.columns(request))
         tables = self.store(request).tables
         return [
-            name for name in names if missing.isdisjoint(self._reads(name)) and tables.keys() >= set(self._tables(name))
+            name for name in names if missing.isdisjoint(self.reads(name)) and tables.keys() >= set(self._tables(name))
         ]
 
-    def _reads(self, name: Any) -> tuple[str, ...]:
+    def reads(self, name: Any) -> tuple[str, ...]:
+        """Return the columns that a column of the list, a filter or a panel reads."""
         if isinstance(name, tuple):  # (field, filter class)
             name = name[0]
         return self.required_columns.get(name, (name,))
@@ -147,6 +147,8 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
 
         def formatted(row: Any) -> Any:
             value = getattr(row, name)
+            if isinstance(value, CutText):
+                return truncate(value)
             if in_list and name in self.badge_colors and value is not None:
                 return value, formatter(value)
             return formatter(value) if in_list else _once(row, name, partial(formatter, value))
@@ -173,13 +175,14 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request)
         columns = self.columns(request)
-        if not getattr(request, "of_one_row", False):
-            columns = [column for column in columns if column not in self.deferred_fields]
         return rows.only(*(f.name for f in self.model._meta.concrete_fields if f.column in columns))
 
-    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
-        request.of_one_row = True  # type: ignore[attr-defined]
-        return super().get_object(request, object_id, from_field)
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[StoreChangeList]:
+        return StoreChangeList
+
+    def whole_fields(self, request: HttpRequest) -> tuple[str, ...]:
+        """Return the long texts that the list reads to their end."""
+        return ()
 
     # --- search by index ---------------------------------------------------------------------------
 
@@ -390,7 +393,9 @@ def default_formatter(field: Any, *, in_list: bool = False) -> Callable[[Any], A
         return linked(field.related_model._meta.label_lower)
     if field.column in json_columns(field.model):
         return pretty_json if in_list else json_block
-    return partial(_choice, dict(field.flatchoices)) if field.choices else _plain
+    if field.choices:
+        return partial(_choice, dict(field.flatchoices))
+    return _brief_text if in_list else _plain
 
 
 def json_columns(model: type[Model]) -> set[str]:
@@ -401,6 +406,10 @@ def json_columns(model: type[Model]) -> set[str]:
 
 def _plain(value: Any) -> str:
     return "–" if value is None or value == "" else truncate(value, 2_000) if isinstance(value, bytes) else str(value)
+
+
+def _brief_text(value: Any) -> str:
+    return truncate(_plain(value))
 
 
 def _choice(choices: Mapping[Any, Any], value: Any) -> str:
@@ -505,7 +514,7 @@ def _brief(field: Any) -> Callable[[Any], Any]:
     if field.primary_key:
         return linked(field.model._meta.label_lower)
     formatter = default_formatter(field, in_list=True)
-    return partial(truncate, characters=200) if formatter is _plain else formatter
+    return partial(truncate, characters=200) if formatter is _brief_text else formatter
 
 
 _KEY = re.compile(r"\d{1,18}", re.ASCII)

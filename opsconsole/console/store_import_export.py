@@ -380,11 +380,6 @@ class ExportStoreMixin(ExportMixin):  # type: ignore[misc]
     def get_export_resource_kwargs(self, request: HttpRequest, **kwargs: Any) -> dict[str, Any]:
         return {"columns": self.columns(request)}
 
-    def get_export_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        request.of_one_row = True  # type: ignore[attr-defined]  # includes the deferred columns
-        rows: QuerySet[Any] = super().get_export_queryset(request)
-        return rows
-
     def export_action(self, request: HttpRequest) -> HttpResponse:
         try:
             response: HttpResponse = super().export_action(request)

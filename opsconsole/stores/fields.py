@@ -51,6 +51,26 @@ class RawTimestampField(RawTextField):
         return value if value is None else str(value)
 
 
+class Beginning(models.Func):
+    """The first characters of a text, so that a list does not read whole documents."""
+
+    template = "SUBSTR(%(expressions)s, 1, %(characters)s)"
+
+    def __init__(self, name: str, characters: int) -> None:
+        super().__init__(models.F(name), characters=characters)
+
+    def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> tuple[str, Any]:
+        # SUBSTR ends a text at U+0000, so that a short text is read as it is.
+        template = (
+            "CASE WHEN LENGTH(CAST(%(expressions)s AS BLOB)) < %(characters)s THEN %(expressions)s "
+            f"ELSE {self.template} END"
+        )
+        return self.as_sql(compiler, connection, template=template, **extra)
+
+    def as_postgresql(self, compiler: Any, connection: Any, **extra: Any) -> tuple[str, Any]:
+        return self.as_sql(compiler, connection, template="SUBSTR((%(expressions)s)::text, 1, %(characters)s)", **extra)
+
+
 class StoreForeignKey(models.ForeignKey):  # type: ignore[type-arg]
     """A reference to another table of the store. Only the database enforces it, so a page can show a dangling one."""
 

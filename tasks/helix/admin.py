@@ -138,7 +138,6 @@ class HelixTaskAdmin(HelixAdmin):
     list_filter = (("status", CountedChoicesFilter), ("job_id", ExactTextFilter), ("agent_id", ExactTextFilter))
     exact_search_fields = ("id", "job_id")
     search_help_text = gettext_lazy("Searches the number of a task or of a job.")
-    deferred_fields = ("input_data", "output_data", "error_log")
     badge_colors = {"status": TASK_COLORS}
     formatters = {
         "id": str,
@@ -178,7 +177,6 @@ class HelixArtifactAdmin(HelixAdmin):
     list_filter = (("task_id", ExactTextFilter),)
     exact_search_fields = ("id", "task_id")
     search_help_text = gettext_lazy("Searches the number of an artifact or of a task.")
-    deferred_fields = ("payload",)
     formatters = {"id": str, "task_id": to_task, "payload": json_block}
     fieldsets = ((None, {"fields": ("id", "task_id", "name", "schema_id", "created_at", "payload")}),)
 
@@ -190,7 +188,6 @@ class AgentPromptAdmin(HelixAdmin):
     list_filter = (("agent_id", ExactTextFilter),)
     exact_search_fields = ("id", "agent_id")
     search_help_text = gettext_lazy("Searches the number of a prompt and the exact name of an agent.")
-    deferred_fields = ("prompt_text",)
     formatters = {"id": str, "prompt_text": long_text}
     fieldsets = (
         (None, {"fields": ("id", "agent_id", "version", "is_active", "created_at", "created_by", "prompt_text")}),

@@ -60,7 +60,6 @@ class TestRecordAdmin(RecordsAdmin):
     exact_search_fields = ("id", "execution_id")
     search_help_text = gettext_lazy("Searches the number of a record and the exact id of an execution.")
     formatters = {"execution_id": copy_button}
-    deferred_fields = ("results_summary", "detailed_results", "ai_models_used", "questions_used")
     required_columns = {
         FilledFilter: ("execution_id",),
         "summary": ("results_summary", "is_summary_compressed"),

@@ -47,6 +47,10 @@ class FullTextMixin:
             messages.info(request, " ".join(remarks))
         return queryset, False
 
+    def whole_fields(self, request: HttpRequest) -> tuple[str, ...]:
+        """Return the searched text, whose matching part may be anywhere."""
+        return ("content",) if getattr(request, "search_query", None) is not None else ()
+
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         names: list[Any] = super().get_list_display(request)  # type: ignore[misc]
         return [self._with_snippet(name, request) if name == self.snippet_column else name for name in names]

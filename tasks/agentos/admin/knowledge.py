@@ -36,7 +36,7 @@ class KbSourceAdmin(AgentosAdmin):
     )
     exact_search_fields = ("source_id",)
     search_help_text = gettext_lazy("Searches a source's exact identifier.")
-    deferred_fields = documents = ("metadata",)
+    documents = ("metadata",)
     formatters = {"source_path": copy_button, "indexed_at": format_time}
     fieldsets = ((None, {"fields": (*list_display, "metadata")}),)
     related_panels = ((gettext_lazy("Chunks"), {"fields": ("chunks",)}),)
@@ -58,7 +58,6 @@ class KbChunkAdmin(FullTextMixin, AgentosAdmin):
     list_filter = (("source_id", ExactTextFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("chunk_id",)
     search_help_text = gettext_lazy("Searches the words of a chunk, or its exact identifier.")
-    deferred_fields = ("metadata",)
     documents = ("content", "metadata")
     formatters = {"created_at": format_time, "content": long_text}
     required_columns = {"excerpt": ("content",)}

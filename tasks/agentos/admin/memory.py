@@ -29,7 +29,6 @@ class MemoryItemAdmin(FullTextMixin, AgentosAdmin):
     )
     exact_search_fields = ("id",)
     search_help_text = gettext_lazy("Searches the words of an item, or its exact identifier.")
-    deferred_fields = ("sources",)
     documents = ("content", "tags", "sources")
     badge_colors = {
         "type": {"decision": "info", "convention": "success", "constraint": "warning", "known_issue": "danger"}

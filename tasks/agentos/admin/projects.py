@@ -25,7 +25,6 @@ class ProjectAdmin(AgentosAdmin):
     list_filter = (("status", CountedChoicesFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("id",)
     search_help_text = gettext_lazy("Searches a project's exact identifier.")
-    deferred_fields = ("description", "settings")
     documents = ("description", "tags", "settings")
     badge_colors = {"status": {"active": "success", "archived": "info", "deleted": "danger"}}
     formatters = {

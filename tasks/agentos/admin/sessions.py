@@ -25,7 +25,7 @@ class WebuiSessionAdmin(AgentosAdmin):
     list_filter = (("user_id", ExactTextFilter), ("updated_at", DateRangeFilter))
     exact_search_fields = ("session_id", "user_id")
     search_help_text = gettext_lazy("Searches the exact identifier of a session or of a user.")
-    deferred_fields = documents = ("metadata",)
+    documents = ("metadata",)
     formatters = {"created_at": format_time, "updated_at": format_time}
     fieldsets = ((None, {"fields": (*list_display, "metadata")}),)
     related_panels = (
@@ -83,7 +83,6 @@ class WebuiMessageAdmin(AgentosAdmin):
     list_filter = (("session_id", ExactTextFilter), ("role", ChoicesRadioFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("message_id", "session_id")
     search_help_text = gettext_lazy("Searches the exact identifier of a message or of a session.")
-    deferred_fields = ("metadata",)
     documents = ("content", "metadata")
     badge_colors = {"role": {"user": "info", "assistant": "success", "system": "warning"}}
     formatters = {"created_at": format_time, "content": long_text}

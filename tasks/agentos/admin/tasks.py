@@ -22,7 +22,7 @@ class TaskAdmin(AgentosAdmin):
     list_filter = (("status", ExactTextFilter), ("session_id", ExactTextFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("task_id", "session_id")
     search_help_text = gettext_lazy("Searches a task's or a session's exact identifier.")
-    deferred_fields = documents = ("metadata", "route_plan_json", "requirements_json")
+    documents = ("metadata", "route_plan_json", "requirements_json")
     formatters = {
         "title": lambda title: truncate(title, 120) if title else _("(no title)"),
         "task_id": copy_button,
@@ -90,7 +90,7 @@ class TaskLineageAdmin(AgentosAdmin):
     list_filter = (("task_id", ExactTextFilter), ("kind", ChoicesRadioFilter), ("created_at", DateRangeFilter))
     exact_search_fields = ("lineage_id", "task_id")
     search_help_text = gettext_lazy("Searches the number of an entry and a task's exact identifier.")
-    deferred_fields = documents = ("metadata",)
+    documents = ("metadata",)
     formatters = {"ref_id": copy_button}
     fieldsets = ((None, {"fields": (*list_display, "metadata")}),)
 
@@ -106,7 +106,6 @@ class TaskRepoScopeAdmin(AgentosAdmin):
     )
     exact_search_fields = ("scope_id", "task_id")
     search_help_text = gettext_lazy("Searches the number of an entry and a task's exact identifier.")
-    deferred_fields = ("metadata",)
     documents = ("path_filters", "metadata")
     badge_colors = {"scope": {"full": "warning", "paths": "info", "read_only": "success"}}
     formatters = {"repo_id": copy_button}
@@ -126,7 +125,6 @@ class TaskDependencyAdmin(AgentosAdmin):
     search_help_text = gettext_lazy(
         "Searches the number of an entry and the exact identifier of the task that depends."
     )
-    deferred_fields = ("metadata",)
     documents = ("reason", "metadata")
     badge_colors = {"dependency_type": {"blocks": "danger", "requires": "warning", "suggests": "info"}}
     formatters = {"reason": lambda reason: truncate(reason, 120)}
@@ -150,7 +148,6 @@ class TaskArtifactRefAdmin(AgentosAdmin):
     )
     exact_search_fields = ("artifact_id", "task_id")
     search_help_text = gettext_lazy("Searches the number of an artifact and a task's exact identifier.")
-    deferred_fields = ("metadata",)
     documents = ("summary", "metadata")
     formatters = {
         "ref_value": copy_button,
