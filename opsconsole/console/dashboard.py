@@ -262,7 +262,7 @@ class Dashboard:
         mine = lifecycle.awaiting(actor_of(self.request))
         since = self.now - timedelta(days=ATTENTION_DAYS)
         attention = {"status__in": [Status.NEEDS_ATTENTION, Status.FAILED], "finished_at__gte": since}
-        runs = [*_runs().filter(status__in=RESUMABLE)[:SHOWN_RUNS], *_runs().filter(**attention)[: 3 * SHOWN_RUNS]]
+        runs = [*_newest(*RESUMABLE), *_ended_last().filter(**attention)[: 3 * SHOWN_RUNS]]
         undone = history.undone_by(runs)
         settled = history.settled(runs)
         open_runs = [run for run in runs if run.pk not in undone and run.pk not in settled]
@@ -270,14 +270,14 @@ class Dashboard:
 
     @cached_property
     def running(self) -> list[RunLine]:
-        return [_run_line(run) for run in _runs().filter(status__in=[Status.RUNNING, Status.QUEUED])[:SHOWN_RUNS]]
+        return [_run_line(run) for run in _newest(Status.RUNNING, Status.QUEUED)]
 
     @cached_property
     def repaired_today(self) -> list[RunLine]:
         """Return the runs that changed rows of a store today. An undo is not a repair and is not listed."""
         others = [name for name, cls in registry.operations().items() if not cls.writes_store]
         midnight = self.now.astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
-        ended = _runs().filter(status__in=list(ENDED), finished_at__gte=midnight, changed__gt=0)
+        ended = _ended_last().filter(status__in=list(ENDED), finished_at__gte=midnight, changed__gt=0)
         runs = list(ended.exclude(store=DEFAULT).exclude(operation__in=[history.UNDO, *others])[:SHOWN_RUNS])
         undone = history.undone_by(runs)
         return [_run_line(run, undone.get(run.pk)) for run in runs]
@@ -287,8 +287,15 @@ class Dashboard:
         return wording.worker_missing() or wording.worker_missing(LONG_CLUSTER)
 
 
-def _runs() -> Any:
-    return Run.objects.exclude(status=Status.PLANNED).without_documents().order_by("-pk")
+def _newest(*statuses: str) -> list[Run]:
+    """Return the newest runs with these statuses. An index contains the runs of one status in this order."""
+    runs = Run.objects.without_documents().order_by("-pk")
+    found = [run for status in statuses for run in runs.filter(status=status)[:SHOWN_RUNS]]
+    return sorted(found, key=lambda run: run.pk, reverse=True)[:SHOWN_RUNS]
+
+
+def _ended_last() -> Any:
+    return Run.objects.without_documents().order_by("-finished_at", "-pk")
 
 
 def _run_line(run: Run, undone_by: Run | None = None) -> RunLine:

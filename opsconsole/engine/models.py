@@ -193,6 +193,9 @@ class Run(models.Model):
             models.Index(fields=("status", "-id"), name="run_status"),
             models.Index(fields=("operation", "-id"), name="run_operation"),
             models.Index(fields=("fingerprint", "status"), name="run_fingerprint"),
+            models.Index(fields=("operation", "identity", "finished_at"), name="run_scan"),
+            models.Index(fields=("trigger", "operation", "-id"), name="run_schedule"),
+            models.Index(fields=("-finished_at",), name="run_finished"),
         )
         permissions = (
             ("operate_run", _("Can plan and run operations")),

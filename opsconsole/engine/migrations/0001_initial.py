@@ -589,6 +589,18 @@ class Migration(migrations.Migration):
             model_name="run",
             index=models.Index(fields=["fingerprint", "status"], name="run_fingerprint"),
         ),
+        migrations.AddIndex(
+            model_name="run",
+            index=models.Index(fields=["operation", "identity", "finished_at"], name="run_scan"),
+        ),
+        migrations.AddIndex(
+            model_name="run",
+            index=models.Index(fields=["trigger", "operation", "-id"], name="run_schedule"),
+        ),
+        migrations.AddIndex(
+            model_name="run",
+            index=models.Index(fields=["-finished_at"], name="run_finished"),
+        ),
         migrations.AddConstraint(
             model_name="pinnedrows",
             constraint=models.UniqueConstraint(fields=("run", "number"), name="pinned_number"),
