@@ -11,7 +11,15 @@ from django.utils.module_loading import import_string
 from django.views.generic import RedirectView
 
 from opsconsole.api import endpoints
-from opsconsole.console import alert_admin, browse_views, dashboard_views, incident_views, operation_views, saved_views
+from opsconsole.console import (
+    alert_admin,
+    browse_views,
+    dashboard_views,
+    incident_views,
+    operation_views,
+    saved_views,
+    series_views,
+)
 from opsconsole.console.backup_views import restore_backup
 from opsconsole.console.find_views import find_page
 from opsconsole.console.session_views import sessions
@@ -36,6 +44,9 @@ urlpatterns = [
     _page("freeze/", operation_views.freeze, "freeze"),
     _page("statement/", operation_views.statement, "statement"),
     _page("<str:name>/plan/", operation_views.plan, "plan"),
+    _page("<str:name>/plan-all/", series_views.plan_all, "plan-all"),
+    _page("run/<int:pk>/series/", series_views.series_page, "run-series"),
+    _page("run/<int:pk>/series/confirm/", series_views.confirm_all, "run-series-confirm"),
     _page("<str:name>/schedule/", operation_views.schedule, "schedule"),
     _page("run/<int:pk>/change/", operation_views.run_page, "run"),
     _page("run/<int:pk>/live/", operation_views.live, "run-live"),

@@ -57,10 +57,11 @@ def add_exit_code_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exit-code", action="store_true", help=_("Exit with 3 if there are findings."))
 
 
-def add_store_flags(parser: argparse.ArgumentParser) -> None:
+def add_store_flags(parser: argparse.ArgumentParser) -> Any:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--database", metavar="ALIAS", help=_("Work on this store."))
     where.add_argument("--db-path", metavar="FILE", help=_("Attach this SQLite file for this call."))
+    return where
 
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +75,11 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help=_("Plan only. Nothing is written."))
     mode.add_argument("--execute", action="store_true", help=_("Execute, for commands whose default is a dry run."))
-    add_store_flags(parser)
+    add_store_flags(parser).add_argument(
+        "--all-stores",
+        action="store_true",
+        help=_("Work on each store of the platform, one after another, until one does not succeed."),
+    )
     parser.add_argument("--batch-size", type=batch_size, metavar="N", help=_("Rows per batch, 1 to 100000."))
     parser.add_argument(
         "--fast",

@@ -59,6 +59,7 @@ class Output:
 
     def __init__(self, *, as_json: bool, bare: bool = False, no_color: bool = False) -> None:
         self.as_json = as_json
+        self.results: list[Any] | None = None  # of several stores, which are one JSON object
         look: dict[str, Any] = {"highlight": False, "soft_wrap": True, "no_color": no_color or None}
         self.console = PatientConsole(stderr=as_json or bare, **look)
         self.errors = SafeConsole(stderr=True, **look)
@@ -66,7 +67,9 @@ class Output:
     @classmethod
     def of(cls, options: Mapping[str, Any], *, bare: bool = False) -> Self:
         """Return the output that the options `--json` and `--no-color` of a command ask for."""
-        return cls(as_json=options.get("json", False), bare=bare, no_color=options["no_color"])
+        output = cls(as_json=options.get("json", False), bare=bare, no_color=options["no_color"])
+        output.results = options.get("results")
+        return output
 
     def line(self, text: str = "", *, style: str | None = None) -> None:
         self.console.print(for_terminal(hide_secrets(text)), markup=False, style=style)
@@ -104,6 +107,9 @@ class Output:
 
     def json(self, result: Any) -> None:
         """Print the one JSON object on standard output, as ASCII if its encoding is not UTF-8."""
+        if self.results is not None:
+            self.results.append(result)
+            return
         unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
         self.bare(in_json(json.dumps(result, ensure_ascii=not unicode, default=str)))
 

@@ -41,6 +41,7 @@ from opsconsole.engine import (
     planner,
     queue,
     registry,
+    series,
     stored_plans,
     wording,
     workers,
@@ -57,6 +58,7 @@ from opsconsole.engine.selection import Selection
 from opsconsole.formatting import format_number
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.preflight import require_privileges
+from opsconsole.stores.router import aliases_of
 
 SHOWN_ERRORS = 20
 
@@ -166,6 +168,28 @@ def run_operation(
 
     With `options["keys"]` only these rows are selected, else everything in scope.
     """
+    if not options.get("all_stores"):
+        _run_on_store(cls, values, options, execute, asks)
+        return
+    platform = getattr(cls, "store_alias", "")
+    if not platform or registry.targets_run(cls):
+        raise Refused(
+            _("%(operation)s does not work on all stores of a platform. Omit --all-stores.") % {"operation": cls.name}
+        )
+    results: list[Any] = []
+    runs: list[Run] = []
+    try:
+        for alias in aliases_of(platform):
+            of_store = {**options, "database": alias, "results": results, "series": runs}
+            _run_on_store(cls, values, of_store, execute, asks)
+    finally:
+        if options["json"]:
+            Output.of(options).json({"stores": results})
+
+
+def _run_on_store(
+    cls: type[Operation], values: Mapping[str, Any], options: dict[str, Any], execute: bool, asks: bool
+) -> None:
     if options["batch_size"] and cls.batch_size:
         raise Refused(
             _("%(operation)s has a fixed batch size of %(size)d rows. Omit --batch-size.")
@@ -265,6 +289,9 @@ def _execute(
         checked = _check_off(operation, planned, options, output)
         _ask(operation, planned, options, output, asks)
         run = lifecycle.create_run(planned, actor, note=options["note"], batch_size=size, fast=options["fast"])
+        if (runs := options.get("series")) is not None:
+            series.add(run, runs[-1] if runs else None)
+            runs.append(run)
         try:
             if options["background"]:
                 queue.confirm(run, actor, checked)

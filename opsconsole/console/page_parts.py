@@ -108,6 +108,10 @@ class Page:
     def is_check(self) -> bool:
         return self.cls is not None and issubclass(self.cls, Check)
 
+    @cached_property
+    def is_in_series(self) -> bool:
+        return self.run.follows_id is not None or self.run.followers.exists()
+
     @property
     def status(self) -> str:
         return self.run.get_status_display()

@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 import opsconsole
-from opsconsole.engine import checklist, environments, obstacles, registry
+from opsconsole.engine import checklist, environments, obstacles, registry, series
 from opsconsole.engine.audit_log import Actor, record
 from opsconsole.engine.errors import PlanDrifted, RunRefused
 from opsconsole.engine.leases import LEASE, is_stale, this_worker, worker_actor
@@ -404,6 +404,7 @@ def replace(run: Run, new: Run, actor: Actor) -> None:
             release(run)
         new.replaces, new.incident = run, run.incident
         new.save(update_fields=("replaces", "incident"))
+        series.replace(run, new)
         record(run, "replaced", actor, plan=new.pk)
 
 

@@ -140,6 +140,9 @@ class Run(models.Model):
     replaces = models.ForeignKey(  # the run whose plan it renews: its rows or its parameters have changed
         "self", models.PROTECT, null=True, related_name="replacements", verbose_name=_("run it replaces")
     )
+    follows = models.ForeignKey(  # the run of another store that must succeed first, see `series`
+        "self", models.PROTECT, null=True, related_name="followers", verbose_name=_("run it follows")
+    )
     incident = models.ForeignKey(  # the incident that the run repairs
         "Incident", models.PROTECT, null=True, related_name="runs", verbose_name=_("incident")
     )

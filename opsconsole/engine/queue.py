@@ -34,6 +34,7 @@ from opsconsole.engine import (
     obstacles,
     planner,
     registry,
+    series,
     stored_plans,
     workers,
 )
@@ -199,6 +200,8 @@ def run_slice(run_id: int, generation: int) -> str:
         try:
             if mine and obstacles.is_frozen(registry.operations().get(run.operation)):
                 return _release_worker(run, "freeze", lifecycle.freeze_reason())
+            if mine and (reason_to_wait := series.why_it_waits(run)):
+                return _release_worker(run, "series", reason_to_wait)
             run = workers.claim(run, generation=generation)
         except RunRefused as reason:
             return str(reason)

@@ -17,6 +17,7 @@ from audits.operations.backfill_decision_fields import BackfillDecisionFields
 from opsconsole.console.store_urls import urlconf
 from opsconsole.engine import find, queue, registry, stored_plans, workers
 from opsconsole.engine.executor import Executor
+from opsconsole.engine.locks import release
 from opsconsole.engine.models import Incident, Run, Status
 from opsconsole.monitoring import measurements
 from opsconsole.monitoring.store_problems import StoreStates
@@ -111,6 +112,75 @@ def test_a_command_works_on_the_store_that_it_names(tmp_path: Path) -> None:
     undone = shell.json("runs", "undo", done["run"], "--execute", "--yes")
     assert (undone["store"], undone["changed"]) == (EU, done["changed"])
     assert "backfill" in shell.refused("backfill_audit_decision_fields", "--database", "helix")
+    found = shell.json("backfill_audit_decision_fields", "--all-stores", "--dry-run")["stores"]
+    assert [(one["store"], one["total"] > 0) for one in found] == [("agentos", False), (EU, True)]
+    found = shell.json("backfill_audit_decision_fields", "--all-stores", "--yes")["stores"]
+    assert [one["status"] for one in found] == ["succeeded", "succeeded"]
+    (tmp_path / "agentos.sqlite3").rename(tmp_path / "gone")
+    assert shell.run("backfill_audit_decision_fields", "--all-stores", "--yes").returncode == 2
+    refused = shell.refused("run", "backups.backup_store", "--store", "agentos", "--all-stores")
+    assert "does not work on all stores" in refused
+
+
+def _series(page: Client) -> tuple[list[Run], Any]:
+    """Plan the backfill on all stores. Return the runs, and their page."""
+    made = page.post(f"/admin/operations/{BACKFILL}/plan-all/")
+    runs = list(Run.objects.order_by("pk"))
+    assert made["Location"] == reverse("run-series", args=[runs[0].pk])
+    return runs, page.get(made["Location"])
+
+
+def _slice(run: Run) -> Run:
+    run.refresh_from_db()
+    queue.run_slice(run.pk, run.generation)
+    run.refresh_from_db()
+    return run
+
+
+def test_runs_on_all_stores_start_one_after_another(stores: tuple[Store, Store], page: Client) -> None:
+    runs, shown = _series(page)
+    assert [run.store for run in runs] == ["agentos", EU, CN]
+    assert all(reverse("run", args=[run.pk]) in shown.text for run in runs)
+    changed = page.post(f"/admin/operations/run/{runs[0].pk}/series/confirm/", {"digest": ["x", "y", "z"]})
+    assert changed.status_code == 409
+    digests = [run.digest for run in runs]
+    page.post(f"/admin/operations/run/{runs[0].pk}/series/confirm/", {"digest": digests})
+    assert _slice(runs[2]).status == Status.QUEUED
+    assert f"Run {runs[1].pk} on" in runs[2].waiting
+    for run in runs:
+        assert _slice(run).status == Status.SUCCEEDED
+    assert runs[1].changed > 0
+    assert f"/admin/operations/run/{runs[1].pk}/series/" in page.get(reverse("run", args=[runs[1].pk])).text
+
+
+def test_a_run_that_needs_attention_stops_the_next_ones(stores: tuple[Store, Store], page: Client) -> None:
+    runs, _shown = _series(page)
+    digests = [run.digest for run in runs]
+    page.post(f"/admin/operations/run/{runs[0].pk}/series/confirm/", {"digest": digests})
+    _slice(runs[0])
+    Run.objects.filter(pk=runs[1].pk).update(status=Status.NEEDS_ATTENTION)
+    assert _slice(runs[2]).status == Status.QUEUED
+    assert "needs attention" in runs[2].waiting
+    assert "needs attention" in page.get(reverse("run-series", args=[runs[0].pk])).text
+    Run.objects.filter(pk=runs[1].pk).update(status=Status.CANCELLED)
+    assert _slice(runs[2]).status == Status.QUEUED  # a cancelled run has not succeeded either
+    release(runs[1])
+    later = execute_run(operation_called(BACKFILL, stores[0]))
+    assert later.status == Status.SUCCEEDED
+    assert _slice(runs[2]).status == Status.SUCCEEDED
+
+
+def test_a_discarded_or_replaced_plan_of_a_series(stores: tuple[Store, Store], page: Client) -> None:
+    runs, _shown = _series(page)
+    page.post(reverse("run-replan", args=[runs[1].pk]))
+    new = Run.objects.get(replaces=runs[1])
+    runs[2].refresh_from_db()
+    assert (runs[2].follows, new.follows) == (new, runs[0])
+    page.post(f"/admin/operations/run/{new.pk}/cancel/")
+    page.post(reverse("run-confirm", args=[runs[0].pk]), {"digest": runs[0].digest})
+    page.post(reverse("run-confirm", args=[runs[2].pk]), {"digest": runs[2].digest})
+    assert _slice(runs[0]).status == Status.SUCCEEDED
+    assert _slice(runs[2]).status == Status.SUCCEEDED
 
 
 def test_rights_stay_per_platform(stores: tuple[Store, Store], client: Client, charlie: User) -> None:

@@ -267,6 +267,16 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
+                    "follows",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="followers",
+                        to="operations.run",
+                        verbose_name="run it follows",
+                    ),
+                ),
+                (
                     "incident",
                     models.ForeignKey(
                         null=True,
