@@ -79,6 +79,12 @@ PAGES: dict[str, dict[str, str]] = {
     "approvals": {"GET": RUNS, "POST": NOT_SO},
     "freeze": {"GET": RUNS, "POST": OPERATE},
     "plan": {"GET": NOT_SO, "POST": OPERATE},
+    "statement": {"GET": SUPER, "POST": NOT_SO},  # by its permission
+    "plan-all": {"GET": NOT_SO, "POST": OPERATE},
+    "run-series": {"GET": RUNS, "POST": NOT_SO},
+    "run-series-confirm": {"GET": NOT_SO, "POST": OPERATE},
+    # 404 for a store that does not exist, see test_browse.py
+    **{name: {"GET": "LNNNNN", "POST": NOT_SO} for name in ("browse", "browse-rows", "browse-row")},
     "schedule": {"GET": NOT_SO, "POST": OPERATE},
     "run": {"GET": RUNS, "POST": NOT_SO},
     "run-live": {"GET": RUNS, "POST": NOT_SO},

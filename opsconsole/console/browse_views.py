@@ -265,7 +265,7 @@ def rows(request: HttpRequest, store: Store) -> HttpResponse:
         filters=filters,
         problem=problem,
         listed=Table(
-            ["", *columns], [[_key_link(browser, pk), *_cells(browser, columns, values)] for pk, *values in page]
+            [_("Row"), *columns], [[_key_link(browser, pk), *_cells(browser, columns, values)] for pk, *values in page]
         ),
         count=len(page),
         hidden_columns=len(browser.table) - len(columns),

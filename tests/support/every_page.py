@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import product
@@ -22,6 +24,7 @@ from opsconsole.console.run_tabs import CHECK_TABS, TABS
 from opsconsole.engine import lifecycle, registry
 from opsconsole.engine.models import Incident, Run, Status
 from opsconsole.stores.models import Backup
+from tests.conftest import attach_url
 from tests.support.contract import TESTER, execute_run, operation_called, plan_whole
 
 CATCH_ALL = "(?P<url>.*)"
@@ -68,6 +71,13 @@ def pages(arguments: Arguments) -> Iterator[Page]:
     yield from (Page(address) for address in _addresses(arguments))
     for pk, tabs in zip(arguments["run"], (TABS, CHECK_TABS), strict=False):
         yield from (Page(f"{reverse('run', args=[pk])}?tab={tab}") for tab in tabs)
+    with closing(sqlite3.connect(settings.DATA_DIR / "shop.db")) as client, client:
+        client.execute("CREATE TABLE IF NOT EXISTS customers (id INTEGER PRIMARY KEY, name TEXT)")
+        client.execute("INSERT OR IGNORE INTO customers VALUES (1, 'Lin')")
+    attach_url("shop", f"sqlite:///{settings.DATA_DIR}/shop.db", platform="")
+    yield Page(reverse("browse", args=["shop"]))
+    for page, query in (("browse-rows", {}), ("browse-row", {"key": "1"})):
+        yield Page(reverse(page, args=["shop"], query={"table": "customers", **query}))
     for name in arguments["name"]:
         yield Page(reverse("plan", args=[name]), {})
         yield Page(reverse("plan", args=[name]), {"asked": "1"})
@@ -82,7 +92,12 @@ def error_templates() -> list[Path]:
 def _addresses(arguments: Arguments) -> Iterator[str]:
     for route in _routes(get_resolver()):
         words = route.split("/")
-        if words[0] != "admin" or words[1] == "r" or words[-2:-1] == ["<path:object_id>"] or CATCH_ALL in words:
+        if (
+            words[0] != "admin"
+            or words[1] in {"r", "store"}
+            or words[-2:-1] == ["<path:object_id>"]
+            or CATCH_ALL in words
+        ):
             continue  # redirects
         values = [_values(word, words[:place], arguments) for place, word in enumerate(words)]
         if route.endswith("change/"):
