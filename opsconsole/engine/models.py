@@ -57,8 +57,8 @@ TRANSITIONS: dict[str, frozenset[str]] = {
             Status.CANCELLED,
         }
     ),
-    # resumed in the background or by the same command; cancelled
-    Status.PAUSED: frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLED}),
+    # resumed in the background or by the same command; cancelled; paused before its start: as if it were queued
+    Status.PAUSED: frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLED, Status.FAILED, Status.REJECTED}),
     Status.INTERRUPTED: frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLED, Status.FAILED}),
     # ends; undo and retry are new runs
     Status.SUCCEEDED: frozenset(),

@@ -187,6 +187,9 @@ class _Later(ORM):  # type: ignore[misc]
 # --- jobs ---------------------------------------------------------------------------------------------------
 
 
+_START_ERRORS = (PlanRefused, UnknownOperation, StoreUnavailable, DatabaseError, InterfaceError)
+
+
 def run_slice(run_id: int, generation: int) -> str:
     """Execute a run for one slice. Its successor is queued in the transaction that ends the slice."""
     run = Run.objects.filter(pk=run_id).first()
@@ -205,11 +208,11 @@ def run_slice(run_id: int, generation: int) -> str:
             run = workers.claim(run, generation=generation)
         except RunRefused as reason:
             return str(reason)
-        except (StoreUnavailable, DatabaseError, InterfaceError) as error:
+        except _START_ERRORS as error:
             return _wait_or_fail(run, error)
         try:
             worker = Executor(run)
-        except (RunRefused, PlanRefused, UnknownOperation, StoreUnavailable, DatabaseError, InterfaceError) as error:
+        except (RunRefused, *_START_ERRORS) as error:
             return _wait_or_fail(run, error)
         deadline = time.monotonic() + SLICE_SECONDS
         patience = 0.0 if run.waits else PATIENCE_SECONDS

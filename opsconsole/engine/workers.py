@@ -40,7 +40,7 @@ def claim(run: Run, *, generation: int | None = None) -> Run:
     if run.status != Status.RUNNING:
         require_transition(run, Status.RUNNING)
     died = run.status == Status.RUNNING and not handed_over
-    if run.status == Status.QUEUED and run.started_at is None:
+    if run.status in {Status.QUEUED, Status.PAUSED} and run.started_at is None:
         begin(run)
     updated = Run.objects.filter(pk=run.pk, generation=run.generation, status=run.status).update(
         status=Status.RUNNING,
