@@ -350,7 +350,7 @@ def result_of(run: Run) -> dict[str, Any]:
         "after": run.after,
         "sample": run.plan.get("sample", []),
         "error": run.error,
-        "rejection": run.rejection,
+        "rejection": run.rejection or run.rejection_code,
         "waiting": waiting_of(run),
         **({"undone_by": undone} if (undone := run.undone_by) else {}),
         **(

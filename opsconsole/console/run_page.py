@@ -197,12 +197,6 @@ class RunPage(Page):
         mine = [] if incident.resolved_at else [incident]
         return [*mine, *incidents.others_of_same_row(incident)]
 
-    @property
-    def rejection(self) -> str:
-        """The reason of the rejection."""
-        reason = self.run.rejection
-        return str(Rejection(reason).label) if reason in Rejection.values else reason
-
     @cached_property
     def replacement(self) -> Run | None:
         """The plan that replaces this one."""
@@ -221,7 +215,7 @@ class RunPage(Page):
     @property
     def rows_changed(self) -> bool:
         """Return whether the run was stopped because its rows had changed after the confirmation."""
-        return self.run.rejection == Rejection.ROWS_CHANGED
+        return self.run.rejection_code == Rejection.ROWS_CHANGED
 
     @cached_property
     def unsettled(self) -> int:

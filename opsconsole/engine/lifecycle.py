@@ -253,7 +253,7 @@ def break_glass(run: Run, actor: Actor, reason: str) -> None:
             % {"run": run.pk}
         )
     reason = reason.strip()
-    if len(reason) < MIN_EMERGENCY_REASON:
+    if len(" ".join(reason.split())) < MIN_EMERGENCY_REASON:
         raise RunRefused(
             _("The reason is too short. Say in at least %(count)d characters why no approver can be reached.")
             % {"count": MIN_EMERGENCY_REASON}
@@ -276,15 +276,16 @@ def reject(run: Run, actor: Actor, reason: str) -> None:
         )
     if not reason.strip():
         raise RunRefused(_("The reason is empty. Say why the run is rejected."))
-    _reject(run, actor, reason.strip()[:MAX_NOTE])
+    _reject(run, actor, rejection=reason.strip()[:MAX_NOTE])
 
 
-def _reject(run: Run, actor: Actor, reason: str) -> None:
+def _reject(run: Run, actor: Actor, *, rejection: str = "", rejection_code: str = "") -> None:
+    why = {"rejection": rejection, "rejection_code": rejection_code}
     with transaction.atomic():
-        move(run, Status.REJECTED, rejection=reason, finished_at=timezone.now(), generation=run.generation + 1)
+        move(run, Status.REJECTED, **why, finished_at=timezone.now(), generation=run.generation + 1)
         release(run)
-        record(run, "rejected", actor, reason=reason)
-        notify_rejected(run, actor, reason)
+        record(run, "rejected", actor, reason=rejection or rejection_code)
+        notify_rejected(run, actor)
 
 
 def expire_waiting() -> None:
@@ -293,7 +294,7 @@ def expire_waiting() -> None:
         if run.approval_expires_at > timezone.now():
             continue
         try:
-            _reject(run, worker_actor(run), Rejection.EXPIRED.value)
+            _reject(run, worker_actor(run), rejection_code=Rejection.EXPIRED.value)
         except RunRefused:  # another process has approved or cancelled it
             continue
 
@@ -305,7 +306,7 @@ def replace_plan(run: Run, actor: Actor) -> NoReturn:
     count_outcomes(fresh)
     planner = Actor(run.started_by, actor.origin, Trigger(run.trigger), run.user)
     with transaction.atomic():
-        _reject(run, actor, Rejection.ROWS_CHANGED.value)
+        _reject(run, actor, rejection_code=Rejection.ROWS_CHANGED.value)
         new = create_run(
             fresh,
             planner,

@@ -136,7 +136,8 @@ class Run(models.Model):
         settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+", verbose_name=_("approved by")
     )
     break_glass = models.BooleanField(_("started without approval"), default=False)
-    rejection = models.TextField(_("reason for the rejection"), blank=True)  # a person's reason, or a Rejection
+    rejection = models.TextField(_("reason for the rejection"), blank=True)  # of a person
+    rejection_code = models.CharField(max_length=20, choices=Rejection, blank=True)  # of an automatic rejection
     replaces = models.ForeignKey(  # the run whose plan it renews: its rows or its parameters have changed
         "self", models.PROTECT, null=True, related_name="replacements", verbose_name=_("run it replaces")
     )
@@ -214,6 +215,11 @@ class Run(models.Model):
     def approval_expires_at(self) -> datetime:
         """When the request for an approval of this run expires."""
         return (self.confirmed_at or self.created_at) + timedelta(hours=settings.RUN_APPROVAL_HOURS)
+
+    @property
+    def rejection_words(self) -> str:
+        """Why the run was rejected."""
+        return str(Rejection(self.rejection_code).label) if self.rejection_code else self.rejection
 
     @property
     def ended(self) -> bool:

@@ -27,14 +27,13 @@ def request_approval(run: Run) -> None:
 
 
 @language_of_messages()
-def notify_rejected(run: Run, actor: Actor, reason: str) -> None:
+def notify_rejected(run: Run, actor: Actor) -> None:
     """Notify the accounts of a run that it is rejected, and why, or that nobody has decided in time."""
     to = _addresses(run.user, run.confirmed_by, run.approved_by, actor.user)
-    if reason == Rejection.EXPIRED:
+    if run.rejection_code == Rejection.EXPIRED:
         _send("expired", run, [_("Planned by: %(who)s") % {"who": run.started_by}, _why(run.note)], to)
         return
-    label = str(Rejection(reason).label) if reason in Rejection.values else reason
-    _send("rejected", run, [_by(actor.name), _why(label)], to)
+    _send("rejected", run, [_by(actor.name), _why(run.rejection_words)], to)
 
 
 @language_of_messages()

@@ -110,7 +110,7 @@ def test_a_difference_stops_the_run_and_plans_it_again(
         advance(waiting)
         page = client.get(reverse("run", args=[waiting.pk])).content.decode()
     waiting.refresh_from_db()
-    assert (waiting.status, waiting.rejection) == (Status.REJECTED, "rows_changed")
+    assert (waiting.status, waiting.rejection_code) == (Status.REJECTED, "rows_changed")
     assert keys() == before - ({"c"} if change == "a row went" else set())
     new = Run.objects.get(replaces=waiting)
     assert (new.status, new.user, new.total) == (Status.PLANNED, waiting.user, 3 if change == "a row changed" else 2)
@@ -184,7 +184,7 @@ def test_a_run_without_approval_expires(waiting: Run, settings: Any, alice: User
     Run.objects.filter(pk=waiting.pk).update(confirmed_at=timezone.now() - timedelta(hours=25))
     queue.heartbeat()
     waiting.refresh_from_db()
-    assert (waiting.status, waiting.rejection) == (Status.REJECTED, "expired")
+    assert (waiting.status, waiting.rejection_code) == (Status.REJECTED, "expired")
     assert Alert.objects.get(key=f"expired/{waiting.pk}").to == ["bob@example.org"]
     with pytest.raises(RunRefused, match="does not wait for approval"):
         queue.approve(waiting, acting(alice))
@@ -213,6 +213,27 @@ def test_a_rejection_notifies_its_reason(
     waiting.refresh_from_db()
     assert (waiting.status, waiting.rejection) == (Status.REJECTED, "needed for <b>4711</b>")
     assert "needed for <b>4711</b>" in Alert.objects.get(key=f"rejected/{waiting.pk}").text
+
+
+@pytest.mark.parametrize("reason", ["expired", "rows_changed"])
+def test_a_person_whose_reason_is_a_code_has_rejected_the_run(
+    waiting: Run, alice: User, client: Any, reason: str
+) -> None:
+    lifecycle.reject(waiting, acting(alice), reason)
+    told = Alert.objects.get(key=f"rejected/{waiting.pk}")
+    assert "By: alice" in told.text
+    assert f"Why: {reason}\n" in told.text
+    client.force_login(alice, backend="django.contrib.auth.backends.ModelBackend")
+    page = client.get(reverse("run", args=[waiting.pk])).content.decode()
+    assert f"Rejected: {reason}" in page
+    assert "changed since they were confirmed" not in page
+
+
+def test_the_shell_says_why_a_run_was_rejected(waiting: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    Run.objects.filter(pk=waiting.pk).update(confirmed_at=timezone.now() - timedelta(days=9))
+    queue.heartbeat()
+    call_command("runs", "show", str(waiting.pk))
+    assert "expired before it was approved" in capsys.readouterr().out
 
 
 def test_rejecting_requires_the_permission(waiting: Run) -> None:

@@ -46,8 +46,10 @@ def run_story() -> None:
     run_notifications.notify(a_run(Status.NEEDS_ATTENTION))
     run_notifications.request_approval(a_run())
     run_notifications.notify_approved(a_run(), TESTER)
-    run_notifications.notify_rejected(a_run(), TESTER, "not now")
-    run_notifications.notify_rejected(a_run(), TESTER, "expired")
+    rejected, expired = a_run(), a_run()
+    rejected.rejection, expired.rejection_code = "not now", "expired"
+    run_notifications.notify_rejected(rejected, TESTER)
+    run_notifications.notify_rejected(expired, TESTER)
     run_notifications.notify_break_glass(a_run(), TESTER, "nobody answers at night")
 
 

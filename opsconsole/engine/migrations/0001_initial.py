@@ -195,6 +195,17 @@ class Migration(migrations.Migration):
                 ("confirmed_at", models.DateTimeField(null=True, verbose_name="confirmed at")),
                 ("break_glass", models.BooleanField(default=False, verbose_name="started without approval")),
                 ("rejection", models.TextField(blank=True, verbose_name="reason for the rejection")),
+                (
+                    "rejection_code",
+                    models.CharField(
+                        blank=True,
+                        choices=[
+                            ("expired", "expired before it was approved"),
+                            ("rows_changed", "the rows changed since they were confirmed"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
                 ("note", models.TextField(blank=True, verbose_name="note")),
                 ("code_version", models.CharField(max_length=50, verbose_name="code version")),
                 ("bound", models.JSONField(null=True)),

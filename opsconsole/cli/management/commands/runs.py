@@ -202,7 +202,7 @@ class Command(ConsoleCommand):
             (_("Started by:"), f"{run.started_by} ({run.get_trigger_display()}), {format_local(run.created_at)}"),
             (_("Note:"), run.note),
             (_("Approval:"), _("started without approval") if run.break_glass else ""),
-            (_("Rejected:"), run.rejection),
+            (_("Rejected:"), run.rejection_words),
             (_("Undone:"), _("by run %(run)d") % {"run": run.undone_by} if run.undone_by else ""),
         ]
         output.table([fact for fact in facts if fact[1]])
