@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from opsconsole.console.obstacle_list import ShownObstacle
+from opsconsole.console.page_parts import alert_channels
 from opsconsole.console.plan_page import PlanPage
 from opsconsole.engine import incidents, lifecycle, obstacles, repairs
 from opsconsole.engine.audit_log import Actor
@@ -64,10 +65,15 @@ class ApprovalPage(PlanPage):
     def waits(self) -> list[ShownObstacle]:
         return [*map(self._shown, obstacles.of_freeze(self.cls)), *super().waits]
 
+    @cached_property
+    def compares_rows(self) -> bool:
+        """Whether this page has compared each row with the store."""
+        return self.error is None and obstacles.compares_rows(plan_of(self.run), obstacles.RECOUNTED_ROWS)
+
     @property
     def is_unchanged(self) -> bool:
         """Whether the rows are as they were planned. An expired request is not compared."""
-        return self.error is None and all(one.remedy != Remedy.PLAN_AGAIN for one in self._found)
+        return self.compares_rows and all(one.remedy != Remedy.PLAN_AGAIN for one in self._found)
 
     @property
     def may_plan(self) -> bool:
@@ -125,6 +131,11 @@ class ApprovalPage(PlanPage):
         """Whether the user asked for the run. Others reject it and give a reason."""
         asked_by = self.run.confirmed_by_id or self.run.user_id
         return asked_by == self.user.pk and bool(self.user.has_perm("operations.operate_run"))
+
+    @property
+    def alerts(self) -> str:
+        """Who is notified of an emergency."""
+        return alert_channels()
 
     @property
     def min_reason(self) -> int:

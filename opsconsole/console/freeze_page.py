@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from django.utils.translation import gettext as _
-
 from opsconsole.console.obstacle_list import BACKUP_STORE
-from opsconsole.console.page_parts import SHOWN_ROWS
-from opsconsole.engine import checklist, notifications, registry
+from opsconsole.console.page_parts import SHOWN_ROWS, alert_channels
+from opsconsole.engine import checklist, registry
 from opsconsole.engine.models import ENDED, Freeze, Run, Status
 from opsconsole.stores.store import all_stores
 
@@ -28,11 +26,7 @@ class FreezePage:
 
     @property
     def alerts(self) -> str:
-        """The channels of alerts."""
-        names = ", ".join(target or str(channel.label) for channel, target in notifications.channels())
-        if not names:
-            return _("No alerts will be sent: ALERT_EMAILS, ALERT_CHANNELS and ALERT_WEBHOOK_URL are not set.")
-        return _("Alerts are sent by %(channels)s.") % {"channels": names}
+        return alert_channels()
 
     @cached_property
     def backups(self) -> list[tuple[str, str, str]]:

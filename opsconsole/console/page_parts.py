@@ -19,7 +19,7 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
 from opsconsole.console.store_urls import urlconf
-from opsconsole.engine import checklist, findings, registry, stored_plans, wording
+from opsconsole.engine import checklist, findings, notifications, registry, stored_plans, wording
 from opsconsole.engine.checks import Check
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.labels import (
@@ -176,6 +176,14 @@ class Page:
     @property
     def worker_missing(self) -> str:
         return wording.worker_missing(self.cls.cluster if self.cls is not None else "")
+
+
+def alert_channels() -> str:
+    """Return how alerts are sent, or that none are."""
+    names = ", ".join(target or str(channel.label) for channel, target in notifications.channels())
+    if not names:
+        return _("No alerts will be sent: ALERT_EMAILS, ALERT_CHANNELS and ALERT_WEBHOOK_URL are not set.")
+    return _("Alerts are sent by %(channels)s.") % {"channels": names}
 
 
 def figure(url: str, count: int) -> SafeString | str:

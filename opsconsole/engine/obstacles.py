@@ -113,8 +113,23 @@ def of_start(run: Run, planned: Plan) -> Iterator[Obstacle]:
             RunRefused(_("The request for an approval of run %(run)d has expired. Plan it again.") % {"run": run.pk}),
             Remedy.PLAN_AGAIN,
         )
+    yield from _of_planner(run)
     yield from _of_backup(planned.operation)
     yield from _of_drift(run, planned, RECOUNTED_ROWS)
+
+
+def _of_planner(run: Run) -> Iterator[Obstacle]:
+    """Yield that the account which asks for the run has lost its permissions since."""
+    account, cls = run.confirmed_by, registry.operations().get(run.operation)
+    if account is None:
+        return
+    needed = filter(None, ("operations.operate_run", cls.permission if cls is not None else ""))
+    if not account.has_perms(list(needed)):
+        values = {"name": account.get_username(), "run": run.pk}
+        text = _(
+            "%(name)s confirmed run %(run)d and may no longer run it. Reject it, and plan it with another account."
+        )
+        yield Obstacle(RunRefused(text % values))
 
 
 def _of_environment() -> Iterator[Obstacle]:
@@ -143,8 +158,13 @@ def check_drift(run: Run, planned: Plan | None = None, *, limit: int = RECOUNTED
     kept = planned or plan_of(run)
     if kept.digest() != run.digest:
         raise RunRefused(_("Run %(run)d no longer matches its plan. Plan it again.") % {"run": run.pk})
-    if pins_rows(kept.operation) and kept.counted and kept.total <= limit and drifted_rows(kept, PinnedRows.of(run)):
+    if compares_rows(kept, limit) and drifted_rows(kept, PinnedRows.of(run)):
         raise PlanDrifted(_("The rows have changed since the plan was made. Nothing was written. Plan again."))
+
+
+def compares_rows(planned: Plan, limit: int) -> bool:
+    """Return whether `check_drift` with this limit compares each row of the plan with the store."""
+    return pins_rows(planned.operation) and planned.counted and planned.total <= limit
 
 
 def is_frozen(cls: type[Operation] | None) -> bool:

@@ -10,7 +10,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils import timezone
 
-from opsconsole.engine import lifecycle, queue
+from opsconsole.engine import lifecycle, obstacles, queue
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted, RunRefused
 from opsconsole.engine.models import Alert, Delivery, Incident, Run, Status, Trigger
@@ -184,3 +184,51 @@ def test_break_glass_does_not_bypass_the_backup(waiting: Run, alice: User, setti
     settings.BACKUP_MAX_AGE_HOURS = 0
     with pytest.raises(RunRefused, match="backup"):
         queue.break_glass(waiting, acting(alice), REASON)
+
+
+def test_rows_that_were_not_compared_are_not_called_unchanged(
+    client: Client, waiting: Run, carol: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan of many rows is compared batch by batch, and not for its page."""
+    monkeypatch.setattr(obstacles, "RECOUNTED_ROWS", 0)
+    execute(operation_called(CLEAN).store, "UPDATE memory_items SET expires_at = '2099-01-01 00:00:00'")
+    client.force_login(carol)
+    page = client.get(address(waiting)).content.decode()
+    assert "Unchanged since it was planned" not in page
+    assert "has not compared the rows" in page
+
+
+@pytest.mark.parametrize("lost", ["permission", "account"])
+@pytest.mark.parametrize("face", ["approve", "break-glass"])
+def test_a_request_ends_when_its_account_loses_its_permissions(
+    client: Client, waiting: Run, carol: User, bob: User, lost: str, face: str
+) -> None:
+    carol.user_permissions.add(Permission.objects.get(codename="break_glass"))
+    if lost == "permission":
+        bob.groups.clear()
+    else:
+        User.objects.filter(pk=bob.pk).update(is_active=False)
+    client.force_login(carol)
+    assert "bob confirmed run" in client.get(address(waiting)).content.decode()
+    answer = client.post(address(waiting, face), {"reason": REASON})
+    assert answer.status_code == 409
+    assert "may no longer run it" in answer.content.decode()
+    waiting.refresh_from_db()
+    assert waiting.status == Status.AWAITING_APPROVAL
+    client.post(address(waiting, "reject"), {"reason": "bob has left"})
+    waiting.refresh_from_db()
+    assert waiting.status == Status.REJECTED
+
+
+def test_an_emergency_without_a_channel_says_so(client: Client, waiting: Run, carol: User, settings: Any) -> None:
+    carol.user_permissions.add(Permission.objects.get(codename="break_glass"))
+    client.force_login(carol)
+    assert "No alerts will be sent" not in client.get(address(waiting)).content.decode()
+    settings.ALERT_EMAILS = []
+    assert "No alerts will be sent" in client.get(address(waiting)).content.decode()
+
+
+def test_an_emergency_needs_more_than_blanks_as_a_reason(waiting: Run, carol: User) -> None:
+    carol.user_permissions.add(Permission.objects.get(codename="break_glass"))
+    with pytest.raises(RunRefused, match="too short"):
+        lifecycle.break_glass(waiting, acting(User.objects.get(pk=carol.pk)), "now" + " " * 40 + "!")
