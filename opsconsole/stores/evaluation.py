@@ -305,8 +305,8 @@ class Evaluation:
             ):
                 raise
             raise StatementRefused(
-                _("The database refuses the statement: %(reason)s. Nothing was written. Correct the statement.")
-                % {"reason": first_line(error).removesuffix(".")}
+                _("The database refuses the statement on %(table)s: %(reason)s. Nothing was written. Correct it.")
+                % {"table": self.table, "reason": first_line(error).removesuffix(".")}
             ) from error
 
 

@@ -145,8 +145,9 @@ def run_operation(
 
 
 def failures(run: Run) -> dict[str, str]:
-    """Return key → reason of the failed rows."""
-    return {_key(key): error for key, error in run.failed_items.values_list("key", "error")}
+    """Return key → reason of the failed rows. A statement selects rows by their place in the plan."""
+    name = "label" if run.operation == "operations.change_rows" else "key"
+    return {_key(key): error for key, error in run.failed_items.values_list(name, "error")}
 
 
 def _key(key: Any) -> str:

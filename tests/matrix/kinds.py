@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.matrix.harness import Dump, Row
@@ -400,5 +400,41 @@ DELETE_TASKS = Kind(
     params={"store": "agentos", "table": "tasks"},
     chosen=("task1",),
 )
+
+# --- statements ------------------------------------------------------------------------------------
+
+STAMP = "2026-02-03 04:05:06"
+
+
+def _stamped(tables: Dump, engine: str, stay: Collection[str]) -> Dump:
+    for row in tables["task_audits"]:
+        due = row["source_event_ts"] is None and row["event_type"] not in {None, "TASK_CREATED"}
+        if due and str(row["audit_id"]) not in stay:
+            row["source_event_ts"] = STAMP
+    return tables
+
+
+UPDATE_AUDITS = replace(
+    FILL_AUDITS,
+    name="update_audits",
+    operation="operations.change_rows",
+    right=_stamped,
+    params={
+        "store": "agentos",
+        "statement": f"UPDATE task_audits SET source_event_ts = '{STAMP}' "
+        "WHERE source_event_ts IS NULL AND event_type <> 'TASK_CREATED'",
+    },
+)
+DELETE_MEMORY = replace(
+    CLEAN_MEMORY,
+    name="delete_memory",
+    operation="operations.change_rows",
+    params={
+        "store": "agentos",
+        "statement": "DELETE FROM memory_items WHERE auto_cleanup = 1 AND expires_at < '2026-06-01 00:00:00'",
+    },
+)
 RUNS = {kind.name: kind for kind in (FILL_AUDITS, CLEAN_MEMORY, FILL_IDS, CLEAN_JOBS, SYNC)}
 CHOSEN = {kind.name: kind for kind in (DELETE_JOBS, DELETE_TASKS)}
+# Kind → a statement on the same table. The oddities of the kind matter for it, too.
+STATEMENTS = {"fill_audits": UPDATE_AUDITS, "clean_memory": DELETE_MEMORY}

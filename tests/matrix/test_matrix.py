@@ -18,7 +18,7 @@ from opsconsole.engine.operation import Operation
 from tests.conftest import SESSION, forget_attached
 from tests.matrix.exchanging import COPY, IMPORT, examine_copy, examine_import, is_about
 from tests.matrix.judging import Unmakeable, Wrong, examine, examine_together
-from tests.matrix.kinds import CHOSEN, RUNS, Kind
+from tests.matrix.kinds import CHOSEN, RUNS, STATEMENTS, Kind
 from tests.matrix.oddities import ODDITIES, Oddity
 from tests.matrix.stores import Stores, opened
 from tests.support import roadmaps
@@ -58,7 +58,8 @@ def _at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
 def cases() -> Iterator[Any]:
     for oddity in ODDITIES:
         for name in oddity.kinds or RUNS:
-            yield pytest.param((RUNS | CHOSEN)[name], oddity, id=f"{name}-{oddity.engine}-{oddity.name}")
+            for kind in ((RUNS | CHOSEN)[name], *([STATEMENTS[name]] if name in STATEMENTS else [])):
+                yield pytest.param(kind, oddity, id=f"{kind.name}-{oddity.engine}-{oddity.name}")
 
 
 @pytest.mark.parametrize(("kind", "oddity"), list(cases()))

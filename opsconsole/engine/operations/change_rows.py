@@ -18,8 +18,9 @@ from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Ski
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.formatting import format_number
 from opsconsole.stores import rows as stored_rows
+from opsconsole.stores.catalog import ForeignKey
 from opsconsole.stores.evaluation import CHUNK, Evaluation
-from opsconsole.stores.preflight import Target
+from opsconsole.stores.preflight import Target, require_privileges
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.rows import Key, Values, Write
 from opsconsole.stores.statement import MAX_CHARACTERS, StatementRefused, parse
@@ -120,6 +121,8 @@ class ChangeRows(NamedItemsMixin):
 
     def check_prerequisites(self) -> None:
         """Evaluate the statement in the store, and keep the rows."""
+        columns = dict.fromkeys((*self.store.key_columns(self._table), *self._evaluation.guarded))
+        require_privileges(self.store, [(self._table, name) for name in columns], [])
         with _plan_refused():
             self._evaluation.check()
             keys = self._keys()
@@ -144,6 +147,11 @@ class ChangeRows(NamedItemsMixin):
         notes = []
         if self.requires_typing:
             notes.append(gettext("The statement leaves out no row of %(table)s.") % {"table": self._table})
+        if self._deletes and (tables := sorted({reference.child for reference in self._referring})):
+            notes.append(
+                gettext("A row that rows of another table refer to (%(tables)s) is not deleted. Delete these first.")
+                % {"tables": ", ".join(tables)}
+            )
         if self._evaluation.statement.has_subselect:
             notes.append(
                 gettext("The sub-selects are evaluated for the plan only. Later changes there have no effect.")
@@ -251,10 +259,13 @@ class ChangeRows(NamedItemsMixin):
 
     def _referenced(self, keys: Sequence[Key]) -> set[Key]:
         found: set[Key] = set()
-        for reference in self.store.foreign_keys:
-            if self.store.is_parent(reference, self._table):
-                found |= stored_rows.references(self.store, reference, self._table, keys).keys()
+        for reference in self._referring:
+            found |= stored_rows.references(self.store, reference, self._table, keys).keys()
         return found
+
+    @property
+    def _referring(self) -> list[ForeignKey]:
+        return [one for one in self.store.foreign_keys if self.store.is_parent(one, self._table)]
 
     def _all(self) -> Iterator[PlannedRow]:
         after, bound = 0, self.frozen["count"]
