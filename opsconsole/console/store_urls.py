@@ -62,10 +62,10 @@ def _is_further(alias: str) -> bool:
 
 @cache
 def _moved_patterns(alias: str, platform: str) -> tuple[URLPattern | URLResolver, ...]:
-    """Return all patterns of the console; those of the platform and the planning of operations are moved."""
+    """Return all patterns of the console; those of the platform and of its lists are moved."""
     apps = platform_apps(platform)
     labels = tuple(f"{app.label}/" for app in apps)
-    names = {"plan", *(page.name for app in apps for page in app.pages)}
+    names = {"plan", "view-save", "view-delete", *(page.name for app in apps for page in app.pages)}
 
     def moved(pattern: URLPattern | URLResolver) -> URLPattern | URLResolver:
         route = str(pattern.pattern)

@@ -17,8 +17,13 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from opsconsole.engine import planner
+from opsconsole.engine.models import Status
+from opsconsole.engine.planner import PlanRefused
+from opsconsole.monitoring.measurements import measure
 from opsconsole.stores.store import Store
 from tests.conftest import attach_url, forget_attached
+from tests.support.contract import execute_run, operation_called
 
 HOSTILE = 'a"; DROP TABLE x; -- 100% %s <b>/../'
 QUOTED = HOSTILE.replace('"', '""')
@@ -167,6 +172,18 @@ def test_pages_follow_each_other_by_the_key(page: Client, shop: Store, table: st
                 response = page.get(response.context["next_url"])
             assert not any("OFFSET" in query["sql"] or "COUNT(" in query["sql"] for query in captured)
         assert len(seen) == len(set(seen)) == 250
+
+
+def test_the_operations_on_any_store(page: Client, shop: Store) -> None:
+    run = execute_run(operation_called("monitoring.check_store", shop, store="shop"))
+    assert run.status in {Status.SUCCEEDED, Status.NEEDS_ATTENTION}
+    run = execute_run(operation_called("backups.backup_store", shop, store="shop"))
+    assert run.status == Status.SUCCEEDED
+    measure(shop)
+    for address in ("/admin/", "/admin/stores/", "/admin/operations/", "/admin/find/?q=customers", "/metrics"):
+        assert page.get(address).status_code == 200
+    with pytest.raises(PlanRefused, match="no platform"):
+        planner.plan(operation_called("backups.upgrade_store", shop, store="shop"))
 
 
 def test_a_wrong_address_is_not_found(page: Client, shop: Store) -> None:

@@ -23,7 +23,8 @@ from opsconsole.monitoring import measurements
 from opsconsole.monitoring.store_problems import StoreStates
 from opsconsole.stores.router import use
 from opsconsole.stores.store import Store
-from tests.conftest import attach_url, forget_attached
+from tasks.agentos.models import Project
+from tests.conftest import EMPTY, attach_url, forget_attached
 from tests.support import agentos
 from tests.support.contract import execute_run, operation_called
 from tests.support.subprocess_cli import Shell
@@ -181,6 +182,31 @@ def test_a_discarded_or_replaced_plan_of_a_series(stores: tuple[Store, Store], p
     page.post(reverse("run-confirm", args=[runs[2].pk]), {"digest": runs[2].digest})
     assert _slice(runs[0]).status == Status.SUCCEEDED
     assert _slice(runs[2]).status == Status.SUCCEEDED
+
+
+def test_a_managed_further_store_is_edited_and_exported(page: Client, bob: User, tmp_path: Path) -> None:
+    path = tmp_path / "eu.db"
+    path.write_bytes(EMPTY["agentos"].read_bytes())
+    store = attach_url(EU, f"sqlite:///{path}", attached=False, platform="agentos")
+    assert store.managed
+    for alias in (EU, "agentos"):
+        Project.objects.using(alias).create(id="p1", path="/p1", name=f"before in {alias}")
+    address = f"/admin/store/{EU}/agentos/project/p1/change/"
+    form = page.get(address, {"edit": "1"}).context["adminform"].form
+    values = {name: value for name, value in form.initial.items() if value is not None}
+    answer = page.post(f"{address}?edit=1", {**values, "name": "after"})
+    assert (answer.status_code, answer["Location"].partition("?")[0]) == (302, address)
+    assert Project.objects.using(EU).get().name == "after"
+    assert Project.objects.using("agentos").get().name == "before in agentos"
+    run = Run.objects.get()
+    assert (run.store, run.changed) == (EU, 1)
+    form = page.get(f"/admin/store/{EU}/agentos/project/export/").context["form"]
+    fields = {name: "on" for name in form.fields if "_" in name and name != "export_items"}
+    exported = page.post(f"/admin/store/{EU}/agentos/project/export/", {"format": "0", "resource": "0", **fields})
+    assert "attachment" in exported["Content-Disposition"]
+    assert (b"after" in exported.content, b"before" in exported.content) == (True, False)
+    saved = page.post(f"/admin/store/{EU}/views/save/", {"table": "agentos.project", "query": "", "name": "mine"})
+    assert saved["Location"].startswith(f"/admin/store/{EU}/agentos/project/")
 
 
 def test_rights_stay_per_platform(stores: tuple[Store, Store], client: Client, charlie: User) -> None:

@@ -58,6 +58,11 @@ class UpgradeStore(NamedItemsMixin, Action):
 
     def check_prerequisites(self) -> None:
         """Refuse a store of another platform, and a store to which nothing can be added."""
+        if not self.store.platform:
+            raise PlanRefused(
+                gettext("%(store)s has no platform, so no table or column is documented for it. Declare its platform.")
+                % {"store": self.store.name}
+            )
         platform = platform_of(self.store.tables)
         if platform not in {None, self.store.platform}:
             raise PlanRefused(

@@ -122,6 +122,7 @@ def report(store: Store) -> tuple[dict[str, Any], str]:
     """Return the entry of one store, and why it is unreachable. Create nothing."""
     entry: dict[str, Any] = {
         "alias": store.alias,
+        "platform": store.platform or None,
         "engine": store.vendor,
         "location": store.location,
         "managed": store.managed,
