@@ -59,6 +59,7 @@ def fill(monkeypatch: Any, account: Any) -> Arguments:
         "run": runs,
         "incident": list({one.cause: one.pk for one in Incident.objects.order_by("-pk")}.values()),
         "backup": [Backup.objects.earliest("pk").pk],
+        "token": [Token.objects.earliest("pk").pk],
         "views": [view.pk],
         "name": [name for name, cls in registry.operations().items() if not registry.targets_run(cls)],
         "app_label": sorted({model._meta.app_label for model in admin.site._registry}),
