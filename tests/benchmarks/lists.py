@@ -1,13 +1,18 @@
-"""Measure how fast lists of AgentOS and the search by identifier open: `python -m tests.benchmarks.lists --help`.
+"""Measure commands that only list, and pages: `python -m tests.benchmarks.lists --help`.
 
-Each figure is the median of `--repeat` requests of Django's test client, after a first request that does not count.
+Each figure is the median of `--repeat` requests of Django's test client, after a first request that does not count,
+with the lowest and the highest one. Times are of the processor, which other programs on the machine hardly affect. The
+time that a server of PostgreSQL needs is not part of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -59,6 +64,10 @@ OTHERS = {
     },
 }
 PAGES = {
+    "dashboard": "/admin/",
+    "runs": "/admin/operations/run/",
+    "findings": "/admin/operations/finding/",
+    "incidents": "/admin/operations/incident/",
     "tasks": "/admin/agentos/task/",
     "tasks, one status": "/admin/agentos/task/?status=running",
     "tasks, by key": "/admin/agentos/task/?q=T7",
@@ -95,17 +104,47 @@ def fill(store: Any, rows: int, tables: dict[str, tuple[str, str]] = FILL) -> No
         cursor.execute("ANALYZE" if store.vendor == "sqlite" else "VACUUM ANALYZE")
 
 
-def measure(client: Any, repeat: int) -> dict[str, float]:
+def measure(client: Any, repeat: int) -> dict[str, tuple[list[float], float]]:
+    """Return page → milliseconds of the processor, and kilobytes as they are sent."""
     found = {}
     for name, page in PAGES.items():
         took = []
         for _ in range(repeat + 1):
-            start = time.perf_counter()
+            start = time.process_time()
             answer = client.get(page)
-            took.append((time.perf_counter() - start) * 1000)
+            took.append((time.process_time() - start) * 1000)
             assert answer.status_code in {200, 302}, (page, answer.status_code)
-        found[name] = statistics.median(took[1:])
+        found[name] = took[1:], len(gzip.compress(answer.content, 6)) / 1000
     return found
+
+
+def commands(repeat: int) -> None:
+    """Print the seconds of the processor and the peak memory of commands that only list."""
+    table = Table(box=SIMPLE, title="commands")
+    for column in ("command", "processor s", "asked", "peak MB", "asked"):
+        table.add_column(column)
+    for words in (("--help",), ("runs", "list"), ("operations",)):
+        used = [_used(words) for _ in range(repeat + 1)][1:]
+        seconds, peaks = [one[0] for one in used], [one[1] for one in used]
+        table.add_row(" ".join(words), _spread(seconds, 2), "≤ 0.7", _spread(peaks, 0), "≤ 75")
+    Terminal(width=100).print(table)
+
+
+def _used(words: tuple[str, ...]) -> tuple[float, float]:
+    """Run a command. Return its seconds of the processor and its peak memory in megabytes."""
+    # A process of its own, because the peak of all children is reported.
+    code = (
+        "import resource, subprocess, sys; subprocess.run([sys.executable, 'manage.py', *sys.argv[1:]], check=True,"
+        " stdout=subprocess.DEVNULL); used = resource.getrusage(resource.RUSAGE_CHILDREN);"
+        " print(used.ru_utime + used.ru_stime, used.ru_maxrss)"
+    )
+    said = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True).stdout
+    seconds, peak = said.split()
+    return float(seconds), int(peak) / 1000
+
+
+def _spread(figures: list[float], digits: int) -> str:
+    return f"{statistics.median(figures):.{digits}f} ({min(figures):.{digits}f}–{max(figures):.{digits}f})"
 
 
 @contextmanager
@@ -151,12 +190,14 @@ def run(engine: str, sizes: list[int], repeat: int) -> None:
                     fill(connections[store], rows, tables)
                 print(f"{engine}: {rows:,} rows in each table after {time.monotonic() - start:.0f} s")
                 figures[rows] = measure(client, repeat)
-            table = Table(box=SIMPLE, title=f"{engine}, ms")
-            for column in ("page", *(f"{rows:,} rows" for rows in sizes)):
+            table = Table(box=SIMPLE, title=f"{engine}, ms of the processor (asked: ≤ 250), and kB sent (asked: ≤ 60)")
+            for column in ("page", *(f"{rows:,} rows" for rows in sizes), "kB"):
                 table.add_column(column, justify="left" if column == "page" else "right")
             for page in PAGES:
-                table.add_row(page, *(f"{figures[rows][page]:.0f}" for rows in sizes))
+                measured = [figures[rows][page] for rows in sizes]
+                table.add_row(page, *(_spread(took, 0) for took, _size in measured), f"{measured[-1][1]:.0f}")
             Terminal(width=100).print(table)
+            commands(repeat)
             connections.close_all()
 
 
