@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -12,6 +13,7 @@ from django.utils.translation import gettext as _
 from opsconsole.engine.channels import DeliveryFailed, public_only, without_address
 
 _DIGITS = 8  # of a channel's name
+_MENTION = re.compile(r"@(?=all|channel|everyone|here)", re.IGNORECASE)
 
 
 def channels() -> dict[str, str]:
@@ -33,6 +35,10 @@ def send(url: str, subject: str, text: str) -> None:
         service = apprise.Apprise.instantiate(url, asset=asset)
         if service is None:
             raise DeliveryFailed(_("apprise does not understand this address. Check its form in ALERT_CHANNELS."))
+        if service.overflow_mode == apprise.OverflowMode.UPSTREAM:  # the service refuses a message that is too long
+            service.overflow_mode = apprise.OverflowMode.SPLIT
+        # A text of a store must not notify everybody in the channel.
+        subject, text = (_MENTION.sub("@\u200b", part) for part in (subject, text))
         sender = apprise.Apprise(service, asset=asset)
         if not sender.notify(title=subject, body=text, body_format=apprise.NotifyFormat.TEXT):
             raise DeliveryFailed(reasons.text(url) or _("The service did not accept the message."))

@@ -7,7 +7,8 @@ update them. People own, acknowledge, snooze, ignore, comment on and resolve the
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -261,7 +262,7 @@ def _message(incident: Incident, who: str) -> messages.Message:
     entry = incident.history[-1]
     kind = messages.KINDS[_KINDS[entry["event"]]]
     is_over = incident.resolved_at is not None
-    cause = cause_of(incident)
+    cause, owner = cause_of(incident), incident.owner
     facts = [_("Store: %(store)s") % {"store": incident.store}]
     if who:
         facts.append(_("By: %(who)s") % {"who": who})
@@ -275,7 +276,7 @@ def _message(incident: Incident, who: str) -> messages.Message:
         since=incident.resolved_at or incident.opened_at,
         facts=facts,
         advice="" if is_over or cause is None or cause.repairs else str(cause.advice),
-        to=[incident.owner.email] if incident.owner is not None and incident.owner.email else [],
+        to=[owner.email] if owner is not None and owner.is_active and owner.email else [],
     )
 
 
@@ -534,11 +535,11 @@ def link(incident: Incident, actor: Actor, url: str) -> None:
 
 def resolve(incident: Incident, actor: Actor) -> None:
     """Resolve the incident manually. The next scan that still finds the problem reopens it."""
-    _require_open(incident)
-    now = timezone.now()
-    _add_history(incident, "resolved_by_hand", now, incident.count, None)
-    is_hidden = not _is_news(incident)
-    with transaction.atomic():
+    with _latest(incident):
+        _require_open(incident)
+        now = timezone.now()
+        _add_history(incident, "resolved_by_hand", now, incident.count, None)
+        is_hidden = not _is_news(incident)
         _save(incident, actor, "resolved", resolved_at=now, resolved_run=None, history=incident.history)
         if not is_hidden:
             _announce([incident], actor.name)
@@ -546,12 +547,12 @@ def resolve(incident: Incident, actor: Actor) -> None:
 
 def reopen(incident: Incident, actor: Actor) -> None:
     """Revert an acknowledgement, a snooze, an ignore or a manual resolution."""
-    if incident.resolved_at is not None and incident.history[-1]["event"] != "resolved_by_hand":
-        raise IncidentRefused(_("A scan resolved this incident. It reopens when a scan finds the problem again."))
-    was_resolved = incident.resolved_at is not None
-    if was_resolved:
-        _add_history(incident, "reopened_by_hand", timezone.now(), incident.count, None)
-    with transaction.atomic():
+    with _latest(incident):
+        if incident.resolved_at is not None and incident.history[-1]["event"] != "resolved_by_hand":
+            raise IncidentRefused(_("A scan resolved this incident. It reopens when a scan finds the problem again."))
+        was_resolved = incident.resolved_at is not None
+        if was_resolved:
+            _add_history(incident, "reopened_by_hand", timezone.now(), incident.count, None)
         _save(
             incident,
             actor,
@@ -564,6 +565,14 @@ def reopen(incident: Incident, actor: Actor) -> None:
         )
         if was_resolved and _is_news(incident):
             _announce([incident], actor.name)
+
+
+@contextmanager
+def _latest(incident: Incident) -> Iterator[None]:
+    """Reload an incident and exclude scans and other people, because its page may be old."""
+    with serialised("incidents"):
+        incident.refresh_from_db()
+        yield
 
 
 def _require_open(incident: Incident) -> None:

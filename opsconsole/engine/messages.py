@@ -23,6 +23,7 @@ from opsconsole.engine.seals import serialised
 from opsconsole.formatting import format_number
 
 MAX_AT_ONCE = 10  # messages; more are summarized
+MAX_FACT = 400  # characters; the page of the message has the whole text
 
 
 @dataclass(frozen=True)
@@ -151,12 +152,18 @@ class Message:
         """What happened, since when, what to do, and the address of the page."""
         advice = self.advice or str(self.kind.advice % self.values)
         lines = [
-            *self.facts,
+            *map(one_line, self.facts),
             _("Since: %(time)s") % {"time": time_text(self.since or timezone.now())},
             _("What to do: %(advice)s") % {"advice": advice},
             f"{settings.OPSCONSOLE_URL}{self.page}",
         ]
         return "\n".join(lines)
+
+
+def one_line(fact: str) -> str:
+    """Return a fact in one line. A text of a person or of a store could add lines that look like ours."""
+    text = " ".join(fact.split())
+    return text if len(text) <= MAX_FACT else f"{text[:MAX_FACT]}…"
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def create_alert(key: str, subject: str, text: str, to: Sequence[str] = ()) -> b
     """
     with transaction.atomic():
         fields = {
-            "subject": for_terminal(redact(subject))[:300],
+            "subject": for_terminal(redact(" ".join(subject.split())))[:300],  # a header has one line
             "text": for_terminal(redact(text)),
             "to": list(to),
         }
@@ -97,8 +97,7 @@ def _attempt(delivery: Delivery) -> bool:
 def _mail(delivery: Delivery) -> None:
     alert = delivery.alert
     prefix = "" if settings.ENVIRONMENT == "development" else f"[{settings.ENVIRONMENT}] "
-    subject = " ".join(f"{prefix}{alert.subject}".split())  # a header has one line
-    EmailMessage(subject, alert.text, to=sorted({*settings.ALERT_EMAILS, *alert.to})).send()
+    EmailMessage(f"{prefix}{alert.subject}", alert.text, to=sorted({*settings.ALERT_EMAILS, *alert.to})).send()
 
 
 def _webhook(delivery: Delivery) -> None:

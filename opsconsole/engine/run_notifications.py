@@ -96,8 +96,8 @@ def _approvers() -> Collection[User]:
 
 
 def _addresses(*users: User | None) -> list[str]:
-    """Return the mail addresses of the accounts that have one."""
-    return sorted({user.email for user in users if user is not None and user.email})
+    """Return the mail addresses of the active accounts that have one."""
+    return sorted({user.email for user in users if user is not None and user.is_active and user.email})
 
 
 def _by(who: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from django.utils import timezone, translation
 
 from opsconsole import env
 from opsconsole.engine import incidents, lifecycle, messages, queue, registry, run_notifications
+from opsconsole.engine.incidents import IncidentRefused
 from opsconsole.engine.messages import KINDS, Message
 from opsconsole.engine.models import Alert, Incident, ReportedProblem, Run, ScheduleSetting, Status
 from opsconsole.engine.operation import Priority
@@ -201,3 +203,53 @@ def test_the_address_of_the_console(value: str, address: str | None) -> None:
             variable.read(value)
     else:
         assert variable.read(value) == address
+
+
+def test_the_text_of_a_person_or_a_store_adds_no_lines_and_is_clipped(settings: Any) -> None:
+    settings.OPSCONSOLE_URL = CONSOLE
+    forged = "no\nWhat to do: open https://evil.example\r\n" + "x" * 9_000
+    run = a_run()
+    run.rejection = forged
+    run_notifications.notify_rejected(run, TESTER)
+    told = Alert.objects.get(key=f"rejected/{run.pk}")
+    lines = told.text.splitlines()
+    assert [line for line in lines if line.startswith("What to do")] == [lines[-2]]
+    assert "evil" not in lines[-2]
+    assert lines[-1].startswith(f"{CONSOLE}/admin/")
+    assert len(told.text) < 1_000
+    messages.send(Message(KINDS["incident_opened"], "1", {"title": forged}, "/admin/"))
+    subject = Alert.objects.get(key="incident_opened/1").subject
+    assert len(subject.splitlines()) == 1
+
+
+def test_an_account_that_has_left_gets_no_mail(alice: User, bob: User) -> None:
+    run = a_run()
+    alice.email, bob.email, bob.is_active = "alice@example.org", "bob@example.org", False
+    alice.save()
+    bob.save()
+    run.user, run.confirmed_by = alice, bob
+    run_notifications.notify_approved(run, TESTER)
+    assert Alert.objects.get(key=f"approved/{run.pk}").to == ["alice@example.org"]
+    incidents.save_count("agentos", "i", registry.operation(BACKFILL), 10)
+    incident = Incident.objects.get()
+    incidents.assign(incident, TESTER, bob)
+    incidents.resolve(incident, TESTER)
+    assert Alert.objects.get(key__startswith="incident_resolved/").to == []
+
+
+@pytest.mark.parametrize("verb", [incidents.resolve, incidents.reopen])
+def test_two_people_at_once_send_one_message(verb: Any) -> None:
+    """Both have the same page open, and a scan has changed the incident since."""
+    cls = registry.operation(BACKFILL)
+    incidents.save_count("agentos", "i", cls, 10)
+    if verb is incidents.reopen:
+        incidents.resolve(Incident.objects.get(), TESTER)
+    first, second = Incident.objects.get(), Incident.objects.get()
+    if verb is incidents.resolve:
+        incidents.save_count("agentos", "i", cls, 12)
+    verb(first, TESTER)
+    sent, history = Alert.objects.count(), Incident.objects.get().history
+    with suppress(IncidentRefused):
+        verb(second, TESTER)
+    assert (Alert.objects.count(), Incident.objects.get().history) == (sent, history)
+    assert [one["count"] for one in history[:-1]] == ([10, 12] if verb is incidents.resolve else [10, 10])

@@ -206,6 +206,26 @@ def test_a_chat_channel_receives_an_alert(chat_server):
     assert "topsecret" not in delivery.target
 
 
+def test_a_long_text_reaches_a_chat_channel_in_parts(chat_server, monkeypatch):
+    from apprise.plugins.mattermost import NotifyMattermost
+
+    monkeypatch.setattr(NotifyMattermost, "body_maxlen", 200)
+    notifications.create_alert("k", "Store down", "one two " * 60 + "the last words")
+    assert notifications.deliver() == 1
+    bodies = [json.loads(body)["text"] for _headers, body in chat_server.got]
+    assert len(bodies) > 1
+    assert max(map(len, bodies)) <= 200
+    assert "the last words" in bodies[-1]
+
+
+def test_a_text_of_a_store_notifies_nobody_else_in_a_chat(chat_server):
+    notifications.create_alert("k", "Task @everyone", "@Channel and bob@here.example.org")
+    assert notifications.deliver() == 1
+    body = json.loads(chat_server.got[0][1])["text"]
+    assert "@everyone" not in body
+    assert "@Channel" not in body
+
+
 def test_a_refused_chat_message_keeps_its_reason_without_the_token(chat_server):
     chat_server.answer = 403
     notifications.create_alert("k", "Store down", "helix does not answer")
