@@ -5,16 +5,16 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.db import DataError
-from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils.http import urlencode
-from django.utils.translation import gettext as _
 from whitenoise.middleware import WhiteNoiseMiddleware
 
 from opsconsole.console.static_files import manifest, publish
@@ -106,7 +106,7 @@ class StaticFilesMiddleware(WhiteNoiseMiddleware):  # type: ignore[misc]  # it h
 
 
 class BadQueryMiddleware:
-    """Middleware that answers 400 if a list or an export cannot use the query string."""
+    """Middleware that answers 400 if a list or an export cannot use the query string, or a form contains NUL."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -114,13 +114,18 @@ class BadQueryMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         return self.get_response(request)
 
+    def process_view(self, request: HttpRequest, *args: Any) -> HttpResponse | None:
+        is_form = request.method == "POST" and request.path.startswith(reverse("admin:index"))
+        if not (is_form and any("\x00" in value for _name, values in request.POST.lists() for value in values)):
+            return None
+        logger.warning("A form of %s contains NUL, which PostgreSQL cannot store", request.path)
+        return render(request, "400.html", status=400)
+
     def process_exception(self, request: HttpRequest, raised: Exception) -> HttpResponse | None:
         if not (request.GET and isinstance(raised, UNUSABLE)):
             return None
         logger.warning("Invalid query string of %s: %s", request.path, raised)
-        return HttpResponseBadRequest(
-            _("The query string of this address is invalid. Remove it."), content_type="text/plain; charset=utf-8"
-        )
+        return render(request, "400.html", status=400)
 
 
 class ErrorPageMiddleware:
@@ -131,9 +136,11 @@ class ErrorPageMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
-        login = reverse("admin:login")
-        if "HX-Request" in request.headers and response.get("Location", "").startswith(login):
-            return _sign_in(request, login)
+        login, location = reverse("admin:login"), response.get("Location", "")
+        if "HX-Request" in request.headers and location.startswith(login):
+            return _sign_in(login, request.headers.get("HX-Current-URL", ""))
+        if request.method == "POST" and location.startswith(f"{login}?next="):  # the address of a form has no page
+            response["Location"] = _login_url(login, request.headers.get("Referer", ""))
         if response.status_code in BARE_ERRORS and not response.content and request.accepts("text/html"):
             page = render(request, f"{response.status_code}.html", status=response.status_code)
             if "Allow" in response:
@@ -142,14 +149,18 @@ class ErrorPageMiddleware:
         return response
 
 
-def _sign_in(request: HttpRequest, login: str) -> HttpResponse:
+def _sign_in(login: str, page: str) -> HttpResponse:
     """Return an answer that makes the whole page go to the sign-in, and come back afterwards."""
+    response = HttpResponse(status=401)
+    response["HX-Redirect"] = _login_url(login, page)
+    return response
+
+
+def _login_url(login: str, page: str) -> str:
+    """Return the address of the sign-in that returns to a page. Only path and query of its address are used."""
     try:
-        shown = urlsplit(request.headers.get("HX-Current-URL", ""))
+        shown = urlsplit(page)
     except ValueError:
         shown = urlsplit("")
     back = shown.path if shown.path.startswith("/") and not shown.path.startswith("//") else reverse("admin:index")
-    query = urlencode({"next": f"{back}?{shown.query}" if shown.query else back})
-    response = HttpResponse(status=401)
-    response["HX-Redirect"] = f"{login}?{query}"
-    return response
+    return f"{login}?{urlencode({'next': f'{back}?{shown.query}' if shown.query else back})}"

@@ -86,7 +86,7 @@ def save(request: HttpRequest) -> HttpResponse:
     table = model_admin.model._meta.label_lower
     query, name = normal(request.POST.get("query", "")), " ".join(request.POST.get("name", "").split())
     back = f"{list_url(model_admin.model)}?{query}"
-    if not name or len(name) > MAX_NAME or "\x00" in name:
+    if not name or len(name) > MAX_NAME:
         messages.warning(
             request,
             _("The name is empty or longer than %(count)d characters. Enter another one.") % {"count": MAX_NAME},

@@ -10,6 +10,8 @@ from django.test import Client
 from django.urls import reverse
 from django.utils.translation import override
 
+from opsconsole.engine.models import Freeze
+
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix", "records", "roadmaps"])
 
 
@@ -27,6 +29,30 @@ def test_an_ended_session_sends_the_whole_page_to_the_sign_in(client: Client) ->
 def test_the_way_back_stays_on_this_site(client: Client, url: str) -> None:
     answer = client.get(reverse("dashboard-live"), headers={"HX-Request": "true", "HX-Current-URL": url})
     assert answer["HX-Redirect"].startswith("/admin/login/?next=%2Fadmin%2F")
+
+
+def test_a_form_whose_session_has_ended_returns_to_its_page(client: Client) -> None:
+    """The address of the form itself answers no GET."""
+    page = "/admin/operations/run/7/change/"
+    answer = client.post("/admin/operations/run/7/reject/", headers={"Referer": f"http://testserver{page}?tab=events"})
+    assert answer["Location"] == "/admin/login/?next=%2Fadmin%2Foperations%2Frun%2F7%2Fchange%2F%3Ftab%3Devents"
+
+
+@pytest.mark.parametrize("url", ["https://evil.example//evil.example/x", "javascript:alert(1)", "", "http://[bad"])
+def test_a_form_returns_to_no_other_site(client: Client, url: str) -> None:
+    answer = client.post("/admin/operations/run/7/reject/", headers={"Referer": url})
+    assert answer["Location"] == "/admin/login/?next=%2Fadmin%2F"
+
+
+def test_a_form_with_nul_is_refused_on_both_engines(bob: Any, client: Client) -> None:
+    """PostgreSQL cannot store it."""
+    client.force_login(bob)
+    answer = client.post(reverse("freeze"), {"note": "a fire\0"})
+    assert answer.status_code == 400
+    assert "Open the dashboard" in answer.content.decode()
+    assert not Freeze.objects.exists()
+    assert client.post(reverse("freeze"), {"note": "a fire"}).status_code == 302
+    assert Freeze.objects.exists()
 
 
 def test_a_page_without_a_session_redirects_as_before(client: Client) -> None:
