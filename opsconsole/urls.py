@@ -19,6 +19,7 @@ from opsconsole.console import (
     operation_views,
     saved_views,
     series_views,
+    space_views,
 )
 from opsconsole.console.backup_views import restore_backup
 from opsconsole.console.find_views import find_page
@@ -50,6 +51,7 @@ urlpatterns = [
     _page("<str:name>/schedule/", operation_views.schedule, "schedule"),
     _page("run/<int:pk>/change/", operation_views.run_page, "run"),
     _page("run/<int:pk>/live/", operation_views.live, "run-live"),
+    _page("run/<int:pk>/space/", space_views.space, "run-space"),
     _page("run/<int:pk>/confirm/", operation_views.confirm, "run-confirm"),
     _page("run/<int:pk>/replan/", operation_views.replan, "run-replan"),
     _page("run/<int:pk>/note/", operation_views.note, "run-note"),

@@ -268,6 +268,12 @@ class RunPage(Page):
         )
 
     @property
+    def may_leave_space(self) -> bool:
+        """Return whether the run deleted rows, whose space the store may not have given back."""
+        deletes = self.run.ended and not self.run.attached_path and () in map(tuple, self.run.writes.values())
+        return deletes and self.run.changed > 0
+
+    @property
     def next_step(self) -> tuple[str, str] | None:
         """The address and the label of the most useful next page."""
         if not self.run.ended:
