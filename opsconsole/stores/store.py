@@ -324,6 +324,8 @@ class Store:
 
     def unknown(self) -> list[str]:
         """Return the tables and columns that the models do not know. The console does not change them."""
+        if not self.platform:
+            return []
         known = {model._meta.db_table: set(_columns(model)) for model in self.models()}
         own = ("django_migrations", "schema_version")
         indexes = tuple(f"{name}_" for name in self.virtual_tables())  # tables that hold their content

@@ -177,6 +177,7 @@ def test_pages_follow_each_other_by_the_key(page: Client, shop: Store, table: st
 def test_the_operations_on_any_store(page: Client, shop: Store) -> None:
     run = execute_run(operation_called("monitoring.check_store", shop, store="shop"))
     assert run.status in {Status.SUCCEEDED, Status.NEEDS_ATTENTION}
+    assert (shop.missing(), shop.unknown()) == ([], [])
     run = execute_run(operation_called("backups.backup_store", shop, store="shop"))
     assert run.status == Status.SUCCEEDED
     measure(shop)
