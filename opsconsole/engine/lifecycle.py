@@ -101,7 +101,7 @@ def create_run(
 
     `changed_by`: the account that last changed the schedule that starts it.
     """
-    operation = planned.operation
+    operation, note = planned.operation, note[:MAX_NOTE]
     require_none(obstacles.of_permission(type(operation), actor))
     store = operation.store
     run = Run(
@@ -167,7 +167,7 @@ def _renew(run: Run, planned: Plan, note: str) -> bool:
     planned.operation.freeze()
     store_plan(run, planned)
     run.generation, run.created_at = generation + 1, timezone.now()
-    run.note, run.code_version = note or run.note, opsconsole.__version__
+    run.note, run.code_version = note[:MAX_NOTE] or run.note, opsconsole.__version__
     names = ("bound", "total", "before", "digest", "plan", "generation", "created_at", "note", "code_version")
     unconfirmed = Run.objects.filter(pk=run.pk, status=Status.PLANNED, generation=generation)
     if not unconfirmed.update(**{name: getattr(run, name) for name in names}):
@@ -183,16 +183,16 @@ def confirm(
     """Confirm a plan: queue it, or start it in this process.
 
     `checked` are the items of the checklist that the actor confirms. `part_of` is the run that starts this one: its
-    approval covers both. Raises RunRefused if items are missing or another run has locked a target.
+    approval covers both, and so does an emergency. Raises RunRefused if items are missing or another run has locked a target.
     """
     planned = plan_of(run)
     operation = planned.operation
     require_none(obstacles.of_confirmation(run, planned, actor))
     _require_answers(run, operation, actor, checked)
-    approver = part_of.approved_by if part_of is not None else None
+    approver, emergency = (part_of.approved_by, part_of.break_glass) if part_of is not None else (None, False)
     # A scheduled run that would change no row needs no approval.
     idle = run.trigger == Trigger.SCHEDULE and not any(run.plan["reasons"].get("changed", {}).values())
-    approval = needs_approval(operation) and approver is None and not idle
+    approval = needs_approval(operation) and approver is None and not emergency and not idle
     status = Status.AWAITING_APPROVAL if approval else Status.QUEUED if background else Status.RUNNING
     with transaction.atomic():
         if status != Status.AWAITING_APPROVAL:
@@ -209,6 +209,7 @@ def confirm(
             confirmed_by=actor.user,
             confirmed_at=now,
             approved_by=approver,
+            break_glass=emergency,
             **claim,
         )
         record(run, "confirmed", actor, digest=run.digest, background=background, checklist=list(checked))
@@ -461,6 +462,7 @@ def freeze_reason() -> str:
 
 def freeze(actor: Actor, note: str) -> None:
     """Stop every run at its next batch and prevent new runs."""
+    note = note[:MAX_NOTE]
     with transaction.atomic():
         frozen = Freeze.objects.create(who=actor.name, note=note)
         record(None, "freeze", actor, note=note)

@@ -48,6 +48,24 @@ def test_a_schedule_starts_one_run_per_task(make_roadmaps: Any, settings: Any) -
         call_command("recover_interrupted_tasks")
 
 
+def test_an_emergency_covers_the_runs_of_all_tasks(make_roadmaps: Any, settings: Any, alice: User) -> None:
+    """Otherwise each of them waits for the approver that nobody can reach. Each carries the mark."""
+    settings.PRODUCTION = True
+    maker = Maker()
+    maker.roadmap("r", [concept("a")])
+    maker.task("t", "r", created_at=minutes_ago(100), updated_at=minutes_ago(50))
+    store = make_roadmaps("sqlite", maker.rows)
+    begin(address_of(store), "t")
+    schedule = Actor("schedule", "here", Trigger.SCHEDULE)
+    run = lifecycle.create_run(planner.plan(operation_called("roadmaps.recover_interrupted", store)), schedule)
+    lifecycle.confirm(run, schedule, background=True)
+    person = Actor("alice", "here", Trigger.ADMIN, alice)
+    lifecycle.break_glass(run, person, "Creation hangs and no approver answers.")
+    work(workers.claim(Run.objects.get(pk=run.pk)))
+    started = Run.objects.get(operation=NAME)
+    assert (started.status, started.break_glass, started.approved_by) == (Status.QUEUED, True, None)
+
+
 def test_scheduled_recoveries_need_an_approver_in_production(
     make_roadmaps: Any, settings: Any, alice: User, bob: User
 ) -> None:
