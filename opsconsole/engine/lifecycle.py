@@ -183,7 +183,8 @@ def confirm(
     """Confirm a plan: queue it, or start it in this process.
 
     `checked` are the items of the checklist that the actor confirms. `part_of` is the run that starts this one: its
-    approval covers both, and so does an emergency. Raises RunRefused if items are missing or another run has locked a target.
+    approval covers both, and so does an emergency. Raises RunRefused if items are missing or another run has locked a
+    target.
     """
     planned = plan_of(run)
     operation = planned.operation
