@@ -29,6 +29,7 @@ NUMBERS = ["-1", "x", "1.5", "1e3", "2 h 30", "٣"]
 ANY_TEXT: list[str] = []  # every value is good, see tests/console/test_hostile_values.py
 STATEMENTS = ["", " ", "DROP TABLE tasks", "UPDATE tasks SET title = 'x'", "DELETE FROM tasks WHERE task_id = 'x"]
 BAD: dict[str, list[str]] = {
+    "--alias": ["Not a name", "../x", "default", "agentos"],
     "--as": ["Not a name", "../x", "a;b"],
     "--batch-size": ["0", "-5", "100001", "abc", "1.5", "", "٣"],
     "--confirm": ["nonsense"],
@@ -45,6 +46,7 @@ BAD: dict[str, list[str]] = {
     "--needed-by": ["no.operation"],
     "--newest": NUMBERS,
     "--note": ANY_TEXT,
+    "--platform": ["nowhere"],
     "--reason": ["", " "],
     "--retention-type": ANY_TEXT,
     "--rows": ["nonsense"],

@@ -54,6 +54,8 @@ class ReclaimSpace(NamedItemsMixin, Action):
     def check_prerequisites(self) -> None:
         if self.store.vendor == "postgresql" and not self._table:
             raise PlanRefused(gettext("The table is missing. Name the table whose space is reclaimed."))
+        if self.store.vendor == "sqlite" and self._table:
+            raise PlanRefused(gettext("VACUUM of SQLite is about the whole file. Leave out the table."))
         space.require_reclaimable(self.store, self._table)
 
     def item_names(self) -> list[str]:
