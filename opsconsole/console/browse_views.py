@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
-from django.db import DataError, models
+from django.db import DataError, NotSupportedError, models
+from django.db.models.expressions import RawSQL
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html
@@ -35,6 +36,7 @@ PAGE_ROWS = 100
 LISTED_COLUMNS = 30
 LISTED_CHARACTERS, SHOWN_CHARACTERS = 200, 20_000
 LONGEST_KEY = 500  # of a key in an address
+ROWID = "rowid"  # the name in an address, and of the annotation
 FIRST, LAST = "first", "last"  # the two directions of a list
 
 
@@ -154,12 +156,23 @@ class Browser:
 
     @property
     def rows(self) -> Any:
-        return self.model._base_manager.using(self.store.alias)
+        found = self.model._base_manager.using(self.store.alias)
+        if self.order == ROWID:
+            rowid = RawSQL(catalog.quote(self.table.rowid), (), models.BigIntegerField())  # noqa: S611  # quoted
+            found = found.annotate(**{ROWID: rowid})
+        return found
 
-    @property
-    def is_ordered(self) -> bool:
-        """Return whether the rows have a key by which pages follow each other. An address of PostgreSQL is none."""
-        return self.model.has_key or self.store.vendor == "sqlite"
+    @cached_property
+    def order(self) -> str:
+        """The field by which pages follow each other and a row is found; empty if there is none.
+
+        A key of SQLite may hold NULL and values of several types, so the rowid comes first. The address of a row of
+        PostgreSQL changes, and composite values cannot be compared with a parameter.
+        """
+        if self.store.vendor == "sqlite":
+            return ROWID if self.table.rowid else "pk"
+        is_comparable = all(self.table[column].category != "C" for column in self.table.identity)
+        return "pk" if self.model.has_key and is_comparable else ""
 
     @cached_property
     def indexed(self) -> list[str]:
@@ -175,10 +188,12 @@ class Browser:
         """Return a text as a value of a column. Raise ValueError."""
         return _typed(self.model._meta.get_field(self.model.columns[column]), text)
 
-    def key(self, text: str) -> Any:
-        """Return the key in an address as the value of a filter. Raise Http404."""
+    def value(self, order: str, text: str) -> Any:
+        """Return the key or the rowid in an address as the value of a filter. Raise Http404."""
         key: Key = text
         try:
+            if order == ROWID:
+                return _typed(models.BigIntegerField(), text)
             if isinstance(self.model._meta.pk, models.CompositePrimaryKey):
                 if len(key_parts(text)) != len(self.table.identity):
                     raise ValueError(text)
@@ -242,21 +257,21 @@ def rows(request: HttpRequest, store: Store) -> HttpResponse:
                 found = found.filter(**{name: browser.typed(column, text)})
             except ValueError:
                 problem = _("%(value)s is not a value of %(column)s.") % {"value": truncate(text, 80), "column": column}
-    after = request.GET.get("after", "")
-    if browser.is_ordered:
-        found = found.order_by("-pk" if backward else "pk")
+    after, order = request.GET.get("after", ""), browser.order
+    if order:
+        found = found.order_by(f"-{order}" if backward else order)
         if after:
-            found = found.filter(**{"pk__lt" if backward else "pk__gt": browser.key(after)})
+            found = found.filter(**{f"{order}__{'lt' if backward else 'gt'}": browser.value(order, after)})
     columns = list(browser.table)[:LISTED_COLUMNS]
     cut = [Cut(models.F(browser.model.columns[column]), LISTED_CHARACTERS) for column in columns]
     try:
-        page = [] if problem else list(found.values_list("pk", *cut)[: PAGE_ROWS + 1])
-    except DataError:
+        page = [] if problem else list(found.values_list(order or "pk", *cut)[: PAGE_ROWS + 1])
+    except (DataError, NotSupportedError):
         page, problem = [], _("A value is not one of its column. Correct the filter.")
     has_more = len(page) > PAGE_ROWS
     page = page[:PAGE_ROWS]
     asked = {name: value for name, _label, value in filters if value} | ({"from": LAST} if backward else {})
-    last = _key_text(page[-1][0]) if page and browser.is_ordered else ""
+    last = _key_text(page[-1][0]) if page and order and has_more else ""
     return render_page(
         request,
         "console/browse_rows.html",
@@ -269,10 +284,10 @@ def rows(request: HttpRequest, store: Store) -> HttpResponse:
         ),
         count=len(page),
         hidden_columns=len(browser.table) - len(columns),
-        next_url=_rows_url(store, browser.name, **asked, after=last) if has_more and last else "",
+        next_url=_rows_url(store, browser.name, **asked, after=last) if last else "",
         first_url=_rows_url(store, browser.name, **{**asked, "from": FIRST}),
         last_url=_rows_url(store, browser.name, **{**asked, "from": LAST}),
-        is_cut=has_more and not browser.is_ordered,
+        is_cut=has_more and not last,
         tables_url=reverse("browse", args=[store.alias]),
     )
 
@@ -281,13 +296,14 @@ def rows(request: HttpRequest, store: Store) -> HttpResponse:
 def row(request: HttpRequest, store: Store) -> HttpResponse:
     """Show the columns of one row."""
     browser = Browser(store, request.GET.get("table", ""))
-    text = request.GET.get("key", "")
-    if not browser.is_ordered:
+    order = ROWID if ROWID in request.GET and browser.order == ROWID else "pk"
+    text = request.GET.get(ROWID if order == ROWID else "key", "")
+    if not browser.order:
         raise Http404
     cut = [Cut(models.F(name), SHOWN_CHARACTERS + 1) for name in browser.model.columns.values()]
     try:
-        found = browser.rows.filter(pk=browser.key(text)).values_list(*cut).first()
-    except DataError:
+        found = browser.rows.filter(**{order: browser.value(order, text)}).values_list(*cut).first()
+    except (DataError, NotSupportedError):
         found = None
     if found is None:
         raise Http404
@@ -338,13 +354,14 @@ def _key_text(pk: Any) -> str:
 
 
 def _key_link(browser: Browser, pk: Any) -> SafeString | str:
-    text = _key_text(pk) if browser.is_ordered else ""
-    return _link(_row_url(browser.store, browser.name, text), _("Open")) if text else "–"
+    text = _key_text(pk) if browser.order else ""
+    name = ROWID if browser.order == ROWID else "key"
+    return _link(_row_url(browser.store, browser.name, text, name), _("Open")) if text else "–"
 
 
 def _rows_url(store: Store, table: str, **query: str) -> str:
     return reverse("browse-rows", args=[store.alias], query={"table": table, **query})
 
 
-def _row_url(store: Store, table: str, key: Key) -> str:
-    return reverse("browse-row", args=[store.alias], query={"table": table, "key": str(key)})
+def _row_url(store: Store, table: str, key: Key, name: str = "key") -> str:
+    return reverse("browse-row", args=[store.alias], query={"table": table, name: str(key)})

@@ -187,6 +187,35 @@ def test_the_operations_on_any_store(page: Client, shop: Store) -> None:
         planner.plan(operation_called("backups.upgrade_store", shop, store="shop"))
 
 
+def test_keys_of_sqlite_can_be_null_and_of_several_types(page: Client, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "odd.db", isolation_level=None)) as client:
+        client.execute("CREATE TABLE odd (k PRIMARY KEY, v)")
+        client.executemany("INSERT INTO odd VALUES (?, ?)", [(None, f"null {number}") for number in range(120)])
+        client.executemany("INSERT INTO odd VALUES (?, ?)", [(1, "i"), ("1", "t"), (2.5, "f"), (b"\x00", "b")])
+    attach_url("shop", f"sqlite:///{tmp_path}/odd.db", platform="")
+    seen, response = [], rows(page, "odd")
+    while True:
+        for line in cells(response):
+            url = line[0].split('href="')[1].split('"')[0].replace("&amp;", "&")
+            value = line[2].split(">")[1].split("<")[0]
+            assert f">{value}<" in page.get(url).text
+            seen.append(value)
+        if not response.context["next_url"]:
+            break
+        response = page.get(response.context["next_url"])
+    assert sorted(seen) == sorted([*(f"null {number}" for number in range(120)), "i", "t", "f", "b"])
+
+
+def test_a_key_that_no_address_can_hold(page: Client, shop: Store) -> None:
+    if shop.vendor == "sqlite":
+        return
+    shop.execute("CREATE TYPE pair AS (a int, b int)")
+    shop.execute("CREATE TABLE composite (id pair PRIMARY KEY)")
+    shop.execute("INSERT INTO composite SELECT (n, n)::pair FROM generate_series(1, 101) AS n")
+    shown = rows(page, "composite")
+    assert (len(cells(shown)), shown.context["is_cut"], shown.context["next_url"]) == (100, True, "")
+
+
 def test_a_wrong_address_is_not_found(page: Client, shop: Store) -> None:
     for query in (
         {"table": "customers", "key": "x"},
