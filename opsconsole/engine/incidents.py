@@ -31,6 +31,7 @@ from opsconsole.engine.operation import Operation, Priority
 from opsconsole.engine.requirements import required_columns
 from opsconsole.engine.seals import serialised
 from opsconsole.formatting import format_number
+from opsconsole.stores.platforms import store_title
 from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store
 
@@ -263,7 +264,7 @@ def _message(incident: Incident, who: str) -> messages.Message:
     kind = messages.KINDS[_KINDS[entry["event"]]]
     is_over = incident.resolved_at is not None
     cause, owner = cause_of(incident), incident.owner
-    facts = [_("Store: %(store)s") % {"store": incident.store}]
+    facts = [_("Store: %(store)s") % {"store": store_title(incident.store)}]
     if who:
         facts.append(_("By: %(who)s") % {"who": who})
     if is_over:

@@ -41,6 +41,7 @@ from opsconsole.engine import (
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
 from opsconsole.engine.executor import Executor
+from opsconsole.engine.labels import operation_title
 from opsconsole.engine.leases import LostOwnership
 from opsconsole.engine.messages import Message
 from opsconsole.engine.models import ENDED, Event, Freeze, Heartbeat, Incident, Run, ScheduleSetting, Status, Trigger
@@ -397,7 +398,7 @@ def _overdue() -> list[Message]:
         run = Run.objects.filter(trigger=Trigger.SCHEDULE, operation=switch.operation).order_by("-pk").first()
         if run is not None and run.created_at >= due and run.status != Status.QUEUED:
             continue
-        values = {"operation": switch.operation, "due": messages.time_text(due)}
+        values = {"operation": operation_title(switch.operation), "due": messages.time_text(due)}
         if run is None:
             text = _("It has not run yet.")
         else:

@@ -12,8 +12,10 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from opsconsole.engine.audit_log import Actor
+from opsconsole.engine.labels import operation_title
 from opsconsole.engine.messages import KINDS, Message, language_of_messages, send, time_text
 from opsconsole.engine.models import Freeze, Rejection, Run, Status
+from opsconsole.stores.platforms import store_title
 
 
 @language_of_messages()
@@ -86,7 +88,7 @@ def _send(
     since: datetime | None = None,
     **values: Any,
 ) -> None:
-    values |= {"run": run.pk, "operation": run.operation, "store": run.store}
+    values |= {"run": run.pk, "operation": operation_title(run.operation), "store": store_title(run.store)}
     page = reverse("run", args=[run.pk])
     send(Message(KINDS[kind], str(run.pk), values, page, since=since or timezone.now(), facts=facts, to=to))
 

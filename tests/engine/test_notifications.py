@@ -14,6 +14,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from opsconsole.engine import lifecycle, notifications, queue, registry
+from opsconsole.engine.labels import operation_title
 from opsconsole.engine.models import Alert, Delivery, Event, Run, ScheduleSetting, Status, Trigger
 from tests.support.contract import TESTER, execute_run, operation_called
 from tests.support.receivers import Receiver
@@ -158,7 +159,7 @@ def test_an_overdue_schedule_is_reported_once():
     queue.report_overdue()
     queue.report_overdue()
     alert = Alert.objects.get()
-    assert "operations.prune_runs is overdue" in alert.subject
+    assert operation_title("operations.prune_runs") in alert.subject
     assert "It has not run yet" in alert.text
 
 
