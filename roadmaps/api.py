@@ -62,7 +62,7 @@ def quiz(request: HttpRequest, roadmap_id: str, concept_id: str) -> HttpResponse
     return _part(request, "quiz", roadmap_id, concept_id)
 
 
-@router.get("/health", summary="Whether the roadmaps store answers", auth=access())
+@router.get("/health", summary="Health of the roadmaps store", auth=access())
 def health(request: HttpRequest) -> HttpResponse:
     store = _store()
     try:

@@ -85,7 +85,7 @@ api = NinjaAPI(
 )
 
 
-@api.get("/openapi.json", tags=["console"], summary="This document")
+@api.get("/openapi.json", tags=["console"], summary="The OpenAPI document")
 def openapi(request: HttpRequest) -> Any:
     return api.get_openapi_schema()
 

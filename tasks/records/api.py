@@ -74,13 +74,23 @@ class Wanted(Schema):
 ERRORS = {404: Error, 503: Error}
 
 
-@router.get("/executions/status", response=Statuses, url_name="statuses")
+@router.get(
+    "/executions/status",
+    response=Statuses,
+    url_name="statuses",
+    summary="The status of up to 100 executions",
+)
 def statuses(request: HttpRequest, wanted: Query[Wanted]) -> HttpResponse:
     """Return the status of up to 100 executions: `?ids=…&ids=…`."""
     return _statuses(request, wanted.ids)
 
 
-@router.post("/executions/status", response=Statuses, url_name="statuses")
+@router.post(
+    "/executions/status",
+    response=Statuses,
+    url_name="statuses",
+    summary="The status of up to 100 executions, for long ids",
+)
 def statuses_of(request: HttpRequest, wanted: Wanted) -> HttpResponse:
     """Return the same for more ids than fit into a URL."""
     return _statuses(request, wanted.ids)
@@ -98,7 +108,12 @@ def _statuses(request: HttpRequest, ids: list[str]) -> HttpResponse:
     return _answer(request, answer, running=not all(map(_ended, asked.answers.values())))
 
 
-@router.get("/executions/{execution_id}/status", response={200: Status, **ERRORS}, url_name="status")
+@router.get(
+    "/executions/{execution_id}/status",
+    response={200: Status, **ERRORS},
+    url_name="status",
+    summary="The status of an execution",
+)
 def status(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpResponse:
     """Return the status from the live layer, else from the platform's tables.
 
@@ -115,6 +130,7 @@ def status(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpRespons
     "/executions/{execution_id}/status",
     response={200: Status, **ERRORS},
     url_name="status",
+    summary="Report the status of an execution",
     auth=access("records.report_taskstatus"),
 )
 def report(request: HttpRequest, execution_id: Path[ExecutionId], reported: Report) -> HttpResponse:
@@ -130,13 +146,23 @@ def report(request: HttpRequest, execution_id: Path[ExecutionId], reported: Repo
     return status(request, execution_id)
 
 
-@router.get("/executions/{execution_id}/results", response={200: Any, **ERRORS}, url_name="results")
+@router.get(
+    "/executions/{execution_id}/results",
+    response={200: Any, **ERRORS},
+    url_name="results",
+    summary="The results of an execution",
+)
 def results(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpResponse:
     """Return the document that `results` of the status links to."""
     return _long(execution_id, "results")
 
 
-@router.get("/executions/{execution_id}/detailed_results", response={200: Any, **ERRORS}, url_name="detailed_results")
+@router.get(
+    "/executions/{execution_id}/detailed_results",
+    response={200: Any, **ERRORS},
+    url_name="detailed_results",
+    summary="The detailed results of an execution",
+)
 def detailed_results(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpResponse:
     """Return the document that `detailed_results` of the status links to."""
     return _long(execution_id, "detailed_results")
