@@ -247,20 +247,25 @@ def _effect(repair: Repair) -> list[str]:
     changed, deleted = repair.rows - repair.deleted, repair.deleted
     parts = []
     if changed and repair.is_complete:
-        parts.append(ngettext("Changes %(count)s row", "Changes %(count)s rows", changed))
+        parts.append(ngettext("Changes %(count)s row", "Changes %(count)s rows", changed) % _count(changed))
     elif changed:
-        parts.append(ngettext("Changes at least %(count)s row", "Changes at least %(count)s rows", changed))
-    parts = [text % {"count": format_number(changed)} for text in parts]
+        text = ngettext("Changes at least %(count)s row", "Changes at least %(count)s rows", changed)
+        parts.append(text % _count(changed))
     if not deleted:
         parts.append(_("Deletes nothing"))
     elif repair.is_complete:
-        parts.append(ngettext("Deletes %(count)s row", "Deletes %(count)s rows", deleted))
+        parts.append(ngettext("Deletes %(count)s row", "Deletes %(count)s rows", deleted) % _count(deleted))
     else:
-        parts.append(ngettext("Deletes at least %(count)s row", "Deletes at least %(count)s rows", deleted))
+        text = ngettext("Deletes at least %(count)s row", "Deletes at least %(count)s rows", deleted)
+        parts.append(text % _count(deleted))
     if repair.operation.risk == Risk.EXTERNAL:
         parts = [_("Acts outside the store")]
     parts.append(_("Can be undone") if repair.operation.undoable else _("Cannot be undone"))
     return parts
+
+
+def _count(rows: int) -> dict[str, str]:
+    return {"count": format_number(rows)}
 
 
 def _entry(entry: dict[str, Any]) -> str:

@@ -342,7 +342,7 @@ def test_what_deletes_says_so():
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-enum"])
-def test_artifacts_of_deleted_tasks_are_one_incident_with_its_repair(make_helix, engine):
+def test_artifacts_of_deleted_tasks_are_one_incident_with_its_repair(make_helix, engine, someone):
     """Their findings name no job: the repair finds its rows by the missing task."""
     store = make_helix(engine, [helix.Job("COMPLETED")], orphans=[(900, 99)])
     store = attach_url("helix", f"sqlite:///{store.path}") if store.path else store
@@ -353,6 +353,9 @@ def test_artifacts_of_deleted_tasks_are_one_incident_with_its_repair(make_helix,
     (best,) = repairs.repairs_of(incident)
     assert best.possible
     assert repairs.selection_for(incident, best.operation).keys == [-99]
+    shown = IncidentPage(incident, someone.user).recommended
+    assert shown is not None
+    assert shown.effect[0] == "Deletes 1 row"
     run = repair(incident, "helix.repair_dirty_jobs")
     assert run.changed == 1
     incident.refresh_from_db()
