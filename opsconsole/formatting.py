@@ -70,6 +70,24 @@ def zone_label() -> str:
     return name if name == "UTC" else f"{name}, UTC{offset[:3]}:{offset[3:]}"
 
 
+_LABELLED: Any = gettext_lazy("{label}: {value}")
+
+
+def labelled(label: Any, value: Any) -> SafeString:
+    """Return a label and its value, with the colon of the reader's language."""
+    return format_html(_LABELLED, label=label, value=value)
+
+
+def labelled_text(label: Any, value: Any) -> str:
+    """Return the same as text, which a page escapes."""
+    return str(_LABELLED).format(label=label, value=value)
+
+
+def listed(values: Iterable[Any]) -> str:
+    """Return values in one line, with the separator of the reader's language."""
+    return _(", ").join(map(str, values))
+
+
 def duration(seconds: float | None) -> str:
     """Return a duration in the unit that suits it."""
     if seconds is None:
@@ -160,7 +178,7 @@ def truncate(value: Any, characters: int = 160) -> str:
     """Return the beginning of a value on one line, bytes as hexadecimal digits."""
     if value is None:
         return "–"
-    text = " ".join(_value(value).split())
+    text = " ".join(value_text(value).split())
     return text if len(text) <= characters else f"{text[: characters - 1]}…"
 
 
@@ -232,10 +250,10 @@ def vector_words(value: Any) -> str:
 def difference(before: Any, after: Any) -> SafeString:
     """Return a changed value as HTML, with the differences in `del` and `ins`."""
     if before == after:
-        return format_html("<span>{}</span>", _value(after))
+        return format_html("<span>{}</span>", value_text(after))
     if not (isinstance(before, str) and isinstance(after, str)):
         return format_html(
-            '<del>{}</del> <span aria-hidden="true">→</span> <ins>{}</ins>', _value(before), _value(after)
+            '<del>{}</del> <span aria-hidden="true">→</span> <ins>{}</ins>', value_text(before), value_text(after)
         )
     head = next(
         (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
@@ -262,7 +280,8 @@ def _in_word(character: str) -> bool:
     return character.isalnum() or character == "_"
 
 
-def _value(value: Any) -> SafeString | str:
+def value_text(value: Any) -> SafeString | str:
+    """Return a raw value as a page shows it."""
     if value is None:
         return format_html('<i class="null">{}</i>', "NULL")
     if isinstance(value, bytes):

@@ -22,7 +22,7 @@ from opsconsole.console.run_admin import ConsoleResource, ExportAdmin
 from opsconsole.engine.messages import KINDS, Message, language_of_messages, send
 from opsconsole.engine.models import Alert, Channel, Delivery
 from opsconsole.engine.notifications import channels
-from opsconsole.formatting import format_time
+from opsconsole.formatting import format_time, labelled
 
 TEST_INTERVAL = timedelta(minutes=1)
 
@@ -80,8 +80,8 @@ class AlertAdmin(ExportAdmin):
     @admin.display(description=_("by chat"))
     def by_chat(self, alert: Alert) -> str:
         names = [one.target for one in alert.deliveries.all() if one.channel == Channel.CHAT]
-        parts = ((name, _delivery_words(alert, Channel.CHAT, name)) for name in names)
-        return format_html_join("", "<div>{}: {}</div>", parts) or str(_("not configured"))
+        parts = ((labelled(name, _delivery_words(alert, Channel.CHAT, name)),) for name in names)
+        return format_html_join("", "<div>{}</div>", parts) or str(_("not configured"))
 
 
 def _delivery_words(alert: Alert, channel: Channel, target: str = "") -> str:

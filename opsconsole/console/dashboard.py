@@ -21,7 +21,7 @@ from opsconsole.engine import history, incidents, lifecycle, queue, registry, re
 from opsconsole.engine.labels import STATUS_VARIANTS, operation_title, result_label
 from opsconsole.engine.models import ENDED, RESUMABLE, Incident, IncidentQuerySet, Run, Status
 from opsconsole.engine.operation import LONG_CLUSTER, Priority
-from opsconsole.formatting import duration, format_number
+from opsconsole.formatting import duration, format_number, listed
 from opsconsole.monitoring.measurements import MISSING, SIZE
 from opsconsole.monitoring.store_problems import UNREACHABLE, StoreStates
 from opsconsole.stores.platforms import store_title
@@ -158,7 +158,7 @@ class Dashboard:
         if self._urgent > self._shown:
             return ngettext("%(count)s more incident", "%(count)s more incidents", self.more) % {"count": count}
         named = self._active.worst_first().defer("history")[self._shown :][:NAMED_LOW]
-        names = ", ".join(incidents.title_of(one) for one in named) + (" …" if self.more > NAMED_LOW else "")
+        names = listed(map(incidents.title_of, named)) + (" …" if self.more > NAMED_LOW else "")
         return _("%(count)s more with low priority: %(names)s") % {"count": count, "names": names}
 
     @cached_property

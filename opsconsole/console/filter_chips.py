@@ -13,7 +13,7 @@ from django.http import HttpRequest, QueryDict
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
-from opsconsole.formatting import truncate
+from opsconsole.formatting import labelled_text, listed, truncate
 
 PAGE, ERROR, ORDER, SEARCH = "p", "e", "o", "q"
 _UNFILTERED = {PAGE, ERROR, ORDER, "all", "_facets", "_popup", "_to_field"}
@@ -32,7 +32,7 @@ def chips(changelist: ChangeList, request: HttpRequest) -> list[Chip]:
     filters: list[Any] = changelist.filter_specs
     specs = {name: spec for spec in filters for name in spec.expected_parameters() if name}
     found = [
-        Chip(truncate(f"{_title(changelist, name, specs.get(name))}: {words}", 120), without(given, name))
+        Chip(truncate(labelled_text(_title(changelist, name, specs.get(name)), words), 120), without(given, name))
         for name in given
         if name not in _UNFILTERED and (words := _words(changelist, name, specs.get(name), given.getlist(name)))
     ]
@@ -40,7 +40,7 @@ def chips(changelist: ChangeList, request: HttpRequest) -> list[Chip]:
         removes = getattr(spec, "default_removed_by", None)  # the parameter without the default of the filter
         if removes is not None and not given.get(spec.parameter_name):
             link = f"?{with_value(given, spec.parameter_name, removes)}"
-            found.append(Chip(f"{capfirst(str(spec.title))}: {spec.default_words}", link))
+            found.append(Chip(labelled_text(capfirst(str(spec.title)), spec.default_words), link))
     return found
 
 
@@ -93,7 +93,7 @@ def _path(model: Any, name: str) -> tuple[list[Any], Any]:
 def _words(changelist: ChangeList, name: str, spec: Any, values: Iterable[str]) -> str:
     """Return the chosen values in words; nothing if the filter is empty."""
     labels = dict(_labels(changelist, name, spec))
-    words = ", ".join(str(labels.get(value, value)) for value in values if value != "")
+    words = listed(labels.get(value, value) for value in values if value != "")
     if spec is not None and name.endswith(("_from", "_to")) and words:
         return (_("from %(day)s") if name.endswith("_from") else _("to %(day)s")) % {"day": words}
     return words

@@ -32,7 +32,7 @@ from opsconsole.engine.lifecycle import needs_approval, needs_typing
 from opsconsole.engine.models import Finding, Incident, IncidentState, Run
 from opsconsole.engine.operation import Risk
 from opsconsole.engine.repairs import Repair
-from opsconsole.formatting import duration, format_number, format_time
+from opsconsole.formatting import duration, format_number, format_time, labelled
 from opsconsole.stores.platforms import store_title
 
 SHORT_SAMPLE = 2_000  # characters of HTML that are shown at once
@@ -280,7 +280,7 @@ def _entry(entry: dict[str, Any]) -> str:
             value = format_time(datetime.fromisoformat(detail["until"]))
         words = INCIDENT_LABELS[entry["event"]]
         text = format_html("{} {}", entry["who"], words)
-        return format_html("{}: {}", text, value) if value else text
+        return labelled(text, value) if value else text
     if "count" in entry:
         words = f"{words} ({format_number(entry['count'])})" if entry["count"] else words
     if entry.get("run"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.planner import OUTCOMES, PlanRefused
 from opsconsole.engine.registry import InvalidParameters, UnknownOperation
 from opsconsole.engine.selection import Selection
-from opsconsole.formatting import copy_button, difference, format_number, format_time
+from opsconsole.formatting import copy_button, difference, format_number, format_time, labelled, listed, value_text
 from opsconsole.stores.platforms import store_title
 from opsconsole.stores.router import store_of as store_of_model
 from opsconsole.stores.rows import Key
@@ -180,7 +180,7 @@ class Page:
 
 def alert_channels() -> str:
     """Return how alerts are sent, or that none are."""
-    names = ", ".join(target or str(channel.label) for channel, target in notifications.channels())
+    names = listed(target or channel.label for channel, target in notifications.channels())
     if not names:
         return _("No alerts will be sent: ALERT_EMAILS, ALERT_CHANNELS and ALERT_WEBHOOK_URL are not set.")
     return _("Alerts are sent by %(channels)s.") % {"channels": names}
@@ -258,21 +258,18 @@ def rows_link(cls: type[Operation], alias: str) -> str:
 
 
 def value_changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> SafeString:
-    """Return the columns of one row before and after, with the differences marked."""
-    if before is None:
-        before = dict.fromkeys(after or {})
-        note = format_html("<em>{}</em> ", _("new row"))
-    elif after is None:
-        after = dict.fromkeys(before)
-        note = format_html("<em>{}</em> ", _("row deleted"))
-    else:
-        note = SafeString()
-    lines = format_html_join(
-        "",
-        "<div><dt>{}</dt><dd>{}</dd></div>",
-        ((name, difference(_clip(value), _clip((after or {}).get(name)))) for name, value in before.items()),
-    )
-    return format_html('{}<dl class="changes">{}</dl>', note, lines)
+    """Return the changes of one row, with the differences marked. A new or deleted row has one value per column."""
+    if before is None or after is None:
+        tag, note = (SafeString("ins"), _("new row")) if before is None else (SafeString("del"), _("row deleted"))
+        values = (after if before is None else before) or {}
+        cells = [(name, format_html("<{0}>{1}</{0}>", tag, value_text(_clip(value)))) for name, value in values.items()]
+        return format_html('<em>{}</em> <dl class="changes whole-row">{}</dl>', note, _changes(cells))
+    cells = [(name, difference(_clip(value), _clip(after.get(name)))) for name, value in before.items()]
+    return format_html('<dl class="changes">{}</dl>', _changes(cells))
+
+
+def _changes(cells: Iterable[tuple[str, SafeString]]) -> SafeString:
+    return format_html_join("", "<div><dt>{}</dt><dd>{}</dd></div>", cells)
 
 
 def row_changes(rows: Sequence[Mapping[str, Any]]) -> SafeString:
@@ -332,11 +329,11 @@ def detail_words(event: Event) -> SafeString | str:
     """Return the details of an event that are not empty, in one line."""
     operation = registry.operations().get(event.run.operation) if event.run is not None else None
     parts = [
-        (with_code(name, DETAIL_LABELS.get(name, name)), _detail_value(name, value, operation))
+        (labelled(with_code(name, DETAIL_LABELS.get(name, name)), _detail_value(name, value, operation)),)
         for name, value in event.detail.items()
         if value not in ("", None, {}, [])
     ]
-    return format_html('<span class="detail">{}</span>', format_html_join(" · ", "{}: {}", parts)) if parts else ""
+    return format_html('<span class="detail">{}</span>', format_html_join(" · ", "{}", parts)) if parts else ""
 
 
 def _detail_value(name: str, value: Any, operation: type[Operation] | None) -> Any:
@@ -347,9 +344,9 @@ def _detail_value(name: str, value: Any, operation: type[Operation] | None) -> A
             (wording.statistic_label(operation, key), wording.figure_text(operation, item))
             for key, item in value.items()
         )
-        return ", ".join(f"{label} {figure}" for label, figure in figures)
+        return listed(f"{label} {figure}" for label, figure in figures)
     if name == "checklist":
-        return ", ".join(str(checklist.ITEMS[code].title) if code in checklist.ITEMS else code for code in value)
+        return listed(checklist.ITEMS[code].title if code in checklist.ITEMS else code for code in value)
     if name == "operation":
         return operation_title(value)
     if name == "store":
@@ -373,9 +370,9 @@ def _list_title(table: str) -> str:
 def plain_value(value: Any) -> Any:
     """Return a JSON value as text; a digest is shortened."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {plain_value(item)}" for name, item in value.items())
+        return listed(f"{name} {plain_value(item)}" for name, item in value.items())
     if isinstance(value, list):
-        return ", ".join(str(plain_value(item)) for item in value)
+        return listed(plain_value(item) for item in value)
     if isinstance(value, bool):
         return _("yes") if value else _("no")
     if isinstance(value, int | float):

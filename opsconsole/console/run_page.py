@@ -37,6 +37,7 @@ from opsconsole.formatting import (
     duration_range,
     format_number,
     format_time,
+    labelled_text,
 )
 
 RATE_BATCHES = 200
@@ -196,6 +197,15 @@ class RunPage(Page):
             return []
         mine = [] if incident.resolved_at else [incident]
         return [*mine, *incidents.others_of_same_row(incident)]
+
+    @property
+    def rejection(self) -> str:
+        """Who rejected the run and why, or why it was rejected automatically."""
+        if self.run.rejection_code or not self.run.rejection:
+            return labelled_text(_("Rejected"), self.run.rejection_words) if self.run.rejection_words else ""
+        event = self.run.events.filter(verb="rejected").order_by("-pk").first()
+        who = event.who if event is not None else "–"
+        return _("Rejected by %(who)s: %(reason)s") % {"who": who, "reason": self.run.rejection}
 
     @cached_property
     def replacement(self) -> Run | None:

@@ -28,7 +28,7 @@ from opsconsole.console.run_page import RunPage
 from opsconsole.engine import checklist, wording
 from opsconsole.engine.labels import reason_label, verb_label
 from opsconsole.engine.models import Batch, Finding
-from opsconsole.formatting import copy_button, duration, format_number, format_time
+from opsconsole.formatting import copy_button, duration, format_number, format_time, labelled, listed
 
 SHOWN_BATCHES = 60
 SHOWN_KEYS = 20
@@ -242,18 +242,18 @@ class RunTabs:
             if event.verb == "approved":
                 yield _("Approved by"), event.who
             elif items:
-                yield _("Checklist"), f"{event.who}: {', '.join(items)}"
+                yield _("Checklist"), labelled(event.who, listed(items))
 
     @property
     def problems(self) -> list[SafeString | str]:
         """The error of the run, the rows that did not change, and the notes of users."""
         problems: list[SafeString | str] = [self.run.error] if self.run.error else []
         problems += [
-            format_html("{}: {} ({})", swatch(one.outcome), one.words, format_number(one.count))
+            labelled(swatch(one.outcome), f"{one.words} ({format_number(one.count)})")
             for one in wording.reason_counts(self.page.operation, self.run.reasons, ("skipped", "invalid", "failed"))
         ]
         problems += [
-            format_html("{} · {}: {}", format_time(event.at), event.who, event.detail.get("text", ""))
+            format_html("{} · {}", format_time(event.at), labelled(event.who, event.detail.get("text", "")))
             for event in self.run.events.filter(verb="note").order_by("pk")
         ]
         return problems

@@ -359,7 +359,8 @@ def refusal_to_approve(run: Run, actor: Actor) -> str:
 
 def awaiting(actor: Actor) -> list[Run]:
     """Return the runs that this actor may approve, newest first."""
-    waiting = Run.objects.filter(status=Status.AWAITING_APPROVAL).without_documents().order_by("-pk")
+    waiting = Run.objects.filter(status=Status.AWAITING_APPROVAL).select_related("confirmed_by")
+    waiting = waiting.without_documents().order_by("-pk")
     return [run for run in waiting if not refusal_to_approve(run, actor)]
 
 

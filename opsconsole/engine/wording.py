@@ -54,7 +54,11 @@ def reason_counts(
 
 
 def statistic_label(operation: Operation | type[Operation] | None, name: str) -> str:
+    """Return the label of a figure. The figure of one value of a column is named "COLUMN VALUE"."""
     labels = operation.statistic_labels if operation is not None else {}
+    column, space, value = name.partition(" ")
+    if name not in labels and column in labels:
+        return f"{labels[column]}{space}{value}"
     return str(labels.get(name, name.replace("_", " ")))
 
 

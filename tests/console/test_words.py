@@ -10,15 +10,18 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
-from django.utils import translation
+from django.utils import timezone, translation
 from rich.cells import cell_len
 
 from opsconsole.cli.output import Output, PatientConsole
 from opsconsole.console.base_admin import permission_label
+from opsconsole.console.page_parts import value_changes
 from opsconsole.engine import lifecycle, registry
 from opsconsole.engine.checks import Check
 from opsconsole.engine.labels import DETAIL_LABELS, finding_label
 from opsconsole.engine.models import Event, Run
+from opsconsole.engine.wording import statistic_label
+from opsconsole.formatting import labelled
 from tests.support import helix
 from tests.support.contract import TESTER, execute_run, operation_called
 from tests.support.plain_client import execute
@@ -127,3 +130,39 @@ def test_a_delete_is_planned_by_a_red_button(bobs: Client, runs: dict[str, Run])
 def test_permissions_are_in_the_readers_language() -> None:
     with translation.override("zh-hans"):
         assert not [label for label in map(permission_label, Permission.objects.all()) if "Can " in label]
+
+
+def test_a_new_or_deleted_row_has_one_value_in_each_column() -> None:
+    assert "<del>&lt;b&gt;</del>" in value_changes({"note": "<b>", "kind": None}, None)
+    assert "<ins>&lt;b&gt;</ins>" in value_changes(None, {"note": "<b>", "kind": None})
+    for shown in (value_changes({"note": "x"}, None), value_changes(None, {"note": "x"})):
+        assert "→" not in shown
+        assert "NULL" not in shown
+    assert "→" in value_changes({"note": "x"}, {"note": None})
+
+
+def test_a_label_and_its_value_are_escaped() -> None:
+    assert labelled("<i>", "{value}") == "&lt;i&gt;: {value}"
+
+
+def test_the_figure_of_one_value_is_labelled_by_its_column() -> None:
+    clean = registry.operation("agentos.clean_memory_items")
+    assert statistic_label(clean, "memory_items") == "memory items"
+    assert statistic_label(clean, "retention_type some kind") == "retention type some kind"
+
+
+@pytest.mark.parametrize(("query", "filtered"), [("", False), ("q=nothing", True)])
+def test_an_empty_list_offers_nothing_that_is_not_possible(bobs: Client, query: str, filtered: bool) -> None:
+    page = bobs.get(f"{reverse('admin:operations_alert_changelist')}?{query}").content.decode()
+    assert ("Nothing matches the filters." in page) == filtered
+    assert "Create a new item" not in page
+
+
+def test_the_dashboard_names_who_asks_for_an_approval(client: Client, alice: User, runs: dict[str, Run]) -> None:
+    Run.objects.filter(pk=runs["helix.clean_dirty_jobs"].pk).update(
+        status="awaiting_approval", confirmed_at=timezone.now(), note="<b>agents died</b>"
+    )
+    client.force_login(alice)
+    page = client.get(reverse("admin:index")).content.decode()
+    assert f"requested by {runs['helix.clean_dirty_jobs'].started_by}" in page
+    assert "“&lt;b&gt;agents died" in page

@@ -203,7 +203,7 @@ def test_a_rejection_notifies_its_reason(
         assert url in client.get(reverse("run", args=[waiting.pk])).content.decode()
         assert "The reason is empty" in client.post(url, {"reason": " "}, follow=True).content.decode()
         page = client.post(url, {"reason": "needed for <b>4711</b>"}, follow=True).content.decode()
-        assert "needed for &lt;b&gt;4711&lt;/b&gt;" in page
+        assert "Rejected by alice: needed for &lt;b&gt;4711&lt;/b&gt;" in page
     else:
         monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.issue(alice, "test"))
         with pytest.raises(CommandError, match="reason is empty"):

@@ -24,6 +24,7 @@ for show in (
     formatting.duration,
     formatting.copy_button,
     formatting.pretty_json,
+    formatting.labelled,
 ):
     register.filter(show.__name__, show)
 register.inclusion_tag("console/result_list.html")(list_table)

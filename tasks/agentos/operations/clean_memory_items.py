@@ -45,7 +45,11 @@ class CleanMemoryItems(Operation):
         "made_since": _("created since the plan"),
         "unreadable_time": _("expires_at is not a valid time"),
     }
-    statistic_labels = {"in_scope": _("expired memory items"), "memory_items": _("memory items")}
+    statistic_labels = {
+        "in_scope": _("expired memory items"),
+        "memory_items": _("memory items"),
+        "retention_type": _("retention type"),
+    }
 
     class Params(forms.Form):
         retention_type = forms.CharField(
