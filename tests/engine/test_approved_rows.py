@@ -225,7 +225,7 @@ def test_a_person_whose_reason_is_a_code_has_rejected_the_run(
     assert f"Why: {reason}\n" in told.text
     client.force_login(alice, backend="django.contrib.auth.backends.ModelBackend")
     page = client.get(reverse("run", args=[waiting.pk])).content.decode()
-    assert f"Rejected: {reason}" in page
+    assert f"Rejected by alice: {reason}" in page
     assert "changed since they were confirmed" not in page
 
 
