@@ -264,6 +264,8 @@ class CheckStore(Check):
                 if not one.flatchoices or one.column is None or one.column not in self.store.tables.get(table, {}):
                     continue
                 values = [str(value) for value, _label in one.flatchoices]
+                if one.blank:
+                    values.append("")
                 name, marks = quote(one.column), ", ".join(["%s"] * len(values))
                 text = f"CAST({name} AS TEXT)"
                 sql = (
