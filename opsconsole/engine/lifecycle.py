@@ -36,6 +36,7 @@ from opsconsole.engine.planner import Plan, count_outcomes, operation_on, pins_r
 from opsconsole.engine.run_notifications import (
     notify_approved,
     notify_break_glass,
+    notify_expired,
     notify_frozen,
     notify_rejected,
     notify_unfrozen,
@@ -278,27 +279,28 @@ def reject(run: Run, actor: Actor, reason: str) -> None:
         )
     if not reason.strip():
         raise RunRefused(_("The reason is empty. Say why the run is rejected."))
-    _reject(run, actor, rejection=reason.strip()[:MAX_NOTE])
+    with transaction.atomic():
+        _reject(run, actor, rejection=reason.strip()[:MAX_NOTE])
+        notify_rejected(run, actor)
 
 
 def _reject(run: Run, actor: Actor, *, rejection: str = "", rejection_code: str = "") -> None:
+    """Reject a run in the caller's transaction."""
     why = {"rejection": rejection, "rejection_code": rejection_code}
-    with transaction.atomic():
-        move(run, Status.REJECTED, **why, finished_at=timezone.now(), generation=run.generation + 1)
-        release(run)
-        record(run, "rejected", actor, reason=rejection or rejection_code)
-        notify_rejected(run, actor)
+    move(run, Status.REJECTED, **why, finished_at=timezone.now(), generation=run.generation + 1)
+    release(run)
+    record(run, "rejected", actor, reason=rejection or rejection_code)
 
 
 def expire_waiting() -> None:
     """Reject runs whose request for an approval has expired."""
-    for run in Run.objects.filter(status=Status.AWAITING_APPROVAL).without_documents():
-        if run.approval_expires_at > timezone.now():
-            continue
-        try:
+    with transaction.atomic():
+        # All rows are locked before the audit log, so that a person who decides at the same time is no deadlock.
+        waiting = Run.objects.select_for_update().filter(status=Status.AWAITING_APPROVAL).order_by("pk")
+        expired = [run for run in waiting.without_documents() if run.approval_expires_at <= timezone.now()]
+        for run in expired:
             _reject(run, worker_actor(run), rejection_code=Rejection.EXPIRED.value)
-        except RunRefused:  # another process has approved or cancelled it
-            continue
+        notify_expired(expired)
 
 
 def replace_plan(run: Run, actor: Actor) -> NoReturn:
@@ -309,6 +311,7 @@ def replace_plan(run: Run, actor: Actor) -> NoReturn:
     planner = Actor(run.started_by, actor.origin, Trigger(run.trigger), run.user)
     with transaction.atomic():
         _reject(run, actor, rejection_code=Rejection.ROWS_CHANGED.value)
+        notify_rejected(run, actor)
         new = create_run(
             fresh,
             planner,

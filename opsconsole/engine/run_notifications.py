@@ -13,8 +13,8 @@ from django.utils.translation import gettext as _
 
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.labels import operation_title
-from opsconsole.engine.messages import KINDS, Message, language_of_messages, send, time_text
-from opsconsole.engine.models import Freeze, Rejection, Run, Status
+from opsconsole.engine.messages import KINDS, Message, language_of_messages, send, send_all, time_text
+from opsconsole.engine.models import Freeze, Run, Status
 from opsconsole.stores.platforms import store_title
 
 
@@ -30,12 +30,19 @@ def request_approval(run: Run) -> None:
 
 @language_of_messages()
 def notify_rejected(run: Run, actor: Actor) -> None:
-    """Notify the accounts of a run that it is rejected, and why, or that nobody has decided in time."""
+    """Notify the accounts of a run that it is rejected, and why."""
     to = _addresses(run.user, run.confirmed_by, run.approved_by, actor.user)
-    if run.rejection_code == Rejection.EXPIRED:
-        _send("expired", run, [_("Planned by: %(who)s") % {"who": run.started_by}, _why(run.note)], to)
-        return
     _send("rejected", run, [_by(actor.name), _why(run.rejection_words)], to)
+
+
+@language_of_messages()
+def notify_expired(runs: Sequence[Run]) -> None:
+    """Notify the accounts of runs that nobody has decided about them in time."""
+    found = []
+    for run in runs:
+        facts = [_("Planned by: %(who)s") % {"who": run.started_by}, _why(run.note)]
+        found.append(_message("expired", run, facts, _addresses(run.user, run.confirmed_by)))
+    send_all(found)
 
 
 @language_of_messages()
@@ -84,13 +91,23 @@ def _send(
     run: Run,
     facts: Sequence[str],
     to: Collection[str],
+    **values: Any,
+) -> None:
+    send(_message(kind, run, facts, to, **values))
+
+
+def _message(
+    kind: str,
+    run: Run,
+    facts: Sequence[str],
+    to: Collection[str],
     *,
     since: datetime | None = None,
     **values: Any,
-) -> None:
+) -> Message:
     values |= {"run": run.pk, "operation": operation_title(run.operation), "store": store_title(run.store)}
     page = reverse("run", args=[run.pk])
-    send(Message(KINDS[kind], str(run.pk), values, page, since=since or timezone.now(), facts=facts, to=to))
+    return Message(KINDS[kind], str(run.pk), values, page, since=since or timezone.now(), facts=facts, to=to)
 
 
 def _approvers() -> Collection[User]:

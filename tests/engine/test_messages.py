@@ -49,9 +49,9 @@ def run_story() -> None:
     run_notifications.request_approval(a_run())
     run_notifications.notify_approved(a_run(), TESTER)
     rejected, expired = a_run(), a_run()
-    rejected.rejection, expired.rejection_code = "not now", "expired"
+    rejected.rejection = "not now"
     run_notifications.notify_rejected(rejected, TESTER)
-    run_notifications.notify_rejected(expired, TESTER)
+    run_notifications.notify_expired([expired])
     run_notifications.notify_break_glass(a_run(), TESTER, "nobody answers at night")
 
 
@@ -171,6 +171,19 @@ def test_many_problems_at_once_are_one_summary() -> None:
     messages.report("stores", lambda: many[:10])
     assert sent() == ["summary", "store_reachable"]
     assert ReportedProblem.objects.count() == 10
+
+
+def test_many_requests_that_expire_at_once_are_one_summary(alice: User, settings: Any) -> None:
+    """No worker ran for a weekend."""
+    alice.email = "alice@example.org"
+    alice.save()
+    settings.RUN_APPROVAL_HOURS = 0
+    runs = [a_run() for _number in range(11)]
+    Run.objects.filter(pk=runs[0].pk).update(user=alice)
+    lifecycle.expire_waiting()
+    assert {run.status for run in Run.objects.all()} == {Status.REJECTED}
+    assert [alert.to for alert in Alert.objects.filter(key__startswith="summary/")] == [["alice@example.org"]]
+    assert not Alert.objects.filter(key__startswith="expired/").exists()
 
 
 def test_a_resolution_by_hand_is_reported_and_so_is_its_reversal(alice: User) -> None:
