@@ -66,7 +66,7 @@ def test_every_operation_that_deletes_has_it(settings):
     operations = [cls.__new__(cls) for cls in registry.operations().values() if not registry.targets_run(cls)]
     environment(settings, "staging")
     for operation in operations:
-        operation.params = {}
+        operation.params, operation.store = {}, Store.called("agentos")
         assert checklist.is_asked(operation) == (operation.risk == "delete")
     environment(settings, "development")
     assert not any(map(checklist.is_asked, operations))
