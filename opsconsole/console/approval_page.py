@@ -72,7 +72,7 @@ class ApprovalPage(PlanPage):
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether the rows are as they were planned. An expired request is not compared."""
+        """Whether the rows are unchanged since the plan. An expired request is not compared."""
         return self.compares_rows and all(one.remedy != Remedy.PLAN_AGAIN for one in self._found)
 
     @property
@@ -134,7 +134,7 @@ class ApprovalPage(PlanPage):
 
     @property
     def alerts(self) -> str:
-        """Who is notified of an emergency."""
+        """The channels that report an emergency."""
         return alert_channels()
 
     @property

@@ -267,7 +267,7 @@ def rows(request: HttpRequest, store: Store) -> HttpResponse:
     try:
         page = [] if problem else list(found.values_list(order or "pk", *cut)[: PAGE_ROWS + 1])
     except (DataError, NotSupportedError):
-        page, problem = [], _("A value is not one of its column. Correct the filter.")
+        page, problem = [], _("A value does not have the type of its column. Correct the filter.")
     has_more = len(page) > PAGE_ROWS
     page = page[:PAGE_ROWS]
     asked = {name: value for name, _label, value in filters if value} | ({"from": LAST} if backward else {})

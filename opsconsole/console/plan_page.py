@@ -196,7 +196,7 @@ class PlanPage(Page):
 
     @cached_property
     def obstacles(self) -> list[ShownObstacle]:
-        """What prevents the confirmation now, with the buttons that remove it."""
+        """The obstacles to the confirmation now, with the buttons that remove them."""
         return list(map(self._shown, self._found))
 
     @cached_property
@@ -215,7 +215,7 @@ class PlanPage(Page):
 
     @property
     def waits(self) -> list[ShownObstacle]:
-        """What a confirmed run would wait for."""
+        """The reasons for which a confirmed run would wait."""
         missing = self.worker_missing if self.can_be_confirmed else ""
         return [ShownObstacle(missing)] if missing else []
 

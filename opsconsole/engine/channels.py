@@ -1,4 +1,4 @@
-"""What the web channels of alerts share: no private addresses, and no address in a reason."""
+"""Rules of all web channels of alerts: no private addresses, and no address in a reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DeliveryFailed(Exception):
 
 
 class _Connections:
-    """The state of this process. A library may connect in a thread of its own, so the state is not per thread."""
+    """The state of this process. A library may connect in its own thread, so the state is not per thread."""
 
     public_only = False
     refused = False

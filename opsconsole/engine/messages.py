@@ -1,6 +1,6 @@
-"""The kinds of messages: what each says, what its receiver does about it, and how it is sent.
+"""The kinds of messages, each with its subject and its advice, and how they are sent.
 
-Messages are in the language of OPSCONSOLE_LANGUAGE, whoever causes them, because they have many receivers.
+Messages are in the language of OPSCONSOLE_LANGUAGE, because one message has many receivers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Kind:
 
 
 _NOTHING = gettext_lazy("Nothing.")
-_REPAIR = gettext_lazy("Open the incident and start the recommended repair, or assign the incident to somebody.")
+_REPAIR = gettext_lazy("Open the incident and start the recommended repair, or assign the incident to a colleague.")
 
 KINDS = {
     kind.code: kind
@@ -116,7 +116,7 @@ KINDS = {
         Kind(
             "frozen",
             gettext_lazy("All runs are frozen by %(who)s"),
-            gettext_lazy("Start no run. When the reason is gone, end the freeze on its page."),
+            gettext_lazy("Start no run. End the freeze on its page when its reason no longer exists."),
         ),
         Kind("unfrozen", gettext_lazy("All runs resume: unfrozen by %(who)s"), _NOTHING),
         Kind(
@@ -168,7 +168,7 @@ def one_line(fact: str) -> str:
 
 @contextmanager
 def language_of_messages() -> Iterator[None]:
-    """Translate into the language of messages: not into that of the request that causes them."""
+    """Translate into the language of messages, not into that of the request."""
     with translation.override(settings.LANGUAGE_CODE):
         yield
 

@@ -1,4 +1,4 @@
-"""What prevents the confirmation of a plan, or the start of a run that waits for approval.
+"""Obstacles to the confirmation of a plan and to the start of a run that waits for approval.
 
 Pages show the obstacles before a user acts. The refusal of an action is the first of them, so both always agree.
 """
@@ -29,7 +29,7 @@ COMPARED_ROWS = 200_000  # rows; a larger plan is compared batch by batch
 
 
 class Remedy(StrEnum):
-    """What removes an obstacle. A page offers it as a button."""
+    """The action that removes an obstacle. A page offers it as a button."""
 
     BACKUP = "backup"
     PLAN_AGAIN = "plan_again"

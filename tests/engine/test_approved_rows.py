@@ -142,10 +142,11 @@ def test_a_resumed_run_is_not_compared_again(items: None) -> None:
 
 def test_deletes_and_external_effects_are_pinned() -> None:
     from opsconsole.engine import registry
+    from opsconsole.stores.store import Store
 
     for cls in registry.operations().values():
         operation = cls.__new__(cls)
-        operation.params = {}
+        operation.store, operation.params = Store.called("agentos"), {}
         if not registry.targets_run(cls):
             assert planner.pins_rows(operation) == (cls.risk in {"delete", "external"}), cls
 

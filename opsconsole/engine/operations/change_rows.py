@@ -58,6 +58,7 @@ class ChangeRows(NamedItemsMixin):
         "as_planned": _("already has these values"),
         "referenced": _("other rows refer to it"),
     }
+    done_label = ngettext_lazy("statement applied to %(count)s row", "statement applied to %(count)s rows", "number")
     statistic_labels = {"in_scope": _("rows of the statement"), "to_write": _("rows with their old values")}
 
     class Params(forms.Form):
@@ -84,7 +85,7 @@ class ChangeRows(NamedItemsMixin):
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         super().__init__(store, params)
         if store.alias == DEFAULT:
-            raise PlanRefused(gettext("The database of the console is changed by no statement. Name another store."))
+            raise PlanRefused(gettext("A statement cannot change the database of the console. Name another store."))
         with _plan_refused():
             statement = parse(self.params["statement"], store.vendor)
             self._evaluation = Evaluation(store, statement)

@@ -24,7 +24,7 @@ class ReclaimSpace(NamedItemsMixin, Action):
     title = _("Reclaim the space of deleted rows")
     description = _(
         "PostgreSQL: runs VACUUM (ANALYZE, TRUNCATE false) on a table. Reads and writes continue. "
-        "SQLite: runs VACUUM on a managed store. Writes wait meanwhile. It is tried on a copy first."
+        "SQLite: runs VACUUM on a managed store. Writes wait until it ends. It is tested on a copy first."
     )
     model = Measurement
     risk = Risk.CHANGE
@@ -41,7 +41,7 @@ class ReclaimSpace(NamedItemsMixin, Action):
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         super().__init__(store, params)
         if store.alias == DEFAULT:
-            raise PlanRefused(gettext("This is for stores only. The console's own database needs no such step."))
+            raise PlanRefused(gettext("This operation does not work on the console's database. Name a store."))
 
     @property
     def _table(self) -> str:
@@ -55,7 +55,7 @@ class ReclaimSpace(NamedItemsMixin, Action):
         if self.store.vendor == "postgresql" and not self._table:
             raise PlanRefused(gettext("The table is missing. Name the table whose space is reclaimed."))
         if self.store.vendor == "sqlite" and self._table:
-            raise PlanRefused(gettext("VACUUM of SQLite is about the whole file. Leave out the table."))
+            raise PlanRefused(gettext("VACUUM works on the whole SQLite file. Omit the table."))
         space.require_reclaimable(self.store, self._table)
 
     def item_names(self) -> list[str]:

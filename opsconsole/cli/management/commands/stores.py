@@ -76,7 +76,7 @@ class Command(ConsoleCommand):
 
 def _show_added(added: adding.Added, output: Output) -> None:
     found = added.report
-    steps = [_("Restart the web server and the workers. They know the store after that.")]
+    steps = [_("Restart the web server and the workers. They read the stores only when they start.")]
     if added.password_variable:
         steps.insert(
             0, _("Set %(variable)s to the password. It was not saved.") % {"variable": added.password_variable}
