@@ -17,6 +17,7 @@ from opsconsole.engine import checklist
 from opsconsole.engine.keyset import with_keys
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.registry import targets_run
+from opsconsole.engine.shards import MAX_SHARDS
 from opsconsole.engine.stored_plans import store_for
 from opsconsole.stores.rows import Key, is_bigint, is_numbered, plain_key
 from opsconsole.stores.store import Store, all_stores, attach_file
@@ -28,6 +29,14 @@ def batch_size(text: str) -> int:
     """Parse --batch-size."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_BATCH_SIZE):
         raise argparse.ArgumentTypeError(_("must be a whole number from 1 to 100000, not %s") % repr(text))
+    return int(text)
+
+
+def shard_count(text: str) -> int:
+    """Parse --shards."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_SHARDS):
+        values = {"most": MAX_SHARDS, "given": repr(text)}
+        raise argparse.ArgumentTypeError(_("must be a whole number from 1 to %(most)d, not %(given)s") % values)
     return int(text)
 
 
@@ -85,6 +94,12 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
         "--fast",
         action="store_true",
         help=_("Write 5,000 rows per batch, without a pause between them. For stores without other users."),
+    )
+    parser.add_argument(
+        "--shards",
+        type=shard_count,
+        metavar="N",
+        help=_("Divide the run among N workers, 1 to %(most)d. PostgreSQL only.") % {"most": MAX_SHARDS},
     )
     _add_run_flags(parser)
     parser.add_argument(

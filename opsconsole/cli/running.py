@@ -42,6 +42,7 @@ from opsconsole.engine import (
     queue,
     registry,
     series,
+    shard_executor,
     stored_plans,
     wording,
     workers,
@@ -288,7 +289,14 @@ def _execute(
         output.need(operation, planned)
         checked = _check_off(operation, planned, options, output)
         _ask(operation, planned, options, output, asks)
-        run = lifecycle.create_run(planned, actor, note=options["note"], batch_size=size, fast=options["fast"])
+        run = lifecycle.create_run(
+            planned,
+            actor,
+            note=options["note"],
+            batch_size=size,
+            fast=options["fast"],
+            shard_count=options.get("shards"),
+        )
         if (runs := options.get("series")) is not None:
             series.add(run, runs[-1] if runs else None)
             runs.append(run)
@@ -395,7 +403,7 @@ def _leave_to_background(run: Run, output: Output) -> None:
 
 def _work(run: Run, output: Output) -> None:
     """Run in this process with live progress. The exit code tells how the run ended."""
-    worker = executor.Executor(run)
+    worker = shard_executor.executor_of(run, queue.enqueue)
     stopped_by = ""
     try:
         with stop_signals() as stopped, output.progress(run.total) as advance:

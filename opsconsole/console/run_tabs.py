@@ -222,6 +222,7 @@ class RunTabs:
             (_("Elapsed"), page.took),
             (_("Rate"), page.rate),
             (_("Batches"), format_number(run.batches_done)),
+            *([(_("Shards"), format_number(run.shard_count))] if run.shard_count > 1 else ()),
             (_("In scope"), format_number(run.total)),
         ]
 

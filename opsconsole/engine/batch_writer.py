@@ -14,6 +14,7 @@ from django.db.models import QuerySet
 
 from opsconsole.engine.deletes import every_delete_recorded, require_unreferenced, try_restore, with_whole_rows
 from opsconsole.engine.leases import Lease
+from opsconsole.engine.models import Shard
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.outcomes import Changes
 from opsconsole.engine.planner import read_batch
@@ -44,7 +45,7 @@ class BatchWriter:
 
     def __init__(self, lease: Lease, operation: Operation, rows: QuerySet[Any], failing: FailingRows) -> None:
         self._lease = lease
-        self._run = lease.run
+        self._part, self._run = lease.part, lease.part.whole
         self._operation = operation
         self._store = operation.store
         self._rows = rows
@@ -52,7 +53,9 @@ class BatchWriter:
         self._thread = ThreadPoolExecutor(1, "store-writer")
         self._marked = float("-inf"), 0  # time and result of the last `rows.mark`
         self.overlaps = True  # False if a reader of the store makes its writer wait
-        self._lock_number = number_of(f"opsconsole:{self._run.identity}:{','.join(sorted(self._run.writes))}")
+        name = f"opsconsole:{self._run.identity}:{','.join(sorted(self._run.writes))}"
+        # Each shard has a lock, so that shards do not wait for each other.
+        self._lock_number = number_of(f"{name}:{self._part}" if isinstance(self._part, Shard) else name)
         self._has_versions = False
         self._search_path = ""  # of the platform, for the store's triggers
         # True if deletes need no trial restore, or if it has succeeded for all rows.
@@ -163,7 +166,7 @@ class BatchWriter:
             for write in writes:
                 stored_rows.verify(store, write)
             if deletes and not self._restorable:
-                try_restore(store, deletes, first_batch=not self._run.batches_done)
+                try_restore(store, deletes, first_batch=not self._part.batches_done)
                 # If keys, checks or triggers may refuse single rows, every batch is tried.
                 self._restorable = not any(preflight.may_refuse_a_row(store, write.table) for write in deletes)
 

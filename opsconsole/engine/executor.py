@@ -26,7 +26,7 @@ from opsconsole.engine.deletes import DeleteRefused
 from opsconsole.engine.leases import Lease, LostOwnership, worker_actor
 from opsconsole.engine.lifecycle import NOT_WAITING
 from opsconsole.engine.locks import release
-from opsconsole.engine.models import Batch, FailedItem, PinnedRows, Request, Run, Status
+from opsconsole.engine.models import Batch, FailedItem, PinnedRows, Request, Run, Shard, Status
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, NamedItem
 from opsconsole.engine.outcomes import Changes, Outcome, Skip
 from opsconsole.engine.planner import (
@@ -85,10 +85,11 @@ class _Pending(NamedTuple):
 
 
 class Executor:
-    """The execution of one claimed run. After a crash, or in the next slice, a new executor continues at the cursor."""
+    """The execution of a claimed run, or of a shard. After a crash, or in the next slice, a new one continues it."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, part: Run | Shard) -> None:
+        self.part = part
+        self.run = run = part.whole
         self.operation = operation_of(run)
         self.operation.run_id = run.pk
         self.store = self.operation.store
@@ -97,8 +98,8 @@ class Executor:
         self._pinned = PinnedRows.of(run) if pins_rows(self.operation) else None
         if self.operation.allow_out_of_scope and self._pinned is not None:
             self.queryset = self.operation.select(self.queryset, list(self._pinned))
-        self.size = max(1, run.batch_size >> run.waits)  # a run that had to wait starts with smaller batches
-        self._lease = Lease(run)
+        self.size = max(1, run.batch_size >> part.waits)  # a run that had to wait starts with smaller batches
+        self._lease = Lease(part)
         self._failing = FailingRows(
             self.operation, self.operation.process if self._pinned is None else self._process_pinned
         )
@@ -106,7 +107,7 @@ class Executor:
         self._pending: _Pending | None = None  # being written to the store
         self._unmarked: Batch | None = None  # committed in the store, not yet marked as committed in `default`
         self._started = time.monotonic()
-        self._elapsed_before = run.elapsed_seconds
+        self._elapsed_before = part.elapsed_seconds
         # SQLite: the mark before the first batch, if this worker executes all batches.
         self._mark_at_start: int | None = None
         self._throttle_checked = 0.0
@@ -118,7 +119,7 @@ class Executor:
         *,
         until: Callable[[], bool] = lambda: False,
         on_progress: Callable[[Run], None] = lambda run: None,
-        hand_over: Callable[[Run, float], None] | None = None,
+        hand_over: Callable[[Run | Shard, float], None] | None = None,
         patience: float = PATIENCE_SECONDS,
     ) -> Run:
         """Execute batches until the end, a request, or `until()`. Return the run with its status.
@@ -137,7 +138,7 @@ class Executor:
         self,
         until: Callable[[], bool],
         on_progress: Callable[[Run], None],
-        hand_over: Callable[[Run, float], None] | None,
+        hand_over: Callable[[Run | Shard, float], None] | None,
         patience: float,
     ) -> Run:
         trouble_since: float | None = None
@@ -151,7 +152,7 @@ class Executor:
                     recovered = True
                 # A slice executes at least one batch: otherwise a run with a slow start would never progress.
                 time_is_up = until() and (stepped or hand_over is None)
-                if (self._lease.request or time_is_up) and self._await_write():
+                if (self._lease.request or time_is_up) and self._await_write() and not self.part.error:
                     return self._stop(hand_over)
                 if throttled := self._throttle_reason():
                     if hand_over is None:
@@ -161,14 +162,14 @@ class Executor:
                         return self._release_worker(*throttled, hand_over)
                     continue
                 started = time.monotonic()
-                done = self.run.batches_done
+                done = self.part.batches_done
                 more = self._step()
                 stepped = True
-                if self.run.batches_done > done:  # only a completed batch proves a healthy worker
+                if self.part.batches_done > done:  # only a completed batch proves a healthy worker
                     trouble_since, tries = None, 0
                 if not more:
                     return self._finish()
-                if self.run.error and self._await_write():
+                if self.part.error and self._await_write():
                     self._recheck()
                     return self._end(Status.FAILED)
                 self._adapt(time.monotonic() - started)
@@ -183,7 +184,7 @@ class Executor:
                 trouble_since = trouble_since or (time.monotonic() if hand_over is None else began)
                 lasts = time.monotonic() - trouble_since > patience
                 if kind == ErrorKind.RESOURCE or (until() and hand_over is None) or (lasts and hand_over is None):
-                    interrupt(self.run, first_line(error), trouble_code(error))
+                    interrupt(self.part, first_line(error), trouble_code(error))
                     raise
                 # The store may have committed the last batch, so recover before the next one.
                 recovered = self._drop_pending()
@@ -203,30 +204,30 @@ class Executor:
     def _fail(self, error: Exception) -> None:
         logger.error("A run failed", exc_info=error)
         self._drop_pending()
-        self.run.error = first_line(error)
+        self.part.error = first_line(error)
         self._recheck()
         self._end(Status.FAILED)
 
     def _step(self) -> bool:
         """Read and process one batch, wait for the previous one, write this one. Return False after the last."""
-        if self.run.bound is None:
+        if self.part.bound is None:
             return False
         act = partial(self._run_rule, self.operation) if isinstance(self.operation, Check) else self.operation.perform
         if act is not None:
-            return self._perform_item(self.run.bound, act)
+            return self._perform_item(self.part.bound, act)
         # An undo may write a row of the previous batch again, and a repeated batch is written alone.
         alone = self._failing.retries or not self.operation.selectable or not self._writer.overlaps
         if alone and not self._await_write():
             return True
-        after = self.run.cursor if self._pending is None else self._pending.cursor
+        after = self.part.cursor if self._pending is None else self._pending.cursor
         since = self._writer.mark()
-        rows = self._read(after, self.run.bound, self.size)
-        sampler = Sampler() if self.run.cursor is None and not self.run.plan["sample"] else None
+        rows = self._read(after, self.part.bound, self.size)
+        sampler = Sampler() if self.part.cursor is None and not self.run.plan["sample"] else None
         found = outcomes_of(self.operation, rows, sampler, change=self._failing.process)
         if sampler is not None:  # a run of the shell is confirmed before its outcomes are counted
             self.run.plan["sample"] = sampler.sample()
         image = self._encode(found)
-        if not self._await_write() or self.run.error:
+        if not self._await_write() or self.part.error:
             return True  # the previous batch is repeated first, or the run ends
         if not rows:
             return False
@@ -253,7 +254,7 @@ class Executor:
 
     def _perform_item(self, bound: Key, act: Callable[[Any], Outcome]) -> bool:
         """Run a rule or perform an action for one item. An item that a lost worker did not complete is repeated."""
-        rows = self._read(self.run.cursor, bound, 1)
+        rows = self._read(self.part.cursor, bound, 1)
         if not rows:
             return False
         started = time.monotonic()
@@ -323,7 +324,7 @@ class Executor:
         run = self.run
         batch = Batch(
             run=run,
-            number=run.batches_done + 1,
+            number=self.part.batches_before + self.part.batches_done + 1,
             cursor=cursor,
             rows=sum(len(write.rows) for write in writes),
             before_image=image,
@@ -349,17 +350,17 @@ class Executor:
 
     def _save(self, **fields: Any) -> None:
         """Save the cursor and counters, and mark the last batch committed. Raises LostOwnership."""
-        run = self.run
-        run.elapsed_seconds = self._elapsed_before + time.monotonic() - self._started
+        part = self.part
+        part.elapsed_seconds = self._elapsed_before + time.monotonic() - self._started
         progress = {
-            name: getattr(run, name)
+            name: getattr(part, name)
             for name in ("cursor", *OUTCOMES, "amount", "reasons", "batches_done", "elapsed_seconds")
         }
         committed = self._unmarked is not None
-        if run.waiting and (committed or "status" in fields):
+        if part.waiting and (committed or "status" in fields):
             fields = NOT_WAITING | fields
             for name in NOT_WAITING:
-                setattr(run, name, fields[name])
+                setattr(part, name, fields[name])
         if committed:
             fields["attempts"] = 0
         self._lease.update(**progress, **fields)
@@ -377,15 +378,15 @@ class Executor:
 
     def _recover(self) -> None:
         """Find out which batches the store has committed, and continue after them."""
-        self.run.refresh_from_db()
+        self.part.refresh_from_db()
         self._unmarked = None
         self._writer.examine_store()
-        is_first = self.store.vendor == "sqlite" and self.operation.writes and not self.run.seen
+        is_first = self.store.vendor == "sqlite" and self.operation.writes and not self.part.seen
         self._mark_at_start = self._writer.mark() if is_first else None
         with self._writer.transaction():
-            first_lost = first_lost_batch(self.run, self.operation)
+            first_lost = first_lost_batch(self.part, self.operation)
         with durable_transaction():
-            settle_batches(self.run, first_lost)
+            settle_batches(self.part, first_lost)
             self._save()
 
     # --- throttling ---------------------------------------------------------------------------------------------
@@ -397,7 +398,7 @@ class Executor:
             self.size = max(1, self.size // 2)
         elif seconds < target and not self._failing.isolating:
             self.size = min(self.run.batch_size, self.size * 2)
-        if not self.run.batches_done % 50:
+        if not self.part.batches_done % 50:
             self._writer.truncate_log()
 
     def _throttle_reason(self) -> tuple[str, str] | None:
@@ -415,17 +416,17 @@ class Executor:
         self._throttle_checked = 0.0
         return found
 
-    def _release_worker(self, code: str, reason: str, hand_over: Callable[[Run, float], None]) -> Run:
+    def _release_worker(self, code: str, reason: str, hand_over: Callable[[Run | Shard, float], None]) -> Run:
         """End the slice of a waiting run to free its worker. The run is queued for later."""
         with transaction.atomic():
-            hand_over(self.run, workers.release_worker(self.run, code, reason))
+            hand_over(self.part, workers.release_worker(self.part, code, reason))
         return self.run
 
     def _wait(self, code: str, reason: str, seconds: float) -> None:
         """Record why the run waits, renew the lease, and handle requests."""
-        logger.info("Run %s waits: %s", self.run.pk, reason)
+        logger.info("Run %s waits: %s", self.part, reason)
         fields: dict[str, Any] = {"waiting": reason, "waiting_code": code}
-        if self.run.waiting_code != code:
+        if self.part.waiting_code != code:
             fields["waiting_since"] = timezone.now()
         try:
             self._lease.update(**fields)
@@ -433,20 +434,15 @@ class Executor:
         except (DatabaseError, InterfaceError):  # the console's own database is unavailable
             logger.warning("Could not save the waiting state", exc_info=True)
             connections["default"].close()
-        self.run.waiting, self.run.waiting_code = reason, code
+        self.part.waiting, self.part.waiting_code = reason, code
         time.sleep(seconds)
 
     def _check_budget(self) -> None:
-        run = self.run
-        if run.seen >= BUDGET_AFTER and run.failed > run.seen * BUDGET_SHARE:
-            run.error = _("%(count)d of %(seen)d rows failed, more than 1 %%. The run was stopped.") % {
-                "count": run.failed,
-                "seen": run.seen,
-            }
+        self.part.error = over_budget(self.part.seen, self.part.failed)
 
     # --- end -------------------------------------------------------------------------------------------------------
 
-    def _stop(self, hand_over: Callable[[Run, float], None] | None) -> Run:
+    def _stop(self, hand_over: Callable[[Run | Shard, float], None] | None) -> Run:
         """Stop between two batches: pause, cancel, end the slice, or interrupt the run."""
         if self._lease.request in {Request.CANCEL, Request.PAUSE}:
             self._recheck()  # a paused run may be cancelled later, without a worker
@@ -457,7 +453,7 @@ class Executor:
                 self._stop_with(Status.PAUSED)
             elif hand_over is not None:
                 self._save(worker={})
-                hand_over(self.run, 0.0)
+                hand_over(self.part, 0.0)
             else:
                 self._stop_with(Status.INTERRUPTED)
         self._unmarked = None
@@ -549,7 +545,15 @@ class Executor:
         return run
 
     def _count(self, batch: Batch, reasons: dict[str, dict[str, int]]) -> None:
-        count_batch(self.run, batch, reasons)
+        count_batch(self.part, batch, reasons)
+
+
+def over_budget(seen: int, failed: int) -> str:
+    """Return that too many rows failed, or an empty string."""
+    if seen < BUDGET_AFTER or failed <= seen * BUDGET_SHARE:
+        return ""
+    text = _("%(count)d of %(seen)d rows failed, more than 1 %%. The run was stopped.")
+    return text % {"count": failed, "seen": seen}
 
 
 def _concerns_the_run(error: Exception) -> bool:

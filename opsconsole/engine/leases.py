@@ -18,7 +18,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from opsconsole.engine.audit_log import Actor
-from opsconsole.engine.models import Request, Run, Status, Trigger
+from opsconsole.engine.models import RESUMABLE, Request, Run, Shard, Status, Trigger
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ def this_worker() -> dict[str, Any]:
     return {"host": host_name(), "pid": process.pid, "started": process.create_time()}
 
 
-def is_stale(run: Run) -> bool:
-    """Return whether a running run has no worker: its process is gone or its lease has expired."""
+def is_stale(run: Run | Shard) -> bool:
+    """Return whether a running run or shard has no worker: its process is gone or its lease has expired."""
     if run.status != Status.RUNNING:
         return False
     if run.lease_until is None or run.lease_until < timezone.now():
@@ -62,22 +62,33 @@ def worker_actor(run: Run) -> Actor:
     return Actor(f"worker@{host_name()}", f"{host_name()}:{os.getpid()}", Trigger(run.trigger))
 
 
-class Lease:
-    """The lease of this process on a run that it has claimed. It ends when another worker claims the run."""
+def _request_to_shard(request: str, error: str, status: str) -> str | None:
+    """Return what a shard has to do when its run has these values, None if the run has ended."""
+    if status in RESUMABLE or error:  # interrupted, or another shard has failed
+        return Request.PAUSE
+    return request if status in {Status.RUNNING, Status.QUEUED} else None
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.request = Request(run.request)  # as of the last check
+
+class Lease:
+    """The lease of this process on a run or shard that it has claimed. It ends when another worker claims it."""
+
+    def __init__(self, part: Run | Shard) -> None:
+        self.part = part
+        self.request = Request(part.whole.request)  # as of the last check
 
     def update(self, **fields: Any) -> None:
-        """Save fields of the run and renew the lease. Raises LostOwnership."""
+        """Save fields and renew the lease. Raises LostOwnership."""
         fields.setdefault("lease_until", timezone.now() + LEASE)
         if not self._owned().update(**fields):
             raise LostOwnership
 
     def check(self) -> None:
         """Read the request of the run. Raises LostOwnership."""
-        request = self._owned().values_list("request", flat=True).first()
+        if isinstance(self.part, Run):
+            request = self._owned().values_list("request", flat=True).first()
+        else:
+            found = self._owned().values_list("run__request", "run__error", "run__status").first()
+            request = _request_to_shard(*found) if found else None
         if request is None:
             raise LostOwnership
         self.request = Request(request)
@@ -111,6 +122,7 @@ class Lease:
         if lost.is_set():
             raise LostOwnership
 
-    def _owned(self) -> QuerySet[Run]:
-        """Return the query for the run while this process owns it."""
-        return Run.objects.filter(pk=self.run.pk, generation=self.run.generation, status=Status.RUNNING)
+    def _owned(self) -> QuerySet[Any]:
+        """Return the query for the run or shard while this process owns it."""
+        owned = {"pk": self.part.pk, "generation": self.part.generation, "status": Status.RUNNING}
+        return type(self.part)._default_manager.filter(**owned)

@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 import opsconsole
-from opsconsole.engine import checklist, environments, obstacles, registry, series
+from opsconsole.engine import checklist, environments, obstacles, registry, series, shards
 from opsconsole.engine.audit_log import Actor, record
 from opsconsole.engine.errors import PlanDrifted, RunRefused
 from opsconsole.engine.leases import LEASE, is_stale, this_worker, worker_actor
@@ -94,6 +94,7 @@ def create_run(
     note: str = "",
     batch_size: int | None = None,
     fast: bool = False,
+    shard_count: int | None = None,
     tick: str | None = None,
     changed_by: User | None = None,
     incident: Incident | None = None,
@@ -126,6 +127,7 @@ def create_run(
         code_version=opsconsole.__version__,
         batch_size=operation.batch_size or batch_size or (FAST_BATCH_SIZE if fast else DEFAULT_BATCH_SIZE),
         fast=fast,
+        shard_count=shards.count_for(operation, planned.selection, planned.total, shard_count),
         waiting="",
     )
     if pins_rows(operation) and not planned.counted and planned.total <= obstacles.RECOUNTED_ROWS:
@@ -417,13 +419,14 @@ def replace(run: Run, new: Run, actor: Actor) -> None:
 
 def _request(run: Run, actor: Actor, request: Request, status: Status, verb: str) -> None:
     with transaction.atomic():
-        if run.status == Status.RUNNING and run.worker and not is_stale(run):
+        if run.status == Status.RUNNING and ((run.worker and not is_stale(run)) or shards.is_worked_on(run)):
             Run.objects.filter(pk=run.pk, status=Status.RUNNING).update(request=request)
             run.request = request
         else:
             fields: dict[str, Any] = {"request": Request.NONE, "generation": run.generation + 1}
             if status in ENDED:
                 fields["finished_at"] = timezone.now()
+            shards.abandon(run)
             move(run, status, **fields)
             if status in ENDED:
                 release(run)

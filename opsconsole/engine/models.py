@@ -73,6 +73,9 @@ ENDED = frozenset(status for status, targets in TRANSITIONS.items() if not targe
 RESUMABLE = frozenset({Status.PAUSED, Status.INTERRUPTED})
 
 
+MAX_BATCHES = 1_000_000  # of a run without shards, and of a shard: a shard numbers its batches from there
+
+
 class Trigger(models.TextChoices):
     ADMIN = "admin", _("console")
     SHELL = "shell", _("shell")
@@ -102,7 +105,58 @@ class RunQuerySet(models.QuerySet["Run"]):
         return self.defer("plan", "selection", "reasons")
 
 
-class Run(models.Model):
+class Progress(models.Model):
+    """The execution of a range of keys by one worker: by a run itself, or by one of its shards."""
+
+    bound = models.JSONField(null=True)  # the last key
+    cursor = models.JSONField(null=True)
+    changed = models.BigIntegerField(_("changed"), default=0)
+    skipped = models.BigIntegerField(_("skipped"), default=0)
+    invalid = models.BigIntegerField(_("invalid"), default=0)
+    failed = models.BigIntegerField(_("failed"), default=0)
+    amount = models.BigIntegerField(default=0)  # of all changes, in the figure of the operation's button
+    reasons = models.JSONField(default=dict)  # outcome → reason → count
+    batches_done = models.PositiveIntegerField(_("batches"), default=0)
+    elapsed_seconds = models.FloatField(_("elapsed"), default=0)
+    waiting = RedactedText(blank=True)  # why it waits
+    waiting_code = models.CharField(max_length=20, blank=True)  # lock, throttle, freeze …
+    waiting_since = models.DateTimeField(null=True)
+    waits = models.PositiveSmallIntegerField(default=0)  # how many times in a row it released its worker to wait
+    error = RedactedText(_("error"), blank=True)
+
+    # Its worker. `generation` is the fence: each takeover increments it.
+    generation = models.PositiveIntegerField(default=0)
+    worker = models.JSONField(default=dict)  # host, pid, started; empty between two slices
+    lease_until = models.DateTimeField(null=True)
+    attempts = models.PositiveIntegerField(default=0)  # of workers, since the last batch
+
+    class Meta:
+        abstract = True
+
+    start: Any = None  # the cursor before the first row
+
+    @property
+    def whole(self) -> Run:
+        """Return the run that this is a part of."""
+        raise NotImplementedError
+
+    @property
+    def batches_before(self) -> int:
+        """Return the number that its first batch follows."""
+        return 0
+
+    @property
+    def own_batches(self) -> models.QuerySet[Batch]:
+        """Return the batches that its worker writes."""
+        raise NotImplementedError
+
+    @property
+    def seen(self) -> int:
+        """Return the number of rows that have an outcome."""
+        return self.changed + self.skipped + self.invalid + self.failed
+
+
+class Run(Progress):
     """A plan, and its execution once confirmed. The operation is stored by name, because history outlives code."""
 
     operation = models.CharField(_("operation"), max_length=100)
@@ -151,7 +205,6 @@ class Run(models.Model):
     code_version = models.CharField(_("code version"), max_length=50)
 
     # The plan.
-    bound = models.JSONField(null=True)
     total = models.BigIntegerField(_("in scope"), default=0)
     digest = models.CharField(max_length=64, blank=True)
     plan = models.JSONField(default=dict)  # see `stored_plans.STORED`
@@ -159,30 +212,13 @@ class Run(models.Model):
     # The execution.
     batch_size = models.PositiveIntegerField(_("batch size"), default=1000)
     fast = models.BooleanField(_("fast"), default=False)
-    cursor = models.JSONField(null=True)
-    changed = models.BigIntegerField(_("changed"), default=0)
-    skipped = models.BigIntegerField(_("skipped"), default=0)
-    invalid = models.BigIntegerField(_("invalid"), default=0)
-    failed = models.BigIntegerField(_("failed"), default=0)
-    amount = models.BigIntegerField(default=0)  # of all changes, in the figure of the operation's button
-    reasons = models.JSONField(default=dict)  # outcome → reason → count
-    batches_done = models.PositiveIntegerField(_("batches"), default=0)
-    elapsed_seconds = models.FloatField(_("elapsed"), default=0)
     before = models.JSONField(default=dict)
     after = models.JSONField(default=dict)
-    waiting = RedactedText(blank=True)  # why it waits
-    waiting_code = models.CharField(max_length=20, blank=True)  # lock, throttle, freeze …
-    waiting_since = models.DateTimeField(null=True)
-    waits = models.PositiveSmallIntegerField(default=0)  # how many times in a row it released its worker to wait
-    error = RedactedText(_("error"), blank=True)
 
-    # Its worker. `generation` is the fence: each takeover increments it.
-    generation = models.PositiveIntegerField(default=0)
-    worker = models.JSONField(default=dict)  # host, pid, started; empty between two slices
     in_background = models.BooleanField(default=False)
-    lease_until = models.DateTimeField(null=True)
-    attempts = models.PositiveIntegerField(default=0)  # of workers, since the last batch
     request = models.CharField(max_length=10, choices=Request, default=Request.NONE, blank=True)
+    # How many shards it has, or will have once it has started. One: the run has no shards and moves its own cursor.
+    shard_count = models.PositiveSmallIntegerField(_("shards"), default=1)
 
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     started_at = models.DateTimeField(_("started at"), null=True)
@@ -226,9 +262,17 @@ class Run(models.Model):
         return self.status in ENDED
 
     @property
-    def seen(self) -> int:
-        """Return the number of rows that have an outcome."""
-        return self.changed + self.skipped + self.invalid + self.failed
+    def whole(self) -> Run:
+        return self
+
+    @property
+    def own_batches(self) -> models.QuerySet[Batch]:
+        return self.batches.all()
+
+    @property
+    def last_batch(self) -> int:
+        """Return a number that no batch of this run exceeds."""
+        return self.batches_done if self.shard_count == 1 else (self.shard_count + 1) * MAX_BATCHES
 
     @property
     def rows_per_second(self) -> float:
@@ -248,6 +292,37 @@ class Run(models.Model):
             and self.changed > 0
             and self.batches.filter(changed__gt=0, before_image__isnull=False).exists()
         )
+
+
+class Shard(Progress):
+    """A range of keys of a run. Each shard has its own worker, cursor and batches.
+
+    Its status is QUEUED, RUNNING, INTERRUPTED (stopped with its run), SUCCEEDED or FAILED.
+    """
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="shards")
+    number = models.PositiveSmallIntegerField()
+    start = models.JSONField(null=True)
+    status = models.CharField(max_length=20, choices=Status, default=Status.QUEUED)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("run", "number"), name="shard_number"),)
+
+    def __str__(self) -> str:
+        return f"{self.run_id}/{self.number}"
+
+    @property
+    def whole(self) -> Run:
+        return self.run
+
+    @property
+    def batches_before(self) -> int:
+        return self.number * MAX_BATCHES
+
+    @property
+    def own_batches(self) -> models.QuerySet[Batch]:
+        before = self.batches_before
+        return self.run.batches.filter(number__gt=before, number__lte=before + MAX_BATCHES)
 
 
 class PinnedRows(models.Model):

@@ -35,20 +35,32 @@ from opsconsole.engine import (
     planner,
     registry,
     series,
+    shards,
     stored_plans,
     workers,
 )
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
-from opsconsole.engine.executor import Executor
 from opsconsole.engine.labels import operation_title
 from opsconsole.engine.leases import LostOwnership
 from opsconsole.engine.messages import Message
-from opsconsole.engine.models import ENDED, Event, Freeze, Heartbeat, Incident, Run, ScheduleSetting, Status, Trigger
+from opsconsole.engine.models import (
+    ENDED,
+    Event,
+    Freeze,
+    Heartbeat,
+    Incident,
+    Run,
+    ScheduleSetting,
+    Shard,
+    Status,
+    Trigger,
+)
 from opsconsole.engine.operation import LONG_CLUSTER, Operation
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.engine.registry import UnknownOperation
 from opsconsole.engine.selection import Selection
+from opsconsole.engine.shard_executor import ShardExecutor, executor_of
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import brief_lock_waits, why_it_waits
 from opsconsole.stores.router import aliases_of, use
@@ -157,15 +169,15 @@ def plan_in_background(run: Run) -> None:
         _enqueue_job(count_plan, run)
 
 
-def enqueue(run: Run, seconds: float = 0.0) -> None:
-    """Enqueue a message for a run in the caller's transaction, to be delivered after `seconds`."""
-    _enqueue_job(run_slice, run, seconds)
+def enqueue(part: Run | Shard, seconds: float = 0.0) -> None:
+    """Enqueue a message for a run or shard in the caller's transaction, to be delivered after `seconds`."""
+    _enqueue_job(run_shard if isinstance(part, Shard) else run_slice, part, seconds)
 
 
-def _enqueue_job(job: Callable[..., Any], run: Run, seconds: float = 0.0) -> None:
-    cls = registry.operations().get(run.operation)
-    cluster = cls.cluster if cls is not None and job is run_slice else ""
-    _send(job, run.pk, run.generation, cluster=cluster, seconds=seconds)
+def _enqueue_job(job: Callable[..., Any], part: Run | Shard, seconds: float = 0.0) -> None:
+    cls = registry.operations().get(part.whole.operation)
+    cluster = cls.cluster if cls is not None and job is not count_plan else ""
+    _send(job, part.pk, part.generation, cluster=cluster, seconds=seconds)
 
 
 def _send(job: Callable[..., Any], *args: Any, cluster: str = "", seconds: float = 0.0) -> None:
@@ -194,51 +206,61 @@ _START_ERRORS = (PlanRefused, UnknownOperation, StoreUnavailable, DatabaseError,
 def run_slice(run_id: int, generation: int) -> str:
     """Execute a run for one slice. Its successor is queued in the transaction that ends the slice."""
     run = Run.objects.filter(pk=run_id).first()
-    if run is None:
-        return "gone"
-    mine = run.generation == generation and not run.worker
+    return "gone" if run is None else _work(run, generation)
+
+
+def run_shard(shard_id: int, generation: int) -> str:
+    """Execute a shard for one slice, like a run."""
+    shard = Shard.objects.select_related("run").filter(pk=shard_id).first()
+    return "gone" if shard is None else _work(shard, generation)
+
+
+def _work(part: Run | Shard, generation: int) -> str:
+    run = part.whole
+    mine = part.generation == generation and not part.worker
     with ExitStack() as stack:
-        if mine and run.waits:  # a locked store releases the worker at once
+        if mine and part.waits:  # a locked store releases the worker at once
             with suppress(RunRefused, StoreUnavailable, DatabaseError, InterfaceError):
                 stack.enter_context(brief_lock_waits(stored_plans.store_of(run)))
         try:
             if mine and obstacles.is_frozen(registry.operations().get(run.operation)):
-                return _release_worker(run, "freeze", lifecycle.freeze_reason())
+                return _release_worker(part, "freeze", lifecycle.freeze_reason())
             if mine and (reason_to_wait := series.why_it_waits(run)):
-                return _release_worker(run, "series", reason_to_wait)
-            run = workers.claim(run, generation=generation)
+                return _release_worker(part, "series", reason_to_wait)
+            claim: Callable[..., Run | Shard] = shards.claim if isinstance(part, Shard) else workers.claim
+            part = claim(part, generation=generation)
         except RunRefused as reason:
             return str(reason)
         except _START_ERRORS as error:
-            return _wait_or_fail(run, error)
+            return _wait_or_fail(part, error)
         try:
-            worker = Executor(run)
+            worker = ShardExecutor(part) if isinstance(part, Shard) else executor_of(part, enqueue)
         except (RunRefused, *_START_ERRORS) as error:
-            return _wait_or_fail(run, error)
+            return _wait_or_fail(part, error)
         deadline = time.monotonic() + SLICE_SECONDS
-        patience = 0.0 if run.waits else PATIENCE_SECONDS
+        patience = 0.0 if part.waits else PATIENCE_SECONDS
         try:
             worker.work(until=lambda: time.monotonic() > deadline, hand_over=enqueue, patience=patience)
         except (LostOwnership, RunRefused) as reason:
             return str(reason)
         except (DatabaseError, InterfaceError):
             # The run records why it is interrupted; `heartbeat` queues it again.
-            logger.warning("Run %s was interrupted", run_id, exc_info=True)
-    return run.status
+            logger.warning("Run %s was interrupted", part, exc_info=True)
+    return part.status
 
 
-def _wait_or_fail(run: Run, error: Exception) -> str:
+def _wait_or_fail(part: Run | Shard, error: Exception) -> str:
     """Let a run that could not start its slice wait after a temporary error. After any other error, fail it."""
-    temporary = _temporary_error(error)
+    run, temporary = part.whole, _temporary_error(error)
     if temporary is not None:
-        return _release_worker(run, trouble_code(temporary), why_it_waits(Store.called(run.store), temporary))
+        return _release_worker(part, trouble_code(temporary), why_it_waits(Store.called(run.store), temporary))
     workers.fail_run(run, first_line(error))
     return run.status
 
 
-def _release_worker(run: Run, code: str, reason: str) -> str:
+def _release_worker(part: Run | Shard, code: str, reason: str) -> str:
     with transaction.atomic():
-        enqueue(run, workers.release_worker(run, code, reason))
+        enqueue(part, workers.release_worker(part, code, reason))
     return reason
 
 
@@ -361,7 +383,7 @@ def heartbeat(cluster: str = "") -> None:
         return
     if not Freeze.objects.exists():
         for run in requeue_stale_runs():
-            logger.info("Resumed run %s", run.pk)
+            logger.info("Resumed run %s", run)
         report_overdue()
     lifecycle.expire_waiting()
     notifications.deliver()
@@ -370,12 +392,12 @@ def heartbeat(cluster: str = "") -> None:
     Failure.objects.filter(stopped__lt=old).delete()
 
 
-def requeue_stale_runs() -> list[Run]:
-    """Queue every background run without a worker or a message."""
+def requeue_stale_runs() -> list[Run | Shard]:
+    """Queue every background run and every shard without a worker or a message."""
     with transaction.atomic():
-        requeued = workers.requeue_stale_runs()
-        for run in requeued:
-            enqueue(run)
+        requeued = [*workers.requeue_stale_runs(), *workers.requeue_stale_shards()]
+        for part in requeued:
+            enqueue(part)
     return requeued
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from django.db import connections, transaction
 from django.db.models import Q
 
-from opsconsole.engine.models import Batch, Run
+from opsconsole.engine.models import Batch, Progress
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.outcomes import Changes, Outcome, Skip
 from opsconsole.engine.planner import OUTCOMES, Unreadable, merge, with_tables
@@ -40,14 +40,14 @@ def durable_transaction() -> Iterator[None]:
 # --- batches in doubt -----------------------------------------------------------------------------------------
 
 
-def first_lost_batch(run: Run, operation: Operation) -> int | None:
+def first_lost_batch(part: Progress, operation: Operation) -> int | None:
     """Return the number of the first batch that the store has not committed, or None.
 
     A crash leaves at most one batch in doubt. A power loss may have removed the last commits of a SQLite store, so
     batches are compared from the newest until a committed one is found.
     """
     lost = None
-    for batch in run.batches.order_by("-number").iterator(chunk_size=1):
+    for batch in part.own_batches.order_by("-number").iterator(chunk_size=1):
         committed = is_committed(batch, operation)
         if committed is False:
             lost = batch.number
@@ -74,35 +74,35 @@ def is_committed(batch: Batch, operation: Operation) -> bool | None:
     return wrote
 
 
-def settle_batches(run: Run, first_lost: int | None) -> None:
-    """Mark the batches before `first_lost` as committed and delete the others. The caller saves the run."""
-    in_doubt = run.batches.filter(Q(committed=False) | Q(number__gte=first_lost or 1 << 31))
+def settle_batches(part: Progress, first_lost: int | None) -> None:
+    """Mark the batches before `first_lost` as committed and delete the others. The caller saves `part`."""
+    in_doubt = part.own_batches.filter(Q(committed=False) | Q(number__gte=first_lost or 1 << 31))
     for batch in in_doubt.order_by("number"):
         lost = first_lost is not None and batch.number >= first_lost
         if lost and batch.committed:
-            count_batch(run, batch, batch.reasons, -1)
+            count_batch(part, batch, batch.reasons, -1)
         elif not lost and not batch.committed:
-            count_batch(run, batch, batch.reasons)
+            count_batch(part, batch, batch.reasons)
         if lost:
             batch.delete()
         else:
             Batch.objects.filter(pk=batch.pk).update(committed=True)
     if first_lost is not None:
-        newest = run.batches.order_by("-number").first()
-        run.cursor = newest.cursor if newest else None
+        newest = part.own_batches.order_by("-number").first()
+        part.cursor = newest.cursor if newest else part.start
 
 
-def count_batch(run: Run, batch: Batch, reasons: dict[str, dict[str, int]], sign: int = 1) -> None:
-    """Add a committed batch to the run's counters and move the cursor; with `sign` -1, subtract a lost one."""
+def count_batch(part: Progress, batch: Batch, reasons: dict[str, dict[str, int]], sign: int = 1) -> None:
+    """Add a committed batch to the counters and move the cursor; with `sign` -1, subtract a lost one."""
     for outcome in (*OUTCOMES, "amount"):
-        setattr(run, outcome, getattr(run, outcome) + sign * getattr(batch, outcome))
+        setattr(part, outcome, getattr(part, outcome) + sign * getattr(batch, outcome))
     merge(
-        run.reasons,
+        part.reasons,
         {name: {reason: sign * n for reason, n in counts.items()} for name, counts in reasons.items()},
     )
-    run.batches_done += sign
+    part.batches_done += sign
     if sign > 0:
-        run.cursor = batch.cursor
+        part.cursor = batch.cursor
 
 
 # --- rows whose write failed -----------------------------------------------------------------------------------

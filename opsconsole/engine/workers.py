@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from datetime import timedelta
 
 from django.db import DatabaseError, InterfaceError, transaction
@@ -10,12 +11,13 @@ from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from opsconsole.engine import shards
 from opsconsole.engine.audit_log import record
 from opsconsole.engine.errors import PlanDrifted, RunRefused, TargetLocked
 from opsconsole.engine.leases import LEASE, is_stale, this_worker, worker_actor
 from opsconsole.engine.lifecycle import move, replace_plan, require_permitted, require_transition
 from opsconsole.engine.locks import release, take_locks
-from opsconsole.engine.models import RESUMABLE, Request, Run, Status
+from opsconsole.engine.models import RESUMABLE, Request, Run, Shard, Status
 from opsconsole.engine.obstacles import COMPARED_ROWS, check_drift
 from opsconsole.engine.run_notifications import notify
 
@@ -114,7 +116,29 @@ def requeue_stale_runs() -> list[Run]:
     return requeued
 
 
-def release_worker(run: Run, code: str, reason: str) -> float:
+def requeue_stale_shards() -> list[Run | Shard]:
+    """Queue shards whose worker is gone, and the run of a shard that was its last one."""
+    requeued: list[Run | Shard] = []
+    for shard in shards.left_alone():
+        run, lease = shard.run, timezone.now() + LEASE
+        if shard.status == Status.RUNNING and not is_stale(shard):
+            continue
+        mine = Shard.objects.filter(pk=shard.pk, generation=shard.generation, status=shard.status)
+        if run.request:
+            if mine.update(status=Status.INTERRUPTED, worker={}) and shards.have_stopped(run):
+                requeued.append(run)
+        elif shard.attempts >= MAX_ATTEMPTS:
+            text = _("The run lost its worker %(count)d times in a row without completing a batch.")
+            with suppress(RunRefused):  # another process has changed it
+                fail_run(run, text % {"count": shard.attempts})
+        elif mine.update(
+            status=Status.QUEUED, worker={}, lease_until=lease, attempts=shard.attempts + bool(shard.worker)
+        ):
+            requeued.append(shard)
+    return requeued
+
+
+def release_worker(run: Run | Shard, code: str, reason: str) -> float:
     """Release the worker of a waiting run. Return the seconds until its next try.
 
     Raises RunRefused if another worker has the run, or if it has ended.
@@ -130,19 +154,20 @@ def release_worker(run: Run, code: str, reason: str) -> float:
         "waiting_since": since,
         "waits": min(run.waits + 1, MAX_WAITS),
     }
-    mine = Run.objects.filter(pk=run.pk, generation=run.generation, status=run.status)
+    mine = type(run)._default_manager.filter(pk=run.pk, generation=run.generation, status=run.status)
     if not mine.update(**fields):
-        raise RunRefused(_("Another worker has taken over run %(run)d.") % {"run": run.pk})
+        raise RunRefused(_("Another worker has taken over run %(run)d.") % {"run": run.whole.pk})
     for name, value in fields.items():
         setattr(run, name, value)
-    logger.info("Run %s releases its worker: %s", run.pk, reason)
+    logger.info("Run %s releases its worker: %s", run, reason)
     return seconds
 
 
-def interrupt(run: Run, reason: str, code: str = "") -> None:
+def interrupt(run: Run | Shard, reason: str, code: str = "") -> None:
     """Mark a run as interrupted. Best effort: the console's database may be unavailable."""
     try:
-        Run.objects.filter(pk=run.pk, generation=run.generation, status=Status.RUNNING).update(
+        owned = {"pk": run.pk, "generation": run.generation, "status": Status.RUNNING}
+        type(run)._default_manager.filter(**owned).update(
             status=Status.INTERRUPTED,
             waiting=reason,
             waiting_code=code,

@@ -51,6 +51,7 @@ BAD: dict[str, list[str]] = {
     "--retention-type": ANY_TEXT,
     "--rows": ["nonsense"],
     "--run": ["0", "x", "4711"],
+    "--shards": ["0", "-5", "65", "abc", "1.5", "", "٣"],
     "--state": ["nowhere"],
     "--statement": STATEMENTS,
     "--store": ["nowhere"],

@@ -113,7 +113,7 @@ class UndoRun(Operation):
     @property
     def _chosen_batches(self) -> set[int]:
         """The batches of the chosen rows; empty if there are too many to name, or if all rows are chosen."""
-        numbers = {self.run.batches_done - (int(key) >> INDEX_BITS) for key in self._chosen or ()}
+        numbers = {self.run.last_batch - (int(key) >> INDEX_BITS) for key in self._chosen or ()}
         return numbers if len(numbers) <= NAMED_BATCHES else set()
 
     def bound(self) -> Key | None:
@@ -123,12 +123,12 @@ class UndoRun(Operation):
         return self._key(ends["first"], (1 << INDEX_BITS) - 1)
 
     def _key(self, number: int, index: int) -> int:
-        # The last batch of a run is undone first. `batches_done` no longer moves: the run has ended.
+        # The last batch of a run is undone first. `last_batch` no longer moves: the run has ended.
         return key_of(self.run, number, index)
 
     def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         start = 0 if after is None else int(after) + 1
-        number = self.run.batches_done - (start >> INDEX_BITS)
+        number = self.run.last_batch - (start >> INDEX_BITS)
         index = start & ((1 << INDEX_BITS) - 1)
         while True:
             batch = rows.filter(number__lte=number).order_by("-number").first()
@@ -232,7 +232,7 @@ class UndoRun(Operation):
 
     def _deleted_with(self, pk: int) -> Index:
         """Return the index of the rows deleted in the same batch, which holds nearly every parent."""
-        number = self.run.batches_done - (pk >> INDEX_BITS)
+        number = self.run.last_batch - (pk >> INDEX_BITS)
         if self._indexed[0] != number:
             self._indexed = number, self._index(self.population().filter(number=number))
         return self._indexed[1]
@@ -258,7 +258,7 @@ class UndoRun(Operation):
         return index
 
     def _image(self, pk: int) -> Written:
-        number = self.run.batches_done - (pk >> INDEX_BITS)
+        number = self.run.last_batch - (pk >> INDEX_BITS)
         if number not in self._unpacked:
             self._rows(self.population().get(number=number))
         return self._unpacked[number][pk & ((1 << INDEX_BITS) - 1)]
@@ -415,7 +415,7 @@ class UndoRun(Operation):
 
 def key_of(run: Run, batch: int, place: int) -> int:
     """Return the key by which an undo selects a written row: `place` counts from the last row of the batch."""
-    return (run.batches_done - batch) << INDEX_BITS | place
+    return (run.last_batch - batch) << INDEX_BITS | place
 
 
 def _with_rowid(row: ChangedRow, rowid: int) -> dict[str, Any]:

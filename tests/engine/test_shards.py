@@ -1,0 +1,287 @@
+"""Runs that are divided among workers: each shard stops, dies and continues alone, and the run ends as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from django_q.models import OrmQ
+
+from opsconsole.engine import executor, lifecycle, planner, queue, shards, workers
+from opsconsole.engine.errors import RunRefused
+from opsconsole.engine.executor import Executor
+from opsconsole.engine.leases import this_worker
+from opsconsole.engine.models import Batch, Event, Freeze, Heartbeat, Lock, Run, Shard, Status
+from opsconsole.engine.operation import Operation
+from opsconsole.engine.shard_executor import ShardExecutor, executor_of
+from opsconsole.stores.store import Store
+from tests.audits.test_backfill_decision_fields import expected
+from tests.support.contract import TESTER, Crash, die, execute_run, figures, operation_called, undo
+from tests.support.plain_client import Tables, dump
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
+BACKFILL = "audits.backfill_decision_fields"
+
+
+@pytest.fixture
+def store(make_attached: Any) -> Store:
+    store: Store = make_attached("postgresql-text", 600, seed=5).store
+    return store
+
+
+@pytest.fixture
+def before(store: Store) -> Tables:
+    return dump(store)
+
+
+def make_run(store: Store, count: int = 4, **options: Any) -> Run:
+    planned = planner.plan(operation_called(BACKFILL, store))
+    return lifecycle.create_run(planned, TESTER, shard_count=count, batch_size=10, **options)
+
+
+def work_off(limit: int = 500, *, stop: Callable[[], Any] = lambda: False) -> None:
+    """Deliver the messages of the queue, as workers do, in turn."""
+    for _ in range(limit):
+        message = OrmQ.objects.order_by("pk").first()
+        if message is None or stop():
+            return
+        task = message.task
+        message.delete()
+        getattr(queue, task["func"].rpartition(".")[2])(*task["args"])
+    raise AssertionError("the queue never ends")
+
+
+def check_done(run: Run, store: Store, before: Tables) -> None:
+    """Check that the run did what one worker would have done, and that its undo is exact."""
+    run.refresh_from_db()
+    assert run.status == Status.SUCCEEDED, run.error
+    after = expected(deepcopy(before), store.vendor)
+    assert dump(store) == after
+    changed = sum(before["task_audits"][key] != after["task_audits"][key] for key in before["task_audits"])
+    assert (run.changed, run.seen) == (changed, run.total)
+    assert {one.status for one in run.shards.all()} == {Status.SUCCEEDED}
+    assert not Batch.objects.filter(committed=False).exists()
+    assert not Lock.objects.exists()
+    keys = [key for batch in run.batches.all() for write in batch.writes for key, _old, _new in write.rows]
+    assert len(keys) == len(set(keys)) == changed
+    undone = undo(run)
+    assert (undone.status, undone.changed, undone.invalid) == (Status.SUCCEEDED, changed, 0)
+    assert dump(store) == before
+
+
+def test_a_divided_run_equals_an_undivided_one(store: Store, before: Tables) -> None:
+    run = queue.confirm(make_run(store), TESTER)
+    work_off()
+    divided = figures(Run.objects.get(pk=run.pk))
+    parts = list(run.shards.order_by("number"))
+    assert len(parts) == 4
+    assert max(one.seen for one in parts) - min(one.seen for one in parts) <= 1
+    assert [one.start for one in parts[1:]] == [one.bound for one in parts[:-1]]
+    assert Run.objects.get(pk=run.pk).plan["sample"]
+    check_done(run, store, before)
+    assert figures(execute_run(operation_called(BACKFILL, store), batch_size=10)) == divided
+
+
+def test_a_foreground_run_executes_its_shards_itself(store: Store, before: Tables) -> None:
+    run = lifecycle.confirm(make_run(store, 3), TESTER, background=False)
+    seen: list[int] = []
+    executor_of(run, queue.enqueue).work(on_progress=lambda run: seen.append(run.seen))
+    assert seen == sorted(seen)
+    check_done(run, store, before)
+    work_off()  # the messages of its shards are outdated
+    assert Run.objects.filter(status=Status.SUCCEEDED).count() == 2
+
+
+def test_a_foreground_run_whose_process_died_continues_with_the_same_command(
+    store: Store, before: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = lifecycle.confirm(make_run(store, 3), TESTER, background=False)
+    real, calls = Executor._count, []
+
+    def die_in_the_second_shard(worker: Executor, *args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 12:
+            raise Crash
+        return real(worker, *args)
+
+    monkeypatch.setattr(Executor, "_count", die_in_the_second_shard)
+    with pytest.raises(Crash):
+        executor_of(run, queue.enqueue).work()
+    monkeypatch.undo()
+    Shard.objects.exclude(worker={}).update(worker={**this_worker(), "pid": 2**22 + 1})
+    executor_of(die(run), queue.enqueue).work()
+    check_done(run, store, before)
+
+
+@pytest.mark.parametrize("point", ["_prepare", "_count"])
+def test_a_dead_shard_is_taken_over_alone(
+    store: Store, before: Tables, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker dies before or after the commit of the store. The others go on."""
+    run = queue.confirm(make_run(store), TESTER)
+    real, calls = getattr(Executor, point), []
+
+    def crash(worker: Executor, *args: Any) -> Any:
+        if isinstance(worker.part, Shard) and worker.part.number == 2:
+            calls.append(1)
+            if len(calls) == 3:
+                raise Crash
+        return real(worker, *args)
+
+    monkeypatch.setattr(Executor, point, crash)
+    with pytest.raises(Crash):
+        work_off()
+    work_off()
+    run.refresh_from_db()
+    assert run.status == Status.RUNNING
+    (dead,) = run.shards.exclude(status=Status.SUCCEEDED)
+    assert (dead.number, dead.status, bool(dead.worker)) == (2, Status.RUNNING, True)
+    Shard.objects.filter(pk=dead.pk).update(worker={**dead.worker, "pid": 2**22 + 1})
+    assert queue.requeue_stale_runs() == [dead]
+    work_off()
+    check_done(run, store, before)
+    assert run.shards.get(number=2).generation > run.shards.get(number=1).generation
+
+
+def test_a_shard_that_lost_its_worker_cannot_write(
+    store: Store, before: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = queue.confirm(make_run(store, 2), TESTER)
+    real = Executor._prepare
+    seen: list[Tables] = []
+
+    def lose(worker: Executor, *args: Any) -> Batch:
+        batch = real(worker, *args)
+        if not seen and isinstance(worker.part, Shard) and batch.number == worker.part.batches_before + 2:
+            Shard.objects.filter(pk=worker.part.pk).update(lease_until="2020-01-01T00:00Z")
+            shards.claim(Shard.objects.select_related("run").get(pk=worker.part.pk))
+            seen.append(dump(store))
+        return batch
+
+    monkeypatch.setattr(Executor, "_prepare", lose)
+    work_off(stop=lambda: seen)
+    assert dump(store) == seen[0]
+    Shard.objects.filter(generation=2).update(lease_until="2020-01-01T00:00Z")
+    assert len(queue.requeue_stale_runs()) == 1
+    work_off()
+    check_done(run, store, before)
+
+
+@pytest.mark.parametrize("verb", ["pause", "cancel"])
+def test_a_request_stops_every_shard(store: Store, before: Tables, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "SLICE_SECONDS", 0.0)
+    run = queue.confirm(make_run(store), TESTER)
+    work_off(stop=lambda: Run.objects.get().batches_done > 4)
+    busy = shards.claim(run.shards.filter(status=Status.RUNNING).select_related("run")[0])
+    getattr(lifecycle, verb)(Run.objects.get(), TESTER)
+    assert Run.objects.get().status == Status.RUNNING  # a worker still executes a shard
+    ShardExecutor(busy).work(hand_over=queue.enqueue)
+    work_off()
+    run.refresh_from_db()
+    assert 0 < run.seen < run.total
+    assert run.seen == sum(one.seen for one in run.shards.all())
+    if verb == "cancel":
+        assert run.status == Status.CANCELLED
+        assert not Lock.objects.exists()
+        assert undo(run).invalid == 0
+        assert dump(store) == before
+    else:
+        assert run.status == Status.PAUSED
+        queue.resume(run, TESTER)
+        monkeypatch.undo()
+        work_off()
+        check_done(run, store, before)
+
+
+def test_a_request_without_a_worker_takes_effect_at_once(
+    store: Store, before: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "SLICE_SECONDS", 0.0)
+    run = queue.confirm(make_run(store), TESTER)
+    work_off(stop=lambda: Run.objects.get().batches_done > 4)
+    lifecycle.pause(Run.objects.get(), TESTER)
+    assert Run.objects.get().status == Status.PAUSED
+    seen = dump(store)
+    work_off()
+    assert dump(store) == seen
+    queue.resume(Run.objects.get(), TESTER)
+    work_off()
+    check_done(run, store, before)
+
+
+def test_a_freeze_and_a_throttle_concern_every_shard(store: Store, before: Tables) -> None:
+    run = queue.confirm(make_run(store), TESTER)
+    work_off(stop=run.shards.exists)
+    lifecycle.freeze(TESTER, "stop")
+    seen = dump(store)
+    for message in OrmQ.objects.all():
+        queue.run_shard(*message.task["args"])
+        message.delete()
+    assert dump(store) == seen
+    assert {one.waiting_code for one in run.shards.all()} == {"freeze"}
+    Freeze.objects.all().delete()
+    work_off()
+    check_done(run, store, before)
+
+
+def test_the_error_budget_counts_the_rows_of_all_shards(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shard alone has enough failed rows."""
+    monkeypatch.setattr(queue, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(executor, "BUDGET_SHARE", 0.05)
+    cls = type(operation_called(BACKFILL, store))
+    real = cls.process
+
+    def fail(operation: Operation, row: Any) -> Any:
+        if row.pk % 5 == 0:
+            raise ZeroDivisionError("out of luck")
+        return real(operation, row)
+
+    monkeypatch.setattr(cls, "process", fail)
+    run = queue.confirm(make_run(store), TESTER)
+    work_off()
+    run.refresh_from_db()
+    assert run.status == Status.FAILED
+    assert 0 < run.seen < run.total
+    assert f"{run.failed} of" in run.error
+    assert not Lock.objects.exists()
+    assert [event.verb for event in Event.objects.filter(run=run).order_by("pk")][-1] == "failed"
+
+
+def test_a_shard_whose_workers_always_die_fails_the_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = queue.confirm(make_run(store, 2), TESTER)
+    work_off(stop=run.shards.exists)
+    OrmQ.objects.all().delete()
+    for _ in range(workers.MAX_ATTEMPTS + 1):
+        shard = shards.claim(run.shards.select_related("run").get(number=1))
+        Shard.objects.filter(pk=shard.pk).update(worker={**shard.worker, "pid": 2**22 + 1})
+        queue.requeue_stale_runs()
+    run.refresh_from_db()
+    assert run.status == Status.FAILED
+    assert "lost its worker" in run.error
+
+
+def test_the_number_of_shards_follows_from_rows_and_workers(
+    store: Store, make_attached: Any, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_ROWS", 100)
+    operation = operation_called(BACKFILL, store)
+    planned = planner.plan(operation)
+
+    def count(operation: Operation = operation, wanted: int | None = None) -> int:
+        return shards.count_for(operation, planned.selection, planned.total, wanted)
+
+    assert planned.total == 240
+    assert count() == 1  # no worker was seen
+    queue.heartbeat()
+    Heartbeat.objects.create(host="long@here", at=Heartbeat.objects.get().at)
+    settings.Q_CLUSTER = {**settings.Q_CLUSTER, "workers": 1}
+    assert count() == 1
+    settings.Q_CLUSTER = {**settings.Q_CLUSTER, "workers": 5}
+    assert count() == 2
+    assert count(wanted=7) == 7
+    file = operation_called(BACKFILL, make_attached("sqlite", 300).store)
+    assert (count(file), count(file, 1)) == (1, 1)
+    with pytest.raises(RunRefused, match="one writer"):
+        count(file, 2)
