@@ -89,6 +89,7 @@ PAGES: dict[str, dict[str, str]] = {
     "run": {"GET": RUNS, "POST": NOT_SO},
     "run-live": {"GET": RUNS, "POST": NOT_SO},
     **{f"run-{verb}": {"GET": NOT_SO, "POST": OPERATE} for verb in ("confirm", "replan", "note", "act")},
+    "run-space": {"GET": RUNS, "POST": NOT_SO},
     "run-undo-row": {"GET": NOT_SO, "POST": "L---NN"},  # 404 for a row that the run did not write
     "incident": {"GET": RUNS, "POST": NOT_SO},
     "incident-act": {"GET": NOT_SO, "POST": OPERATE},
