@@ -17,6 +17,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from opsconsole.console.store_urls import urlconf
 from opsconsole.engine import checklist, findings, notifications, registry, stored_plans, wording
@@ -43,6 +44,7 @@ from opsconsole.stores.store import Store, StoreUnavailable
 
 REFUSALS = (RunRefused, PlanRefused, UnknownOperation, InvalidParameters, StoreUnavailable)
 SHOWN_ROWS = 100
+SHOWN_LINES = 200  # of a parameter
 SHOWN_CHARACTERS = 500
 DIGEST_CHARACTERS, SHOWN_DIGEST = 64, 12
 
@@ -154,6 +156,10 @@ class Page:
     def _parameter_value(self, name: str, value: Any) -> Any:
         if name == "store" and isinstance(value, str):
             return with_code(value, store_title(value))
+        if isinstance(value, str) and len(lines := value.splitlines()) > SHOWN_LINES:
+            more = len(lines) - SHOWN_LINES
+            words = ngettext("… and %(count)s more line", "… and %(count)s more lines", more)
+            value = "\n".join([*lines[:SHOWN_LINES], words % {"count": format_number(more)}])
         return plain_value(value)
 
     def statistic_label(self, name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.urls import reverse
+from django.utils.html import escape
 
 from opsconsole.engine import workers
 from opsconsole.engine.models import Run, Status
@@ -53,6 +54,17 @@ def test_a_statement_is_planned_confirmed_and_shown(client: Any, alice: User, pl
     for tab in ("", "changes", "report"):
         assert client.get(run_url, {"tab": tab}).status_code == 200
     assert client.post(reverse("run-act", args=[run.pk, "undo"])).status_code == 302
+
+
+def test_the_approver_sees_the_statement(client: Any, alice: User, place: Place, settings: Any) -> None:
+    client.force_login(alice)
+    text = "UPDATE orders SET status = 'closed' WHERE id = 1"
+    client.post(reverse(PLAN[0], args=PLAN[1]), posted(text, key_list="1\n"))
+    run = Run.objects.get()
+    settings.ENVIRONMENT, settings.PRODUCTION = "production", True
+    client.post(reverse("run-confirm", args=[run.pk]), {"digest": run.digest})
+    assert Run.objects.get().status == Status.AWAITING_APPROVAL
+    assert escape(text) in client.get(reverse("run", args=[run.pk])).content.decode()
 
 
 def test_a_refused_statement_keeps_its_text(client: Any, alice: User, place: Place) -> None:

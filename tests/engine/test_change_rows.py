@@ -186,6 +186,7 @@ REFUSED_ON = {
     "sqlite": {
         "UPDATE OR IGNORE orders SET n = 1 WHERE id = 1": "cannot be read",
         "UPDATE orders SET n = $value WHERE id = 1": "parameter",
+        "UPDATE orders SET n = 1 WHERE status = n'open'": "only one way",
         "UPDATE orders SET n = last_insert_rowid() WHERE id = 1": r"last_insert_rowid\(\)",
         "UPDATE orders SET note = load_extension('x') WHERE id = 1": r"load_extension\(\)",
         "UPDATE temp.orders SET n = 1 WHERE id = 1": "temp",
