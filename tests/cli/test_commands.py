@@ -325,7 +325,7 @@ def test_a_run_survives_the_end_of_its_reader(shell, store, words):
 
 @pytest.mark.parametrize("words", [["--help"], ["runs", "list"], ["operations"]])
 def test_a_command_that_only_lists_loads_no_heavy_library(shell, words):
-    heavy = {"httpx", "langgraph", "ninja", "openpyxl", "psycopg", "pydantic", "tablib"}
+    heavy = {"httpx", "langgraph", "ninja", "openpyxl", "psycopg", "pydantic", "sqlglot", "tablib"}
     arguments = [sys.executable, "-X", "importtime", "manage.py", *words]
     done = subprocess.run(arguments, cwd=ROOT, env=shell.environment, capture_output=True, text=True, check=True)
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
