@@ -68,11 +68,11 @@ def test_a_delete_by_any_name_needs_checklist_backup_and_approval(
     assert lifecycle.needs_typing(operation)
     assert lifecycle.needs_approval(operation)
     run = lifecycle.create_run(plan_whole(operation), TESTER)
-    with pytest.raises(RunRefused, match="checklist"):
-        lifecycle.confirm(run, TESTER, background=True)
     with pytest.raises(RunRefused, match="no verified backup"):
         lifecycle.confirm(run, TESTER, background=True, checked=ALL)
     make_backup(store, tmp_path)
+    with pytest.raises(RunRefused, match="checklist"):
+        lifecycle.confirm(run, TESTER, background=True)
     client.force_login(bob)
     page = client.get(reverse("run", args=[run.pk])).content.decode()
     assert page.count('name="checked"') == len(ALL)
