@@ -20,7 +20,6 @@ class Command(ConsoleCommand):
     examples = (
         "change shop \"UPDATE orders SET status = 'failed' WHERE status = 'running' AND started < '2026-11-01'\"",
         'change shop "DELETE FROM events WHERE created < \'2025-01-01\'" --execute --note "older than a year"',
-        'change shop "UPDATE orders SET retries = 0 WHERE true" --keys ids.txt --execute',
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -21,7 +21,7 @@ SHOWN_NAMES = 10
 
 class Command(ConsoleCommand):
     help = gettext_noop("List every store with its location, its version, and its missing and unknown columns.")
-    examples = ("stores", "stores --json", "stores add postgresql://reader@db.example.org/shop --alias shop")
+    examples = ("stores --json", "stores add postgresql://reader@db.example.org/shop --alias shop")
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_json_flag(parser)
@@ -122,7 +122,6 @@ def report(store: Store) -> tuple[dict[str, Any], str]:
     """Return the entry of one store, and why it is unreachable. Create nothing."""
     entry: dict[str, Any] = {
         "alias": store.alias,
-        "platform": store.platform or None,
         "engine": store.vendor,
         "location": store.location,
         "managed": store.managed,
