@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 
 from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.catalog import escape, quote
-from opsconsole.stores.errors import ErrorKind, classify, first_line, is_unreachable, sqlstate
+from opsconsole.stores.errors import ErrorKind, classify, first_line, is_unreachable, sqlite_code, sqlstate
 from opsconsole.stores.functions import SQLITE_FUNCTIONS, volatile_functions
 from opsconsole.stores.rows import Key, Values
 from opsconsole.stores.sqlite import exact_text
@@ -127,11 +127,15 @@ class Evaluation:
             raise _unsafe(unknown)
 
     def _compiled(self, sql: str, allowed: set[int] | None = None) -> set[tuple[int, str, str]]:
-        """Return the actions of a statement outside of triggers: what is done, to which table, and which column."""
+        """Return the actions of a statement: what is done, to which table, and which column.
+
+        With `allowed`, other actions are refused, and the actions inside of views and WITH count too. Without it, they
+        and those of triggers are left out.
+        """
         found: set[tuple[int, str, str]] = set()
 
         def authorize(action: int, one: str | None, other: str | None, database: str | None, within: str | None) -> int:
-            if within is None:
+            if within is None or allowed is not None:
                 found.add((action, (one or "").lower(), (other or "").lower()))
             return sqlite3.SQLITE_OK if allowed is None or action in allowed else sqlite3.SQLITE_DENY
 
@@ -161,7 +165,7 @@ class Evaluation:
                 if done != (self.statement.kind, table.schema, table.name):
                     raise _other_statement()
             plans.append(self._explained(self._select()))
-            if unsafe := volatile_functions(self.store, plans):
+            if unsafe := volatile_functions(self.store, self.statement.text, plans):
                 raise _unsafe(unsafe)
 
     def _explained(self, sql: str) -> Any:
@@ -276,9 +280,14 @@ class Evaluation:
 
     @contextmanager
     def _read_only(self) -> Iterator[None]:
-        """Open a transaction of PostgreSQL that cannot write."""
+        """Open a transaction of PostgreSQL, or let a connection to SQLite refuse every write."""
         if self.store.vendor == "sqlite":
-            yield
+            ((before,),) = self.store.query("PRAGMA query_only")
+            self.store.execute("PRAGMA query_only = ON")
+            try:
+                yield
+            finally:
+                self.store.execute(f"PRAGMA query_only = {before}")
             return
         with transaction.atomic(using=self.store.alias):
             self.store.execute("SET TRANSACTION READ ONLY")
@@ -287,7 +296,7 @@ class Evaluation:
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
         if self.store.vendor == "sqlite":
-            with self.store.text_factory(exact_text), self.store.connection.cursor() as cursor:
+            with self._read_only(), self.store.text_factory(exact_text), self.store.connection.cursor() as cursor:
                 yield cursor
             return
         with self._read_only(), self.store.connection.chunked_cursor() as cursor:
@@ -299,8 +308,8 @@ class Evaluation:
         try:
             yield
         except DatabaseError as error:
-            read_only = sqlstate(error) == "25006"  # the statement tried to write
-            if not read_only and (
+            tried_to_write = sqlstate(error) == "25006" or sqlite_code(error) == sqlite3.SQLITE_READONLY
+            if not tried_to_write and (
                 is_unreachable(error) or classify(error) in {ErrorKind.TRANSIENT, ErrorKind.RESOURCE}
             ):
                 raise

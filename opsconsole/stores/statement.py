@@ -6,6 +6,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 MAX_CHARACTERS = 100_000
+# Regular expression of the texts and quoted names of PostgreSQL. The settings of every connection fix
+# standard_conforming_strings.
+POSTGRESQL_QUOTED = r"""
+    [eE]'(?:[^'\\]|\\.|'')*' | (?:[uU]&|[bBxXnN])?'(?:[^']|'')*' | (?:[uU]&)?"(?:[^"]|"")*"
+    | \$(?P<tag>(?:[^\W0-9]\w*)?)\$.*?\$(?P=tag)\$
+"""
 
 
 class StatementRefused(Exception):

@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from opsconsole.stores.statement import MAX_CHARACTERS, Assignment, Statement, StatementRefused
+from opsconsole.stores.statement import MAX_CHARACTERS, POSTGRESQL_QUOTED, Assignment, Statement, StatementRefused
 
 logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of statements that are refused here
 DIALECTS = {"sqlite": "sqlite", "postgresql": "postgres"}
@@ -68,21 +68,14 @@ class _Lexeme(NamedTuple):
     text: str
 
 
-# The settings of every connection to PostgreSQL fix standard_conforming_strings.
-_QUOTED = {
-    "postgresql": r"""
-        [eE]'(?:[^'\\]|\\.|'')*' | (?:[uU]&|[bBxXnN])?'(?:[^']|'')*' | (?:[uU]&)?"(?:[^"]|"")*"
-        | \$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$
-    """,
-    "sqlite": r"""[xX]?'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^]]*\]""",
-}
+_SQLITE_QUOTED = r"""[xX]?'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^]]*\]"""
 _LEXEMES = {
     engine: re.compile(
-        rf"""(?P<quoted>{quoted}) | (?P<comment>--[^\n]*|/\*) | (?P<word>[^\W\d][\w$]*)
-        | (?P<number>\.?\d[\w.]*) | (?P<symbol>[^ \t\r\n\f\v])""",
+        rf"""(?P<quoted>{quoted}) | (?P<comment>--{line}*|/\*) | (?P<word>[^\W0-9][\w$]*)
+        | (?P<number>\.?[0-9][\w.]*) | (?P<symbol>[^ \t\r\n\f\v])""",
         re.VERBOSE | re.DOTALL,
     )
-    for engine, quoted in _QUOTED.items()
+    for engine, quoted, line in (("postgresql", POSTGRESQL_QUOTED, r"[^\r\n]"), ("sqlite", _SQLITE_QUOTED, r"[^\n]"))
 }
 
 
@@ -106,6 +99,9 @@ def _without_comments(text: str, engine: str) -> tuple[str, list[_Lexeme]]:
             raise _parameter()
         parts += [between, lexeme]
         length += len(between)
+        # PostgreSQL continues a text in the next line, with the escapes of its start.
+        if engine == "postgresql" and found and found[-1].text[:2] in ("E'", "e'") and lexeme[0] == "'":
+            raise _unclear()
         if kind != "comment":
             found.append(_Lexeme("quoted" if kind == "tag" else kind, length, length + len(lexeme), lexeme))
         length += len(lexeme)

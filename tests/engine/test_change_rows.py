@@ -70,6 +70,8 @@ EXACT = (
     "UPDATE orders SET price = 1.005, paid = 3 WHERE id < 3;",
     "UPDATE orders SET status = NULL WHERE NOT (n > 3)",
     "UPDATE orders SET status = 'none' WHERE n IS NULL -- and\n OR status IS NULL /* or WHERE false; */",
+    "UPDATE orders SET status = 'none' WHERE n > 0 -- note\r AND id = 1",
+    "UPDATE orders SET n = (WITH c AS (SELECT max(id) AS m FROM orders) SELECT m FROM c) WHERE id = 1",
     "UPDATE orders SET n = (SELECT count(*) FROM orders AS other WHERE other.n < orders.n) WHERE n IS NOT NULL",
     "UPDATE orders SET status = CASE WHEN id IN (SELECT id FROM customers WHERE vip = 1) THEN 'vip' ELSE 'other' END, "
     "n = coalesce((SELECT max(vip) FROM customers c WHERE c.id = orders.id), -1) WHERE true",
@@ -176,6 +178,10 @@ REFUSED = {
     "UPDATE elsewhere.orders SET n = 1 WHERE id = 1": "elsewhere",
     "UPDATE orders SET n = random() WHERE id = 1": r"random\(\)",
     "DELETE FROM orders WHERE id IN (SELECT id FROM customers WHERE RANDOM() > 0)": r"random\(\)",
+    "UPDATE orders SET n = (WITH c AS (SELECT random() AS r) SELECT r FROM c) WHERE id = 1": r"random\(\)",
+    "UPDATE orders SET n = 1 WHERE id IN (SELECT id FROM orders LIMIT random())": r"random\(\)",
+    "UPDATE orders SET n = 1 WHERE id IN (VALUES (random()), (1))": r"random\(\)",
+    "UPDATE orders SET n = 1 WHERE random() IN (SELECT id FROM orders)": r"random\(\)",
     "UPDATE heap SET v = 'x' WHERE true": "no key",
     "UPDATE seen SET n = 1 WHERE id = 1": "view",
     "UPDATE made SET twice = 1 WHERE id = 1": "generated column",
@@ -190,6 +196,7 @@ REFUSED_ON = {
         "UPDATE orders SET n = last_insert_rowid() WHERE id = 1": r"last_insert_rowid\(\)",
         "UPDATE orders SET note = load_extension('x') WHERE id = 1": r"load_extension\(\)",
         "UPDATE temp.orders SET n = 1 WHERE id = 1": "temp",
+        "UPDATE orders SET n = 1 WHERE note REGEXP '(a+)+$'": r"regexp\(\)",
     },
     "postgresql": {
         "UPDATE ONLY orders SET n = 1 WHERE id = 1": "ONLY",
@@ -199,6 +206,11 @@ REFUSED_ON = {
         "UPDATE orders SET n = dice() WHERE id = 1": r"dice\(\)",
         "UPDATE orders SET n = public.dice() WHERE id = 1": r"dice\(\)",
         "UPDATE orders SET n = 1 WHERE id IN (SELECT roll::int FROM rolls)": r"random\(\)",
+        "UPDATE orders SET n = 1 WHERE id IN (SELECT id FROM orders OFFSET dice ())": r"dice\(\)",
+        "UPDATE orders SET n = (SELECT sum(id) OVER (ORDER BY id ROWS dice() PRECEDING) FROM orders LIMIT 1) "
+        "WHERE id = 1": r"dice\(\)",
+        'UPDATE orders AS "x\'" SET n = CASE WHEN "x\'".n > 0 THEN "dice"() ELSE "x\'".n END WHERE id = 1': r"dice\(\)",
+        "UPDATE orders SET note = E'a'\n'\\'' WHERE id = 1": "only one way|cannot be read",
         "UPDATE orders SET n = nextval('log_id_seq') WHERE id = 1": r"nextval\(\)",
         "UPDATE orders SET note = set_config('search_path', 'x', false) WHERE id = 1": r"set_config\(\)",
         "DELETE FROM orders WHERE pg_sleep(100) IS NULL": r"pg_sleep\(\)",
@@ -229,6 +241,52 @@ def test_what_cannot_be_planned_is_refused_in_a_sentence(pair: tuple[Place, Plac
             wrong.append((text[:100], "was planned"))
     assert wrong == []
     assert differences(dump(place), before) == []
+
+
+# What the statement names without parentheses, and what it calls.
+NAMED = {
+    "CREATE VIEW named AS SELECT x FROM (VALUES (dice()), (1)) AS v(x)": "id IN (SELECT x FROM named)",
+    "CREATE DOMAIN named AS integer CHECK (dice() > VALUE)": "n::named = 1",
+    "CREATE AGGREGATE named(integer) (SFUNC = add_dice, STYPE = integer)": "n < (SELECT named(id) FROM orders)",
+    "CREATE OPERATOR <<# (LEFTARG = integer, RIGHTARG = integer, FUNCTION = add_dice)": "id OPERATOR(public.<<#) 1 = 2",
+    "CREATE OPERATOR = (LEFTARG = numeric, RIGHTARG = integer, FUNCTION = eq_dice)": "price OPERATOR(public.=) 1",
+    "CREATE CAST (integer AS pair) WITH FUNCTION pair_dice(integer)": "(n::pair).a = 1",
+}
+
+
+@pytest.mark.parametrize("pair", ["postgresql"], indirect=True)
+def test_no_name_hides_a_volatile_function(place: Place) -> None:
+    shop.do(place, "CREATE FUNCTION add_dice(a integer, b integer) RETURNS integer LANGUAGE sql AS 'SELECT a + dice()'")
+    shop.do(place, "CREATE FUNCTION eq_dice(a numeric, b integer) RETURNS boolean LANGUAGE sql AS 'SELECT dice() = b'")
+    shop.do(place, "CREATE TYPE pair AS (a integer, b integer)")
+    shop.do(place, "CREATE FUNCTION pair_dice(a integer) RETURNS pair LANGUAGE plpgsql AS 'BEGIN RETURN (a, a); END'")
+    for definition, where in NAMED.items():
+        shop.do(place, definition)
+        with pytest.raises(PlanRefused, match=r"dice\(\)"):
+            plan_whole(change(f"UPDATE orders SET status = 'x' WHERE {where}"))
+        if " VIEW " in definition:
+            shop.do(place, "DROP VIEW named")
+        elif " DOMAIN " in definition:
+            shop.do(place, "DROP DOMAIN named")
+    assert plan_whole(change("UPDATE orders SET status = 'x' WHERE n = 1 AND price > 1"))  # these operators are safe
+
+
+@pytest.mark.parametrize("pair", ["sqlite"], indirect=True)
+def test_a_statement_cannot_update_the_statistics(place: Place) -> None:
+    shop.do(place, "CREATE INDEX by_n ON orders (n)")
+    shop.do(place, "ANALYZE")
+    shop.do(
+        place,
+        "WITH RECURSIVE c(n) AS (SELECT 10 UNION ALL SELECT n + 1 FROM c WHERE n < 5000) "
+        "INSERT INTO orders (id, n) SELECT n, n FROM c",
+    )
+    statistics = "SELECT tbl, idx, stat FROM sqlite_stat1"
+    before = shop.do(place, statistics)
+    Store("agentos", "agentos").query("SELECT 1 FROM orders WHERE n = 5")
+    with pytest.raises(PlanRefused, match="readonly"):
+        plan_whole(change("UPDATE orders SET n = (SELECT count(*) FROM pragma_optimize) WHERE n = 5"))
+    assert Store("agentos", "agentos").query("PRAGMA query_only") == [(0,)]
+    assert shop.do(place, statistics) == before
 
 
 # --- the run --------------------------------------------------------------------------------------------------
