@@ -556,8 +556,12 @@ def over_budget(seen: int, failed: int) -> str:
     return text % {"count": failed, "seen": seen}
 
 
+def is_temporary(error: Exception) -> bool:
+    """Return whether a run can continue when the cause of this error is gone."""
+    is_of_database = isinstance(error, DatabaseError | InterfaceError)
+    return is_of_database and classify(error) in {ErrorKind.TRANSIENT, ErrorKind.RESOURCE}
+
+
 def _concerns_the_run(error: Exception) -> bool:
     """Return whether an action's error belongs to the whole run: lost ownership or a database error."""
-    if isinstance(error, DatabaseError | InterfaceError):
-        return classify(error) in {ErrorKind.TRANSIENT, ErrorKind.RESOURCE}
-    return isinstance(error, LostOwnership)
+    return isinstance(error, LostOwnership) or is_temporary(error)

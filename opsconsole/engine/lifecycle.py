@@ -423,10 +423,9 @@ def _request(run: Run, actor: Actor, request: Request, status: Status, verb: str
             Run.objects.filter(pk=run.pk, status=Status.RUNNING).update(request=request)
             run.request = request
         else:
-            fields: dict[str, Any] = {"request": Request.NONE, "generation": run.generation + 1}
+            fields = shards.abandon(run) | {"request": Request.NONE, "generation": run.generation + 1}
             if status in ENDED:
                 fields["finished_at"] = timezone.now()
-            shards.abandon(run)
             move(run, status, **fields)
             if status in ENDED:
                 release(run)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from django.db import DatabaseError, InterfaceError, transaction
 
 from opsconsole.engine import shards
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.executor import Executor, over_budget
+from opsconsole.engine.executor import Executor, is_temporary, over_budget
 from opsconsole.engine.leases import LostOwnership
 from opsconsole.engine.models import Request, Run, Shard, Status
 from opsconsole.engine.planner import count_outcomes
 from opsconsole.engine.stored_plans import plan_of
 from opsconsole.engine.workers import interrupt
 from opsconsole.stores.errors import first_line, trouble_code
+from opsconsole.stores.store import StoreUnavailable
 
 HandOver = Callable[[Run | Shard, float], None]
 TOTALS_SECONDS = 1.0  # between two updates of the run's totals
@@ -50,12 +52,21 @@ class ShardExecutor(Executor):
 
     def _save(self, **fields: Any) -> None:
         super()._save(**fields)
+        self._total()
+
+    def _total(self) -> None:
+        """Save the totals of the shards, and renew the lease of the run."""
         if time.monotonic() - self._totalled > TOTALS_SECONDS:
             self._totalled = time.monotonic()
             totals = shards.total_up(self.run)
             Run.objects.filter(pk=self.run.pk, status=Status.RUNNING).update(**totals)
             for name, value in totals.items():
                 setattr(self.run, name, value)
+
+    def _wait(self, code: str, reason: str, seconds: float) -> None:
+        super()._wait(code, reason, seconds)
+        with suppress(DatabaseError, InterfaceError):  # the console's own database is unavailable
+            self._total()
 
     def _check_budget(self) -> None:
         """Count the failed rows of all shards."""
@@ -111,14 +122,32 @@ class Coordinator(Executor):
         hand_over: HandOver | None,
         patience: float,
     ) -> Run:
+        try:
+            return self._coordinate(until, on_progress, hand_over, patience)
+        except (LostOwnership, RunRefused):
+            raise
+        except Exception as error:
+            if is_temporary(error) or isinstance(error, StoreUnavailable):
+                interrupt(self.run, first_line(error), trouble_code(error))
+            else:
+                self._fail(error)
+            raise
+
+    def _coordinate(
+        self,
+        until: Callable[[], bool],
+        on_progress: Callable[[Run], None],
+        hand_over: HandOver | None,
+        patience: float,
+    ) -> Run:
         run = self.run
         self._start()
         while True:
             self._total()
             on_progress(run)
             left = set(run.shards.values_list("status", flat=True))
-            stops = self._lease.request or run.error or Status.INTERRUPTED not in left
-            if stops and not left.intersection(shards.ACTIVE):
+            stops = bool(self._lease.request or run.error)
+            if (stops or Status.INTERRUPTED not in left) and not left.intersection(shards.ACTIVE):
                 return self._conclude(left)
             if hand_over is not None:
                 if self._leave():
@@ -127,15 +156,22 @@ class Coordinator(Executor):
             if until():
                 return self._stop(None)
             try:
-                if self._lease.request or (shard := shards.next_free(run)) is None:
+                if (shard := shards.next_free(run, stops=stops)) is None:
                     time.sleep(POLL_SECONDS)
                 else:
                     ShardExecutor(shards.claim(shard)).work(until=until, on_progress=on_progress, patience=patience)
             except (LostOwnership, RunRefused):  # another worker executes this shard
                 continue
-            except (DatabaseError, InterfaceError) as error:
-                interrupt(run, first_line(error), trouble_code(error))
-                raise
+            except Exception:
+                run.refresh_from_db(fields=("error",))
+                if not run.error:
+                    raise  # otherwise the shard has failed: the run fails when the others have stopped
+
+    def _fail(self, error: Exception) -> None:
+        """Stop the shards, whose rows count, and fail the run."""
+        for name, value in shards.abandon(self.run).items():
+            setattr(self.run, name, value)
+        super()._fail(error)
 
     def _start(self) -> None:
         """Divide the run, or continue its shards."""

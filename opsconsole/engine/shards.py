@@ -96,9 +96,9 @@ def claim(shard: Shard, *, generation: int | None = None) -> Shard:
     return Shard.objects.select_related("run").get(pk=shard.pk)
 
 
-def next_free(run: Run) -> Shard | None:
-    """Return a shard that no worker executes."""
-    unfinished = run.shards.filter(status__in=UNFINISHED).order_by("number")
+def next_free(run: Run, *, stops: bool = False) -> Shard | None:
+    """Return a shard that no worker executes. If the run `stops`, return one that has not stopped."""
+    unfinished = run.shards.filter(status__in=ACTIVE if stops else UNFINISHED).order_by("number")
     return next((one for one in unfinished if not one.worker or is_stale(one)), None)
 
 
@@ -116,10 +116,11 @@ def restart(run: Run) -> list[Shard]:
     return stopped
 
 
-def abandon(run: Run) -> None:
-    """Stop the shards of a run without waiting for their workers, which can no longer write."""
+def abandon(run: Run) -> dict[str, Any]:
+    """Stop the shards of a run without waiting for their workers, which can no longer write. Return their totals."""
     stopped = {"status": Status.INTERRUPTED, "worker": {}, "generation": F("generation") + 1}
     run.shards.filter(status__in=ACTIVE).update(**stopped)
+    return total_up(run) | {"lease_until": None} if run.shards.exists() else {}
 
 
 def have_stopped(run: Run) -> bool:
@@ -135,7 +136,8 @@ def total_up(run: Run) -> dict[str, Any]:
     for part in parts:
         merge(reasons, part.reasons)
     active = [part for part in parts if part.status in ACTIVE]
-    waits = next((part for part in active if part.waiting), None) if all(part.waiting for part in active) else None
+    started = [part for part in active if part.waiting or part.status == Status.RUNNING]
+    waits = started[0] if started and all(part.waiting for part in started) else None
     leases = [part.lease_until for part in active if part.lease_until is not None]
     return {
         **{name: sum(getattr(part, name) for part in parts) for name in (*OUTCOMES, "amount", "batches_done")},

@@ -31,9 +31,10 @@ MAX_ATTEMPTS = 5  # workers lost in a row without one batch
 def claim(run: Run, *, generation: int | None = None) -> Run:
     """Claim a run for this process. Raises RunRefused if another worker has it.
 
-    `generation` is the one in the queue message. An outdated message claims nothing.
+    `generation` is the one in the queue message. An outdated message claims nothing, and no message continues a run
+    that a person has stopped.
     """
-    if generation is not None and generation != run.generation:
+    if generation is not None and (generation != run.generation or run.status in RESUMABLE):
         raise RunRefused(_("Another worker has taken over run %(run)d.") % {"run": run.pk})
     require_permitted(run)
     handed_over = run.status == Status.RUNNING and not run.worker
@@ -181,7 +182,9 @@ def interrupt(run: Run | Shard, reason: str, code: str = "") -> None:
 def fail_run(run: Run, error: str) -> None:
     """Fail a run that no worker can execute."""
     with transaction.atomic():
-        move(run, Status.FAILED, error=error, finished_at=timezone.now(), generation=run.generation + 1)
+        totals = shards.abandon(run)
+        fields = totals | {"error": error, "finished_at": timezone.now(), "generation": run.generation + 1}
+        move(run, Status.FAILED, **fields)
         release(run)
         record(run, "failed", worker_actor(run), error=error)
         notify(run)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
 import pytest
 from django_q.models import OrmQ
 
-from opsconsole.engine import executor, lifecycle, planner, queue, shards, workers
+from opsconsole.engine import executor, lifecycle, planner, queue, shard_executor, shards, workers
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.leases import this_worker
@@ -285,3 +286,100 @@ def test_the_number_of_shards_follows_from_rows_and_workers(
     assert (count(file), count(file, 1)) == (1, 1)
     with pytest.raises(RunRefused, match="one writer"):
         count(file, 2)
+
+
+def test_a_foreground_run_that_was_stopped_is_not_continued_by_its_last_shard(store: Store) -> None:
+    run = lifecycle.confirm(make_run(store, 2), TESTER, background=False)
+    busy: list[Shard] = []
+
+    def take_the_second(run: Run) -> None:
+        if not busy:
+            busy.append(shards.claim(run.shards.select_related("run").get(number=2)))
+
+    executor_of(run, queue.enqueue).work(until=Batch.objects.exists, on_progress=take_the_second)
+    ShardExecutor(busy[0]).work(hand_over=queue.enqueue)
+    work_off()
+    run.refresh_from_db()
+    assert run.status == Status.INTERRUPTED
+    assert 0 < run.seen < run.total / 2
+
+
+def test_a_foreground_run_pauses_without_other_workers(
+    store: Store, before: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_executor, "POLL_SECONDS", -1.0)  # there is nothing to wait for
+    run = lifecycle.confirm(make_run(store), TESTER, background=False)
+
+    def pause(run: Run) -> None:
+        if run.seen and not Run.objects.get().request:
+            lifecycle.pause(Run.objects.get(), TESTER)
+
+    executor_of(run, queue.enqueue).work(on_progress=pause)
+    run.refresh_from_db()
+    assert run.status == Status.PAUSED
+    assert 0 < run.seen < run.total
+    queue.resume(run, TESTER)
+    work_off()
+    check_done(run, store, before)
+
+
+@pytest.mark.parametrize("end", ["cancel", "fail"])
+def test_a_run_that_ends_without_a_worker_counts_the_rows_of_its_shards(
+    store: Store, before: Tables, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_executor, "TOTALS_SECONDS", 1e9)  # only the start of a slice updates the totals
+    monkeypatch.setattr(queue, "SLICE_SECONDS", 0.0)
+    run = queue.confirm(make_run(store), TESTER)
+    work_off(stop=lambda: Batch.objects.filter(committed=True).count() > 4)
+    run = Run.objects.get()
+    if end == "cancel":
+        lifecycle.cancel(run, TESTER)
+    else:
+        workers.fail_run(run, "no worker")
+    run.refresh_from_db()
+    assert run.changed == sum(one.changed for one in run.shards.all()) > 0
+    assert undo(run).status == Status.SUCCEEDED
+    assert dump(store) == before
+
+
+def test_a_run_shows_why_all_its_shards_wait_and_stays_theirs(
+    store: Store, before: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_executor, "TOTALS_SECONDS", 0.0)
+    monkeypatch.setattr(executor, "THROTTLE_CHECK_SECONDS", 0.001)
+    run = lifecycle.confirm(make_run(store, 2), TESTER, background=False)
+    seen: list[str] = []
+
+    def throttle(store: Store) -> str:
+        if len(seen) == 4:
+            return ""
+        seen.append(Run.objects.get().waiting)
+        assert not any(isinstance(one, Run) for one in queue.requeue_stale_runs())
+        Run.objects.update(lease_until="2020-01-01T00:00Z")
+        return "busy"
+
+    monkeypatch.setattr(executor, "throttle_reason", throttle)
+    executor_of(run, queue.enqueue).work()
+    assert seen[-1] == "busy"
+    assert not Run.objects.get().waiting
+    check_done(run, store, before)
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("step", ["_encode", "_explained"])
+def test_an_error_of_a_shard_or_of_the_end_fails_the_run(
+    store: Store, step: str, background: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Executor, *args: Any) -> None:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(Executor, step, fail)
+    run = lifecycle.confirm(make_run(store, 2), TESTER, background=background)
+    if background:
+        queue.enqueue(run)
+    for _job in range(3) if background else range(1):  # an error ends its job
+        with suppress(RuntimeError):
+            work_off() if background else executor_of(run, queue.enqueue).work()
+    run.refresh_from_db()
+    assert (run.status, run.error) == (Status.FAILED, "no such luck")
+    assert not Lock.objects.exists()
