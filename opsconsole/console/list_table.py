@@ -15,6 +15,7 @@ from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
 from django.contrib.admin.utils import lookup_field
 from django.core.exceptions import ObjectDoesNotExist
 from django.template.loader import render_to_string
+from django.urls import NoReverseMatch
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
@@ -54,8 +55,11 @@ def _cell(cl: Any, name: Any, header: Mapping[str, Any]) -> Cell:
     key = cl.to_field or cl.lookup_opts.pk.attname
 
     def linked(row: Any) -> SafeString:
+        try:
+            address = f"{cl.url_for_result(row)}{query}"
+        except NoReverseMatch:  # an empty key
+            return format_html("{}{}</th>", start, value(row))
         opener = format_html(' data-popup-opener="{}"', row.serializable_value(key)) if cl.is_popup else ""
-        address = f"{cl.url_for_result(row)}{query}"
         return format_html('{}<a href="{}"{}>{}</a></th>', start, address, opener, value(row))
 
     return linked
