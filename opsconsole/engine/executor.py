@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -203,7 +204,8 @@ class Executor:
 
     def _fail(self, error: Exception) -> None:
         logger.error("A run failed", exc_info=error)
-        self._drop_pending()
+        with suppress(Exception):  # a batch that was being written counts; its own error is not the cause
+            self._await_write()
         self.part.error = first_line(error)
         self._recheck()
         self._end(Status.FAILED)
