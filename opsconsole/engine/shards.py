@@ -36,7 +36,9 @@ def refusal(operation: Operation, selection: Selection) -> str:
     """Return why a run cannot be divided into shards, or an empty string."""
     if operation.store.vendor != "postgresql":
         return _("%(location)s has one writer at a time. Omit --shards.") % {"location": operation.store.location}
-    if not operation.selectable or operation.perform is not None or not operation.writes or pins_rows(operation):
+    # Two shards could write the same row of another table, and the undo would not know which one was the last.
+    divides = operation.selectable and set(operation.writes) == {operation.model._meta.db_table}
+    if not divides or operation.perform is not None or pins_rows(operation):
         return _("A run of %(operation)s cannot be divided. Omit --shards.") % {"operation": operation.name}
     if selection.keys is not None:
         return _("Selected rows cannot be divided. Omit --shards or --keys.")

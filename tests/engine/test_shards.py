@@ -286,6 +286,10 @@ def test_the_number_of_shards_follows_from_rows_and_workers(
     assert (count(file), count(file, 1)) == (1, 1)
     with pytest.raises(RunRefused, match="one writer"):
         count(file, 2)
+    monkeypatch.setattr(type(operation), "writes", {**operation.writes, "projects": ("name",)})
+    assert count() == 1  # two shards could write the same project
+    with pytest.raises(RunRefused, match="cannot be divided"):
+        count(wanted=2)
 
 
 def test_a_foreground_run_that_was_stopped_is_not_continued_by_its_last_shard(store: Store) -> None:
