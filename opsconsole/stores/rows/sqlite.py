@@ -91,8 +91,8 @@ class SQLiteRows:
     def column_may_alter(self, change: Write) -> bool:
         table = self.store.tables[change.table]
         for place, name in enumerate(change.columns):
-            exact = _EXACT[affinity(table[name].type)]
-            if not all(type(row[2][place]) in exact for row in change.rows if row[2] is not None):
+            found = {type(new[place]) for _key, _old, new in change.rows if new is not None}
+            if not found <= _EXACT[affinity(table[name].type)]:
                 return True
         return False
 
@@ -121,8 +121,7 @@ class SQLiteRows:
         )
 
     def update(self, change: Write) -> int:
-        keys = self.store.key_columns(change.table)
-        rows = [(*new, *_parts(key, keys), *old) for key, old, new in change.rows]  # type: ignore[misc]
+        rows = [(*new, *parts, *old) for parts, old, new in self._with_key_parts(change)]
         assigned = ", ".join(f"{quote(name)} = v.column{place}" for place, name in enumerate(change.columns, 1))
         start = f"UPDATE OR ABORT {quote(change.table)} AS t SET {assigned} FROM "
         end = f" AS v WHERE {self._joined(change, 1 + len(change.columns))}"
@@ -153,8 +152,7 @@ class SQLiteRows:
         return " AND ".join(f"{quote(name)} = %s" for name in self.store.key_columns(table))
 
     def delete(self, change: Write) -> int:
-        keys = self.store.key_columns(change.table)
-        rows = [(*_parts(key, keys), *old) for key, old, _ in change.rows if old is not None]
+        rows = [(*parts, *old) for parts, old, _ in self._with_key_parts(change)]
         table, single = self.store.tables[change.table], self.delete_sql(change)
         if not table.rowid:
             return self._each(single, rows)
@@ -162,6 +160,13 @@ class SQLiteRows:
         start = f"DELETE FROM {table.sql} WHERE {name} IN (SELECT t.{name} FROM "
         end = f" AS v CROSS JOIN {table.sql} AS t WHERE {self._joined(change, 1)})"
         return self._together(change, rows, single, start, end)
+
+    def _with_key_parts(self, change: Write) -> Iterator[tuple[Sequence[Key], Values, Values]]:
+        """Return the values of the key, the old and the new values of each row."""
+        count = len(self.store.key_columns(change.table))
+        keys = [row[0] for row in change.rows]
+        parts = zip(keys) if count == 1 else (key_values(key, count) for key in keys)
+        return ((part, row[1] or (), row[2] or ()) for part, row in zip(parts, change.rows, strict=True))
 
     def _joined(self, change: Write, place: int) -> str:
         """Return the condition that a row of `t` has the key and the old values in `v`, whose key begins at `place`.
@@ -184,9 +189,9 @@ class SQLiteRows:
         VALUES would be copied to a temporary table.
         """
         values = list(chain.from_iterable(rows))
-        long = sum(len(value) for value in values if type(value) is str) > DOCUMENT_CHARACTERS * len(rows)
+        texts = [value for value in values if type(value) is str]
         if (
-            long
+            sum(map(len, texts)) > DOCUMENT_CHARACTERS * len(rows)
             or not {str, int, float, bytes, _NONE}.issuperset(map(type, values))
             or self.store.triggers(change.table, change.kind.upper())
             or is_own_parent(self.store, change.table)
@@ -204,10 +209,6 @@ class SQLiteRows:
             except IntegrityError:  # a unique column may accept the rows in their order
                 met += self._each(single, part)
         return met
-
-
-def _parts(key: Key, columns: Sequence[str]) -> Sequence[Key]:
-    return (key,) if len(columns) == 1 else key_values(key, len(columns))
 
 
 def _fit_json(keys: Sequence[Key]) -> bool:
