@@ -25,6 +25,7 @@ from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.rows import Key, RowKey, RowsChanged, Write
 
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
+PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.002, 0.1
 MARK_SECONDS = 0.25  # maximum age of a mark of PostgreSQL
 FAST_CHECKPOINT_PAGES = 16_000  # pages, 64 MB; with the default of 1,000, every second batch causes a checkpoint
 
@@ -52,6 +53,7 @@ class BatchWriter:
         self._failing = failing
         self._thread = ThreadPoolExecutor(1, "store-writer")
         self._marked = float("-inf"), 0  # time and result of the last `rows.mark`
+        self._held = self._released = 0.0  # how long the last batch had locked the store, and until when
         self.overlaps = True  # False if a reader of the store makes its writer wait
         name = f"opsconsole:{self._run.identity}:{','.join(sorted(self._run.writes))}"
         # Each shard has a lock, so that shards do not wait for each other.
@@ -145,7 +147,8 @@ class BatchWriter:
         if not writes:
             return
         store = self._store
-        with self.transaction():
+        self._pause()
+        with self._timed(), self.transaction():
             deletes = [write for write in writes if write.kind == "delete"]
             # PostgreSQL's writes skip rows that are younger than `since`: only other batches are locked and read again.
             since = read.since if self._has_versions and not self._failing.retries else None
@@ -169,6 +172,25 @@ class BatchWriter:
                 try_restore(store, deletes, first_batch=not self._part.batches_done)
                 # If keys, checks or triggers may refuse single rows, every batch is tried.
                 self._restorable = not any(preflight.may_refuse_a_row(store, write.table) for write in deletes)
+
+    def _pause(self) -> None:
+        """Leave the store to other clients, on SQLite for as long as the last batch had locked it.
+
+        Without a pause, other writers of SQLite starve: their busy handler sleeps while the lock is free.
+        """
+        if not self._run.fast:
+            pause = max(PAUSE_SECONDS, self._held if self._store.vendor == "sqlite" else 0.0)
+            time.sleep(max(0.0, self._released + min(pause, MAX_PAUSE_SECONDS) - time.monotonic()))
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Measure how long a batch locks the store."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._released = time.monotonic()
+            self._held = self._released - began
 
     def _require_as_read(self, read: ReadBatch, deletes: list[Write]) -> None:
         """Read the batch again under the lock. Raises RowsChanged for rows with a different outcome."""

@@ -7,6 +7,7 @@ the store, and marks the batch as committed. At the end it verifies the result.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -62,7 +63,7 @@ from opsconsole.stores.rows import Key, Write
 
 logger = logging.getLogger(__name__)
 
-PAUSE_SECONDS = 0.002  # without a pause, other writers of SQLite starve: their busy handler sleeps
+SWITCH_SECONDS = 0.0005  # Python's default of 5 ms would make the writer wait for the reader within its transaction
 TARGET_SECONDS = 0.1  # target of a batch of 1,000 rows
 THROTTLE_CHECK_SECONDS = 1.0
 BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -130,9 +131,12 @@ class Executor:
         interrupted after `patience` seconds of transient errors.
         Raises LostOwnership if another worker owns the run, and the database error if it persists.
         """
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
         try:
             return self._work(until, on_progress, hand_over, patience)
         finally:
+            sys.setswitchinterval(before)
             self._writer.close()
 
     def _work(
@@ -175,8 +179,6 @@ class Executor:
                     return self._end(Status.FAILED)
                 self._adapt(time.monotonic() - started)
                 on_progress(self.run)
-                if not self.run.fast:
-                    time.sleep(PAUSE_SECONDS)
             except (DatabaseError, InterfaceError) as error:
                 kind = classify(error)
                 if kind not in {ErrorKind.TRANSIENT, ErrorKind.RESOURCE}:

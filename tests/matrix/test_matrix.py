@@ -13,7 +13,7 @@ from django.core.management import call_command
 from hypothesis import HealthCheck, Phase, assume, given, reject, settings
 from hypothesis import strategies as st
 
-from opsconsole.engine import executor, planner
+from opsconsole.engine import batch_writer, planner
 from opsconsole.engine.operation import Operation
 from tests.conftest import SESSION, forget_attached
 from tests.matrix.exchanging import COPY, IMPORT, examine_copy, examine_import, is_about
@@ -52,7 +52,7 @@ def _at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Operation, "__init__", made)
     monkeypatch.setattr(planner, "SHOWN_CHARACTERS", 1_000)
-    monkeypatch.setattr(executor, "PAUSE_SECONDS", 0)  # no other client waits for these stores
+    monkeypatch.setattr(batch_writer, "MAX_PAUSE_SECONDS", 0)  # no other client waits for these stores
 
 
 def cases() -> Iterator[Any]:
