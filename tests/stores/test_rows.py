@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from opsconsole.stores import rows as stored_rows
-from opsconsole.stores.rows import RowsChanged, Write
+from opsconsole.stores.rows import RowsChanged, Write, composite_key
 from opsconsole.stores.store import Store, attach_file
 from tests.conftest import forget_attached
 
@@ -180,3 +180,16 @@ def test_a_trigger_that_changes_another_row_of_the_batch_is_not_overwritten(stor
     with pytest.raises(RowsChanged) as refused:
         written(store, Write("numbered", ("plain",), [(key, (0,), (1,)) for key in keys("numbered", 3)]))
     assert list(refused.value.unmet) == [("numbered", 3)]
+
+
+def test_a_key_of_several_columns_may_contain_nul(store: Store) -> None:
+    with closing(sqlite3.connect(str(store.path))) as plain:
+        plain.execute("CREATE TABLE parts (a TEXT, b INTEGER, save TEXT, PRIMARY KEY (a, b))")
+        plain.executemany("INSERT INTO parts VALUES (?, ?, ?)", [("x\0y", 1, "one"), ("x", 1, "two")])
+        plain.commit()
+    vars(store).pop("tables", None)
+    long, short = composite_key(["x\0y", 1]), composite_key(["x", 1])
+    assert stored_rows.read(store, "parts", ["save"], [long]) == {long: ("one",)}
+    assert stored_rows.existing(store, "parts", [long, short]) == {long, short}
+    written(store, Write("parts", ("save",), [(long, ("one",), None)]))
+    assert stored_rows.read(store, "parts", ["save"], [long, short]) == {short: ("two",)}

@@ -225,7 +225,7 @@ def _require_single(store: Store, change: Write) -> None:
     engine = _engine(store)
     key = engine.key(change.table, "t")
     refused: dict[RowKey, Exception] = {}
-    for part in engine.portions([row[0] for row in change.rows]):
+    for part in engine.portions(change.table, [row[0] for row in change.rows]):
         condition, values = engine.key_condition(change.table, "t", part)
         table = store.tables[change.table].sql
         found = store.query(
@@ -251,7 +251,7 @@ def references(
     engine, child = _engine(store), known_table(store, reference)
     key, shown = engine.key(table, "p"), engine.key(child, "c") if child else "NULL"
     excluded, found = set(but), dict[Key, list[Any]]()
-    for part in engine.portions(keys):
+    for part in engine.portions(table, keys):
         condition, values = engine.key_condition(table, "p", part)
         rows = store.query(
             f"SELECT {key}, {shown} FROM {store.tables[table].sql} AS p "

@@ -62,7 +62,7 @@ class PostgreSQLRows:
         old = {key_of(row) for row in self.store.query(sql + self._is_old, values)}
         return set(keys) - old
 
-    def portions(self, keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
+    def portions(self, table: str, keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
         yield keys
 
     def key_condition(self, table: str, alias: str, keys: Sequence[Key]) -> tuple[str, list[Any]]:

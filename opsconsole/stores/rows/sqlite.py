@@ -43,20 +43,24 @@ class SQLiteRows:
         """Return no key: the write lock keeps rows from changing after they were read."""
         return set()
 
-    def portions(self, keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
+    def portions(self, table: str, keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
         """Yield the keys in portions that fit into one statement."""
         if _fit_json(keys):
             yield keys
         else:
-            yield from (keys[start : start + PARAMETERS] for start in range(0, len(keys), PARAMETERS))
+            most = PARAMETERS // len(self.store.key_columns(table))
+            yield from (keys[start : start + most] for start in range(0, len(keys), most))
 
     def key_condition(self, table: str, alias: str, keys: Sequence[Key]) -> tuple[str, list[Any]]:
         """Return the condition that a row has one of `keys`, and its parameters."""
         count = len(self.store.key_columns(table))
         if count > 1:
-            parts = ", ".join(f"json_extract(value, '$[{place}]')" for place in range(count))
-            rows = json.dumps([key_values(key, count) for key in keys])
-            return f"({self.key(table, alias)}) IN (SELECT {parts} FROM json_each(%s))", [rows]
+            rows = [key_values(key, count) for key in keys]
+            if _fit_json(keys):
+                parts = ", ".join(f"json_extract(value, '$[{place}]')" for place in range(count))
+                return f"({self.key(table, alias)}) IN (SELECT {parts} FROM json_each(%s))", [json.dumps(rows)]
+            marks = ", ".join([f"({', '.join(['%s'] * count)})"] * len(rows))
+            return f"({self.key(table, alias)}) IN (VALUES {marks})", list(chain.from_iterable(rows))
         name = self.key(table, alias)
         if _fit_json(keys):
             return f"{name} IN (SELECT value FROM json_each(%s))", [json.dumps(list(keys))]
@@ -66,7 +70,7 @@ class SQLiteRows:
         # The alias keeps the driver from converting values by a column's name, such as "at [timestamp]".
         raw = ", ".join(f"+t.{quote(column)} AS c{place}" for place, column in enumerate(columns))
         found: dict[Key, Values] = {}
-        for part in self.portions(keys):
+        for part in self.portions(table, keys):
             condition, values = self.key_condition(table, "t", part)
             sql = f"SELECT {self.key(table, 't')}, {raw} FROM {quote(table)} AS t WHERE {condition}"
             with self.store.text_factory(exact_text):
@@ -213,7 +217,10 @@ class SQLiteRows:
 
 def _fit_json(keys: Sequence[Key]) -> bool:
     """Return whether JSON can carry all keys: SQLite would cut a text at U+0000."""
-    return all(isinstance(key, int) or (isinstance(key, str) and "\0" not in key) for key in keys)
+    # A key of several columns is JSON itself.
+    return all(
+        isinstance(key, int) or (isinstance(key, str) and "\0" not in key and "\\u0000" not in key) for key in keys
+    )
 
 
 def _unchanged(columns: Sequence[str]) -> str:
