@@ -37,7 +37,7 @@ _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable that the settings read. An error message does not show the value of a secret."""
+    """A variable that the settings read. An error message does not show the value of a secret or an address."""
 
     name: str
     parse: Parser[Any]
@@ -50,7 +50,8 @@ class Variable:
                 raise ValueError(f"at most {LONGEST} visible characters, without spaces at the ends")
             return self.parse(text)
         except ValueError as error:
-            shown = f"is {text[:SHOWN]!r}" if not self.secret else "cannot be read"
+            is_hidden = self.secret or "://" in text  # an address may contain a password
+            shown = "cannot be read" if is_hidden else f"is {text[:SHOWN]!r}"
             raise ImproperlyConfigured(f"{self.name} {shown}. Set it to {error}.") from None
 
 
