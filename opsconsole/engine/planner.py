@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import time
 from collections import defaultdict
@@ -471,8 +472,8 @@ def _where_they_differ(before: Any, after: Any) -> tuple[Any, Any]:
 
 
 def _text(value: Any) -> Any:
-    """Return a value as text for display; long values are clipped."""
-    if value is None or isinstance(value, int | float):
+    """Return a value as text for display; long values are clipped. JSON has no infinite numbers."""
+    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     text = str(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"

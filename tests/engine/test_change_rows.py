@@ -99,6 +99,7 @@ EXACT_ON = {
         "UPDATE main.orders SET n = 5.0, price = 2.50 WHERE id = 2 AND status GLOB 'o*'",
         "UPDATE ids SET v = 1.5, raw = CAST('x' AS BLOB), at = 7 WHERE raw = X'FF00'",
         "UPDATE ids SET v = '1.50' WHERE at = 'never'",
+        "UPDATE ids SET v = CASE WHEN at = 'never' THEN 9e999 ELSE -9e999 END WHERE true",
         'UPDATE orders SET status = "a text" WHERE id = 1',
         "UPDATE orders SET n = rowid * 10 WHERE rowid > 3",
         "DELETE FROM orders WHERE status = 'OPEN' COLLATE NOCASE",
@@ -269,6 +270,17 @@ def test_no_name_hides_a_volatile_function(place: Place) -> None:
         elif " DOMAIN " in definition:
             shop.do(place, "DROP DOMAIN named")
     assert plan_whole(change("UPDATE orders SET status = 'x' WHERE n = 1 AND price > 1"))  # these operators are safe
+
+
+@pytest.mark.parametrize("pair", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("statement", ["UPDATE orders SET price = 1 WHERE id < 3", "DELETE FROM orders WHERE id < 3"])
+def test_an_undo_restores_infinite_numbers(place: Place, statement: str) -> None:
+    shop.do(place, "UPDATE orders SET price = CASE id WHEN 1 THEN 9e999 ELSE -9e999 END")
+    before = dump(place)
+    run = execute_run(change(statement))
+    assert run.changed == 2
+    assert undo(run).status == Status.SUCCEEDED
+    assert differences(dump(place), before) == []
 
 
 @pytest.mark.parametrize("pair", ["sqlite"], indirect=True)
