@@ -151,6 +151,8 @@ def test_static_files_of_an_upgrade_are_published_at_the_next_start(
 ) -> None:
     package = tmp_path / "package"
     package.mkdir()
+    finders = settings.STATICFILES_FINDERS
+    settings.STATICFILES_FINDERS = [*finders, "django.contrib.staticfiles.finders.FileSystemFinder"]
     settings.STATICFILES_DIRS = [package]
     get_finder.cache_clear()  # type: ignore[attr-defined]
     try:
@@ -159,7 +161,7 @@ def test_static_files_of_an_upgrade_are_published_at_the_next_start(
             publish()
             assert manifest()[storage.hashed_files["upgraded.css"]].read_text() == content
     finally:
-        settings.STATICFILES_DIRS = []
+        settings.STATICFILES_DIRS, settings.STATICFILES_FINDERS = [], finders
         get_finder.cache_clear()  # type: ignore[attr-defined]
         publish()
 
