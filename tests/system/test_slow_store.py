@@ -176,7 +176,8 @@ def test_one_slow_store_does_not_stop_the_rest(console: tuple[Shell, str, Path],
         """Return the seconds from the request to the end of a run on an unlocked store."""
         ((before,),) = ask("SELECT MAX(id) FROM operations_run")
         started = time.monotonic()
-        web.post("/admin/operations/monitoring.check_store/plan/", asked="1", store="roadmaps")
+        # A browser gets another token with each page, which distinguishes the forms.
+        web.post("/admin/operations/monitoring.check_store/plan/", asked="1", store="roadmaps", page=str(started))
         ended = f"SELECT 1 FROM operations_run WHERE id > {before} AND finished_at IS NOT NULL"
         wait_for(lambda: ask(ended), 120)
         return time.monotonic() - started
