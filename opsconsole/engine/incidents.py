@@ -263,10 +263,10 @@ def _message(incident: Incident, who: str) -> messages.Message:
     entry = incident.history[-1]
     kind = messages.KINDS[_KINDS[entry["event"]]]
     is_over = incident.resolved_at is not None
-    cause, owner = cause_of(incident), incident.owner
+    cause = cause_of(incident)
     facts = [_("Store: %(store)s") % {"store": store_title(incident.store)}]
     if who:
-        facts.append(_("By: %(who)s") % {"who": who})
+        facts.append(messages.by(who))
     if is_over:
         facts.append(_("It was open since %(time)s.") % {"time": messages.time_text(incident.opened_at)})
     return messages.Message(
@@ -277,7 +277,7 @@ def _message(incident: Incident, who: str) -> messages.Message:
         since=incident.resolved_at or incident.opened_at,
         facts=facts,
         advice="" if is_over or cause is None or cause.repairs else str(cause.advice),
-        to=[owner.email] if owner is not None and owner.is_active and owner.email else [],
+        to=messages.addresses(incident.owner),
     )
 
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.urls import reverse
 from django.utils import timezone, translation
 from django.utils.translation import gettext as _
@@ -164,6 +165,16 @@ def one_line(fact: str) -> str:
     """Return a fact in one line. A text of a person or of a store could add lines that look like ours."""
     text = " ".join(fact.split())
     return text if len(text) <= MAX_FACT else f"{text[:MAX_FACT]}…"
+
+
+def by(who: str) -> str:
+    """Return the fact that names who caused a message."""
+    return _("By: %(who)s") % {"who": who}
+
+
+def addresses(*users: User | None) -> list[str]:
+    """Return the mail addresses of the active accounts that have one."""
+    return sorted({user.email for user in users if user is not None and user.is_active and user.email})
 
 
 @contextmanager

@@ -96,8 +96,7 @@ def _attempt(delivery: Delivery) -> bool:
 
 def _mail(delivery: Delivery) -> None:
     alert = delivery.alert
-    prefix = "" if settings.ENVIRONMENT == "development" else f"[{settings.ENVIRONMENT}] "
-    EmailMessage(f"{prefix}{alert.subject}", alert.text, to=sorted({*settings.ALERT_EMAILS, *alert.to})).send()
+    EmailMessage(_subject(alert), alert.text, to=sorted({*settings.ALERT_EMAILS, *alert.to})).send()
 
 
 def _webhook(delivery: Delivery) -> None:
@@ -138,8 +137,13 @@ def _chat(delivery: Delivery) -> None:
     url = chat.channels().get(delivery.target)
     if url is None:
         raise DeliveryFailed(_("The channel is no longer in ALERT_CHANNELS."))
+    chat.send(url, _subject(delivery.alert), delivery.alert.text)
+
+
+def _subject(alert: Alert) -> str:
+    """Return the subject of an alert, with the environment unless it is a development."""
     prefix = "" if settings.ENVIRONMENT == "development" else f"[{settings.ENVIRONMENT}] "
-    chat.send(url, f"{prefix}{delivery.alert.subject}", delivery.alert.text)
+    return f"{prefix}{alert.subject}"
 
 
 _SENDERS = {Channel.MAIL: _mail, Channel.WEBHOOK: _webhook, Channel.CHAT: _chat}

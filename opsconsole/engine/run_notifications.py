@@ -13,7 +13,16 @@ from django.utils.translation import gettext as _
 
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.labels import operation_title
-from opsconsole.engine.messages import KINDS, Message, language_of_messages, send, send_all, time_text
+from opsconsole.engine.messages import (
+    KINDS,
+    Message,
+    addresses,
+    by,
+    language_of_messages,
+    send,
+    send_all,
+    time_text,
+)
 from opsconsole.engine.models import Freeze, Run, Status
 from opsconsole.stores.platforms import store_title
 
@@ -22,40 +31,35 @@ from opsconsole.stores.platforms import store_title
 def request_approval(run: Run) -> None:
     """Ask the possible approvers to approve a run."""
     excluded = {run.user_id, run.confirmed_by_id, run.changed_by_id}
-    facts = [_("Planned by: %(who)s") % {"who": run.started_by}, _why(run.note)]
     expires = time_text(run.approval_expires_at)
-    to = _addresses(*(user for user in _approvers() if user.pk not in excluded))
-    _send("approval", run, facts, to, since=run.confirmed_at, expires=expires)
+    to = addresses(*(user for user in _approvers() if user.pk not in excluded))
+    _send("approval", run, _request(run), to, since=run.confirmed_at, expires=expires)
 
 
 @language_of_messages()
 def notify_rejected(run: Run, actor: Actor) -> None:
     """Notify the accounts of a run that it is rejected, and why."""
-    to = _addresses(run.user, run.confirmed_by, run.approved_by, actor.user)
-    _send("rejected", run, [_by(actor.name), _why(run.rejection_words)], to)
+    to = addresses(run.user, run.confirmed_by, run.approved_by, actor.user)
+    _send("rejected", run, [by(actor.name), _why(run.rejection_words)], to)
 
 
 @language_of_messages()
 def notify_expired(runs: Sequence[Run]) -> None:
     """Notify the accounts of runs that nobody has decided about them in time."""
-    found = []
-    for run in runs:
-        facts = [_("Planned by: %(who)s") % {"who": run.started_by}, _why(run.note)]
-        found.append(_message("expired", run, facts, _addresses(run.user, run.confirmed_by)))
-    send_all(found)
+    send_all([_message("expired", run, _request(run), addresses(run.user, run.confirmed_by)) for run in runs])
 
 
 @language_of_messages()
 def notify_approved(run: Run, actor: Actor) -> None:
     """Notify the accounts of a run that it is approved."""
-    _send("approved", run, [_by(actor.name)], _addresses(run.user, run.confirmed_by, actor.user))
+    _send("approved", run, [by(actor.name)], addresses(run.user, run.confirmed_by, actor.user))
 
 
 @language_of_messages()
 def notify_break_glass(run: Run, actor: Actor, reason: str) -> None:
     """Notify the alert list and the approvers that a run starts without approval."""
-    to = _addresses(run.user, run.confirmed_by, *_approvers())
-    _send("break_glass", run, [_by(actor.name), _why(reason)], to)
+    to = addresses(run.user, run.confirmed_by, *_approvers())
+    _send("break_glass", run, [by(actor.name), _why(reason)], to)
 
 
 @language_of_messages()
@@ -68,7 +72,7 @@ def notify(run: Run) -> None:
         _("Started by: %(who)s") % {"who": run.started_by},
         *filter(None, (run.note, run.error)),
     ]
-    to = _addresses(run.user, run.confirmed_by)
+    to = addresses(run.user, run.confirmed_by)
     _send(f"run_{run.status}", run, facts, to, since=run.finished_at)
 
 
@@ -114,13 +118,9 @@ def _approvers() -> Collection[User]:
     return User.objects.with_perm("operations.approve_run", backend="django.contrib.auth.backends.ModelBackend")
 
 
-def _addresses(*users: User | None) -> list[str]:
-    """Return the mail addresses of the active accounts that have one."""
-    return sorted({user.email for user in users if user is not None and user.is_active and user.email})
-
-
-def _by(who: str) -> str:
-    return _("By: %(who)s") % {"who": who}
+def _request(run: Run) -> list[str]:
+    """Return who asks for the approval of a run, and why."""
+    return [_("Planned by: %(who)s") % {"who": run.started_by}, _why(run.note)]
 
 
 def _why(note: str) -> str:
