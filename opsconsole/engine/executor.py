@@ -69,6 +69,7 @@ THROTTLE_CHECK_SECONDS = 1.0
 BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 PATIENCE_SECONDS = 60.0  # how long a foreground run waits for a lost or locked store
 BUDGET_AFTER, BUDGET_SHARE = 100, 0.01
+HandOver = Callable[[Run | Shard, float], None]  # enqueues a run or a shard, to be continued after seconds
 
 
 class _Pending(NamedTuple):
@@ -113,6 +114,7 @@ class Executor:
         # SQLite: the mark before the first batch, if this worker executes all batches.
         self._mark_at_start: int | None = None
         self._throttle_checked = 0.0
+        self._hand_over: HandOver | None = None
 
     # --- the loop ----------------------------------------------------------------------------------------
 
@@ -121,7 +123,7 @@ class Executor:
         *,
         until: Callable[[], bool] = lambda: False,
         on_progress: Callable[[Run], None] = lambda run: None,
-        hand_over: Callable[[Run | Shard, float], None] | None = None,
+        hand_over: HandOver | None = None,
         patience: float = PATIENCE_SECONDS,
     ) -> Run:
         """Execute batches until the end, a request, or `until()`. Return the run with its status.
@@ -131,6 +133,7 @@ class Executor:
         interrupted after `patience` seconds of transient errors.
         Raises LostOwnership if another worker owns the run, and the database error if it persists.
         """
+        self._hand_over = hand_over
         before = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
@@ -143,7 +146,7 @@ class Executor:
         self,
         until: Callable[[], bool],
         on_progress: Callable[[Run], None],
-        hand_over: Callable[[Run | Shard, float], None] | None,
+        hand_over: HandOver | None,
         patience: float,
     ) -> Run:
         trouble_since: float | None = None
@@ -420,7 +423,7 @@ class Executor:
         self._throttle_checked = 0.0
         return found
 
-    def _release_worker(self, code: str, reason: str, hand_over: Callable[[Run | Shard, float], None]) -> Run:
+    def _release_worker(self, code: str, reason: str, hand_over: HandOver) -> Run:
         """End the slice of a waiting run to free its worker. The run is queued for later."""
         with transaction.atomic():
             hand_over(self.part, workers.release_worker(self.part, code, reason))
@@ -446,7 +449,7 @@ class Executor:
 
     # --- end -------------------------------------------------------------------------------------------------------
 
-    def _stop(self, hand_over: Callable[[Run | Shard, float], None] | None) -> Run:
+    def _stop(self, hand_over: HandOver | None) -> Run:
         """Stop between two batches: pause, cancel, end the slice, or interrupt the run."""
         if self._lease.request in {Request.CANCEL, Request.PAUSE}:
             self._recheck()  # a paused run may be cancelled later, without a worker

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +11,7 @@ from django.db import DatabaseError, InterfaceError, transaction
 
 from opsconsole.engine import shards
 from opsconsole.engine.errors import RunRefused
-from opsconsole.engine.executor import Executor, is_temporary, over_budget
+from opsconsole.engine.executor import Executor, HandOver, is_temporary, over_budget
 from opsconsole.engine.leases import LostOwnership
 from opsconsole.engine.models import Request, Run, Shard, Status
 from opsconsole.engine.planner import count_outcomes
@@ -20,7 +20,6 @@ from opsconsole.engine.workers import interrupt
 from opsconsole.stores.errors import first_line, trouble_code
 from opsconsole.stores.store import StoreUnavailable
 
-HandOver = Callable[[Run | Shard, float], None]
 TOTALS_SECONDS = 1.0  # between two updates of the run's totals
 POLL_SECONDS = 0.2
 
@@ -38,17 +37,6 @@ class ShardExecutor(Executor):
     def __init__(self, shard: Shard) -> None:
         super().__init__(shard)
         self._totalled = float("-inf")
-        self._hand_over: HandOver | None = None
-
-    def _work(
-        self,
-        until: Callable[[], bool],
-        on_progress: Callable[[Run], None],
-        hand_over: HandOver | None,
-        patience: float,
-    ) -> Run:
-        self._hand_over = hand_over
-        return super()._work(until, on_progress, hand_over, patience)
 
     def _save(self, **fields: Any) -> None:
         super()._save(**fields)
@@ -60,8 +48,7 @@ class ShardExecutor(Executor):
             self._totalled = time.monotonic()
             totals = shards.total_up(self.run)
             Run.objects.filter(pk=self.run.pk, status=Status.RUNNING).update(**totals)
-            for name, value in totals.items():
-                setattr(self.run, name, value)
+            _take(self.run, totals)
 
     def _wait(self, code: str, reason: str, seconds: float) -> None:
         super()._wait(code, reason, seconds)
@@ -169,8 +156,7 @@ class Coordinator(Executor):
 
     def _fail(self, error: Exception) -> None:
         """Stop the shards, whose rows count, and fail the run."""
-        for name, value in shards.abandon(self.run).items():
-            setattr(self.run, name, value)
+        _take(self.run, shards.abandon(self.run))
         super()._fail(error)
 
     def _start(self) -> None:
@@ -190,8 +176,7 @@ class Coordinator(Executor):
     def _total(self) -> None:
         """Save the totals of the shards, and read the request and the error of a shard."""
         totals = shards.total_up(self.run)
-        for name, value in totals.items():
-            setattr(self.run, name, value)
+        _take(self.run, totals)
         self._lease.update(**totals)
         self._lease.check()
         self.run.refresh_from_db(fields=("error",))
@@ -211,3 +196,9 @@ class Coordinator(Executor):
             self._recheck()
             return self._end(Status.FAILED if run.error else Status.CANCELLED)
         return self._finish() if left == {Status.SUCCEEDED} else self._stop(None)
+
+
+def _take(run: Run, totals: Mapping[str, Any]) -> None:
+    """Copy the totals of the shards into `run` without saving it."""
+    for name, value in totals.items():
+        setattr(run, name, value)

@@ -102,8 +102,7 @@ def requeue_stale_runs() -> list[Run]:
             continue
         try:
             if run.attempts >= MAX_ATTEMPTS:
-                error = _("The run lost its worker %(count)d times in a row without completing a batch.")
-                fail_run(run, error % {"count": run.attempts})
+                _fail_abandoned(run)
                 continue
             if run.status == Status.RUNNING and not run.in_background:
                 move(run, Status.INTERRUPTED, worker={}, lease_until=None)
@@ -129,9 +128,8 @@ def requeue_stale_shards() -> list[Run | Shard]:
             if mine.update(status=Status.INTERRUPTED, worker={}) and shards.have_stopped(run):
                 requeued.append(run)
         elif shard.attempts >= MAX_ATTEMPTS:
-            text = _("The run lost its worker %(count)d times in a row without completing a batch.")
             with suppress(RunRefused):  # another process has changed it
-                fail_run(run, text % {"count": shard.attempts})
+                _fail_abandoned(shard)
         elif mine.update(
             status=Status.QUEUED, worker={}, lease_until=lease, attempts=shard.attempts + bool(shard.worker)
         ):
@@ -177,6 +175,12 @@ def interrupt(run: Run | Shard, reason: str, code: str = "") -> None:
         )
     except (DatabaseError, InterfaceError):
         logger.warning("Could not save the interruption", exc_info=True)
+
+
+def _fail_abandoned(part: Run | Shard) -> None:
+    """Fail the run of a part whose workers end before they complete a batch."""
+    text = _("The run lost its worker %(count)d times in a row without completing a batch.")
+    fail_run(part.whole, text % {"count": part.attempts})
 
 
 def fail_run(run: Run, error: str) -> None:
