@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -18,7 +18,6 @@ from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.models import Incident, Run, Status, Trigger
 from opsconsole.engine.obstacles import Obstacle, Remedy
 from opsconsole.engine.operation import Risk
-from opsconsole.engine.stored_plans import plan_of
 from opsconsole.formatting import duration
 
 SHOWN_INCIDENTS = 3
@@ -35,9 +34,6 @@ class Alternative(NamedTuple):
 
 class ApprovalPage(PlanPage):
     """A run that waits for approval, as the approver decides about it."""
-
-    def __init__(self, run: Run, user: Any) -> None:
-        super().__init__(run, user)
 
     @property
     def question(self) -> str:
@@ -59,7 +55,7 @@ class ApprovalPage(PlanPage):
         return duration(max(left.total_seconds(), 0))
 
     def _obstacles(self) -> Iterable[Obstacle]:
-        return obstacles.of_start(self.run, plan_of(self.run))
+        return obstacles.of_start(self.run, self.planned)
 
     @property
     def waits(self) -> list[ShownObstacle]:
@@ -67,12 +63,12 @@ class ApprovalPage(PlanPage):
 
     @cached_property
     def compares_rows(self) -> bool:
-        """Whether this page has compared each row with the store."""
-        return self.error is None and obstacles.compares_rows(plan_of(self.run), obstacles.RECOUNTED_ROWS)
+        """True if this page has compared each row with the store."""
+        return self.error is None and obstacles.compares_rows(self.planned, obstacles.RECOUNTED_ROWS)
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether the rows are unchanged since the plan. An expired request is not compared."""
+        """True if the rows are unchanged since the plan. An expired request is not compared."""
         return self.compares_rows and all(one.remedy != Remedy.PLAN_AGAIN for one in self._found)
 
     @property
@@ -114,7 +110,7 @@ class ApprovalPage(PlanPage):
 
     @cached_property
     def refusal(self) -> str:
-        """Why this user cannot approve the run, or an empty string."""
+        """The reason why this user cannot approve the run, or an empty string."""
         actor = Actor(self.user.get_username(), "", Trigger.ADMIN, self.user)
         return lifecycle.refusal_to_approve(self.run, actor)
 
@@ -128,7 +124,7 @@ class ApprovalPage(PlanPage):
 
     @property
     def may_withdraw(self) -> bool:
-        """Whether the user asked for the run. Others reject it and give a reason."""
+        """True if the user asked for the run. Other users reject it and give a reason."""
         asked_by = self.run.confirmed_by_id or self.run.user_id
         return asked_by == self.user.pk and bool(self.user.has_perm("operations.operate_run"))
 

@@ -497,7 +497,7 @@ def _operations(request: HttpRequest, *, errors: dict[str, str] | None = None) -
             "last": runs.filter(operation=operation.name).first(),  # one indexed query each
             "error": (errors or {}).get(operation.name, ""),
             "stores": _plan_links(operation.name),
-            "may_plan": _may_plan(request, operation.name),
+            "may_plan": request.user.has_perms(registry.operation(operation.name).required_permissions()),
         }
         for operation in sorted(found, key=lambda operation: operation.title)
     ]
@@ -509,12 +509,6 @@ def _operations(request: HttpRequest, *, errors: dict[str, str] | None = None) -
         text=text,
         may_schedule=request.user.has_perm("operations.change_schedulesetting"),
         status=400 if errors else 200,
-    )
-
-
-def _may_plan(request: HttpRequest, name: str) -> bool:
-    return all(
-        map(request.user.has_perm, filter(None, ("operations.operate_run", registry.operation(name).permission)))
     )
 
 

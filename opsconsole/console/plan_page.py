@@ -29,7 +29,7 @@ from opsconsole.engine.labels import outcome_label, reason_label
 from opsconsole.engine.models import Run, Status, Trigger
 from opsconsole.engine.obstacles import Obstacle
 from opsconsole.engine.operation import Risk
-from opsconsole.engine.planner import OUTCOMES, advice
+from opsconsole.engine.planner import OUTCOMES, Plan, advice
 from opsconsole.formatting import format_number_or_text
 
 SHOWN_SAMPLE = 50
@@ -163,7 +163,7 @@ class PlanPage(Page):
         if self.problem:
             return []
         try:
-            return advice(stored_plans.plan_of(self.run))
+            return advice(self.planned)
         except REFUSALS as error:
             return [str(error)]
 
@@ -188,7 +188,7 @@ class PlanPage(Page):
 
     @cached_property
     def checklist(self) -> list[checklist.ChecklistLine]:
-        return [] if self.problem else checklist.lines(stored_plans.plan_of(self.run))
+        return [] if self.problem else checklist.lines(self.planned)
 
     @property
     def asks_checklist(self) -> bool:
@@ -203,12 +203,17 @@ class PlanPage(Page):
     def _found(self) -> list[Obstacle]:
         return [obstacles.of_error(self.error)] if self.error is not None else list(self._obstacles())
 
+    @cached_property
+    def planned(self) -> Plan:
+        """The stored plan. Its operation asks the store for its identity."""
+        return stored_plans.plan_of(self.run)
+
     def _obstacles(self) -> Iterable[Obstacle]:
         if self.counted and not self.changing:
             return []
         limit = obstacles.RECOUNTED_ROWS if self.run.plan["seconds"] < COMPARED_SECONDS else 0
         actor = Actor("", "", Trigger.ADMIN, self.user)
-        return obstacles.of_confirmation(self.run, stored_plans.plan_of(self.run), actor, limit=limit)
+        return obstacles.of_confirmation(self.run, self.planned, actor, limit=limit)
 
     def _shown(self, obstacle: Obstacle) -> ShownObstacle:
         return shown(obstacle, self.run, may_operate=self.may_operate, may_plan=self.may_plan)

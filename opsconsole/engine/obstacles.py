@@ -35,11 +35,13 @@ class Remedy(StrEnum):
     PLAN_AGAIN = "plan_again"
     STORE = "store"
     UNFREEZE = "unfreeze"
-    VIEW_HOLDER = "view_holder"  # the run that has locked the target
 
 
 class Obstacle(NamedTuple):
-    """A refusal that an action would raise now, and its remedy if a page offers one."""
+    """A refusal that an action would raise now, and its remedy if a page offers one.
+
+    The error of a locked target names the run that holds the lock, which a page links.
+    """
 
     error: Exception
     remedy: Remedy | None = None
@@ -65,7 +67,7 @@ def of_process(cls: type[Operation] | None) -> Iterator[Obstacle]:
 
 
 def of_permission(cls: type[Operation] | None, actor: Actor) -> Iterator[Obstacle]:
-    """Yield the permission of its own that the operation `cls` requires and that the account does not have."""
+    """Yield the additional permission that the operation `cls` requires if the account does not have it."""
     if cls is not None and cls.permission and actor.user is not None and not actor.user.has_perm(cls.permission):
         values = {"name": actor.user.get_username(), "permission": cls.permission}
         yield Obstacle(
@@ -102,7 +104,7 @@ def of_confirmation(run: Run, planned: Plan, actor: Actor, *, limit: int = RECOU
     try:
         require_free(run)
     except TargetLocked as error:
-        yield Obstacle(error, Remedy.VIEW_HOLDER)
+        yield Obstacle(error)
 
 
 def of_start(run: Run, planned: Plan) -> Iterator[Obstacle]:
@@ -123,8 +125,7 @@ def _of_planner(run: Run) -> Iterator[Obstacle]:
     account, cls = run.confirmed_by, registry.operations().get(run.operation)
     if account is None:
         return
-    needed = filter(None, ("operations.operate_run", cls.permission if cls is not None else ""))
-    if not account.has_perms(list(needed)):
+    if not account.has_perms((cls or Operation).required_permissions()):
         values = {"name": account.get_username(), "run": run.pk}
         text = _(
             "%(name)s confirmed run %(run)d and may no longer run it. Reject it, and plan it with another account."

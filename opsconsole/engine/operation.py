@@ -246,6 +246,11 @@ class Operation(Declaration):
         self.as_of = timezone.now()
         self.frozen = {}
 
+    @classmethod
+    def required_permissions(cls) -> list[str]:
+        """Return the permissions that planning and confirming require."""
+        return ["operations.operate_run", *([cls.permission] if cls.permission else [])]
+
     def bound(self) -> Key | None:
         """Return the last key that the plan covers, or None. Later rows are not touched."""
         return keyset.last_key(self.population())
