@@ -12,8 +12,9 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.models import FailedItem, GivenRows
-from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, NamedItemsMixin, Risk
+from opsconsole.engine.given_rows import GivenRowsMixin
+from opsconsole.engine.models import GivenRows
+from opsconsole.engine.operation import Risk
 from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.formatting import format_number
@@ -42,7 +43,7 @@ class PlannedRow(NamedTuple):
     referenced: bool = False  # other rows refer to it
 
 
-class ChangeRows(NamedItemsMixin):
+class ChangeRows(GivenRowsMixin):
     title = _("Change rows by a statement")
     description = _(
         "Changes the rows of one UPDATE or DELETE statement. The database evaluates the statement once, for the plan: "
@@ -51,7 +52,6 @@ class ChangeRows(NamedItemsMixin):
     )
     model = GivenRows
     risk = Risk.CHANGE
-    batch_size = None
     permission = "operations.change_by_statement"
     always_approved = True
     reasons = {
@@ -270,15 +270,6 @@ class ChangeRows(NamedItemsMixin):
     def _referring(self) -> list[ForeignKey]:
         return [one for one in self.store.foreign_keys if self.store.is_parent(one, self._table)]
 
-    def _all(self) -> Iterator[PlannedRow]:
-        after, bound = 0, self.frozen["count"]
-        while found := self.fetch(self.population(), after=after, bound=bound, limit=DEFAULT_BATCH_SIZE):
-            yield from found
-            after = found[-1].pk
-
-    def label(self, row: PlannedRow) -> str:
-        return str(row.key)
-
     # --- outcomes and figures ---------------------------------------------------------------------------------
 
     def process(self, row: PlannedRow) -> Outcome:
@@ -305,18 +296,13 @@ class ChangeRows(NamedItemsMixin):
         outcomes = [isinstance(self.process(row), Changes) for row in self._all()]
         return {"in_scope": len(outcomes), "to_write": sum(outcomes)}
 
-    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
-        remaining = after["to_write"] - FailedItem.objects.filter(run__pk=self.run_id or 0).count()
-        if remaining <= 0:
-            return []
-        return [
-            ngettext(
-                "%(count)d row still has its old values. Run the statement again.",
-                "%(count)d rows still have their old values. Run the statement again.",
-                remaining,
-            )
-            % {"count": remaining}
-        ]
+    def _unwritten(self, count: int) -> str:
+        text = ngettext(
+            "%(count)d row still has its old values. Run the statement again.",
+            "%(count)d rows still have their old values. Run the statement again.",
+            count,
+        )
+        return text % {"count": count}
 
 
 @contextmanager

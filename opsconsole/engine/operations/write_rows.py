@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -11,8 +11,9 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine.models import FailedItem, GivenRows
-from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, NamedItemsMixin, Risk
+from opsconsole.engine.given_rows import GivenRowsMixin
+from opsconsole.engine.models import GivenRows
+from opsconsole.engine.operation import Risk
 from opsconsole.engine.operations.delete_rows import MAX_ROWS
 from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
 from opsconsole.engine.planner import PlanRefused
@@ -37,7 +38,7 @@ class GivenRow(NamedTuple):
     now: Values | None
 
 
-class WriteRows(NamedItemsMixin):
+class WriteRows(GivenRowsMixin):
     title = _("Write rows")
     description = _(
         "Writes the rows of a form or a file into a managed store. Only the columns that differ are written. "
@@ -46,7 +47,6 @@ class WriteRows(NamedItemsMixin):
     risk = Risk.CHANGE
     action_label = ngettext_lazy("Write %(count)s row", "Write %(count)s rows", "number")
     done_label = ngettext_lazy("%(count)s row written", "%(count)s rows written", "number")
-    batch_size = None
     reasons = {
         "new": _("new row"),
         "updated": _("changed row"),
@@ -124,15 +124,6 @@ class WriteRows(NamedItemsMixin):
         now = {columns: stored_rows.read(self.store, self._table, columns, keys) for columns, keys in groups.items()}
         return [row._replace(now=now[row.columns].get(row.key)) for row in given]
 
-    def _all(self) -> Iterator[GivenRow]:
-        after = 0
-        while found := self.fetch(self.population(), after=after, bound=self.given.count, limit=DEFAULT_BATCH_SIZE):
-            yield from found
-            after = found[-1].pk
-
-    def label(self, row: GivenRow) -> str:
-        return str(row.key)
-
     # --- outcomes and figures ---------------------------------------------------------------------------------
 
     def process(self, row: GivenRow) -> Outcome:
@@ -149,18 +140,13 @@ class WriteRows(NamedItemsMixin):
         found = list(self._all())
         return {"in_scope": len(found), "to_write": sum(isinstance(self.process(row), Changes) for row in found)}
 
-    def verify(self, after: Mapping[str, int], left: int) -> list[str]:
-        remaining = after["to_write"] - FailedItem.objects.filter(run__pk=self.run_id or 0).count()
-        if remaining <= 0:
-            return []
-        return [
-            ngettext(
-                "%(count)d row no longer has the written values.",
-                "%(count)d rows no longer have the written values.",
-                remaining,
-            )
-            % {"count": remaining}
-        ]
+    def _unwritten(self, count: int) -> str:
+        text = ngettext(
+            "%(count)d row no longer has the written values.",
+            "%(count)d rows no longer have the written values.",
+            count,
+        )
+        return text % {"count": count}
 
     # --- writes -----------------------------------------------------------------------------------
 
