@@ -164,4 +164,4 @@ def test_every_page(browser: Any, live_server: Any, alice: User, monkeypatch: An
         for entry in found:
             problems.setdefault(tuple(entry), one)
     assert problems == {}
-    assert len(seen) > 20
+    assert len(seen) > 50
