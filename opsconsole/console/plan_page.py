@@ -230,7 +230,7 @@ class PlanPage(Page):
 
     @property
     def may_plan(self) -> bool:
-        """Whether the user may replace this plan by a new one."""
+        """True if the user may replace this plan by a new one."""
         return self.may_operate
 
     @property

@@ -214,7 +214,7 @@ class RunPage(Page):
 
     @property
     def may_plan_again(self) -> bool:
-        """Whether the run was not approved, and the user may plan it again with the same parameters."""
+        """True if the run was not approved, and the user may plan it again with the same parameters."""
         is_open = self.run.status == Status.REJECTED and self.replacement is None and self.operation is not None
         return is_open and bool(self.user.has_perm("operations.operate_run"))  # type: ignore[attr-defined]
 

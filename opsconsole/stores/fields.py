@@ -60,7 +60,7 @@ class Beginning(models.Func):
         super().__init__(models.F(name), characters=characters)
 
     def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> tuple[str, Any]:
-        # SUBSTR ends a text at U+0000, so that a short text is read as it is.
+        # SUBSTR ends a text at U+0000, so a short text is read without it.
         template = (
             "CASE WHEN LENGTH(CAST(%(expressions)s AS BLOB)) < %(characters)s THEN %(expressions)s "
             f"ELSE {self.template} END"
