@@ -59,7 +59,7 @@ SOURCE_KEYS, PROCESSED_KEYS = KEYS.values()
 
 def load() -> Iterator[str]:
     """Fill the managed AgentOS store if it is empty. Yield what was done. Only times differ between calls."""
-    store = Store("agentos", "agentos")
+    store = Store.current("agentos")
     if not store.managed:
         yield _("%(store)s: attached, no sample data") % {"store": store.alias}
         return

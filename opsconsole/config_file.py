@@ -79,13 +79,19 @@ class ConfigFile:
         return self.read((POLICIES, name.lower()), parse, default)
 
     def stores(self, platforms: Collection[str], env: Environment) -> dict[str, StoreEntry]:
-        """Return alias → store: one for each platform, and those of the file. Variables take precedence."""
+        """Return alias → store: those that file and variables declare, and an embedded one for each other platform."""
         declared = self.values.get(STORES, {})
         if not isinstance(declared, dict):
             raise ImproperlyConfigured(f"{self.place((STORES,))} is not a table. Write [stores.NAME].")
         found = [self._store(alias, platforms, env) for alias in dict.fromkeys([*platforms, *declared])]
+        further = {entry.platform for entry in found if entry.alias != entry.platform}
+        found = [entry for entry in found if entry.alias not in further or self._is_declared(entry.alias, env)]
         order = [*platforms, ""]
         return {entry.alias: entry for entry in sorted(found, key=lambda entry: order.index(entry.platform))}
+
+    def _is_declared(self, alias: str, env: Environment) -> bool:
+        names = (f"{alias.upper()}_DATABASE_URL", f"{alias.upper()}_ATTACHED")
+        return alias in self.values.get(STORES, {}) or any(env(name, text, "") for name in names)
 
     def _store(self, alias: str, platforms: Collection[str], env: Environment) -> StoreEntry:
         keys, prefix = (STORES, alias), alias.upper()

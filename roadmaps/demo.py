@@ -50,7 +50,7 @@ Status = RoadmapTask.Status
 
 def load() -> Iterator[str]:
     """Fill an empty managed store. Yield what was done. Only the times differ from one call to another."""
-    store = Store("roadmaps", "roadmaps")
+    store = Store.current("roadmaps")
     if not store.managed:
         yield _("%(store)s is attached, so no sample data was added.") % {"store": store.alias}
         return

@@ -39,6 +39,7 @@ class Added(NamedTuple):
     report: dict[str, Any]
     entry: str
     password_variable: str  # empty if the URL has no password
+    replaced: str  # the embedded store of the platform that the entry replaces, or empty
 
 
 def add(url: str, *, alias: str, platform: str) -> Added:
@@ -62,8 +63,9 @@ def add(url: str, *, alias: str, platform: str) -> Added:
     if report["platform"] and report["platform"] != alias:
         lines.append(f'platform = "{report["platform"]}"')
     entry = "\n".join(lines) + "\n"
-    _append(entry)
-    return Added(alias, report, entry, f"{alias.upper()}_DATABASE_PASSWORD" if has_password else "")
+    kept = _append(entry)
+    replaced = report["platform"] if report["platform"] in settings.STORES.keys() - kept else ""
+    return Added(alias, report, entry, f"{alias.upper()}_DATABASE_PASSWORD" if has_password else "", replaced)
 
 
 def _alias_of(parsed: dict[str, Any]) -> str:
@@ -167,8 +169,11 @@ def _without_password(url: str) -> tuple[str, bool]:
     )
 
 
-def _append(entry: str) -> None:
-    """Append the entry to the file, and keep the rest of it. Nothing changes if the result could not be read."""
+def _append(entry: str) -> set[str]:
+    """Append the entry to the file, and keep the rest of it. Return the stores that are declared now.
+
+    Nothing changes if the result could not be read.
+    """
     path = Path(os.path.realpath(settings.CONFIG_PATH))
     before = ConfigFile(path, required=False).content
     after = f"{before.rstrip()}\n\n{entry}" if before.strip() else entry
@@ -176,10 +181,11 @@ def _append(entry: str) -> None:
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
             file.write(after)
-        ConfigFile(new).stores(settings.PLATFORMS, Environment())
+        declared = ConfigFile(new).stores(settings.PLATFORMS, Environment())
         if path.exists():
             os.chmod(new, path.stat().st_mode & 0o777)
         new.replace(path)
+        return set(declared)
     except ImproperlyConfigured as error:
         raise Refused(
             _("%(path)s cannot be extended: %(reason)s Add these lines yourself:\n%(entry)s")

@@ -19,6 +19,7 @@ from opsconsole.engine.operation import Operation
 from opsconsole.engine.registry import targets_run
 from opsconsole.engine.shards import MAX_SHARDS
 from opsconsole.engine.stored_plans import store_for
+from opsconsole.stores.router import aliases_of
 from opsconsole.stores.rows import Key, is_bigint, is_numbered, plain_key
 from opsconsole.stores.store import Store, all_stores, attach_file
 
@@ -132,17 +133,13 @@ def add_keys_argument(parser: argparse.ArgumentParser, name: str, *, help: str, 
 
 def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str, Any], *, read_only: bool) -> Store:
     """Return the store of --db-path or --database, else the operation's own store."""
+    if platform := getattr(cls, "store_alias", ""):
+        return _store_of_platform(platform, options, read_only=read_only)
     own = store_for(cls, params)
     if options["db_path"] is not None:
         store = attach_file(own.platform, options["db_path"], read_only=read_only)
     elif options["database"] is not None:
-        names = [store.alias for store in all_stores()]
-        if options["database"] not in names:
-            raise Refused(
-                _("No store is called %(name)s. The stores are: %(names)s.")
-                % {"name": options["database"], "names": ", ".join(names)}
-            )
-        store = Store.called(options["database"])
+        store = _named_store(options["database"])
         if "store" in params and store.alias != own.alias:
             raise Refused(
                 _("This command works on %(own)s, but --database names %(other)s. Omit --database.")
@@ -157,6 +154,40 @@ def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str
             % {"location": own.location, "other": store.location}
         )
     return store
+
+
+def store_to_read(platform: str, options: Mapping[str, Any]) -> Store:
+    """Return the store of --db-path or --database, else the only store of a platform. Refuse another platform's."""
+    store = _store_of_platform(platform, options, read_only=True)
+    if store.platform != platform:
+        raise Refused(
+            _("%(store)s is not a store of %(platform)s. Choose from: %(names)s.")
+            % {"store": store.alias, "platform": platform, "names": ", ".join(aliases_of(platform))}
+        )
+    return store
+
+
+def _store_of_platform(platform: str, options: Mapping[str, Any], *, read_only: bool) -> Store:
+    if options["db_path"] is not None:
+        return attach_file(platform, options["db_path"], read_only=read_only)
+    aliases = aliases_of(platform)
+    if options["database"] is None and len(aliases) > 1:
+        raise Refused(
+            _("%(platform)s has several stores: %(names)s. Choose one with --database.")
+            % {"platform": platform, "names": ", ".join(aliases)}
+        )
+    store = Store.called(aliases[0]) if options["database"] is None else _named_store(options["database"])
+    store.require_file()
+    return store
+
+
+def _named_store(name: str) -> Store:
+    names = [store.alias for store in all_stores()]
+    if name not in names:
+        raise Refused(
+            _("No store is called %(name)s. The stores are: %(names)s.") % {"name": name, "names": ", ".join(names)}
+        )
+    return Store.called(name)
 
 
 def known_keys(operation: Operation, keys: Sequence[str]) -> list[Key]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any, NamedTuple
 
 from django.contrib import admin, messages
@@ -27,7 +26,7 @@ from opsconsole.monitoring.connectivity import unreachable
 from opsconsole.monitoring.operations.measure_stores import MeasureStores
 from opsconsole.monitoring.stats import stats
 from opsconsole.monitoring.store_problems import StoreStates
-from opsconsole.stores.router import aliases_of, use
+from opsconsole.stores.router import use
 from opsconsole.stores.store import Store, StoreUnavailable, all_stores
 
 
@@ -48,7 +47,7 @@ def check_stores(request: HttpRequest) -> HttpResponse:
     for cls in registry.operations().values():
         if not issubclass(cls, Check | MeasureStores) or cls.schedule is None:
             continue
-        for values, alias in product(cls.schedule.params(), aliases_of(getattr(cls, "store_alias", ""))):
+        for alias, values in registry.scheduled_runs(cls):
             params = registry.clean(cls, values)
             with use(alias):
                 store = store_for(cls, params)

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.db.models import Count, Sum
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.http import urlencode
@@ -27,6 +28,7 @@ from opsconsole.console.page_parts import (
     swatch,
 )
 from opsconsole.console.plan_page import drift
+from opsconsole.console.store_urls import urlconf
 from opsconsole.engine import findings, history, incidents, registry, wording
 from opsconsole.engine.labels import result_label
 from opsconsole.engine.leases import is_stale
@@ -306,8 +308,14 @@ class RunPage(Page):
         return wording.scan_changes(self.run.after) if self.is_check and self.run.after else ""
 
     @property
-    def repairs(self) -> list[Described]:
-        """The operations that repair the findings."""
+    def repairs(self) -> list[tuple[Described, str]]:
+        """The operations that repair the findings, with the address that plans them in the store of the run."""
+        if self.run.attached_path:
+            return []  # pages do not plan runs on files
         causes = getattr(self.cls, "causes", {})
         wanted = {name for code in self.found if code in causes for name in causes[code].repairs[:1]}
-        return [described(cls) for name, cls in registry.operations().items() if name in wanted]
+        return [
+            (described(cls), reverse("plan", urlconf(self.run.store), args=[name]))
+            for name, cls in registry.operations().items()
+            if name in wanted
+        ]

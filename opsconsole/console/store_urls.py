@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, URLResolver, get_resolver, path
 
 from opsconsole.stores.platforms import platform_apps, store_title
@@ -22,7 +22,10 @@ _ADDRESS = re.compile(r"/admin/store/([a-z][a-z0-9_]*)/")
 
 
 class StoreMiddleware:
-    """Middleware that answers a request to a page of a further store for this store."""
+    """Middleware that answers a request to a page of a further store for this store.
+
+    If no store has the name of a platform, the plain addresses of the platform lead to its first store.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -30,6 +33,9 @@ class StoreMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         match = _ADDRESS.match(request.path_info)
         if match is None or not _is_further(match[1]):
+            if request.method in {"GET", "HEAD"} and (address := _address_in_first_store(request.path_info)):
+                query = request.META.get("QUERY_STRING", "")
+                return HttpResponseRedirect(f"{address}?{query}" if query else address)
             return self.get_response(request)
         request.urlconf = urlconf(match[1])
         with use(match[1]):
@@ -58,6 +64,16 @@ def store_links(platform: str, url: Callable[[str], str]) -> list[StoreLink]:
 
 def _is_further(alias: str) -> bool:
     return settings.STORES.get(alias) not in {None, "", alias}
+
+
+def _address_in_first_store(address: str) -> str:
+    """Return the address in the first store of a platform without a store of its name, else an empty string."""
+    page = address.removeprefix("/admin/")
+    for app in platform_apps() if page != address else ():
+        first = aliases_of(app.store)[0]
+        if first != app.store and page.startswith((f"{app.label}/", *(one.route for one in app.pages))):
+            return f"/admin/store/{first}/{page}"
+    return ""
 
 
 @cache

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import product
 from typing import Any, NamedTuple
 
 from croniter import croniter
@@ -63,7 +62,7 @@ from opsconsole.engine.selection import Selection
 from opsconsole.engine.shard_executor import ShardExecutor, executor_of
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import brief_lock_waits, why_it_waits
-from opsconsole.stores.router import aliases_of, use
+from opsconsole.stores.router import use
 from opsconsole.stores.store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -322,7 +321,7 @@ def run_schedule(operation: str, due: str, tries: int = 1) -> str:
     """
     cls = registry.operation(operation)
     answers, again = [], False
-    for values, alias in product(registry.scheduled_params(cls), aliases_of(getattr(cls, "store_alias", ""))):
+    for alias, values in registry.scheduled_runs(cls):
         try:
             with use(alias):
                 answers.append(
@@ -346,8 +345,8 @@ def _plan_scheduled(cls: type[Operation], params: dict[str, Any], due: str, *, l
     store = stored_plans.store_for(cls, params)
     try:
         planned = planner.plan(planner.operation_on(cls, store, params))
-    except (StoreUnavailable, DatabaseError) as error:
-        reason = str(store.unusable(error) if isinstance(error, DatabaseError) else error)
+    except (StoreUnavailable, PlanRefused, DatabaseError, InterfaceError) as error:
+        reason = str(store.unusable(error) if isinstance(error, DatabaseError | InterfaceError) else error)
         if _temporary_error(error) is not None and not last:
             raise _TryAgain(reason) from error
         audit_log.record(None, "schedule_refused", actor, operation=operation, store=store.alias, error=reason)

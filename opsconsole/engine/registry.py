@@ -7,6 +7,7 @@ import pkgutil
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +19,7 @@ from django.utils.translation import gettext as _
 from opsconsole.engine.causes import Cause
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.requirements import required_columns
+from opsconsole.stores.router import aliases_of
 from opsconsole.stores.store import Store
 
 
@@ -104,6 +106,11 @@ def targets_run(cls: type[Operation]) -> bool:
 def scheduled_params(cls: type[Operation]) -> Iterable[Mapping[str, Any]]:
     """Return the parameters of each run that the schedule of the operation starts."""
     return cls.schedule.params() if cls.schedule is not None else [{}]
+
+
+def scheduled_runs(cls: type[Operation]) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Return the store and the parameters of each run of a schedule: one for each store of the platform."""
+    return product(aliases_of(getattr(cls, "store_alias", "")), scheduled_params(cls))
 
 
 def needed_columns(store: Store, name: str = "") -> dict[str, set[str]]:

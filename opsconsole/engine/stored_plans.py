@@ -18,6 +18,7 @@ from opsconsole.engine.models import ENDED, PinnedRows, Run, Status
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.planner import Plan, PlanRefused, operation_on, store_called
 from opsconsole.engine.selection import Selection
+from opsconsole.stores.router import aliases_of, is_chosen
 from opsconsole.stores.store import Store, attach_file
 
 # The fields of a plan that `Run.plan` stores under the same names.
@@ -50,7 +51,13 @@ def store_for(cls: type[Operation], params: Mapping[str, Any]) -> Store:
         return store_of(get_run(params["run"]))
     alias = getattr(cls, "store_alias", None)
     if alias is not None:
-        return Store.current(alias)
+        store = Store.current(alias)
+        if not is_chosen(alias):
+            raise PlanRefused(
+                _("%(platform)s has several stores: %(names)s. Choose one of them.")
+                % {"platform": alias, "names": ", ".join(aliases_of(alias))}
+            )
+        return store
     if not params["store"]:
         raise PlanRefused(_("No store is given. Start this operation from a row or from a list of rows."))
     return store_called(params["store"])

@@ -17,6 +17,7 @@ from opsconsole.engine.operation import Operation
 from opsconsole.engine.registry import InvalidParameters
 from opsconsole.monitoring import measurements
 from opsconsole.monitoring.models import Measurement
+from opsconsole.stores.router import use
 from opsconsole.stores.store import StoreUnavailable, all_stores
 
 
@@ -38,8 +39,8 @@ def run(cls: type[Operation]) -> int:
     """Run an operation for each of its scheduled parameters. Return the number of runs."""
     made = 0
     actor = Actor("demo", socket.gethostname(), Trigger.SHELL)
-    for values in registry.scheduled_params(cls):
-        with suppress(StoreUnavailable, InvalidParameters):
+    for alias, values in registry.scheduled_runs(cls):
+        with suppress(StoreUnavailable, InvalidParameters), use(alias):
             params = registry.clean(cls, values)
             planned = planner.plan(planner.operation_on(cls, stored_plans.store_for(cls, params), params))
             Executor(lifecycle.confirm(lifecycle.create_run(planned, actor), actor, background=False)).work()

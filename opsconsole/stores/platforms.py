@@ -52,7 +52,7 @@ class StoreAppConfig(AppConfig):
     The tables of a managed store come from the app's `schema/sqlite.sql` and `schema/postgresql.sql`.
     """
 
-    store: ClassVar[str]  # the platform, and the alias of its first store
+    store: ClassVar[str]  # the platform, and the alias of its embedded store
     store_title: ClassVar[StrOrPromise | None] = None
     icons: ClassVar[Mapping[str, str]] = {}  # model name in lower case → icon of the theme
     json_columns: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # table → columns that contain JSON or NULL
@@ -83,6 +83,6 @@ def store_title(alias: str) -> str:
         return _("Console")
     if alias in settings.STORE_TITLES:
         return str(settings.STORE_TITLES[alias])
-    platform = settings.STORES.get(alias)
-    title = next((str(app.store_title) for app in platform_apps(platform) if app.store_title and platform), alias)
+    platform = settings.STORES.get(alias, alias)
+    title = next((str(app.store_title) for app in platform_apps(platform) if app.store_title), alias)
     return title if platform in {alias, ""} or title == alias else f"{title} ({alias})"

@@ -35,13 +35,18 @@ def use(alias: str) -> Iterator[None]:
 
 
 def alias_of(platform: str) -> str:
-    """Return the alias of the chosen store if it belongs to this platform, else the platform's own."""
+    """Return the alias of the chosen store if it belongs to this platform, else of the platform's first store."""
     alias = _chosen.get()
-    return alias if settings.STORES.get(alias) == platform else platform
+    return alias if settings.STORES.get(alias) == platform else aliases_of(platform)[0]
+
+
+def is_chosen(platform: str) -> bool:
+    """Return whether it is clear which store is meant: the chosen one, the platform's own or the only one."""
+    return len(aliases_of(platform)) == 1 or platform in settings.STORES or alias_of(platform) == _chosen.get()
 
 
 def aliases_of(platform: str) -> list[str]:
-    """Return the aliases of the stores of a platform, its own first."""
+    """Return the aliases of the stores of a platform. The one with the platform's name is the first."""
     return [alias for alias, own in settings.STORES.items() if platform and own == platform] or [platform]
 
 

@@ -111,7 +111,7 @@ class Store:
 
     @classmethod
     def current(cls, platform: str) -> Store:
-        """Return the store of a platform that `router.use` has chosen, else the one with the platform's name."""
+        """Return the store of a platform that `router.use` has chosen, else its first one."""
         return cls(alias_of(platform), platform)
 
     @property

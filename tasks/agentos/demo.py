@@ -137,7 +137,7 @@ ARTIFACTS = (
 
 def load() -> Iterator[str]:
     """Fill the empty tables of the managed AgentOS store. Yield what was done. Only times differ between calls."""
-    store = Store("agentos", "agentos")
+    store = Store.current("agentos")
     if not store.managed:
         return
     rng = Random(25)

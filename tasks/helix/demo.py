@@ -45,10 +45,10 @@ HEALTHY: list[tuple[str, list[tuple[str, int, bool]]]] = [
 
 def load() -> Iterator[str]:
     """Fill an empty managed store. Yield what was done."""
-    store = Store("helix", "helix")
+    store = Store.current("helix")
     if not store.managed or HelixJob.objects.exists():
         return
-    with transaction.atomic(using="helix"):
+    with transaction.atomic(using=store.alias):
         jobs = _load()
     yield _("helix: added %(jobs)d jobs of agents, with one job of each of the %(types)d types of dirty data.") % {
         "jobs": jobs,

@@ -40,7 +40,7 @@ UNDER_WAY = (
 
 def load() -> Iterator[str]:
     """Fill the store if it is managed and empty."""
-    store = Store("records", "records")
+    store = Store.current("records")
     if not store.managed or TestRecord.objects.exists() or TaskStatus.objects.exists():
         return
     rng = Random(2)

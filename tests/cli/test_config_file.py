@@ -56,12 +56,22 @@ title = "The bank"
 ''',
         CN_URL="postgresql://u@cn/cn",
     )
-    assert list(found) == ["shop", "shop_eu", "shop_cn", "bank", "other"]  # stores of one platform are neighbours
+    assert list(found) == ["shop_eu", "shop_cn", "bank", "other"]  # stores of one platform are neighbours
     eu, cn = found["shop_eu"], found["shop_cn"]
     assert (eu.platform, eu.title, eu.attached, eu.database["PASSWORD"]) == ("shop", "Shop Europe", False, SECRET)
     assert (cn.platform, cn.attached, cn.database["HOST"]) == ("shop", True, "cn")
     assert (found["bank"].title, found["bank"].attached, found["bank"].database) == ("The bank", False, None)
     assert (found["other"].platform, found["other"].attached) == ("", True)
+
+
+def test_a_declared_store_replaces_the_embedded_store_of_its_platform(tmp_path: Path) -> None:
+    eu = '[stores.shop_eu]\nplatform = "shop"\nurl = "sqlite:////eu.db"\n'
+    assert list(_stores(tmp_path, eu)) == ["shop_eu", "bank"]
+    assert list(_stores(tmp_path, eu + '[stores.shop]\ntitle = "embedded"\n')) == ["shop", "shop_eu", "bank"]
+    for name, value in (("DATABASE_URL", "sqlite:////a.db"), ("ATTACHED", "true")):
+        assert list(_stores(tmp_path, eu, **{f"SHOP_{name}": value})) == ["shop", "shop_eu", "bank"]
+    other = '[stores.other]\nurl = "sqlite:////other.db"\n'
+    assert list(_stores(tmp_path, other)) == ["shop", "bank", "other"]
 
 
 def test_variables_take_precedence(tmp_path: Path) -> None:
@@ -148,7 +158,7 @@ def test_the_file_in_the_data_directory(tmp_path: Path) -> None:
     done = shell.run("stores", "--json")
     assert SECRET not in done.stdout + done.stderr
     found = {one["alias"]: one for one in json.loads(done.stdout)["stores"]}
-    assert list(found) == ["default", "agentos", "agentos_eu", "helix", "records", "roadmaps", "shop"]
+    assert list(found) == ["default", "agentos_eu", "helix", "records", "roadmaps", "shop"]
     assert found["agentos_eu"]["managed"]
     assert found["agentos_eu"]["missing"] == []
     assert not found["shop"]["reachable"]

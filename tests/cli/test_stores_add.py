@@ -126,3 +126,14 @@ def test_refusals_change_nothing(tmp_path: Path, shell: Shell, file: Path) -> No
     file.write_text("stores = {}\n")
     assert "Add these lines yourself" in shell.refused("stores", "add", url)
     assert file.read_text() == "stores = {}\n"
+
+
+def test_a_store_that_replaces_the_embedded_one_is_announced(shell: Shell, tmp_path: Path) -> None:
+    agentos.create_sqlite(tmp_path / "eu.db", 10)
+    words = ("stores", "add", "--platform", "agentos")
+    assert shell.json(*words, f"sqlite:///{tmp_path}/eu.db", "--alias", "agentos_eu")["replaces"] == "agentos"
+    agentos.create_sqlite(tmp_path / "cn.db", 10)
+    done = shell.run(*words, f"sqlite:///{tmp_path}/cn.db", "--alias", "agentos_cn")
+    assert done.returncode == 0
+    assert "[stores.agentos]" not in done.stdout  # it is replaced already
+    assert shell.json("stores", "add", _create(tmp_path / "shop.db"))["replaces"] is None

@@ -24,6 +24,7 @@ from opsconsole.monitoring.store_problems import StoreStates
 from opsconsole.stores.router import use
 from opsconsole.stores.store import Store
 from tasks.agentos.models import Project
+from tasks.helix import demo
 from tests.conftest import EMPTY, attach_url, forget_attached
 from tests.support import agentos
 from tests.support.contract import execute_run, operation_called
@@ -103,7 +104,7 @@ def test_the_operations_page_offers_each_store(stores: tuple[Store, Store], page
 def test_a_command_works_on_the_store_that_it_names(tmp_path: Path) -> None:
     agentos.create_sqlite(tmp_path / "eu.db", 100)
     (tmp_path / "opsconsole.toml").write_text(
-        f'[stores.{EU}]\nplatform = "agentos"\nurl = "sqlite:///{tmp_path}/eu.db"\n'
+        f'[stores.{EU}]\nplatform = "agentos"\nurl = "sqlite:///{tmp_path}/eu.db"\n[stores.agentos]\n'
     )
     shell = Shell(tmp_path)
     assert shell.run("setup").returncode == 0
@@ -113,6 +114,14 @@ def test_a_command_works_on_the_store_that_it_names(tmp_path: Path) -> None:
     undone = shell.json("runs", "undo", done["run"], "--execute", "--yes")
     assert (undone["store"], undone["changed"]) == (EU, done["changed"])
     assert "backfill" in shell.refused("backfill_audit_decision_fields", "--database", "helix")
+    commands = [
+        ["backfill_audit_decision_fields"],
+        ["search", "x"],
+        ["audit_coverage"],
+        ["run", "audits.check_references"],
+    ]
+    for words in commands:
+        assert f"agentos, {EU}" in shell.refused(*words)
     found = shell.json("backfill_audit_decision_fields", "--all-stores", "--dry-run")["stores"]
     assert [(one["store"], one["total"] > 0) for one in found] == [("agentos", False), (EU, True)]
     found = shell.json("backfill_audit_decision_fields", "--all-stores", "--yes")["stores"]
@@ -281,6 +290,18 @@ def test_an_incident_is_repaired_in_its_store(stores: tuple[Store, Store], page:
     assert Incident.objects.get(store=EU, source=BACKFILL).count == _in_scope(stores[0]) == other
 
 
+def test_the_page_of_a_check_repairs_its_store(page: Client, tmp_path: Path) -> None:
+    path = tmp_path / "eu.db"
+    path.write_bytes(EMPTY["helix"].read_bytes())
+    store = attach_url("helix_eu", f"sqlite:///{path}", attached=False, platform="helix")
+    with use(store.alias):
+        list(demo.load())
+    run: Any = execute_run(operation_called("helix.scan_dirty_data", store))
+    shown = page.get(reverse("run", args=[run.pk])).text
+    assert 'action="/admin/store/helix_eu/operations/helix.' in shown
+    assert 'action="/admin/operations/helix.' not in shown
+
+
 def test_find_searches_each_store(stores: tuple[Store, Store], page: Client) -> None:
     key = TaskAudit.objects.using(CN).order_by("-pk")[0].pk
     assert not TaskAudit.objects.using(EU).filter(pk=key).exists()
@@ -306,3 +327,49 @@ def test_backups_and_checks_name_the_store(stores: tuple[Store, Store], tmp_path
     assert run.status == Status.SUCCEEDED
     assert run.backups.get().store == CN
     assert {"store": EU} in list(registry.scheduled_params(registry.operation("backups.backup_store")))
+
+
+def test_the_only_store_of_a_platform_is_meant(tmp_path: Path) -> None:
+    agentos.create_sqlite(tmp_path / "eu.db", 100)
+    (tmp_path / "opsconsole.toml").write_text(
+        f'[stores.{EU}]\nplatform = "agentos"\nurl = "sqlite:///{tmp_path}/eu.db"\n'
+    )
+    shell = Shell(tmp_path)
+    assert shell.run("setup", "--demo").returncode == 0
+    assert not (tmp_path / "agentos.sqlite3").exists()
+    assert [one["alias"] for one in shell.json("stores")["stores"]][:2] == ["default", EU]
+    assert shell.json("audit_coverage")["location"] == str(tmp_path / "eu.db")
+    done = shell.json("backfill_audit_decision_fields", "--yes")
+    assert (done["store"], done["status"]) == (EU, "succeeded")
+    assert "eu.db" in shell.refused("search", "redis")  # without a table of the memory
+    assert "agentos" in shell.refused("check_store", "agentos")
+
+
+@pytest.fixture
+def pair(stores: tuple[Store, Store]) -> tuple[Store, Store]:
+    """Return the two further stores, without a store that has the name of the platform."""
+    settings.STORES = {alias: platform for alias, platform in settings.STORES.items() if alias != "agentos"}
+    return stores
+
+
+def test_addresses_without_a_store_lead_to_the_first_one(pair: tuple[Store, Store], page: Client) -> None:
+    found = page.get("/admin/audits/taskaudit/?event_type__exact=x")
+    assert found["Location"] == f"{LIST.format(EU)}?event_type__exact=x"
+    assert page.get("/admin/search/", {"q": "x"})["Location"] == f"/admin/store/{EU}/search/?q=x"
+    assert page.get("/admin/helix/helixjob/").status_code == 200
+    assert page.get("/admin/store/agentos/audits/taskaudit/").status_code == 404
+    plan = f"operations/{BACKFILL}/plan/"
+    assert EU in page.post(f"/admin/{plan}", follow=True).text  # names the stores to choose from
+    assert not Run.objects.exists()
+    shown = page.get("/admin/operations/", {"q": BACKFILL}).text
+    assert [shown.count(f'action="/admin/{place}{plan}"') for place in (f"store/{EU}/", f"store/{CN}/", "")] == [
+        1,
+        1,
+        0,
+    ]
+    page.post(f"/admin/store/{CN}/{plan}")
+    assert Run.objects.get().store == CN
+    for address in ("/admin/", "/admin/stores/", "/metrics", "/readyz", "/admin/operations/freeze/"):
+        shown = page.get(address).text
+        assert EU in shown or "AgentOS" not in shown
+        assert 'store="agentos"' not in shown

@@ -77,6 +77,12 @@ class Command(ConsoleCommand):
 def _show_added(added: adding.Added, output: Output) -> None:
     found = added.report
     steps = [_("Restart the web server and the workers. They read the stores only when they start.")]
+    if added.replaced:
+        steps.insert(
+            0,
+            _("The store replaces the embedded store %(name)s. To keep it, add [stores.%(name)s] to the file.")
+            % {"name": added.replaced},
+        )
     if added.password_variable:
         steps.insert(
             0, _("Set %(variable)s to the password. It was not saved.") % {"variable": added.password_variable}
@@ -88,6 +94,7 @@ def _show_added(added: adding.Added, output: Output) -> None:
                 "file": str(settings.CONFIG_PATH),
                 "entry": added.entry,
                 "password_variable": added.password_variable or None,
+                "replaces": added.replaced or None,
                 "needs_restart": True,
             }
         )

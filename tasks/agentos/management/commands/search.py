@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import CommandParser
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
@@ -13,9 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from opsconsole.cli.command import ConsoleCommand, Refused
-from opsconsole.cli.flags import add_json_flag
+from opsconsole.cli.flags import add_json_flag, add_store_flags, store_to_read
 from opsconsole.cli.output import Output
-from opsconsole.stores.store import Store, attach_file
 from tasks.agentos.search import LIMIT, MAX_LIMIT, SOURCES, Hit, SearchResult, search
 
 PIPE_WIDTH = 120
@@ -31,18 +29,11 @@ class Command(ConsoleCommand):
         parser.add_argument("text", nargs="+", metavar="TEXT", help=_("The query, in quotes."))
         parser.add_argument("--in", dest="source", choices=list(SOURCES), help=_("Search only this source."))
         parser.add_argument("--limit", type=_limit, default=LIMIT, metavar="N", help=_("Number of results, 1 to 500."))
-        where = parser.add_mutually_exclusive_group()
-        where.add_argument("--database", metavar="ALIAS", choices=settings.STORES, help=_("Work on this store."))
-        where.add_argument("--db-path", metavar="FILE", help=_("Attach this SQLite file for this call."))
+        add_store_flags(parser)
         add_json_flag(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        alias = options["database"] or "agentos"
-        if options["db_path"] is None:
-            store = Store.called(alias)
-        else:
-            store = attach_file("agentos", options["db_path"], read_only=True)
-        store.require_file()
+        store = store_to_read("agentos", options)
         sources = (options["source"],) if options["source"] else tuple(SOURCES)
         found = search(store, " ".join(options["text"]), sources=sources, limit=options["limit"])
         if not found.query:
