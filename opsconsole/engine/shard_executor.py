@@ -47,7 +47,7 @@ class ShardExecutor(Executor):
         if time.monotonic() - self._totalled > TOTALS_SECONDS:
             self._totalled = time.monotonic()
             totals = shards.total_up(self.run)
-            Run.objects.filter(pk=self.run.pk, status=Status.RUNNING).update(**totals)
+            Run.objects.filter(pk=self.run.pk, status=Status.RUNNING).update(attempts=0, **totals)
             _take(self.run, totals)
 
     def _wait(self, code: str, reason: str, seconds: float) -> None:

@@ -110,12 +110,11 @@ def is_worked_on(run: Run) -> bool:
 
 
 def restart(run: Run) -> list[Shard]:
-    """Continue the shards that stopped with their run. The caller enqueues them."""
+    """Continue the shards that stopped with their run, unless `heartbeat` does. The caller enqueues them."""
+    fields = {"status": Status.QUEUED, "worker": {}, "attempts": 0, "lease_until": timezone.now() + LEASE}
     stopped = list(run.shards.filter(status=Status.INTERRUPTED).order_by("number"))
-    for shard in stopped:
-        shard.status, shard.worker, shard.attempts, shard.lease_until = Status.QUEUED, {}, 0, timezone.now() + LEASE
-        shard.save(update_fields=("status", "worker", "attempts", "lease_until"))
-    return stopped
+    unchanged = [Shard.objects.filter(pk=one.pk, generation=one.generation, status=one.status) for one in stopped]
+    return [shard for shard, mine in zip(stopped, unchanged, strict=True) if mine.update(**fields)]
 
 
 def abandon(run: Run) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
+from django.db import connection
 from django_q.models import OrmQ
 
 from opsconsole.engine import executor, lifecycle, planner, queue, shard_executor, shards, workers
@@ -208,6 +209,45 @@ def test_a_request_without_a_worker_takes_effect_at_once(
     work_off()
     assert dump(store) == seen
     queue.resume(Run.objects.get(), TESTER)
+    work_off()
+    check_done(run, store, before)
+
+
+def test_a_shard_that_another_worker_has_just_continued_stays_its(store: Store, before: Tables) -> None:
+    """`heartbeat` and a worker continue a stopped shard while the run reads its shards."""
+    run = queue.confirm(make_run(store), TESTER)
+    work_off(stop=Shard.objects.exists)
+    run.shards.update(status=Status.INTERRUPTED)
+    OrmQ.objects.all().delete()
+    reads: list[str] = []
+    taken: list[Shard] = []
+
+    def take_the_first(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+        found = execute(sql, *args)
+        reads.append(sql)
+        if len(reads) == 1:
+            queue.requeue_stale_runs()
+            taken.append(shards.claim(run.shards.select_related("run").get(number=1)))
+        return found
+
+    with connection.execute_wrapper(take_the_first):
+        shards.restart(run)
+    assert "operations_shard" in reads[0]
+    ShardExecutor(taken[0]).work(hand_over=queue.enqueue)
+    work_off()
+    check_done(run, store, before)
+
+
+def test_a_divided_run_that_advances_has_not_lost_its_workers_in_a_row(
+    store: Store, before: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "SLICE_SECONDS", 0.0)
+    run = queue.confirm(make_run(store), TESTER)
+    work_off(stop=Shard.objects.exists)
+    Run.objects.update(attempts=workers.MAX_ATTEMPTS)
+    work_off(stop=lambda: Run.objects.get().batches_done > 4)
+    Run.objects.update(lease_until=None)
+    queue.requeue_stale_runs()
     work_off()
     check_done(run, store, before)
 
