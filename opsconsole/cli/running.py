@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from opsconsole.cli.command import (
     EXIT_ATTENTION,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
+    EXIT_REFUSED,
     ConsoleCommand,
     Refused,
     require_setup,
@@ -51,15 +53,16 @@ from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.checks import Check, FindingData
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.leases import LostOwnership
-from opsconsole.engine.models import RESUMABLE, Run, Status
+from opsconsole.engine.models import RESUMABLE, Run, Status, Trigger
 from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, FAST_BATCH_SIZE, Operation, Risk
-from opsconsole.engine.planner import Plan
+from opsconsole.engine.planner import Plan, PlanRefused
 from opsconsole.engine.requirements import readable_columns, required_columns
 from opsconsole.engine.selection import Selection
 from opsconsole.formatting import format_number
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.preflight import require_privileges
 from opsconsole.stores.router import aliases_of
+from opsconsole.stores.store import StoreUnavailable
 
 SHOWN_ERRORS = 20
 
@@ -177,15 +180,59 @@ def run_operation(
         raise Refused(
             _("%(operation)s does not work on all stores of a platform. Omit --all-stores.") % {"operation": cls.name}
         )
-    results: list[Any] = []
+    if options.get("keys"):
+        raise Refused(_("Keys name rows of one store. Use --database instead of --all-stores."))
+    _run_on_stores(cls, values, options, execute, asks, aliases_of(platform))
+
+
+def _run_on_stores(
+    cls: type[Operation],
+    values: Mapping[str, Any],
+    options: dict[str, Any],
+    execute: bool,
+    asks: bool,
+    aliases: Sequence[str],
+) -> None:
+    """Run on one store after another. A store that cannot be planned is left out. Another failure stops the series."""
+    output, results = Output.of(options), list[Any]()
     runs: list[Run] = []
+    reasons: dict[str, str] = {}
+    is_waiting = False
     try:
-        for alias in aliases_of(platform):
+        for place, alias in enumerate(aliases, 1):
             of_store = {**options, "database": alias, "results": results, "series": runs}
-            _run_on_store(cls, values, of_store, execute, asks)
+            before = len(runs)
+            try:
+                _run_on_store(cls, values, of_store, execute, asks)
+            except (StoreUnavailable, PlanRefused) as error:
+                reasons[alias] = str(error)
+                results.append({"store": alias, "status": "not_planned", "error": str(error)})
+                output.error(_("%(store)s: not planned. %(reason)s") % {"store": alias, "reason": error})
+            except (SystemExit, CommandError, RunRefused):
+                if len(runs) > before and runs[-1].status == Status.AWAITING_APPROVAL:
+                    is_waiting = True
+                    continue
+                if results or runs:
+                    results += [{"store": other, "status": "not_started"} for other in aliases[place:]]
+                    _name_the_others(alias, aliases[place:], output)
+                raise
     finally:
-        if options["json"]:
+        if runs and reasons:
+            series.leave_out(runs, reasons, Actor(runs[0].started_by, socket.gethostname(), Trigger.SHELL))
+        if options["json"] and results:
             Output.of(options).json({"stores": results})
+    if reasons:
+        sys.exit(EXIT_REFUSED)
+    if is_waiting:
+        sys.exit(EXIT_ATTENTION)
+
+
+def _name_the_others(alias: str, others: Sequence[str], output: Output) -> None:
+    if others:
+        output.error(
+            _("Not started: %(stores)s. Resolve the problem of %(store)s, then repeat the command.")
+            % {"stores": ", ".join(others), "store": alias}
+        )
 
 
 def _run_on_store(

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.db import DatabaseError, InterfaceError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.urls import reverse
@@ -24,6 +26,7 @@ from opsconsole.engine.selection import Selection
 from opsconsole.formatting import format_number
 from opsconsole.stores.platforms import store_title
 from opsconsole.stores.router import aliases_of, use
+from opsconsole.stores.store import failed_store
 
 
 @require_POST
@@ -33,23 +36,40 @@ def plan_all(request: HttpRequest, name: str) -> HttpResponse:
     cls = registry.operations().get(name)
     if cls is None or not hasattr(cls, "store_alias"):
         raise Http404
+    if cls.permission and not request.user.has_perm(cls.permission):
+        raise PermissionDenied
     try:
         params = registry.clean(cls, {field: one.initial for field, one in cls.Params().fields.items()})
     except InvalidParameters as error:
         messages.warning(request, str(error))
         return redirect("operations")
     made: list[Run] = []
+    reasons: dict[str, str] = {}
     for alias in aliases_of(cls.store_alias):
         with use(alias):
+            store = stored_plans.store_for(cls, params)
             try:
-                operation = planner.operation_on(cls, stored_plans.store_for(cls, params), params)
-                run = queue.plan(operation, Selection(), actor_of(request), separate=True)
+                run = queue.plan(
+                    planner.operation_on(cls, store, params), Selection(), actor_of(request), separate=True
+                )
             except REFUSALS as error:
-                messages.warning(request, f"{store_title(alias)}: {error}")
+                reasons[alias] = str(error)
+                continue
+            except (DatabaseError, InterfaceError) as error:
+                if failed_store() is None:
+                    raise  # of the console's own database
+                reasons[alias] = str(store.unusable(error))
                 continue
         series.add(run, made[-1] if made else None)
         made.append(run)
-    return redirect("run-series", made[0].pk) if made else redirect("operations")
+    if made:
+        series.leave_out(made, reasons, actor_of(request))
+        return redirect("run-series", made[0].pk)
+    for alias, reason in reasons.items():
+        messages.warning(
+            request, _("%(store)s: not planned. %(reason)s") % {"store": store_title(alias), "reason": reason}
+        )
+    return redirect("operations")
 
 
 @require_safe
@@ -71,7 +91,8 @@ def _page(request: HttpRequest, runs: Sequence[Run], *, error: str = "", status:
             [_("Store"), _("Run"), _("Status"), _("In scope"), _("Changed"), _("Skipped"), _("Invalid"), _("Failed")],
             [_line(run) for run in runs],
         ),
-        waiting=[(store_title(run.store), run.waiting) for run in runs if run.waiting],
+        left_out=[(store_title(alias), reason) for alias, reason in series.left_out(runs).items()],
+        not_started=[(store_title(run.store), run, reason) for run, reason in series.not_started(runs)],
         can_confirm=_can_confirm(runs) and request.user.has_perm("operations.operate_run"),
         is_planned=any(run.status == Status.PLANNED for run in runs),
     )

@@ -100,6 +100,7 @@ VERB_LABELS = {
     "view_deleted": _("deleted a view of a list"),
     "schedule": _("changed the schedule"),
     "schedule_refused": _("could not start as scheduled"),
+    "not_planned": _("could not be planned on a store"),
     **{status.value: status.label for status in Status if status not in {Status.PLANNED, Status.QUEUED}},
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +128,39 @@ def test_a_command_works_on_the_store_that_it_names(tmp_path: Path) -> None:
     assert [(one["store"], one["total"] > 0) for one in found] == [("agentos", False), (EU, True)]
     found = shell.json("backfill_audit_decision_fields", "--all-stores", "--yes")["stores"]
     assert [one["status"] for one in found] == ["succeeded", "succeeded"]
-    (tmp_path / "agentos.sqlite3").rename(tmp_path / "gone")
-    assert shell.run("backfill_audit_decision_fields", "--all-stores", "--yes").returncode == 2
+    assert "rows of one store" in shell.refused("run", BACKFILL, "--all-stores", "--keys", "1")
     refused = shell.refused("run", "backups.backup_store", "--store", "agentos", "--all-stores")
     assert "does not work on all stores" in refused
+
+
+def test_a_command_leaves_out_a_store_that_it_cannot_reach(tmp_path: Path) -> None:
+    for place, alias in enumerate((EU, CN)):
+        agentos.create_sqlite(tmp_path / f"{alias}.db", 100, seed=place)
+    (tmp_path / "opsconsole.toml").write_text(
+        f'[stores.agentos_down]\nplatform = "agentos"\nurl = "postgresql://u@127.0.0.1:1/x"\n'
+        f'[stores.{EU}]\nplatform = "agentos"\nurl = "sqlite:///{tmp_path}/{EU}.db"\n'
+        f'[stores.gone]\nplatform = "agentos"\nurl = "sqlite:///{tmp_path}/gone.db"\n'
+        f'[stores.{CN}]\nplatform = "agentos"\nurl = "sqlite:///{tmp_path}/{CN}.db"\n'
+    )
+    shell = Shell(tmp_path)
+    assert shell.run("setup").returncode == 0
+    for words, status in ((["--dry-run"], "planned"), (["--yes"], "succeeded")):
+        found = shell.json("backfill_audit_decision_fields", "--all-stores", *words, code=2)["stores"]
+        assert [(one["store"], one["status"]) for one in found] == [
+            *(("agentos_down", "not_planned"), (EU, status), ("gone", "not_planned"), (CN, status))
+        ]
+        assert "127.0.0.1" in found[0]["error"]
+        assert found[3]["changed"] > 0
+    assert shell.run("runs", "undo", "2", "--execute", "--yes").returncode == 0
+    with closing(sqlite3.connect(tmp_path / f"{EU}.db")) as connection:
+        connection.executescript(
+            "UPDATE task_audits SET source_event_ts = NULL, supervisor_processed_at = NULL;"
+            "CREATE TRIGGER refuse BEFORE UPDATE ON task_audits BEGIN SELECT RAISE(ABORT, 'refused'); END;"
+        )
+    found = shell.json("backfill_audit_decision_fields", "--all-stores", "--yes", code=3)["stores"]
+    assert [one["status"] for one in found] == ["not_planned", "needs_attention", "not_started", "not_started"]
+    done = shell.run("backfill_audit_decision_fields", "--all-stores", "--yes")
+    assert f"gone, {CN}" in done.stderr
 
 
 def _series(page: Client) -> tuple[list[Run], Any]:
@@ -178,6 +209,25 @@ def test_a_run_that_needs_attention_stops_the_next_ones(stores: tuple[Store, Sto
     later = execute_run(operation_called(BACKFILL, stores[0]))
     assert later.status == Status.SUCCEEDED
     assert _slice(runs[2]).status == Status.SUCCEEDED
+
+
+def test_the_page_names_the_stores_that_are_not_planned(
+    stores: tuple[Store, Store], page: Client, tmp_path: Path
+) -> None:
+    attach_url("agentos_down", "postgresql://u@127.0.0.1:1/x", platform="agentos")
+    attach_url("agentos_gone", f"sqlite:///{tmp_path}/gone.db", platform="agentos")
+    runs, shown = _series(page)
+    assert [run.store for run in runs] == ["agentos", EU, CN]
+    assert not (tmp_path / "gone.db").exists()
+    page.post(reverse("run-replan", args=[runs[0].pk]))
+    new = Run.objects.get(replaces=runs[0])
+    for found in (shown, page.get(reverse("run-series", args=[new.pk]))):
+        assert [title for title, _reason in found.context["left_out"]] == [
+            "AgentOS (agentos_down)",
+            "AgentOS (agentos_gone)",
+        ]
+        assert "127.0.0.1" in found.text
+        assert "gone.db" in found.text
 
 
 def test_a_discarded_or_replaced_plan_of_a_series(stores: tuple[Store, Store], page: Client) -> None:
