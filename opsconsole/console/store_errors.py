@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,12 +21,12 @@ from django.utils.translation import gettext as _
 from opsconsole.stores.errors import ErrorKind, classify, is_lock
 from opsconsole.stores.locks import LOCKED_LOCK_SECONDS, Blocker, blockers, limit_lock_wait, reset_lock_wait
 from opsconsole.stores.router import DEFAULT
+from opsconsole.stores.sqlite import stop_at
 from opsconsole.stores.store import Store, StoreUnavailable, failed_store
 
 logger = logging.getLogger(__name__)
 
 STATEMENT_SECONDS = 30.0  # of a request on a SQLite store; SQLite does not have a statement timeout
-PROGRESS_STEPS = 100_000  # between two checks of the time in SQLite
 LOCKED_SECONDS = 5.0  # how long a process treats a store as locked after a lock timeout
 _locked_until: dict[str, float] = {}
 _ATTRIBUTE = "store_wait_limits"
@@ -69,7 +70,6 @@ class WaitLimit:
         self.alias = alias
         self.error: Error | None = None
         self._changed: Any = None  # the connection with changed limits
-        self._deadline = 0.0
         self._spent = 0.0
 
     def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
@@ -91,8 +91,7 @@ class WaitLimit:
         seconds = LOCKED_LOCK_SECONDS if known_locked else settings.STORE_LOCK_SECONDS
         if wrapper.vendor == "sqlite":
             if self._changed is None:
-                self._deadline = now + STATEMENT_SECONDS
-                wrapper.connection.set_progress_handler(lambda: time.monotonic() > self._deadline, PROGRESS_STEPS)
+                stop_at(wrapper, now + STATEMENT_SECONDS)
             if known_locked or self._changed is None or self._spent > LOCKED_LOCK_SECONDS:
                 limit_lock_wait(wrapper, max(seconds - self._spent, LOCKED_LOCK_SECONDS))
             self._changed = wrapper
@@ -106,7 +105,7 @@ class WaitLimit:
         if wrapper is None:
             return
         if wrapper.vendor == "sqlite" and wrapper.connection is not None:
-            wrapper.connection.set_progress_handler(None, 0)
+            stop_at(wrapper, math.inf)
         reset_lock_wait(wrapper)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
@@ -12,17 +11,33 @@ from typing import Any, TypeVar
 from django.db import DatabaseError, transaction
 from django.utils.translation import gettext as _
 
+from opsconsole.formatting import format_number
 from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.catalog import escape, quote
-from opsconsole.stores.errors import ErrorKind, classify, first_line, is_unreachable, sqlite_code, sqlstate
+from opsconsole.stores.errors import (
+    ErrorKind,
+    classify,
+    first_line,
+    is_unreachable,
+    sqlite_code,
+    sqlstate,
+    trouble_code,
+)
 from opsconsole.stores.functions import SQLITE_FUNCTIONS, volatile_functions
 from opsconsole.stores.rows import Key, Values
-from opsconsole.stores.sqlite import exact_text
+from opsconsole.stores.sqlite import reader
 from opsconsole.stores.statement import Statement, StatementRefused
 from opsconsole.stores.store import Store
 
 MAX_ROWS = 1_000_000  # of one plan
+MAX_BYTES = 1_000_000_000  # of the values of one plan
 CHUNK = 1_000  # rows
+FETCHED_BYTES = 1_000_000  # after which fewer rows are fetched at once
+NEW_CHARACTERS = 10_000_000  # of a new value
+# SQLite: of a value that the statement reads or builds, unless the table has longer rows. Within a function, nothing
+# can stop SQLite: instr() of 1 MB in 1 MB takes seconds, of 10 MB in 10 MB an hour.
+SQLITE_VALUE_BYTES = 1_000_000
+SQLITE_SECONDS = 3_600.0  # as long as `config.STATEMENT_TIMEOUT` of PostgreSQL; a request has its own limit
 
 Kept = TypeVar("Kept")
 EvaluatedRow = tuple[Key, Values, Values | None]
@@ -33,6 +48,7 @@ class Evaluation:
 
     def __init__(self, store: Store, statement: Statement) -> None:
         self.store, self.statement = store, statement
+        self._value_bytes = SQLITE_VALUE_BYTES
 
     # --- names ------------------------------------------------------------------------------------------------
 
@@ -139,13 +155,10 @@ class Evaluation:
                 found.add((action, (one or "").lower(), (other or "").lower()))
             return sqlite3.SQLITE_OK if allowed is None or action in allowed else sqlite3.SQLITE_DENY
 
-        self.store.connection.ensure_connection()
-        driver = self.store.connection.connection
-        driver.set_authorizer(authorize)
-        try:
-            self.store.query(sql)
-        finally:
-            driver.set_authorizer(None)
+        with self._cursor() as cursor:
+            cursor.connection.set_authorizer(authorize)
+            cursor.execute(sql, [])
+            cursor.fetchall()
         return found
 
     def _check_postgresql(self) -> None:
@@ -179,31 +192,58 @@ class Evaluation:
         A row is its key, the old values of `guarded` and the new values of `assigned`. Only rows with `keys` are read.
         Return what `keep` makes of each CHUNK of rows.
         """
-        kept: list[Kept] = []
         condition, values = self._among(keys)
         order = ", ".join(f"{self._alias}.{quote(name)}" for name in self.store.key_columns(self.table))
         sql = f"{self._select()}{condition} ORDER BY {order} LIMIT {MAX_ROWS + 1}"
+        self._value_bytes = max([SQLITE_VALUE_BYTES, *(len(str(value).encode()) for value in values)])
+        with self._refusals():
+            try:
+                return self._read(keep, sql, values)
+            except DatabaseError as error:
+                if not _is_too_big(error) or (longest := self._longest_row()) <= self._value_bytes:
+                    raise
+                self._value_bytes = longest
+                return self._read(keep, sql, values)
+
+    def _read(self, keep: Callable[[list[EvaluatedRow]], Kept], sql: str, values: Sequence[Any]) -> list[Kept]:
+        kept: list[Kept] = []
         width = len(self.guarded)
-        count = 0
-        with self._refusals(), self._cursor() as cursor:
+        chunk: list[EvaluatedRow] = []
+        count = size = 0
+        with self._cursor() as cursor:
             cursor.execute(sql, values)
-            while chunk := cursor.fetchmany(CHUNK):
-                count += len(chunk)
+            for rows in _fetched(cursor):
+                count += len(rows)
+                size += _size(rows)
                 if count > MAX_ROWS:
                     raise StatementRefused(
                         _("The statement changes more than 1,000,000 rows. Narrow its WHERE clause, and repeat it.")
                     )
-                found = [self._keyed(row) for row in chunk]
+                if size > MAX_BYTES:
+                    raise StatementRefused(
+                        _("The rows of the statement hold more than 1 GB. Narrow its WHERE clause, and repeat it.")
+                    )
+                found = [self._keyed(row) for row in rows]
                 new = self._assignable([row[width:] for _key, row in found])
-                kept.append(keep([(key, row[:width], after) for (key, row), after in zip(found, new, strict=True)]))
-        return kept
+                chunk += [(key, row[:width], after) for (key, row), after in zip(found, new, strict=True)]
+                while len(chunk) >= CHUNK:
+                    kept.append(keep(chunk[:CHUNK]))
+                    chunk = chunk[CHUNK:]
+        return [*kept, keep(chunk)] if chunk else kept
+
+    def _longest_row(self) -> int:
+        """Return the bytes that a value of SQLite may have so that the longest row of the table can be changed."""
+        lengths = " + ".join(f"COALESCE(length(CAST({quote(name)} AS BLOB)), 0)" for name in self.guarded)
+        ((longest,),) = self.store.query(f"SELECT max({lengths}) FROM {self.store.tables[self.table].sql}")
+        return 2 * int(longest or 0)
 
     def matches_every_row(self, keys: Sequence[Key] | None = None) -> bool:
         """Return whether no row of the table is left out."""
         among, values = self._among(keys, "OR NOT")
         sql = f"SELECT 1 FROM {self._from} WHERE ({escape(self.statement.where)}) IS NOT TRUE{among} LIMIT 1"
-        with self._refusals(), self._read_only():
-            return not self.store.query(sql, values)
+        with self._refusals(), self._cursor() as cursor:
+            cursor.execute(sql, values)
+            return not cursor.fetchall()
 
     def _keyed(self, row: Values) -> tuple[Key, Values]:
         count = len(self.store.key_columns(self.table))
@@ -218,6 +258,10 @@ class Evaluation:
         """Return the new values as their columns will hold them; None for each row of a delete."""
         if self.statement.kind == "delete":
             return [None] * len(new)
+        if any(isinstance(value, str | bytes) and len(value) > NEW_CHARACTERS for row in new for value in row):
+            raise StatementRefused(
+                _("A new value has more than 10,000,000 characters. Shorten it, or leave the row out.")
+            )
         if self.store.vendor != "sqlite":
             return new
         # A column of SQLite may convert a value. A table in memory with the same affinities does the same.
@@ -255,20 +299,27 @@ class Evaluation:
             listed = [f'{one} AS "{place}\ue000"' for place, one in enumerate([*keys, *old, *new])]
         else:
             old = [f"{self._alias}.{quote(name)}::text" for name in self.guarded]
-            types = [escape(self._type(name)) for name in self.assigned]
-            new = [f"({one}::{type_})::text" for one, type_ in zip(new, types, strict=True)]
+            new = [self._stored(name, one) for name, one in zip(self.assigned, new, strict=True)]
             listed = [stored_rows.key_sql(self.store, self.table, self._alias), *old, *new]
         return f"SELECT {', '.join(listed)} FROM {self._from} WHERE ({escape(self.statement.where)})"
 
-    def _type(self, name: str) -> str:
-        """Return the type of PostgreSQL that a new value is cast to.
+    def _stored(self, name: str, expression: str) -> str:
+        """Return the text of a new value as its column of PostgreSQL will hold it.
 
-        A length is left out: a cast would cut a text that is too long, and an assignment refuses it. A precision is
-        kept, because an assignment rounds like a cast.
+        A cast would cut a text that is too long for its column, but an assignment refuses it. The input function of the
+        type does the same as an assignment: it rounds, pads and refuses. A query calls it for the columns of a record.
         """
         column = self.store.tables[self.table][name]
-        rounded = re.sub(r"\(.*?\)", "", column.type) == column.base and column.category in {"N", "D", "T"}
-        return column.type if rounded else column.base
+        text = f"({expression}::{escape(column.base)})::text"
+        type_ = escape(column.type)
+        if column.limited:
+            text = (
+                f"(SELECT r.c::text FROM pg_catalog.json_to_record(pg_catalog.json_build_object('c', {text})) "
+                f"AS r(c {type_}))"
+            )
+        elif column.type != column.base:  # a domain
+            text = f"({expression}::{type_})::text"
+        return f"pg_catalog.left({text}, {NEW_CHARACTERS + 1})"
 
     def _among(self, keys: Sequence[Key] | None, word: str = "AND") -> tuple[str, list[Any]]:
         if keys is None:
@@ -280,15 +331,7 @@ class Evaluation:
 
     @contextmanager
     def _read_only(self) -> Iterator[None]:
-        """Open a transaction of PostgreSQL, or let a connection to SQLite refuse every write."""
-        if self.store.vendor == "sqlite":
-            ((before,),) = self.store.query("PRAGMA query_only")
-            self.store.execute("PRAGMA query_only = ON")
-            try:
-                yield
-            finally:
-                self.store.execute(f"PRAGMA query_only = {before}")
-            return
+        """Open a transaction of PostgreSQL that refuses writes."""
         with transaction.atomic(using=self.store.alias):
             self.store.execute("SET TRANSACTION READ ONLY")
             yield
@@ -296,7 +339,8 @@ class Evaluation:
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
         if self.store.vendor == "sqlite":
-            with self._read_only(), self.store.text_factory(exact_text), self.store.connection.cursor() as cursor:
+            connection = self.store.connection
+            with reader(connection, value_bytes=self._value_bytes, seconds=SQLITE_SECONDS) as cursor:
                 yield cursor
             return
         with self._read_only(), self.store.connection.chunked_cursor() as cursor:
@@ -308,6 +352,22 @@ class Evaluation:
         try:
             yield
         except DatabaseError as error:
+            if _is_too_big(error):
+                raise StatementRefused(
+                    _(
+                        "A value that the statement reads or builds has more than %(count)s bytes. "
+                        "Nothing was written. Shorten it, or leave its row out."
+                    )
+                    % {"count": format_number(self._value_bytes)}
+                ) from error
+            if trouble_code(error) == "timeout":
+                raise StatementRefused(
+                    _(
+                        "The database stopped the statement on %(table)s: %(reason)s. Nothing was written. "
+                        "Narrow it, or use the command: it waits longer than a page."
+                    )
+                    % {"table": self.table, "reason": first_line(error).removesuffix(".")}
+                ) from error
             tried_to_write = sqlstate(error) == "25006" or sqlite_code(error) == sqlite3.SQLITE_READONLY
             if not tried_to_write and (
                 is_unreachable(error) or classify(error) in {ErrorKind.TRANSIENT, ErrorKind.RESOURCE}
@@ -317,6 +377,23 @@ class Evaluation:
                 _("The database refuses the statement on %(table)s: %(reason)s. Nothing was written. Correct it.")
                 % {"table": self.table, "reason": first_line(error).removesuffix(".")}
             ) from error
+
+
+def _is_too_big(error: DatabaseError) -> bool:
+    code = sqlite_code(error)
+    return code is not None and code & 0xFF == sqlite3.SQLITE_TOOBIG
+
+
+def _fetched(cursor: Any) -> Iterator[list[Values]]:
+    """Yield the rows of a cursor, fewer at once if they are long."""
+    count = 1
+    while rows := cursor.fetchmany(count):
+        yield rows
+        count = min(2 * count, CHUNK) if _size(rows) < FETCHED_BYTES else max(count // 2, 1)
+
+
+def _size(rows: Iterable[Values]) -> int:
+    return sum(len(value) if isinstance(value, str | bytes) else 8 for row in rows for value in row)
 
 
 def _other_statement() -> StatementRefused:

@@ -88,6 +88,13 @@ POSTGRESQL = (
     "CREATE FUNCTION dice() RETURNS integer LANGUAGE plpgsql VOLATILE AS $$ BEGIN RETURN 4; END $$",
     "CREATE FUNCTION fixed(x integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT x + 1'",
     "CREATE VIEW rolls AS SELECT random() AS roll",
+    "CREATE DOMAIN amount AS numeric(9,2) CHECK (VALUE >= 0)",
+    "CREATE DOMAIN net AS amount",
+    'CREATE DOMAIN "Short; --" AS varchar(3)',
+    'CREATE TABLE precise (id INTEGER PRIMARY KEY, a amount, b net NOT NULL DEFAULT 0, c "Short; --", d char(4), '
+    "e timestamp(0), f interval(0), g numeric(5,1)[], h bit varying(3), i varchar(2)[], j time(1), k numeric(4,-2), "
+    "l net[])",
+    "INSERT INTO precise (id, a) VALUES (1, 1), (2, 2), (3, NULL)",
 )
 
 
