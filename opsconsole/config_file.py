@@ -38,7 +38,7 @@ class ConfigFile:
     def __init__(self, path: Path, *, required: bool = True) -> None:
         self.path, self.content = path, ""
         try:
-            self.content = path.read_text("utf-8")
+            self.content = path.read_bytes().decode()  # with its line ends
         except (FileNotFoundError, NotADirectoryError):
             if required:
                 raise ImproperlyConfigured(

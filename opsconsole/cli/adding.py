@@ -176,11 +176,13 @@ def _append(entry: str) -> set[str]:
     """
     path = Path(os.path.realpath(settings.CONFIG_PATH))
     before = ConfigFile(path, required=False).content
-    after = f"{before.rstrip()}\n\n{entry}" if before.strip() else entry
+    end = "\r\n" if "\r\n" in before else "\n"
+    added = entry.replace("\n", end)
+    after = f"{before.rstrip()}{end}{end}{added}" if before.strip() else added
     new = path.with_name(f".{path.name}.new")
     try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(after)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(after.encode())
         declared = ConfigFile(new).stores(settings.PLATFORMS, Environment())
         if path.exists():
             os.chmod(new, path.stat().st_mode & 0o777)

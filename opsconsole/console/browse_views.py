@@ -21,12 +21,14 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
+from opsconsole.console.navigation import may_change_by_statement
 from opsconsole.console.operation_views import render_page
 from opsconsole.console.page_parts import Table
 from opsconsole.formatting import format_number, truncate
 from opsconsole.stores import catalog
 from opsconsole.stores.catalog import ForeignKey, other_relations
 from opsconsole.stores.indexes import indexes
+from opsconsole.stores.remedies import KIND_LABELS
 from opsconsole.stores.rows import Key, is_bigint, key_of, key_parts, plain_key
 from opsconsole.stores.store import Store, StoreUnavailable
 from opsconsole.stores.table_models import pk_of, table_model
@@ -82,14 +84,16 @@ def _of_store(view: Callable[[HttpRequest, Store], HttpResponse]) -> Callable[[H
 @_of_store
 def tables(request: HttpRequest, store: Store) -> HttpResponse:
     """List the tables of a store, and what cannot be browsed."""
-    listed, refused = [], [[name, kind] for name, kind in other_relations(store).items()]
+    listed, refused = [], [[name, KIND_LABELS[kind]] for name, kind in other_relations(store).items()]
     for name, table in sorted(store.tables.items()):
         reason = _why_not(store, name)
         if reason:
             refused.append([name, reason])
         else:
             key = ", ".join(table.identity) or _("none")
-            listed.append([_link(_rows_url(store, name), name), table.kind, key, format_number(len(table))])
+            listed.append(
+                [_link(_rows_url(store, name), name), KIND_LABELS[table.kind], key, format_number(len(table))]
+            )
     others = [[schema, format_number(count)] for schema, count in _other_schemas(store)]
     return render_page(
         request,
@@ -99,6 +103,7 @@ def tables(request: HttpRequest, store: Store) -> HttpResponse:
         listed=Table([_("Table"), _("Kind"), _("Key"), _("Columns")], listed),
         refused=Table([_("Name"), _("Why")], sorted(refused)),
         schemas=Table([_("Schema"), _("Tables")], others),
+        statement_url=_statement_url(request, store),
     )
 
 
@@ -289,6 +294,7 @@ def rows(request: HttpRequest, store: Store) -> HttpResponse:
         last_url=_rows_url(store, browser.name, **{**asked, "from": LAST}),
         is_cut=has_more and not last,
         tables_url=reverse("browse", args=[store.alias]),
+        statement_url=_statement_url(request, store, browser.table),
     )
 
 
@@ -361,6 +367,17 @@ def _key_link(browser: Browser, pk: Any) -> SafeString | str:
 
 def _rows_url(store: Store, table: str, **query: str) -> str:
     return reverse("browse-rows", args=[store.alias], query={"table": table, **query})
+
+
+def _statement_url(request: HttpRequest, store: Store, table: catalog.Table | None = None) -> str:
+    """Return the address of the form for a statement on a table that has a key; empty without the permissions."""
+    if not may_change_by_statement(request) or (table is not None and not table.identity):
+        return ""
+    if table is None:
+        return reverse("statement", query={"store": store.alias})
+    name = catalog.identifier(table.name)
+    text = f"UPDATE {name} SET \nWHERE "  # noqa: S608  # a text for a form
+    return reverse("statement", query={"store": store.alias, "statement": text})
 
 
 def _row_url(store: Store, table: str, key: Key, name: str = "key") -> str:

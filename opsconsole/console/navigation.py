@@ -71,7 +71,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         more = [
             *(
                 [_page(request, "statement", _("SQL statement"), "edit_note")]
-                if request.user.has_perms(["operations.operate_run", "operations.change_by_statement"])
+                if may_change_by_statement(request)
                 else []
             ),
             _page(request, "freeze", _("Freeze all runs"), "emergency_home"),
@@ -111,6 +111,11 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         {"title": _("More"), "separator": True, "items": more},
         *_folded("", rest),
     ]
+
+
+def may_change_by_statement(request: HttpRequest) -> bool:
+    """Return whether the user may plan a statement."""
+    return request.user.has_perms(["operations.operate_run", "operations.change_by_statement"])
 
 
 def _folded(heading: str, groups: list[tuple[str, list[dict[str, Any]]]]) -> list[dict[str, Any]]:

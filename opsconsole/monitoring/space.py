@@ -102,7 +102,8 @@ def vacuum_file(store: Store) -> None:
 
     VACUUM replaces the content of the file in one transaction: the file stays the same one, so that open connections
     and the undo of earlier runs stay right. It may number the rows of a table without an INTEGER PRIMARY KEY anew, and
-    an undo needs their rowids. Therefore it is tried on a copy first, and refused if a rowid would change.
+    an undo needs their rowids. Therefore it is tried on a copy first. Other clients write between the trial and VACUUM:
+    the rows of the copy get a gap in their numbers, so that the trial shows what VACUUM does with any rows.
     """
     path = str(store.path)
     store.close()
@@ -111,13 +112,14 @@ def vacuum_file(store: Store) -> None:
     try:
         with closing(sqlite3.connect(path, timeout=5)) as source, closing(sqlite3.connect(trial)) as copy:
             source.backup(copy)
+            _make_gaps(store, copy)
             before = _rowids(store, copy)
             copy.execute("VACUUM")
             _require_intact(store, copy)
             if renumbered := sorted(table for table, rowids in _rowids(store, copy).items() if before[table] != rowids):
                 raise StoreUnavailable(
                     _(
-                        "VACUUM would number the rows of %(tables)s anew, and an undo needs their numbers. Nothing was "
+                        "VACUUM may number the rows of %(tables)s anew, and an undo needs their numbers. Nothing was "
                         "changed. Add an index to these tables first."
                     )
                     % {"tables": ", ".join(renumbered)}
@@ -128,6 +130,20 @@ def vacuum_file(store: Store) -> None:
         connection.execute("VACUUM")
         _require_intact(store, connection)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _make_gaps(store: Store, copy: sqlite3.Connection) -> None:
+    """Leave a gap before the last rowid of each table whose rowids no column holds."""
+    for (name,) in copy.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+        copy.execute(f"DROP TRIGGER {identifier(name)}")  # they may write, and call functions of the platform
+    for name, table in store.tables.items():
+        if table.rowid:
+            rowid, quoted = table.rowid, identifier(name)
+            copy.execute(
+                f"UPDATE {quoted} SET {rowid} = {rowid} + 1 "
+                f"WHERE {rowid} = (SELECT max({rowid}) FROM {quoted}) AND {rowid} < {2**63 - 1}"
+            )
+    copy.commit()
 
 
 def _rowids(store: Store, connection: sqlite3.Connection) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from django.db.models import Model
 from django.utils.translation import gettext as _
+from django.utils.translation import pgettext_lazy
 
 from opsconsole.stores.catalog import other_relations, quote
 from opsconsole.stores.indexes import free_name, names_taken
@@ -110,11 +111,21 @@ def closed_schema(store: Store) -> str:
     ) % {"location": store.location, "role": role, "schema": schema, "grant": grant}
 
 
+KIND_LABELS = {
+    "table": pgettext_lazy("kind of table", "table"),
+    "partitioned table": pgettext_lazy("kind of table", "partitioned table"),
+    "view": pgettext_lazy("kind of table", "view"),
+    "materialized view": pgettext_lazy("kind of table", "materialized view"),
+    "foreign table": pgettext_lazy("kind of table", "foreign table"),
+    "virtual table": pgettext_lazy("kind of table", "virtual table"),
+}
+
+
 def kind_sentence(table: str, kind: str) -> str:
     """Return a sentence about a name that is not a table."""
     return _("%(table)s is a %(kind)s, whose rows cannot be locked. Use the database of its tables.") % {
         "table": table,
-        "kind": kind,
+        "kind": KIND_LABELS[kind],
     }
 
 

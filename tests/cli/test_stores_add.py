@@ -65,6 +65,15 @@ def test_a_sqlite_file(tmp_path: Path, shell: Shell, file: Path) -> None:
     assert "is already the store my_shop" in shell.refused("stores", "add", url, "--alias", "other")
 
 
+def test_the_line_ends_of_the_file_are_kept(tmp_path: Path, shell: Shell, file: Path) -> None:
+    before = b"# our stores\r\n[policies]\r\ntoken_days = 7\r\n"
+    file.write_bytes(before)
+    url = _create(tmp_path / "shop.db")
+    shell.json("stores", "add", url)
+    assert file.read_bytes() == before + f'\r\n[stores.shop]\r\nurl = "{url}"\r\n'.encode()
+    assert "shop" in shell.run("stores").stdout
+
+
 def test_a_postgresql_database(postgres: Any, shell: Shell, file: Path) -> None:
     url = postgres.create_database("to_add")
     with psycopg.connect(url, autocommit=True) as connection:

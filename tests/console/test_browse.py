@@ -16,14 +16,15 @@ from django.db import connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils.html import escape
 
 from opsconsole.engine import planner
 from opsconsole.engine.models import Status
 from opsconsole.engine.planner import PlanRefused
 from opsconsole.monitoring.measurements import measure
-from opsconsole.stores.store import Store
+from opsconsole.stores.store import Store, StoreUnavailable
 from tests.conftest import attach_url, forget_attached
-from tests.support.contract import execute_run, operation_called
+from tests.support.contract import execute_run, operation_called, plan_whole
 
 HOSTILE = 'a"; DROP TABLE x; -- 100% %s <b>/../'
 QUOTED = HOSTILE.replace('"', '""')
@@ -229,6 +230,31 @@ def test_a_wrong_address_is_not_found(page: Client, shop: Store) -> None:
     assert rows(page, "customers", after="x").status_code == 404
     for alias in ("agentos", "default", "none"):
         assert page.get(f"/admin/store/{alias}/").status_code == 404
+
+
+def test_a_table_leads_to_a_statement(page: Client, shop: Store, bob: User) -> None:
+    assert reverse("statement") not in rows(page, HOSTILE).text
+    bob.user_permissions.add(Permission.objects.get(codename="change_by_statement"))
+    assert reverse("statement", query={"store": "shop"}) in page.get("/admin/store/shop/").text
+    url = rows(page, HOSTILE).context["statement_url"]
+    assert escape(url) in rows(page, HOSTILE).text
+    form = page.get(url).context["form"]
+    assert form["store"].value() == "shop"
+    statement = form["statement"].value().replace("SET ", "SET v = 'new'") + "v = 'here'"
+    run = execute_run(operation_called("operations.change_rows", store="shop", statement=statement))
+    assert (run.changed, run.status) == (1, Status.SUCCEEDED)
+    assert not rows(page, "heap").context["statement_url"]  # it has no key
+
+
+def test_the_kinds_of_tables_are_translated(page: Client, shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("django.utils.translation._trans.pgettext", lambda context, text: f"«{text}»")
+    shown = page.get("/admin/store/shop/")
+    assert {name: str(why) for name, why in shown.context["refused"].rows}["adults"] == "«view»"
+    assert {str(kind) for _name, kind, *_others in shown.context["listed"].rows} >= {"«table»"}
+    statement = "UPDATE adults SET name = 'x' WHERE id = 1"
+    operation = operation_called("operations.change_rows", store="shop", statement=statement)
+    with pytest.raises(StoreUnavailable, match="«view»"):
+        plan_whole(operation)
 
 
 def test_the_permission(client: Client, shop: Store, bob: User, viewer: User, alice: User) -> None:

@@ -78,6 +78,35 @@ def test_a_renumbering_vacuum_is_refused(managed: Any) -> None:
 
 
 @pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("key", "vacuums"), [("", False), ("UNIQUE", True)])
+def test_another_client_writes_between_the_trial_and_vacuum(
+    managed: Any, monkeypatch: pytest.MonkeyPatch, key: str, vacuums: bool
+) -> None:
+    managed.execute(f"CREATE TABLE plain (v TEXT {key})")
+    managed.execute("CREATE TRIGGER refuse BEFORE UPDATE ON plain BEGIN SELECT RAISE(FAIL, 'no'); END")
+    managed.execute("CREATE TABLE filler (id INTEGER PRIMARY KEY, v TEXT)")
+    for number in range(300):
+        managed.execute("INSERT INTO plain VALUES (?)", str(number) * 9)
+        managed.execute("INSERT INTO filler VALUES (?, ?)", number, "x" * 500)
+    managed.execute("DELETE FROM filler")
+    removed, before = space._remove, []
+
+    def remove_and_write(trial: Any) -> None:
+        was_made = trial.exists()
+        removed(trial)
+        if not was_made:
+            return
+        managed.execute("DELETE FROM plain WHERE rowid % 2 = 0")
+        managed.execute("INSERT INTO plain (rowid, v) VALUES (1000 + (SELECT max(rowid) FROM plain), random())")
+        before[:] = managed.execute("SELECT rowid, v FROM plain")
+
+    monkeypatch.setattr(space, "_remove", remove_and_write)
+    run = execute_run(reclaim())
+    assert (run.changed, run.failed) == ((1, 0) if vacuums else (0, 1))
+    assert managed.execute("SELECT rowid, v FROM plain") == before
+
+
+@pytest.mark.parametrize("managed", ["sqlite"], indirect=True)
 def test_only_writers_that_wait_ask_for_typing(managed: Any, settings: Any) -> None:
     assert lifecycle.needs_typing(reclaim())
     settings.ATTACHED_STORES |= {"agentos"}

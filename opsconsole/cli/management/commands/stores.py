@@ -14,6 +14,7 @@ from opsconsole.cli.command import ConsoleCommand, add_verb
 from opsconsole.cli.flags import add_json_flag
 from opsconsole.cli.output import Output
 from opsconsole.formatting import format_number
+from opsconsole.stores.remedies import KIND_LABELS
 from opsconsole.stores.store import Store, StoreUnavailable, all_stores
 
 SHOWN_NAMES = 10
@@ -102,7 +103,7 @@ def _show_added(added: adding.Added, output: Output) -> None:
     output.line(_("Added to %(path)s:") % {"path": settings.CONFIG_PATH})
     output.line(added.entry)
     triggers = [f"{table} ({', '.join(names)})" for table, names in found["triggers"].items()]
-    others = [f"{name} ({kind})" for name, kind in found["other_relations"].items()]
+    others = [f"{name} ({KIND_LABELS[kind]})" for name, kind in found["other_relations"].items()]
     output.table(
         [
             (_("database"), f"{found['engine']} {found['version']}, {found['location']}"),
