@@ -316,17 +316,19 @@ def make_roadmaps(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[An
 
     dropped: list[str] = []
 
-    def make(engine: str, rows: Any, **options: Any) -> Store:
+    def make(engine: str, rows: Any, *, alias: str = "", **options: Any) -> Store:
         name = f"roadmaps_{len(dropped)}"
         if engine == "sqlite":
             dropped.append("")
             path = tmp_path / f"{name}.db"
             roadmaps.create(engine, path, rows, **options)
+            if alias:
+                return attach_url(alias, f"sqlite:///{path}", platform="roadmaps")
             return attach_file("roadmaps", path)
         url = request.getfixturevalue("postgres").create_database(name)
         dropped.append(name)
         roadmaps.create(engine, url, rows, **options)
-        return attach_url("roadmaps", url)
+        return attach_url(alias or "roadmaps", url, platform="roadmaps")
 
     yield make
     forget_attached()

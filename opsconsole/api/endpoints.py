@@ -13,7 +13,7 @@ import importlib
 import logging
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 from django.apps import apps
@@ -28,14 +28,16 @@ from django.utils.http import parse_etags
 from django.utils.module_loading import module_has_submodule
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import csrf_exempt
-from ninja import NinjaAPI, Router, Schema
+from ninja import NinjaAPI, Query, Router, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.renderers import BaseRenderer
 
 from opsconsole.api.auth import InvalidToken, access
 from opsconsole.console.store_errors import explain, failing_store
+from opsconsole.formatting import truncate
 from opsconsole.jsontext import encode
-from opsconsole.stores.store import StoreUnavailable
+from opsconsole.stores.router import aliases_of
+from opsconsole.stores.store import Store, StoreUnavailable
 
 logger = logging.getLogger("opsconsole.api")
 
@@ -45,12 +47,26 @@ CODES = {
     HTTPStatus.FORBIDDEN: "forbidden",
     HTTPStatus.NOT_FOUND: "not_found",
     HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
+    HTTPStatus.CONFLICT: "conflict",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too_large",
     HTTPStatus.UNPROCESSABLE_ENTITY: "invalid",
     HTTPStatus.TOO_MANY_REQUESTS: "too_many_requests",
     HTTPStatus.INTERNAL_SERVER_ERROR: "failed",
     HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
 }
+
+
+StoreName = Annotated[str, Query(description="Only this store of the platform. By default all stores are asked.")]
+
+
+def stores_to_ask(platform: str, alias: str) -> list[Store]:
+    """Return the store that a request names, or all stores of the platform. Raise HttpError."""
+    aliases = aliases_of(platform)
+    if alias and alias not in aliases:
+        text = _("store: %(name)s is not a store of %(platform)s. Choose from: %(names)s.")
+        values = {"name": truncate(alias, 80), "platform": platform, "names": ", ".join(aliases)}
+        raise HttpError(HTTPStatus.UNPROCESSABLE_ENTITY, text % values)
+    return [Store(one, platform) for one in ([alias] if alias else aliases)]
 
 
 def tagged(request: HttpRequest, content: bytes) -> HttpResponse:

@@ -18,11 +18,12 @@ from opsconsole.console.navigation import navigation
 from opsconsole.console.operation_views import render_page
 from opsconsole.console.store_urls import urlconf
 from opsconsole.engine import incidents, registry
-from opsconsole.engine.find import MAX_COUNT, Hit, find
+from opsconsole.engine.find import Hit, TableHit, find
+from opsconsole.engine.find_tables import MAX_COUNT
 from opsconsole.engine.labels import operation_title
 from opsconsole.engine.models import Incident, Run
 from opsconsole.formatting import format_number
-from opsconsole.stores.platforms import store_title, store_titles
+from opsconsole.stores.platforms import store_title
 
 SHOWN_PAGES = 20
 
@@ -47,11 +48,11 @@ def find_page(request: HttpRequest) -> HttpResponse:
         *_run_links(_("run"), found.runs),
         *_run_links(_("deleted by run"), (row.run for row in found.deletions)),
         *(link for hit in found.hits if (link := _row_link(hit, text))),
+        *(_table_link(hit, text) for hit in found.table_hits),
     ]
     if found.single_incident is not None:
         return redirect("incident", found.single_incident.pk)
-    all_searched = found.unsearched.keys().isdisjoint(store_titles())
-    if len(lines) == 1 and not pages and lines[0].url and all_searched:
+    if len(lines) == 1 and not pages and lines[0].url and not found.not_asked:
         return redirect(lines[0].url)
     return render_page(request, "console/find.html", _("Find"), found=found, lines=[*lines, *pages], text=text)
 
@@ -90,11 +91,20 @@ def _row_link(hit: Hit, text: str) -> Link | None:
     return _rows(hit, text, title, url)
 
 
+def _table_link(hit: TableHit, text: str) -> Link:
+    shown = text if hit.key is not None else _count(hit.rows)
+    url = reverse("browse-rows", args=[hit.store], query={"table": hit.table, hit.field: text})
+    return Link(f"{store_title(hit.store)} · {hit.table}", shown, url, hit.column)
+
+
+def _count(rows: int) -> str:
+    return f"{format_number(rows)}+" if rows >= MAX_COUNT else format_number(rows)
+
+
 def _rows(hit: Hit, text: str, title: str, url: str) -> Link:
     meta = hit.model._meta
-    count = f"{format_number(MAX_COUNT)}+" if hit.rows >= MAX_COUNT else format_number(hit.rows)
     query = urlencode({f"{hit.column}__exact": text})
-    return Link(f"{title} · {meta.verbose_name_plural}", count, f"{url}?{query}", hit.column)
+    return Link(f"{title} · {meta.verbose_name_plural}", _count(hit.rows), f"{url}?{query}", hit.column)
 
 
 def _pages(request: HttpRequest, text: str) -> list[Link]:

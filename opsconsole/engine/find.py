@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +11,8 @@ from django.core.exceptions import ValidationError
 from django.db import DatabaseError, InterfaceError, models
 from django.utils.translation import gettext as _
 
-from opsconsole.engine import incidents, repairs, written_rows
+from opsconsole.engine import find_tables, incidents, repairs, written_rows
+from opsconsole.engine.find_tables import MAX_COUNT
 from opsconsole.engine.models import Incident, Run
 from opsconsole.engine.written_rows import WrittenRow
 from opsconsole.stores.errors import first_line
@@ -22,7 +24,6 @@ from opsconsole.stores.store import Store, StoreUnavailable
 MAX_LENGTH = 300  # characters of an identifier
 SHOWN_ROWS = 20  # of one column
 _QUOTES = {'""', "''", "``", "“”", "‘’", "«»", "「」"}
-MAX_COUNT = 100  # rows that are counted behind a column which is not the key
 
 
 class Hit(NamedTuple):
@@ -36,11 +37,23 @@ class Hit(NamedTuple):
     incident: Incident | None = None
 
 
+class TableHit(NamedTuple):
+    """Rows of a store without a platform whose `column` holds the identifier."""
+
+    store: str
+    table: str
+    column: str
+    field: str  # of the model of the table
+    rows: int
+    key: Key | None  # if the column is the key of the table
+
+
 class Found(NamedTuple):
     """The answer to one search."""
 
     text: str
     hits: list[Hit]
+    table_hits: list[TableHit]
     runs: list[Run]
     incidents: list[Incident]
     deletions: list[WrittenRow]  # of rows with this key, if none exists
@@ -49,7 +62,12 @@ class Found(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        return not (self.hits or self.runs or self.incidents or self.deletions)
+        return not (self.hits or self.table_hits or self.runs or self.incidents or self.deletions)
+
+    @property
+    def not_asked(self) -> list[str]:
+        """Return the stores that did not answer."""
+        return [alias for alias in settings.STORES if alias in self.unsearched]
 
     @property
     def incidents_of_rows(self) -> list[Incident]:
@@ -61,14 +79,18 @@ class Found(NamedTuple):
     def single_incident(self) -> Incident | None:
         """Return the only open incident about what was found."""
         about = self.incidents_of_rows
-        return about[0] if len(about) == 1 and not (self.runs or self.incidents or self.deletions) else None
+        return (
+            about[0]
+            if len(about) == 1 and not (self.table_hits or self.runs or self.incidents or self.deletions)
+            else None
+        )
 
 
 def find(text: str, user: Any) -> Found:
     """Search for an identifier. `user` is an account; None, as in the shell, may see everything."""
     text = identifier(text)
-    found = Found(text, [], [], [], [], [], {})
-    if not text or "\x00" in text:
+    found = Found(text, [], [], [], [], [], [], {})
+    if not text or re.search("[\x00\ud800-\udfff]", text):  # no store holds it
         return found
     number = text.removeprefix("#")
     if number.isascii() and number.isdecimal() and len(number) < 19 and _may(user, "operations.view_run"):
@@ -79,11 +101,14 @@ def find(text: str, user: Any) -> Found:
     for store in map(Store.called, settings.STORES):
         try:
             store.require_file()
+            if not store.platform and _may(user, "stores.browse_store"):
+                found.table_hits.extend(_table_hits(store, text, found, missing))
             for app in platform_apps(store.platform):
                 found.hits.extend(_hits(app, store, text, user, found, missing))
         except (StoreUnavailable, DatabaseError, InterfaceError) as error:
             found.unsearched[store.alias] = first_line(error)
-    if _may(user, "operations.view_run") and all(hit.key is None for hit in found.hits):
+    keys = [*(hit.key for hit in found.hits), *(hit.key for hit in found.table_hits)]
+    if _may(user, "operations.view_run") and all(key is None for key in keys):
         found.deletions.extend(written_rows.deletions(missing))
     return found
 
@@ -130,6 +155,19 @@ def _hits(
                     yield Hit(model, store.name, pk, name, 1, incident)
             elif count := rows[:MAX_COUNT].count():
                 yield Hit(model, store.name, None, name, count)
+
+
+def _table_hits(store: Store, text: str, found: Found, missing: list[tuple[str, str, Key]]) -> Iterator[TableHit]:
+    identity = store.identity()
+    places = find_tables.places(store, text)
+    found.unsearched.update((f"{store.name}: {table}", reason) for table, reason in places.unsearched.items())
+    for place, rows in find_tables.count(store, places.searched):
+        found.searched.append(f"{store.name}: {place.table}.{place.column}")
+        if rows:
+            key = place.value if place.is_key else None
+            yield TableHit(store.name, place.table, place.column, place.field, rows, key)
+        elif place.is_key:
+            missing.append((identity, place.table, place.value))
 
 
 def _open_incident(identity: str, table: str, key: Any) -> Incident | None:

@@ -31,7 +31,7 @@ class RecordsAdmin(OperationActionsMixin, ExportStoreMixin, StoreModelAdmin):
         """Return the answer of the status endpoint."""
         if not execution_id:
             return _("No client can look up this record. Its execution id is missing.")
-        answer = executions.get_statuses([execution_id], store).answers.get(execution_id)
+        answer = executions.get_statuses([execution_id], [store]).answers.get(execution_id)
         return json_block(encode(answer).decode()) if answer else _("not known")
 
 

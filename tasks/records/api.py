@@ -10,7 +10,7 @@ from ninja import Path, Query, Router, Schema
 from pydantic import ConfigDict, Field
 
 from opsconsole.api.auth import access
-from opsconsole.api.endpoints import Error, error, tagged
+from opsconsole.api.endpoints import Error, StoreName, error, stores_to_ask, tagged
 from opsconsole.jsontext import encode
 from tasks.records import status as executions
 from tasks.records.models import ExecutionStatus, Stage
@@ -42,14 +42,17 @@ class Status(Schema):
     results: Link | Any
     detailed_results: Link | Any
     source: str
+    store: str | None = Field(None, description="The store that knows it, if the platform has several.")
 
 
 class Statuses(Schema):
-    """Known executions, unknown ids, and ids that an unavailable data source may know."""
+    """Known executions, and the ids that have no answer."""
 
     executions: list[Status]
     unknown: list[str]
-    unavailable: list[str]
+    ambiguous: dict[str, list[str]] = Field(description="Ids that several stores know, with these stores.")
+    unavailable: list[str] = Field(description="Ids that a data source in not_asked may know.")
+    not_asked: list[str] = Field(description="Data sources that did not answer: live, or a store.")
 
 
 class Report(Schema):
@@ -71,7 +74,7 @@ class Wanted(Schema):
     ids: Annotated[list[ExecutionId], Field(min_length=1, max_length=MOST_AT_ONCE)]
 
 
-ERRORS = {404: Error, 503: Error}
+ERRORS = {404: Error, 409: Error, 503: Error}
 
 
 @router.get(
@@ -80,9 +83,9 @@ ERRORS = {404: Error, 503: Error}
     url_name="statuses",
     summary="The status of up to 100 executions",
 )
-def statuses(request: HttpRequest, wanted: Query[Wanted]) -> HttpResponse:
+def statuses(request: HttpRequest, wanted: Query[Wanted], store: StoreName = "") -> HttpResponse:
     """Return the status of up to 100 executions: `?ids=…&ids=…`."""
-    return _statuses(request, wanted.ids)
+    return _statuses(request, wanted.ids, store)
 
 
 @router.post(
@@ -91,19 +94,21 @@ def statuses(request: HttpRequest, wanted: Query[Wanted]) -> HttpResponse:
     url_name="statuses",
     summary="The status of up to 100 executions, for long ids",
 )
-def statuses_of(request: HttpRequest, wanted: Wanted) -> HttpResponse:
+def statuses_of(request: HttpRequest, wanted: Wanted, store: StoreName = "") -> HttpResponse:
     """Return the same for more ids than fit into a URL."""
-    return _statuses(request, wanted.ids)
+    return _statuses(request, wanted.ids, store)
 
 
-def _statuses(request: HttpRequest, ids: list[str]) -> HttpResponse:
+def _statuses(request: HttpRequest, ids: list[str], store: str) -> HttpResponse:
     ids = list(dict.fromkeys(ids))
-    asked = executions.get_statuses(ids)
-    missing = [one for one in ids if one not in asked.answers]
+    asked = executions.get_statuses(ids, stores_to_ask(executions.PLATFORM, store))
+    missing = [one for one in ids if one not in asked.answers and one not in asked.ambiguous]
     answer = {
         "executions": list(asked.answers.values()),
         "unknown": [one for one in missing if one not in asked.unavailable],
+        "ambiguous": asked.ambiguous,
         "unavailable": [one for one in missing if one in asked.unavailable],
+        "not_asked": asked.not_asked,
     }
     return _answer(request, answer, running=not all(map(_ended, asked.answers.values())))
 
@@ -114,15 +119,15 @@ def _statuses(request: HttpRequest, ids: list[str]) -> HttpResponse:
     url_name="status",
     summary="The status of an execution",
 )
-def status(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpResponse:
+def status(request: HttpRequest, execution_id: Path[ExecutionId], store: StoreName = "") -> HttpResponse:
     """Return the status from the live layer, else from the platform's tables.
 
-    The answer is 404 only if every data source was available.
+    The answer is 404 only if every data source was available, and 409 if several stores know the id.
     """
-    asked = executions.get_statuses([execution_id])
+    asked = executions.get_statuses([execution_id], stores_to_ask(executions.PLATFORM, store))
     answer = asked.answers.get(execution_id)
     if answer is None:
-        return _unknown(execution_id, asked_all=not asked.unavailable)
+        return _unknown(execution_id, asked.ambiguous.get(execution_id, []), asked.not_asked)
     return _answer(request, answer, running=not _ended(answer))
 
 
@@ -152,9 +157,9 @@ def report(request: HttpRequest, execution_id: Path[ExecutionId], reported: Repo
     url_name="results",
     summary="The results of an execution",
 )
-def results(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpResponse:
+def results(request: HttpRequest, execution_id: Path[ExecutionId], store: StoreName = "") -> HttpResponse:
     """Return the document that `results` of the status links to."""
-    return _long(execution_id, "results")
+    return _long(execution_id, "results", store)
 
 
 @router.get(
@@ -163,16 +168,16 @@ def results(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpRespon
     url_name="detailed_results",
     summary="The detailed results of an execution",
 )
-def detailed_results(request: HttpRequest, execution_id: Path[ExecutionId]) -> HttpResponse:
+def detailed_results(request: HttpRequest, execution_id: Path[ExecutionId], store: StoreName = "") -> HttpResponse:
     """Return the document that `detailed_results` of the status links to."""
-    return _long(execution_id, "detailed_results")
+    return _long(execution_id, "detailed_results", store)
 
 
-def _long(execution_id: str, part: str) -> HttpResponse:
-    value, asked_all = executions.long_document(execution_id, part)
-    if value is None:
-        return _unknown(execution_id, asked_all=asked_all)
-    return HttpResponse(encode(value), content_type="application/json")
+def _long(execution_id: str, part: str, store: str) -> HttpResponse:
+    found = executions.long_document(execution_id, part, stores_to_ask(executions.PLATFORM, store))
+    if found.value is None:
+        return _unknown(execution_id, found.ambiguous, found.not_asked)
+    return HttpResponse(encode(found.value), content_type="application/json")
 
 
 # --- answers ----------------------------------------------------------------------------------------------
@@ -190,14 +195,11 @@ def _answer(request: HttpRequest, answer: Any, *, running: bool) -> HttpResponse
     return response
 
 
-def _unknown(execution_id: str, *, asked_all: bool) -> HttpResponse:
-    if asked_all:
-        return error(404, _("Execution %(id)s does not exist.") % {"id": execution_id})
-    return _later(
-        error(
-            503, _("A data source is unavailable, so execution %(id)s could not be looked up.") % {"id": execution_id}
-        )
-    )
+def _unknown(execution_id: str, ambiguous: list[str], not_asked: list[str]) -> HttpResponse:
+    sentence = executions.why_unknown(execution_id, ambiguous, not_asked)
+    if ambiguous:
+        return error(409, sentence, stores=ambiguous)
+    return _later(error(503, sentence, not_asked=not_asked)) if not_asked else error(404, sentence)
 
 
 def _later(response: HttpResponse) -> HttpResponse:

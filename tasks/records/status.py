@@ -1,4 +1,4 @@
-"""The status of an execution, from the live cache, then `task_statuses`, then its newest test record.
+"""The status of an execution, from the live cache, then `task_statuses`, then its newest test record, in each store.
 
 The first layer that knows the execution answers. The others raise its progress, end it where they know that it ended,
 and add results. A layer that fails is logged and skipped (see docs/platforms/records.md).
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, NamedTuple
 
 from django.core.cache import caches
@@ -17,10 +18,12 @@ from django.db.models import Case, F, Max, QuerySet, When
 from django.db.models.functions import Cast, Length
 from django.urls import reverse
 from django.utils.connection import ConnectionProxy
+from django.utils.translation import gettext as _
 
 from opsconsole.jsontext import Unreadable, encode
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.fields import RawTextField
+from opsconsole.stores.router import aliases_of
 from opsconsole.stores.store import Store, StoreUnavailable
 from tasks.records.models import ExecutionStatus, RawDocumentField, Stage, TaskStatus, TestRecord
 from tasks.records.summaries import MAX_BYTES, decode_document
@@ -29,6 +32,7 @@ logger = logging.getLogger("opsconsole.executions")
 
 INLINE_BYTES = 1024 * 1024  # longer results are linked, not included
 LIVE_SECONDS = 24 * 3600  # lifetime of a live entry; the tables keep the status
+PLATFORM = "records"
 LIVE, STATUSES, RECORDS = "live", "task_statuses", "test_records"
 PARTS = ("results", "detailed_results")
 UNAVAILABLE = (DatabaseError, InterfaceError, StoreUnavailable)
@@ -64,10 +68,12 @@ class LayerStatus(NamedTuple):
 
 @dataclass
 class StatusResult:
-    """Answers by execution, and the executions that an unavailable layer may know."""
+    """Answers by execution, and the executions that several stores know or that an unavailable layer may know."""
 
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ambiguous: dict[str, list[str]] = field(default_factory=dict)  # execution → stores
     unavailable: frozenset[str] = frozenset()
+    not_asked: list[str] = field(default_factory=list)  # the live layer and stores
 
 
 class LinkedDocument(NamedTuple):
@@ -75,46 +81,75 @@ class LinkedDocument(NamedTuple):
 
     part: str
 
-    def link(self, execution_id: str) -> dict[str, str]:
-        return {"url": reverse(f"api:{self.part}", kwargs={"execution_id": execution_id})}
+    def link(self, execution_id: str, store: str) -> dict[str, str]:
+        query = {"store": store} if store else None
+        return {"url": reverse(f"api:{self.part}", kwargs={"execution_id": execution_id}, query=query)}
 
 
-def get_statuses(execution_ids: Sequence[str], store: Store | None = None) -> StatusResult:
-    """Return the status of each execution that a layer knows, with one query per layer."""
-    store = store or Store.current("records")
+def get_statuses(execution_ids: Sequence[str], stores: Sequence[Store]) -> StatusResult:
+    """Return the status of each execution that a layer knows, with one query per layer and store.
+
+    An execution that several stores know is several executions with the same id. It has no answer.
+    """
     inline = INLINE_BYTES // max(len(execution_ids), 1)
-    known: dict[str, list[LayerStatus]] = {}
+    live: dict[str, LayerStatus] = {}
     unanswered: set[str] = set()
+    not_asked: dict[str, None] = {}
     try:
         live, unreadable = _live(execution_ids, inline)
         unanswered.update(unreadable)
-        known.update((one, [status]) for one, status in live.items())
+        not_asked.update(dict.fromkeys([LIVE] if unreadable else []))
     except Exception as error:  # noqa: BLE001  # a cache raises the errors of its client library
         _skip(error, LIVE)
         unanswered.update(execution_ids)
-    wanted = [one for one in execution_ids if one not in known or not known[one][0].complete]
-    for layer, read in ((STATUSES, _statuses), (RECORDS, _records)) if wanted else ():
+        not_asked[LIVE] = None
+    wanted = [one for one in execution_ids if one not in live or not live[one].complete]
+    known: dict[str, dict[str, list[LayerStatus]]] = {}  # execution → store → statuses
+    for store, (layer, read) in product(stores, _TABLES) if wanted else ():
         try:
             store.require_file()  # SQLite would create it
             for execution_id, status in read(store, wanted, inline):
-                known.setdefault(execution_id, []).append(status)
+                known.setdefault(execution_id, {}).setdefault(store.alias, []).append(status)
         except UNAVAILABLE as error:
-            _skip(error, layer)
+            _skip(error, f"{layer} of {store.alias}")
             unanswered.update(wanted)
-    answers = {one: _answer(one, known[one]) for one in execution_ids if one in known}
-    return StatusResult(answers, frozenset(unanswered - answers.keys()))
+            not_asked[store.alias] = None
+    result = StatusResult(not_asked=list(not_asked))
+    for one in execution_ids:
+        of_stores = known.get(one, {})
+        if len(of_stores) > 1:
+            result.ambiguous[one] = list(of_stores)
+        elif of_stores or one in live:
+            first = [live[one]] if one in live else []
+            found = next(iter(of_stores), "")
+            result.answers[one] = _answer(one, [*first, *of_stores.get(found, [])], found)
+    result.unavailable = frozenset(unanswered - result.answers.keys() - result.ambiguous.keys())
+    return result
+
+
+def why_unknown(execution_id: str, ambiguous: Sequence[str], not_asked: Sequence[str]) -> str:
+    """Return why an execution has no answer. The stores in `ambiguous` know it."""
+    values = {"id": execution_id, "stores": ", ".join(ambiguous), "sources": ", ".join(not_asked)}
+    if ambiguous:
+        return _("Several stores know execution %(id)s: %(stores)s. Choose one of them.") % values
+    if not_asked:
+        text = _("A data source is unavailable, so execution %(id)s could not be looked up. Not asked: %(sources)s.")
+        return text % values
+    return _("Execution %(id)s does not exist.") % values
 
 
 def _skip(error: Exception, layer: str) -> None:
     logger.warning("Querying %s failed: %s", layer, first_line(error))
 
 
-def _answer(execution_id: str, known: Sequence[LayerStatus]) -> dict[str, Any]:
+def _answer(execution_id: str, known: Sequence[LayerStatus], store: str) -> dict[str, Any]:
+    """Merge the statuses of an execution. The answer names the store if the platform has several."""
+    named = store if len(aliases_of(PLATFORM)) > 1 else ""
     state = next((one for one in known if one.ended), known[0])
     parts: dict[str, Any] = {}
     for part in PARTS:
         value: Any = next((getattr(one, part) for one in known if getattr(one, part)), [])
-        parts[part] = value.link(execution_id) if isinstance(value, LinkedDocument) else value
+        parts[part] = value.link(execution_id, named) if isinstance(value, LinkedDocument) else value
     return {
         "task_id": execution_id,
         "progress": max(one.progress for one in known),
@@ -124,6 +159,7 @@ def _answer(execution_id: str, known: Sequence[LayerStatus]) -> dict[str, Any]:
         "created_at": next((one.created_at for one in known if one.created_at), None),
         **parts,
         "source": state.source,
+        **({"store": named or None} if len(aliases_of(PLATFORM)) > 1 else {}),
     }
 
 
@@ -242,6 +278,9 @@ def _records(store: Store, wanted: Sequence[str], inline: int) -> list[tuple[str
     return found
 
 
+_TABLES = ((STATUSES, _statuses), (RECORDS, _records))
+
+
 def _newest(store: Store, wanted: Sequence[str]) -> QuerySet[TestRecord]:
     records = TestRecord.objects.using(store.alias)
     newest = records.filter(execution_id__in=wanted).order_by().values("execution_id").annotate(newest=Max("pk"))
@@ -276,31 +315,44 @@ def _parts(summary: Any, details: Any) -> tuple[Any, Any]:
     return summary, details
 
 
-def long_document(execution_id: str, part: str) -> tuple[Any, bool]:
-    """Return the document that a status links to, or None, and whether every layer answered."""
-    store, answered = Store.current("records"), True
+class LongDocument(NamedTuple):
+    """The document that a status links to, or why there is none."""
+
+    value: Any = None
+    ambiguous: list[str] = []  # stores
+    not_asked: list[str] = []
+
+
+def long_document(execution_id: str, part: str, stores: Sequence[Store]) -> LongDocument:
+    """Return the document that a status links to."""
+    not_asked = []
     try:
         entry = cache.get(live_key(execution_id))
         value = getattr(_read_live(entry, None), part) if entry is not None else None
         if value:
-            return value, answered
+            return LongDocument(value)
     except Exception as error:  # noqa: BLE001  # a cache raises the errors of its client library
         _skip(error, LIVE)
-        answered = False
-    try:
-        store.require_file()
-        row = (
-            _newest(store, [execution_id])
-            .values_list("results_summary", "is_summary_compressed", "detailed_results", "is_detailed_compressed")
-            .first()
-        )
-    except UNAVAILABLE as error:
-        _skip(error, RECORDS)
-        return None, False
-    if row is None:
-        return None, answered
-    summary, packed, details, details_packed = row
+        not_asked.append(LIVE)
+    rows: dict[str, Any] = {}
+    for store in stores:
+        try:
+            store.require_file()
+            row = (
+                _newest(store, [execution_id])
+                .values_list("results_summary", "is_summary_compressed", "detailed_results", "is_detailed_compressed")
+                .first()
+            )
+        except UNAVAILABLE as error:
+            _skip(error, f"{RECORDS} of {store.alias}")
+            not_asked.append(store.alias)
+            continue
+        if row is not None:
+            rows[store.alias] = row
+    if len(rows) != 1:
+        return LongDocument(ambiguous=list(rows), not_asked=not_asked)
+    ((summary, packed, details, details_packed),) = rows.values()
     if part == "detailed_results" and (value := _document(part, details, None, details_packed, MAX_BYTES)):
-        return value, answered
+        return LongDocument(value)
     value = _parts(_document("results", summary, None, packed, MAX_BYTES), None)[PARTS.index(part)]
-    return ([] if value is None else value), answered
+    return LongDocument([] if value is None else value)

@@ -224,7 +224,10 @@ def test_a_missing_store(make_records: records.Maker, engine: str, poll: Any, ca
     assert poll().json()["source"] == "live"
     assert code(poll(address("other"))) == (503, "unavailable")
     said = [one.getMessage() for one in caplog.records if one.name == "opsconsole.executions"]
-    assert {one.partition(" failed:")[0] for one in said} == {"Querying task_statuses", "Querying test_records"}
+    assert {one.partition(" failed:")[0] for one in said} == {
+        "Querying task_statuses of records",
+        "Querying test_records of records",
+    }
     assert all(("Connection refused" in one) == (engine == "postgresql") for one in said)  # even if no time has passed
     assert not os.path.exists("/nowhere/x.db")
 
@@ -509,7 +512,8 @@ def test_many_long_results(make_records: records.Maker, poll: Any) -> None:
 def test_several_executions_without_one_layer(poll: Any, settings: Any) -> None:
     use_cache(settings, UNREACHABLE)
     said = poll("/api/v1/executions/status", ids=["a", "b", "a"]).json()
-    assert said == {"executions": [], "unknown": [], "unavailable": ["a", "b"]}
+    assert (said["executions"], said["unknown"], said["unavailable"]) == ([], [], ["a", "b"])
+    assert said["not_asked"] == ["live"]
 
 
 # --- reports of platforms -----------------------------------------------------------------------------------

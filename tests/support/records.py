@@ -148,7 +148,13 @@ def make_records(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Mak
     names: list[str] = []
 
     def make(
-        engine: str, content: Any = (), *, column: bool = True, index: bool = True, by_url: bool = False
+        engine: str,
+        content: Any = (),
+        *,
+        column: bool = True,
+        index: bool = True,
+        by_url: bool = False,
+        alias: str = "records",
     ) -> tuple[Store, Client]:
         sqlite = engine == "sqlite"
         place = len(closers)
@@ -169,8 +175,10 @@ def make_records(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Mak
             client.add(*row)
         if not sqlite:
             client.execute("ANALYZE")
-            return attach_url("records", url), client
-        return (attach_url("records", f"sqlite:///{path}") if by_url else attach_file("records", path)), client
+            return attach_url(alias, url, platform="records"), client
+        if by_url:
+            return attach_url(alias, f"sqlite:///{path}", platform="records"), client
+        return attach_file("records", path), client
 
     yield make
     for connection in closers:

@@ -9,9 +9,10 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from opsconsole.cli.command import ConsoleCommand, Refused
-from opsconsole.cli.flags import add_json_flag
+from opsconsole.cli.flags import add_json_flag, add_store_flags, store_to_read
 from opsconsole.cli.output import Output
-from opsconsole.stores.store import attach_file
+from opsconsole.stores.router import aliases_of
+from opsconsole.stores.store import Store
 from tasks.records import status
 
 
@@ -21,21 +22,19 @@ class Command(ConsoleCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("execution_id", metavar="ID", help=_("the execution's id, also called task_id"))
-        parser.add_argument("--db-path", metavar="FILE", help=_("Attach this SQLite file for this call."))
+        add_store_flags(parser)
         add_json_flag(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        execution_id, path = options["execution_id"], options["db_path"]
-        store = None if path is None else attach_file("records", path, read_only=True)
-        asked = status.get_statuses([execution_id], store)
+        execution_id = options["execution_id"]
+        if options["database"] is None and options["db_path"] is None:
+            stores = [Store(alias, status.PLATFORM) for alias in aliases_of(status.PLATFORM)]
+        else:
+            stores = [store_to_read(status.PLATFORM, options)]
+        asked = status.get_statuses([execution_id], stores)
         answer = asked.answers.get(execution_id)
         if answer is None:
-            sentence = (
-                _("A data source is unavailable, so execution %(id)s could not be looked up.")
-                if asked.unavailable
-                else _("Execution %(id)s does not exist.")
-            )
-            raise Refused(sentence % {"id": execution_id})
+            raise Refused(status.why_unknown(execution_id, asked.ambiguous.get(execution_id, []), asked.not_asked))
         output = Output.of(options)
         if options["json"]:
             output.json(answer)
