@@ -89,7 +89,8 @@ def test_another_client_writes_between_the_trial_and_vacuum(
         managed.execute("INSERT INTO plain VALUES (?)", str(number) * 9)
         managed.execute("INSERT INTO filler VALUES (?, ?)", number, "x" * 500)
     managed.execute("DELETE FROM filler")
-    removed, before = space._remove, []
+    removed = space._remove
+    before: list[Any] = []
 
     def remove_and_write(trial: Any) -> None:
         was_made = trial.exists()
