@@ -120,7 +120,8 @@ class ApprovalPage(PlanPage):
 
     @property
     def may_break_glass(self) -> bool:
-        return bool(self.user.has_perm("operations.break_glass"))
+        always = self.cls is not None and (self.cls if self.problem else self.operation).always_approved
+        return bool(self.user.has_perm("operations.break_glass")) and not always
 
     @property
     def may_withdraw(self) -> bool:

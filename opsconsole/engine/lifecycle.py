@@ -104,7 +104,7 @@ def create_run(
     `changed_by`: the account that last changed the schedule that starts it.
     """
     operation, note = planned.operation, note[:MAX_NOTE]
-    require_none(obstacles.of_permission(type(operation), actor))
+    require_none(obstacles.of_permission(operation, actor))
     store = operation.store
     run = Run(
         operation=operation.name,
@@ -143,7 +143,7 @@ def create_run(
 
 def keep_plan(planned: Plan, actor: Actor, *, note: str = "", incident: Incident | None = None) -> Run:
     """Store a plan as a run. An identical plan that this account has not confirmed is renewed and keeps its address."""
-    require_none(obstacles.of_permission(type(planned.operation), actor))
+    require_none(obstacles.of_permission(planned.operation, actor))
     with serialised("plans"):  # so that a double click makes one plan
         run = _identical_plan(planned, actor, incident)
         if run is None or not _renew(run, planned, note):
@@ -257,13 +257,16 @@ def break_glass(run: Run, actor: Actor, reason: str) -> None:
             _("Starting run %(run)d without approval needs a special permission. Ask an approver instead.")
             % {"run": run.pk}
         )
+    planned = plan_of(run)
+    if planned.operation.always_approved:
+        raise RunRefused(_("A statement always needs a second approver, also in an emergency. Ask an approver."))
     reason = reason.strip()
     if len(" ".join(reason.split())) < MIN_EMERGENCY_REASON:
         raise RunRefused(
             _("The reason is too short. Say in at least %(count)d characters why no approver can be reached.")
             % {"count": MIN_EMERGENCY_REASON}
         )
-    require_none(obstacles.of_start(run, plan_of(run)))
+    require_none(obstacles.of_start(run, planned))
     with transaction.atomic():
         move(run, Status.QUEUED, in_background=True, lease_until=timezone.now() + LEASE, break_glass=True)
         record(run, "break_glass", actor, digest=run.digest, reason=reason[:MAX_NOTE])

@@ -66,10 +66,11 @@ def of_process(cls: type[Operation] | None) -> Iterator[Obstacle]:
     yield from of_freeze(cls)
 
 
-def of_permission(cls: type[Operation] | None, actor: Actor) -> Iterator[Obstacle]:
-    """Yield the additional permission that the operation `cls` requires if the account does not have it."""
-    if cls is not None and cls.permission and actor.user is not None and not actor.user.has_perm(cls.permission):
-        values = {"name": actor.user.get_username(), "permission": cls.permission}
+def of_permission(operation: Operation, actor: Actor) -> Iterator[Obstacle]:
+    """Yield the additional permission that the operation requires if the account does not have it."""
+    permission = operation.permission
+    if permission and actor.user is not None and not actor.user.has_perm(permission):
+        values = {"name": actor.user.get_username(), "permission": permission}
         yield Obstacle(
             RunRefused(
                 _("%(name)s may not use this operation. Ask a superuser for the permission %(permission)s.") % values
@@ -90,7 +91,7 @@ def of_confirmation(run: Run, planned: Plan, actor: Actor, *, limit: int = RECOU
     """
     operation = planned.operation
     yield from of_process(registry.operations().get(run.operation))
-    yield from of_permission(type(operation), actor)
+    yield from of_permission(operation, actor)
     if operation.superusers_only and not (actor.user and actor.user.is_superuser):
         yield Obstacle(RunRefused(_("This plan needs a superuser. Ask a superuser to confirm it.")))
     if pins_rows(operation) and not run.plan["counted"]:
@@ -115,17 +116,17 @@ def of_start(run: Run, planned: Plan) -> Iterator[Obstacle]:
             RunRefused(_("The request for an approval of run %(run)d has expired. Plan it again.") % {"run": run.pk}),
             Remedy.PLAN_AGAIN,
         )
-    yield from _of_planner(run)
+    yield from _of_planner(run, planned.operation)
     yield from _of_backup(planned.operation)
     yield from _of_drift(run, planned, RECOUNTED_ROWS)
 
 
-def _of_planner(run: Run) -> Iterator[Obstacle]:
+def _of_planner(run: Run, operation: Operation) -> Iterator[Obstacle]:
     """Yield that the account which asks for the run has lost its permissions since."""
-    account, cls = run.confirmed_by, registry.operations().get(run.operation)
+    account = run.confirmed_by
     if account is None:
         return
-    if not account.has_perms((cls or Operation).required_permissions()):
+    if not account.has_perms(["operations.operate_run", *filter(None, [operation.permission])]):
         values = {"name": account.get_username(), "run": run.pk}
         text = _(
             "%(name)s confirmed run %(run)d and may no longer run it. Reject it, and plan it with another account."

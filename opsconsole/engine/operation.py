@@ -158,9 +158,9 @@ class Declaration:
     # If False, the operation writes elsewhere, and the store may be read-only.
     writes_store: ClassVar[bool] = True
     # A permission that planning and confirming require, in addition to `operate_run`.
-    permission: ClassVar[str] = ""
+    permission: str = ""
     # If True, a run in production needs a second approver at any risk.
-    always_approved: ClassVar[bool] = False
+    always_approved: bool = False
     # If True, the operation makes a backup itself, and no other backup is required.
     creates_backup: bool = False
     # LONG_CLUSTER if one row can take longer than a few minutes.

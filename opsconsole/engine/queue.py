@@ -466,6 +466,8 @@ def schedules() -> list[ScheduleState]:
 
 def switch(operation: str, *, on: bool, cron: str, actor: Actor) -> None:
     """Enable, disable or change the schedule of an operation. Raises RunRefused."""
+    if registry.operation(operation).schedule is None:
+        raise RunRefused(_("%(operation)s cannot be scheduled. Run it by hand.") % {"operation": operation})
     if not croniter.is_valid(cron):
         raise RunRefused(
             _("%(cron)s is not a cron rule. Enter five fields, such as 30 2 * * *.") % {"cron": repr(cron)}

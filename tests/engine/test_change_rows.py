@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.urls import reverse
 from django.utils import timezone
 
-from opsconsole.engine import lifecycle
+from opsconsole.engine import lifecycle, queue, workers
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted, RunRefused
 from opsconsole.engine.models import GivenRows, Run, Status, Trigger
@@ -437,6 +438,20 @@ def test_failed_rows_are_retried_with_the_planned_values(place: Place) -> None:
     assert shop.do(place, "SELECT count(*) FROM orders WHERE note = 'same'") == [(2,)]
 
 
+def test_a_retry_does_not_evaluate_the_statement_again(place: Place) -> None:
+    shop.do(place, "CREATE UNIQUE INDEX one_note ON orders (note)")
+    statement = "UPDATE orders SET note = 'same', status = status || '!', n = n + 1 WHERE status = 'open'"
+    run = execute_run(change(statement))
+    assert (run.changed, run.failed) == (1, 1)
+    shop.do(place, "DROP INDEX one_note")
+    again = execute_run(operation_called("operations.retry_failed_rows", run=run.pk))
+    assert (again.total, again.changed, again.status) == (1, 1, Status.SUCCEEDED)
+    assert shop.do(place, "SELECT id, n FROM orders WHERE note = 'same' AND status = 'open!' ORDER BY 1") == [
+        (1, 2),
+        (2, 3),
+    ]
+
+
 def test_altered_rows_of_a_plan_are_refused(place: Place) -> None:
     run = start(change("UPDATE orders SET status = 'closed' WHERE id = 1"))
     GivenRows.objects.update(content=GivenRows.of([Write("orders", ("status",), [(1, ("open",), ("bad",))])]).content)
@@ -509,10 +524,64 @@ def test_the_permission_is_asked_of_planner_and_confirmer(place: Place, bob: Use
     assert lifecycle.confirm(run, operator, background=False).status == Status.RUNNING
 
 
-def test_production_needs_a_second_approver(place: Place, settings: Any) -> None:
+@pytest.fixture
+def production(settings: Any) -> None:
     settings.ENVIRONMENT, settings.PRODUCTION = "production", True
-    run = lifecycle.create_run(plan_whole(change("UPDATE orders SET status = 'x' WHERE id = 1")), TESTER)
-    assert lifecycle.confirm(run, TESTER, background=True).status == Status.AWAITING_APPROVAL
+
+
+def waiting(operation: Operation, actor: Actor = TESTER) -> Run:
+    run = lifecycle.confirm(lifecycle.create_run(plan_whole(operation), actor), actor, background=True)
+    assert run.status == Status.AWAITING_APPROVAL
+    return run
+
+
+def approved(run: Run, approver: User) -> Run:
+    lifecycle.approve(run, Actor(approver.username, "here", Trigger.ADMIN, approver))
+    return work(workers.claim(Run.objects.get(pk=run.pk)))
+
+
+@pytest.mark.parametrize("trigger", list(Trigger))
+def test_production_needs_a_second_approver(place: Place, production: None, alice: User, trigger: Trigger) -> None:
+    actor = Actor("alice", "here", trigger, alice)
+    run = waiting(change("UPDATE orders SET status = 'x' WHERE id = 1"), actor)
+    with pytest.raises(RunRefused):
+        lifecycle.approve(run, actor)
+
+
+def test_no_emergency_replaces_the_approver(place: Place, production: None, alice: User, client: Any) -> None:
+    run = waiting(change("UPDATE orders SET status = 'x' WHERE id = 1"))
+    with pytest.raises(RunRefused, match="always needs a second approver"):
+        lifecycle.break_glass(run, Actor("alice", "here", Trigger.ADMIN, alice), "no approver can be reached tonight")
+    client.force_login(alice)
+    page = client.get(reverse("run", args=[run.pk])).content.decode()
+    assert reverse("run-act", args=[run.pk, "approve"]) in page
+    assert reverse("run-act", args=[run.pk, "break-glass"]) not in page
+
+
+def test_what_repeats_a_statement_needs_the_same(place: Place, production: None, alice: User, bob: User) -> None:
+    shop.do(place, "CREATE UNIQUE INDEX one_note ON orders (note)")
+    run = approved(waiting(change("UPDATE orders SET note = 'same' WHERE id < 3")), alice)
+    assert (run.changed, run.failed) == (1, 1)
+    shop.do(place, "DROP INDEX one_note")
+    without = Actor("bob", "here", Trigger.ADMIN, bob)
+    retry = operation_called("operations.retry_failed_rows", run=run.pk)
+    with pytest.raises(RunRefused, match="change_by_statement"):
+        lifecycle.create_run(plan_whole(retry), without)
+    assert approved(waiting(retry), alice).changed == 1
+    back = undo(run)
+    redo = operation_called("operations.undo_run", run=back.pk)
+    with pytest.raises(RunRefused, match="change_by_statement"):
+        lifecycle.create_run(plan_whole(redo), without)
+    redone = approved(waiting(redo), alice)
+    assert redone.changed == 1
+    assert execute_run(operation_called("operations.undo_run", run=redone.pk)).changed == 1
+
+
+def test_no_schedule_starts_a_statement(place: Place) -> None:
+    with pytest.raises(RunRefused, match="cannot be scheduled"):
+        queue.switch("operations.change_rows", on=True, cron="* * * * *", actor=TESTER)
+    assert not Run.objects.exists()
+    assert all(one.operation.name != "operations.change_rows" for one in queue.schedules())
 
 
 def test_the_console_itself_is_not_changed() -> None:

@@ -48,6 +48,7 @@ class RetryFailedRows(Operation):
         self.model, self.reads, self.writes = again.model, again.reads, again.writes  # type: ignore[misc]
         self.reasons, self.statistic_labels = again.reasons, again.statistic_labels  # type: ignore[misc]
         self.batch_size, self.undoable, self.creates_backup = again.batch_size, again.undoable, again.creates_backup
+        self.permission, self.always_approved = again.permission, again.always_approved
         self.perform = None if again.perform is None else self._perform
 
     @property

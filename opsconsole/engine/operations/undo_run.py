@@ -96,12 +96,21 @@ class UndoRun(Operation):
                 gettext("Run %(run)d cannot be undone. It changed no rows, or its before-images were pruned.")
                 % {"run": self.run.pk}
             )
+        if (repeated := self._repeated(self.run)) is not None:
+            self.permission, self.always_approved = repeated.permission, repeated.always_approved
         self.writes = {table: tuple(columns) for table, columns in self.run.writes.items()}
         self._chosen: frozenset[Key] | None = None
         self._unpacked: dict[int, list[Written]] = {}
         self._indexed: tuple[int, Index] = (-1, {})
         self._restored: set[RowKey] = set()
         self._restored_up_to = 0
+
+    def _repeated(self, run: Run) -> type[Operation] | None:
+        """Return the operation whose values the undo of `run` writes again: the undo of an undo repeats the run."""
+        undone = True
+        while run.parent is not None:
+            undone, run = undone != (run.operation == self.name), run.parent
+        return None if undone else registry.operations().get(run.operation)
 
     def population(self) -> QuerySet[Batch]:
         return self.run.batches.filter(rows__gt=0, before_image__isnull=False)
