@@ -37,6 +37,7 @@ from opsconsole.engine.operations.change_rows import ChangeRows
 from opsconsole.engine.operations.undo_run import key_of
 from opsconsole.engine.registry import UnknownOperation
 from opsconsole.engine.selection import Selection
+from opsconsole.stores.platforms import store_title
 from opsconsole.stores.router import use
 from opsconsole.stores.store import StoreUnavailable
 
@@ -497,6 +498,7 @@ def _operations(request: HttpRequest, *, errors: dict[str, str] | None = None) -
             "last": runs.filter(operation=operation.name).first(),  # one indexed query each
             "error": (errors or {}).get(operation.name, ""),
             "stores": _plan_links(operation.name),
+            "scheduled": _scheduled_stores(operation.name),
             "may_plan": request.user.has_perms(registry.operation(operation.name).required_permissions()),
         }
         for operation in sorted(found, key=lambda operation: operation.title)
@@ -518,6 +520,12 @@ def _plan_links(name: str) -> list[StoreLink]:
     return store_links(platform, lambda alias: reverse("plan", urlconf(alias), args=[name]))
 
 
+def _scheduled_stores(name: str) -> list[tuple[str, str]]:
+    """Return the stores among which the schedule of an operation can choose if there are several."""
+    aliases = [alias for alias, _values in registry.scheduled_runs(registry.operation(name))]
+    return [(alias, store_title(alias)) for alias in aliases] if len(aliases) > 1 else []
+
+
 def _matches(words: list[str], operation: Described) -> bool:
     searched = f"{operation.name} {operation.title} {operation.description} {operation.risk}".casefold()
     return all(word in searched for word in words)
@@ -533,6 +541,7 @@ def schedule(request: HttpRequest, name: str) -> HttpResponse:
             name,
             on=request.POST.get("on") == "1",
             cron=request.POST.get("cron", "").strip(),
+            store=request.POST.get("store", ""),
             actor=actor_of(request),
         )
     except REFUSALS as error:

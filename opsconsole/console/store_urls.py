@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, URLResolver, get_resolver, path
+from django.urls import URLPattern, URLResolver, get_resolver, path, re_path
 
 from opsconsole.stores.platforms import platform_apps, store_title
 from opsconsole.stores.router import alias_of, aliases_of, use
@@ -92,12 +92,15 @@ def _moved_patterns(alias: str, platform: str) -> tuple[URLPattern | URLResolver
             return path(address, pattern.callback, pattern.default_args, pattern.name)
         if route != "admin/":
             return pattern
-        tables = [
-            path(f"store/{alias}/{one.pattern}", (one.url_patterns, None, None))
-            if isinstance(one, URLResolver) and str(one.pattern).startswith(labels)
-            else one
-            for one in pattern.url_patterns
-        ]
+        tables: list[URLPattern | URLResolver] = []
+        for one in pattern.url_patterns:
+            if isinstance(one, URLResolver) and str(one.pattern).startswith(labels):
+                tables.append(path(f"store/{alias}/{one.pattern}", (one.url_patterns, None, None)))
+                continue
+            tables.append(one)
+            if isinstance(one, URLPattern) and one.name == "app_list" and one.callback is not None:
+                ours = f"^store/{alias}/(?P<app_label>{'|'.join(app.label for app in apps)})/$"
+                tables.append(re_path(ours, one.callback, name=one.name))
         return path(route, (tables, pattern.app_name, pattern.namespace))
 
     return tuple(map(moved, get_resolver(settings.ROOT_URLCONF).url_patterns))

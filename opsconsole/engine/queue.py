@@ -321,7 +321,10 @@ def run_schedule(operation: str, due: str, tries: int = 1) -> str:
     """
     cls = registry.operation(operation)
     answers, again = [], False
+    only = ScheduleSetting.objects.filter(operation=operation).values_list("store", flat=True).first()
     for alias, values in registry.scheduled_runs(cls):
+        if only and alias != only:
+            continue
         try:
             with use(alias):
                 answers.append(
@@ -464,20 +467,27 @@ def schedules() -> list[ScheduleState]:
     ]
 
 
-def switch(operation: str, *, on: bool, cron: str, actor: Actor) -> None:
-    """Enable, disable or change the schedule of an operation. Raises RunRefused."""
+def switch(operation: str, *, on: bool, cron: str, actor: Actor, store: str = "") -> None:
+    """Enable, disable or change the schedule of an operation, for one store or for all. Raises RunRefused."""
     if registry.operation(operation).schedule is None:
         raise RunRefused(_("%(operation)s cannot be scheduled. Run it by hand.") % {"operation": operation})
+    stores = [alias for alias, _values in registry.scheduled_runs(registry.operation(operation))]
+    if store and on and store not in stores:
+        raise RunRefused(
+            _("%(store)s is not a store of this schedule. Choose from: %(names)s.")
+            % {"store": store, "names": ", ".join(stores)}
+        )
     if not croniter.is_valid(cron):
         raise RunRefused(
             _("%(cron)s is not a cron rule. Enter five fields, such as 30 2 * * *.") % {"cron": repr(cron)}
         )
     with transaction.atomic():
         ScheduleSetting.objects.update_or_create(
-            operation=operation, defaults={"on": on, "cron": cron, "changed_by": actor.user}
+            operation=operation, defaults={"on": on, "cron": cron, "store": store, "changed_by": actor.user}
         )
         sync_schedules()
-        audit_log.record(None, "schedule", actor, operation=operation, on=on, cron=cron)
+        chosen: dict[str, Any] = {"store": store} if store else {}
+        audit_log.record(None, "schedule", actor, operation=operation, on=on, cron=cron, **chosen)
 
 
 def sync_schedules() -> None:

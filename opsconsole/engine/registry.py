@@ -110,7 +110,8 @@ def scheduled_params(cls: type[Operation]) -> Iterable[Mapping[str, Any]]:
 
 def scheduled_runs(cls: type[Operation]) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """Return the store and the parameters of each run of a schedule: one for each store of the platform."""
-    return product(aliases_of(getattr(cls, "store_alias", "")), scheduled_params(cls))
+    runs = product(aliases_of(getattr(cls, "store_alias", "")), scheduled_params(cls))
+    return [(str(values.get("store", alias)), values) for alias, values in runs]
 
 
 def needed_columns(store: Store, name: str = "") -> dict[str, set[str]]:

@@ -59,12 +59,13 @@ class ConsoleCollector(Collector):
         yield from self._pools()
 
     def _runs(self) -> Iterator[Metric]:
-        by_status = GaugeMetricFamily("opsconsole_runs", "Runs", labels=["operation", "status"])
-        changed = CounterMetricFamily("opsconsole_rows_changed", "Rows changed by runs", labels=["operation"])
-        failed_rows = CounterMetricFamily("opsconsole_failed_rows", "Failed rows of runs", labels=["operation"])
-        batches = SummaryMetricFamily("opsconsole_batch_seconds", "Seconds per batch", labels=["operation"])
-        totals: dict[str, list[float]] = {}
-        rows = Run.objects.exclude(status=Status.PLANNED).order_by().values("operation", "status")
+        labels = ["operation", "store"]
+        by_status = GaugeMetricFamily("opsconsole_runs", "Runs", labels=["operation", "store", "status"])
+        changed = CounterMetricFamily("opsconsole_rows_changed", "Rows changed by runs", labels=labels)
+        failed_rows = CounterMetricFamily("opsconsole_failed_rows", "Failed rows of runs", labels=labels)
+        batches = SummaryMetricFamily("opsconsole_batch_seconds", "Seconds per batch", labels=labels)
+        totals: dict[tuple[str, str], list[float]] = {}
+        rows = Run.objects.exclude(status=Status.PLANNED).order_by().values("operation", "store", "status")
         for row in rows.annotate(
             runs=Count("pk"),
             rows=Sum("changed"),
@@ -72,14 +73,15 @@ class ConsoleCollector(Collector):
             count=Sum("batches_done"),
             seconds=Sum("elapsed_seconds"),
         ):
-            by_status.add_metric([row["operation"], row["status"]], row["runs"])
-            total = totals.get(row["operation"], [0, 0, 0, 0])
+            by_status.add_metric([row["operation"], row["store"], row["status"]], row["runs"])
+            key = row["operation"], row["store"]
+            total = totals.get(key, [0, 0, 0, 0])
             parts = (row["rows"], row["failed_rows"], row["count"], row["seconds"])
-            totals[row["operation"]] = [have + (more or 0) for have, more in zip(total, parts, strict=True)]
-        for operation, (rows_changed, failed, count, seconds) in sorted(totals.items()):
-            changed.add_metric([operation], rows_changed)
-            failed_rows.add_metric([operation], failed)
-            batches.add_metric([operation], count_value=int(count), sum_value=seconds)
+            totals[key] = [have + (more or 0) for have, more in zip(total, parts, strict=True)]
+        for key, (rows_changed, failed, count, seconds) in sorted(totals.items()):
+            changed.add_metric(key, rows_changed)
+            failed_rows.add_metric(key, failed)
+            batches.add_metric(key, count_value=int(count), sum_value=seconds)
         queue_length = GaugeMetricFamily("opsconsole_queue_length", "Runs that wait for a worker")
         queue_length.add_metric([], Run.objects.filter(status=Status.QUEUED).count())
         yield from (by_status, changed, failed_rows, batches, queue_length)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 
@@ -322,6 +322,43 @@ def test_schedules_checks_and_measurements_of_each_store(stores: tuple[Store, St
     for alias in (EU, CN):
         assert f"AgentOS ({alias})" in dashboard.text
         assert f'opsconsole_store_up{{store="{alias}"}} 1.0' in page.get("/metrics").text
+
+
+def test_a_schedule_for_one_store(stores: tuple[Store, Store], page: Client, bob: User) -> None:
+    bob.user_permissions.add(Permission.objects.get(codename="change_schedulesetting"))
+    name = "audits.check_references"
+    refused = page.post(f"/admin/operations/{name}/schedule/", {"on": "1", "cron": "0 3 * * *", "store": "helix"})
+    assert refused.status_code == 400
+    assert CN in refused.text
+    page.post(f"/admin/operations/{name}/schedule/", {"on": "1", "cron": "0 3 * * *", "store": CN})
+    assert f'<option value="{CN}" selected>' in page.get("/admin/operations/", {"q": name}).text
+    queue.run_schedule(name, "2026-01-01 00:00")
+    assert list(Run.objects.values_list("store", flat=True)) == [CN]
+    page.post("/admin/operations/backups.backup_store/schedule/", {"on": "1", "cron": "0 3 * * *", "store": EU})
+    queue.run_schedule("backups.backup_store", "2026-01-01 00:00")
+    assert Run.objects.latest("pk").params["store"] == EU
+    page.post(f"/admin/operations/{name}/schedule/", {"on": "1", "cron": "0 3 * * *", "store": ""})
+    queue.run_schedule(name, "2026-01-02 00:00")
+    assert set(Run.objects.filter(operation=name).values_list("store", flat=True)) == {"agentos", EU, CN}
+
+
+def test_metrics_name_the_store_of_runs(stores: tuple[Store, Store], page: Client) -> None:
+    for store in stores:
+        assert execute_run(operation_called(BACKFILL, store)).changed
+    shown = page.get("/metrics").text
+    for alias in (EU, CN):
+        assert f'opsconsole_runs{{operation="{BACKFILL}",status="succeeded",store="{alias}"}} 1.0' in shown
+        changed = Run.objects.get(store=alias).changed
+        assert f'opsconsole_rows_changed_total{{operation="{BACKFILL}",store="{alias}"}} {changed}.0' in shown
+
+
+def test_a_page_of_an_app_stays_in_its_store(stores: tuple[Store, Store], page: Client) -> None:
+    shown = page.get(LIST.format(CN))
+    assert f'href="/admin/store/{CN}/audits/"' in shown.text
+    index = page.get(f"/admin/store/{CN}/audits/")
+    assert index.status_code == 200
+    assert LIST.format(CN) in index.text
+    assert page.get(f"/admin/store/{CN}/helix/").status_code == 404
 
 
 def test_an_incident_is_repaired_in_its_store(stores: tuple[Store, Store], page: Client) -> None:

@@ -92,12 +92,12 @@ def test_metrics_parse_and_hold_the_figures(client: Client, django_assert_max_nu
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    assert samples["opsconsole_runs", ("backups.backup_store", "succeeded")] == 1
+    assert samples["opsconsole_runs", ("agentos", "backups.backup_store", "succeeded")] == 1
     assert 0 <= samples["opsconsole_backup_age_seconds", ("agentos",)] < 60
     assert samples["opsconsole_store_up", ("helix",)] == 1
     assert samples["opsconsole_store_size_bytes", ("agentos",)] > 0
     assert samples["opsconsole_queue_length", ()] == 0
-    assert samples["opsconsole_batch_seconds_count", ("backups.backup_store",)] == 1
+    assert samples["opsconsole_batch_seconds_count", ("agentos", "backups.backup_store")] == 1
 
 
 def test_the_grafana_dashboard_uses_existing_metrics(client: Client) -> None:

@@ -13,6 +13,7 @@ class ScheduleSetting(models.Model):
     operation = models.CharField(_("operation"), max_length=100, primary_key=True)
     on = models.BooleanField(_("on"), default=False)
     cron = models.CharField(_("cron"), max_length=100)
+    store = models.CharField(_("store"), max_length=50, default="", blank=True)  # the only store; empty for all
     changed_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+", verbose_name=_("changed by")
     )
