@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib import admin
@@ -10,6 +12,8 @@ from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, Permission, User
 from django.core.paginator import Paginator
+from django.db import models
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import cached_property
 from django.utils.text import capfirst
@@ -21,11 +25,14 @@ from unfold.views import ChangeList
 
 from opsconsole.console import filter_chips, saved_views
 from opsconsole.console.actors import actor_of
+from opsconsole.engine import keyset
 from opsconsole.engine.audit_log import record
 from opsconsole.engine.models import Freeze
 from opsconsole.formatting import environment_label, format_number, zone_label
+from opsconsole.stores.rows import plain_key
 
 COUNT_CAP = 10_000
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]
@@ -34,9 +41,23 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]
     template_name = "admin/capped_pagination.html"
 
     @cached_property
-    def count(self) -> int:
+    def _keys(self) -> list[Any]:
+        """Read the keys of the counted rows, in any order."""
         rows: Any = self.object_list
-        return int(rows.order_by()[: COUNT_CAP + 1].count())
+        return list(rows.order_by().values_list("pk", flat=True)[: COUNT_CAP + 1])
+
+    @cached_property
+    def count(self) -> int:
+        return len(self._keys)
+
+    @cached_property
+    def few_rows(self) -> list[Any] | None:
+        """All rows, by their keys, if they fit on one page.
+
+        Without an index, few rows that match a filter are found by reading the whole table. This happens once.
+        """
+        rows: Any = self.object_list
+        return list(keyset.with_keys(rows, list(map(plain_key, self._keys)))) if self.count <= self.per_page else None
 
     @property
     def count_text(self) -> str:
@@ -47,6 +68,9 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]
 class ConsoleChangeList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
+        few = self.paginator.few_rows
+        if few is not None and len(few) == self.result_count:  # SQLite may store a key that no condition finds
+            self.result_list = few
         self.full_result_count = self.result_count  # the footer shows it
         self.result_count_text = self.paginator.count_text
 
@@ -62,6 +86,8 @@ class ConsoleModelAdmin(ModelAdmin):
     list_fullwidth = True
     list_before_template = "console/list_before.html"
     compressed_fields = True
+    # Columns in which a search finds exact values. `search_fields` is for lists of few rows.
+    exact_search_fields: ClassVar[tuple[str, ...]] = ()
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return ConsoleChangeList
@@ -71,6 +97,22 @@ class ConsoleModelAdmin(ModelAdmin):
         if lookup.rpartition("__")[2] in {"regex", "iregex", "range"}:
             return False
         return bool(super().lookup_allowed(lookup, value, request))
+
+    def get_search_fields(self, request: HttpRequest) -> Sequence[str]:
+        return self.exact_search_fields or super().get_search_fields(request)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Return the rows with exactly this value in one of `exact_search_fields`, if there are any."""
+        term = search_term.strip()
+        if not self.exact_search_fields or not term:
+            return super().get_search_results(request, queryset, search_term)  # type: ignore[no-any-return]
+        matches = Q()
+        for name in self.get_search_fields(request):
+            if can_hold(self.model._meta.get_field(name), term):
+                matches |= Q(**{name: term})
+        return queryset.filter(matches) if matches else queryset.none(), False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Switch off Django's delete. Planned runs delete rows, accounts are deactivated, and tokens are revoked."""
@@ -88,6 +130,12 @@ class ConsoleModelAdmin(ModelAdmin):
             context["saved"] = saved_views.menu(self.model, request)
             context["selection_note_all"] = _("All %(count)s selected") % {"count": context["cl"].result_count_text}
         return response  # type: ignore[no-any-return]
+
+
+def can_hold(field: Any, text: str) -> bool:
+    """Return whether a column can contain this text: an integer column contains digits only."""
+    target = getattr(field, "target_field", field)
+    return not isinstance(target, models.IntegerField) or bool(_NUMBER.fullmatch(text))  # AutoFields among them
 
 
 class AuditedMixin:

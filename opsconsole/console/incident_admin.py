@@ -93,7 +93,7 @@ class IncidentAdmin(ExportAdmin):
     list_display = ("urgency", "what", "state", "in_store", "size", "since", "owned")
     list_display_links = None
     list_filter = (StateFilter, StoreFilter, ("priority", ChoicesRadioFilter), OwnerFilter)
-    search_fields = ("=subject", "=cause")
+    exact_search_fields = ("subject", "cause")
     search_help_text = _("Searches the exact key of the row or the exact code of the cause.")
     list_select_related = ("owner",)
 

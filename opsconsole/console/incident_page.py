@@ -143,14 +143,15 @@ class IncidentPage:
                 row["count"],
                 list_url(Finding, **shown, operation=row["operation"], code=row["code"]),
             )
-            for row in rows.values("operation", "code").annotate(count=Count("pk"))
+            for row in rows.values("operation", "code").annotate(count=Count("*"))
         ]
 
     @cached_property
     def sentences(self) -> list[tuple[str, str]]:
         """Return the first findings in words, with the links to their rows."""
         found = Finding.objects.filter(incident=self.incident, resolved_at=None).select_related("last_run")
-        return [(finding_link(one), finding_words(one)) for one in found.order_by("operation", "code")[:SHOWN_SAMPLE]]
+        first = found.order_by("resolved_at", "operation", "code")[:SHOWN_SAMPLE]  # the order of an index
+        return [(finding_link(one), finding_words(one)) for one in first]
 
     # --- repairs
 

@@ -55,7 +55,15 @@ class DueFilter(RadioFilter):
         cls = next((cls for cls in _due_operations(queryset.model) if cls.name == self.value()), None)
         if cls is None:
             return queryset
-        return queryset.filter(pk__in=cls(Store.called(queryset.db)).queryset().order_by().values("pk"))
+        return _both(queryset, cls(Store.called(queryset.db)).queryset().order_by())
+
+
+def _both(rows: QuerySet[Any], scope: QuerySet[Any]) -> QuerySet[Any]:
+    """Return the rows of `rows` that are in `scope`. With one condition for both, a database stops at the last row."""
+    query = scope.query
+    if query.distinct or query.combinator or query.is_sliced or query.group_by is not None:
+        return rows.filter(pk__in=scope.values("pk"))
+    return rows & scope
 
 
 def _due_operations(model: Any) -> list[type[Operation]]:
@@ -367,7 +375,7 @@ class FindingAdmin(ExportAdmin):
     list_display = ("problem", "about", "urgency", "words", "since", "seen", "resolved", "scan")
     list_display_links = None
     list_filter = (OpenFilter, CheckFilter, ("priority", ChoicesRadioFilter))
-    search_fields = ("=subject", "=code")
+    exact_search_fields = ("subject", "code")
     search_help_text = _("Searches the exact key of a subject or the exact code of a problem.")
     ordering = ("-id",)
     list_select_related = ("last_run",)
@@ -478,7 +486,7 @@ class EventAdmin(ExportAdmin):
     list_display = ("when", "what", "who", "from_where", "about", "more")
     list_display_links = None
     list_filter = (VerbFilter,)
-    search_fields = ("=who", "=run__id")
+    exact_search_fields = ("who", "run")
     search_help_text = _("Searches the exact name of an account or the number of a run.")
     ordering = ("-at",)
     list_select_related = ("run",)

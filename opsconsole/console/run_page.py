@@ -265,7 +265,7 @@ class RunPage(Page):
     @cached_property
     def last_seen(self) -> dict[str, int]:
         """Code → the findings that no later scan has seen."""
-        found = self.run.findings.order_by().values_list("code").annotate(count=Count("pk"))
+        found = self.run.findings.order_by().values_list("code").annotate(count=Count("*"))
         return dict(found)
 
     def _findings_url(self, code: str, count: int) -> str:

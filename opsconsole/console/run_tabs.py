@@ -28,11 +28,12 @@ from opsconsole.console.run_page import RunPage
 from opsconsole.engine import checklist, wording
 from opsconsole.engine.labels import reason_label, verb_label
 from opsconsole.engine.models import Batch, Finding
+from opsconsole.engine.operation import Priority
 from opsconsole.formatting import copy_button, duration, format_number, format_time, labelled, listed
 
 SHOWN_BATCHES = 60
 SHOWN_KEYS = 20
-SEARCHED_BATCHES = 200
+SEARCHED_BATCHES = 50
 TABS = ("events", "batches", "failed", "unchanged", "changes", "plan", "report")
 CHECK_TABS = ("findings", "events", "batches", "failed", "report")
 
@@ -92,10 +93,13 @@ class RunTabs:
     def plan(self) -> PlanPage:
         return PlanPage(self.run)
 
-    @property
+    @cached_property
     def findings(self) -> Table:
         """The first findings of this scan by priority."""
-        found = Finding.objects.filter(last_run=self.run).order_by("priority", "code", "pk")[:SHOWN_ROWS]
+        found: list[Finding] = []
+        for priority in Priority.values:  # each in the order of an index
+            of_priority = self.run.findings.filter(priority=priority).order_by("code", "pk")
+            found += of_priority[: SHOWN_ROWS - len(found)]
         rows = [
             [
                 finding_title(self.page.cls, one.code),

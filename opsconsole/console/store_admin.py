@@ -5,7 +5,6 @@ Forms are in `editing`, imports and exports in `store_import_export`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from functools import partial
@@ -15,8 +14,8 @@ from django.apps import apps
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote
-from django.db import DatabaseError, models
-from django.db.models import Model, Q, QuerySet
+from django.db import DatabaseError
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
@@ -28,7 +27,7 @@ from django.utils.translation import gettext as _
 from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.contrib.filters.forms import RangeDateForm, SearchForm
 
-from opsconsole.console.base_admin import COUNT_CAP, ConsoleModelAdmin, ViewOnlyMixin
+from opsconsole.console.base_admin import COUNT_CAP, ConsoleModelAdmin, ViewOnlyMixin, can_hold
 from opsconsole.console.list_columns import StoreChangeList
 from opsconsole.console.page_parts import list_url
 from opsconsole.console.row_story import RowStory
@@ -55,8 +54,6 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
     required_columns: ClassVar[Mapping[Any, tuple[str, ...]]] = {}
     # Method or panel → the other tables that it reads.
     required_tables: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    # Indexed columns in which a search finds exact values.
-    exact_search_fields: ClassVar[tuple[str, ...]] = ()
     # Column → values that its ExactTextFilter offers for completion.
     suggestions: ClassVar[Mapping[str, Sequence[str]]] = {}
     ordering = ("-pk",)
@@ -184,23 +181,8 @@ class StoreModelAdmin(ViewOnlyMixin, ConsoleModelAdmin):
         """Return the long texts that the list reads to their end."""
         return ()
 
-    # --- search by index ---------------------------------------------------------------------------
-
     def get_search_fields(self, request: HttpRequest) -> list[str]:
         return self.readable(request, self.exact_search_fields)
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        """Return the rows with exactly this value in a searched column."""
-        term = search_term.strip()
-        if not term:
-            return queryset, False
-        matches = Q()
-        for name in self.get_search_fields(request):
-            if can_hold(self.model._meta.get_field(name), term):
-                matches |= Q(**{name: term})
-        return queryset.filter(matches) if matches else queryset.none(), False
 
     # --- store errors ------------------------------------------------------------------------
 
@@ -296,12 +278,6 @@ class ExactTextFilter(admin.FieldListFilter):
 def _last(value: Any) -> str:
     """Return the last value of a parameter in the query string, or an empty string."""
     return str((value[-1] if isinstance(value, list) else value) or "")
-
-
-def can_hold(field: Any, text: str) -> bool:
-    """Return whether a column can contain this text: an integer column contains digits only."""
-    target = getattr(field, "target_field", field)
-    return not isinstance(target, models.IntegerField) or bool(_KEY.fullmatch(text))  # AutoFields among them
 
 
 class CountedChoicesFilter(ChoicesRadioFilter):
@@ -515,9 +491,6 @@ def _brief(field: Any) -> Callable[[Any], Any]:
         return linked(field.model._meta.label_lower)
     formatter = default_formatter(field, in_list=True)
     return partial(truncate, characters=200) if formatter is _brief_text else formatter
-
-
-_KEY = re.compile(r"\d{1,18}", re.ASCII)
 
 
 def json_block(text: Any) -> SafeString | str:

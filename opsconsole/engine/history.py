@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from django.db.models import Exists, Max, OuterRef, QuerySet
+from django.db.models import Max, QuerySet
 
 from opsconsole.engine.models import Run, Status
 
@@ -27,8 +27,9 @@ def _undos(parents: list[int]) -> Iterable[Run]:
 
 def in_force(runs: QuerySet[Run]) -> QuerySet[Run]:
     """Return the runs of `runs` whose changes still count: no undo, and not undone."""
-    undos = Run.objects.filter(operation=UNDO, status=Status.SUCCEEDED, selection={}, parent=OuterRef("pk"))
-    return runs.exclude(operation=UNDO).exclude(Exists(undos.exclude(Exists(undos.values("pk")))))
+    undos = Run.objects.filter(operation=UNDO, status=Status.SUCCEEDED, selection={}, parent__isnull=False)
+    undone = undos.exclude(pk__in=undos.values("parent")).values("parent")
+    return runs.exclude(operation=UNDO).exclude(pk__in=undone)
 
 
 def settled(runs: Iterable[Run]) -> set[int]:

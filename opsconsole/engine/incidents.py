@@ -16,7 +16,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 from django.db import transaction
-from django.db.models import Case, Count, F, Max, Min, OuterRef, Q, QuerySet, Subquery, Value, When
+from django.db.models import Case, Count, F, Max, Min, OuterRef, Q, QuerySet, Subquery, TextField, Value, When
 from django.db.models.functions import Concat
 from django.urls import reverse
 from django.utils import timezone
@@ -73,7 +73,7 @@ def refresh(run: Run) -> None:
         .values("cause", "cause_subject", "operation")
         .annotate(
             rank=Min(Case(*(When(priority=priority, then=rank) for priority, rank in _RANK.items()))),
-            count=Count(Concat("table", Value(" "), "key"), distinct=True),
+            count=Count(Concat("table", Value(" "), "key", output_field=TextField()), distinct=True),
             since=Min("found_at"),
             last=Max("seen_at"),
             table=Min("table"),

@@ -30,6 +30,8 @@ def last_key(rows: QuerySet[Any]) -> Key | None:
 
 def with_keys(rows: QuerySet[Any], keys: Sequence[Key]) -> QuerySet[Any]:
     """Return the rows of `rows` that have one of `keys`."""
+    if rows.model._meta.pk.is_relation:  # Django takes an expression in a list of such keys for a text
+        return rows.filter(pk__in=list(keys))
     return rows.filter(pk__in=list(map(as_stored, keys)))
 
 

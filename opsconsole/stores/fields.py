@@ -21,8 +21,9 @@ class HasWord(models.Lookup):
 
     def as_sql(self, compiler: Any, connection: Any) -> tuple[str, Any]:
         text, params = self.process_lhs(compiler, connection)
-        template = 'UPPER(({})::text COLLATE "C") LIKE %s' if connection.vendor == "postgresql" else "{} LIKE %s"
-        escaped = re.sub("([!%_])", r"!\1", str(self.rhs).upper())
+        # PostgreSQL's planner knows the frequent values of a column, but not those of a function such as UPPER.
+        template = '({})::text COLLATE "C" ILIKE %s' if connection.vendor == "postgresql" else "{} LIKE %s"
+        escaped = re.sub("([!%_])", r"!\1", str(self.rhs))
         return f"{template.format(text)} ESCAPE '!'", [*params, f"%{escaped}%"]
 
 

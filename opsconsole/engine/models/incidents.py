@@ -44,8 +44,9 @@ class Finding(models.Model):
             models.UniqueConstraint(fields=("operation", "identity", "code", "subject"), name="finding_problem"),
         )
         indexes = (
-            models.Index(fields=("operation", "code", "resolved_at"), name="finding_open"),
-            models.Index(fields=("last_run", "question"), name="finding_run"),
+            models.Index(fields=("code", "operation", "resolved_at"), name="finding_open"),
+            models.Index(fields=("subject",), name="finding_subject"),
+            models.Index(fields=("last_run", "priority", "code", "id"), name="finding_run"),
             models.Index(fields=("identity", "table", "key"), name="finding_row"),
             models.Index(fields=("incident", "resolved_at", "operation", "code"), name="finding_incident"),
         )
