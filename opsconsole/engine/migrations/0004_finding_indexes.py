@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("operations", "0002_run_shards"),
+        ("operations", "0003_schedule_store"),
     ]
 
     operations = [
