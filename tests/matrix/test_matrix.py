@@ -84,7 +84,7 @@ def test_imported_or_refused(stores: Stores, oddity: Oddity) -> None:
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 def test_oddities_together(stores: Stores, engine: str) -> None:
     @settings(
-        max_examples=20,
+        max_examples=30,
         derandomize=True,
         deadline=None,
         database=None,
@@ -93,8 +93,8 @@ def test_oddities_together(stores: Stores, engine: str) -> None:
     )
     @given(st.data())
     def examine_some(data: st.DataObject) -> None:
-        kind = data.draw(st.sampled_from(list(RUNS.values())))
-        known = [one for one in ODDITIES if one.engine == engine and (not one.kinds or kind.name in one.kinds)]
+        name, kind = data.draw(st.sampled_from([*RUNS.items(), *STATEMENTS.items()]))
+        known = [one for one in ODDITIES if one.engine == engine and (not one.kinds or name in one.kinds)]
         oddities = data.draw(st.lists(st.sampled_from(known), min_size=2, max_size=3, unique=True))
         assume(len({one.encoding for one in oddities} - {"UTF8"}) < 2)
         try:
