@@ -266,6 +266,13 @@ def other_relations(store: Store) -> dict[str, str]:
     return {name: _KINDS[kind] for name, kind in store.query(_PG_OTHERS)}
 
 
+def shadow_tables(store: Store) -> set[str]:
+    """Return the tables of SQLite in which virtual tables keep their content."""
+    if store.vendor != "sqlite":
+        return set()
+    return {name for (name,) in store.query("SELECT name FROM pragma_table_list WHERE type = 'shadow'")}
+
+
 def foreign_keys(store: Store) -> list[ForeignKey]:
     """Return every foreign key of the database by one query."""
     if store.vendor == "postgresql":

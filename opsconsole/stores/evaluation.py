@@ -5,15 +5,19 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import date
+from decimal import Decimal
 from functools import cached_property
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
+from uuid import UUID
 
 from django.db import DatabaseError, transaction
 from django.utils.translation import gettext as _
 
 from opsconsole.formatting import format_number
 from opsconsole.stores import rows as stored_rows
-from opsconsole.stores.catalog import escape, quote
+from opsconsole.stores.catalog import escape, quote, shadow_tables
 from opsconsole.stores.errors import (
     ErrorKind,
     classify,
@@ -39,6 +43,8 @@ NEW_CHARACTERS = 10_000_000  # of a new value
 SQLITE_VALUE_BYTES = 1_000_000
 SQLITE_SECONDS = 3_600.0  # as long as `config.STATEMENT_TIMEOUT` of PostgreSQL; a request has its own limit
 
+# Types of the driver whose text names one key. An interval, for example, is not among them.
+_KEY_TYPES = (str, int, Decimal, UUID, date, IPv4Address, IPv6Address, IPv4Network, IPv6Network)
 Kept = TypeVar("Kept")
 EvaluatedRow = tuple[Key, Values, Values | None]
 
@@ -68,6 +74,11 @@ class Evaluation:
                 _("%(schema)s is not the database of this store. Name the table without it.") % {"schema": schema}
             )
         known = self.store.tables.get(self.table)
+        if known is not None and self.table in shadow_tables(self.store):
+            raise StatementRefused(
+                _("%(table)s holds the content of a virtual table, such as a full-text index. Name another table.")
+                % {"table": self.table}
+            )
         if self.store.vendor == "postgresql" and schema and (known is None or known.schema != schema):
             raise StatementRefused(
                 _(
@@ -247,7 +258,7 @@ class Evaluation:
 
     def _keyed(self, row: Values) -> tuple[Key, Values]:
         count = len(self.store.key_columns(self.table))
-        if any(isinstance(value, bytes | float) or value is None for value in row[:count]):
+        if not all(isinstance(value, _KEY_TYPES) for value in row[:count]):
             raise StatementRefused(
                 _("A row of %(table)s has a key that is neither a text nor a whole number: %(key)s. Leave the row out.")
                 % {"table": self.table, "key": ", ".join(map(repr, row[:count]))}
@@ -294,6 +305,7 @@ class Evaluation:
         """
         new = [f"({escape(one.expression)})" for one in self.statement.assignments]
         if self.store.vendor == "sqlite":
+            new = [f"+{one}" for one in new]  # else the driver converts the value of a column by its declared type
             old = [f"+{self._alias}.{quote(name)}" for name in self.guarded]
             keys = [f"+{self._alias}.{quote(name)}" for name in self.store.key_columns(self.table)]
             listed = [f'{one} AS "{place}\ue000"' for place, one in enumerate([*keys, *old, *new])]

@@ -21,6 +21,7 @@ from sqlglot.errors import SqlglotError
 from opsconsole.stores.statement import MAX_CHARACTERS, POSTGRESQL_QUOTED, Assignment, Statement, StatementRefused
 
 logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of statements that are refused here
+MAX_NAME_BYTES = 63  # of PostgreSQL
 DIALECTS = {"sqlite": "sqlite", "postgresql": "postgres"}
 
 
@@ -40,7 +41,7 @@ def parse(text: str, engine: str) -> Statement:
     table = tree.this
     named = table.args["alias"].this if table.args.get("alias") else table.this
     schema = table.args.get("db")
-    names, reads_whole_row = _read_names(tree, {table.name.lower(), named.name.lower()})
+    names, reads_whole_row = _read_names(tree, {table.name.lower(), named.name.lower()}, engine)
     return Statement(
         text=text,
         kind="update" if isinstance(tree, exp.Update) else "delete",
@@ -172,7 +173,7 @@ def _tree(text: str, engine: str, lexemes: Sequence[_Lexeme]) -> Any:
         trees = [one for one in sqlglot.parse(text, dialect=dialect) if one is not None]
     except SqlglotError as error:
         details = (getattr(error, "errors", None) or [{}])[0]
-        reason = re.sub(" but got <.*", "", details.get("description") or str(error).splitlines()[0])
+        reason = re.sub(" (but got|missing for) <.*", "", details.get("description") or str(error).splitlines()[0])
         place = _("line %(line)s, column %(column)s") % {
             "line": details.get("line", 1),
             "column": details.get("col", 1),
@@ -296,7 +297,7 @@ def _folded(identifier: Any, engine: str) -> str:
     return re.sub("[A-Z]", lambda letter: letter[0].lower(), name)
 
 
-def _read_names(tree: Any, own: set[str]) -> tuple[frozenset[str], bool]:
+def _read_names(tree: Any, own: set[str], engine: str) -> tuple[frozenset[str], bool]:
     """Return the columns that the statement may read, and whether it may read the whole row of its table."""
     names: set[str] = set()
     whole = False
@@ -305,6 +306,8 @@ def _read_names(tree: Any, own: set[str]) -> tuple[frozenset[str], bool]:
         if id(column) in targets:
             continue
         name = column.name.lower()
+        if engine == "postgresql":  # it cuts a longer name
+            name = name.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
         names.add(name)
         whole = whole or (isinstance(column.this, exp.Star) and column.table.lower() in own) or name in own
     return frozenset(names), whole

@@ -53,6 +53,10 @@ SQLITE = (
     "CREATE TABLE watched (id INTEGER PRIMARY KEY, v TEXT)",
     "INSERT INTO watched VALUES (1, 'a'), (2, 'b')",
     "CREATE TABLE log (id INTEGER PRIMARY KEY, v TEXT)",
+    "CREATE VIRTUAL TABLE search USING fts5(body)",
+    "INSERT INTO search VALUES ('hello')",
+    "CREATE TABLE odd_keys (k REAL PRIMARY KEY, v TEXT)",
+    "INSERT INTO odd_keys VALUES (1.5, 'a')",
     "CREATE TRIGGER audit AFTER UPDATE ON watched BEGIN INSERT INTO log (v) VALUES (NEW.v); END",
 )
 POSTGRESQL = (
@@ -88,6 +92,12 @@ POSTGRESQL = (
     "CREATE FUNCTION dice() RETURNS integer LANGUAGE plpgsql VOLATILE AS $$ BEGIN RETURN 4; END $$",
     "CREATE FUNCTION fixed(x integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT x + 1'",
     "CREATE VIEW rolls AS SELECT random() AS roll",
+    "CREATE TABLE odd_keys (k INTEGER[] PRIMARY KEY, v TEXT)",
+    "INSERT INTO odd_keys VALUES ('{1,2}', 'a')",
+    "CREATE TABLE spans (k interval PRIMARY KEY, v TEXT)",
+    "INSERT INTO spans VALUES ('1 mon', 'a')",
+    "CREATE TABLE amounts (k numeric PRIMARY KEY, v TEXT)",
+    "INSERT INTO amounts VALUES (1.50, 'a'), (2, 'b'), (1e30, 'c')",
     "CREATE DOMAIN amount AS numeric(9,2) CHECK (VALUE >= 0)",
     "CREATE DOMAIN net AS amount",
     'CREATE DOMAIN "Short; --" AS varchar(3)',

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import StringIO
 from typing import Any, NamedTuple
 
 from django import forms
+from django.db import DataError
 from django.db.models import QuerySet
 from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
@@ -17,9 +20,10 @@ from opsconsole.engine.models import GivenRows
 from opsconsole.engine.operation import Risk
 from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
 from opsconsole.engine.planner import PlanRefused
-from opsconsole.formatting import format_number
+from opsconsole.formatting import format_number, truncate
 from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.catalog import ForeignKey
+from opsconsole.stores.errors import first_line
 from opsconsole.stores.evaluation import CHUNK, Evaluation
 from opsconsole.stores.preflight import Target, require_privileges
 from opsconsole.stores.router import DEFAULT
@@ -28,7 +32,9 @@ from opsconsole.stores.statement import MAX_CHARACTERS, StatementRefused
 from opsconsole.stores.store import Store, all_stores
 
 MAX_KEYS = 100_000
-SHOWN_KEYS = 5
+_LINE_END = re.compile("\r\n|\r|\n")
+_WHOLE_NUMBER = re.compile(r"\s*-?[0-9]{1,20}\s*")
+SHOWN_KEYS, SHOWN_CHARACTERS = 5, 80
 
 
 class PlannedRow(NamedTuple):
@@ -171,8 +177,14 @@ class ChangeRows(GivenRowsMixin):
         if not text.strip():
             return None
         names = self.store.key_columns(self._table)
-        lines = text.splitlines()
-        given = [[line] for line in lines] if len(names) == 1 else list(csv.reader(lines))
+        try:
+            given = (
+                [[line] for line in _LINE_END.split(text)]
+                if len(names) == 1
+                else list(csv.reader(StringIO(text, newline="")))
+            )
+        except csv.Error as error:
+            raise PlanRefused(gettext("The keys are not CSV: %(reason)s. Correct them.") % {"reason": error}) from None
         if [name.strip() for name in given[0]] == list(names):
             given = given[1:]
         keys = list(dict.fromkeys(self._key(names, values) for values in given if any(map(str.strip, values))))
@@ -180,9 +192,15 @@ class ChangeRows(GivenRowsMixin):
             raise PlanRefused(
                 gettext("At most %(count)s keys can be given. Give fewer keys.") % {"count": format_number(MAX_KEYS)}
             )
-        found = stored_rows.existing(self.store, self._table, keys)
+        try:
+            found = stored_rows.existing(self.store, self._table, keys)
+        except DataError as error:
+            raise PlanRefused(
+                gettext("A key does not have the type of %(columns)s: %(reason)s. Correct the keys.")
+                % {"columns": ", ".join(names), "reason": truncate(first_line(error), 2 * SHOWN_CHARACTERS)}
+            ) from None
         if len(found) < len(keys):
-            unknown = [str(key) for key in keys if key not in found][:SHOWN_KEYS]
+            unknown = [truncate(str(key), SHOWN_CHARACTERS) for key in keys if key not in found][:SHOWN_KEYS]
             raise PlanRefused(
                 gettext("%(table)s of %(location)s has no row with the key %(keys)s. Correct the keys.")
                 % {"table": self._table, "location": self.store.location, "keys": ", ".join(unknown)}
@@ -193,21 +211,22 @@ class ChangeRows(GivenRowsMixin):
         if len(values) != len(names) or not all(map(self.store.can_store, values)):
             raise PlanRefused(
                 gettext("%(key)s is not a key of %(table)s, which consists of %(columns)s. Correct the keys.")
-                % {"key": repr(",".join(values)), "table": self._table, "columns": ", ".join(names)}
+                % {
+                    "key": truncate(repr(",".join(values)), SHOWN_CHARACTERS),
+                    "table": self._table,
+                    "columns": ", ".join(names),
+                }
             )
         return stored_rows.key_of([self._key_value(name, value) for name, value in zip(names, values, strict=True)])
 
     def _key_value(self, name: str, text: str) -> Key:
         if not stored_rows.is_whole_number(self.store, self._table, name):
             return text
-        try:
-            number = int(text)
-        except ValueError:
-            number = 1 << 63
-        if not text.strip().isascii() or not stored_rows.is_bigint(number):
+        number = int(text) if _WHOLE_NUMBER.fullmatch(text) else None
+        if number is None or not stored_rows.is_bigint(number):
             raise PlanRefused(
                 gettext("%(key)s is not a whole number, as %(table)s.%(column)s requires. Correct the keys.")
-                % {"key": repr(text), "table": self._table, "column": name}
+                % {"key": truncate(repr(text), SHOWN_CHARACTERS), "table": self._table, "column": name}
             )
         return number
 

@@ -82,7 +82,7 @@ def plain_key(key: Any) -> Key:
         return key.as_key()
     if isinstance(key, int | str):
         return key
-    if isinstance(key, Decimal) and key == key.to_integral_value():
+    if isinstance(key, Decimal) and key.is_finite() and key == key.to_integral_value() and is_bigint(int(key)):
         return int(key)
     return str(key)
 
