@@ -286,6 +286,31 @@ def test_what_cannot_be_planned_is_refused_in_a_sentence(pair: tuple[Place, Plac
     assert differences(dump(place), before) == []
 
 
+@pytest.mark.parametrize("pair", ["postgresql"], indirect=True)
+def test_rows_that_row_level_security_hides_are_not_overlooked(place: Place) -> None:
+    role = f"{place.address.rpartition('/')[2]}_role"
+    shop.do(
+        place, f"CREATE ROLE {role} LOGIN", f"GRANT SELECT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"
+    )
+    try:
+        shop.do(
+            place, "ALTER TABLE customers ENABLE ROW LEVEL SECURITY", "CREATE POLICY one ON customers USING (id = 1)"
+        )
+        shop.attach(Place("postgresql", re.sub("//[^@]*@", f"//{role}@", place.address)))
+        for statement in (
+            "UPDATE customers SET vip = 5 WHERE true",
+            "DELETE FROM customers WHERE id = 1",
+            "UPDATE orders SET n = 1 WHERE id NOT IN (SELECT id FROM customers)",
+            "UPDATE orders SET n = (SELECT count(*) FROM customers) WHERE id = 1",
+        ):
+            with pytest.raises((PlanRefused, StoreUnavailable), match=r"(?i)row-level security"):
+                plan_whole(change(statement))
+        assert plan_whole(change("UPDATE orders SET n = 1 WHERE id = 2")).total == 1
+    finally:
+        Store("agentos", "agentos").close()
+        shop.do(place, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
 # What the statement names without parentheses, and what it calls.
 NAMED = {
     "CREATE VIEW named AS SELECT x FROM (VALUES (dice()), (1)) AS v(x)": "id IN (SELECT x FROM named)",
