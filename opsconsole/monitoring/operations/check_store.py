@@ -6,13 +6,13 @@ import json
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, DataError, transaction
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -237,6 +237,9 @@ class CheckStore(Check):
             ((rows,),) = self.store.query(f"SELECT COUNT(*) FROM {at} WHERE {condition}")
             first = f"SELECT {key} FROM {at} WHERE {condition} LIMIT {SHOWN}"
             return rows, [row[0] for row in self.store.query(first)] if rows else []
+        with suppress(DataError), transaction.atomic(using=self.store.alias):
+            self.store.query(f"SELECT COUNT({name}::json) FROM {at}")  # fails at the first invalid row
+            return 0, []
         rows = 0
         keys: list[Any] = []
         with transaction.atomic(using=self.store.alias), self.store.connection.chunked_cursor() as cursor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
+from django.db.models import Count
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.engine.causes import Cause
@@ -82,7 +84,7 @@ class CheckExecutionIndex(Check):
             yield self._found("no_index", statements=ADD_INDEX.format(name))
 
     def _share(self) -> Iterator[FindingData]:
-        figures = self._figures()
+        figures = self._figures
         waiting = figures["records"] - figures["filled"]
         if self._has_column and waiting:
             yield FindingData(
@@ -103,11 +105,12 @@ class CheckExecutionIndex(Check):
             found = connection.introspection.get_constraints(cursor, TABLE)
         return {name: about["columns"] for name, about in found.items() if about["index"]}
 
+    @cached_property
     def _figures(self) -> dict[str, Any]:
-        rows = TestRecord.objects.using(self.store.alias)
-        filled = rows.filter(execution_id__isnull=False).count() if self._has_column else 0
-        records = filled + (rows.filter(execution_id=None).count() if self._has_column else rows.count())
-        return {"records": records, "filled": filled, "percent": 100 * filled / records if records else 100.0}
+        """Count all records and those with an id, in one statement."""
+        counts = {"records": Count("*")} | ({"filled": Count(COLUMN)} if self._has_column else {})
+        found = {"filled": 0} | TestRecord.objects.using(self.store.alias).aggregate(**counts)
+        return {**found, "percent": 100 * found["filled"] / found["records"] if found["records"] else 100.0}
 
     def report(self, found: Sequence[FindingData]) -> dict[str, Any]:
         """Add the figures, also if nothing is wrong."""
@@ -116,6 +119,6 @@ class CheckExecutionIndex(Check):
             "column": self._has_column,
             "index": any(columns[:1] == [COLUMN] for columns in self._indexes().values()),
             "plan": plan,
-            **self._figures(),
+            **self._figures,
         }
         return {**figures, **super().report(found)}
