@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.core.management import CommandError, call_command
 from django.urls import reverse
 from django.utils import timezone
 
+from opsconsole.accounts.models import Token
 from opsconsole.engine import lifecycle, queue, workers
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.errors import PlanDrifted, RunRefused
@@ -640,6 +643,19 @@ def test_what_repeats_a_statement_needs_the_same(place: Place, production: None,
     redone = approved(waiting(redo), alice)
     assert redone.changed == 1
     assert execute_run(operation_called("operations.undo_run", run=redone.pk)).changed == 1
+
+
+@pytest.mark.parametrize("flags", [(), ("--fast",), ("--batch-size", "1"), ("--json",)])
+def test_no_flag_replaces_the_approver(
+    place: Place, production: None, alice: User, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
+) -> None:
+    before = orders(place)
+    monkeypatch.setenv("OPSCONSOLE_TOKEN", Token.issue(alice, "test"))
+    statement = "UPDATE orders SET status = 'x' WHERE id = 1"
+    with suppress(SystemExit, CommandError):
+        call_command("change", "agentos", statement, "--execute", "--yes", "--note", "why it is needed", *flags)
+    assert [run.status for run in Run.objects.all()] == [Status.AWAITING_APPROVAL]
+    assert orders(place) == before
 
 
 def test_no_schedule_starts_a_statement(place: Place) -> None:
