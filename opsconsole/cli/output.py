@@ -391,7 +391,7 @@ def _name(operation: Operation, entry: dict[str, Any]) -> str:
 
 
 def _row_name(operation: Operation, entry: dict[str, Any], row: dict[str, Any]) -> str:
-    if row["key"] == entry["key"]:
+    if (row["table"], row["key"]) == (operation.model._meta.db_table, entry["key"]):
         return _name(operation, entry)
     return f"{row['table']} {row['key']}"
 

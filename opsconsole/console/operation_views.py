@@ -119,7 +119,7 @@ def start_plan(
         if isinstance(error, StoreUnavailable) and error.error is not None:
             raise  # StoreErrorMiddleware answers it
         if "asked" in request.POST:  # the form keeps what the user has written
-            form.add_error(None, str(error))
+            form.add_error("statement" if "statement" in form.fields else None, str(error))
             return _params_page(request, cls, form, status=409)
         return _refused(request, str(cls.title), str(error))
     return redirect("run", run.pk)

@@ -50,7 +50,10 @@ def settings_of(options: str, *, web: bool, lock_seconds: float = LOCK_SECONDS) 
     given: dict[str, str] = {}
     for name, value, other in _OPTION.findall(options):
         if other:
-            raise ImproperlyConfigured(f"options in a database URL holds {other!r}. Write it as -c name=value.")
+            raise ImproperlyConfigured(
+                f"options in a database URL holds {other!r}. Write it as -c name=value, and a space in a value as "
+                r"%5C%20, a backslash and a space."
+            )
         given[name.replace("-", "_")] = re.sub(r"\\(.)", r"\1", value)
     known = {name.lower() for name in FIXED} | {"search_path"}
     own = {name: value for name, value in given.items() if name.lower() not in known}
