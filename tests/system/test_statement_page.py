@@ -72,6 +72,8 @@ def test_a_row_is_repaired_and_undone(
     page.get_by_role("link", name="Odd Orders").click()
     fits()
     expect(page.locator("table a.row-link")).to_have_count(4)
+    label = "(cell) => [getComputedStyle(cell, '::before').content, getComputedStyle(cell, '::before').textTransform]"
+    assert page.locator("td[data-label=started]").first.evaluate(label) == ['"started"', "none"]
     page.goto(f"{live_server.url}{reverse('browse-rows', args=['shop'])}?table=items")
     page.get_by_role("link", name="1", exact=True).click()  # the foreign key
     expect(page.get_by_text("2026-10-30")).to_be_visible()
