@@ -265,8 +265,12 @@ class RunPage(Page):
     @cached_property
     def last_seen(self) -> dict[str, int]:
         """Code → the findings that no later scan has seen."""
-        found = self.run.findings.order_by().values_list("code").annotate(count=Count("*"))
-        return dict(found)
+        counts: dict[str, int] = {}
+        # Grouped by priority, too, in the order of an index: otherwise SQLite sorts all findings.
+        groups = self.run.findings.order_by().values_list("priority", "code").annotate(count=Count("*"))
+        for _priority, code, count in groups:
+            counts[code] = counts.get(code, 0) + count
+        return counts
 
     def _findings_url(self, code: str, count: int) -> str:
         if self.last_seen.get(code) != count:
