@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,10 +112,16 @@ def parsers(parser: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
             yield from parsers(found, (*words, name))
 
 
+@cache
+def actions_of(command: str) -> dict[tuple[str, ...], list[Any]]:
+    """Return the flags and arguments of a command and its verbs."""
+    parser = load_command_class(get_commands()[command], command).create_parser("manage.py", command)
+    return dict(parsers(parser, (command,)))
+
+
 def flags() -> Iterator[Flag]:
     for name in own_commands():
-        parser = load_command_class(get_commands()[name], name).create_parser("manage.py", name)
-        for words, actions in parsers(parser, (name,)):
+        for words, actions in actions_of(name).items():
             for action in actions:
                 called = action.option_strings[-1] if action.option_strings else action.dest
                 if called not in DJANGOS and action.nargs != 0:
@@ -150,11 +157,8 @@ def console(bob: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: A
 
 def line_of(flag: Flag, value: str, run: int) -> list[str]:
     """Return the words of the command with this value, and with good values of the other required arguments."""
-    name = flag.words[0]
-    parser = load_command_class(get_commands()[name], name).create_parser("manage.py", name)
-    actions = next(found for words, found in parsers(parser, (name,)) if words == flag.words)
     words = [*flag.words, *OTHER_FLAGS.get((*flag.words, flag.name), ())]
-    for action in actions:
+    for action in actions_of(flag.words[0])[flag.words]:
         called = action.option_strings[-1] if action.option_strings else action.dest
         numbers = {"run": str(run), "incident": str(Incident.objects.get().pk)}
         good = numbers.get(called.removeprefix("--")) or GOOD.get(called.removeprefix("--"), "x")

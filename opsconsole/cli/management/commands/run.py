@@ -21,11 +21,13 @@ class Command(ConsoleCommand):
         'run operations.undo_run --run 7 --execute --note "wrong store"',
     )
 
-    asked: Sequence[str] = ()
+    asked: Sequence[str] = ()  # the operation, in a call from the shell
 
     def add_arguments(self, parser: CommandParser) -> None:
         names = parser.add_subparsers(dest="operation", metavar="NAME", required=True)
-        for name, cls in registry.operations().items():
+        # Flags for all operations take longer than many commands.
+        wanted = {name: registry.operation(name) for name in self.asked} or registry.operations()
+        for name, cls in wanted.items():
             example = f"run {name}{_required(cls)}"
             flags = add_verb(names, name, help=str(cls.title), examples=(example, f"{example} --execute"))
             flags.description = str(cls.description)
@@ -39,14 +41,8 @@ class Command(ConsoleCommand):
                 flags.add_argument("--keys", nargs="+", metavar="KEY", help=_("Only the rows with these keys."))
 
     def run_from_argv(self, argv: list[str]) -> None:
-        self.asked = argv[2:3]
+        self.asked = [name for name in argv[2:3] if not name.startswith("-")]
         super().run_from_argv(argv)
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        for name in self.asked:
-            if not name.startswith("-"):
-                registry.operation(name)  # refuses an unknown name with the list of operations
-        return super().create_parser(prog_name, subcommand, **kwargs)
 
     def handle(self, *args: Any, **options: Any) -> None:
         cls = registry.operation(options["operation"])
