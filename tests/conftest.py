@@ -87,6 +87,8 @@ from django.core.management.commands.flush import Command as Flush  # noqa: E402
 from django.db import connections  # noqa: E402
 from django.test import SimpleTestCase  # noqa: E402
 
+from opsconsole.console.middleware import StaticFilesMiddleware  # noqa: E402
+
 admin.autodiscover()  # like a web process that loads its URLs
 
 if TYPE_CHECKING:
@@ -169,6 +171,21 @@ def _restore(self: Flush, *, database: str, **options: Any) -> None:
 
 # Django empties the databases of a test with the command `flush`.
 Flush.handle = _restore  # type: ignore[method-assign, assignment]
+
+
+# Each test client has its own middleware, which would examine all static files again.
+EXAMINED: dict[tuple[Any, ...], Any] = {}
+_examine = StaticFilesMiddleware.get_static_file
+
+
+def _examine_once(self: StaticFilesMiddleware, path: str, url: str, **options: Any) -> Any:
+    key = path, url, self.max_age
+    if key not in EXAMINED:
+        EXAMINED[key] = _examine(self, path, url, **options)
+    return EXAMINED[key]
+
+
+StaticFilesMiddleware.get_static_file = _examine_once
 
 
 class _AndAttached(frozenset[str]):

@@ -184,8 +184,8 @@ def test_schedules_follow_their_switch():
 def test_a_real_cluster_survives_the_loss_of_its_worker(tmp_path, empty_console, make_attached):
     """The worker is killed during a run. Another worker completes it, and every row is correct."""
     shell = Shell(tmp_path / "console", empty_console, {"OPSCONSOLE_WORKERS": "1"})
-    made = make_attached("sqlite", 20_000)
-    started = shell.run("backfill_audit_decision_fields", "--db-path", made.url, "--background", "--batch-size", "20")
+    made = make_attached("sqlite", 6_000)
+    started = shell.run("backfill_audit_decision_fields", "--db-path", made.url, "--background", "--batch-size", "10")
     assert started.returncode == 0, started.stderr
     cluster = shell.start("qcluster")
     killed = False
@@ -199,11 +199,15 @@ def test_a_real_cluster_survives_the_loss_of_its_worker(tmp_path, empty_console,
                     "SELECT status, changed, invalid, worker FROM operations_run"
                 ).fetchone()
                 pid = json.loads(worker).get("pid")
-                if status == "running" and not killed and changed and pid:
+                kills = status == "running" and not killed and changed and pid
+                if kills:
                     os.kill(pid, signal.SIGKILL)
-                    killed = True
                     # The heartbeat runs every minute. Make it due now.
                     console.execute("UPDATE django_q_schedule SET next_run = datetime('now', '-1 minute')")
+            if kills:  # a cluster looks for due schedules every 30 s
+                killed = True
+                looked = shell.run("shell", "-v", "0", "-c", "from django_q.scheduler import scheduler; scheduler()")
+                assert looked.returncode == 0, looked.stderr
             if status not in {"queued", "running"}:
                 break
         assert killed
@@ -217,7 +221,7 @@ def test_a_real_cluster_survives_the_loss_of_its_worker(tmp_path, empty_console,
             for process in processes:
                 if process.is_running():
                     process.kill()
-    assert agentos.create_sqlite(tmp_path / "before.db", 20_000) == made.made
+    assert agentos.create_sqlite(tmp_path / "before.db", 6_000) == made.made
     after = {audit.audit_id: audit[4:] for audit in agentos.read_sqlite(Path(made.url))}
     for audit_id, wanted in expected_rows(agentos.read_sqlite(tmp_path / "before.db"), "sqlite"):
         if not isinstance(wanted, Invalid):

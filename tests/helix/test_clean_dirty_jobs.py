@@ -208,7 +208,7 @@ def health(settings) -> Iterator[dict[str, int]]:
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     settings.HELIX_HEALTH_URL = f"http://127.0.0.1:{server.server_port}/api/v1/health"
     yield answer

@@ -33,7 +33,7 @@ class _Handler(BaseHTTPRequestHandler):
 def listening() -> Iterator[Endpoint]:
     server: Any = HTTPServer(("127.0.0.1", 0), _Handler)
     server.endpoint = Endpoint(server.server_port)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield server.endpoint
     finally:
