@@ -20,7 +20,7 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from audits.extraction import KEYS, read_object, time_in
+from audits.extraction import KEYS, read_times, time_in
 from audits.models import TaskAudit
 from audits.operations.backfill_decision_fields import BackfillDecisionFields
 from opsconsole.formatting import format_number
@@ -266,7 +266,7 @@ def sample_note(consistency: Figures) -> str:
 
 def _verdict(payload: str | None, keys: tuple[str, ...], value: str) -> str:
     try:
-        time = time_in(read_object(payload), keys, payload)
+        time = time_in(read_times(payload), keys, payload)
     except Unreadable:
         return "unreadable"
     if time is None:

@@ -1,15 +1,15 @@
 """Readers of the two times in the payload of a supervisor audit (see docs/platforms/agentos.md).
 
-orjson reads nearly every payload. `json`, which keeps every digit, reads the rest: payloads that orjson refuses
-(lone surrogates, numbers beyond a float, deep nesting) and those in which the time is a number.
+msgspec reads nearly every payload: it checks the whole text, but creates only the values of the keys. `json`, which
+keeps every digit, reads the rest: payloads that msgspec refuses (lone surrogates, numbers beyond a float, deep nesting)
+and those in which the time is a number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import orjson
+import msgspec
 
 from opsconsole.jsontext import Unreadable, decode, strict_decoder
 
@@ -24,32 +24,34 @@ class Number(str):
 
 
 _EXACT = strict_decoder(parse_int=Number, parse_float=Number)
+#: The values of all keys in a payload; None for a missing one.
+Times = msgspec.defstruct("Times", [(key, Any, None) for keys in KEYS.values() for key in keys], gc=False)
+_EMPTY = Times()
+_decode_times = msgspec.json.Decoder(Times).decode
 
 
-def read_object(payload: str | None) -> Mapping[str, Any]:
-    """Return the payload's object, empty if the payload is NULL, empty or blank. Raise Unreadable."""
+def read_times(payload: str | None) -> Any:
+    """Return the `Times` of a payload, without values if the payload is NULL, empty or blank. Raise Unreadable."""
     if payload is None:
-        return {}
+        return _EMPTY
     try:
-        value = orjson.loads(payload)
-    except ValueError:
-        if not payload or payload.isspace():
-            return {}
-        value = read_exactly(payload)
-    if type(value) is not dict:
+        return _decode_times(payload)
+    except (ValueError, TypeError, RecursionError):  # TypeError: a text that is not UTF-8
+        return _EMPTY if not payload or payload.isspace() else _read_exactly(payload)
+
+
+def _read_exactly(payload: str) -> Any:
+    """Return the `Times` of a payload with numbers as text (`Number`). Raise Unreadable."""
+    document = decode(payload, _EXACT)
+    if type(document) is not dict:
         raise Unreadable("not_an_object")
-    return value
+    return Times(**{key: document[key] for key in Times.__struct_fields__ if key in document})
 
 
-def read_exactly(payload: str) -> Any:
-    """Return the document with its numbers as text (`Number`). Raise Unreadable."""
-    return decode(payload, _EXACT)
-
-
-def time_in(document: Mapping[str, Any], keys: tuple[str, ...], payload: str | None) -> str | None:
+def time_in(times: Any, keys: tuple[str, ...], payload: str | None) -> str | None:
     """Return the text of the first of `keys` that contains a time, or None."""
     for key in keys:
-        value = document.get(key)
+        value = getattr(times, key)
         if value is None:
             continue
         kind = type(value)
@@ -57,5 +59,5 @@ def time_in(document: Mapping[str, Any], keys: tuple[str, ...], payload: str | N
             if value and not value.isspace():
                 return str(value)
         elif (kind is int or kind is float) and payload is not None:
-            return str(read_exactly(payload)[key])
+            return str(getattr(_read_exactly(payload), key))
     return None

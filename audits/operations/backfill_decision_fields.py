@@ -14,7 +14,7 @@ from django.utils.formats import number_format
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from audits.extraction import KEYS, read_object, time_in
+from audits.extraction import KEYS, read_times, time_in
 from audits.models import TaskAudit
 from opsconsole.engine.causes import Cause
 from opsconsole.engine.operation import Operation, Risk, Schedule
@@ -75,13 +75,13 @@ class BackfillDecisionFields(Operation):
     def process(self, row: Any) -> Outcome:
         _pk, payload, created_at, *columns = row
         try:
-            document = read_object(payload)
+            times = read_times(payload)
             new: dict[str, str] = {}
             reason = "from_payload"
             for (column, keys), stored in zip(_KEYS, columns, strict=True):
                 if stored is not None:
                     continue
-                value = time_in(document, keys, payload)
+                value = time_in(times, keys, payload)
                 if value is None:
                     if created_at is None:
                         return Invalid("no_created_at")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,10 +23,13 @@ from opsconsole.stores import preflight
 from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.rows import Key, RowKey, RowsChanged, Write
 
-WAL_LIMIT_BYTES = 64 * 1024 * 1024
 PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.002, 0.1
+PAUSE_SHARE_ALONE = 0.25  # of the time of a batch, while no other client writes
+ALONE_AFTER_SECONDS = 60.0  # since the last commit of another client
 MARK_SECONDS = 0.25  # maximum age of a mark of PostgreSQL
-FAST_CHECKPOINT_PAGES = 16_000  # pages, 64 MB; with the default of 1,000, every second batch causes a checkpoint
+CHECKPOINT_ROWS_ALONE = 5_000  # written rows after which the log is copied to the file
+LOG_PAGES = 16_000  # of the write-ahead log of SQLite, 64 MB
+RESTART_MS = 200  # how long a restart of the log waits for readers, and other writers wait for it
 
 
 class ReadBatch(NamedTuple):
@@ -41,7 +43,7 @@ class ReadBatch(NamedTuple):
 class BatchWriter:
     """The writer of one run.
 
-    It is a thread with separate connections, so that the next batch is read and processed while this one is written.
+    It is a thread with separate connections, so that other batches are read and processed while this one is written.
     """
 
     def __init__(self, lease: Lease, operation: Operation, rows: QuerySet[Any], failing: FailingRows) -> None:
@@ -58,7 +60,10 @@ class BatchWriter:
         name = f"opsconsole:{self._run.identity}:{','.join(sorted(self._run.writes))}"
         # Each shard has a lock, so that shards do not wait for each other.
         self._lock_number = number_of(f"{name}:{self._part}" if isinstance(self._part, Shard) else name)
-        self._has_versions = False
+        self._others_wrote = float("-inf")  # when a commit of another client was noticed
+        self._has_versions = self._has_log = False
+        self._log_limit = LOG_PAGES
+        self._unchecked = 0  # rows written since the last checkpoint
         self._search_path = ""  # of the platform, for the store's triggers
         # True if deletes need no trial restore, or if it has succeeded for all rows.
         self._restorable = not (operation.undoable and self._run.plan["restorable"])
@@ -109,10 +114,10 @@ class BatchWriter:
         """Prepare the connection to a SQLite file. Return whether the file can be read while it is written."""
         store = self._store
         store.foreign_keys  # noqa: B018  # read now, not under the write lock of the first batch
-        if self._run.fast:
-            store.query(f"PRAGMA wal_autocheckpoint={FAST_CHECKPOINT_PAGES}")
+        store.query("PRAGMA wal_autocheckpoint=0")  # see `_checkpoint`
         self._marked = 0.0, stored_rows.mark(store)
-        return bool(store.query("PRAGMA journal_mode") == [("wal",)])
+        self._has_log = store.query("PRAGMA journal_mode") == [("wal",)]
+        return self._has_log
 
     def final(self, writes: list[Write]) -> list[Write]:
         """Return the writes as saved and executed: whole rows for deletes, new values in the database's form."""
@@ -133,14 +138,26 @@ class BatchWriter:
             self._lease.check()
             yield
 
-    def truncate_log(self) -> None:
-        """Checkpoint the write-ahead log of SQLite if readers have let it grow."""
-        try:
-            size = os.stat(f"{self._store.path}-wal").st_size if self._store.path is not None else 0
-        except FileNotFoundError:
+    def checkpoint(self) -> None:
+        """Copy the write-ahead log of SQLite to the file, while the next batch is written.
+
+        It locks nobody out. SQLite would do it within a COMMIT, and within those of other clients.
+        """
+        if not self._has_log or self._unchecked < (CHECKPOINT_ROWS_ALONE if self._is_alone else 1):
             return
-        if size > WAL_LIMIT_BYTES:
-            self._thread.submit(self._store.query, "PRAGMA wal_checkpoint(TRUNCATE)").result()
+        self._unchecked = 0
+        _busy, pages, _copied = self._store.query("PRAGMA wal_checkpoint(PASSIVE)")[0]
+        if pages > self._log_limit:  # the log grows as long as it has a reader at every moment
+            busy = self._thread.submit(self._restart_log).result()
+            self._log_limit = LOG_PAGES + (pages if busy else 0)  # a client with a long query is not asked each time
+
+    def _restart_log(self) -> bool:
+        """Let the next write begin at the start of the log. Return whether a reader prevents it."""
+        ((patience,),) = self._store.query("PRAGMA busy_timeout")
+        self._store.query(f"PRAGMA busy_timeout={RESTART_MS}")
+        ((busy, _pages, _copied),) = self._store.query("PRAGMA wal_checkpoint(RESTART)")
+        self._store.query(f"PRAGMA busy_timeout={patience}")
+        return bool(busy)
 
     def _apply(self, writes: list[Write], read: ReadBatch) -> None:
         """Write one batch in a transaction: lock parents before children, delete children before parents."""
@@ -155,7 +172,7 @@ class BatchWriter:
             for write in reversed(writes if since is None else deletes):
                 stored_rows.lock(store, write)
             if store.vendor == "sqlite":
-                self._marked = 0.0, stored_rows.mark(store)
+                self._notice_others()
             if since is None and (store.vendor == "postgresql" or self._marked[1] != read.since):
                 self._require_as_read(read, deletes)
             for write in deletes:
@@ -168,19 +185,35 @@ class BatchWriter:
                 stored_rows.check_deferred(store)
             for write in writes:
                 stored_rows.verify(store, write)
+            self._unchecked += sum(len(write.rows) for write in writes)
             if deletes and not self._restorable:
                 try_restore(store, deletes, first_batch=not self._part.batches_done)
                 # If keys, checks or triggers may refuse single rows, every batch is tried.
                 self._restorable = not any(preflight.may_refuse_a_row(store, write.table) for write in deletes)
 
-    def _pause(self) -> None:
-        """Leave the store to other clients, on SQLite for as long as the last batch had locked it.
+    def _notice_others(self) -> None:
+        mark = stored_rows.mark(self._store)
+        if mark != self._marked[1]:
+            self._others_wrote = time.monotonic()
+        self._marked = 0.0, mark
 
-        Without a pause, other writers of SQLite starve: their busy handler sleeps while the lock is free.
+    @property
+    def _is_alone(self) -> bool:
+        """Return whether no other client has to be considered."""
+        return self._run.fast or time.monotonic() - self._others_wrote > ALONE_AFTER_SECONDS
+
+    def _pause(self) -> None:
+        """Leave the store to other clients.
+
+        Other writers of SQLite starve without a pause: their busy handler sleeps while the lock is free. If others
+        write, the pause is as long as the last batch had locked the store, so that one of their attempts succeeds.
         """
-        if not self._run.fast:
-            pause = max(PAUSE_SECONDS, self._held if self._store.vendor == "sqlite" else 0.0)
-            time.sleep(max(0.0, self._released + min(pause, MAX_PAUSE_SECONDS) - time.monotonic()))
+        if self._run.fast:
+            return
+        pause = PAUSE_SECONDS
+        if self._store.vendor == "sqlite":
+            pause = max(pause, self._held * (PAUSE_SHARE_ALONE if self._is_alone else 1))
+        time.sleep(max(0.0, self._released + min(pause, MAX_PAUSE_SECONDS) - time.monotonic()))
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -63,6 +65,7 @@ from opsconsole.stores.rows import Key, Write
 
 logger = logging.getLogger(__name__)
 
+READ_AHEAD = 2  # batches that are read and processed while one is written
 SWITCH_SECONDS = 0.0005  # Python's default of 5 ms would make the writer wait for the reader within its transaction
 TARGET_SECONDS = 0.1  # target of a batch of 1,000 rows
 THROTTLE_CHECK_SECONDS = 1.0
@@ -70,6 +73,14 @@ BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 PATIENCE_SECONDS = 60.0  # how long a foreground run waits for a lost or locked store
 BUDGET_AFTER, BUDGET_SHARE = 100, 0.01
 HandOver = Callable[[Run | Shard, float], None]  # enqueues a run or a shard, to be continued after seconds
+
+
+class _Processed(NamedTuple):
+    """A batch that was read and processed. `image` is its writes and before-image, or the error of a row."""
+
+    read: ReadBatch
+    found: Outcomes
+    image: tuple[list[Write], bytes] | Exception
 
 
 class _Pending(NamedTuple):
@@ -108,6 +119,8 @@ class Executor:
         )
         self._writer = BatchWriter(self._lease, self.operation, self.queryset, self._failing)
         self._pending: _Pending | None = None  # being written to the store
+        self._reader = ThreadPoolExecutor(1, "store-reader")
+        self._ahead: deque[Future[_Processed]] = deque()  # the batches after the pending one
         self._unmarked: Batch | None = None  # committed in the store, not yet marked as committed in `default`
         self._started = time.monotonic()
         self._elapsed_before = part.elapsed_seconds
@@ -140,6 +153,9 @@ class Executor:
             return self._work(until, on_progress, hand_over, patience)
         finally:
             sys.setswitchinterval(before)
+            self._stop_reading()
+            self._reader.submit(connections.close_all).result()
+            self._reader.shutdown()
             self._writer.close()
 
     def _work(
@@ -199,6 +215,7 @@ class Executor:
                     return self._release_worker(trouble_code(error), reason, hand_over)
                 self.size = max(1, self.size // 2)
                 self._wait(trouble_code(error), reason, BACKOFF_SECONDS[min(tries, len(BACKOFF_SECONDS) - 1)])
+                self._reader.submit(connections.close_all).result()
                 self._writer.reconnect()
                 tries += 1
             except LostOwnership:
@@ -216,7 +233,7 @@ class Executor:
         self._end(Status.FAILED)
 
     def _step(self) -> bool:
-        """Read and process one batch, wait for the previous one, write this one. Return False after the last."""
+        """Read and process batches while the previous one is written, then write the next. Return False at the end."""
         if self.part.bound is None:
             return False
         act = partial(self._run_rule, self.operation) if isinstance(self.operation, Check) else self.operation.perform
@@ -226,24 +243,48 @@ class Executor:
         alone = self._failing.retries or not self.operation.selectable or not self._writer.overlaps
         if alone and not self._await_write():
             return True
-        after = self.part.cursor if self._pending is None else self._pending.cursor
+        self._read_ahead(1 if alone else READ_AHEAD)
+        next_batch = self._ahead.popleft().result()
+        if not alone:
+            self._read_ahead(READ_AHEAD, next_batch)
+        if not self._await_write() or self.part.error:
+            return True  # the previous batch is repeated first, or the run ends
+        if not next_batch.read.rows:
+            return False
+        self._write(next_batch)
+        self._writer.checkpoint()
+        return True
+
+    def _read_ahead(self, count: int, last: _Processed | None = None) -> None:
+        """Let the reader thread read and process batches after `last`. It has the language of this thread."""
+        while len(self._ahead) < count:
+            follows = self._ahead[-1].result if self._ahead else lambda: last
+            self._ahead.append(self._reader.submit(copy_context().run, self._process_next, follows))
+
+    def _process_next(self, follows: Callable[[], _Processed | None]) -> _Processed:
+        """Read and process the batch that follows another one, or the written one."""
+        last = follows()
+        if last is not None and not last.read.rows:
+            return last
+        if last is not None:
+            after = last.read.rows[-1].pk
+        else:
+            after = self.part.cursor if self._pending is None else self._pending.cursor
         since = self._writer.mark()
         rows = self._read(after, self.part.bound, self.size)
         sampler = Sampler() if self.part.cursor is None and not self.run.plan["sample"] else None
         found = outcomes_of(self.operation, rows, sampler, change=self._failing.process)
         if sampler is not None:  # a run of the shell is confirmed before its outcomes are counted
             self.run.plan["sample"] = sampler.sample()
-        image = self._encode(found)
-        if not self._await_write() or self.part.error:
-            return True  # the previous batch is repeated first, or the run ends
-        if not rows:
-            return False
-        self._write(ReadBatch(rows, after, since), found, image)
-        if self._pending is not None and self._pending.done.done():
-            self._await_write()
-        return True
+        return _Processed(ReadBatch(rows, after, since), found, self._encode(found))
 
-    def _read(self, after: Key | None, bound: Key, limit: int) -> list[Any]:
+    def _stop_reading(self) -> None:
+        """Drop the batches that were read ahead."""
+        for batch in self._ahead:
+            batch.exception()
+        self._ahead.clear()
+
+    def _read(self, after: Key | None, bound: Any, limit: int) -> list[Any]:
         """Return the next rows. If the plan has pinned rows, return only these."""
         while rows := read_batch(self.operation, self.queryset, after=after, bound=bound, limit=limit):
             mine = [row for row in rows if self._pinned is None or row.pk in self._pinned]
@@ -291,16 +332,16 @@ class Executor:
                 raise
             return error
 
-    def _write(self, read: ReadBatch, found: Outcomes, image: tuple[list[Write], bytes] | Exception) -> None:
+    def _write(self, processed: _Processed) -> None:
         """Save the before-image, then start the write. The cursor moves when both are committed."""
-        started, rows = time.monotonic(), read.rows
+        started, (read, found, image) = time.monotonic(), processed
         if isinstance(image, Exception):
-            self._isolate(rows, image, [])
+            self._isolate(read.rows, image, [])
             return
         writes, encoded = image
-        batch = self._prepare(writes, found, rows[-1].pk, encoded)
+        batch = self._prepare(writes, found, read.rows[-1].pk, encoded)
         done = self._writer.start(writes, read)
-        self._pending = _Pending(batch, rows, found, writes, done, started)
+        self._pending = _Pending(batch, read.rows, found, writes, done, started)
 
     def _await_write(self) -> bool:
         """Wait for the batch that is being written. Return False if it failed and must be repeated."""
@@ -324,6 +365,7 @@ class Executor:
         return True
 
     def _isolate(self, rows: list[Any], error: Exception, writes: list[Write]) -> None:
+        self._stop_reading()
         self.size = self._failing.isolate(rows, error, writes) or self.size
 
     def _prepare(self, writes: list[Write], found: Outcomes, cursor: Any, image: bytes) -> Batch:
@@ -376,6 +418,7 @@ class Executor:
 
     def _drop_pending(self) -> bool:
         """Wait for the batch that is being written and ignore its result, which `_recover` reads. Return False."""
+        self._stop_reading()
         if self._pending is not None:
             self._pending.done.exception()
             self._pending = None
@@ -405,8 +448,6 @@ class Executor:
             self.size = max(1, self.size // 2)
         elif seconds < target and not self._failing.isolating:
             self.size = min(self.run.batch_size, self.size * 2)
-        if not self.part.batches_done % 50:
-            self._writer.truncate_log()
 
     def _throttle_reason(self) -> tuple[str, str] | None:
         """Return code and reason of a freeze or a throttle signal, checked once per second."""

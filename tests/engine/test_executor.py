@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from opsconsole.engine import batch_writer
+from opsconsole.engine.batch_writer import BatchWriter
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Batch, Status
 from tests.support.contract import operation_called, start, undo
@@ -40,3 +47,83 @@ def test_a_run_that_fails_while_a_batch_is_written_counts_this_batch(
     assert run.changed == written > 0
     assert undo(run).status == Status.SUCCEEDED
     assert dump(store) == before
+
+
+@pytest.mark.parametrize("seconds", [0.02, 1_000])
+def test_a_log_that_always_has_a_reader_is_bounded(
+    make_attached: Any, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr(batch_writer, "LOG_PAGES", 40)
+    monkeypatch.setattr(batch_writer, "CHECKPOINT_ROWS_ALONE", 1)
+    store = make_attached("sqlite", 600, seed=5).store
+    run = start(operation_called(BACKFILL, store), batch_size=5)
+    sizes: list[int] = []
+    restarts: list[int] = []
+    real, restart = BatchWriter.checkpoint, BatchWriter._restart_log
+
+    def observe(writer: BatchWriter) -> None:
+        real(writer)
+        sizes.append(store.path.with_name(f"{store.path.name}-wal").stat().st_size)
+
+    monkeypatch.setattr(BatchWriter, "checkpoint", observe)
+    monkeypatch.setattr(BatchWriter, "_restart_log", lambda writer: restarts.append(len(sizes)) or restart(writer))
+    with _readers(store.path, seconds):
+        Executor(run).work()
+    assert run.status == Status.SUCCEEDED
+    assert len(sizes) > 20
+    if seconds < 1:
+        assert max(sizes) < 150 * 4096, "readers of short queries let the log start again"
+    else:
+        assert len(restarts) < len(sizes) / 4, "a restart that a long query prevents is not tried at each batch"
+
+
+@contextmanager
+def _readers(path: Path, seconds: float) -> Iterator[None]:
+    """Let clients read the file in turns of some seconds: each begins before the one before it ends."""
+    over, begun = threading.Event(), threading.Event()
+
+    def read() -> None:
+        last: sqlite3.Connection | None = None
+        while not over.is_set():
+            client = sqlite3.connect(path, isolation_level=None)
+            client.execute("BEGIN")
+            client.execute("SELECT 1 FROM tasks").fetchone()
+            if last is not None:
+                last.close()
+            last = client
+            begun.set()
+            over.wait(seconds)
+        client.close()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_run_leaves_the_file_to_a_client_that_writes(make_attached: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_attached("sqlite", 600, seed=5).store
+    run = start(operation_called(BACKFILL, store), batch_size=5)
+    pauses: list[tuple[bool, float]] = []
+    wrote = False
+    real = BatchWriter._pause
+
+    def observe(writer: BatchWriter) -> None:
+        nonlocal wrote
+        began, held = writer._released, writer._held
+        real(writer)
+        pauses.append((wrote, (batch_writer.time.monotonic() - began) / held if held else 1.0))
+        if len(pauses) == 8:
+            with closing(sqlite3.connect(store.path)) as client, client:
+                client.execute("UPDATE tasks SET title = title || '!' WHERE rowid = 1")
+            wrote = True
+
+    monkeypatch.setattr(BatchWriter, "_pause", observe)
+    Executor(run).work()
+    after = [share for written, share in pauses if written][1:]  # the next batch notices the write
+    assert len(after) > 5
+    assert min(after) >= 1.0
