@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -65,8 +66,12 @@ def test_a_log_that_always_has_a_reader_is_bounded(
         real(writer)
         sizes.append(store.path.with_name(f"{store.path.name}-wal").stat().st_size)
 
+    def count(writer: BatchWriter) -> bool:
+        restarts.append(len(sizes))
+        return restart(writer)
+
     monkeypatch.setattr(BatchWriter, "checkpoint", observe)
-    monkeypatch.setattr(BatchWriter, "_restart_log", lambda writer: restarts.append(len(sizes)) or restart(writer))
+    monkeypatch.setattr(BatchWriter, "_restart_log", count)
     with _readers(store.path, seconds):
         Executor(run).work()
     assert run.status == Status.SUCCEEDED
@@ -116,7 +121,7 @@ def test_a_run_leaves_the_file_to_a_client_that_writes(make_attached: Any, monke
         nonlocal wrote
         began, held = writer._released, writer._held
         real(writer)
-        pauses.append((wrote, (batch_writer.time.monotonic() - began) / held if held else 1.0))
+        pauses.append((wrote, (time.monotonic() - began) / held if held else 1.0))
         if len(pauses) == 8:
             with closing(sqlite3.connect(store.path)) as client, client:
                 client.execute("UPDATE tasks SET title = title || '!' WHERE rowid = 1")
