@@ -12,7 +12,7 @@ PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --no-inp
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 PYTEST_WORKERS ?= 2
-BENCHES := dirty_data checks roadmaps copying "lists sqlite" "lists postgresql"
+BENCHES := shards dirty_data checks roadmaps copying "lists sqlite" "lists postgresql"
 QUICK_ARGS := --quick --repeat 1 --parts speed,again --row-seconds 15
 QUICK_BENCHES := "dirty_data --jobs 10000 --repeat 1" "checks --rows 20000 --repeat 1 --engines sqlite" \
 	"roadmaps --roadmaps 500 --rounds 1 --engines sqlite" "lists sqlite --rows 1000 20000 --repeat 2"

@@ -22,6 +22,7 @@ from opsconsole.stores.store import StoreUnavailable
 
 TOTALS_SECONDS = 1.0  # between two updates of the run's totals
 POLL_SECONDS = 0.2
+MESSAGES = 3  # for each shard: a cluster keeps more messages than it has workers
 
 
 def executor_of(run: Run, enqueue: HandOver) -> Executor:
@@ -170,7 +171,8 @@ class Coordinator(Executor):
             self._lease.update(plan=run.plan)
             self._lease.check()
             stops = self._lease.request or run.error
-            for shard in shards.create(run, parts) if parts else [] if stops else shards.restart(run):
+            started = shards.create(run, parts) if parts else [] if stops else shards.restart(run)
+            for shard in started * MESSAGES:
                 self._enqueue(shard, 0.0)
 
     def _total(self) -> None:

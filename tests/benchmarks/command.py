@@ -83,6 +83,17 @@ class _Memory(threading.Thread):
         return [pid, *(member for child in " ".join(lists).split() for member in self._family(int(child)))]
 
 
+def environment_of(data: Path) -> dict[str, str]:
+    """Return the environment of a console with this data directory, without the stores and throttles of the caller."""
+    foreign = re.compile(r"RUN_HOLD_.*|.*_(URL|PASSWORD|ATTACHED)|DJANGO_SETTINGS_MODULE")
+    kept = {name: value for name, value in os.environ.items() if not foreign.fullmatch(name)}
+    return kept | {
+        "OPSCONSOLE_ENV_FILE": os.devnull,
+        "OPSCONSOLE_ENVIRONMENT": "development",
+        "OPSCONSOLE_DATA_DIR": str(data),
+    }
+
+
 class Console:
     """A set-up console, copied for each run: `with Console() as console: console.run(location)`."""
 
@@ -99,7 +110,7 @@ class Console:
     def set_up(self) -> None:
         """Create the data directory that every run starts with."""
         self._data.mkdir()
-        self._call(self._environment(self._data), "setup")
+        self._call(environment_of(self._data), "setup")
 
     def run(self, location: Location, *flags: str, fresh: bool = True) -> Ran:
         """Run the command on a store, with a fresh data directory or that of the last run."""
@@ -115,21 +126,11 @@ class Console:
         return self._on(location, store, self._data, *arguments)
 
     def _on(self, location: Location, store: str, data: Path, *arguments: str) -> Ran:
-        environment = self._environment(data)
+        environment = environment_of(data)
         if location.engine == "sqlite":
             return self._call(environment, *arguments, "--db-path", location.address)
         variables = {f"{store.upper()}_DATABASE_URL": location.address, f"{store.upper()}_ATTACHED": "true"}
         return self._call(environment | variables, *arguments)
-
-    def _environment(self, data: Path) -> dict[str, str]:
-        # Without the stores and the throttle signals of the caller.
-        foreign = re.compile(r"RUN_HOLD_.*|.*_(URL|PASSWORD|ATTACHED)|DJANGO_SETTINGS_MODULE")
-        kept = {name: value for name, value in os.environ.items() if not foreign.fullmatch(name)}
-        return kept | {
-            "OPSCONSOLE_ENV_FILE": os.devnull,
-            "OPSCONSOLE_ENVIRONMENT": "development",
-            "OPSCONSOLE_DATA_DIR": str(data),
-        }
 
     def _call(self, environment: dict[str, str], *arguments: str) -> Ran:
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:

@@ -86,6 +86,26 @@ def test_a_divided_run_equals_an_undivided_one(store: Store, before: Tables) -> 
     assert figures(execute_run(operation_called(BACKFILL, store), batch_size=10)) == divided
 
 
+def test_a_worker_does_not_wait_for_messages_that_a_busy_cluster_holds_back(store: Store, before: Tables) -> None:
+    """A cluster with one worker executes one message, keeps two more, and leaves the others to its peers."""
+    run = queue.confirm(make_run(store, 2), TESTER)
+    work_off(stop=run.shards.exists)  # divides the run
+    first, *kept = OrmQ.objects.order_by("pk")[:3]
+    pk, generation = first.task["args"]
+    shards.claim(Shard.objects.get(pk=pk), generation=generation)  # its worker is busy
+    held_back = [(one.pk, one.task) for one in kept]
+    OrmQ.objects.filter(pk__in=[first.pk, *(pk for pk, _task in held_back)]).delete()
+    work_off()
+    assert sorted(run.shards.values_list("status", flat=True)) == [Status.RUNNING, Status.SUCCEEDED]
+    for _pk, task in held_back:  # they are outdated now
+        queue.run_shard(*task["args"])
+    busy = Shard.objects.get(status=Status.RUNNING)
+    Shard.objects.filter(pk=busy.pk).update(worker={})
+    queue.run_shard(busy.pk, busy.generation)
+    work_off()
+    check_done(run, store, before)
+
+
 def test_a_foreground_run_executes_its_shards_itself(store: Store, before: Tables) -> None:
     run = lifecycle.confirm(make_run(store, 3), TESTER, background=False)
     seen: list[int] = []
