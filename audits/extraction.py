@@ -1,15 +1,18 @@
 """Readers of the two times in the payload of a supervisor audit (see docs/platforms/agentos.md).
 
-msgspec reads nearly every payload: it checks the whole text, but creates only the values of the keys. `json`, which
-keeps every digit, reads the rest: payloads that msgspec refuses (lone surrogates, numbers beyond a float, deep nesting)
-and those in which the time is a number.
+msgspec reads nearly every text: it checks the whole text, but creates only the values of the keys. orjson reads bytes,
+which msgspec does not check for UTF-8 outside of the keys, and deep nesting: the limit of orjson is the same in every
+thread. `json`, which keeps every digit, reads the rest: payloads that both refuse (lone surrogates, numbers beyond a
+float) and those in which the time is a number.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
+import orjson
 
 from opsconsole.jsontext import Unreadable, decode, strict_decoder
 
@@ -30,25 +33,33 @@ _EMPTY = Times()
 _decode_times = msgspec.json.Decoder(Times).decode
 
 
-def read_times(payload: str | None) -> Any:
+def read_times(payload: str | bytes | None) -> Any:
     """Return the `Times` of a payload, without values if the payload is NULL, empty or blank. Raise Unreadable."""
     if payload is None:
         return _EMPTY
+    if type(payload) is str:
+        with suppress(ValueError, RecursionError):
+            return _decode_times(payload)
+    if not payload or payload.isspace():
+        return _EMPTY
     try:
-        return _decode_times(payload)
-    except (ValueError, TypeError, RecursionError):  # TypeError: a text that is not UTF-8
-        return _EMPTY if not payload or payload.isspace() else _read_exactly(payload)
+        return _times_of(orjson.loads(payload))
+    except ValueError:
+        return _read_exactly(payload)
 
 
-def _read_exactly(payload: str) -> Any:
+def _read_exactly(payload: str | bytes) -> Any:
     """Return the `Times` of a payload with numbers as text (`Number`). Raise Unreadable."""
-    document = decode(payload, _EXACT)
+    return _times_of(decode(payload, _EXACT))
+
+
+def _times_of(document: Any) -> Any:
     if type(document) is not dict:
         raise Unreadable("not_an_object")
     return Times(**{key: document[key] for key in Times.__struct_fields__ if key in document})
 
 
-def time_in(times: Any, keys: tuple[str, ...], payload: str | None) -> str | None:
+def time_in(times: Any, keys: tuple[str, ...], payload: str | bytes | None) -> str | None:
     """Return the text of the first of `keys` that contains a time, or None."""
     for key in keys:
         value = getattr(times, key)

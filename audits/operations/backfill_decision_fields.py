@@ -52,6 +52,7 @@ class BackfillDecisionFields(Operation):
         "from_payload": _("filled from the payload"),
         "without_fields": _("filled from created_at: the fields are missing in the payload"),
         "broken_json": _("broken JSON"),
+        "not_text": _("bytes that are not UTF-8"),
         "not_an_object": _("JSON that is not an object"),
         "too_deep": _("nested too deeply to be parsed"),
         "cannot_be_stored": _("a value that the store cannot save"),

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
+from audits.extraction import read_times
 from audits.operations.backfill_decision_fields import BackfillDecisionFields
 from opsconsole.engine.models import Status
 from opsconsole.engine.outcomes import Changes, Invalid
+from opsconsole.jsontext import Unreadable
 from opsconsole.stores.catalog import Column
 from opsconsole.stores.store import Store
 from tests.audits.test_backfill_decision_fields import NAME, REASONS, expected, outcomes
@@ -182,6 +184,23 @@ def test_change(
     assert before | dict(row.new) == dict(zip(reference_backfill.KEYS, wanted, strict=True))
     assert row.old == {name: None for name in before if before[name] is None}
     assert all(type(value) in (str,) or isinstance(value, str) for value in row.new.values())
+
+
+def nested(payload: str, frames: int) -> Any:
+    """Return the times of a payload, read below a number of further calls."""
+    return read_times(payload) if frames == 0 else nested(payload, frames - 1)
+
+
+@pytest.mark.parametrize("depth", [700, 1_000, 1_020])
+def test_a_deep_payload_is_read_the_same_in_every_thread(depth: int) -> None:
+    payload = f'{{"timestamp": "now", "x": {"[" * depth}{"]" * depth}}}'
+    assert {nested(payload, frames).timestamp for frames in (0, 400)} == {"now"}
+
+
+def test_bytes_are_checked_as_a_whole() -> None:
+    assert read_times(b'{"timestamp": "now", "x": "y"}').timestamp == "now"
+    with pytest.raises(Unreadable, match="not_text"):
+        read_times(b'{"timestamp": "now", "x": "\xff"}')
 
 
 # --- through real databases ---------------------------------------------------------------------------------
