@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from django.db import connections, transaction
+from django.db import transaction
 from django.db.models import QuerySet
 
 from opsconsole.engine.deletes import every_delete_recorded, require_unreferenced, try_restore, with_whole_rows
@@ -19,6 +19,7 @@ from opsconsole.engine.outcomes import Changes
 from opsconsole.engine.planner import read_batch
 from opsconsole.engine.recovery import FailingRows
 from opsconsole.engine.seals import number_of
+from opsconsole.engine.threads import StoreThread
 from opsconsole.stores import preflight
 from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.rows import Key, RowKey, RowsChanged, Write
@@ -53,10 +54,10 @@ class BatchWriter:
         self._store = operation.store
         self._rows = rows
         self._failing = failing
-        self._thread = ThreadPoolExecutor(1, "store-writer")
+        self._thread = StoreThread("store-writer")
         self._marked = float("-inf"), 0  # time and result of the last `rows.mark`
         self._held = self._released = 0.0  # how long the last batch had locked the store, and until when
-        self.overlaps = True  # False if a reader of the store makes its writer wait
+        self.overlaps = True  # False if each batch must be read after the previous one is written
         name = f"opsconsole:{self._run.identity}:{','.join(sorted(self._run.writes))}"
         # Each shard has a lock, so that shards do not wait for each other.
         self._lock_number = number_of(f"{name}:{self._part}" if isinstance(self._part, Shard) else name)
@@ -75,11 +76,10 @@ class BatchWriter:
     def reconnect(self) -> None:
         """Close connections that may be broken."""
         self._store.close()
-        self._thread.submit(connections.close_all).result()
+        self._thread.close_connections()
 
     def close(self) -> None:
-        self._thread.submit(connections.close_all).result()
-        self._thread.shutdown()
+        self._thread.close()
 
     def mark(self) -> int:
         """Return a mark (see `rows.mark`) from before now. An older mark guards more rows.
@@ -108,7 +108,8 @@ class BatchWriter:
             self._has_versions = stored_rows.has_versions(self._store, self._operation.writes)
             self._search_path = platform_search_path(self._store) if fired else ""
         else:
-            self.overlaps = self._thread.submit(self._open_file).result()
+            # A trigger may change rows that are read ahead. SQLite counts the commits of other connections only.
+            self.overlaps = self._thread.submit(self._open_file).result() and not fired
 
     def _open_file(self) -> bool:
         """Prepare the connection to a SQLite file. Return whether the file can be read while it is written."""

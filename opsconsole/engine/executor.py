@@ -11,9 +11,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
-from contextvars import copy_context
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -57,6 +56,7 @@ from opsconsole.engine.recovery import (
 from opsconsole.engine.run_notifications import notify
 from opsconsole.engine.selection import Selection
 from opsconsole.engine.stored_plans import operation_of
+from opsconsole.engine.threads import StoreThread
 from opsconsole.engine.throttle import throttle_reason
 from opsconsole.engine.workers import interrupt
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
@@ -119,7 +119,7 @@ class Executor:
         )
         self._writer = BatchWriter(self._lease, self.operation, self.queryset, self._failing)
         self._pending: _Pending | None = None  # being written to the store
-        self._reader = ThreadPoolExecutor(1, "store-reader")
+        self._reader = StoreThread("store-reader")
         self._ahead: deque[Future[_Processed]] = deque()  # the batches after the pending one
         self._unmarked: Batch | None = None  # committed in the store, not yet marked as committed in `default`
         self._started = time.monotonic()
@@ -154,8 +154,7 @@ class Executor:
         finally:
             sys.setswitchinterval(before)
             self._stop_reading()
-            self._reader.submit(connections.close_all).result()
-            self._reader.shutdown()
+            self._reader.close()
             self._writer.close()
 
     def _work(
@@ -215,7 +214,7 @@ class Executor:
                     return self._release_worker(trouble_code(error), reason, hand_over)
                 self.size = max(1, self.size // 2)
                 self._wait(trouble_code(error), reason, BACKOFF_SECONDS[min(tries, len(BACKOFF_SECONDS) - 1)])
-                self._reader.submit(connections.close_all).result()
+                self._reader.close_connections()
                 self._writer.reconnect()
                 tries += 1
             except LostOwnership:
@@ -256,10 +255,10 @@ class Executor:
         return True
 
     def _read_ahead(self, count: int, last: _Processed | None = None) -> None:
-        """Let the reader thread read and process batches after `last`. It has the language of this thread."""
+        """Let the reader thread read and process batches after `last`."""
         while len(self._ahead) < count:
             follows = self._ahead[-1].result if self._ahead else lambda: last
-            self._ahead.append(self._reader.submit(copy_context().run, self._process_next, follows))
+            self._ahead.append(self._reader.submit(self._process_next, follows))
 
     def _process_next(self, follows: Callable[[], _Processed | None]) -> _Processed:
         """Read and process the batch that follows another one, or the written one."""

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.utils import timezone, translation
 
 from opsconsole.engine import batch_writer
 from opsconsole.engine.batch_writer import BatchWriter
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Batch, Status
-from tests.support.contract import operation_called, start, undo
-from tests.support.plain_client import dump
+from opsconsole.stores import rows
+from opsconsole.stores.store import Store
+from tests.support.contract import execute_run, operation_called, start, undo
+from tests.support.plain_client import dump, execute
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
 BACKFILL = "audits.backfill_decision_fields"
@@ -132,3 +135,62 @@ def test_a_run_leaves_the_file_to_a_client_that_writes(make_attached: Any, monke
     after = [share for written, share in pauses if written][1:]  # the next batch notices the write
     assert len(after) > 5
     assert min(after) >= 1.0
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql-text"])
+def test_every_thread_has_the_language_and_the_time_zone_of_the_worker(
+    make_attached: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_attached(kind, 60).store
+    found: dict[str, set[tuple[str, str]]] = {}
+
+    def observe(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def function(*args: Any, **options: Any) -> Any:
+            settings = translation.get_language(), timezone.get_current_timezone_name()
+            found.setdefault(threading.current_thread().name.partition("_")[0], set()).add(settings)
+            return real(*args, **options)
+
+        monkeypatch.setattr(owner, name, function)
+
+    observe(type(operation_called(BACKFILL, store)), "fetch")
+    observe(rows, "write")
+    with translation.override("zh-hans"), timezone.override("Asia/Shanghai"):
+        run = execute_run(operation_called(BACKFILL, store), batch_size=7)
+    assert run.status == Status.SUCCEEDED
+    assert {found["store-reader"].pop(), found["store-writer"].pop()} == {("zh-hans", "Asia/Shanghai")}
+    assert not any(found[name] for name in ("store-reader", "store-writer"))
+
+
+FOLLOW = {
+    "sqlite": """CREATE TRIGGER follow AFTER UPDATE ON task_audits WHEN OLD.audit_id = {first} BEGIN
+        UPDATE task_audits SET payload = '{payload}' WHERE audit_id = {second}; END""",
+    "postgresql-text": """
+        CREATE FUNCTION follow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        UPDATE task_audits SET payload = '{payload}' WHERE audit_id = {second}; RETURN NULL; END $$;
+        CREATE TRIGGER follow AFTER UPDATE ON task_audits FOR EACH ROW WHEN (OLD.audit_id = {first})
+        EXECUTE FUNCTION follow()""",
+}
+
+
+@pytest.mark.parametrize("kind", FOLLOW)
+@pytest.mark.parametrize("ahead", [1, 2, 3])
+def test_a_row_that_a_trigger_of_the_run_changes_is_not_written_from_an_earlier_read(
+    make_attached: Any, kind: str, ahead: int
+) -> None:
+    """The write of the first batch changes what the run reads of a row of a later batch."""
+    store = make_attached(kind, 200).store
+    whole = execute_run(operation_called(BACKFILL, store), batch_size=5)
+    keys = [
+        [key for write in batch.writes if len(write.columns) == 2 for key, _old, _new in write.rows]
+        for batch in whole.batches.order_by("number")
+    ]
+    undo(whole)
+    first, second = keys[0][0], keys[ahead][-1]
+    payload = '{"source_event_ts": "new", "supervisor_processed_at": "new"}'
+    execute(store, FOLLOW[kind].format(first=first, second=second, payload=payload))
+    run = execute_run(operation_called(BACKFILL, Store(store.alias, store.name)), batch_size=5)
+    row = dump(store)["task_audits"][second]
+    assert (run.status, run.changed) == (Status.SUCCEEDED, whole.changed)
+    assert {row["source_event_ts"], row["supervisor_processed_at"]} == {"new"}
