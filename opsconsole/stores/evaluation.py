@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -38,6 +39,7 @@ MAX_BYTES = 1_000_000_000  # of the values of one plan
 CHUNK = 1_000  # rows
 FETCHED_BYTES = 1_000_000  # after which fewer rows are fetched at once
 NEW_CHARACTERS = 10_000_000  # of a new value
+PLAN_CHARACTERS = 10_000_000  # of a plan of PostgreSQL
 # SQLite: of a value that the statement reads or builds, unless the table has longer rows. Within a function, nothing
 # can stop SQLite: instr() of 1 MB in 1 MB takes seconds, of 10 MB in 10 MB an hour.
 SQLITE_VALUE_BYTES = 1_000_000
@@ -45,6 +47,18 @@ SQLITE_SECONDS = 3_600.0  # as long as `config.STATEMENT_TIMEOUT` of PostgreSQL;
 
 # Types of the driver whose text names one key. An interval, for example, is not among them.
 _KEY_TYPES = (str, int, Decimal, UUID, date, IPv4Address, IPv6Address, IPv4Network, IPv6Network)
+# PostgreSQL computes constants such as repeat('x', 1000000000) at planning, and EXPLAIN writes their values. A block of
+# code cuts the plan on the server. The setting that it reads and writes ends with the transaction.
+_EXPLAIN = f"""
+    DO $$
+    DECLARE
+        plan text;
+    BEGIN
+        EXECUTE pg_catalog.current_setting('opsconsole.explain') INTO plan;
+        PERFORM pg_catalog.set_config('opsconsole.explain', pg_catalog.left(plan, {PLAN_CHARACTERS + 1}), true);
+    END
+    $$
+"""
 Kept = TypeVar("Kept")
 EvaluatedRow = tuple[Key, Values, Values | None]
 
@@ -178,7 +192,7 @@ class Evaluation:
         with self._read_only():
             try:
                 with transaction.atomic(using=self.store.alias):
-                    plans.append(self._explained(escape(self.statement.text)))
+                    plans.append(self._explained(self.statement.text))
             except DatabaseError as error:
                 if sqlstate(error) != "42501":  # before a run, `require_privileges` names the missing GRANT
                     raise
@@ -188,12 +202,24 @@ class Evaluation:
                 done = (target.get("Operation", "").lower(), target.get("Schema"), target.get("Relation Name"))
                 if done != (self.statement.kind, table.schema, table.name):
                     raise _other_statement()
-            plans.append(self._explained(self._select()))
+            plans.append(self._explained(self._select().replace("%%", "%")))
             if unsafe := volatile_functions(self.store, self.statement.text, plans):
                 raise _unsafe(unsafe)
 
     def _explained(self, sql: str) -> Any:
-        return self.store.query(f"EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) {sql}")[0][0][0]
+        """Return the plan of a statement without parameters. Refuse a plan that is too long for this process."""
+        explain = f"EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) {sql}"
+        self.store.query("SELECT set_config('opsconsole.explain', %s, true)", [explain])
+        self.store.execute(_EXPLAIN)
+        ((plan,),) = self.store.query("SELECT current_setting('opsconsole.explain')")
+        if len(plan) > PLAN_CHARACTERS:
+            raise StatementRefused(
+                _(
+                    "PostgreSQL computes the constants of the statement, and its plan has more than 10,000,000 "
+                    "characters. Write shorter constants."
+                )
+            )
+        return json.loads(plan)[0]
 
     # --- rows -------------------------------------------------------------------------------------------------
 

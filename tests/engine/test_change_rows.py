@@ -268,6 +268,10 @@ REFUSED_ON = {
         "UPDATE precise SET i = ARRAY['a', 'abc'] WHERE id = 1": "refuses the statement on .*too long",
         "UPDATE orders SET note = repeat('x', 9) WHERE id = 1": "refuses the statement on .*too long",
         "UPDATE orders SET status = repeat(status, 3000000) WHERE id = 1": "more than 10,000,000 characters",
+        "UPDATE orders SET n = 1 WHERE note = repeat('x', 30000000)": "shorter constants",
+        "UPDATE orders SET n = 1 WHERE note = (1::bit(30000000))::text": "shorter constants",
+        "UPDATE orders SET status = repeat('x', 100000000) WHERE id = 1": "shorter constants",
+        "UPDATE orders SET status = repeat('x', 2000000000) WHERE id = 1": "refuses the statement on .*too large",
     },
 }
 
