@@ -46,6 +46,8 @@ class Column:
     generated: bool = False
     identity: str = ""  # PostgreSQL: `a` always, `d` by default
     category: str = ""  # PostgreSQL: the category of the type, such as D for dates and times
+    type_schema: str = ""  # PostgreSQL: the schema of `type`
+    base_schema: str = ""  # PostgreSQL: the schema of `base`
 
     @property
     def is_whole_number(self) -> bool:
@@ -150,6 +152,12 @@ class ForeignKey(NamedTuple):
                 self.columns, self.referred, self.operators, self.collations, strict=True
             )
         )
+
+    @property
+    def schemas(self) -> set[str]:
+        """The schemas of PostgreSQL that a query of the referring rows names."""
+        named = (re.search(rf"{NAME}\.", sql) for sql in (self.child_sql, *self.operators, *self.collations))
+        return {unquoted(match[1]).replace("%%", "%") for match in named if match}
 
     @property
     def cascades(self) -> bool:
@@ -428,9 +436,10 @@ _PG_COLUMNS = """
     )
     SELECT a.attrelid::bigint, a.attname, format_type(a.atttypid, a.atttypmod), COALESCE(i.indisprimary, false),
         format_type(COALESCE(r.below, a.atttypid), -1), a.atttypmod <> -1 OR COALESCE(r.modifier, -1) <> -1,
-        NOT a.attnotnull, a.attgenerated <> '', a.attidentity::text, t.typcategory::text
-    FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+        NOT a.attnotnull, a.attgenerated <> '', a.attidentity::text, t.typcategory::text, n.nspname, bn.nspname
+    FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid JOIN pg_namespace AS n ON n.oid = t.typnamespace
     LEFT JOIN root AS r ON r.oid = a.atttypid
+    JOIN pg_type AS b ON b.oid = COALESCE(r.below, a.atttypid) JOIN pg_namespace AS bn ON bn.oid = b.typnamespace
     LEFT JOIN pg_index AS i ON i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY (i.indkey)
     WHERE a.attrelid = ANY (%s::bigint[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
     ORDER BY a.attrelid, a.attnum

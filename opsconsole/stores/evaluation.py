@@ -138,6 +138,14 @@ class Evaluation:
         names = {*self.assigned}
         return tuple(name for name in columns if name in names or name.lower() in self.statement.names)
 
+    @property
+    def type_schemas(self) -> list[str]:
+        """The schemas of the types that the query of PostgreSQL names."""
+        columns = self.store.tables[self.table]
+        keys = [columns[name].base_schema for name in self.store.key_columns(self.table)]
+        new = [schema for name in self.assigned for schema in (columns[name].base_schema, columns[name].type_schema)]
+        return sorted({*keys, *new})
+
     # --- what the database says -------------------------------------------------------------------------------
 
     def check(self) -> None:

@@ -30,11 +30,11 @@ class Target(NamedTuple):
 
 
 class Privilege(NamedTuple):
-    """A privilege of a PostgreSQL role on a table, or on one of its columns."""
+    """A privilege of a PostgreSQL role on a table or on one of its columns, or USAGE on a schema."""
 
     name: str
-    table: str  # quoted, with its schema
-    oid: int
+    place: str  # the quoted table with its schema, or the quoted schema
+    oid: int = 0  # of the table
     column: str = ""
 
 
@@ -78,14 +78,19 @@ def examine(store: Store, targets: Sequence[Target], *, undoable: bool) -> Prefl
     return found
 
 
-def require_privileges(store: Store, reads: Iterable[tuple[str, str]], targets: Sequence[Target]) -> None:
+def require_privileges(
+    store: Store,
+    reads: Iterable[tuple[str, str]],
+    targets: Sequence[Target],
+    schemas: Iterable[str] = (),
+) -> None:
     """Refuse a role without the privileges that a run needs, with the statements that grant them.
 
-    `reads` are the tables and columns that the operation reads.
+    `reads` are the tables and columns that the operation reads, `schemas` those of types that it names.
     """
     if store.vendor != "postgresql":
         return
-    wanted = dict.fromkeys(_privileges(store, reads, targets))
+    wanted = dict.fromkeys([*_privileges(store, reads, targets), *map(_usage, schemas)])
     if missing := missing_privileges(store, list(wanted)):
         raise StoreUnavailable(
             _("%(location)s: the role %(role)s is missing %(rights)s. Nothing was written. The owner grants it with:")
@@ -106,10 +111,10 @@ def missing_privileges(store: Store, wanted: Sequence[Privilege]) -> list[Privil
     missing = store.query(
         """
         SELECT w.place
-        FROM unnest(%s::text[], %s::bigint[], %s::text[]) WITH ORDINALITY AS w(name, oid, attribute, place)
+        FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::text[])
+            WITH ORDINALITY AS w(name, object, oid, attribute, place)
         WHERE NOT CASE
-            WHEN w.name = 'USAGE' THEN has_schema_privilege(
-                (SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = w.oid::oid), 'USAGE')
+            WHEN w.name = 'USAGE' THEN has_schema_privilege(to_regnamespace(w.object)::oid, 'USAGE')
             WHEN w.attribute = '' AND w.name = 'SELECT' THEN NOT EXISTS (
                 SELECT FROM pg_attribute AS a WHERE a.attrelid = w.oid::oid AND a.attnum > 0 AND NOT a.attisdropped
                     AND NOT has_column_privilege(w.oid::oid, a.attnum, 'SELECT'))
@@ -118,7 +123,12 @@ def missing_privileges(store: Store, wanted: Sequence[Privilege]) -> list[Privil
             ELSE has_column_privilege(w.oid::oid, w.attribute, w.name)
         END
         """,
-        [[p.name for p in wanted], [p.oid for p in wanted], [p.column for p in wanted]],
+        [
+            [p.name for p in wanted],
+            [p.place.replace("%%", "%") for p in wanted],
+            [p.oid for p in wanted],
+            [p.column for p in wanted],
+        ],
     )
     return [wanted[place - 1] for (place,) in missing]
 
@@ -134,6 +144,10 @@ def _privileges(store: Store, reads: Iterable[tuple[str, str]], targets: Sequenc
         table = store.tables[target.table]
         for column in store.key_columns(target.table):
             yield _on(table, "SELECT", column)
+        cast = target.columns if target.kind == "update" else table.writable
+        for column in (*store.key_columns(target.table), *cast):  # a delete tries to insert its rows again
+            if column in table:
+                yield _usage(table[column].base_schema)
         if target.kind == "update":
             for column in target.columns:
                 yield _on(table, "SELECT", column)
@@ -147,7 +161,7 @@ def _privileges(store: Store, reads: Iterable[tuple[str, str]], targets: Sequenc
             for reference in _referring(store, target.table):
                 child = rows.known_table(store, reference)
                 named = store.key_columns(child) if child else ()
-                yield Privilege("USAGE", reference.child_sql.partition(".")[0], reference.child_oid)
+                yield from map(_usage, sorted(reference.schemas))
                 for column in (*reference.columns, *named):
                     yield Privilege("SELECT", reference.child_sql, reference.child_oid, column)
 
@@ -156,8 +170,12 @@ def _on(table: Table, name: str, column: str = "") -> Privilege:
     return Privilege(name, table.sql, table.oid, column)
 
 
+def _usage(schema: str) -> Privilege:
+    return Privilege("USAGE", quote(schema))
+
+
 def _shown(privilege: Privilege) -> str:
-    name = privilege.table.replace('"', "").removeprefix("public.")
+    name = privilege.place.replace('"', "").removeprefix("public.")
     return name if privilege.column in {"", "*"} else f"{name}.{privilege.column}"
 
 
@@ -170,12 +188,12 @@ def _grants(store: Store, missing: Sequence[Privilege]) -> list[str]:
     role = quote(_role(store))
     columns: dict[tuple[str, str], list[str]] = {}
     for one in missing:
-        columns.setdefault((one.name, one.table), []).append(one.column)
+        columns.setdefault((one.name, one.place), []).append(one.column)
     statements = []
-    for (name, table), named in columns.items():
+    for (name, place), named in columns.items():
         which = "" if {"", "*"} & set(named) else f" ({', '.join(map(quote, named))})"
         kind = "SCHEMA " if name == "USAGE" else ""
-        statements.append(f"GRANT {name}{which} ON {kind}{table} TO {role};".replace("%%", "%"))
+        statements.append(f"GRANT {name}{which} ON {kind}{place} TO {role};".replace("%%", "%"))
     return statements
 
 

@@ -62,6 +62,39 @@ def test_a_clean_is_refused_before_it_begins(restricted: Any) -> None:
     assert undo(run).changed == 1
 
 
+def test_usage_of_the_schema_of_a_type_is_asked_for_before_the_run(restricted: Any) -> None:
+    """The type of a column may be in another schema. SQL that names the type needs USAGE on it."""
+    store, owner, role = restricted
+    owner.execute(
+        "CREATE SCHEMA \"Kinds.of%\"; CREATE TYPE \"Kinds.of%\".mood AS ENUM ('low', 'high');"
+        'CREATE DOMAIN "Kinds.of%".day AS date;'
+        "ALTER TABLE memory_items ADD COLUMN moods \"Kinds.of%\".mood[] DEFAULT '{low}',"
+        ' ADD COLUMN day "Kinds.of%".day;'
+        f"GRANT INSERT, UPDATE, DELETE ON memory_items TO {role}"
+    )
+    grant = f'GRANT USAGE ON SCHEMA "Kinds.of%" TO "{role}";'
+    update = "UPDATE memory_items SET {} = NULL WHERE id = 'm'"
+    for name, params in (
+        ("agentos.clean_memory_items", {}),
+        ("operations.change_rows", {"statement": "DELETE FROM memory_items WHERE id = 'm'"}),
+        ("operations.change_rows", {"statement": update.format("moods")}),
+        ("operations.change_rows", {"statement": update.format("day")}),
+    ):
+        target = {"store": "agentos"} if params else {}
+        with pytest.raises(StoreUnavailable, match=rf"(?s)the role {role} is missing USAGE.*GRANT") as refused:
+            start(operation_called(name, store, **target, **params))
+        assert str(refused.value).splitlines()[1:] == [grant]
+    run = execute_run(
+        operation_called("operations.change_rows", store="agentos", statement=update.format("retention_type"))
+    )
+    assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
+    owner.execute(grant)
+    run = execute_run(operation_called("agentos.clean_memory_items", store))
+    assert (run.status, run.changed) == (Status.SUCCEEDED, 1)
+    assert undo(run).changed == 1
+    assert owner.execute("SELECT moods::text FROM memory_items").fetchone() == ("{low}",)
+
+
 def test_a_backfill_requires_only_its_two_columns(restricted: Any) -> None:
     store, owner, role = restricted
     with pytest.raises(StoreUnavailable, match=r"is missing UPDATE task_audits\.source_event_ts, UPDATE"):

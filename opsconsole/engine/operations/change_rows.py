@@ -131,7 +131,7 @@ class ChangeRows(GivenRowsMixin):
     def check_prerequisites(self) -> None:
         """Evaluate the statement in the store, and keep the rows."""
         columns = dict.fromkeys((*self.store.key_columns(self._table), *self._evaluation.guarded))
-        require_privileges(self.store, [(self._table, name) for name in columns], [])
+        require_privileges(self.store, [(self._table, name) for name in columns], [], self._evaluation.type_schemas)
         if self.frozen:  # a retry writes the values of the first plan
             return
         with _plan_refused():
