@@ -86,6 +86,7 @@ from django.core.management import call_command  # noqa: E402
 from django.core.management.commands.flush import Command as Flush  # noqa: E402
 from django.db import connections  # noqa: E402
 from django.test import SimpleTestCase  # noqa: E402
+from django.utils import translation  # noqa: E402
 
 from opsconsole.console.middleware import StaticFilesMiddleware  # noqa: E402
 
@@ -206,6 +207,13 @@ def _reset_stores(_django_db_marker: None) -> Iterator[None]:
     forget_attached()
     # The notes beside a backup contain the length of this test's audit log.
     shutil.rmtree(Path(os.environ["OPSCONSOLE_DATA_DIR"]) / "backups", ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _reset_language() -> Iterator[None]:
+    """Return to the language of the settings. A request of the test client leaves its language active."""
+    yield
+    translation.deactivate()
 
 
 def forget_attached() -> None:
