@@ -6,6 +6,8 @@ Plain drivers read the results. There is no list of exceptions: an inexact opera
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -35,10 +37,11 @@ def _console(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def stores(postgres: Any, django_db_setup: None) -> Iterator[Stores]:
-    folder = SESSION / f"matrix{postgres.suffix}"  # PgBouncer runs as another user
-    folder.mkdir(mode=0o711)
-    with opened(folder, postgres) as stores:
-        yield stores
+    # A worker may leave this module for tests of another one, and come back.
+    with TemporaryDirectory(prefix="matrix-", dir=SESSION) as folder:
+        Path(folder).chmod(0o711)  # PgBouncer runs as another user
+        with opened(Path(folder), postgres) as stores:
+            yield stores
 
 
 @pytest.fixture(autouse=True)
