@@ -137,6 +137,11 @@ def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str
         return _store_of_platform(platform, options, read_only=read_only)
     own = store_for(cls, params)
     if options["db_path"] is not None:
+        if own.alias != own.platform:  # a file takes the place of a platform's store
+            raise Refused(
+                _("This command works on %(own)s, but --db-path names another database. Omit --db-path.")
+                % {"own": own.alias}
+            )
         store = attach_file(own.platform, options["db_path"], read_only=read_only)
     elif options["database"] is not None:
         store = _named_store(options["database"])

@@ -155,8 +155,8 @@ class Output:
             self.line(sentence)
         self.line()
 
-    def sample(self, operation: Operation, sample: list[dict[str, Any]]) -> None:
-        """Print sampled rows before and after the change."""
+    def sample(self, operation: Operation, sample: list[dict[str, Any]], total: int) -> None:
+        """Print sampled rows before and after the change. `total` is the number of rows in scope."""
         if self.as_json:
             return
         for entry in sample[:SHOWN_SAMPLE]:
@@ -169,8 +169,12 @@ class Output:
                 self._sampled(f"{entry['label']}: {what}".rstrip(": "))
             for row in entry["rows"]:
                 self._sampled(f"{_row_name(operation, entry, row)}: {_difference(row)}")
-        if len(sample) > SHOWN_SAMPLE:
-            self.line(_("… and more: --json shows about fifty."))
+        shown = min(len(sample), SHOWN_SAMPLE)
+        if 0 < shown < total:
+            self.line(
+                _("Shown: %(shown)s of %(total)s rows, the first ones of each outcome.")
+                % {"shown": format_number(shown), "total": format_number(total)}
+            )
         if sample:
             self.line()
 
@@ -284,16 +288,10 @@ class Output:
         made = operation.result_details(result["run"]) if operation is not None and result["run"] is not None else {}
         self.table([(name, str(value)) for name, value in made.items()])
         figures = result["after"]
-        if figures:
+        compared = wording.figure_rows(operation, result["before"], figures, selected=selected) if figures else []
+        if compared:
             self.line()
-            self.table(
-                [
-                    ("", _("before"), _("after")),
-                    *wording.figure_rows(operation, result["before"], figures, selected=selected),
-                ],
-                right=(1, 2),
-                heading=True,
-            )
+            self.table([("", _("before"), _("after")), *compared], right=(1, 2), heading=True)
         if operation is not None and result["mode"] == "dry-run":
             figures = result["before"]
         for sentence in operation.result_notes(figures) if operation and figures else ():
@@ -399,5 +397,12 @@ def _row_name(operation: Operation, entry: dict[str, Any], row: dict[str, Any]) 
 def _difference(row: dict[str, Any]) -> str:
     if row["after"] is None:
         return _("will be deleted")
-    values = ", ".join(f"{name}={'NULL' if value is None else value}" for name, value in row["after"].items())
-    return (_("will insert %s") if row["before"] is None else _("will set %s")) % values
+    after = {name: _value(value) for name, value in row["after"].items()}
+    if row["before"] is None:
+        return _("will insert %s") % ", ".join(f"{name}={value}" for name, value in after.items())
+    before = {name: _value(value) for name, value in row["before"].items()}
+    return _("will set %s") % ", ".join(f"{name}: {before[name]} → {value}" for name, value in after.items())
+
+
+def _value(value: str | None) -> str:
+    return "NULL" if value is None else value

@@ -286,7 +286,7 @@ def _dry_run(operation: Operation, selection: Selection, size: int, output: Outp
             planner.count_outcomes(planned, batch_size=size, on_progress=lambda p: advance(sum(p.counts().values())))
     for line in checklist.lines(planned) if planned.total else ():
         output.table([(f"{line.title}:" if not place else "", fact) for place, fact in enumerate(line.facts)])
-    output.sample(operation, planned.sample)
+    output.sample(operation, planned.sample, planned.total)
     output.plan(planned)
     seen = sum(planned.counts().values())
     result = {
@@ -411,17 +411,22 @@ def _check_off(operation: Operation, planned: Plan, options: dict[str, Any], out
 
 
 def _ask(operation: Operation, planned: Plan, options: dict[str, Any], output: Output, asks: bool) -> None:
-    """Ask for the confirmation that the risk requires, unless --yes or --confirm gives it."""
+    """Ask for the confirmation that the risk requires, unless --yes or --confirm gives it.
+
+    --yes is not enough if the plan itself requires typing, such as that of a statement for all rows.
+    """
     typing = lifecycle.needs_typing(operation)
     asks = asks and operation.effective_risk() not in {Risk.READ, Risk.REPRODUCE, Risk.FILL}
     if (
-        options["yes"]
+        (options["yes"] and not operation.requires_typing)
         or operation.name in options["confirm"]
         or not planned.total
         or not (typing or asks or settings.PRODUCTION)
     ):
         return
     if not sys.stdin.isatty():
+        if operation.requires_typing:
+            raise Refused(_("This plan is confirmed by its name. Pass --confirm %(name)s.") % {"name": operation.name})
         raise Refused(_("This command asks for confirmation. Pass --yes to run it non-interactively."))
     wanted = operation.name if typing else "yes"
     output.line(f"{wording.PlanWording.of_plan(planned).action} · {operation.store.location}")

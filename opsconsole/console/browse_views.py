@@ -98,7 +98,7 @@ def tables(request: HttpRequest, store: Store) -> HttpResponse:
     return render_page(
         request,
         "console/browse_tables.html",
-        store.title,
+        _("Tables of %(store)s") % {"store": store.title},
         store=store,
         listed=Table([_("Table"), _("Kind"), _("Key"), _("Columns")], listed),
         refused=Table([_("Name"), _("Why")], sorted(refused)),
@@ -280,7 +280,7 @@ def rows(request: HttpRequest, store: Store) -> HttpResponse:
     return render_page(
         request,
         "console/browse_rows.html",
-        browser.name,
+        _("Table %(table)s") % {"table": browser.name},
         browser=browser,
         filters=filters,
         problem=problem,
@@ -322,7 +322,7 @@ def row(request: HttpRequest, store: Store) -> HttpResponse:
     return render_page(
         request,
         "console/browse_row.html",
-        f"{browser.name} {truncate(text, 80)}",
+        _("Row %(key)s of %(table)s") % {"key": truncate(text, 80), "table": browser.name},
         browser=browser,
         listed=Table([_("Column"), _("Type"), _("Value")], lines),
         is_cut=any(value is not None and len(value) > SHOWN_CHARACTERS for value in found),

@@ -182,7 +182,11 @@ class PlanWording:
         if not self.counted:
             return _("%(action)s in %(store)s, at most: outcomes are not counted yet.") % values
         if not self.changing:
-            return _("Nothing would change: all %(total)s rows in scope in %(store)s remain unchanged.") % values
+            return ngettext(
+                "Nothing would change: the only row in scope in %(store)s remains unchanged.",
+                "Nothing would change: all %(total)s rows in scope in %(store)s remain unchanged.",
+                self.total,
+            ) % (values)
         unchanged = self.total - self.changing
         if not unchanged and self.has_selection:
             return _("%(action)s in %(store)s: all selected rows.") % values

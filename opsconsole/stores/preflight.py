@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from opsconsole.stores import rows
 from opsconsole.stores.catalog import NAME, ForeignKey, Table, TriggerInfo, other_relations, quote, unquoted
 from opsconsole.stores.errors import ErrorKind, classify, first_line, sqlstate
-from opsconsole.stores.remedies import closed_schema, kind_sentence
+from opsconsole.stores.remedies import closed_schema, kind_sentence, missing_table
 from opsconsole.stores.store import Store, StoreUnavailable
 
 
@@ -90,6 +90,7 @@ def require_privileges(
     """
     if store.vendor != "postgresql":
         return
+    _require_tables(store, targets)
     wanted = dict.fromkeys([*_privileges(store, reads, targets), *map(_usage, schemas)])
     if missing := missing_privileges(store, list(wanted)):
         raise StoreUnavailable(
@@ -235,7 +236,7 @@ def _require_tables(store: Store, targets: Sequence[Target]) -> None:
             raise StoreUnavailable(f"{store.location}: {kind_sentence(missing[0], kind)}")
         if sentence := closed_schema(store):
             raise StoreUnavailable(sentence)
-        raise _refusal(store, _("The table %(table)s is missing."), table=missing[0])
+        raise _refusal(store, "%(sentence)s", sentence=missing_table(store, missing[0]))
     require_readable(store, (target.table for target in targets))
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from django.db.models import Model
 from django.utils.translation import gettext as _
 from django.utils.translation import pgettext_lazy
 
-from opsconsole.stores.catalog import other_relations, quote
+from opsconsole.stores.catalog import identifier, other_relations, quote
 from opsconsole.stores.indexes import free_name, names_taken
 
 if TYPE_CHECKING:
@@ -109,6 +110,31 @@ def closed_schema(store: Store) -> str:
         "%(location)s: the role %(role)s is missing USAGE on the schema %(schema)s. Nothing was written. "
         "The owner grants it with:\n%(grant)s"
     ) % {"location": store.location, "role": role, "schema": schema, "grant": grant}
+
+
+def missing_table(store: Store, name: str) -> str:
+    """Return a sentence about a table that is missing, with the tables that the user may mean."""
+    schemas = (
+        store.query(
+            """
+            SELECT n.nspname FROM pg_class AS t JOIN pg_namespace AS n ON n.oid = t.relnamespace
+            WHERE t.relname = %s AND t.relkind IN ('r', 'p') AND n.nspname !~ '^pg_'
+              AND n.nspname <> 'information_schema' ORDER BY 1
+            """,
+            [name],
+        )
+        if store.vendor == "postgresql"
+        else []
+    )
+    if schemas:
+        return _(
+            "The table %(table)s is missing. The schema %(schema)s contains one: add it to search_path in the URL."
+        ) % {"table": name, "schema": schemas[0][0]}
+    lower = {one.lower(): one for one in store.tables}
+    if similar := [lower[one] for one in get_close_matches(name.lower(), lower)]:
+        names = ", ".join(one if one == one.lower() and one.isidentifier() else identifier(one) for one in similar)
+        return _("The table %(table)s is missing. Similar names: %(names)s.") % {"table": name, "names": names}
+    return _("The table %(table)s is missing.") % {"table": name}
 
 
 KIND_LABELS = {

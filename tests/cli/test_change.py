@@ -37,6 +37,7 @@ def test_a_row_is_repaired_and_undone(shell: Shell, place: Place, tmp_path: Path
     command = ("change", "shop", "UPDATE orders SET status = 'closed' WHERE status = 'open'", "--json")
     planned = json.loads(shell.run(*command).stdout)
     assert (planned["mode"], planned["total"], planned["changed"]) == ("dry-run", 2, 2)
+    assert "open → closed" in shell.run(*command[:-1]).stdout
     assert differences(dump(place), before) == []
     keys = tmp_path / "keys.txt"
     keys.write_text("2\n5\n")
@@ -49,6 +50,35 @@ def test_a_row_is_repaired_and_undone(shell: Shell, place: Place, tmp_path: Path
     assert differences(dump(place), before) == []
 
 
+def test_a_plan_counts_the_rows_that_it_does_not_show(shell: Shell, place: Place) -> None:
+    shop.do(place, "DELETE FROM customers")
+    values = ", ".join(f"({key}, 0)" for key in range(1, 41))
+    shop.do(place, f"INSERT INTO customers VALUES {values}")
+    printed = shell.run("change", "shop", "UPDATE customers SET vip = 1 WHERE vip = 0").stdout
+    shown = printed.count("vip: 0 → 1")
+    assert 0 < shown < 40
+    assert f"{shown} of 40" in printed
+
+
+def test_yes_does_not_confirm_a_statement_for_all_rows(shell: Shell, place: Place) -> None:
+    command = ("change", "shop", "UPDATE customers SET vip = 2 WHERE id = id", "--execute")
+    refused = shell.run(*command, "--yes")
+    assert (refused.returncode, "--confirm operations.change_rows" in refused.stderr) == (2, True)
+    assert shop.do(place, "SELECT count(*) FROM customers WHERE vip = 2") == [(0,)]
+    assert shell.json(*command, "--confirm", "operations.change_rows")["changed"] == 3
+
+
+def test_a_missing_table_of_another_schema_is_named(shell: Shell, place: Place) -> None:
+    if place.sqlite:
+        pytest.skip("SQLite has no schemas")
+    shop.do(place, "CREATE SCHEMA sales")
+    shop.do(place, "CREATE TABLE sales.leads (id INTEGER PRIMARY KEY)")
+    try:
+        assert "schema sales" in shell.refused("change", "shop", "DELETE FROM leads WHERE id = 1")
+    finally:
+        shop.do(place, "DROP SCHEMA sales CASCADE")
+
+
 def test_bad_input_is_one_sentence(shell: Shell, place: Place, tmp_path: Path) -> None:
     before = dump(place)
     (tmp_path / "none.txt").write_text(" \n")
@@ -59,6 +89,10 @@ def test_bad_input_is_one_sentence(shell: Shell, place: Place, tmp_path: Path) -
         ("default", statement): "No store is called default",
         ("gone", statement): "cannot be reached",
         ("shop", "UPDATE orders SET status = random() WHERE id = 1"): "random()",
+        ("shop", statement, "--db-path", shell.folder / "default.sqlite3"): "works on shop",
+        ("shop", "UPDATE order SET status = 'x' WHERE id = 1"): "orders",
+        ("shop", "DELETE FROM seen WHERE id = 1"): "view",
+        ("shop", "UPDATE MixedCase SET x = 'x' WHERE id = 1"): '"Mixed Case"',
         ("shop", statement, "--keys", tmp_path / "missing.txt"): "cannot be read",
         ("shop", statement, "--keys", tmp_path / "none.txt"): "contains no keys",
         ("shop", statement, "--keys", tmp_path / "raw.txt"): "not UTF-8",

@@ -65,7 +65,7 @@ class ChangeRows(GivenRowsMixin):
         "referenced": _("other rows refer to it"),
     }
     done_label = ngettext_lazy("statement applied to %(count)s row", "statement applied to %(count)s rows", "number")
-    statistic_labels = {"in_scope": _("rows of the statement"), "to_write": _("rows with their old values")}
+    statistic_labels = {"in_scope": _("rows of the statement"), "to_write": _("rows that still hold their old values")}
 
     class Params(forms.Form):
         store = forms.ChoiceField(

@@ -338,6 +338,6 @@ def _print_plan(run: Run, output: Output) -> None:
     except (registry.UnknownOperation, registry.InvalidParameters, StoreUnavailable) as error:
         output.error(str(error))
         return
-    output.sample(operation, run.plan["sample"])
+    output.sample(operation, run.plan["sample"], run.total)
     output.line(wording.PlanWording.of_run(run, operation).sentence())
     output.line()
