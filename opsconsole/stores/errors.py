@@ -117,6 +117,12 @@ def is_unreachable(error: BaseException) -> bool:
     return isinstance(error, OperationalError | InterfaceError) or _is_connection_error(error)
 
 
+def needs_password(error: BaseException) -> bool:
+    """Return whether the server asked for a password and the connection had none."""
+    connection = getattr(error.__cause__ or error, "pgconn", None)
+    return bool(connection is not None and connection.needs_password)
+
+
 def is_lock(error: BaseException) -> bool:
     """Return whether a lock was not available in time."""
     code = sqlite_code(error)

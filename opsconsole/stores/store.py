@@ -24,7 +24,7 @@ from opsconsole.redaction import redact
 from opsconsole.stores import remedies
 from opsconsole.stores.catalog import ForeignKey, Table, TriggerInfo, foreign_keys, read_tables, triggers
 from opsconsole.stores.config import is_writable, sqlite
-from opsconsole.stores.errors import first_line, is_unreachable, sqlite_code, sqlstate
+from opsconsole.stores.errors import first_line, is_unreachable, needs_password, sqlite_code, sqlstate
 from opsconsole.stores.indexes import indexes_on
 from opsconsole.stores.platforms import store_title
 from opsconsole.stores.router import DEFAULT, alias_of, store_of
@@ -413,11 +413,14 @@ class Store:
             )
         elif state == "57014" or primary == sqlite3.SQLITE_INTERRUPT:
             text = _("A statement on %(location)s took too long and was stopped: %(reason)s. Try again later.")
+        elif needs_password(error) and self.is_configured:
+            text = _("%(location)s requires a password. Set %(variable)s.")
         elif is_unreachable(error):
             text = _("%(location)s cannot be reached: %(reason)s")
         else:
             text = _("%(location)s refused a statement: %(reason)s")
-        found = StoreUnavailable(text % {"location": self.location, "reason": reason})
+        variable = ("" if self.alias == DEFAULT else f"{self.alias.upper()}_") + "DATABASE_PASSWORD"
+        found = StoreUnavailable(text % {"location": self.location, "reason": reason, "variable": variable})
         found.store, found.error = self, error
         return found
 

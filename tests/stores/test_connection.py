@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -234,6 +237,23 @@ def test_a_missing_server_is_reported_as_unreachable() -> None:
     with pytest.raises(OperationalError) as refused:
         store.query("SELECT 1")
     assert "cannot be reached" in str(store.unusable(refused.value))
+
+
+def test_a_missing_password_names_its_variable() -> None:
+    def ask_for_a_password() -> None:
+        client, _ = server.accept()
+        with client:
+            client.recv(4096)
+            client.sendall(b"R" + struct.pack("!ii", 8, 3))  # AuthenticationCleartextPassword
+            client.recv(4096)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=ask_for_a_password, daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        store = attach_url("agentos", f"postgresql://nobody@{address}/none?sslmode=disable&gssencmode=disable")
+        with pytest.raises(OperationalError) as refused:
+            store.query("SELECT 1")
+    assert "AGENTOS_DATABASE_PASSWORD" in str(store.unusable(refused.value))
 
 
 def test_a_refused_statement_is_not_an_unreachable_server(postgres: Any) -> None:
