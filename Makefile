@@ -14,8 +14,8 @@ DEV := $(VENV)/.installed-dev
 PYTEST_WORKERS ?= 2
 BENCHES := shards dirty_data checks roadmaps copying "lists sqlite" "lists postgresql"
 QUICK_ARGS := --quick --repeat 1 --parts speed,again --row-seconds 15
-QUICK_BENCHES := "dirty_data --jobs 10000 --repeat 1" "checks --rows 20000 --repeat 1 --engines sqlite" \
-	"roadmaps --roadmaps 500 --repeat 1 --engines sqlite" "lists sqlite --rows 1000 20000 --repeat 2"
+QUICK_BENCHES := "dirty_data --jobs 10000 --repeat 1" "checks --rows 100000 --repeat 1" \
+	"roadmaps --roadmaps 4000 --repeat 1" "lists sqlite --rows 1000 20000 --repeat 2"
 UV := uv==0.13.9
 # The tests choose their own settings.
 unexport DJANGO_SETTINGS_MODULE
