@@ -66,6 +66,8 @@ from opsconsole.stores.rows import Key, Write
 logger = logging.getLogger(__name__)
 
 READ_AHEAD = 2  # batches that are read and processed while one is written
+BATCH_CHARACTERS = 16_000_000  # of the texts of a batch: several are in memory
+MEASURED_ROWS = 50
 SWITCH_SECONDS = 0.0005  # Python's default of 5 ms would make the writer wait for the reader within its transaction
 TARGET_SECONDS = 0.1  # target of a batch of 1,000 rows
 THROTTLE_CHECK_SECONDS = 1.0
@@ -121,6 +123,7 @@ class Executor:
         self._pending: _Pending | None = None  # being written to the store
         self._reader = StoreThread("store-reader")
         self._ahead: deque[Future[_Processed]] = deque()  # the batches after the pending one
+        self._length = 0  # characters of an average row of the last batch that was read
         self._unmarked: Batch | None = None  # committed in the store, not yet marked as committed in `default`
         self._started = time.monotonic()
         self._elapsed_before = part.elapsed_seconds
@@ -270,7 +273,9 @@ class Executor:
         else:
             after = self.part.cursor if self._pending is None else self._pending.cursor
         since = self._writer.mark()
-        rows = self._read(after, self.part.bound, self.size)
+        fitting = BATCH_CHARACTERS // self._length if self._length else self.size
+        rows = self._read(after, self.part.bound, max(1, min(self.size, fitting)))
+        self._length = _mean_length(rows)
         sampler = Sampler() if self.part.cursor is None and not self.run.plan["sample"] else None
         found = outcomes_of(self.operation, rows, sampler, change=self._failing.process)
         if sampler is not None:  # a run of the shell is confirmed before its outcomes are counted
@@ -607,6 +612,13 @@ def is_temporary(error: Exception) -> bool:
     """Return whether a run can continue when the cause of this error is gone."""
     is_of_database = isinstance(error, DatabaseError | InterfaceError)
     return is_of_database and classify(error) in {ErrorKind.TRANSIENT, ErrorKind.RESOURCE}
+
+
+def _mean_length(rows: list[Any]) -> int:
+    """Return the number of characters of an average row, as far as its columns are text or bytes."""
+    measured = rows[:: max(1, len(rows) // MEASURED_ROWS)]
+    values = (value for row in measured if isinstance(row, tuple) for value in row)
+    return sum(len(value) for value in values if isinstance(value, str | bytes)) // max(1, len(measured))
 
 
 def _concerns_the_run(error: Exception) -> bool:
