@@ -54,7 +54,7 @@ class BatchWriter:
         self._store = operation.store
         self._rows = rows
         self._failing = failing
-        self._thread = StoreThread("store-writer")
+        self._thread = StoreThread("store-writer", operation.store)
         self._marked = float("-inf"), 0  # time and result of the last `rows.mark`
         self._held = self._released = 0.0  # how long the last batch had locked the store, and until when
         self.overlaps = True  # False if each batch must be read after the previous one is written
@@ -77,6 +77,9 @@ class BatchWriter:
         """Close connections that may be broken."""
         self._store.close()
         self._thread.close_connections()
+
+    def cancel(self) -> None:
+        self._thread.cancel()
 
     def close(self) -> None:
         self._thread.close()

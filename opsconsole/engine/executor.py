@@ -121,7 +121,7 @@ class Executor:
         )
         self._writer = BatchWriter(self._lease, self.operation, self.queryset, self._failing)
         self._pending: _Pending | None = None  # being written to the store
-        self._reader = StoreThread("store-reader")
+        self._reader = StoreThread("store-reader", self.store)
         self._ahead: deque[Future[_Processed]] = deque()  # the batches after the pending one
         self._length = 0  # characters of an average row of the last batch that was read
         self._unmarked: Batch | None = None  # committed in the store, not yet marked as committed in `default`
@@ -154,6 +154,11 @@ class Executor:
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
             return self._work(until, on_progress, hand_over, patience)
+        except KeyboardInterrupt:  # the process stops now: its threads do not end a long statement
+            with suppress(Exception):
+                self._reader.cancel()
+                self._writer.cancel()
+            raise
         finally:
             sys.setswitchinterval(before)
             self._stop_reading()

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from django.db import connections
 from django.utils import timezone, translation
 
+from opsconsole.stores.store import Store
+
+CANCEL_SECONDS = 2.0
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 
@@ -20,8 +23,10 @@ class StoreThread(ThreadPoolExecutor):
     Django keeps language and time zone per thread. A copied context does not carry them.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, store: Store) -> None:
         super().__init__(1, name)
+        self._store = store
+        self._connection: Any = None  # of the thread to the store
 
     def submit(
         self, call: Callable[_Given, _Result], /, *args: _Given.args, **options: _Given.kwargs
@@ -29,10 +34,19 @@ class StoreThread(ThreadPoolExecutor):
         language, zone = translation.get_language(), timezone.get_current_timezone()
 
         def with_settings() -> _Result:
+            self._connection = self._store.connection
             with translation.override(language), timezone.override(zone):
                 return call(*args, **options)
 
         return super().submit(copy_context().run, with_settings)
+
+    def cancel(self) -> None:
+        """Make the store end the statement that it executes for this thread, if it answers."""
+        driver = self._connection and self._connection.connection
+        if driver is not None and self._store.vendor == "sqlite":
+            driver.interrupt()
+        elif driver is not None:
+            driver.cancel_safe(timeout=CANCEL_SECONDS)
 
     def close_connections(self) -> None:
         self.submit(connections.close_all).result()

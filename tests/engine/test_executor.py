@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 import threading
 import time
@@ -19,7 +20,7 @@ from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Batch, Status
 from opsconsole.stores import rows
 from opsconsole.stores.store import Store
-from tests.support.contract import execute_run, operation_called, start, undo
+from tests.support.contract import die, execute_run, operation_called, start, undo
 from tests.support.plain_client import dump, execute
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
@@ -208,3 +209,32 @@ def test_batches_of_long_rows_have_fewer_rows(make_attached: Any, kind: str, mon
     assert run.seen == run.total == sum(sizes)
     assert sizes[0] == 50
     assert max(sizes[1:]) <= 20
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql-text"])
+def test_an_interrupted_run_does_not_wait_for_a_long_read(
+    make_attached: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_attached(kind, 200, seed=5).store
+    run = start(operation_called(BACKFILL, store), batch_size=20)
+    cls = type(operation_called(BACKFILL, store))
+    real = cls.fetch
+    long = "SELECT pg_sleep(60)"
+    if kind == "sqlite":
+        counted = "SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000"
+        long = f"WITH RECURSIVE n(i) AS ({counted}) SELECT MAX(i) FROM n"
+
+    def fetch(operation: Any, rows: Any, **options: Any) -> list[Any]:
+        if options["after"] is not None:
+            threading.Timer(0.5, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+            operation.store.query(long)
+        return real(operation, rows, **options)
+
+    monkeypatch.setattr(cls, "fetch", fetch)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Executor(run).work()
+    assert time.monotonic() - began < 20
+    monkeypatch.undo()
+    run = Executor(die(run)).work()
+    assert (run.status, run.seen) == (Status.SUCCEEDED, run.total)
