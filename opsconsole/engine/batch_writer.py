@@ -16,7 +16,7 @@ from opsconsole.engine.leases import Lease
 from opsconsole.engine.models import Shard
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.outcomes import Changes
-from opsconsole.engine.planner import read_batch
+from opsconsole.engine.planner import Outcomes, read_batch
 from opsconsole.engine.recovery import FailingRows
 from opsconsole.engine.seals import number_of
 from opsconsole.engine.threads import StoreThread
@@ -34,11 +34,17 @@ RESTART_MS = 200  # how long a restart of the log waits for readers, and other w
 
 
 class ReadBatch(NamedTuple):
-    """The rows of a batch, the cursor before it, and the value of `rows.mark` before the read."""
+    """A batch that was read and processed.
+
+    `after` is the cursor before it, and `since` the value of `rows.mark` before the read. `image` is its writes and
+    before-image, or the error of a row.
+    """
 
     rows: list[Any]
     after: Key | None
     since: int
+    found: Outcomes
+    image: tuple[list[Write], bytes] | Exception
 
 
 class BatchWriter:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -22,6 +21,7 @@ from django.utils.translation import gettext as _
 
 from opsconsole.engine import findings, incidents, lifecycle, workers
 from opsconsole.engine.audit_log import record
+from opsconsole.engine.batch_reader import BatchReader
 from opsconsole.engine.batch_writer import BatchWriter, ReadBatch
 from opsconsole.engine.before_images import encode_before_image
 from opsconsole.engine.checks import Check
@@ -35,7 +35,6 @@ from opsconsole.engine.outcomes import Changes, Outcome, Skip
 from opsconsole.engine.planner import (
     OUTCOMES,
     Outcomes,
-    Sampler,
     digest_of,
     measure,
     merge,
@@ -56,18 +55,14 @@ from opsconsole.engine.recovery import (
 from opsconsole.engine.run_notifications import notify
 from opsconsole.engine.selection import Selection
 from opsconsole.engine.stored_plans import operation_of
-from opsconsole.engine.threads import StoreThread
 from opsconsole.engine.throttle import throttle_reason
 from opsconsole.engine.workers import interrupt
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import why_it_waits
-from opsconsole.stores.rows import Key, Write
+from opsconsole.stores.rows import Write
 
 logger = logging.getLogger(__name__)
 
-READ_AHEAD = 2  # batches that are read and processed while one is written
-BATCH_CHARACTERS = 16_000_000  # of the texts of a batch: several are in memory
-MEASURED_ROWS = 50
 SWITCH_SECONDS = 0.0005  # Python's default of 5 ms would make the writer wait for the reader within its transaction
 TARGET_SECONDS = 0.1  # target of a batch of 1,000 rows
 THROTTLE_CHECK_SECONDS = 1.0
@@ -75,14 +70,6 @@ BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 PATIENCE_SECONDS = 60.0  # how long a foreground run waits for a lost or locked store
 BUDGET_AFTER, BUDGET_SHARE = 100, 0.01
 HandOver = Callable[[Run | Shard, float], None]  # enqueues a run or a shard, to be continued after seconds
-
-
-class _Processed(NamedTuple):
-    """A batch that was read and processed. `image` is its writes and before-image, or the error of a row."""
-
-    read: ReadBatch
-    found: Outcomes
-    image: tuple[list[Write], bytes] | Exception
 
 
 class _Pending(NamedTuple):
@@ -121,9 +108,7 @@ class Executor:
         )
         self._writer = BatchWriter(self._lease, self.operation, self.queryset, self._failing)
         self._pending: _Pending | None = None  # being written to the store
-        self._reader = StoreThread("store-reader", self.store)
-        self._ahead: deque[Future[_Processed]] = deque()  # the batches after the pending one
-        self._length = 0  # characters of an average row of the last batch that was read
+        self._reader = BatchReader(part, self.operation, self.queryset, self._pinned, self._failing, self._writer)
         self._unmarked: Batch | None = None  # committed in the store, not yet marked as committed in `default`
         self._started = time.monotonic()
         self._elapsed_before = part.elapsed_seconds
@@ -161,7 +146,6 @@ class Executor:
             raise
         finally:
             sys.setswitchinterval(before)
-            self._stop_reading()
             self._reader.close()
             self._writer.close()
 
@@ -222,7 +206,7 @@ class Executor:
                     return self._release_worker(trouble_code(error), reason, hand_over)
                 self.size = max(1, self.size // 2)
                 self._wait(trouble_code(error), reason, BACKOFF_SECONDS[min(tries, len(BACKOFF_SECONDS) - 1)])
-                self._reader.close_connections()
+                self._reader.reconnect()
                 self._writer.reconnect()
                 tries += 1
             except LostOwnership:
@@ -245,62 +229,20 @@ class Executor:
             return False
         act = partial(self._run_rule, self.operation) if isinstance(self.operation, Check) else self.operation.perform
         if act is not None:
-            return self._perform_item(self.part.bound, act)
+            return self._perform_item(act)
         # An undo may write a row of the previous batch again, and a repeated batch is written alone.
         alone = self._failing.retries or not self.operation.selectable or not self._writer.overlaps
         if alone and not self._await_write():
             return True
-        self._read_ahead(1 if alone else READ_AHEAD)
-        next_batch = self._ahead.popleft().result()
-        if not alone:
-            self._read_ahead(READ_AHEAD, next_batch)
+        after = self.part.cursor if self._pending is None else self._pending.cursor
+        next_batch = self._reader.next(after, self.size, ahead=not alone)
         if not self._await_write() or self.part.error:
             return True  # the previous batch is repeated first, or the run ends
-        if not next_batch.read.rows:
+        if not next_batch.rows:
             return False
         self._write(next_batch)
         self._writer.checkpoint()
         return True
-
-    def _read_ahead(self, count: int, last: _Processed | None = None) -> None:
-        """Let the reader thread read and process batches after `last`."""
-        while len(self._ahead) < count:
-            follows = self._ahead[-1].result if self._ahead else lambda: last
-            self._ahead.append(self._reader.submit(self._process_next, follows))
-
-    def _process_next(self, follows: Callable[[], _Processed | None]) -> _Processed:
-        """Read and process the batch that follows another one, or the written one."""
-        last = follows()
-        if last is not None and not last.read.rows:
-            return last
-        if last is not None:
-            after = last.read.rows[-1].pk
-        else:
-            after = self.part.cursor if self._pending is None else self._pending.cursor
-        since = self._writer.mark()
-        fitting = BATCH_CHARACTERS // self._length if self._length else self.size
-        rows = self._read(after, self.part.bound, max(1, min(self.size, fitting)))
-        self._length = _mean_length(rows)
-        sampler = Sampler() if self.part.cursor is None and not self.run.plan["sample"] else None
-        found = outcomes_of(self.operation, rows, sampler, change=self._failing.process)
-        if sampler is not None:  # a run of the shell is confirmed before its outcomes are counted
-            self.run.plan["sample"] = sampler.sample()
-        return _Processed(ReadBatch(rows, after, since), found, self._encode(found))
-
-    def _stop_reading(self) -> None:
-        """Drop the batches that were read ahead."""
-        for batch in self._ahead:
-            batch.exception()
-        self._ahead.clear()
-
-    def _read(self, after: Key | None, bound: Any, limit: int) -> list[Any]:
-        """Return the next rows. If the plan has pinned rows, return only these."""
-        while rows := read_batch(self.operation, self.queryset, after=after, bound=bound, limit=limit):
-            mine = [row for row in rows if self._pinned is None or row.pk in self._pinned]
-            if mine:
-                return mine
-            after = rows[-1].pk
-        return []
 
     def _process_pinned(self, row: Any) -> Outcome:
         """Return the outcome of a pinned row if it is still as the plan showed it."""
@@ -309,9 +251,9 @@ class Executor:
             return Skip("changed_since_plan")
         return outcome
 
-    def _perform_item(self, bound: Key, act: Callable[[Any], Outcome]) -> bool:
+    def _perform_item(self, act: Callable[[Any], Outcome]) -> bool:
         """Run a rule or perform an action for one item. An item that a lost worker did not complete is repeated."""
-        rows = self._read(self.part.cursor, bound, 1)
+        rows = self._reader.read(self.part.cursor, 1)
         if not rows:
             return False
         started = time.monotonic()
@@ -329,25 +271,13 @@ class Executor:
         findings.scan(self.run, check, rule.name)
         return check.process(rule)
 
-    def _encode(self, found: Outcomes) -> tuple[list[Write], bytes] | Exception:
-        """Return the writes of a batch and its before-image, or the error of a row."""
-        try:
-            writes = self._writer.final(found.writes)
-            # An irreversible operation stores no before-image. It is idempotent, so a batch in doubt is repeated.
-            saved = writes if self.operation.undoable else []
-            return writes, encode_before_image(saved, found.unchanged, found.reasons)
-        except Exception as error:
-            if not concerns_rows(error):
-                raise
-            return error
-
-    def _write(self, processed: _Processed) -> None:
+    def _write(self, read: ReadBatch) -> None:
         """Save the before-image, then start the write. The cursor moves when both are committed."""
-        started, (read, found, image) = time.monotonic(), processed
-        if isinstance(image, Exception):
-            self._isolate(read.rows, image, [])
+        started, found = time.monotonic(), read.found
+        if isinstance(read.image, Exception):
+            self._isolate(read.rows, read.image, [])
             return
-        writes, encoded = image
+        writes, encoded = read.image
         batch = self._prepare(writes, found, read.rows[-1].pk, encoded)
         done = self._writer.start(writes, read)
         self._pending = _Pending(batch, read.rows, found, writes, done, started)
@@ -374,7 +304,7 @@ class Executor:
         return True
 
     def _isolate(self, rows: list[Any], error: Exception, writes: list[Write]) -> None:
-        self._stop_reading()
+        self._reader.stop()
         self.size = self._failing.isolate(rows, error, writes) or self.size
 
     def _prepare(self, writes: list[Write], found: Outcomes, cursor: Any, image: bytes) -> Batch:
@@ -427,7 +357,7 @@ class Executor:
 
     def _drop_pending(self) -> bool:
         """Wait for the batch that is being written and ignore its result, which `_recover` reads. Return False."""
-        self._stop_reading()
+        self._reader.stop()
         if self._pending is not None:
             self._pending.done.exception()
             self._pending = None
@@ -617,13 +547,6 @@ def is_temporary(error: Exception) -> bool:
     """Return whether a run can continue when the cause of this error is gone."""
     is_of_database = isinstance(error, DatabaseError | InterfaceError)
     return is_of_database and classify(error) in {ErrorKind.TRANSIENT, ErrorKind.RESOURCE}
-
-
-def _mean_length(rows: list[Any]) -> int:
-    """Return the number of characters of an average row, as far as its columns are text or bytes."""
-    measured = rows[:: max(1, len(rows) // MEASURED_ROWS)]
-    values = (value for row in measured if isinstance(row, tuple) for value in row)
-    return sum(len(value) for value in values if isinstance(value, str | bytes)) // max(1, len(measured))
 
 
 def _concerns_the_run(error: Exception) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from django.utils import timezone, translation
 
-from opsconsole.engine import batch_writer, executor
+from opsconsole.engine import batch_reader, batch_writer
 from opsconsole.engine.batch_writer import BatchWriter
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Batch, Status
@@ -200,7 +200,7 @@ def test_a_row_that_a_trigger_of_the_run_changes_is_not_written_from_an_earlier_
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql-text"])
 def test_batches_of_long_rows_have_fewer_rows(make_attached: Any, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several batches are in memory at the same time."""
-    monkeypatch.setattr(executor, "BATCH_CHARACTERS", 100_000)
+    monkeypatch.setattr(batch_reader, "BATCH_CHARACTERS", 100_000)
     store = make_attached(kind, 600, seed=5).store
     payload = f'{{"source_event_ts": "then", "x": "{"y" * 10_000}"}}'
     execute(store, "UPDATE task_audits SET payload = ? WHERE source_event_ts IS NULL", [payload])

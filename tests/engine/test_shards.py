@@ -12,6 +12,7 @@ from django.db import connection
 from django_q.models import OrmQ
 
 from opsconsole.engine import executor, lifecycle, planner, queue, shard_executor, shards, workers
+from opsconsole.engine.batch_reader import BatchReader
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.leases import this_worker
@@ -430,14 +431,14 @@ def test_a_run_shows_why_all_its_shards_wait_and_stays_theirs(
 
 
 @pytest.mark.parametrize("background", [True, False])
-@pytest.mark.parametrize("step", ["_encode", "_explained"])
+@pytest.mark.parametrize("step", [(BatchReader, "_encode"), (Executor, "_explained")])
 def test_an_error_of_a_shard_or_of_the_end_fails_the_run(
-    store: Store, step: str, background: bool, monkeypatch: pytest.MonkeyPatch
+    store: Store, step: tuple[type, str], background: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Executor, *args: Any) -> None:
+    def fail(self: object, *args: Any) -> None:
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr(Executor, step, fail)
+    monkeypatch.setattr(*step, fail)
     run = lifecycle.confirm(make_run(store, 2), TESTER, background=background)
     if background:
         queue.enqueue(run)
