@@ -241,14 +241,14 @@ def attach_url(name: str, url: str, *, attached: bool = True, platform: str | No
     from opsconsole.stores.config import database
     from opsconsole.stores.store import Store
 
-    if name in connections.settings:
-        connections[name].close()
-        del connections[name]
     if platform is not None:
         settings.STORES = {**settings.STORES, name: platform}
     config = Variable(f"{name.upper()}_DATABASE_URL", database_url, secret=True).read(url)
     connections.settings[name] = database(config, password="", attached=attached, pool=False)
     connections.configure_settings(connections.settings)
+    # A browser runs an event loop in this thread, for which Django keeps connections of its own.
+    connections[name].close()
+    del connections[name]
     if attached:
         settings.ATTACHED_STORES |= {name}
     return Store.called(name)

@@ -211,6 +211,15 @@ def test_batches_of_long_rows_have_fewer_rows(make_attached: Any, kind: str, mon
     assert max(sizes[1:]) <= 20
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let SIGINT interrupt this process, which a shell may have started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql-text"])
 def test_an_interrupted_run_does_not_wait_for_a_long_read(
     make_attached: Any, kind: str, monkeypatch: pytest.MonkeyPatch
