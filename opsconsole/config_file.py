@@ -172,10 +172,14 @@ def _variable(value: str) -> str:
 
 
 def _shown(keys: tuple[str, ...]) -> str:
-    """Return a key for an error. An address, which may contain a password, is not shown."""
-    shown = ["'…'" if "://" in key else repr(key[:80]) for key in keys]
-    plain = [re.fullmatch(r"[A-Za-z0-9_-]+", key) for key in keys]
-    return ".".join(key if is_plain else text for key, is_plain, text in zip(keys, plain, shown, strict=True))
+    """Return keys for an error. An address, which may contain a password, is not shown."""
+
+    def shown(key: str) -> str:
+        if re.fullmatch(r"[A-Za-z0-9_-]+", key):
+            return key
+        return "'…'" if "://" in key else repr(key[:80])
+
+    return ".".join(map(shown, keys))
 
 
 def _paths(values: dict[str, Any], depth: int, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

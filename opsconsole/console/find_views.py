@@ -18,11 +18,9 @@ from opsconsole.console.navigation import navigation
 from opsconsole.console.operation_views import render_page
 from opsconsole.console.store_urls import urlconf
 from opsconsole.engine import incidents, registry
-from opsconsole.engine.find import Hit, TableHit, find
-from opsconsole.engine.find_tables import MAX_COUNT
+from opsconsole.engine.find import Hit, TableHit, count_text, find
 from opsconsole.engine.labels import operation_title
 from opsconsole.engine.models import Incident, Run
-from opsconsole.formatting import format_number
 from opsconsole.stores.platforms import store_title
 
 SHOWN_PAGES = 20
@@ -92,19 +90,15 @@ def _row_link(hit: Hit, text: str) -> Link | None:
 
 
 def _table_link(hit: TableHit, text: str) -> Link:
-    shown = text if hit.key is not None else _count(hit.rows)
+    shown = text if hit.key is not None else count_text(hit.rows)
     url = reverse("browse-rows", args=[hit.store], query={"table": hit.table, hit.field: text})
     return Link(f"{store_title(hit.store)} · {hit.table}", shown, url, hit.column)
-
-
-def _count(rows: int) -> str:
-    return f"{format_number(rows)}+" if rows >= MAX_COUNT else format_number(rows)
 
 
 def _rows(hit: Hit, text: str, title: str, url: str) -> Link:
     meta = hit.model._meta
     query = urlencode({f"{hit.column}__exact": text})
-    return Link(f"{title} · {meta.verbose_name_plural}", _count(hit.rows), f"{url}?{query}", hit.column)
+    return Link(f"{title} · {meta.verbose_name_plural}", count_text(hit.rows), f"{url}?{query}", hit.column)
 
 
 def _pages(request: HttpRequest, text: str) -> list[Link]:

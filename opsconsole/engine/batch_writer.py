@@ -70,7 +70,7 @@ class BatchWriter:
         self._others_wrote = float("-inf")  # when a commit of another client was noticed
         self._has_versions = self._has_log = False
         self._log_limit = LOG_PAGES
-        self._unchecked = 0  # rows written since the last checkpoint
+        self._rows_in_log = 0  # rows written since the last checkpoint
         self._search_path = ""  # of the platform, for the store's triggers
         # True if deletes need no trial restore, or if it has succeeded for all rows.
         self._restorable = not (operation.undoable and self._run.plan["restorable"])
@@ -124,7 +124,7 @@ class BatchWriter:
         """Prepare the connection to a SQLite file. Return whether the file can be read while it is written."""
         store = self._store
         store.foreign_keys  # noqa: B018  # read now, not under the write lock of the first batch
-        store.query("PRAGMA wal_autocheckpoint=0")  # see `_checkpoint`
+        store.query("PRAGMA wal_autocheckpoint=0")  # see `checkpoint`
         self._marked = 0.0, stored_rows.mark(store)
         self._has_log = store.query("PRAGMA journal_mode") == [("wal",)]
         return self._has_log
@@ -151,11 +151,11 @@ class BatchWriter:
     def checkpoint(self) -> None:
         """Copy the write-ahead log of SQLite to the file, while the next batch is written.
 
-        It locks nobody out. SQLite would do it within a COMMIT, and within those of other clients.
+        It does not block other clients. SQLite would do it within a COMMIT of this run or of another client.
         """
-        if not self._has_log or self._unchecked < (CHECKPOINT_ROWS_ALONE if self._is_alone else 1):
+        if not self._has_log or self._rows_in_log < (CHECKPOINT_ROWS_ALONE if self._is_alone else 1):
             return
-        self._unchecked = 0
+        self._rows_in_log = 0
         _busy, pages, _copied = self._store.query("PRAGMA wal_checkpoint(PASSIVE)")[0]
         if pages > self._log_limit:  # the log grows as long as it has a reader at every moment
             busy = self._thread.submit(self._restart_log).result()
@@ -195,7 +195,7 @@ class BatchWriter:
                 stored_rows.check_deferred(store)
             for write in writes:
                 stored_rows.verify(store, write)
-            self._unchecked += sum(len(write.rows) for write in writes)
+            self._rows_in_log += sum(len(write.rows) for write in writes)
             if deletes and not self._restorable:
                 try_restore(store, deletes, first_batch=not self._part.batches_done)
                 # If keys, checks or triggers may refuse single rows, every batch is tried.

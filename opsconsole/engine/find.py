@@ -15,6 +15,7 @@ from opsconsole.engine import find_tables, incidents, repairs, written_rows
 from opsconsole.engine.find_tables import MAX_COUNT
 from opsconsole.engine.models import Incident, Run
 from opsconsole.engine.written_rows import WrittenRow
+from opsconsole.formatting import format_number
 from opsconsole.stores.errors import first_line
 from opsconsole.stores.indexes import indexes
 from opsconsole.stores.platforms import StoreAppConfig, platform_apps
@@ -36,6 +37,10 @@ class Hit(NamedTuple):
     rows: int
     incident: Incident | None = None
 
+    @property
+    def table(self) -> str:
+        return str(self.model._meta.db_table)
+
 
 class TableHit(NamedTuple):
     """Rows of a store without a platform whose `column` holds the identifier."""
@@ -46,6 +51,7 @@ class TableHit(NamedTuple):
     field: str  # of the model of the table
     rows: int
     key: Key | None  # if the column is the key of the table
+    incident: Incident | None = None
 
 
 class Found(NamedTuple):
@@ -59,6 +65,10 @@ class Found(NamedTuple):
     deletions: list[WrittenRow]  # of rows with this key, if none exists
     searched: list[str]  # what was searched: table and column
     unsearched: dict[str, str]  # store or column → the reason
+
+    @property
+    def all_hits(self) -> list[Hit | TableHit]:
+        return [*self.hits, *self.table_hits]
 
     @property
     def is_empty(self) -> bool:
@@ -86,6 +96,11 @@ class Found(NamedTuple):
         )
 
 
+def count_text(rows: int) -> str:
+    """Return a number of rows as text, with a plus sign if there may be more."""
+    return f"{format_number(rows)}+" if rows >= MAX_COUNT else format_number(rows)
+
+
 def find(text: str, user: Any) -> Found:
     """Search for an identifier. `user` is an account; None, as in the shell, may see everything."""
     text = identifier(text)
@@ -107,8 +122,7 @@ def find(text: str, user: Any) -> Found:
                 found.hits.extend(_hits(app, store, text, user, found, missing))
         except (StoreUnavailable, DatabaseError, InterfaceError) as error:
             found.unsearched[store.alias] = first_line(error)
-    keys = [*(hit.key for hit in found.hits), *(hit.key for hit in found.table_hits)]
-    if _may(user, "operations.view_run") and all(key is None for key in keys):
+    if _may(user, "operations.view_run") and all(hit.key is None for hit in found.all_hits):
         found.deletions.extend(written_rows.deletions(missing))
     return found
 

@@ -20,7 +20,7 @@ from tests.benchmarks.__main__ import Report, _asked, _say
 from tests.benchmarks.command import ROOT, Console, RunRefused
 from tests.benchmarks.dirty_data import ASKED, connected
 from tests.benchmarks.page_rows import FILL, series
-from tests.benchmarks.stores import Location, own_server
+from tests.benchmarks.stores import Location, new_databases
 from tests.support.postgres import NoServer
 
 SCHEMAS = {"agentos": ("tasks/agentos", "audits"), "records": ("tasks/records",)}
@@ -199,9 +199,7 @@ def main() -> None:
         folder.chmod(0o711)
         for engine in options.engines.split(","):
             try:
-                address: Callable[[str], str] = lambda name: str(folder / f"{name}.db")  # noqa: E731
-                if engine == "postgresql":
-                    address = stack.enter_context(own_server(folder)).create_database
+                address = new_databases(engine, folder, stack)
                 places = [
                     {store: Location(engine, address(f"{store}_{kind}")) for store in SCHEMAS}
                     for kind in ("full", "empty")

@@ -12,7 +12,7 @@ import json
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import psycopg
 
 from tests.benchmarks.__main__ import Report, _asked, _say
 from tests.benchmarks.command import Console, Ran, RunRefused
-from tests.benchmarks.stores import Location, own_server
+from tests.benchmarks.stores import Location, new_databases
 from tests.support.postgres import NoServer
 from tests.support.roadmaps import TABLES
 
@@ -233,9 +233,7 @@ def main() -> None:
         folder.chmod(0o711)
         for engine in options.engines.split(","):
             try:
-                address: Callable[[str], str] = lambda name: str(folder / f"{name}.db")  # noqa: E731
-                if engine == "postgresql":
-                    address = stack.enter_context(own_server(folder)).create_database
+                address = new_databases(engine, folder, stack)
                 places = [Location(engine, address(f"roadmaps_{kind}")) for kind in ("full", "empty")]
                 measure(places[0], places[1], options, report)
             except (NoServer, RunRefused) as error:

@@ -19,7 +19,8 @@ from tests.support import agentos
 from tests.support.postgres import start_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import ExitStack
 
     from tests.support.postgres import Server
     from tests.support.reference_backfill import Engine
@@ -159,6 +160,13 @@ def own_server(cache: Path) -> Iterator[Server]:
             yield server
         finally:
             server.close()
+
+
+def new_databases(engine: str, folder: Path, stack: ExitStack) -> Callable[[str], str]:
+    """Return a function that returns the address of a new database with a name. A server runs until the stack ends."""
+    if engine == "postgresql":
+        return stack.enter_context(own_server(folder)).create_database
+    return lambda name: str(folder / f"{name}.db")
 
 
 class PostgresStores(Stores):

@@ -1,4 +1,4 @@
-"""What keeps runs from writing: locked targets and the freeze."""
+"""The locks of targets and the freeze, which keep runs from writing."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class Run(Progress):
 
     in_background = models.BooleanField(default=False)
     request = models.CharField(max_length=10, choices=Request, default=Request.NONE, blank=True)
-    # How many shards it has, or will have once it has started. One: the run has no shards and moves its own cursor.
+    # The number of shards that the run has, or will have after its start. With 1, it has none and moves its own cursor.
     shard_count = models.PositiveSmallIntegerField(_("shards"), default=1)
 
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)

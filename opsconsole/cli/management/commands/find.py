@@ -14,12 +14,10 @@ from opsconsole.cli.flags import add_json_flag
 from opsconsole.cli.output import Output
 from opsconsole.cli.times import format_local
 from opsconsole.engine import incidents, written_rows
-from opsconsole.engine.find import Found, Hit, TableHit, find
-from opsconsole.engine.find_tables import MAX_COUNT
+from opsconsole.engine.find import Found, Hit, TableHit, count_text, find
 from opsconsole.engine.labels import operation_title
 from opsconsole.engine.models import Run
-from opsconsole.formatting import format_number
-from opsconsole.stores.rows import Key, plain_key
+from opsconsole.stores.rows import plain_key
 from opsconsole.stores.store import Store
 
 
@@ -41,7 +39,7 @@ class Command(ConsoleCommand):
             output.json(
                 {
                     "identifier": found.text,
-                    "rows": [*map(_as_json, found.hits), *map(_table_as_json, found.table_hits)],
+                    "rows": [_as_json(hit) for hit in found.all_hits],
                     "runs": [run.pk for run in found.runs],
                     "incidents": [incident.pk for incident in found.incidents],
                     "deleted_by": [row.run.pk for row in found.deletions],
@@ -56,18 +54,9 @@ class Command(ConsoleCommand):
         rows = [(_("incident"), str(one.pk), incidents.title_of(one)) for one in about]
         rows += [(_("run"), str(run.pk), run.operation) for run in found.runs]
         rows += [(_("deleted by run"), str(row.run.pk), _run(row.run)) for row in found.deletions]
-        for hit in found.hits:
+        for hit in found.all_hits:
             rows.append(_row(hit))
             rows += [(_("written by run"), str(run.pk), _run(run)) for run in _writers(hit)]
-        for one in found.table_hits:
-            by_column = _("rows by %(column)s") % {"column": one.column}
-            rows.append(
-                (
-                    f"{one.store}: {one.table}",
-                    *((str(one.key), "") if one.key is not None else (_count(one.rows), by_column)),
-                )
-            )
-            rows += [(_("written by run"), str(run.pk), _run(run)) for run in _table_writers(one)]
         output.table(rows)
         if not rows:
             text = (
@@ -88,55 +77,32 @@ def _exit(found: Found) -> None:
         sys.exit(EXIT_REFUSED)
 
 
-def _count(rows: int) -> str:
-    return f"{format_number(rows)}+" if rows >= MAX_COUNT else format_number(rows)
-
-
-def _row(hit: Hit) -> tuple[str, str, str]:
-    table = f"{hit.store}: {hit.model._meta.db_table}"
+def _row(hit: Hit | TableHit) -> tuple[str, str, str]:
+    table = f"{hit.store}: {hit.table}"
     if hit.key is None:
-        return table, _count(hit.rows), _("rows by %(column)s") % {"column": hit.column}
+        return table, count_text(hit.rows), _("rows by %(column)s") % {"column": hit.column}
     return table, str(hit.key), incidents.title_of(hit.incident) if hit.incident else ""
 
 
-def _writers(hit: Hit) -> list[Run]:
+def _writers(hit: Hit | TableHit) -> list[Run]:
     """Return the runs that wrote the row, newest first."""
-    return _runs(hit.store, hit.model._meta.db_table, None if hit.key is None else plain_key(hit.key))
-
-
-def _table_writers(hit: TableHit) -> list[Run]:
-    return _runs(hit.store, hit.table, hit.key)
-
-
-def _runs(store: str, table: str, key: Key | None) -> list[Run]:
-    if key is None:
+    if hit.key is None:
         return []
-    return [row.run for row in written_rows.of_row(Store.called(store).identity(), table, key).rows]
+    identity = Store.called(hit.store).identity()
+    return [row.run for row in written_rows.of_row(identity, hit.table, plain_key(hit.key)).rows]
 
 
 def _run(run: Run) -> str:
     return f"{operation_title(run.operation)} · {format_local(run.created_at)} · {run.started_by}"
 
 
-def _as_json(hit: Hit) -> dict[str, Any]:
-    return {
-        "store": hit.store,
-        "table": hit.model._meta.db_table,
-        "column": hit.column,
-        "key": hit.key,
-        "count": hit.rows,
-        "incident": hit.incident.pk if hit.incident else None,
-        "written_by": [run.pk for run in _writers(hit)],
-    }
-
-
-def _table_as_json(hit: TableHit) -> dict[str, Any]:
+def _as_json(hit: Hit | TableHit) -> dict[str, Any]:
     return {
         "store": hit.store,
         "table": hit.table,
         "column": hit.column,
         "key": hit.key,
         "count": hit.rows,
-        "incident": None,
-        "written_by": [run.pk for run in _table_writers(hit)],
+        "incident": hit.incident.pk if hit.incident else None,
+        "written_by": [run.pk for run in _writers(hit)],
     }

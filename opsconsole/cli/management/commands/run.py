@@ -25,7 +25,7 @@ class Command(ConsoleCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         names = parser.add_subparsers(dest="operation", metavar="NAME", required=True)
-        # Flags for all operations take longer than many commands.
+        # To build the flags of all operations takes longer than many commands.
         wanted = {name: registry.operation(name) for name in self.asked} or registry.operations()
         for name, cls in wanted.items():
             example = f"run {name}{_required(cls)}"
