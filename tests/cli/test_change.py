@@ -68,9 +68,8 @@ def test_yes_does_not_confirm_a_statement_for_all_rows(shell: Shell, place: Plac
     assert shell.json(*command, "--confirm", "operations.change_rows")["changed"] == 3
 
 
+@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
 def test_a_missing_table_of_another_schema_is_named(shell: Shell, place: Place) -> None:
-    if place.sqlite:
-        pytest.skip("SQLite has no schemas")
     shop.do(place, "CREATE SCHEMA sales")
     shop.do(place, "CREATE TABLE sales.leads (id INTEGER PRIMARY KEY)")
     try:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from opsconsole.engine import lifecycle, planner
+from opsconsole.engine.batch_writer import BatchWriter
 from opsconsole.engine.models import Status
 from opsconsole.engine.operations import delete_rows
 from opsconsole.engine.planner import PlanRefused
@@ -50,10 +51,18 @@ def test_an_attached_store_is_refused(make_attached: Any) -> None:
         operation_called(NAME, store, store="agentos", table="tasks")
 
 
+@pytest.mark.parametrize("reread", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 500])
 @pytest.mark.parametrize("action", ["", "ON DELETE CASCADE"])
-def test_chosen_rows_that_refer_to_each_other(managed: Any, size: int, action: str) -> None:
-    """They may be in different batches. The first batch deletes all of them, unless another row refers to one."""
+def test_chosen_rows_that_refer_to_each_other(
+    managed: Any, size: int, action: str, reread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be in different batches. The first batch deletes all of them, unless another row refers to one.
+
+    `reread`: other clients write all the time, so every batch is read again before it is written.
+    """
+    if reread:
+        monkeypatch.setattr(BatchWriter, "mark", lambda writer: 0)
     managed.execute(f"ALTER TABLE tasks ADD COLUMN parent TEXT REFERENCES tasks (task_id) {action}")
     for number in range(6):
         managed.execute("INSERT INTO tasks (task_id, title) VALUES (?, 'x')", f"t{number}")

@@ -10,7 +10,6 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.engine import keyset
 from opsconsole.engine.operation import Operation, Risk
 from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
 from opsconsole.engine.planner import PlanRefused
@@ -73,7 +72,8 @@ class DeleteRows(Operation):
 
     def fetch(self, rows: QuerySet[Any], *, after: Key | None, bound: Key, limit: int) -> list[Any]:
         found = super().fetch(rows, after=after, bound=bound, limit=limit)
-        chosen = keyset.up_to(rows, bound).order_by("pk").values_list("pk", flat=True)
+        # All of them: a batch that is read again has a lower bound, but its rows fall with those of later batches.
+        chosen = rows.order_by("pk").values_list("pk", flat=True)
         return self._doomed([row.pk for row in found], map(stored_rows.plain_key, chosen)) if found else []
 
     def statistics(self, restrict: Any) -> dict[str, Any]:
