@@ -8,7 +8,6 @@ float) and those in which the time is a number.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -38,8 +37,10 @@ def read_times(payload: str | bytes | None) -> Any:
     if payload is None:
         return _EMPTY
     if type(payload) is str:
-        with suppress(ValueError, RecursionError):
+        try:  # the hot path: `suppress` costs a tenth of the decoding
             return _decode_times(payload)
+        except (ValueError, RecursionError):  # read below
+            pass
     if not payload or payload.isspace():
         return _EMPTY
     try:

@@ -13,12 +13,12 @@ from opsconsole.engine.batch_writer import BatchWriter, ReadBatch
 from opsconsole.engine.before_images import encode_before_image
 from opsconsole.engine.models import Run, Shard
 from opsconsole.engine.operation import Operation
-from opsconsole.engine.planner import Outcomes, Sampler, outcomes_of, read_batch
-from opsconsole.engine.recovery import FailingRows, concerns_rows
+from opsconsole.engine.planner import Outcomes, Sampler, measure, outcomes_of, read_batch
+from opsconsole.engine.recovery import READ_AHEAD, FailingRows, concerns_rows
+from opsconsole.engine.selection import Selection
 from opsconsole.engine.threads import StoreThread
 from opsconsole.stores.rows import Key, Write
 
-READ_AHEAD = 2  # batches that are read and processed while one is written
 BATCH_CHARACTERS = 16_000_000  # of the texts of a batch: several are in memory
 MEASURED_ROWS = 50  # of a batch, to estimate its length
 
@@ -59,6 +59,11 @@ class BatchReader:
         for batch in self._ahead:
             batch.exception()
         self._ahead.clear()
+
+    def measure(self, selection: Selection) -> Future[dict[str, Any]]:
+        """Begin to count the scope, and return its figures later."""
+        bound: Key = self._part.bound  # type: ignore[assignment]
+        return self._thread.submit(measure, self._operation, selection, bound)
 
     def cancel(self) -> None:
         """Make the store end the statement that it executes for this reader."""

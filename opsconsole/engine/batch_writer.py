@@ -25,7 +25,6 @@ from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.rows import Key, RowKey, RowsChanged, Write
 
 PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.002, 0.1
-PAUSE_SHARE_ALONE = 0.25  # of the time of a batch, while no other client writes
 ALONE_AFTER_SECONDS = 60.0  # since the last commit of another client
 MARK_SECONDS = 0.25  # maximum age of a mark of PostgreSQL
 CHECKPOINT_ROWS_ALONE = 2_000  # written rows after which the log is copied to the file
@@ -178,7 +177,7 @@ class BatchWriter:
         with self._timed(), self.transaction():
             deletes = [write for write in writes if write.kind == "delete"]
             # PostgreSQL's writes skip rows that are younger than `since`: only other batches are locked and read again.
-            since = read.since if self._has_versions and not self._failing.retries else None
+            since = read.since if self._has_versions and not self._failing.isolating else None
             for write in reversed(writes if since is None else deletes):
                 stored_rows.lock(store, write)
             if store.vendor == "sqlite":
@@ -221,8 +220,8 @@ class BatchWriter:
         if self._run.fast:
             return
         pause = PAUSE_SECONDS
-        if self._store.vendor == "sqlite":
-            pause = max(pause, self._held * (PAUSE_SHARE_ALONE if self._is_alone else 1))
+        if self._store.vendor == "sqlite" and not self._is_alone:
+            pause = max(pause, self._held)
         time.sleep(max(0.0, self._released + min(pause, MAX_PAUSE_SECONDS) - time.monotonic()))
 
     @contextmanager

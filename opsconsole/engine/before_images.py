@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -23,10 +24,7 @@ def encode_before_image(
     JSON, compressed; bytes in it become `{"$b": hex}`, texts that are not UTF-8 `{"$t": hex}`, and infinite numbers
     `{"$f": "inf"}`. Raises TypeError for values that cannot be stored exactly.
     """
-    plain = [
-        (write.table, write.columns, [(key, _finite(old), _finite(new)) for key, old, new in write.rows])
-        for write in writes
-    ]
+    plain = [(write.table, write.columns, _finite_rows(write)) for write in writes]
     image = orjson.dumps({"writes": plain, "unchanged": unchanged, "reasons": reasons}, default=_encode)
     return zlib.compress(image, 1)
 
@@ -45,6 +43,14 @@ def writes_of(image: bytes | memoryview) -> list[Write]:
         Write(table, tuple(columns), [(k, o and tuple(o), n and tuple(n)) for k, o, n in rows])
         for table, columns, rows in decode_before_image(image)["writes"]
     ]
+
+
+def _finite_rows(write: Write) -> Sequence[Any]:
+    """Return the rows of a write, without infinite numbers."""
+    values = chain.from_iterable(given for row in write.rows for given in row[1:] if given is not None)
+    if float not in set(map(type, values)):
+        return write.rows
+    return [(key, _finite(old), _finite(new)) for key, old, new in write.rows]
 
 
 def _finite(values: Sequence[Any] | None) -> Sequence[Any] | None:

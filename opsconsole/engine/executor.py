@@ -36,7 +36,6 @@ from opsconsole.engine.planner import (
     OUTCOMES,
     Outcomes,
     digest_of,
-    measure,
     merge,
     outcomes_of,
     pins_rows,
@@ -59,7 +58,7 @@ from opsconsole.engine.throttle import throttle_reason
 from opsconsole.engine.workers import interrupt
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import why_it_waits
-from opsconsole.stores.rows import Write
+from opsconsole.stores.rows import Key, Write
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +75,7 @@ class _Pending(NamedTuple):
     """A batch that is being written."""
 
     batch: Batch
-    rows: list[Any]
-    found: Outcomes
+    read: ReadBatch
     writes: list[Write]
     done: Future[None]
     started: float
@@ -109,11 +107,13 @@ class Executor:
         self._writer = BatchWriter(self._lease, self.operation, self.queryset, self._failing)
         self._pending: _Pending | None = None  # being written to the store
         self._reader = BatchReader(part, self.operation, self.queryset, self._pinned, self._failing, self._writer)
-        self._unmarked: Batch | None = None  # committed in the store, not yet marked as committed in `default`
+        self._prepared: Batch | None = None  # its before-image is saved, the batch before it is being written
+        self._unmarked: list[Batch] = []  # committed in the store, not yet marked as committed in `default`
         self._started = time.monotonic()
         self._elapsed_before = part.elapsed_seconds
         # SQLite: the mark before the first batch, if this worker executes all batches.
         self._mark_at_start: int | None = None
+        self._has_found_none = False  # in the scope
         self._throttle_checked = 0.0
         self._hand_over: HandOver | None = None
 
@@ -219,13 +219,14 @@ class Executor:
         logger.error("A run failed", exc_info=error)
         with suppress(Exception):  # a batch that was being written counts; its own error is not the cause
             self._await_write()
+            self._discard()
         self.part.error = first_line(error)
         self._recheck()
         self._end(Status.FAILED)
 
     def _step(self) -> bool:
-        """Read and process batches while the previous one is written, then write the next. Return False at the end."""
-        if self.part.bound is None:
+        """Prepare a batch while the previous one is written, then start to write it. Return False at the end."""
+        if self.part.bound is None or self._is_empty():
             return False
         act = partial(self._run_rule, self.operation) if isinstance(self.operation, Check) else self.operation.perform
         if act is not None:
@@ -235,14 +236,31 @@ class Executor:
         if alone and not self._await_write():
             return True
         after = self.part.cursor if self._pending is None else self._pending.cursor
-        next_batch = self._reader.next(after, self.size, ahead=not alone)
+        read = self._reader.next(after, self.size, ahead=not alone)
+        batch = None
+        if read.rows and not isinstance(read.image, Exception):
+            batch = self._prepared = self._prepare(*read.image, read.found, read.rows[-1].pk)
         if not self._await_write() or self.part.error:
+            self._discard()
             return True  # the previous batch is repeated first, or the run ends
-        if not next_batch.rows:
+        self._prepared = None
+        if isinstance(read.image, Exception):
+            self._isolate(read.rows, read.image, [])
+            return True
+        if batch is None:
             return False
-        self._write(next_batch)
+        writes, _encoded = read.image
+        self._pending = _Pending(batch, read, writes, self._writer.start(writes, read), time.monotonic())
         self._writer.checkpoint()
         return True
+
+    def _is_empty(self) -> bool:
+        """Return whether the plan found no row and the scope has none now. Then it is counted only once."""
+        if self.run.total or self.part.cursor is not None:
+            return False
+        self.run.after = self._reader.measure(self.selection).result()
+        self._has_found_none = not self.run.after["in_scope"]
+        return self._has_found_none
 
     def _process_pinned(self, row: Any) -> Outcome:
         """Return the outcome of a pinned row if it is still as the plan showed it."""
@@ -259,9 +277,10 @@ class Executor:
         started = time.monotonic()
         with self._lease.renewed():
             found = outcomes_of(self.operation, rows, change=act, is_fatal=_concerns_the_run)
-        batch = self._prepare([], found, rows[-1].pk, encode_before_image([], found.unchanged, found.reasons))
+        image = encode_before_image([], found.unchanged, found.reasons)
+        batch = self._prepare([], image, found, rows[-1].pk)
         batch.seconds = time.monotonic() - started
-        self._unmarked = batch
+        self._unmarked.append(batch)
         self._count(batch, found.reasons)
         self._check_budget()
         return True
@@ -270,17 +289,6 @@ class Executor:
         """Run one rule and save its findings as they arrive."""
         findings.scan(self.run, check, rule.name)
         return check.process(rule)
-
-    def _write(self, read: ReadBatch) -> None:
-        """Save the before-image, then start the write. The cursor moves when both are committed."""
-        started, found = time.monotonic(), read.found
-        if isinstance(read.image, Exception):
-            self._isolate(read.rows, read.image, [])
-            return
-        writes, encoded = read.image
-        batch = self._prepare(writes, found, read.rows[-1].pk, encoded)
-        done = self._writer.start(writes, read)
-        self._pending = _Pending(batch, read.rows, found, writes, done, started)
 
     def _await_write(self) -> bool:
         """Wait for the batch that is being written. Return False if it failed and must be repeated."""
@@ -294,12 +302,12 @@ class Executor:
                 pending.batch.delete()  # the store has rolled back, so the before-image is void
             if not concerns_rows(error):
                 raise
-            self._isolate(pending.rows, error, pending.writes)
+            self._isolate(pending.read.rows, error, pending.writes)
             return False
-        self._failing.batch_written(pending.rows)
+        self._failing.batch_written(pending.read.rows)
         pending.batch.seconds = time.monotonic() - pending.started
-        self._unmarked = pending.batch
-        self._count(pending.batch, pending.found.reasons)
+        self._unmarked.append(pending.batch)
+        self._count(pending.batch, pending.read.found.reasons)
         self._check_budget()
         return True
 
@@ -307,12 +315,21 @@ class Executor:
         self._reader.stop()
         self.size = self._failing.isolate(rows, error, writes) or self.size
 
-    def _prepare(self, writes: list[Write], found: Outcomes, cursor: Any, image: bytes) -> Batch:
-        """Save the next before-image and mark the previous batch committed, in one durable transaction."""
+    def _discard(self) -> None:
+        """Delete a prepared batch that is not written."""
+        if self._prepared is not None:
+            self._prepared.delete()
+            self._prepared = None
+
+    def _prepare(self, writes: list[Write], image: bytes, found: Outcomes, cursor: Any) -> Batch:
+        """Save the next before-image and mark the last batches committed, in one durable transaction.
+
+        While a batch is being written, its number is taken and its cursor is not saved yet.
+        """
         run = self.run
         batch = Batch(
             run=run,
-            number=self.part.batches_before + self.part.batches_done + 1,
+            number=self.part.batches_before + self.part.batches_done + (1 if self._pending is None else 2),
             cursor=cursor,
             rows=sum(len(write.rows) for write in writes),
             before_image=image,
@@ -333,34 +350,33 @@ class Executor:
                 )
                 for key, label, error in found.errors
             )
-        self._unmarked = None
+        self._unmarked.clear()
         return batch
 
     def _save(self, **fields: Any) -> None:
-        """Save the cursor and counters, and mark the last batch committed. Raises LostOwnership."""
+        """Save the cursor and counters, and mark the last batches committed. Raises LostOwnership."""
         part = self.part
         part.elapsed_seconds = self._elapsed_before + time.monotonic() - self._started
         progress = {
             name: getattr(part, name)
             for name in ("cursor", *OUTCOMES, "amount", "reasons", "batches_done", "elapsed_seconds")
         }
-        committed = self._unmarked is not None
-        if part.waiting and (committed or "status" in fields):
+        if part.waiting and (self._unmarked or "status" in fields):
             fields = NOT_WAITING | fields
             for name in NOT_WAITING:
                 setattr(part, name, fields[name])
-        if committed:
+        if self._unmarked:
             fields["attempts"] = 0
         self._lease.update(**progress, **fields)
-        if self._unmarked is not None:
-            Batch.objects.filter(pk=self._unmarked.pk).update(committed=True, seconds=self._unmarked.seconds)
+        for batch in self._unmarked:
+            Batch.objects.filter(pk=batch.pk).update(committed=True, seconds=batch.seconds)
 
     def _drop_pending(self) -> bool:
         """Wait for the batch that is being written and ignore its result, which `_recover` reads. Return False."""
         self._reader.stop()
         if self._pending is not None:
             self._pending.done.exception()
-            self._pending = None
+        self._pending = self._prepared = None
         return False
 
     # --- recovery after a crash, a lost connection or a power loss -------------------------------------
@@ -368,7 +384,7 @@ class Executor:
     def _recover(self) -> None:
         """Find out which batches the store has committed, and continue after them."""
         self.part.refresh_from_db()
-        self._unmarked = None
+        self._unmarked.clear()
         self._writer.examine_store()
         is_first = self.store.vendor == "sqlite" and self.operation.writes and not self.part.seen
         self._mark_at_start = self._writer.mark() if is_first else None
@@ -443,7 +459,7 @@ class Executor:
                 hand_over(self.part, 0.0)
             else:
                 self._stop_with(Status.INTERRUPTED)
-        self._unmarked = None
+        self._unmarked.clear()
         return self.run
 
     def _stop_with(self, status: Status) -> None:
@@ -460,9 +476,10 @@ class Executor:
             run.skipped += gone
         if isinstance(self.operation, Check):
             run.after, problems = findings.figures(run), []
+        elif self._has_found_none:
+            problems = self.operation.verify(run.after, 0)
         elif run.bound is not None:
-            run.after = measure(self.operation, self.selection, run.bound)
-            problems = self.operation.verify(run.after, self._explained(gone))
+            problems = self._verify(run.invalid + run.failed + run.skipped - max(gone, 0))
         else:
             run.after, problems = run.before, []
         run.error = " ".join(problems)
@@ -479,24 +496,34 @@ class Executor:
             logger.error("Could not update the incidents of run %s", self.run.pk, exc_info=error)
             record(self.run, "recheck_failed", worker_actor(self.run), error=first_line(error))
 
-    def _explained(self, gone: int) -> int:
+    def _verify(self, left: int) -> list[str]:
+        """Count the rows in scope, and compare them with the `left` rows that the run has not changed.
+
+        No row is read if the numbers are equal and no other client has written since the run began.
+        """
+        run, undisturbed = self.run, self._is_undisturbed()
+        counting = self._reader.measure(self.selection)  # at the same time
+        explained = left if undisturbed else self._explained(left)
+        run.after = counting.result()
+        if undisturbed and run.after["in_scope"] != left:
+            explained = self._explained(left)
+        return self.operation.verify(run.after, explained)
+
+    def _explained(self, left: int) -> int:
         """Count the rows in scope that the run was right not to change. They are read and processed once more.
 
         A row that would change now is explained only if the run lists it as failed. A row that the plan has not pinned
-        is explained, because it is new. No row is read if as many are in scope as the run has not changed, and no other
-        client has written since the run began.
+        is explained, because it is new.
         """
         run = self.run
         counted = self.operation.perform is not None or not self.operation.selectable
-        left = run.invalid + run.failed + run.skipped - max(gone, 0)
-        if run.bound is None or (left == run.after["in_scope"] and self._is_undisturbed()):
-            return left
         if counted and self._pinned is None:
             return left
         explained = left if counted else 0
         failed = {str(key) for key in run.failed_items.values_list("key", flat=True)}
         rows, after = self.queryset.all(), None
-        while found := read_batch(self.operation, rows, after=after, bound=run.bound, limit=run.batch_size):
+        bound: Key = run.bound  # type: ignore[assignment]
+        while found := read_batch(self.operation, rows, after=after, bound=bound, limit=run.batch_size):
             if counted:
                 explained += sum(row.pk not in (self._pinned or ()) for row in found)
             else:
@@ -526,7 +553,7 @@ class Executor:
             record(run, status.value, worker_actor(run), before=run.before, after=run.after, error=run.error)
             run.status = status
             notify(run)
-        self._unmarked = None
+        self._unmarked.clear()
         run.status = status
         run.refresh_from_db()
         return run

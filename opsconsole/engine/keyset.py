@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 from django.db import models
@@ -52,9 +54,15 @@ def next_key(rows: QuerySet[Any], after: Key | None, bound: Key) -> Key | None:
     return None if key is None else plain_key(key)
 
 
+@lru_cache
+def _row_factory(names: tuple[str, ...]) -> Callable[[tuple[Any, ...]], Any]:
+    # The hot path: Django's own named tuples take twice as long.
+    return partial(tuple.__new__, namedtuple("Row", names))
+
+
 def load(rows: QuerySet[Any], columns: Sequence[str]) -> list[Any]:
     """Return `rows` as named tuples of `pk` and `columns`."""
-    found = list(rows.values_list("pk", *columns, named=True))
+    found = list(map(_row_factory(("pk", *columns)), rows.values_list("pk", *columns)))
     if found and not isinstance(found[0].pk, int | str):
         return [row._replace(pk=plain_key(row.pk)) for row in found]
     return found

@@ -75,20 +75,22 @@ class Lease:
     def __init__(self, part: Run | Shard) -> None:
         self.part = part
         self.request = Request(part.whole.request)  # as of the last check
+        # The queries of the hot path are built once.
+        owned = {"pk": part.pk, "generation": part.generation, "status": Status.RUNNING}
+        self._owned: QuerySet[Any] = type(part)._default_manager.filter(**owned)
+        names = ("request",) if isinstance(part, Run) else ("run__request", "run__error", "run__status")
+        self._asked = self._owned.values_list(*names)
 
     def update(self, **fields: Any) -> None:
         """Save fields and renew the lease. Raises LostOwnership."""
         fields.setdefault("lease_until", timezone.now() + LEASE)
-        if not self._owned().update(**fields):
+        if not self._owned.update(**fields):
             raise LostOwnership
 
     def check(self) -> None:
         """Read the request of the run. Raises LostOwnership."""
-        if isinstance(self.part, Run):
-            request = self._owned().values_list("request", flat=True).first()
-        else:
-            found = self._owned().values_list("run__request", "run__error", "run__status").first()
-            request = _request_to_shard(*found) if found else None
+        found = next(iter(self._asked.all()), (None,))
+        request = _request_to_shard(*found) if len(found) > 1 else found[0]
         if request is None:
             raise LostOwnership
         self.request = Request(request)
@@ -121,8 +123,3 @@ class Lease:
             thread.join()
         if lost.is_set():
             raise LostOwnership
-
-    def _owned(self) -> QuerySet[Any]:
-        """Return the query for the run or shard while this process owns it."""
-        owned = {"pk": self.part.pk, "generation": self.part.generation, "status": Status.RUNNING}
-        return type(self.part)._default_manager.filter(**owned)

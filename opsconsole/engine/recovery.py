@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +15,11 @@ from opsconsole.engine.outcomes import Changes, Outcome, Skip
 from opsconsole.engine.planner import OUTCOMES, Unreadable, merge, with_tables
 from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.errors import ErrorKind, classify
-from opsconsole.stores.rows import Key, RowsChanged, Write
+from opsconsole.stores.rows import Key, RowsChanged, Values, Write
 
+READ_AHEAD = 2  # batches that are read and processed while the next one is prepared
 MAX_CONFLICTS = 5  # a row that other clients change more often is skipped
+_Written = tuple[str, tuple[str, ...], Key, Values | None]  # table, columns, key and new values of a row
 
 
 @contextmanager
@@ -43,12 +45,13 @@ def durable_transaction() -> Iterator[None]:
 def first_lost_batch(part: Progress, operation: Operation) -> int | None:
     """Return the number of the first batch that the store has not committed, or None.
 
-    A crash leaves at most one batch in doubt. A power loss may have removed the last commits of a SQLite store, so
-    batches are compared from the newest until a committed one is found.
+    A crash leaves two batches in doubt: one that was being written, and the prepared one behind it. A power loss may
+    have removed the last commits of a SQLite store. So batches are compared from the newest until a committed one is
+    found.
     """
     lost = None
     for batch in part.own_batches.order_by("-number").iterator(chunk_size=1):
-        committed = is_committed(batch, operation)
+        committed = is_committed(batch, operation, _written_meanwhile(part, batch))
         if committed is False:
             lost = batch.number
         elif committed:
@@ -56,8 +59,22 @@ def first_lost_batch(part: Progress, operation: Operation) -> int | None:
     return lost
 
 
-def is_committed(batch: Batch, operation: Operation) -> bool | None:
-    """Return whether the store has committed this batch, None if the batch wrote nothing."""
+def _written_meanwhile(part: Progress, batch: Batch) -> set[_Written]:
+    """Return what earlier batches wrote after this one was read."""
+    earlier = part.own_batches.filter(number__lt=batch.number, number__gte=batch.number - READ_AHEAD - 1)
+    return {
+        (write.table, write.columns, key, new)
+        for before in earlier
+        for write in before.writes
+        for key, _old, new in write.rows
+    }
+
+
+def is_committed(batch: Batch, operation: Operation, meanwhile: Collection[_Written] = ()) -> bool | None:
+    """Return whether the store has committed this batch, None if the batch wrote nothing.
+
+    A row proves nothing if an earlier batch wrote the same values `meanwhile`.
+    """
     store = operation.store
     wrote = False if batch.rows and not (batch.committed or operation.undoable) else None
     for write in batch.writes:
@@ -65,6 +82,8 @@ def is_committed(batch: Batch, operation: Operation) -> bool | None:
         current = stored_rows.read(store, write.table, write.columns, [row[0] for row in write.rows])
         for key, old, new in write.rows:
             now = current.get(key)
+            if (write.table, write.columns, key, new) in meanwhile:
+                continue
             if now == store.normalize(new) and old != new:
                 return True
             if now == store.normalize(old):
@@ -126,8 +145,8 @@ class FailingRows:
 
     @property
     def isolating(self) -> bool:
-        """Return whether a failing row is being isolated: batches do not grow."""
-        return self._isolating > 0
+        """Return whether a batch is repeated or a failing row is isolated. Batches do not grow, and rows are locked."""
+        return self._isolating > 0 or self.retries > 0
 
     @property
     def process(self) -> Callable[[Any], Outcome]:

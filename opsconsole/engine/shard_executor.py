@@ -69,7 +69,7 @@ class ShardExecutor(Executor):
             with transaction.atomic():
                 self._save(worker={})
                 hand_over(self.part, 0.0)
-            self._unmarked = None
+            self._unmarked.clear()
             return self.run
         return self._end(Status.INTERRUPTED)
 
@@ -86,7 +86,7 @@ class ShardExecutor(Executor):
                 Run.objects.filter(pk=self.part.run_id, error="").update(error=self.part.error)
             if shards.have_stopped(self.run) and self._hand_over is not None:
                 self._hand_over(Run.objects.get(pk=self.run.pk), 0.0)
-        self._unmarked = None
+        self._unmarked.clear()
         self.part.status = status
         return self.run
 

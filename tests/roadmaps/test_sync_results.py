@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from copy import deepcopy
 from datetime import timedelta
+from threading import Event
 from typing import Any, ClassVar
 
 import pytest
@@ -13,7 +14,8 @@ from django.conf import settings as django_settings
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from opsconsole.engine import batch_reader, lifecycle, planner
+from opsconsole.engine import lifecycle, planner, workers
+from opsconsole.engine.batch_writer import BatchWriter
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Run, Status
 from opsconsole.engine.operation import Operation
@@ -24,16 +26,19 @@ from roadmaps.operations.sync_results import WRITTEN
 from tests.support import roadmaps
 from tests.support.contract import (
     TESTER,
+    Crash,
     EngineContract,
+    after_batches,
+    die,
     execute_run,
     left_by,
-    once,
     operation_called,
     plan_whole,
     start,
     undo,
     work,
 )
+from tests.support.fault_injection import interposed
 from tests.support.plain_client import Row, Tables, dump, execute
 from tests.support.roadmaps import AS_OF, ENGINES, INCIDENT, INCIDENT_ROADMAP, LONG_AGO, NOW, Maker, concept
 
@@ -193,11 +198,41 @@ def test_two_tasks_of_one_roadmap(make_roadmaps: Any, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_undo_of_batches_that_wrote_the_same_row(
+def test_a_crash_between_batches_that_write_the_same_row(
     make_roadmaps: Any, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The second batch was read before the first was written, so both hold the same new framework."""
+    maker = Maker()
+    maker.roadmap("r", [concept("a")])
+    maker.content("r", "a")
+    for name in ("t0", "t1"):
+        maker.task(name, "r")
+    store = make_roadmaps(engine, maker.rows)
+    if engine == "sqlite":
+        store.query("PRAGMA journal_mode=WAL")  # only such a file is read ahead
+    expected = roadmaps.synced(dump(store), engine)
+    run = start(operation_called(NAME, store))
+
+    prepared = Event()
+
+    def crash() -> None:
+        prepared.set()
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchWriter, "_pause", lambda writer: prepared.wait(10))
+        patch.setattr(*interposed("after the image", 2, crash))
+        with pytest.raises(Crash):
+            work(run)
+    assert [len(batch.writes) for batch in run.batches.order_by("number")] == [2, 2]
+    resumed = work(die(run))
+    assert (resumed.status, resumed.changed) == (Status.SUCCEEDED, 2)
+    assert dump(store) == expected
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_undo_of_batches_that_wrote_the_same_row(make_roadmaps: Any, engine: str) -> None:
     """A quiz is generated between two tasks of one roadmap, so both write its framework."""
-    monkeypatch.setattr(batch_reader, "READ_AHEAD", 0)  # the second task is read after the quiz is generated
     maker = Maker()
     maker.roadmap("r", [concept("a"), concept("b")])
     maker.content("r", "a")
@@ -210,7 +245,10 @@ def test_undo_of_batches_that_wrote_the_same_row(
         f"INSERT INTO quiz_metadata (quiz_id, concept_id, {columns})"
         f" SELECT 'late', 'b', {columns} FROM quiz_metadata WHERE concept_id = 'a'"
     )
-    run = work(start(operation_called(NAME, store)), on_progress=once(lambda: execute(store, finish)))
+    until, on_progress = after_batches(1)
+    run = work(start(operation_called(NAME, store)), until=until, on_progress=on_progress)
+    execute(store, finish)
+    run = work(workers.claim(run))
     assert [len(batch.writes) for batch in run.batches.order_by("number")] == [2, 2]
     assert undo(run, batch_size=1).changed == 4
     after = dump(store)

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, ClassVar
 
 import pytest
@@ -520,13 +520,16 @@ class EngineContract(Contract):
     ) -> None:
         """Its lease expires between the before-image and the write, and another worker claims the run."""
         taken: list[Any] = []
+        write, batches = BatchWriter._apply, count(1)
 
-        def take_over() -> None:
-            Run.objects.update(lease_until=timezone.now() - LEASE)
-            taken.extend((workers.claim(Run.objects.get()), dump(store)))
+        def take_over(writer: BatchWriter, *batch: Any) -> None:
+            if next(batches) == 3:
+                Run.objects.update(lease_until=timezone.now() - LEASE)
+                taken.extend((workers.claim(Run.objects.get()), dump(store)))
+            write(writer, *batch)
 
         run = self.start(store, batch_size=7)
-        monkeypatch.setattr(*interposed("after the image", 3, take_over))
+        monkeypatch.setattr(BatchWriter, "_apply", take_over)
         with pytest.raises(LostOwnership):
             work(run)
         monkeypatch.undo()

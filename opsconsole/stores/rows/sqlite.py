@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 from django.db import IntegrityError
@@ -94,11 +95,11 @@ class SQLiteRows:
 
     def column_may_alter(self, change: Write) -> bool:
         table = self.store.tables[change.table]
-        for place, name in enumerate(change.columns):
-            found = {type(new[place]) for _key, _old, new in change.rows if new is not None}
-            if not found <= _EXACT[affinity(table[name].type)]:
-                return True
-        return False
+        rows = [new for _key, _old, new in change.rows if new is not None]
+        return any(
+            not _EXACT[affinity(table[name].type)].issuperset(map(type, map(itemgetter(place), rows)))
+            for place, name in enumerate(change.columns)
+        )
 
     def mark(self) -> int:
         return int(self.store.query("PRAGMA data_version")[0][0])
@@ -125,11 +126,10 @@ class SQLiteRows:
         )
 
     def update(self, change: Write) -> int:
-        rows = [(*new, *parts, *old) for parts, old, new in self._with_key_parts(change)]
         assigned = ", ".join(f"{quote(name)} = v.column{place}" for place, name in enumerate(change.columns, 1))
         start = f"UPDATE OR ABORT {quote(change.table)} AS t SET {assigned} FROM "
         end = f" AS v WHERE {self._joined(change, 1 + len(change.columns))}"
-        return self._together(change, rows, self.update_sql(change), start, end)
+        return self._together(change, self.update_sql(change), start, end)
 
     def insert_sql(self, change: Write) -> str:
         columns = ", ".join(quote(column) for column in change.columns)
@@ -156,21 +156,22 @@ class SQLiteRows:
         return " AND ".join(f"{quote(name)} = %s" for name in self.store.key_columns(table))
 
     def delete(self, change: Write) -> int:
-        rows = [(*parts, *old) for parts, old, _ in self._with_key_parts(change)]
         table, single = self.store.tables[change.table], self.delete_sql(change)
         if not table.rowid:
-            return self._each(single, rows)
+            return self._each(single, _by_rows(self._flat(change), len(change.rows)))
         name = quote(table.rowid)
         start = f"DELETE FROM {table.sql} WHERE {name} IN (SELECT t.{name} FROM "
         end = f" AS v CROSS JOIN {table.sql} AS t WHERE {self._joined(change, 1)})"
-        return self._together(change, rows, single, start, end)
+        return self._together(change, single, start, end)
 
-    def _with_key_parts(self, change: Write) -> Iterator[tuple[Sequence[Key], Values, Values]]:
-        """Return the values of the key, the old and the new values of each row."""
+    def _flat(self, change: Write) -> list[Any]:
+        """Return the values of all rows in one list: of each row the new values, the key and the old values."""
         count = len(self.store.key_columns(change.table))
-        keys = [row[0] for row in change.rows]
-        parts = zip(keys) if count == 1 else (key_values(key, count) for key in keys)
-        return ((part, row[1] or (), row[2] or ()) for part, row in zip(parts, change.rows, strict=True))
+        if count == 1:  # the hot path
+            return [value for key, old, new in change.rows for value in (*(new or ()), key, *(old or ()))]
+        return [
+            value for key, old, new in change.rows for value in (*(new or ()), *key_values(key, count), *(old or ()))
+        ]
 
     def _joined(self, change: Write, place: int) -> str:
         """Return the condition that a row of `t` has the key and the old values in `v`, whose key begins at `place`.
@@ -186,33 +187,40 @@ class SQLiteRows:
         ]
         return " AND ".join([*is_key, *same])
 
-    def _together(self, change: Write, rows: list[Values], single: str, start: str, end: str) -> int:
-        """Write `rows` by statements of many rows, `start (VALUES …) end`. The driver lets other threads run meanwhile.
+    def _together(self, change: Write, single: str, start: str, end: str) -> int:
+        """Write rows by statements of many rows, `start (VALUES …) end`. The driver lets other threads run meanwhile.
 
         They are written by `single`, one by one, if the write of one can change another one, or if they are long:
         VALUES would be copied to a temporary table.
         """
-        values = list(chain.from_iterable(rows))
+        values, rows = self._flat(change), len(change.rows)
         texts = [value for value in values if type(value) is str]
         if (
-            sum(map(len, texts)) > DOCUMENT_CHARACTERS * len(rows)
+            sum(map(len, texts)) > DOCUMENT_CHARACTERS * rows
             or not {str, int, float, bytes, _NONE}.issuperset(map(type, values))
             or self.store.triggers(change.table, change.kind.upper())
             or is_own_parent(self.store, change.table)
         ):
-            return self._each(single, rows)
-        wide, met = len(rows[0]), 0
+            return self._each(single, _by_rows(values, rows))
+        wide, met = len(values) // rows, 0
         most = max(1, min(PORTION_ROWS, PARAMETERS // wide))
-        for part in (rows[first : first + most] for first in range(0, len(rows), most)):
+        for first in range(0, rows, most):
+            part = values[first * wide : (first + most) * wide]
+            written = len(part) // wide
             # The driver keeps compiled statements. A row without a key, which meets no row, rounds their number up.
-            count = min(most, -(-len(part) // ROUNDED_ROWS) * ROUNDED_ROWS)
-            given = list(chain.from_iterable(part)) + [None] * (wide * (count - len(part)))
+            count = min(most, -(-written // ROUNDED_ROWS) * ROUNDED_ROWS)
             marks = ", ".join([f"({', '.join('?' * wide)})"] * count)
             try:
-                met += self.store.execute(f"{start}(VALUES {marks}){end}", given)
+                met += self.store.execute(f"{start}(VALUES {marks}){end}", part + [None] * (wide * (count - written)))
             except IntegrityError:  # a unique column may accept the rows in their order
-                met += self._each(single, part)
+                met += self._each(single, _by_rows(part, written))
         return met
+
+
+def _by_rows(values: list[Any], rows: int) -> list[Values]:
+    """Return values in one list as a tuple for each row."""
+    wide = len(values) // rows
+    return [tuple(values[first : first + wide]) for first in range(0, len(values), wide)]
 
 
 def _fit_json(keys: Sequence[Key]) -> bool:
