@@ -67,7 +67,8 @@ class BatchWriter:
         # Each shard has a lock, so that shards do not wait for each other.
         self._lock_number = number_of(f"{name}:{self._part}" if isinstance(self._part, Shard) else name)
         self._others_wrote = float("-inf")  # when a commit of another client was noticed
-        self._has_versions = self._has_log = False
+        self.has_versions = False  # the versions of the rows on PostgreSQL can be read
+        self._has_log = False
         self._log_limit = LOG_PAGES
         self._rows_in_log = 0  # rows written since the last checkpoint
         self._search_path = ""  # of the platform, for the store's triggers
@@ -113,7 +114,7 @@ class BatchWriter:
         if self._store.vendor == "postgresql":
             from opsconsole.stores.connection import platform_search_path  # imports psycopg
 
-            self._has_versions = stored_rows.has_versions(self._store, self._operation.writes)
+            self.has_versions = stored_rows.has_versions(self._store, self._operation.writes)
             self._search_path = platform_search_path(self._store) if fired else ""
         else:
             # A trigger may change rows that are read ahead. SQLite counts the commits of other connections only.
@@ -152,7 +153,7 @@ class BatchWriter:
 
         It does not block other clients. SQLite would do it within a COMMIT of this run or of another client.
         """
-        if not self._has_log or self._rows_in_log < (CHECKPOINT_ROWS_ALONE if self._is_alone else 1):
+        if not self._has_log or self._rows_in_log < (CHECKPOINT_ROWS_ALONE if self.is_alone else 1):
             return
         self._rows_in_log = 0
         _busy, pages, _copied = self._store.query("PRAGMA wal_checkpoint(PASSIVE)")[0]
@@ -177,7 +178,7 @@ class BatchWriter:
         with self._timed(), self.transaction():
             deletes = [write for write in writes if write.kind == "delete"]
             # PostgreSQL's writes skip rows that are younger than `since`: only other batches are locked and read again.
-            since = read.since if self._has_versions and not self._failing.isolating else None
+            since = read.since if self.has_versions and not self._failing.isolating else None
             for write in reversed(writes if since is None else deletes):
                 stored_rows.lock(store, write)
             if store.vendor == "sqlite":
@@ -207,21 +208,19 @@ class BatchWriter:
         self._marked = 0.0, mark
 
     @property
-    def _is_alone(self) -> bool:
+    def is_alone(self) -> bool:
         """Return whether no other client has to be considered."""
         return self._run.fast or time.monotonic() - self._others_wrote > ALONE_AFTER_SECONDS
 
     def _pause(self) -> None:
-        """Leave the store to other clients.
+        """Leave the file to other clients.
 
         Other writers of SQLite starve without a pause: their busy handler sleeps while the lock is free. If others
-        write, the pause is as long as the last batch had locked the store, so that one of their attempts succeeds.
+        write, the pause is as long as the last batch had locked the file, so that one of their attempts succeeds.
         """
-        if self._run.fast:
+        if self._run.fast or self._store.vendor != "sqlite":
             return
-        pause = PAUSE_SECONDS
-        if self._store.vendor == "sqlite" and not self._is_alone:
-            pause = max(pause, self._held)
+        pause = PAUSE_SECONDS if self.is_alone else max(PAUSE_SECONDS, self._held)
         time.sleep(max(0.0, self._released + min(pause, MAX_PAUSE_SECONDS) - time.monotonic()))
 
     @contextmanager

@@ -19,7 +19,7 @@ from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from opsconsole.engine import findings, incidents, lifecycle, workers
+from opsconsole.engine import findings, incidents, keyset, lifecycle, workers
 from opsconsole.engine.audit_log import record
 from opsconsole.engine.batch_reader import BatchReader
 from opsconsole.engine.batch_writer import BatchWriter, ReadBatch
@@ -30,7 +30,7 @@ from opsconsole.engine.leases import Lease, LostOwnership, worker_actor
 from opsconsole.engine.lifecycle import NOT_WAITING
 from opsconsole.engine.locks import release
 from opsconsole.engine.models import Batch, FailedItem, PinnedRows, Request, Run, Shard, Status
-from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, NamedItem
+from opsconsole.engine.operation import DEFAULT_BATCH_SIZE, FAST_BATCH_SIZE, NamedItem, depends_on_row_alone
 from opsconsole.engine.outcomes import Changes, Outcome, Skip
 from opsconsole.engine.planner import (
     OUTCOMES,
@@ -56,6 +56,7 @@ from opsconsole.engine.selection import Selection
 from opsconsole.engine.stored_plans import operation_of
 from opsconsole.engine.throttle import throttle_reason
 from opsconsole.engine.workers import interrupt
+from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import why_it_waits
 from opsconsole.stores.rows import Key, Write
@@ -111,7 +112,7 @@ class Executor:
         self._unmarked: list[Batch] = []  # committed in the store, not yet marked as committed in `default`
         self._started = time.monotonic()
         self._elapsed_before = part.elapsed_seconds
-        # SQLite: the mark before the first batch, if this worker executes all batches.
+        # The mark before the first batch, if this worker executes all batches.
         self._mark_at_start: int | None = None
         self._has_found_none = False  # in the scope
         self._throttle_checked = 0.0
@@ -386,7 +387,7 @@ class Executor:
         self.part.refresh_from_db()
         self._unmarked.clear()
         self._writer.examine_store()
-        is_first = self.store.vendor == "sqlite" and self.operation.writes and not self.part.seen
+        is_first = self.operation.writes and not self.part.seen
         self._mark_at_start = self._writer.mark() if is_first else None
         with self._writer.transaction():
             first_lost = first_lost_batch(self.part, self.operation)
@@ -397,12 +398,19 @@ class Executor:
     # --- throttling ---------------------------------------------------------------------------------------------
 
     def _adapt(self, seconds: float) -> None:
-        """Halve the batch size if a batch takes five times its target; double it if batches are fast."""
-        target = TARGET_SECONDS * max(1.0, self.run.batch_size / DEFAULT_BATCH_SIZE)
+        """Halve the batch size if a batch takes five times its target; double it if batches are fast.
+
+        The default size is only the beginning: batches grow further unless another client writes to the SQLite file.
+        """
+        most = self.run.batch_size
+        if most == DEFAULT_BATCH_SIZE and self._writer.is_alone:
+            most = FAST_BATCH_SIZE
+        target = TARGET_SECONDS * max(1.0, self.size / DEFAULT_BATCH_SIZE)
         if seconds > 5 * target:
             self.size = max(1, self.size // 2)
         elif seconds < target and not self._failing.isolating:
-            self.size = min(self.run.batch_size, self.size * 2)
+            self.size *= 2
+        self.size = min(self.size, most)
 
     def _throttle_reason(self) -> tuple[str, str] | None:
         """Return code and reason of a freeze or a throttle signal, checked once per second."""
@@ -501,8 +509,8 @@ class Executor:
 
         No row is read if the numbers are equal and no other client has written since the run began.
         """
-        run, undisturbed = self.run, self._is_undisturbed()
-        counting = self._reader.measure(self.selection)  # at the same time
+        run, counting = self.run, self._reader.measure(self.selection)  # while this thread counts or reads, too
+        undisturbed = self._is_undisturbed()
         explained = left if undisturbed else self._explained(left)
         run.after = counting.result()
         if undisturbed and run.after["in_scope"] != left:
@@ -533,8 +541,19 @@ class Executor:
         return explained
 
     def _is_undisturbed(self) -> bool:
-        """Return whether no other connection has committed to the SQLite file since this run began."""
-        return self._mark_at_start is not None and self._writer.mark_now() == self._mark_at_start
+        """Return whether no other client has changed what the run has read since it began, as far as this is known.
+
+        On SQLite no other connection has committed to the file. On PostgreSQL no row in scope has a new version.
+        """
+        since, bound = self._mark_at_start, self.run.bound
+        if since is None or bound is None:
+            return False
+        if self.store.vendor == "sqlite":
+            return self._writer.mark_now() == since
+        if not (self._writer.has_versions and depends_on_row_alone(self.operation)):
+            return False
+        changed = stored_rows.changed_since(self.store, self.operation.model._meta.db_table, since)
+        return not keyset.up_to(self.queryset, bound).filter(changed).count()
 
     def _end(self, status: Status) -> Run:
         run = self.run

@@ -295,6 +295,15 @@ def row_columns(operation: Declaration) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*own, *operation.writes.get(table, ()))))
 
 
+def depends_on_row_alone(operation: Operation) -> bool:
+    """Return whether scope and outcome of a row depend on no other row of the store."""
+    return (
+        type(operation).fetch is Operation.fetch
+        and not isinstance(operation.reads, Mapping)
+        and operation.store.name != "default"
+    )
+
+
 def inserts(store: Store, table: str, columns: tuple[str, ...]) -> bool:
     """Return whether a run that writes `columns` of `table` inserts rows: only an insert writes a key."""
     return table in store.tables and not set(columns).isdisjoint(store.key_columns(table))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from opsconsole.stores.rows.access import (
+    changed_since,
     check_deferred,
     deleted,
     existing,
@@ -57,6 +58,7 @@ __all__ = [
     "Write",
     "WriteIgnored",
     "affinity",
+    "changed_since",
     "check_deferred",
     "children_first",
     "composite_key",

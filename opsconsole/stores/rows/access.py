@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from django.db.models import BooleanField
+from django.db.models.expressions import RawSQL
 from django.utils.translation import gettext as _
 
 from opsconsole.stores.catalog import ForeignKey, quote
@@ -57,6 +59,12 @@ def has_versions(store: Store, tables: Iterable[str]) -> bool:
         "SELECT COALESCE(bool_and(has_column_privilege(t::oid, 'xmin', 'SELECT')), true) FROM unnest(%s::bigint[]) AS t"
     )
     return bool(store.query(sql, [oids])[0][0])
+
+
+def changed_since(store: Store, table: str, since: int) -> RawSQL:
+    """Return the condition that a row of `table` on PostgreSQL may have changed since the mark."""
+    sql = f"NOT {PostgreSQLRows(store, since).is_old(quote(table))}"
+    return RawSQL(sql, (), BooleanField())  # noqa: S611  # a quoted name and a number
 
 
 def write(store: Store, change: Write, *, since: int | None = None) -> int:

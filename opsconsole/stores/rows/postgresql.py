@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 from opsconsole.stores.catalog import quote
@@ -46,12 +47,17 @@ class PostgreSQLRows:
     def _key_texts(self, table: str, keys: Sequence[Key]) -> list[list[str]]:
         """Return the texts of each key column."""
         count = len(self.store.key_columns(table))
+        if count == 1:
+            return [list(map(str, keys))]
         return [list(map(str, column)) for column in zip(*(key_values(key, count) for key in keys), strict=True)]
 
     @property
     def _is_old(self) -> str:
-        """The condition that a row has not changed since. It compares ages: transaction ids restart after 2^32."""
-        return "" if self.since is None else f" AND age(t.xmin) > age('{int(self.since)}'::xid)"
+        return "" if self.since is None else f" AND {self.is_old('t')}"
+
+    def is_old(self, alias: str) -> str:
+        """Return the condition that a row has not changed since. Ages are compared: transaction ids are used again."""
+        return f"age({alias}.xmin) > age('{int(self.since or 0)}'::xid)"
 
     def young(self, table: str, keys: Sequence[Key]) -> set[Key]:
         """Return the keys whose rows may have changed since the mark."""
@@ -156,15 +162,18 @@ class PostgreSQLRows:
             f"SELECT 1 FROM {table} AS t WHERE {condition} ORDER BY {self.key(change.table, 't')} FOR UPDATE", keys
         )
 
-    def _documents(self, rows: list[Values]) -> bool:
-        return sum(len(value or "") for row in rows for value in row) > DOCUMENT_CHARACTERS * len(rows)
+    def _are_documents(self, columns: Sequence[Sequence[str | None]]) -> bool:
+        characters = sum(sum(map(len, filter(None, column))) for column in columns)
+        return characters > DOCUMENT_CHARACTERS * len(columns[0])
 
-    def _texts(self, change: Write) -> list[Values]:
-        """Return each row as texts: the values of its key, new values and old values."""
-        keys = zip(*self._key_texts(change.table, [row[0] for row in change.rows]), strict=True)
+    def _columns(self, change: Write) -> Sequence[Sequence[str | None]]:
+        """Return the rows as columns of texts: the key, the new values and the old values."""
+        new = [new for _key, _old, new in change.rows if new is not None]  # none of a delete
+        old = [old for _key, old, _new in change.rows if old is not None]
+        places = range(len(change.columns))
         return [
-            (*key, *map(text_of, new or ()), *map(text_of, old or ()))
-            for key, (_key, old, new) in zip(keys, change.rows, strict=True)
+            *self._key_texts(change.table, [row[0] for row in change.rows]),
+            *(_texts(map(itemgetter(place), values)) for values in (new, old) if values for place in places),
         ]
 
     def _is_key(self, table: str, value: str) -> list[str]:
@@ -205,16 +214,17 @@ class PostgreSQLRows:
         return f"UPDATE {table} AS t SET {assigned} FROM {self._joined(change, names)}"
 
     def update(self, change: Write) -> int:
-        rows = self._texts(change)
-        if self._documents(rows):
+        columns = self._columns(change)
+        if self._are_documents(columns):
             assigned = ", ".join(
                 f"{quote(column)} = %s::text::{self._type(change.table, column)}" for column in change.columns
             )
             sql = f"UPDATE {self.store.tables[change.table].sql} AS t SET {assigned} WHERE {self._each(change)}"
             keys = len(self.store.key_columns(change.table))
             new = keys + len(change.columns)
-            return self.store.execute_many(sql, [(*row[keys:new], *row[:keys], *row[new:]) for row in rows])
-        return self.store.execute(self.update_sql(change), [list(column) for column in zip(*rows, strict=True)])
+            rows = zip(*columns[keys:new], *columns[:keys], *columns[new:], strict=True)
+            return self.store.execute_many(sql, list(rows))
+        return self.store.execute(self.update_sql(change), columns)
 
     def insert_sql(self, change: Write) -> str:
         columns = ", ".join(quote(column) for column in change.columns)
@@ -239,11 +249,20 @@ class PostgreSQLRows:
         return f"DELETE FROM {self.store.tables[change.table].sql} AS t USING {self._joined(change, names)}"
 
     def delete(self, change: Write) -> int:
-        rows = self._texts(change)
-        if self._documents(rows):
+        columns = self._columns(change)
+        if self._are_documents(columns):
             sql = f"DELETE FROM {self.store.tables[change.table].sql} AS t WHERE {self._each(change)}"
-            return self.store.execute_many(sql, rows)
-        return self.store.execute(self.delete_sql(change), [list(column) for column in zip(*rows, strict=True)])
+            return self.store.execute_many(sql, list(zip(*columns, strict=True)))
+        return self.store.execute(self.delete_sql(change), columns)
+
+
+def _texts(values: Iterable[Any]) -> list[str | None]:
+    """Return values as PostgreSQL's texts."""
+    column = list(values)
+    return column if _TEXTS.issuperset(map(type, column)) else list(map(text_of, column))
+
+
+_TEXTS = frozenset({str, type(None)})
 
 
 _NEW_KEY = """
