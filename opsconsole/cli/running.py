@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
@@ -115,7 +115,7 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
                 operation.chosen = known_keys(operation, options["keys"])
         if keep and operation.chosen is None:
             require_setup()
-            found, run = _scan(planned, options, output, actor)
+            operation, found, run = _scan(planned, options, output, actor)
         else:
             with reading(store):
                 found, run = [one for item in operation.item_names() for one in operation.run_rule(item)], None
@@ -130,8 +130,13 @@ def run_check(cls: type[Check], values: Mapping[str, Any], options: dict[str, An
         sys.exit(EXIT_ATTENTION)
 
 
-def _scan(planned: Plan, options: dict[str, Any], output: Output, actor: Actor | None) -> tuple[list[FindingData], Run]:
-    """Run the check in this process or in the background. An interrupted run of it is resumed."""
+def _scan(
+    planned: Plan, options: dict[str, Any], output: Output, actor: Actor | None
+) -> tuple[Check, list[FindingData], Run]:
+    """Run the check in this process or in the background. An interrupted run of it is resumed.
+
+    Return the check that has asked the store, its findings and the run.
+    """
     actor = actor or shell_actor(None, "operations.view_run")
     run = stored_plans.same_command(planned.operation, planned.selection)
     if run is not None and run.status != Status.QUEUED:
@@ -157,7 +162,7 @@ def _scan(planned: Plan, options: dict[str, Any], output: Output, actor: Actor |
         raise CommandError(run.error or _("Stopped."), returncode=EXIT_INTERRUPTED)
     for row in run.failed_items.order_by("pk"):
         output.error(f"{row.label}: {row.error}")
-    return list(findings.of_run(run)), run
+    return cast(Check, worker.operation), list(findings.of_run(run)), run
 
 
 def run_operation(

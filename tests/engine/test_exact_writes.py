@@ -19,7 +19,7 @@ from tests.agentos.test_clean_memory_items import DDL
 from tests.conftest import attach_url
 from tests.helix.test_clean_dirty_jobs import confirmed
 from tests.support import agentos, helix
-from tests.support.contract import execute_run, left_by, operation_called, start, undo, work
+from tests.support.contract import execute_run, left_by, operation_called, plan_whole, start, undo, work
 from tests.support.plain_client import dump, execute
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos", "helix"])
@@ -99,12 +99,14 @@ def test_a_row_that_is_due_again_needs_attention(make_attached: Any, monkeypatch
 
 
 @pytest.mark.parametrize("disturbed", [False, True])
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql-text"])
 def test_rows_in_scope_are_processed_again_after_other_writes(
-    make_attached: Any, disturbed: bool, monkeypatch: pytest.MonkeyPatch
+    make_attached: Any, engine: str, disturbed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If no other client has written to the SQLite file, the invalid rows are not processed again."""
-    store = make_attached("sqlite", 60).store
+    """If no other client has written to the SQLite file, or to the invalid rows, they are not processed again."""
+    store = make_attached(engine, 60).store
     operation = operation_called("audits.backfill_decision_fields", store)
+    invalid = next(row["key"] for row in plan_whole(operation).sample if row["outcome"] == "invalid")
     real, judged = type(operation).process, []
 
     def change(self: Any, row: Any) -> Any:
@@ -114,7 +116,8 @@ def test_rows_in_scope_are_processed_again_after_other_writes(
     monkeypatch.setattr(type(operation), "process", change)
     run = start(operation)
     if disturbed:
-        after_reading(monkeypatch, lambda: execute(store, "UPDATE task_audits SET level = level"))
+        touch = "UPDATE task_audits SET level = level WHERE audit_id = ?"
+        after_reading(monkeypatch, lambda: execute(store, touch, [invalid]))
     run = work(run)
     assert run.invalid > 0
     assert run.status == Status.SUCCEEDED

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from django.utils import timezone, translation
 
-from opsconsole.engine import batch_reader, batch_writer
+from opsconsole.engine import batch_reader, batch_writer, executor
 from opsconsole.engine.batch_writer import BatchWriter
 from opsconsole.engine.executor import Executor
-from opsconsole.engine.models import Batch, Status
+from opsconsole.engine.models import Batch, Run, Status
 from opsconsole.stores import rows
 from opsconsole.stores.store import Store
 from tests.support.contract import die, execute_run, operation_called, start, undo
@@ -209,6 +209,55 @@ def test_batches_of_long_rows_have_fewer_rows(make_attached: Any, kind: str, mon
     assert run.seen == run.total == sum(sizes)
     assert sizes[0] == 50
     assert max(sizes[1:]) <= 20
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql-text"])
+def test_batches_of_the_default_size_grow_while_they_are_fast(
+    make_attached: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "DEFAULT_BATCH_SIZE", 10)
+    monkeypatch.setattr(executor, "FAST_BATCH_SIZE", 20)
+    monkeypatch.setattr(executor, "TARGET_SECONDS", 10.0)
+    store = make_attached(kind, 600, seed=5).store
+    run = execute_run(operation_called(BACKFILL, store), batch_size=10)
+    assert _sizes(run)[0] == 10
+    assert max(_sizes(run)) == 20
+    assert undo(run, batch_size=15).status == Status.SUCCEEDED
+    assert max(_sizes(Run.objects.latest("pk"))) == 15, "a chosen size is kept"
+
+
+def test_batches_keep_their_size_while_another_client_writes_to_the_file(
+    make_attached: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "DEFAULT_BATCH_SIZE", 10)
+    monkeypatch.setattr(executor, "FAST_BATCH_SIZE", 20)
+    store = make_attached("sqlite", 600, seed=5).store
+    run = start(operation_called(BACKFILL, store), batch_size=10)
+    Executor(run).work(on_progress=lambda run: execute(store, "UPDATE task_audits SET level = level"))
+    assert run.status == Status.SUCCEEDED
+    assert max(_sizes(run)[6:]) == 10, "the first ones were read before the other client was noticed"
+
+
+def _sizes(run: Run) -> list[int]:
+    return [batch.changed + batch.invalid for batch in run.batches.order_by("number")]
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql-text"])
+def test_a_plan_without_rows(make_attached: Any, kind: str, late: bool) -> None:
+    """A row that comes into scope before the start is changed."""
+    store = make_attached(kind, 60, seed=5).store
+    execute(store, "UPDATE task_audits SET source_event_ts = 'x', supervisor_processed_at = 'x'")
+    run = start(operation_called(BACKFILL, store))
+    if late:
+        execute(
+            store,
+            "UPDATE task_audits SET event_type = 'SUPERVISOR_A', source_event_ts = NULL, payload = '{}', created_at = ?"
+            " WHERE audit_id = 7",
+            ["2026-01-01 00:00:00"],
+        )
+    run = Executor(run).work()
+    assert (run.status, run.total, run.changed, run.after["in_scope"]) == (Status.SUCCEEDED, 0, int(late), 0)
 
 
 @pytest.fixture
