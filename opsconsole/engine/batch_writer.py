@@ -165,8 +165,10 @@ class BatchWriter:
         """Let the next write begin at the start of the log. Return whether a reader prevents it."""
         ((patience,),) = self._store.query("PRAGMA busy_timeout")
         self._store.query(f"PRAGMA busy_timeout={RESTART_MS}")
-        ((busy, _pages, _copied),) = self._store.query("PRAGMA wal_checkpoint(RESTART)")
-        self._store.query(f"PRAGMA busy_timeout={patience}")
+        try:
+            ((busy, _pages, _copied),) = self._store.query("PRAGMA wal_checkpoint(RESTART)")
+        finally:
+            self._store.query(f"PRAGMA busy_timeout={patience}")
         return bool(busy)
 
     def _apply(self, writes: list[Write], read: ReadBatch) -> None:

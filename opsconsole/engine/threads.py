@@ -52,5 +52,6 @@ class StoreThread(ThreadPoolExecutor):
         self.submit(connections.close_all).result()
 
     def close(self) -> None:
-        self.close_connections()
+        if self._connection is not None:
+            self.close_connections()
         self.shutdown()
