@@ -129,7 +129,8 @@ def count_batch(part: Progress, batch: Batch, reasons: dict[str, dict[str, int]]
 
 def concerns_rows(error: Exception) -> bool:
     """Return whether the error belongs to rows of the batch, not to the whole run."""
-    return isinstance(error, RowsChanged | stored_rows.UnrecordedDelete) or classify(error) == ErrorKind.ROW
+    of_rows = RowsChanged | stored_rows.UnrecordedDelete | stored_rows.ChangedByTrigger
+    return isinstance(error, of_rows) or classify(error) == ErrorKind.ROW
 
 
 class FailingRows:

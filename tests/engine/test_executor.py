@@ -176,11 +176,11 @@ FOLLOW = {
 
 
 @pytest.mark.parametrize("kind", FOLLOW)
-@pytest.mark.parametrize("ahead", [1, 2, 3])
+@pytest.mark.parametrize("ahead", [0, 1, 2, 3])
 def test_a_row_that_a_trigger_of_the_run_changes_is_not_written_from_an_earlier_read(
     make_attached: Any, kind: str, ahead: int
 ) -> None:
-    """The write of the first batch changes what the run reads of a row of a later batch."""
+    """The write of a row of the first batch changes what the run reads of a row of this batch, or of a later one."""
     store = make_attached(kind, 200).store
     whole = execute_run(operation_called(BACKFILL, store), batch_size=5)
     keys = [

@@ -50,6 +50,10 @@ class UnrecordedDelete(Exception):
     """A trigger deletes rows without a before-image."""
 
 
+class ChangedByTrigger(Exception):
+    """A write of the batch makes a trigger change other rows of the batch. They are written in separate batches."""
+
+
 class StillReferenced(Exception):
     """A row that the run does not delete refers to a row that the run would delete."""
 
