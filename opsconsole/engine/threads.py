@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
+from socket import SHUT_RDWR, socket
 from typing import Any, ParamSpec, TypeVar
 
 from django.db import connections
@@ -41,12 +44,18 @@ class StoreThread(ThreadPoolExecutor):
         return super().submit(copy_context().run, with_settings)
 
     def cancel(self) -> None:
-        """Make the store end the statement that it executes for this thread, if it answers."""
+        """Make the store end the statement that it executes for this thread, and disconnect from a server.
+
+        A server that does not answer would block the thread, and with it the end of the process.
+        """
         driver = self._connection and self._connection.connection
         if driver is not None and self._store.vendor == "sqlite":
             driver.interrupt()
         elif driver is not None:
-            driver.cancel_safe(timeout=CANCEL_SECONDS)
+            with suppress(Exception):  # the server may be out of reach
+                driver.cancel_safe(timeout=CANCEL_SECONDS)
+            with socket(fileno=os.dup(driver.fileno())) as connected:
+                connected.shutdown(SHUT_RDWR)
 
     def close_connections(self) -> None:
         self.submit(connections.close_all).result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import threading
@@ -269,10 +270,11 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql-text"])
+@pytest.mark.parametrize(("kind", "frozen"), [("sqlite", False), ("postgresql-text", False), ("postgresql-text", True)])
 def test_an_interrupted_run_does_not_wait_for_a_long_read(
-    make_attached: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+    make_attached: Any, kind: str, frozen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor does it wait for a `frozen` server, which does not answer a cancellation."""
     store = make_attached(kind, 200, seed=5).store
     run = start(operation_called(BACKFILL, store), batch_size=20)
     cls = type(operation_called(BACKFILL, store))
@@ -283,10 +285,14 @@ def test_an_interrupted_run_does_not_wait_for_a_long_read(
         long = f"WITH RECURSIVE n(i) AS ({counted}) SELECT MAX(i) FROM n"
 
     interrupt = threading.Timer(0.5, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
+    servers: list[int] = []
 
     def fetch(operation: Any, rows: Any, **options: Any) -> list[Any]:
         if options["after"] is not None and interrupt.ident is None:
             interrupt.start()
+            if frozen:
+                servers.append(operation.store.query("SELECT pg_backend_pid()")[0][0])
+                threading.Timer(0.2, os.kill, [*servers, signal.SIGSTOP]).start()
             operation.store.query(long)
         return real(operation, rows, **options)
 
@@ -298,6 +304,8 @@ def test_an_interrupted_run_does_not_wait_for_a_long_read(
             Executor(run).work()
     finally:
         signal.signal(signal.SIGINT, before)
+        for server in servers:
+            os.kill(server, signal.SIGCONT)
     assert time.monotonic() - began < 20
     monkeypatch.undo()
     run = Executor(die(run)).work()
