@@ -13,14 +13,11 @@ from opsconsole.engine.batch_writer import BatchWriter, ReadBatch
 from opsconsole.engine.before_images import encode_before_image
 from opsconsole.engine.models import Run, Shard
 from opsconsole.engine.operation import Operation
-from opsconsole.engine.planner import Outcomes, Sampler, measure, outcomes_of, read_batch
+from opsconsole.engine.planner import FittingBatches, Outcomes, Sampler, measure, outcomes_of, read_batch
 from opsconsole.engine.recovery import READ_AHEAD, FailingRows, concerns_rows
 from opsconsole.engine.selection import Selection
 from opsconsole.engine.threads import StoreThread
 from opsconsole.stores.rows import Key, Write
-
-BATCH_CHARACTERS = 16_000_000  # of the texts of a batch: several are in memory
-MEASURED_ROWS = 50  # of a batch, to estimate its length
 
 
 class BatchReader:
@@ -42,7 +39,7 @@ class BatchReader:
         self._writer = writer
         self._thread = StoreThread("store-reader", operation.store)
         self._ahead: deque[Future[ReadBatch]] = deque()
-        self._length = 0  # characters of an average row of the last batch
+        self._batches = FittingBatches()
 
     def next(self, after: Key | None, limit: int, *, ahead: bool) -> ReadBatch:
         """Return the batch after a key, with at most `limit` rows. Begin to read the batches after it if `ahead`."""
@@ -94,9 +91,7 @@ class BatchReader:
     def _process(self, after: Key | None, limit: int) -> ReadBatch:
         """Read and process the rows after a key, fewer if they are long."""
         since = self._writer.mark()
-        fitting = BATCH_CHARACTERS // self._length if self._length else limit
-        rows = self.read(after, max(1, min(limit, fitting)))
-        self._length = _mean_length(rows)
+        rows = self._batches.read(lambda most: self.read(after, most), limit)
         sampler = Sampler() if self._part.cursor is None and not self._run.plan["sample"] else None
         found = outcomes_of(self._operation, rows, sampler, change=self._failing.process)
         if sampler is not None:  # a run of the shell is confirmed before its outcomes are counted
@@ -114,10 +109,3 @@ class BatchReader:
             if not concerns_rows(error):
                 raise
             return error
-
-
-def _mean_length(rows: list[Any]) -> int:
-    """Return the number of characters of an average row, as far as its columns are text or bytes."""
-    measured = rows[:: max(1, len(rows) // MEASURED_ROWS)]
-    values = (value for row in measured if isinstance(row, tuple) for value in row)
-    return sum(len(value) for value in values if isinstance(value, str | bytes)) // max(1, len(measured))

@@ -33,6 +33,9 @@ from opsconsole.stores.store import Store, all_stores
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")
 SHOWN_CHARACTERS = 500
 SHOWN_BEFORE = 80  # characters of a long value before the first difference
+BATCH_CHARACTERS = 16_000_000  # of the texts of a batch: several are in memory
+FIRST_ROWS = 10  # read before the first batch, to estimate its length
+MEASURED_ROWS = 50  # of a batch, to estimate the length of the next one
 OUTCOMES = ("changed", "skipped", "invalid", "failed")
 _Operation = TypeVar("_Operation", bound=Operation)
 _NAMES: dict[type, str] = {
@@ -197,6 +200,28 @@ def read_batch(operation: Operation, rows: QuerySet[Any], *, after: Key | None, 
                 continue
             key = keyset.next_key(rows, after, bound)
             return [] if key is None else [Unreadable(key, str(key), error)]
+
+
+class FittingBatches:
+    """The reader of batches that are as long as memory allows: fewer rows if they are long."""
+
+    def __init__(self) -> None:
+        self._length: int | None = None  # characters of an average row of the last batch
+
+    def read(self, read: Callable[[int], list[Any]], limit: int) -> list[Any]:
+        """Return the rows of `read(limit)`, or fewer. `read` returns the next rows, at most as many as its argument."""
+        if self._length is None and limit > FIRST_ROWS:
+            self._length = _mean_length(read(FIRST_ROWS))
+        rows = read(max(1, min(limit, BATCH_CHARACTERS // self._length)) if self._length else limit)
+        self._length = _mean_length(rows)
+        return rows
+
+
+def _mean_length(rows: list[Any]) -> int:
+    """Return the number of characters of an average row, as far as its columns are text or bytes."""
+    measured = rows[:: max(1, len(rows) // MEASURED_ROWS)]
+    values = (value for row in measured if isinstance(row, tuple) for value in row)
+    return sum(len(value) for value in values if isinstance(value, str | bytes)) // max(1, len(measured))
 
 
 @dataclass
@@ -403,7 +428,12 @@ def walk(planned: Plan, *, batch_size: int, after: Key | None = None) -> Iterato
     """Yield the rows of a plan batch by batch, in keyset order up to the bound."""
     if planned.bound is None:
         return
-    while rows := read_batch(planned.operation, planned.queryset, after=after, bound=planned.bound, limit=batch_size):
+    batches, bound = FittingBatches(), planned.bound
+
+    def read(limit: int) -> list[Any]:
+        return read_batch(planned.operation, planned.queryset, after=after, bound=bound, limit=limit)
+
+    while rows := batches.read(read, batch_size):
         yield rows
         after = rows[-1].pk
 

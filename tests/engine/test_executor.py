@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from django.utils import timezone, translation
 
-from opsconsole.engine import batch_reader, batch_writer, executor
+from opsconsole.engine import batch_writer, executor, planner
 from opsconsole.engine.batch_writer import BatchWriter
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Batch, Run, Status
@@ -201,15 +201,16 @@ def test_a_row_that_a_trigger_of_the_run_changes_is_not_written_from_an_earlier_
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql-text"])
 def test_batches_of_long_rows_have_fewer_rows(make_attached: Any, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several batches are in memory at the same time."""
-    monkeypatch.setattr(batch_reader, "BATCH_CHARACTERS", 100_000)
+    monkeypatch.setattr(planner, "BATCH_CHARACTERS", 100_000)
     store = make_attached(kind, 600, seed=5).store
     payload = f'{{"source_event_ts": "then", "x": "{"y" * 10_000}"}}'
     execute(store, "UPDATE task_audits SET payload = ? WHERE source_event_ts IS NULL", [payload])
-    run = execute_run(operation_called(BACKFILL, store), batch_size=50)
-    sizes = [batch.changed + batch.invalid for batch in run.batches.order_by("number")]
-    assert run.seen == run.total == sum(sizes)
-    assert sizes[0] == 50
-    assert max(sizes[1:]) <= 20
+    operation = operation_called(BACKFILL, store)
+    planned = [len(rows) for rows in planner.walk(planner.plan(operation), batch_size=50)]
+    assert max(planned) <= 20
+    run = execute_run(operation, batch_size=50)
+    assert run.seen == run.total == sum(_sizes(run)) == sum(planned)
+    assert max(_sizes(run)) <= 20
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql-text"])
