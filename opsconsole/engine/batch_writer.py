@@ -73,7 +73,7 @@ class BatchWriter:
         self._has_log = False
         self._log_limit = LOG_PAGES
         self._rows_in_log = 0  # rows written since the last checkpoint
-        self._fires = False  # triggers of the store
+        self._has_triggers = False  # on the written tables
         self._search_path = ""  # of the platform, for the store's triggers
         # True if deletes need no trial restore, or if it has succeeded for all rows.
         self._restorable = not (operation.undoable and self._run.plan["restorable"])
@@ -114,7 +114,7 @@ class BatchWriter:
             if target.table in self._store.tables
             for trigger in self._store.triggers(target.table, target.kind.upper())
         ]
-        self._fires = bool(fired)
+        self._has_triggers = bool(fired)
         if self._store.vendor == "postgresql":
             from opsconsole.stores.connection import platform_search_path  # imports psycopg
 
@@ -201,7 +201,7 @@ class BatchWriter:
                 stored_rows.check_deferred(store)
             for write in writes:
                 stored_rows.verify(store, write)
-            if self._fires and depends_on_row_alone(self._operation):
+            if self._has_triggers and depends_on_row_alone(self._operation):
                 self._require_unconnected(read, writes)
             self._rows_in_log += sum(len(write.rows) for write in writes)
             if deletes and not self._restorable:
@@ -242,9 +242,9 @@ class BatchWriter:
             self._held = self._released - began
 
     def _require_unconnected(self, read: ReadBatch, writes: list[Write]) -> None:
-        """Read what decided about the written rows again. Raise ChangedByTrigger if it has changed.
+        """Raise ChangedByTrigger if a column that decided about a written row has changed.
 
-        Each of these rows may have been written after a trigger had changed it. A row alone is written before.
+        A trigger may have changed it before that row was written. It cannot if the batch writes one row.
         """
         model = self._operation.model
         updates = [write for write in writes if write.table == model._meta.db_table and write.kind == "update"]
@@ -256,8 +256,9 @@ class BatchWriter:
         with self._store.text_factory(tolerant_text):
             now = keyset.load(keyset.with_keys(model._default_manager.using(self._store.alias), keys), columns)
         before = {row.pk: row for row in read.rows}
-        if any(getattr(before[row.pk], name) != getattr(row, name) for row in now for name in columns):
-            raise stored_rows.ChangedByTrigger
+        for row in now:
+            if row.pk in before and any(getattr(before[row.pk], name) != getattr(row, name) for name in columns):
+                raise stored_rows.ChangedByTrigger
 
     def _require_as_read(self, read: ReadBatch, deletes: list[Write]) -> None:
         """Read the batch again under the lock. Raises RowsChanged for rows with a different outcome."""

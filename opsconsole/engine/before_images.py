@@ -46,7 +46,7 @@ def writes_of(image: bytes | memoryview) -> list[Write]:
 
 
 def _finite_rows(write: Write) -> Sequence[Any]:
-    """Return the rows of a write, without infinite numbers."""
+    """Return the rows of a write, with markers for infinite numbers."""
     values = chain.from_iterable(given for row in write.rows for given in row[1:] if given is not None)
     if float not in set(map(type, values)):
         return write.rows

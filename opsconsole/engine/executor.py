@@ -114,7 +114,7 @@ class Executor:
         self._elapsed_before = part.elapsed_seconds
         # The mark before the first batch, if this worker executes all batches.
         self._mark_at_start: int | None = None
-        self._has_found_none = False  # in the scope
+        self._scope_is_empty = False
         self._throttle_checked = 0.0
         self._hand_over: HandOver | None = None
 
@@ -256,12 +256,12 @@ class Executor:
         return True
 
     def _is_empty(self) -> bool:
-        """Return whether the plan found no row and the scope has none now. Then it is counted only once."""
-        if self.run.total or self.part.cursor is not None:
+        """Return whether the plan found no row and the scope has none now. Keep the figures as the result."""
+        if self.run.total or self.part.cursor is not None or self._pending is not None:
             return False
         self.run.after = self._reader.measure(self.selection).result()
-        self._has_found_none = not self.run.after["in_scope"]
-        return self._has_found_none
+        self._scope_is_empty = not self.run.after["in_scope"]
+        return self._scope_is_empty
 
     def _process_pinned(self, row: Any) -> Outcome:
         """Return the outcome of a pinned row if it is still as the plan showed it."""
@@ -325,7 +325,7 @@ class Executor:
     def _prepare(self, writes: list[Write], image: bytes, found: Outcomes, cursor: Any) -> Batch:
         """Save the next before-image and mark the last batches committed, in one durable transaction.
 
-        While a batch is being written, its number is taken and its cursor is not saved yet.
+        `batches_done` does not contain a batch that is still being written: this one gets the number after it.
         """
         run = self.run
         batch = Batch(
@@ -400,7 +400,7 @@ class Executor:
     def _adapt(self, seconds: float) -> None:
         """Halve the batch size if a batch takes five times its target; double it if batches are fast.
 
-        The default size is only the beginning: batches grow further unless another client writes to the SQLite file.
+        Batches of the default size grow to FAST_BATCH_SIZE, unless another client writes to the SQLite file.
         """
         most = self.run.batch_size
         if most == DEFAULT_BATCH_SIZE and self._writer.is_alone:
@@ -484,7 +484,7 @@ class Executor:
             run.skipped += gone
         if isinstance(self.operation, Check):
             run.after, problems = findings.figures(run), []
-        elif self._has_found_none:
+        elif self._scope_is_empty:
             problems = self.operation.verify(run.after, 0)
         elif run.bound is not None:
             problems = self._verify(run.invalid + run.failed + run.skipped - max(gone, 0))
@@ -507,9 +507,9 @@ class Executor:
     def _verify(self, left: int) -> list[str]:
         """Count the rows in scope, and compare them with the `left` rows that the run has not changed.
 
-        No row is read if the numbers are equal and no other client has written since the run began.
+        These rows are read again unless the numbers are equal and `_is_undisturbed()`.
         """
-        run, counting = self.run, self._reader.measure(self.selection)  # while this thread counts or reads, too
+        run, counting = self.run, self._reader.measure(self.selection)  # in its thread, at the same time
         undisturbed = self._is_undisturbed()
         explained = left if undisturbed else self._explained(left)
         run.after = counting.result()
@@ -541,7 +541,7 @@ class Executor:
         return explained
 
     def _is_undisturbed(self) -> bool:
-        """Return whether no other client has changed what the run has read since it began, as far as this is known.
+        """Return whether it is certain that no other client has changed the rows since the run began.
 
         On SQLite no other connection has committed to the file. On PostgreSQL no row in scope has a new version.
         """

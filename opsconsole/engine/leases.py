@@ -75,7 +75,7 @@ class Lease:
     def __init__(self, part: Run | Shard) -> None:
         self.part = part
         self.request = Request(part.whole.request)  # as of the last check
-        # The queries of the hot path are built once.
+        # Each batch uses these queries: the part while this worker owns it, and what is requested of it.
         owned = {"pk": part.pk, "generation": part.generation, "status": Status.RUNNING}
         self._owned: QuerySet[Any] = type(part)._default_manager.filter(**owned)
         names = ("request",) if isinstance(part, Run) else ("run__request", "run__error", "run__status")

@@ -296,7 +296,10 @@ def row_columns(operation: Declaration) -> tuple[str, ...]:
 
 
 def depends_on_row_alone(operation: Operation) -> bool:
-    """Return whether scope and outcome of a row depend on no other row of the store."""
+    """Return whether scope and outcome of a row depend on no other row of the store.
+
+    Operations on `default` declare no columns of other models.
+    """
     return (
         type(operation).fetch is Operation.fetch
         and not isinstance(operation.reads, Mapping)

@@ -203,7 +203,7 @@ def read_batch(operation: Operation, rows: QuerySet[Any], *, after: Key | None, 
 
 
 class FittingBatches:
-    """The reader of batches that are as long as memory allows: fewer rows if they are long."""
+    """Batches of limited length. A batch of long rows has fewer rows."""
 
     def __init__(self) -> None:
         self._length: int | None = None  # characters of an average row of the last batch

@@ -17,7 +17,7 @@ from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.errors import ErrorKind, classify
 from opsconsole.stores.rows import Key, RowsChanged, Values, Write
 
-READ_AHEAD = 2  # batches that are read and processed while the next one is prepared
+READ_AHEAD = 2  # batches that are read and processed behind the prepared one
 MAX_CONFLICTS = 5  # a row that other clients change more often is skipped
 _Written = tuple[str, tuple[str, ...], Key, Values | None]  # table, columns, key and new values of a row
 
@@ -60,7 +60,7 @@ def first_lost_batch(part: Progress, operation: Operation) -> int | None:
 
 
 def _written_meanwhile(part: Progress, batch: Batch) -> set[_Written]:
-    """Return what earlier batches wrote after this one was read."""
+    """Return the values that earlier batches may have written after this one was read."""
     earlier = part.own_batches.filter(number__lt=batch.number, number__gte=batch.number - READ_AHEAD - 1)
     return {
         (write.table, write.columns, key, new)
@@ -71,23 +71,24 @@ def _written_meanwhile(part: Progress, batch: Batch) -> set[_Written]:
 
 
 def is_committed(batch: Batch, operation: Operation, meanwhile: Collection[_Written] = ()) -> bool | None:
-    """Return whether the store has committed this batch, None if the batch wrote nothing.
+    """Return whether the store has committed this batch, None if no row tells.
 
-    A row proves nothing if an earlier batch wrote the same values `meanwhile`.
+    `meanwhile` contains what earlier batches wrote after this one was read. Rows in it are ignored.
     """
     store = operation.store
     wrote = False if batch.rows and not (batch.committed or operation.undoable) else None
     for write in batch.writes:
-        wrote = True
         current = stored_rows.read(store, write.table, write.columns, [row[0] for row in write.rows])
         for key, old, new in write.rows:
-            now = current.get(key)
             if (write.table, write.columns, key, new) in meanwhile:
                 continue
+            now = current.get(key)
             if now == store.normalize(new) and old != new:
                 return True
             if now == store.normalize(old):
                 wrote = False
+            elif wrote is None:
+                wrote = True
         if wrote is False:
             return False
     return wrote
@@ -146,7 +147,10 @@ class FailingRows:
 
     @property
     def isolating(self) -> bool:
-        """Return whether a batch is repeated or a failing row is isolated. Batches do not grow, and rows are locked."""
+        """Return whether a batch is repeated or a failing row is isolated.
+
+        Until then batches do not grow. PostgreSQL locks their rows and reads them again.
+        """
         return self._isolating > 0 or self.retries > 0
 
     @property

@@ -44,9 +44,9 @@ class StoreThread(ThreadPoolExecutor):
         return super().submit(copy_context().run, with_settings)
 
     def cancel(self) -> None:
-        """Make the store end the statement that it executes for this thread, and disconnect from a server.
+        """Cancel the statement that the store executes for this thread, and disconnect from PostgreSQL.
 
-        A server that does not answer would block the thread, and with it the end of the process.
+        Otherwise a server that does not answer blocks the thread, and the process cannot end.
         """
         driver = self._connection and self._connection.connection
         if driver is not None and self._store.vendor == "sqlite":

@@ -103,7 +103,7 @@ def test_a_row_that_is_due_again_needs_attention(make_attached: Any, monkeypatch
 def test_rows_in_scope_are_processed_again_after_other_writes(
     make_attached: Any, engine: str, disturbed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If no other client has written to the SQLite file, or to the invalid rows, they are not processed again."""
+    """Invalid rows are processed again if another client has written to the SQLite file, or to a row on PostgreSQL."""
     store = make_attached(engine, 60).store
     operation = operation_called("audits.backfill_decision_fields", store)
     invalid = next(row["key"] for row in plan_whole(operation).sample if row["outcome"] == "invalid")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from django.utils import timezone, translation
 
-from opsconsole.engine import batch_writer, executor, planner
+from opsconsole.engine import batch_writer, executor, planner, recovery, stored_plans
 from opsconsole.engine.batch_writer import BatchWriter
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Batch, Run, Status
@@ -181,7 +181,7 @@ FOLLOW = {
 def test_a_row_that_a_trigger_of_the_run_changes_is_not_written_from_an_earlier_read(
     make_attached: Any, kind: str, ahead: int
 ) -> None:
-    """The write of a row of the first batch changes what the run reads of a row of this batch, or of a later one."""
+    """The write of a row of the first batch makes a trigger change a row that is `ahead` batches later."""
     store = make_attached(kind, 200).store
     whole = execute_run(operation_called(BACKFILL, store), batch_size=5)
     keys = [
@@ -244,10 +244,21 @@ def _sizes(run: Run) -> list[int]:
     return [batch.changed + batch.invalid for batch in run.batches.order_by("number")]
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql-text"])
+def test_rows_that_an_earlier_batch_wrote_do_not_tell_whether_a_batch_is_committed(
+    make_attached: Any, kind: str
+) -> None:
+    run = execute_run(operation_called(BACKFILL, make_attached(kind, 60, seed=5).store))
+    batch, operation = run.batches.get(), stored_plans.operation_of(run)
+    written = {(write.table, write.columns, key, new) for write in batch.writes for key, _old, new in write.rows}
+    assert recovery.is_committed(batch, operation) is True
+    assert recovery.is_committed(batch, operation, written) is None
+
+
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql-text"])
 def test_a_plan_without_rows(make_attached: Any, kind: str, late: bool) -> None:
-    """A row that comes into scope before the start is changed."""
+    """`late`: a row enters the scope after the plan, and the run changes it."""
     store = make_attached(kind, 60, seed=5).store
     execute(store, "UPDATE task_audits SET source_event_ts = 'x', supervisor_processed_at = 'x'")
     run = start(operation_called(BACKFILL, store))
@@ -275,7 +286,7 @@ def interruptible() -> Iterator[None]:
 def test_an_interrupted_run_does_not_wait_for_a_long_read(
     make_attached: Any, kind: str, frozen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor does it wait for a `frozen` server, which does not answer a cancellation."""
+    """`frozen`: the server does not answer a cancellation."""
     store = make_attached(kind, 200, seed=5).store
     run = start(operation_called(BACKFILL, store), batch_size=20)
     cls = type(operation_called(BACKFILL, store))

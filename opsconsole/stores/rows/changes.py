@@ -51,7 +51,7 @@ class UnrecordedDelete(Exception):
 
 
 class ChangedByTrigger(Exception):
-    """A write of the batch makes a trigger change other rows of the batch. They are written in separate batches."""
+    """The write of one row makes a trigger change another row of the batch. The batch is divided."""
 
 
 class StillReferenced(Exception):

@@ -56,7 +56,7 @@ class PostgreSQLRows:
         return "" if self.since is None else f" AND {self.is_old('t')}"
 
     def is_old(self, alias: str) -> str:
-        """Return the condition that a row has not changed since. Ages are compared: transaction ids are used again."""
+        """Return the condition that a row has not changed since the mark. It compares ages, because ids wrap around."""
         return f"age({alias}.xmin) > age('{int(self.since or 0)}'::xid)"
 
     def young(self, table: str, keys: Sequence[Key]) -> set[Key]:
@@ -168,7 +168,7 @@ class PostgreSQLRows:
 
     def _columns(self, change: Write) -> Sequence[Sequence[str | None]]:
         """Return the rows as columns of texts: the key, the new values and the old values."""
-        new = [new for _key, _old, new in change.rows if new is not None]  # none of a delete
+        new = [new for _key, _old, new in change.rows if new is not None]  # empty for a delete
         old = [old for _key, old, _new in change.rows if old is not None]
         places = range(len(change.columns))
         return [
