@@ -17,6 +17,7 @@ from django.utils import timezone
 from opsconsole.console import file_formats
 from opsconsole.console.editing import raw_values
 from opsconsole.engine import lifecycle, queue, workers
+from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Freeze, GivenRows, Run, Status
 from opsconsole.engine.operation import Risk
 from opsconsole.engine.operations import write_rows
@@ -463,13 +464,13 @@ def test_the_same_rows_again_change_nothing(managed):
 
 def test_a_write_that_is_reverted_needs_attention(task, monkeypatch):
     run = start(given(Write("tasks", ("title",), [("t", ("old",), ("new",))])))
-    real = write_rows.WriteRows.statistics
+    real = Executor._finish
 
-    def reverted(self: Any, restrict: Any) -> dict[str, int]:
+    def revert(worker: Executor) -> Any:
         task.execute("UPDATE tasks SET title = 'old'")
-        return real(self, restrict)
+        return real(worker)
 
-    monkeypatch.setattr(write_rows.WriteRows, "statistics", reverted)
+    monkeypatch.setattr(Executor, "_finish", revert)
     run = work(run)
     assert run.status == Status.NEEDS_ATTENTION
     assert "1 row no longer has the written values." in run.error
