@@ -67,9 +67,11 @@ def time_in(times: Any, keys: tuple[str, ...], payload: str | bytes | None) -> s
         if value is None:
             continue
         kind = type(value)
-        if kind is str or kind is Number:
+        if kind is str:
             if value and not value.isspace():
-                return str(value)
+                return value
+        elif kind is Number:
+            return str(value)
         elif (kind is int or kind is float) and payload is not None:
             return str(getattr(_read_exactly(payload), key))
     return None

@@ -308,10 +308,11 @@ class Store:
 
     def can_store(self, text: str) -> bool:
         """Return whether a text column can hold `text`. Lone surrogates never fit, U+0000 not on PostgreSQL."""
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return False
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                return False
         return self.vendor != "postgresql" or "\x00" not in text
 
     def normalize(self, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
