@@ -69,7 +69,7 @@ def time_in(times: Any, keys: tuple[str, ...], payload: str | bytes | None) -> s
         kind = type(value)
         if kind is str:
             if value and not value.isspace():
-                return value
+                return value  # type: ignore[no-any-return]
         elif kind is Number:
             return str(value)
         elif (kind is int or kind is float) and payload is not None:

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 from django.db import transaction
 from django.db.models import QuerySet
 
-from opsconsole.engine import keyset
 from opsconsole.engine.deletes import every_delete_recorded, require_unreferenced, try_restore, with_whole_rows
 from opsconsole.engine.leases import Lease
 from opsconsole.engine.models import Shard
-from opsconsole.engine.operation import Operation, depends_on_row_alone, row_columns
+from opsconsole.engine.operation import Operation
 from opsconsole.engine.outcomes import Changes
 from opsconsole.engine.planner import Outcomes, read_batch
 from opsconsole.engine.recovery import FailingRows
@@ -24,7 +23,6 @@ from opsconsole.engine.threads import StoreThread
 from opsconsole.stores import preflight
 from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.rows import Key, RowKey, RowsChanged, Write
-from opsconsole.stores.sqlite import tolerant_text
 
 PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.002, 0.1
 ALONE_AFTER_SECONDS = 60.0  # since the last commit of another client
@@ -69,11 +67,9 @@ class BatchWriter:
         # Each shard has a lock, so that shards do not wait for each other.
         self._lock_number = number_of(f"{name}:{self._part}" if isinstance(self._part, Shard) else name)
         self._others_wrote = float("-inf")  # when a commit of another client was noticed
-        self.has_versions = False  # the versions of the rows on PostgreSQL can be read
-        self._has_log = False
+        self._has_versions = self._has_log = False
         self._log_limit = LOG_PAGES
         self._rows_in_log = 0  # rows written since the last checkpoint
-        self._has_triggers = False  # on the written tables
         self._search_path = ""  # of the platform, for the store's triggers
         # True if deletes need no trial restore, or if it has succeeded for all rows.
         self._restorable = not (operation.undoable and self._run.plan["restorable"])
@@ -114,11 +110,10 @@ class BatchWriter:
             if target.table in self._store.tables
             for trigger in self._store.triggers(target.table, target.kind.upper())
         ]
-        self._has_triggers = bool(fired)
         if self._store.vendor == "postgresql":
             from opsconsole.stores.connection import platform_search_path  # imports psycopg
 
-            self.has_versions = stored_rows.has_versions(self._store, self._operation.writes)
+            self._has_versions = stored_rows.has_versions(self._store, self._operation.writes)
             self._search_path = platform_search_path(self._store) if fired else ""
         else:
             # A trigger may change rows that are read ahead. SQLite counts the commits of other connections only.
@@ -184,7 +179,7 @@ class BatchWriter:
         with self._timed(), self.transaction():
             deletes = [write for write in writes if write.kind == "delete"]
             # PostgreSQL's writes skip rows that are younger than `since`: only other batches are locked and read again.
-            since = read.since if self.has_versions and not self._failing.isolating else None
+            since = read.since if self._has_versions and not self._failing.isolating else None
             for write in reversed(writes if since is None else deletes):
                 stored_rows.lock(store, write)
             if store.vendor == "sqlite":
@@ -201,8 +196,6 @@ class BatchWriter:
                 stored_rows.check_deferred(store)
             for write in writes:
                 stored_rows.verify(store, write)
-            if self._has_triggers and depends_on_row_alone(self._operation):
-                self._require_unconnected(read, writes)
             self._rows_in_log += sum(len(write.rows) for write in writes)
             if deletes and not self._restorable:
                 try_restore(store, deletes, first_batch=not self._part.batches_done)
@@ -240,25 +233,6 @@ class BatchWriter:
         finally:
             self._released = time.monotonic()
             self._held = self._released - began
-
-    def _require_unconnected(self, read: ReadBatch, writes: list[Write]) -> None:
-        """Raise ChangedByTrigger if a column that decided about a written row has changed.
-
-        A trigger may have changed it before that row was written. It cannot if the batch writes one row.
-        """
-        model = self._operation.model
-        updates = [write for write in writes if write.table == model._meta.db_table and write.kind == "update"]
-        keys = [key for write in updates for key, _old, _new in write.rows]
-        written = {name for write in updates for name in write.columns}
-        columns = [name for name in row_columns(self._operation) if name not in written]
-        if len(keys) < 2 or not columns:
-            return
-        with self._store.text_factory(tolerant_text):
-            now = keyset.load(keyset.with_keys(model._default_manager.using(self._store.alias), keys), columns)
-        before = {row.pk: row for row in read.rows}
-        for row in now:
-            if row.pk in before and any(getattr(before[row.pk], name) != getattr(row, name) for name in columns):
-                raise stored_rows.ChangedByTrigger
 
     def _require_as_read(self, read: ReadBatch, deletes: list[Write]) -> None:
         """Read the batch again under the lock. Raises RowsChanged for rows with a different outcome."""

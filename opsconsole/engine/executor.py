@@ -141,9 +141,9 @@ class Executor:
         try:
             return self._work(until, on_progress, hand_over, patience)
         except KeyboardInterrupt:  # the process stops now: its threads do not end a long statement
-            with suppress(Exception):
-                self._reader.cancel()
-                self._writer.cancel()
+            for thread in (self._reader, self._writer):
+                with suppress(Exception):
+                    thread.cancel()
             raise
         finally:
             sys.setswitchinterval(before)
@@ -220,6 +220,7 @@ class Executor:
         logger.error("A run failed", exc_info=error)
         with suppress(Exception):  # a batch that was being written counts; its own error is not the cause
             self._await_write()
+        with suppress(Exception):
             self._discard()
         self.part.error = first_line(error)
         self._recheck()
@@ -403,7 +404,7 @@ class Executor:
         Batches of the default size grow to FAST_BATCH_SIZE, unless another client writes to the SQLite file.
         """
         most = self.run.batch_size
-        if most == DEFAULT_BATCH_SIZE and self._writer.is_alone:
+        if most == DEFAULT_BATCH_SIZE and self.operation.batch_size is None and self._writer.is_alone:
             most = FAST_BATCH_SIZE
         target = TARGET_SECONDS * max(1.0, self.size / DEFAULT_BATCH_SIZE)
         if seconds > 5 * target:
@@ -550,10 +551,10 @@ class Executor:
             return False
         if self.store.vendor == "sqlite":
             return self._writer.mark_now() == since
-        if not (self._writer.has_versions and depends_on_row_alone(self.operation)):
+        rows, table = keyset.up_to(self.queryset, bound), self.operation.model._meta.db_table
+        if not (depends_on_row_alone(self.operation, rows) and stored_rows.has_versions(self.store, [table])):
             return False
-        changed = stored_rows.changed_since(self.store, self.operation.model._meta.db_table, since)
-        return not keyset.up_to(self.queryset, bound).filter(changed).count()
+        return not rows.filter(stored_rows.changed_since(self.store, table, since)).count()
 
     def _end(self, status: Status) -> Run:
         run = self.run

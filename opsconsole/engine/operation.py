@@ -295,15 +295,14 @@ def row_columns(operation: Declaration) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*own, *operation.writes.get(table, ()))))
 
 
-def depends_on_row_alone(operation: Operation) -> bool:
-    """Return whether scope and outcome of a row depend on no other row of the store.
-
-    Operations on `default` declare no columns of other models.
-    """
+def depends_on_row_alone(operation: Operation, rows: QuerySet[Any]) -> bool:
+    """Return whether the outcome of a row, and whether `rows` contains it, depend on no other row."""
+    sql = rows.query.sql_with_params()[0].upper()
     return (
         type(operation).fetch is Operation.fetch
         and not isinstance(operation.reads, Mapping)
-        and operation.store.name != "default"
+        and sql.count("SELECT ") == 1
+        and " JOIN " not in sql
     )
 
 

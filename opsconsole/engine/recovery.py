@@ -19,7 +19,7 @@ from opsconsole.stores.rows import Key, RowsChanged, Values, Write
 
 READ_AHEAD = 2  # batches that are read and processed behind the prepared one
 MAX_CONFLICTS = 5  # a row that other clients change more often is skipped
-_Written = tuple[str, tuple[str, ...], Key, Values | None]  # table, columns, key and new values of a row
+_Written = tuple[str, Key, str, Any]  # table, key, column and new value
 
 
 @contextmanager
@@ -63,11 +63,22 @@ def _written_meanwhile(part: Progress, batch: Batch) -> set[_Written]:
     """Return the values that earlier batches may have written after this one was read."""
     earlier = part.own_batches.filter(number__lt=batch.number, number__gte=batch.number - READ_AHEAD - 1)
     return {
-        (write.table, write.columns, key, new)
+        (write.table, key, column, value)
         for before in earlier
         for write in before.writes
         for key, _old, new in write.rows
+        for column, value in zip(write.columns, new or (), strict=False)
     }
+
+
+def _is_covered(
+    write: Write, key: Key, old: Values | None, new: Values | None, meanwhile: Collection[_Written]
+) -> bool:
+    """Return whether `meanwhile` contains every change of a row."""
+    if old is None or new is None:
+        return False
+    changes = zip(write.columns, old, new, strict=True)
+    return all((write.table, key, column, after) in meanwhile for column, before, after in changes if before != after)
 
 
 def is_committed(batch: Batch, operation: Operation, meanwhile: Collection[_Written] = ()) -> bool | None:
@@ -80,7 +91,7 @@ def is_committed(batch: Batch, operation: Operation, meanwhile: Collection[_Writ
     for write in batch.writes:
         current = stored_rows.read(store, write.table, write.columns, [row[0] for row in write.rows])
         for key, old, new in write.rows:
-            if (write.table, write.columns, key, new) in meanwhile:
+            if meanwhile and _is_covered(write, key, old, new, meanwhile):
                 continue
             now = current.get(key)
             if now == store.normalize(new) and old != new:
@@ -130,8 +141,7 @@ def count_batch(part: Progress, batch: Batch, reasons: dict[str, dict[str, int]]
 
 def concerns_rows(error: Exception) -> bool:
     """Return whether the error belongs to rows of the batch, not to the whole run."""
-    of_rows = RowsChanged | stored_rows.UnrecordedDelete | stored_rows.ChangedByTrigger
-    return isinstance(error, of_rows) or classify(error) == ErrorKind.ROW
+    return isinstance(error, RowsChanged | stored_rows.UnrecordedDelete) or classify(error) == ErrorKind.ROW
 
 
 class FailingRows:

@@ -53,7 +53,8 @@ ASKED_PEAK_MB = 200
 ASKED_NOTHING_TO_DO = 0.1
 FILL_THE_REST = """
     UPDATE task_audits
-    SET source_event_ts = COALESCE(source_event_ts, 'x'), supervisor_processed_at = COALESCE(supervisor_processed_at, 'x')
+    SET source_event_ts = COALESCE(source_event_ts, 'x'),
+        supervisor_processed_at = COALESCE(supervisor_processed_at, 'x')
     WHERE UPPER(event_type) LIKE '%SUPERVISOR%' AND (source_event_ts IS NULL OR supervisor_processed_at IS NULL)
 """
 

@@ -177,7 +177,7 @@ FOLLOW = {
 
 
 @pytest.mark.parametrize("kind", FOLLOW)
-@pytest.mark.parametrize("ahead", [0, 1, 2, 3])
+@pytest.mark.parametrize("ahead", [1, 2, 3])
 def test_a_row_that_a_trigger_of_the_run_changes_is_not_written_from_an_earlier_read(
     make_attached: Any, kind: str, ahead: int
 ) -> None:
@@ -250,7 +250,12 @@ def test_rows_that_an_earlier_batch_wrote_do_not_tell_whether_a_batch_is_committ
 ) -> None:
     run = execute_run(operation_called(BACKFILL, make_attached(kind, 60, seed=5).store))
     batch, operation = run.batches.get(), stored_plans.operation_of(run)
-    written = {(write.table, write.columns, key, new) for write in batch.writes for key, _old, new in write.rows}
+    written = {
+        (write.table, key, column, value)
+        for write in batch.writes
+        for key, _old, new in write.rows
+        for column, value in zip(write.columns, new or (), strict=True)
+    }
     assert recovery.is_committed(batch, operation) is True
     assert recovery.is_committed(batch, operation, written) is None
 

@@ -26,7 +26,6 @@ from opsconsole.stores.rows.access import (
     write,
 )
 from opsconsole.stores.rows.changes import (
-    ChangedByTrigger,
     DuplicateKey,
     Key,
     RowKey,
@@ -48,7 +47,6 @@ from opsconsole.stores.rows.references import children_first, known_table
 from opsconsole.stores.rows.sqlite import affinity
 
 __all__ = [
-    "ChangedByTrigger",
     "DuplicateKey",
     "Key",
     "RowKey",

@@ -50,10 +50,6 @@ class UnrecordedDelete(Exception):
     """A trigger deletes rows without a before-image."""
 
 
-class ChangedByTrigger(Exception):
-    """The write of one row makes a trigger change another row of the batch. The batch is divided."""
-
-
 class StillReferenced(Exception):
     """A row that the run does not delete refers to a row that the run would delete."""
 
