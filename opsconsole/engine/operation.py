@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from django import forms
 from django.apps import apps
+from django.core.exceptions import EmptyResultSet
 from django.db import models
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -297,13 +298,13 @@ def row_columns(operation: Declaration) -> tuple[str, ...]:
 
 def depends_on_row_alone(operation: Operation, rows: QuerySet[Any]) -> bool:
     """Return whether the outcome of a row, and whether `rows` contains it, depend on no other row."""
-    sql = rows.query.sql_with_params()[0].upper()
-    return (
-        type(operation).fetch is Operation.fetch
-        and not isinstance(operation.reads, Mapping)
-        and sql.count("SELECT ") == 1
-        and " JOIN " not in sql
-    )
+    if type(operation).fetch is not Operation.fetch or isinstance(operation.reads, Mapping):
+        return False
+    try:
+        sql = rows.query.get_compiler(rows.db).as_sql()[0].upper()
+    except EmptyResultSet:  # no row is selected
+        return False
+    return sql.count("SELECT ") == 1 and " JOIN " not in sql
 
 
 def inserts(store: Store, table: str, columns: tuple[str, ...]) -> bool:

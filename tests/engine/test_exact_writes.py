@@ -12,6 +12,7 @@ from django.db import DatabaseError, OperationalError
 
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Status
+from opsconsole.engine.operation import depends_on_row_alone
 from opsconsole.stores import rows
 from opsconsole.stores.errors import ErrorKind, classify
 from opsconsole.stores.store import Store
@@ -122,6 +123,15 @@ def test_rows_in_scope_are_processed_again_after_other_writes(
     assert run.invalid > 0
     assert run.status == Status.SUCCEEDED
     assert len(judged) == run.total + (run.invalid if disturbed else 0)
+
+
+def test_only_rows_of_one_table_depend_on_nothing_else(make_attached: Any) -> None:
+    operation = operation_called("audits.backfill_decision_fields", make_attached("sqlite", 5).store)
+    rows = operation.queryset()
+    assert depends_on_row_alone(operation, rows)
+    assert not depends_on_row_alone(operation, rows.filter(pk__in=rows.values("pk")))
+    assert not depends_on_row_alone(operation, rows.filter(task__title=""))
+    assert not depends_on_row_alone(operation, rows.none())
 
 
 # --- classes of errors -----------------------------------------------------------------------------------
