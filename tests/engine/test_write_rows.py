@@ -433,9 +433,8 @@ def test_worker_dies(managed, point, monkeypatch):
     def through(operation: Any) -> Run:
         run, call = start(operation, batch_size=7), 2
         if point == "while recovering":
-            stopped: list[Run] = []
-            run = work(run, until=lambda: len(stopped) >= 2, on_progress=stopped.append)
-            run, call = workers.claim(run), 1
+            begun = run
+            run, call = workers.claim(work(run, until=lambda: begun.batches_done > 0)), 1
         monkeypatch.setattr(*interposed(point, call, crash))
         with pytest.raises(Crash):
             work(run)
