@@ -40,8 +40,8 @@ from opsconsole.engine.planner import (
     outcomes_of,
     pins_rows,
     process,
-    read_batch,
     selected_rows,
+    walk_rows,
 )
 from opsconsole.engine.recovery import (
     FailingRows,
@@ -530,15 +530,13 @@ class Executor:
             return left
         explained = left if counted else 0
         failed = {str(key) for key in run.failed_items.values_list("key", flat=True)}
-        rows, after = self.queryset.all(), None
         bound: Key = run.bound  # type: ignore[assignment]
-        while found := read_batch(self.operation, rows, after=after, bound=bound, limit=run.batch_size):
+        for found in walk_rows(self.operation, self.queryset.all(), bound, batch_size=run.batch_size):
             if counted:
                 explained += sum(row.pk not in (self._pinned or ()) for row in found)
             else:
                 due = (isinstance(self._failing.outcome(row), Changes) for row in found)
                 explained += sum(str(row.pk) in failed or not is_due for row, is_due in zip(found, due, strict=True))
-            after = found[-1].pk
         return explained
 
     def _is_undisturbed(self) -> bool:

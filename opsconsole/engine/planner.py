@@ -426,16 +426,22 @@ def _digest_now(operation: Operation, row: Any) -> str:
 
 def walk(planned: Plan, *, batch_size: int, after: Key | None = None) -> Iterator[list[Any]]:
     """Yield the rows of a plan batch by batch, in keyset order up to the bound."""
-    if planned.bound is None:
-        return
-    batches, bound = FittingBatches(), planned.bound
+    if planned.bound is not None:
+        yield from walk_rows(planned.operation, planned.queryset, planned.bound, batch_size=batch_size, after=after)
+
+
+def walk_rows(
+    operation: Operation, rows: QuerySet[Any], bound: Key, *, batch_size: int, after: Key | None = None
+) -> Iterator[list[Any]]:
+    """Yield `rows` batch by batch, in keyset order up to the bound. A batch of long rows has fewer rows."""
+    batches = FittingBatches()
 
     def read(limit: int) -> list[Any]:
-        return read_batch(planned.operation, planned.queryset, after=after, bound=bound, limit=limit)
+        return read_batch(operation, rows, after=after, bound=bound, limit=limit)
 
-    while rows := batches.read(read, batch_size):
-        yield rows
-        after = rows[-1].pk
+    while found := batches.read(read, batch_size):
+        yield found
+        after = found[-1].pk
 
 
 def merge(reasons: dict[str, dict[str, int]], more: dict[str, dict[str, int]]) -> None:
