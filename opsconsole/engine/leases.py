@@ -89,8 +89,10 @@ class Lease:
 
     def check(self) -> None:
         """Read the request of the run. Raises LostOwnership."""
-        found = next(iter(self._asked.all()), (None,))
-        request = _request_to_shard(*found) if len(found) > 1 else found[0]
+        found = next(iter(self._asked.all()), None)
+        request = None
+        if found is not None:
+            request = _request_to_shard(*found) if isinstance(self.part, Shard) else found[0]
         if request is None:
             raise LostOwnership
         self.request = Request(request)

@@ -51,7 +51,9 @@ def first_lost_batch(part: Progress, operation: Operation) -> int | None:
     """
     lost = None
     for batch in part.own_batches.order_by("-number").iterator(chunk_size=1):
-        committed = is_committed(batch, operation, _written_meanwhile(part, batch))
+        # The before-images of an irreversible operation hold no rows.
+        earlier = _written_earlier(part, batch) if operation.undoable else ()
+        committed = is_committed(batch, operation, earlier)
         if committed is False:
             lost = batch.number
         elif committed:
@@ -59,39 +61,37 @@ def first_lost_batch(part: Progress, operation: Operation) -> int | None:
     return lost
 
 
-def _written_meanwhile(part: Progress, batch: Batch) -> set[_Written]:
+def _written_earlier(part: Progress, batch: Batch) -> set[_Written]:
     """Return the values that earlier batches may have written after this one was read."""
-    earlier = part.own_batches.filter(number__lt=batch.number, number__gte=batch.number - READ_AHEAD - 1)
+    batches = part.own_batches.filter(number__lt=batch.number, number__gte=batch.number - READ_AHEAD - 1)
     return {
         (write.table, key, column, value)
-        for before in earlier
+        for before in batches
         for write in before.writes
         for key, _old, new in write.rows
         for column, value in zip(write.columns, new or (), strict=False)
     }
 
 
-def _is_covered(
-    write: Write, key: Key, old: Values | None, new: Values | None, meanwhile: Collection[_Written]
-) -> bool:
-    """Return whether `meanwhile` contains every change of a row."""
+def _is_covered(write: Write, key: Key, old: Values | None, new: Values | None, earlier: Collection[_Written]) -> bool:
+    """Return whether `earlier` contains every change of a row."""
     if old is None or new is None:
         return False
     changes = zip(write.columns, old, new, strict=True)
-    return all((write.table, key, column, after) in meanwhile for column, before, after in changes if before != after)
+    return all((write.table, key, column, after) in earlier for column, before, after in changes if before != after)
 
 
-def is_committed(batch: Batch, operation: Operation, meanwhile: Collection[_Written] = ()) -> bool | None:
+def is_committed(batch: Batch, operation: Operation, earlier: Collection[_Written] = ()) -> bool | None:
     """Return whether the store has committed this batch, None if no row tells.
 
-    `meanwhile` contains what earlier batches wrote after this one was read. Rows in it are ignored.
+    `earlier` contains what earlier batches may have written after this one was read. Rows in it are ignored.
     """
     store = operation.store
     wrote = False if batch.rows and not (batch.committed or operation.undoable) else None
     for write in batch.writes:
         current = stored_rows.read(store, write.table, write.columns, [row[0] for row in write.rows])
         for key, old, new in write.rows:
-            if meanwhile and _is_covered(write, key, old, new, meanwhile):
+            if earlier and _is_covered(write, key, old, new, earlier):
                 continue
             now = current.get(key)
             if now == store.normalize(new) and old != new:
