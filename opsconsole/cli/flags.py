@@ -94,7 +94,7 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fast",
         action="store_true",
-        help=_("Write 2,000 rows per batch, without a pause between them. For stores without other users."),
+        help=_("Write 4,000 rows per batch, without a pause between them. For stores without other users."),
     )
     parser.add_argument(
         "--shards",

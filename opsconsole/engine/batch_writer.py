@@ -27,7 +27,7 @@ from opsconsole.stores.rows import Key, RowKey, RowsChanged, Write
 PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.002, 0.1
 ALONE_AFTER_SECONDS = 60.0  # since the last commit of another client
 MARK_SECONDS = 0.25  # maximum age of a mark of PostgreSQL
-CHECKPOINT_ROWS_ALONE = 2_000  # written rows after which the log is copied to the file
+CHECKPOINT_ROWS_ALONE = 10_000  # written rows after which the log is copied to the file
 LOG_PAGES = 16_000  # of the write-ahead log of SQLite, 64 MB
 RESTART_MS = 200  # how long a restart of the log waits for readers, and other writers wait for it
 

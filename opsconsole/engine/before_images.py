@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import orjson
@@ -47,8 +46,7 @@ def writes_of(image: bytes | memoryview) -> list[Write]:
 
 def _finite_rows(write: Write) -> Sequence[Any]:
     """Return the rows of a write, with markers for infinite numbers."""
-    values = chain.from_iterable(given for row in write.rows for given in row[1:] if given is not None)
-    if float not in set(map(type, values)):
+    if float not in write.types:
         return write.rows
     return [(key, _finite(old), _finite(new)) for key, old, new in write.rows]
 

@@ -401,15 +401,17 @@ class Executor:
     def _adapt(self, seconds: float) -> None:
         """Halve the batch size if a batch takes five times its target; double it if batches are fast.
 
-        Batches of the default size grow to FAST_BATCH_SIZE, unless another client writes to the SQLite file.
+        Batches of the default size grow to FAST_BATCH_SIZE while they take less than the target of 1,000 rows, unless
+        another client writes to the SQLite file.
         """
         most = self.run.batch_size
         if most == DEFAULT_BATCH_SIZE and self.operation.batch_size is None and self._writer.is_alone:
             most = FAST_BATCH_SIZE
         target = TARGET_SECONDS * max(1.0, self.size / DEFAULT_BATCH_SIZE)
+        is_fast = seconds < (target if self.size < self.run.batch_size else TARGET_SECONDS)
         if seconds > 5 * target:
             self.size = max(1, self.size // 2)
-        elif seconds < target and not self._failing.isolating:
+        elif is_fast and not self._failing.isolating:
             self.size *= 2
         self.size = min(self.size, most)
 

@@ -29,7 +29,7 @@ from opsconsole.stores.rows import Key
 from opsconsole.stores.store import Store
 
 DEFAULT_BATCH_SIZE = 1_000
-FAST_BATCH_SIZE = 2_000  # of a run that no other client waits for
+FAST_BATCH_SIZE = 4_000  # of a run that no other client waits for
 LONG_CLUSTER = "long"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple, Self
 
 from opsconsole.stores.rows import Key
@@ -54,9 +55,15 @@ class Change(Changes):
     __slots__ = ()
 
     def __new__(cls, row: Any, reason: str = "", /, **new: Any) -> Self:
-        # The hot path: a run creates one per row, so it calls no other function of Python.
-        old = {name: getattr(row, name) for name in new}
-        return tuple.__new__(cls, ((tuple.__new__(RowChange, ("", row.pk, old, new)),), reason, "", 1))
+        # The hot path: a run creates one per row. It calls no other function of Python, and `rows` is made on demand.
+        return tuple.__new__(cls, (row, reason, "", 1, new))
+
+    row = property(itemgetter(0))
+    new = property(itemgetter(4))
+
+    @property
+    def rows(self) -> Sequence[RowChange]:
+        return (RowChange.update("", self.row, **self.new),)
 
 
 class Delete(Changes):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from itertools import takewhile
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -26,7 +27,7 @@ from opsconsole.engine.throttle import unobservable
 from opsconsole.stores import preflight
 from opsconsole.stores.errors import ErrorKind, classify, first_line, is_undecodable
 from opsconsole.stores.router import use
-from opsconsole.stores.rows import Key, Write, plain_key
+from opsconsole.stores.rows import Key, Values, Write, plain_key
 from opsconsole.stores.sqlite import UndecodableText, tolerant_text
 from opsconsole.stores.store import Store, all_stores
 
@@ -100,12 +101,19 @@ def outcomes_of(
         return _unreadable(rows[0], sampler)
     own = operation.model._meta.db_table
     writes: dict[tuple[Any, ...], list[Any]] = {}
-    changes: dict[tuple[str, ...], list[Any]] = {}  # columns → rows of `Change`
+    changes: dict[tuple[str, ...], tuple[Callable[[Any], Values], list[Any]]] = {}  # columns → rows of `Change`
     changed: dict[str, int] = defaultdict(int)
     change = change or operation.process
     for row in rows:  # the hot path: a run calls it for each row
         try:
             outcome = change(row)
+            if isinstance(outcome, Change):
+                source, values = outcome.row, outcome.new
+                columns = tuple(values)
+                if columns not in changes:
+                    changes[columns] = _values_of(columns), writes.setdefault((own, False, False, columns), [])
+                old_of, written = changes[columns]
+                written.append((source.pk, old_of(source), tuple(values.values())))
         except Exception as error:  # the error belongs to this row only
             if is_fatal(error):
                 raise
@@ -118,24 +126,19 @@ def outcomes_of(
         if isinstance(outcome, Change):
             changed[outcome.reason] += 1
             found.amount += 1
-            ((_table, key, old, new),) = outcome.rows
-            columns = tuple(new)  # type: ignore[arg-type]
-            if columns not in changes:
-                changes[columns] = writes.setdefault((own, False, False, columns), [])
-            changes[columns].append((key, tuple(old.values()), tuple(new.values())))  # type: ignore[union-attr]
         elif isinstance(outcome, Changes):
             changed[outcome.reason] += 1
             found.amount += outcome.amount
             for table, key, old, new in outcome.rows:
                 columns = tuple(old if new is None else new)  # type: ignore[arg-type]
                 group = (table or own, old is None, new is None, columns)
-                values = (None if old is None else tuple(old.values()), None if new is None else tuple(new.values()))
-                writes.setdefault(group, []).append((key, *values))
+                images = (None if old is None else tuple(old.values()), None if new is None else tuple(new.values()))
+                writes.setdefault(group, []).append((key, *images))
         else:
             name = _NAMES[type(outcome)]
             labels = found.unchanged.setdefault(name, {}).setdefault(outcome.reason, [])
             labels.append(operation.label(row))
-    found.writes = [Write(group[0], group[3], written) for group, written in writes.items()]
+    found.writes = [Write(group[0], group[3], written) for group, written in writes.items() if written]
     found.reasons["changed"] = dict(changed)
     for name, reasons in found.unchanged.items():
         found.reasons[name] = {reason: len(labels) for reason, labels in reasons.items()}
@@ -143,6 +146,12 @@ def outcomes_of(
         reason = type(raised).__name__
         found.reasons["failed"][reason] = found.reasons["failed"].get(reason, 0) + 1
     return found
+
+
+def _values_of(columns: Sequence[str]) -> Callable[[Any], Values]:
+    """Return a function from a row to its values of `columns`."""
+    values = attrgetter(*columns)
+    return values if len(columns) > 1 else lambda row: (values(row),)
 
 
 class UnnamedKey(Exception):

@@ -19,6 +19,7 @@ from opsconsole.engine import batch_writer, executor, planner, recovery, stored_
 from opsconsole.engine.batch_writer import BatchWriter
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.models import Batch, Run, Status
+from opsconsole.engine.outcomes import Change
 from opsconsole.stores import rows
 from opsconsole.stores.store import Store
 from tests.support.contract import die, execute_run, operation_called, start, undo
@@ -238,6 +239,23 @@ def test_batches_keep_their_size_while_another_client_writes_to_the_file(
     Executor(run).work(on_progress=lambda run: execute(store, "UPDATE task_audits SET level = level"))
     assert run.status == Status.SUCCEEDED
     assert max(_sizes(run)[6:]) == 10, "the first ones were read before the other client was noticed"
+
+
+def test_a_change_of_a_column_that_the_operation_does_not_read_fails_its_row_only(
+    make_attached: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_attached("sqlite", 60, seed=5).store
+    operation = operation_called(BACKFILL, store)
+    (first, *_others), *_batches = planner.walk(planner.plan(operation), batch_size=5)
+    real = type(operation).process
+    monkeypatch.setattr(
+        type(operation),
+        "process",
+        lambda self, row: Change(row, level="high") if row.pk == first.pk else real(self, row),
+    )
+    run = execute_run(operation)
+    assert (run.status, run.failed, run.reasons["failed"]) == (Status.NEEDS_ATTENTION, 1, {"AttributeError": 1})
+    assert run.changed == run.total - run.invalid - 1 > 0
 
 
 def _sizes(run: Run) -> list[int]:

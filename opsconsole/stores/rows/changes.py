@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, NamedTuple
+from functools import cached_property
+from itertools import chain
+from typing import Any
 
 from opsconsole.stores.sqlite import UndecodableText
 
@@ -14,7 +17,8 @@ Values = tuple[Any, ...]
 RowKey = tuple[str, Key]  # table and key
 
 
-class Write(NamedTuple):
+@dataclass(frozen=True)
+class Write:
     """Changes of one kind to one table.
 
     `rows` are `[key, old values, new values]`, in the order of `columns`. An insert has no old values, a
@@ -24,6 +28,12 @@ class Write(NamedTuple):
     table: str
     columns: tuple[str, ...]
     rows: list[tuple[Key, Values | None, Values | None]]
+
+    @cached_property
+    def types(self) -> frozenset[type]:
+        """The types of all old and new values, which a batch needs several times."""
+        values = chain.from_iterable(values for row in self.rows for values in row[1:] if values is not None)
+        return frozenset(map(type, values))
 
     @property
     def kind(self) -> str:

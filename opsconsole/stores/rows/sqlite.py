@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
-from operator import itemgetter
 from typing import Any
 
 from django.db import IntegrityError
@@ -95,11 +94,11 @@ class SQLiteRows:
 
     def column_may_alter(self, change: Write) -> bool:
         table = self.store.tables[change.table]
+        exact = [_EXACT[affinity(table[name].type)] for name in change.columns]
+        if all(types >= change.types for types in exact):
+            return False
         rows = [new for _key, _old, new in change.rows if new is not None]
-        return any(
-            not _EXACT[affinity(table[name].type)].issuperset(map(type, map(itemgetter(place), rows)))
-            for place, name in enumerate(change.columns)
-        )
+        return any(not types.issuperset(type(new[place]) for new in rows) for place, types in enumerate(exact))
 
     def mark(self) -> int:
         return int(self.store.query("PRAGMA data_version")[0][0])
@@ -194,10 +193,9 @@ class SQLiteRows:
         VALUES would be copied to a temporary table.
         """
         values, rows = self._flat(change), len(change.rows)
-        texts = [value for value in values if type(value) is str]
         if (
-            sum(map(len, texts)) > DOCUMENT_CHARACTERS * rows
-            or not {str, int, float, bytes, _NONE}.issuperset(map(type, values))
+            sum([len(value) for value in values if type(value) is str]) > DOCUMENT_CHARACTERS * rows
+            or not change.types <= _PLAIN
             or self.store.triggers(change.table, change.kind.upper())
             or is_own_parent(self.store, change.table)
         ):
@@ -238,6 +236,7 @@ def _unchanged(columns: Sequence[str]) -> str:
 
 # Python types that a column of this affinity stores unchanged.
 _NONE = type(None)
+_PLAIN = frozenset({str, int, float, bytes, _NONE})
 _EXACT: dict[str, frozenset[type]] = {
     "TEXT": frozenset({str, bytes, _NONE}),
     "BLOB": frozenset({str, bytes, int, float, _NONE}),
