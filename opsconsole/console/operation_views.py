@@ -402,7 +402,7 @@ def act(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
         return start_plan(request, "operations.retry_failed_rows", params={"run": run.pk})
     verbs: dict[str, Callable[[Run, Actor], Any]] = {
         "pause": lifecycle.pause,
-        "cancel": lifecycle.cancel,
+        "cancel": queue.cancel,
         "resume": queue.resume,
         "approve": queue.approve,
         "reject": partial(lifecycle.reject, reason=request.POST.get("reason", "")),

@@ -8,17 +8,14 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from django.db import transaction
 from django.db.models import QuerySet
 
 from opsconsole.engine.deletes import every_delete_recorded, require_unreferenced, try_restore, with_whole_rows
 from opsconsole.engine.leases import Lease
-from opsconsole.engine.models import Shard
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.outcomes import Changes
 from opsconsole.engine.planner import Outcomes, read_batch
-from opsconsole.engine.recovery import FailingRows
-from opsconsole.engine.seals import number_of
+from opsconsole.engine.recovery import FailingRows, lock_number, writing
 from opsconsole.engine.threads import StoreThread
 from opsconsole.stores import preflight
 from opsconsole.stores import rows as stored_rows
@@ -63,9 +60,7 @@ class BatchWriter:
         self._marked = float("-inf"), 0  # time and result of the last `rows.mark`
         self._held = self._released = 0.0  # how long the last batch had locked the store, and until when
         self.overlaps = True  # False if each batch must be read after the previous one is written
-        name = f"opsconsole:{self._run.identity}:{','.join(sorted(self._run.writes))}"
-        # Each shard has a lock, so that shards do not wait for each other.
-        self._lock_number = number_of(f"{name}:{self._part}" if isinstance(self._part, Shard) else name)
+        self._lock_number = lock_number(self._part)
         self._others_wrote = float("-inf")  # when a commit of another client was noticed
         self._has_versions = self._has_log = False
         self._log_limit = LOG_PAGES
@@ -140,10 +135,7 @@ class BatchWriter:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Open a transaction: take the write lock of the store, then check the lease. Raises LostOwnership."""
-        with transaction.atomic(using=self._store.alias):
-            if self._store.vendor == "postgresql":
-                with self._store.connection.cursor() as cursor:
-                    cursor.execute("SELECT pg_advisory_xact_lock(%s)", [self._lock_number])
+        with writing(self._store, self._lock_number):
             self._lease.check()
             yield
 

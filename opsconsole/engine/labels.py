@@ -125,6 +125,7 @@ INCIDENT_LABELS = {
 }
 VERB_LABELS |= {verb: label for verb, label in INCIDENT_LABELS.items() if verb.startswith("incident_")}
 VERB_LABELS["recheck_failed"] = _("could not update the incidents")
+VERB_LABELS["settle_failed"] = _("could not find out which batches are written")
 
 
 # Values of an event.

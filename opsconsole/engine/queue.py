@@ -32,6 +32,7 @@ from opsconsole.engine import (
     notifications,
     obstacles,
     planner,
+    recovery,
     registry,
     series,
     shards,
@@ -141,6 +142,17 @@ def resume(run: Run, actor: Actor) -> None:
     with transaction.atomic():
         lifecycle.resume(run, actor)
         enqueue(run)
+
+
+def cancel(run: Run, actor: Actor) -> None:
+    """Discard a plan or stop a run. If its worker is gone, count the batches that the store has committed."""
+    lifecycle.cancel(run, actor)
+    if run.status == Status.CANCELLED:
+        try:
+            recovery.settle(run)
+        except Exception as error:  # the run is cancelled, also if the store is out of reach
+            logger.exception("Could not find out which batches of run %s are written", run.pk)
+            audit_log.record(run, "settle_failed", actor, error=first_line(error))
 
 
 def approve(run: Run, actor: Actor) -> None:

@@ -9,14 +9,19 @@ from typing import Any
 from django.db import connections, transaction
 from django.db.models import Q
 
-from opsconsole.engine.models import Batch, Progress
+from opsconsole.engine import shards
+from opsconsole.engine.models import Batch, Progress, Run, Shard
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.outcomes import Changes, Outcome, Skip
 from opsconsole.engine.planner import OUTCOMES, Unreadable, merge, with_tables
+from opsconsole.engine.seals import number_of
+from opsconsole.engine.stored_plans import operation_of
 from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.errors import ErrorKind, classify
 from opsconsole.stores.rows import Key, RowsChanged, Values, Write
+from opsconsole.stores.store import Store
 
+COUNTED = (*OUTCOMES, "amount", "reasons", "batches_done")
 READ_AHEAD = 2  # batches that are read and processed behind the prepared one
 MAX_CONFLICTS = 5  # a row that other clients change more often is skipped
 _Written = tuple[str, Key, str, Any]  # table, key, column and new value
@@ -39,7 +44,48 @@ def durable_transaction() -> Iterator[None]:
             connection.cursor().execute("PRAGMA synchronous=NORMAL")
 
 
+def lock_number(part: Progress) -> int:
+    """Return the number of the advisory lock that the writer of a run or shard takes on PostgreSQL."""
+    run = part.whole
+    name = f"opsconsole:{run.identity}:{','.join(sorted(run.writes))}"
+    # Each shard has a lock, so that shards do not wait for each other.
+    return number_of(f"{name}:{part}" if isinstance(part, Shard) else name)
+
+
+@contextmanager
+def writing(store: Store, number: int) -> Iterator[None]:
+    """Open a transaction that keeps other writers of the same run out: on SQLite all writers of the file."""
+    with transaction.atomic(using=store.alias):
+        if store.vendor == "postgresql":
+            store.query("SELECT pg_advisory_xact_lock(%s)", [number])
+        yield
+
+
 # --- batches in doubt -----------------------------------------------------------------------------------------
+
+
+def settle(run: Run) -> None:
+    """Count the batches in doubt of a run that ended without its worker.
+
+    Raises StoreUnavailable or the database error. Without before-images nobody knows whether a batch is written.
+    """
+    parts: list[Progress] = [*run.shards.all()] or [run]
+    doubtful = [part for part in parts if part.own_batches.filter(committed=False).exists()]
+    operation = operation_of(run) if doubtful else None
+    if operation is None or not operation.undoable:
+        return
+    for part in doubtful:
+        part.refresh_from_db(fields=("cursor", *COUNTED))
+        with writing(operation.store, lock_number(part)):
+            first_lost = first_lost_batch(part, operation)
+        with transaction.atomic():
+            settle_batches(part, first_lost)
+            part.save(update_fields=("cursor", *COUNTED))
+    if run not in parts:
+        totals = shards.total_up(run)
+        for name in COUNTED:
+            setattr(run, name, totals[name])
+        run.save(update_fields=COUNTED)
 
 
 def first_lost_batch(part: Progress, operation: Operation) -> int | None:

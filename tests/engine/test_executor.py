@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 from django.utils import timezone, translation
 
-from opsconsole.engine import batch_writer, executor, planner, recovery, stored_plans
+from opsconsole.engine import batch_writer, executor, planner, queue, recovery, stored_plans
 from opsconsole.engine.batch_writer import BatchWriter
 from opsconsole.engine.executor import Executor
-from opsconsole.engine.models import Batch, Run, Status
+from opsconsole.engine.models import Batch, Event, Run, Status
 from opsconsole.engine.outcomes import Change
 from opsconsole.stores import rows
-from opsconsole.stores.store import Store
-from tests.support.contract import die, execute_run, operation_called, start, undo
+from opsconsole.stores.store import Store, StoreUnavailable
+from tests.support.contract import TESTER, Crash, die, execute_run, lose_worker, operation_called, start, undo
+from tests.support.fault_injection import interposed
 from tests.support.plain_client import dump, execute
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
@@ -212,6 +213,33 @@ def test_batches_of_long_rows_have_fewer_rows(make_attached: Any, kind: str, mon
     run = execute_run(operation, batch_size=50)
     assert run.seen == run.total == sum(_sizes(run)) == sum(planned)
     assert max(_sizes(run)) <= 20
+
+
+def test_a_run_is_cancelled_while_its_store_is_out_of_reach_and_its_undo_is_complete(
+    make_attached: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash() -> None:
+        raise Crash
+
+    def unreachable(*_args: Any) -> None:
+        raise StoreUnavailable("no answer")
+
+    store = make_attached("sqlite", 60, seed=5).store
+    before = dump(store)
+    run = start(operation_called(BACKFILL, store), batch_size=10)
+    monkeypatch.setattr(*interposed("after the store's commit", 1, crash))
+    with pytest.raises(Crash):
+        Executor(run).work()
+    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "writing", unreachable)
+        queue.cancel(lose_worker(run), TESTER)
+    run = Run.objects.get(pk=run.pk)
+    assert (run.status, run.changed) == (Status.CANCELLED, 0)
+    assert Event.objects.get(verb="settle_failed").detail["error"] == "no answer"
+    assert dump(store) != before
+    assert undo(run).status == Status.SUCCEEDED
+    assert dump(store) == before
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql-text"])

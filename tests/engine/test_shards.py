@@ -21,7 +21,8 @@ from opsconsole.engine.operation import Operation
 from opsconsole.engine.shard_executor import ShardExecutor, executor_of
 from opsconsole.stores.store import Store
 from tests.audits.test_backfill_decision_fields import expected
-from tests.support.contract import TESTER, Crash, die, execute_run, figures, operation_called, undo
+from tests.support.contract import TESTER, Crash, die, execute_run, figures, lose_worker, operation_called, undo
+from tests.support.fault_injection import interposed
 from tests.support.plain_client import Tables, dump
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
@@ -136,6 +137,29 @@ def test_a_foreground_run_whose_process_died_continues_with_the_same_command(
     Shard.objects.exclude(worker={}).update(worker={**this_worker(), "pid": 2**22 + 1})
     executor_of(die(run), queue.enqueue).work()
     check_done(run, store, before)
+
+
+def test_a_killed_run_that_is_cancelled_counts_what_its_shards_wrote(
+    store: Store, before: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash() -> None:
+        raise Crash
+
+    run = lifecycle.confirm(make_run(store, 3), TESTER, background=False)
+    monkeypatch.setattr(*interposed("after the store's commit", 12, crash))
+    with pytest.raises(Crash):
+        executor_of(run, queue.enqueue).work()
+    monkeypatch.undo()
+    Shard.objects.exclude(worker={}).update(worker={**this_worker(), "pid": 2**22 + 1})
+    queue.cancel(lose_worker(run), TESTER)
+    run = Run.objects.get(pk=run.pk)
+    assert (run.status, run.batches.filter(committed=False).exists()) == (Status.CANCELLED, False)
+    written = dump(store)["task_audits"]
+    changed = sum(old != written[key] for key, old in before["task_audits"].items())
+    assert run.changed == sum(one.changed for one in run.shards.all()) == changed
+    undone = undo(run)
+    assert (undone.status, undone.changed) == (Status.SUCCEEDED, changed)
+    assert dump(store) == before
 
 
 @pytest.mark.parametrize("point", ["_prepare", "_count"])

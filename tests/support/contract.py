@@ -22,7 +22,7 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from opsconsole.engine import batch_writer, executor, lifecycle, planner, registry, stored_plans, workers
+from opsconsole.engine import batch_writer, executor, lifecycle, planner, queue, registry, stored_plans, workers
 from opsconsole.engine.audit_log import Actor
 from opsconsole.engine.batch_writer import BatchWriter
 from opsconsole.engine.errors import RunRefused
@@ -98,12 +98,17 @@ def left_by(run: Run) -> dict[str, dict[str, list[str]]]:
     return found
 
 
-def die(run: Run) -> Run:
-    """Cut the connections as if the worker had died, and claim the run for another worker."""
+def lose_worker(run: Run) -> Run:
+    """Cut the connections as if the worker had died, and return the run that it leaves."""
     for connection in connections.all(initialized_only=True):
         connection.close()
     Run.objects.filter(pk=run.pk).update(worker={**this_worker(), "pid": 2**22 + 1})
-    return workers.claim(Run.objects.get(pk=run.pk))
+    return Run.objects.get(pk=run.pk)
+
+
+def die(run: Run) -> Run:
+    """Let the worker of a run die, and claim the run for another one."""
+    return workers.claim(lose_worker(run))
 
 
 def after_batches(count: int) -> tuple[Callable[[], bool], Callable[[Run], None]]:
@@ -514,6 +519,32 @@ class EngineContract(Contract):
         assert undone.invalid == 0
         again = self.execute(store)
         assert figures(again) == figures(run)
+
+    @pytest.mark.parametrize("moment", ["after the image", "after the store's commit"])
+    def test_a_killed_run_that_is_cancelled_counts_what_it_wrote(
+        self, store: Store, before: Tables, moment: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def crash() -> None:
+            raise Crash
+
+        run = self.start(store, batch_size=7)
+        monkeypatch.setattr(*interposed(moment, 3, crash))
+        with pytest.raises(Crash):
+            work(run)
+        monkeypatch.undo()
+        run = lose_worker(run)
+        queue.cancel(run, TESTER)
+        run = Run.objects.get(pk=run.pk)
+        assert (run.status, run.batches.filter(committed=False).count()) == (Status.CANCELLED, 0)
+        written = dump(store)
+        assert rows_of(run) == sum(
+            rows.get(key) != written[table].get(key)
+            for table, rows in before.items()
+            for key in rows.keys() | written[table].keys()
+        )
+        undone = undo(run)
+        assert (undone.status, undone.changed) == (Status.SUCCEEDED, rows_of(run))
+        assert dump(store) == before
 
     def test_a_worker_that_lost_its_run_cannot_write(
         self, store: Store, after: Tables, monkeypatch: pytest.MonkeyPatch

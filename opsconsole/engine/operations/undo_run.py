@@ -17,6 +17,7 @@ from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.models import Batch, Run
 from opsconsole.engine.operation import Operation, Risk, inserts
 from opsconsole.engine.outcomes import Changes, Invalid, Outcome, RowChange, Skip
+from opsconsole.engine.recovery import settle
 from opsconsole.engine.stored_plans import get_run
 from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.catalog import ForeignKey
@@ -85,6 +86,8 @@ class UndoRun(Operation):
     def __init__(self, store: Store, params: Mapping[str, Any] | None = None) -> None:
         super().__init__(store, params)
         self.run = get_run(self.params["run"])
+        if self.run.ended:
+            settle(self.run)
         cls = registry.operations().get(self.run.operation)
         if cls is not None and not cls.undoable:
             raise RunRefused(

@@ -268,7 +268,7 @@ class Command(ConsoleCommand):
         _steer(options, queue.resume)
 
     def _cancel(self, options: dict[str, Any]) -> None:
-        _steer(options, lifecycle.cancel)
+        _steer(options, queue.cancel)
 
     def _approve(self, options: dict[str, Any]) -> None:
         _steer(options, queue.approve, permission="operations.approve_run")
