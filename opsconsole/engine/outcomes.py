@@ -58,6 +58,10 @@ class Change(Changes):
         # The hot path: a run creates one per row. It calls no other function of Python, and `rows` is made on demand.
         return tuple.__new__(cls, (row, reason, "", 1, new))
 
+    def __repr__(self) -> str:
+        given = [repr(self.row), repr(self.reason), *(f"{name}={value!r}" for name, value in self.new.items())]
+        return f"{type(self).__name__}({', '.join(given)})"
+
     row = property(itemgetter(0))
     new = property(itemgetter(4))
 

@@ -7,6 +7,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from django.core.exceptions import ImproperlyConfigured
 from opsconsole.engine import queue_checks, registry
 from opsconsole.engine.causes import Cause
 from opsconsole.engine.operation import Operation, Risk
+from opsconsole.engine.outcomes import Change
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = re.compile(r"<!-- example: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
@@ -122,3 +124,11 @@ def test_a_duplicate_name_is_an_error_at_start_up(monkeypatch: pytest.MonkeyPatc
         assert [one.id for one in queue_checks.check_operations()] == ["operations.E010"]
     finally:
         registry.operations.cache_clear()
+
+
+def test_a_change_is_shown_as_it_is_written() -> None:
+    Row = namedtuple("Row", "pk status")
+    assert (
+        str(Change(Row(1, "paid"), "old", status="archived"))
+        == "Change(Row(pk=1, status='paid'), 'old', status='archived')"
+    )
