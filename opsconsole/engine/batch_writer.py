@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.db.models import QuerySet
@@ -20,6 +21,7 @@ from opsconsole.engine.threads import StoreThread
 from opsconsole.stores import preflight
 from opsconsole.stores import rows as stored_rows
 from opsconsole.stores.rows import Key, RowKey, RowsChanged, Write
+from opsconsole.stores.sqlite import LOG_BYTES
 
 PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.002, 0.1
 ALONE_AFTER_SECONDS = 60.0  # since the last commit of another client
@@ -82,6 +84,9 @@ class BatchWriter:
         self._thread.cancel()
 
     def close(self) -> None:
+        if self._has_log and self._rows_in_log:
+            with suppress(Exception):  # the store may be out of reach; another client copies the log then
+                self._store.query("PRAGMA wal_checkpoint(PASSIVE)")
         self._thread.close()
 
     def mark(self) -> int:
@@ -144,13 +149,20 @@ class BatchWriter:
 
         It does not block other clients. SQLite would do it within a COMMIT of this run or of another client.
         """
-        if not self._has_log or self._rows_in_log < (CHECKPOINT_ROWS_ALONE if self.is_alone else 1):
+        if not self._has_log or not self._rows_in_log:
+            return
+        if self.is_alone and self._rows_in_log < CHECKPOINT_ROWS_ALONE and not self._log_is_long():
             return
         self._rows_in_log = 0
         _busy, pages, _copied = self._store.query("PRAGMA wal_checkpoint(PASSIVE)")[0]
         if pages > self._log_limit:  # the log grows as long as it has a reader at every moment
             busy = self._thread.submit(self._restart_log).result()
             self._log_limit = LOG_PAGES + (pages if busy else 0)  # a client with a long query is not asked each time
+
+    def _log_is_long(self) -> bool:
+        """Return whether the log is too long to wait for more rows. The written rows or their indexes may be large."""
+        log = Path(f"{self._store.path and self._store.path.resolve()}-wal")
+        return log.exists() and log.stat().st_size > LOG_BYTES
 
     def _restart_log(self) -> bool:
         """Let the next write begin at the start of the log. Return whether a reader prevents it."""

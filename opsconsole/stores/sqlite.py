@@ -23,6 +23,7 @@ def exact_text(value: bytes) -> str | RawText:
 
 
 RAW_KEY = "\ue000raw:"  # begins with a private-use character
+LOG_BYTES = 1 << 26  # to which SQLite cuts the file of a longer write-ahead log when it begins at the start again
 
 
 class UndecodableText(str):
@@ -115,4 +116,4 @@ def prepare_connection(sender: Any, connection: Any, **kwargs: Any) -> None:
             cursor.execute("PRAGMA journal_mode")
             if cursor.fetchone()[0] == "wal":
                 cursor.execute("PRAGMA synchronous=NORMAL")
-                cursor.execute("PRAGMA journal_size_limit=67108864")
+                cursor.execute(f"PRAGMA journal_size_limit={LOG_BYTES}")

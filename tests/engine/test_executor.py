@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import threading
@@ -87,6 +88,40 @@ def test_a_log_that_always_has_a_reader_is_bounded(
         assert max(sizes) < 150 * 4096, "readers of short queries let the log start again"
     else:
         assert len(restarts) < len(sizes) / 4, "a restart that a long query prevents is not tried at each batch"
+
+
+def test_a_log_of_long_rows_is_copied_before_it_has_many_rows(
+    make_attached: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_writer, "LOG_BYTES", 200_000)
+    store = make_attached("sqlite", 600, seed=5).store
+    execute(store, "UPDATE task_audits SET payload = ?", [f'{{"source_event_ts": "then", "x": "{"y" * 20_000}"}}'])
+    copies: list[int] = []
+    real = Store.query
+
+    def query(self: Store, sql: str, *options: Any) -> Any:
+        if "wal_checkpoint(PASSIVE)" in sql:
+            copies.append(Batch.objects.count())
+        return real(self, sql, *options)
+
+    monkeypatch.setattr(Store, "query", query)
+    run = execute_run(operation_called(BACKFILL, store), batch_size=20)
+    assert run.changed < batch_writer.CHECKPOINT_ROWS_ALONE
+    assert len([batch for batch in copies if batch < run.batches_done]) > 2
+
+
+def test_the_file_has_all_changes_at_the_end_of_a_run(make_attached: Any, tmp_path: Path) -> None:
+    """Otherwise the next COMMIT of another client would copy the log."""
+    store = make_attached("sqlite", 600, seed=5).store
+    with closing(sqlite3.connect(store.path)) as other:  # SQLite itself copies the log when the last client leaves
+        other.execute("SELECT * FROM task_audits").fetchone()
+        run = execute_run(operation_called(BACKFILL, store), batch_size=50)
+        alone = tmp_path / "alone.sqlite3"
+        shutil.copy(store.path, alone)
+    with closing(sqlite3.connect(alone)) as copy:
+        held = copy.execute("SELECT audit_id, source_event_ts FROM task_audits ORDER BY 1").fetchall()
+    assert run.changed > 0
+    assert dict(held) == {key: row["source_event_ts"] for key, row in dump(store)["task_audits"].items()}
 
 
 @contextmanager
