@@ -108,6 +108,7 @@ class Executor:
         self._writer = BatchWriter(self._lease, self.operation, self.queryset, self._failing)
         self._pending: _Pending | None = None  # being written to the store
         self._reader = BatchReader(part, self.operation, self.queryset, self._pinned, self._failing, self._writer)
+        self._written = 0  # rows of the last batch that was written
         self._prepared: Batch | None = None  # its before-image is saved, the batch before it is being written
         self._unmarked: list[Batch] = []  # committed in the store, not yet marked as committed in `default`
         self._started = time.monotonic()
@@ -306,6 +307,7 @@ class Executor:
                 raise
             self._isolate(pending.read.rows, error, pending.writes)
             return False
+        self._written = len(pending.read.rows)
         self._failing.batch_written(pending.read.rows)
         pending.batch.seconds = time.monotonic() - pending.started
         self._unmarked.append(pending.batch)
@@ -401,17 +403,17 @@ class Executor:
     def _adapt(self, seconds: float) -> None:
         """Halve the batch size if a batch takes five times its target; double it if batches are fast.
 
-        Batches of the default size grow to FAST_BATCH_SIZE while they take less than the target of 1,000 rows, unless
-        another client writes to the SQLite file.
+        Batches of the default size grow to FAST_BATCH_SIZE, unless another client writes to the SQLite file. The target
+        does not grow with them, and a batch grows only after one of its size was written.
         """
         most = self.run.batch_size
         if most == DEFAULT_BATCH_SIZE and self.operation.batch_size is None and self._writer.is_alone:
             most = FAST_BATCH_SIZE
-        target = TARGET_SECONDS * max(1.0, self.size / DEFAULT_BATCH_SIZE)
-        is_fast = seconds < (target if self.size < self.run.batch_size else TARGET_SECONDS)
+        target = TARGET_SECONDS * max(1.0, min(self.size, self.run.batch_size) / DEFAULT_BATCH_SIZE)
+        is_proven = self.size < self.run.batch_size or self._written >= self.size
         if seconds > 5 * target:
             self.size = max(1, self.size // 2)
-        elif is_fast and not self._failing.isolating:
+        elif seconds < target and is_proven and not self._failing.isolating:
             self.size *= 2
         self.size = min(self.size, most)
 

@@ -292,6 +292,26 @@ def test_batches_of_the_default_size_grow_while_they_are_fast(
     assert max(_sizes(Run.objects.latest("pk"))) == 15, "a chosen size is kept"
 
 
+@pytest.mark.parametrize(("slow", "seconds"), [(0, 0.009), (40, 0.015)])
+def test_batches_that_have_grown_are_as_short_as_those_of_the_default_size(
+    make_attached: Any, monkeypatch: pytest.MonkeyPatch, slow: int, seconds: float
+) -> None:
+    """A row takes `seconds` if its batch has at least `slow` rows. A batch may take 0.1 s, or 0.5 s if it is large."""
+    monkeypatch.setattr(executor, "DEFAULT_BATCH_SIZE", 10)
+    monkeypatch.setattr(executor, "FAST_BATCH_SIZE", 40)
+    real = BatchWriter._apply
+
+    def apply(writer: BatchWriter, writes: Any, read: Any) -> None:
+        time.sleep(seconds * len(read.rows) if len(read.rows) >= slow else 0)
+        real(writer, writes, read)
+
+    monkeypatch.setattr(BatchWriter, "_apply", apply)
+    run = execute_run(operation_called(BACKFILL, make_attached("sqlite", 1_200, seed=5).store), batch_size=10)
+    assert run.status == Status.SUCCEEDED
+    # Some batches are read before the first slow one is written.
+    assert _sizes(run).count(40) <= (recovery.READ_AHEAD + 2 if slow else 0)
+
+
 def test_batches_keep_their_size_while_another_client_writes_to_the_file(
     make_attached: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
