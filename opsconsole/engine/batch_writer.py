@@ -65,6 +65,7 @@ class BatchWriter:
         self._lock_number = lock_number(self._part)
         self._others_wrote = float("-inf")  # when a commit of another client was noticed
         self._has_versions = self._has_log = False
+        self._log = Path()  # the file of the write-ahead log
         self._log_limit = LOG_PAGES
         self._rows_in_log = 0  # rows written since the last checkpoint
         self._search_path = ""  # of the platform, for the store's triggers
@@ -125,6 +126,8 @@ class BatchWriter:
         store.foreign_keys  # noqa: B018  # read now, not under the write lock of the first batch
         store.query("PRAGMA wal_autocheckpoint=0")  # see `checkpoint`
         self._marked = 0.0, stored_rows.mark(store)
+        ((_number, _name, path),) = store.query("PRAGMA database_list")[:1]
+        self._log = Path(f"{path}-wal")
         self._has_log = store.query("PRAGMA journal_mode") == [("wal",)]
         return self._has_log
 
@@ -161,8 +164,7 @@ class BatchWriter:
 
     def _log_is_long(self) -> bool:
         """Return whether the log is too long to wait for more rows. The written rows or their indexes may be large."""
-        log = Path(f"{self._store.path and self._store.path.resolve()}-wal")
-        return log.exists() and log.stat().st_size > LOG_BYTES
+        return self._log.exists() and self._log.stat().st_size > LOG_BYTES
 
     def _restart_log(self) -> bool:
         """Let the next write begin at the start of the log. Return whether a reader prevents it."""

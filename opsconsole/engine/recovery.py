@@ -67,7 +67,8 @@ def writing(store: Store, number: int) -> Iterator[None]:
 def settle(run: Run) -> None:
     """Count the batches in doubt of a run that ended without its worker.
 
-    Raises StoreUnavailable or the database error. Without before-images nobody knows whether a batch is written.
+    Does nothing for an operation without before-images: there is nothing to compare with the store.
+    Raises StoreUnavailable or the database error.
     """
     parts: list[Progress] = [*run.shards.all()] or [run]
     doubtful = [part for part in parts if part.own_batches.filter(committed=False).exists()]
@@ -75,10 +76,11 @@ def settle(run: Run) -> None:
     if operation is None or not operation.undoable:
         return
     for part in doubtful:
-        part.refresh_from_db(fields=("cursor", *COUNTED))
         with writing(operation.store, lock_number(part)):
             first_lost = first_lost_batch(part, operation)
         with transaction.atomic():
+            locked = type(part)._default_manager.select_for_update()  # another process may do the same
+            part.refresh_from_db(fields=("cursor", *COUNTED), from_queryset=locked)
             settle_batches(part, first_lost)
             part.save(update_fields=("cursor", *COUNTED))
     if run not in parts:

@@ -109,9 +109,7 @@ def prepare_connection(sender: Any, connection: Any, **kwargs: Any) -> None:
         return
     connection.connection.text_factory = tolerant_text
     with connection.cursor() as cursor:
-        cursor.execute(
-            "PRAGMA cache_size=-32000"
-        )  # KiB; with the default of 2 MB every batch reads the same pages again
+        cursor.execute("PRAGMA cache_size=-16000")  # KiB; a run is slower with less, and not faster with more
         if connection.settings_dict["NAME"].startswith("file:"):
             cursor.execute("PRAGMA journal_mode")
             if cursor.fetchone()[0] == "wal":
