@@ -163,8 +163,8 @@ class BatchWriter:
             self._log_limit = LOG_PAGES + (pages if busy else 0)  # a client with a long query is not asked each time
 
     def _log_is_long(self) -> bool:
-        """Return whether the log is too long to wait for more rows. The written rows or their indexes may be large."""
-        return self._log.exists() and self._log.stat().st_size > LOG_BYTES
+        """Return whether the log is too long to wait for more rows, which may be long or have many indexes."""
+        return self._log.exists() and self._log.stat().st_size > 2 * LOG_BYTES
 
     def _restart_log(self) -> bool:
         """Let the next write begin at the start of the log. Return whether a reader prevents it."""

@@ -15,13 +15,12 @@ from opsconsole.engine import executor, lifecycle, planner, queue, shard_executo
 from opsconsole.engine.batch_reader import BatchReader
 from opsconsole.engine.errors import RunRefused
 from opsconsole.engine.executor import Executor
-from opsconsole.engine.leases import this_worker
 from opsconsole.engine.models import Batch, Event, Freeze, Heartbeat, Lock, Run, Shard, Status
 from opsconsole.engine.operation import Operation
 from opsconsole.engine.shard_executor import ShardExecutor, executor_of
 from opsconsole.stores.store import Store
 from tests.audits.test_backfill_decision_fields import expected
-from tests.support.contract import TESTER, Crash, die, execute_run, figures, lose_worker, operation_called, undo
+from tests.support.contract import DEAD, TESTER, Crash, die, execute_run, figures, lose_worker, operation_called, undo
 from tests.support.fault_injection import interposed
 from tests.support.plain_client import Tables, dump
 
@@ -134,7 +133,7 @@ def test_a_foreground_run_whose_process_died_continues_with_the_same_command(
     with pytest.raises(Crash):
         executor_of(run, queue.enqueue).work()
     monkeypatch.undo()
-    Shard.objects.exclude(worker={}).update(worker={**this_worker(), "pid": 2**22 + 1})
+    Shard.objects.exclude(worker={}).update(worker=DEAD)
     executor_of(die(run), queue.enqueue).work()
     check_done(run, store, before)
 
@@ -150,7 +149,7 @@ def test_a_killed_run_that_is_cancelled_counts_what_its_shards_wrote(
     with pytest.raises(Crash):
         executor_of(run, queue.enqueue).work()
     monkeypatch.undo()
-    Shard.objects.exclude(worker={}).update(worker={**this_worker(), "pid": 2**22 + 1})
+    Shard.objects.exclude(worker={}).update(worker=DEAD)
     queue.cancel(lose_worker(run), TESTER)
     run = Run.objects.get(pk=run.pk)
     assert (run.status, run.batches.filter(committed=False).exists()) == (Status.CANCELLED, False)
