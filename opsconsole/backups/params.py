@@ -7,11 +7,13 @@ from typing import Any
 
 from django import forms
 from django.conf import settings
+from django.utils.functional import lazy
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.stores.platforms import store_titles
 from opsconsole.stores.router import DEFAULT
+from opsconsole.stores.store import unknown_store
 
 
 def _stores() -> list[tuple[str, Any]]:
@@ -24,8 +26,7 @@ class StoreField(forms.ChoiceField):
     def __init__(self, **options: Any) -> None:
         names = ", ".join((DEFAULT, *settings.STORES))
         options.setdefault("help_text", format_lazy(_("One of: {names}."), names=names))
-        unknown = format_lazy(_("No store is called %(value)s. The stores are: {names}."), names=names)
-        options.setdefault("error_messages", {"invalid_choice": unknown})
+        options.setdefault("error_messages", {"invalid_choice": lazy(unknown_store, str)("%(value)s")})
         super().__init__(choices=_stores, label=_("store"), **options)
 
 

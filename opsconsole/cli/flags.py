@@ -21,7 +21,7 @@ from opsconsole.engine.shards import MAX_SHARDS
 from opsconsole.engine.stored_plans import store_for
 from opsconsole.stores.router import aliases_of
 from opsconsole.stores.rows import Key, is_bigint, is_numbered, plain_key
-from opsconsole.stores.store import Store, all_stores, attach_file
+from opsconsole.stores.store import Store, all_stores, attach_file, unknown_store
 
 MAX_BATCH_SIZE = 100_000
 
@@ -187,11 +187,8 @@ def _store_of_platform(platform: str, options: Mapping[str, Any], *, read_only: 
 
 
 def _named_store(name: str) -> Store:
-    names = [store.alias for store in all_stores()]
-    if name not in names:
-        raise Refused(
-            _("No store is called %(name)s. The stores are: %(names)s.") % {"name": name, "names": ", ".join(names)}
-        )
+    if name not in {store.alias for store in all_stores()}:
+        raise Refused(unknown_store(name))
     return Store.called(name)
 
 

@@ -29,7 +29,7 @@ from opsconsole.stores.errors import ErrorKind, classify, first_line, is_undecod
 from opsconsole.stores.router import use
 from opsconsole.stores.rows import Key, Values, Write, plain_key
 from opsconsole.stores.sqlite import UndecodableText, tolerant_text
-from opsconsole.stores.store import Store, all_stores
+from opsconsole.stores.store import Store, all_stores, unknown_store
 
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")
 SHOWN_CHARACTERS = 500
@@ -527,7 +527,7 @@ def _text(value: Any) -> Any:
 def store_called(name: str) -> Store:
     """Return the store with this alias. Raises PlanRefused."""
     if name not in {store.alias for store in all_stores()}:
-        raise PlanRefused(_("No store is called %(name)s.") % {"name": name})
+        raise PlanRefused(unknown_store(name))
     return Store.called(name)
 
 

@@ -487,6 +487,12 @@ def all_stores() -> Iterator[Store]:
     yield from map(Store.called, settings.STORES)
 
 
+def unknown_store(name: str, *, own: bool = True) -> str:
+    """Return that no store is called `name`, and what the stores are called: with `own`, also `default`."""
+    names = ", ".join(store.alias for store in all_stores() if own or store.alias != DEFAULT)
+    return _("No store is called %(name)s. The stores are: %(names)s.") % {"name": name, "names": names}
+
+
 def failed_store() -> Store | None:
     """Return the store whose connection in this thread had an error, or None."""
     for connection in connections.all(initialized_only=True):

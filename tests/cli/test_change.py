@@ -84,8 +84,8 @@ def test_bad_input_is_one_sentence(shell: Shell, place: Place, tmp_path: Path) -
     (tmp_path / "raw.txt").write_bytes(b"\xff\xfe1")
     statement = "UPDATE orders SET status = 'x' WHERE id = 1"
     wrong: dict[tuple[Any, ...], str] = {
-        ("nowhere", statement): "No store is called nowhere",
-        ("default", statement): "No store is called default",
+        ("nowhere", statement): "No store is called nowhere. The stores are: ",
+        ("default", statement): "No store is called default. The stores are: ",
         ("gone", statement): "cannot be reached",
         ("shop", "UPDATE orders SET status = random() WHERE id = 1"): "random()",
         ("shop", statement, "--db-path", shell.folder / "default.sqlite3"): "works on shop",

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from django import forms
 from django.db import DataError
 from django.db.models import QuerySet
+from django.utils.functional import lazy
 from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
@@ -29,7 +30,7 @@ from opsconsole.stores.preflight import Target, require_privileges
 from opsconsole.stores.router import DEFAULT
 from opsconsole.stores.rows import Key, Values, Write
 from opsconsole.stores.statement import MAX_CHARACTERS, StatementRefused
-from opsconsole.stores.store import Store, all_stores
+from opsconsole.stores.store import Store, all_stores, unknown_store
 
 MAX_KEYS = 100_000
 _LINE_END = re.compile("\r\n|\r|\n")
@@ -72,7 +73,7 @@ class ChangeRows(GivenRowsMixin):
             label=_("store"),
             help_text=_("the alias of a store"),
             choices=lambda: [(one.alias, one.title) for one in all_stores() if one.alias != DEFAULT],
-            error_messages={"invalid_choice": _("No store is called %(value)s.")},
+            error_messages={"invalid_choice": lazy(unknown_store, str)("%(value)s", own=False)},
         )
         statement = forms.CharField(
             label=_("statement"),

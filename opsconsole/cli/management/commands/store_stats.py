@@ -12,7 +12,7 @@ from opsconsole.cli.flags import add_json_flag
 from opsconsole.cli.output import Output
 from opsconsole.formatting import format_number
 from opsconsole.monitoring.stats import stats
-from opsconsole.stores.store import Store, StoreUnavailable, all_stores
+from opsconsole.stores.store import Store, StoreUnavailable, all_stores, unknown_store
 
 
 class Command(ConsoleCommand):
@@ -27,10 +27,7 @@ class Command(ConsoleCommand):
         output = Output.of(options)
         known = {store.alias: store for store in all_stores()}
         if options["alias"] and options["alias"] not in known:
-            raise Refused(
-                _("No store is called %(name)s. The stores are: %(names)s.")
-                % {"name": options["alias"], "names": ", ".join(known)}
-            )
+            raise Refused(unknown_store(options["alias"]))
         chosen = known[options["alias"]] if options["alias"] else None
         reports = [stats(chosen)] if chosen else [_report(store) for store in known.values()]
         if options["json"]:
