@@ -116,7 +116,8 @@ class ApprovalPage(PlanPage):
 
     @property
     def may_reject(self) -> bool:
-        return bool(self.user.has_perm("operations.approve_run"))
+        """True if the user may reject the run. The account that asked for it withdraws it instead."""
+        return bool(self.user.has_perm("operations.approve_run")) and not self.may_withdraw
 
     @property
     def may_break_glass(self) -> bool:

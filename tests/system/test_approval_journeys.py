@@ -296,7 +296,7 @@ def test_break_glass_is_announced_and_marked_for_ever(
     expect(page.locator("#main [role=alert]:not([hidden])")).to_be_visible()
     expect(emergency).to_be_visible()
     assert emergency.input_value().strip() == "too short", "what was typed is kept"
-    assert page.locator("#reason").input_value() == "", "and only where it was typed"
+    assert page.locator("#question").input_value() == "", "and only where it was typed"
     check(page)
     run.refresh_from_db()
     assert run.status == Status.AWAITING_APPROVAL
