@@ -149,7 +149,9 @@ def outcomes_of(
 
 
 def _values_of(columns: Sequence[str]) -> Callable[[Any], Values]:
-    """Return a function from a row to its values of `columns`."""
+    """Return a function from a row to its values of `columns`. Raises ValueError if there are none."""
+    if not columns:
+        raise ValueError("A Change needs a column: Change(row, column=value).")
     values = attrgetter(*columns)
     return values if len(columns) > 1 else lambda row: (values(row),)
 

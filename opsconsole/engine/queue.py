@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -63,6 +63,7 @@ from opsconsole.engine.selection import Selection
 from opsconsole.engine.shard_executor import ShardExecutor, executor_of
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import brief_lock_waits, why_it_waits
+from opsconsole.stores.platforms import store_titles
 from opsconsole.stores.router import use
 from opsconsole.stores.store import Store, StoreUnavailable
 
@@ -333,10 +334,8 @@ def run_schedule(operation: str, due: str, tries: int = 1) -> str:
     """
     cls = registry.operation(operation)
     answers, again = [], False
-    only = ScheduleSetting.objects.filter(operation=operation).values_list("store", flat=True).first()
-    for alias, values in registry.scheduled_runs(cls):
-        if only and alias != only:
-            continue
+    switch = ScheduleSetting.objects.filter(operation=operation).first()
+    for alias, values in _runs_of_tick(cls, switch):
         try:
             with use(alias):
                 answers.append(
@@ -348,6 +347,12 @@ def run_schedule(operation: str, due: str, tries: int = 1) -> str:
     if again:
         _send(run_schedule, operation, due, tries + 1, seconds=TICK_RETRY_SECONDS)
     return "; ".join(answers)
+
+
+def _runs_of_tick(cls: type[Operation], switch: ScheduleSetting | None) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the store and the parameters of each run of a schedule. A person may have chosen one store."""
+    only = switch.store if switch is not None else ""
+    return [(alias, values) for alias, values in registry.scheduled_runs(cls) if alias == only or not only]
 
 
 class _TryAgain(Exception):
@@ -431,23 +436,39 @@ def _overdue() -> list[Message]:
         set_at = Event.objects.filter(verb="schedule", detail__operation=switch.operation).order_by("-pk").first()
         if set_at is not None and set_at.at > due:
             continue
-        run = Run.objects.filter(trigger=Trigger.SCHEDULE, operation=switch.operation).order_by("-pk").first()
-        if run is not None and run.created_at >= due and run.status != Status.QUEUED:
-            continue
-        values = {"operation": operation_title(switch.operation), "due": messages.time_text(due)}
-        if run is None:
-            text = _("It has not run yet.")
-        else:
-            state = {"run": run.pk, "status": run.get_status_display()}
-            text = (
-                _("Its last run %(run)d is %(status)s.")
-                if run.status in ENDED
-                else _("Run %(run)d is still %(status)s.")
-            ) % state
-        page = reverse("operations") if run is None else reverse("run", args=[run.pk])
-        kind = messages.KINDS["schedule_overdue"]
-        found.append(Message(kind, switch.operation, values, page, since=due, facts=[text]))
+        found += [_late(switch, due, run) for run in _last_runs(switch) if run is None or _is_late(run, due)]
     return found
+
+
+def _last_runs(switch: ScheduleSetting) -> list[Run | None]:
+    """Return the last run of a schedule on each of its stores; None if it never ran.
+
+    A store without a run is left out if other stores have one: its first tick may be still to come.
+    """
+    cls = registry.operations().get(switch.operation)
+    aliases = {alias for alias, _values in _runs_of_tick(cls, switch)} if cls is not None else set()
+    runs = Run.objects.filter(trigger=Trigger.SCHEDULE, operation=switch.operation, store__in=aliases)
+    newest = runs.order_by().values("store").annotate(last=Max("pk")).values("last")
+    return list(Run.objects.filter(pk__in=newest).without_documents().order_by("store")) or [None]
+
+
+def _is_late(run: Run, due: datetime) -> bool:
+    return run.created_at < due or run.status == Status.QUEUED
+
+
+def _late(switch: ScheduleSetting, due: datetime, run: Run | None) -> Message:
+    title, key = operation_title(switch.operation), switch.operation
+    if run is None:
+        text, page = _("It has not run yet."), reverse("operations")
+    else:
+        state = {"run": run.pk, "status": run.get_status_display()}
+        text = (
+            _("Its last run %(run)d is %(status)s.") if run.status in ENDED else _("Run %(run)d is still %(status)s.")
+        ) % state
+        page = reverse("run", args=[run.pk])
+        title, key = f"{title}, {store_titles().get(run.store, run.store)}", f"{key} {run.store}"
+    values = {"operation": title, "due": messages.time_text(due)}
+    return Message(messages.KINDS["schedule_overdue"], key, values, page, since=due, facts=[text])
 
 
 class ScheduleState(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from django.conf import settings
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from audits.models import TaskAudit
 from audits.operations.backfill_decision_fields import BackfillDecisionFields
@@ -20,7 +22,7 @@ from opsconsole.console.store_urls import urlconf
 from opsconsole.engine import find, queue, registry, stored_plans, workers
 from opsconsole.engine.executor import Executor
 from opsconsole.engine.locks import release
-from opsconsole.engine.models import Incident, Run, Status
+from opsconsole.engine.models import Alert, Incident, Run, ScheduleSetting, Status, Trigger
 from opsconsole.monitoring import measurements
 from opsconsole.monitoring.store_problems import StoreStates
 from opsconsole.stores.router import use
@@ -340,6 +342,23 @@ def test_a_schedule_for_one_store(stores: tuple[Store, Store], page: Client, bob
     page.post(f"/admin/operations/{name}/schedule/", {"on": "1", "cron": "0 3 * * *", "store": ""})
     queue.run_schedule(name, "2026-01-02 00:00")
     assert set(Run.objects.filter(operation=name).values_list("store", flat=True)) == {"agentos", EU, CN}
+
+
+def test_a_schedule_that_no_longer_runs_on_one_of_its_stores_is_overdue(stores: tuple[Store, Store]) -> None:
+    name = "audits.check_references"
+    ScheduleSetting.objects.create(operation=name, on=True, cron="*/20 * * * *")
+    queue.run_schedule(name, "2026-01-01 00:00")
+    Run.objects.update(status=Status.SUCCEEDED)
+    queue.report_overdue()
+    assert not Alert.objects.exists()
+    Run.objects.filter(store=CN).update(created_at=timezone.now() - timedelta(days=1))
+    Run.objects.filter(store=EU).update(trigger=Trigger.ADMIN)  # as if the schedule had never run on EU
+    queue.report_overdue()
+    assert f"AgentOS ({CN})" in Alert.objects.get().subject
+    queue.run_schedule(name, "2026-01-02 00:00")
+    Run.objects.update(status=Status.SUCCEEDED)
+    queue.report_overdue()
+    assert "no longer overdue" in Alert.objects.latest("pk").subject
 
 
 def test_metrics_name_the_store_of_runs(stores: tuple[Store, Store], page: Client) -> None:
