@@ -16,12 +16,13 @@ from opsconsole.cli.command import Refused
 from opsconsole.engine import checklist
 from opsconsole.engine.keyset import with_keys
 from opsconsole.engine.operation import Operation
+from opsconsole.engine.planner import store_called
 from opsconsole.engine.registry import targets_run
 from opsconsole.engine.shards import MAX_SHARDS
 from opsconsole.engine.stored_plans import store_for
 from opsconsole.stores.router import aliases_of
 from opsconsole.stores.rows import Key, is_bigint, is_numbered, plain_key
-from opsconsole.stores.store import Store, all_stores, attach_file, unknown_store
+from opsconsole.stores.store import Store, attach_file
 
 MAX_BATCH_SIZE = 100_000
 
@@ -144,7 +145,7 @@ def chosen_store(cls: type[Operation], params: dict[str, Any], options: dict[str
             )
         store = attach_file(own.platform, options["db_path"], read_only=read_only)
     elif options["database"] is not None:
-        store = _named_store(options["database"])
+        store = store_called(options["database"])
         if "store" in params and store.alias != own.alias:
             raise Refused(
                 _("This command works on %(own)s, but --database names %(other)s. Omit --database.")
@@ -181,15 +182,9 @@ def _store_of_platform(platform: str, options: Mapping[str, Any], *, read_only: 
             _("%(platform)s has several stores: %(names)s. Choose one with --database.")
             % {"platform": platform, "names": ", ".join(aliases)}
         )
-    store = Store.called(aliases[0]) if options["database"] is None else _named_store(options["database"])
+    store = Store.called(aliases[0]) if options["database"] is None else store_called(options["database"])
     store.require_file()
     return store
-
-
-def _named_store(name: str) -> Store:
-    if name not in {store.alias for store in all_stores()}:
-        raise Refused(unknown_store(name))
-    return Store.called(name)
 
 
 def known_keys(operation: Operation, keys: Sequence[str]) -> list[Key]:

@@ -138,6 +138,7 @@ def outcomes_of(
             name = _NAMES[type(outcome)]
             labels = found.unchanged.setdefault(name, {}).setdefault(outcome.reason, [])
             labels.append(operation.label(row))
+    # A group is empty if its only rows have failed.
     found.writes = [Write(group[0], group[3], written) for group, written in writes.items() if written]
     found.reasons["changed"] = dict(changed)
     for name, reasons in found.unchanged.items():

@@ -63,7 +63,7 @@ from opsconsole.engine.selection import Selection
 from opsconsole.engine.shard_executor import ShardExecutor, executor_of
 from opsconsole.stores.errors import ErrorKind, classify, first_line, trouble_code
 from opsconsole.stores.locks import brief_lock_waits, why_it_waits
-from opsconsole.stores.platforms import store_titles
+from opsconsole.stores.platforms import store_title
 from opsconsole.stores.router import use
 from opsconsole.stores.store import Store, StoreUnavailable
 
@@ -436,7 +436,11 @@ def _overdue() -> list[Message]:
         set_at = Event.objects.filter(verb="schedule", detail__operation=switch.operation).order_by("-pk").first()
         if set_at is not None and set_at.at > due:
             continue
-        found += [_late(switch, due, run) for run in _last_runs(switch) if run is None or _is_late(run, due)]
+        found += [
+            _overdue_message(switch, due, run)
+            for run in _last_runs(switch)
+            if run is None or run.created_at < due or run.status == Status.QUEUED
+        ]
     return found
 
 
@@ -452,11 +456,7 @@ def _last_runs(switch: ScheduleSetting) -> list[Run | None]:
     return list(Run.objects.filter(pk__in=newest).without_documents().order_by("store")) or [None]
 
 
-def _is_late(run: Run, due: datetime) -> bool:
-    return run.created_at < due or run.status == Status.QUEUED
-
-
-def _late(switch: ScheduleSetting, due: datetime, run: Run | None) -> Message:
+def _overdue_message(switch: ScheduleSetting, due: datetime, run: Run | None) -> Message:
     title, key = operation_title(switch.operation), switch.operation
     if run is None:
         text, page = _("It has not run yet."), reverse("operations")
@@ -466,7 +466,7 @@ def _late(switch: ScheduleSetting, due: datetime, run: Run | None) -> Message:
             _("Its last run %(run)d is %(status)s.") if run.status in ENDED else _("Run %(run)d is still %(status)s.")
         ) % state
         page = reverse("run", args=[run.pk])
-        title, key = f"{title}, {store_titles().get(run.store, run.store)}", f"{key} {run.store}"
+        title, key = f"{title}, {store_title(run.store)}", f"{key} {run.store}"
     values = {"operation": title, "due": messages.time_text(due)}
     return Message(messages.KINDS["schedule_overdue"], key, values, page, since=due, facts=[text])
 

@@ -27,7 +27,7 @@ from opsconsole.stores.models import Backup
 from opsconsole.stores.store import Store, StoreUnavailable
 from tests.conftest import attach_url
 from tests.support import agentos
-from tests.support.contract import Crash, die, execute_run, operation_called, start, work
+from tests.support.contract import Crash, crash, die, execute_run, operation_called, start, work
 from tests.support.plain_client import execute
 from tests.support.subprocess_cli import Shell
 
@@ -156,9 +156,6 @@ def test_an_interrupted_backup_is_not_listed_and_is_repeated(
         step = "pg_client.read_dump"
     module = {"files": files, "pg_client": pg_client}[step.partition(".")[0]]
     run = start(operation_called("backups.backup_store", managed.store, store="agentos"))
-
-    def crash(*_args: Any, **_options: Any) -> Any:
-        raise Crash
 
     with monkeypatch.context() as patched:
         patched.setattr(module, step.partition(".")[2], crash)

@@ -23,7 +23,7 @@ from opsconsole.engine.models import Batch, Event, Run, Status
 from opsconsole.engine.outcomes import Change
 from opsconsole.stores import rows
 from opsconsole.stores.store import Store, StoreUnavailable
-from tests.support.contract import TESTER, Crash, die, execute_run, lose_worker, operation_called, start, undo
+from tests.support.contract import TESTER, Crash, crash, die, execute_run, lose_worker, operation_called, start, undo
 from tests.support.fault_injection import interposed
 from tests.support.plain_client import dump, execute
 
@@ -253,9 +253,6 @@ def test_batches_of_long_rows_have_fewer_rows(make_attached: Any, kind: str, mon
 def test_a_run_is_cancelled_while_its_store_is_out_of_reach_and_its_undo_is_complete(
     make_attached: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crash() -> None:
-        raise Crash
-
     def unreachable(*_args: Any) -> None:
         raise StoreUnavailable("no answer")
 

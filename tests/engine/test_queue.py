@@ -26,7 +26,7 @@ from opsconsole.engine.models import Event, Run, ScheduleSetting, Status
 from opsconsole.stores import rows
 from tests.conftest import attach_url
 from tests.support import agentos
-from tests.support.contract import TESTER, Crash, operation_called, plan_whole, work
+from tests.support.contract import TESTER, Crash, crash, operation_called, plan_whole, work
 from tests.support.reference_backfill import Invalid, expected_rows
 from tests.support.subprocess_cli import Shell
 
@@ -101,9 +101,6 @@ def test_a_run_that_lost_its_worker_or_message_is_queued_again(store):
 
 def test_a_run_that_kills_every_worker_is_failed(store, monkeypatch):
     run = queue.confirm(make_run(store), TESTER)
-
-    def crash(*_, **__):
-        raise Crash
 
     monkeypatch.setattr(rows, "write", crash)
     for _attempt in range(workers.MAX_ATTEMPTS):

@@ -20,7 +20,18 @@ from opsconsole.engine.operation import Operation
 from opsconsole.engine.shard_executor import ShardExecutor, executor_of
 from opsconsole.stores.store import Store
 from tests.audits.test_backfill_decision_fields import expected
-from tests.support.contract import DEAD, TESTER, Crash, die, execute_run, figures, lose_worker, operation_called, undo
+from tests.support.contract import (
+    DEAD,
+    TESTER,
+    Crash,
+    crash,
+    die,
+    execute_run,
+    figures,
+    lose_worker,
+    operation_called,
+    undo,
+)
 from tests.support.fault_injection import interposed
 from tests.support.plain_client import Tables, dump
 
@@ -141,9 +152,6 @@ def test_a_foreground_run_whose_process_died_continues_with_the_same_command(
 def test_a_killed_run_that_is_cancelled_counts_what_its_shards_wrote(
     store: Store, before: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crash() -> None:
-        raise Crash
-
     run = lifecycle.confirm(make_run(store, 3), TESTER, background=False)
     monkeypatch.setattr(*interposed("after the store's commit", 12, crash))
     with pytest.raises(Crash):

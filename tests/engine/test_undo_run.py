@@ -18,6 +18,7 @@ from opsconsole.stores.store import Store
 from tests.support.contract import (
     Crash,
     after_batches,
+    crash,
     die,
     execute_run,
     figures,
@@ -121,9 +122,6 @@ def test_worker_dies(store: Store, point: str, monkeypatch: pytest.MonkeyPatch) 
     """The worker dies in the run, and then in its undo."""
     before = dump(store)
     after = expected(deepcopy(before))
-
-    def crash() -> None:
-        raise Crash
 
     def through(operation: Operation) -> Any:
         run, call = start(operation, batch_size=7), 2

@@ -25,7 +25,18 @@ from opsconsole.engine.planner import PlanRefused
 from opsconsole.stores.rows import Write
 from tests.agentos.test_agentos_admin import executed, outcome_of, save, upload, url
 from tests.audits.test_audits_admin import signed_in
-from tests.support.contract import Crash, die, execute_run, left_by, operation_called, plan_whole, start, undo, work
+from tests.support.contract import (
+    Crash,
+    crash,
+    die,
+    execute_run,
+    left_by,
+    operation_called,
+    plan_whole,
+    start,
+    undo,
+    work,
+)
 from tests.support.fault_injection import POINTS, interposed
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "agentos"])
@@ -245,9 +256,6 @@ def test_a_locked_store_is_reported_and_nothing_is_planned(bobs, task):
 
 
 def test_a_worker_resumes_after_the_web_server_died(bobs, task, monkeypatch):
-    def crash(*args: Any) -> str:
-        raise Crash
-
     monkeypatch.setattr(queue, "run_slice", crash)
     with pytest.raises(Crash):
         save(bobs, "agentos.task", "t", title="mine")
@@ -427,9 +435,6 @@ def many(managed) -> Any:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_worker_dies(managed, point, monkeypatch):
-    def crash() -> None:
-        raise Crash
-
     def through(operation: Any) -> Run:
         run, call = start(operation, batch_size=7), 2
         if point == "while recovering":

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import count, pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import pytest
 from django.db import connections
@@ -41,6 +41,10 @@ OUTCOMES = ("changed", "skipped", "invalid", "failed")
 
 class Crash(BaseException):
     """The sudden end of a process, like SIGKILL. No code catches it."""
+
+
+def crash(*_args: Any, **_options: Any) -> NoReturn:
+    raise Crash
 
 
 def operation_called(name: str, store: Store | None = None, /, **params: Any) -> Operation:
@@ -499,9 +503,6 @@ class EngineContract(Contract):
     def test_worker_dies_within_a_batch(
         self, store: Store, before: Tables, after: Tables, point: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def crash() -> None:
-            raise Crash
-
         run, call = self.start(store, batch_size=7), 3
         if point == "while recovering":
             until, on_progress = after_batches(3)
@@ -524,9 +525,6 @@ class EngineContract(Contract):
     def test_a_killed_run_that_is_cancelled_counts_what_it_wrote(
         self, store: Store, before: Tables, moment: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def crash() -> None:
-            raise Crash
-
         run = self.start(store, batch_size=7)
         monkeypatch.setattr(*interposed(moment, 3, crash))
         with pytest.raises(Crash):

@@ -7,12 +7,13 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from opsconsole.cli.command import ConsoleCommand, Refused
+from opsconsole.cli.command import ConsoleCommand
 from opsconsole.cli.flags import add_json_flag
 from opsconsole.cli.output import Output
+from opsconsole.engine.planner import store_called
 from opsconsole.formatting import format_number
 from opsconsole.monitoring.stats import stats
-from opsconsole.stores.store import Store, StoreUnavailable, all_stores, unknown_store
+from opsconsole.stores.store import Store, StoreUnavailable, all_stores
 
 
 class Command(ConsoleCommand):
@@ -25,11 +26,8 @@ class Command(ConsoleCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         output = Output.of(options)
-        known = {store.alias: store for store in all_stores()}
-        if options["alias"] and options["alias"] not in known:
-            raise Refused(unknown_store(options["alias"]))
-        chosen = known[options["alias"]] if options["alias"] else None
-        reports = [stats(chosen)] if chosen else [_report(store) for store in known.values()]
+        chosen = store_called(options["alias"]) if options["alias"] else None
+        reports = [stats(chosen)] if chosen else list(map(_report, all_stores()))
         if options["json"]:
             output.json({"stores": reports})
             return
